@@ -1,0 +1,78 @@
+# `make help` lists the commands. Everything is installed in .venv, from the locks.
+
+PYTHON ?= python3
+VENV := .venv/bin
+OUT := out/demo
+# With these every status that a local run knows appears: one image is larger than the engine
+# accepts, one needs no upscaling, and the credits suffice for all but one of the others.
+DEMO := --engine esrgan-v1-x2plus --oversize reject --min-side 600 --max-credits 1.2
+
+# A GPU machine may have its own PyTorch and no network: a Python named by hand is used as it is.
+ifeq ($(origin PYTHON),file)
+GPU_PYTHON := $(VENV)/python
+GPU_SETUP := install-dev
+else
+GPU_PYTHON := $(PYTHON)
+GPU_SETUP :=
+endif
+
+COMPILE := $(PYTHON) .ci/environment.py uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-emit-build-options \
+	--custom-compile-command "make lock" $(UPGRADE)
+
+.PHONY: help
+help: ## this list
+	@awk -F ': [^#]*## ' '/^[a-z-]+: .*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: install ## upscale the images in samples/ and show what became of each
+	@rm -rf $(OUT)
+	$(VENV)/beam-upscale plan samples $(DEMO)
+	$(VENV)/beam-upscale run samples $(OUT) $(DEMO)
+	$(VENV)/beam-upscale verify $(OUT)
+	@echo "Look at $(OUT)/images beside samples/, and at $(OUT)/manifest for a row on each input."
+
+.PHONY: test
+test: install-dev ## format, lint, types and the quick tests (10 minutes on 2 cores at most)
+	$(VENV)/ruff format --check
+	$(VENV)/ruff check
+	$(VENV)/mypy
+	$(VENV)/pytest -n auto -m "not slow and not gpu" --cov --cov-report=term:skip-covered \
+		--cov-fail-under=95
+
+.PHONY: test-gpu
+test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Python as it is
+	@cuda=$$($(GPU_PYTHON) -c 'import torch; print(torch.cuda.is_available())') || exit 1; \
+	if [ "$$cuda" = True ]; then \
+		$(GPU_PYTHON) -m pytest -m gpu; \
+	else \
+		echo "No CUDA device here: no GPU test was run."; \
+	fi
+
+.PHONY: lock
+lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE=--upgrade for newest
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --group test --group reference \
+		--constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group build --constraints requirements-dev.lock \
+		--output-file .ci/requirements-build.lock
+	$(COMPILE) --group installer --output-file .ci/requirements-installer.lock
+
+.PHONY: install
+install: python
+	@$(PYTHON) .ci/environment.py install requirements.lock
+
+.PHONY: install-dev
+install-dev: python
+	@$(PYTHON) .ci/environment.py install requirements-dev.lock
+
+.PHONY: python
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: Python 3.11 or newer is needed, and $(PYTHON) is not that." \
+			"Name another: make PYTHON=python3.12"; exit 1; } >&2
+
+.PHONY: clean
+clean: ## remove what the commands made, .venv included
+	rm -rf .venv out dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

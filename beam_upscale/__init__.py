@@ -1,0 +1,21 @@
+"""Upscales image datasets of any size on Apache Beam.
+
+Example:
+    with beam.Pipeline() as pipeline:
+        (
+            pipeline
+            | bu.ReadImages("photos/**")
+            | bu.Upscale("esrgan-v1-x2plus", oversize="tile")
+            | bu.WriteDataset("upscaled", layout="parquet")
+        )
+
+What it offers stands in `__init__.pyi` and is imported on first use: a process that only decodes
+images, or only speaks to a service, is not to load Beam or torch.
+"""
+
+import lazy_loader
+
+# The function, for good: the module of the same name would take its place when it is imported.
+from beam_upscale.plan import plan as plan
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

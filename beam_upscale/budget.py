@@ -1,0 +1,142 @@
+"""The budget: which inputs it reaches is settled from their headers, before anything is spent."""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+from typing import Any
+
+import apache_beam as beam
+
+from beam_upscale import storage
+from beam_upscale.decoding import DecoderPool, shared_pool
+from beam_upscale.engines import Engine
+from beam_upscale.errors import ImageError
+from beam_upscale.image import ImageHeader
+from beam_upscale.plan import PlanOptions, plan
+from beam_upscale.sources import SourceImage
+
+# Most headers lie within this many bytes; the others cost a second read, of the whole file.
+_HEADER_BYTES = 256 * 1024
+
+# Sorts before every hash: nothing new is admitted.
+NOTHING = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """What an input asks of the budget.
+
+    Attributes:
+        order: hash of the input's id; the budget is given out in this order.
+        credits: what it would cost, or did cost.
+        spent: whether an earlier run spent it.
+    """
+
+    order: str
+    credits: Decimal
+    spent: bool
+
+
+def order(input_id: str) -> str:
+    """Where an input stands in the queue for the budget: at random, but always the same."""
+    return hashlib.sha256(input_id.encode()).hexdigest()
+
+
+def last_admitted(claims: Iterable[Claim], max_credits: Decimal) -> str:
+    """The last place in the queue that the budget reaches.
+
+    What earlier runs spent comes off first. Then claims are admitted in order up to the first that
+    does not fit; free ones at the end are admitted too.
+
+    Args:
+        claims: in any order; equal claims give an equal answer.
+        max_credits: the budget, for this output as a whole.
+
+    Returns:
+        An `order`; inputs up to and including it are within the budget. `NOTHING` if none is.
+    """
+    claims = list(claims)
+    left = max_credits - sum((claim.credits for claim in claims if claim.spent), Decimal(0))
+    reached = NOTHING
+    for claim in sorted((c for c in claims if not c.spent), key=lambda claim: claim.order):
+        left -= claim.credits
+        if left < 0:
+            break
+        reached = claim.order
+    return reached
+
+
+def read_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader:
+    """An input's header, from the beginning of its file where that is enough.
+
+    Raises:
+        ImageError: the file or its header cannot be read.
+    """
+    if source.data is not None or source.uri is None:
+        return decoders.read_header(source.read())
+    start = storage.read(source.uri, _HEADER_BYTES)
+    try:
+        return decoders.read_header(start)
+    except ImageError:
+        if len(start) < _HEADER_BYTES:
+            raise
+    return decoders.read_header(source.read())
+
+
+def claim(
+    source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
+) -> Claim:
+    """What an input asks of the budget; nothing if it will not be upscaled."""
+    if source.earlier is not None:
+        return Claim(order(source.input_id), source.earlier.row.credits, spent=True)
+    try:
+        header = read_header(source, decoders)
+    except ImageError:
+        return Claim(order(source.input_id), Decimal(0), spent=False)
+    decision = plan(engine, header.width, header.height, options)
+    return Claim(order(source.input_id), decision.credits, spent=False)
+
+
+class _Claim(beam.DoFn):
+    def __init__(self, engine: Engine, options: PlanOptions) -> None:
+        self._engine = engine
+        self._options = options
+
+    def process(self, source: SourceImage) -> Iterator[tuple[None, Claim]]:
+        yield None, claim(source, self._engine, self._options, shared_pool())
+
+
+def _admit(source: SourceImage, reached: str) -> SourceImage:
+    return dataclasses.replace(source, within_budget=order(source.input_id) <= reached)
+
+
+@dataclasses.dataclass(eq=False)
+class LimitCredits(beam.PTransform):
+    """Marks the inputs that a budget does not reach.
+
+    Attributes:
+        max_credits: for the output as a whole, earlier runs included; at least 0.
+        engine: whose prices hold.
+        options: as the inputs will be planned.
+
+    Returns:
+        The `SourceImage`s, with `within_budget` settled.
+    """
+
+    max_credits: Decimal
+    engine: Engine
+    options: PlanOptions
+
+    def expand(self, sources: Any) -> Any:
+        """Gathers every claim in one place; a claim has about a hundred bytes."""
+        max_credits = self.max_credits
+        reached = (
+            sources
+            | "Claim" >> beam.ParDo(_Claim(self.engine, self.options))
+            | "Gather" >> beam.GroupByKey()
+            | "Settle" >> beam.Map(lambda claims: last_admitted(claims[1], max_credits))
+        )
+        return sources | "Admit" >> beam.Map(
+            _admit, beam.pvalue.AsSingleton(reached, default_value=NOTHING)
+        )

@@ -1,0 +1,65 @@
+"""The dataset card: lets `load_dataset(OUTPUT)` open the images, and a person see what it is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from beam_upscale.dataset import IMAGES, Layout
+
+_FILES_CONFIG = f"""\
+configs:
+- config_name: default
+  drop_labels: true
+  data_files:
+  - split: train
+    path: "{IMAGES}/**"
+- config_name: manifest
+  data_files:
+  - split: train
+    path: "manifest/*.parquet"
+"""
+
+_PARQUET_CONFIG = """\
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "data/*.parquet"
+- config_name: manifest
+  data_files:
+  - split: train
+    path: "manifest/*.parquet"
+"""
+
+
+def dataset_card(layout: Layout, by_status: Mapping[str, int], run: Mapping[str, Any]) -> str:
+    """The text of the dataset's README.md, in the form of the Hugging Face Hub.
+
+    Args:
+        layout: where the images are.
+        by_status: rows of the manifest by status.
+        run: what `run.json` says; `settings` is looked at.
+    """
+    settings = run.get("settings", {})
+    model = settings.get("model", {})
+    config = _PARQUET_CONFIG if layout is Layout.PARQUET else _FILES_CONFIG
+    counts = "\n".join(f"| {status} | {count} |" for status, count in sorted(by_status.items()))
+    return f"""\
+---
+tags:
+- image
+- super-resolution
+- beam-upscale
+{config}---
+
+# Upscaled images
+
+Made by beam-upscale with the engine `{settings.get("engine", "unknown")}` and the weights
+`{model.get("name", "unknown")}` (SHA-256 `{model.get("weights_sha256", "unknown")}`).
+
+| status | inputs |
+| --- | --- |
+{counts}
+
+`manifest/` has one row for each input: what became of it, its price, its sizes and its SHA-256.
+`run.json` has the settings and versions that made it. `beam-upscale verify` checks both.
+"""

@@ -1,0 +1,509 @@
+"""The command line: `beam-upscale plan | run | verify | engines | weights`."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from beam_upscale import weights as weights_cache
+from beam_upscale.dataset import Layout
+from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine, get_engine
+from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.image import Animated
+from beam_upscale.manifest import Status
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
+from beam_upscale.progress import ProgressLine
+from beam_upscale.request import FailureLimit, Run, RunResult
+from beam_upscale.settings import PinnedSettings, UpscaleSettings
+from beam_upscale.sources import DEFAULT_SHARD_ROWS, list_images
+from beam_upscale.verify import verify
+
+_EXIT_FAILED = 1
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130
+
+_DEFAULT_ENGINE = "esrgan-v1-x2plus"
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class SizeType(click.ParamType[tuple[int, int]]):
+    """`1024x768` as (1024, 768)."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        """Fails on anything but two positive numbers."""
+        width, _, height = str(value).lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+            self.fail(f"{value!r} is not a size such as 1024x768", param, ctx)
+        return int(width), int(height)
+
+
+class CreditsType(click.ParamType[Decimal]):
+    """An exact amount of 0 or more."""
+
+    name = "CREDITS"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Decimal:
+        """Fails on anything that is no amount."""
+        try:
+            amount = Decimal(str(value))
+        except InvalidOperation:
+            self.fail(f"{value!r} is not a number of credits", param, ctx)
+        if not amount.is_finite() or amount < 0:
+            self.fail(f"{value!r} is not a number of credits of 0 or more", param, ctx)
+        return amount
+
+
+class StatusesType(click.ParamType[frozenset[Status]]):
+    """`failed,over_budget` as a set of statuses."""
+
+    name = "STATUS,…"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> frozenset[Status]:
+        """Fails on a name that is no status."""
+        names = [name.strip() for name in str(value).split(",")]
+        for name in names:
+            if name not in list(Status):
+                known = ", ".join(Status)
+                self.fail(f"{name!r} is no status; the statuses are: {known}", param, ctx)
+        return frozenset(Status(name) for name in names)
+
+
+class FailureLimitType(click.ParamType[FailureLimit]):
+    """`20` or `5%`."""
+
+    name = "N|P%"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> FailureLimit:
+        """Fails on anything else."""
+        match = re.fullmatch(r"(?P<percent>\d+(\.\d+)?)%|(?P<count>[1-9]\d*)", str(value))
+        if match is None:
+            message = f"{value!r} is neither a number of 1 or more nor a share such as 5%"
+            self.fail(message, param, ctx)
+        if match["count"] is not None:
+            return FailureLimit(count=int(match["count"]))
+        return FailureLimit(percent=float(match["percent"]))
+
+
+def _choice(values: Iterable[str]) -> click.Choice[str]:
+    return click.Choice([str(value) for value in values])
+
+
+_POSITIVE = click.IntRange(min=1)
+
+_PLAN_OPTIONS = (
+    click.option(
+        "--engine",
+        default=_DEFAULT_ENGINE,
+        show_default=True,
+        help="Engine; see `beam-upscale engines`.",
+    ),
+    click.option("--width", type=_POSITIVE, help="Output width; the height follows."),
+    click.option("--height", type=_POSITIVE, help="Output height; the width follows."),
+    click.option("--short-side", type=_POSITIVE, help="The output's shorter side."),
+    click.option("--long-side", type=_POSITIVE, help="The output's longer side."),
+    click.option(
+        "--oversize",
+        type=_choice(Oversize),
+        default=str(Oversize.REJECT),
+        show_default=True,
+        help="Above the engine's input limit.",
+    ),
+    click.option(
+        "--min-side", type=_POSITIVE, help="Skip images whose shorter side has as many pixels."
+    ),
+    click.option(
+        "--skip-larger-than", type=SizeType(), help="Skip images wider than W or higher than H."
+    ),
+    click.option(
+        "--max-input-pixels",
+        type=_POSITIVE,
+        default=PlanOptions().max_input_pixels,
+        show_default=True,
+        help="Refuse images that claim more.",
+    ),
+    click.option(
+        "--format",
+        "output_format",
+        type=_choice(OutputFormat),
+        default=str(OutputFormat.PNG),
+        show_default=True,
+        help="Of the output.",
+    ),
+    click.option(
+        "--max-credits",
+        type=CreditsType(),
+        help="The budget for an output, earlier runs included.",
+    ),
+)
+
+_MODEL_OPTIONS = (
+    click.option("--weights", help="A registered name or a path; see `beam-upscale weights list`."),
+    click.option("--device", type=_choice(Device), default=str(Device.AUTO), show_default=True),
+    click.option(
+        "--precision", type=_choice(Precision), default=str(Precision.AUTO), show_default=True
+    ),
+    click.option("--threads", type=_POSITIVE, help="CPU threads of the network. [default: all]"),
+    click.option(
+        "--max-tile-pixels",
+        type=_POSITIVE,
+        default=UpscaleSettings().max_tile_pixels,
+        show_default=True,
+        help="Cut larger inputs for the device's memory; no change of price.",
+    ),
+    click.option("--max-batch-pixels", type=_POSITIVE, help="Input pixels in a batch on a GPU."),
+    click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
+    click.option("--lossless", is_flag=True, help="WebP without loss."),
+    click.option(
+        "--animated",
+        type=_choice(Animated),
+        default=str(Animated.FIRST),
+        show_default=True,
+        help="The first frame of animations, or reject them.",
+    ),
+)
+
+_RUN_OPTIONS = (
+    click.option(
+        "--layout",
+        type=_choice(Layout),
+        default=str(Layout.FILES),
+        show_default=True,
+        help="Image files, or Parquet with embedded images.",
+    ),
+    click.option(
+        "--shard-rows",
+        type=_POSITIVE,
+        default=DEFAULT_SHARD_ROWS,
+        show_default=True,
+        help="Rows in a shard.",
+    ),
+    click.option(
+        "--retry",
+        type=StatusesType(),
+        default=None,
+        help="Do these rows of an earlier run again, such as failed,over_budget.",
+    ),
+    click.option(
+        "--max-failures", type=FailureLimitType(), help="Stop after so many failed images."
+    ),
+    click.option("--overwrite", is_flag=True, help="Begin anew, without earlier results."),
+    click.option(
+        "--workers",
+        type=_POSITIVE,
+        default=2,
+        show_default=True,
+        help="Parallel workers of the local runner.",
+    ),
+    click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
+    click.option("--quiet", is_flag=True, help="No progress line."),
+    click.option("--debug", is_flag=True, help="Beam's log, and tracebacks."),
+)
+
+
+def _options(*groups: Iterable[Callable[[_Command], _Command]]) -> Callable[[_Command], _Command]:
+    """Puts groups of options on a command, in the order they are written."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="beam-upscale")
+def cli() -> None:
+    """Upscales image datasets of any size, at a price known beforehand."""
+
+
+@cli.command("plan")
+@click.argument("input_", metavar="INPUT")
+@_options(_PLAN_OPTIONS)
+@click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
+def plan_command(
+    input_: str, engine: str, max_credits: Decimal | None, as_json: bool, **options: Any
+) -> None:
+    """Show what a run on INPUT would do, and its price.
+
+    Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob.
+    """
+    settings = UpscaleSettings.of(engine, **options)
+    listing = list_images(input_)
+    planned = preview(listing.images, get_engine(engine), settings.plan, max_credits)
+    if as_json:
+        click.echo(_plan_as_json(engine, planned))
+        return
+    _print_totals(f"{engine} on {input_}", by_status(planned))
+    for image in planned:
+        if image.error_code is not None:
+            out.print(f"{image.status}  {image.error_code}  {image.input_id}", markup=False)
+    _print_ignored(listing.ignored)
+
+
+def _plan_as_json(engine: str, planned: list[PlannedImage]) -> str:
+    """A plan as JSON; amounts are strings, which keeps every digit."""
+    values = {
+        "engine": engine,
+        "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(planned).items()},
+        "images": [dataclasses.asdict(image) for image in planned],
+    }
+    return json.dumps(values, indent=2, default=str)
+
+
+def _print_totals(title: str, sums: Mapping[Status, StatusTotals]) -> None:
+    table = Table(title=title, title_justify="left")
+    table.add_column("status")
+    for name in ("images", "tiles", "credits", "dollars"):
+        table.add_column(name, justify="right")
+    for status, total in sums.items():
+        amounts = (_amount(total.credits), _amount(total.usd))
+        table.add_row(status, f"{total.images:,}", f"{total.calls:,}", *amounts)
+    out.print(table)
+
+
+def _amount(value: Decimal) -> str:
+    """A decimal without needless zeros."""
+    return f"{value.normalize():f}"
+
+
+def _print_ignored(count: int) -> None:
+    if count:
+        out.print(f"{count} files are left out: their names say that they are no images")
+
+
+@cli.command("run")
+@click.argument("input_", metavar="INPUT")
+@click.argument("output", metavar="OUTPUT")
+@click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+@_options(_PLAN_OPTIONS, _MODEL_OPTIONS, _RUN_OPTIONS)
+def run_command(
+    input_: str,
+    output: str,
+    beam_options: tuple[str, ...],
+    engine: str,
+    layout: str,
+    shard_rows: int,
+    max_credits: Decimal | None,
+    retry: frozenset[Status] | None,
+    max_failures: FailureLimit | None,
+    overwrite: bool,
+    workers: int,
+    strict: bool,
+    quiet: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Upscale INPUT into the dataset OUTPUT.
+
+    Run the same command again to go on with a run that was interrupted, or to add new images.
+    """
+    # The other commands are quicker without Beam's inference, which loads torch.
+    from beam_upscale.run import run
+
+    # Beam logs a failed bundle with every traceback; the command ends with one line instead.
+    logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL)
+    request = Run(
+        input=input_,
+        output=output,
+        settings=UpscaleSettings.of(engine, **options),
+        layout=Layout(layout),
+        shard_rows=shard_rows,
+        max_credits=max_credits,
+        retry=retry or frozenset(),
+        max_failures=max_failures or FailureLimit(),
+        overwrite=overwrite,
+        workers=workers,
+        beam_options=beam_options,
+    )
+    with ProgressLine(err, shown=err.is_terminal and not quiet) as line:
+
+        def started(settings: PinnedSettings, inputs: int, ignored: int) -> None:
+            line.total = inputs
+            model = settings.model
+            err.print(f"{model.name} on {model.device} in {model.precision}: {inputs:,} inputs")
+            if ignored:
+                err.print(f"{ignored} files are left out: their names say that they are no images")
+
+        result = run(request, on_start=started, on_progress=line.update)
+    _print_result(output, result)
+    sys.exit(_exit_code(result, strict))
+
+
+def _print_result(output: str, result: RunResult) -> None:
+    totals = result.totals
+    table = Table(title=f"{totals.rows:,} inputs", title_justify="left")
+    table.add_column("status")
+    table.add_column("images", justify="right")
+    for status in Status:
+        if totals.by_status.get(status):
+            table.add_row(status, f"{totals.by_status[status]:,}")
+    out.print(table)
+    out.print(
+        f"list price {_amount(totals.credits)} credits (${_amount(totals.usd)}), "
+        f"billed {_amount(totals.billed_credits)} credits"
+    )
+    if result.stopped is not None:
+        out.print(f"stopped: {result.stopped}; the same command goes on from here")
+        return
+    out.print(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
+
+
+def _exit_code(result: RunResult, strict: bool) -> int:
+    if result.stopped == "interrupted":
+        return _EXIT_INTERRUPTED
+    failed = bool(result.totals.by_status.get(Status.FAILED))
+    return _EXIT_FAILED if result.stopped is not None or (strict and failed) else 0
+
+
+@cli.command("verify")
+@click.argument("output", metavar="OUTPUT")
+def verify_command(output: str) -> None:
+    """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
+    problems = 0
+    for problem in verify(output):
+        problems += 1
+        out.print(f"{problem.kind}  {problem.path}  {problem.message}", markup=False)
+    if problems:
+        out.print(f"{problems} problems")
+        sys.exit(_EXIT_FAILED)
+    out.print(f"{output} matches its manifest, byte for byte")
+
+
+@cli.command("engines")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def engines_command(as_json: bool) -> None:
+    """List the engines with their limits, prices and parameters."""
+    if as_json:
+        click.echo(json.dumps([_engine_values(engine) for engine in ENGINES.values()], indent=2))
+        return
+    table = Table()
+    for name in ("engine", "scale", "input limit", "output limit", "credits a call", "parameters"):
+        table.add_column(name)
+    for engine in ENGINES.values():
+        table.add_row(
+            engine.name,
+            str(engine.scale),
+            f"{engine.input_limit:,} px",
+            f"{engine.output_limit:,} px",
+            "; ".join(_prices(engine)),
+            ", ".join(sorted(engine.parameters)),
+        )
+    out.print(table)
+    out.print(f"1 credit is ${USD_PER_CREDIT}; limits count pixels, at any aspect ratio")
+
+
+def _prices(engine: Engine) -> list[str]:
+    return [
+        f"{tier.credits} up to {tier.up_to_pixels:,} px" if tier.up_to_pixels else f"{tier.credits}"
+        for tier in engine.prices
+    ]
+
+
+def _engine_values(engine: Engine) -> dict[str, Any]:
+    return {
+        "name": engine.name,
+        "description": engine.description,
+        "scale": engine.scale,
+        "input_limit": engine.input_limit,
+        "output_limit": engine.output_limit,
+        "prices": [
+            {"up_to_pixels": tier.up_to_pixels, "credits": str(tier.credits)}
+            for tier in engine.prices
+        ],
+        "parameters": sorted(engine.parameters),
+    }
+
+
+@cli.group("weights")
+def weights_group() -> None:
+    """List, fetch and verify weights."""
+
+
+@weights_group.command("list")
+def weights_list() -> None:
+    """List the registered weights, and which of them are in the cache."""
+    table = Table()
+    for name in ("name", "scale", "size", "cache", "SHA-256", "source"):
+        table.add_column(name, overflow="fold")
+    for status in weights_cache.available():
+        registered = status.registered
+        table.add_row(
+            registered.name,
+            str(registered.scale),
+            f"{registered.bytes / 1e6:.1f} MB",
+            status.state,
+            registered.sha256,
+            registered.origin.description,
+        )
+    out.print(table)
+    out.print(f"cache {weights_cache.cache_directory()}")
+
+
+@weights_group.command("fetch")
+@click.argument("name")
+def weights_fetch(name: str) -> None:
+    """Bring the weights NAME into the cache and verify them."""
+    found = weights_cache.resolve(name, _DEFAULT_ENGINE)
+    out.print(f"{found.name}  {found.sha256}  {found.path}", markup=False)
+
+
+@weights_group.command("verify")
+def weights_verify() -> None:
+    """Verify the SHA-256 of everything that is in the cache."""
+    damaged = 0
+    for status in weights_cache.available():
+        out.print(f"{status.registered.name}  {status.state}", markup=False)
+        damaged += status.state is weights_cache.CacheState.DAMAGED
+    if damaged:
+        out.print(f"{damaged} damaged; `beam-upscale weights fetch NAME` makes them again")
+        sys.exit(_EXIT_FAILED)
+
+
+def main() -> None:
+    """Entry point: errors are one line, and their exit codes are documented."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "beam-upscale"
+        _fail(f"{error.format_message()} (see {command} --help)", _EXIT_USAGE)
+    except click.Abort:
+        _fail("interrupted", _EXIT_INTERRUPTED)
+    except BeamUpscaleError as error:
+        _fail(str(error), _EXIT_USAGE)
+    except KeyboardInterrupt:
+        # The pipeline's threads are in the middle of an image; what is done is durable.
+        _fail("interrupted; the same command goes on from here", _EXIT_INTERRUPTED, at_once=True)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        last_line = str(error).strip().rpartition("\n")[2]
+        _fail(
+            f"{type(error).__name__}: {last_line}; what was done is kept, the same command goes on",
+            _EXIT_FAILED,
+            at_once=True,
+        )
+
+
+def _fail(message: str, code: int, at_once: bool = False) -> None:
+    err.print(f"beam-upscale: {message}", markup=False)
+    if at_once:
+        os._exit(code)
+    sys.exit(code)

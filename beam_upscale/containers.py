@@ -1,0 +1,540 @@
+"""What image files say about themselves, read from their bytes alone.
+
+Codec libraries hide or skip some of it: Pillow ignores the checksums of a PNG, allocates a canvas
+to read the size of a WebP, and knows only the TIFFs it can decode. These readers allocate nothing
+that a file claims: they cost a few reads for each chunk, box or directory that is really there.
+
+A reader raises `struct.error` where the bytes end before what it looks for.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from beam_upscale.errors import ErrorCode, ImageError
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+EXIF_PREFIX = b"Exif\x00\x00"
+"""Stands before the EXIF block in a JPEG segment, and by mistake in some PNG and WebP files."""
+
+_ORIENTATION_TAG = 0x0112
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk of a PNG, RIFF or ISO file: its type and where its payload lies in the file."""
+
+    type: bytes
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class PngInfo:
+    """The header of a PNG and what stands beside its pixels.
+
+    Attributes:
+        bit_depth: bits of a sample: 1, 2, 4, 8 or 16.
+        color_type: 0 gray, 2 RGB, 3 palette, 4 gray with alpha, 6 RGB with alpha.
+        frames: 1, or the number that an APNG's acTL chunk gives.
+        exif: payload of the eXIf chunk.
+    """
+
+    width: int
+    height: int
+    bit_depth: int
+    color_type: int
+    frames: int
+    exif: bytes | None
+
+
+def png_info(data: bytes) -> PngInfo:
+    """Reads a PNG or the beginning of one (PNG specification, third edition, section 11)."""
+    width, height, bit_depth, color_type = struct.unpack_from(">IIBB", data, 16)
+    frames, exif = 1, None
+    for chunk in png_chunks(data):
+        if chunk.type == b"acTL":
+            (frames,) = struct.unpack_from(">I", data, chunk.start)
+        elif chunk.type == b"eXIf":
+            exif = data[chunk.start : chunk.end]
+    return PngInfo(width, height, bit_depth, color_type, max(1, frames), exif)
+
+
+def png_chunks(data: bytes) -> Iterator[Chunk]:
+    """Yields the chunks that lie whole in `data`, up to and with IEND."""
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        chunk = Chunk(kind, position + 8, position + 8 + length)
+        position = chunk.end + 4
+        if position > len(data):
+            return
+        yield chunk
+        if kind == b"IEND":
+            return
+
+
+def check_png(data: bytes) -> None:
+    """Checks that a PNG is whole and that every chunk has the checksum it says.
+
+    Raises:
+        ImageError: TRUNCATED or CHECKSUM_MISMATCH.
+    """
+    view = memoryview(data)
+    last = b""
+    for chunk in png_chunks(data):
+        (stored,) = struct.unpack_from(">I", data, chunk.end)
+        computed = zlib.crc32(view[chunk.start - 4 : chunk.end])
+        if computed != stored:
+            name = chunk.type.decode("ascii", "backslashreplace")
+            raise ImageError(
+                ErrorCode.CHECKSUM_MISMATCH,
+                f"PNG chunk {name} at byte {chunk.start - 8} has the checksum {computed:08x}, "
+                f"but the file says {stored:08x}; the file is damaged",
+            )
+        last = chunk.type
+    if last != b"IEND":
+        raise _truncated("PNG", f"ends after {len(data)} bytes, before its IEND chunk")
+
+
+def png_with_metadata(data: bytes, exif: bytes | None) -> bytes:
+    """Gives a PNG exactly this EXIF block, and no resolution that an encoder made up.
+
+    Args:
+        data: a whole PNG.
+        exif: an EXIF block without `EXIF_PREFIX`, or None for no eXIf chunk.
+
+    Returns:
+        The PNG without its pHYs and eXIf chunks, with one eXIf chunk before the pixels.
+    """
+    view = memoryview(data)
+    parts: list[bytes | memoryview] = [PNG_SIGNATURE]
+    for chunk in png_chunks(data):
+        if chunk.type == b"IDAT":
+            if exif is not None:
+                parts.append(_png_chunk(b"eXIf", exif))
+            parts.append(view[chunk.start - 8 :])
+            break
+        if chunk.type not in (b"pHYs", b"eXIf"):
+            parts.append(view[chunk.start - 8 : chunk.end + 4])
+    return b"".join(parts)
+
+
+def _png_chunk(kind: bytes, payload: bytes) -> bytes:
+    checksum = zlib.crc32(kind + payload)
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", checksum)
+
+
+@dataclass(frozen=True)
+class JpegInfo:
+    """The frame header of a JPEG and its EXIF block.
+
+    Attributes:
+        components: 1 gray, 3 color, 4 CMYK or YCCK.
+        precision: bits of a sample; 8 or, seldom, 12 or 16.
+        exif: payload of the EXIF segment without `EXIF_PREFIX`.
+    """
+
+    width: int
+    height: int
+    components: int
+    precision: int
+    exif: bytes | None
+
+
+_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
+"""Markers without a length: TEM, RST0 to RST7, SOI."""
+_JPEG_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+"""Markers of frame headers: SOF0 to SOF15, without DHT, JPG and DAC, which share their range."""
+_JPEG_APP1, _JPEG_EOI, _JPEG_SOS = 0xE1, 0xD9, 0xDA
+
+
+def jpeg_info(data: bytes) -> JpegInfo:
+    """Reads a JPEG or the beginning of one (ITU-T T.81, annex B).
+
+    Raises:
+        ImageError: CORRUPT where the pixels begin before any frame header.
+        struct.error: `data` ends before the frame header.
+    """
+    frame, exif = None, None
+    for marker, start, end in _jpeg_segments(data):
+        if marker in _JPEG_FRAME and frame is None:
+            frame = struct.unpack_from(">BHHB", data, start)
+        elif marker == _JPEG_APP1 and exif is None and data.startswith(EXIF_PREFIX, start):
+            exif = data[start + len(EXIF_PREFIX) : end]
+        elif marker in (_JPEG_SOS, _JPEG_EOI):
+            if frame is None:
+                raise ImageError(ErrorCode.CORRUPT, "JPEG without a frame header")
+            break
+    if frame is None:
+        raise struct.error("no frame header before the end of the data")
+    precision, height, width, components = frame
+    return JpegInfo(width, height, components, precision, exif)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields (marker, start, end) of the segments in `data`; start and end are the payload's."""
+    position = 2
+    while True:
+        position = data.find(b"\xff", position)
+        while 0 <= position < len(data) and data[position] == 0xFF:
+            position += 1
+        if not 0 <= position < len(data):
+            return
+        marker = data[position]
+        position += 1
+        if marker == 0 or marker in _JPEG_ALONE:
+            continue
+        if position + 2 > len(data) or marker == _JPEG_EOI:
+            yield marker, position, position
+            return
+        end = position + int.from_bytes(data[position : position + 2], "big")
+        yield marker, position + 2, end
+        position = end
+
+
+@dataclass(frozen=True)
+class WebpInfo:
+    """The size of a WebP's canvas and what stands beside its pixels."""
+
+    width: int
+    height: int
+    has_alpha: bool
+    frames: int
+    exif: bytes | None
+
+
+def webp_info(data: bytes) -> WebpInfo:
+    """Reads a WebP or the beginning of one (WebP container specification, RFC 9649).
+
+    EXIF stands at the end of a WebP: the beginning alone does not tell the orientation.
+    """
+    width, height, has_alpha = _webp_canvas(data)
+    frames, exif = 0, None
+    for chunk in _riff_chunks(data):
+        if chunk.type == b"ANMF":
+            frames += 1
+        elif chunk.type == b"EXIF" and chunk.end <= len(data):
+            exif = data[chunk.start : chunk.end]
+    return WebpInfo(width, height, has_alpha, max(1, frames), exif)
+
+
+def check_webp(data: bytes) -> None:
+    """Checks that a WebP is as long as it says.
+
+    Raises:
+        ImageError: TRUNCATED.
+    """
+    expected = int.from_bytes(data[4:8], "little") + 8
+    if len(data) < expected:
+        raise _truncated("WebP", f"has {len(data)} of {expected} bytes")
+
+
+def _webp_canvas(data: bytes) -> tuple[int, int, bool]:
+    (kind,) = struct.unpack_from("4s", data, 12)
+    if kind == b"VP8X":
+        flags, width, height = struct.unpack_from("<B3x3s3s", data, 20)
+        return (
+            int.from_bytes(width, "little") + 1,
+            int.from_bytes(height, "little") + 1,
+            bool(flags & 0x10),
+        )
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF, False
+    raise ImageError(ErrorCode.CORRUPT, f"WebP whose first chunk is {kind!r}, not VP8, VP8L, VP8X")
+
+
+def _riff_chunks(data: bytes) -> Iterator[Chunk]:
+    position = 12
+    while position + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, position)
+        chunk = Chunk(kind, position + 8, position + 8 + length)
+        yield chunk
+        position = chunk.end + length % 2
+
+
+class Photometric(IntEnum):
+    """Values of TIFF's PhotometricInterpretation (TIFF 6.0, pages 37 and following)."""
+
+    WHITE_IS_ZERO = 0
+    BLACK_IS_ZERO = 1
+    RGB = 2
+    PALETTE = 3
+    CMYK = 5
+    YCBCR = 6
+    LAB = 8
+
+
+class SampleFormat(IntEnum):
+    """Values of TIFF's SampleFormat (TIFF 6.0, page 80)."""
+
+    UNSIGNED = 1
+    SIGNED = 2
+    FLOAT = 3
+
+
+class ExtraSample(IntEnum):
+    """Values of TIFF's ExtraSamples (TIFF 6.0, page 31)."""
+
+    UNSPECIFIED = 0
+    ASSOCIATED_ALPHA = 1
+    UNASSOCIATED_ALPHA = 2
+
+
+@dataclass(frozen=True)
+class TiffInfo:
+    """The first picture of a TIFF; names as in TIFF 6.0.
+
+    Attributes:
+        extra_samples: what each sample beyond the color's own means.
+        orientation: 1 to 8.
+        frames: pictures in the file, reduced copies of others not counted.
+        data_end: the byte after the last byte of pixels that the directory points to.
+    """
+
+    width: int
+    height: int
+    bits_per_sample: int
+    compression: int
+    sample_format: int
+    photometric: int
+    extra_samples: tuple[int, ...]
+    orientation: int
+    frames: int
+    data_end: int
+
+
+@dataclass(frozen=True)
+class _TiffLayout:
+    """Byte order and the field sizes in which classic TIFF and BigTIFF differ."""
+
+    order: str
+    count: str
+    offset: str
+    first_directory: int
+
+    @property
+    def entry_size(self) -> int:
+        return 12 if self.offset == "I" else 20
+
+    @property
+    def value_size(self) -> int:
+        return struct.calcsize(self.order + self.offset)
+
+    @property
+    def count_size(self) -> int:
+        return struct.calcsize(self.order + self.count)
+
+    def read(self, format_: str, data: bytes, position: int) -> int:
+        value: int
+        (value,) = struct.unpack_from(self.order + format_, data, position)
+        return value
+
+
+TIFF_UNCOMPRESSED = 1
+"""The value of TIFF's Compression for samples as they are."""
+
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
+"""struct codes of the integer field types BYTE, SHORT, LONG, IFD and LONG8."""
+
+_TIFF_TAGS = frozenset({256, 257, 258, 259, 262, 273, 274, 279, 324, 325, 338, 339})
+"""The fields that `tiff_info` reads. Others (XMP is one) may be as long as the file."""
+
+_NEW_SUBFILE_TYPE = 254
+_MAX_TIFF_PICTURES = 65_536
+
+
+def tiff_info(data: bytes) -> TiffInfo:
+    """Reads the directories of a TIFF or BigTIFF.
+
+    Raises:
+        ImageError: CORRUPT where the file has no directory with a width and a height.
+        struct.error: a directory lies beyond the end of `data`.
+    """
+    layout = _tiff_layout(data)
+    tags = _tiff_tags(data, layout, layout.first_directory)
+    width, height = _first(tags, 256, -1), _first(tags, 257, -1)
+    if width < 0 or height < 0:
+        raise ImageError(ErrorCode.CORRUPT, "TIFF directory without ImageWidth and ImageLength")
+    orientation = _first(tags, 274, 1)
+    starts = tags.get(273) or tags.get(324) or ()
+    lengths = tags.get(279) or tags.get(325) or ()
+    return TiffInfo(
+        width=width,
+        height=height,
+        bits_per_sample=_first(tags, 258, 1),
+        compression=_first(tags, 259, TIFF_UNCOMPRESSED),
+        sample_format=_first(tags, 339, SampleFormat.UNSIGNED),
+        photometric=_first(tags, 262, Photometric.BLACK_IS_ZERO),
+        extra_samples=tags.get(338, ()),
+        orientation=orientation if 1 <= orientation <= 8 else 1,
+        frames=_count_tiff_pictures(data, layout),
+        data_end=max((s + n for s, n in zip(starts, lengths, strict=False)), default=0),
+    )
+
+
+def check_tiff(data: bytes) -> None:
+    """Checks that the pixels a TIFF points to lie within it.
+
+    Raises:
+        ImageError: TRUNCATED.
+    """
+    expected = tiff_info(data).data_end
+    if len(data) < expected:
+        raise _truncated("TIFF", f"has {len(data)} of {expected} bytes")
+
+
+def exif_orientation(exif: bytes) -> int:
+    """Returns the orientation an EXIF block gives: 1 (upright) to 8, 1 where it gives none."""
+    position = _orientation_position(exif)
+    if position is None:
+        return 1
+    value = _tiff_layout(exif).read("H", exif, position)
+    return value if 1 <= value <= 8 else 1
+
+
+def upright_exif(exif: bytes) -> bytes:
+    """Returns the block with its orientation set to 1; every other byte stays as it is."""
+    position = _orientation_position(exif)
+    if position is None:
+        return exif
+    upright = struct.pack(_tiff_layout(exif).order + "H", 1)
+    return exif[:position] + upright + exif[position + 2 :]
+
+
+def tiff_with_tags(data: bytes, tags: bytes) -> bytes:
+    """Appends a directory to a TIFF that holds its own tags and further ones.
+
+    Args:
+        data: a classic TIFF with one directory.
+        tags: a directory as it is to stand at the end of `data` (at an even offset: pad first),
+            with the values it points to; tags that `data` has already are left out.
+
+    Returns:
+        `data`, `tags` and the joint directory, to which the header points.
+    """
+    layout = _tiff_layout(data)
+    whole = data + tags
+    entries = dict(_raw_entries(whole, layout, len(data)))
+    entries |= dict(_raw_entries(whole, layout, layout.first_directory))
+    padding = b"\x00" * (len(whole) % 2)
+    directory = struct.pack(layout.order + "H", len(entries))
+    directory += b"".join(entries[tag] for tag in sorted(entries)) + bytes(4)
+    header = data[:4] + struct.pack(layout.order + "I", len(whole) + len(padding))
+    return b"".join((header, memoryview(whole)[8:], padding, directory))
+
+
+def _tiff_layout(data: bytes) -> _TiffLayout:
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        raise ImageError(ErrorCode.CORRUPT, f"TIFF byte order {data[:2]!r}, neither II nor MM")
+    (version,) = struct.unpack_from(order + "H", data, 2)
+    if version == 43:
+        (first,) = struct.unpack_from(order + "Q", data, 8)
+        return _TiffLayout(order, "Q", "Q", first)
+    (first,) = struct.unpack_from(order + "I", data, 4)
+    return _TiffLayout(order, "H", "I", first)
+
+
+def _raw_entries(data: bytes, layout: _TiffLayout, directory: int) -> Iterator[tuple[int, bytes]]:
+    position = directory + layout.count_size
+    for _ in range(layout.read(layout.count, data, directory)):
+        yield layout.read("H", data, position), data[position : position + layout.entry_size]
+        position += layout.entry_size
+
+
+def _tiff_tags(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, tuple[int, ...]]:
+    """Reads the integer fields of one directory."""
+    tags = {}
+    position = directory + layout.count_size
+    for _ in range(layout.read(layout.count, data, directory)):
+        tag, kind = struct.unpack_from(layout.order + "HH", data, position)
+        if tag in _TIFF_TAGS and kind in _TIFF_INTEGERS:
+            tags[tag] = _tiff_integers(data, layout, position + 4, _TIFF_INTEGERS[kind])
+        position += layout.entry_size
+    return tags
+
+
+def _tiff_integers(data: bytes, layout: _TiffLayout, position: int, code: str) -> tuple[int, ...]:
+    count = layout.read(layout.offset, data, position)
+    size = count * struct.calcsize(layout.order + code)
+    values = position + layout.value_size
+    if size > layout.value_size:
+        values = layout.read(layout.offset, data, values)
+    # Checked here because struct would build a format of any length that a file claims.
+    if values + size > len(data):
+        raise struct.error("a field's values lie beyond the end of the file")
+    return struct.unpack_from(f"{layout.order}{count}{code}", data, values)
+
+
+def _count_tiff_pictures(data: bytes, layout: _TiffLayout) -> int:
+    """Follows the chain of directories; a damaged or circular chain ends where it breaks."""
+    pictures = 0
+    directory = layout.first_directory
+    seen: set[int] = set()
+    while directory and directory not in seen and len(seen) < _MAX_TIFF_PICTURES:
+        seen.add(directory)
+        try:
+            entries = layout.read(layout.count, data, directory)
+            end = directory + layout.count_size + entries * layout.entry_size
+            following = layout.read(layout.offset, data, end)
+            pictures += not _is_reduced_copy(data, layout, directory)
+        except struct.error:
+            break
+        directory = following
+    return max(1, pictures)
+
+
+def _is_reduced_copy(data: bytes, layout: _TiffLayout, directory: int) -> bool:
+    """Whether a directory's first field, NewSubfileType, marks a reduced copy of a picture."""
+    entry = directory + layout.count_size
+    if layout.read("H", data, entry) != _NEW_SUBFILE_TYPE:
+        return False
+    return bool(layout.read("I", data, entry + layout.entry_size - layout.value_size) & 1)
+
+
+def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
+    values = tags.get(tag)
+    return values[0] if values else default
+
+
+def _orientation_position(exif: bytes) -> int | None:
+    """Where the orientation's value lies in an EXIF block; None where there is none to read."""
+    try:
+        layout = _tiff_layout(exif)
+        position = layout.first_directory + layout.count_size
+        for tag, entry in _raw_entries(exif, layout, layout.first_directory):
+            if tag == _ORIENTATION_TAG and layout.read("H", entry, 2) == 3:
+                return position + 8 if position + 10 <= len(exif) else None
+            position += layout.entry_size
+    except (ImageError, struct.error):
+        return None
+    return None
+
+
+def check_boxes(data: bytes, format_: str) -> None:
+    """Checks that the top-level boxes of an AVIF or HEIC file lie within it (ISO/IEC 14496-12).
+
+    Raises:
+        ImageError: TRUNCATED.
+    """
+    position = 0
+    while position + 8 <= len(data):
+        (size,) = struct.unpack_from(">I", data, position)
+        if size == 1 and position + 16 <= len(data):
+            (size,) = struct.unpack_from(">Q", data, position + 8)
+        if size == 0:
+            return
+        position += max(size, 8)
+    if position > len(data):
+        raise _truncated(format_.upper(), f"has {len(data)} of {position} bytes")
+
+
+def _truncated(format_: str, found: str) -> ImageError:
+    return ImageError(ErrorCode.TRUNCATED, f"{format_} {found}; the file was cut off")

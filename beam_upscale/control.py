@@ -1,0 +1,152 @@
+"""A run as seen from outside: what is done so far, and the word to stop.
+
+Both go through small files in the dataset's staging folder, so that they work on any runner whose
+workers share the output with whoever started the run.
+"""
+
+import dataclasses
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+
+import apache_beam as beam
+
+from beam_upscale import storage
+from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.errors import ImageError
+from beam_upscale.manifest import Status
+from beam_upscale.sources import SourceImage
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a run, or one of its workers, has done.
+
+    Attributes:
+        images: inputs with a row, those of earlier runs included.
+        earlier: inputs whose row an earlier run made.
+        pixels: input pixels upscaled by this run.
+        failures: rows `failed`, made by this run.
+        credits: of images upscaled by this run, by the price list.
+    """
+
+    images: int = 0
+    earlier: int = 0
+    pixels: int = 0
+    failures: int = 0
+    credits: Decimal = Decimal(0)
+
+    def __add__(self, other: "Progress") -> "Progress":
+        return Progress(
+            self.images + other.images,
+            self.earlier + other.earlier,
+            self.pixels + other.pixels,
+            self.failures + other.failures,
+            self.credits + other.credits,
+        )
+
+
+def progress_of(record: Record, earlier: bool) -> Progress:
+    """One input's part in a run's progress."""
+    row = record.row
+    if earlier:
+        return Progress(images=1, earlier=1)
+    if row.status is not Status.UPSCALED:
+        return Progress(images=1, failures=int(row.status is Status.FAILED))
+    pixels = (row.input_width or 0) * (row.input_height or 0)
+    return Progress(images=1, pixels=pixels, credits=row.credits)
+
+
+class ProgressFile:
+    """This process's progress in one run, written at most once a second.
+
+    Args:
+        dataset: the output.
+        run_id: tells this run's files from those of an interrupted one.
+    """
+
+    def __init__(self, dataset: DatasetFolder, run_id: str) -> None:
+        name = f"{run_id}-{socket.gethostname()}-{os.getpid()}.json"
+        self._uri = storage.join(dataset.progress, name)
+        self._dataset = dataset
+        self._lock = threading.Lock()
+        self._total = Progress()
+        self._written_at = 0.0
+
+    def add(self, done: Progress) -> None:
+        """Counts what was done."""
+        with self._lock:
+            self._total += done
+            if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_LOOKS:
+                self._write()
+
+    def flush(self) -> None:
+        """Writes what is counted."""
+        with self._lock:
+            self._write()
+
+    def _write(self) -> None:
+        values = {**dataclasses.asdict(self._total), "credits": str(self._total.credits)}
+        self._dataset.write(self._uri, json.dumps(values).encode())
+        self._written_at = time.monotonic()
+
+
+def read_progress(dataset: DatasetFolder, run_id: str) -> Progress:
+    """The progress of all of a run's workers together."""
+    total = Progress()
+    for entry in list(storage.list_below(dataset.progress)):
+        if entry.name.startswith(run_id):
+            try:
+                values = json.loads(storage.read(entry.uri))
+            except ImageError:  # The run has ended between the listing and now.
+                continue
+            total += Progress(**{**values, "credits": Decimal(values["credits"])})
+    return total
+
+
+_files: dict[tuple[str, str], ProgressFile] = {}
+_files_lock = threading.Lock()
+
+
+def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
+    """The one `ProgressFile` of this process for a run, shared by its threads."""
+    with _files_lock:
+        return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
+
+
+def request_stop(dataset: DatasetFolder, reason: str) -> None:
+    """Asks all workers to finish what they have begun and to begin nothing more."""
+    dataset.write(dataset.stop_file, reason.encode())
+
+
+def clear_stop(dataset: DatasetFolder) -> None:
+    """Forgets an earlier request."""
+    storage.delete(dataset.stop_file)
+
+
+class HeedStop(beam.DoFn):
+    """Postpones inputs once the run is asked to stop; they have no row, a later run does them."""
+
+    def __init__(self, dataset: DatasetFolder) -> None:
+        self._dataset = dataset
+        self._looked_at = 0.0
+        self._stopped = False
+
+    def start_bundle(self) -> None:
+        """A later bundle may belong to a later run."""
+        self._looked_at = 0.0
+        self._stopped = False
+
+    def process(self, source: SourceImage) -> Iterator[SourceImage]:
+        """Looks for the request at most once a second."""
+        now = time.monotonic()
+        if not self._stopped and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._stopped = storage.exists(self._dataset.stop_file)
+            self._looked_at = now
+        yield dataclasses.replace(source, postponed=True) if self._stopped else source

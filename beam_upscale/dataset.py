@@ -1,0 +1,235 @@
+"""The output directory: what lies where, and how a run finds what an earlier one left.
+
+    README.md                        a dataset card
+    images/<relative path>.<ext>     layout files
+    data/<shard>.parquet             layout parquet
+    manifest/<shard>.parquet         one row per input
+    telemetry/*.parquet              what varies from run to run
+    run.json                         settings, pinned choices, versions, totals
+    .staging/                        work in progress, gone when a run completes
+
+The commit point of a shard is the appearance of its manifest. Until then each finished input has a
+staged record, and its image is durable under its final name (layout files) or in the staging
+folder (layout parquet).
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.manifest import Row, row_from_dict, row_from_json, row_to_json
+
+# The folder of images in layout files, below the dataset's root.
+IMAGES = "images"
+
+_LONGEST_NAME = 200
+
+
+class Layout(StrEnum):
+    """How images are stored."""
+
+    FILES = "files"
+    PARQUET = "parquet"
+
+
+@dataclasses.dataclass(frozen=True)
+class Telemetry:
+    """What varies from run to run.
+
+    Attributes:
+        device_seconds: time on the device, shared out evenly over a batch.
+        queue_seconds: time spent waiting for the device.
+        attempts: calls made, repeated ones included.
+        batch_size: the largest number of tiles that shared a batch with one of this image's.
+        worker: host and process.
+        started_at: seconds since the epoch.
+    """
+
+    device_seconds: float
+    queue_seconds: float
+    attempts: int
+    batch_size: int
+    worker: str
+    started_at: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """A finished input that is not yet part of a committed shard."""
+
+    row: Row
+    telemetry: Telemetry | None
+
+    def to_json(self) -> bytes:
+        """The record as UTF-8 JSON, exact to the last digit."""
+        telemetry = None if self.telemetry is None else dataclasses.asdict(self.telemetry)
+        return json.dumps({"row": row_to_json(self.row), "telemetry": telemetry}).encode()
+
+
+def record_from_json(data: bytes) -> Record:
+    """The inverse of `Record.to_json`."""
+    values = json.loads(data)
+    telemetry = values["telemetry"]
+    return Record(
+        row=row_from_json(values["row"]),
+        telemetry=None if telemetry is None else Telemetry(**telemetry),
+    )
+
+
+def safe_name(name: str) -> str:
+    """A relative path that stays below the folder it is put in, whatever `name` says.
+
+    Parts that are empty, `.` or `..` are dropped, NUL is replaced, and a part longer than file
+    systems take is cut and marked with a hash of the whole.
+    """
+    parts = [
+        part.replace("\0", "_")
+        for part in storage.printable(name).split("/")
+        if part not in ("", ".", "..")
+    ]
+    return "/".join(_shorten(part) for part in parts) or "image"
+
+
+def _shorten(part: str) -> str:
+    encoded = part.encode()
+    if len(encoded) <= _LONGEST_NAME:
+        return part
+    mark = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{encoded[: _LONGEST_NAME - 17].decode(errors='ignore')}-{mark}"
+
+
+def stem(name: str) -> str:
+    """A relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix else name
+
+
+def shard_name(shard: int) -> str:
+    """The name of a shard's files without extension; shards are counted from 0."""
+    return f"{shard:06d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFolder:
+    """The places in one output directory.
+
+    Attributes:
+        root: URI or local path, without a slash at its end.
+    """
+
+    root: str
+
+    @property
+    def staging(self) -> str:
+        """Work in progress."""
+        return storage.join(self.root, ".staging")
+
+    @property
+    def partial(self) -> str:
+        """Where local files are written before they are renamed."""
+        return storage.join(self.staging, "partial")
+
+    @property
+    def run_json(self) -> str:
+        """Settings, pinned choices, versions and totals."""
+        return storage.join(self.root, "run.json")
+
+    @property
+    def assignment_json(self) -> str:
+        """Which inputs the shards in progress were assigned from."""
+        return storage.join(self.staging, "assignment.json")
+
+    @property
+    def stop_file(self) -> str:
+        """Its presence asks every worker to begin no further image."""
+        return storage.join(self.staging, "stop")
+
+    @property
+    def progress(self) -> str:
+        """One small file for each worker process, with what it has done."""
+        return storage.join(self.staging, "progress")
+
+    def manifest_uri(self, shard: int) -> str:
+        """A shard's manifest."""
+        return storage.join(self.root, "manifest", f"{shard_name(shard)}.parquet")
+
+    def data_uri(self, shard: int) -> str:
+        """A shard's images (layout parquet)."""
+        return storage.join(self.root, "data", f"{shard_name(shard)}.parquet")
+
+    def resolve(self, relative: str) -> str:
+        """The URI of a path that is relative to the dataset's root."""
+        return storage.join(self.root, relative)
+
+    def staged_image_uri(self, input_id: str) -> str:
+        """Where an image waits for its shard (layout parquet)."""
+        return storage.join(self.staging, "images", _key(input_id))
+
+    def record_uri(self, input_id: str) -> str:
+        """Where a finished input's record waits for its shard."""
+        return storage.join(self.staging, "records", f"{_key(input_id)}.json")
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Publishes a file of this dataset atomically."""
+        storage.write(uri, data, self.partial)
+
+    def committed_shards(self) -> list[int]:
+        """The numbers of the shards that have a manifest, in order."""
+        names = (entry.name for entry in storage.list_below(storage.join(self.root, "manifest")))
+        stems = (PurePosixPath(name).stem for name in names if name.endswith(".parquet"))
+        return sorted(int(name) for name in stems if name.isdigit())
+
+    def read_manifest(self, shard: int) -> list[Row]:
+        """A committed shard's rows."""
+        with storage.open_read(self.manifest_uri(shard)) as file:
+            return [row_from_dict(values) for values in pq.read_table(file).to_pylist()]
+
+    def committed_rows(self) -> Iterator[tuple[int, Row]]:
+        """Every row of every committed shard, with the shard's number."""
+        for shard in self.committed_shards():
+            for row in self.read_manifest(shard):
+                yield shard, row
+
+    def staged_record(self, input_id: str) -> Record | None:
+        """The record of a finished input whose shard is not committed."""
+        uri = self.record_uri(input_id)
+        return record_from_json(storage.read(uri)) if storage.exists(uri) else None
+
+    def read_run(self) -> dict[str, Any] | None:
+        """What `run.json` says; None where no run has begun."""
+        return self._read_json(self.run_json)
+
+    def read_assignment(self) -> dict[str, Any] | None:
+        """The assignment in progress; None where there is none."""
+        return self._read_json(self.assignment_json)
+
+    def write_json(self, uri: str, values: Mapping[str, Any]) -> None:
+        """Publishes JSON with sorted keys, so that equal values give equal bytes."""
+        text = json.dumps(values, indent=2, sort_keys=True, default=_json_default) + "\n"
+        self.write(uri, text.encode())
+
+    def _read_json(self, uri: str) -> dict[str, Any] | None:
+        if not storage.exists(uri):
+            return None
+        values: dict[str, Any] = json.loads(storage.read(uri))
+        return values
+
+
+def _json_default(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _key(input_id: str) -> str:
+    """A short name for an input, spread over 256 folders."""
+    digest = hashlib.sha256(input_id.encode()).hexdigest()
+    return f"{digest[:2]}/{digest}"

@@ -1,0 +1,549 @@
+"""Decoding in processes of its own, so that a hostile file costs one row and not the worker.
+
+Bytes from strangers can end a codec library with a signal, hang it or exhaust memory. A
+`DecoderPool` runs `beam_upscale.image` in child processes, each of which serves many images:
+
+    parent                                child (`python -m beam_upscale.decoding`)
+           <- ready, resident size -
+           - request, file's bytes ->
+           <- reply, pixels -             and so on; it exits when its parent is gone
+
+A message is a frame: four bytes with the length of a JSON object, the object, and raw buffers whose
+lengths stand in the object. Nothing is pickled: whoever takes over a child must not be able to hand
+objects to the parent, and the parent checks every size that it is told.
+"""
+
+import atexit
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+
+import numpy as np
+
+from beam_upscale import image
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.image import Animated, DecodedImage, ImageHeader, Pixels
+
+CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.decoding")
+"""How a child is started. Another command has to call `main`."""
+
+DEFAULT_TIMEOUT_SECONDS = 300.0
+IDLE_RESIDENT_LIMIT = 256 * 2**20
+"""Bytes. A child that still holds more than this after a request is replaced."""
+
+_PIPE_SIZE = 2**20
+"""Bytes; the most that Linux gives an ordinary user."""
+_MAX_OBJECT = 2**20
+_MAX_METADATA = 256 * 2**20
+"""Bytes that a parent takes as a frame's JSON object, and as an ICC profile or EXIF block."""
+_EXIT_SECONDS = 5.0
+"""How long a child whose streams are closed may take to end by itself."""
+
+_CHILD_ENVIRONMENT = {
+    # Keep the working directory off the module path: a data set may hold a numpy.py.
+    "PYTHONSAFEPATH": "1",
+    # Processes, not threads, use the cores.
+    "OPENBLAS_NUM_THREADS": "1",
+    "VIPS_CONCURRENCY": "1",
+    # glibc: give large blocks back to the system when they are freed.
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+}
+
+T = TypeVar("T")
+
+
+class _ChildLostError(Exception):
+    """The child ended, or answered what no child answers; the text says how."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A message without its buffers, which are still to be read from the stream.
+
+    Attributes:
+        fields: the JSON object.
+        lengths: bytes of each buffer; None for one that is absent.
+    """
+
+    fields: dict[str, Any]
+    lengths: tuple[int | None, ...]
+
+
+class DecoderPool:
+    """Child processes that decode images; safe to use from any number of threads.
+
+    Children are started when first needed and reused. A call waits while all of them are busy.
+    A process forked off starts children of its own.
+    """
+
+    _lock: threading.Lock
+    _slots: threading.BoundedSemaphore
+    _idle: "list[_Child]"
+    _children: "weakref.WeakSet[_Child]"
+
+    def __init__(
+        self,
+        max_processes: int,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        *,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            max_processes: the most children at a time, at least 1.
+            timeout_seconds: the longest that one image may take.
+            command: how a child is started; None for `CHILD_COMMAND`.
+        """
+        self.command = tuple(command or CHILD_COMMAND)
+        self._max_processes = max_processes
+        self._timeout_seconds = timeout_seconds
+        self._is_closed = False
+        self._forget_children()
+        _pools.add(self)
+
+    def decode(
+        self, data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST
+    ) -> DecodedImage:
+        """Does what `image.decode` does, in a child.
+
+        Raises:
+            ImageError: as `image.decode`; also DECODER_CRASHED (two children ended on this input),
+                DECODER_TIMEOUT and OUT_OF_MEMORY.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+        """
+        request = {"request": "decode", "max_pixels": max_pixels, "animated": animated}
+        return self._ask(request, data, functools.partial(_receive_image, max_pixels))
+
+    def read_header(self, data: bytes) -> ImageHeader:
+        """Does what `image.read_header` does, in a child.
+
+        Raises:
+            ImageError: as `image.read_header`; also DECODER_CRASHED, DECODER_TIMEOUT and
+                OUT_OF_MEMORY as in `decode`.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+        """
+        return self._ask({"request": "header"}, data, _receive_header)
+
+    def close(self) -> None:
+        """Ends the idle children; busy ones end with their image. The pool takes no more images."""
+        with self._lock:
+            self._is_closed = True
+            children, self._idle = self._idle, []
+        for child in children:
+            child.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(
+        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, BinaryIO], T]
+    ) -> T:
+        with self._slots:
+            try:
+                return self._ask_child(self._take_idle() or self._start(), request, data, receive)
+            except _ChildLostError:
+                # An earlier image may have damaged this child: a fresh one tells.
+                fresh = self._start()
+            try:
+                return self._ask_child(fresh, request, data, receive)
+            except _ChildLostError as lost:
+                raise ImageError(
+                    ErrorCode.DECODER_CRASHED,
+                    f"two decoder processes were lost on this input, the last one by {lost}; "
+                    "the file is damaged or hostile, or memory ran out",
+                ) from lost
+
+    def _ask_child(
+        self,
+        child: "_Child",
+        request: dict[str, Any],
+        data: bytes,
+        receive: Callable[[_Frame, BinaryIO], T],
+    ) -> T:
+        with self._killed_when_late(child):
+            answer = child.ask(request, data, receive)
+            resident = child.wait_until_ready()
+        self._keep(child, resident)
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
+
+    @contextlib.contextmanager
+    def _killed_when_late(self, child: "_Child") -> Iterator[None]:
+        """Runs an exchange with a child; a child that does not get through it is ended."""
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            child.kill()
+
+        timer = threading.Timer(self._timeout_seconds, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except BaseException as error:
+            ending = child.end()
+            if is_late.is_set():
+                raise ImageError(
+                    ErrorCode.DECODER_TIMEOUT,
+                    f"decoding took longer than {self._timeout_seconds:g} seconds",
+                ) from error
+            if isinstance(error, (EOFError, OSError, ValueError, KeyError, TypeError)):
+                raise _ChildLostError(ending) from error
+            raise
+        finally:
+            timer.cancel()
+
+    def _start(self) -> "_Child":
+        child = _Child(self.command)
+        with self._lock:
+            self._children.add(child)
+        try:
+            with self._killed_when_late(child):
+                child.wait_until_ready()
+        except (_ChildLostError, ImageError) as error:
+            raise SettingsError(
+                ErrorCode.DECODER_UNAVAILABLE,
+                f"no decoder process could be started by {' '.join(self.command)}: {error}",
+            ) from error
+        return child
+
+    def _take_idle(self) -> "_Child | None":
+        with self._lock:
+            if self._is_closed:
+                raise RuntimeError("the decoder pool is closed")
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, child: "_Child", resident: int) -> None:
+        with self._lock:
+            if not self._is_closed and resident <= IDLE_RESIDENT_LIMIT:
+                self._idle.append(child)
+                return
+        child.close()
+
+    def _forget_children(self) -> None:
+        """Begins anew, without any lock that another thread of a forked process held."""
+        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(self._max_processes)
+        self._idle = []
+        self._children = weakref.WeakSet()
+
+    def _leave_children_to_parent(self) -> None:
+        """After a fork: closes the inherited pipes, so that children notice their parent's end."""
+        for child in list(self._children):
+            child.close_pipes()
+        self._forget_children()
+
+
+class _Child:
+    """The parent's end of one child process."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": _module_path()},
+            # Ctrl-C is for the parent: the terminal sends it to a whole process group.
+            process_group=0,
+            pipesize=_PIPE_SIZE,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._replies: BinaryIO = self._process.stdout  # type: ignore[assignment]
+
+    def wait_until_ready(self) -> int:
+        """Returns the bytes of memory that the child holds."""
+        return int(_read_frame(self._replies).fields["ready"])
+
+    def ask(
+        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, BinaryIO], T]
+    ) -> T | ImageError:
+        _write_frame(self._requests, request, [data])
+        reply = _read_frame(self._replies)
+        if "error" in reply.fields:
+            return ImageError(ErrorCode(reply.fields["error"]), str(reply.fields["message"]))
+        return receive(reply, self._replies)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> str:
+        """Makes sure that a lost child is gone; returns what ended it."""
+        self.close_pipes()
+        try:
+            status = self._process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return "an answer that made no sense"
+        if status < 0:
+            return f"signal {signal.Signals(-status).name}"
+        return f"exit status {status}"
+
+    def close(self) -> None:
+        """Ends an idle child."""
+        self.end()
+
+    def close_pipes(self) -> None:
+        self._requests.close()
+        self._replies.close()
+
+
+_pools: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
+_shared: DecoderPool | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_pool() -> DecoderPool:
+    """Returns the process's own pool, with as many children as there are cores to run on."""
+    global _shared
+    with _shared_lock:
+        if _shared is None or _shared.command != CHILD_COMMAND:
+            _shared = DecoderPool(_usable_cores())
+            atexit.register(_shared.close)
+        return _shared
+
+
+def main(
+    decode: Callable[..., DecodedImage] = image.decode,
+    read_header: Callable[[bytes], ImageHeader] = image.read_header,
+) -> None:
+    """Runs a child on standard input and output until its parent is gone.
+
+    Args:
+        decode: replaces `image.decode`, e.g. by one that crashes, in tests.
+        read_header: replaces `image.read_header`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
+        # What a codec library prints must reach neither the protocol nor a terminal.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nowhere, descriptor)
+        watch = threading.Thread(target=_exit_with_parent, args=(requests.fileno(),), daemon=True)
+        watch.start()
+        serve(requests, replies, decode, read_header)
+
+
+def serve(
+    requests: BinaryIO,
+    replies: BinaryIO,
+    decode: Callable[..., DecodedImage] = image.decode,
+    read_header: Callable[[bytes], ImageHeader] = image.read_header,
+) -> None:
+    """Answers requests until their stream ends."""
+    while True:
+        _write_frame(replies, {"ready": _resident_bytes()})
+        try:
+            request = _read_frame(requests)
+        except EOFError:
+            return
+        data = bytes(_read_buffer(requests, request.lengths[0] or 0))
+        fields, buffers = _answer(request.fields, data, decode, read_header)
+        _write_frame(replies, fields, buffers)
+        # Freed before the next "ready" tells how much this process holds.
+        del data, fields, buffers
+
+
+_Answer = tuple[dict[str, Any], list[bytes | memoryview | None]]
+
+
+def _answer(
+    request: dict[str, Any],
+    data: bytes,
+    decode: Callable[..., DecodedImage],
+    read_header: Callable[[bytes], ImageHeader],
+) -> _Answer:
+    try:
+        if request["request"] == "header":
+            return {"header": dataclasses.asdict(read_header(data))}, []
+        animated = Animated(request["animated"])
+        return _image_answer(decode(data, max_pixels=request["max_pixels"], animated=animated))
+    except ImageError as error:
+        return {"error": error.code, "message": error.message}, []
+    except MemoryError as error:
+        message = f"the picture does not fit into memory: {error}"
+        return {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
+    except Exception as error:
+        # A mistake of ours, told where it can be seen: standard error is closed.
+        message = f"the decoder failed with {type(error).__name__}: {error}"
+        return {"error": ErrorCode.DECODER_CRASHED, "message": message}, []
+
+
+def _image_answer(decoded: DecodedImage) -> _Answer:
+    fields = {
+        "header": dataclasses.asdict(decoded.header),
+        "notes": decoded.notes,
+        "dtype": decoded.color.dtype.name,
+        "shape": decoded.color.shape,
+    }
+    alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
+    return fields, [decoded.color.data.cast("B"), alpha, decoded.icc_profile, decoded.exif]
+
+
+def _receive_header(reply: _Frame, _: BinaryIO) -> ImageHeader:
+    return ImageHeader(**reply.fields["header"])
+
+
+_DTYPES: dict[str, type[np.uint8 | np.uint16]] = {"uint8": np.uint8, "uint16": np.uint16}
+
+
+def _receive_image(max_pixels: int, reply: _Frame, stream: BinaryIO) -> DecodedImage:
+    """Reads pixels straight into arrays of the size that the reply claims, if it may."""
+    fields = reply.fields
+    dtype = _DTYPES[fields["dtype"]]
+    height, width, channels = fields["shape"]
+    if not 0 < height * width <= max_pixels or channels not in (1, 3):
+        raise ValueError(f"pixels of shape {fields['shape']}")
+    color_length, alpha_length, icc_length, exif_length = reply.lengths
+    color = _read_pixels(stream, color_length, (height, width, channels), dtype)
+    alpha = None
+    if alpha_length is not None:
+        alpha = _read_pixels(stream, alpha_length, (height, width), dtype)
+    return DecodedImage(
+        header=ImageHeader(**fields["header"]),
+        color=color,
+        alpha=alpha,
+        icc_profile=_read_metadata(stream, icc_length),
+        exif=_read_metadata(stream, exif_length),
+        notes=tuple(map(str, fields["notes"])),
+    )
+
+
+def _read_pixels(
+    stream: BinaryIO,
+    length: int | None,
+    shape: tuple[int, ...],
+    dtype: type[np.uint8 | np.uint16],
+) -> Pixels:
+    pixels: Pixels = np.empty(shape, dtype)
+    if length != pixels.nbytes:
+        raise ValueError(f"{length} bytes for pixels of {pixels.nbytes}")
+    _read_into(stream, pixels.data.cast("B"))
+    return pixels
+
+
+def _read_metadata(stream: BinaryIO, length: int | None) -> bytes | None:
+    if length is None:
+        return None
+    if not 0 <= length <= _MAX_METADATA:
+        raise ValueError(f"metadata of {length} bytes")
+    return bytes(_read_buffer(stream, length))
+
+
+def _write_frame(
+    stream: BinaryIO,
+    fields: dict[str, Any],
+    buffers: Sequence[bytes | memoryview | None] = (),
+) -> None:
+    lengths = [None if buffer is None else len(buffer) for buffer in buffers]
+    encoded = json.dumps({**fields, "lengths": lengths}).encode()
+    _write_all(stream, struct.pack(">I", len(encoded)) + encoded)
+    for buffer in buffers:
+        if buffer is not None:
+            _write_all(stream, buffer)
+
+
+def _read_frame(stream: BinaryIO) -> _Frame:
+    """Reads a message up to its buffers.
+
+    Raises:
+        EOFError: the stream ends.
+        ValueError: what comes is no frame.
+    """
+    (length,) = struct.unpack(">I", _read_buffer(stream, 4))
+    if length > _MAX_OBJECT:
+        raise ValueError(f"a frame's object of {length} bytes; at most {_MAX_OBJECT} are taken")
+    fields = json.loads(_read_buffer(stream, length))
+    return _Frame(fields, tuple(fields.pop("lengths")))
+
+
+def _read_buffer(stream: BinaryIO, length: int) -> bytearray:
+    buffer = bytearray(length)
+    _read_into(stream, memoryview(buffer))
+    return buffer
+
+
+def _read_into(stream: BinaryIO, view: memoryview) -> None:
+    while view:
+        count = stream.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("the stream ended within a message")
+        view = view[count:]
+
+
+def _write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[stream.write(view) :]
+
+
+def _exit_with_parent(descriptor: int) -> None:
+    """Ends this process as soon as no one can write to the pipe any more, even in mid-image."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    poll.poll()
+    os._exit(0)
+
+
+def _resident_bytes() -> int:
+    """Memory that this process holds; where the system tells only the peak, that."""
+    with contextlib.suppress(OSError):
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _module_path() -> str:
+    """Where this process finds its modules, for a child to find the same ones."""
+    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _leave_children_to_parent() -> None:
+    global _shared, _shared_lock
+    _shared_lock = threading.Lock()
+    _shared = None
+    for pool in list(_pools):
+        pool._leave_children_to_parent()
+
+
+os.register_at_fork(after_in_child=_leave_children_to_parent)
+
+
+if __name__ == "__main__":
+    main()

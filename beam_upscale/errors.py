@@ -1,0 +1,79 @@
+"""Errors with stable codes.
+
+An `ImageError` concerns one input: it becomes that input's row in the manifest and the run goes on.
+A `SettingsError` concerns all inputs alike: it is raised before the first image is touched.
+Codes are part of the public interface: they are stored in manifests and never change their meaning.
+"""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Stable codes, as they stand in the manifest's `error_code` and in error messages."""
+
+    # Reading an input.
+    NOT_FOUND = "not_found"
+    PERMISSION_DENIED = "permission_denied"
+    READ_ERROR = "read_error"
+    FILE_TOO_LARGE = "file_too_large"
+    # What an input holds.
+    EMPTY_FILE = "empty_file"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED = "truncated"
+    CHECKSUM_MISMATCH = "checksum_mismatch"
+    CORRUPT = "corrupt"
+    EMPTY_IMAGE = "empty_image"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    ANIMATED = "animated"
+    DECODER_CRASHED = "decoder_crashed"
+    DECODER_TIMEOUT = "decoder_timeout"
+    # What the rules refuse.
+    INPUT_TOO_LARGE = "input_too_large"
+    OUTPUT_TOO_LARGE = "output_too_large"
+    OUTPUT_SIDE_TOO_LONG = "output_side_too_long"
+    OVER_BUDGET = "over_budget"
+    # What an engine could not do.
+    OUT_OF_MEMORY = "out_of_memory"
+    NOT_A_NUMBER = "not_a_number"
+    MODEL_ERROR = "model_error"
+    ENCODE_ERROR = "encode_error"
+    # Settings: the whole run is refused.
+    INVALID_OPTION = "invalid_option"
+    UNKNOWN_ENGINE = "unknown_engine"
+    ENGINE_UNAVAILABLE = "engine_unavailable"
+    DECODER_UNAVAILABLE = "decoder_unavailable"
+    UNKNOWN_WEIGHTS = "unknown_weights"
+    WEIGHTS_UNAVAILABLE = "weights_unavailable"
+    WEIGHTS_MISMATCH = "weights_mismatch"
+    WEIGHTS_UNUSABLE = "weights_unusable"
+    DEVICE_UNAVAILABLE = "device_unavailable"
+    PRECISION_UNAVAILABLE = "precision_unavailable"
+    NO_INPUT = "no_input"
+    SETTINGS_CHANGED = "settings_changed"
+    TOO_MANY_FAILURES = "too_many_failures"
+
+
+class BeamUpscaleError(Exception):
+    """Base of all errors raised by this package.
+
+    Attributes:
+        code: the stable code.
+        message: what was found, what was allowed and what to do.
+    """
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+
+class ImageError(BeamUpscaleError):
+    """One input cannot be done; it becomes a row with this code and message."""
+
+
+class SettingsError(BeamUpscaleError):
+    """What was asked cannot be done for any input; raised before anything is spent."""

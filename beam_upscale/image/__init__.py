@@ -1,0 +1,52 @@
+"""Images: from bytes to arrays and back.
+
+`decode` reads by content, never by name, and always gives 8-bit or 16-bit samples, gray or RGB,
+with alpha apart:
+
+| in the file | becomes |
+| --- | --- |
+| gray, RGB, 8 bits | as it is; gray stays one channel |
+| gray, RGB, 16 bits (PNG, TIFF) | uint16 |
+| alpha | kept apart from the color; associated (premultiplied) alpha of a TIFF is divided out |
+| palette | RGB, also where all its entries are gray; transparent entries become alpha |
+| transparent color (PNG's tRNS) | alpha |
+| 1, 2, 4 bits | 8-bit gray over the full range |
+| CMYK | sRGB through the embedded profile, which is then dropped; else by Pillow's formula |
+| YCbCr, L*a*b* (TIFF) | RGB |
+| more than 8 bits (AVIF, HEIC) | 8 bits |
+| TIFF of 12, 24, 32 or 64 bits, signed or float, of 16-bit CMYK, of plain YCbCr | refused |
+| JPEG of 12 or 16 bits | refused |
+| several frames or pages | the first (HEIC: the primary); reduced copies do not count |
+| EXIF orientation | applied to the pixels, and 1 in the EXIF block |
+| ICC profile | kept where it describes the samples given |
+
+What differs from plain 8-bit gray or RGB is said in `DecodedImage.notes`.
+
+A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it.
+"""
+
+from beam_upscale.image.reading import decode, read_header
+from beam_upscale.image.resampling import fill_transparent, resize
+from beam_upscale.image.values import (
+    SUPPORTED_FORMATS,
+    Animated,
+    DecodedImage,
+    ImageHeader,
+    Pixels,
+)
+from beam_upscale.image.writing import Encoded, EncodeOptions, encode
+
+__all__ = [
+    "SUPPORTED_FORMATS",
+    "Animated",
+    "DecodedImage",
+    "EncodeOptions",
+    "Encoded",
+    "ImageHeader",
+    "Pixels",
+    "decode",
+    "encode",
+    "fill_transparent",
+    "read_header",
+    "resize",
+]

@@ -1,0 +1,637 @@
+"""From bytes to arrays."""
+
+import contextlib
+import functools
+import io
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyvips
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageCms,
+    ImageFile,
+    JpegImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from beam_upscale import containers
+from beam_upscale.containers import ExtraSample, Photometric, SampleFormat
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
+from beam_upscale.image.values import (
+    SUPPORTED_FORMATS,
+    Animated,
+    DecodedImage,
+    ImageHeader,
+    Pixels,
+)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A file's header and what decoding its pixels needs to know.
+
+    Attributes:
+        orientation: EXIF orientation still to be applied to the decoded pixels, 1 to 8.
+        exif: the file's EXIF block as it is.
+        sample_bits: bits of a sample in the file.
+    """
+
+    header: ImageHeader
+    orientation: int = 1
+    exif: bytes | None = None
+    sample_bits: int = 8
+
+
+@dataclass(frozen=True, eq=False)
+class _Picture:
+    """Decoded samples as they lie in the file: (height, width) or (height, width, bands)."""
+
+    samples: Pixels
+    has_alpha: bool
+    icc_profile: bytes | None
+    notes: tuple[str, ...] = ()
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Reads format, size, mode and number of frames; decodes and allocates no pixels.
+
+    Args:
+        data: a file's bytes. For JPEG, PNG, WebP, BMP and GIF its beginning is enough, but what
+            comes later is then not seen: frames of a GIF or WebP, and the orientation where EXIF
+            stands behind the pixels (WebP; PNG at will).
+
+    Raises:
+        ImageError: EMPTY_FILE, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, TRUNCATED (the beginning is too
+            short), EMPTY_IMAGE (BMP and GIF; others give their width and height of 0) or CORRUPT.
+    """
+    with quiet_pillow():
+        return _inspect(data).header
+
+
+def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST) -> DecodedImage:
+    """Decodes one picture; the module's docstring says what becomes of each kind of pixel.
+
+    While it runs, Pillow's warnings and its own limit of pixels are off in the whole process. A
+    codec fed with hostile bytes may also end the process: `beam_upscale.decoding` runs this
+    function in a process of its own.
+
+    Args:
+        data: a whole file.
+        max_pixels: the most pixels (width times height) that the file may claim.
+        animated: whether a file of several frames gives its first or is refused.
+
+    Raises:
+        ImageError: EMPTY_FILE, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, EMPTY_IMAGE (no width or height),
+            TOO_MANY_PIXELS (told by the header, before pixels are allocated), ANIMATED, TRUNCATED,
+            CHECKSUM_MISMATCH (PNG) or CORRUPT.
+        MemoryError: the pixels do not fit into memory.
+    """
+    with quiet_pillow():
+        source = _inspect(data)
+        _check_acceptable(source.header, max_pixels, animated)
+        _check_complete(data, source.header.format)
+        picture = _read_picture(data, source)
+        return _assemble(source, picture)
+
+
+_BMP_HEADER_SIZES = frozenset({12, 16, 40, 52, 56, 64, 108, 124})
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+
+_HEIF_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+_UNSUPPORTED_SIGNATURES = {
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+    b"8BPS": "Photoshop",
+    b"v/1\x01": "OpenEXR",
+    b"\x00\x00\x01\x00": "ICO",
+    b"%PDF-": "PDF",
+}
+
+
+def _identify(data: bytes) -> str:
+    """Names the format that the first bytes belong to."""
+    if not data:
+        raise ImageError(ErrorCode.EMPTY_FILE, "the file has 0 bytes")
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(containers.PNG_SIGNATURE):
+        return "png"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
+        return "tiff"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[:2] == b"BM" and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES:
+        return "bmp"
+    if data[4:8] == b"ftyp" and (format_ := _identify_iso(data)):
+        return format_
+    for signature, name in _UNSUPPORTED_SIGNATURES.items():
+        if data.startswith(signature):
+            raise ImageError(
+                ErrorCode.UNSUPPORTED_FORMAT,
+                f"{name} is not supported; convert it to one of {', '.join(SUPPORTED_FORMATS)}",
+            )
+    raise ImageError(
+        ErrorCode.NOT_AN_IMAGE,
+        f"the file begins with {data[:12]!r}, which is none of {', '.join(SUPPORTED_FORMATS)}",
+    )
+
+
+def _identify_iso(data: bytes) -> str | None:
+    """Tells AVIF from HEIF by the brands in the file type box (ISO/IEC 14496-12, 4.3)."""
+    end = min(int.from_bytes(data[:4], "big"), len(data))
+    brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+    if brands & _AVIF_BRANDS:
+        return "avif"
+    if brands & _HEIF_BRANDS:
+        return "heif"
+    return None
+
+
+def _inspect(data: bytes) -> _Source:
+    format_ = _identify(data)
+    try:
+        return _INSPECTORS[format_](data)
+    except struct.error as error:
+        raise ImageError(
+            ErrorCode.TRUNCATED,
+            f"{format_.upper()} ends after {len(data)} bytes, within its header",
+        ) from error
+
+
+def _inspect_png(data: bytes) -> _Source:
+    info = containers.png_info(data)
+    mode = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}.get(info.color_type)
+    if mode is None or info.bit_depth not in (1, 2, 4, 8, 16):
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"PNG of color type {info.color_type} and bit depth {info.bit_depth}",
+        )
+    exif = _bare_exif(info.exif)
+    return _source(
+        "png", mode, info.width, info.height, info.frames, sample_bits=info.bit_depth, exif=exif
+    )
+
+
+def _inspect_jpeg(data: bytes) -> _Source:
+    info = containers.jpeg_info(data)
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(info.components)
+    if mode is None or info.precision != 8:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"JPEG of {info.components} components of {info.precision} bits; "
+            "1, 3 or 4 components of 8 bits are supported",
+        )
+    return _source("jpeg", mode, info.width, info.height, exif=info.exif)
+
+
+def _inspect_webp(data: bytes) -> _Source:
+    info = containers.webp_info(data)
+    mode = "RGBA" if info.has_alpha else "RGB"
+    return _source("webp", mode, info.width, info.height, info.frames, exif=_bare_exif(info.exif))
+
+
+def _inspect_tiff(data: bytes) -> _Source:
+    info = containers.tiff_info(data)
+    return _source(
+        "tiff",
+        _tiff_mode(info),
+        info.width,
+        info.height,
+        info.frames,
+        sample_bits=info.bits_per_sample,
+        exif=_tiff_exif(data),
+        orientation=info.orientation,
+    )
+
+
+_TIFF_MODES: dict[int, str] = {
+    Photometric.WHITE_IS_ZERO: "L",
+    Photometric.BLACK_IS_ZERO: "L",
+    Photometric.RGB: "RGB",
+    Photometric.PALETTE: "P",
+    Photometric.CMYK: "CMYK",
+    Photometric.YCBCR: "YCbCr",
+    Photometric.LAB: "LAB",
+}
+
+_SAMPLE_KINDS: dict[int, str] = {SampleFormat.SIGNED: "signed ", SampleFormat.FLOAT: "float "}
+
+_ALPHA = (ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA)
+
+
+def _tiff_mode(info: containers.TiffInfo) -> str:
+    """Names the mode of a TIFF that can be decoded to 8 or 16 bits, or refuses it."""
+    mode = _TIFF_MODES.get(info.photometric)
+    if mode == "L" and info.bits_per_sample == 1:
+        mode = "1"
+    if mode in ("L", "RGB") and info.extra_samples[:1] and info.extra_samples[0] in _ALPHA:
+        mode += "A"
+    if info.photometric == Photometric.YCBCR and info.compression == containers.TIFF_UNCOMPRESSED:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            "uncompressed YCbCr TIFF; compress it (JPEG, LZW, Deflate) or convert it to RGB",
+        )
+    is_integer = info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
+    if mode and is_integer and info.bits_per_sample in (1, 2, 4, 8):
+        return mode
+    if mode in ("L", "LA", "RGB", "RGBA") and is_integer and info.bits_per_sample == 16:
+        return _SIXTEEN_BIT_MODES[mode]
+    kind = _SAMPLE_KINDS.get(info.sample_format, "")
+    raise ImageError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"TIFF of {info.bits_per_sample}-bit {kind}samples, photometric interpretation "
+        f"{info.photometric}; unsigned samples of 1 to 8 bits, and of 16 bits in gray or RGB, "
+        "are supported",
+    )
+
+
+_SIXTEEN_BIT_MODES = {"L": "I;16", "LA": "LA;16", "RGB": "RGB;16", "RGBA": "RGBA;16"}
+
+
+def _source(
+    format_: str,
+    mode: str,
+    width: int,
+    height: int,
+    frames: int = 1,
+    *,
+    sample_bits: int = 8,
+    exif: bytes | None = None,
+    orientation: int | None = None,
+) -> _Source:
+    if orientation is None:
+        orientation = containers.exif_orientation(exif) if exif else 1
+    if orientation >= 5:
+        width, height = height, width
+    if sample_bits == 16:
+        mode = _SIXTEEN_BIT_MODES.get(mode, mode)
+    elif sample_bits == 1 and mode == "L":
+        mode = "1"
+    bits = 16 if sample_bits == 16 else 8
+    header = ImageHeader(format_, mode, width, height, frames, bits)
+    return _Source(header, orientation, exif, sample_bits)
+
+
+def _inspect_iso(format_: str, data: bytes) -> _Source:
+    containers.check_boxes(data, format_)
+    return _inspect_by_pillow(format_, data)
+
+
+def _inspect_by_pillow(format_: str, data: bytes) -> _Source:
+    """Inspects by readers that leave the pixels for later."""
+    with _damage_as_image_error(format_), _open(format_, data) as image:
+        # Counting the frames of a GIF skips over their blocks without decoding them.
+        frames = getattr(image, "n_frames", 1)
+        exif = _bare_exif(image.info.get("exif"))
+        return _source(
+            format_,
+            image.mode,
+            *image.size,
+            frames,
+            exif=exif,
+            sample_bits=image.info.get("bit_depth", 8),
+        )
+
+
+_INSPECTORS: dict[str, Callable[[bytes], _Source]] = {
+    "avif": functools.partial(_inspect_iso, "avif"),
+    "bmp": functools.partial(_inspect_by_pillow, "bmp"),
+    "gif": functools.partial(_inspect_by_pillow, "gif"),
+    "heif": functools.partial(_inspect_iso, "heif"),
+    "jpeg": _inspect_jpeg,
+    "png": _inspect_png,
+    "tiff": _inspect_tiff,
+    "webp": _inspect_webp,
+}
+
+_PILLOW_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "avif": AvifImagePlugin.AvifImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+}
+
+
+def _open(format_: str, data: bytes) -> ImageFile.ImageFile:
+    """Opens by the one reader that is meant: `Image.open` hides why a reader gave up."""
+    if format_ == "heif":
+        return _open_heif(data)
+    return _PILLOW_READERS[format_](io.BytesIO(data))
+
+
+def _open_heif(data: bytes) -> ImageFile.ImageFile:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            "HEIC needs the package pillow-heif; install beam-upscale[heif]",
+        ) from error
+    reader: Callable[[io.BytesIO], ImageFile.ImageFile] = pillow_heif.HeifImageFile
+    return reader(io.BytesIO(data))
+
+
+def _check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -> None:
+    size = f"{header.width} x {header.height}"
+    if header.width <= 0 or header.height <= 0:
+        raise ImageError(ErrorCode.EMPTY_IMAGE, f"the image is {size} px: it has no pixels")
+    if header.width * header.height > max_pixels:
+        raise ImageError(
+            ErrorCode.TOO_MANY_PIXELS,
+            f"the image is {size} = {header.width * header.height} px; "
+            f"at most {max_pixels} px are decoded",
+        )
+    if header.frames > 1 and animated is Animated.REJECT:
+        raise ImageError(
+            ErrorCode.ANIMATED, f"the file holds {header.frames} frames; only single ones are taken"
+        )
+
+
+def _check_complete(data: bytes, format_: str) -> None:
+    if format_ == "png":
+        containers.check_png(data)
+    elif format_ == "webp":
+        containers.check_webp(data)
+    elif format_ == "tiff":
+        containers.check_tiff(data)
+
+
+def _read_picture(data: bytes, source: _Source) -> _Picture:
+    header = source.header
+    with _damage_as_image_error(header.format):
+        if header.format == "png":
+            return _read_png(data, source)
+        if header.format == "jpeg" and header.mode != "CMYK":
+            return _read_jpeg(data)
+        if header.format == "tiff" and header.bits == 16:
+            return _read_deep_tiff(data)
+        return _read_by_pillow(data, source)
+
+
+@contextlib.contextmanager
+def _damage_as_image_error(format_: str) -> Iterator[None]:
+    """Gives what a codec raises on damaged bytes a stable code.
+
+    Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
+    also ValueError, TypeError, IndexError, struct.error and others.
+    """
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        message = one_line(error)
+        reason = message.lower()
+        if "out of memory" in reason or "unable to allocate" in reason:
+            raise MemoryError(message) from error
+        code = _damage_code(error, reason)
+        raise ImageError(code, f"{format_.upper()} cannot be decoded: {message}") from error
+
+
+def _damage_code(error: Exception, reason: str) -> ErrorCode:
+    if _is_truncation(error, reason):
+        return ErrorCode.TRUNCATED
+    if reason == "not identified by this driver":
+        # The first bytes were the format's: what Pillow means is a width or height of 0.
+        return ErrorCode.EMPTY_IMAGE
+    if "unsupported" in reason or "unknown pixel mode" in reason:
+        return ErrorCode.UNSUPPORTED_FORMAT
+    return ErrorCode.CORRUPT
+
+
+def _is_truncation(error: Exception, reason: str) -> bool:
+    ran_out = (EOFError, IndexError, struct.error)
+    if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out):
+        return True
+    return any(sign in reason for sign in ("truncat", "premature end of jpeg image"))
+
+
+def _read_png(data: bytes, source: _Source) -> _Picture:
+    image = _open_vips(data)
+    notes = []
+    if source.header.mode == "P":
+        notes.append("palette expanded")
+    elif source.sample_bits < 8:
+        notes.append(f"{source.sample_bits}-bit as 8-bit grayscale")
+    return _from_vips(image, has_alpha=image.bands in (2, 4), notes=tuple(notes))
+
+
+_JPEG_DAMAGE = ("premature end of", "bad huffman code", "instead of rst", "corrupt")
+
+
+def _read_jpeg(data: bytes) -> _Picture:
+    """Decodes as Pillow does, to the level, but notices when the decoder made up missing data."""
+    try:
+        return _from_vips(_open_vips(data, fail_on="warning"), has_alpha=False)
+    except pyvips.Error as error:
+        if any(sign in str(error).lower() for sign in _JPEG_DAMAGE):
+            raise
+        # Warnings about oddities that cost no pixel, such as an unknown version number.
+        return _from_vips(_open_vips(data, fail_on="error"), has_alpha=False)
+
+
+def _read_deep_tiff(data: bytes) -> _Picture:
+    """Reads 16-bit gray and RGB, which Pillow would give as 8 bits or not at all."""
+    info = containers.tiff_info(data)
+    image = _open_vips(data)
+    color_bands = 3 if info.photometric == Photometric.RGB else 1
+    has_alpha = info.extra_samples[:1] != () and info.extra_samples[0] in _ALPHA
+    if image.format != "ushort" or image.bands < color_bands + has_alpha:
+        raise ImageError(
+            ErrorCode.CORRUPT, f"TIFF whose pixels are {image.bands} bands of {image.format}"
+        )
+    image = image.extract_band(0, n=color_bands + has_alpha)
+    return _from_vips(image, has_alpha)
+
+
+def _open_vips(data: bytes, fail_on: str = "error") -> Any:
+    return pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on=fail_on)
+
+
+def _from_vips(image: Any, has_alpha: bool, notes: tuple[str, ...] = ()) -> _Picture:
+    icc_profile = None
+    if image.get_typeof("icc-profile-data"):
+        icc_profile = bytes(image.get("icc-profile-data"))
+    return _Picture(image.numpy(), has_alpha, icc_profile, notes)
+
+
+def _read_by_pillow(data: bytes, source: _Source) -> _Picture:
+    header = source.header
+    with _open(header.format, data) as image:
+        width, height = image.size
+        if width * height > header.width * header.height:
+            raise ImageError(
+                ErrorCode.CORRUPT,
+                f"the header says {header.width} x {header.height}, the codec {width} x {height}",
+            )
+        image.load()
+        icc_profile = image.info.get("icc_profile")
+        converted, notes = _to_gray_or_rgb(image, icc_profile)
+        if header.format in ("avif", "heif") and source.sample_bits > 8:
+            notes = (*notes, f"{source.sample_bits}-bit reduced to 8 bits")
+        has_alpha = converted.mode in ("LA", "RGBA")
+        return _Picture(np.asarray(converted), has_alpha, icc_profile, notes)
+
+
+def _to_gray_or_rgb(
+    image: Image.Image, icc_profile: bytes | None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """Converts what Pillow gives to one of the modes L, LA, RGB and RGBA."""
+    mode = image.mode
+    if mode in ("L", "LA", "RGB", "RGBA"):
+        return image, ()
+    if mode == "1":
+        return image.convert("L"), ("1-bit as 8-bit grayscale",)
+    if mode in ("P", "PA"):
+        target = "RGBA" if image.has_transparency_data else "RGB"
+        return image.convert(target), ("palette expanded",)
+    if mode == "CMYK":
+        return _cmyk_to_rgb(image, icc_profile)
+    if mode == "LAB":
+        return _lab_to_rgb(image), ("converted from LAB",)
+    if mode in ("RGBX", "YCbCr"):
+        return image.convert("RGB"), ()
+    raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow's mode {mode}")
+
+
+def _cmyk_to_rgb(
+    image: Image.Image, icc_profile: bytes | None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    if icc_profile is None:
+        return image.convert("RGB"), ("converted from CMYK",)
+    try:
+        converted = ImageCms.profileToProfile(
+            image,
+            ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
+            ImageCms.createProfile("sRGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            outputMode="RGB",
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return image.convert("RGB"), ("converted from CMYK", "unusable ICC profile dropped")
+    if converted is None:
+        raise ImageError(ErrorCode.CORRUPT, "the CMYK profile gave no picture")
+    return converted, ("converted from CMYK by its ICC profile",)
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    transform = ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
+    )
+    converted = ImageCms.applyTransform(image, transform)
+    if converted is None:
+        raise ImageError(ErrorCode.CORRUPT, "the L*a*b* picture could not be converted")
+    return converted
+
+
+def _assemble(source: _Source, picture: _Picture) -> DecodedImage:
+    header, samples = source.header, picture.samples
+    if samples.ndim == 2:
+        samples = samples[..., np.newaxis]
+    # Pillow turns a TIFF upright by itself.
+    turned_already = header.format == "tiff" and header.bits == 8
+    if not turned_already:
+        samples = _upright(samples, source.orientation)
+    if samples.shape[:2] != (header.height, header.width):
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"the header says {header.width} x {header.height} px, "
+            f"but {samples.shape[1]} x {samples.shape[0]} were decoded",
+        )
+    color_channels = samples.shape[2] - picture.has_alpha
+    icc_profile = matching_profile(picture.icc_profile, color_channels)
+    notes = [*_frame_notes(header), *picture.notes]
+    if picture.icc_profile is not None and icc_profile is None and header.mode != "CMYK":
+        notes.append("unusable ICC profile dropped")
+    exif, exif_notes = _kept_exif(source.exif)
+    return DecodedImage(
+        header,
+        color=np.ascontiguousarray(samples[..., :color_channels]),
+        alpha=np.ascontiguousarray(samples[..., -1]) if picture.has_alpha else None,
+        icc_profile=icc_profile,
+        exif=exif,
+        notes=(*notes, *exif_notes),
+    )
+
+
+def _frame_notes(header: ImageHeader) -> tuple[str, ...]:
+    if header.frames == 1:
+        return ()
+    which = "primary" if header.format == "heif" else "first"
+    return (f"{which} of {header.frames} frames",)
+
+
+def _upright(samples: Pixels, orientation: int) -> Pixels:
+    """Applies an EXIF orientation (EXIF 2.32, 4.6.4 A) to (height, width, bands)."""
+    if orientation >= 5:
+        samples = samples.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    return samples
+
+
+def _bare_exif(exif: bytes | None) -> bytes | None:
+    return exif.removeprefix(containers.EXIF_PREFIX) if exif else None
+
+
+def _kept_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
+    if not exif:
+        return None, ()
+    if exif[:4] not in (b"II*\x00", b"MM\x00*"):
+        return None, ("unreadable EXIF dropped",)
+    return containers.upright_exif(exif), ()
+
+
+_TIFF_EXIF_TAGS = frozenset(
+    {
+        270,  # ImageDescription
+        271,  # Make
+        272,  # Model
+        282,  # XResolution
+        283,  # YResolution
+        296,  # ResolutionUnit
+        305,  # Software
+        306,  # DateTime
+        315,  # Artist
+        316,  # HostComputer
+        33432,  # Copyright
+        34665,  # the EXIF directory
+        34853,  # the GPS directory
+    }
+)
+"""A TIFF's own fields that an EXIF block has too and that do not describe how pixels are stored."""
+
+
+def _tiff_exif(data: bytes) -> bytes | None:
+    """Makes an EXIF block of a TIFF's descriptive fields; None where it has none to read."""
+    exif = Image.Exif()
+    try:
+        exif.load(data)
+        for tag in set(exif) - _TIFF_EXIF_TAGS:
+            del exif[tag]
+        return _bare_exif(exif.tobytes()) if len(exif) else None
+    except Exception:
+        # Damaged fields raise what they like; they are no reason to lose the picture.
+        return None

@@ -1,0 +1,124 @@
+"""Resizing, and the colors below transparency that resizing would draw into the rim."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from beam_upscale.image.values import Pixels
+
+
+def resize(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resizes with Pillow's antialiased Lanczos filter (three lobes).
+
+    Args:
+        pixels: (h, w), (h, w, 1) or (h, w, 3), uint8 or uint16. uint8 gives what
+            `Image.resize((width, height), LANCZOS)` gives; uint16 is computed in float32, rounded
+            and clipped.
+        width: of the result, at least 1.
+        height: of the result, at least 1.
+
+    Returns:
+        The same number of dimensions and dtype as `pixels`; a new, writable array.
+    """
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        plane = pixels.reshape(pixels.shape[:2])
+        return _resize_plane(plane, width, height).reshape(height, width, *pixels.shape[2:])
+    if pixels.dtype == np.uint8:
+        return _resize_plane(pixels, width, height)
+    resized = np.empty((height, width, pixels.shape[2]), pixels.dtype)
+    for channel in range(pixels.shape[2]):
+        resized[..., channel] = _resize_plane(pixels[..., channel], width, height)
+    return resized
+
+
+def fill_transparent(color: Pixels, alpha: Pixels) -> Pixels:
+    """Replaces the colors of fully transparent pixels by those bled from visible ones around.
+
+    The color below full transparency is arbitrary, often black; a filter that mixes neighbors, as
+    every upscaler does, would draw it into the visible rim. The fill is a push-pull pyramid
+    (Gortler et al., "The Lumigraph", SIGGRAPH 1996, section 3.4): colors weighted by alpha are
+    summed over ever larger squares, and each hidden pixel takes its color from the smallest that
+    has any.
+
+    Args:
+        color: (height, width, C), uint8 or uint16.
+        alpha: (height, width) of the same dtype.
+
+    Returns:
+        An array like `color`, equal to it wherever alpha is not 0; `color` itself where no pixel
+        or every pixel is fully transparent.
+    """
+    hidden = alpha == 0
+    if not hidden.any() or hidden.all():
+        return color
+    weight = _halve(alpha.astype(np.float32))
+    weighted = np.stack(
+        [
+            _halve(np.multiply(color[..., channel], alpha, dtype=np.float32))
+            for channel in range(color.shape[2])
+        ],
+        axis=-1,
+    )
+    bled = _push_pull(weighted, weight)
+    filled = color.copy()
+    for channel in range(color.shape[2]):
+        spread = _double(bled[..., channel], hidden.shape)
+        filled[..., channel][hidden] = np.rint(spread[hidden])
+    return filled
+
+
+def _resize_plane(pixels: Pixels, width: int, height: int) -> Pixels:
+    """Resizes (h, w) of either dtype, or (h, w, 3) of uint8."""
+    if pixels.dtype == np.uint8:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+    image = Image.fromarray(pixels.astype(np.float32))
+    resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    deep: Pixels = np.clip(np.rint(resized), 0, 65_535).astype(np.uint16)
+    return deep
+
+
+_Plane = NDArray[np.float32]
+"""Single-precision values on a grid of pixels: (h, w) or (h, w, C)."""
+
+
+def _push_pull(weighted: _Plane, weight: _Plane) -> _Plane:
+    """Divides weighted colors by their weights; where there is no weight, takes a coarser level's.
+
+    Args:
+        weighted: (h, w, C), colors times weight.
+        weight: (h, w), with at least one positive value.
+
+    Returns:
+        (h, w, C), a color for every pixel.
+    """
+    is_known = weight > 0
+    divisor = np.where(is_known, weight, 1)[..., np.newaxis]
+    colors = np.divide(weighted, divisor, dtype=np.float32)
+    if is_known.all():
+        return colors
+    coarse = _push_pull(_halve(weighted), _halve(weight))
+    for channel in range(colors.shape[2]):
+        spread = _double(coarse[..., channel], weight.shape)
+        colors[..., channel][~is_known] = spread[~is_known]
+    return colors
+
+
+def _halve(plane: _Plane) -> _Plane:
+    """Sums squares of 2 by 2 pixels; beyond the edges there are zeros."""
+    height, width = plane.shape[:2]
+    rows = np.zeros(((height + 1) // 2, *plane.shape[1:]), np.float32)
+    rows += plane[::2]
+    rows[: height // 2] += plane[1::2]
+    halved = np.zeros((rows.shape[0], (width + 1) // 2, *plane.shape[2:]), np.float32)
+    halved += rows[:, ::2]
+    halved[:, : width // 2] += rows[:, 1::2]
+    return halved
+
+
+def _double(plane: _Plane, shape: tuple[int, ...]) -> _Plane:
+    """Enlarges (h, w) to twice its size by linear interpolation and cuts it to `shape`."""
+    size = (plane.shape[1] * 2, plane.shape[0] * 2)
+    image = Image.fromarray(np.ascontiguousarray(plane))
+    enlarged = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    return enlarged[: shape[0], : shape[1]]

@@ -1,0 +1,62 @@
+"""Pixels and what is known about them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8 | np.uint16]
+"""Samples of 8 or 16 bits over their full range."""
+
+SUPPORTED_FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heif")
+
+
+class Animated(StrEnum):
+    """What to do with an input of several frames or pages."""
+
+    FIRST = "first"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says about itself before a pixel is decoded.
+
+    Attributes:
+        format: one of `SUPPORTED_FORMATS`.
+        mode: the file's own mode in Pillow's terms, e.g. "RGB", "L", "P", "1", "CMYK"; 16-bit ones
+            are "I;16", "LA;16", "RGB;16" and "RGBA;16".
+        width: in pixels, after EXIF orientation.
+        height: in pixels, after EXIF orientation.
+        frames: frames or pages in the file, at least 1.
+        bits: bits of a decoded sample, 8 or 16.
+    """
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    frames: int
+    bits: int
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedImage:
+    """One picture, upright.
+
+    Attributes:
+        header: what the file said about itself.
+        color: (height, width, 1 or 3), uint8 or uint16, contiguous.
+        alpha: (height, width) of the same dtype, 0 transparent, or None.
+        icc_profile: describes `color`; None where there is none or it no longer applies.
+        exif: a TIFF-structured EXIF block (no `EXIF_PREFIX`) whose orientation is 1, or None.
+        notes: what was done to the picture, as short stable phrases.
+    """
+
+    header: ImageHeader
+    color: Pixels
+    alpha: Pixels | None = None
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,287 @@
+"""The manifest: one row per input, its columns and their types.
+
+Rows are values (`Row`) until a shard is committed; `table` turns a shard's rows into the Arrow
+table that is stored. A row's dictionary form survives JSON exactly, decimals included, so that a
+staged record and a committed manifest say the same.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from beam_upscale.errors import ErrorCode
+
+
+class Status(StrEnum):
+    """What became of an input."""
+
+    UPSCALED = "upscaled"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    FILTERED = "filtered"
+    OVER_BUDGET = "over_budget"
+
+
+# The rules refuse these; everything else that goes wrong is a failure.
+_REJECTIONS = frozenset(
+    {
+        ErrorCode.ANIMATED,
+        ErrorCode.FILE_TOO_LARGE,
+        ErrorCode.INPUT_TOO_LARGE,
+        ErrorCode.OUTPUT_SIDE_TOO_LONG,
+        ErrorCode.OUTPUT_TOO_LARGE,
+        ErrorCode.TOO_MANY_PIXELS,
+    }
+)
+
+
+def status_of(code: ErrorCode) -> Status:
+    """The status of an input with this error: rejected where the rules refuse, else failed."""
+    return Status.REJECTED if code in _REJECTIONS else Status.FAILED
+
+
+CREDITS = pa.decimal128(18, 4)
+USD = pa.decimal128(18, 6)
+
+STAGE = pa.struct(
+    [
+        ("engine", pa.string()),
+        ("model", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("input_width", pa.int32()),
+        ("input_height", pa.int32()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+        ("request_ids", pa.list_(pa.string())),
+    ]
+)
+
+# The dataset's own columns come last, as the struct `input`; their types are the dataset's.
+COLUMNS = pa.schema(
+    [
+        ("input_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("source_sha256", pa.string()),
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("engine", pa.string()),
+        ("backend", pa.string()),
+        ("model", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("device_type", pa.string()),
+        ("precision", pa.string()),
+        ("halo", pa.int32()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("cfg_scale", pa.float64()),
+        ("steps", pa.int32()),
+        ("seed", pa.int64()),
+        ("noise_level", pa.int32()),
+        ("input_width", pa.int32()),
+        ("input_height", pa.int32()),
+        ("input_format", pa.string()),
+        ("input_mode", pa.string()),
+        ("output_uri", pa.string()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("output_format", pa.string()),
+        ("output_bytes", pa.int64()),
+        ("output_sha256", pa.string()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+        ("billed_credits", CREDITS),
+        ("usd", USD),
+        ("request_ids", pa.list_(pa.string())),
+        ("stages", pa.list_(STAGE)),
+    ]
+)
+
+TELEMETRY = pa.schema(
+    [
+        ("input_id", pa.string()),
+        ("device_seconds", pa.float64()),
+        ("queue_seconds", pa.float64()),
+        ("attempts", pa.int32()),
+        ("batch_size", pa.int32()),
+        ("worker", pa.string()),
+        ("started_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One input's row.
+
+    Attributes:
+        input_id: stable identity of the input; what order and request ids derive from.
+        source_uri: where the input was read, percent-encoded where it is not UTF-8.
+        source_sha256: of the input's bytes; None when they could not be read.
+        output_uri: relative to the dataset's root, so that a dataset can be moved.
+        calls: priced pieces.
+        credits: by the price list, 4 decimal places; 0 unless upscaled.
+        billed_credits: what was billed; 0 on a local backend.
+        input: the dataset's own columns, untouched.
+
+    The other attributes are the columns of the same names in `COLUMNS`.
+    """
+
+    input_id: str
+    source_uri: str
+    status: Status
+    source_sha256: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    notes: tuple[str, ...] = ()
+    engine: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    weights_sha256: str | None = None
+    device_type: str | None = None
+    precision: str | None = None
+    halo: int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    cfg_scale: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    noise_level: int | None = None
+    input_width: int | None = None
+    input_height: int | None = None
+    input_format: str | None = None
+    input_mode: str | None = None
+    output_uri: str | None = None
+    output_width: int | None = None
+    output_height: int | None = None
+    output_format: str | None = None
+    output_bytes: int | None = None
+    output_sha256: str | None = None
+    calls: int = 0
+    credits: Decimal = Decimal(0)
+    billed_credits: Decimal = Decimal(0)
+    usd: Decimal = Decimal(0)
+    request_ids: tuple[str, ...] = ()
+    stages: tuple[Mapping[str, Any], ...] = ()
+    input: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as a dictionary of columns, in the manifest's order."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS = (*COLUMNS.names, "input")
+
+
+def row_from_dict(values: Mapping[str, Any]) -> Row:
+    """The inverse of `Row.to_dict`, also of what Arrow's `to_pylist` gives."""
+    known = {name: values[name] for name in _FIELDS if name in values}
+    known["status"] = Status(known["status"])
+    for name in ("notes", "request_ids", "stages"):
+        known[name] = tuple(known.get(name) or ())
+    known["input"] = dict(known.get("input") or {})
+    return Row(**known)
+
+
+@functools.cache
+def _decimal_places() -> Mapping[str, int]:
+    return {field.name: field.type.scale for field in COLUMNS if pa.types.is_decimal(field.type)}
+
+
+def row_to_json(row: Row) -> dict[str, Any]:
+    """The row as JSON values: decimals become strings, which keeps every digit."""
+    values = row.to_dict()
+    for name in _decimal_places():
+        values[name] = str(values[name])
+    values["stages"] = [{**stage, "credits": str(stage["credits"])} for stage in row.stages]
+    return values
+
+
+def row_from_json(values: Mapping[str, Any]) -> Row:
+    """The inverse of `row_to_json`."""
+    decimals = {name: Decimal(values[name]) for name in _decimal_places()}
+    stages = [{**stage, "credits": Decimal(stage["credits"])} for stage in values["stages"]]
+    return row_from_dict({**values, **decimals, "stages": stages})
+
+
+def table(rows: Iterable[Row]) -> pa.Table:
+    """A shard's rows as an Arrow table, ordered by `input_id`.
+
+    Args:
+        rows: the rows in any order; equal rows give equal tables whatever the order.
+
+    Returns:
+        A table with the columns of `COLUMNS` and, last, the struct column `input` whose type is
+        inferred from the rows.
+    """
+    ordered = sorted(rows, key=lambda row: row.input_id)
+    arrays = [_column(ordered, field) for field in COLUMNS]
+    inputs = input_column(ordered)
+    schema = COLUMNS.append(pa.field("input", inputs.type))
+    return pa.Table.from_arrays([*arrays, inputs], schema=schema)
+
+
+def input_column(rows: Sequence[Row]) -> pa.Array:
+    """The dataset's own columns as one struct column; nulls where there are none."""
+    inputs = pa.array([dict(row.input) for row in rows])
+    if pa.types.is_struct(inputs.type) and inputs.type.num_fields == 0:
+        # Parquet has no struct without fields.
+        return pa.nulls(len(rows))
+    return inputs
+
+
+def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
+    values = [getattr(row, field.name) for row in rows]
+    if field.name in _decimal_places():
+        # Decimal(0) and Decimal("0.0000") are one value; Arrow wants the column's own scale.
+        exponent = Decimal(1).scaleb(-field.type.scale)
+        values = [value.quantize(exponent) for value in values]
+    return pa.array(values, type=field.type)
+
+
+@dataclasses.dataclass(frozen=True)
+class Totals:
+    """Sums over a dataset's manifest.
+
+    Attributes:
+        rows: inputs.
+        by_status: rows by status.
+        calls: priced pieces.
+        credits: by the price list.
+        billed_credits: what was billed.
+        usd: the same in dollars, by the price list.
+        output_bytes: of all images.
+    """
+
+    rows: int
+    by_status: Mapping[str, int]
+    calls: int
+    credits: Decimal
+    billed_credits: Decimal
+    usd: Decimal
+    output_bytes: int
+
+
+def totals(rows: Iterable[Row]) -> Totals:
+    """Sums over rows, exact to the last digit."""
+    by_status: Counter[str] = Counter()
+    calls, size = 0, 0
+    listed, billed, usd = Decimal(0), Decimal(0), Decimal(0)
+    for row in rows:
+        by_status[str(row.status)] += 1
+        calls += row.calls
+        listed += row.credits
+        billed += row.billed_credits
+        usd += row.usd
+        size += row.output_bytes or 0
+    return Totals(by_status.total(), dict(by_status), calls, listed, billed, usd, size)

@@ -1,0 +1,285 @@
+"""Super-resolution networks on local hardware, from any weights that spandrel knows."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from spandrel import ImageModelDescriptor, ModelLoader
+from torch import Tensor, nn
+
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.models.device import Device, Precision, settle
+from beam_upscale.models.networks import (
+    SMALLEST_STRIP_PIXELS,
+    STRIP_PIXELS,
+    Network,
+    build_network,
+    halo_of,
+)
+
+ImageBatch = NDArray[np.uint8 | np.uint16]
+
+_DTYPES = {
+    Precision.FP32: torch.float32,
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+}
+_IMAGE_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What weights hold, before they are on a device.
+
+    Attributes:
+        architecture: spandrel's name for the architecture, such as `ESRGAN`.
+        scale: output pixels for each input pixel along a side.
+        channels: channels of the network's input and output, 1 or 3.
+        parameters: number of weights.
+        precisions: the precisions that the architecture supports.
+        halo: input pixels that a tile needs on each side for a result without seams.
+    """
+
+    architecture: str
+    scale: int
+    channels: int
+    parameters: int
+    precisions: frozenset[Precision]
+    halo: int
+
+
+def inspect(path: Path) -> NetworkInfo:
+    """Reads what weights hold, on the CPU.
+
+    Args:
+        path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
+
+    Raises:
+        SettingsError: `WEIGHTS_UNUSABLE` if it cannot be loaded or is no super-resolution network
+            with 1 or 3 channels in and out.
+    """
+    return _info(_load_descriptor(path))
+
+
+class EsrganModel:
+    """A super-resolution network on a device.
+
+    One forward pass runs at a time; other threads wait.
+
+    Attributes:
+        info: what the weights hold.
+        device: where the network runs.
+        precision: what it computes in.
+        network: the network, which yields its result in pieces.
+    """
+
+    def __init__(
+        self, info: NetworkInfo, network: Network, device: Device, precision: Precision
+    ) -> None:
+        self.info = info
+        self.network = network
+        self.device = device
+        self.precision = precision
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, path: Path, device: Device, precision: Precision, threads: int) -> Self:
+        """Loads weights onto a device.
+
+        Args:
+            path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file of any architecture and scale
+                that spandrel knows.
+            device: `auto` is settled as `settle` says.
+            precision: likewise.
+            threads: CPU threads of one forward pass, at least 1. This and exact, reproducible
+                algorithms on CUDA are set for the whole process.
+
+        Raises:
+            SettingsError: `WEIGHTS_UNUSABLE`, `DEVICE_UNAVAILABLE` or `PRECISION_UNAVAILABLE`.
+        """
+        descriptor = _load_descriptor(path)
+        info = _info(descriptor)
+        device, precision = settle(device, precision, info.precisions)
+        torch.set_num_threads(threads)
+        _compute_reproducibly()
+        network = build_network(descriptor.to(device.value), _DTYPES[precision])
+        return cls(info, network, device, precision)
+
+    @property
+    def scale(self) -> int:
+        """Output pixels for each input pixel along a side."""
+        return self.info.scale
+
+    @property
+    def architecture(self) -> str:
+        """The name spandrel gives the architecture."""
+        return self.info.architecture
+
+    @property
+    def halo(self) -> int:
+        """Input pixels that a tile needs on each side for a result without seams."""
+        return self.network.halo
+
+    def upscale(self, batch: ImageBatch) -> ImageBatch:
+        """Upscales images of one size by the network's scale.
+
+        On a CPU images run one by one, so that none depends on its neighbors. A network of other
+        channels than the image's is run on its channels one by one (a network for grayscale), or
+        on three copies whose results are averaged (a network for color). On running out of
+        memory the batch is halved, then the strips, and the work goes on with the same result.
+
+        Args:
+            batch: (N, H, W, C), C 1 or 3, uint8 or uint16, full range.
+
+        Returns:
+            (N, H · scale, W · scale, C) of the same type, values rounded to the nearest.
+
+        Raises:
+            ImageError: `OUT_OF_MEMORY` if one image does not fit, `NOT_A_NUMBER` if the network
+                gave values that are not finite. It concerns the batch: repeat its images one by
+                one to learn which.
+            ValueError: another shape or type, or no pixels.
+        """
+        _check(batch)
+        if batch.shape[-1] > self.info.channels:
+            return self._upscale_channels(batch)
+        parts = [batch] if self._shares_passes else np.split(batch, len(batch))
+        with self._lock, torch.inference_mode():
+            return np.concatenate([self._upscale_within_memory(part) for part in parts])
+
+    @property
+    def _shares_passes(self) -> bool:
+        return self.network.batches and self.device is not Device.CPU
+
+    def _upscale_channels(self, batch: ImageBatch) -> ImageBatch:
+        count, height, width, channels = batch.shape
+        planes = np.moveaxis(batch, -1, 1).reshape(count * channels, height, width, 1)
+        enlarged = self.upscale(planes)
+        enlarged = enlarged.reshape(count, channels, *enlarged.shape[1:3])
+        return np.ascontiguousarray(np.moveaxis(enlarged, 1, -1))
+
+    def _upscale_within_memory(
+        self, batch: ImageBatch, strip_pixels: int = STRIP_PIXELS
+    ) -> ImageBatch:
+        """Upscales a batch; on running out of memory in halves, then in thinner strips."""
+        try:
+            return self._forward(batch, strip_pixels)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            message = str(error)
+        # Tried again outside of `except`, where the error no longer holds the failed pass's memory.
+        _release_memory(self.device)
+        if len(batch) > 1:
+            halves = np.array_split(batch, 2)
+            return np.concatenate(
+                [self._upscale_within_memory(half, strip_pixels) for half in halves]
+            )
+        if self.network.shrinks and strip_pixels > SMALLEST_STRIP_PIXELS:
+            return self._upscale_within_memory(batch, strip_pixels // 2)
+        _, height, width, _ = batch.shape
+        raise ImageError(
+            ErrorCode.OUT_OF_MEMORY,
+            f"One image of {width} x {height} pixels does not fit in the memory of the device "
+            f"{self.device} ({message.splitlines()[0]}). Use smaller tiles or another device.",
+        )
+
+    def _forward(self, batch: ImageBatch, strip_pixels: int) -> ImageBatch:
+        count, height, width, channels = batch.shape
+        levels = int(np.iinfo(batch.dtype).max)
+        # Not all devices compute with uint16, so 16-bit images travel as int32.
+        integers = np.uint8 if batch.dtype == np.uint8 else np.int32
+        pixels = torch.from_numpy(batch.astype(integers)).to(self.device.value)
+        shape = (count, height * self.scale, width * self.scale, channels)
+        result = torch.empty(shape, dtype=pixels.dtype, device=pixels.device)
+        for piece in self.network.run(self._to_input(pixels, levels), strip_pixels):
+            values = piece.values.mean(1, keepdim=True) if channels == 1 else piece.values
+            rounded = values.clamp(0, 1).mul_(levels).round_().permute(0, 2, 3, 1)
+            part = result[:, piece.top :, piece.left :][:, : rounded.shape[1], : rounded.shape[2]]
+            part.copy_(rounded[:, : part.shape[1], : part.shape[2]])
+        return result.cpu().numpy().astype(batch.dtype, copy=False)
+
+    def _to_input(self, pixels: Tensor, levels: int) -> Tensor:
+        """(N, H, W, C) integers as (N, network's channels, H, W), float32 in [0, 1]."""
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(levels)
+        images = images.expand(-1, self.info.channels, -1, -1)
+        return images.contiguous(memory_format=torch.channels_last)
+
+
+def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
+    try:
+        descriptor = ModelLoader(device="cpu").load_from_file(path)
+    except Exception as error:
+        # What a damaged or foreign file raises is not a closed set: spandrel passes on the errors
+        # of zip, pickle, safetensors and each architecture's own code.
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise _unusable(
+            path, f"spandrel cannot load it ({type(error).__name__}: {reason})"
+        ) from error
+    if not isinstance(descriptor, ImageModelDescriptor) or descriptor.purpose == "FaceSR":
+        raise _unusable(path, f"{descriptor.architecture.name} is no super-resolution network")
+    channels = (descriptor.input_channels, descriptor.output_channels)
+    if channels[0] != channels[1] or channels[0] not in _IMAGE_CHANNELS:
+        raise _unusable(path, f"it takes {channels[0]} channels and gives {channels[1]}")
+    return descriptor
+
+
+def _unusable(path: Path, reason: str) -> SettingsError:
+    return SettingsError(
+        ErrorCode.WEIGHTS_UNUSABLE,
+        f"The weights {path} cannot be used: {reason}. Allowed are .pth, .pt, .ckpt and "
+        ".safetensors files of super-resolution networks that spandrel knows, with 1 or 3 "
+        "channels in and as many out.",
+    )
+
+
+def _info(descriptor: ImageModelDescriptor[nn.Module]) -> NetworkInfo:
+    precisions = {Precision.FP32}
+    if descriptor.supports_bfloat16:
+        precisions.add(Precision.BF16)
+    if descriptor.supports_half:
+        precisions.add(Precision.FP16)
+    return NetworkInfo(
+        architecture=descriptor.architecture.name,
+        scale=descriptor.scale,
+        channels=descriptor.input_channels,
+        parameters=sum(weights.numel() for weights in descriptor.model.parameters()),
+        precisions=frozenset(precisions),
+        halo=halo_of(descriptor.model),
+    )
+
+
+def _check(batch: ImageBatch) -> None:
+    if batch.ndim != 4 or batch.shape[-1] not in _IMAGE_CHANNELS or batch.size == 0:
+        raise ValueError(f"(N, H, W, C) with C 1 or 3 and pixels expected, {batch.shape} found")
+    if batch.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"uint8 or uint16 expected, {batch.dtype} found")
+
+
+def _compute_reproducibly() -> None:
+    """Makes CUDA compute fp32 in fp32, with the same algorithms each time, in this process."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it; MPS and the CPU raise plain errors that only their text tells."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "MPS backend out of memory" in text
+        or "DefaultCPUAllocator" in text
+    )
+
+
+def _release_memory(device: Device) -> None:
+    if device is Device.CUDA:
+        torch.cuda.empty_cache()
+    if device is Device.MPS:
+        torch.mps.empty_cache()

@@ -1,0 +1,384 @@
+"""What happens to an image: accepted, tiled, shrunk, skipped or rejected, and at what price.
+
+Deciding is pure: an engine, a size and options give a `Plan`; no pixel is read. The preview of a
+run, the run itself and the budget all use `plan`, so that they cannot disagree.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+
+from beam_upscale.engines import USD_PER_CREDIT, Engine
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.layout import Box, Piece, cheapest_pieces, whole
+
+__all__ = [
+    "DEFAULT_MAX_INPUT_PIXELS",
+    "Action",
+    "Box",
+    "OutputFormat",
+    "Oversize",
+    "Piece",
+    "Plan",
+    "PlanOptions",
+    "plan",
+    "total_credits",
+]
+
+DEFAULT_MAX_INPUT_PIXELS = 250_000_000
+"""An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
+
+
+class Oversize(StrEnum):
+    """What to do with an image beyond an engine's limit."""
+
+    REJECT = "reject"
+    TILE = "tile"
+    SHRINK = "shrink"
+
+
+class Action(StrEnum):
+    """What is done with an image."""
+
+    ACCEPT = "accept"
+    TILE = "tile"
+    SHRINK = "shrink"
+    SKIP = "skip"
+    REJECT = "reject"
+
+
+class OutputFormat(StrEnum):
+    """File formats of results."""
+
+    PNG = "png"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    TIFF = "tiff"
+
+    @property
+    def extension(self) -> str:
+        """The file name's ending, with the dot."""
+        return ".jpg" if self is OutputFormat.JPEG else f".{self.value}"
+
+    @property
+    def max_side(self) -> int | None:
+        """Longest side in pixels that encoders write; None where no image comes near the end.
+
+        WebP's format ends at 2**14 - 1. JPEG's ends at 65,535, libjpeg's encoder
+        (JPEG_MAX_DIMENSION) at 65,500.
+        """
+        return {OutputFormat.WEBP: 16_383, OutputFormat.JPEG: 65_500}.get(self)
+
+
+def _check_at_least(minimum: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < minimum:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be at least {minimum}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a run asks of every image; sizes in pixels, at least 1.
+
+    Attributes:
+        width: output width; at most one of width, height, short_side and long_side is set, and
+            the others follow from the aspect ratio. None of them: the engine's scale.
+        height: output height.
+        short_side: length of the output's shorter side.
+        long_side: length of the output's longer side.
+        oversize: what to do with an image beyond the engine's limit.
+        min_side: images with both sides at least this long are skipped.
+        skip_larger_than: (width, height); images that are wider or higher are skipped.
+        max_input_pixels: images of more pixels are refused before they are decoded; None: no guard.
+        output_format: file format of the results.
+        halo: halo of a piece in input pixels, at least 0; None: the engine's.
+
+    Raises:
+        SettingsError: INVALID_OPTION, a value is too small or options exclude each other.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    short_side: int | None = None
+    long_side: int | None = None
+    oversize: Oversize = Oversize.REJECT
+    min_side: int | None = None
+    skip_larger_than: tuple[int, int] | None = None
+    max_input_pixels: int | None = DEFAULT_MAX_INPUT_PIXELS
+    output_format: OutputFormat = OutputFormat.PNG
+    halo: int | None = None
+
+    def __post_init__(self) -> None:
+        requested = {
+            "width": self.width,
+            "height": self.height,
+            "short_side": self.short_side,
+            "long_side": self.long_side,
+        }
+        chosen = [name for name, value in requested.items() if value is not None]
+        if len(chosen) > 1:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                f"{' and '.join(chosen)} are set; at most one of {', '.join(requested)} may be: "
+                "the other side follows from the aspect ratio",
+            )
+        skip_width, skip_height = self.skip_larger_than or (None, None)
+        _check_at_least(
+            1,
+            **requested,
+            min_side=self.min_side,
+            skip_larger_than_width=skip_width,
+            skip_larger_than_height=skip_height,
+            max_input_pixels=self.max_input_pixels,
+        )
+        _check_at_least(0, halo=self.halo)
+
+
+DEFAULT_OPTIONS = PlanOptions()
+"""Options of a run that asks for nothing in particular."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What happens to one image; sizes in pixels.
+
+    Attributes:
+        action: what is done.
+        engine: the engine's name.
+        input_width: width of the image.
+        input_height: height of the image.
+        work_width: width of the image that the engine's calls cover: the input's, or less where it
+            is shrunk. 0, as all that follow, where nothing is upscaled.
+        work_height: its height.
+        engine_width: width of the engine's result: the work's times the scale.
+        engine_height: its height.
+        output_width: width of the final result: the engine's, or less where a size is requested.
+        output_height: its height.
+        pieces: one for each call, in coordinates of the work image.
+        credits: exact price of all calls.
+        error_code: why the image is rejected; None otherwise.
+        message: why the image is skipped or rejected; empty otherwise.
+    """
+
+    action: Action
+    engine: str
+    input_width: int
+    input_height: int
+    work_width: int = 0
+    work_height: int = 0
+    engine_width: int = 0
+    engine_height: int = 0
+    output_width: int = 0
+    output_height: int = 0
+    pieces: tuple[Piece, ...] = ()
+    credits: Decimal = Decimal(0)
+    error_code: ErrorCode | None = None
+    message: str = ""
+
+    @property
+    def calls(self) -> int:
+        """Number of calls to the engine, each priced on its own."""
+        return len(self.pieces)
+
+    @property
+    def usd(self) -> Decimal:
+        """Exact price in US dollars."""
+        return self.credits * USD_PER_CREDIT
+
+
+def plan(engine: Engine, width: int, height: int, options: PlanOptions = DEFAULT_OPTIONS) -> Plan:
+    """Decides what happens to an image of `width` x `height` pixels.
+
+    Rules apply in this order: empty images, the guard `max_input_pixels`, skipping, the engine's
+    limits and `oversize`, the requested size, the output format's longest side. Limits hold per
+    call, so that a tiled image as a whole may be larger.
+
+    Returns:
+        A plan for any size; one that cannot be done has action REJECT and an `error_code`.
+    """
+    try:
+        _check_readable(width, height, options)
+        reason = _reason_to_skip(width, height, options)
+        if reason is not None:
+            return Plan(Action.SKIP, engine.name, width, height, message=reason)
+        action, work_width, work_height, pieces = _fit(engine, width, height, options)
+        engine_size = work_width * engine.scale, work_height * engine.scale
+        output_width, output_height = _output_size(engine, engine_size, options)
+        _check_format(output_width, output_height, options.output_format)
+    except ImageError as refusal:
+        return Plan(
+            Action.REJECT,
+            engine.name,
+            width,
+            height,
+            error_code=refusal.code,
+            message=refusal.message,
+        )
+    return Plan(
+        action=action,
+        engine=engine.name,
+        input_width=width,
+        input_height=height,
+        work_width=work_width,
+        work_height=work_height,
+        engine_width=engine_size[0],
+        engine_height=engine_size[1],
+        output_width=output_width,
+        output_height=output_height,
+        pieces=pieces,
+        credits=_price(engine, pieces),
+    )
+
+
+def total_credits(plans: Iterable[Plan]) -> Decimal:
+    """Returns the exact price of all plans in credits."""
+    return sum((each.credits for each in plans), Decimal(0))
+
+
+def _check_readable(width: int, height: int, options: PlanOptions) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(
+            ErrorCode.EMPTY_IMAGE, f"{width} x {height} has no pixels; a side is at least 1 px"
+        )
+    allowed = options.max_input_pixels
+    if allowed is not None and width * height > allowed:
+        raise ImageError(
+            ErrorCode.TOO_MANY_PIXELS,
+            f"{_size(width, height)}; images of more than {allowed:,} px are not decoded; raise "
+            "--max-input-pixels if this one is genuine",
+        )
+
+
+def _reason_to_skip(width: int, height: int, options: PlanOptions) -> str | None:
+    if options.min_side is not None and min(width, height) >= options.min_side:
+        return f"{width} x {height} has no side shorter than {options.min_side:,} px (--min-side)"
+    if options.skip_larger_than is not None:
+        skip_width, skip_height = options.skip_larger_than
+        if width > skip_width or height > skip_height:
+            limit = f"{skip_width} x {skip_height} (--skip-larger-than)"
+            return f"{width} x {height} is wider or higher than {limit}"
+    return None
+
+
+def _fit(
+    engine: Engine, width: int, height: int, options: PlanOptions
+) -> tuple[Action, int, int, tuple[Piece, ...]]:
+    """Returns the action, the work image's width and height, and its pieces.
+
+    Raises:
+        ImageError: INPUT_TOO_LARGE or OUTPUT_TOO_LARGE.
+    """
+    if width * height <= engine.call_limit:
+        return Action.ACCEPT, width, height, whole(width, height)
+    if options.oversize is Oversize.TILE:
+        return Action.TILE, width, height, _tile(engine, width, height, options)
+    if options.oversize is Oversize.SHRINK:
+        work_width, work_height = _shrink(width, height, engine.call_limit)
+        return Action.SHRINK, work_width, work_height, whole(work_width, work_height)
+    raise _beyond_limits(engine, width, height)
+
+
+def _beyond_limits(engine: Engine, width: int, height: int) -> ImageError:
+    remedy = "use --oversize tile or shrink"
+    if width * height > engine.input_limit:
+        return ImageError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"{_size(width, height)}; {engine.name} takes at most {engine.input_limit:,} px; "
+            f"{remedy}",
+        )
+    return ImageError(
+        ErrorCode.OUTPUT_TOO_LARGE,
+        f"as a result {_size(width * engine.scale, height * engine.scale)}; {engine.name} gives "
+        f"at most {engine.output_limit:,} px; {remedy}",
+    )
+
+
+def _tile(engine: Engine, width: int, height: int, options: PlanOptions) -> tuple[Piece, ...]:
+    halo = engine.halo if options.halo is None else options.halo
+    pieces = cheapest_pieces(engine, width, height, halo)
+    if pieces is None:
+        raise ImageError(
+            ErrorCode.INPUT_TOO_LARGE,
+            f"no piece of {width} x {height} with a halo of {halo} px fits the "
+            f"{engine.call_limit:,} px that {engine.name} takes; use a smaller halo or "
+            "--oversize shrink",
+        )
+    return pieces
+
+
+def _shrink(width: int, height: int, limit: int) -> tuple[int, int]:
+    """Returns the largest size of at most `limit` pixels with the aspect ratio of the input.
+
+    The longer side is as long as it can be; the shorter is the nearest to the aspect ratio, at
+    least 1 px.
+    """
+    long_side, short_side = max(width, height), min(width, height)
+    fits, too_long = 1, long_side
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if middle * _proportional(middle, short_side, long_side) <= limit:
+            fits = middle
+        else:
+            too_long = middle
+    other = _proportional(fits, short_side, long_side)
+    return (fits, other) if width >= height else (other, fits)
+
+
+def _output_size(
+    engine: Engine, engine_size: tuple[int, int], options: PlanOptions
+) -> tuple[int, int]:
+    """Returns the final size.
+
+    Raises:
+        ImageError: OUTPUT_TOO_LARGE, more is requested than the engine gives.
+    """
+    engine_width, engine_height = engine_size
+    is_landscape = engine_width >= engine_height
+    width, height = options.width, options.height
+    if options.short_side is not None:
+        width, height = (None, options.short_side) if is_landscape else (options.short_side, None)
+    elif options.long_side is not None:
+        width, height = (options.long_side, None) if is_landscape else (None, options.long_side)
+
+    if width is not None:
+        output = width, _proportional(width, engine_height, engine_width)
+    elif height is not None:
+        output = _proportional(height, engine_width, engine_height), height
+    else:
+        return engine_size
+    if output[0] > engine_width or output[1] > engine_height:
+        raise ImageError(
+            ErrorCode.OUTPUT_TOO_LARGE,
+            f"{output[0]} x {output[1]} is requested; {engine.name} gives "
+            f"{engine_width} x {engine_height} of this image; ask for no more",
+        )
+    return output
+
+
+def _proportional(side: int, numerator: int, denominator: int) -> int:
+    """Returns side * numerator / denominator, rounded half up, at least 1."""
+    return max(1, (2 * side * numerator + denominator) // (2 * denominator))
+
+
+def _check_format(width: int, height: int, output_format: OutputFormat) -> None:
+    max_side = output_format.max_side
+    if max_side is not None and max(width, height) > max_side:
+        raise ImageError(
+            ErrorCode.OUTPUT_SIDE_TOO_LONG,
+            f"the result is {width} x {height}; a side in {output_format.upper()} has at most "
+            f"{max_side:,} px; choose another output format or a smaller size",
+        )
+
+
+def _price(engine: Engine, pieces: Iterable[Piece]) -> Decimal:
+    return sum(
+        (engine.credits(piece.extended.width, piece.extended.height) for piece in pieces),
+        Decimal(0),
+    )
+
+
+def _size(width: int, height: int) -> str:
+    return f"{width} x {height} is {width * height:,} px"

@@ -1,0 +1,73 @@
+"""What a run is asked for and what it leaves, without the libraries that it needs in between."""
+
+import dataclasses
+from collections.abc import Sequence
+from decimal import Decimal
+
+from beam_upscale.dataset import Layout
+from beam_upscale.manifest import Status, Totals
+from beam_upscale.settings import UpscaleSettings
+from beam_upscale.sources import DEFAULT_SHARD_ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureLimit:
+    """How many failures stop a run.
+
+    Attributes:
+        count: this many rows `failed`; None sets no such limit.
+        percent: or this share of all inputs, 0 to 100.
+    """
+
+    count: int | None = None
+    percent: float | None = None
+
+    def reached(self, failures: int, inputs: int) -> bool:
+        """Whether a run with so many failures is to stop."""
+        if self.count is not None and failures >= self.count:
+            return True
+        return self.percent is not None and failures > 0 and failures * 100 >= self.percent * inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What to run.
+
+    Attributes:
+        input: a file, a folder or a glob, on any of Beam's file systems.
+        output: the dataset's root.
+        settings: how images are upscaled.
+        layout: how they are stored.
+        shard_rows: rows in a shard, at least 1.
+        max_credits: the budget for this output, earlier runs included; None sets none.
+        retry: statuses of earlier rows that are done again.
+        max_failures: what stops a run that goes wrong everywhere.
+        overwrite: begin anew, without the results of earlier runs into this output.
+        workers: parallel workers of the local runner, all in this process; at least 1.
+        beam_options: Beam's own options; with `--runner` among them the local runner is not used.
+    """
+
+    input: str
+    output: str
+    settings: UpscaleSettings = dataclasses.field(default_factory=UpscaleSettings)
+    layout: Layout = Layout.FILES
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    max_credits: Decimal | None = None
+    retry: frozenset[Status] = frozenset()
+    max_failures: FailureLimit = FailureLimit()
+    overwrite: bool = False
+    workers: int = 2
+    beam_options: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run left.
+
+    Attributes:
+        totals: over all rows of the dataset; of what is committed where the run was stopped.
+        stopped: why the run was stopped before its end; None where it is complete.
+    """
+
+    totals: Totals
+    stopped: str | None = None

@@ -1,0 +1,241 @@
+"""What a run is asked to do, and what `auto` comes to before its first image."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from beam_upscale import weights
+from beam_upscale.engines import Engine, get_engine
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.image import Animated, EncodeOptions
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+
+# A CPU gains nothing from a batch, and results there must not depend on one.
+_CPU_BATCH_PIXELS = 0
+_BATCH_PIXELS = 2 * 1024 * 1024
+
+# As many as the larger engine takes in one call: within the limit nothing is cut.
+_TILE_PIXELS = 1024 * 1024
+
+# An encoded image is held in memory.
+_MAX_INPUT_BYTES = 1 << 30
+
+
+_CHOICES: Mapping[str, type[StrEnum]] = {
+    "animated": Animated,
+    "device": Device,
+    "output_format": OutputFormat,
+    "oversize": Oversize,
+    "precision": Precision,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalModel:
+    """A network as it is pinned at submission; no worker chooses anything of it.
+
+    Attributes:
+        name: of the weights.
+        weights_sha256: what the weights' file must hash to.
+        weights_uri: where a worker finds the file, on any of Beam's file systems.
+        device: cpu, cuda or mps.
+        precision: fp32, bf16 or fp16.
+        threads: of the CPU, within one call of the network.
+        max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
+        max_batch_pixels: input pixels in one batch on the device; 0 runs one tile at a time.
+        halo: input pixels around a cut that results need.
+    """
+
+    name: str
+    weights_sha256: str
+    weights_uri: str
+    device: Device
+    precision: Precision
+    threads: int
+    max_tile_pixels: int
+    max_batch_pixels: int
+    halo: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PinnedSettings:
+    """Settings without an `auto` left: equal settings give equal results.
+
+    Attributes:
+        engine: the engine.
+        plan: what may be upscaled, and to which size.
+        encode: how results are encoded.
+        animated: what is done with animations.
+        max_input_bytes: a larger file is not read.
+        model: the network.
+    """
+
+    engine: Engine
+    plan: PlanOptions
+    encode: EncodeOptions
+    animated: Animated
+    max_input_bytes: int
+    model: LocalModel
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `run.json` records, and what a later run into the same output must equal."""
+        return {
+            "engine": self.engine.name,
+            "plan": _plain(dataclasses.asdict(self.plan)),
+            "encode": _plain(dataclasses.asdict(self.encode)),
+            "animated": str(self.animated),
+            "max_input_bytes": self.max_input_bytes,
+            "model": {
+                "name": self.model.name,
+                "weights_sha256": self.model.weights_sha256,
+                "device": str(self.model.device),
+                "precision": str(self.model.precision),
+                "threads": self.model.threads,
+                "max_tile_pixels": self.model.max_tile_pixels,
+                "halo": self.model.halo,
+            },
+        }
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscaleSettings:
+    """What `Upscale` is asked to do.
+
+    Attributes:
+        engine: name of the engine.
+        plan: sizes, limits and the output format.
+        quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
+        lossless: for WebP.
+        animated: the first frame, or rejected.
+        max_input_bytes: a larger file is not read; at least 1.
+        weights: a registered name or a path; None takes the engine's default.
+        device: where the network runs.
+        precision: its floating-point type.
+        threads: CPU threads of one call of the network; None takes all of this machine's.
+        max_tile_pixels: input pixels that the device's memory holds at once; more are cut, with a
+            halo, and priced no differently.
+        max_batch_pixels: input pixels in one batch on the device; None takes the device's default.
+            On a CPU tiles run one at a time whatever this says.
+        halo: input pixels around such a cut; None takes what the network needs.
+    """
+
+    engine: str = "esrgan-v1-x2plus"
+    plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    quality: int | None = None
+    lossless: bool = False
+    animated: Animated = Animated.FIRST
+    max_input_bytes: int = _MAX_INPUT_BYTES
+    weights: str | None = None
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+    threads: int | None = None
+    max_tile_pixels: int = _TILE_PIXELS
+    max_batch_pixels: int | None = None
+    halo: int | None = None
+
+    @classmethod
+    def of(cls, engine: str, **options: Any) -> "UpscaleSettings":
+        """Settings from flat options: those of `PlanOptions` and those of this class.
+
+        Raises:
+            SettingsError: INVALID_OPTION for a name that neither has, or a value out of range.
+        """
+        plan_names = {field.name for field in dataclasses.fields(PlanOptions)}
+        own_names = {field.name for field in dataclasses.fields(cls)} - {"engine", "plan"}
+        unknown = sorted(options.keys() - plan_names - own_names)
+        if unknown:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                f"there is no option {', '.join(unknown)}; the options are: "
+                f"{', '.join(sorted(plan_names | own_names))}",
+            )
+        chosen = {name: _member(name, value) for name, value in options.items()}
+        rules = {name: value for name, value in chosen.items() if name in plan_names}
+        own = {name: value for name, value in chosen.items() if name in own_names}
+        return cls(engine=engine, plan=PlanOptions(**rules), **own)
+
+    def pin(self) -> PinnedSettings:
+        """Settles every `auto` on this machine and checks what can be checked before a run.
+
+        Raises:
+            SettingsError: an unknown engine or one that cannot run here, weights that cannot be
+                had or used, a device or a precision that is not there, an option out of range.
+        """
+        engine = get_engine(self.engine)
+        encode = EncodeOptions(
+            format=self.plan.output_format, quality=self.quality, lossless=self.lossless
+        )
+        return PinnedSettings(
+            engine=engine,
+            plan=self.plan,
+            encode=encode,
+            animated=self.animated,
+            max_input_bytes=self.max_input_bytes,
+            model=self._pin_model(engine),
+        )
+
+    def _pin_model(self, engine: Engine) -> LocalModel:
+        if engine.name not in weights.DEFAULT_WEIGHTS:
+            raise SettingsError(
+                ErrorCode.ENGINE_UNAVAILABLE,
+                f"{engine.name} can be planned and priced, but this version has no local model "
+                f"for it; it runs: {', '.join(sorted(weights.DEFAULT_WEIGHTS))}",
+            )
+        # Only who runs a network needs torch.
+        from beam_upscale.models import device, esrgan
+
+        found = weights.resolve(self.weights, engine.name)
+        info = esrgan.inspect(found.path)
+        if info.scale < engine.scale:
+            raise SettingsError(
+                ErrorCode.WEIGHTS_UNUSABLE,
+                f"{found.name} enlarges {info.scale} times and {engine.name} {engine.scale} times; "
+                f"take weights of scale {engine.scale} or more",
+            )
+        place, precision = device.settle(self.device, self.precision, info.precisions)
+        return LocalModel(
+            name=found.name,
+            weights_sha256=found.sha256,
+            weights_uri=str(Path(found.path).absolute()),
+            device=place,
+            precision=precision,
+            threads=self.threads or _available_cpus(),
+            max_tile_pixels=self.max_tile_pixels,
+            max_batch_pixels=self._batch_pixels(place),
+            halo=info.halo if self.halo is None else self.halo,
+        )
+
+    def _batch_pixels(self, device: Device) -> int:
+        if device is Device.CPU:
+            return _CPU_BATCH_PIXELS
+        return _BATCH_PIXELS if self.max_batch_pixels is None else self.max_batch_pixels
+
+
+def _member(name: str, value: Any) -> Any:
+    """An option's value, as a member where the option is one of a closed set."""
+    members = _CHOICES.get(name)
+    if members is None:
+        return value
+    try:
+        return members(value)
+    except ValueError:
+        known = ", ".join(members)
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {value!r}; it must be one of {known}"
+        ) from None
+
+
+def _available_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,335 @@
+"""`WriteDataset`: results become durable one by one, and shards are committed whole.
+
+A result's image and record are written as soon as they are made; what crosses the shuffle is the
+record. One worker then writes a shard's images (layout parquet) and, last, its manifest, whose
+appearance commits the shard. Doing any of it twice writes the same bytes under the same names.
+"""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import manifest, storage
+from beam_upscale.card import dataset_card
+from beam_upscale.control import progress_file, progress_of
+from beam_upscale.dataset import (
+    IMAGES,
+    DatasetFolder,
+    Layout,
+    Record,
+    Telemetry,
+    record_from_json,
+    safe_name,
+    shard_name,
+)
+from beam_upscale.manifest import Row, Totals, totals
+from beam_upscale.plan import OutputFormat
+from beam_upscale.sources import SourceImage
+from beam_upscale.transforms import UpscaledImage
+
+# A row group is what a reader holds at once.
+_ROW_GROUP_ROWS = 100
+_ROW_GROUP_BYTES = 16 << 20
+
+# Results that come without a shard are spread over this many.
+_SHARDS = 16
+
+_POSTPONED = b""
+
+# Hugging Face's datasets takes a struct of bytes and path for an image if the schema says so.
+_IMAGE_FEATURE = {"info": {"features": {"image": {"_type": "Image"}}}}
+_DATA_COLUMNS = pa.schema(
+    [
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        ("input_id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+    ]
+)
+
+
+def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
+    """Where a result's image will stand, relative to the dataset's root."""
+    if layout is Layout.PARQUET:
+        return f"data/{shard_name(shard)}.parquet"
+    return f"{IMAGES}/{_file_name(source, row)}"
+
+
+def _file_name(source: SourceImage, row: Row) -> str:
+    assert row.output_format is not None
+    name = safe_name(source.output_name or source.name or source.input_id)
+    return name + OutputFormat(row.output_format).extension
+
+
+def shard_of(source: SourceImage) -> int:
+    """The shard that a result belongs to."""
+    if source.shard is not None:
+        return source.shard
+    return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
+
+
+def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
+    """Makes one result durable: its image first, then its record.
+
+    Raises:
+        OSError: the output cannot be written; the run stops, and the next one goes on from here.
+    """
+    assert upscaled.record is not None
+    source, record = upscaled.source, upscaled.record
+    if upscaled.data is not None:
+        row = record.row
+        relative = output_uri(source, row, layout, shard_of(source))
+        record = dataclasses.replace(record, row=dataclasses.replace(row, output_uri=relative))
+        staged = layout is Layout.PARQUET
+        uri = dataset.staged_image_uri(row.input_id) if staged else dataset.resolve(relative)
+        dataset.write(uri, upscaled.data)
+    dataset.write(dataset.record_uri(source.input_id), record.to_json())
+    return record
+
+
+class _Stage(beam.DoFn):
+    def __init__(self, dataset: DatasetFolder, layout: Layout, run_id: str) -> None:
+        self._dataset = dataset
+        self._layout = layout
+        self._run_id = run_id
+
+    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, bytes]]:
+        source, record = upscaled.source, upscaled.record
+        if record is None:
+            yield shard_of(source), _POSTPONED
+            return
+        earlier = source.earlier is not None
+        if not earlier:
+            record = stage(upscaled, self._dataset, self._layout)
+        progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
+        if not source.committed:
+            yield shard_of(source), record.to_json()
+
+    def finish_bundle(self) -> None:
+        progress_file(self._dataset, self._run_id).flush()
+
+
+def commit_shard(
+    shard: int, records: Iterable[Record], dataset: DatasetFolder, layout: Layout, run_id: str
+) -> None:
+    """Writes a shard's images and, last, its manifest.
+
+    Args:
+        shard: its number.
+        records: of inputs done since the shard was last committed, or of all its inputs.
+        dataset: the output.
+        layout: where images are stored.
+        run_id: names the telemetry of this run.
+    """
+    records = list(records)
+    rows = {row.input_id: row for row in _committed(shard, dataset)}
+    rows.update({record.row.input_id: record.row for record in records})
+    ordered = sorted(rows.values(), key=lambda row: row.input_id)
+    if layout is Layout.PARQUET:
+        ordered = [_in_data_shard(row, shard) for row in ordered]
+        _write_images(shard, [row for row in ordered if row.output_uri], dataset)
+    _write_telemetry(shard, records, dataset, run_id)
+    with storage.publish(dataset.manifest_uri(shard), dataset.partial) as file:
+        pq.write_table(manifest.table(ordered), file)
+
+
+def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
+    if not storage.exists(dataset.manifest_uri(shard)):
+        return []
+    return dataset.read_manifest(shard)
+
+
+def _in_data_shard(row: Row, shard: int) -> Row:
+    if row.output_uri is None:
+        return row
+    return dataclasses.replace(row, output_uri=f"data/{shard_name(shard)}.parquet")
+
+
+def _write_images(shard: int, rows: list[Row], dataset: DatasetFolder) -> None:
+    """Writes a data shard, a row group at a time.
+
+    Images that an earlier run committed come from the shard as it stands; it is replaced only once
+    the new one is whole.
+    """
+    inputs = manifest.input_column(rows)
+    schema = _DATA_COLUMNS.append(pa.field("input", inputs.type))
+    metadata = {b"huggingface": json.dumps(_IMAGE_FEATURE).encode()}
+    stored = _stored_images(dataset.data_uri(shard))
+    with (
+        storage.publish(dataset.data_uri(shard), dataset.partial) as file,
+        pq.ParquetWriter(file, schema.with_metadata(metadata), compression="none") as writer,
+    ):
+        group: list[dict[str, Any]] = []
+        held = 0
+        for row in rows:
+            data = _image_bytes(row, dataset, stored)
+            group.append(_data_row(row, data))
+            held += len(data)
+            if len(group) == _ROW_GROUP_ROWS or held >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+                group, held = [], 0
+        if group or not rows:
+            writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+
+
+def _data_row(row: Row, data: bytes) -> dict[str, Any]:
+    assert row.output_format is not None
+    extension = OutputFormat(row.output_format).extension
+    path = str(row.input.get("file_name") or row.input_id.rpartition("/")[2])
+    return {
+        "image": {"bytes": data, "path": path + extension},
+        "input_id": row.input_id,
+        "width": row.output_width,
+        "height": row.output_height,
+        "input": dict(row.input) or None,
+    }
+
+
+def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, bytes]]) -> bytes:
+    """A row's image; `stored` is read on as far as needed, in the same order as the rows."""
+    staged = dataset.staged_image_uri(row.input_id)
+    if storage.exists(staged):
+        return storage.read(staged)
+    for input_id, data in stored:
+        if input_id == row.input_id:
+            return data
+    raise LookupError(f"the image of {row.input_id} is neither staged nor in {row.output_uri}")
+
+
+def _stored_images(uri: str) -> Iterator[tuple[str, bytes]]:
+    if not storage.exists(uri):
+        return
+    with storage.open_read(uri) as file:
+        batches = pq.ParquetFile(file).iter_batches(batch_size=1, columns=["input_id", "image"])
+        for batch in batches:
+            for row in batch.to_pylist():
+                yield row["input_id"], row["image"]["bytes"]
+
+
+def _write_telemetry(
+    shard: int, records: Iterable[Record], dataset: DatasetFolder, run_id: str
+) -> None:
+    rows = [
+        {
+            "input_id": record.row.input_id,
+            **dataclasses.asdict(record.telemetry),
+            "started_at": datetime.datetime.fromtimestamp(
+                record.telemetry.started_at, datetime.UTC
+            ),
+        }
+        for record in records
+        if record.telemetry is not None
+    ]
+    if not rows:
+        return
+    uri = storage.join(dataset.root, "telemetry", f"{shard_name(shard)}-{run_id}.parquet")
+    with storage.publish(uri, dataset.partial) as file:
+        pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
+
+
+def _telemetry_columns(telemetry: Telemetry) -> dict[str, Any]:
+    started_at = datetime.datetime.fromtimestamp(telemetry.started_at, datetime.UTC)
+    return {**dataclasses.asdict(telemetry), "started_at": started_at}
+
+
+class _CommitShard(beam.DoFn):
+    """Gives, for each shard, whether it is complete."""
+
+    def __init__(self, dataset: DatasetFolder, layout: Layout, run_id: str) -> None:
+        self._dataset = dataset
+        self._layout = layout
+        self._run_id = run_id
+
+    def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[bool]:
+        shard, records = keyed[0], list(keyed[1])
+        if _POSTPONED in records:
+            yield False
+            return
+        parsed = [record_from_json(record) for record in records]
+        commit_shard(shard, parsed, self._dataset, self._layout, self._run_id)
+        yield True
+
+
+def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+    """Closes a run all of whose shards are committed: totals, the card, no more staging."""
+    sums = totals(row for _, row in dataset.committed_rows())
+    shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
+    values = {**run, "complete": True, "totals": dataclasses.asdict(sums), "shards": shards}
+    dataset.write(dataset.resolve("README.md"), dataset_card(layout, sums.by_status, run).encode())
+    dataset.write_json(dataset.run_json, values)
+    storage.delete(dataset.staging)
+    return sums
+
+
+def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
+    manifest_uri = dataset.manifest_uri(shard)
+    entry = {
+        "name": shard_name(shard),
+        "rows": len(dataset.read_manifest(shard)),
+        "manifest_sha256": storage.sha256(manifest_uri),
+    }
+    if layout is Layout.PARQUET:
+        entry["data_sha256"] = storage.sha256(dataset.data_uri(shard))
+    return entry
+
+
+def _complete_if_all(
+    _: object,
+    shards: Iterable[bool],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run: Mapping[str, Any],
+) -> Iterator[Totals]:
+    if all(shards):
+        yield complete(dataset, layout, run)
+
+
+@dataclasses.dataclass(eq=False)
+class WriteDataset(beam.PTransform):
+    """Writes results as a dataset that survives a crash at any moment.
+
+    Attributes:
+        output: the dataset's root, on any of Beam's file systems.
+        layout: images as files in the input's folder structure, or embedded in Parquet.
+        run: what `run.json` says besides the totals: settings, pinned choices, versions.
+        run_id: names this run's telemetry; by default the time of the pipeline's construction.
+
+    Returns:
+        A PCollection of the `Totals`, one element; none where the run was stopped.
+    """
+
+    output: str
+    layout: Layout | str = Layout.FILES
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    run_id: str = dataclasses.field(default_factory=lambda: new_run_id())
+
+    def expand(self, upscaled: Any) -> Any:
+        """Wires staging, the commit of shards and the end of the run."""
+        dataset = DatasetFolder(storage.absolute(self.output))
+        layout = Layout(self.layout)
+        shards = (
+            upscaled
+            | "Stage" >> beam.ParDo(_Stage(dataset, layout, self.run_id))
+            | "ByShard" >> beam.GroupByKey()
+            | "Commit" >> beam.ParDo(_CommitShard(dataset, layout, self.run_id))
+        )
+        return (
+            upscaled.pipeline
+            | "End" >> beam.Impulse()
+            | "Complete"
+            >> beam.FlatMap(
+                _complete_if_all, beam.pvalue.AsIter(shards), dataset, layout, dict(self.run)
+            )
+        )
+
+
+def new_run_id() -> str:
+    """A name for a run: the time, to the microsecond, in UTC."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")

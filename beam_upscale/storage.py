@@ -1,0 +1,314 @@
+"""Files on any of Beam's file systems: list, read, and publish atomically.
+
+Local files go through the operating system directly: Beam's local file system matches names as
+patterns and has no way to sync or to replace atomically. Everything else goes through Beam's
+`FileSystems`, where a file appears when it is closed (one PUT on an object store); HDFS, which has
+no such guarantee, is written under a temporary name and renamed.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import fnmatch
+import hashlib
+import os
+import shutil
+import stat
+import urllib.parse
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+
+from beam_upscale.errors import ErrorCode, ImageError
+
+_WILDCARDS = "*?["
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class FileEntry:
+    """A file found by `list_files`.
+
+    Attributes:
+        uri: what to open; a local path may hold bytes that are not UTF-8, as surrogates.
+        name: path relative to what was listed, with `/` between parts.
+    """
+
+    uri: str
+    name: str
+
+
+def is_local(uri: str) -> bool:
+    """Whether a URI names a file of this machine: a plain path, or one with `file://`."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def absolute(uri: str) -> str:
+    """A local path made absolute, without `file://`; any other URI as it is, no trailing slash."""
+    if is_local(uri):
+        return os.path.abspath(uri.removeprefix("file://"))  # noqa: PTH100 (keeps odd bytes)
+    return uri.rstrip("/")
+
+
+def join(base: str, *parts: str) -> str:
+    """A URI below `base`."""
+    return "/".join([base.rstrip("/"), *parts])
+
+
+def printable(uri: str) -> str:
+    """A URI as text that every store takes: percent-encoded where it is not UTF-8.
+
+    Names that are UTF-8 are left as they are, percent signs included. A name that is not is encoded
+    whole, percent signs included, so that two names never become one.
+    """
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        return urllib.parse.quote(os.fsencode(uri), safe="/:")
+    return uri
+
+
+def open_read(uri: str) -> BinaryIO:
+    """A file opened for reading.
+
+    Raises:
+        ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR, with the store's own words.
+    """
+    try:
+        if is_local(uri):
+            return _open_regular(Path(uri))
+        return cast(BinaryIO, FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
+    except (OSError, BeamIOError) as error:
+        raise read_error(uri, error) from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Opens a file, but not a pipe or a device: reading those may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("not a regular file")
+    return path.open("rb")
+
+
+def read(uri: str, limit: int | None = None) -> bytes:
+    """A file's bytes, or its first `limit` bytes.
+
+    Raises:
+        ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
+    """
+    with open_read(uri) as file:
+        try:
+            return file.read() if limit is None else file.read(limit)
+        except (OSError, BeamIOError) as error:
+            raise read_error(uri, error) from error
+
+
+def read_error(uri: str, error: Exception) -> ImageError:
+    """The `ImageError` that says why a file could not be read."""
+    name = printable(uri)
+    if isinstance(error, FileNotFoundError):
+        return ImageError(ErrorCode.NOT_FOUND, f"{name} does not exist")
+    if isinstance(error, PermissionError):
+        return ImageError(ErrorCode.PERMISSION_DENIED, f"{name} may not be read by this user")
+    return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {error}")
+
+
+def exists(uri: str) -> bool:
+    """Whether a file is there."""
+    return Path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
+
+
+def size(uri: str) -> int | None:
+    """A file's size in bytes, None where it does not exist or cannot be told."""
+    try:
+        return (
+            Path(uri).stat().st_size
+            if is_local(uri)
+            else int(FileSystems.metadata(uri).size_in_bytes)
+        )
+    except (OSError, BeamIOError):
+        return None
+
+
+def sha256(uri: str) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ImageError: as `open_read`.
+    """
+    digest = hashlib.sha256()
+    with open_read(uri) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
+    """Opens a file that appears under its name whole or not at all.
+
+    A second writer of the same bytes does no harm: whoever closes last replaces the file with
+    an equal one.
+
+    Args:
+        uri: the final name; missing folders are made.
+        partial_folder: where a local file is written before it is renamed, on the same disk; its
+            own folder by default. What a killed process leaves behind lies there.
+
+    Yields:
+        A binary file. When the block raises, nothing appears.
+    """
+    if is_local(uri):
+        with _publish_local(Path(uri), Path(partial_folder or Path(uri).parent)) as file:
+            yield file
+        return
+    temporary = uri + ".partial" if uri.startswith("hdfs://") else uri
+    file = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
+    yield file
+    file.close()
+    if temporary != uri:
+        if FileSystems.exists(uri):
+            FileSystems.delete([uri])
+        FileSystems.rename([temporary], [uri])
+
+
+@contextlib.contextmanager
+def _publish_local(path: Path, partial_folder: Path) -> Iterator[IO[bytes]]:
+    for folder in (path.parent, partial_folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    temporary = partial_folder / f".{uuid.uuid4().hex}.partial"
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write(uri: str, data: bytes, partial_folder: str | None = None) -> None:
+    """Publishes a file of these bytes; see `publish`."""
+    with publish(uri, partial_folder) as file:
+        file.write(data)
+
+
+def list_files(pattern: str) -> Iterator[FileEntry]:
+    """Every file that a pattern names, in no particular order.
+
+    Args:
+        pattern: a file, a folder (descended into, symbolic links followed once) or a glob (`**`
+            crosses folders), on any of Beam's file systems. A folder that a glob matches is
+            descended into.
+
+    Yields:
+        The files. A local folder that may not be listed is given as an entry of its own, so that
+        the reader's error names it. Names that begin with a dot are left out below a folder.
+    """
+    if is_local(pattern):
+        yield from _list_local(absolute(pattern))
+        return
+    root = absolute(pattern)
+    if any(wildcard in root for wildcard in _WILDCARDS):
+        base = _glob_base(root)
+    else:
+        base = root if not FileSystems.exists(root) else root.rpartition("/")[0]
+        if base == root:
+            pattern = join(root, "**")
+    for match in FileSystems.match([pattern]):
+        for metadata in match.metadata_list:
+            name = metadata.path.removeprefix(base).lstrip("/")
+            if not any(part.startswith(".") for part in name.split("/")):
+                yield FileEntry(metadata.path, name)
+
+
+def _glob_base(pattern: str) -> str:
+    """The part of a glob before its first wildcard, to the last slash."""
+    first = min(pattern.find(wildcard) for wildcard in _WILDCARDS if wildcard in pattern)
+    return pattern[:first].rpartition("/")[0]
+
+
+def _list_local(pattern: str) -> Iterator[FileEntry]:
+    path = Path(pattern)
+    if path.is_dir():
+        yield from _walk(pattern, pattern, frozenset())
+    elif path.exists() or not any(wildcard in pattern for wildcard in _WILDCARDS):
+        if path.exists() or path.is_symlink():
+            yield FileEntry(pattern, path.name)
+    else:
+        yield from _glob_local(pattern)
+
+
+def _glob_local(pattern: str) -> Iterator[FileEntry]:
+    base = _glob_base(pattern) or "/"
+    regex_parts = pattern.removeprefix(base).strip("/").split("/")
+    for entry in _walk(base, base, frozenset()):
+        if _glob_matches(entry.name.split("/"), regex_parts):
+            yield entry
+
+
+def _glob_matches(parts: list[str], pattern: list[str]) -> bool:
+    """Whether a relative path, or a folder above it, matches a glob's parts."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_glob_matches(parts[skip:], pattern[1:]) for skip in range(len(parts)))
+    if not parts:
+        return False
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _glob_matches(parts[1:], pattern[1:])
+
+
+def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[FileEntry]:
+    try:
+        status = os.stat(folder)  # noqa: PTH116 (odd bytes)
+        with os.scandir(folder) as entries:
+            children = list(entries)
+    except OSError:
+        yield FileEntry(folder, os.path.relpath(folder, root))
+        return
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    for child in children:
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            yield from _walk(child.path, root, above | {identity})
+        else:
+            yield FileEntry(child.path, os.path.relpath(child.path, root))
+
+
+def list_below(folder: str) -> Iterator[FileEntry]:
+    """Every file below a folder of our own, dot names included; none when it does not exist."""
+    if is_local(folder):
+        for directory, _, names in os.walk(folder):
+            for name in names:
+                path = join(directory, name)
+                yield FileEntry(path, os.path.relpath(path, folder))
+        return
+    for match in FileSystems.match([join(folder, "**")]):
+        for metadata in match.metadata_list:
+            yield FileEntry(metadata.path, metadata.path.removeprefix(folder).lstrip("/"))
+
+
+def delete(uri: str) -> None:
+    """Removes a file or a whole folder; nothing happens when there is none."""
+    if not is_local(uri):
+        found = [entry.uri for entry in list_below(uri)]
+        found += [uri] if FileSystems.exists(uri) else []
+        if found:
+            FileSystems.delete(found)
+        return
+    path = Path(uri)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        return
+    try:
+        path.unlink()
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise

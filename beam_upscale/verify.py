@@ -1,0 +1,160 @@
+"""Does a dataset match its manifest, byte for byte?"""
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.dataset import IMAGES, DatasetFolder, shard_name
+from beam_upscale.manifest import Row, totals
+
+# What a dataset may hold besides its images, shards and manifests.
+_OTHER_FILES = frozenset({"README.md", "run.json"})
+_OTHER_FOLDERS = frozenset({".staging", "telemetry"})
+
+
+class ProblemKind(StrEnum):
+    """What can be wrong with a dataset."""
+
+    INCOMPLETE = "incomplete"
+    MISSING_FILE = "missing_file"
+    MISSING_ROW = "missing_row"
+    REPEATED_ROW = "repeated_row"
+    CHANGED = "changed"
+    STRAY_FILE = "stray_file"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: what sort of thing.
+        path: relative to the dataset's root.
+        message: what was found and what was expected.
+    """
+
+    kind: ProblemKind
+    path: str
+    message: str
+
+
+def verify(output: str) -> Iterator[Problem]:
+    """Reads every byte of a dataset and recomputes every SHA-256.
+
+    Args:
+        output: the dataset's root.
+
+    Yields:
+        Every problem; none for a dataset that is what its run left. Telemetry and work in progress
+        are not looked at.
+    """
+    dataset = DatasetFolder(storage.absolute(output))
+    run = dataset.read_run()
+    if run is None or not run.get("complete"):
+        found = "there is no run.json" if run is None else "the run has not ended"
+        yield Problem(ProblemKind.INCOMPLETE, "run.json", f"{found}; run the same command again")
+        return
+    expected = _OTHER_FILES
+    rows: list[Row] = []
+    for shard in run["shards"]:
+        yield from _verify_manifest(shard, dataset)
+        if storage.exists(dataset.manifest_uri(int(shard["name"]))):
+            found_rows = dataset.read_manifest(int(shard["name"]))
+            yield from _verify_images(found_rows, shard, dataset)
+            rows += found_rows
+            expected = expected | _paths(shard, found_rows)
+    yield from _verify_rows(rows, run)
+    yield from _stray_files(expected, dataset)
+
+
+def _paths(shard: Mapping[str, Any], rows: list[Row]) -> frozenset[str]:
+    images = {row.output_uri for row in rows if row.output_uri is not None}
+    data = {f"data/{shard['name']}.parquet"} if "data_sha256" in shard else set()
+    return frozenset(images | data | {f"manifest/{shard['name']}.parquet"})
+
+
+def _verify_manifest(shard: Mapping[str, Any], dataset: DatasetFolder) -> Iterator[Problem]:
+    number = int(shard["name"])
+    yield from _verify_file(
+        f"manifest/{shard_name(number)}.parquet", shard["manifest_sha256"], dataset
+    )
+    if "data_sha256" in shard:
+        path = f"data/{shard_name(number)}.parquet"
+        yield from _verify_file(path, shard["data_sha256"], dataset)
+
+
+def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[Problem]:
+    uri = dataset.resolve(path)
+    if not storage.exists(uri):
+        yield Problem(ProblemKind.MISSING_FILE, path, "the file is not there")
+        return
+    found = storage.sha256(uri)
+    if found != expected:
+        yield Problem(ProblemKind.CHANGED, path, f"SHA-256 is {found}, was {expected}")
+
+
+def _verify_images(
+    rows: list[Row], shard: Mapping[str, Any], dataset: DatasetFolder
+) -> Iterator[Problem]:
+    upscaled = [row for row in rows if row.output_uri is not None]
+    if "data_sha256" in shard:
+        yield from _verify_data_shard(upscaled, f"data/{shard['name']}.parquet", dataset)
+        return
+    for row in upscaled:
+        assert row.output_uri is not None
+        yield from _verify_file(row.output_uri, row.output_sha256 or "", dataset)
+
+
+def _verify_data_shard(rows: list[Row], path: str, dataset: DatasetFolder) -> Iterator[Problem]:
+    uri = dataset.resolve(path)
+    if not storage.exists(uri):
+        return
+    expected = {row.input_id: row.output_sha256 for row in rows}
+    try:
+        found = dict(_image_digests(uri))
+    except (OSError, ValueError) as error:
+        yield Problem(ProblemKind.CHANGED, path, f"cannot be read as Parquet: {error}")
+        return
+    for input_id in expected.keys() - found.keys():
+        yield Problem(ProblemKind.MISSING_ROW, path, f"there is no image of {input_id}")
+    for input_id, digest in found.items():
+        if expected.get(input_id) != digest:
+            message = f"SHA-256 of {input_id} is {digest}, was {expected.get(input_id)}"
+            yield Problem(ProblemKind.CHANGED, path, message)
+
+
+def _image_digests(uri: str) -> Iterator[tuple[str, str]]:
+    with storage.open_read(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["input_id", "image"]):
+            for row in batch.to_pylist():
+                yield row["input_id"], hashlib.sha256(row["image"]["bytes"]).hexdigest()
+
+
+def _verify_rows(rows: list[Row], run: Mapping[str, Any]) -> Iterator[Problem]:
+    for input_id, count in Counter(row.input_id for row in rows).items():
+        if count > 1:
+            message = f"{input_id} has {count} rows"
+            yield Problem(ProblemKind.REPEATED_ROW, "manifest", message)
+    expected = run["totals"]["rows"]
+    found = totals(rows)
+    if found.rows < expected:
+        message = f"there are {found.rows} rows, there were {expected}"
+        yield Problem(ProblemKind.MISSING_ROW, "manifest", message)
+    for name in ("credits", "billed_credits", "usd"):
+        if str(getattr(found, name)) != run["totals"][name]:
+            message = f"{name} sums to {getattr(found, name)}, was {run['totals'][name]}"
+            yield Problem(ProblemKind.CHANGED, "manifest", message)
+
+
+def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[Problem]:
+    for entry in storage.list_below(dataset.root):
+        if entry.name in expected or entry.name.partition("/")[0] in _OTHER_FOLDERS:
+            continue
+        message = f"no row accounts for this file below {IMAGES}, data or manifest"
+        yield Problem(ProblemKind.STRAY_FILE, storage.printable(entry.name), message)

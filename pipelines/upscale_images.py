@@ -1,0 +1,41 @@
+"""A pipeline from a folder of images to a dataset, on any runner.
+
+    python pipelines/upscale_images.py photos upscaled --oversize tile --runner=FlinkRunner …
+
+What is not an option of this program goes to Beam. `beam-upscale run` does the same with a budget,
+a progress line and a summary; begin here to put steps of your own between.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import beam_upscale as bu
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Builds the pipeline and runs it to its end."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("input", help="a file, a folder or a glob, on any of Beam's file systems")
+    parser.add_argument("output", help="the dataset's root")
+    parser.add_argument("--engine", default="esrgan-v1-x2plus")
+    parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
+    parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
+    parser.add_argument("--weights", help="a registered name or a path")
+    own, beam_arguments = parser.parse_known_args(arguments)
+
+    upscale = bu.Upscale(own.engine, oversize=bu.Oversize(own.oversize), weights=own.weights)
+    run = {"settings": upscale.settings.to_dict()}
+    with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
+        _ = (
+            pipeline
+            | bu.ReadImages(own.input, output=own.output)
+            | upscale
+            | bu.WriteDataset(own.output, layout=own.layout, run=run)
+        )
+
+
+if __name__ == "__main__":
+    main()

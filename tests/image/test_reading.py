@@ -1,0 +1,699 @@
+"""Files made by Pillow, vips and by hand, read back as arrays."""
+
+import builtins
+import io
+import struct
+import sys
+import zlib
+from typing import Any
+
+import numpy as np
+import pillow_heif
+import pytest
+import pyvips
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from beam_upscale import image
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image import Animated, DecodedImage, ImageHeader
+
+MAX_PIXELS = 1_000_000
+WIDTH, HEIGHT = 24, 16
+
+
+def gradient(bands: int, dtype: type = np.uint8) -> np.ndarray:
+    """A smooth picture that lossy codecs keep well and that no symmetry maps onto itself."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    planes = [10 + x * 8, 20 + y * 12, 40 + x * 2 + y * 6, 60 + x * 7][:bands]
+    scale = 257 if dtype == np.uint16 else 1
+    return (np.stack(planes, axis=-1) * scale).astype(dtype)
+
+
+def saved(picture: Image.Image, format_: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def rgb() -> Image.Image:
+    return Image.fromarray(gradient(3))
+
+
+def by_vips(samples: np.ndarray, suffix: str, **options: Any) -> bytes:
+    height, width, bands = samples.shape
+    kind = {np.dtype(np.uint16): "ushort", np.dtype(np.float32): "float"}[samples.dtype]
+    flat = pyvips.Image.new_from_memory(np.ascontiguousarray(samples), width, height, bands, kind)
+    data: bytes = flat.copy(interpretation="rgb16" if bands > 2 else "grey16").write_to_buffer(
+        suffix, **options
+    )
+    return data
+
+
+def heic(picture: Image.Image, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(buffer, quality=-1, **options)
+    return buffer.getvalue()
+
+
+def chunk(kind: bytes, payload: bytes) -> bytes:
+    checksum = zlib.crc32(kind + payload)
+    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", checksum)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+
+
+def decode(data: bytes, **options: Any) -> DecodedImage:
+    return image.decode(data, **{"max_pixels": MAX_PIXELS, **options})
+
+
+def error_of(data: bytes, **options: Any) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data, **options)
+    return caught.value
+
+
+def assert_pixels(decoded: DecodedImage, expected: np.ndarray, tolerance: int = 0) -> None:
+    difference = np.abs(decoded.color.astype(int) - expected.astype(int))
+    assert decoded.color.shape == expected.shape
+    assert difference.max() <= tolerance
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]
+CMYK: bytes = bytes(pyvips.Operation.call("profile_load", "cmyk"))
+"""The profile that libvips brings along."""
+
+
+def exif_with(orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif[274] = orientation
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
+    return exif.tobytes()
+
+
+FILES = {
+    "jpeg": saved(rgb(), "JPEG", quality=100, subsampling=0),
+    "png": saved(rgb(), "PNG"),
+    "webp": saved(rgb(), "WEBP", lossless=True),
+    "tiff": saved(rgb(), "TIFF"),
+    "bmp": saved(rgb(), "BMP"),
+    "gif": saved(rgb().quantize(256), "GIF"),
+    "avif": saved(rgb(), "AVIF", quality=100, subsampling="4:4:4"),
+    "heif": heic(rgb(), chroma=444),
+}
+
+
+@pytest.mark.parametrize("format_", FILES)
+def test_reads_every_format_by_content(format_: str) -> None:
+    decoded = decode(FILES[format_])
+
+    header = ImageHeader(format_, "P" if format_ == "gif" else "RGB", WIDTH, HEIGHT, 1, 8)
+    assert decoded.header == header == image.read_header(FILES[format_])
+    assert_pixels(decoded, gradient(3), tolerance=12 if format_ == "gif" else 4)
+    assert decoded.color.flags.c_contiguous
+    assert decoded.alpha is None
+    assert decoded.notes == (("palette expanded",) if format_ == "gif" else ())
+
+
+def test_formats_are_those_listed() -> None:
+    assert set(FILES) == set(image.SUPPORTED_FORMATS)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "png", "webp", "bmp", "gif"])
+def test_header_needs_only_the_beginning(format_: str) -> None:
+    large = Image.effect_noise((300, 200), 50).convert("P" if format_ == "gif" else "RGB")
+    data = saved(large, format_)
+
+    header = image.read_header(data[: len(data) // 4])
+
+    assert (header.format, header.width, header.height) == (format_, 300, 200)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "png", "tiff"])
+def test_gray_stays_one_channel(format_: str) -> None:
+    decoded = decode(saved(Image.fromarray(gradient(1)[..., 0]), format_))
+
+    assert decoded.header.mode == "L"
+    assert_pixels(decoded, gradient(1), tolerance=2)
+    assert decoded.notes == ()
+
+
+@pytest.mark.parametrize("format_", ["png", "webp", "tiff", "avif"])
+def test_alpha_is_kept_apart(format_: str) -> None:
+    options = {"webp": {"lossless": True, "exact": True}, "avif": {"quality": 100}}.get(format_, {})
+
+    decoded = decode(saved(Image.fromarray(gradient(4)), format_, **options))
+
+    assert decoded.header.mode == "RGBA"
+    assert_pixels(decoded, gradient(3), tolerance=12 if format_ == "avif" else 0)
+    assert decoded.alpha is not None
+    assert np.array_equal(decoded.alpha, gradient(4)[..., 3])
+
+
+def test_gray_with_alpha() -> None:
+    decoded = decode(saved(Image.fromarray(gradient(2), "LA"), "PNG"))
+
+    assert decoded.header.mode == "LA"
+    assert_pixels(decoded, gradient(1))
+    assert decoded.alpha is not None
+    assert np.array_equal(decoded.alpha, gradient(2)[..., 1])
+
+
+@pytest.mark.parametrize("format_", ["png", "gif", "tiff", "bmp"])
+def test_palette_becomes_rgb(format_: str) -> None:
+    picture = rgb().quantize(16)
+
+    decoded = decode(saved(picture, format_))
+
+    assert decoded.header.mode == "P"
+    assert_pixels(decoded, np.asarray(picture.convert("RGB")))
+    assert decoded.notes == ("palette expanded",)
+
+
+@pytest.mark.parametrize("format_", ["png", "gif"])
+def test_transparent_palette_entry_becomes_alpha(format_: str) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.putpixel((1, 0), 1)
+
+    decoded = decode(saved(picture, format_, transparency=1))
+
+    assert decoded.color[0, 0].tolist() == [255, 0, 0]
+    assert decoded.alpha is not None
+    assert decoded.alpha.tolist() == [[255, 0]]
+
+
+def test_transparent_color_of_a_png_becomes_alpha() -> None:
+    first_color = tuple(gradient(3)[0, 0].tolist())
+
+    decoded = decode(saved(rgb(), "PNG", transparency=first_color))
+
+    assert_pixels(decoded, gradient(3))
+    assert decoded.alpha is not None
+    assert decoded.alpha[0, 0] == 0
+    assert (decoded.alpha == 0).sum() == 1
+
+
+@pytest.mark.parametrize("format_", ["png", "tiff", "bmp"])
+def test_one_bit_becomes_gray(format_: str) -> None:
+    picture = Image.fromarray(gradient(1)[..., 0] > 100)
+
+    decoded = decode(saved(picture, format_))
+
+    if format_ != "bmp":  # a BMP of one bit has a palette, which Pillow resolves by itself
+        assert decoded.header.mode == "1"
+    assert np.array_equal(decoded.color[..., 0] == 255, gradient(1)[..., 0] > 100)
+    assert set(np.unique(decoded.color)) == {0, 255}
+    assert decoded.notes == ("1-bit as 8-bit grayscale",)
+
+
+def test_two_bit_gray_png_spans_the_full_range() -> None:
+    rows = b"\x00\x1b"  # filter none; 0, 1, 2, 3
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 1, 2, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows))
+
+    decoded = decode(data + chunk(b"IEND", b""))
+
+    assert decoded.color[..., 0].tolist() == [[0, 85, 170, 255]]
+    assert decoded.notes == ("2-bit as 8-bit grayscale",)
+
+
+def test_cmyk_jpeg_without_profile() -> None:
+    decoded = decode(saved(rgb().convert("CMYK"), "JPEG", quality=100, subsampling=0))
+
+    assert decoded.header.mode == "CMYK"
+    # Pillow writes Adobe's inverted samples: read the other way round, this would be a negative.
+    assert_pixels(decoded, gradient(3), tolerance=6)
+    assert decoded.notes == ("converted from CMYK",)
+
+
+def test_cmyk_tiff_with_unusable_profile() -> None:
+    decoded = decode(saved(rgb().convert("CMYK"), "TIFF", icc_profile=b"no profile at all"))
+
+    assert_pixels(decoded, gradient(3))
+    assert decoded.icc_profile is None
+    assert decoded.notes == ("converted from CMYK", "unusable ICC profile dropped")
+
+
+@pytest.mark.parametrize("format_", ["tiff", "jpeg"])
+def test_cmyk_goes_through_its_profile(format_: str) -> None:
+    muted = Image.fromarray((gradient(3) // 3 + 90).astype(np.uint8))
+    printed = ImageCms.profileToProfile(
+        muted, io.BytesIO(SRGB), io.BytesIO(CMYK), outputMode="CMYK"
+    )
+    assert printed is not None
+    options = {"quality": 100, "subsampling": 0} if format_ == "jpeg" else {}
+
+    decoded = decode(saved(printed, format_, icc_profile=CMYK, **options))
+
+    assert_pixels(decoded, np.asarray(muted), tolerance=16)
+    assert np.abs(np.asarray(printed.convert("RGB")).astype(int) - np.asarray(muted)).max() > 20
+    assert decoded.icc_profile is None
+    assert decoded.notes == ("converted from CMYK by its ICC profile",)
+
+
+def test_lab_tiff_becomes_rgb() -> None:
+    gray = Image.new("LAB", (4, 3), (128, 128, 128))
+
+    decoded = decode(saved(gray, "TIFF"))
+
+    assert decoded.header.mode == "LAB"
+    # L* = 50.2, a* = b* = 0 is the gray 119.6 in sRGB (CIE 1976).
+    assert_pixels(decoded, np.full((3, 4, 3), 120, np.uint8), tolerance=1)
+    assert decoded.notes == ("converted from LAB",)
+
+
+def test_ycbcr_tiff_becomes_rgb() -> None:
+    decoded = decode(saved(rgb().convert("YCbCr"), "TIFF", compression="tiff_lzw"))
+
+    assert decoded.header.mode == "YCbCr"
+    assert_pixels(decoded, gradient(3), tolerance=3)
+
+
+def test_uncompressed_ycbcr_tiff_is_refused() -> None:
+    # Pillow reads it wrongly or not at all.
+    error = error_of(saved(rgb().convert("YCbCr"), "TIFF"))
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(
+    ("bands", "mode"), [(1, "I;16"), (2, "LA;16"), (3, "RGB;16"), (4, "RGBA;16")]
+)
+def test_sixteen_bits_stay_sixteen_bits(suffix: str, bands: int, mode: str) -> None:
+    samples = np.random.default_rng(bands).integers(0, 65_536, (5, 7, bands), dtype=np.uint16)
+
+    decoded = decode(by_vips(samples, suffix))
+
+    assert decoded.header.mode == mode
+    assert decoded.header.bits == 16
+    assert decoded.color.dtype == np.uint16
+    colors = bands - 1 + bands % 2
+    assert np.array_equal(decoded.color, samples[..., :colors])
+    if bands % 2 == 0:
+        assert decoded.alpha is not None
+        assert np.array_equal(decoded.alpha, samples[..., -1])
+    assert decoded.notes == ()
+
+
+def tiff(tags: dict[int, tuple[int, ...]], pixels: bytes, order: str = "<") -> bytes:
+    """A TIFF of one uncompressed strip, its fields all of type LONG."""
+    fields = {**tags, 259: (1,), 273: (8,), 279: (len(pixels),)}
+    position = 8 + len(pixels)
+    body, outside = b"", b""
+    values_at = position + 2 + 12 * len(fields) + 4
+    for tag in sorted(fields):
+        packed = struct.pack(f"{order}{len(fields[tag])}I", *fields[tag])
+        if len(packed) > 4:
+            body += struct.pack(order + "HHII", tag, 4, len(fields[tag]), values_at + len(outside))
+            outside += packed
+        else:
+            body += struct.pack(order + "HHI", tag, 4, 1) + packed
+    mark = b"II*\x00" if order == "<" else b"MM\x00*"
+    directory = struct.pack(order + "H", len(fields)) + body + bytes(4)
+    return mark + struct.pack(order + "I", position) + pixels + directory + outside
+
+
+def test_associated_alpha_of_a_deep_tiff_is_divided_out() -> None:
+    half = np.array([[[10_000, 20_000, 30_000, 32_768]]], "<u2")
+    tags = {256: (1,), 257: (1,), 258: (16,) * 4, 262: (2,), 277: (4,), 338: (1,), 339: (1,) * 4}
+
+    decoded = decode(tiff(tags, half.tobytes()))
+
+    assert_pixels(decoded, np.array([[[20_000, 39_999, 59_999]]]), tolerance=1)
+    assert decoded.alpha is not None
+    assert decoded.alpha.tolist() == [[32_768]]
+
+
+def test_big_endian_tiff_with_an_unspecified_extra_sample() -> None:
+    samples = np.array([[[1, 2, 3, 4]]], ">u2")
+    tags = {256: (1,), 257: (1,), 258: (16,) * 4, 262: (2,), 277: (4,), 338: (0,), 339: (1,) * 4}
+
+    decoded = decode(tiff(tags, samples.tobytes(), order=">"))
+
+    assert decoded.header.mode == "RGB;16"
+    assert decoded.color.tolist() == [[[1, 2, 3]]]
+    assert decoded.alpha is None
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "found"),
+    [(32, 3, "32-bit float"), (32, 2, "32-bit signed"), (32, 1, "32-bit"), (12, 1, "12-bit")],
+)
+def test_other_depths_of_tiff_are_refused(bits: int, sample_format: int, found: str) -> None:
+    tags = {256: (2,), 257: (1,), 258: (bits,), 262: (1,), 277: (1,), 339: (sample_format,)}
+
+    error = error_of(tiff(tags, bytes(8)))
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert found in error.message
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format_", ["jpeg", "png", "webp", "tiff", "avif"])
+def test_exif_orientation_is_applied(format_: str, orientation: int) -> None:
+    # How the file holds the picture that is to be seen: the inverse of what a viewer does.
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.swapaxes(0, 1),
+        6: lambda a: np.rot90(a),
+        7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](gradient(3))
+    options: dict[str, Any] = {"quality": 100} if format_ in ("jpeg", "avif") else {}
+    if format_ == "webp":
+        options = {"lossless": True}
+    picture = Image.fromarray(np.ascontiguousarray(stored))
+
+    decoded = decode(saved(picture, format_, exif=exif_with(orientation), **options))
+
+    assert (decoded.header.width, decoded.header.height) == (WIDTH, HEIGHT)
+    assert_pixels(decoded, gradient(3), tolerance=16)
+    assert decoded.exif is not None
+    exif = Image.Exif()
+    exif.load(decoded.exif)
+    assert exif.get(274, 1) == 1
+    assert exif[271] == "Maker"
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
+
+
+def test_orientation_of_a_heic_is_applied_once() -> None:
+    pillow_heif.register_heif_opener()
+    picture = Image.fromarray(np.ascontiguousarray(np.rot90(gradient(3))))
+
+    decoded = decode(saved(picture, "HEIF", quality=-1, exif=exif_with(6)))
+
+    assert (decoded.header.width, decoded.header.height) == (WIDTH, HEIGHT)
+    assert_pixels(decoded, gradient(3), tolerance=16)
+
+
+def test_sixteen_bit_tiff_is_turned() -> None:
+    samples = np.arange(6, dtype="<u2").reshape(2, 3)
+    tags = {256: (3,), 257: (2,), 258: (16,), 262: (1,), 274: (6,), 277: (1,), 339: (1,)}
+
+    decoded = decode(tiff(tags, samples.tobytes()))
+
+    assert (decoded.header.width, decoded.header.height) == (2, 3)
+    assert decoded.color[..., 0].tolist() == np.rot90(samples, -1).tolist()
+
+
+def test_unreadable_exif_is_dropped() -> None:
+    decoded = decode(saved(rgb(), "PNG", exif=b"this is no EXIF"))
+
+    assert decoded.exif is None
+    assert decoded.notes == ("unreadable EXIF dropped",)
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "png", "webp", "tiff", "avif"])
+def test_icc_profile_is_kept(format_: str) -> None:
+    decoded = decode(saved(rgb(), format_, icc_profile=SRGB))
+
+    assert decoded.icc_profile == SRGB
+    assert decoded.notes == ()
+
+
+def test_profile_of_another_color_space_is_dropped() -> None:
+    decoded = decode(saved(rgb(), "JPEG", icc_profile=GRAY))
+
+    assert decoded.icc_profile is None
+    assert decoded.notes == ("unusable ICC profile dropped",)
+
+
+def animation(format_: str) -> bytes:
+    frames = [Image.fromarray(gradient(3) + shift) for shift in (0, 10, 20)]
+    options: dict[str, Any] = {"lossless": True} if format_ == "webp" else {}
+    return saved(frames[0], format_, save_all=True, append_images=frames[1:], **options)
+
+
+@pytest.mark.parametrize("format_", ["gif", "png", "webp", "tiff", "avif"])
+def test_first_of_several_frames(format_: str) -> None:
+    decoded = decode(animation(format_))
+
+    assert decoded.header.frames == 3
+    assert_pixels(decoded, gradient(3), tolerance=12)
+    assert decoded.notes[0] == "first of 3 frames"
+
+
+@pytest.mark.parametrize("format_", ["gif", "png", "webp", "tiff", "avif"])
+def test_several_frames_can_be_refused(format_: str) -> None:
+    error = error_of(animation(format_), animated=Animated.REJECT)
+
+    assert error.code is ErrorCode.ANIMATED
+    assert "3 frames" in error.message
+
+
+def test_single_frame_passes_where_animations_are_refused() -> None:
+    assert decode(FILES["gif"], animated=Animated.REJECT).header.frames == 1
+
+
+def test_primary_of_several_pictures_in_a_heic() -> None:
+    file = pillow_heif.from_pillow(rgb())
+    file.add_from_pillow(rgb())
+    buffer = io.BytesIO()
+    file.save(buffer)
+
+    assert decode(buffer.getvalue()).notes == ("primary of 2 frames",)
+
+
+def test_ten_bit_heic_is_reduced() -> None:
+    deep = gradient(3, np.uint16)
+    file = pillow_heif.from_bytes("RGB;16", (WIDTH, HEIGHT), deep.tobytes())
+    buffer = io.BytesIO()
+    file.save(buffer, quality=-1, chroma=444)
+
+    decoded = decode(buffer.getvalue())
+
+    assert decoded.color.dtype == np.uint8
+    assert_pixels(decoded, gradient(3), tolerance=4)
+    assert decoded.notes == ("10-bit reduced to 8 bits",)
+
+
+def test_heic_without_its_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def without_heif(name: str, *rest: Any, **options: Any) -> Any:
+        if name == "pillow_heif":
+            raise ImportError(name)
+        return real_import(name, *rest, **options)
+
+    monkeypatch.delitem(sys.modules, "pillow_heif")
+    monkeypatch.setattr(builtins, "__import__", without_heif)
+
+    error = error_of(FILES["heif"])
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "beam-upscale[heif]" in error.message
+
+
+NOISE = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def noise(format_: str, **options: Any) -> bytes:
+    picture = Image.fromarray(NOISE)
+    if format_ == "gif":
+        picture = picture.quantize(256)
+    return heic(picture) if format_ == "heif" else saved(picture, format_, **options)
+
+
+@pytest.mark.parametrize("format_", FILES)
+def test_file_cut_in_half_is_truncated(format_: str) -> None:
+    data = noise(format_)
+
+    assert error_of(data[: len(data) // 2]).code is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("format_", FILES)
+def test_file_cut_within_its_header_is_truncated(format_: str) -> None:
+    assert error_of(noise(format_)[:20]).code is ErrorCode.TRUNCATED
+
+
+def test_progressive_jpeg_cut_in_half_is_truncated() -> None:
+    data = noise("jpeg", progressive=True)
+
+    assert error_of(data[: len(data) // 2]).code is ErrorCode.TRUNCATED
+
+
+def test_jpeg_that_ends_early_is_no_gray_half() -> None:
+    data = noise("jpeg")
+
+    error = error_of(data[: len(data) // 2] + b"\xff\xd9")
+
+    assert error.code is ErrorCode.CORRUPT
+
+
+def test_jpeg_with_harmless_oddities_is_read() -> None:
+    odd = bytearray(FILES["jpeg"])
+    version = odd.index(b"JFIF\x00") + 5
+    odd[version] = 9  # a major version that no one has defined: libjpeg warns
+
+    assert_pixels(decode(bytes(odd)), gradient(3), tolerance=3)
+
+
+@pytest.mark.parametrize("target", [b"IDAT", b"IHDR"])
+def test_png_with_a_wrong_checksum(target: bytes) -> None:
+    data = bytearray(FILES["png"])
+    start = data.index(target)
+    length = int.from_bytes(data[start - 4 : start], "big")
+    data[start + 4 + length] ^= 0xFF
+
+    error = error_of(bytes(data))
+
+    assert error.code is ErrorCode.CHECKSUM_MISMATCH
+    assert target.decode() in error.message
+
+
+def test_png_with_pixels_missing_is_corrupt() -> None:
+    assert error_of(png_claiming(100, 100)).code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize(
+    "data", [b"hello, this is a text file", b"BM is no bitmap at all", b"\x00" * 40, b"x"]
+)
+def test_not_an_image(data: bytes) -> None:
+    assert error_of(data).code is ErrorCode.NOT_AN_IMAGE
+
+
+def test_empty_file() -> None:
+    assert error_of(b"").code is ErrorCode.EMPTY_FILE
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (b"\xff\x0a" + bytes(20), "JPEG XL"),
+        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"8BPS\x00\x01", "Photoshop"),
+    ],
+)
+def test_known_but_unsupported_formats_are_named(data: bytes, name: str) -> None:
+    error = error_of(data)
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert name in error.message
+
+
+def test_iso_file_of_another_kind_is_no_image() -> None:
+    assert error_of(b"\x00\x00\x00\x14ftypisom\x00\x00\x00\x00isom").code is ErrorCode.NOT_AN_IMAGE
+
+
+def gif_claiming(width: int, height: int) -> bytes:
+    data = bytearray(FILES["gif"])
+    struct.pack_into("<HH", data, 6, width, height)
+    return bytes(data)
+
+
+def bmp_claiming(width: int, height: int) -> bytes:
+    data = bytearray(FILES["bmp"])
+    struct.pack_into("<ii", data, 18, width, height)
+    return bytes(data)
+
+
+def tiff_claiming(width: int, height: int) -> bytes:
+    tags = {256: (width,), 257: (height,), 258: (8,), 262: (1,), 277: (1,)}
+    return tiff(tags, bytes(100))
+
+
+def webp_claiming(width: int, height: int) -> bytes:
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"WEBP" + b"VP8X" + struct.pack("<I", 10) + bytes(4) + canvas
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def jpeg_claiming(width: int, height: int) -> bytes:
+    data = bytearray(FILES["jpeg"])
+    frame = data.index(b"\xff\xc0")
+    struct.pack_into(">HH", data, frame + 5, height, width)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "claiming",
+    [png_claiming, gif_claiming, bmp_claiming, tiff_claiming, webp_claiming, jpeg_claiming],
+)
+def test_bombs_are_refused_by_their_header(claiming: Any) -> None:
+    error = error_of(claiming(50_000, 50_000), max_pixels=2_499_999_999)
+
+    assert error.code is ErrorCode.TOO_MANY_PIXELS
+    assert "2500000000" in error.message
+    assert "2499999999" in error.message
+
+
+@pytest.mark.parametrize("claiming", [png_claiming, bmp_claiming, tiff_claiming, jpeg_claiming])
+@pytest.mark.parametrize(("width", "height"), [(0, 16), (24, 0)])
+def test_image_without_pixels(claiming: Any, width: int, height: int) -> None:
+    assert error_of(claiming(width, height)).code is ErrorCode.EMPTY_IMAGE
+
+
+def test_gif_without_pixels() -> None:
+    screen = b"GIF89a" + struct.pack("<HHBBB", 0, 5, 0, 0, 0)
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 0, 5, 0) + b"\x02\x01\x00\x00;"
+
+    assert error_of(screen + frame).code is ErrorCode.EMPTY_IMAGE
+
+
+def test_pillows_own_limit_neither_refuses_nor_warns(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+
+    for data in FILES.values():
+        decode(data)
+
+    assert Image.MAX_IMAGE_PIXELS == 10
+    assert not recwarn.list
+
+
+def test_memory_errors_pass() -> None:
+    class TooLarge:
+        def __getattr__(self, name: str) -> Any:
+            raise MemoryError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(pyvips, "Image", TooLarge())
+        decode(FILES["png"])
+
+
+VALID = {**FILES, "apng": animation("png"), "tiff16": by_vips(gradient(3, np.uint16), ".tif")}
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> None:
+    original = VALID[data.draw(st.sampled_from(sorted(VALID)))]
+    damaged = bytearray(original[: data.draw(st.integers(0, len(original)))])
+    flips = st.lists(st.tuples(st.integers(0, len(original) - 1), st.integers(1, 255)), max_size=4)
+    for position, mask in data.draw(flips):
+        if position < len(damaged):
+            damaged[position] ^= mask
+
+    for read in (image.read_header, decode):
+        try:
+            read(bytes(damaged))
+        except ImageError as error:
+            assert error.message
+
+
+def test_damage_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(2)
+    for original in VALID.values():
+        for _ in range(30):
+            damaged = bytearray(original)
+            for position in random.integers(0, len(damaged), 6):
+                damaged[position] ^= int(random.integers(1, 256))
+            try:
+                decode(bytes(damaged))
+            except ImageError:
+                continue
+
+    assert capfd.readouterr() == ("", "")

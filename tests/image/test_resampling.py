@@ -1,0 +1,128 @@
+"""Resizing beside Pillow's own, and the fill below transparency."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from beam_upscale import image
+
+
+def noise(*shape: int, dtype: type = np.uint8) -> Any:
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+@pytest.mark.parametrize("size", [(60, 40), (11, 7), (30, 20), (1, 1)])
+def test_eight_bits_are_resized_as_pillow_does(
+    shape: tuple[int, ...], size: tuple[int, int]
+) -> None:
+    pixels = noise(*shape)
+
+    resized = image.resize(pixels, *size)
+
+    planes = pixels if shape[-1] == 3 else pixels.reshape(20, 30)
+    expected = np.asarray(Image.fromarray(planes).resize(size, Image.Resampling.LANCZOS))
+    assert resized.shape == (size[1], size[0], *shape[2:])
+    assert np.array_equal(resized.reshape(expected.shape), expected)
+    assert resized.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+def test_sixteen_bits_follow_eight(shape: tuple[int, ...]) -> None:
+    shallow = noise(*shape) // 4 + 96  # between two passes, only 8 bits are clipped
+    deep = shallow.astype(np.uint16) * 257
+
+    resized = image.resize(deep, 15, 10)
+
+    assert resized.dtype == np.uint16
+    assert resized.shape == (10, 15, *shape[2:])
+    difference = resized / 257 - image.resize(shallow, 15, 10)
+    assert np.abs(difference).max() <= 1.01  # Pillow rounds 8 bits once for each direction
+
+
+def test_overshoot_of_sixteen_bits_is_clipped() -> None:
+    edge = np.zeros((8, 8), np.uint16)
+    edge[:, 4:] = 65_535
+
+    resized = image.resize(edge, 32, 32)
+
+    assert (resized.min(), resized.max()) == (0, 65_535)
+    assert (resized[:, :10] < 6_000).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_flat_pictures_stay_flat(dtype: type) -> None:
+    flat = np.full((5, 7, 3), 123, dtype)
+
+    assert (image.resize(flat, 13, 29) == 123).all()
+
+
+def disc(size: int, dtype: type) -> tuple[Any, Any]:
+    """A white disc on transparent black."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    inside = x**2 + y**2 < (size / 3) ** 2
+    white = np.iinfo(dtype).max
+    alpha = np.where(inside, white, 0).astype(dtype)
+    return np.repeat(alpha[..., np.newaxis], 3, axis=-1), alpha
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_no_dark_ring_around_a_disc(dtype: type) -> None:
+    color, alpha = disc(40, dtype)
+    white = float(np.iinfo(dtype).max)
+
+    def darkest_on_white(pixels: Any) -> float:
+        enlarged, opacity = image.resize(pixels, 80, 80), image.resize(alpha, 80, 80) / white
+        composite = enlarged / white * opacity[..., np.newaxis] + 1 - opacity[..., np.newaxis]
+        return float(composite.min())
+
+    assert darkest_on_white(color) < 0.8
+    assert darkest_on_white(image.fill_transparent(color, alpha)) == pytest.approx(1)
+
+
+def test_hidden_pixels_take_the_nearest_colors() -> None:
+    color = np.zeros((16, 64, 3), np.uint8)
+    color[:, :8] = (200, 10, 10)
+    color[:, -8:] = (10, 10, 200)
+    alpha = np.zeros((16, 64), np.uint8)
+    alpha[:, :8] = alpha[:, -8:] = 255
+
+    filled = image.fill_transparent(color, alpha)
+
+    assert np.abs(filled[:, 8:12].astype(int) - (200, 10, 10)).max() <= 20
+    assert np.abs(filled[:, -12:-8].astype(int) - (10, 10, 200)).max() <= 20
+    assert filled[:, 32].min() >= 10
+
+
+@pytest.mark.parametrize("alpha", [0, 1, 255])
+def test_nothing_to_fill_or_to_fill_with(alpha: int) -> None:
+    color = noise(6, 5, 3)
+
+    assert image.fill_transparent(color, np.full((6, 5), alpha, np.uint8)) is color
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    data=st.data(), dtype=st.sampled_from([np.uint8, np.uint16]), channels=st.sampled_from([1, 3])
+)
+def test_visible_pixels_stay_and_fills_lie_among_them(
+    data: st.DataObject, dtype: type, channels: int
+) -> None:
+    shape = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    color = data.draw(hnp.arrays(dtype, (*shape, channels)))
+    alpha = data.draw(hnp.arrays(dtype, shape, elements=st.sampled_from([0, 1, 200])))
+
+    filled = image.fill_transparent(color, alpha)
+
+    visible = alpha > 0
+    assert np.array_equal(filled[visible], color[visible])
+    if visible.any():
+        for channel in range(channels):
+            bounds = color[visible][:, channel]
+            assert filled[..., channel].min() >= bounds.min()
+            assert filled[..., channel].max() <= bounds.max()

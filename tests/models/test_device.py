@@ -1,0 +1,114 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.models.device import Device, Precision, settle
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A machine of which the test says what it has; nothing but a CPU without bf16 at first."""
+    has = SimpleNamespace(cuda=False, cuda_bf16=True, mps=False, cpu={})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has.cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has.cuda_bf16)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has.mps)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has.cpu)
+    return has
+
+
+def test_auto_takes_cuda_then_mps_then_the_cpu(machine: Any) -> None:
+    assert settle(Device.AUTO, Precision.FP32)[0] is Device.CPU
+    machine.mps = True
+    assert settle(Device.AUTO, Precision.FP32)[0] is Device.MPS
+    machine.cuda = True
+    assert settle(Device.AUTO, Precision.FP32)[0] is Device.CUDA
+
+
+@pytest.mark.parametrize(
+    ("features", "expected"),
+    [
+        ({"avx512_f": True}, Precision.FP32),
+        ({"avx512_bf16": False, "amx_bf16": False}, Precision.FP32),
+        ({"avx512_bf16": True}, Precision.BF16),
+        ({"amx_bf16": True}, Precision.BF16),
+        ({"architecture": "arm64", "bf16": True}, Precision.BF16),
+        ({"avx512_fp16": True}, Precision.FP32),
+    ],
+)
+def test_auto_takes_bf16_on_a_cpu_that_has_it(
+    machine: Any, features: dict[str, object], expected: Precision
+) -> None:
+    machine.cpu = features
+
+    assert settle(Device.CPU, Precision.AUTO) == (Device.CPU, expected)
+
+
+@pytest.mark.parametrize(
+    ("supported", "expected"),
+    [
+        ({Precision.FP32, Precision.BF16, Precision.FP16}, Precision.FP16),
+        ({Precision.FP32, Precision.BF16}, Precision.BF16),
+        ({Precision.FP32}, Precision.FP32),
+    ],
+)
+def test_auto_on_cuda_takes_what_the_network_supports(
+    machine: Any, supported: set[Precision], expected: Precision
+) -> None:
+    machine.cuda = True
+
+    assert settle(Device.AUTO, Precision.AUTO, supported) == (Device.CUDA, expected)
+
+
+def test_auto_on_an_old_cuda_device_does_without_bf16(machine: Any) -> None:
+    machine.cuda, machine.cuda_bf16 = True, False
+
+    settled = settle(Device.CUDA, Precision.AUTO, {Precision.FP32, Precision.BF16})
+
+    assert settled == (Device.CUDA, Precision.FP32)
+
+
+def test_auto_on_mps_computes_in_fp32(machine: Any) -> None:
+    machine.mps = True
+
+    assert settle(Device.AUTO, Precision.AUTO) == (Device.MPS, Precision.FP32)
+
+
+@pytest.mark.parametrize("device", [Device.CUDA, Device.MPS])
+def test_a_device_that_is_not_there_is_refused(machine: Any, device: Device) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settle(device, Precision.AUTO)
+
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
+    assert f"The device {device} was asked for; this machine has cpu" in caught.value.message
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_a_precision_that_the_cpu_lacks_is_refused(machine: Any, precision: Precision) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settle(Device.CPU, precision)
+
+    assert caught.value.code is ErrorCode.PRECISION_UNAVAILABLE
+    assert f"{precision} was asked for, but the device cpu" in caught.value.message
+
+
+def test_a_precision_that_the_network_lacks_is_refused(machine: Any) -> None:
+    machine.cuda = True
+
+    with pytest.raises(SettingsError) as caught:
+        settle(Device.CUDA, Precision.FP16, {Precision.FP32, Precision.BF16})
+
+    assert caught.value.code is ErrorCode.PRECISION_UNAVAILABLE
+    assert "this network does not support it; available are fp32, bf16" in caught.value.message
+
+
+def test_what_is_settled_is_settled(machine: Any) -> None:
+    machine.cuda = True
+    settled = settle(Device.AUTO, Precision.AUTO)
+
+    assert settle(*settled) == settled
+    machine.cuda = False
+    with pytest.raises(SettingsError):
+        settle(*settled)

@@ -1,0 +1,533 @@
+"""Real child processes, crashed, hung and orphaned; and their loop, run here on buffers."""
+
+import dataclasses
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from beam_upscale import decoding, image
+from beam_upscale.decoding import DecoderPool
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.image import Animated, DecodedImage
+
+MAX_PIXELS = 10_000_000
+
+
+def png(width: int = 30, height: int = 20, seed: int = 0) -> bytes:
+    samples = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG", exif=b"II*\x00\x08\x00\x00\x00" + bytes(6))
+    return buffer.getvalue()
+
+
+def misbehaving(behavior: str) -> list[str]:
+    """A child that does something else on data which begins with "!"."""
+    program = f"""
+import ctypes, os, signal, sys, time
+from beam_upscale import decoding, image
+
+def decode(data, **options):
+    if data.startswith(b"!"):
+        {behavior}
+    return image.decode(data, **options)
+
+decoding.main(decode)
+"""
+    return [sys.executable, "-c", program]
+
+
+def same(first: DecodedImage, second: DecodedImage) -> bool:
+    def plain(decoded: DecodedImage) -> dict[str, Any]:
+        fields = {f.name: getattr(decoded, f.name) for f in dataclasses.fields(decoded)}
+        for name in ("color", "alpha"):
+            if fields[name] is not None:
+                fields[name] = (fields[name].dtype, fields[name].tolist())
+        return fields
+
+    return plain(first) == plain(second)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    with DecoderPool(2) as pool:
+        yield pool
+
+
+def processes_of(pool: DecoderPool) -> list[int]:
+    return [child._process.pid for child in pool._idle]
+
+
+def wait_for_end(pid: int) -> bool:
+    """Whether a process that is no child of ours ends; a deadline only so that a failure ends."""
+    for _ in range(1000):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_child_decodes_as_this_process_does(pool: DecoderPool) -> None:
+    for data in (png(), png(1, 1), png(300, 200)):
+        decoded = pool.decode(data, max_pixels=MAX_PIXELS)
+
+        assert same(decoded, image.decode(data, max_pixels=MAX_PIXELS))
+        assert decoded.color.flags.writeable
+        assert decoded.alpha is not None
+        assert decoded.exif is not None
+
+
+def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    deep = np.random.default_rng(0).integers(0, 65_536, (9, 7, 3), dtype=np.uint16)
+    data = image.encode(deep, icc_profile=profile).data
+
+    decoded = pool.decode(data, max_pixels=MAX_PIXELS)
+
+    assert np.array_equal(decoded.color, deep)
+    assert (decoded.alpha, decoded.icc_profile) == (None, profile)
+
+
+def test_child_reads_headers(pool: DecoderPool) -> None:
+    assert pool.read_header(png()) == image.read_header(png())
+
+
+def test_errors_of_an_image_cross(pool: DecoderPool) -> None:
+    for data, limit in ((b"", 10), (b"no image", 10), (png(), 10), (png()[:-20], MAX_PIXELS)):
+        with pytest.raises(ImageError) as here:
+            image.decode(data, max_pixels=limit)
+        with pytest.raises(ImageError) as there:
+            pool.decode(data, max_pixels=limit)
+
+        assert (there.value.code, there.value.message) == (here.value.code, here.value.message)
+
+
+def test_animated_images_can_be_refused(pool: DecoderPool) -> None:
+    buffer = io.BytesIO()
+    frames = [Image.new("L", (4, 4), level) for level in (0, 99)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+
+    with pytest.raises(ImageError) as caught:
+        pool.decode(buffer.getvalue(), max_pixels=100, animated=Animated.REJECT)
+
+    assert caught.value.code is ErrorCode.ANIMATED
+
+
+def test_child_serves_many_images() -> None:
+    with DecoderPool(1) as pool:
+        pool.read_header(png())
+        first = processes_of(pool)
+        for seed in range(20):
+            pool.decode(png(seed=seed), max_pixels=MAX_PIXELS)
+
+        assert processes_of(pool) == first
+
+
+def test_threads_share_children() -> None:
+    files = [png(seed=seed) for seed in range(40)]
+
+    with DecoderPool(2) as pool, ThreadPoolExecutor(8) as threads:
+        results = threads.map(lambda data: pool.decode(data, max_pixels=MAX_PIXELS), files)
+
+        for data, decoded in zip(files, results, strict=True):
+            assert same(decoded, image.decode(data, max_pixels=MAX_PIXELS))
+        assert 1 <= len(processes_of(pool)) <= 2
+
+
+@pytest.mark.parametrize(
+    ("behavior", "found"),
+    [
+        ("os.abort()", "SIGABRT"),
+        ("ctypes.string_at(0)", "SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+        ("os._exit(3)", "exit status 3"),
+    ],
+)
+def test_input_that_ends_the_child_is_given_up_after_two_tries(
+    behavior: str, found: str, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+    counted = f"open({str(tries)!r}, 'a').write('x'); {behavior}"
+
+    with DecoderPool(1, command=misbehaving(counted)) as pool:
+        pool.decode(png(), max_pixels=MAX_PIXELS)
+        with pytest.raises(ImageError) as caught:
+            pool.decode(b"!", max_pixels=MAX_PIXELS)
+
+        assert caught.value.code is ErrorCode.DECODER_CRASHED
+        assert found in caught.value.message
+        assert tries.read_text() == "xx"
+        assert pool.decode(png(), max_pixels=MAX_PIXELS).header.width == 30
+
+
+def test_crash_that_does_not_happen_again_is_forgiven(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    once.touch()
+    behavior = f"os.path.exists({str(once)!r}) and (os.remove({str(once)!r}), os.abort())"
+
+    with (
+        DecoderPool(1, command=misbehaving(behavior)) as pool,
+        pytest.raises(ImageError) as caught,
+    ):
+        pool.decode(b"!", max_pixels=MAX_PIXELS)
+
+    assert caught.value.code is ErrorCode.NOT_AN_IMAGE
+
+
+def test_child_that_takes_too_long_is_ended() -> None:
+    # Long enough for any child to start, which the same limit holds for.
+    with DecoderPool(1, timeout_seconds=5, command=misbehaving("time.sleep(600)")) as pool:
+        with pytest.raises(ImageError) as caught:
+            pool.decode(b"!", max_pixels=MAX_PIXELS)
+
+        assert caught.value.code is ErrorCode.DECODER_TIMEOUT
+        assert "5 seconds" in caught.value.message
+        assert processes_of(pool) == []
+
+
+def test_what_a_codec_prints_disturbs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    chatter = "os.write(1, b'out'); os.write(2, b'err'); print('more'); os.read(0, 1)"
+
+    with (
+        DecoderPool(1, command=misbehaving(chatter)) as pool,
+        pytest.raises(ImageError) as caught,
+    ):
+        pool.decode(b"!", max_pixels=MAX_PIXELS)
+
+    assert caught.value.code is ErrorCode.NOT_AN_IMAGE
+    assert capfd.readouterr() == ("", "")
+
+
+def test_children_survive_ctrl_c(pool: DecoderPool) -> None:
+    pool.read_header(png())
+    (pid, *_) = processes_of(pool)
+
+    os.kill(pid, signal.SIGINT)
+
+    assert pool.read_header(png()).width == 30
+    assert pid in processes_of(pool)
+    assert os.getpgid(pid) != os.getpgid(0)
+
+
+def test_large_child_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "IDLE_RESIDENT_LIMIT", 1)
+
+    with DecoderPool(1) as pool:
+        assert pool.read_header(png()).width == 30
+        assert processes_of(pool) == []
+
+
+def test_idle_child_has_given_its_memory_back() -> None:
+    flat = image.encode(np.zeros((4000, 5000, 3), np.uint8)).data
+
+    with DecoderPool(1) as pool:
+        pool.read_header(png())
+        (pid,) = processes_of(pool)
+        before = psutil.Process(pid).memory_info().rss
+        pool.decode(flat, max_pixels=20_000_000)
+
+        assert processes_of(pool) == [pid]
+        assert psutil.Process(pid).memory_info().rss < before + 20 * 2**20  # of 60 MB of pixels
+
+
+def test_closing_ends_children_and_takes_no_more() -> None:
+    pool = DecoderPool(1)
+    pool.read_header(png())
+    (pid,) = processes_of(pool)
+
+    pool.close()
+
+    assert not psutil.pid_exists(pid)
+    with pytest.raises(RuntimeError, match="closed"):
+        pool.read_header(png())
+
+
+def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
+    pool = DecoderPool(1)
+    with pool._killed_when_late(child := pool._start()):
+        pool.close()
+        pool._keep(child, 0)
+
+    assert processes_of(pool) == []
+    assert child._process.returncode == 0
+
+
+ORPHANING = """
+import sys, threading, time
+from beam_upscale.decoding import DecoderPool
+pool = DecoderPool(2, command={command!r})
+threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
+pool.read_header({data!r})
+while len(pool._children) < 2:
+    time.sleep(0.01)
+print(*(child._process.pid for child in pool._children), flush=True)
+time.sleep(600)
+"""
+
+
+def test_children_end_with_a_parent_that_was_killed() -> None:
+    """One child is idle, the other one in the middle of an image."""
+    script = ORPHANING.format(command=misbehaving("time.sleep(600)"), data=png())
+    environment = {**os.environ, "PYTHONPATH": decoding._module_path()}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        children = [int(pid) for pid in parent.stdout.readline().split()]
+        parent.kill()
+
+    assert len(children) == 2
+    assert all(wait_for_end(pid) for pid in children)
+
+
+def test_child_that_cannot_be_started_is_an_error_of_the_settings() -> None:
+    with (
+        DecoderPool(1, command=[sys.executable, "-c", "raise SystemExit(7)"]) as pool,
+        pytest.raises(SettingsError) as caught,
+    ):
+        pool.read_header(png())
+
+    assert caught.value.code is ErrorCode.DECODER_UNAVAILABLE
+    assert "exit status 7" in caught.value.message
+
+
+def test_child_that_answers_nonsense_is_lost() -> None:
+    program = """
+import os, sys, time
+def send(text): os.write(1, len(text).to_bytes(4, "big") + text)
+send(b'{"ready": 1, "lengths": []}')
+send(b'{"header": {"width": 1}, "lengths": []}')
+time.sleep(600)
+"""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        DecoderPool(1, command=[sys.executable, "-c", program]) as pool,
+        pytest.raises(ImageError) as caught,
+    ):
+        patch.setattr(decoding, "_EXIT_SECONDS", 0.1)
+        pool.read_header(png())
+
+    assert caught.value.code is ErrorCode.DECODER_CRASHED
+    assert "an answer that made no sense" in caught.value.message
+
+
+def test_interrupted_exchange_ends_the_child() -> None:
+    class StopRequestError(BaseException):
+        """As KeyboardInterrupt, which would end the test session."""
+
+    with DecoderPool(1) as pool:
+        child = pool._start()
+        with pytest.raises(StopRequestError), pool._killed_when_late(child):
+            raise StopRequestError
+
+        assert child._process.returncode == 0
+
+
+def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        pools = set(threads.map(lambda _: decoding.shared_pool(), range(20)))
+
+    assert len(pools) == 1
+    assert pools.pop().read_header(png()).width == 30
+
+
+def test_shared_pool_follows_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
+    monkeypatch.setattr(decoding, "_shared", None)
+
+    with pytest.raises(ImageError) as caught:
+        decoding.shared_pool().decode(b"!", max_pixels=1)
+
+    assert "exit status 4" in caught.value.message
+    decoding.shared_pool().close()
+
+
+FORKING = """
+import os, sys
+from beam_upscale.decoding import shared_pool
+data = sys.stdin.buffer.read()
+shared_pool().read_header(data)
+(parents,) = [child._process.pid for child in shared_pool()._idle]
+pid = os.fork()
+if pid == 0:
+    shared_pool().read_header(data)
+    (own,) = [child._process.pid for child in shared_pool()._idle]
+    shared_pool().close()
+    os._exit(0 if own != parents else 1)
+_, status = os.waitpid(pid, 0)
+shared_pool().read_header(data)
+(after,) = [child._process.pid for child in shared_pool()._idle]
+print(status, after == parents)
+"""
+
+
+def test_forked_process_has_a_pool_of_its_own() -> None:
+    environment = {**os.environ, "PYTHONPATH": decoding._module_path()}
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKING],
+        input=png(),
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+
+    assert finished.stdout.decode().split() == ["0", "True"]
+
+
+def test_data_set_with_a_module_name_is_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the data set')")
+    monkeypatch.chdir(tmp_path)
+
+    with DecoderPool(1) as pool:
+        assert pool.read_header(png()).width == 30
+
+
+def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
+    encoded = json.dumps({**fields, "lengths": [len(buffer) for buffer in buffers]}).encode()
+    return struct.pack(">I", len(encoded)) + encoded + b"".join(buffers)
+
+
+def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
+    replies = io.BytesIO()
+    decoding.serve(io.BytesIO(b"".join(requests)), replies, **functions)
+    replies.seek(0)
+    return replies
+
+
+def take(stream: io.BytesIO) -> tuple[dict[str, Any], list[bytes]]:
+    (length,) = struct.unpack(">I", stream.read(4))
+    fields = json.loads(stream.read(length))
+    return fields, [stream.read(length or 0) for length in fields["lengths"]]
+
+
+DECODE = {"request": "decode", "max_pixels": 1000, "animated": "first"}
+
+
+def test_loop_answers_between_two_readies() -> None:
+    replies = serve(frame({"request": "header"}, png()), frame(DECODE, png()))
+
+    ready, header, _, decoded, _ = (take(replies) for _ in range(5))
+    expected = image.decode(png(), max_pixels=1000)
+    assert ready[0]["ready"] > 1_000_000
+    assert header[0]["header"] == dataclasses.asdict(expected.header)
+    assert decoded[0]["shape"] == [20, 30, 3]
+    assert decoded[1][0] == expected.color.tobytes()
+    assert replies.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ImageError(ErrorCode.CORRUPT, "damaged"), "corrupt"),
+        (MemoryError(), "out_of_memory"),
+        (ZeroDivisionError("a mistake"), "decoder_crashed"),
+    ],
+)
+def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
+    def fail(*_: Any, **__: Any) -> DecodedImage:
+        raise error
+
+    replies = serve(frame(DECODE, b"x"), frame(DECODE, b"x"), decode=fail)
+
+    answers = [take(replies)[0] for _ in range(5)]
+    assert [answer.get("error") for answer in answers] == [None, code, None, code, None]
+
+
+def reply_to_decode(**changes: Any) -> tuple[decoding._Frame, io.BytesIO]:
+    """What a child may say after a pirate took it over."""
+    fields = {
+        "header": dataclasses.asdict(image.read_header(png(2, 1))),
+        "notes": [],
+        "dtype": "uint8",
+        "shape": [1, 2, 3],
+        "lengths": (6, None, None, None),
+        **changes,
+    }
+    lengths = fields.pop("lengths")
+    return decoding._Frame(fields, lengths), io.BytesIO(bytes(1000))
+
+
+def test_honest_reply_is_taken() -> None:
+    assert decoding._receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [100_000, 100_000, 3]},
+        {"shape": [0, 2, 3]},
+        {"shape": [-1, -2, 3]},
+        {"shape": [1, 2, 4]},
+        {"shape": [1, 2]},
+        {"dtype": "object"},
+        {"lengths": (7, None, None, None)},
+        {"lengths": (6, 3, None, None)},
+        {"lengths": (None, None, None, None)},
+        {"lengths": (6, None, -1, None)},
+        {"lengths": (6, None, None, 2**40)},
+        {"lengths": (6,)},
+        {"header": {"width": 1}},
+    ],
+)
+def test_replies_that_claim_other_sizes_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        decoding._receive_image(2, *reply_to_decode(**changes))
+
+
+def test_frame_of_an_absurd_length_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most"):
+        decoding._read_frame(io.BytesIO(b"\xff\xff\xff\xff" + bytes(100)))
+
+
+def test_stream_that_ends_within_a_frame() -> None:
+    with pytest.raises(EOFError):
+        decoding._read_frame(io.BytesIO(frame({"ready": 1})[:-3]))
+
+
+def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+
+    assert decoding._resident_bytes() > 1_000_000
+
+
+def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+
+    assert decoding._usable_cores() == os.cpu_count()
+
+
+def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
+    reader, writer = os.pipe()
+    watch = threading.Thread(target=decoding._exit_with_parent, args=(reader,))
+    watch.start()
+
+    was_watching = watch.is_alive()
+    os.close(writer)
+    watch.join()
+
+    os.close(reader)
+    assert was_watching
+    assert ended.is_set()

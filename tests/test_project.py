@@ -1,0 +1,237 @@
+"""What must hold of the project itself: its locks, its floors, its samples, its files."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from PIL import Image, ImageOps
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "beam_upscale"
+SAMPLES = ROOT / "samples"
+
+RUN_LOCK = "requirements.lock"
+DEV_LOCK = "requirements-dev.lock"
+BUILD_LOCK = ".ci/requirements-build.lock"
+INSTALLER_LOCK = ".ci/requirements-installer.lock"
+LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK]
+
+# From the ground up. A module imports from its own floor and from those below.
+FLOORS = {
+    "rules": {"errors", "engines", "layout", "manifest", "plan"},
+    "pixels": {"containers", "decoding", "image", "tiling"},
+    "models": {"batching", "models", "weights"},
+    "inference": {"inference", "storage"},
+    "wiring": {
+        "budget",
+        "card",
+        "control",
+        "dataset",
+        "settings",
+        "sinks",
+        "sources",
+        "transforms",
+    },
+    "face": {"__init__", "__main__", "cli", "preview", "progress", "run", "verify"},
+}
+FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
+ORDER = list(FLOORS)
+
+PIXEL_LIBRARIES = {"PIL", "numpy", "pillow_heif", "pyvips"}
+MODEL_LIBRARIES = {"diffusers", "safetensors", "spandrel", "torch", "torchvision", "transformers"}
+
+
+def locked_versions(lock: str) -> dict[str, set[str]]:
+    """The pinned versions of each distribution; more than one where they differ by platform."""
+    versions: dict[str, set[str]] = {}
+    for name, version in re.findall(
+        r"^([\w.-]+)(?:\[\S+\])?==(\S+)", (ROOT / lock).read_text(), re.M
+    ):
+        versions.setdefault(canonicalize_name(name), set()).add(version)
+    return versions
+
+
+def direct_requirements() -> Iterator[tuple[str, Requirement]]:
+    """Each lock together with each requirement of pyproject.toml that it is computed from."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    extras = settings["project"]["optional-dependencies"]
+    groups = settings["dependency-groups"]
+    run = [*settings["project"]["dependencies"], *extras["esrgan"], *extras["heif"]]
+    asked = {
+        RUN_LOCK: run,
+        DEV_LOCK: [*run, *groups["test"], *groups["reference"]],
+        BUILD_LOCK: [*settings["build-system"]["requires"], *groups["build"]],
+        INSTALLER_LOCK: groups["installer"],
+    }
+    for lock, requirements in asked.items():
+        for requirement in requirements:
+            yield lock, Requirement(requirement)
+
+
+@pytest.mark.parametrize(
+    ("lock", "requirement"),
+    [pytest.param(*case, id=f"{case[0]}-{case[1]}") for case in direct_requirements()],
+)
+def test_locks_satisfy_every_direct_dependency(lock: str, requirement: Requirement) -> None:
+    versions = locked_versions(lock).get(canonicalize_name(requirement.name), set())
+
+    assert versions, f"{requirement} is not in {lock}: run make lock"
+    assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
+
+
+@pytest.mark.parametrize("lock", [RUN_LOCK, BUILD_LOCK])
+def test_development_lock_has_the_versions_of_the_other_locks(lock: str) -> None:
+    development = locked_versions(DEV_LOCK)
+
+    different = {
+        name: (versions, development[name])
+        for name, versions in locked_versions(lock).items()
+        if name in development and development[name] != versions
+    }
+
+    assert different == {}
+    if lock == RUN_LOCK:
+        assert set(locked_versions(RUN_LOCK)) <= set(development)
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_pin_every_distribution_by_hash_and_name_no_index(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    # One entry a distribution: its pin, then its hashes on continued lines.
+    entries = re.findall(r"^[\w.-]+==.*(?:\\\n.*)+", text, re.M)
+
+    assert entries
+    assert len(entries) == len(re.findall(r"^[^\s#]", text, re.M))
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
+
+
+def test_no_file_names_a_package_registry() -> None:
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    files = {ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file()}
+    registry = re.compile(rb"pypi\.org|pythonhosted|download\.pytorch|://\S+/simple\b")
+    this_file = Path(__file__).resolve()
+
+    naming = [file for file in files - {this_file} if registry.search(file.read_bytes())]
+
+    assert this_file in files
+    assert naming == []
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_id(module: Path) -> str:
+    return module.relative_to(PACKAGE).as_posix()
+
+
+def room(module: Path) -> str:
+    """The name in FLOORS that a module belongs to: its own, or its subpackage's."""
+    return module.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def imports(module: Path) -> Iterator[str]:
+    """The full names of what a module imports, wherever in it that stands."""
+    for node in ast.walk(ast.parse(module.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module_id(module)}: imports are absolute here"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(module: Path) -> set[str]:
+    """The rooms of this package that a module imports from."""
+    names = [name.split(".") for name in imports(module)]
+    return {name[1] for name in names if name[0] == "beam_upscale" and name[1] in FLOOR}
+
+
+def foreign_imports(module: Path) -> set[str]:
+    """The third-party packages that a module imports."""
+    first = {name.partition(".")[0] for name in imports(module)}
+    return first - set(sys.stdlib_module_names) - {"beam_upscale"}
+
+
+@pytest.mark.parametrize("module", modules(), ids=module_id)
+def test_modules_import_only_from_their_floor_and_below(module: Path) -> None:
+    assert room(module) in FLOOR, f"{module_id(module)} has no floor yet: give it one in FLOORS"
+    above = ORDER[ORDER.index(FLOOR[room(module)]) + 1 :]
+
+    from_above = {name for name in own_imports(module) if FLOOR[name] in above}
+
+    assert from_above == set()
+
+
+@pytest.mark.parametrize("module", modules(), ids=module_id)
+def test_floors_keep_to_their_libraries(module: Path) -> None:
+    foreign = foreign_imports(module)
+
+    match FLOOR.get(room(module)):
+        case "rules":
+            assert foreign <= {"pyarrow"}
+        case "pixels":
+            assert foreign <= PIXEL_LIBRARIES
+        case "models":
+            assert "apache_beam" not in foreign
+        case _:
+            assert foreign.isdisjoint(MODEL_LIBRARIES)
+
+
+def test_importing_the_package_pulls_in_no_model_library() -> None:
+    program = "import sys, beam_upscale; print(*sys.modules, sep='\\n')"
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+
+    imported = set(run.stdout.split())
+
+    assert "beam_upscale" in imported
+    assert imported.isdisjoint(MODEL_LIBRARIES)
+
+
+def sample_images() -> list[Path]:
+    return sorted(path for path in SAMPLES.rglob("*") if path.is_file() and path.suffix != ".md")
+
+
+def test_every_sample_has_its_license_in_the_readme() -> None:
+    readme = (SAMPLES / "README.md").read_text()
+    licensed = re.findall(r"^\| `([^`]+)` \|.*\| (?:CC0|public domain) \|$", readme, re.M)
+
+    assert sorted(licensed) == [path.relative_to(SAMPLES).as_posix() for path in sample_images()]
+
+
+def test_samples_are_small() -> None:
+    assert 6 <= len(sample_images()) <= 10
+    assert sum(path.stat().st_size for path in sample_images()) < 1_500_000
+
+
+def test_samples_show_what_they_are_there_for() -> None:
+    with Image.open(SAMPLES / "drawings/badge.png") as badge:
+        assert badge.mode == "RGBA"
+        assert set(badge.getchannel("A").tobytes()) > {0, 128, 255}
+    with Image.open(SAMPLES / "photos/photographer.png") as photographer:
+        assert photographer.mode == "L"
+    with Image.open(SAMPLES / "photos/cat.jpg") as cat:
+        assert cat.info["icc_profile"]
+    with Image.open(SAMPLES / "photos/astronaut.jpg") as astronaut:
+        assert astronaut.size == (200, 160)
+        assert ImageOps.exif_transpose(astronaut).size == (160, 200)
+    with Image.open(SAMPLES / "drawings/panorama.jpg") as panorama:
+        assert panorama.width * panorama.height > 1024 * 1024
+        assert panorama.height < 600
+    with Image.open(SAMPLES / "drawings/poster.png") as poster:
+        assert min(poster.size) >= 600
+    with (
+        Image.open(SAMPLES / "photos/cut-in-half.jpg") as broken,
+        pytest.raises(OSError, match="truncated"),
+    ):
+        broken.load()

