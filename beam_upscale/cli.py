@@ -24,7 +24,7 @@ from beam_upscale.models.device import Device, Precision
 from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
-from beam_upscale.request import FailureLimit, Run, RunResult
+from beam_upscale.request import FailureLimit, Run, RunResult, default_workers
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sources import DEFAULT_SHARD_ROWS, list_images
 from beam_upscale.verify import verify
@@ -207,9 +207,8 @@ _RUN_OPTIONS = (
     click.option(
         "--workers",
         type=_POSITIVE,
-        default=2,
-        show_default=True,
-        help="Parallel workers of the local runner.",
+        default=default_workers(),
+        help="Parallel workers of the local runner. [default: one for each CPU, at most 16]",
     ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
@@ -315,6 +314,10 @@ def run_command(
 
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
+    if beam_options and not beam_options[0].startswith("-"):
+        raise click.UsageError(
+            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
+        )
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 

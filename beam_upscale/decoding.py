@@ -327,7 +327,7 @@ def shared_pool() -> DecoderPool:
     global _shared
     with _shared_lock:
         if _shared is None or _shared.command != CHILD_COMMAND:
-            _shared = DecoderPool(_usable_cores())
+            _shared = DecoderPool(usable_cores())
             atexit.register(_shared.close)
         return _shared
 
@@ -528,7 +528,8 @@ def _module_path() -> str:
     return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,14 +1,13 @@
 """What a run would do and cost: headers only, no model, nothing spent."""
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 from beam_upscale.budget import Claim, last_admitted, order, read_header
-from beam_upscale.decoding import DecoderPool, shared_pool
+from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
 from beam_upscale.engines import USD_PER_CREDIT, Engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.manifest import Status, status_of
@@ -80,7 +79,7 @@ def preview(
         One `PlannedImage` for each input, in the same order.
     """
     decoders = shared_pool()
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as executor:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as executor:
         planned = list(
             executor.map(lambda source: _planned(source, engine, options, decoders), sources)
         )

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from beam_upscale.dataset import Layout
+from beam_upscale.decoding import usable_cores
 from beam_upscale.manifest import Status, Totals
 from beam_upscale.settings import UpscaleSettings
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
+
+# Each worker holds an image with its result.
+_MOST_WORKERS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Run:
     retry: frozenset[Status] = frozenset()
     max_failures: FailureLimit = FailureLimit()
     overwrite: bool = False
-    workers: int = 2
+    workers: int = dataclasses.field(default_factory=lambda: default_workers())
     beam_options: Sequence[str] = ()
 
 
@@ -71,3 +75,8 @@ class RunResult:
 
     totals: Totals
     stopped: str | None = None
+
+
+def default_workers() -> int:
+    """As many local workers as keep a device fed: decoding and encoding take a CPU each."""
+    return min(_MOST_WORKERS, usable_cores())

@@ -1,13 +1,13 @@
 """What a run is asked to do, and what `auto` comes to before its first image."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from beam_upscale import weights
+from beam_upscale.decoding import usable_cores
 from beam_upscale.engines import Engine, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.image import Animated, EncodeOptions
@@ -209,7 +209,7 @@ class UpscaleSettings:
             weights_uri=str(Path(found.path).absolute()),
             device=place,
             precision=precision,
-            threads=self.threads or _available_cpus(),
+            threads=self.threads or usable_cores(),
             max_tile_pixels=self.max_tile_pixels,
             max_batch_pixels=self._batch_pixels(place),
             halo=info.halo if self.halo is None else self.halo,
@@ -233,9 +233,3 @@ def _member(name: str, value: Any) -> Any:
         raise SettingsError(
             ErrorCode.INVALID_OPTION, f"{name} is {value!r}; it must be one of {known}"
         ) from None
-
-
-def _available_cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

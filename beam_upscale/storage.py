@@ -2,8 +2,8 @@
 
 Local files go through the operating system directly: Beam's local file system matches names as
 patterns and has no way to sync or to replace atomically. Everything else goes through Beam's
-`FileSystems`, where a file appears when it is closed (one PUT on an object store); HDFS, which has
-no such guarantee, is written under a temporary name and renamed.
+`FileSystems`, where a file appears when it is closed (one PUT on an object store); HDFS, where it
+can be seen while it is written, is written under a temporary name and renamed.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 import stat
+import tempfile
 import urllib.parse
 import uuid
 from collections.abc import Iterator
@@ -27,6 +28,12 @@ from beam_upscale.errors import ErrorCode, ImageError
 
 _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
+
+# Where others see a file while it is written.
+_VISIBLE_WHILE_WRITTEN = ("hdfs://",)
+
+# A file for another file system waits in memory up to this size, beyond it on the local disk.
+_BYTES_IN_MEMORY = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,10 @@ def absolute(uri: str) -> str:
     return uri.rstrip("/")
 
 
+def _local_path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
 def join(base: str, *parts: str) -> str:
     """A URI below `base`."""
     return "/".join([base.rstrip("/"), *parts])
@@ -63,7 +74,7 @@ def printable(uri: str) -> str:
     """A URI as text that every store takes: percent-encoded where it is not UTF-8.
 
     Names that are UTF-8 are left as they are, percent signs included. A name that is not is encoded
-    whole, percent signs included, so that two names never become one.
+    whole, percent signs included, so that two of them never become one.
     """
     try:
         uri.encode()
@@ -80,7 +91,7 @@ def open_read(uri: str) -> BinaryIO:
     """
     try:
         if is_local(uri):
-            return _open_regular(Path(uri))
+            return _open_regular(_local_path(uri))
         return cast(BinaryIO, FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
     except (OSError, BeamIOError) as error:
         raise read_error(uri, error) from error
@@ -88,7 +99,9 @@ def open_read(uri: str) -> BinaryIO:
 
 def _open_regular(path: Path) -> BinaryIO:
     """Opens a file, but not a pipe or a device: reading those may never end."""
-    if not stat.S_ISREG(path.stat().st_mode):
+    mode = path.stat().st_mode
+    # What is wrong with a folder, the operating system says best.
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError("not a regular file")
     return path.open("rb")
 
@@ -118,14 +131,14 @@ def read_error(uri: str, error: Exception) -> ImageError:
 
 def exists(uri: str) -> bool:
     """Whether a file is there."""
-    return Path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
+    return _local_path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
 
 
 def size(uri: str) -> int | None:
     """A file's size in bytes, None where it does not exist or cannot be told."""
     try:
         return (
-            Path(uri).stat().st_size
+            _local_path(uri).stat().st_size
             if is_local(uri)
             else int(FileSystems.metadata(uri).size_in_bytes)
         )
@@ -162,17 +175,34 @@ def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
         A binary file. When the block raises, nothing appears.
     """
     if is_local(uri):
-        with _publish_local(Path(uri), Path(partial_folder or Path(uri).parent)) as file:
+        path = _local_path(uri)
+        folder = path.parent if partial_folder is None else _local_path(partial_folder)
+        with _publish_local(path, folder) as file:
             yield file
         return
-    temporary = uri + ".partial" if uri.startswith("hdfs://") else uri
-    file = FileSystems.create(temporary, compression_type=CompressionTypes.UNCOMPRESSED)
-    yield file
-    file.close()
-    if temporary != uri:
-        if FileSystems.exists(uri):
-            FileSystems.delete([uri])
-        FileSystems.rename([temporary], [uri])
+    # Closing a file there publishes it, and Python closes what an exception leaves behind: the
+    # file is opened only once its bytes are all there.
+    with tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY) as file:
+        yield file
+        file.seek(0)
+        _upload(file, uri)
+
+
+def _upload(file: IO[bytes], uri: str) -> None:
+    if not uri.startswith(_VISIBLE_WHILE_WRITTEN):
+        _copy(file, uri)
+        return
+    temporary = f"{uri}.{uuid.uuid4().hex}.partial"
+    _copy(file, temporary)
+    if FileSystems.exists(uri):
+        FileSystems.delete([uri])
+    FileSystems.rename([temporary], [uri])
+
+
+def _copy(file: IO[bytes], uri: str) -> None:
+    target = FileSystems.create(uri, compression_type=CompressionTypes.UNCOMPRESSED)
+    shutil.copyfileobj(file, target, _CHUNK_BYTES)
+    target.close()
 
 
 @contextlib.contextmanager
@@ -211,43 +241,68 @@ def list_files(pattern: str) -> Iterator[FileEntry]:
     """
     if is_local(pattern):
         yield from _list_local(absolute(pattern))
-        return
-    root = absolute(pattern)
-    if any(wildcard in root for wildcard in _WILDCARDS):
-        base = _glob_base(root)
     else:
-        base = root if not FileSystems.exists(root) else root.rpartition("/")[0]
-        if base == root:
-            pattern = join(root, "**")
+        yield from _list_remote(absolute(pattern))
+
+
+def _list_remote(pattern: str) -> Iterator[FileEntry]:
+    if not _has_wildcard(pattern):
+        # An object store has no folders to ask for, so what lies below is looked for first.
+        below = list(_match(join(pattern, "**"), pattern))
+        if not below and FileSystems.exists(pattern):
+            yield FileEntry(pattern, pattern.rpartition("/")[2])
+        yield from below
+        return
+    base = _glob_base(pattern)
+    parts = pattern.removeprefix(base).strip("/").split("/")
+    for entry in _match(f"{_literal_start(pattern)}**", base):
+        if _glob_matches(entry.name.split("/"), parts):
+            yield entry
+
+
+def _match(pattern: str, base: str) -> Iterator[FileEntry]:
+    """What Beam finds, without hidden names and the empty objects that stand for folders."""
     for match in FileSystems.match([pattern]):
         for metadata in match.metadata_list:
             name = metadata.path.removeprefix(base).lstrip("/")
-            if not any(part.startswith(".") for part in name.split("/")):
+            if not name.endswith("/") and not any(part.startswith(".") for part in name.split("/")):
                 yield FileEntry(metadata.path, name)
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return any(wildcard in pattern for wildcard in _WILDCARDS)
+
+
+def _literal_start(pattern: str) -> str:
+    """The part of a glob before its first wildcard."""
+    return pattern[: min(pattern.find(each) for each in _WILDCARDS if each in pattern)]
 
 
 def _glob_base(pattern: str) -> str:
     """The part of a glob before its first wildcard, to the last slash."""
-    first = min(pattern.find(wildcard) for wildcard in _WILDCARDS if wildcard in pattern)
-    return pattern[:first].rpartition("/")[0]
+    return _literal_start(pattern).rpartition("/")[0]
 
 
 def _list_local(pattern: str) -> Iterator[FileEntry]:
     path = Path(pattern)
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists() or path.is_symlink()
+    except OSError:
+        # In a folder that may not be entered: for the reader to say.
+        is_folder, is_there = False, True
+    if is_folder:
         yield from _walk(pattern, pattern, frozenset())
-    elif path.exists() or not any(wildcard in pattern for wildcard in _WILDCARDS):
-        if path.exists() or path.is_symlink():
-            yield FileEntry(pattern, path.name)
-    else:
+    elif is_there:
+        yield FileEntry(pattern, path.name)
+    elif _has_wildcard(pattern):
         yield from _glob_local(pattern)
 
 
 def _glob_local(pattern: str) -> Iterator[FileEntry]:
     base = _glob_base(pattern) or "/"
-    regex_parts = pattern.removeprefix(base).strip("/").split("/")
+    parts = pattern.removeprefix(base).strip("/").split("/")
     for entry in _walk(base, base, frozenset()):
-        if _glob_matches(entry.name.split("/"), regex_parts):
+        if _glob_matches(entry.name.split("/"), parts):
             yield entry
 
 
@@ -276,10 +331,18 @@ def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator
     for child in children:
         if child.name.startswith("."):
             continue
-        if child.is_dir():
+        if _is_folder(child):
             yield from _walk(child.path, root, above | {identity})
         else:
             yield FileEntry(child.path, os.path.relpath(child.path, root))
+
+
+def _is_folder(child: os.DirEntry[str]) -> bool:
+    try:
+        return child.is_dir()
+    except OSError:
+        # A link to itself, or into a folder that may not be entered: for its reader to say.
+        return False
 
 
 def list_below(folder: str) -> Iterator[FileEntry]:
@@ -303,7 +366,7 @@ def delete(uri: str) -> None:
         if found:
             FileSystems.delete(found)
         return
-    path = Path(uri)
+    path = _local_path(uri)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
         return

@@ -214,6 +214,27 @@ def test_what_a_codec_prints_disturbs_nothing(capfd: pytest.CaptureFixture[str])
     assert capfd.readouterr() == ("", "")
 
 
+def test_damaged_files_print_nothing(pool: DecoderPool, capfd: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    noise = Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    codes = set()
+    for format_, options in (("TIFF", {"compression": "tiff_lzw"}), ("JPEG", {}), ("GIF", {})):
+        buffer = io.BytesIO()
+        noise.save(buffer, format_, **options)
+        for _ in range(20):
+            damaged = bytearray(buffer.getvalue())
+            for position in random.integers(0, len(damaged), 4):
+                damaged[position] ^= 0xFF
+            try:
+                pool.decode(bytes(damaged), max_pixels=MAX_PIXELS)
+            except ImageError as error:
+                codes.add(error.code)
+
+    assert ErrorCode.CORRUPT in codes
+    assert ErrorCode.DECODER_CRASHED not in codes
+    assert capfd.readouterr() == ("", "")
+
+
 def test_children_survive_ctrl_c(pool: DecoderPool) -> None:
     pool.read_header(png())
     (pid, *_) = processes_of(pool)
@@ -400,6 +421,43 @@ def test_data_set_with_a_module_name_is_no_module(
         assert pool.read_header(png()).width == 30
 
 
+def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    monkeypatch.setattr(signal, "signal", lambda number, action: None)
+    request_reader, request_writer = os.pipe()
+    reply_reader, reply_writer = os.pipe()
+    os.write(request_writer, frame({"request": "header"}, png(2, 1)))
+    os.close(request_writer)
+    standard = [os.dup(descriptor) for descriptor in (0, 1, 2)]
+    try:
+        os.dup2(request_reader, 0)
+        os.dup2(reply_writer, 1)
+        decoding.main()
+    finally:
+        for descriptor, original in enumerate(standard):
+            os.dup2(original, descriptor)
+            os.close(original)
+        os.close(request_reader)
+        os.close(reply_writer)
+
+    with os.fdopen(reply_reader, "rb") as stream:
+        replies = io.BytesIO(stream.read())
+    assert "ready" in take(replies)[0]
+    assert take(replies)[0]["header"]["width"] == 2
+
+
+def test_children_are_left_to_the_parent_after_a_fork() -> None:
+    with DecoderPool(1) as pool:
+        pool.read_header(png())
+        (inherited,) = pool._idle
+
+        decoding._leave_children_to_parent()
+
+        assert pool._idle == []
+        assert inherited._process.wait(10) == 0
+        assert pool.read_header(png()).width == 30
+
+
 def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
     encoded = json.dumps({**fields, "lengths": [len(buffer) for buffer in buffers]}).encode()
     return struct.pack(">I", len(encoded)) + encoded + b"".join(buffers)
@@ -514,7 +572,7 @@ def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyP
 def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
 
-    assert decoding._usable_cores() == os.cpu_count()
+    assert decoding.usable_cores() == os.cpu_count()
 
 
 def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,9 +80,9 @@ def read_header(data: bytes) -> ImageHeader:
 def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST) -> DecodedImage:
     """Decodes one picture; the module's docstring says what becomes of each kind of pixel.
 
-    While it runs, Pillow's warnings and its own limit of pixels are off in the whole process. A
-    codec fed with hostile bytes may also end the process: `beam_upscale.decoding` runs this
-    function in a process of its own.
+    While it runs, Pillow's warnings and its own limit of pixels are off in the whole process, and
+    libtiff may print to standard error. A codec fed with hostile bytes may also end the process.
+    `beam_upscale.decoding` therefore runs this function in a process of its own.
 
     Args:
         data: a whole file.
@@ -477,12 +477,7 @@ def _from_vips(image: Any, has_alpha: bool, notes: tuple[str, ...] = ()) -> _Pic
 def _read_by_pillow(data: bytes, source: _Source) -> _Picture:
     header = source.header
     with _open(header.format, data) as image:
-        width, height = image.size
-        if width * height > header.width * header.height:
-            raise ImageError(
-                ErrorCode.CORRUPT,
-                f"the header says {header.width} x {header.height}, the codec {width} x {height}",
-            )
+        _check_size(header, *image.size)
         image.load()
         icc_profile = image.info.get("icc_profile")
         converted, notes = _to_gray_or_rgb(image, icc_profile)
@@ -508,8 +503,6 @@ def _to_gray_or_rgb(
         return _cmyk_to_rgb(image, icc_profile)
     if mode == "LAB":
         return _lab_to_rgb(image), ("converted from LAB",)
-    if mode in ("RGBX", "YCbCr"):
-        return image.convert("RGB"), ()
     raise ImageError(ErrorCode.UNSUPPORTED_FORMAT, f"pixels of Pillow's mode {mode}")
 
 
@@ -519,29 +512,24 @@ def _cmyk_to_rgb(
     if icc_profile is None:
         return image.convert("RGB"), ("converted from CMYK",)
     try:
-        converted = ImageCms.profileToProfile(
-            image,
+        transform = ImageCms.buildTransform(
             ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
             ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            "CMYK",
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError):
         return image.convert("RGB"), ("converted from CMYK", "unusable ICC profile dropped")
-    if converted is None:
-        raise ImageError(ErrorCode.CORRUPT, "the CMYK profile gave no picture")
-    return converted, ("converted from CMYK by its ICC profile",)
+    return transform.apply(image), ("converted from CMYK by its ICC profile",)
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:
     transform = ImageCms.buildTransform(
         ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
     )
-    converted = ImageCms.applyTransform(image, transform)
-    if converted is None:
-        raise ImageError(ErrorCode.CORRUPT, "the L*a*b* picture could not be converted")
-    return converted
+    return transform.apply(image)
 
 
 def _assemble(source: _Source, picture: _Picture) -> DecodedImage:
@@ -552,12 +540,7 @@ def _assemble(source: _Source, picture: _Picture) -> DecodedImage:
     turned_already = header.format == "tiff" and header.bits == 8
     if not turned_already:
         samples = _upright(samples, source.orientation)
-    if samples.shape[:2] != (header.height, header.width):
-        raise ImageError(
-            ErrorCode.CORRUPT,
-            f"the header says {header.width} x {header.height} px, "
-            f"but {samples.shape[1]} x {samples.shape[0]} were decoded",
-        )
+    _check_size(header, width=samples.shape[1], height=samples.shape[0])
     color_channels = samples.shape[2] - picture.has_alpha
     icc_profile = matching_profile(picture.icc_profile, color_channels)
     notes = [*_frame_notes(header), *picture.notes]
@@ -572,6 +555,16 @@ def _assemble(source: _Source, picture: _Picture) -> DecodedImage:
         exif=exif,
         notes=(*notes, *exif_notes),
     )
+
+
+def _check_size(header: ImageHeader, width: int, height: int) -> None:
+    """Refuses a file whose codec finds another size, upright or not, than was checked before."""
+    if sorted((width, height)) != sorted((header.width, header.height)):
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"the header says {header.width} x {header.height} px, "
+            f"its decoder {width} x {height} px",
+        )
 
 
 def _frame_notes(header: ImageHeader) -> tuple[str, ...]:

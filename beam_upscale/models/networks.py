@@ -15,14 +15,16 @@ from torch.nn import functional
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, reach, transform_in_strips
 
-# Beyond this distance a tile's border changes no pixel of ESRGAN's result by more than 2 of 255
-# levels (tests/test_seams.py), although the network sees further.
+# The network sees further, but a tile's border at this distance changes no pixel of the result by
+# more than 2 of 255 levels, and no more than one in 10,000 by more than 1
+# (tests/models/test_seams.py).
 ESRGAN_HALO = 96
 # Networks with attention or pooling see the whole tile; no distance is exact for them.
 UNKNOWN_HALO = 128
 
-# Pixels of one strip of the trunk: at most 6 intermediate results of 64 channels are held for it.
-# The tail of a network for scale 4 holds 16 times the pixels, so its strips are that much smaller.
+# Input pixels of one strip of a residual dense block, which holds up to 400 channels of them at
+# once: 420 MB in fp32. A strip of the tail has an eighth of that, as the tail of a network for
+# scale 4 holds about 200 channels of 16 times as many pixels.
 STRIP_PIXELS = 1 << 18
 SMALLEST_STRIP_PIXELS = 1 << 12
 _TAIL_SHARE = 8

@@ -6,6 +6,7 @@ whole image; at the image's own border no lines are added, so that the module pa
 always does. The network's memory is then a strip's, not an image's.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -48,7 +49,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Cut:
-    """How images of one size are cut: strips of `lines` lines along the dimension `dim`."""
+    """How images of one size are cut: strips of `lines` lines along dimension `dim`."""
 
     dim: int
     length: int
@@ -56,13 +57,17 @@ class Cut:
 
     @classmethod
     def of(cls, images: Tensor, pixels: int) -> Self:
-        """Cuts the longer side so that a strip has about `pixels` pixels, and at least a line.
+        """Cuts the longer side into strips of about the same height, of at most `pixels` pixels.
 
-        It depends on the height and the width of `images`, (N, C, H, W), and on nothing else.
+        It depends on the height and the width of `images`, (N, C, H, W), and on nothing else. No
+        strip is much smaller than the others, as a remainder would be: below a few hundred pixels
+        libraries choose other algorithms, which round differently. A strip has at least one line.
         """
         height, width = images.shape[HEIGHT], images.shape[WIDTH]
-        dim = HEIGHT if height >= width else WIDTH
-        return cls(dim, max(height, width), max(1, pixels // min(height, width)))
+        dim, length = (HEIGHT, height) if height >= width else (WIDTH, width)
+        most_lines = max(1, pixels // min(height, width))
+        strips = math.ceil(length / most_lines)
+        return cls(dim, length, lines=math.ceil(length / strips))
 
     def strips(self, halo: int) -> Iterator[Strip]:
         """The strips in order, with `halo` lines on each side where the image has them."""

@@ -274,7 +274,6 @@ def test_a_network_that_fills_holes_is_unusable(monkeypatch: pytest.MonkeyPatch)
         tags=[],
         supports_half=True,
         supports_bfloat16=True,
-        scale=1,
         input_channels=3,
         output_channels=3,
     )

@@ -1,0 +1,38 @@
+"""Fixtures that tests on several floors share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+from models.small_networks import esrgan
+from PIL import Image
+from safetensors.torch import save_file
+
+# How long an example takes says more about the machine than about the code.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small ESRGAN of scale 2, as a file that a user would give."""
+    path = tmp_path_factory.mktemp("weights") / "tiny-x2.safetensors"
+    state = esrgan(scale=2).state_dict()
+    state = {name: values.contiguous() for name, values in state.items()}
+    save_file(state, path)
+    return path
+
+
+@pytest.fixture
+def photograph() -> Callable[..., Image.Image]:
+    """Makes a picture with smooth and busy parts, the same for the same seed."""
+
+    def make(seed: int = 0, width: int = 40, height: int = 30, mode: str = "RGB") -> Image.Image:
+        random = np.random.default_rng(seed)
+        small = random.integers(0, 256, (6, 8, 3), np.uint8)
+        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+        return picture.convert(mode)
+
+    return make

@@ -1,0 +1,175 @@
+"""Runs in tests: in this process, or in one of their own that may be killed; and what they leave."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from beam_upscale import storage
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.manifest import Row
+from beam_upscale.request import Run, RunResult
+from beam_upscale.run import run
+from beam_upscale.settings import UpscaleSettings
+
+ENGINE = "esrgan-v1-x2plus"
+
+# Beam and torch are imported once, in the process that all of these are forked from.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload(["beam_upscale.run", "beam_upscale.cli", "beam_upscale.inference"])
+
+
+def upscale(source: Path | str, output: Path, weights: Path, **options: Any) -> RunResult:
+    """A run in this process, on a CPU in fp32; `options` are those of `Run` and of the settings."""
+    of_run = {field.name for field in dataclasses.fields(Run)}
+    settings = UpscaleSettings.of(
+        ENGINE,
+        **{
+            "weights": str(weights),
+            "device": "cpu",
+            "precision": "fp32",
+            "threads": 1,
+            **{name: value for name, value in options.items() if name not in of_run},
+        },
+    )
+    chosen = {name: value for name, value in options.items() if name in of_run}
+    return run(Run(str(source), str(output), settings, **{"workers": 1, **chosen}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """What a command left: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+def quick(weights: Path) -> list[str]:
+    """The options that make `beam-upscale run` do what `upscale` does."""
+    return f"--weights {weights} --device cpu --precision fp32 --threads 1 --workers 1".split()
+
+
+def command(*arguments: Path | str) -> Finished:
+    """Runs `beam-upscale` with these arguments in this process."""
+    from beam_upscale.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    argv, level = sys.argv, logging.getLogger().level
+    sys.argv = ["beam-upscale", *map(str, arguments)]
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            main()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+    finally:
+        sys.argv = argv
+        logging.getLogger().setLevel(level)
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+def do_nothing() -> None:
+    """Prepares a process for nothing in particular."""
+
+
+def command_elsewhere(
+    folder: Path, *arguments: Path | str, prepare: Callable[[], None] = do_nothing
+) -> Finished:
+    """Runs `beam-upscale` in a process of its own.
+
+    Args:
+        folder: where its output is kept.
+        *arguments: of the command.
+        prepare: called there first; it must be importable or a partial of what is.
+    """
+    out, err = folder / "stdout", folder / "stderr"
+    words = list(map(str, arguments))
+    process = _processes.Process(target=_command_in_child, args=(words, out, err, prepare))
+    process.start()
+    try:
+        process.join()
+    finally:
+        process.kill()
+    assert process.exitcode is not None
+    return Finished(process.exitcode, out.read_text(), err.read_text())
+
+
+def _command_in_child(
+    arguments: list[str], out: Path, err: Path, prepare: Callable[[], None]
+) -> None:
+    from beam_upscale.cli import main
+
+    for descriptor, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    # Streams of their own: those of the process that this one was forked from may be elsewhere.
+    sys.stdout = os.fdopen(1, "w", 1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, closefd=False)
+    logging.getLogger().setLevel(logging.ERROR)
+    sys.argv = ["beam-upscale", *arguments]
+    prepare()
+    main()
+
+
+def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: float = 0) -> None:
+    """Makes this process send itself a signal once it has written so many files.
+
+    Args:
+        pattern: regular expression for the end of the files' paths.
+        count: the signal is sent right after this many are in place.
+        number: of the signal.
+        pause: seconds that every later such file takes longer.
+    """
+    publish = storage.publish
+    written = 0
+
+    @contextlib.contextmanager
+    def counted(uri: str, *arguments: Any) -> Iterator[Any]:
+        nonlocal written
+        with publish(uri, *arguments) as file:
+            yield file
+        if re.search(f"{pattern}$", uri) is None:
+            return
+        written += 1
+        if written == count:
+            os.kill(os.getpid(), number)
+        if written >= count:
+            time.sleep(pause)
+
+    storage.publish = counted
+
+
+killed_after = functools.partial(functools.partial, signal_after)
+
+
+def rows(output: Path) -> dict[str, Row]:
+    """The manifest's rows by the inputs' names; fails where an input has two."""
+    found = [row for _, row in DatasetFolder(str(output)).committed_rows()]
+    by_name = {str(row.input["file_name"]): row for row in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
+def error_codes(output: Path) -> dict[str, str | None]:
+    """Each input's error code, or None where it was done."""
+    return {name: row.error_code for name, row in rows(output).items()}
+
+
+def tree(output: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a dataset but its telemetry, which differs between runs."""
+    return {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and "telemetry" not in path.parts
+    }

@@ -1,0 +1,126 @@
+"""What only a CUDA device can show: `make test-gpu`, without network, with weights as files."""
+
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from numpy.typing import NDArray
+
+from beam_upscale import image, weights
+from beam_upscale.batching import Batched, Batcher
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.request import Run
+from beam_upscale.run import run
+from beam_upscale.settings import UpscaleSettings
+
+pytestmark = pytest.mark.gpu
+
+Pixels = NDArray[np.uint8]
+
+
+def crop(name: str, side: int = 128) -> Pixels:
+    picture = getattr(skimage.data, name)()
+    return np.ascontiguousarray(picture[64 : 64 + side, 128 : 128 + side, :3])
+
+
+def psnr(ours: Pixels, reference: Pixels) -> float:
+    error = np.mean((ours.astype(np.float64) - reference.astype(np.float64)) ** 2)
+    return float(10 * np.log10(255**2 / error))
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return weights.resolve(None, "esrgan-v1-x2plus").path
+
+
+@pytest.fixture(scope="module")
+def reference(path: Path) -> EsrganModel:
+    return EsrganModel.load(path, Device.CPU, Precision.FP32, threads=torch.get_num_threads())
+
+
+@pytest.fixture(autouse=True)
+def free_memory() -> Iterator[None]:
+    yield
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+@pytest.mark.parametrize(
+    ("precision", "decibels"),
+    [(Precision.FP32, 60.0), (Precision.FP16, 45.0), (Precision.BF16, 45.0)],
+)
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+def test_a_precision_comes_close_to_fp32_on_the_cpu(
+    path: Path, reference: EsrganModel, name: str, precision: Precision, decibels: float
+) -> None:
+    batch = crop(name)[np.newaxis]
+    model = EsrganModel.load(path, Device.CUDA, precision, threads=1)
+
+    ours = image.resize(model.upscale(batch)[0], 256, 256)
+    expected = image.resize(reference.upscale(batch)[0], 256, 256)
+
+    assert psnr(ours, expected) >= decibels
+
+
+def test_tiles_of_mixed_images_in_one_batch_stay_what_they_are_alone(path: Path) -> None:
+    model = EsrganModel.load(path, Device.CUDA, Precision.FP16, threads=1)
+    batcher = Batcher(model.upscale, max_batch_pixels=8 * 128 * 128)
+    tiles = [crop(name) for name in ("astronaut", "chelsea", "coffee", "rocket")] * 4
+    alone = [model.upscale(tile[np.newaxis])[0] for tile in tiles]
+    results: dict[int, Batched] = {}
+
+    def upscale(index: int) -> None:
+        results[index] = batcher.upscale(tiles[index])
+
+    threads = [threading.Thread(target=upscale, args=(index,)) for index in range(len(tiles))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert max(result.batch_size for result in results.values()) > 1
+    for index, expected in enumerate(alone):
+        difference = np.abs(results[index].pixels.astype(int) - expected.astype(int))
+        assert difference.max() <= 2
+        assert np.mean(difference > 1) <= 1e-4
+
+
+def test_running_out_of_memory_changes_no_pixel_that_matters(path: Path) -> None:
+    model = EsrganModel.load(path, Device.CUDA, Precision.FP16, threads=1)
+    batch = np.stack([crop(name, side=256) for name in ("astronaut", "chelsea", "coffee")] * 4)
+    expected = model.upscale(batch)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    model.upscale(batch[:1])
+    enough_for_one = torch.cuda.max_memory_reserved()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(min(1.0, 1.5 * enough_for_one / total))
+
+    ours = model.upscale(batch)
+
+    difference = np.abs(ours.astype(int) - expected.astype(int))
+    assert difference.max() <= 2
+    assert np.mean(difference > 1) <= 1e-4
+
+
+def test_a_run_on_the_gpu_accounts_for_every_input(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index, name in enumerate(("astronaut", "chelsea", "coffee", "rocket") * 3):
+        encoded = image.encode(
+            crop(name), None, icc_profile=None, exif=None, options=image.EncodeOptions()
+        )
+        (folder / f"{index:02d}-{name}.png").write_bytes(encoded.data)
+    settings = UpscaleSettings(device=Device.CUDA)
+
+    result = run(Run(str(folder), str(tmp_path / "out"), settings, workers=4))
+
+    assert result.totals.by_status == {"upscaled": 12}
+    assert result.totals.credits == Decimal("2.4")

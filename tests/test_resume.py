@@ -1,0 +1,337 @@
+"""Runs that are killed, stopped or repeated: one row each, and nothing made twice."""
+
+import functools
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from runs import command, command_elsewhere, error_codes, quick, rows, signal_after, tree, upscale
+
+from beam_upscale import sinks, transforms
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.manifest import Status
+from beam_upscale.request import FailureLimit
+from beam_upscale.verify import verify
+
+IMAGES = 12
+SHARD_ROWS = 5
+BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    """Twelve photographs in two folders, one of them broken."""
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    for number in range(IMAGES - 1):
+        below = folder / "more" if number % 2 else folder
+        photograph(number, 20, 14).save(below / f"{number:02}.png")
+    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+@pytest.fixture
+def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the inputs that runs in this process decode, in the order they do."""
+    names: list[str] = []
+    prepare = transforms.prepare
+
+    def noted(source: Any, *arguments: Any) -> Any:
+        tiled = prepare(source, *arguments)
+        if tiled.tiles:
+            names.append(source.name)
+        return tiled
+
+    monkeypatch.setattr(transforms, "prepare", noted)
+    return names
+
+
+def workers_of(output: Path) -> Counter[int]:
+    """How many rows each process made, by its number."""
+    found = [pq.read_table(path)["worker"].to_pylist() for path in output.glob("telemetry/*")]
+    return Counter(int(name.rpartition(":")[2]) for names in found for name in names)
+
+
+@BOTH_LAYOUTS
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        (r"records/.*\.json", 7),
+        (r"telemetry/.*\.parquet", 1),
+        (r"manifest/.*\.parquet", 2),
+        (r"README\.md", 1),
+        (r"run\.json", 2),
+    ],
+    ids=["while images are made", "in a commit", "between commits", "at the end", "in cleaning up"],
+)
+def test_killed_run_goes_on_where_it_stopped(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, pattern: str, count: int
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = [*quick(tiny_weights), "--layout", layout, "--shard-rows", str(SHARD_ROWS)]
+    upscale(inputs, whole, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+
+    first = command_elsewhere(
+        tmp_path, "run", inputs, killed, *arguments, prepare=functools.partial(signal_after, pattern, count)
+    )
+    done = IMAGES if "records" not in pattern else count
+    images = {path: path.stat().st_mtime_ns for path in killed.glob("images/**/*.png")}
+    second = command("run", inputs, killed, *arguments)
+
+    assert first.code == -signal.SIGKILL
+    assert second.code == 0
+    assert tree(killed) == tree(whole)
+    assert list(verify(str(killed))) == []
+    made_now = workers_of(killed)[os.getpid()]
+    assert made_now == IMAGES - done
+    assert {path: path.stat().st_mtime_ns for path in images} == images
+
+
+@BOTH_LAYOUTS
+def test_interrupted_run_finishes_its_images_and_goes_on_later(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    arguments = [*quick(tiny_weights), "--layout", layout]
+    upscale(inputs, whole, tiny_weights, layout=layout)
+    interrupt = functools.partial(signal_after, r"records/.*\.json", 2, signal.SIGINT, pause=0.4)
+
+    first = command_elsewhere(tmp_path, "run", inputs, stopped, *arguments, prepare=interrupt)
+    records = len(list(stopped.glob(".staging/records/*/*.json")))
+    second = command("run", inputs, stopped, *arguments)
+
+    assert first.code == 130
+    assert "stopped: interrupted" in first.out
+    assert "Traceback" not in first.err
+    assert 2 <= records < IMAGES
+    assert second.code == 0
+    assert workers_of(stopped)[os.getpid()] == IMAGES - records
+    assert tree(stopped) == tree(whole)
+
+
+@BOTH_LAYOUTS
+def test_rerun_makes_nothing_again(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights, layout=layout)
+    before = tree(output)
+    upscaled_names.clear()
+
+    result = upscale(inputs, output, tiny_weights, layout=layout)
+
+    assert upscaled_names == []
+    assert result.totals.rows == IMAGES
+    assert tree(output) == before
+
+
+@BOTH_LAYOUTS
+def test_rerun_adds_new_inputs_and_redoes_changed_ones(
+    tmp_path: Path,
+    inputs: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    upscaled_names: list[str],
+    layout: str,
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+    before = rows(output)
+    upscaled_names.clear()
+    photograph(50, 18, 18).save(inputs / "new.png")
+    photograph(51, 16, 16).save(inputs / "02.png")
+
+    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+
+    assert sorted(upscaled_names) == ["02.png", "new.png"]
+    after = rows(output)
+    assert after.keys() == before.keys() | {"new.png"}
+    assert (after["02.png"].output_width, after["new.png"].output_width) == (32, 36)
+    assert {n: r for n, r in after.items() if n in before and n != "02.png"} == {
+        n: r for n, r in before.items() if n != "02.png"
+    }
+    assert list(verify(str(output))) == []
+
+
+@BOTH_LAYOUTS
+def test_input_that_became_unreadable_leaves_no_image_behind(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights, layout=layout)
+    (inputs / "04.png").write_bytes(b"no longer an image")
+
+    upscale(inputs, output, tiny_weights, layout=layout)
+
+    assert error_codes(output)["04.png"] == "not_an_image"
+    assert list(verify(str(output))) == []
+
+
+@BOTH_LAYOUTS
+@pytest.mark.parametrize("change", ["gone", "broken"])
+def test_inputs_that_change_while_a_run_is_interrupted_leave_no_image_behind(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, change: str
+) -> None:
+    output = tmp_path / "out"
+    arguments = [*quick(tiny_weights), "--layout", layout]
+    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
+    command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
+    if change == "gone":
+        (inputs / "04.png").unlink()
+    else:
+        (inputs / "04.png").write_bytes(b"no longer an image")
+
+    upscale(inputs, output, tiny_weights, layout=layout)
+
+    assert len(rows(output)) == IMAGES - (change == "gone")
+    assert list(verify(str(output))) == []
+
+
+def test_rerun_redoes_images_whose_file_vanished(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str]
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights)
+    before = tree(output)
+    upscaled_names.clear()
+    (output / "images/04.png").unlink()
+
+    upscale(inputs, output, tiny_weights)
+
+    assert upscaled_names == ["04.png"]
+    assert tree(output) == before
+
+
+def test_retry_redoes_rows_of_these_statuses_only(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str]
+) -> None:
+    output = tmp_path / "out"
+    arguments = ["run", inputs, output, *quick(tiny_weights)]
+    command(*arguments, "--max-credits", "1.1")
+    first = Counter(row.status for row in rows(output).values())
+    upscaled_names.clear()
+
+    command(*arguments, "--max-credits", "1.5")
+    untouched = Counter(row.status for row in rows(output).values())
+    command(*arguments, "--max-credits", "1.5", "--retry", "failed,over_budget")
+
+    assert first == untouched == {Status.UPSCALED: 5, Status.OVER_BUDGET: 6, Status.FAILED: 1}
+    assert len(upscaled_names) == 2
+    after = Counter(row.status for row in rows(output).values())
+    assert after == {Status.UPSCALED: 7, Status.OVER_BUDGET: 4, Status.FAILED: 1}
+    assert list(verify(str(output))) == []
+
+
+@pytest.mark.parametrize("number", [3, 6])
+def test_budget_admits_the_same_inputs_after_a_crash(
+    tmp_path: Path,
+    inputs: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    number: int,
+) -> None:
+    """Neither what failed nor what did not fit makes room for what came after it."""
+    for name in ("05", "06"):
+        photograph(60, 1100, 1000).save(inputs / f"wide-{name}.png")
+    truncated = (inputs / "00.png").read_bytes()[:-40]
+    for name in ("a", "b", "c"):
+        (inputs / f"{name}.png").write_bytes(truncated)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    arguments = [*quick(tiny_weights), "--max-credits", "1.3", "--oversize", "tile", "--shard-rows", "3"]
+    arguments += ["--long-side", "20"]
+    expected = command("run", inputs, whole, *arguments)
+    kill = functools.partial(signal_after, r"records/.*\.json", number)
+
+    command_elsewhere(tmp_path, "run", inputs, killed, *arguments, prepare=kill)
+    command("run", inputs, killed, *arguments)
+
+    assert expected.code == 0
+    assert error_codes(killed) == error_codes(whole)
+    assert tree(killed) == tree(whole)
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [(FailureLimit(count=3), "3"), (FailureLimit(percent=10), "10%")],
+)
+def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: FailureLimit,
+    text: str,
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"{number:02}.jpg").write_text("not an image")
+    photograph().save(folder / "good.png")
+    stage = sinks.stage
+
+    def slow_stage(*arguments: Any) -> Any:
+        time.sleep(0.15)
+        return stage(*arguments)
+
+    monkeypatch.setattr(sinks, "stage", slow_stage)
+    arguments = ["run", folder, output, *quick(tiny_weights)]
+    stopped = command(*arguments, "--max-failures", text)
+    records = len(list(output.glob(".staging/records/*/*.json")))
+    finished = command(*arguments)
+
+    assert stopped.code == 1
+    assert "of 31 inputs failed (--max-failures)" in stopped.out
+    assert 3 <= records < 31
+    assert finished.code == 0
+    assert len(rows(output)) == 31
+    assert list(verify(str(output))) == []
+
+
+def test_changed_settings_are_refused_and_shown(
+    tmp_path: Path, inputs: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights)
+    before = tree(output)
+
+    with pytest.raises(SettingsError) as refused:
+        upscale(inputs, output, tiny_weights, output_format="jpeg", layout="parquet")
+
+    assert refused.value.code is ErrorCode.SETTINGS_CHANGED
+    assert "layout: files -> parquet" in refused.value.message
+    assert "settings.plan.output_format: png -> jpeg" in refused.value.message
+    assert tree(output) == before
+
+
+def test_overwrite_begins_anew(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
+    output, fresh = tmp_path / "out", tmp_path / "fresh"
+    upscale(inputs, output, tiny_weights)
+    (inputs / "00.png").unlink()
+
+    upscale(inputs, output, tiny_weights, output_format="webp", lossless=True, overwrite=True)
+    upscale(inputs, fresh, tiny_weights, output_format="webp", lossless=True)
+
+    assert tree(output) == tree(fresh)
+    assert len(rows(output)) == IMAGES - 1
+
+
+def test_overwrite_removes_nothing_that_no_run_left(
+    tmp_path: Path, inputs: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    (output / "images").mkdir(parents=True)
+    (output / "images/dear.png").write_bytes(b"dear")
+    (output / "README.md").write_text("mine")
+
+    with pytest.raises(SettingsError):
+        upscale(inputs, output, tiny_weights, overwrite=True)
+
+    assert (output / "images/dear.png").read_bytes() == b"dear"
+    assert (output / "README.md").read_text() == "mine"

@@ -1,0 +1,467 @@
+import contextlib
+import gc
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from memory_filesystem import MemoryFileSystem, MemoryFolders
+
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def memory() -> Iterator[dict[str, bytes]]:
+    """What is stored under `mem://`."""
+    MemoryFileSystem.files.clear()
+    yield MemoryFileSystem.files
+    MemoryFileSystem.files.clear()
+
+
+@pytest.fixture
+def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """What is stored under `memdirs://`, where files are seen while they are written."""
+    monkeypatch.setattr(storage, "_VISIBLE_WHILE_WRITTEN", ("memdirs://",))
+    MemoryFolders.files.clear()
+    yield MemoryFolders.files
+    MemoryFolders.files.clear()
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter; pytest's own belong to one user."""
+    with tempfile.TemporaryDirectory() as path:
+        folder = Path(path)
+        folder.chmod(0o755)
+        yield folder
+        for directory, _, _ in os.walk(folder):
+            Path(directory).chmod(0o755)
+
+
+@contextlib.contextmanager
+def as_ordinary_user() -> Iterator[None]:
+    """Drops what lets root read everything."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def names(pattern: str | Path) -> list[str]:
+    return sorted(entry.name for entry in storage.list_files(str(pattern)))
+
+
+def make_files(folder: Path, *relative: str) -> None:
+    for name in relative:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+# Names
+
+
+def test_a_path_is_local_and_another_scheme_is_not() -> None:
+    assert storage.is_local("photos/a.png")
+    assert storage.is_local("file:///photos/a.png")
+    assert not storage.is_local("gs://bucket/a.png")
+
+
+def test_absolute_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert storage.absolute("a/../b/") == str(tmp_path / "b")
+    assert storage.absolute("file:///photos/") == "/photos"
+    assert storage.absolute("gs://bucket/photos/") == "gs://bucket/photos"
+
+
+@pytest.mark.parametrize("name", ["a.png", "été 100%.png", "line\nbreak.png", "a%FF.png"])
+def test_names_in_utf_8_are_printed_as_they_are(name: str) -> None:
+    assert storage.printable(name) == name
+
+
+def test_other_names_are_percent_encoded_whole() -> None:
+    assert storage.printable(os.fsdecode(b"/in/100% \xff.png")) == "/in/100%25%20%FF.png"
+
+
+# Reading
+
+
+def test_reads_a_file_whole_and_in_part(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"0123456789")
+
+    assert storage.read(str(path)) == b"0123456789"
+    assert storage.read(str(path), limit=4) == b"0123"
+    assert storage.size(str(path)) == 10
+    assert storage.sha256(str(path)) == hashlib.sha256(b"0123456789").hexdigest()
+
+
+def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
+    uri = f"file://{tmp_path}/a b%20c.bin"
+
+    storage.write(uri, b"data")
+
+    assert (tmp_path / "a b%20c.bin").read_bytes() == b"data"
+    assert storage.read(uri) == b"data"
+    assert storage.exists(uri)
+    assert storage.size(uri) == 4
+    storage.delete(uri)
+    assert not storage.exists(uri)
+
+
+@pytest.mark.parametrize("name", [b"line\nbreak", b"not utf-8 \xff", b"100%", b"[a]*?"])
+def test_names_of_any_bytes(tmp_path: Path, name: bytes) -> None:
+    path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))  # noqa: PTH118
+    storage.write(path, b"data")
+
+    assert storage.read(path) == b"data"
+    assert list(storage.list_files(str(tmp_path))) == [storage.FileEntry(path, os.fsdecode(name))]
+    assert list(storage.list_files(path)) == [storage.FileEntry(path, os.fsdecode(name))]
+
+
+def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="does not exist") as caught:
+        storage.read(str(tmp_path / "none.png"))
+
+    assert caught.value.code is ErrorCode.NOT_FOUND
+    assert storage.size(str(tmp_path / "none.png")) is None
+    assert not storage.exists(str(tmp_path / "none.png"))
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+
+    with pytest.raises(ImageError, match="not a regular file") as caught:
+        storage.read(str(tmp_path / "pipe.png"))
+
+    assert caught.value.code is ErrorCode.READ_ERROR
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        storage.read(str(tmp_path))
+
+    assert caught.value.code is ErrorCode.READ_ERROR
+
+
+def test_an_ordinary_user_may_not_read_everything(open_folder: Path) -> None:
+    make_files(open_folder, "secret.png")
+    (open_folder / "secret.png").chmod(0o000)
+
+    with as_ordinary_user(), pytest.raises(ImageError) as caught:
+        storage.read(str(open_folder / "secret.png"))
+
+    assert caught.value.code is ErrorCode.PERMISSION_DENIED
+
+
+def test_a_name_in_an_error_is_printable(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
+
+    with pytest.raises(ImageError, match="%FF.png does not exist"):
+        storage.read(path)
+
+
+# Publishing
+
+
+def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.bin"
+
+    storage.write(str(path), b"one")
+    storage.write(str(path), b"two")
+
+    assert path.read_bytes() == b"two"
+    assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
+
+
+@pytest.fixture(params=["local", "mem", "memdirs"])
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    memory: dict[str, bytes],
+    folders: dict[str, bytes],
+) -> str:
+    """A folder on each kind of file system."""
+    return str(tmp_path / "out") if request.param == "local" else f"{request.param}://bucket/out"
+
+
+def test_a_file_appears_whole_or_not_at_all(place: str) -> None:
+    uri = storage.join(place, "a.bin")
+
+    with storage.publish(uri) as file:
+        file.write(b"half")
+        file.flush()
+        assert not storage.exists(uri)
+        file.write(b" and half")
+
+    assert storage.read(uri) == b"half and half"
+    assert [entry.name for entry in storage.list_below(place)] == ["a.bin"]
+
+
+def interrupted_write(uri: str) -> None:
+    with storage.publish(uri) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+
+
+def test_an_exception_leaves_nothing(place: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(storage.join(place, "a.bin"))
+    # A writer that is forgotten is closed here at the latest.
+    gc.collect()
+
+    assert list(storage.list_below(place)) == []
+
+
+def test_an_exception_leaves_the_earlier_file(place: str) -> None:
+    uri = storage.join(place, "a.bin")
+    storage.write(uri, b"old")
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write(uri)
+    gc.collect()
+
+    assert storage.read(uri) == b"old"
+    storage.write(uri, b"new")
+    assert storage.read(uri) == b"new"
+
+
+def test_two_writers_do_no_harm(place: str) -> None:
+    uri = storage.join(place, "a.bin")
+
+    with storage.publish(uri) as one, storage.publish(uri) as other:
+        one.write(b"same")
+        other.write(b"same")
+
+    assert storage.read(uri) == b"same"
+    assert [entry.name for entry in storage.list_below(place)] == ["a.bin"]
+
+
+def test_what_a_killed_writer_leaves_lies_in_the_folder_for_it(tmp_path: Path) -> None:
+    uri, partial = str(tmp_path / "out" / "a.bin"), tmp_path / "partial"
+
+    with storage.publish(uri, str(partial)) as file:
+        file.write(b"data")
+        assert len(list(partial.iterdir())) == 1
+        assert list((tmp_path / "out").iterdir()) == []
+
+    assert list(partial.iterdir()) == []
+
+
+# Listing a local disk
+
+
+def test_a_folder_is_descended_into_whatever_its_name(tmp_path: Path) -> None:
+    make_files(tmp_path, "a.png", "sub/b.png", "folder.png/c.png")
+
+    assert names(tmp_path) == ["a.png", "folder.png/c.png", "sub/b.png"]
+    assert names(f"{tmp_path}/") == names(tmp_path)
+    assert names(f"file://{tmp_path}") == names(tmp_path)
+
+
+def test_hidden_names_are_left_out_below_a_folder(tmp_path: Path) -> None:
+    make_files(tmp_path, ".hidden.png", ".thumbnails/a.png", "b.png")
+
+    assert names(tmp_path) == ["b.png"]
+    assert names(tmp_path / "**") == ["b.png"]
+    assert names(tmp_path / ".hidden.png") == [".hidden.png"]
+    assert names(tmp_path / ".thumbnails") == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*", ["a.png", "b.jpg", "folder.png/d.txt", "sub/deep/c.png", "sub/e.png"]),
+        ("*.png", ["a.png", "folder.png/d.txt"]),
+        ("?.jpg", ["b.jpg"]),
+        ("[ab].*", ["a.png", "b.jpg"]),
+        ("**/*.png", ["a.png", "folder.png/d.txt", "sub/deep/c.png", "sub/e.png"]),
+        ("sub/*.png", ["e.png"]),
+        ("sub/**", ["deep/c.png", "e.png"]),
+        ("s*/deep/c.png", ["sub/deep/c.png"]),
+        ("s*/**/c.png", ["sub/deep/c.png"]),
+        ("*.gif", []),
+        ("none/*.png", []),
+    ],
+)
+def test_globs(
+    tmp_path: Path,
+    memory: dict[str, bytes],
+    folders: dict[str, bytes],
+    pattern: str,
+    found: list[str],
+) -> None:
+    files = ["a.png", "b.jpg", "folder.png/d.txt", "sub/e.png", "sub/deep/c.png"]
+    make_files(tmp_path, *files)
+    memory.update({f"mem://bucket/in/{name}": b"" for name in files})
+    folders.update({f"memdirs://bucket/in/{name}": b"" for name in files})
+
+    if pattern != "none/*.png":  # A folder that is not there is named as one that is not.
+        assert names(tmp_path / pattern) == found
+    assert names(f"mem://bucket/in/{pattern}") == found
+    assert names(f"memdirs://bucket/in/{pattern}") == found
+
+
+def test_a_name_with_wildcards_means_the_file_where_there_is_one(tmp_path: Path) -> None:
+    make_files(tmp_path, "[a].png", "a.png")
+
+    assert names(tmp_path / "[a].png") == ["[a].png"]
+
+
+def test_nothing_is_found_where_nothing_is(tmp_path: Path) -> None:
+    assert names(tmp_path) == []
+    assert names(tmp_path / "none") == []
+
+
+def test_loops_of_links_end(tmp_path: Path) -> None:
+    make_files(tmp_path, "sub/a.png")
+    (tmp_path / "sub" / "up").symlink_to(tmp_path)
+    (tmp_path / "itself.png").symlink_to("itself.png")
+
+    assert names(tmp_path) == ["itself.png", "sub/a.png"]
+
+
+def test_a_linked_folder_is_descended_into(tmp_path: Path) -> None:
+    make_files(tmp_path, "elsewhere/a.png")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+
+    assert names(tmp_path / "in") == ["link/a.png"]
+
+
+def test_a_link_to_nothing_is_listed_for_its_reader_to_say(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
+
+    (entry,) = storage.list_files(str(tmp_path))
+    with pytest.raises(ImageError) as caught:
+        storage.read(entry.uri)
+
+    assert entry.name == "gone.png"
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("pattern", ["", "/private", "/private/a.png", "/*/a.png"])
+def test_what_may_not_be_listed_is_an_entry_of_its_own(open_folder: Path, pattern: str) -> None:
+    make_files(open_folder, "private/a.png")
+    (open_folder / "private").chmod(0o000)
+    (open_folder / "link.png").symlink_to(open_folder / "private" / "a.png")
+
+    with as_ordinary_user():
+        found = {
+            entry.name: _code_of(lambda entry=entry: storage.read(entry.uri))
+            for entry in storage.list_files(f"{open_folder}{pattern}")
+        }
+
+    assert found
+    assert set(found.values()) == {ErrorCode.PERMISSION_DENIED}
+
+
+def _code_of(read: Callable[[], object]) -> ErrorCode | None:
+    try:
+        read()
+    except ImageError as error:
+        return error.code
+    return None
+
+
+# Listing elsewhere
+
+
+def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
+    memory.update(
+        {
+            "mem://bucket/photos/a.png": b"a",
+            "mem://bucket/photos/sub/b.png": b"b",
+            "mem://bucket/photos/.hidden/c.png": b"c",
+            "mem://bucket/photos/": b"",
+            "mem://bucket/photos/sub/": b"",
+            "mem://bucket/photos-old/d.png": b"d",
+        }
+    )
+
+    assert list(storage.list_files("mem://bucket/photos")) == [
+        storage.FileEntry("mem://bucket/photos/a.png", "a.png"),
+        storage.FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
+    ]
+    assert names("mem://bucket/photos/") == ["a.png", "sub/b.png"]
+
+
+def test_lists_one_file_of_an_object_store(memory: dict[str, bytes]) -> None:
+    memory["mem://bucket/photos/a.png"] = b"a"
+
+    assert list(storage.list_files("mem://bucket/photos/a.png")) == [
+        storage.FileEntry("mem://bucket/photos/a.png", "a.png")
+    ]
+    assert names("mem://bucket/none.png") == []
+
+
+def test_lists_a_folder_where_folders_exist(folders: dict[str, bytes]) -> None:
+    folders["memdirs://host/photos/sub/b.png"] = b"b"
+
+    assert list(storage.list_files("memdirs://host/photos")) == [
+        storage.FileEntry("memdirs://host/photos/sub/b.png", "sub/b.png")
+    ]
+
+
+def test_reads_from_another_file_system(memory: dict[str, bytes]) -> None:
+    memory["mem://bucket/a.png"] = b"0123456789"
+
+    assert storage.read("mem://bucket/a.png") == b"0123456789"
+    assert storage.read("mem://bucket/a.png", limit=3) == b"012"
+    assert storage.size("mem://bucket/a.png") == 10
+    assert storage.size("mem://bucket/none.png") is None
+    assert storage.sha256("mem://bucket/a.png") == hashlib.sha256(b"0123456789").hexdigest()
+    with pytest.raises(ImageError) as caught:
+        storage.read("mem://bucket/none.png")
+    assert caught.value.code is ErrorCode.NOT_FOUND
+
+
+def test_a_compressed_name_is_read_as_it_is(memory: dict[str, bytes]) -> None:
+    memory["mem://bucket/a.png.gz"] = b"not gzip"
+
+    assert storage.read("mem://bucket/a.png.gz") == b"not gzip"
+
+
+# Our own folders
+
+
+def test_lists_below_with_hidden_names(place: str) -> None:
+    for name in (".staging/records/1.json", "images/a.png"):
+        storage.write(storage.join(place, name), b"")
+
+    found = sorted(entry.name for entry in storage.list_below(place))
+
+    assert found == [".staging/records/1.json", "images/a.png"]
+    assert [entry.uri for entry in storage.list_below(storage.join(place, "images"))] == [
+        storage.join(place, "images", "a.png")
+    ]
+    assert list(storage.list_below(storage.join(place, "none"))) == []
+
+
+def test_deletes_files_and_folders(place: str) -> None:
+    for name in ("a/1", "a/b/2", "c"):
+        storage.write(storage.join(place, name), b"")
+
+    storage.delete(storage.join(place, "a"))
+    storage.delete(storage.join(place, "c"))
+    storage.delete(storage.join(place, "none"))
+
+    assert list(storage.list_below(place)) == []
+
+
+def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
+    make_files(tmp_path, "kept/a.png")
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+
+    storage.delete(str(tmp_path / "link"))
+
+    assert names(tmp_path) == ["kept/a.png"]
