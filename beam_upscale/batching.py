@@ -95,8 +95,9 @@ class Batcher:
             self._condition.wait_for(lambda: waiting.done or not self._busy)
             if waiting.done:
                 return []
+            batch = self._take_batch()
             self._busy = True
-            return self._take_batch()
+            return batch
 
     def _take_batch(self) -> list[_Waiting]:
         first = self._queue[0]
@@ -110,6 +111,8 @@ class Batcher:
         started = time.monotonic()
         try:
             results = self._upscale(np.stack([waiting.pixels for waiting in batch]))
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results for {len(batch)} tiles")
         except Exception as error:  # Every waiting thread must be woken, whatever went wrong.
             self._fail(batch, error)
             return

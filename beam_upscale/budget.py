@@ -13,6 +13,7 @@ from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
+from beam_upscale.manifest import Row, Status
 from beam_upscale.plan import PlanOptions, plan
 from beam_upscale.sources import SourceImage
 
@@ -87,15 +88,32 @@ def read_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader:
 def claim(
     source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
 ) -> Claim:
-    """What an input asks of the budget; nothing if it will not be upscaled."""
-    if source.earlier is not None:
-        return Claim(order(source.input_id), source.earlier.row.credits, spent=True)
+    """What an input asks of the budget; nothing if it will not be upscaled.
+
+    An input that an earlier run did not upscale asks for what it asked then, so that what it did
+    not spend makes no room that an uninterrupted run would not have had.
+    """
+    place = order(source.input_id)
+    earlier = None if source.earlier is None else source.earlier.row
+    if earlier is not None and earlier.status is Status.UPSCALED:
+        return Claim(place, earlier.credits, spent=True)
     try:
-        header = read_header(source, decoders)
+        width, height = _size(source, earlier, decoders)
     except ImageError:
-        return Claim(order(source.input_id), Decimal(0), spent=False)
-    decision = plan(engine, header.width, header.height, options)
-    return Claim(order(source.input_id), decision.credits, spent=False)
+        return Claim(place, Decimal(0), spent=False)
+    return Claim(place, plan(engine, width, height, options).credits, spent=False)
+
+
+def _size(source: SourceImage, earlier: Row | None, decoders: DecoderPool) -> tuple[int, int]:
+    """An input's width and height, from its earlier row where that tells them.
+
+    Raises:
+        ImageError: neither does its header.
+    """
+    if earlier is not None and earlier.input_width is not None and earlier.input_height is not None:
+        return earlier.input_width, earlier.input_height
+    header = read_header(source, decoders)
+    return header.width, header.height
 
 
 class _Claim(beam.DoFn):

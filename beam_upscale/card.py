@@ -4,26 +4,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from beam_upscale.dataset import IMAGES, Layout
+from beam_upscale.manifest import Status
 
+# Folders such as __MACOSX are passed over unless a pattern names them.
 _FILES_CONFIG = f"""\
-configs:
 - config_name: default
   drop_labels: true
   data_files:
   - split: train
-    path: "{IMAGES}/**"
-- config_name: manifest
-  data_files:
-  - split: train
-    path: "manifest/*.parquet"
+    path:
+    - "{IMAGES}/**"
+    - "{IMAGES}/**/__*/**"
 """
 
 _PARQUET_CONFIG = """\
-configs:
 - config_name: default
   data_files:
   - split: train
     path: "data/*.parquet"
+"""
+
+_MANIFEST_CONFIG = """\
 - config_name: manifest
   data_files:
   - split: train
@@ -41,7 +42,7 @@ def dataset_card(layout: Layout, by_status: Mapping[str, int], run: Mapping[str,
     """
     settings = run.get("settings", {})
     model = settings.get("model", {})
-    config = _PARQUET_CONFIG if layout is Layout.PARQUET else _FILES_CONFIG
+    config = _config(layout, has_images=bool(by_status.get(Status.UPSCALED)))
     counts = "\n".join(f"| {status} | {count} |" for status, count in sorted(by_status.items()))
     return f"""\
 ---
@@ -49,6 +50,7 @@ tags:
 - image
 - super-resolution
 - beam-upscale
+configs:
 {config}---
 
 # Upscaled images
@@ -61,5 +63,14 @@ Made by beam-upscale with the engine `{settings.get("engine", "unknown")}` and t
 {counts}
 
 `manifest/` has one row for each input: what became of it, its price, its sizes and its SHA-256.
+`load_dataset("parquet", data_files="manifest/*.parquet")` opens it, as DuckDB and pandas do.
 `run.json` has the settings and versions that made it. `beam-upscale verify` checks both.
 """
+
+
+def _config(layout: Layout, has_images: bool) -> str:
+    """What `load_dataset` opens: all of it by one reader, that of the first configuration."""
+    if not has_images:
+        # A pattern that matches nothing is an error.
+        return _MANIFEST_CONFIG
+    return _PARQUET_CONFIG + _MANIFEST_CONFIG if layout is Layout.PARQUET else _FILES_CONFIG

@@ -173,9 +173,14 @@ class DatasetFolder:
         """Where an image waits for its shard (layout parquet)."""
         return storage.join(self.staging, "images", _key(input_id))
 
+    @property
+    def records(self) -> str:
+        """Records of finished inputs whose shards are not committed."""
+        return storage.join(self.staging, "records")
+
     def record_uri(self, input_id: str) -> str:
         """Where a finished input's record waits for its shard."""
-        return storage.join(self.staging, "records", f"{_key(input_id)}.json")
+        return storage.join(self.records, f"{_key(input_id)}.json")
 
     def write(self, uri: str, data: bytes) -> None:
         """Publishes a file of this dataset atomically."""
@@ -202,6 +207,11 @@ class DatasetFolder:
         """The record of a finished input whose shard is not committed."""
         uri = self.record_uri(input_id)
         return record_from_json(storage.read(uri)) if storage.exists(uri) else None
+
+    def staged_records(self) -> Iterator[Record]:
+        """The records of all finished inputs whose shards are not committed."""
+        for entry in storage.list_below(self.records):
+            yield record_from_json(storage.read(entry.uri))
 
     def read_run(self) -> dict[str, Any] | None:
         """What `run.json` says; None where no run has begun."""

@@ -50,6 +50,7 @@ class ErrorCode(StrEnum):
     DEVICE_UNAVAILABLE = "device_unavailable"
     PRECISION_UNAVAILABLE = "precision_unavailable"
     NO_INPUT = "no_input"
+    OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
     TOO_MANY_FAILURES = "too_many_failures"
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
@@ -30,6 +30,9 @@ _MOST_THREADS = 64
 # Images that RunInference hands over together: enough for a device's next batch, and no more
 # pixels in memory than that.
 _BATCHES_AHEAD = 2
+
+# However few pixels they have: what waits for company is not durable yet.
+_MOST_IMAGES_AHEAD = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,9 +101,10 @@ class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Batcher]):
     """
 
     def __init__(self, model: LocalModel, **kwargs: Any) -> None:
-        ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
-        bounds = {"min_batch_size": ahead, "max_batch_size": ahead}
-        super().__init__(element_size_fn=_batch_weight, **{**bounds, **kwargs})
+        bounds = _batch_bounds(model, kwargs)
+        least = max(1, bounds["max_batch_size"] // _MOST_IMAGES_AHEAD)
+        weight = functools.partial(_batch_weight, least=least)
+        super().__init__(element_size_fn=weight, **{**kwargs, **bounds})
         self._model = model
 
     def load_model(self) -> Batcher:
@@ -196,8 +200,19 @@ class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Batcher]):
         return {}
 
 
-def _batch_weight(tiled: TiledImage) -> int:
-    return tiled.pixels
+def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:
+    """Smallest and largest batch in input pixels; where one is asked for, the other gives way."""
+    ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
+    smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")
+    return {
+        "min_batch_size": min(ahead, largest or ahead) if smallest is None else smallest,
+        "max_batch_size": max(ahead, smallest or ahead) if largest is None else largest,
+    }
+
+
+def _batch_weight(tiled: TiledImage, least: int) -> int:
+    """How much of a batch an image fills, in pixels; `least` where it has fewer, or no tiles."""
+    return max(least, tiled.pixels)
 
 
 def _weights_path(model: LocalModel) -> Path:
@@ -218,7 +233,7 @@ def _weights_path(model: LocalModel) -> Path:
         )
     suffix = PurePosixPath(model.weights_uri).suffix
     if not storage.is_local(model.weights_uri):
-        open_source = functools.partial(storage.open_read, model.weights_uri)
+        open_source = functools.partial(_open_weights, model.weights_uri)
         return weights.store(model.weights_sha256, suffix, open_source)
     path = Path(model.weights_uri)
     found = weights.sha256_of(path)
@@ -228,6 +243,13 @@ def _weights_path(model: LocalModel) -> Path:
             f"{path} has SHA-256 {found}; the run was begun with {model.weights_sha256}",
         )
     return path
+
+
+def _open_weights(uri: str) -> BinaryIO:
+    try:
+        return storage.open_read(uri)
+    except ImageError as error:
+        raise SettingsError(ErrorCode.WEIGHTS_UNAVAILABLE, error.message) from error
 
 
 def _threads(model: LocalModel, batch: Sequence[TiledImage]) -> ThreadPoolExecutor:

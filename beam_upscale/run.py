@@ -34,8 +34,8 @@ from beam_upscale.transforms import Upscale
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
-# What a run writes below its output, besides run.json and the card.
-_FOLDERS = ("images", "data", "manifest", "telemetry", ".staging")
+# What a run leaves below its output, besides run.json.
+_RESULTS = ("README.md", "images", "data", "manifest", "telemetry")
 
 _PACKAGES = (
     "apache-beam",
@@ -82,6 +82,7 @@ def run(
             ErrorCode.NO_INPUT,
             f"{request.input} holds no images ({listing.ignored} other files)",
         )
+    _refuse_foreign_files(dataset)
     if request.overwrite:
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
@@ -91,7 +92,6 @@ def run(
     run_id = new_run_id()
     pipeline = _pipeline(request, settings, record, run_id)
     stopped = _watch(pipeline, request, dataset, run_id, len(listing.images), on_progress)
-    on_progress(read_progress(dataset, run_id))
     after = dataset.read_run() or {}
     if after.get("complete"):
         return RunResult(totals(row for _, row in dataset.committed_rows()))
@@ -169,8 +169,26 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _refuse_foreign_files(dataset: DatasetFolder) -> None:
+    """Raises where files that no run left have the names of what a run writes or clears."""
+    if storage.exists(dataset.run_json):
+        return
+    taken = [name for name in _RESULTS if _is_taken(dataset.resolve(name))]
+    if taken:
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN,
+            f"{dataset.root} has {', '.join(taken)}, but no run.json: no run left that, and none "
+            "replaces it. Take another output, or move it away",
+        )
+
+
+def _is_taken(uri: str) -> bool:
+    return storage.exists(uri) or any(True for _ in storage.list_below(uri))
+
+
 def _clear(dataset: DatasetFolder) -> None:
-    for name in (*_FOLDERS, "run.json", "README.md"):
+    # Last what tells that all this was left by a run.
+    for name in (*_RESULTS, ".staging", "run.json"):
         storage.delete(dataset.resolve(name))
 
 
@@ -182,7 +200,7 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Puts the weights where every worker finds them: beside the work in progress."""
-    if _is_local(request):
+    if _is_local(request) or not storage.is_local(settings.model.weights_uri):
         return settings
     path = PurePosixPath(settings.model.weights_uri)
     uri = storage.join(dataset.staging, "weights", settings.model.weights_sha256 + path.suffix)
@@ -250,6 +268,9 @@ def _watch(
     while execution.is_alive():
         try:
             execution.join(_SECONDS_BETWEEN_LOOKS)
+            if not execution.is_alive():
+                # With a completed run its progress files are gone.
+                break
             done = read_progress(dataset, run_id)
             on_progress(done)
             if stopped is None and request.max_failures.reached(done.failures, inputs):

@@ -1,15 +1,16 @@
 """What a run is asked to do, and what `auto` comes to before its first image."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beam_upscale import weights
+from beam_upscale import storage, weights
 from beam_upscale.decoding import usable_cores
 from beam_upscale.engines import Engine, get_engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import Animated, EncodeOptions
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
@@ -24,6 +25,14 @@ _TILE_PIXELS = 1024 * 1024
 # An encoded image is held in memory.
 _MAX_INPUT_BYTES = 1 << 30
 
+# Smallest values of what is a number.
+_LEAST: Mapping[str, int] = {
+    "max_input_bytes": 1,
+    "threads": 1,
+    "max_tile_pixels": 1,
+    "max_batch_pixels": 0,
+    "halo": 0,
+}
 
 _CHOICES: Mapping[str, type[StrEnum]] = {
     "animated": Animated,
@@ -118,7 +127,8 @@ class UpscaleSettings:
         lossless: for WebP.
         animated: the first frame, or rejected.
         max_input_bytes: a larger file is not read; at least 1.
-        weights: a registered name or a path; None takes the engine's default.
+        weights: a registered name, a path or a URI on any of Beam's file systems; None takes the
+            engine's default.
         device: where the network runs.
         precision: its floating-point type.
         threads: CPU threads of one call of the network; None takes all of this machine's.
@@ -127,6 +137,9 @@ class UpscaleSettings:
         max_batch_pixels: input pixels in one batch on the device; None takes the device's default.
             On a CPU tiles run one at a time whatever this says.
         halo: input pixels around such a cut; None takes what the network needs.
+
+    Raises:
+        SettingsError: INVALID_OPTION, a number is too small.
     """
 
     engine: str = "esrgan-v1-x2plus"
@@ -142,6 +155,14 @@ class UpscaleSettings:
     max_tile_pixels: int = _TILE_PIXELS
     max_batch_pixels: int | None = None
     halo: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise SettingsError(
+                    ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be at least {least}"
+                )
 
     @classmethod
     def of(cls, engine: str, **options: Any) -> "UpscaleSettings":
@@ -194,7 +215,7 @@ class UpscaleSettings:
         # Only who runs a network needs torch.
         from beam_upscale.models import device, esrgan
 
-        found = weights.resolve(self.weights, engine.name)
+        found, uri = _find_weights(self.weights, engine.name)
         info = esrgan.inspect(found.path)
         if info.scale < engine.scale:
             raise SettingsError(
@@ -206,7 +227,7 @@ class UpscaleSettings:
         return LocalModel(
             name=found.name,
             weights_sha256=found.sha256,
-            weights_uri=str(Path(found.path).absolute()),
+            weights_uri=uri,
             device=place,
             precision=precision,
             threads=self.threads or usable_cores(),
@@ -219,6 +240,26 @@ class UpscaleSettings:
         if device is Device.CPU:
             return _CPU_BATCH_PIXELS
         return _BATCH_PIXELS if self.max_batch_pixels is None else self.max_batch_pixels
+
+
+def _find_weights(spec: str | None, engine: str) -> tuple[weights.Weights, str]:
+    """Weights on this machine, and where workers find them.
+
+    Raises:
+        SettingsError: as `weights.resolve`.
+    """
+    if spec is None or storage.is_local(spec):
+        found = weights.resolve(spec and spec.removeprefix("file://"), engine)
+        return found, str(Path(found.path).absolute())
+    try:
+        sha256 = storage.sha256(spec)
+    except (ImageError, ValueError) as error:  # Beam knows no file system of this scheme.
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNAVAILABLE, f"the weights {spec} cannot be read: {error}"
+        ) from error
+    name = PurePosixPath(spec)
+    cached = weights.store(sha256, name.suffix, functools.partial(storage.open_read, spec))
+    return weights.Weights(name.name, cached, sha256, source=spec), spec
 
 
 def _member(name: str, value: Any) -> Any:

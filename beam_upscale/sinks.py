@@ -31,7 +31,7 @@ from beam_upscale.dataset import (
 )
 from beam_upscale.manifest import Row, Totals, totals
 from beam_upscale.plan import OutputFormat
-from beam_upscale.sources import SourceImage
+from beam_upscale.sources import SourceImage, delete_image
 from beam_upscale.transforms import UpscaledImage
 
 # A row group is what a reader holds at once.
@@ -78,6 +78,8 @@ def shard_of(source: SourceImage) -> int:
 def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
     """Makes one result durable: its image first, then its record.
 
+    An image that an interrupted run left under another name, before the input changed, goes.
+
     Raises:
         OSError: the output cannot be written; the run stops, and the next one goes on from here.
     """
@@ -90,6 +92,9 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         staged = layout is Layout.PARQUET
         uri = dataset.staged_image_uri(row.input_id) if staged else dataset.resolve(relative)
         dataset.write(uri, upscaled.data)
+    before = dataset.staged_record(source.input_id)
+    if before is not None and before.row.output_uri != record.row.output_uri:
+        delete_image(before.row, dataset)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
 
@@ -130,7 +135,11 @@ def commit_shard(
     """
     records = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
-    rows.update({record.row.input_id: record.row for record in records})
+    for row in (record.row for record in records):
+        before = rows.get(row.input_id)
+        if before is not None and before.output_uri != row.output_uri:
+            delete_image(before, dataset)
+        rows[row.input_id] = row
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
     if layout is Layout.PARQUET:
         ordered = [_in_data_shard(row, shard) for row in ordered]

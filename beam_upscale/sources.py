@@ -12,8 +12,9 @@ import apache_beam as beam
 
 from beam_upscale import storage
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, safe_name, stem
-from beam_upscale.errors import ImageError
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.manifest import Row, Status
+from beam_upscale.plan import OutputFormat
 
 # The standard library's own table, without what this machine's administrator added to it, and what
 # stands beside images in datasets.
@@ -21,6 +22,9 @@ _MIME_TYPES = mimetypes.MimeTypes()
 _SIDE_FILES = frozenset(
     {".db", ".ini", ".jsonl", ".log", ".md", ".parquet", ".toml", ".yaml", ".yml"}
 )
+
+# What results' names may end in.
+_EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -70,6 +74,16 @@ class SourceImage:
             return self.data
         return storage.read(self.uri or self.input_id)
 
+    def sha256(self) -> str:
+        """The SHA-256 of the encoded image, in hexadecimal; a file is not held in memory.
+
+        Raises:
+            ImageError: as `read`.
+        """
+        if self.data is not None:
+            return hashlib.sha256(self.data).hexdigest()
+        return storage.sha256(self.uri or self.input_id)
+
 
 def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImage:
     """The `SourceImage` of a file.
@@ -80,10 +94,13 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
             the last part of `uri`.
         **fields: further attributes of `SourceImage`.
     """
-    relative = safe_name(name or uri.rpartition("/")[2])
+    found = name or uri.rpartition("/")[2]
+    relative = safe_name(found)
     fields.setdefault("columns", {"file_name": relative})
+    # Without its extension first: a name that is too long loses its end.
+    output_name = safe_name(stem(found))
     return SourceImage(
-        input_id=_input_id(uri), uri=uri, name=relative, output_name=stem(relative), **fields
+        input_id=_input_id(uri), uri=uri, name=relative, output_name=output_name, **fields
     )
 
 
@@ -126,8 +143,9 @@ def list_images(pattern: str, exclude: str | None = None) -> Listing:
 
     Returns:
         The inputs. Two that would share an output name (`a.jpg` and `a.png`) both keep their
-        extension in it (`a.jpg`, `a.png`, before the new extension); names that differ only in
-        case count as one, since some file systems hold them for one.
+        extension in it (`a.jpg`, `a.png`, before the new extension), and so does one whose result
+        would stand where another's folder does; names that differ only in case count as one, since
+        some file systems hold them for one.
     """
     outside = None if exclude is None else storage.join(storage.absolute(exclude), "")
     single = storage.absolute(pattern)
@@ -149,18 +167,62 @@ def _with_unique_names(
     """Settles output names; `reserved` holds those that earlier results have, by `input_id`."""
     images = list(images)
     claims = Counter(image.output_name.casefold() for image in images)
-    used = {name.casefold() for name in reserved.values()}
+    names = _Names(reserved.values(), (image.output_name for image in images))
     for image in images:
-        if image.input_id in reserved:
-            yield dataclasses.replace(image, output_name=reserved[image.input_id])
-            continue
-        name = image.output_name
-        if claims[name.casefold()] > 1 or name.casefold() in used:
-            name = image.name
-        if name.casefold() in used:
-            name = f"{name}-{hashlib.sha256(image.input_id.encode()).hexdigest()[:16]}"
-        used.add(name.casefold())
+        name = reserved.get(image.input_id)
+        if name is None:
+            shared = claims[image.output_name.casefold()] > 1
+            candidates = _output_names(image)[1 if shared else 0 :]
+            name = next(filter(names.is_free, candidates), candidates[-1])
+            names.take(name)
         yield dataclasses.replace(image, output_name=name)
+
+
+def _output_names(image: SourceImage) -> tuple[str, ...]:
+    """What a result may be called, best first; no other input's has the last."""
+    mark = hashlib.sha256(image.input_id.encode()).hexdigest()[:16]
+    last_part = image.name.rpartition("/")[2]
+    return image.output_name, image.name, f"{image.name}-{mark}", f"{mark}-{last_part}"
+
+
+class _Names:
+    """Output names in use, without regard to case.
+
+    Args:
+        taken: names of results that are there.
+        wanted: names whose folders will be there.
+    """
+
+    def __init__(self, taken: Iterable[str], wanted: Iterable[str]) -> None:
+        taken = [name.casefold() for name in taken]
+        self._taken = set(taken)
+        self._folders = {
+            folder
+            for name in [*taken, *(name.casefold() for name in wanted)]
+            for folder in _folders(name)
+        }
+
+    def is_free(self, name: str) -> bool:
+        """Whether a result may have this name: no other has, and no file would be a folder."""
+        folded = name.casefold()
+        return (
+            folded not in self._taken
+            and not any(f"{folded}{end}" in self._folders for end in _EXTENSIONS)
+            and not any(
+                folder.endswith(end) and folder.removesuffix(end) in self._taken
+                for folder in _folders(folded)
+                for end in _EXTENSIONS
+            )
+        )
+
+    def take(self, name: str) -> None:
+        """Puts a name to use."""
+        self._taken.add(name.casefold())
+
+
+def _folders(name: str) -> list[str]:
+    """All folders on the way to a relative path."""
+    return [str(folder) for folder in PurePosixPath(name).parents if folder.name]
 
 
 def assign_shards(
@@ -181,12 +243,9 @@ def assign_shards(
         The inputs with `shard` and `output_name` settled, and `earlier` for committed ones.
     """
     committed = {row.input_id: (shard, row) for shard, row in dataset.committed_rows()}
-    first = _first_new_shard(images, dataset, committed)
-    reserved = {
-        input_id: name
-        for input_id, (shard, row) in committed.items()
-        if shard < first and (name := output_name(row)) is not None
-    }
+    first, staged_names = _assignment(images, dataset, committed)
+    settled = (row for shard, row in committed.values() if shard < first)
+    reserved = staged_names | _names_of(settled)
     position = 0
     for image in _with_unique_names(images, reserved):
         shard, earlier = committed.get(image.input_id, (first, None))
@@ -207,22 +266,57 @@ def output_name(row: Row) -> str | None:
     return stem(name) if folder == IMAGES else None
 
 
-def _first_new_shard(
+def delete_image(row: Row, dataset: DatasetFolder) -> None:
+    """Deletes a result's image in layout files, which no row is to account for any more."""
+    if output_name(row) is not None and row.output_uri is not None:
+        storage.delete(dataset.resolve(row.output_uri))
+
+
+def _names_of(rows: Iterable[Row]) -> dict[str, str]:
+    return {row.input_id: name for row in rows if (name := output_name(row)) is not None}
+
+
+def _assignment(
     images: Sequence[SourceImage],
     dataset: DatasetFolder,
     committed: Mapping[str, tuple[int, Row]],
-) -> int:
+) -> tuple[int, dict[str, str]]:
+    """The first shard of the assignment in progress, and the names that were given before it.
+
+    Those are the names, by `input_id`, of results that a run over other inputs staged.
+    """
     in_progress = dataset.read_assignment()
     if in_progress is not None:
         first = int(in_progress["first_shard"])
         if in_progress["inputs_sha256"] == _fingerprint(images, committed, first):
-            return first
+            return first, dict(in_progress["output_names"])
     first = 1 + max((shard for shard, _ in committed.values()), default=-1)
+    staged = [record.row for record in dataset.staged_records()]
+    _forget_vanished(staged, images, committed, dataset)
+    staged_names = _names_of(staged)
     dataset.write_json(
         dataset.assignment_json,
-        {"first_shard": first, "inputs_sha256": _fingerprint(images, committed, first)},
+        {
+            "first_shard": first,
+            "inputs_sha256": _fingerprint(images, committed, first),
+            "output_names": staged_names,
+        },
     )
-    return first
+    return first, staged_names
+
+
+def _forget_vanished(
+    staged: Iterable[Row],
+    images: Iterable[SourceImage],
+    committed: Collection[str],
+    dataset: DatasetFolder,
+) -> None:
+    """Removes staged results of inputs that are no longer there and will have no row."""
+    present = {image.input_id for image in images}
+    for row in staged:
+        if row.input_id not in present and row.input_id not in committed:
+            delete_image(row, dataset)
+            storage.delete(dataset.record_uri(row.input_id))
 
 
 def _fingerprint(
@@ -239,10 +333,13 @@ def _fingerprint(
 def still_holds(image: SourceImage, earlier: Row, dataset: DatasetFolder) -> bool:
     """Whether an earlier run's row is right still: the same bytes in, and its image is there.
 
-    An input that cannot be read holds as long as it fails with the same code.
+    An input that cannot be read holds as long as it fails with the same code. One that was too
+    large to be read is looked at anew.
     """
+    if earlier.error_code == ErrorCode.FILE_TOO_LARGE:
+        return False
     try:
-        digest = hashlib.sha256(image.read()).hexdigest()
+        digest = image.sha256()
     except ImageError as error:
         return earlier.error_code == error.code
     if digest != earlier.source_sha256:

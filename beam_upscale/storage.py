@@ -43,10 +43,12 @@ class FileEntry:
     Attributes:
         uri: what to open; a local path may hold bytes that are not UTF-8, as surrogates.
         name: path relative to what was listed, with `/` between parts.
+        is_folder: whether it is a folder that may not be listed.
     """
 
     uri: str
     name: str
+    is_folder: bool = False
 
 
 def is_local(uri: str) -> bool:
@@ -137,11 +139,9 @@ def exists(uri: str) -> bool:
 def size(uri: str) -> int | None:
     """A file's size in bytes, None where it does not exist or cannot be told."""
     try:
-        return (
-            _local_path(uri).stat().st_size
-            if is_local(uri)
-            else int(FileSystems.metadata(uri).size_in_bytes)
-        )
+        if is_local(uri):
+            return _local_path(uri).stat().st_size
+        return int(FileSystems.get_filesystem(uri).size(uri))
     except (OSError, BeamIOError):
         return None
 
@@ -150,12 +150,15 @@ def sha256(uri: str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
-        ImageError: as `open_read`.
+        ImageError: as `read`.
     """
     digest = hashlib.sha256()
     with open_read(uri) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+        try:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+        except (OSError, BeamIOError) as error:
+            raise read_error(uri, error) from error
     return digest.hexdigest()
 
 
@@ -237,7 +240,7 @@ def list_files(pattern: str) -> Iterator[FileEntry]:
 
     Yields:
         The files. A local folder that may not be listed is given as an entry of its own, so that
-        the reader's error names it. Names that begin with a dot are left out below a folder.
+        its reader's error names it. Names that begin with a dot are left out below a folder.
     """
     if is_local(pattern):
         yield from _list_local(absolute(pattern))
@@ -265,7 +268,8 @@ def _match(pattern: str, base: str) -> Iterator[FileEntry]:
     for match in FileSystems.match([pattern]):
         for metadata in match.metadata_list:
             name = metadata.path.removeprefix(base).lstrip("/")
-            if not name.endswith("/") and not any(part.startswith(".") for part in name.split("/")):
+            is_hidden = any(part.startswith(".") for part in name.split("/"))
+            if not is_hidden and not metadata.path.endswith("/"):
                 yield FileEntry(metadata.path, name)
 
 
@@ -302,8 +306,16 @@ def _glob_local(pattern: str) -> Iterator[FileEntry]:
     base = _glob_base(pattern) or "/"
     parts = pattern.removeprefix(base).strip("/").split("/")
     for entry in _walk(base, base, frozenset()):
-        if _glob_matches(entry.name.split("/"), parts):
+        matches = _glob_may_reach if entry.is_folder else _glob_matches
+        if matches(entry.name.split("/"), parts):
             yield entry
+
+
+def _glob_may_reach(folder: list[str], pattern: list[str]) -> bool:
+    """Whether a folder may hold something that matches a glob's parts."""
+    if folder in ([], ["."]) or not pattern or pattern[0] == "**":
+        return True
+    return fnmatch.fnmatchcase(folder[0], pattern[0]) and _glob_may_reach(folder[1:], pattern[1:])
 
 
 def _glob_matches(parts: list[str], pattern: list[str]) -> bool:
@@ -323,7 +335,7 @@ def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator
         with os.scandir(folder) as entries:
             children = list(entries)
     except OSError:
-        yield FileEntry(folder, os.path.relpath(folder, root))
+        yield FileEntry(folder, os.path.relpath(folder, root), is_folder=True)
         return
     identity = (status.st_dev, status.st_ino)
     if identity in above:

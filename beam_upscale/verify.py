@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.dataset import IMAGES, DatasetFolder, shard_name
+from beam_upscale.errors import ImageError
 from beam_upscale.manifest import Row, totals
 
 # What a dataset may hold besides its images, shards and manifests.
@@ -64,13 +65,20 @@ def verify(output: str) -> Iterator[Problem]:
     rows: list[Row] = []
     for shard in run["shards"]:
         yield from _verify_manifest(shard, dataset)
-        if storage.exists(dataset.manifest_uri(int(shard["name"]))):
-            found_rows = dataset.read_manifest(int(shard["name"]))
-            yield from _verify_images(found_rows, shard, dataset)
-            rows += found_rows
-            expected = expected | _paths(shard, found_rows)
+        found_rows = _readable_rows(int(shard["name"]), dataset)
+        yield from _verify_images(found_rows, shard, dataset)
+        rows += found_rows
+        expected = expected | _paths(shard, found_rows)
     yield from _verify_rows(rows, run)
     yield from _stray_files(expected, dataset)
+
+
+def _readable_rows(shard: int, dataset: DatasetFolder) -> list[Row]:
+    """A manifest's rows; none where it is missing or damaged, which its SHA-256 has told."""
+    try:
+        return dataset.read_manifest(shard)
+    except (ImageError, OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _paths(shard: Mapping[str, Any], rows: list[Row]) -> frozenset[str]:

@@ -307,7 +307,7 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
 
     Raises:
         SettingsError: `UNKNOWN_WEIGHTS` for neither a name nor a file, `WEIGHTS_UNAVAILABLE` if
-            they cannot be had now, `WEIGHTS_MISMATCH` if others came in their place.
+            they cannot be had now or not be read, `WEIGHTS_MISMATCH` if others came in their place.
     """
     name = spec if spec is not None else _default(engine)
     registered = REGISTRY.get(name)
@@ -321,7 +321,11 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
             ErrorCode.WEIGHTS_UNUSABLE,
             f"The weights {name} end in {path.suffix!r}; allowed are {', '.join(FILE_SUFFIXES)}.",
         )
-    return Weights(path.name, path.resolve(), sha256_of(path), source=name)
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise _unavailable(f"The weights {name} cannot be read ({_reason(error)})") from error
+    return Weights(path.name, path.resolve(), sha256, source=name)
 
 
 def fetch(registered: RegisteredWeights, *, progress: Progress | None = None) -> Weights:

@@ -6,7 +6,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from models.small_networks import esrgan
+from small_networks import esrgan
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -108,6 +108,11 @@ class MemoryFolders(MemoryFileSystem):
                 raise BeamIOError(f"{destination} is there already")
         super().rename(source_file_names, destination_file_names)
 
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            for uri in [uri for uri in self.files if uri == path or uri.startswith(f"{path}/")]:
+                del self.files[uri]
+
     def exists(self, path: str) -> bool:
         return path in self.files or any(uri.startswith(f"{path}/") for uri in self.files)
 

@@ -1,8 +1,7 @@
-"""Runs in tests: in this process, or in one of their own that may be killed; and what they leave."""
+"""Runs in this process, or in one of their own that may be killed; and what they leave."""
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import io
 import logging
@@ -27,7 +26,9 @@ ENGINE = "esrgan-v1-x2plus"
 
 # Beam and torch are imported once, in the process that all of these are forked from.
 _processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["beam_upscale.run", "beam_upscale.cli", "beam_upscale.inference"])
+_processes.set_forkserver_preload(
+    ["beam_upscale.run", "beam_upscale.cli", "beam_upscale.models.esrgan", "spandrel"]
+)
 
 
 def upscale(source: Path | str, output: Path, weights: Path, **options: Any) -> RunResult:
@@ -148,9 +149,6 @@ def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: 
             time.sleep(pause)
 
     storage.publish = counted
-
-
-killed_after = functools.partial(functools.partial, signal_after)
 
 
 def rows(output: Path) -> dict[str, Row]:

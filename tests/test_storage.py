@@ -166,7 +166,7 @@ def test_an_ordinary_user_may_not_read_everything(open_folder: Path) -> None:
 def test_a_name_in_an_error_is_printable(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
 
-    with pytest.raises(ImageError, match="%FF.png does not exist"):
+    with pytest.raises(ImageError, match=r"%FF\.png does not exist"):
         storage.read(path)
 
 

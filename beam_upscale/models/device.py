@@ -134,4 +134,7 @@ def _computes_in(device: Device, precision: Precision) -> bool:
 def _cpu_features() -> Mapping[str, object]:
     import torch
 
-    return torch.cpu.get_capabilities()
+    # A torch too old to tell counts as a CPU without these types: slower, and right.
+    tell = getattr(torch.cpu, "get_capabilities", dict)
+    features: Mapping[str, object] = tell()
+    return features

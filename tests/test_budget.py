@@ -1,0 +1,225 @@
+import io
+import random
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from beam_upscale import storage
+from beam_upscale.budget import (
+    NOTHING,
+    Claim,
+    LimitCredits,
+    claim,
+    last_admitted,
+    order,
+    read_header,
+)
+from beam_upscale.dataset import Record
+from beam_upscale.decoding import shared_pool
+from beam_upscale.engines import get_engine
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image import EncodeOptions, encode
+from beam_upscale.manifest import Row, Status
+from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+from beam_upscale.sources import SourceImage, source_image
+
+ENGINE = get_engine("esrgan-v1-x2plus")
+PRICE = Decimal("0.2")
+
+claims = st.lists(
+    st.builds(
+        Claim,
+        order=st.integers(0, 10**6).map(lambda number: order(str(number))),
+        credits=st.sampled_from([Decimal(0), PRICE, Decimal(8), Decimal(12)]),
+        spent=st.booleans(),
+    ),
+    unique_by=lambda claim: claim.order,
+    max_size=30,
+)
+budgets = st.integers(0, 1000).map(lambda tenths: Decimal(tenths) / 10)
+
+
+def png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def admitted(claims: Sequence[Claim], budget: Decimal) -> set[str]:
+    reached = last_admitted(claims, budget)
+    return {claim.order for claim in claims if not claim.spent and claim.order <= reached}
+
+
+# The rule
+
+
+@given(claims, budgets)
+def test_the_budget_is_never_exceeded(claims: list[Claim], budget: Decimal) -> None:
+    within = admitted(claims, budget)
+    spent = sum((claim.credits for claim in claims if claim.spent), Decimal(0))
+
+    new = sum((claim.credits for claim in claims if claim.order in within), Decimal(0))
+
+    assert new <= max(Decimal(0), budget - spent)
+
+
+@given(claims, budgets, st.randoms())
+def test_what_is_admitted_does_not_depend_on_the_order_of_claims(
+    claims: list[Claim], budget: Decimal, shuffle: random.Random
+) -> None:
+    before = last_admitted(claims, budget)
+    shuffle.shuffle(claims)
+
+    assert last_admitted(claims, budget) == before
+
+
+@given(claims, budgets, budgets)
+def test_a_larger_budget_admits_no_less(
+    claims: list[Claim], budget: Decimal, more: Decimal
+) -> None:
+    assert admitted(claims, budget) <= admitted(claims, budget + more)
+
+
+@given(claims)
+def test_a_budget_for_all_admits_all(claims: list[Claim]) -> None:
+    total = sum((claim.credits for claim in claims), Decimal(0))
+
+    assert admitted(claims, total) == {claim.order for claim in claims if not claim.spent}
+
+
+@given(claims, budgets)
+def test_the_first_that_is_left_out_would_not_fit(claims: list[Claim], budget: Decimal) -> None:
+    within = admitted(claims, budget)
+    new = sorted((claim for claim in claims if not claim.spent), key=lambda claim: claim.order)
+    spent = sum((claim.credits for claim in claims if claim.spent), Decimal(0))
+
+    left_out = [place for place, each in enumerate(new) if each.order not in within]
+    if left_out:
+        assert spent + sum(each.credits for each in new[: left_out[0] + 1]) > budget
+
+
+def test_a_budget_that_is_spent_admits_nothing() -> None:
+    claims = [Claim("a", PRICE, spent=True), Claim("b", PRICE, spent=False)]
+
+    assert last_admitted(claims, Decimal("0.39")) == NOTHING
+    assert last_admitted(claims, Decimal("0.4")) == "b"
+    assert last_admitted([], Decimal(1)) == NOTHING
+
+
+def test_a_budget_is_exact() -> None:
+    claims = [Claim(order(str(number)), PRICE, spent=False) for number in range(50)]
+
+    assert len(admitted(claims, Decimal("10.0"))) == 50
+    assert len(admitted(claims, Decimal("9.99"))) == 49
+
+
+# Claims
+
+
+def test_a_claim_is_what_the_plan_says() -> None:
+    images = {
+        "small": SourceImage("small", data=png(20, 10)),
+        "large": SourceImage("large", data=png(1025, 1024)),
+        "broken": SourceImage("broken", data=b"no image"),
+        "missing": SourceImage("missing", uri="/no/such/file.png"),
+    }
+
+    def prices(options: PlanOptions) -> dict[str, Decimal]:
+        pool = shared_pool()
+        return {id_: claim(each, ENGINE, options, pool).credits for id_, each in images.items()}
+
+    rejecting = prices(PlanOptions())
+    tiling = prices(PlanOptions(oversize=Oversize.TILE))
+    assert rejecting == {"small": PRICE, "large": 0, "broken": 0, "missing": 0}
+    assert tiling["large"] > PRICE
+    assert prices(PlanOptions(min_side=10))["small"] == 0
+
+
+def test_what_an_earlier_run_did_is_spent() -> None:
+    row = Row("a", "a", Status.UPSCALED, credits=PRICE)
+    image = SourceImage("a", uri="/no/such/file.png", earlier=Record(row, None))
+
+    assert claim(image, ENGINE, PlanOptions(), shared_pool()) == Claim(order("a"), PRICE, True)
+
+
+def test_what_an_earlier_run_left_asks_for_what_it_asked_then() -> None:
+    row = Row("a", "a", Status.OVER_BUDGET, input_width=20, input_height=10)
+    image = SourceImage("a", uri="/no/such/file.png", earlier=Record(row, None))
+
+    assert claim(image, ENGINE, PlanOptions(), shared_pool()) == Claim(order("a"), PRICE, False)
+
+
+def padded_png(width: int, height: int, padding: int) -> bytes:
+    """A PNG whose size stands at its beginning and whose pixels come late."""
+    data = png(width, height)
+    text = b"tEXt" + b"Comment\0" + b"x" * padding
+    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
+    return data[:33] + chunk + data[33:]
+
+
+@pytest.mark.parametrize("where", ["beginning", "end"])
+def test_a_header_is_read_from_the_beginning_or_else_from_the_whole_file(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    if where == "beginning":
+        path.write_bytes(padded_png(300, 200, padding=10**6))
+    else:
+        pixels = np.random.default_rng(0).integers(0, 256, (500, 600, 3), np.uint8)
+        # Its directory comes last.
+        path.write_bytes(encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data)
+    limits: list[int | None] = []
+    read = storage.read
+    monkeypatch.setattr(
+        storage, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
+    )
+
+    header = read_header(source_image(str(path)), shared_pool())
+
+    expected = (300, 200) if where == "beginning" else (600, 500)
+    assert (header.width, header.height) == expected
+    assert limits[0] is not None
+    assert limits[1:] == ([] if where == "beginning" else [None])
+
+
+def test_a_broken_header_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"")
+
+    with pytest.raises(ImageError) as caught:
+        read_header(source_image(str(tmp_path / "a.png")), shared_pool())
+
+    assert caught.value.code is ErrorCode.EMPTY_FILE
+
+
+# In a pipeline
+
+
+@pytest.mark.parametrize(("budget", "count"), [("0", 0), ("0.59", 2), ("0.6", 3), ("100", 5)])
+def test_a_pipeline_admits_as_far_as_the_budget_goes(
+    tmp_path: Path, photograph: Callable[..., Image.Image], budget: str, count: int
+) -> None:
+    for number in range(5):
+        photograph(number).save(tmp_path / f"{number}.png")
+    images = [source_image(f"{tmp_path}/{number}.png") for number in range(5)]
+    queue = sorted(images, key=lambda image: order(image.input_id))
+    expected = [(image.input_id, place < count) for place, image in enumerate(queue)]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        admitted = (
+            pipeline
+            | beam.Create(images)
+            | LimitCredits(Decimal(budget), ENGINE, PlanOptions())
+            | beam.Map(lambda image: (image.input_id, image.within_budget))
+        )
+        assert_that(admitted, equal_to(expected))

@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+import yaml
+
+from beam_upscale.card import dataset_card
+from beam_upscale.dataset import Layout
+
+RUN = {
+    "settings": {"engine": "esrgan-v1-x2plus", "model": {"name": "tiny", "weights_sha256": "ab12"}}
+}
+UPSCALED = {"upscaled": 12}
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    """The YAML that the Hugging Face Hub and `datasets` read."""
+    start, text, _ = card.split("---\n", 2)
+    assert start == ""
+    values: dict[str, Any] = yaml.safe_load(text)
+    return values
+
+
+@pytest.mark.parametrize(
+    ("layout", "paths"),
+    [
+        (Layout.FILES, ["images/**", "images/**/__*/**"]),
+        (Layout.PARQUET, "data/*.parquet"),
+    ],
+)
+def test_the_card_tells_where_the_images_are(layout: Layout, paths: list[str] | str) -> None:
+    config = front_matter(dataset_card(layout, UPSCALED, RUN))["configs"][0]
+
+    assert config["config_name"] == "default"
+    assert config["data_files"] == [{"split": "train", "path": paths}]
+
+
+def test_without_an_image_there_is_only_the_manifest() -> None:
+    (only,) = front_matter(dataset_card(Layout.FILES, {"failed": 3}, RUN))["configs"]
+
+    assert only["config_name"] == "manifest"
+    assert only["data_files"] == [{"split": "train", "path": "manifest/*.parquet"}]
+
+
+def test_folders_of_images_are_no_labels() -> None:
+    configs = front_matter(dataset_card(Layout.FILES, UPSCALED, RUN))["configs"]
+
+    assert configs[0]["drop_labels"] is True
+
+
+def test_the_card_tells_a_person_what_it_is() -> None:
+    card = dataset_card(Layout.FILES, {"upscaled": 12, "failed": 3}, RUN)
+
+    assert "`esrgan-v1-x2plus`" in card
+    assert "`tiny` (SHA-256 `ab12`)" in card
+    assert card.index("| failed | 3 |") < card.index("| upscaled | 12 |")
+
+
+def test_a_dataset_written_without_a_run_has_a_card() -> None:
+    assert "`unknown`" in dataset_card(Layout.PARQUET, {}, {})

@@ -1,0 +1,224 @@
+"""The command line: what it prints, and the exit codes that scripts rely on."""
+
+import json
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from runs import Finished, command, quick, rows
+
+from beam_upscale import ENGINES
+from beam_upscale.manifest import Status
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    """A folder with one image of every fate that a header tells."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(4):
+        photograph(number, 20, 14).save(folder / f"{number}.png")
+    photograph(5, 20_000, 60).save(folder / "oversize.png")
+    photograph(6, 33_000, 2).save(folder / "long.png")
+    photograph(7, 64, 64).save(folder / "large-already.png")
+    (folder / "broken.png").write_text("not an image")
+    (folder / "notes.txt").write_text("not an input")
+    return folder
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    photograph().save(folder / "a.png")
+    return folder
+
+
+def assert_refused(finished: Finished, *words: str) -> None:
+    assert finished.code == 2
+    assert finished.out == ""
+    assert finished.err.startswith("beam-upscale: ")
+    assert finished.err.count("\n") == 1
+    for word in words:
+        assert word in finished.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--weights", "/nowhere/x.pth"], ["unknown_weights", "/nowhere/x.pth"]),
+        (["--weights", "no-such-name"], ["unknown_weights", "realesrgan-x2plus"]),
+        (["--engine", "no-such-engine"], ["unknown_engine", "esrgan-v1-x2plus"]),
+        (["--engine", "stable-diffusion-x4-latent-upscaler"], ["engine_unavailable"]),
+        (["--width", "10", "--height", "10"], ["invalid_option", "width and height"]),
+        (["--device", "cuda"], ["device_unavailable", "cuda"]),
+        (["--device", "tpu"], ["'tpu'", "--help"]),
+        (["--no-such-option"], ["--no-such-option", "--help"]),
+        (["--oversize", "cut"], ["'cut'", "'tile'"]),
+        (["--width", "0"], ["0", "--help"]),
+        (["--max-credits", "-1"], ["'-1' is not a number of credits"]),
+        (["--max-credits", "nan"], ["'nan'"]),
+        (["--max-failures", "0"], ["'0' is neither a number of 1 or more nor a share such as 5%"]),
+        (["--retry", "failed,lost"], ["'lost' is no status", "over_budget"]),
+        (["--skip-larger-than", "10"], ["'10' is not a size such as 1024x768"]),
+        (["--layout", "parquet", "--shard-rows", "0"], ["--help"]),
+    ],
+)
+def test_mistakes_end_in_one_line_before_anything_is_written(
+    tmp_path: Path,
+    photographs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    finished = command("run", photographs, tmp_path / "out", *options)
+
+    assert_refused(finished, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_nothing_to_do_is_a_mistake(tmp_path: Path, tiny_weights: Path, folder: str) -> None:
+    (tmp_path / "empty").mkdir()
+
+    finished = command("run", tmp_path / folder, tmp_path / "out", *quick(tiny_weights))
+
+    assert_refused(finished, "no_input", folder)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_arguments_and_unknown_commands_are_mistakes() -> None:
+    assert_refused(command("run"), "INPUT", "beam-upscale run --help")
+    assert_refused(command("enlarge"), "enlarge", "beam-upscale --help")
+
+
+def test_changed_settings_are_refused_in_one_line(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    arguments = ["run", photographs, tmp_path / "out", *quick(tiny_weights)]
+    command(*arguments)
+
+    finished = command(*arguments, "--width", "30")
+
+    assert_refused(finished, "settings.plan.width: None -> 30", "--overwrite")
+
+
+def test_plan_says_what_run_does(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
+    options = ["--oversize", "tile", "--min-side", "64", "--format", "jpeg", "--max-credits", "1.0"]
+
+    planned = command("plan", inputs, *options, "--json")
+    done = command("run", inputs, tmp_path / "out", *options, *quick(tiny_weights))
+
+    assert (planned.code, done.code) == (0, 0)
+    plan = json.loads(planned.out)
+    images = {Path(image["input_id"]).name: image for image in plan["images"]}
+    found = rows(tmp_path / "out")
+    assert found.keys() == images.keys()
+    for name, row in found.items():
+        image = images[name]
+        assert (row.status, row.error_code) == (image["status"], image["error_code"])
+        assert (row.input_width, row.input_height) == (image["width"], image["height"])
+        assert (row.calls, row.credits) == (image["calls"], Decimal(image["credits"]))
+        if row.status is Status.UPSCALED:
+            size = (image["output_width"], image["output_height"])
+            assert (row.output_width, row.output_height) == size
+    totals = {
+        status: (sums["images"], Decimal(sums["credits"]))
+        for status, sums in plan["totals"].items()
+    }
+    assert totals == {
+        status: (len(of), sum(row.credits for row in of))
+        for status in Status
+        if (of := [row for row in found.values() if row.status is status])
+    }
+    assert {"upscaled", "skipped", "rejected", "failed", "over_budget"} == totals.keys()
+    assert found["long.png"].error_code == "output_side_too_long"
+
+
+def test_plan_prints_a_table_and_every_input_that_would_not_be_done(inputs: Path) -> None:
+    finished = command("plan", inputs, "--min-side", "64", "--format", "jpeg")
+
+    words = [line.replace("│", " ").split() for line in finished.out.splitlines()]
+    assert finished.code == 0
+    assert ["upscaled", "4", "4", "0.8", "0.008"] in words
+    assert ["skipped", "1", "0", "0", "0"] in words
+    assert ["rejected", "2", "0", "0", "0"] in words
+    assert f"failed  not_an_image  {inputs}/broken.png" in finished.out
+    assert f"rejected  output_side_too_long  {inputs}/long.png" in finished.out
+    assert "1 files are left out" in finished.out
+
+
+def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
+    finished = command("run", inputs, tmp_path / "out", *quick(tiny_weights), "--width", "20")
+
+    assert finished.code == 0
+    assert finished.out.startswith("8 inputs")
+    assert "list price 1.2 credits ($0.012), billed 0 credits" in finished.out
+    assert f"dataset {tmp_path}/out" in finished.out
+    assert finished.err == (
+        "tiny-x2.safetensors on cpu in fp32: 8 inputs\n"
+        "1 files are left out: their names say that they are no images\n"
+    )
+
+
+def test_strict_makes_failed_images_an_error(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    arguments = ["run", photographs, tmp_path / "out", *quick(tiny_weights), "--strict"]
+    good = command(*arguments)
+    (photographs / "broken.png").write_text("not an image")
+    lenient = command(*arguments[:-1])
+    strict = command(*arguments)
+
+    assert (good.code, lenient.code, strict.code) == (0, 0, 1)
+
+
+def test_verify_exits_1_for_a_dataset_that_is_not_what_it_was(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    command("run", photographs, output, *quick(tiny_weights))
+
+    intact = command("verify", output)
+    (output / "images/stray.png").write_bytes(b"")
+    changed = command("verify", output)
+    missing = command("verify", tmp_path / "nowhere")
+
+    assert (intact.code, changed.code, missing.code) == (0, 1, 1)
+    assert intact.out == f"{output} matches its manifest, byte for byte\n"
+    assert changed.out.startswith("stray_file  images/stray.png")
+    assert "incomplete  run.json  there is no run.json" in missing.out
+
+
+def test_engines_are_listed_with_limits_and_prices() -> None:
+    table, values = command("engines"), command("engines", "--json")
+
+    assert (table.code, values.code) == (0, 0)
+    listed = {engine["name"]: engine for engine in json.loads(values.out)}
+    assert listed.keys() == ENGINES.keys()
+    assert listed["esrgan-v1-x2plus"]["input_limit"] == 1024 * 1024
+    assert listed["stable-diffusion-x4-latent-upscaler"]["prices"] == [
+        {"up_to_pixels": 262_144, "credits": "8"},
+        {"up_to_pixels": None, "credits": "12"},
+    ]
+    assert "limits count pixels" in table.out
+
+
+def test_weights_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path))
+
+    finished = command("weights", "list")
+
+    assert finished.code == 0
+    assert f"cache {tmp_path}" in finished.out
+    assert finished.out.count("absent") == 7
+
+
+def test_version_and_help() -> None:
+    assert command("--version").code == 0
+    assert "Upscale INPUT into the dataset OUTPUT" in command("run", "-h").out

@@ -1,0 +1,170 @@
+import os
+import threading
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from beam_upscale import control, storage
+from beam_upscale.control import (
+    HeedStop,
+    Progress,
+    ProgressFile,
+    clear_stop,
+    progress_file,
+    progress_of,
+    read_progress,
+    request_stop,
+)
+from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.manifest import Row, Status
+from beam_upscale.sources import SourceImage
+
+IMAGE = Progress(images=1, pixels=200, credits=Decimal("0.2"))
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetFolder:
+    return DatasetFolder(str(tmp_path / "out"))
+
+
+class Clock:
+    """Time as the module under test sees it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(control, "time", clock)
+    return clock
+
+
+# What is counted
+
+
+@pytest.mark.parametrize(
+    ("status", "earlier", "expected"),
+    [
+        (Status.UPSCALED, False, IMAGE),
+        (Status.FAILED, False, Progress(images=1, failures=1)),
+        (Status.REJECTED, False, Progress(images=1)),
+        (Status.SKIPPED, False, Progress(images=1)),
+        (Status.OVER_BUDGET, False, Progress(images=1)),
+        (Status.UPSCALED, True, Progress(images=1, earlier=1)),
+        (Status.FAILED, True, Progress(images=1, earlier=1)),
+    ],
+)
+def test_an_inputs_part(status: Status, earlier: bool, expected: Progress) -> None:
+    price = Decimal("0.2") if status is Status.UPSCALED else Decimal(0)
+    row = Row("a", "a", status, input_width=20, input_height=10, credits=price)
+
+    assert progress_of(Record(row, None), earlier) == expected
+
+
+def test_progress_adds_up() -> None:
+    one = Progress(images=3, earlier=1, pixels=5, failures=1, credits=Decimal("0.2"))
+
+    assert one + one == Progress(6, 2, 10, 2, Decimal("0.4"))
+    assert one + Progress() == one
+
+
+# Files
+
+
+def test_files_of_several_processes_add_up(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for process in (1, 2, 3):
+        monkeypatch.setattr(os, "getpid", lambda process=process: process)
+        file = ProgressFile(dataset, "run")
+        file.add(IMAGE)
+        file.add(Progress(images=1, failures=1))
+        file.flush()
+
+    assert read_progress(dataset, "run") == Progress(6, 0, 600, 3, Decimal("0.6"))
+
+
+def test_other_runs_and_no_files_do_not_count(dataset: DatasetFolder) -> None:
+    assert read_progress(dataset, "run") == Progress()
+    ProgressFile(dataset, "another").add(IMAGE)
+
+    assert read_progress(dataset, "run") == Progress()
+    assert read_progress(dataset, "another") == IMAGE
+
+
+def test_a_file_is_written_at_most_once_a_second(dataset: DatasetFolder, clock: Clock) -> None:
+    file = ProgressFile(dataset, "run")
+
+    file.add(IMAGE)
+    clock.now += 0.9
+    file.add(IMAGE)
+    assert read_progress(dataset, "run") == IMAGE
+    clock.now += 0.2
+    file.add(IMAGE)
+    assert read_progress(dataset, "run").images == 3
+    file.add(IMAGE)
+    assert read_progress(dataset, "run").images == 3
+    file.flush()
+    assert read_progress(dataset, "run").images == 4
+
+
+def test_threads_of_a_process_share_a_file(dataset: DatasetFolder) -> None:
+    def count() -> None:
+        for _ in range(100):
+            progress_file(dataset, "run").add(IMAGE)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    progress_file(dataset, "run").flush()
+
+    assert read_progress(dataset, "run") == Progress(400, 0, 80_000, 0, Decimal("80.0"))
+    assert progress_file(dataset, "run") is not progress_file(dataset, "another")
+
+
+# Stopping
+
+
+def heed(step: HeedStop, name: str) -> bool:
+    (source,) = step.process(SourceImage(name))
+    assert source.input_id == name
+    return source.postponed
+
+
+def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
+    dataset: DatasetFolder, clock: Clock
+) -> None:
+    step = HeedStop(dataset)
+    step.start_bundle()
+
+    before = heed(step, "a")
+    request_stop(dataset, "interrupted")
+    too_soon_to_look = heed(step, "b")
+    clock.now += 1.1
+    after = [heed(step, name) for name in "cde"]
+
+    assert (before, too_soon_to_look, after) == (False, False, [True, True, True])
+    assert storage.read(dataset.stop_file) == b"interrupted"
+
+
+def test_a_bundle_of_a_later_run_looks_again(dataset: DatasetFolder, clock: Clock) -> None:
+    step = HeedStop(dataset)
+    step.start_bundle()
+    request_stop(dataset, "interrupted")
+    assert heed(step, "a")
+
+    clear_stop(dataset)
+    assert heed(step, "b")  # The same bundle does not change its mind.
+    step.start_bundle()
+
+    assert not heed(step, "c")
+    clear_stop(dataset)

@@ -1,0 +1,169 @@
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_upscale import manifest
+from beam_upscale.dataset import (
+    DatasetFolder,
+    Record,
+    Telemetry,
+    record_from_json,
+    safe_name,
+    shard_name,
+    stem,
+)
+from beam_upscale.manifest import Row, Status
+
+TELEMETRY = Telemetry(
+    device_seconds=0.1 + 0.2,
+    queue_seconds=1e-9,
+    attempts=1,
+    batch_size=3,
+    worker="host:1",
+    started_at=1_700_000_000.123456,
+)
+
+
+def row(input_id: str, **values: object) -> Row:
+    return Row(input_id, input_id, Status.UPSCALED, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("telemetry", [TELEMETRY, None])
+def test_a_record_survives_json_exactly(telemetry: Telemetry | None) -> None:
+    record = Record(
+        row(
+            "line\nbreak é",
+            credits=Decimal("0.2"),
+            notes=("one", "two"),
+            input={"label": [1, None]},
+        ),
+        telemetry,
+    )
+
+    assert record_from_json(record.to_json()) == record
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("sub/a.png", "sub/a.png"),
+        ("../../etc/passwd", "etc/passwd"),
+        ("/absolute//a.png", "absolute/a.png"),
+        ("./a/./b", "a/b"),
+        ("..", "image"),
+        ("", "image"),
+        ("nul\0.png", "nul_.png"),
+        ("line\nbreak 100%.png", "line\nbreak 100%.png"),
+        ("odd \udcff.png", "odd%20%FF.png"),
+    ],
+)
+def test_a_name_stays_below_its_folder(name: str, safe: str) -> None:
+    assert safe_name(name) == safe
+
+
+@given(st.text(st.characters() | st.sampled_from("/.\0")))
+def test_safe_names_are_safe_whatever_is_asked(name: str) -> None:
+    try:
+        name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # No file system gives such a name.
+        return
+    parts = safe_name(name).split("/")
+
+    assert not {"", ".", ".."}.intersection(parts)
+    assert all(len(part.encode()) <= 200 and "\0" not in part for part in parts)
+    assert safe_name("/".join(parts)) == "/".join(parts)
+
+
+def test_long_names_are_cut_and_stay_distinct() -> None:
+    one, other = safe_name("é" * 200 + "1"), safe_name("é" * 200 + "2")
+
+    assert len(one.encode()) <= 200
+    assert one.startswith("é" * 80)
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("a/b.tar.png", "a/b.tar"),
+        ("a.b/c", "a.b/c"),
+        (".hidden", ".hidden"),
+        ("a.png", "a"),
+        ("photo", "photo"),
+    ],
+)
+def test_stem(name: str, expected: str) -> None:
+    assert stem(name) == expected
+
+
+def test_places(tmp_path: Path) -> None:
+    dataset = DatasetFolder("gs://bucket/out")
+
+    assert shard_name(12) == "000012"
+    assert dataset.manifest_uri(12) == "gs://bucket/out/manifest/000012.parquet"
+    assert dataset.data_uri(0) == "gs://bucket/out/data/000000.parquet"
+    assert dataset.resolve("images/a.png") == "gs://bucket/out/images/a.png"
+    for place in (dataset.stop_file, dataset.progress, dataset.partial, dataset.assignment_json):
+        assert place.startswith("gs://bucket/out/.staging/")
+
+
+def test_every_input_has_a_place_of_its_own() -> None:
+    dataset = DatasetFolder("out")
+    ids = ["a", "A", "a/b", "line\nbreak", "../../x"]
+
+    places = {dataset.record_uri(id_) for id_ in ids} | {dataset.staged_image_uri(i) for i in ids}
+
+    assert len(places) == 10
+    assert all(place.startswith("out/.staging/") and ".." not in place for place in places)
+
+
+def test_staged_records_are_found_again(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path))
+    one, other = Record(row("one"), TELEMETRY), Record(row("other"), None)
+    for record in (one, other):
+        dataset.write(dataset.record_uri(record.row.input_id), record.to_json())
+
+    assert dataset.staged_record("one") == one
+    assert dataset.staged_record("third") is None
+    assert sorted(dataset.staged_records(), key=lambda each: each.row.input_id) == [one, other]
+
+
+def test_committed_shards_are_those_with_a_manifest(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path))
+    (tmp_path / "manifest").mkdir()
+    for shard, ids in ((10, ["c"]), (2, ["b", "a"])):
+        pq.write_table(manifest.table(row(id_) for id_ in ids), dataset.manifest_uri(shard))
+    (tmp_path / "manifest" / "notes.txt").touch()
+    (tmp_path / "manifest" / "mine.parquet").touch()
+
+    assert dataset.committed_shards() == [2, 10]
+    assert [(shard, row.input_id) for shard, row in dataset.committed_rows()] == [
+        (2, "a"),
+        (2, "b"),
+        (10, "c"),
+    ]
+
+
+def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path / "none"))
+
+    assert dataset.committed_shards() == []
+    assert list(dataset.staged_records()) == []
+    assert dataset.read_run() is None
+    assert dataset.read_assignment() is None
+
+
+def test_equal_values_give_equal_json(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path))
+
+    dataset.write_json(dataset.run_json, {"b": Decimal("0.20"), "a": [1]})
+
+    assert (tmp_path / "run.json").read_text() == '{\n  "a": [\n    1\n  ],\n  "b": "0.20"\n}\n'
+    assert dataset.read_run() == {"a": [1], "b": "0.20"}
+    with pytest.raises(TypeError, match="set cannot be written as JSON"):
+        dataset.write_json(dataset.run_json, {"a": set()})
+    assert dataset.read_run() == {"a": [1], "b": "0.20"}

@@ -1,0 +1,366 @@
+import contextlib
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.ml.inference.base import PredictionResult, RunInference
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+from memory_filesystem import MemoryFileSystem
+from small_networks import noise
+
+from beam_upscale import image, weights
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.inference import METRICS, Inference, Tile, TiledImage, UpscaleModelHandler
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.plan import Box
+from beam_upscale.settings import LocalModel
+
+PATIENCE = 30
+
+
+@pytest.fixture
+def model(tiny_weights: Path) -> LocalModel:
+    return LocalModel(
+        name="tiny",
+        weights_sha256=hashlib.sha256(tiny_weights.read_bytes()).hexdigest(),
+        weights_uri=str(tiny_weights),
+        device=Device.CPU,
+        precision=Precision.FP32,
+        threads=1,
+        max_tile_pixels=10**6,
+        max_batch_pixels=0,
+        halo=16,
+    )
+
+
+@pytest.fixture
+def network(tiny_weights: Path) -> EsrganModel:
+    return EsrganModel.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
+
+
+def whole(pixels: np.ndarray, context: Any = None) -> TiledImage:
+    """An image in one tile."""
+    core = Box(0, 0, pixels.shape[1], pixels.shape[0])
+    return TiledImage((Tile(pixels, core),), scale=2, context=context)
+
+
+def infer(handler: UpscaleModelHandler, images: Sequence[TiledImage]) -> list[Inference]:
+    results = list(handler.run_inference(images, handler.load_model()))
+    assert [result.example for result in results] == list(images)
+    return [result.inference for result in results]
+
+
+@contextlib.contextmanager
+def spy(
+    monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] = lambda: None
+) -> Iterator[list[tuple[int, ...]]]:
+    """Shapes of the batches that the network is given; the first of them takes its time.
+
+    On a CPU the network itself runs a batch's images one by one, so that none depends on its
+    neighbors: what shares a batch is seen where the batcher hands it over.
+    """
+    batches: list[tuple[int, ...]] = []
+    original = EsrganModel.upscale
+
+    def upscale(self: EsrganModel, batch: np.ndarray) -> np.ndarray:
+        batches.append(batch.shape)
+        if len(batches) == 1:
+            meanwhile()
+        return original(self, batch)
+
+    monkeypatch.setattr(EsrganModel, "upscale", upscale)
+    yield batches
+
+
+# Results
+
+
+def test_an_image_is_what_the_network_makes_of_it(model: LocalModel, network: EsrganModel) -> None:
+    pixels = noise(20, 30, 3)
+
+    (inference,) = infer(UpscaleModelHandler(model), [whole(pixels)])
+
+    assert inference.error is None
+    assert np.array_equal(inference.cores[0], network.upscale(pixels[np.newaxis])[0])
+    assert inference.batch_size == 1
+    assert inference.device_seconds > 0
+
+
+def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalModel) -> None:
+    deep, gray = infer(
+        UpscaleModelHandler(model), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
+    )
+
+    assert (deep.cores[0].dtype, deep.cores[0].shape) == (np.uint16, (18, 16, 3))
+    assert (gray.cores[0].dtype, gray.cores[0].shape) == (np.uint8, (18, 16, 1))
+
+
+def test_only_the_core_of_a_tile_is_kept(model: LocalModel, network: EsrganModel) -> None:
+    pixels = noise(20, 30, 3)
+    tiled = TiledImage((Tile(pixels, Box(5, 4, 10, 8)),), scale=2)
+
+    (inference,) = infer(UpscaleModelHandler(model), [tiled])
+
+    expected = network.upscale(pixels[np.newaxis])[0][8:24, 10:30]
+    assert np.array_equal(inference.cores[0], expected)
+    assert inference.cores[0].base is None
+
+
+def test_a_larger_scale_than_asked_for_is_reduced(model: LocalModel, network: EsrganModel) -> None:
+    pixels = noise(20, 30, 3)
+    tiled = dataclasses.replace(whole(pixels), scale=1)
+
+    (inference,) = infer(UpscaleModelHandler(model), [tiled])
+
+    expected = image.resize(network.upscale(pixels[np.newaxis])[0], 30, 20)
+    assert np.array_equal(inference.cores[0], expected)
+
+
+def test_tiles_cut_for_memory_give_the_uncut_result(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = noise(120, 150, 3)
+    cut = dataclasses.replace(model, max_tile_pixels=70 * 70)
+
+    (uncut,) = infer(UpscaleModelHandler(model), [whole(pixels)])
+    with spy(monkeypatch) as batches:
+        (inference,) = infer(UpscaleModelHandler(cut), [whole(pixels)])
+
+    assert len(batches) > 1
+    assert all(height * width <= 70 * 70 for _, height, width, _ in batches)
+    difference = np.abs(inference.cores[0].astype(int) - uncut.cores[0])
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 1e-3
+
+
+def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalModel) -> None:
+    handler = UpscaleModelHandler(model)
+
+    assert infer(handler, []) == []
+    assert infer(handler, [TiledImage((), 1)]) == [Inference()]
+
+
+# Errors
+
+
+def fail_on_black(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    original = EsrganModel.upscale
+
+    def upscale(self: EsrganModel, batch: np.ndarray) -> np.ndarray:
+        if any(not pixels.any() for pixels in batch):
+            raise error
+        return original(self, batch)
+
+    monkeypatch.setattr(EsrganModel, "upscale", upscale)
+
+
+@pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
+def test_one_images_error_leaves_the_others(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+) -> None:
+    fail_on_black(monkeypatch, ImageError(ErrorCode.NOT_A_NUMBER, "bad"))
+    model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
+    good, black = noise(8, 8, 3), np.zeros((8, 8, 3), np.uint8)
+    half_bad = TiledImage((*whole(good).tiles, *whole(black).tiles), scale=2)
+
+    results = infer(UpscaleModelHandler(model), [whole(good), half_bad, whole(black), whole(good)])
+
+    codes = [result.error and result.error.code for result in results]
+    assert codes == [None, ErrorCode.NOT_A_NUMBER, ErrorCode.NOT_A_NUMBER, None]
+    assert [len(result.cores) for result in results] == [1, 0, 0, 1]
+
+
+def test_an_unforeseen_error_is_a_model_error(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on_black(monkeypatch, RuntimeError("kernel"))
+
+    (result,) = infer(UpscaleModelHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+
+    assert result.error is not None
+    assert result.error.code is ErrorCode.MODEL_ERROR
+    assert result.error.message == "RuntimeError: kernel"
+
+
+def test_an_error_of_all_images_stops_the_run(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_on_black(monkeypatch, SettingsError(ErrorCode.DEVICE_UNAVAILABLE, "gone"))
+
+    with pytest.raises(SettingsError):
+        infer(UpscaleModelHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+
+
+# Batches
+
+
+def test_tiles_of_different_images_share_a_batch(
+    model: LocalModel, network: EsrganModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [noise(8, 8, 3) // (number + 1) for number in range(5)]
+    handler = UpscaleModelHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
+    batcher = handler.load_model()
+
+    def wait_for_the_others() -> None:
+        for _ in range(PATIENCE * 1000):
+            if len(batcher._queue) == 4:
+                return
+            threading.Event().wait(0.001)
+
+    with spy(monkeypatch, wait_for_the_others) as batches:
+        # The batcher holds the method that was there when the model was loaded.
+        batcher._upscale = network.upscale
+        results = list(handler.run_inference([whole(pixels) for pixels in images], batcher))
+
+    assert batches == [(1, 8, 8, 3), (4, 8, 8, 3)]
+    for pixels, result in zip(images, results, strict=True):
+        alone = network.upscale(pixels[np.newaxis])[0]
+        assert np.array_equal(result.inference.cores[0], alone)
+    assert [result.inference.batch_size for result in results] == [1, 4, 4, 4, 4]
+
+
+def test_tiles_run_one_at_a_time_on_a_cpu(
+    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with spy(monkeypatch) as batches:
+        infer(UpscaleModelHandler(model), [whole(noise(8, 8, 3)) for _ in range(4)])
+
+    assert batches == [(1, 8, 8, 3)] * 4
+
+
+def test_batches_of_run_inference_count_pixels(model: LocalModel) -> None:
+    on_gpu = dataclasses.replace(model, max_batch_pixels=1000)
+
+    bounds = UpscaleModelHandler(on_gpu).batch_elements_kwargs()
+
+    assert (bounds["min_batch_size"], bounds["max_batch_size"]) == (2000, 2000)
+    assert bounds["element_size_fn"](whole(noise(8, 9, 3))) == 72
+    assert bounds["element_size_fn"](TiledImage((), 1)) == 2000 // 64
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ({"max_batch_size": 500}, (500, 500)),
+        ({"min_batch_size": 5000}, (5000, 5000)),
+        ({"min_batch_size": 10}, (10, 2000)),
+        ({"min_batch_size": 10, "max_batch_size": 20}, (10, 20)),
+    ],
+)
+def test_bounds_that_are_asked_for_hold(
+    model: LocalModel, asked: dict[str, int], given: tuple[int, int]
+) -> None:
+    model = dataclasses.replace(model, max_batch_pixels=1000)
+
+    bounds = UpscaleModelHandler(model, **asked).batch_elements_kwargs()
+
+    assert (bounds["min_batch_size"], bounds["max_batch_size"]) == given
+    beam.BatchElements(**bounds)  # Raises where the bounds cross.
+
+
+# Beam's habits
+
+
+def test_a_model_is_shared_where_that_is_asked_for(model: LocalModel) -> None:
+    assert not UpscaleModelHandler(model).share_model_across_processes()
+    assert UpscaleModelHandler(model, large_model=True).share_model_across_processes()
+    assert UpscaleModelHandler(model, model_copies=2).model_copies() == 2
+    assert UpscaleModelHandler(model, model_copies=2).share_model_across_processes()
+
+
+def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalModel) -> None:
+    batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage((), 1)]
+
+    assert UpscaleModelHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
+
+
+@pytest.mark.parametrize("options", [{}, {"large_model": True}])
+def test_run_inference(model: LocalModel, network: EsrganModel, options: dict[str, Any]) -> None:
+    images = [noise(8 + number, 8, 3) for number in range(3)]
+    expected = [network.upscale(pixels[np.newaxis])[0] for pixels in images]
+
+    def check(results: list[PredictionResult]) -> None:
+        assert sorted(result.example.context for result in results) == [0, 1, 2]
+        for result in results:
+            core = result.inference.cores[0]
+            assert np.array_equal(core, expected[result.example.context])
+
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    results = (
+        pipeline
+        | beam.Create([whole(pixels, number) for number, pixels in enumerate(images)])
+        | RunInference(UpscaleModelHandler(model, **options))
+    )
+    assert_that(results, check)
+    finished = pipeline.run()
+
+    metrics = finished.metrics().query(beam.metrics.MetricsFilter().with_namespace(METRICS))
+    counters = {each.key.metric.name: each.committed for each in metrics["counters"]}
+    assert counters["num_inferences"] == 3
+    sizes = {each.key.metric.name: each.committed for each in metrics["distributions"]}
+    assert sizes["inference_request_batch_byte_size"].sum == sum(each.nbytes for each in images)
+
+
+# Where the weights come from
+
+
+def load_code(model: LocalModel) -> ErrorCode:
+    with pytest.raises(SettingsError) as caught:
+        UpscaleModelHandler(model).load_model()
+    return caught.value.code
+
+
+def test_other_weights_than_those_pinned_are_refused(model: LocalModel) -> None:
+    assert load_code(dataclasses.replace(model, weights_sha256="0" * 64)) is (
+        ErrorCode.WEIGHTS_MISMATCH
+    )
+
+
+def test_weights_that_are_not_there_are_an_error(model: LocalModel) -> None:
+    assert load_code(dataclasses.replace(model, weights_uri="/no/such/file.safetensors")) is (
+        ErrorCode.WEIGHTS_UNAVAILABLE
+    )
+
+
+def test_registered_weights_are_had_by_name_where_the_path_is_missing(
+    model: LocalModel, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = dataclasses.replace(
+        weights.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
+    )
+    found = weights.Weights("tiny", tiny_weights, model.weights_sha256, "here")
+    monkeypatch.setattr(weights, "REGISTRY", {"tiny": registered})
+    monkeypatch.setattr(weights, "fetch", lambda _: found)
+    elsewhere = dataclasses.replace(model, weights_uri="/elsewhere/tiny.safetensors")
+
+    (inference,) = infer(UpscaleModelHandler(elsewhere), [whole(noise(8, 8, 3))])
+
+    assert inference.error is None
+    assert load_code(dataclasses.replace(elsewhere, weights_sha256="0" * 64)) is (
+        ErrorCode.WEIGHTS_UNAVAILABLE
+    )
+
+
+def test_weights_reach_a_worker_by_uri_and_are_verified(
+    model: LocalModel, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "cache"))
+    uri = "mem://weights/tiny.safetensors"
+    monkeypatch.setitem(MemoryFileSystem.files, uri, tiny_weights.read_bytes())
+    remote = dataclasses.replace(model, weights_uri=uri)
+
+    (inference,) = infer(UpscaleModelHandler(remote), [whole(noise(8, 8, 3))])
+
+    assert inference.error is None
+    assert (weights.cache_directory() / "weights" / f"{model.weights_sha256}.safetensors").exists()
+    monkeypatch.setitem(MemoryFileSystem.files, uri, b"other")
+    other = dataclasses.replace(remote, weights_sha256="0" * 64)
+    assert load_code(other) is ErrorCode.WEIGHTS_MISMATCH

@@ -1,0 +1,166 @@
+"""Results as others open them: Hugging Face's datasets, DuckDB and pandas."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from runs import rows, upscale
+
+BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+IMAGES = 7
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    """Images of different sizes in folders that look like labels and splits."""
+    folder = tmp_path / "in"
+    for number in range(IMAGES):
+        below = folder / ("", "cats", "dogs", "train", "test/validation")[number % 5]
+        below.mkdir(parents=True, exist_ok=True)
+        photograph(number, 20 + number, 14).save(below / f"{number}.png")
+    (folder / "broken.png").write_text("not an image")
+    return folder
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`datasets.load_dataset` without a network, and with a cache of its own."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+    def load_dataset(*arguments: str, **options: Any) -> Any:
+        return datasets.load_dataset(*arguments, cache_dir=str(tmp_path / "cache"), **options)
+
+    return load_dataset
+
+
+@BOTH_LAYOUTS
+def test_load_dataset_opens_the_images(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+) -> None:
+    import datasets
+
+    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
+
+    found = load(str(tmp_path / "out"))
+
+    assert list(found) == ["train"]
+    assert isinstance(found["train"].features["image"], datasets.Image)
+    assert "label" not in found["train"].features
+    assert sorted(row["image"].size for row in found["train"]) == [
+        (40 + 2 * number, 28) for number in range(IMAGES)
+    ]
+
+
+@BOTH_LAYOUTS
+def test_load_dataset_streams(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+) -> None:
+    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
+
+    found = load(str(tmp_path / "out"), split="train", streaming=True)
+
+    assert len([row["image"].size for row in found]) == IMAGES
+
+
+@BOTH_LAYOUTS
+def test_load_dataset_opens_the_manifest(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+) -> None:
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=3)
+
+    found = load("parquet", data_files=f"{output}/manifest/*.parquet", split="train")
+
+    assert len(found) == IMAGES + 1
+    assert sum(found["credits"]) == Decimal("1.4")
+
+
+def test_card_of_parquet_opens_the_manifest_too(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any]
+) -> None:
+    upscale(inputs, tmp_path / "out", tiny_weights, layout="parquet")
+
+    assert len(load(str(tmp_path / "out"), "manifest", split="train")) == IMAGES + 1
+
+
+@BOTH_LAYOUTS
+def test_images_with_unusual_names_are_opened(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    load: Callable[..., Any],
+    layout: str,
+) -> None:
+    names = [
+        "a b.png",
+        "é.png",
+        "[x].png",
+        "100%.png",
+        "new\nline.png",
+        "#1.png",
+        "q?.png",
+        "*.png",
+    ]
+    names += ["__init__/x.png", "x..png", "metadata.png", "data/train-00000.png"]
+    folder = tmp_path / "in"
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        photograph(number).save(folder / name)
+
+    upscale(folder, tmp_path / "out", tiny_weights, layout=layout)
+
+    assert len(rows(tmp_path / "out")) == len(names)
+    assert len(load(str(tmp_path / "out"), split="train")) == len(names)
+
+
+@BOTH_LAYOUTS
+def test_manifest_loads_where_there_is_no_image(
+    tmp_path: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/broken.png").write_text("not an image")
+    upscale(tmp_path / "in", tmp_path / "out", tiny_weights, layout=layout)
+
+    assert len(load(str(tmp_path / "out"), "manifest", split="train")) == 1
+
+
+@BOTH_LAYOUTS
+def test_duckdb_and_pandas_read_the_manifest(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
+) -> None:
+    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
+    manifest = tmp_path / "out/manifest"
+
+    [(count, listed, file_names)] = duckdb.sql(
+        "select count(*), sum(credits), count(distinct input.file_name) "
+        f"from read_parquet('{manifest}/*.parquet')"
+    ).fetchall()
+    frame = pd.read_parquet(manifest)
+
+    assert (count, listed, file_names) == (IMAGES + 1, Decimal("1.4"), IMAGES + 1)
+    assert frame["credits"].sum() == Decimal("1.4")
+    assert frame["usd"].sum() == Decimal("0.014")
+    assert frame["billed_credits"].sum() == 0
+    assert sorted(frame["status"].value_counts().items()) == [("failed", 1), ("upscaled", IMAGES)]
+
+
+def test_parquet_holds_images_as_others_write_them(
+    tmp_path: Path, inputs: Path, tiny_weights: Path
+) -> None:
+    upscale(inputs, tmp_path / "out", tiny_weights, layout="parquet")
+
+    table = pq.read_table(tmp_path / "out/data/000000.parquet")
+
+    assert table.column_names == ["image", "input_id", "width", "height", "input"]
+    assert b"huggingface" in table.schema.metadata
+    for row in table.to_pylist():
+        assert row["image"]["bytes"].startswith(b"\x89PNG")
+        assert (row["width"], row["height"]) == (row["width"], 28)

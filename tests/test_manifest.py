@@ -1,0 +1,242 @@
+import dataclasses
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_upscale.engines import ENGINES
+from beam_upscale.errors import ErrorCode
+from beam_upscale.manifest import (
+    COLUMNS,
+    TELEMETRY,
+    Row,
+    Status,
+    row_from_dict,
+    row_from_json,
+    row_to_json,
+    status_of,
+    table,
+    totals,
+)
+
+STAGE = {
+    "engine": "esrgan-v1-x2plus",
+    "model": "tiny",
+    "weights_sha256": "ab" * 32,
+    "input_width": 10,
+    "input_height": 20,
+    "output_width": 20,
+    "output_height": 40,
+    "calls": 1,
+    "credits": Decimal("0.2000"),
+    "request_ids": ["one", "two"],
+}
+FULL = Row(
+    input_id="gs://bucket/é\n.png",
+    source_uri="gs://bucket/é\n.png",
+    status=Status.UPSCALED,
+    source_sha256="cd" * 32,
+    notes=("palette", "upscaled in 4 pieces"),
+    engine="esrgan-v1-x2plus",
+    backend="local",
+    model="tiny",
+    weights_sha256="ab" * 32,
+    device_type="cpu",
+    precision="fp32",
+    halo=96,
+    prompt="",
+    cfg_scale=7.5,
+    steps=20,
+    seed=2**40,
+    noise_level=20,
+    input_width=10,
+    input_height=20,
+    input_format="png",
+    input_mode="P",
+    output_uri="images/é\n.png",
+    output_width=20,
+    output_height=40,
+    output_format="png",
+    output_bytes=2**33,
+    output_sha256="ef" * 32,
+    calls=4,
+    credits=Decimal("0.8"),
+    billed_credits=Decimal("0.4"),
+    usd=Decimal("0.008"),
+    request_ids=("one", "two"),
+    stages=(STAGE,),
+    input={"file_name": "é\n.png", "label": 3, "engine": "mine", "box": {"x": 0.5, "tags": ["a"]}},
+)
+BARE = Row("b", "b", Status.FAILED, error_code=ErrorCode.EMPTY_FILE, error_message="0 bytes")
+
+amounts = st.integers(0, 10**13).map(lambda units: Decimal(units).scaleb(-4))
+rows = st.builds(
+    Row,
+    input_id=st.text(st.characters(exclude_categories=["Cs"])),
+    source_uri=st.text(st.characters(exclude_categories=["Cs"])),
+    status=st.sampled_from(Status),
+    notes=st.lists(st.text(st.characters(exclude_categories=["Cs"]))).map(tuple),
+    seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    cfg_scale=st.none() | st.floats(allow_nan=False),
+    calls=st.integers(0, 2**31 - 1),
+    credits=amounts,
+    billed_credits=amounts,
+    usd=amounts.map(lambda amount: amount / 100),
+)
+
+
+@pytest.mark.parametrize("row", [FULL, BARE])
+def test_a_row_survives_json(row: Row) -> None:
+    assert row_from_json(json.loads(json.dumps(row_to_json(row)))) == row
+
+
+@pytest.mark.parametrize("row", [FULL, BARE])
+def test_a_row_survives_parquet(tmp_path: Path, row: Row) -> None:
+    pq.write_table(table([row]), tmp_path / "manifest.parquet")
+
+    (values,) = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
+
+    assert row_from_dict(values) == row
+
+
+@given(rows)
+def test_any_row_survives_json_and_arrow(row: Row) -> None:
+    assert row_from_json(json.loads(json.dumps(row_to_json(row)))) == row
+    assert row_from_dict(table([row]).to_pylist()[0]) == row
+
+
+def test_decimals_are_strings_in_json() -> None:
+    values = row_to_json(FULL)
+
+    assert (values["credits"], values["usd"]) == ("0.8", "0.008")
+    assert values["stages"][0]["credits"] == "0.2000"
+
+
+def test_columns_are_those_that_are_promised() -> None:
+    promised = [
+        "input_id",
+        "source_uri",
+        "source_sha256",
+        "status",
+        "error_code",
+        "error_message",
+        "notes",
+        "engine",
+        "backend",
+        "model",
+        "weights_sha256",
+        "device_type",
+        "precision",
+        "halo",
+        "prompt",
+        "negative_prompt",
+        "cfg_scale",
+        "steps",
+        "seed",
+        "noise_level",
+        "input_width",
+        "input_height",
+        "input_format",
+        "input_mode",
+        "output_uri",
+        "output_width",
+        "output_height",
+        "output_format",
+        "output_bytes",
+        "output_sha256",
+        "calls",
+        "credits",
+        "billed_credits",
+        "usd",
+        "request_ids",
+        "stages",
+        "input",
+    ]
+
+    schema = table([FULL]).schema
+
+    assert schema.names == promised
+    assert [field.name for field in dataclasses.fields(Row) if field.name not in promised] == []
+    assert schema.field("credits").type == pa.decimal128(18, 4)
+    assert schema.field("billed_credits").type == pa.decimal128(18, 4)
+    assert schema.field("usd").type == pa.decimal128(18, 6)
+    assert TELEMETRY.names == [
+        *("input_id", "device_seconds", "queue_seconds", "attempts", "batch_size", "worker"),
+        "started_at",
+    ]
+
+
+def test_rows_stand_in_the_order_of_their_ids_whatever_order_they_come_in() -> None:
+    ids = ["b", "B", "a/b", "a", "é", "a\n"]
+    there = table(Row(id_, id_, Status.SKIPPED) for id_ in ids)
+    back = table(Row(id_, id_, Status.SKIPPED) for id_ in reversed(ids))
+
+    assert there.column("input_id").to_pylist() == sorted(ids)
+    assert there.equals(back)
+
+
+def test_the_datasets_own_columns_are_nested_and_untouched() -> None:
+    inputs = table([FULL, BARE]).column("input").to_pylist()
+
+    assert inputs == [
+        dict.fromkeys(FULL.input),
+        {"file_name": "é\n.png", "label": 3, "engine": "mine", "box": {"x": 0.5, "tags": ["a"]}},
+    ]
+    assert table([FULL, BARE]).column("engine").to_pylist() == [None, "esrgan-v1-x2plus"]
+
+
+def test_no_columns_of_the_datasets_own_are_nulls(tmp_path: Path) -> None:
+    pq.write_table(table([BARE]), tmp_path / "manifest.parquet")
+
+    assert pq.read_table(tmp_path / "manifest.parquet").column("input").to_pylist() == [None]
+
+
+def test_a_shard_without_rows_has_the_columns() -> None:
+    empty = table([])
+
+    assert empty.num_rows == 0
+    assert empty.schema.names == [*COLUMNS.names, "input"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (ErrorCode.INPUT_TOO_LARGE, Status.REJECTED),
+        (ErrorCode.OUTPUT_TOO_LARGE, Status.REJECTED),
+        (ErrorCode.OUTPUT_SIDE_TOO_LONG, Status.REJECTED),
+        (ErrorCode.TOO_MANY_PIXELS, Status.REJECTED),
+        (ErrorCode.FILE_TOO_LARGE, Status.REJECTED),
+        (ErrorCode.ANIMATED, Status.REJECTED),
+        (ErrorCode.EMPTY_FILE, Status.FAILED),
+        (ErrorCode.EMPTY_IMAGE, Status.FAILED),
+        (ErrorCode.PERMISSION_DENIED, Status.FAILED),
+        (ErrorCode.DECODER_CRASHED, Status.FAILED),
+        (ErrorCode.OUT_OF_MEMORY, Status.FAILED),
+    ],
+)
+def test_the_rules_reject_and_everything_else_fails(code: ErrorCode, status: Status) -> None:
+    assert status_of(code) is status
+
+
+def test_a_million_prices_sum_exactly() -> None:
+    price = ENGINES["esrgan-v1-x2plus"].credits(160, 160)
+    row = Row("a", "a", Status.UPSCALED, calls=1, credits=price, usd=price / 100, output_bytes=3)
+
+    sums = totals(row for _ in range(1_000_000))
+
+    assert (sums.rows, sums.by_status) == (1_000_000, {"upscaled": 1_000_000})
+    assert (sums.calls, sums.credits) == (1_000_000, Decimal("200000.0"))
+    assert (sums.usd, sums.output_bytes) == (Decimal("2000.000"), 3_000_000)
+
+
+def test_totals_by_status() -> None:
+    sums = totals([FULL, BARE, dataclasses.replace(BARE, status=Status.REJECTED), FULL])
+
+    assert sums.by_status == {"upscaled": 2, "failed": 1, "rejected": 1}
+    assert (sums.credits, sums.billed_credits) == (Decimal("1.6"), Decimal("0.8"))
+    assert totals([]).rows == 0

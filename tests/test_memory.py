@@ -1,0 +1,137 @@
+"""Peak resident memory of real runs, child processes counted."""
+
+import contextlib
+import dataclasses
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+from runs import quick, rows
+
+from beam_upscale import weights
+from beam_upscale.manifest import Status
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+MIB = 2**20
+GIB = 2**30
+SECONDS_BETWEEN_SAMPLES = 0.02
+
+Report = Callable[[str], None]
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Prints a measured figure, also where the test passes."""
+
+    def write(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return write
+
+
+@dataclasses.dataclass
+class Peak:
+    """The most memory that a process and its children held together, in bytes."""
+
+    resident: int = 0
+
+
+@contextlib.contextmanager
+def watched(process: psutil.Process) -> Iterator[Peak]:
+    """Samples a process and its children until the block ends."""
+    peak, ended = Peak(), threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(SECONDS_BETWEEN_SAMPLES):
+            peak.resident = max(peak.resident, resident(process))
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+def resident(process: psutil.Process) -> int:
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for each in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += each.memory_info().rss
+    return total
+
+
+def peak_of_run(folder: Path, output: Path, *options: str) -> int:
+    """The peak of `beam-upscale run` as a user starts it, in bytes."""
+    command = [sys.executable, "-m", "beam_upscale", "run", str(folder), str(output), *options]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with watched(psutil.Process(process.pid)) as peak:
+        _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+    assert {row.status for row in rows(output).values()} == {Status.UPSCALED}
+    return peak.resident
+
+
+def test_memory_does_not_grow_with_the_dataset(
+    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image], report: Report
+) -> None:
+    side, few, many = 272, 300, 3000
+    folders = [tmp_path / "few", tmp_path / "many"]
+    for folder, count in zip(folders, (few, many), strict=True):
+        folder.mkdir()
+        for number in range(count):
+            path = folder / f"{number:04}.jpg"
+            if number < 20:
+                photograph(number, side, side).save(path)
+            else:
+                path.hardlink_to(folder / f"{number % 20:04}.jpg")
+    options = [*quick(tiny_weights)[:-2], "--format", "jpeg"]
+
+    low, high = (peak_of_run(folder, Path(f"{folder}-out"), *options) for folder in folders)
+
+    allowance = low // 10
+    pixels = many * side * side * 3
+    report(
+        f"{few} images of {side} x {side}: {low / MIB:.0f} MiB; {many}: {high / MIB:.0f} MiB "
+        f"({high / low - 1:+.1%}); input pixels {pixels / MIB:.0f} MiB"
+    )
+    assert pixels > 10 * allowance
+    assert high <= low + allowance
+
+
+def test_large_image_in_tiles(
+    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image], report: Report
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photograph(0, 8000, 6000).save(folder / "large.jpg")
+
+    peak = peak_of_run(folder, tmp_path / "out", *quick(tiny_weights), "--oversize", "tile")
+
+    report(f"8,000 x 6,000 in tiles with a small network: {peak / GIB:.2f} GiB")
+    assert rows(tmp_path / "out")["large.jpg"].output_width == 16_000
+    assert peak < 3e9
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_largest_image_in_one_call_with_real_weights(
+    tmp_path: Path, photograph: Callable[..., Image.Image], report: Report, precision: str
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photograph(0, 1024, 1024).save(folder / "square.png")
+    weights.resolve(None, "esrgan-v1-x2plus")  # Made now, so that it does not count.
+
+    peak = peak_of_run(folder, tmp_path / "out", "--device", "cpu", "--precision", precision)
+
+    report(f"1,024 x 1,024 with the real weights in {precision}: {peak / GIB:.2f} GiB")
+    assert peak < 3e9

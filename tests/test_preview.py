@@ -1,0 +1,136 @@
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from beam_upscale.budget import Claim, last_admitted, order
+from beam_upscale.decoding import shared_pool
+from beam_upscale.engines import get_engine
+from beam_upscale.errors import ErrorCode
+from beam_upscale.inference import TiledImage
+from beam_upscale.manifest import Status
+from beam_upscale.plan import Oversize, PlanOptions
+from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
+from beam_upscale.settings import UpscaleSettings
+from beam_upscale.sources import SourceImage, list_images
+from beam_upscale.transforms import prepare
+
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+ENGINE = get_engine("esrgan-v1-x2plus")
+
+
+def image_of(picture: Image.Image, tmp_path: Path, name: str) -> SourceImage:
+    picture.save(tmp_path / name)
+    (found,) = list_images(str(tmp_path / name)).images
+    return found
+
+
+def test_every_input_is_planned_in_order(
+    tmp_path: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    small = image_of(photograph(0, 40, 30), tmp_path, "small.png")
+    large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
+    broken = SourceImage("broken", data=b"")
+
+    planned = preview([large, broken, small], ENGINE, PlanOptions())
+
+    assert [each.input_id for each in planned] == [large.input_id, "broken", small.input_id]
+    assert planned[0].error_code is ErrorCode.INPUT_TOO_LARGE
+    assert (planned[0].status, planned[0].credits, planned[0].calls) == (Status.REJECTED, 0, 0)
+    assert (planned[1].status, planned[1].error_code) == (Status.FAILED, ErrorCode.EMPTY_FILE)
+    assert (planned[1].width, planned[1].message != "") == (None, True)
+    assert planned[2] == PlannedImage(
+        small.input_id,
+        Status.UPSCALED,
+        width=40,
+        height=30,
+        output_width=80,
+        output_height=60,
+        calls=1,
+        credits=Decimal("0.2"),
+    )
+
+
+def test_tiles_and_skips(tmp_path: Path) -> None:
+    large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
+
+    (tiled,) = preview([large], ENGINE, PlanOptions(oversize=Oversize.TILE))
+    (skipped,) = preview([large], ENGINE, PlanOptions(min_side=1000))
+
+    assert (tiled.status, tiled.calls, tiled.credits) == (
+        Status.UPSCALED,
+        tiled.calls,
+        tiled.calls * Decimal("0.2"),
+    )
+    assert tiled.calls > 1
+    assert (skipped.status, skipped.error_code, skipped.credits) == (Status.SKIPPED, None, 0)
+    assert "--min-side" in skipped.message
+
+
+def test_a_budget_leaves_out_what_it_leaves_out_in_a_run(
+    tmp_path: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    images = [image_of(photograph(number), tmp_path, f"{number}.png") for number in range(6)]
+    prices = [Claim(order(image.input_id), Decimal("0.2"), spent=False) for image in images]
+    reached = last_admitted(prices, Decimal("0.7"))
+
+    planned = preview(images, ENGINE, PlanOptions(), max_credits=Decimal("0.7"))
+
+    for image, found in zip(images, planned, strict=True):
+        within = order(image.input_id) <= reached
+        assert found.status is (Status.UPSCALED if within else Status.OVER_BUDGET)
+        assert found.credits == (Decimal("0.2") if within else 0)
+    assert sum(found.status is Status.OVER_BUDGET for found in planned) == 3
+
+
+def test_sums_by_status() -> None:
+    planned = [
+        PlannedImage(str(number), Status.UPSCALED, calls=2, credits=Decimal("0.4"))
+        for number in range(1000)
+    ]
+
+    sums = by_status([*planned, PlannedImage("x", Status.FAILED)])
+
+    assert sums == {
+        Status.UPSCALED: StatusTotals(1000, 2000, Decimal("400.0"), Decimal("4.000")),
+        Status.FAILED: StatusTotals(1, 0, Decimal(0), Decimal(0)),
+    }
+    assert by_status([]) == {}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"min_side": 600}, {"oversize": "tile"}, {"oversize": "shrink"}, {"long_side": 300}],
+)
+def test_the_preview_says_of_the_samples_what_the_pipeline_does(
+    tiny_weights: Path, options: dict[str, Any]
+) -> None:
+    settings = UpscaleSettings.of(
+        ENGINE.name, weights=str(tiny_weights), device="cpu", precision="fp32", **options
+    ).pin()
+    images = list_images(str(SAMPLES)).images
+
+    planned = preview(images, ENGINE, settings.plan)
+
+    for image, found in zip(images, planned, strict=True):
+        tiled = prepare(image, settings, shared_pool())
+        row = _row(tiled)
+        if image.name == "photos/cut-in-half.jpg":
+            # Its header is whole: what the pixels hide shows only in a run.
+            assert (found.status, row.status) == (Status.UPSCALED, Status.FAILED)
+            continue
+        assert (found.status, found.error_code) == (row.status, row.error_code), image.name
+        assert (found.width, found.height) == (row.input_width, row.input_height)
+        if tiled.context.plan is not None:
+            assert (found.calls, found.credits) == (
+                tiled.context.plan.calls,
+                tiled.context.plan.credits,
+            )
+
+
+def _row(tiled: TiledImage) -> Any:
+    outcome = tiled.context.outcome
+    return tiled.context.row if outcome is None else outcome.record.row

@@ -1,0 +1,68 @@
+import io
+from decimal import Decimal
+
+import pytest
+from rich.console import Console
+
+from beam_upscale.control import Progress
+from beam_upscale.progress import ProgressLine, describe
+
+
+def test_the_line_says_all_there_is_to_say() -> None:
+    done = Progress(
+        images=1500, earlier=500, pixels=25_000_000, failures=12, credits=Decimal("300.0")
+    )
+
+    assert describe(done, total=2500, elapsed=100) == (
+        "1,500 of 2,500 images · 0.250 Mpx/s · 12 failed · 300 credits · 1:40 left"
+    )
+
+
+@pytest.mark.parametrize(
+    ("done", "elapsed"),
+    [(Progress(), 0.0), (Progress(), 5.0), (Progress(images=4, earlier=4), 5.0)],
+)
+def test_nothing_made_says_nothing_of_the_time_left(done: Progress, elapsed: float) -> None:
+    text = describe(done, total=10, elapsed=elapsed)
+
+    assert "left" not in text
+    assert "0.000 Mpx/s" in text
+
+
+def test_a_run_that_is_done_has_no_time_left() -> None:
+    assert "left" not in describe(Progress(images=10), total=10, elapsed=5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0:00 left"), (59.6, "1:00 left"), (3599, "59:59 left"), (3600, "1:00:00 left")],
+)
+def test_time_left_is_a_clocks(seconds: float, text: str) -> None:
+    assert describe(Progress(images=1), total=2, elapsed=seconds).endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [("0", "0 credits"), ("0.20", "0.2 credits"), ("1000", "1000 credits")]
+)
+def test_credits_have_no_needless_zeros(amount: str, text: str) -> None:
+    assert text in describe(Progress(credits=Decimal(amount)), 1, 1).split(" · ")
+
+
+def test_the_line_is_drawn_on_a_terminal_and_goes_away() -> None:
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, width=100)
+
+    with ProgressLine(console, shown=True) as line:
+        line.total = 7
+        line.update(Progress(images=3))
+
+    assert "3 of 7 images" in drawn.getvalue()
+
+
+def test_nothing_is_drawn_elsewhere() -> None:
+    drawn = io.StringIO()
+
+    with ProgressLine(Console(file=drawn), shown=False) as line:
+        line.update(Progress(images=3))
+
+    assert drawn.getvalue() == ""

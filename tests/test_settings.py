@@ -1,0 +1,224 @@
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory_filesystem import MemoryFileSystem
+from safetensors.torch import save_file
+from small_networks import esrgan
+
+from beam_upscale import weights
+from beam_upscale.engines import get_engine
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.image import Animated
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.plan import OutputFormat, Oversize
+from beam_upscale.settings import UpscaleSettings
+
+ENGINE = "esrgan-v1-x2plus"
+
+
+@pytest.fixture
+def quick(tiny_weights: Path) -> dict[str, Any]:
+    return {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32"}
+
+
+@pytest.fixture
+def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
+    """What is stored under `mem://`, and a cache of weights that is empty."""
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "cache"))
+    MemoryFileSystem.files.clear()
+    yield MemoryFileSystem.files
+    MemoryFileSystem.files.clear()
+
+
+def code_of(action: Callable[[], object]) -> ErrorCode:
+    with pytest.raises(SettingsError) as caught:
+        action()
+    return caught.value.code
+
+
+# From flat options
+
+
+def test_flat_options_go_where_they_belong() -> None:
+    settings = UpscaleSettings.of(ENGINE, width=640, threads=3, quality=80)
+
+    assert settings.engine == ENGINE
+    assert settings.plan.width == 640
+    assert (settings.threads, settings.quality) == (3, 80)
+
+
+def test_members_may_be_given_by_their_names() -> None:
+    settings = UpscaleSettings.of(
+        ENGINE,
+        oversize="tile",
+        output_format="webp",
+        animated="reject",
+        device="cpu",
+        precision="bf16",
+    )
+
+    assert settings.plan.oversize is Oversize.TILE
+    assert settings.plan.output_format is OutputFormat.WEBP
+    assert settings.animated is Animated.REJECT
+    assert settings.device is Device.CPU
+    assert settings.precision is Precision.BF16
+
+
+def test_an_unknown_option_is_named_with_those_that_exist() -> None:
+    with pytest.raises(SettingsError, match=r"no option fromat; .*output_format") as caught:
+        UpscaleSettings.of(ENGINE, fromat="png")
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_an_unknown_member_is_named_with_those_that_exist() -> None:
+    with pytest.raises(SettingsError, match=r"oversize is 'cut'; .*reject, tile, shrink") as caught:
+        UpscaleSettings.of(ENGINE, oversize="cut")
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"width": 0},
+        {"width": 10, "height": 10},
+        {"max_input_bytes": 0},
+        {"threads": 0},
+        {"threads": -1},
+        {"max_tile_pixels": 0},
+        {"max_batch_pixels": -1},
+        {"halo": -1},
+    ],
+)
+def test_values_out_of_range_are_refused(option: dict[str, int]) -> None:
+    assert code_of(lambda: UpscaleSettings.of(ENGINE, **option)) is ErrorCode.INVALID_OPTION
+
+
+# Pinned
+
+
+def test_pinning_leaves_no_auto(tiny_weights: Path) -> None:
+    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().model
+
+    assert model.device is not Device.AUTO
+    assert model.precision is not Precision.AUTO
+    assert model.threads >= 1
+    assert model.name == tiny_weights.name
+    assert model.weights_uri == str(tiny_weights)
+    assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    # The network's own: one block of five convolutions and more.
+    assert model.halo > 5
+
+
+def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:
+    pinned = UpscaleSettings.of(ENGINE, **quick).pin()
+    again = UpscaleSettings.of(
+        ENGINE,
+        weights=pinned.model.weights_uri,
+        device=pinned.model.device,
+        precision=pinned.model.precision,
+        threads=pinned.model.threads,
+    ).pin()
+
+    assert again == pinned
+
+
+def test_a_cpu_runs_one_tile_at_a_time_whatever_is_asked(quick: dict[str, Any]) -> None:
+    assert (
+        UpscaleSettings.of(ENGINE, **quick, max_batch_pixels=10**6).pin().model.max_batch_pixels
+        == 0
+    )
+
+
+def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
+    quick: dict[str, Any], tiny_weights: Path
+) -> None:
+    pinned = UpscaleSettings.of(ENGINE, **quick, skip_larger_than=(100, 200), threads=2).pin()
+
+    record = pinned.to_dict()
+
+    assert record["engine"] == ENGINE
+    assert record["plan"]["skip_larger_than"] == [100, 200]
+    assert record["model"]["device"] == "cpu"
+    assert record["model"]["threads"] == 2
+    moved = dataclasses.replace(
+        pinned, model=dataclasses.replace(pinned.model, weights_uri="gs://bucket/w.safetensors")
+    )
+    assert moved.to_dict() == record
+    assert str(tiny_weights.parent) not in str(record)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    assert code_of(UpscaleSettings("none").pin) is ErrorCode.UNKNOWN_ENGINE
+
+
+def test_an_engine_without_a_local_model_is_refused(quick: dict[str, Any]) -> None:
+    latent = get_engine("stable-diffusion-x4-latent-upscaler").name
+
+    assert code_of(UpscaleSettings.of(latent, **quick).pin) is ErrorCode.ENGINE_UNAVAILABLE
+
+
+def test_weights_of_a_smaller_scale_than_the_engines_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x1.safetensors"
+    save_file({n: v.contiguous() for n, v in esrgan(scale=1).state_dict().items()}, path)
+
+    with pytest.raises(SettingsError, match="enlarges 1 times") as caught:
+        UpscaleSettings.of(ENGINE, weights=str(path), device="cpu").pin()
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
+
+
+@pytest.mark.parametrize(
+    ("option", "code"),
+    [
+        ({"weights": "no-such-weights"}, ErrorCode.UNKNOWN_WEIGHTS),
+        ({"weights": "/no/such/file.pth"}, ErrorCode.UNKNOWN_WEIGHTS),
+        ({"weights": "mem://bucket/none.safetensors"}, ErrorCode.WEIGHTS_UNAVAILABLE),
+        ({"weights": "nosuchscheme://bucket/none.safetensors"}, ErrorCode.WEIGHTS_UNAVAILABLE),
+        ({"quality": 101}, ErrorCode.INVALID_OPTION),
+    ],
+)
+def test_what_would_fail_every_image_alike_is_refused(
+    quick: dict[str, Any], memory: dict[str, bytes], option: dict[str, Any], code: ErrorCode
+) -> None:
+    settings = UpscaleSettings.of(ENGINE, **{**quick, **option})
+
+    assert code_of(settings.pin) is code
+
+
+def test_a_device_that_is_not_there_is_refused(
+    quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("beam_upscale.models.device._has_cuda", lambda: False)
+
+    settings = UpscaleSettings.of(ENGINE, **{**quick, "device": "cuda"})
+
+    assert code_of(settings.pin) is ErrorCode.DEVICE_UNAVAILABLE
+
+
+def test_weights_may_lie_on_another_file_system(
+    quick: dict[str, Any], memory: dict[str, bytes], tiny_weights: Path
+) -> None:
+    memory["mem://bucket/tiny.safetensors"] = tiny_weights.read_bytes()
+
+    model = (
+        UpscaleSettings.of(ENGINE, **{**quick, "weights": "mem://bucket/tiny.safetensors"})
+        .pin()
+        .model
+    )
+
+    assert model.weights_uri == "mem://bucket/tiny.safetensors"
+    assert model.name == "tiny.safetensors"
+    assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    assert list(weights.cache_directory().rglob(f"{model.weights_sha256}.safetensors"))
+
+
+def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) -> None:
+    settings = UpscaleSettings.of(ENGINE, **{**quick, "weights": f"file://{tiny_weights}"})
+
+    assert settings.pin().model.weights_uri == str(tiny_weights)

@@ -1,0 +1,142 @@
+"""Staging one result after the other, and committing shards of them."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.manifest import Row, Status
+from beam_upscale.sinks import commit_shard, new_run_id, output_uri, shard_of, stage
+from beam_upscale.sources import SourceImage
+from beam_upscale.transforms import UpscaledImage
+
+TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetFolder:
+    return DatasetFolder(str(tmp_path / "out"))
+
+
+def result(name: str, data: bytes | None, shard: int = 0) -> UpscaledImage:
+    """A result of an input `name.jpg`: an image, or a failure where there is no data."""
+    source = SourceImage(
+        input_id=f"/in/{name}.jpg", name=f"{name}.jpg", output_name=name, shard=shard
+    )
+    row = Row(source.input_id, source.input_id, Status.FAILED, input={"file_name": source.name})
+    if data is not None:
+        row = dataclasses.replace(
+            row,
+            status=Status.UPSCALED,
+            output_format="png",
+            output_width=2,
+            output_height=2,
+            output_bytes=len(data),
+            output_sha256=hashlib.sha256(data).hexdigest(),
+        )
+    return UpscaledImage(source, Record(row, TELEMETRY), data)
+
+
+def noise(size: int, seed: int) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [(Layout.FILES, "images/a/b.png"), (Layout.PARQUET, "data/000007.parquet")],
+)
+def test_where_images_stand(layout: Layout, expected: str) -> None:
+    upscaled = result("a/b", b"image")
+    assert upscaled.record is not None
+
+    assert output_uri(upscaled.source, upscaled.record.row, layout, 7) == expected
+
+
+def test_results_without_a_shard_are_spread_evenly_and_always_alike() -> None:
+    sources = [SourceImage(input_id=str(number)) for number in range(1000)]
+
+    shards = [shard_of(source) for source in sources]
+
+    assert shards == [shard_of(source) for source in sources]
+    assert set(shards) == set(range(16))
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_staged_result_is_durable(dataset: DatasetFolder, layout: Layout) -> None:
+    record = stage(result("a", b"image"), dataset, layout)
+
+    assert dataset.staged_record("/in/a.jpg") == record
+    path = (
+        dataset.resolve("images/a.png")
+        if layout is Layout.FILES
+        else dataset.staged_image_uri("/in/a.jpg")
+    )
+    assert Path(path).read_bytes() == b"image"
+
+
+def test_failure_that_replaces_a_staged_image_removes_it(dataset: DatasetFolder) -> None:
+    stage(result("a", b"image"), dataset, Layout.FILES)
+
+    stage(result("a", None), dataset, Layout.FILES)
+
+    assert not Path(dataset.resolve("images/a.png")).exists()
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> None:
+    results = [result(name, noise(100, ord(name)) if name != "c" else None) for name in "abcd"]
+    files = []
+    for order in (1, -1):
+        dataset = DatasetFolder(str(tmp_path / str(order)))
+        records = [stage(upscaled, dataset, layout) for upscaled in results]
+        commit_shard(0, records[::order], dataset, layout, new_run_id())
+        commit_shard(0, records[::order], dataset, layout, new_run_id())
+        files.append(
+            {
+                path.relative_to(dataset.root): path.read_bytes()
+                for folder in ("images", "data", "manifest")
+                for path in Path(dataset.root, folder).rglob("*.p*")
+            }
+        )
+
+    assert len(files[0]) == (4 if layout is Layout.FILES else 2)
+    assert files[0] == files[1]
+
+
+def test_later_commit_keeps_images_that_are_no_longer_staged(dataset: DatasetFolder) -> None:
+    first = [stage(result(name, name.encode()), dataset, Layout.PARQUET) for name in "abcde"]
+    commit_shard(0, first, dataset, Layout.PARQUET, "first")
+    for name in "abcde":
+        Path(dataset.staged_image_uri(f"/in/{name}.jpg")).unlink()
+    changed = [stage(result("b", b"new"), dataset, Layout.PARQUET)]
+    changed.append(stage(result("d", None), dataset, Layout.PARQUET))
+
+    commit_shard(0, changed, dataset, Layout.PARQUET, "second")
+
+    images = pq.read_table(dataset.data_uri(0)).to_pylist()
+    assert [row["image"]["bytes"] for row in images] == [b"a", b"new", b"c", b"e"]
+    statuses = [str(row.status) for row in dataset.read_manifest(0)]
+    assert statuses == ["upscaled", "upscaled", "upscaled", "failed", "upscaled"]
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"),
+    [(250, 100, [100, 100, 50]), (40, 1 << 20, [16, 16, 8]), (3, 17 << 20, [1, 1, 1]), (0, 0, [0])],
+    ids=["many rows", "many bytes", "large images", "no images"],
+)
+def test_row_groups_are_small_enough_to_stream(
+    dataset: DatasetFolder, count: int, size: int, expected: list[int]
+) -> None:
+    results = [result(f"{number:03}", noise(size, number)) for number in range(count)]
+    results.append(result("broken", None))
+    records = [stage(upscaled, dataset, Layout.PARQUET) for upscaled in results]
+
+    commit_shard(0, records, dataset, Layout.PARQUET, "run")
+
+    metadata = pq.read_metadata(dataset.data_uri(0))
+    groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+    assert groups == expected

@@ -1,0 +1,450 @@
+import dataclasses
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that
+from PIL import Image, ImageCms
+
+from beam_upscale import image
+from beam_upscale.dataset import Record
+from beam_upscale.decoding import shared_pool
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.image import EncodeOptions
+from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
+from beam_upscale.manifest import Row, Status
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.plan import OutputFormat
+from beam_upscale.settings import PinnedSettings, UpscaleSettings
+from beam_upscale.sources import SourceImage, source_image
+from beam_upscale.transforms import Upscale, UpscaledImage, finish, prepare
+
+ENGINE = "esrgan-v1-x2plus"
+ORIENTATION, TURNED_LEFT = 0x0112, 6
+
+
+@pytest.fixture
+def pin(tiny_weights: Path) -> Callable[..., PinnedSettings]:
+    def pin_settings(**options: Any) -> PinnedSettings:
+        quick = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32", "threads": 1}
+        return UpscaleSettings.of(ENGINE, **{**quick, **options}).pin()
+
+    return pin_settings
+
+
+@pytest.fixture
+def settings(pin: Callable[..., PinnedSettings]) -> PinnedSettings:
+    return pin()
+
+
+def encoded(picture: Image.Image, format_: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format_, **options)
+    return buffer.getvalue()
+
+
+def source(data: bytes, **fields: Any) -> SourceImage:
+    return SourceImage("gs://bucket/a.png", data=data, name="a.png", output_name="a", **fields)
+
+
+def double(tiled: TiledImage) -> Inference:
+    """What a network that repeats every pixel would make of an image."""
+
+    def core(tile: Tile) -> np.ndarray:
+        box = tile.core
+        kept = tile.pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+        return kept.repeat(2, axis=0).repeat(2, axis=1)
+
+    return Inference([core(tile) for tile in tiled.tiles], batch_size=1)
+
+
+def upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
+    tiled = prepare(source, settings, shared_pool())
+    return finish(tiled, double(tiled), settings)
+
+
+def row_of(upscaled: UpscaledImage) -> Row:
+    assert upscaled.record is not None
+    return upscaled.record.row
+
+
+def pixels_of(upscaled: UpscaledImage) -> np.ndarray:
+    assert upscaled.data is not None
+    return np.asarray(Image.open(io.BytesIO(upscaled.data)))
+
+
+# An image that is upscaled
+
+
+def test_a_photograph(settings: PinnedSettings, photograph: Callable[..., Image.Image]) -> None:
+    picture = photograph(0, 40, 30)
+    data = encoded(picture)
+
+    result = upscale(source(data, columns={"label": 3}), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(picture).repeat(2, 0).repeat(2, 1))
+    assert result.data is not None
+    assert result.source.data is None
+    assert row_of(result) == Row(
+        input_id="gs://bucket/a.png",
+        source_uri="gs://bucket/a.png",
+        status=Status.UPSCALED,
+        source_sha256=hashlib.sha256(data).hexdigest(),
+        engine=ENGINE,
+        backend="local",
+        model=settings.model.name,
+        weights_sha256=settings.model.weights_sha256,
+        device_type="cpu",
+        precision="fp32",
+        halo=96,
+        input_width=40,
+        input_height=30,
+        input_format="png",
+        input_mode="RGB",
+        output_width=80,
+        output_height=60,
+        output_format="png",
+        output_bytes=len(result.data),
+        output_sha256=hashlib.sha256(result.data).hexdigest(),
+        calls=1,
+        credits=Decimal("0.2"),
+        billed_credits=Decimal(0),
+        usd=Decimal("0.002"),
+        input={"label": 3},
+    )
+
+
+def test_gray_stays_gray(settings: PinnedSettings, photograph: Callable[..., Image.Image]) -> None:
+    picture = photograph(mode="L")
+
+    result = upscale(source(encoded(picture)), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(picture).repeat(2, 0).repeat(2, 1))
+    assert row_of(result).input_mode == "L"
+
+
+def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettings) -> None:
+    pixels = np.zeros((20, 20, 4), np.uint8)  # Black below full transparency.
+    pixels[:, 10:] = (200, 180, 160, 255)
+
+    tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    result = pixels_of(finish(tiled, double(tiled), settings))
+
+    color, alpha = tiled.tiles
+    assert (color.pixels == (200, 180, 160)).all()  # What the network sees has no black.
+    assert np.array_equal(alpha.pixels[:, :, 0], pixels[:, :, 3])
+    assert np.array_equal(result[..., 3], pixels[..., 3].repeat(2, 0).repeat(2, 1))
+    assert (result[..., :3] == (200, 180, 160)).all()
+
+
+def test_sixteen_bits_stay_sixteen_bits(settings: PinnedSettings) -> None:
+    deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
+
+    result = upscale(source(image.encode(deep).data), settings)
+
+    assert result.data is not None
+    decoded = image.decode(result.data, max_pixels=10**6)
+    assert np.array_equal(decoded.color, deep.repeat(2, 0).repeat(2, 1))
+    assert row_of(result).input_mode == "RGB;16"
+    assert row_of(result).notes == ()
+
+
+def test_sixteen_bits_are_reduced_where_the_format_has_eight(
+    pin: Callable[..., PinnedSettings],
+) -> None:
+    deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
+
+    result = upscale(source(image.encode(deep).data), pin(output_format="jpeg"))
+
+    assert row_of(result).notes == ("reduced to 8 bits",)
+    assert row_of(result).output_format == "jpeg"
+
+
+def test_a_picture_stored_sideways_is_turned_upright(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    upright = photograph(0, 40, 30)
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED_LEFT
+    sideways = encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+
+    result = upscale(source(sideways), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(upright).repeat(2, 0).repeat(2, 1))
+    assert (row_of(result).input_width, row_of(result).input_height) == (40, 30)
+    assert result.data is not None
+    assert Image.open(io.BytesIO(result.data)).getexif()[ORIENTATION] == 1
+
+
+def test_the_color_profile_is_carried_over(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+    result = upscale(source(encoded(photograph(), "JPEG", icc_profile=profile)), settings)
+
+    assert result.data is not None
+    assert Image.open(io.BytesIO(result.data)).info["icc_profile"] == profile
+
+
+def test_a_requested_width_is_reduced_from_the_engines_result(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    picture = photograph(0, 40, 30)
+
+    result = upscale(source(encoded(picture)), pin(width=60))
+
+    whole = np.asarray(picture).repeat(2, 0).repeat(2, 1)
+    expected = Image.fromarray(whole).resize((60, 45), Image.Resampling.LANCZOS)
+    assert np.array_equal(pixels_of(result), np.asarray(expected))
+    assert (row_of(result).output_width, row_of(result).output_height) == (60, 45)
+
+
+def oversized() -> np.ndarray:
+    """A little more than 1024 x 1024."""
+    return np.random.default_rng(0).integers(0, 256, (1030, 1100), np.uint8)
+
+
+def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSettings]) -> None:
+    pixels = oversized()
+    settings = pin(oversize="tile", halo=24)
+
+    tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    result = finish(tiled, double(tiled), settings)
+
+    row = row_of(result)
+    assert len(tiled.tiles) == row.calls > 1
+    assert all(t.pixels.shape[0] * t.pixels.shape[1] <= 1024 * 1024 for t in tiled.tiles)
+    assert np.array_equal(pixels_of(result), pixels.repeat(2, 0).repeat(2, 1))
+    assert row.credits == row.calls * Decimal("0.2")
+    assert row.notes == (f"upscaled in {row.calls} pieces",)
+    assert row.halo == 24
+
+
+def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> None:
+    data = encoded(Image.fromarray(oversized()))
+    settings = pin(oversize="shrink")
+
+    tiled = prepare(source(data), settings, shared_pool())
+    row = row_of(finish(tiled, double(tiled), settings))
+
+    height, width = tiled.tiles[0].pixels.shape[:2]
+    assert 1040 * 1024 > height * width > 1020 * 1020
+    assert (row.output_width, row.output_height) == (2 * width, 2 * height)
+    assert row.notes == (f"shrunk to {width} x {height} before upscaling",)
+    assert row.calls == 1
+
+
+# An input that is not
+
+
+def outcome(source: SourceImage, settings: PinnedSettings) -> Row:
+    """The row of an input for which there is nothing to do for the network."""
+    tiled = prepare(source, settings, shared_pool())
+    assert tiled.tiles == ()
+    result = finish(tiled, Inference(), settings)
+    assert result.data is None
+    row = row_of(result)
+    assert (row.credits, row.usd, row.calls, row.output_uri) == (0, 0, 0, None)
+    return row
+
+
+def test_bad_bytes_are_a_row_with_a_code(settings: PinnedSettings) -> None:
+    row = outcome(source(b"a text file"), settings)
+
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.NOT_AN_IMAGE)
+    assert row.error_message
+    assert row.source_sha256 == hashlib.sha256(b"a text file").hexdigest()
+
+
+def test_half_a_picture_is_a_row_with_what_its_header_says(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph(0, 400, 300), "JPEG")
+
+    row = outcome(source(data[: len(data) // 2]), settings)
+
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.TRUNCATED)
+    assert (row.input_width, row.input_height, row.input_format) == (400, 300, "jpeg")
+
+
+def test_a_missing_file_is_a_row(settings: PinnedSettings) -> None:
+    row = outcome(source_image("/no/such/file.png"), settings)
+
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.NOT_FOUND)
+    assert row.source_sha256 is None
+
+
+def test_a_file_too_large_is_not_read(pin: Callable[..., PinnedSettings], tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x" * 101)
+
+    row = outcome(source_image(str(tmp_path / "a.png")), pin(max_input_bytes=100))
+
+    assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.FILE_TOO_LARGE)
+    assert "101 bytes; at most 100" in (row.error_message or "")
+    assert row.source_sha256 is None
+
+
+def test_an_oversized_picture_is_rejected(settings: PinnedSettings) -> None:
+    row = outcome(source(encoded(Image.fromarray(oversized()))), settings)
+
+    assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INPUT_TOO_LARGE)
+
+
+def test_a_picture_that_is_large_enough_is_skipped(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    row = outcome(source(encoded(photograph())), pin(min_side=30))
+
+    assert (row.status, row.error_code) == (Status.SKIPPED, None)
+    assert "--min-side" in row.notes[0]
+
+
+def test_an_animation_is_rejected_where_that_is_asked_for(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    frames = [photograph(1), photograph(2)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+    row = outcome(source(data), pin(animated="reject"))
+
+    assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.ANIMATED)
+    assert upscale(source(data), pin()).data is not None
+
+
+def test_what_the_budget_does_not_reach_is_a_row(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph())
+
+    row = outcome(source(data, within_budget=False), settings)
+
+    assert (row.status, row.error_code) == (Status.OVER_BUDGET, ErrorCode.OVER_BUDGET)
+    assert "0.2 credits" in (row.error_message or "")
+
+
+def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettings) -> None:
+    assert outcome(source(b"", within_budget=False), settings).error_code == ErrorCode.EMPTY_FILE
+
+
+def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
+    tiled = prepare(source(b"not looked at", postponed=True), settings, shared_pool())
+
+    result = finish(tiled, Inference(), settings)
+
+    assert (tiled.tiles, result.record, result.data) == ((), None, None)
+
+
+def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None:
+    earlier = Record(Row("a", "a", Status.FAILED, error_code="kept"), None)
+
+    tiled = prepare(source(b"not looked at", earlier=earlier), settings, shared_pool())
+    result = finish(tiled, Inference(), settings)
+
+    assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
+
+
+def test_the_networks_error_is_the_inputs(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepare(source(encoded(photograph())), settings, shared_pool())
+
+    result = finish(
+        tiled, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
+    )
+
+    row = row_of(result)
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.OUT_OF_MEMORY)
+    assert (row.error_message, row.credits, row.output_bytes) == ("too large", 0, None)
+    assert (row.input_width, result.data) == (40, None)
+
+
+def test_what_cannot_be_encoded_fails(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepare(source(encoded(photograph(0, 9000, 2))), settings, shared_pool())
+    as_webp = dataclasses.replace(settings, encode=EncodeOptions(OutputFormat.WEBP))
+
+    row = row_of(finish(tiled, double(tiled), as_webp))
+
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+
+
+# As a transform
+
+
+def test_upscale_is_a_drop_in_transform(
+    tiny_weights: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    pictures = [photograph(number, 20 + number, 16) for number in range(3)]
+    network = EsrganModel.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
+    expected = [network.upscale(np.asarray(picture)[np.newaxis])[0] for picture in pictures]
+    rows = [
+        {"key": number, "tags": ["x", None], "bytes": encoded(picture)}
+        for number, picture in enumerate(pictures)
+    ]
+    rows.append({"key": 3, "tags": [], "bytes": b"broken"})
+
+    def to_source(row: dict[str, Any]) -> SourceImage:
+        columns = {"key": row["key"], "tags": row["tags"]}
+        return SourceImage(f"row {row['key']}", data=row["bytes"], columns=columns)
+
+    def check(results: Sequence[UpscaledImage]) -> None:
+        by_key = {row_of(result).input["key"]: result for result in results}
+        assert sorted(by_key) == [0, 1, 2, 3]
+        for number, pixels in enumerate(expected):
+            assert np.array_equal(pixels_of(by_key[number]), pixels)
+            assert row_of(by_key[number]).input == {"key": number, "tags": ["x", None]}
+        assert row_of(by_key[3]).error_code == ErrorCode.NOT_AN_IMAGE
+        assert row_of(by_key[3]).input == {"key": 3, "tags": []}
+
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    results = (
+        pipeline
+        | beam.Create(rows)
+        | beam.Map(to_source)
+        | Upscale(ENGINE, weights=str(tiny_weights), device="cpu", precision="fp32", threads=1)
+    )
+    assert_that(results, check)
+    metrics = pipeline.run().metrics()
+
+    found = metrics.query(beam.metrics.MetricsFilter().with_namespace(METRICS))["counters"]
+    counters = {each.key.metric.name: each.committed for each in found}
+    assert (counters["images_upscaled"], counters["images_failed"]) == (3, 1)
+    assert (counters["input_pixels"], counters["calls"]) == (20 * 16 + 21 * 16 + 22 * 16, 3)
+
+
+def test_resource_hints_reach_the_steps_of_upscale(settings: PinnedSettings) -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    hinted = Upscale(settings).with_resource_hints(accelerator="type:nvidia;count:1")
+
+    pipeline | beam.Create([source(b"")]) | "Hinted" >> hinted
+
+    proto = pipeline.to_runner_api()
+    with_hints = {
+        name
+        for name, environment in proto.components.environments.items()
+        if any(b"nvidia" in hint for hint in environment.resource_hints.values())
+    }
+    steps = [
+        step
+        for step in proto.components.transforms.values()
+        if step.unique_name.startswith("Hinted/") and step.environment_id
+    ]
+    assert steps
+    assert {step.environment_id for step in steps} <= with_hints
+
+
+def test_what_would_make_every_image_fail_is_refused_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Upscale("no-such-engine")
+
+    assert caught.value.code is ErrorCode.UNKNOWN_ENGINE
