@@ -1,9 +1,8 @@
 from .dataset import Layout, Record, Telemetry
 from .engines import ENGINES, Engine, get_engine
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
-from .image import Animated
 from .manifest import Row, Status, Totals
-from .plan import OutputFormat, Oversize, Plan, PlanOptions, plan
+from .plan import Animated, OutputFormat, Oversize, Plan, PlanOptions, plan
 from .request import FailureLimit, Run, RunResult
 from .settings import PinnedSettings, UpscaleSettings
 from .sinks import WriteDataset

@@ -13,12 +13,15 @@ from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
-from beam_upscale.manifest import Row, Status
-from beam_upscale.plan import PlanOptions, plan
+from beam_upscale.manifest import Status
+from beam_upscale.plan import Plan, PlanOptions, plan
 from beam_upscale.sources import SourceImage
 
 # Most headers lie within this many bytes; the others cost a second read, of the whole file.
 _HEADER_BYTES = 256 * 1024
+
+# What stands at their end, frames and orientation, decides too.
+_LATE_FORMATS = frozenset({"gif", "webp"})
 
 # Sorts before every hash: nothing new is admitted.
 NOTHING = ""
@@ -68,21 +71,42 @@ def last_admitted(claims: Iterable[Claim], max_credits: Decimal) -> str:
     return reached
 
 
-def read_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader:
+def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> ImageHeader:
     """An input's header, from the beginning of its file where that is enough.
+
+    Args:
+        source: the input.
+        decoders: where headers are read.
+        max_bytes: of a larger file nothing is read, as in a run.
 
     Raises:
         ImageError: the file or its header cannot be read.
     """
     if source.data is not None or source.uri is None:
-        return decoders.read_header(source.read())
+        return decoders.read_header(source.read(max_bytes))
     start = storage.read(source.uri, _HEADER_BYTES)
-    try:
+    if len(start) < _HEADER_BYTES:
         return decoders.read_header(start)
+    try:
+        header = decoders.read_header(start)
     except ImageError:
-        if len(start) < _HEADER_BYTES:
-            raise
-    return decoders.read_header(source.read())
+        return decoders.read_header(source.read(max_bytes))
+    if header.format in _LATE_FORMATS:
+        return decoders.read_header(source.read(max_bytes))
+    source.check_size(max_bytes)
+    return header
+
+
+def decide(
+    source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
+) -> Plan:
+    """What the rules say of an input, from its header alone.
+
+    Raises:
+        ImageError: the file or its header cannot be read.
+    """
+    header = read_header(source, decoders, options.max_input_bytes)
+    return plan(engine, header.width, header.height, options, frames=header.frames)
 
 
 def claim(
@@ -98,22 +122,9 @@ def claim(
     if earlier is not None and earlier.status is Status.UPSCALED:
         return Claim(place, earlier.credits, spent=True)
     try:
-        width, height = _size(source, earlier, decoders)
+        return Claim(place, decide(source, engine, options, decoders).credits, spent=False)
     except ImageError:
         return Claim(place, Decimal(0), spent=False)
-    return Claim(place, plan(engine, width, height, options).credits, spent=False)
-
-
-def _size(source: SourceImage, earlier: Row | None, decoders: DecoderPool) -> tuple[int, int]:
-    """An input's width and height, from its earlier row where that tells them.
-
-    Raises:
-        ImageError: neither does its header.
-    """
-    if earlier is not None and earlier.input_width is not None and earlier.input_height is not None:
-        return earlier.input_width, earlier.input_height
-    header = read_header(source, decoders)
-    return header.width, header.height
 
 
 class _Claim(beam.DoFn):

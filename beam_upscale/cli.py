@@ -18,10 +18,9 @@ from beam_upscale import weights as weights_cache
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine, get_engine
 from beam_upscale.errors import BeamUpscaleError
-from beam_upscale.image import Animated
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
 from beam_upscale.request import FailureLimit, Run, RunResult, default_workers
@@ -139,6 +138,20 @@ _PLAN_OPTIONS = (
         help="Refuse images that claim more.",
     ),
     click.option(
+        "--max-input-bytes",
+        type=_POSITIVE,
+        default=PlanOptions().max_input_bytes,
+        show_default=True,
+        help="Refuse larger files.",
+    ),
+    click.option(
+        "--animated",
+        type=_choice(Animated),
+        default=str(Animated.FIRST),
+        show_default=True,
+        help="The first frame of animations, or reject them.",
+    ),
+    click.option(
         "--format",
         "output_format",
         type=_choice(OutputFormat),
@@ -170,13 +183,6 @@ _MODEL_OPTIONS = (
     click.option("--max-batch-pixels", type=_POSITIVE, help="Input pixels in a batch on a GPU."),
     click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
     click.option("--lossless", is_flag=True, help="WebP without loss."),
-    click.option(
-        "--animated",
-        type=_choice(Animated),
-        default=str(Animated.FIRST),
-        show_default=True,
-        help="The first frame of animations, or reject them.",
-    ),
 )
 
 _RUN_OPTIONS = (

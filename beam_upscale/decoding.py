@@ -37,7 +37,8 @@ import numpy as np
 
 from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import Animated, DecodedImage, ImageHeader, Pixels
+from beam_upscale.image import DecodedImage, ImageHeader, Pixels
+from beam_upscale.plan import Animated
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.decoding")
 """How a child is started. Another command has to call `main`."""

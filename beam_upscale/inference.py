@@ -151,6 +151,11 @@ class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Batcher]):
             return error
         except BeamUpscaleError:
             raise
+        except MemoryError:
+            height, width = tile.pixels.shape[:2]
+            return ImageError(
+                ErrorCode.OUT_OF_MEMORY, f"a tile of {width} x {height} px does not fit in memory"
+            )
         except Exception as error:  # One image's failure must not cost the others of its bundle.
             return ImageError(ErrorCode.MODEL_ERROR, f"{type(error).__name__}: {error}")
 

@@ -5,10 +5,13 @@ table that is stored. A row's dictionary form survives JSON exactly, decimals in
 staged record and a committed manifest say the same.
 """
 
+import base64
 import dataclasses
+import datetime as dt
 import functools
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -199,19 +202,46 @@ def _decimal_places() -> Mapping[str, int]:
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
-    """The row as JSON values: decimals become strings, which keeps every digit."""
-    values = row.to_dict()
-    for name in _decimal_places():
-        values[name] = str(values[name])
-    values["stages"] = [{**stage, "credits": str(stage["credits"])} for stage in row.stages]
+    """The row as JSON values, exactly: what JSON has no type for is marked with its own."""
+    values: dict[str, Any] = _to_json(row.to_dict())
     return values
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:
     """The inverse of `row_to_json`."""
-    decimals = {name: Decimal(values[name]) for name in _decimal_places()}
-    stages = [{**stage, "credits": Decimal(stage["credits"])} for stage in values["stages"]]
-    return row_from_dict({**values, **decimals, "stages": stages})
+    return row_from_dict(_from_json(values))
+
+
+# Types that JSON lacks and datasets' own columns have; prices are decimals too.
+_MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "$decimal": (Decimal, str, Decimal),
+    "$bytes": (bytes, lambda data: base64.b64encode(data).decode(), base64.b64decode),
+    "$datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
+    "$date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+    "$time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
+}
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _to_json(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(each) for each in value]
+    for mark, (kind, encode, _) in _MARKED.items():
+        if isinstance(value, kind):
+            return {mark: encode(value)}
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    for mark, (_, _, decode) in _MARKED.items():
+        if value.keys() == {mark}:
+            return decode(value[mark])
+    return {name: _from_json(each) for name, each in value.items()}
 
 
 def table(rows: Iterable[Row]) -> pa.Table:
@@ -232,12 +262,25 @@ def table(rows: Iterable[Row]) -> pa.Table:
 
 
 def input_column(rows: Sequence[Row]) -> pa.Array:
-    """The dataset's own columns as one struct column; nulls where there are none."""
-    inputs = pa.array([dict(row.input) for row in rows])
-    if pa.types.is_struct(inputs.type) and inputs.type.num_fields == 0:
+    """The dataset's own columns as one struct column; nulls where there are none.
+
+    Types are inferred. A column whose values have no type in common is stored as JSON text.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row.input))
+    if not names:
         # Parquet has no struct without fields.
         return pa.nulls(len(rows))
-    return inputs
+    columns = [_inferred([row.input.get(name) for row in rows]) for name in names]
+    return pa.StructArray.from_arrays(columns, names=names)
+
+
+def _inferred(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array(
+            [None if value is None else json.dumps(_to_json(value)) for value in values]
+        )
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

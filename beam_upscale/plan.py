@@ -14,8 +14,10 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.layout import Box, Piece, cheapest_pieces, whole
 
 __all__ = [
+    "DEFAULT_MAX_INPUT_BYTES",
     "DEFAULT_MAX_INPUT_PIXELS",
     "Action",
+    "Animated",
     "Box",
     "OutputFormat",
     "Oversize",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
+DEFAULT_MAX_INPUT_BYTES = 1 << 30
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
 
 
@@ -45,6 +48,13 @@ class Action(StrEnum):
     TILE = "tile"
     SHRINK = "shrink"
     SKIP = "skip"
+    REJECT = "reject"
+
+
+class Animated(StrEnum):
+    """What to do with a file of several frames."""
+
+    FIRST = "first"
     REJECT = "reject"
 
 
@@ -93,6 +103,8 @@ class PlanOptions:
         min_side: images with both sides at least this long are skipped.
         skip_larger_than: (width, height); images that are wider or higher are skipped.
         max_input_pixels: images of more pixels are refused before they are decoded; None: no guard.
+        max_input_bytes: larger files are refused before they are read; they are held in memory.
+        animated: what to do with a file of several frames.
         output_format: file format of the results.
         halo: halo of a piece in input pixels, at least 0; None: the engine's.
 
@@ -108,6 +120,8 @@ class PlanOptions:
     min_side: int | None = None
     skip_larger_than: tuple[int, int] | None = None
     max_input_pixels: int | None = DEFAULT_MAX_INPUT_PIXELS
+    max_input_bytes: int = DEFAULT_MAX_INPUT_BYTES
+    animated: Animated = Animated.FIRST
     output_format: OutputFormat = OutputFormat.PNG
     halo: int | None = None
 
@@ -133,6 +147,7 @@ class PlanOptions:
             skip_larger_than_width=skip_width,
             skip_larger_than_height=skip_height,
             max_input_pixels=self.max_input_pixels,
+            max_input_bytes=self.max_input_bytes,
         )
         _check_at_least(0, halo=self.halo)
 
@@ -189,18 +204,33 @@ class Plan:
         return self.credits * USD_PER_CREDIT
 
 
-def plan(engine: Engine, width: int, height: int, options: PlanOptions = DEFAULT_OPTIONS) -> Plan:
+def plan(
+    engine: Engine,
+    width: int,
+    height: int,
+    options: PlanOptions = DEFAULT_OPTIONS,
+    *,
+    frames: int = 1,
+) -> Plan:
     """Decides what happens to an image of `width` x `height` pixels.
 
-    Rules apply in this order: empty images, the guard `max_input_pixels`, skipping, the engine's
-    limits and `oversize`, the requested size, the output format's longest side. Limits hold per
-    call, so that a tiled image as a whole may be larger.
+    Rules apply in this order: empty images, the guard `max_input_pixels`, animations, skipping,
+    the engine's limits and `oversize`, the requested size, the output format's longest side. Limits
+    hold per call, so that a tiled image as a whole may be larger.
+
+    Args:
+        engine: whose limits and prices hold.
+        width: of the image, after EXIF orientation.
+        height: likewise.
+        options: what is asked of every image.
+        frames: in the image's file.
 
     Returns:
         A plan for any size; one that cannot be done has action REJECT and an `error_code`.
     """
     try:
         _check_readable(width, height, options)
+        _check_frames(frames, options)
         reason = _reason_to_skip(width, height, options)
         if reason is not None:
             return Plan(Action.SKIP, engine.name, width, height, message=reason)
@@ -249,6 +279,13 @@ def _check_readable(width: int, height: int, options: PlanOptions) -> None:
             ErrorCode.TOO_MANY_PIXELS,
             f"{_size(width, height)}; images of more than {allowed:,} px are not decoded; raise "
             "--max-input-pixels if this one is genuine",
+        )
+
+
+def _check_frames(frames: int, options: PlanOptions) -> None:
+    if frames > 1 and options.animated is Animated.REJECT:
+        raise ImageError(
+            ErrorCode.ANIMATED, f"the file holds {frames} frames; 1 is taken (--animated reject)"
         )
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
-from beam_upscale.budget import Claim, last_admitted, order, read_header
+from beam_upscale.budget import Claim, decide, last_admitted, order
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
 from beam_upscale.engines import USD_PER_CREDIT, Engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.manifest import Status, status_of
-from beam_upscale.plan import Action, PlanOptions, plan
+from beam_upscale.plan import Action, PlanOptions
 from beam_upscale.sources import SourceImage
 
 
@@ -90,17 +90,16 @@ def _planned(
     source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
 ) -> PlannedImage:
     try:
-        header = read_header(source, decoders)
+        decision = decide(source, engine, options, decoders)
     except ImageError as error:
         return PlannedImage(source.input_id, status_of(error.code), error.code, error.message)
-    decision = plan(engine, header.width, header.height, options)
     found = PlannedImage(
         input_id=source.input_id,
         status=Status.UPSCALED,
         error_code=decision.error_code,
         message=decision.message,
-        width=header.width,
-        height=header.height,
+        width=decision.input_width,
+        height=decision.input_height,
     )
     if decision.action is Action.SKIP:
         return dataclasses.replace(found, status=Status.SKIPPED)

@@ -11,9 +11,9 @@ from beam_upscale import storage, weights
 from beam_upscale.decoding import usable_cores
 from beam_upscale.engines import Engine, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import Animated, EncodeOptions
+from beam_upscale.image import EncodeOptions
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 
 # A CPU gains nothing from a batch, and results there must not depend on one.
 _CPU_BATCH_PIXELS = 0
@@ -22,12 +22,8 @@ _BATCH_PIXELS = 2 * 1024 * 1024
 # As many as the larger engine takes in one call: within the limit nothing is cut.
 _TILE_PIXELS = 1024 * 1024
 
-# An encoded image is held in memory.
-_MAX_INPUT_BYTES = 1 << 30
-
 # Smallest values of what is a number.
 _LEAST: Mapping[str, int] = {
-    "max_input_bytes": 1,
     "threads": 1,
     "max_tile_pixels": 1,
     "max_batch_pixels": 0,
@@ -78,16 +74,12 @@ class PinnedSettings:
         engine: the engine.
         plan: what may be upscaled, and to which size.
         encode: how results are encoded.
-        animated: what is done with animations.
-        max_input_bytes: a larger file is not read.
         model: the network.
     """
 
     engine: Engine
     plan: PlanOptions
     encode: EncodeOptions
-    animated: Animated
-    max_input_bytes: int
     model: LocalModel
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,8 +88,6 @@ class PinnedSettings:
             "engine": self.engine.name,
             "plan": _plain(dataclasses.asdict(self.plan)),
             "encode": _plain(dataclasses.asdict(self.encode)),
-            "animated": str(self.animated),
-            "max_input_bytes": self.max_input_bytes,
             "model": {
                 "name": self.model.name,
                 "weights_sha256": self.model.weights_sha256,
@@ -125,8 +115,6 @@ class UpscaleSettings:
         plan: sizes, limits and the output format.
         quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
         lossless: for WebP.
-        animated: the first frame, or rejected.
-        max_input_bytes: a larger file is not read; at least 1.
         weights: a registered name, a path or a URI on any of Beam's file systems; None takes the
             engine's default.
         device: where the network runs.
@@ -146,8 +134,6 @@ class UpscaleSettings:
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     quality: int | None = None
     lossless: bool = False
-    animated: Animated = Animated.FIRST
-    max_input_bytes: int = _MAX_INPUT_BYTES
     weights: str | None = None
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
@@ -200,8 +186,6 @@ class UpscaleSettings:
             engine=engine,
             plan=self.plan,
             encode=encode,
-            animated=self.animated,
-            max_input_bytes=self.max_input_bytes,
             model=self._pin_model(engine),
         )
 

@@ -64,15 +64,28 @@ class SourceImage:
         """Where the input was read, as text that every store takes."""
         return self.input_id if self.uri is None else storage.printable(self.uri)
 
-    def read(self) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         """The encoded image.
 
+        Args:
+            max_bytes: a larger file is not read.
+
         Raises:
-            ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
+            ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
         """
         if self.data is not None:
             return self.data
+        self.check_size(max_bytes)
         return storage.read(self.uri or self.input_id)
+
+    def check_size(self, max_bytes: int) -> None:
+        """Raises an ImageError, FILE_TOO_LARGE, where a file has more bytes."""
+        size = None if self.data is not None else storage.size(self.uri or self.input_id)
+        if size is not None and size > max_bytes:
+            raise ImageError(
+                ErrorCode.FILE_TOO_LARGE,
+                f"the file has {size:,} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
+            )
 
     def sha256(self) -> str:
         """The SHA-256 of the encoded image, in hexadecimal; a file is not held in memory.

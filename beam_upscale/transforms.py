@@ -20,7 +20,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from numpy.typing import NDArray
 
-from beam_upscale import image, storage, tiling
+from beam_upscale import image, tiling
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ErrorCode, ImageError
@@ -103,7 +103,7 @@ def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
     if source.earlier is not None or source.postponed:
         return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
     try:
-        data = _read(source, settings.max_input_bytes)
+        data = source.read(settings.plan.max_input_bytes)
     except ImageError as error:
         return _refused(prepared, error)
     row = dataclasses.replace(row, source_sha256=hashlib.sha256(data).hexdigest())
@@ -114,22 +114,14 @@ def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
         return _refused(prepared, error)
 
 
-def _read(source: SourceImage, max_bytes: int) -> bytes:
-    size = storage.size(source.uri) if source.data is None and source.uri else None
-    if size is not None and size > max_bytes:
-        raise ImageError(
-            ErrorCode.FILE_TOO_LARGE,
-            f"the file has {size:,} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
-        )
-    return source.read()
-
-
 def _decode(
     data: bytes, prepared: Prepared, settings: PinnedSettings, decoders: DecoderPool
 ) -> TiledImage:
     header = decoders.read_header(data)
     row = _with_header(prepared.row, header)
-    decision = plan(settings.engine, header.width, header.height, settings.plan)
+    decision = plan(
+        settings.engine, header.width, header.height, settings.plan, frames=header.frames
+    )
     prepared = dataclasses.replace(prepared, row=row, plan=decision)
     if decision.action in (Action.SKIP, Action.REJECT):
         return _without_tiles(prepared, _decided(prepared, decision))
@@ -137,7 +129,7 @@ def _decode(
         return _without_tiles(prepared, _over_budget(prepared, decision))
     max_pixels = settings.plan.max_input_pixels or header.width * header.height
     try:
-        decoded = decoders.decode(data, max_pixels=max_pixels, animated=settings.animated)
+        decoded = decoders.decode(data, max_pixels=max_pixels, animated=settings.plan.animated)
     except ImageError as error:
         return _refused(prepared, error)
     return _tiled(prepared, decoded, decision, settings.engine.scale)

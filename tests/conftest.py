@@ -6,9 +6,9 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
-from small_networks import esrgan
 from PIL import Image
 from safetensors.torch import save_file
+from small_networks import esrgan
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)

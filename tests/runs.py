@@ -67,7 +67,8 @@ def command(*arguments: Path | str) -> Finished:
     from beam_upscale.cli import main
 
     out, err = io.StringIO(), io.StringIO()
-    argv, level = sys.argv, logging.getLogger().level
+    argv, level, exit_at_once = sys.argv, logging.getLogger().level, os._exit
+    os._exit = sys.exit
     sys.argv = ["beam-upscale", *map(str, arguments)]
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -76,7 +77,7 @@ def command(*arguments: Path | str) -> Finished:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
     finally:
-        sys.argv = argv
+        sys.argv, os._exit = argv, exit_at_once
         logging.getLogger().setLevel(level)
     return Finished(code, out.getvalue(), err.getvalue())
 

@@ -31,7 +31,7 @@ from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import EncodeOptions, encode
 from beam_upscale.manifest import Row, Status
-from beam_upscale.plan import OutputFormat, Oversize, PlanOptions
+from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.sources import SourceImage, source_image
 
 ENGINE = get_engine("esrgan-v1-x2plus")
@@ -155,9 +155,20 @@ def test_what_an_earlier_run_did_is_spent() -> None:
 
 def test_what_an_earlier_run_left_asks_for_what_it_asked_then() -> None:
     row = Row("a", "a", Status.OVER_BUDGET, input_width=20, input_height=10)
-    image = SourceImage("a", uri="/no/such/file.png", earlier=Record(row, None))
+    image = SourceImage("a", data=png(20, 10), earlier=Record(row, None))
 
     assert claim(image, ENGINE, PlanOptions(), shared_pool()) == Claim(order("a"), PRICE, False)
+
+
+def test_what_a_run_will_refuse_asks_for_nothing() -> None:
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    image = SourceImage("a", data=buffer.getvalue())
+    refusing = PlanOptions(animated=Animated.REJECT)
+
+    assert claim(image, ENGINE, PlanOptions(), shared_pool()).credits == PRICE
+    assert claim(image, ENGINE, refusing, shared_pool()).credits == 0
 
 
 def padded_png(width: int, height: int, padding: int) -> bytes:
@@ -185,7 +196,7 @@ def test_a_header_is_read_from_the_beginning_or_else_from_the_whole_file(
         storage, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
     )
 
-    header = read_header(source_image(str(path)), shared_pool())
+    header = read_header(source_image(str(path)), shared_pool(), max_bytes=10**8)
 
     expected = (300, 200) if where == "beginning" else (600, 500)
     assert (header.width, header.height) == expected
@@ -197,7 +208,7 @@ def test_a_broken_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
 
     with pytest.raises(ImageError) as caught:
-        read_header(source_image(str(tmp_path / "a.png")), shared_pool())
+        read_header(source_image(str(tmp_path / "a.png")), shared_pool(), max_bytes=10**8)
 
     assert caught.value.code is ErrorCode.EMPTY_FILE
 

@@ -23,7 +23,8 @@ from PIL import Image
 from beam_upscale import decoding, image
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import Animated, DecodedImage
+from beam_upscale.image import DecodedImage
+from beam_upscale.plan import Animated
 
 MAX_PIXELS = 10_000_000
 

@@ -1,4 +1,5 @@
 import dataclasses
+import datetime as dt
 import json
 from decimal import Decimal
 from pathlib import Path
@@ -110,11 +111,39 @@ def test_any_row_survives_json_and_arrow(row: Row) -> None:
     assert row_from_dict(table([row]).to_pylist()[0]) == row
 
 
-def test_decimals_are_strings_in_json() -> None:
+def test_decimals_are_marked_strings_in_json() -> None:
     values = row_to_json(FULL)
 
-    assert (values["credits"], values["usd"]) == ("0.8", "0.008")
-    assert values["stages"][0]["credits"] == "0.2000"
+    assert (values["credits"], values["usd"]) == ({"$decimal": "0.8"}, {"$decimal": "0.008"})
+    assert values["stages"][0]["credits"] == {"$decimal": "0.2000"}
+
+
+def test_own_columns_of_any_type_survive_json_and_arrow() -> None:
+    columns = {
+        "bytes": b"\xff\x00",
+        "time": dt.datetime(2020, 2, 29, 12, 30, tzinfo=dt.UTC),
+        "day": dt.date(2020, 2, 29),
+        "price": Decimal("1.50"),
+        "tags": ["a", "b"],
+        "nested": {"score": 0.5},
+        "none": None,
+    }
+    row = Row("a", "a", Status.FAILED, input=columns)
+
+    assert row_from_json(json.loads(json.dumps(row_to_json(row)))) == row
+    assert table([row]).to_pylist()[0]["input"] == columns
+
+
+def test_a_column_without_one_type_is_stored_as_text() -> None:
+    rows = [
+        Row("a", "a", Status.FAILED, input={"label": 1}),
+        Row("b", "b", Status.FAILED, input={"label": ["x"]}),
+        Row("c", "c", Status.FAILED),
+    ]
+
+    labels = [row["input"]["label"] for row in table(rows).to_pylist()]
+
+    assert labels == ["1", '["x"]', None]
 
 
 def test_columns_are_those_that_are_promised() -> None:

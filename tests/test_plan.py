@@ -10,6 +10,7 @@ from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.plan import (
     Action,
+    Animated,
     OutputFormat,
     Oversize,
     PlanOptions,
@@ -293,3 +294,13 @@ def test_totals_are_exact_over_a_million_rows() -> None:
 
     assert total_credits(accepted for _ in range(1_000_000)) == Decimal("200000.0")
     assert total_credits([]) == 0
+
+
+def test_an_animation_is_refused_where_only_single_frames_are_taken() -> None:
+    refusing = PlanOptions(animated=Animated.REJECT)
+
+    assert plan(ESRGAN, 20, 10, frames=12).action is Action.ACCEPT
+    assert plan(ESRGAN, 20, 10, refusing).action is Action.ACCEPT
+    refused = plan(ESRGAN, 20, 10, refusing, frames=12)
+    assert (refused.action, refused.error_code) == (Action.REJECT, ErrorCode.ANIMATED)
+    assert "12" in refused.message

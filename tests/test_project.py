@@ -28,18 +28,17 @@ FLOORS = {
     "rules": {"errors", "engines", "layout", "manifest", "plan"},
     "pixels": {"containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "weights"},
-    "inference": {"inference", "storage"},
+    "inference": {"inference", "settings", "storage"},
     "wiring": {
         "budget",
         "card",
         "control",
         "dataset",
-        "settings",
         "sinks",
         "sources",
         "transforms",
     },
-    "face": {"__init__", "__main__", "cli", "preview", "progress", "run", "verify"},
+    "face": {"__init__", "__main__", "cli", "preview", "progress", "request", "run", "verify"},
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 ORDER = list(FLOORS)

@@ -12,9 +12,8 @@ from small_networks import esrgan
 from beam_upscale import weights
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.image import Animated
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.plan import OutputFormat, Oversize
+from beam_upscale.plan import Animated, OutputFormat, Oversize
 from beam_upscale.settings import UpscaleSettings
 
 ENGINE = "esrgan-v1-x2plus"
@@ -63,7 +62,7 @@ def test_members_may_be_given_by_their_names() -> None:
 
     assert settings.plan.oversize is Oversize.TILE
     assert settings.plan.output_format is OutputFormat.WEBP
-    assert settings.animated is Animated.REJECT
+    assert settings.plan.animated is Animated.REJECT
     assert settings.device is Device.CPU
     assert settings.precision is Precision.BF16
 

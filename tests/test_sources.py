@@ -123,10 +123,10 @@ def test_a_long_name_loses_its_extension_and_then_its_end() -> None:
 def test_an_input_may_hold_its_own_bytes(inputs: Path) -> None:
     image = SourceImage("row 7", data=b"bytes")
 
-    assert (image.read(), image.source_uri) == (b"bytes", "row 7")
+    assert (image.read(max_bytes=5), image.source_uri) == (b"bytes", "row 7")
     assert image.sha256() == hashlib.sha256(b"bytes").hexdigest()
     with pytest.raises(ImageError) as caught:
-        source_image(f"{inputs}/none.png").read()
+        source_image(f"{inputs}/none.png").read(max_bytes=5)
     assert caught.value.code is ErrorCode.NOT_FOUND
 
 

@@ -29,7 +29,6 @@ from beam_upscale.image.reading import decode, read_header
 from beam_upscale.image.resampling import fill_transparent, resize
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
-    Animated,
     DecodedImage,
     ImageHeader,
     Pixels,
@@ -38,7 +37,6 @@ from beam_upscale.image.writing import Encoded, EncodeOptions, encode
 
 __all__ = [
     "SUPPORTED_FORMATS",
-    "Animated",
     "DecodedImage",
     "EncodeOptions",
     "Encoded",

@@ -28,11 +28,11 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
-    Animated,
     DecodedImage,
     ImageHeader,
     Pixels,
 )
+from beam_upscale.plan import Animated
 
 
 @dataclass(frozen=True)

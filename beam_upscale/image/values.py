@@ -1,7 +1,6 @@
 """Pixels and what is known about them."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +9,6 @@ Pixels = NDArray[np.uint8 | np.uint16]
 """Samples of 8 or 16 bits over their full range."""
 
 SUPPORTED_FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heif")
-
-
-class Animated(StrEnum):
-    """What to do with an input of several frames or pages."""
-
-    FIRST = "first"
-    REJECT = "reject"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from PIL import Image, ImageCms
 
 from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import Animated, DecodedImage, ImageHeader, reading
+from beam_upscale.image import DecodedImage, ImageHeader, reading
+from beam_upscale.plan import Animated
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 24, 16
