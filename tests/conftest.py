@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import save_file
-from small_networks import esrgan
+from small_networks import compact
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -17,9 +17,9 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of a small ESRGAN of scale 2, as a file that a user would give."""
+    """Random weights of a small and quick network of scale 2, as a file that a user would give."""
     path = tmp_path_factory.mktemp("weights") / "tiny-x2.safetensors"
-    state = esrgan(scale=2).state_dict()
+    state = compact(scale=2).state_dict()
     state = {name: values.contiguous() for name, values in state.items()}
     save_file(state, path)
     return path

@@ -18,8 +18,12 @@ def resize(pixels: Pixels, width: int, height: int) -> Pixels:
         height: of the result, at least 1.
 
     Returns:
-        The same number of dimensions and dtype as `pixels`; a new, writable array.
+        The same number of dimensions and dtype as `pixels`: a new, writable array, or `pixels`
+        itself where it has that size.
     """
+    if pixels.shape[:2] == (height, width):
+        # The filter changes nothing then; Pillow would copy all of it three times.
+        return pixels
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         plane = pixels.reshape(pixels.shape[:2])
         return _resize_plane(plane, width, height).reshape(height, width, *pixels.shape[2:])

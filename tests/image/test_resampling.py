@@ -16,6 +16,12 @@ def noise(*shape: int, dtype: type = np.uint8) -> Any:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype, endpoint=True)
 
 
+def test_size_that_is_right_costs_nothing() -> None:
+    pixels = noise(20, 30, 3)
+
+    assert image.resize(pixels, 30, 20) is pixels
+
+
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
 @pytest.mark.parametrize("size", [(60, 40), (11, 7), (30, 20), (1, 1)])
 def test_eight_bits_are_resized_as_pillow_does(
