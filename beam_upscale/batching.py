@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from beam_upscale.errors import ImageError
-
 
 @dataclasses.dataclass(frozen=True)
 class Batched:
@@ -122,7 +120,7 @@ class Batcher:
             waiting.done = True
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        if len(batch) > 1 and isinstance(error, ImageError):
+        if len(batch) > 1:
             # One tile spoiled the batch; alone, each shows whether it was the one.
             for waiting in batch:
                 self._run([waiting])

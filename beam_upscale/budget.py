@@ -9,13 +9,14 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale import storage
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
-from beam_upscale.manifest import Status
+from beam_upscale.listing import SourceImage
+from beam_upscale.manifest import Status, totals
 from beam_upscale.plan import Plan, PlanOptions, plan
-from beam_upscale.sources import SourceImage
 
 # Most headers lie within this many bytes; the others cost a second read, of the whole file.
 _HEADER_BYTES = 256 * 1024
@@ -120,11 +121,20 @@ def claim(
     place = order(source.input_id)
     earlier = None if source.earlier is None else source.earlier.row
     if earlier is not None and earlier.status is Status.UPSCALED:
-        return Claim(place, earlier.credits, spent=True)
+        # What stands in a committed shard is counted there.
+        return Claim(place, Decimal(0) if source.committed else earlier.credits, spent=True)
     try:
         return Claim(place, decide(source, engine, options, decoders).credits, spent=False)
     except ImageError:
         return Claim(place, Decimal(0), spent=False)
+
+
+def committed(output: str | None) -> Decimal:
+    """Credits of all images in a dataset's committed shards, also of inputs that are gone."""
+    if output is None:
+        return Decimal(0)
+    dataset = DatasetFolder(storage.absolute(output))
+    return totals(row for _, row in dataset.committed_rows()).credits
 
 
 class _Claim(beam.DoFn):
@@ -148,6 +158,7 @@ class LimitCredits(beam.PTransform):
         max_credits: for the output as a whole, earlier runs included; at least 0.
         engine: whose prices hold.
         options: as the inputs will be planned.
+        output: the dataset, whose committed rows have spent of it; None counts none.
 
     Returns:
         The `SourceImage`s, with `within_budget` settled.
@@ -156,15 +167,17 @@ class LimitCredits(beam.PTransform):
     max_credits: Decimal
     engine: Engine
     options: PlanOptions
+    output: str | None = None
 
     def expand(self, sources: Any) -> Any:
         """Gathers every claim in one place; a claim has about a hundred bytes."""
-        max_credits = self.max_credits
+        max_credits, output = self.max_credits, self.output
         reached = (
             sources
             | "Claim" >> beam.ParDo(_Claim(self.engine, self.options))
             | "Gather" >> beam.GroupByKey()
-            | "Settle" >> beam.Map(lambda claims: last_admitted(claims[1], max_credits))
+            | "Settle"
+            >> beam.Map(lambda claims: last_admitted(claims[1], max_credits - committed(output)))
         )
         return sources | "Admit" >> beam.Map(
             _admit, beam.pvalue.AsSingleton(reached, default_value=NOTHING)

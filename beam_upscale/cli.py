@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 from rich.console import Console
@@ -18,14 +18,15 @@ from beam_upscale import weights as weights_cache
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine, get_engine
 from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.listing import list_images, no_input
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
-from beam_upscale.request import FailureLimit, Run, RunResult, default_workers
+from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
-from beam_upscale.sources import DEFAULT_SHARD_ROWS, list_images
+from beam_upscale.sources import DEFAULT_SHARD_ROWS
 from beam_upscale.verify import verify
 
 _EXIT_FAILED = 1
@@ -33,6 +34,8 @@ _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 
 _DEFAULT_ENGINE = "esrgan-v1-x2plus"
+
+_HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -213,8 +216,7 @@ _RUN_OPTIONS = (
     click.option(
         "--workers",
         type=_POSITIVE,
-        default=default_workers(),
-        help="Parallel workers of the local runner. [default: one for each CPU, at most 16]",
+        help="Parallel workers of the local runner. [default: what suits the device]",
     ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
@@ -252,6 +254,8 @@ def plan_command(
     """
     settings = UpscaleSettings.of(engine, **options)
     listing = list_images(input_)
+    if not listing.images:
+        raise no_input(input_, listing)
     planned = preview(listing.images, get_engine(engine), settings.plan, max_credits)
     if as_json:
         click.echo(_plan_as_json(engine, planned))
@@ -310,7 +314,7 @@ def run_command(
     retry: frozenset[Status] | None,
     max_failures: FailureLimit | None,
     overwrite: bool,
-    workers: int,
+    workers: int | None,
     strict: bool,
     quiet: bool,
     debug: bool,
@@ -351,7 +355,14 @@ def run_command(
             if ignored:
                 err.print(f"{ignored} files are left out: their names say that they are no images")
 
-        result = run(request, on_start=started, on_progress=line.update)
+        try:
+            result = run(request, on_start=started, on_progress=line.update)
+        except (BeamUpscaleError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            _fail(f"{_in_one_line(error)}; {_HOW_TO_GO_ON}", _EXIT_FAILED, at_once=True)
     _print_result(output, result)
     sys.exit(_exit_code(result, strict))
 
@@ -370,13 +381,13 @@ def _print_result(output: str, result: RunResult) -> None:
         f"billed {_amount(totals.billed_credits)} credits"
     )
     if result.stopped is not None:
-        out.print(f"stopped: {result.stopped}; the same command goes on from here")
+        out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}")
         return
     out.print(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
 
 
 def _exit_code(result: RunResult, strict: bool) -> int:
-    if result.stopped == "interrupted":
+    if result.stopped == INTERRUPTED:
         return _EXIT_INTERRUPTED
     failed = bool(result.totals.by_status.get(Status.FAILED))
     return _EXIT_FAILED if result.stopped is not None or (strict and failed) else 0
@@ -490,6 +501,9 @@ def main() -> None:
     """Entry point: errors are one line, and their exit codes are documented."""
     try:
         cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(_EXIT_USAGE)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "beam-upscale"
         _fail(f"{error.format_message()} (see {command} --help)", _EXIT_USAGE)
@@ -498,20 +512,20 @@ def main() -> None:
     except BeamUpscaleError as error:
         _fail(str(error), _EXIT_USAGE)
     except KeyboardInterrupt:
-        # The pipeline's threads are in the middle of an image; what is done is durable.
-        _fail("interrupted; the same command goes on from here", _EXIT_INTERRUPTED, at_once=True)
+        # The pipeline's threads may be in the middle of an image; what is done is durable.
+        _fail(f"interrupted; {_HOW_TO_GO_ON}", _EXIT_INTERRUPTED, at_once=True)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        last_line = str(error).strip().rpartition("\n")[2]
-        _fail(
-            f"{type(error).__name__}: {last_line}; what was done is kept, the same command goes on",
-            _EXIT_FAILED,
-            at_once=True,
-        )
+        _fail(_in_one_line(error), _EXIT_FAILED, at_once=True)
 
 
-def _fail(message: str, code: int, at_once: bool = False) -> None:
+def _in_one_line(error: Exception) -> str:
+    """Beam puts a worker's traceback before what matters."""
+    return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
+
+
+def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:
     err.print(f"beam-upscale: {message}", markup=False)
     if at_once:
         os._exit(code)

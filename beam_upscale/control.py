@@ -18,8 +18,8 @@ import apache_beam as beam
 from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.errors import ImageError
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Status
-from beam_upscale.sources import SourceImage
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -79,12 +79,13 @@ class ProgressFile:
         self._total = Progress()
         self._written_at = 0.0
 
-    def add(self, done: Progress) -> None:
-        """Counts what was done."""
+    def add(self, done: Progress) -> Progress:
+        """Counts what was done, and tells what this process has done in all."""
         with self._lock:
             self._total += done
             if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_LOOKS:
                 self._write()
+            return self._total
 
     def flush(self) -> None:
         """Writes what is counted."""
@@ -120,13 +121,35 @@ def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
         return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
 
 
+_stopped: set[str] = set()
+
+
 def request_stop(dataset: DatasetFolder, reason: str) -> None:
     """Asks all workers to finish what they have begun and to begin nothing more."""
+    # This process need not wait until it looks for the file again.
+    _stopped.add(dataset.root)
     dataset.write(dataset.stop_file, reason.encode())
+
+
+def stop_after_failures(dataset: DatasetFolder, failures: int, most: int | None) -> None:
+    """Asks for a stop once a run has failed too often; no `most`, no limit."""
+    if most is not None and failures >= most and not is_stopped(dataset):
+        request_stop(dataset, f"{failures} inputs failed (--max-failures)")
+
+
+def is_stopped(dataset: DatasetFolder) -> bool:
+    """Whether this process knows of a request."""
+    return dataset.root in _stopped
+
+
+def stop_reason(dataset: DatasetFolder) -> str | None:
+    """Why the run was asked to stop; None where it was not."""
+    return storage.read(dataset.stop_file).decode() if storage.exists(dataset.stop_file) else None
 
 
 def clear_stop(dataset: DatasetFolder) -> None:
     """Forgets an earlier request."""
+    _stopped.discard(dataset.root)
     storage.delete(dataset.stop_file)
 
 
@@ -136,17 +159,18 @@ class HeedStop(beam.DoFn):
     def __init__(self, dataset: DatasetFolder) -> None:
         self._dataset = dataset
         self._looked_at = 0.0
-        self._stopped = False
+        self._found = False
 
     def start_bundle(self) -> None:
         """A later bundle may belong to a later run."""
         self._looked_at = 0.0
-        self._stopped = False
+        self._found = False
 
     def process(self, source: SourceImage) -> Iterator[SourceImage]:
-        """Looks for the request at most once a second."""
+        """Looks for other processes' requests at most once a second."""
         now = time.monotonic()
-        if not self._stopped and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
-            self._stopped = storage.exists(self._dataset.stop_file)
+        if not self._found and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._found = storage.exists(self._dataset.stop_file)
             self._looked_at = now
-        yield dataclasses.replace(source, postponed=True) if self._stopped else source
+        stopped = self._found or is_stopped(self._dataset)
+        yield dataclasses.replace(source, postponed=True) if stopped else source

@@ -30,6 +30,9 @@ from beam_upscale.manifest import Row, row_from_dict, row_from_json, row_to_json
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
 
+# Tells a run.json of ours from any other.
+RUN_FORMAT = "beam-upscale/1"
+
 _LONGEST_NAME = 200
 
 
@@ -214,8 +217,13 @@ class DatasetFolder:
             yield record_from_json(storage.read(entry.uri))
 
     def read_run(self) -> dict[str, Any] | None:
-        """What `run.json` says; None where no run has begun."""
-        return self._read_json(self.run_json)
+        """What `run.json` says; None where there is none, or none that a run wrote."""
+        try:
+            values = self._read_json(self.run_json)
+        except ValueError:
+            return None
+        is_ours = isinstance(values, dict) and values.get("format") == RUN_FORMAT
+        return values if is_ours else None
 
     def read_assignment(self) -> dict[str, Any] | None:
         """The assignment in progress; None where there is none."""

@@ -38,6 +38,7 @@ class ErrorCode(StrEnum):
     NOT_A_NUMBER = "not_a_number"
     MODEL_ERROR = "model_error"
     ENCODE_ERROR = "encode_error"
+    INTERNAL_ERROR = "internal_error"
     # Settings: the whole run is refused.
     INVALID_OPTION = "invalid_option"
     UNKNOWN_ENGINE = "unknown_engine"
@@ -52,7 +53,6 @@ class ErrorCode(StrEnum):
     NO_INPUT = "no_input"
     OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
-    TOO_MANY_FAILURES = "too_many_failures"
 
 
 class BeamUpscaleError(Exception):

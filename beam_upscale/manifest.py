@@ -219,12 +219,26 @@ _MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] =
     "$datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
     "$date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
     "$time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
+    "$timedelta": (
+        dt.timedelta,
+        lambda delta: str(delta // dt.timedelta(microseconds=1)),
+        lambda text: dt.timedelta(microseconds=int(text)),
+    ),
 }
+# Marks a dataset's own dictionary whose only key looks like a mark.
+_ESCAPE = "$escaped"
+
+
+_MARKS = frozenset({*_MARKED, _ESCAPE})
 
 
 def _to_json(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _to_json(each) for name, each in value.items()}
+        values = {name: _to_json(each) for name, each in value.items()}
+        return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
+    if hasattr(value, "tolist"):
+        # NumPy's scalars and arrays.
+        return _to_json(value.tolist())
     if isinstance(value, list | tuple):
         return [_to_json(each) for each in value]
     for mark, (kind, encode, _) in _MARKED.items():
@@ -238,34 +252,39 @@ def _from_json(value: Any) -> Any:
         return [_from_json(each) for each in value]
     if not isinstance(value, Mapping):
         return value
+    if value.keys() == {_ESCAPE}:
+        return {name: _from_json(each) for name, each in value[_ESCAPE].items()}
     for mark, (_, _, decode) in _MARKED.items():
         if value.keys() == {mark}:
             return decode(value[mark])
     return {name: _from_json(each) for name, each in value.items()}
 
 
-def table(rows: Iterable[Row]) -> pa.Table:
+def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Table:
     """A shard's rows as an Arrow table, ordered by `input_id`.
 
     Args:
         rows: the rows in any order; equal rows give equal tables whatever the order.
+        input_type: of the column `input`; None infers it from the rows.
 
     Returns:
-        A table with the columns of `COLUMNS` and, last, the struct column `input` whose type is
-        inferred from the rows.
+        A table with the columns of `COLUMNS` and, last, the struct column `input`.
     """
     ordered = sorted(rows, key=lambda row: row.input_id)
     arrays = [_column(ordered, field) for field in COLUMNS]
-    inputs = input_column(ordered)
+    inputs = input_column(ordered, input_type)
     schema = COLUMNS.append(pa.field("input", inputs.type))
     return pa.Table.from_arrays([*arrays, inputs], schema=schema)
 
 
-def input_column(rows: Sequence[Row]) -> pa.Array:
+def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:
     """The dataset's own columns as one struct column; nulls where there are none.
 
-    Types are inferred. A column whose values have no type in common is stored as JSON text.
+    Without `input_type` types are inferred. A column whose values have no type in common is stored
+    as JSON text.
     """
+    if input_type is not None:
+        return pa.array([dict(row.input) for row in rows], type=input_type)
     names = list(dict.fromkeys(name for row in rows for name in row.input))
     if not names:
         # Parquet has no struct without fields.

@@ -25,12 +25,13 @@ __all__ = [
     "Plan",
     "PlanOptions",
     "plan",
-    "total_credits",
 ]
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
-DEFAULT_MAX_INPUT_BYTES = 1 << 30
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
+
+DEFAULT_MAX_INPUT_BYTES = 1 << 30
+"""A larger file is refused before it is read; files are held in memory."""
 
 
 class Oversize(StrEnum):
@@ -263,11 +264,6 @@ def plan(
     )
 
 
-def total_credits(plans: Iterable[Plan]) -> Decimal:
-    """Returns the exact price of all plans in credits."""
-    return sum((each.credits for each in plans), Decimal(0))
-
-
 def _check_readable(width: int, height: int, options: PlanOptions) -> None:
     if width < 1 or height < 1:
         raise ImageError(
@@ -340,7 +336,7 @@ def _tile(engine: Engine, width: int, height: int, options: PlanOptions) -> tupl
         raise ImageError(
             ErrorCode.INPUT_TOO_LARGE,
             f"no piece of {width} x {height} with a halo of {halo} px fits the "
-            f"{engine.call_limit:,} px that {engine.name} takes; use a smaller halo or "
+            f"{engine.call_limit:,} px that {engine.name} takes; use "
             "--oversize shrink",
         )
     return pieces

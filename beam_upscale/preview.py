@@ -10,9 +10,9 @@ from beam_upscale.budget import Claim, decide, last_admitted, order
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
 from beam_upscale.engines import USD_PER_CREDIT, Engine
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Status, status_of
 from beam_upscale.plan import Action, PlanOptions
-from beam_upscale.sources import SourceImage
 
 
 @dataclasses.dataclass(frozen=True)

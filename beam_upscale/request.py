@@ -1,17 +1,21 @@
 """What a run is asked for and what it leaves, without the libraries that it needs in between."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from decimal import Decimal
 
 from beam_upscale.dataset import Layout
 from beam_upscale.decoding import usable_cores
 from beam_upscale.manifest import Status, Totals
+from beam_upscale.models.device import Device
 from beam_upscale.settings import UpscaleSettings
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
 
-# Each worker holds an image with its result.
 _MOST_WORKERS = 16
+
+# The reason of a run that was stopped by hand.
+INTERRUPTED = "interrupted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +30,13 @@ class FailureLimit:
     count: int | None = None
     percent: float | None = None
 
-    def reached(self, failures: int, inputs: int) -> bool:
-        """Whether a run with so many failures is to stop."""
-        if self.count is not None and failures >= self.count:
-            return True
-        return self.percent is not None and failures > 0 and failures * 100 >= self.percent * inputs
+    def most(self, inputs: int) -> int | None:
+        """The number of failures that stops a run over so many inputs; None for no limit."""
+        if self.count is not None:
+            return self.count
+        if self.percent is None:
+            return None
+        return max(1, math.ceil(self.percent * inputs / 100))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +53,8 @@ class Run:
         retry: statuses of earlier rows that are done again.
         max_failures: what stops a run that goes wrong everywhere.
         overwrite: begin anew, without the results of earlier runs into this output.
-        workers: parallel workers of the local runner, all in this process; at least 1.
+        workers: parallel workers of the local runner, all in this process, at least 1; None takes
+            what suits the device.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
     """
 
@@ -60,7 +67,7 @@ class Run:
     retry: frozenset[Status] = frozenset()
     max_failures: FailureLimit = FailureLimit()
     overwrite: bool = False
-    workers: int = dataclasses.field(default_factory=lambda: default_workers())
+    workers: int | None = None
     beam_options: Sequence[str] = ()
 
 
@@ -69,7 +76,7 @@ class RunResult:
     """What a run left.
 
     Attributes:
-        totals: over all rows of the dataset; of what is committed where the run was stopped.
+        totals: over all rows of the dataset, staged ones included where the run was stopped.
         stopped: why the run was stopped before its end; None where it is complete.
     """
 
@@ -77,6 +84,9 @@ class RunResult:
     stopped: str | None = None
 
 
-def default_workers() -> int:
-    """As many local workers as keep a device fed: decoding and encoding take a CPU each."""
-    return min(_MOST_WORKERS, usable_cores())
+def default_workers(device: Device) -> int:
+    """As many local workers as keep a device fed, each of which holds an image and its result.
+
+    On a CPU one decodes or encodes while the network works on another's image.
+    """
+    return 2 if device is Device.CPU else min(_MOST_WORKERS, max(2, usable_cores()))

@@ -1,11 +1,9 @@
 """One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
 
 import dataclasses
-import importlib.metadata
-import platform
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,33 +19,26 @@ from beam_upscale.control import (
     clear_stop,
     read_progress,
     request_stop,
+    stop_after_failures,
+    stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.manifest import totals
+from beam_upscale.listing import list_images, no_input
+from beam_upscale.manifest import Row, totals
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.request import Run, RunResult
+from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
+from beam_upscale.run_record import (
+    RESULTS,
+    refuse_changes,
+    refuse_foreign_files,
+    run_record,
+)
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
-from beam_upscale.sources import ReadImages, list_images
+from beam_upscale.sources import ReadImages
 from beam_upscale.transforms import Upscale
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-
-# What a run leaves below its output, besides run.json.
-_RESULTS = ("README.md", "images", "data", "manifest", "telemetry")
-
-_PACKAGES = (
-    "apache-beam",
-    "beam-upscale",
-    "numpy",
-    "pillow",
-    "pillow-heif",
-    "pyarrow",
-    "pyvips-binary",
-    "spandrel",
-    "torch",
-)
 
 
 def run(
@@ -74,15 +65,13 @@ def run(
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
     settings = _pin(request.settings, earlier)
-    record = _record(request, settings)
-    _refuse_changes(earlier, record)
+    record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
+    if earlier is not None:
+        refuse_changes(earlier, record)
     listing = list_images(request.input, exclude=dataset.root)
     if not listing.images:
-        raise SettingsError(
-            ErrorCode.NO_INPUT,
-            f"{request.input} holds no images ({listing.ignored} other files)",
-        )
-    _refuse_foreign_files(dataset)
+        raise no_input(request.input, listing)
+    refuse_foreign_files(dataset)
     if request.overwrite:
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
@@ -90,22 +79,28 @@ def run(
     settings = _with_reachable_weights(settings, dataset, request)
     on_start(settings, len(listing.images), listing.ignored)
     run_id = new_run_id()
-    pipeline = _pipeline(request, settings, record, run_id)
-    stopped = _watch(pipeline, request, dataset, run_id, len(listing.images), on_progress)
-    after = dataset.read_run() or {}
-    if after.get("complete"):
+    most_failures = request.max_failures.most(len(listing.images))
+    pipeline = _pipeline(request, settings, record, run_id, most_failures)
+    _watch(pipeline, dataset, run_id, most_failures, on_progress)
+    if (dataset.read_run() or {}).get("complete"):
+        clear_stop(dataset)
         return RunResult(totals(row for _, row in dataset.committed_rows()))
-    return RunResult(
-        totals(row for _, row in dataset.committed_rows()),
-        stopped or "the pipeline ended before every input had a row",
-    )
+    reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
+    return RunResult(totals(_rows_so_far(dataset)), reason)
+
+
+def _rows_so_far(dataset: DatasetFolder) -> Iterable[Row]:
+    """Rows of a run that was stopped: a staged one stands for what a shard had before."""
+    rows = {row.input_id: row for _, row in dataset.committed_rows()}
+    rows |= {record.row.input_id: record.row for record in dataset.staged_records()}
+    return rows.values()
 
 
 def _pin(settings: UpscaleSettings, earlier: Mapping[str, Any] | None) -> PinnedSettings:
     """Pins settings; what an earlier run into the same output pinned stays."""
-    if earlier is None:
+    model = None if earlier is None else (earlier.get("settings") or {}).get("model")
+    if model is None:
         return settings.pin()
-    model = earlier["settings"]["model"]
     return dataclasses.replace(
         settings,
         device=Device(model["device"]) if settings.device is Device.AUTO else settings.device,
@@ -118,77 +113,10 @@ def _pin(settings: UpscaleSettings, earlier: Mapping[str, Any] | None) -> Pinned
     ).pin()
 
 
-def _record(request: Run, settings: PinnedSettings) -> dict[str, Any]:
-    """What `run.json` says of a run before its first image."""
-    return {
-        "settings": settings.to_dict(),
-        "layout": str(request.layout),
-        "shard_rows": request.shard_rows,
-        "max_credits": None if request.max_credits is None else str(request.max_credits),
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _refuse_changes(earlier: Mapping[str, Any] | None, record: Mapping[str, Any]) -> None:
-    """Raises where results of this run would not fit those that are there."""
-    if earlier is None:
-        return
-    compared = ("settings", "layout", "shard_rows")
-    before = _flatten({name: earlier.get(name) for name in compared})
-    now = _flatten({name: record[name] for name in compared})
-    changes = [
-        f"{name}: {before.get(name)} -> {now.get(name)}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
-    if changes:
-        raise SettingsError(
-            ErrorCode.SETTINGS_CHANGED,
-            "the output was begun with other settings, and its images would not match: "
-            f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
-        )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _refuse_foreign_files(dataset: DatasetFolder) -> None:
-    """Raises where files that no run left have the names of what a run writes or clears."""
-    if storage.exists(dataset.run_json):
-        return
-    taken = [name for name in _RESULTS if _is_taken(dataset.resolve(name))]
-    if taken:
-        raise SettingsError(
-            ErrorCode.OUTPUT_TAKEN,
-            f"{dataset.root} has {', '.join(taken)}, but no run.json: no run left that, and none "
-            "replaces it. Take another output, or move it away",
-        )
-
-
-def _is_taken(uri: str) -> bool:
-    return storage.exists(uri) or any(True for _ in storage.list_below(uri))
-
-
 def _clear(dataset: DatasetFolder) -> None:
-    # Last what tells that all this was left by a run.
-    for name in (*_RESULTS, ".staging", "run.json"):
+    # Last what tells that all this was left by a run: it ends with run.json.
+    storage.delete(dataset.staging)
+    for name in RESULTS:
         storage.delete(dataset.resolve(name))
 
 
@@ -212,7 +140,11 @@ def _with_reachable_weights(
 
 
 def _pipeline(
-    request: Run, settings: PinnedSettings, record: Mapping[str, Any], run_id: str
+    request: Run,
+    settings: PinnedSettings,
+    record: Mapping[str, Any],
+    run_id: str,
+    most_failures: int | None,
 ) -> beam.Pipeline:
     dataset = DatasetFolder(storage.absolute(request.output))
     options = PipelineOptions(list(request.beam_options))
@@ -221,19 +153,28 @@ def _pipeline(
         # Beam's own default first looks for a runner's binary on the network.
         runner = FnApiRunner()
         direct = options.view_as(DirectOptions)
-        direct.direct_num_workers = request.workers
-        direct.direct_running_mode = "multi_threading" if request.workers > 1 else "in_memory"
+        workers = request.workers or default_workers(settings.model.device)
+        direct.direct_num_workers = workers
+        direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     pipeline = beam.Pipeline(runner=runner, options=options)
     images = pipeline | ReadImages(
         request.input, output=request.output, retry=request.retry, shard_rows=request.shard_rows
     )
     if request.max_credits is not None:
-        images |= LimitCredits(request.max_credits, settings.engine, settings.plan)
+        images |= LimitCredits(
+            request.max_credits, settings.engine, settings.plan, output=request.output
+        )
     (
         images
         | "HeedStop" >> beam.ParDo(HeedStop(dataset))
         | Upscale(settings)
-        | WriteDataset(request.output, request.layout, run=record, run_id=run_id)
+        | WriteDataset(
+            request.output,
+            request.layout,
+            run=record,
+            run_id=run_id,
+            most_failures=most_failures,
+        )
     )
     return pipeline
 
@@ -255,16 +196,15 @@ class _Execution(threading.Thread):
 
 def _watch(
     pipeline: beam.Pipeline,
-    request: Run,
     dataset: DatasetFolder,
     run_id: str,
-    inputs: int,
+    most_failures: int | None,
     on_progress: Callable[[Progress], None],
-) -> str | None:
-    """Waits for a pipeline; returns why it was asked to stop, if it was."""
+) -> None:
+    """Waits for a pipeline, and asks it to stop where that is due."""
     execution = _Execution(pipeline)
     execution.start()
-    stopped = None
+    interrupted = False
     while execution.is_alive():
         try:
             execution.join(_SECONDS_BETWEEN_LOOKS)
@@ -273,14 +213,11 @@ def _watch(
                 break
             done = read_progress(dataset, run_id)
             on_progress(done)
-            if stopped is None and request.max_failures.reached(done.failures, inputs):
-                stopped = f"{done.failures} of {inputs} inputs failed (--max-failures)"
-                request_stop(dataset, stopped)
+            stop_after_failures(dataset, done.failures, most_failures)
         except KeyboardInterrupt:
-            if stopped is not None:
+            if interrupted:
                 raise
-            stopped = "interrupted"
-            request_stop(dataset, stopped)
+            interrupted = True
+            request_stop(dataset, INTERRUPTED)
     if execution.error is not None:
         raise execution.error
-    return stopped

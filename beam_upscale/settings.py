@@ -27,7 +27,7 @@ _LEAST: Mapping[str, int] = {
     "threads": 1,
     "max_tile_pixels": 1,
     "max_batch_pixels": 0,
-    "halo": 0,
+    "tile_halo": 0,
 }
 
 _CHOICES: Mapping[str, type[StrEnum]] = {
@@ -124,7 +124,7 @@ class UpscaleSettings:
             halo, and priced no differently.
         max_batch_pixels: input pixels in one batch on the device; None takes the device's default.
             On a CPU tiles run one at a time whatever this says.
-        halo: input pixels around such a cut; None takes what the network needs.
+        tile_halo: input pixels around such a cut; None takes what the network needs.
 
     Raises:
         SettingsError: INVALID_OPTION, a number is too small.
@@ -140,7 +140,7 @@ class UpscaleSettings:
     threads: int | None = None
     max_tile_pixels: int = _TILE_PIXELS
     max_batch_pixels: int | None = None
-    halo: int | None = None
+    tile_halo: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -217,7 +217,7 @@ class UpscaleSettings:
             threads=self.threads or usable_cores(),
             max_tile_pixels=self.max_tile_pixels,
             max_batch_pixels=self._batch_pixels(place),
-            halo=info.halo if self.halo is None else self.halo,
+            halo=info.halo if self.tile_halo is None else self.tile_halo,
         )
 
     def _batch_pixels(self, device: Device) -> int:

@@ -18,21 +18,23 @@ import pyarrow.parquet as pq
 
 from beam_upscale import manifest, storage
 from beam_upscale.card import dataset_card
-from beam_upscale.control import progress_file, progress_of
+from beam_upscale.control import progress_file, progress_of, stop_after_failures
 from beam_upscale.dataset import (
     IMAGES,
     DatasetFolder,
     Layout,
     Record,
-    Telemetry,
     record_from_json,
     safe_name,
     shard_name,
 )
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, totals
 from beam_upscale.plan import OutputFormat
-from beam_upscale.sources import SourceImage, delete_image
-from beam_upscale.transforms import UpscaledImage
+from beam_upscale.resume import delete_image
+from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
+from beam_upscale.settings import PinnedSettings
+from beam_upscale.transforms import Upscale, UpscaledImage
 
 # A row group is what a reader holds at once.
 _ROW_GROUP_ROWS = 100
@@ -65,6 +67,9 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 def _file_name(source: SourceImage, row: Row) -> str:
     assert row.output_format is not None
     name = safe_name(source.output_name or source.name or source.input_id)
+    if source.shard is None:
+        # Nothing has compared this name with the others'.
+        name = f"{name}-{hashlib.sha256(source.input_id.encode()).hexdigest()[:16]}"
     return name + OutputFormat(row.output_format).extension
 
 
@@ -100,10 +105,24 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
 
 
 class _Stage(beam.DoFn):
-    def __init__(self, dataset: DatasetFolder, layout: Layout, run_id: str) -> None:
+    def __init__(
+        self,
+        dataset: DatasetFolder,
+        layout: Layout,
+        run: Mapping[str, Any],
+        run_id: str,
+        most_failures: int | None,
+    ) -> None:
         self._dataset = dataset
         self._layout = layout
+        self._run = run
         self._run_id = run_id
+        self._most_failures = most_failures
+
+    def start_bundle(self) -> None:
+        if self._dataset.read_run() is None:
+            values = {**self._run, "complete": False}
+            self._dataset.write_json(self._dataset.run_json, values)
 
     def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, bytes]]:
         source, record = upscaled.source, upscaled.record
@@ -113,7 +132,8 @@ class _Stage(beam.DoFn):
         earlier = source.earlier is not None
         if not earlier:
             record = stage(upscaled, self._dataset, self._layout)
-        progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
+        done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
+        stop_after_failures(self._dataset, done.failures, self._most_failures)
         if not source.committed:
             yield shard_of(source), record.to_json()
 
@@ -122,7 +142,12 @@ class _Stage(beam.DoFn):
 
 
 def commit_shard(
-    shard: int, records: Iterable[Record], dataset: DatasetFolder, layout: Layout, run_id: str
+    shard: int,
+    records: Iterable[Record],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run_id: str,
+    input_type: pa.StructType | None = None,
 ) -> None:
     """Writes a shard's images and, last, its manifest.
 
@@ -132,6 +157,7 @@ def commit_shard(
         dataset: the output.
         layout: where images are stored.
         run_id: names the telemetry of this run.
+        input_type: of the dataset's own columns; None infers it from these rows.
     """
     records = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
@@ -143,10 +169,15 @@ def commit_shard(
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
     if layout is Layout.PARQUET:
         ordered = [_in_data_shard(row, shard) for row in ordered]
-        _write_images(shard, [row for row in ordered if row.output_uri], dataset)
+        with_images = [row for row in ordered if row.output_uri]
+        _write_images(shard, with_images, dataset, input_type)
     _write_telemetry(shard, records, dataset, run_id)
     with storage.publish(dataset.manifest_uri(shard), dataset.partial) as file:
-        pq.write_table(manifest.table(ordered), file)
+        pq.write_table(manifest.table(ordered, input_type), file)
+    if layout is Layout.PARQUET:
+        for row in ordered:
+            # They stand in the data shard now; a dataset is not to need its size twice.
+            storage.delete(dataset.staged_image_uri(row.input_id))
 
 
 def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
@@ -161,13 +192,15 @@ def _in_data_shard(row: Row, shard: int) -> Row:
     return dataclasses.replace(row, output_uri=f"data/{shard_name(shard)}.parquet")
 
 
-def _write_images(shard: int, rows: list[Row], dataset: DatasetFolder) -> None:
+def _write_images(
+    shard: int, rows: list[Row], dataset: DatasetFolder, input_type: pa.StructType | None
+) -> None:
     """Writes a data shard, a row group at a time.
 
     Images that an earlier run committed come from the shard as it stands; it is replaced only once
     the new one is whole.
     """
-    inputs = manifest.input_column(rows)
+    inputs = manifest.input_column(rows, input_type)
     schema = _DATA_COLUMNS.append(pa.field("input", inputs.type))
     metadata = {b"huggingface": json.dumps(_IMAGE_FEATURE).encode()}
     stored = _stored_images(dataset.data_uri(shard))
@@ -243,18 +276,20 @@ def _write_telemetry(
         pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
 
 
-def _telemetry_columns(telemetry: Telemetry) -> dict[str, Any]:
-    started_at = datetime.datetime.fromtimestamp(telemetry.started_at, datetime.UTC)
-    return {**dataclasses.asdict(telemetry), "started_at": started_at}
-
-
 class _CommitShard(beam.DoFn):
     """Gives, for each shard, whether it is complete."""
 
-    def __init__(self, dataset: DatasetFolder, layout: Layout, run_id: str) -> None:
+    def __init__(
+        self,
+        dataset: DatasetFolder,
+        layout: Layout,
+        run_id: str,
+        input_type: pa.StructType | None,
+    ) -> None:
         self._dataset = dataset
         self._layout = layout
         self._run_id = run_id
+        self._input_type = input_type
 
     def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[bool]:
         shard, records = keyed[0], list(keyed[1])
@@ -262,7 +297,7 @@ class _CommitShard(beam.DoFn):
             yield False
             return
         parsed = [record_from_json(record) for record in records]
-        commit_shard(shard, parsed, self._dataset, self._layout, self._run_id)
+        commit_shard(shard, parsed, self._dataset, self._layout, self._run_id, self._input_type)
         yield True
 
 
@@ -270,8 +305,15 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
     sums = totals(row for _, row in dataset.committed_rows())
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
-    values = {**run, "complete": True, "totals": dataclasses.asdict(sums), "shards": shards}
-    dataset.write(dataset.resolve("README.md"), dataset_card(layout, sums.by_status, run).encode())
+    card = dataset_card(layout, sums.by_status, run).encode()
+    values = {
+        **run,
+        "complete": True,
+        "totals": dataclasses.asdict(sums),
+        "shards": shards,
+        "card_sha256": hashlib.sha256(card).hexdigest(),
+    }
+    dataset.write(dataset.resolve("README.md"), card)
     dataset.write_json(dataset.run_json, values)
     storage.delete(dataset.staging)
     return sums
@@ -307,36 +349,69 @@ class WriteDataset(beam.PTransform):
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
         layout: images as files in the input's folder structure, or embedded in Parquet.
-        run: what `run.json` says besides the totals: settings, pinned choices, versions.
+        input_type: of the dataset's own columns, as an Arrow struct. By default it is inferred
+            shard by shard, which suits columns whose values have one type and no shard without any.
+        run: what `run.json` says besides the totals; by default the settings of the `Upscale` that
+            the results come from, the layout and the versions.
         run_id: names this run's telemetry; by default the time of the pipeline's construction.
+        most_failures: the number of failures that stops the run; None sets none.
 
     Returns:
         A PCollection of the `Totals`, one element; none where the run was stopped.
+
+    Raises:
+        SettingsError: the output was begun with other settings, or holds what no run left; when
+            the transform is applied.
     """
 
     output: str
     layout: Layout | str = Layout.FILES
-    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    input_type: pa.StructType | None = None
+    run: Mapping[str, Any] | None = None
     run_id: str = dataclasses.field(default_factory=lambda: new_run_id())
+    most_failures: int | None = None
 
     def expand(self, upscaled: Any) -> Any:
         """Wires staging, the commit of shards and the end of the run."""
         dataset = DatasetFolder(storage.absolute(self.output))
         layout = Layout(self.layout)
+        run = self._record(upscaled, dataset, layout)
         shards = (
             upscaled
-            | "Stage" >> beam.ParDo(_Stage(dataset, layout, self.run_id))
+            | "Stage" >> beam.ParDo(_Stage(dataset, layout, run, self.run_id, self.most_failures))
             | "ByShard" >> beam.GroupByKey()
-            | "Commit" >> beam.ParDo(_CommitShard(dataset, layout, self.run_id))
+            | "Commit" >> beam.ParDo(_CommitShard(dataset, layout, self.run_id, self.input_type))
         )
         return (
             upscaled.pipeline
             | "End" >> beam.Impulse()
             | "Complete"
-            >> beam.FlatMap(
-                _complete_if_all, beam.pvalue.AsIter(shards), dataset, layout, dict(self.run)
-            )
+            >> beam.FlatMap(_complete_if_all, beam.pvalue.AsIter(shards), dataset, layout, run)
         )
+
+    def _record(self, upscaled: Any, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
+        if self.run is not None:
+            return dict(self.run)
+        record = run_record(_settings_upstream(upscaled), layout)
+        refuse_foreign_files(dataset)
+        earlier = dataset.read_run()
+        if earlier is not None:
+            refuse_changes(earlier, record)
+        return record
+
+
+def _settings_upstream(results: Any) -> PinnedSettings | None:
+    """The settings of the `Upscale` that a PCollection comes from, through any steps between."""
+    ahead, seen = [results.producer], set()
+    while ahead:
+        applied = ahead.pop()
+        if applied is None or applied in seen:
+            continue
+        if isinstance(applied.transform, Upscale):
+            return applied.transform.settings
+        seen.add(applied)
+        ahead += [applied.parent, *(source.producer for source in applied.inputs)]
+    return None
 
 
 def new_run_id() -> str:

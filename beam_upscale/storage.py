@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam_upscale.errors import ErrorCode, ImageError
@@ -54,6 +54,11 @@ class FileEntry:
 def is_local(uri: str) -> bool:
     """Whether a URI names a file of this machine: a plain path, or one with `file://`."""
     return "://" not in uri or uri.startswith("file://")
+
+
+def _failures(uri: str) -> type[Exception] | tuple[type[Exception], ...]:
+    """What reading may raise; the clients of object stores raise errors of their own."""
+    return OSError if is_local(uri) else Exception
 
 
 def absolute(uri: str) -> str:
@@ -95,7 +100,7 @@ def open_read(uri: str) -> BinaryIO:
         if is_local(uri):
             return _open_regular(_local_path(uri))
         return cast(BinaryIO, FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
-    except (OSError, BeamIOError) as error:
+    except _failures(uri) as error:
         raise read_error(uri, error) from error
 
 
@@ -117,7 +122,7 @@ def read(uri: str, limit: int | None = None) -> bytes:
     with open_read(uri) as file:
         try:
             return file.read() if limit is None else file.read(limit)
-        except (OSError, BeamIOError) as error:
+        except _failures(uri) as error:
             raise read_error(uri, error) from error
 
 
@@ -142,7 +147,7 @@ def size(uri: str) -> int | None:
         if is_local(uri):
             return _local_path(uri).stat().st_size
         return int(FileSystems.get_filesystem(uri).size(uri))
-    except (OSError, BeamIOError):
+    except _failures(uri):
         return None
 
 
@@ -157,7 +162,7 @@ def sha256(uri: str) -> str:
         try:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
-        except (OSError, BeamIOError) as error:
+        except _failures(uri) as error:
             raise read_error(uri, error) from error
     return digest.hexdigest()
 

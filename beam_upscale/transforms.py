@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from beam_upscale import image, tiling
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool, shared_pool
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader
 from beam_upscale.inference import METRICS, Inference, Tile, TiledImage, UpscaleModelHandler
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
 from beam_upscale.plan import Action, Box, Piece, Plan, plan
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
-from beam_upscale.sources import SourceImage
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
@@ -104,14 +104,14 @@ def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
         return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
     try:
         data = source.read(settings.plan.max_input_bytes)
-    except ImageError as error:
-        return _refused(prepared, error)
+    except Exception as error:
+        return _refused(prepared, _as_image_error(error))
     row = dataclasses.replace(row, source_sha256=hashlib.sha256(data).hexdigest())
     prepared = dataclasses.replace(prepared, row=row)
     try:
         return _decode(data, prepared, settings, decoders)
-    except ImageError as error:
-        return _refused(prepared, error)
+    except Exception as error:
+        return _refused(prepared, _as_image_error(error))
 
 
 def _decode(
@@ -130,9 +130,25 @@ def _decode(
     max_pixels = settings.plan.max_input_pixels or header.width * header.height
     try:
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=settings.plan.animated)
-    except ImageError as error:
-        return _refused(prepared, error)
-    return _tiled(prepared, decoded, decision, settings.engine.scale)
+        return _tiled(prepared, decoded, decision, settings.engine.scale)
+    except Exception as error:
+        # Here, so that the row has what the header told.
+        return _refused(prepared, _as_image_error(error))
+
+
+def _as_image_error(error: Exception) -> ImageError:
+    """What one image's row says of an exception: no surprise may cost the others of its bundle.
+
+    Raises:
+        SettingsError: it concerns all images.
+    """
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, SettingsError):
+        raise error
+    if isinstance(error, MemoryError):
+        return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")
+    return ImageError(ErrorCode.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
 
 
 def _with_header(row: Row, header: ImageHeader) -> Row:
@@ -246,8 +262,8 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
         return _failed(prepared, inference.error)
     try:
         return _encoded(prepared, inference, settings)
-    except ImageError as error:
-        return _failed(prepared, error)
+    except Exception as error:
+        return _failed(prepared, _as_image_error(error))
 
 
 def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings) -> UpscaledImage:

@@ -58,9 +58,10 @@ def verify(output: str) -> Iterator[Problem]:
     dataset = DatasetFolder(storage.absolute(output))
     run = dataset.read_run()
     if run is None or not run.get("complete"):
-        found = "there is no run.json" if run is None else "the run has not ended"
+        found = "there is no run.json of a run" if run is None else "the run has not ended"
         yield Problem(ProblemKind.INCOMPLETE, "run.json", f"{found}; run the same command again")
         return
+    yield from _verify_file("README.md", run["card_sha256"], dataset)
     expected = _OTHER_FILES
     rows: list[Row] = []
     for shard in run["shards"]:
@@ -102,7 +103,11 @@ def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[P
     if not storage.exists(uri):
         yield Problem(ProblemKind.MISSING_FILE, path, "the file is not there")
         return
-    found = storage.sha256(uri)
+    try:
+        found = storage.sha256(uri)
+    except ImageError as error:
+        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {error.message}")
+        return
     if found != expected:
         yield Problem(ProblemKind.CHANGED, path, f"SHA-256 is {found}, was {expected}")
 
@@ -139,7 +144,7 @@ def _verify_data_shard(rows: list[Row], path: str, dataset: DatasetFolder) -> It
 
 def _image_digests(uri: str) -> Iterator[tuple[str, str]]:
     with storage.open_read(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["input_id", "image"]):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=1, columns=["input_id", "image"]):
             for row in batch.to_pylist():
                 yield row["input_id"], hashlib.sha256(row["image"]["bytes"]).hexdigest()
 

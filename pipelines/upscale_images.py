@@ -27,13 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own, beam_arguments = parser.parse_known_args(arguments)
 
     upscale = bu.Upscale(own.engine, oversize=bu.Oversize(own.oversize), weights=own.weights)
-    run = {"settings": upscale.settings.to_dict()}
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
         _ = (
             pipeline
             | bu.ReadImages(own.input, output=own.output)
             | upscale
-            | bu.WriteDataset(own.output, layout=own.layout, run=run)
+            | bu.WriteDataset(own.output, layout=own.layout)
         )
 
 

@@ -30,9 +30,9 @@ from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import EncodeOptions, encode
+from beam_upscale.listing import SourceImage, source_image
 from beam_upscale.manifest import Row, Status
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
-from beam_upscale.sources import SourceImage, source_image
 
 ENGINE = get_engine("esrgan-v1-x2plus")
 PRICE = Decimal("0.2")

@@ -12,14 +12,17 @@ from beam_upscale.control import (
     Progress,
     ProgressFile,
     clear_stop,
+    is_stopped,
     progress_file,
     progress_of,
     read_progress,
     request_stop,
+    stop_after_failures,
+    stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
-from beam_upscale.sources import SourceImage
 
 IMAGE = Progress(images=1, pixels=200, credits=Decimal("0.2"))
 
@@ -147,13 +150,39 @@ def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
     step.start_bundle()
 
     before = heed(step, "a")
-    request_stop(dataset, "interrupted")
+    # As another process does it.
+    storage.write(dataset.stop_file, b"interrupted")
     too_soon_to_look = heed(step, "b")
     clock.now += 1.1
     after = [heed(step, name) for name in "cde"]
 
     assert (before, too_soon_to_look, after) == (False, False, [True, True, True])
-    assert storage.read(dataset.stop_file) == b"interrupted"
+    assert stop_reason(dataset) == "interrupted"
+
+
+def test_this_process_stops_at_once(dataset: DatasetFolder) -> None:
+    step = HeedStop(dataset)
+    step.start_bundle()
+
+    before = heed(step, "a")
+    request_stop(dataset, "interrupted")
+    after = heed(step, "b")
+    clear_stop(dataset)
+
+    assert (before, after, stop_reason(dataset)) == (False, True, None)
+    assert not heed(step, "c")
+
+
+@pytest.mark.parametrize(
+    ("failures", "most", "stops"), [(2, 3, False), (3, 3, True), (9, None, False)]
+)
+def test_too_many_failures_ask_for_a_stop(
+    dataset: DatasetFolder, failures: int, most: int | None, stops: bool
+) -> None:
+    stop_after_failures(dataset, failures, most)
+
+    assert is_stopped(dataset) is stops
+    assert (stop_reason(dataset) == f"{failures} inputs failed (--max-failures)") is stops
 
 
 def test_a_bundle_of_a_later_run_looks_again(dataset: DatasetFolder, clock: Clock) -> None:

@@ -1,3 +1,4 @@
+import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -163,7 +164,14 @@ def test_equal_values_give_equal_json(tmp_path: Path) -> None:
     dataset.write_json(dataset.run_json, {"b": Decimal("0.20"), "a": [1]})
 
     assert (tmp_path / "run.json").read_text() == '{\n  "a": [\n    1\n  ],\n  "b": "0.20"\n}\n'
-    assert dataset.read_run() == {"a": [1], "b": "0.20"}
+    assert json.loads((tmp_path / "run.json").read_text()) == {"a": [1], "b": "0.20"}
     with pytest.raises(TypeError, match="set cannot be written as JSON"):
         dataset.write_json(dataset.run_json, {"a": set()})
-    assert dataset.read_run() == {"a": [1], "b": "0.20"}
+    assert json.loads((tmp_path / "run.json").read_text()) == {"a": [1], "b": "0.20"}
+
+
+@pytest.mark.parametrize("text", ["{}", '{"format": "another"}', "[]", "not JSON", ""])
+def test_a_run_json_that_no_run_wrote_is_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+
+    assert DatasetFolder(str(tmp_path)).read_run() is None

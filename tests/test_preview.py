@@ -11,11 +11,11 @@ from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode
 from beam_upscale.inference import TiledImage
+from beam_upscale.listing import SourceImage, list_images
 from beam_upscale.manifest import Status
 from beam_upscale.plan import Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.settings import UpscaleSettings
-from beam_upscale.sources import SourceImage, list_images
 from beam_upscale.transforms import prepare
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"

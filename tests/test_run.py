@@ -350,6 +350,7 @@ def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_real_weights_on_fifty_photographs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ def test_an_unknown_member_is_named_with_those_that_exist() -> None:
         {"threads": -1},
         {"max_tile_pixels": 0},
         {"max_batch_pixels": -1},
-        {"halo": -1},
+        {"tile_halo": -1},
     ],
 )
 def test_values_out_of_range_are_refused(option: dict[str, int]) -> None:
@@ -110,8 +110,8 @@ def test_pinning_leaves_no_auto(tiny_weights: Path) -> None:
     assert model.name == tiny_weights.name
     assert model.weights_uri == str(tiny_weights)
     assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
-    # The network's own: one block of five convolutions and more.
-    assert model.halo > 5
+    # The network's own: as far as its convolutions see.
+    assert model.halo == 4
 
 
 def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:

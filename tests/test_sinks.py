@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
 from beam_upscale.sinks import commit_shard, new_run_id, output_uri, shard_of, stage
-from beam_upscale.sources import SourceImage
 from beam_upscale.transforms import UpscaledImage
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
@@ -110,8 +110,7 @@ def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> Non
 def test_later_commit_keeps_images_that_are_no_longer_staged(dataset: DatasetFolder) -> None:
     first = [stage(result(name, name.encode()), dataset, Layout.PARQUET) for name in "abcde"]
     commit_shard(0, first, dataset, Layout.PARQUET, "first")
-    for name in "abcde":
-        Path(dataset.staged_image_uri(f"/in/{name}.jpg")).unlink()
+    assert not any(Path(dataset.staged_image_uri(f"/in/{name}.jpg")).exists() for name in "abcde")
     changed = [stage(result("b", b"new"), dataset, Layout.PARQUET)]
     changed.append(stage(result("d", None), dataset, Layout.PARQUET))
 

@@ -17,18 +17,10 @@ from memory_filesystem import MemoryFileSystem
 from beam_upscale import manifest, storage
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.listing import SourceImage, is_image_name, list_images, source_image
 from beam_upscale.manifest import Row, Status
-from beam_upscale.sources import (
-    FindEarlier,
-    ListImages,
-    ReadImages,
-    SourceImage,
-    assign_shards,
-    is_image_name,
-    list_images,
-    source_image,
-    still_holds,
-)
+from beam_upscale.resume import assign_shards, still_holds
+from beam_upscale.sources import FindEarlier, ListImages, ReadImages
 
 
 def make(folder: Path, *names: str) -> None:

@@ -19,12 +19,12 @@ from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import EncodeOptions
 from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
+from beam_upscale.listing import SourceImage, source_image
 from beam_upscale.manifest import Row, Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.plan import OutputFormat
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
-from beam_upscale.sources import SourceImage, source_image
 from beam_upscale.transforms import Upscale, UpscaledImage, finish, prepare
 
 ENGINE = "esrgan-v1-x2plus"

@@ -1,0 +1,123 @@
+"""What `run.json` says of a run, and what that forbids a later run into the same output."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from beam_upscale import storage
+from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.plan import Oversize
+from beam_upscale.settings import PinnedSettings
+
+# What a run leaves below its output.
+RESULTS = ("README.md", "images", "data", "manifest", "telemetry", "run.json")
+
+_PACKAGES = (
+    "apache-beam",
+    "beam-upscale",
+    "numpy",
+    "pillow",
+    "pillow-heif",
+    "pyarrow",
+    "pyvips-binary",
+    "spandrel",
+    "torch",
+)
+
+_COMPARED = ("settings", "layout", "shard_rows")
+
+# Guards: they decide whether an input is done, never how.
+_FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes"})
+_OVERSIZE = "settings.plan.oversize"
+
+
+def run_record(
+    settings: PinnedSettings | None,
+    layout: Layout,
+    shard_rows: int | None = None,
+    max_credits: Decimal | None = None,
+) -> dict[str, Any]:
+    """What is known of a run before its first image; equal runs give equal records."""
+    return {
+        "format": RUN_FORMAT,
+        "settings": None if settings is None else settings.to_dict(),
+        "layout": str(layout),
+        "shard_rows": shard_rows,
+        "max_credits": None if max_credits is None else str(max_credits),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def refuse_changes(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Raises where results of this run would not fit those that are there.
+
+    Raises:
+        SettingsError: SETTINGS_CHANGED, with every difference.
+    """
+    before = _flatten({name: earlier.get(name) for name in _COMPARED})
+    now = _flatten({name: record.get(name) for name in _COMPARED})
+    changes = [
+        f"{name}: {before.get(name)} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if _matters(name, before.get(name), now.get(name))
+    ]
+    if changes:
+        raise SettingsError(
+            ErrorCode.SETTINGS_CHANGED,
+            "the output was begun with other settings, and its images would not match: "
+            f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
+        )
+
+
+def _matters(name: str, before: object, now: object) -> bool:
+    if before == now or name in _FREE:
+        return False
+    if name == "shard_rows":
+        # A pipeline of one's own may leave that to its source.
+        return before is not None and now is not None
+    # What was refused may be cut or shrunk later; what was cut is not to stand beside shrunk.
+    return name != _OVERSIZE or str(Oversize.REJECT) not in (before, now)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def refuse_foreign_files(dataset: DatasetFolder) -> None:
+    """Raises where files that no run left have the names of what a run writes or clears.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN.
+    """
+    if dataset.read_run() is not None:
+        return
+    taken = [name for name in RESULTS if _is_taken(dataset.resolve(name))]
+    if taken:
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN,
+            f"{dataset.root} has {', '.join(taken)}, but no run.json of a run: no run left that, "
+            "and none replaces it. Take another output, or move it away",
+        )
+
+
+def _is_taken(uri: str) -> bool:
+    return storage.exists(uri) or any(True for _ in storage.list_below(uri))
