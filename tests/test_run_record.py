@@ -1,0 +1,116 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from PIL import Image
+from runs import rows, upscale
+
+import beam_upscale as bu
+from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
+from beam_upscale.verify import verify
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    folder = tmp_path / "in"
+    for name in ("A/0.png", "B/0.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        photograph(len(list(folder.iterdir()))).save(path)
+    return folder
+
+
+def run_pipeline(folder: Path, output: Path, weights: Path, **options: object) -> None:
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        _ = (
+            pipeline
+            | bu.ReadImages(str(folder), output=str(output))
+            | bu.Upscale(weights=str(weights), precision="fp32", device="cpu", **options)
+            | bu.WriteDataset(str(output))
+        )
+
+
+def record(**options: object) -> dict[str, object]:
+    values = run_record(None, Layout.FILES, shard_rows=10)
+    return {**values, "settings": {"plan": {"width": None, "oversize": "reject", **options}}}
+
+
+def test_a_pipeline_of_ones_own_records_its_settings_and_the_command_goes_on(
+    folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    run_pipeline(folder, output, tiny_weights)
+    before = DatasetFolder(str(output)).read_run()
+    assert before is not None
+
+    upscale(folder, output, tiny_weights, threads=None)
+
+    assert before["settings"]["model"]["name"] == tiny_weights.name
+    assert len(rows(output)) == 2
+    assert list(verify(str(output))) == []
+
+
+def test_a_pipeline_with_other_settings_is_refused_before_it_runs(
+    folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    run_pipeline(folder, output, tiny_weights)
+
+    with pytest.raises(SettingsError, match=r"settings\.plan\.width: None -> 20") as caught:
+        run_pipeline(folder, output, tiny_weights, width=20)
+
+    assert caught.value.code == ErrorCode.SETTINGS_CHANGED
+
+
+def test_results_that_no_listing_named_do_not_overwrite_each_other(
+    folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+    sources = [bu.source_image(str(folder / name)) for name in ("A/0.png", "B/0.png")]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(sources)
+            | bu.Upscale(weights=str(tiny_weights), precision="fp32", device="cpu")
+            | bu.WriteDataset(str(output))
+        )
+
+    assert len(list((output / "images").iterdir())) == 2
+    assert list(verify(str(output))) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {}),
+        ({"max_input_pixels": 5}, {"max_input_pixels": 9}),
+        ({"oversize": "reject"}, {"oversize": "tile"}),
+        ({"oversize": "shrink"}, {"oversize": "reject"}),
+    ],
+)
+def test_what_changes_no_image_is_free_to_change(
+    before: dict[str, object], now: dict[str, object]
+) -> None:
+    refuse_changes(record(**before), record(**now))
+
+
+def test_cut_images_do_not_stand_beside_shrunk_ones() -> None:
+    with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
+        refuse_changes(record(oversize="tile"), record(oversize="shrink"))
+
+
+@pytest.mark.parametrize("name", ["run.json", "README.md", "images/a.png"])
+def test_files_that_no_run_left_are_not_replaced(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+
+    with pytest.raises(SettingsError) as caught:
+        refuse_foreign_files(DatasetFolder(str(tmp_path)))
+
+    assert caught.value.code == ErrorCode.OUTPUT_TAKEN
+    assert path.read_text() == "{}"
