@@ -105,8 +105,12 @@ def _shorten(part: str) -> str:
     encoded = part.encode()
     if len(encoded) <= _LONGEST_NAME:
         return part
-    mark = hashlib.sha256(encoded).hexdigest()[:16]
-    return f"{encoded[: _LONGEST_NAME - 17].decode(errors='ignore')}-{mark}"
+    return f"{encoded[: _LONGEST_NAME - 17].decode(errors='ignore')}-{mark(part)}"
+
+
+def mark(text: str) -> str:
+    """Sixteen hexadecimal digits that tell a name from others that look like it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stem(name: str) -> str:

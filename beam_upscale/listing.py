@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beam_upscale import storage
-from beam_upscale.dataset import Record, safe_name, stem
+from beam_upscale.dataset import Record, mark, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.plan import OutputFormat
 
@@ -195,9 +195,9 @@ def with_unique_names(
 
 def _output_names(image: SourceImage) -> tuple[str, ...]:
     """What a result may be called, best first; no other input's has the last."""
-    mark = hashlib.sha256(image.input_id.encode()).hexdigest()[:16]
+    unlike = mark(image.input_id)
     last_part = image.name.rpartition("/")[2]
-    return image.output_name, image.name, f"{image.name}-{mark}", f"{mark}-{last_part}"
+    return image.output_name, image.name, f"{image.name}-{unlike}", f"{unlike}-{last_part}"
 
 
 class _Names:

@@ -24,6 +24,7 @@ from beam_upscale.dataset import (
     DatasetFolder,
     Layout,
     Record,
+    mark,
     record_from_json,
     safe_name,
     shard_name,
@@ -69,7 +70,7 @@ def _file_name(source: SourceImage, row: Row) -> str:
     name = safe_name(source.output_name or source.name or source.input_id)
     if source.shard is None:
         # Nothing has compared this name with the others'.
-        name = f"{name}-{hashlib.sha256(source.input_id.encode()).hexdigest()[:16]}"
+        name = f"{name}-{mark(source.input_id)}"
     return name + OutputFormat(row.output_format).extension
 
 
