@@ -51,8 +51,8 @@ test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Pyt
 
 .PHONY: lock
 lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE=--upgrade for newest
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --output-file requirements.lock
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --group test --group reference \
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --group test --group reference \
 		--constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group build --constraints requirements-dev.lock \
 		--output-file .ci/requirements-build.lock
