@@ -1,32 +1,40 @@
+from .chain import Backend, ChainPlan, Rules
 from .dataset import Layout, Record, Telemetry
-from .engines import ENGINES, Engine, get_engine
+from .engines import ENGINES, Engine, Network, get_engine
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
 from .listing import SourceImage, list_images, source_image
 from .manifest import Row, Status, Totals
+from .parameters import Parameters
 from .plan import Animated, OutputFormat, Oversize, Plan, PlanOptions, plan
 from .request import FailureLimit, Run, RunResult
-from .settings import PinnedSettings, UpscaleSettings
+from .settings import PinnedSettings, UpscaleSettings, VaeTiling
 from .sinks import WriteDataset
 from .sources import ReadImages
-from .transforms import Upscale, UpscaledImage
+from .stages import UpscaledImage
+from .transforms import Upscale
 
 __all__ = [
     "ENGINES",
     "Animated",
+    "Backend",
     "BeamUpscaleError",
+    "ChainPlan",
     "Engine",
     "ErrorCode",
     "FailureLimit",
     "ImageError",
     "Layout",
+    "Network",
     "OutputFormat",
     "Oversize",
+    "Parameters",
     "PinnedSettings",
     "Plan",
     "PlanOptions",
     "ReadImages",
     "Record",
     "Row",
+    "Rules",
     "Run",
     "RunResult",
     "SettingsError",
@@ -37,6 +45,7 @@ __all__ = [
     "Upscale",
     "UpscaleSettings",
     "UpscaledImage",
+    "VaeTiling",
     "WriteDataset",
     "get_engine",
     "list_images",

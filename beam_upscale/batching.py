@@ -3,9 +3,43 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
+
+
+class Batchable(Protocol):
+    """What a batch is made of: a tile, or an image with what it needs beside its pixels."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """(H, W, C), uint8 or uint16."""
+        ...
+
+    @property
+    def kind(self) -> Hashable:
+        """Equal for all that may share a batch."""
+        ...
+
+
+Item = TypeVar("Item", bound=Batchable)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Patch:
+    """Pixels and nothing beside them; those of one shape and type share batches.
+
+    Attributes:
+        pixels: (H, W, C), uint8 or uint16.
+    """
+
+    pixels: np.ndarray
+
+    @property
+    def kind(self) -> Hashable:
+        """Shape and dtype."""
+        return self.pixels.shape, self.pixels.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,52 +60,47 @@ class Batched:
 
 
 @dataclasses.dataclass(eq=False)
-class _Waiting:
-    pixels: np.ndarray
+class _Waiting(Generic[Item]):
+    item: Item
     since: float
     done: bool = False
     result: Batched | None = None
     error: Exception | None = None
 
-    @property
-    def kind(self) -> tuple[tuple[int, ...], np.dtype]:
-        """What tiles of one batch have in common."""
-        return self.pixels.shape, self.pixels.dtype
 
-
-class Batcher:
+class Batcher(Generic[Item]):
     """Runs a network for many threads, one batch at a time.
 
     Whoever finds the device free runs the next batch: the tile that has waited longest, and all
-    waiting tiles of the same shape and dtype up to a bound in pixels. While it runs, tiles gather,
+    waiting tiles of the same kind up to a bound in pixels. While it runs, tiles gather,
     so that batches grow with the load and a lone tile never waits for company. A tile is never
     padded to fit a batch.
 
     Args:
-        upscale: takes (N, H, W, C) and gives (N, H x scale, W x scale, C).
+        upscale: takes tiles of one kind and gives for each (H x scale, W x scale, C).
         max_batch_pixels: input pixels in a batch at most; 0 runs one tile at a time. A tile larger
             than that has a batch of its own.
     """
 
     def __init__(
-        self, upscale: Callable[[np.ndarray], np.ndarray], max_batch_pixels: int = 0
+        self, upscale: Callable[[Sequence[Item]], Sequence[np.ndarray]], max_batch_pixels: int = 0
     ) -> None:
         self._upscale = upscale
         self._max_batch_pixels = max_batch_pixels
         self._condition = threading.Condition()
-        self._queue: list[_Waiting] = []
+        self._queue: list[_Waiting[Item]] = []
         self._busy = False
 
-    def upscale(self, pixels: np.ndarray) -> Batched:
+    def upscale(self, item: Item) -> Batched:
         """Upscales one tile, together with others that wait.
 
         Args:
-            pixels: (H, W, C), uint8 or uint16.
+            item: the tile.
 
         Raises:
             ImageError: what the network raised for this tile; another tile's error stays its own.
         """
-        waiting = _Waiting(pixels, time.monotonic())
+        waiting = _Waiting(item, time.monotonic())
         with self._condition:
             self._queue.append(waiting)
         # The batch of the oldest tile need not hold this thread's own.
@@ -87,7 +116,7 @@ class Batcher:
         assert waiting.result is not None
         return waiting.result
 
-    def _lead(self, waiting: _Waiting) -> list[_Waiting]:
+    def _lead(self, waiting: _Waiting[Item]) -> list[_Waiting[Item]]:
         """The batch that this thread is to run; empty once its own tile is done."""
         with self._condition:
             self._condition.wait_for(lambda: waiting.done or not self._busy)
@@ -97,18 +126,18 @@ class Batcher:
             self._busy = True
             return batch
 
-    def _take_batch(self) -> list[_Waiting]:
+    def _take_batch(self) -> list[_Waiting[Item]]:
         first = self._queue[0]
-        height, width = first.pixels.shape[:2]
+        height, width = first.item.pixels.shape[:2]
         fit = max(1, self._max_batch_pixels // (height * width))
-        alike = [waiting for waiting in self._queue if waiting.kind == first.kind][:fit]
+        alike = [waiting for waiting in self._queue if waiting.item.kind == first.item.kind][:fit]
         self._queue = [waiting for waiting in self._queue if waiting not in alike]
         return alike
 
-    def _run(self, batch: Sequence[_Waiting]) -> None:
+    def _run(self, batch: Sequence[_Waiting[Item]]) -> None:
         started = time.monotonic()
         try:
-            results = self._upscale(np.stack([waiting.pixels for waiting in batch]))
+            results = self._upscale([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise ValueError(f"{len(results)} results for {len(batch)} tiles")
         except Exception as error:  # Every waiting thread must be woken, whatever went wrong.
@@ -119,7 +148,7 @@ class Batcher:
             waiting.result = Batched(pixels, share, started - waiting.since, len(batch))
             waiting.done = True
 
-    def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
+    def _fail(self, batch: Sequence[_Waiting[Item]], error: Exception) -> None:
         if len(batch) > 1:
             # One tile spoiled the batch; alone, each shows whether it was the one.
             for waiting in batch:

@@ -9,14 +9,13 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale import storage
+from beam_upscale.chain import ChainPlan, Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
-from beam_upscale.engines import Engine
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Status, totals
-from beam_upscale.plan import Plan, PlanOptions, plan
 
 # Most headers lie within this many bytes; the others cost a second read, of the whole file.
 _HEADER_BYTES = 256 * 1024
@@ -98,21 +97,19 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
     return header
 
 
-def decide(
-    source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
-) -> Plan:
-    """What the rules say of an input, from its header alone.
+def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
+    """What the rules say of an input, from its header and its parameters alone.
 
     Raises:
-        ImageError: the file or its header cannot be read.
+        ImageError: the file, its header or its caption cannot be read, or a column is no parameter.
     """
-    header = read_header(source, decoders, options.max_input_bytes)
-    return plan(engine, header.width, header.height, options, frames=header.frames)
+    if rules.is_guided:
+        source.parameters(rules.parameters, rules.prompt_column)
+    header = read_header(source, decoders, rules.options.max_input_bytes)
+    return rules.plan(header.width, header.height, frames=header.frames)
 
 
-def claim(
-    source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
-) -> Claim:
+def claim(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Claim:
     """What an input asks of the budget; nothing if it will not be upscaled.
 
     An input that an earlier run did not upscale asks for what it asked then, so that what it did
@@ -124,7 +121,7 @@ def claim(
         # What stands in a committed shard is counted there.
         return Claim(place, Decimal(0) if source.committed else earlier.credits, spent=True)
     try:
-        return Claim(place, decide(source, engine, options, decoders).credits, spent=False)
+        return Claim(place, decide(source, rules, decoders).credits, spent=False)
     except ImageError:
         return Claim(place, Decimal(0), spent=False)
 
@@ -138,12 +135,11 @@ def committed(output: str | None) -> Decimal:
 
 
 class _Claim(beam.DoFn):
-    def __init__(self, engine: Engine, options: PlanOptions) -> None:
-        self._engine = engine
-        self._options = options
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
 
     def process(self, source: SourceImage) -> Iterator[tuple[None, Claim]]:
-        yield None, claim(source, self._engine, self._options, shared_pool())
+        yield None, claim(source, self._rules, shared_pool())
 
 
 def _admit(source: SourceImage, reached: str) -> SourceImage:
@@ -156,8 +152,7 @@ class LimitCredits(beam.PTransform):
 
     Attributes:
         max_credits: for the output as a whole, earlier runs included; at least 0.
-        engine: whose prices hold.
-        options: as the inputs will be planned.
+        rules: as the inputs will be planned and priced.
         output: the dataset, whose committed rows have spent of it; None counts none.
 
     Returns:
@@ -165,8 +160,7 @@ class LimitCredits(beam.PTransform):
     """
 
     max_credits: Decimal
-    engine: Engine
-    options: PlanOptions
+    rules: Rules
     output: str | None = None
 
     def expand(self, sources: Any) -> Any:
@@ -174,7 +168,7 @@ class LimitCredits(beam.PTransform):
         max_credits, output = self.max_credits, self.output
         reached = (
             sources
-            | "Claim" >> beam.ParDo(_Claim(self.engine, self.options))
+            | "Claim" >> beam.ParDo(_Claim(self.rules))
             | "Gather" >> beam.GroupByKey()
             | "Settle"
             >> beam.Map(lambda claims: last_admitted(claims[1], max_credits - committed(output)))

@@ -40,8 +40,8 @@ def dataset_card(layout: Layout, by_status: Mapping[str, int], run: Mapping[str,
         by_status: rows of the manifest by status.
         run: what `run.json` says; `settings` is looked at.
     """
-    settings = run.get("settings", {})
-    model = settings.get("model", {})
+    stages = (run.get("settings") or {}).get("stages") or [{}]
+    made = ", then by\n".join(_made_by(stage) for stage in stages)
     config = _config(layout, has_images=bool(by_status.get(Status.UPSCALED)))
     counts = "\n".join(f"| {status} | {count} |" for status, count in sorted(by_status.items()))
     return f"""\
@@ -55,8 +55,8 @@ configs:
 
 # Upscaled images
 
-Made by beam-upscale with the engine `{settings.get("engine", "unknown")}` and the weights
-`{model.get("name", "unknown")}` (SHA-256 `{model.get("weights_sha256", "unknown")}`).
+Made by beam-upscale: by
+{made}.
 
 | status | inputs |
 | --- | --- |
@@ -66,6 +66,14 @@ Made by beam-upscale with the engine `{settings.get("engine", "unknown")}` and t
 `load_dataset("parquet", data_files="manifest/*.parquet")` opens it, as DuckDB and pandas do.
 `run.json` has the settings and versions that made it. `beam-upscale verify` checks both.
 """
+
+
+def _made_by(stage: Mapping[str, Any]) -> str:
+    model = stage.get("model", {})
+    return (
+        f"the engine `{stage.get('engine', 'unknown')}` with the weights "
+        f"`{model.get('name', 'unknown')}` (SHA-256 `{model.get('weights_sha256', 'unknown')}`)"
+    )
 
 
 def _config(layout: Layout, has_images: bool) -> str:

@@ -15,17 +15,19 @@ from rich.console import Console
 from rich.table import Table
 
 from beam_upscale import weights as weights_cache
+from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
-from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine, get_engine
+from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
 from beam_upscale.errors import BeamUpscaleError
-from beam_upscale.listing import list_images, no_input
+from beam_upscale.listing import Listing, list_images, no_input
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
+from beam_upscale.parameters import MAX_STEPS, Parameters
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
-from beam_upscale.settings import PinnedSettings, UpscaleSettings
+from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
 from beam_upscale.verify import verify
 
@@ -116,6 +118,19 @@ _PLAN_OPTIONS = (
         show_default=True,
         help="Engine; see `beam-upscale engines`.",
     ),
+    click.option(
+        "--then",
+        multiple=True,
+        metavar="ENGINE",
+        help="A further engine that takes what the one before made; may be repeated.",
+    ),
+    click.option(
+        "--backend",
+        type=_choice(Backend),
+        default=str(Backend.LOCAL),
+        show_default=True,
+        help="Where the engines are.",
+    ),
     click.option("--width", type=_POSITIVE, help="Output width; the height follows."),
     click.option("--height", type=_POSITIVE, help="Output height; the width follows."),
     click.option("--short-side", type=_POSITIVE, help="The output's shorter side."),
@@ -169,8 +184,35 @@ _PLAN_OPTIONS = (
     ),
 )
 
+_DEFAULTS = Parameters()
+
+# For engines that take a prompt. An image's own columns and caption come first. Their values are
+# checked where those of a dataset are, with the same codes.
+_PARAMETER_OPTIONS = (
+    click.option("--prompt", help="What the images show."),
+    click.option("--negative-prompt", help="What they do not show."),
+    click.option("--cfg-scale", help=f"Weight of the prompt. [default: {_DEFAULTS.cfg_scale:g}]"),
+    click.option(
+        "--steps", help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULTS.steps}]"
+    ),
+    click.option("--seed", help="Of the noise; none, or 0, derives one from each image."),
+    click.option("--noise-level", help=f"Noise on the input. [default: {_DEFAULTS.noise_level}]"),
+    click.option(
+        "--prompt-column",
+        default=UpscaleSettings().prompt_column,
+        show_default=True,
+        help="The column of an image's metadata that holds its prompt.",
+    ),
+)
+
 _MODEL_OPTIONS = (
-    click.option("--weights", help="A registered name or a path; see `beam-upscale weights list`."),
+    click.option(
+        "--weights",
+        multiple=True,
+        metavar="[ENGINE=]WEIGHTS",
+        help="A registered name, a path, or OWNER/NAME@REVISION on the hub; see "
+        "`beam-upscale weights list`.",
+    ),
     click.option("--device", type=_choice(Device), default=str(Device.AUTO), show_default=True),
     click.option(
         "--precision", type=_choice(Precision), default=str(Precision.AUTO), show_default=True
@@ -184,6 +226,17 @@ _MODEL_OPTIONS = (
         help="Cut larger inputs for the device's memory; no change of price.",
     ),
     click.option("--max-batch-pixels", type=_POSITIVE, help="Input pixels in a batch on a GPU."),
+    click.option("--exact", is_flag=True, help="One image at a time on a GPU too."),
+    click.option(
+        "--vae-tiling",
+        type=_choice(VaeTiling),
+        default=str(VaeTiling.AUTO),
+        show_default=True,
+        help="Decode diffusion's results in strips, for the device's memory.",
+    ),
+    click.option(
+        "--color-fix", is_flag=True, help="Give diffusion's results the colors of their inputs."
+    ),
     click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
     click.option("--lossless", is_flag=True, help="WebP without loss."),
 )
@@ -211,6 +264,11 @@ _RUN_OPTIONS = (
     ),
     click.option(
         "--max-failures", type=FailureLimitType(), help="Stop after so many failed images."
+    ),
+    click.option(
+        "--keep-intermediates",
+        is_flag=True,
+        help="Store what lies between the engines of a chain too.",
     ),
     click.option("--overwrite", is_flag=True, help="Begin anew, without earlier results."),
     click.option(
@@ -243,34 +301,65 @@ def cli() -> None:
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT")
-@_options(_PLAN_OPTIONS)
+@_options(_PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
 def plan_command(
-    input_: str, engine: str, max_credits: Decimal | None, as_json: bool, **options: Any
+    input_: str,
+    engine: str,
+    then: tuple[str, ...],
+    max_credits: Decimal | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Show what a run on INPUT would do, and its price.
 
     Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob.
     """
-    settings = UpscaleSettings.of(engine, **options)
+    settings = _settings(engine, then, options)
     listing = list_images(input_)
     if not listing.images:
         raise no_input(input_, listing)
-    planned = preview(listing.images, get_engine(engine), settings.plan, max_credits)
+    planned = preview(listing.images, settings.rules, max_credits)
     if as_json:
-        click.echo(_plan_as_json(engine, planned))
+        click.echo(_plan_as_json(settings.engines, planned))
         return
-    _print_totals(f"{engine} on {input_}", by_status(planned))
+    _print_totals(f"{' and then '.join(settings.engines)} on {input_}", by_status(planned))
     for image in planned:
         if image.error_code is not None:
             out.print(f"{image.status}  {image.error_code}  {image.input_id}", markup=False)
-    _print_ignored(listing.ignored)
+    _print_left_out(listing, out)
 
 
-def _plan_as_json(engine: str, planned: list[PlannedImage]) -> str:
+def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> UpscaleSettings:
+    """Settings from the command line, with a warning where some have no effect."""
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = UpscaleSettings.of((engine, *then), **given)
+    if settings.ignored_parameters:
+        err.print(f"beam-upscale: {settings.ignored_message}", markup=False)
+    return settings
+
+
+def _weights(specs: tuple[str, ...]) -> str | dict[str, str] | None:
+    """What --weights names: weights, or those of each engine."""
+    named: dict[str, str] = {}
+    plain: list[str] = []
+    for spec in specs:
+        engine, equals, weights = spec.partition("=")
+        if equals and engine in ENGINES:
+            named[engine] = weights
+        else:
+            plain.append(spec)
+    if len(plain) + bool(named) > 1:
+        raise click.UsageError(
+            "several weights are given; say for which engine each is: --weights ENGINE=WEIGHTS"
+        )
+    return named or next(iter(plain), None)
+
+
+def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage]) -> str:
     """A plan as JSON; amounts are strings, which keeps every digit."""
     values = {
-        "engine": engine,
+        "engines": engines,
         "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(planned).items()},
         "images": [dataclasses.asdict(image) for image in planned],
     }
@@ -293,21 +382,27 @@ def _amount(value: Decimal) -> str:
     return f"{value.normalize():f}"
 
 
-def _print_ignored(count: int) -> None:
-    if count:
-        out.print(f"{count} files are left out: their names say that they are no images")
+def _print_left_out(listing: Listing, console: Console) -> None:
+    if listing.ignored:
+        console.print(
+            f"{listing.ignored:,} files are left out: their names say that they are no images"
+        )
+    if listing.unmatched:
+        console.print(f"{listing.unmatched:,} rows of metadata name no image that is here")
 
 
 @cli.command("run")
 @click.argument("input_", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
 @click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
-@_options(_PLAN_OPTIONS, _MODEL_OPTIONS, _RUN_OPTIONS)
+@_options(_PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS, _RUN_OPTIONS)
 def run_command(
     input_: str,
     output: str,
     beam_options: tuple[str, ...],
     engine: str,
+    then: tuple[str, ...],
+    weights: tuple[str, ...],
     layout: str,
     shard_rows: int,
     max_credits: Decimal | None,
@@ -336,7 +431,7 @@ def run_command(
     request = Run(
         input=input_,
         output=output,
-        settings=UpscaleSettings.of(engine, **options),
+        settings=_settings(engine, then, {**options, "weights": _weights(weights)}),
         layout=Layout(layout),
         shard_rows=shard_rows,
         max_credits=max_credits,
@@ -348,12 +443,14 @@ def run_command(
     )
     with ProgressLine(err, shown=err.is_terminal and not quiet) as line:
 
-        def started(settings: PinnedSettings, inputs: int, ignored: int) -> None:
-            line.total = inputs
-            model = settings.model
-            err.print(f"{model.name} on {model.device} in {model.precision}: {inputs:,} inputs")
-            if ignored:
-                err.print(f"{ignored} files are left out: their names say that they are no images")
+        def started(settings: PinnedSettings, listing: Listing) -> None:
+            line.total = len(listing.images)
+            models = [
+                f"{stage.model.name} on {stage.model.device} in {stage.model.precision}"
+                for stage in settings.stages
+            ]
+            err.print(f"{' and then '.join(models)}: {line.total:,} inputs")
+            _print_left_out(listing, err)
 
         try:
             result = run(request, on_start=started, on_progress=line.update)
@@ -474,14 +571,17 @@ def weights_list() -> None:
             registered.origin.description,
         )
     out.print(table)
+    for name in weights_cache.DEFAULT_WEIGHTS.values():
+        if name not in weights_cache.REGISTRY:
+            out.print(f"and, on the hub, {name}", markup=False)
     out.print(f"cache {weights_cache.cache_directory()}")
 
 
 @weights_group.command("fetch")
 @click.argument("name")
 def weights_fetch(name: str) -> None:
-    """Bring the weights NAME into the cache and verify them."""
-    found = weights_cache.resolve(name, _DEFAULT_ENGINE)
+    """Bring the weights NAME, registered or OWNER/NAME@REVISION on the hub, into the cache."""
+    found = weights_cache.fetch_by_name(name)
     out.print(f"{found.name}  {found.sha256}  {found.path}", markup=False)
 
 

@@ -10,12 +10,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 
 import apache_beam as beam
 
-from beam_upscale import storage
+from beam_upscale import steps, storage
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.errors import ImageError
 from beam_upscale.listing import SourceImage
@@ -34,6 +34,8 @@ class Progress:
         pixels: input pixels upscaled by this run.
         failures: rows `failed`, made by this run.
         credits: of images upscaled by this run, by the price list.
+        step: passes of a network done of what is being computed now.
+        steps: passes of it in all; 0 where nothing is computed that takes more than one.
     """
 
     images: int = 0
@@ -41,6 +43,8 @@ class Progress:
     pixels: int = 0
     failures: int = 0
     credits: Decimal = Decimal(0)
+    step: int = 0
+    steps: int = 0
 
     def __add__(self, other: "Progress") -> "Progress":
         return Progress(
@@ -49,6 +53,8 @@ class Progress:
             self.pixels + other.pixels,
             self.failures + other.failures,
             self.credits + other.credits,
+            self.step + other.step,
+            self.steps + other.steps,
         )
 
 
@@ -83,13 +89,31 @@ class ProgressFile:
         """Counts what was done, and tells what this process has done in all."""
         with self._lock:
             self._total += done
-            if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_LOOKS:
-                self._write()
+            self._write_if_due()
             return self._total
+
+    def listen(self) -> Callable[[], None]:
+        """Follows the steps of what this process computes.
+
+        Returns:
+            What ends that. It is due before the run completes: its folder of progress files is
+            deleted then, and what this process computes later would bring it back.
+        """
+        return steps.listen(self._follow)
+
+    def _follow(self, done: int, total: int) -> None:
+        step, of = (done, total) if done < total else (0, 0)
+        with self._lock:
+            self._total = dataclasses.replace(self._total, step=step, steps=of)
+            self._write_if_due()
 
     def flush(self) -> None:
         """Writes what is counted."""
         with self._lock:
+            self._write()
+
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._written_at >= _SECONDS_BETWEEN_LOOKS:
             self._write()
 
     def _write(self) -> None:

@@ -3,6 +3,7 @@
     README.md                        a dataset card
     images/<relative path>.<ext>     layout files
     data/<shard>.parquet             layout parquet
+    intermediates/<stage>/<path>     between the engines of a chain, where that is kept
     manifest/<shard>.parquet         one row per input
     telemetry/*.parquet              what varies from run to run
     run.json                         settings, pinned choices, versions, totals
@@ -29,6 +30,9 @@ from beam_upscale.manifest import Row, row_from_dict, row_from_json, row_to_json
 
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
+
+# The folder of what lies between the engines of a chain, where that is kept.
+INTERMEDIATES = "intermediates"
 
 # Tells a run.json of ours from any other.
 RUN_FORMAT = "beam-upscale/1"

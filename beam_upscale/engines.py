@@ -8,12 +8,20 @@ Everything that asks "may I, what size, at what price" reads `ENGINES`; a new en
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from types import MappingProxyType
 
 from beam_upscale.errors import ErrorCode, SettingsError
 
 USD_PER_CREDIT = Decimal("0.01")
 """The service's price of one credit in US dollars."""
+
+
+class Network(StrEnum):
+    """The kind of network that stands behind an engine on a local backend."""
+
+    ESRGAN = "esrgan"
+    LATENT_DIFFUSION = "latent_diffusion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Engine:
         prices: tiers from small to large inputs, never cheaper for a larger one; the last has
             no end.
         parameters: names of the request parameters that the engine takes.
+        network: what upscales locally.
         halo: input pixels that a piece of an image needs around its core, so that no seam shows
             where the pieces meet.
 
@@ -56,6 +65,7 @@ class Engine:
     output_limit: int
     prices: tuple[PriceTier, ...]
     parameters: frozenset[str]
+    network: Network
     halo: int
 
     def __post_init__(self) -> None:
@@ -66,6 +76,11 @@ class Engine:
             raise ValueError(f"{self.name}: the last price tier, and no other, must have no end")
         if bounds != sorted(set(bounds)) or prices != sorted(prices):
             raise ValueError(f"{self.name}: price tiers must grow in size and never in cheapness")
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a prompt and the parameters around it guide the engine."""
+        return "prompt" in self.parameters
 
     @property
     def call_limit(self) -> int:
@@ -90,6 +105,7 @@ _ESRGAN_X2 = Engine(
     output_limit=2048 * 2048,
     prices=(PriceTier(None, Decimal("0.2")),),
     parameters=frozenset({"width", "height"}),
+    network=Network.ESRGAN,
     # Measured with the x4plus weights on a photograph: at 96 px no pixel is off by more than one
     # 8-bit level (at the usual 10 px by 39).
     halo=96,
@@ -103,6 +119,7 @@ _LATENT_X4 = Engine(
     output_limit=2048 * 3072,
     prices=(PriceTier(512 * 512, Decimal(8)), PriceTier(None, Decimal(12))),
     parameters=frozenset({"width", "height", "prompt", "cfg_scale", "steps", "seed"}),
+    network=Network.LATENT_DIFFUSION,
     halo=64,
 )
 

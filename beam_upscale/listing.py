@@ -3,15 +3,19 @@
 import dataclasses
 import hashlib
 import mimetypes
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from beam_upscale import storage
 from beam_upscale.dataset import Record, mark, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
+from beam_upscale.parameters import Parameters
 from beam_upscale.plan import OutputFormat
+from beam_upscale.storage import FileEntry
 
 # The standard library's own table, without what this machine's administrator added to it, and what
 # stands beside images in datasets.
@@ -19,6 +23,10 @@ _MIME_TYPES = mimetypes.MimeTypes()
 _SIDE_FILES = frozenset(
     {".db", ".ini", ".jsonl", ".log", ".md", ".parquet", ".toml", ".yaml", ".yml"}
 )
+
+# A text that says what an image shows has the image's name and this ending.
+_CAPTION = ".txt"
+_MAX_CAPTION_BYTES = 1 << 20
 
 # What results' names may end in.
 _EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
@@ -35,6 +43,7 @@ class SourceImage:
         name: the input's path relative to the dataset it comes from.
         output_name: relative path of the result without its extension.
         columns: the dataset's own columns; they reach the manifest untouched.
+        caption_uri: a text file that says what the image shows, on any of Beam's file systems.
         shard: which shard the result belongs to; None lets the sink choose.
         earlier: the record that an earlier run wrote for this input, when it still holds.
         committed: whether that record stands in a committed shard already.
@@ -48,6 +57,7 @@ class SourceImage:
     name: str = ""
     output_name: str = ""
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    caption_uri: str | None = None
     shard: int | None = None
     earlier: Record | None = None
     committed: bool = False
@@ -92,6 +102,45 @@ class SourceImage:
             return hashlib.sha256(self.data).hexdigest()
         return storage.sha256(self.uri or self.input_id)
 
+    def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
+        """What guides a diffusion engine for this image.
+
+        The prompt is that of the image's columns, else its caption, which is read now, else the
+        default. The other parameters are those of the columns, else the defaults.
+
+        Args:
+            defaults: of the run.
+            prompt_column: the column that holds the prompt; an empty text in it is no prompt, None
+                leaves it to the caption.
+
+        Raises:
+            ImageError: a column is out of range, with the codes of `Parameters`; the caption cannot
+                be read, with those of `storage.read`; or it is too large or not UTF-8,
+                INVALID_PROMPT.
+        """
+        if self.caption_uri is not None and self.columns.get(prompt_column) is None:
+            defaults = dataclasses.replace(defaults, prompt=_caption(self.caption_uri))
+        return defaults.overridden(self.columns, prompt_column)
+
+
+def _caption(uri: str) -> str:
+    data = storage.read(uri, limit=_MAX_CAPTION_BYTES + 1)
+    if len(data) > _MAX_CAPTION_BYTES:
+        size = storage.size(uri) or len(data)
+        raise ImageError(
+            ErrorCode.INVALID_PROMPT,
+            f"the caption {storage.printable(uri)} has {size:,} bytes; it may have "
+            f"{_MAX_CAPTION_BYTES:,}: a {_CAPTION} beside an image is taken for its prompt",
+        )
+    try:
+        return data.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ImageError(
+            ErrorCode.INVALID_PROMPT,
+            f"the caption {storage.printable(uri)} is not UTF-8: byte {data[error.start]:#04x} at "
+            f"{error.start:,}; save it as UTF-8",
+        ) from None
+
 
 def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImage:
     """The `SourceImage` of a file.
@@ -135,15 +184,23 @@ class Listing:
 
     Attributes:
         images: the inputs, ordered by `input_id`.
-        ignored: how many files were left out because their names say they are no images.
+        ignored: how many files were left out: their names say that they are no images, and they
+            are neither metadata nor a caption of one.
+        unmatched: how many rows of listed metadata files name no listed image. Those of a file
+            that the pattern does not name do not count: it may well be about more images.
     """
 
     images: tuple[SourceImage, ...]
     ignored: int
+    unmatched: int = 0
 
 
 def list_images(pattern: str, exclude: str | None = None) -> Listing:
-    """Lists inputs and gives each its output name.
+    """Lists inputs, gives each its output name, and its columns and caption where it has them.
+
+    Columns come from the metadata files of `beam_upscale.metadata` in an image's folder and in
+    those above, up to the folder that is listed or that a glob begins in; for a single file, only
+    beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
 
     Args:
         pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems.
@@ -154,19 +211,105 @@ def list_images(pattern: str, exclude: str | None = None) -> Listing:
         extension in it (`a.jpg`, `a.png`, before the new extension), and so does one whose result
         would stand where another's folder does; names that differ only in case count as one, since
         some file systems hold them for one.
+
+    Raises:
+        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`.
     """
     outside = None if exclude is None else storage.join(storage.absolute(exclude), "")
     single = storage.absolute(pattern)
-    images, ignored = [], 0
-    for entry in storage.list_files(pattern):
-        if outside is not None and entry.uri.startswith(outside):
-            continue
-        if entry.uri != single and not is_image_name(entry.name):
-            ignored += 1
-            continue
-        images.append(source_image(entry.uri, entry.name))
+    entries = [
+        entry
+        for entry in storage.list_files(pattern)
+        if outside is None or not entry.uri.startswith(outside)
+    ]
+    found = [entry for entry in entries if entry.uri == single or is_image_name(entry.name)]
+    beside = _side_files(pattern, entries, found)
+    metadata = {uri: read_metadata(uri) for uri in sorted(beside) if is_metadata_name(uri)}
+    rows = nearest(metadata)
+    images = [_with_side_files(source_image(each.uri, each.name), rows, beside) for each in found]
     ordered = sorted(images, key=lambda image: image.input_id)
-    return Listing(tuple(with_unique_names(ordered, reserved={})), ignored)
+    taken = {each.uri for each in found}
+    used = taken | metadata.keys() | {image.caption_uri for image in images}
+    listed = {entry.uri for entry in entries}
+    return Listing(
+        images=tuple(with_unique_names(ordered, reserved={})),
+        ignored=sum(entry.uri not in used for entry in entries),
+        unmatched=sum(
+            target not in taken for uri in metadata if uri in listed for target in metadata[uri]
+        ),
+    )
+
+
+def _with_side_files(
+    image: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Collection[str]
+) -> SourceImage:
+    assert image.uri is not None
+    columns, caption = rows.get(image.uri), _caption_uri(image.uri)
+    if columns:
+        image = dataclasses.replace(image, columns={**image.columns, **columns})
+    return dataclasses.replace(image, caption_uri=caption) if caption in beside else image
+
+
+def _caption_uri(uri: str) -> str:
+    folder, _, name = uri.rpartition("/")
+    return f"{folder}/{stem(name)}{_CAPTION}"
+
+
+def _side_files(
+    pattern: str, entries: Sequence[FileEntry], images: Sequence[FileEntry]
+) -> frozenset[str]:
+    """URIs of the files that may be metadata or captions of what a pattern names."""
+    target = storage.absolute(pattern)
+    if all(entry.uri.startswith(storage.join(target, "")) for entry in entries):
+        return frozenset(entry.uri for entry in entries if _is_side_file(entry))
+    if any(entry.uri == target for entry in entries):
+        candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
+        # A single file is an image whatever its name, be it that of its own caption.
+        return frozenset(uri for uri in candidates if uri != target and _is_there(uri))
+    return _beside_glob(target, images)
+
+
+def _beside_glob(pattern: str, images: Sequence[FileEntry]) -> frozenset[str]:
+    """Side files of what a glob names, from one more listing that is as long as the glob's own."""
+    base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
+    # All names begin as the glob does; a caption's has another ending.
+    begin = begin.rpartition(".")[0] or begin
+    below = storage.list_files(f"{base}/{begin}**")
+    there = {entry.uri for entry in below if _is_side_file(entry)}
+    there |= set(filter(_is_there, _metadata_uris(base)))
+    folders = {folder for each in images for folder in _folders_between(base, each.uri)}
+    captions = (_caption_uri(each.uri) for each in images)
+    metadata = (uri for folder in folders for uri in _metadata_uris(folder))
+    return frozenset(there.intersection([*captions, *metadata]))
+
+
+def _folders_between(base: str, uri: str) -> Iterator[str]:
+    """The folders from a file's own up to `base`."""
+    folder = _folder(uri)
+    while len(folder) > len(base):
+        yield folder
+        folder = _folder(folder)
+    yield base
+
+
+def _folder(uri: str) -> str:
+    return uri.rpartition("/")[0]
+
+
+def _metadata_uris(folder: str) -> list[str]:
+    return [storage.join(folder, name) for name in METADATA_NAMES]
+
+
+def _is_side_file(entry: FileEntry) -> bool:
+    return not entry.is_folder and (entry.name.endswith(_CAPTION) or is_metadata_name(entry.name))
+
+
+def _is_there(uri: str) -> bool:
+    try:
+        return storage.exists(uri)
+    except OSError:
+        # In a folder that may not be entered: the image's own error says so.
+        return False
 
 
 def no_input(pattern: str, listing: Listing) -> SettingsError:

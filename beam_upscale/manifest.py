@@ -38,6 +38,11 @@ _REJECTIONS = frozenset(
         ErrorCode.ANIMATED,
         ErrorCode.FILE_TOO_LARGE,
         ErrorCode.INPUT_TOO_LARGE,
+        ErrorCode.INVALID_CFG_SCALE,
+        ErrorCode.INVALID_NOISE_LEVEL,
+        ErrorCode.INVALID_PROMPT,
+        ErrorCode.INVALID_SEED,
+        ErrorCode.INVALID_STEPS,
         ErrorCode.OUTPUT_SIDE_TOO_LONG,
         ErrorCode.OUTPUT_TOO_LARGE,
         ErrorCode.TOO_MANY_PIXELS,
@@ -58,10 +63,17 @@ STAGE = pa.struct(
         ("engine", pa.string()),
         ("model", pa.string()),
         ("weights_sha256", pa.string()),
+        ("device_type", pa.string()),
+        ("precision", pa.string()),
+        ("halo", pa.int32()),
+        ("seed", pa.int64()),
         ("input_width", pa.int32()),
         ("input_height", pa.int32()),
         ("output_width", pa.int32()),
         ("output_height", pa.int32()),
+        ("output_uri", pa.string()),
+        ("output_bytes", pa.int64()),
+        ("output_sha256", pa.string()),
         ("calls", pa.int32()),
         ("credits", CREDITS),
         ("request_ids", pa.list_(pa.string())),
@@ -135,6 +147,11 @@ class Row:
         calls: priced pieces.
         credits: by the price list, 4 decimal places; 0 unless upscaled.
         billed_credits: what was billed; 0 on a local backend.
+        prompt: as asked for; None, as the five that follow, where no engine takes one.
+        seed: asked for or derived; in a chain, of the last engine that takes one.
+        stages: in a chain, each stage's own; `engine`, `model` and what describes them are then
+            those of the last. Empty where there is one engine, and where nothing was upscaled. A
+            stage's own `output_uri` is that of an intermediate that was kept.
         input: the dataset's own columns, untouched.
 
     The other attributes are the columns of the same names in `COLUMNS`.
@@ -280,8 +297,9 @@ def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Ta
 def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:
     """The dataset's own columns as one struct column; nulls where there are none.
 
-    Without `input_type` types are inferred. A column whose values have no type in common is stored
-    as JSON text.
+    Without `input_type` types are inferred. A column whose values have no type in common, or none
+    that Arrow and Parquet can hold (a whole number of more than 64 bits, an object without
+    members), is stored as JSON text.
     """
     if input_type is not None:
         return pa.array([dict(row.input) for row in rows], type=input_type)
@@ -295,11 +313,21 @@ def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -
 
 def _inferred(values: list[Any]) -> pa.Array:
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return pa.array(
-            [None if value is None else json.dumps(_to_json(value)) for value in values]
-        )
+        array = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return _as_json_text(values)
+    return _as_json_text(values) if _has_empty_struct(array.type) else array
+
+
+def _as_json_text(values: list[Any]) -> pa.Array:
+    return pa.array([None if value is None else json.dumps(_to_json(value)) for value in values])
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    """Whether a type is, or holds, a struct without fields, which Parquet does not have."""
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return any(_has_empty_struct(kind.field(each).type) for each in range(kind.num_fields))
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

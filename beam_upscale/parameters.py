@@ -7,8 +7,11 @@ Ranges are those of the public documentation of the upscaling service (Stability
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
+from decimal import Decimal
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -27,6 +30,9 @@ MAX_NOISE_LEVEL = 350
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parameters:
     """How one image is guided.
+
+    Numbers may come as text, from a table of text, and as whatever type a table's library gives
+    them; they are kept as Python's own.
 
     Attributes:
         prompt: what the image shows; the empty text is no prompt.
@@ -50,24 +56,25 @@ class Parameters:
 
     def __post_init__(self) -> None:
         for name in NAMES:
-            # Numbers may come as text, from a table of text.
             object.__setattr__(self, name, _PARSERS[name](name, getattr(self, name)))
 
     def overridden(self, columns: Mapping[str, Any], prompt_column: str = "prompt") -> "Parameters":
         """These parameters, but for those that an image's own columns set.
 
         Args:
-            columns: of the image; None, and the empty text where a number belongs, set nothing.
+            columns: of the image; None, and blank text where a number belongs, set nothing. An
+                empty prompt is one: it takes the place of a run's prompt.
             prompt_column: the column that holds the prompt; the others are called as here.
 
         Raises:
             ImageError: with the codes of this class.
         """
         found = {name: columns.get(prompt_column if name == "prompt" else name) for name in NAMES}
+        changes: dict[str, Any] = {
+            name: value for name, value in found.items() if _is_set(name, value)
+        }
         try:
-            return dataclasses.replace(
-                self, **{name: value for name, value in found.items() if _is_set(name, value)}
-            )
+            return dataclasses.replace(self, **changes)
         except SettingsError as error:
             raise ImageError(error.code, error.message) from None
 
@@ -75,12 +82,14 @@ class Parameters:
         """These parameters with a seed: the one that was asked for, or one of the content.
 
         Args:
-            pixels: of the image, decoded, in the machine's order of rows and channels.
+            pixels: of the image, decoded: contiguous, row by row, a pixel's channels together.
             shape: of the image: height, width, channels.
         """
         if self.seed:
             return self
-        digest = hashlib.sha256(repr((shape, dataclasses.astuple(self))).encode())
+        # JSON in ASCII: what Python's repr() escapes depends on its version.
+        content = json.dumps([*shape, *dataclasses.astuple(self)])
+        digest = hashlib.sha256(content.encode())
         digest.update(pixels)
         return dataclasses.replace(self, seed=1 + int(digest.hexdigest(), 16) % MAX_SEED)
 
@@ -90,19 +99,24 @@ NAMES = tuple(field.name for field in dataclasses.fields(Parameters))
 
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 
+# Characters of a value that a message repeats.
+_LONGEST_SHOWN = 100
+
 
 def _is_set(name: str, value: object) -> bool:
-    return value is not None and (name in _TEXTS or value != "")
+    if name in _TEXTS or not isinstance(value, str):
+        return value is not None
+    return not value.isspace() and value != ""
 
 
 def _text(name: str, value: object) -> str:
     if not isinstance(value, str):
-        raise SettingsError(ErrorCode.INVALID_PROMPT, f"{name} is {value!r}, which is no text")
+        raise SettingsError(ErrorCode.INVALID_PROMPT, f"{name} is {_shown(value)}; it must be text")
     try:
         value.encode()
     except UnicodeEncodeError:
         raise SettingsError(
-            ErrorCode.INVALID_PROMPT, f"{name} is {value!r}, which is no valid Unicode"
+            ErrorCode.INVALID_PROMPT, f"{name} is {_shown(value)}; it must be valid Unicode"
         ) from None
     return value
 
@@ -111,9 +125,10 @@ def _cfg_scale(name: str, value: object) -> float:
     number = _number(value)
     if number is None or number < 0:
         raise SettingsError(
-            ErrorCode.INVALID_CFG_SCALE, f"{name} is {value!r}; it must be a number of 0 or more"
+            ErrorCode.INVALID_CFG_SCALE,
+            f"{name} is {_shown(value)}; it must be a finite number of 0 or more",
         )
-    return number
+    return abs(number)  # Minus zero is zero, and must give the same seed.
 
 
 def _whole(code: ErrorCode, least: int, most: int) -> Callable[[str, object], int]:
@@ -121,7 +136,8 @@ def _whole(code: ErrorCode, least: int, most: int) -> Callable[[str, object], in
         number = _number(value)
         if number is None or not number.is_integer() or not least <= number <= most:
             raise SettingsError(
-                code, f"{name} is {value!r}; it must be a whole number from {least} to {most:,}"
+                code,
+                f"{name} is {_shown(value)}; it must be a whole number from {least} to {most:,}",
             )
         return int(number)
 
@@ -130,13 +146,23 @@ def _whole(code: ErrorCode, least: int, most: int) -> Callable[[str, object], in
 
 def _number(value: object) -> float | None:
     """A finite number, also as text; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    # NumPy registers its numbers as Real, but not its booleans; Python's are.
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal | str):
         return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
+
+
+def _shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no whole number of more than 4,300 digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 _PARSERS: Mapping[str, Callable[[str, object], Any]] = MappingProxyType(

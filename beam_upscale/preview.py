@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 from beam_upscale.budget import Claim, decide, last_admitted, order
+from beam_upscale.chain import Rules
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
-from beam_upscale.engines import USD_PER_CREDIT, Engine
+from beam_upscale.engines import USD_PER_CREDIT
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Status, status_of
-from beam_upscale.plan import Action, PlanOptions
+from beam_upscale.plan import Action
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +64,14 @@ class StatusTotals:
 
 def preview(
     sources: Iterable[SourceImage],
-    engine: Engine,
-    options: PlanOptions,
+    rules: Rules,
     max_credits: Decimal | None = None,
 ) -> list[PlannedImage]:
     """Plans every input.
 
     Args:
         sources: the inputs; their headers are read, in as many threads as there are CPUs.
-        engine: whose limits and prices hold.
-        options: as the run would have them.
+        rules: as the run would have them.
         max_credits: the budget; None sets none.
 
     Returns:
@@ -80,17 +79,13 @@ def preview(
     """
     decoders = shared_pool()
     with ThreadPoolExecutor(max_workers=usable_cores()) as executor:
-        planned = list(
-            executor.map(lambda source: _planned(source, engine, options, decoders), sources)
-        )
+        planned = list(executor.map(lambda source: _planned(source, rules, decoders), sources))
     return planned if max_credits is None else list(_within(planned, max_credits))
 
 
-def _planned(
-    source: SourceImage, engine: Engine, options: PlanOptions, decoders: DecoderPool
-) -> PlannedImage:
+def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PlannedImage:
     try:
-        decision = decide(source, engine, options, decoders)
+        decision = decide(source, rules, decoders)
     except ImageError as error:
         return PlannedImage(source.input_id, status_of(error.code), error.code, error.message)
     found = PlannedImage(

@@ -52,21 +52,28 @@ class ProgressLine:
 def describe(done: Progress, total: int, elapsed: float) -> str:
     """The line's text.
 
+    The time left supposes that images take equally long, and that what is being computed now is
+    one image.
+
     Args:
         done: so far.
         total: inputs of the run.
         elapsed: seconds since it began.
     """
     megapixels = done.pixels / 1e6 / elapsed if elapsed > 0 else 0.0
-    parts = [
-        f"{done.images:,} of {total:,} images",
+    parts = [f"{done.images:,} of {total:,} images"]
+    begun = 0.0
+    if done.step < done.steps:
+        parts.append(f"step {done.step:,} of {done.steps:,}")
+        begun = done.step / done.steps
+    parts += [
         f"{megapixels:.3f} Mpx/s",
         f"{done.failures:,} failed",
         f"{done.credits.normalize():f} credits",
     ]
-    made = done.images - done.earlier
+    made = done.images - done.earlier + begun
     if made > 0 and done.images < total:
-        parts.append(f"{_clock(elapsed / made * (total - done.images))} left")
+        parts.append(f"{_clock(elapsed / made * (total - done.images - begun))} left")
     return " · ".join(parts)
 
 

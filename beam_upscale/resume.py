@@ -2,13 +2,50 @@
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from beam_upscale import storage
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.listing import SourceImage, with_unique_names
-from beam_upscale.manifest import Row
+from beam_upscale.manifest import Row, Status, row_to_json
+from beam_upscale.parameters import Parameters
+
+# What is wrong with an image's parameters, and with the file of its caption or its own.
+_PARAMETER_CODES = frozenset(
+    {
+        ErrorCode.INVALID_PROMPT,
+        ErrorCode.INVALID_CFG_SCALE,
+        ErrorCode.INVALID_STEPS,
+        ErrorCode.INVALID_SEED,
+        ErrorCode.INVALID_NOISE_LEVEL,
+    }
+)
+_READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a run asks of engines that take parameters.
+
+    Attributes:
+        parameters: of every image whose own columns and caption say nothing else.
+        prompt_column: the column that holds an image's prompt.
+    """
+
+    parameters: Parameters
+    prompt_column: str = "prompt"
+
+
+def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
+    """What a dataset's `run.json` says was asked; None where no engine takes parameters."""
+    settings = (run or {}).get("settings") or {}
+    parameters = settings.get("parameters")
+    if parameters is None:
+        return None
+    return Asked(Parameters(**parameters), settings.get("prompt_column") or "prompt")
 
 
 def assign_shards(
@@ -53,9 +90,15 @@ def output_name(row: Row) -> str | None:
 
 
 def delete_image(row: Row, dataset: DatasetFolder) -> None:
-    """Deletes a result's image in layout files, which no row is to account for any more."""
+    """Deletes a result's image in layout files, which no row is to account for any more.
+
+    What was kept of the stages before it goes too, in any layout.
+    """
+    kept = [stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None]
     if output_name(row) is not None and row.output_uri is not None:
-        storage.delete(dataset.resolve(row.output_uri))
+        kept.append(row.output_uri)
+    for uri in kept:
+        storage.delete(dataset.resolve(uri))
 
 
 def _names_of(rows: Iterable[Row]) -> dict[str, str]:
@@ -116,14 +159,31 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-def still_holds(image: SourceImage, earlier: Row, dataset: DatasetFolder) -> bool:
-    """Whether an earlier run's row is right still: the same bytes in, and its image is there.
+def still_holds(
+    image: SourceImage, earlier: Row, dataset: DatasetFolder, asked: Asked | None = None
+) -> bool:
+    """Whether an earlier run's row is right still.
 
-    An input that cannot be read holds as long as it fails with the same code. One that was too
-    large to be read is looked at anew.
+    It is while the same bytes go in, the same is asked of them, and the image that came out is
+    there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
+    with the same code. One that was too large to be read is looked at anew.
+
+    Args:
+        image: the input, with its columns and caption of now.
+        earlier: its row.
+        dataset: the output.
+        asked: of every image; None where no engine takes parameters.
     """
     if earlier.error_code == ErrorCode.FILE_TOO_LARGE:
         return False
+    if asked is not None and _concerns_parameters(earlier):
+        try:
+            now = image.parameters(asked.parameters, asked.prompt_column)
+        except ImageError as error:
+            # They are looked at before the image is read.
+            return earlier.error_code == error.code
+        if not _asks_the_same(image, earlier, now):
+            return False
     try:
         digest = image.sha256()
     except ImageError as error:
@@ -137,3 +197,73 @@ def still_holds(image: SourceImage, earlier: Row, dataset: DatasetFolder) -> boo
     return storage.exists(dataset.staged_image_uri(image.input_id)) or storage.exists(
         dataset.resolve(earlier.output_uri)
     )
+
+
+def _concerns_parameters(row: Row) -> bool:
+    """Whether an input came as far as its parameters; what is skipped or refused may not have."""
+    return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
+
+
+def _asks_the_same(image: SourceImage, earlier: Row, now: Parameters) -> bool:
+    """Whether an image's parameters, which are sound now, are those of its earlier row."""
+    if earlier.prompt is None:
+        # The image may have been what could not be read, which shows when it is read again.
+        return earlier.error_code in _READING_CODES and earlier.source_sha256 is None
+    return (
+        earlier.prompt == now.prompt
+        and earlier.negative_prompt == now.negative_prompt
+        and earlier.cfg_scale == now.cfg_scale
+        and earlier.steps == now.steps
+        and earlier.noise_level == now.noise_level
+        and _has_same_seed(image, earlier, now.seed)
+    )
+
+
+def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
+    """Whether a row's seed is the one that is asked for now, or was derived as it would be now."""
+    if seed:
+        return earlier.seed == seed
+    # A seed that no one asked for comes from the pixels and the other parameters.
+    before = earlier.input.get("seed")
+    if _is_stored_as(image.columns.get("seed"), before):
+        return True
+    try:
+        return not Parameters().overridden({"seed": before}).seed
+    except ImageError:
+        return False
+
+
+def relabeled(record: Record, columns: Mapping[str, Any]) -> Record:
+    """An earlier record with an input's columns of now; the record itself where they are the same.
+
+    Columns that guide nothing, such as a label, may change without the image being made again.
+    A manifest holds columns as Arrow does, which gives back whole numbers among fractions as
+    fractions, and names that other rows have as None: such rows are the same. Values of a column
+    without a common type come back as JSON text, and are put right: a shard that is written anew
+    infers its types anew, and text would be taken for a text.
+    """
+    if _is_same(columns, record.row.input):
+        return record
+    return dataclasses.replace(record, row=dataclasses.replace(record.row, input=columns))
+
+
+def _is_stored_as(value: object, stored: object) -> bool:
+    """Whether a manifest may hold a value so, as JSON text too."""
+    if _is_same(value, stored):
+        return True
+    row = Row("", "", Status.SKIPPED, input={"value": value})
+    return isinstance(stored, str) and stored == json.dumps(row_to_json(row)["input"]["value"])
+
+
+def _is_same(value: Any, stored: Any) -> bool:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping) and isinstance(stored, Mapping):
+        names = value.keys() | stored.keys()
+        return all(_is_same(value.get(name), stored.get(name)) for name in names)
+    if isinstance(value, list | tuple) and isinstance(stored, list | tuple):
+        return len(value) == len(stored) and all(map(_is_same, value, stored))
+    if isinstance(value, bool) or isinstance(stored, bool):
+        return value is stored
+    are_both_nan = value != value and stored != stored
+    return bool(value == stored) or are_both_nan

@@ -1,17 +1,16 @@
 """One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
 
 import dataclasses
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from beam_upscale import storage
+from beam_upscale import shared_weights, storage
 from beam_upscale.budget import LimitCredits
 from beam_upscale.control import (
     HeedStop,
@@ -23,9 +22,9 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import list_images, no_input
+from beam_upscale.listing import Listing, list_images, no_input
+from beam_upscale.local_models import LocalModel
 from beam_upscale.manifest import Row, totals
-from beam_upscale.models.device import Device, Precision
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
@@ -33,7 +32,7 @@ from beam_upscale.run_record import (
     refuse_foreign_files,
     run_record,
 )
-from beam_upscale.settings import PinnedSettings, UpscaleSettings
+from beam_upscale.settings import PinnedSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
 from beam_upscale.sources import ReadImages
 from beam_upscale.transforms import Upscale
@@ -43,7 +42,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 def run(
     request: Run,
-    on_start: Callable[[PinnedSettings, int, int], None] = lambda *_: None,
+    on_start: Callable[[PinnedSettings, Listing], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> RunResult:
     """Runs to the end, or to where it is stopped.
@@ -53,8 +52,7 @@ def run(
 
     Args:
         request: what to run.
-        on_start: called before the first image, with the settings, the number of inputs and that
-            of the files left out.
+        on_start: called before the first image, with the settings and the inputs.
         on_progress: called about twice a second.
 
     Raises:
@@ -64,7 +62,7 @@ def run(
     """
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
-    settings = _pin(request.settings, earlier)
+    settings = request.settings.pin((earlier or {}).get("settings"))
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
@@ -77,7 +75,7 @@ def run(
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
     settings = _with_reachable_weights(settings, dataset, request)
-    on_start(settings, len(listing.images), listing.ignored)
+    on_start(settings, listing)
     run_id = new_run_id()
     most_failures = request.max_failures.most(len(listing.images))
     pipeline = _pipeline(request, settings, record, run_id, most_failures)
@@ -96,23 +94,6 @@ def _rows_so_far(dataset: DatasetFolder) -> Iterable[Row]:
     return rows.values()
 
 
-def _pin(settings: UpscaleSettings, earlier: Mapping[str, Any] | None) -> PinnedSettings:
-    """Pins settings; what an earlier run into the same output pinned stays."""
-    model = None if earlier is None else (earlier.get("settings") or {}).get("model")
-    if model is None:
-        return settings.pin()
-    return dataclasses.replace(
-        settings,
-        device=Device(model["device"]) if settings.device is Device.AUTO else settings.device,
-        precision=(
-            Precision(model["precision"])
-            if settings.precision is Precision.AUTO
-            else settings.precision
-        ),
-        threads=settings.threads or model["threads"],
-    ).pin()
-
-
 def _clear(dataset: DatasetFolder) -> None:
     # Last what tells that all this was left by a run: it ends with run.json.
     storage.delete(dataset.staging)
@@ -128,15 +109,24 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Puts the weights where every worker finds them: beside the work in progress."""
-    if _is_local(request) or not storage.is_local(settings.model.weights_uri):
+    if _is_local(request):
         return settings
-    path = PurePosixPath(settings.model.weights_uri)
-    uri = storage.join(dataset.staging, "weights", settings.model.weights_sha256 + path.suffix)
-    if not storage.exists(uri):
-        with storage.open_read(str(path)) as weights, storage.publish(uri) as file:
-            shutil.copyfileobj(weights, file)
-    model = dataclasses.replace(settings.model, weights_uri=uri)
-    return dataclasses.replace(settings, model=model)
+    stages = tuple(
+        dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
+        for stage in settings.stages
+    )
+    return dataclasses.replace(settings, stages=stages)
+
+
+def _with_staged_weights(model: LocalModel, dataset: DatasetFolder) -> LocalModel:
+    if not storage.is_local(model.weights_uri):
+        return model
+    path = Path(model.weights_uri)
+    # A folder's name may have a dot in it.
+    suffix = path.suffix if path.is_file() else ""
+    uri = storage.join(dataset.staging, "weights", model.weights_sha256 + suffix)
+    shared_weights.put(path, uri)
+    return dataclasses.replace(model, weights_uri=uri)
 
 
 def _pipeline(
@@ -153,7 +143,7 @@ def _pipeline(
         # Beam's own default first looks for a runner's binary on the network.
         runner = FnApiRunner()
         direct = options.view_as(DirectOptions)
-        workers = request.workers or default_workers(settings.model.device)
+        workers = request.workers or default_workers(settings.stages[0].model.device)
         direct.direct_num_workers = workers
         direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     pipeline = beam.Pipeline(runner=runner, options=options)
@@ -161,9 +151,7 @@ def _pipeline(
         request.input, output=request.output, retry=request.retry, shard_rows=request.shard_rows
     )
     if request.max_credits is not None:
-        images |= LimitCredits(
-            request.max_credits, settings.engine, settings.plan, output=request.output
-        )
+        images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
     (
         images
         | "HeedStop" >> beam.ParDo(HeedStop(dataset))

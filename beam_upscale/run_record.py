@@ -13,11 +13,12 @@ from beam_upscale.plan import Oversize
 from beam_upscale.settings import PinnedSettings
 
 # What a run leaves below its output.
-RESULTS = ("README.md", "images", "data", "manifest", "telemetry", "run.json")
+RESULTS = ("README.md", "images", "data", "intermediates", "manifest", "telemetry", "run.json")
 
 _PACKAGES = (
     "apache-beam",
     "beam-upscale",
+    "diffusers",
     "numpy",
     "pillow",
     "pillow-heif",
@@ -25,6 +26,7 @@ _PACKAGES = (
     "pyvips-binary",
     "spandrel",
     "torch",
+    "transformers",
 )
 
 _COMPARED = ("settings", "layout", "shard_rows")
@@ -95,6 +97,8 @@ def _matters(name: str, before: object, now: object) -> bool:
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in values.items():
+        if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+            value = {str(number): each for number, each in enumerate(value, start=1)}
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:

@@ -1,23 +1,19 @@
 """What a run is asked to do, and what `auto` comes to before its first image."""
 
 import dataclasses
-import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beam_upscale import storage, weights
-from beam_upscale.decoding import usable_cores
-from beam_upscale.engines import Engine, get_engine
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale import parameters
+from beam_upscale.chain import Backend, Rules
+from beam_upscale.engines import Engine, Network, get_engine
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.image import EncodeOptions
+from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
 from beam_upscale.models.device import Device, Precision
+from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
-
-# A CPU gains nothing from a batch, and results there must not depend on one.
-_CPU_BATCH_PIXELS = 0
-_BATCH_PIXELS = 2 * 1024 * 1024
 
 # As many as the larger engine takes in one call: within the limit nothing is cut.
 _TILE_PIXELS = 1024 * 1024
@@ -30,40 +26,34 @@ _LEAST: Mapping[str, int] = {
     "tile_halo": 0,
 }
 
+
+class VaeTiling(StrEnum):
+    """Whether the decoder of a latent diffusion upscaler runs in strips."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 _CHOICES: Mapping[str, type[StrEnum]] = {
     "animated": Animated,
+    "backend": Backend,
     "device": Device,
     "output_format": OutputFormat,
     "oversize": Oversize,
     "precision": Precision,
+    "vae_tiling": VaeTiling,
 }
+
+_PIN = {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalModel:
-    """A network as it is pinned at submission; no worker chooses anything of it.
+class Stage:
+    """One engine of a chain and the network that stands behind it."""
 
-    Attributes:
-        name: of the weights.
-        weights_sha256: what the weights' file must hash to.
-        weights_uri: where a worker finds the file, on any of Beam's file systems.
-        device: cpu, cuda or mps.
-        precision: fp32, bf16 or fp16.
-        threads: of the CPU, within one call of the network.
-        max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
-        max_batch_pixels: input pixels in one batch on the device; 0 runs one tile at a time.
-        halo: input pixels around a cut that results need.
-    """
-
-    name: str
-    weights_sha256: str
-    weights_uri: str
-    device: Device
-    precision: Precision
-    threads: int
-    max_tile_pixels: int
-    max_batch_pixels: int
-    halo: int
+    engine: Engine
+    model: LocalModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,32 +61,30 @@ class PinnedSettings:
     """Settings without an `auto` left: equal settings give equal results.
 
     Attributes:
-        engine: the engine.
-        plan: what may be upscaled, and to which size.
+        stages: the chain, in order; one stage where there is one engine.
+        rules: what may be upscaled, to which size, and how it is guided.
         encode: how results are encoded.
-        model: the network.
+        keep_intermediates: whether what lies between two engines is stored too.
     """
 
-    engine: Engine
-    plan: PlanOptions
+    stages: tuple[Stage, ...]
+    rules: Rules
     encode: EncodeOptions
-    model: LocalModel
+    keep_intermediates: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """What `run.json` records, and what a later run into the same output must equal."""
+        guided = self.rules.is_guided
         return {
-            "engine": self.engine.name,
-            "plan": _plain(dataclasses.asdict(self.plan)),
+            "stages": [
+                {"engine": stage.engine.name, "model": stage.model.to_dict()}
+                for stage in self.stages
+            ],
+            "plan": _plain(dataclasses.asdict(self.rules.options)),
             "encode": _plain(dataclasses.asdict(self.encode)),
-            "model": {
-                "name": self.model.name,
-                "weights_sha256": self.model.weights_sha256,
-                "device": str(self.model.device),
-                "precision": str(self.model.precision),
-                "threads": self.model.threads,
-                "max_tile_pixels": self.model.max_tile_pixels,
-                "halo": self.model.halo,
-            },
+            "keep_intermediates": self.keep_intermediates,
+            "parameters": dataclasses.asdict(self.rules.parameters) if guided else None,
+            "prompt_column": self.rules.prompt_column if guided else None,
         }
 
 
@@ -111,36 +99,54 @@ class UpscaleSettings:
     """What `Upscale` is asked to do.
 
     Attributes:
-        engine: name of the engine.
+        engines: names of the engines that an image goes through, in order; mostly one.
         plan: sizes, limits and the output format.
+        parameters: what guides engines that take a prompt; an image's own columns override it.
+        prompt_column: the column that holds an image's prompt.
+        backend: where the engines are.
         quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
         lossless: for WebP.
-        weights: a registered name, a path or a URI on any of Beam's file systems; None takes the
-            engine's default.
-        device: where the network runs.
-        precision: its floating-point type.
-        threads: CPU threads of one call of the network; None takes all of this machine's.
-        max_tile_pixels: input pixels that the device's memory holds at once; more are cut, with a
-            halo, and priced no differently.
-        max_batch_pixels: input pixels in one batch on the device; None takes the device's default.
-            On a CPU tiles run one at a time whatever this says.
-        tile_halo: input pixels around such a cut; None takes what the network needs.
+        keep_intermediates: whether what lies between the engines of a chain is stored too.
+        weights: a registered name, a path or a URI on any of Beam's file systems; for a chain,
+            those by the engine's name. None takes the engine's default.
+        device: where the networks run.
+        precision: their floating-point type.
+        threads: CPU threads of one call of a network; None takes all of this machine's.
+        max_tile_pixels: input pixels of a super-resolution network that the device's memory holds
+            at once; more are cut, with a halo, and priced no differently.
+        max_batch_pixels: input pixels in one batch on the device; None takes the network's default.
+            On a CPU images run one at a time whatever this says.
+        exact: one image at a time on every device, so that no batch can change a last bit.
+        tile_halo: input pixels around a cut of `max_tile_pixels`; None takes what the network
+            needs.
+        vae_tiling: whether the decoder of a latent diffusion upscaler runs in strips, which takes
+            less memory; `auto` is off on a CPU, where the bare library's result is kept to the bit,
+            and on elsewhere.
+        color_fix: whether results of latent diffusion are given the mean and the low frequencies of
+            their inputs.
 
     Raises:
         SettingsError: INVALID_OPTION, a number is too small.
     """
 
-    engine: str = "esrgan-v1-x2plus"
+    engines: tuple[str, ...] = ("esrgan-v1-x2plus",)
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
+    parameters: Parameters = dataclasses.field(default_factory=Parameters)
+    prompt_column: str = "prompt"
+    backend: Backend = Backend.LOCAL
     quality: int | None = None
     lossless: bool = False
-    weights: str | None = None
+    keep_intermediates: bool = False
+    weights: str | Mapping[str, str] | None = None
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     threads: int | None = None
     max_tile_pixels: int = _TILE_PIXELS
     max_batch_pixels: int | None = None
+    exact: bool = False
     tile_halo: int | None = None
+    vae_tiling: VaeTiling = VaeTiling.AUTO
+    color_fix: bool = False
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -151,99 +157,150 @@ class UpscaleSettings:
                 )
 
     @classmethod
-    def of(cls, engine: str, **options: Any) -> "UpscaleSettings":
-        """Settings from flat options: those of `PlanOptions` and those of this class.
+    def of(cls, engine: str | Sequence[str], **options: Any) -> "UpscaleSettings":
+        """Settings from flat options: of `PlanOptions`, of `Parameters` and of this class.
+
+        Args:
+            engine: an engine's name, or those of a chain.
+            **options: their names are those of the attributes.
 
         Raises:
-            SettingsError: INVALID_OPTION for a name that neither has, or a value out of range.
+            SettingsError: INVALID_OPTION for a name that none has, or a value out of range.
         """
         plan_names = {field.name for field in dataclasses.fields(PlanOptions)}
-        own_names = {field.name for field in dataclasses.fields(cls)} - {"engine", "plan"}
-        unknown = sorted(options.keys() - plan_names - own_names)
+        parameter_names = set(parameters.NAMES)
+        own_names = {field.name for field in dataclasses.fields(cls)} - {
+            "engines",
+            "plan",
+            "parameters",
+        }
+        known = plan_names | parameter_names | own_names
+        unknown = sorted(options.keys() - known)
         if unknown:
             raise SettingsError(
                 ErrorCode.INVALID_OPTION,
                 f"there is no option {', '.join(unknown)}; the options are: "
-                f"{', '.join(sorted(plan_names | own_names))}",
+                f"{', '.join(sorted(known))}",
             )
         chosen = {name: _member(name, value) for name, value in options.items()}
-        rules = {name: value for name, value in chosen.items() if name in plan_names}
-        own = {name: value for name, value in chosen.items() if name in own_names}
-        return cls(engine=engine, plan=PlanOptions(**rules), **own)
 
-    def pin(self) -> PinnedSettings:
+        def among(names: set[str]) -> dict[str, Any]:
+            return {name: value for name, value in chosen.items() if name in names}
+
+        return cls(
+            engines=(engine,) if isinstance(engine, str) else tuple(engine),
+            plan=PlanOptions(**among(plan_names)),
+            parameters=Parameters(**among(parameter_names)),
+            **among(own_names),
+        )
+
+    @property
+    def rules(self) -> Rules:
+        """What these settings ask of every image, before any pixel is read.
+
+        Raises:
+            SettingsError: an unknown engine, or options that do not go together.
+        """
+        return Rules(
+            engines=tuple(get_engine(name) for name in self.engines),
+            options=self.plan,
+            parameters=self.parameters,
+            prompt_column=self.prompt_column,
+            backend=self.backend,
+        )
+
+    @property
+    def ignored_parameters(self) -> tuple[str, ...]:
+        """Names of parameters that were given and that no engine takes."""
+        if self.rules.is_guided:
+            return ()
+        default = Parameters()
+        return tuple(
+            name
+            for name in parameters.NAMES
+            if getattr(self.parameters, name) != getattr(default, name)
+        )
+
+    @property
+    def ignored_message(self) -> str:
+        """What to tell whoever gave parameters that no engine takes."""
+        names, engines = ", ".join(self.ignored_parameters), " and ".join(self.engines)
+        return f"{engines} takes no prompt and nothing around it; ignored: {names}"
+
+    def pin(self, earlier: Mapping[str, Any] | None = None) -> PinnedSettings:
         """Settles every `auto` on this machine and checks what can be checked before a run.
+
+        Args:
+            earlier: what `PinnedSettings.to_dict` gave for an earlier run into the same output:
+                what is `auto` here stays as it was settled there.
 
         Raises:
             SettingsError: an unknown engine or one that cannot run here, weights that cannot be
                 had or used, a device or a precision that is not there, an option out of range.
         """
-        engine = get_engine(self.engine)
+        rules = self.rules
         encode = EncodeOptions(
             format=self.plan.output_format, quality=self.quality, lossless=self.lossless
         )
-        return PinnedSettings(
-            engine=engine,
-            plan=self.plan,
-            encode=encode,
-            model=self._pin_model(engine),
-        )
-
-    def _pin_model(self, engine: Engine) -> LocalModel:
-        if engine.name not in weights.DEFAULT_WEIGHTS:
+        if self.backend is not Backend.LOCAL:
             raise SettingsError(
-                ErrorCode.ENGINE_UNAVAILABLE,
-                f"{engine.name} can be planned and priced, but this version has no local model "
-                f"for it; it runs: {', '.join(sorted(weights.DEFAULT_WEIGHTS))}",
+                ErrorCode.BACKEND_UNAVAILABLE,
+                f"the backend {self.backend} can be planned and priced, but this version runs "
+                f"engines on the backend {Backend.LOCAL} only",
             )
-        # Only who runs a network needs torch.
-        from beam_upscale.models import device, esrgan
+        before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
+        stages = [
+            Stage(engine, _PIN[engine.network](engine, self._choices(engine, kept)))
+            for engine, kept in zip(
+                rules.engines, [*before, *[{}] * len(rules.engines)], strict=False
+            )
+        ]
+        return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates)
 
-        found, uri = _find_weights(self.weights, engine.name)
-        info = esrgan.inspect(found.path)
-        if info.scale < engine.scale:
-            raise SettingsError(
-                ErrorCode.WEIGHTS_UNUSABLE,
-                f"{found.name} enlarges {info.scale} times and {engine.name} {engine.scale} times; "
-                f"take weights of scale {engine.scale} or more",
-            )
-        place, precision = device.settle(self.device, self.precision, info.precisions)
-        return LocalModel(
-            name=found.name,
-            weights_sha256=found.sha256,
-            weights_uri=uri,
-            device=place,
+    def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> Choices:
+        """What is asked of one engine's network; `auto` is what was `kept` from an earlier run."""
+        device, precision = self.device, self.precision
+        if kept and device is Device.AUTO:
+            device = Device(kept["device"])
+        if kept and precision is Precision.AUTO:
+            precision = Precision(kept["precision"])
+        return Choices(
+            weights=self._weights_of(engine),
+            device=device,
             precision=precision,
-            threads=self.threads or usable_cores(),
+            threads=self.threads or kept.get("threads"),
+            max_batch_pixels=self.max_batch_pixels,
+            exact=self.exact,
             max_tile_pixels=self.max_tile_pixels,
-            max_batch_pixels=self._batch_pixels(place),
-            halo=info.halo if self.tile_halo is None else self.tile_halo,
+            tile_halo=self.tile_halo,
+            vae_tiling=_SWITCHED[self.vae_tiling],
+            color_fix=self.color_fix,
         )
 
-    def _batch_pixels(self, device: Device) -> int:
-        if device is Device.CPU:
-            return _CPU_BATCH_PIXELS
-        return _BATCH_PIXELS if self.max_batch_pixels is None else self.max_batch_pixels
+    def _weights_of(self, engine: Engine) -> str | None:
+        if isinstance(self.weights, Mapping):
+            unknown = sorted(self.weights.keys() - set(self.engines))
+            if unknown:
+                raise SettingsError(
+                    ErrorCode.INVALID_OPTION,
+                    f"weights are given for {', '.join(unknown)}; the engines of this run are: "
+                    f"{', '.join(self.engines)}",
+                )
+            return self.weights.get(engine.name)
+        if self.weights is not None and len(set(self.engines)) > 1:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                f"the weights {self.weights} are given for a chain of {len(self.engines)} engines; "
+                f"say for which: {engine.name}={self.weights}",
+            )
+        return self.weights
 
 
-def _find_weights(spec: str | None, engine: str) -> tuple[weights.Weights, str]:
-    """Weights on this machine, and where workers find them.
-
-    Raises:
-        SettingsError: as `weights.resolve`.
-    """
-    if spec is None or storage.is_local(spec):
-        found = weights.resolve(spec and spec.removeprefix("file://"), engine)
-        return found, str(Path(found.path).absolute())
-    try:
-        sha256 = storage.sha256(spec)
-    except (ImageError, ValueError) as error:  # Beam knows no file system of this scheme.
-        raise SettingsError(
-            ErrorCode.WEIGHTS_UNAVAILABLE, f"the weights {spec} cannot be read: {error}"
-        ) from error
-    name = PurePosixPath(spec)
-    cached = weights.store(sha256, name.suffix, functools.partial(storage.open_read, spec))
-    return weights.Weights(name.name, cached, sha256, source=spec), spec
+_SWITCHED: Mapping[VaeTiling, bool | None] = {
+    VaeTiling.AUTO: None,
+    VaeTiling.ON: True,
+    VaeTiling.OFF: False,
+}
 
 
 def _member(name: str, value: Any) -> Any:

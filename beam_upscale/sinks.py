@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
@@ -21,6 +21,7 @@ from beam_upscale.card import dataset_card
 from beam_upscale.control import progress_file, progress_of, stop_after_failures
 from beam_upscale.dataset import (
     IMAGES,
+    INTERMEDIATES,
     DatasetFolder,
     Layout,
     Record,
@@ -32,10 +33,11 @@ from beam_upscale.dataset import (
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, totals
 from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import delete_image
+from beam_upscale.resume import delete_image, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
 from beam_upscale.settings import PinnedSettings
-from beam_upscale.transforms import Upscale, UpscaledImage
+from beam_upscale.stages import UpscaledImage
+from beam_upscale.transforms import Upscale
 
 # A row group is what a reader holds at once.
 _ROW_GROUP_ROWS = 100
@@ -74,6 +76,17 @@ def _file_name(source: SourceImage, row: Row) -> str:
     return name + OutputFormat(row.output_format).extension
 
 
+def _intermediate_uri(source: SourceImage, row: Row, stage: int) -> str:
+    return f"{INTERMEDIATES}/{stage}/{_file_name(source, row)}"
+
+
+def _with_uri(
+    stage: Mapping[str, Any], source: SourceImage, row: Row, number: int
+) -> dict[str, Any]:
+    is_kept = stage.get("output_sha256") is not None
+    return {**stage, "output_uri": _intermediate_uri(source, row, number) if is_kept else None}
+
+
 def shard_of(source: SourceImage) -> int:
     """The shard that a result belongs to."""
     if source.shard is not None:
@@ -94,9 +107,15 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     if upscaled.data is not None:
         row = record.row
         relative = output_uri(source, row, layout, shard_of(source))
-        record = dataclasses.replace(record, row=dataclasses.replace(row, output_uri=relative))
+        stages = tuple(
+            _with_uri(stage, source, row, number) for number, stage in enumerate(row.stages, 1)
+        )
+        row = dataclasses.replace(row, output_uri=relative, stages=stages)
+        record = dataclasses.replace(record, row=row)
         staged = layout is Layout.PARQUET
         uri = dataset.staged_image_uri(row.input_id) if staged else dataset.resolve(relative)
+        for number, intermediate in enumerate(upscaled.intermediates, start=1):
+            dataset.write(dataset.resolve(_intermediate_uri(source, row, number)), intermediate)
         dataset.write(uri, upscaled.data)
     before = dataset.staged_record(source.input_id)
     if before is not None and before.row.output_uri != record.row.output_uri:
@@ -119,11 +138,14 @@ class _Stage(beam.DoFn):
         self._run = run
         self._run_id = run_id
         self._most_failures = most_failures
+        self._stop_listening: Callable[[], None] = _nothing
 
     def start_bundle(self) -> None:
         if self._dataset.read_run() is None:
             values = {**self._run, "complete": False}
             self._dataset.write_json(self._dataset.run_json, values)
+        # Networks that take many steps tell of them before this step has its first image.
+        self._stop_listening = progress_file(self._dataset, self._run_id).listen()
 
     def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, bytes]]:
         source, record = upscaled.source, upscaled.record
@@ -131,15 +153,27 @@ class _Stage(beam.DoFn):
             yield shard_of(source), _POSTPONED
             return
         earlier = source.earlier is not None
-        if not earlier:
+        if earlier:
+            # Its columns may have changed since, though nothing that the image depends on.
+            record = relabeled(record, source.columns)
+        else:
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if not source.committed:
+        if not source.committed or record is not source.earlier:
             yield shard_of(source), record.to_json()
 
     def finish_bundle(self) -> None:
+        self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
+
+    def teardown(self) -> None:
+        # A bundle that fails is never finished.
+        self._stop_listening()
+
+
+def _nothing() -> None:
+    """Stands for what there is to do when nothing is."""
 
 
 def commit_shard(
@@ -211,15 +245,19 @@ def _write_images(
     ):
         group: list[dict[str, Any]] = []
         held = 0
-        for row in rows:
+        for done, row in enumerate(rows, start=1):
             data = _image_bytes(row, dataset, stored)
             group.append(_data_row(row, data))
             held += len(data)
             if len(group) == _ROW_GROUP_ROWS or held >= _ROW_GROUP_BYTES:
-                writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+                writer.write_table(_data_table(group, inputs[done - len(group) : done]))
                 group, held = [], 0
         if group or not rows:
-            writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+            writer.write_table(_data_table(group, inputs[len(rows) - len(group) :]))
+
+
+def _data_table(group: list[dict[str, Any]], inputs: pa.Array) -> pa.Table:
+    return pa.Table.from_pylist(group, schema=_DATA_COLUMNS).append_column("input", inputs)
 
 
 def _data_row(row: Row, data: bytes) -> dict[str, Any]:
@@ -231,7 +269,6 @@ def _data_row(row: Row, data: bytes) -> dict[str, Any]:
         "input_id": row.input_id,
         "width": row.output_width,
         "height": row.output_height,
-        "input": dict(row.input) or None,
     }
 
 

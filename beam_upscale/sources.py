@@ -1,6 +1,7 @@
 """`ReadImages`: inputs, with what earlier runs into the same output did for them."""
 
 import dataclasses
+import functools
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.listing import SourceImage, list_images
 from beam_upscale.manifest import Status
-from beam_upscale.resume import assign_shards, still_holds
+from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -47,10 +48,15 @@ class FindEarlier(beam.DoFn):
             image = dataclasses.replace(image, earlier=staged, committed=False)
         row = None if image.earlier is None else image.earlier.row
         if row is not None and (
-            row.status in self._retry or not still_holds(image, row, self._dataset)
+            row.status in self._retry or not still_holds(image, row, self._dataset, self._asked)
         ):
             image = dataclasses.replace(image, earlier=None, committed=False)
         yield image
+
+    @functools.cached_property
+    def _asked(self) -> Asked | None:
+        # Only now: run.json is written after a pipeline is put together, before it begins.
+        return asked_by(self._dataset.read_run())
 
 
 @dataclasses.dataclass(eq=False)

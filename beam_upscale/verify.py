@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
@@ -84,8 +84,15 @@ def _readable_rows(shard: int, dataset: DatasetFolder) -> list[Row]:
 
 def _paths(shard: Mapping[str, Any], rows: list[Row]) -> frozenset[str]:
     images = {row.output_uri for row in rows if row.output_uri is not None}
+    images |= {stage["output_uri"] for stage in _intermediates(rows)}
     data = {f"data/{shard['name']}.parquet"} if "data_sha256" in shard else set()
     return frozenset(images | data | {f"manifest/{shard['name']}.parquet"})
+
+
+def _intermediates(rows: Iterable[Row]) -> Iterator[Mapping[str, Any]]:
+    """The stages of chains whose results were kept."""
+    for row in rows:
+        yield from (stage for stage in row.stages if stage.get("output_uri") is not None)
 
 
 def _verify_manifest(shard: Mapping[str, Any], dataset: DatasetFolder) -> Iterator[Problem]:
@@ -115,6 +122,8 @@ def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[P
 def _verify_images(
     rows: list[Row], shard: Mapping[str, Any], dataset: DatasetFolder
 ) -> Iterator[Problem]:
+    for stage in _intermediates(rows):
+        yield from _verify_file(stage["output_uri"], stage["output_sha256"], dataset)
     upscaled = [row for row in rows if row.output_uri is not None]
     if "data_sha256" in shard:
         yield from _verify_data_shard(upscaled, f"data/{shard['name']}.parquet", dataset)

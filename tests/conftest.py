@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 from small_networks import compact
+from small_pipelines import small_pipeline
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -23,6 +24,12 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     state = {name: values.contiguous() for name, values in state.items()}
     save_file(state, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of a small and quick diffusion pipeline of scale 4, as a folder."""
+    return small_pipeline(tmp_path_factory.mktemp("weights") / "tiny-x4")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from beam_upscale.run import run
 from beam_upscale.settings import UpscaleSettings
 
 ENGINE = "esrgan-v1-x2plus"
+DIFFUSION = "stable-diffusion-x4-latent-upscaler"
 
 # Beam and torch are imported once, in the process that all of these are forked from.
 _processes = multiprocessing.get_context("forkserver")
@@ -31,13 +32,20 @@ _processes.set_forkserver_preload(
 )
 
 
-def upscale(source: Path | str, output: Path, weights: Path, **options: Any) -> RunResult:
+def upscale(
+    source: Path | str,
+    output: Path,
+    weights: Path | Mapping[str, str],
+    *,
+    engine: str | Sequence[str] = ENGINE,
+    **options: Any,
+) -> RunResult:
     """A run in this process, on a CPU in fp32; `options` are those of `Run` and of the settings."""
     of_run = {field.name for field in dataclasses.fields(Run)}
     settings = UpscaleSettings.of(
-        ENGINE,
+        engine,
         **{
-            "weights": str(weights),
+            "weights": str(weights) if isinstance(weights, Path) else weights,
             "device": "cpu",
             "precision": "fp32",
             "threads": 1,

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from beam_upscale.batching import Batched, Batcher
+from beam_upscale.batching import Batched, Batcher, Patch
 from beam_upscale.errors import ErrorCode, ImageError
 
 # Longer than any of this takes; what is not done by then never will be.
@@ -27,7 +27,8 @@ class Device:
         self._is_bad = is_bad
         self._at_once = threading.Lock()
 
-    def upscale(self, batch: np.ndarray) -> np.ndarray:
+    def upscale(self, patches: Sequence[Patch]) -> np.ndarray:
+        batch = np.stack([patch.pixels for patch in patches])
         assert self._at_once.acquire(blocking=False), "two batches at once"
         try:
             self.batches.append(batch.shape)
@@ -40,12 +41,12 @@ class Device:
             self._at_once.release()
 
 
-def tile(value: int, height: int = 4, width: int = 4, dtype: type = np.uint8) -> np.ndarray:
-    return np.full((height, width, 3), value, dtype)
+def tile(value: int, height: int = 4, width: int = 4, dtype: type = np.uint8) -> Patch:
+    return Patch(np.full((height, width, 3), value, dtype))
 
 
 def upscale_together(
-    device: Device, batcher: Batcher, tiles: Sequence[np.ndarray]
+    device: Device, batcher: Batcher[Patch], tiles: Sequence[Patch]
 ) -> list[Future[Batched]]:
     """Hands over the first tile, and the others in order while it is on the device."""
     with ThreadPoolExecutor(len(tiles)) as executor:
@@ -69,7 +70,7 @@ def test_a_lone_tile_does_not_wait_for_company() -> None:
 
     result = Batcher(device.upscale, max_batch_pixels=1_000_000).upscale(tile(7))
 
-    assert np.array_equal(result.pixels, tile(7, 8, 8))
+    assert np.array_equal(result.pixels, tile(7, 8, 8).pixels)
     assert result.batch_size == 1
     assert result.device_seconds >= 0
     assert result.queue_seconds >= 0
@@ -123,7 +124,7 @@ def test_tiles_of_other_shapes_and_depths_never_share_a_batch() -> None:
         tile(1, height=5),
         tile(2),
         tile(3, dtype=np.uint16),
-        tile(4)[:, :, :1],
+        Patch(tile(4).pixels[:, :, :1]),
         tile(5),
         tile(6, height=5),
     ]
@@ -189,6 +190,6 @@ def test_many_threads_get_their_own_results() -> None:
         futures = [executor.submit(batcher.upscale, pixels) for pixels in tiles]
         results = [future.result(PATIENCE).pixels for future in futures]
 
-    for pixels, result in zip(tiles, results, strict=True):
-        assert np.array_equal(result, pixels.repeat(2, axis=0).repeat(2, axis=1))
+    for patch, result in zip(tiles, results, strict=True):
+        assert np.array_equal(result, patch.pixels.repeat(2, axis=0).repeat(2, axis=1))
     assert sum(shape[0] for shape in device.batches) == 600

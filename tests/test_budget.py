@@ -25,6 +25,7 @@ from beam_upscale.budget import (
     order,
     read_header,
 )
+from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
@@ -35,6 +36,7 @@ from beam_upscale.manifest import Row, Status
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 
 ENGINE = get_engine("esrgan-v1-x2plus")
+RULES = Rules((ENGINE,))
 PRICE = Decimal("0.2")
 
 claims = st.lists(
@@ -137,7 +139,10 @@ def test_a_claim_is_what_the_plan_says() -> None:
 
     def prices(options: PlanOptions) -> dict[str, Decimal]:
         pool = shared_pool()
-        return {id_: claim(each, ENGINE, options, pool).credits for id_, each in images.items()}
+        return {
+            id_: claim(each, Rules((ENGINE,), options), pool).credits
+            for id_, each in images.items()
+        }
 
     rejecting = prices(PlanOptions())
     tiling = prices(PlanOptions(oversize=Oversize.TILE))
@@ -150,14 +155,14 @@ def test_what_an_earlier_run_did_is_spent() -> None:
     row = Row("a", "a", Status.UPSCALED, credits=PRICE)
     image = SourceImage("a", uri="/no/such/file.png", earlier=Record(row, None))
 
-    assert claim(image, ENGINE, PlanOptions(), shared_pool()) == Claim(order("a"), PRICE, True)
+    assert claim(image, RULES, shared_pool()) == Claim(order("a"), PRICE, True)
 
 
 def test_what_an_earlier_run_left_asks_for_what_it_asked_then() -> None:
     row = Row("a", "a", Status.OVER_BUDGET, input_width=20, input_height=10)
     image = SourceImage("a", data=png(20, 10), earlier=Record(row, None))
 
-    assert claim(image, ENGINE, PlanOptions(), shared_pool()) == Claim(order("a"), PRICE, False)
+    assert claim(image, RULES, shared_pool()) == Claim(order("a"), PRICE, False)
 
 
 def test_what_a_run_will_refuse_asks_for_nothing() -> None:
@@ -167,8 +172,8 @@ def test_what_a_run_will_refuse_asks_for_nothing() -> None:
     image = SourceImage("a", data=buffer.getvalue())
     refusing = PlanOptions(animated=Animated.REJECT)
 
-    assert claim(image, ENGINE, PlanOptions(), shared_pool()).credits == PRICE
-    assert claim(image, ENGINE, refusing, shared_pool()).credits == 0
+    assert claim(image, RULES, shared_pool()).credits == PRICE
+    assert claim(image, Rules((ENGINE,), refusing), shared_pool()).credits == 0
 
 
 def padded_png(width: int, height: int, padding: int) -> bytes:
@@ -230,7 +235,7 @@ def test_a_pipeline_admits_as_far_as_the_budget_goes(
         admitted = (
             pipeline
             | beam.Create(images)
-            | LimitCredits(Decimal(budget), ENGINE, PlanOptions())
+            | LimitCredits(Decimal(budget), RULES)
             | beam.Map(lambda image: (image.input_id, image.within_budget))
         )
         assert_that(admitted, equal_to(expected))

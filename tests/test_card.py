@@ -7,7 +7,11 @@ from beam_upscale.card import dataset_card
 from beam_upscale.dataset import Layout
 
 RUN = {
-    "settings": {"engine": "esrgan-v1-x2plus", "model": {"name": "tiny", "weights_sha256": "ab12"}}
+    "settings": {
+        "stages": [
+            {"engine": "esrgan-v1-x2plus", "model": {"name": "tiny", "weights_sha256": "ab12"}}
+        ]
+    }
 }
 UPSCALED = {"upscaled": 12}
 

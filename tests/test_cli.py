@@ -52,7 +52,7 @@ def assert_refused(finished: Finished, *words: str) -> None:
         (["--weights", "/nowhere/x.pth"], ["unknown_weights", "/nowhere/x.pth"]),
         (["--weights", "no-such-name"], ["unknown_weights", "realesrgan-x2plus"]),
         (["--engine", "no-such-engine"], ["unknown_engine", "esrgan-v1-x2plus"]),
-        (["--engine", "stable-diffusion-x4-latent-upscaler"], ["engine_unavailable"]),
+        (["--backend", "grpc"], ["backend_unavailable", "local"]),
         (["--width", "10", "--height", "10"], ["invalid_option", "width and height"]),
         (["--device", "cuda"], ["device_unavailable", "cuda"]),
         (["--device", "tpu"], ["'tpu'", "--help"]),

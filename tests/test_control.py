@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from decimal import Decimal
@@ -6,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_upscale import control, storage
+from beam_upscale import control, steps, storage
 from beam_upscale.control import (
     HeedStop,
     Progress,
@@ -72,9 +74,11 @@ def test_an_inputs_part(status: Status, earlier: bool, expected: Progress) -> No
 
 
 def test_progress_adds_up() -> None:
-    one = Progress(images=3, earlier=1, pixels=5, failures=1, credits=Decimal("0.2"))
+    one = Progress(
+        images=3, earlier=1, pixels=5, failures=1, credits=Decimal("0.2"), step=7, steps=20
+    )
 
-    assert one + one == Progress(6, 2, 10, 2, Decimal("0.4"))
+    assert one + one == Progress(6, 2, 10, 2, Decimal("0.4"), 14, 40)
     assert one + Progress() == one
 
 
@@ -132,6 +136,86 @@ def test_threads_of_a_process_share_a_file(dataset: DatasetFolder) -> None:
 
     assert read_progress(dataset, "run") == Progress(400, 0, 80_000, 0, Decimal("80.0"))
     assert progress_file(dataset, "run") is not progress_file(dataset, "another")
+
+
+def test_files_without_steps_are_read(dataset: DatasetFolder) -> None:
+    values = {"images": 3, "earlier": 1, "pixels": 200, "failures": 0, "credits": "0.2"}
+    uri = storage.join(dataset.progress, "run-host-1.json")
+    storage.write(uri, json.dumps(values).encode())
+
+    assert read_progress(dataset, "run") == Progress(3, 1, 200, 0, Decimal("0.2"), 0, 0)
+
+
+# Steps of what is being computed
+
+
+def test_steps_are_written_at_most_once_a_second(dataset: DatasetFolder, clock: Clock) -> None:
+    stop = ProgressFile(dataset, "run").listen()
+
+    found = []
+    for done in range(5):
+        steps.report(done, 20)
+        found.append(read_progress(dataset, "run").step)
+        clock.now += 0.6
+    stop()
+
+    assert found == [0, 0, 2, 2, 4]
+
+
+def test_steps_stand_beside_the_images(dataset: DatasetFolder) -> None:
+    file = ProgressFile(dataset, "run")
+    stop = file.listen()
+
+    steps.report(7, 20)
+    done = file.add(IMAGE)
+    file.flush()
+    stop()
+
+    assert done == Progress(1, 0, 200, 0, Decimal("0.2"), step=7, steps=20)
+    assert read_progress(dataset, "run") == done
+
+
+@pytest.mark.parametrize("end", [(20, 20), (0, 0)])
+def test_a_computation_that_has_ended_has_no_steps(
+    dataset: DatasetFolder, end: tuple[int, int]
+) -> None:
+    file = ProgressFile(dataset, "run")
+    stop = file.listen()
+
+    steps.report(19, 20)
+    steps.report(*end)
+    file.flush()
+    stop()
+
+    assert read_progress(dataset, "run") == Progress()
+
+
+def test_two_bundles_of_a_process_note_a_step_once(dataset: DatasetFolder) -> None:
+    file = progress_file(dataset, "run")
+    stop_one, stop_other = file.listen(), file.listen()
+
+    steps.report(7, 20)
+    stop_one()
+    steps.report(8, 20)
+    file.flush()
+    stop_other()
+
+    assert read_progress(dataset, "run") == Progress(step=8, steps=20)
+
+
+def test_a_run_that_has_ended_writes_nothing_of_a_later_one(
+    dataset: DatasetFolder, clock: Clock
+) -> None:
+    stop = progress_file(dataset, "run").listen()
+    steps.report(7, 20)
+    stop()
+    # As a run does when it is complete.
+    shutil.rmtree(dataset.staging)
+
+    clock.now += 5
+    steps.report(1, 20)
+
+    assert not Path(dataset.staging).exists()
 
 
 # Stopping

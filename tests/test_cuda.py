@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from beam_upscale import image, weights
-from beam_upscale.batching import Batched, Batcher
+from beam_upscale.batching import Batched, Batcher, Patch
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.request import Run
@@ -70,13 +70,16 @@ def test_a_precision_comes_close_to_fp32_on_the_cpu(
 
 def test_tiles_of_mixed_images_in_one_batch_stay_what_they_are_alone(path: Path) -> None:
     model = EsrganModel.load(path, Device.CUDA, Precision.FP16, threads=1)
-    batcher = Batcher(model.upscale, max_batch_pixels=8 * 128 * 128)
+    batcher = Batcher(
+        lambda patches: list(model.upscale(np.stack([patch.pixels for patch in patches]))),
+        max_batch_pixels=8 * 128 * 128,
+    )
     tiles = [crop(name) for name in ("astronaut", "chelsea", "coffee", "rocket")] * 4
     alone = [model.upscale(tile[np.newaxis])[0] for tile in tiles]
     results: dict[int, Batched] = {}
 
     def upscale(index: int) -> None:
-        results[index] = batcher.upscale(tiles[index])
+        results[index] = batcher.upscale(Patch(tiles[index]))
 
     threads = [threading.Thread(target=upscale, args=(index,)) for index in range(len(tiles))]
     for thread in threads:

@@ -17,18 +17,18 @@ from small_networks import noise
 
 from beam_upscale import image, weights
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.inference import METRICS, Inference, Tile, TiledImage, UpscaleModelHandler
+from beam_upscale.inference import METRICS, EsrganHandler, Inference, Tile, TiledImage
+from beam_upscale.local_models import LocalEsrgan
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.plan import Box
-from beam_upscale.settings import LocalModel
 
 PATIENCE = 30
 
 
 @pytest.fixture
-def model(tiny_weights: Path) -> LocalModel:
-    return LocalModel(
+def model(tiny_weights: Path) -> LocalEsrgan:
+    return LocalEsrgan(
         name="tiny",
         weights_sha256=hashlib.sha256(tiny_weights.read_bytes()).hexdigest(),
         weights_uri=str(tiny_weights),
@@ -52,7 +52,7 @@ def whole(pixels: np.ndarray, context: Any = None) -> TiledImage:
     return TiledImage((Tile(pixels, core),), scale=2, context=context)
 
 
-def infer(handler: UpscaleModelHandler, images: Sequence[TiledImage]) -> list[Inference]:
+def infer(handler: EsrganHandler, images: Sequence[TiledImage]) -> list[Inference]:
     results = list(handler.run_inference(images, handler.load_model()))
     assert [result.example for result in results] == list(images)
     return [result.inference for result in results]
@@ -83,10 +83,10 @@ def spy(
 # Results
 
 
-def test_an_image_is_what_the_network_makes_of_it(model: LocalModel, network: EsrganModel) -> None:
+def test_an_image_is_what_the_network_makes_of_it(model: LocalEsrgan, network: EsrganModel) -> None:
     pixels = noise(20, 30, 3)
 
-    (inference,) = infer(UpscaleModelHandler(model), [whole(pixels)])
+    (inference,) = infer(EsrganHandler(model), [whole(pixels)])
 
     assert inference.error is None
     assert np.array_equal(inference.cores[0], network.upscale(pixels[np.newaxis])[0])
@@ -94,45 +94,45 @@ def test_an_image_is_what_the_network_makes_of_it(model: LocalModel, network: Es
     assert inference.device_seconds > 0
 
 
-def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalModel) -> None:
+def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalEsrgan) -> None:
     deep, gray = infer(
-        UpscaleModelHandler(model), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
+        EsrganHandler(model), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
     )
 
     assert (deep.cores[0].dtype, deep.cores[0].shape) == (np.uint16, (18, 16, 3))
     assert (gray.cores[0].dtype, gray.cores[0].shape) == (np.uint8, (18, 16, 1))
 
 
-def test_only_the_core_of_a_tile_is_kept(model: LocalModel, network: EsrganModel) -> None:
+def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: EsrganModel) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage((Tile(pixels, Box(5, 4, 10, 8)),), scale=2)
 
-    (inference,) = infer(UpscaleModelHandler(model), [tiled])
+    (inference,) = infer(EsrganHandler(model), [tiled])
 
     expected = network.upscale(pixels[np.newaxis])[0][8:24, 10:30]
     assert np.array_equal(inference.cores[0], expected)
     assert inference.cores[0].base is None
 
 
-def test_a_larger_scale_than_asked_for_is_reduced(model: LocalModel, network: EsrganModel) -> None:
+def test_a_larger_scale_than_asked_for_is_reduced(model: LocalEsrgan, network: EsrganModel) -> None:
     pixels = noise(20, 30, 3)
     tiled = dataclasses.replace(whole(pixels), scale=1)
 
-    (inference,) = infer(UpscaleModelHandler(model), [tiled])
+    (inference,) = infer(EsrganHandler(model), [tiled])
 
     expected = image.resize(network.upscale(pixels[np.newaxis])[0], 30, 20)
     assert np.array_equal(inference.cores[0], expected)
 
 
 def test_tiles_cut_for_memory_give_the_uncut_result(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = noise(120, 150, 3)
     cut = dataclasses.replace(model, max_tile_pixels=70 * 70)
 
-    (uncut,) = infer(UpscaleModelHandler(model), [whole(pixels)])
+    (uncut,) = infer(EsrganHandler(model), [whole(pixels)])
     with spy(monkeypatch) as batches:
-        (inference,) = infer(UpscaleModelHandler(cut), [whole(pixels)])
+        (inference,) = infer(EsrganHandler(cut), [whole(pixels)])
 
     assert len(batches) > 1
     assert all(height * width <= 70 * 70 for _, height, width, _ in batches)
@@ -141,8 +141,8 @@ def test_tiles_cut_for_memory_give_the_uncut_result(
     assert (difference > 0).mean() < 1e-3
 
 
-def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalModel) -> None:
-    handler = UpscaleModelHandler(model)
+def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalEsrgan) -> None:
+    handler = EsrganHandler(model)
 
     assert infer(handler, []) == []
     assert infer(handler, [TiledImage((), 1)]) == [Inference()]
@@ -164,14 +164,14 @@ def fail_on_black(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
 def test_one_images_error_leaves_the_others(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
 ) -> None:
     fail_on_black(monkeypatch, ImageError(ErrorCode.NOT_A_NUMBER, "bad"))
     model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
     good, black = noise(8, 8, 3), np.zeros((8, 8, 3), np.uint8)
     half_bad = TiledImage((*whole(good).tiles, *whole(black).tiles), scale=2)
 
-    results = infer(UpscaleModelHandler(model), [whole(good), half_bad, whole(black), whole(good)])
+    results = infer(EsrganHandler(model), [whole(good), half_bad, whole(black), whole(good)])
 
     codes = [result.error and result.error.code for result in results]
     assert codes == [None, ErrorCode.NOT_A_NUMBER, ErrorCode.NOT_A_NUMBER, None]
@@ -179,11 +179,11 @@ def test_one_images_error_leaves_the_others(
 
 
 def test_an_unforeseen_error_is_a_model_error(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, RuntimeError("kernel"))
 
-    (result,) = infer(UpscaleModelHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+    (result,) = infer(EsrganHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
 
     assert result.error is not None
     assert result.error.code is ErrorCode.MODEL_ERROR
@@ -191,22 +191,22 @@ def test_an_unforeseen_error_is_a_model_error(
 
 
 def test_an_error_of_all_images_stops_the_run(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, SettingsError(ErrorCode.DEVICE_UNAVAILABLE, "gone"))
 
     with pytest.raises(SettingsError):
-        infer(UpscaleModelHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+        infer(EsrganHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
 
 
 # Batches
 
 
 def test_tiles_of_different_images_share_a_batch(
-    model: LocalModel, network: EsrganModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, network: EsrganModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [noise(8, 8, 3) // (number + 1) for number in range(5)]
-    handler = UpscaleModelHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
+    handler = EsrganHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
     batcher = handler.load_model()
 
     def wait_for_the_others() -> None:
@@ -216,8 +216,6 @@ def test_tiles_of_different_images_share_a_batch(
             threading.Event().wait(0.001)
 
     with spy(monkeypatch, wait_for_the_others) as batches:
-        # The batcher holds the method that was there when the model was loaded.
-        batcher._upscale = network.upscale
         results = list(handler.run_inference([whole(pixels) for pixels in images], batcher))
 
     assert batches == [(1, 8, 8, 3), (4, 8, 8, 3)]
@@ -228,18 +226,18 @@ def test_tiles_of_different_images_share_a_batch(
 
 
 def test_tiles_run_one_at_a_time_on_a_cpu(
-    model: LocalModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with spy(monkeypatch) as batches:
-        infer(UpscaleModelHandler(model), [whole(noise(8, 8, 3)) for _ in range(4)])
+        infer(EsrganHandler(model), [whole(noise(8, 8, 3)) for _ in range(4)])
 
     assert batches == [(1, 8, 8, 3)] * 4
 
 
-def test_batches_of_run_inference_count_pixels(model: LocalModel) -> None:
+def test_batches_of_run_inference_count_pixels(model: LocalEsrgan) -> None:
     on_gpu = dataclasses.replace(model, max_batch_pixels=1000)
 
-    bounds = UpscaleModelHandler(on_gpu).batch_elements_kwargs()
+    bounds = EsrganHandler(on_gpu).batch_elements_kwargs()
 
     assert (bounds["min_batch_size"], bounds["max_batch_size"]) == (2000, 2000)
     assert bounds["element_size_fn"](whole(noise(8, 9, 3))) == 72
@@ -256,11 +254,11 @@ def test_batches_of_run_inference_count_pixels(model: LocalModel) -> None:
     ],
 )
 def test_bounds_that_are_asked_for_hold(
-    model: LocalModel, asked: dict[str, int], given: tuple[int, int]
+    model: LocalEsrgan, asked: dict[str, int], given: tuple[int, int]
 ) -> None:
     model = dataclasses.replace(model, max_batch_pixels=1000)
 
-    bounds = UpscaleModelHandler(model, **asked).batch_elements_kwargs()
+    bounds = EsrganHandler(model, **asked).batch_elements_kwargs()
 
     assert (bounds["min_batch_size"], bounds["max_batch_size"]) == given
     beam.BatchElements(**bounds)  # Raises where the bounds cross.
@@ -269,21 +267,21 @@ def test_bounds_that_are_asked_for_hold(
 # Beam's habits
 
 
-def test_a_model_is_shared_where_that_is_asked_for(model: LocalModel) -> None:
-    assert not UpscaleModelHandler(model).share_model_across_processes()
-    assert UpscaleModelHandler(model, large_model=True).share_model_across_processes()
-    assert UpscaleModelHandler(model, model_copies=2).model_copies() == 2
-    assert UpscaleModelHandler(model, model_copies=2).share_model_across_processes()
+def test_a_model_is_shared_where_that_is_asked_for(model: LocalEsrgan) -> None:
+    assert not EsrganHandler(model).share_model_across_processes()
+    assert EsrganHandler(model, large_model=True).share_model_across_processes()
+    assert EsrganHandler(model, model_copies=2).model_copies() == 2
+    assert EsrganHandler(model, model_copies=2).share_model_across_processes()
 
 
-def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalModel) -> None:
+def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalEsrgan) -> None:
     batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage((), 1)]
 
-    assert UpscaleModelHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
+    assert EsrganHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
 
 
 @pytest.mark.parametrize("options", [{}, {"large_model": True}])
-def test_run_inference(model: LocalModel, network: EsrganModel, options: dict[str, Any]) -> None:
+def test_run_inference(model: LocalEsrgan, network: EsrganModel, options: dict[str, Any]) -> None:
     images = [noise(8 + number, 8, 3) for number in range(3)]
     expected = [network.upscale(pixels[np.newaxis])[0] for pixels in images]
 
@@ -297,7 +295,7 @@ def test_run_inference(model: LocalModel, network: EsrganModel, options: dict[st
     results = (
         pipeline
         | beam.Create([whole(pixels, number) for number, pixels in enumerate(images)])
-        | RunInference(UpscaleModelHandler(model, **options))
+        | RunInference(EsrganHandler(model, **options))
     )
     assert_that(results, check)
     finished = pipeline.run()
@@ -312,52 +310,52 @@ def test_run_inference(model: LocalModel, network: EsrganModel, options: dict[st
 # Where the weights come from
 
 
-def load_code(model: LocalModel) -> ErrorCode:
+def load_code(model: LocalEsrgan) -> ErrorCode:
     with pytest.raises(SettingsError) as caught:
-        UpscaleModelHandler(model).load_model()
+        EsrganHandler(model).load_model()
     return caught.value.code
 
 
-def test_other_weights_than_those_pinned_are_refused(model: LocalModel) -> None:
+def test_other_weights_than_those_pinned_are_refused(model: LocalEsrgan) -> None:
     assert load_code(dataclasses.replace(model, weights_sha256="0" * 64)) is (
         ErrorCode.WEIGHTS_MISMATCH
     )
 
 
-def test_weights_that_are_not_there_are_an_error(model: LocalModel) -> None:
+def test_weights_that_are_not_there_are_an_error(model: LocalEsrgan) -> None:
     assert load_code(dataclasses.replace(model, weights_uri="/no/such/file.safetensors")) is (
         ErrorCode.WEIGHTS_UNAVAILABLE
     )
 
 
 def test_registered_weights_are_had_by_name_where_the_path_is_missing(
-    model: LocalModel, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = dataclasses.replace(
         weights.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
     )
     found = weights.Weights("tiny", tiny_weights, model.weights_sha256, "here")
     monkeypatch.setattr(weights, "REGISTRY", {"tiny": registered})
-    monkeypatch.setattr(weights, "fetch", lambda _: found)
+    monkeypatch.setattr(weights, "fetch_by_name", lambda _: found)
     elsewhere = dataclasses.replace(model, weights_uri="/elsewhere/tiny.safetensors")
 
-    (inference,) = infer(UpscaleModelHandler(elsewhere), [whole(noise(8, 8, 3))])
+    (inference,) = infer(EsrganHandler(elsewhere), [whole(noise(8, 8, 3))])
 
     assert inference.error is None
     assert load_code(dataclasses.replace(elsewhere, weights_sha256="0" * 64)) is (
-        ErrorCode.WEIGHTS_UNAVAILABLE
+        ErrorCode.WEIGHTS_MISMATCH
     )
 
 
 def test_weights_reach_a_worker_by_uri_and_are_verified(
-    model: LocalModel, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "cache"))
     uri = "mem://weights/tiny.safetensors"
     monkeypatch.setitem(MemoryFileSystem.files, uri, tiny_weights.read_bytes())
     remote = dataclasses.replace(model, weights_uri=uri)
 
-    (inference,) = infer(UpscaleModelHandler(remote), [whole(noise(8, 8, 3))])
+    (inference,) = infer(EsrganHandler(remote), [whole(noise(8, 8, 3))])
 
     assert inference.error is None
     assert (weights.cache_directory() / "weights" / f"{model.weights_sha256}.safetensors").exists()

@@ -219,6 +219,24 @@ def test_the_datasets_own_columns_are_nested_and_untouched() -> None:
     assert table([FULL, BARE]).column("engine").to_pylist() == [None, "esrgan-v1-x2plus"]
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2**70, "1180591620717411303424"),
+        ({}, "{}"),
+        ([{"a": {}}], '[{"a": {}}]'),
+    ],
+)
+def test_what_parquet_has_no_type_for_is_stored_as_json(
+    tmp_path: Path, value: object, text: str
+) -> None:
+    row = dataclasses.replace(BARE, input={"x": value})
+
+    pq.write_table(table([row]), tmp_path / "manifest.parquet")
+
+    assert pq.read_table(tmp_path / "manifest.parquet")["input"].to_pylist() == [{"x": text}]
+
+
 def test_no_columns_of_the_datasets_own_are_nulls(tmp_path: Path) -> None:
     pq.write_table(table([BARE]), tmp_path / "manifest.parquet")
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from beam_upscale.budget import Claim, last_admitted, order
+from beam_upscale.chain import Rules
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode
@@ -16,10 +17,11 @@ from beam_upscale.manifest import Status
 from beam_upscale.plan import Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.settings import UpscaleSettings
-from beam_upscale.transforms import prepare
+from beam_upscale.stages import prepare
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 ENGINE = get_engine("esrgan-v1-x2plus")
+RULES = Rules((ENGINE,))
 
 
 def image_of(picture: Image.Image, tmp_path: Path, name: str) -> SourceImage:
@@ -35,7 +37,7 @@ def test_every_input_is_planned_in_order(
     large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
     broken = SourceImage("broken", data=b"")
 
-    planned = preview([large, broken, small], ENGINE, PlanOptions())
+    planned = preview([large, broken, small], RULES)
 
     assert [each.input_id for each in planned] == [large.input_id, "broken", small.input_id]
     assert planned[0].error_code is ErrorCode.INPUT_TOO_LARGE
@@ -57,8 +59,8 @@ def test_every_input_is_planned_in_order(
 def test_tiles_and_skips(tmp_path: Path) -> None:
     large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
 
-    (tiled,) = preview([large], ENGINE, PlanOptions(oversize=Oversize.TILE))
-    (skipped,) = preview([large], ENGINE, PlanOptions(min_side=1000))
+    (tiled,) = preview([large], Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE)))
+    (skipped,) = preview([large], Rules((ENGINE,), PlanOptions(min_side=1000)))
 
     assert (tiled.status, tiled.calls, tiled.credits) == (
         Status.UPSCALED,
@@ -77,7 +79,7 @@ def test_a_budget_leaves_out_what_it_leaves_out_in_a_run(
     prices = [Claim(order(image.input_id), Decimal("0.2"), spent=False) for image in images]
     reached = last_admitted(prices, Decimal("0.7"))
 
-    planned = preview(images, ENGINE, PlanOptions(), max_credits=Decimal("0.7"))
+    planned = preview(images, RULES, max_credits=Decimal("0.7"))
 
     for image, found in zip(images, planned, strict=True):
         within = order(image.input_id) <= reached
@@ -113,7 +115,7 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
     ).pin()
     images = list_images(str(SAMPLES)).images
 
-    planned = preview(images, ENGINE, settings.plan)
+    planned = preview(images, settings.rules)
 
     for image, found in zip(images, planned, strict=True):
         tiled = prepare(image, settings, shared_pool())

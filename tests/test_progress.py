@@ -48,6 +48,44 @@ def test_credits_have_no_needless_zeros(amount: str, text: str) -> None:
     assert text in describe(Progress(credits=Decimal(amount)), 1, 1).split(" · ")
 
 
+def test_steps_of_the_image_in_progress() -> None:
+    done = Progress(images=3, step=7, steps=20)
+
+    assert describe(done, total=10, elapsed=0).startswith("3 of 10 images · step 7 of 20 · ")
+
+
+@pytest.mark.parametrize(("step", "steps"), [(0, 0), (20, 20)])
+def test_no_steps_where_nothing_is_in_progress(step: int, steps: int) -> None:
+    text = describe(Progress(images=3, step=step, steps=steps), total=10, elapsed=30)
+
+    assert "step" not in text
+    assert text.endswith("1:10 left")
+
+
+@pytest.mark.parametrize(
+    ("done", "left"),
+    [
+        # A quarter of an image took a minute; 9.75 are left.
+        (Progress(step=5, steps=20), "39:00 left"),
+        # One and a half took it, the others are an earlier run's; 6.5 are left.
+        (Progress(images=3, earlier=2, step=10, steps=20), "4:20 left"),
+        # Of two workers' images.
+        (Progress(step=2, steps=20) + Progress(step=8, steps=20), "39:00 left"),
+        # The last image.
+        (Progress(images=9, step=19, steps=20), "0:00 left"),
+    ],
+)
+def test_the_image_in_progress_counts_for_the_time_left(done: Progress, left: str) -> None:
+    assert describe(done, total=10, elapsed=60).split(" · ")[-1] == left
+
+
+def test_before_the_first_step_nothing_is_known_of_the_time_left() -> None:
+    text = describe(Progress(step=0, steps=20), total=10, elapsed=60)
+
+    assert "step 0 of 20" in text
+    assert "left" not in text
+
+
 def test_the_line_is_drawn_on_a_terminal_and_goes_away() -> None:
     drawn = io.StringIO()
     console = Console(file=drawn, force_terminal=True, width=100)

@@ -25,20 +25,22 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK]
 
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
-    "rules": {"errors", "engines", "layout", "manifest", "plan"},
-    "pixels": {"containers", "decoding", "image", "tiling"},
-    "models": {"batching", "models", "weights"},
-    "inference": {"inference", "settings", "storage"},
+    "rules": {"chain", "errors", "engines", "layout", "manifest", "parameters", "plan"},
+    "pixels": {"color", "containers", "decoding", "image", "tiling"},
+    "models": {"batching", "models", "steps", "weights"},
+    "inference": {"inference", "local_models", "settings", "shared_weights", "storage"},
     "wiring": {
         "budget",
         "card",
         "control",
         "dataset",
         "listing",
+        "metadata",
         "resume",
         "run_record",
         "sinks",
         "sources",
+        "stages",
         "transforms",
     },
     "face": {"__init__", "__main__", "cli", "preview", "progress", "request", "run", "verify"},
@@ -65,7 +67,10 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = settings["project"]["optional-dependencies"]
     groups = settings["dependency-groups"]
-    run = [*settings["project"]["dependencies"], *extras["esrgan"], *extras["heif"]]
+    run = [
+        *settings["project"]["dependencies"],
+        *(requirement for extra in ("esrgan", "heif", "latent") for requirement in extras[extra]),
+    ]
     asked = {
         RUN_LOCK: run,
         DEV_LOCK: [*run, *groups["test"], *groups["reference"]],

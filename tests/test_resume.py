@@ -1,6 +1,7 @@
 """Runs that are killed, stopped or repeated: one row each, and nothing made twice."""
 
 import functools
+import json
 import os
 import signal
 import time
@@ -163,6 +164,34 @@ def test_rerun_adds_new_inputs_and_redoes_changed_ones(
         n: r for n, r in before.items() if n != "02.png"
     }
     assert list(verify(str(output))) == []
+
+
+@BOTH_LAYOUTS
+def test_rerun_takes_over_columns_and_makes_no_image_again(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
+) -> None:
+    def describe(labels: dict[str, Any]) -> None:
+        lines = (json.dumps({"file_name": name, "label": labels[name]}) for name in labels)
+        (inputs / "metadata.jsonl").write_text("\n".join(lines))
+
+    def run_into(output: Path) -> dict[str, str]:
+        upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+        return tree(output)
+
+    output = tmp_path / "out"
+    # Types that share none come back from the manifest as JSON text.
+    describe({"00.png": 1, "02.png": "b", "broken.png": 2.5, "more/01.png": None, "04.png": 3})
+    run_into(output)
+    upscaled_names.clear()
+    describe({"00.png": 1, "02.png": "c", "broken.png": "x", "more/03.png": [1]})
+
+    changed = run_into(output)
+    again = run_into(output)
+
+    assert upscaled_names == []
+    assert rows(output)["02.png"].input["label"] == '"c"'
+    assert list(verify(str(output))) == []
+    assert changed == again == run_into(tmp_path / "fresh")
 
 
 @BOTH_LAYOUTS

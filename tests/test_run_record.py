@@ -49,7 +49,7 @@ def test_a_pipeline_of_ones_own_records_its_settings_and_the_command_goes_on(
 
     upscale(folder, output, tiny_weights, threads=None)
 
-    assert before["settings"]["model"]["name"] == tiny_weights.name
+    assert before["settings"]["stages"][0]["model"]["name"] == tiny_weights.name
     assert len(rows(output)) == 2
     assert list(verify(str(output))) == []
 

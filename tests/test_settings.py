@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from small_networks import esrgan
 
 from beam_upscale import weights
-from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.plan import Animated, OutputFormat, Oversize
@@ -45,7 +44,7 @@ def code_of(action: Callable[[], object]) -> ErrorCode:
 def test_flat_options_go_where_they_belong() -> None:
     settings = UpscaleSettings.of(ENGINE, width=640, threads=3, quality=80)
 
-    assert settings.engine == ENGINE
+    assert settings.engines == (ENGINE,)
     assert settings.plan.width == 640
     assert (settings.threads, settings.quality) == (3, 80)
 
@@ -102,7 +101,7 @@ def test_values_out_of_range_are_refused(option: dict[str, int]) -> None:
 
 
 def test_pinning_leaves_no_auto(tiny_weights: Path) -> None:
-    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().model
+    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().stages[0].model
 
     assert model.device is not Device.AUTO
     assert model.precision is not Precision.AUTO
@@ -118,20 +117,19 @@ def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:
     pinned = UpscaleSettings.of(ENGINE, **quick).pin()
     again = UpscaleSettings.of(
         ENGINE,
-        weights=pinned.model.weights_uri,
-        device=pinned.model.device,
-        precision=pinned.model.precision,
-        threads=pinned.model.threads,
+        weights=pinned.stages[0].model.weights_uri,
+        device=pinned.stages[0].model.device,
+        precision=pinned.stages[0].model.precision,
+        threads=pinned.stages[0].model.threads,
     ).pin()
 
     assert again == pinned
 
 
 def test_a_cpu_runs_one_tile_at_a_time_whatever_is_asked(quick: dict[str, Any]) -> None:
-    assert (
-        UpscaleSettings.of(ENGINE, **quick, max_batch_pixels=10**6).pin().model.max_batch_pixels
-        == 0
-    )
+    pinned = UpscaleSettings.of(ENGINE, **quick, max_batch_pixels=10**6).pin()
+
+    assert pinned.stages[0].model.max_batch_pixels == 0
 
 
 def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
@@ -141,25 +139,25 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
 
     record = pinned.to_dict()
 
-    assert record["engine"] == ENGINE
+    assert record["stages"][0]["engine"] == ENGINE
     assert record["plan"]["skip_larger_than"] == [100, 200]
-    assert record["model"]["device"] == "cpu"
-    assert record["model"]["threads"] == 2
-    moved = dataclasses.replace(
-        pinned, model=dataclasses.replace(pinned.model, weights_uri="gs://bucket/w.safetensors")
-    )
+    assert record["stages"][0]["model"]["device"] == "cpu"
+    assert record["stages"][0]["model"]["threads"] == 2
+    (stage,) = pinned.stages
+    elsewhere = dataclasses.replace(stage.model, weights_uri="gs://bucket/w.safetensors")
+    moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, model=elsewhere),))
     assert moved.to_dict() == record
     assert str(tiny_weights.parent) not in str(record)
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    assert code_of(UpscaleSettings("none").pin) is ErrorCode.UNKNOWN_ENGINE
+    assert code_of(UpscaleSettings(("none",)).pin) is ErrorCode.UNKNOWN_ENGINE
 
 
-def test_an_engine_without_a_local_model_is_refused(quick: dict[str, Any]) -> None:
-    latent = get_engine("stable-diffusion-x4-latent-upscaler").name
+def test_a_backend_that_this_version_lacks_is_refused(quick: dict[str, Any]) -> None:
+    settings = UpscaleSettings.of(ENGINE, **quick, backend="grpc")
 
-    assert code_of(UpscaleSettings.of(latent, **quick).pin) is ErrorCode.ENGINE_UNAVAILABLE
+    assert code_of(settings.pin) is ErrorCode.BACKEND_UNAVAILABLE
 
 
 def test_weights_of_a_smaller_scale_than_the_engines_are_refused(tmp_path: Path) -> None:
@@ -208,6 +206,7 @@ def test_weights_may_lie_on_another_file_system(
     model = (
         UpscaleSettings.of(ENGINE, **{**quick, "weights": "mem://bucket/tiny.safetensors"})
         .pin()
+        .stages[0]
         .model
     )
 
@@ -220,4 +219,4 @@ def test_weights_may_lie_on_another_file_system(
 def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) -> None:
     settings = UpscaleSettings.of(ENGINE, **{**quick, "weights": f"file://{tiny_weights}"})
 
-    assert settings.pin().model.weights_uri == str(tiny_weights)
+    assert settings.pin().stages[0].model.weights_uri == str(tiny_weights)

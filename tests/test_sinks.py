@@ -12,7 +12,7 @@ from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
 from beam_upscale.sinks import commit_shard, new_run_id, output_uri, shard_of, stage
-from beam_upscale.transforms import UpscaledImage
+from beam_upscale.stages import UpscaledImage
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 

@@ -1,11 +1,16 @@
+import dataclasses
 import hashlib
+import io
+import json
 import os
 import random
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import apache_beam as beam
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -15,11 +20,12 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale import manifest, storage
-from beam_upscale.dataset import DatasetFolder, Record
-from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.listing import SourceImage, is_image_name, list_images, source_image
+from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.listing import Listing, SourceImage, is_image_name, list_images, source_image
 from beam_upscale.manifest import Row, Status
-from beam_upscale.resume import assign_shards, still_holds
+from beam_upscale.parameters import Parameters
+from beam_upscale.resume import Asked, asked_by, assign_shards, relabeled, still_holds
 from beam_upscale.sources import FindEarlier, ListImages, ReadImages
 
 
@@ -167,6 +173,269 @@ def test_an_output_below_the_input_is_no_input(inputs: Path) -> None:
     listing = list_images(str(inputs), exclude=f"{inputs}/out/")
 
     assert [image.name for image in listing.images] == ["a.png", "out-of-focus/b.png"]
+
+
+# Columns from metadata files
+
+
+def describe(folder: Path, *rows: dict[str, Any]) -> None:
+    """Writes the metadata file of a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "metadata.jsonl").write_text(lines)
+
+
+def columns(listing: Listing) -> dict[str, dict[str, Any]]:
+    """Each image's columns but for its name."""
+    return {
+        image.name: {name: image.columns[name] for name in image.columns if name != "file_name"}
+        for image in listing.images
+    }
+
+
+def test_images_get_the_columns_of_the_nearest_metadata(inputs: Path) -> None:
+    make(inputs, "a.png", "b.png", "sub/c.png", "sub/d.png")
+    describe(
+        inputs,
+        {"file_name": "a.png", "prompt": "a cat", "tags": [1, "x"]},
+        {"file_name": "sub/c.png", "label": "far", "other": 1},
+        {"file_name": "sub/d.png", "label": "far"},
+    )
+    (inputs / "sub/metadata.csv").write_text("file_name,label\nc.png,near\n")
+
+    listing = list_images(str(inputs))
+
+    assert columns(listing) == {
+        "a.png": {"prompt": "a cat", "tags": [1, "x"]},
+        "b.png": {},
+        "sub/c.png": {"label": "near"},
+        "sub/d.png": {"label": "far"},
+    }
+    assert listing.images[2].columns["file_name"] == "sub/c.png"
+    assert (listing.ignored, listing.unmatched) == (0, 0)
+
+
+def test_rows_that_name_no_image_are_counted(inputs: Path) -> None:
+    make(inputs, "a.png", "notes.txt", "out/b.png", "labels.jsonl")
+    describe(inputs, *({"file_name": n} for n in ("a.png", "gone.png", "notes.txt", "out/b.png")))
+    describe(inputs / "empty", {"file_name": "none.png"})
+
+    listing = list_images(str(inputs), exclude=f"{inputs}/out")
+
+    assert [image.name for image in listing.images] == ["a.png"]
+    assert (listing.ignored, listing.unmatched) == (2, 4)
+
+
+def test_names_that_need_care_are_matched_as_they_are_listed(inputs: Path) -> None:
+    odd = os.fsdecode(b"\xff.png")
+    names = ["%FF.png", "ä b.png", "[x].png", "x" * 220 + ".png", "line\nbreak.png"]
+    make(inputs, *names)
+    storage.write(f"{inputs}/{odd}", b"")
+    describe(inputs, *({"file_name": name, "label": name} for name in names))
+
+    listing = list_images(str(inputs))
+
+    found = {(image.uri or "").rpartition("/")[2]: image.columns for image in listing.images}
+    assert {name: found[name]["label"] for name in names} == {name: name for name in names}
+    # Bytes that are not UTF-8 cannot be written in JSON.
+    assert "label" not in found[odd]
+    assert listing.unmatched == 0
+
+
+def test_metadata_of_every_format_is_found(inputs: Path) -> None:
+    make(inputs, "a/1.png", "b/2.png", "c/3.png")
+    describe(inputs / "a", {"file_name": "1.png", "steps": 5})
+    (inputs / "b/metadata.csv").write_text("file_name,steps\n2.png,5\n")
+    table = pa.table({"file_name": ["3.png"], "steps": [5]})
+    pq.write_table(table, inputs / "c/metadata.parquet")
+
+    listing = list_images(str(inputs))
+
+    assert columns(listing) == {
+        "a/1.png": {"steps": 5},
+        "b/2.png": {"steps": "5"},
+        "c/3.png": {"steps": 5},
+    }
+    assert {image.parameters(Parameters()).steps for image in listing.images} == {5}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.png", {"a.png": {"label": 1}}),
+        ("sub/c.png", {"c.png": {"label": 3}}),
+        ("*.png", {"a.png": {"label": 1}, "b.png": {}}),
+        ("[a]*", {"a.png": {"label": 1}}),
+        ("a*", {"a.png": {"label": 1}}),
+        ("**/*.png", {"a.png": {"label": 1}, "b.png": {}, "sub/c.png": {"label": 3}}),
+        ("su*", {"sub/c.png": {"label": 3}}),
+        ("s*b/c.png", {"sub/c.png": {"label": 3}}),
+    ],
+)
+def test_metadata_beside_what_a_glob_or_a_file_names_is_found(
+    inputs: Path, pattern: str, expected: dict[str, dict[str, Any]]
+) -> None:
+    make(inputs, "a.png", "b.png", "sub/c.png", "broken/notes.txt")
+    describe(inputs, {"file_name": "a.png", "label": 1}, {"file_name": "sub/c.png", "label": 2})
+    describe(inputs / "sub", {"file_name": "c.png", "label": 3})
+    # It belongs to none of these images.
+    (inputs / "broken/metadata.jsonl").write_text("no JSON")
+
+    assert columns(list_images(f"{inputs}/{pattern}")) == expected
+
+
+def test_rows_beside_a_glob_may_be_about_other_images(inputs: Path) -> None:
+    make(inputs, "a.png", "b.png")
+    describe(inputs, *({"file_name": f"{name}.png"} for name in "abc"))
+
+    assert list_images(f"{inputs}/a.png").unmatched == 0
+    assert list_images(f"{inputs}/a*").unmatched == 0
+    assert list_images(f"{inputs}/*").unmatched == 1
+
+
+@pytest.mark.parametrize("pattern", ["mem://b/in", "mem://b/in/*.png", "mem://b/in/a.png"])
+def test_columns_and_captions_are_found_in_an_object_store(pattern: str) -> None:
+    MemoryFileSystem.files.clear()
+    MemoryFileSystem.files |= {
+        "mem://b/in/a.png": b"",
+        "mem://b/in/a.txt": b"a cat",
+        "mem://b/in/metadata.csv": b"file_name,steps\na.png,5\n",
+        "mem://b/metadata.csv": b"above what was asked for",
+    }
+
+    (image,) = list_images(pattern).images
+
+    assert image.parameters(Parameters()) == Parameters(prompt="a cat", steps=5)
+
+
+def test_metadata_that_is_wrong_refuses_the_listing(inputs: Path) -> None:
+    make(inputs, "a.png")
+    (inputs / "metadata.jsonl").write_text("{")
+
+    for pattern in ("", "/a.png", "/*.png"):
+        with pytest.raises(SettingsError) as refused:
+            list_images(f"{inputs}{pattern}")
+        assert refused.value.code is ErrorCode.INVALID_METADATA
+
+
+def test_a_metadata_file_is_read_once(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(inputs, "a.png", "b.png", "sub/c.png")
+    describe(inputs, {"file_name": "a.png"}, {"file_name": "sub/c.png"})
+    opened: list[str] = []
+    open_read = storage.open_read
+
+    def noted(uri: str) -> BinaryIO:
+        opened.append(uri)
+        return open_read(uri)
+
+    monkeypatch.setattr(storage, "open_read", noted)
+    list_images(str(inputs))
+    list_images(f"{inputs}/**/*.png")
+
+    assert opened == [f"{inputs}/metadata.jsonl"] * 2
+
+
+# Captions
+
+
+def test_a_text_with_an_images_name_is_its_caption(inputs: Path) -> None:
+    make(inputs, "cat.jpg", "cat.png", "cat.txt", "dog.jpg", "dog.jpg.txt", "sub/cat.jpg", "v1.txt")
+    make(inputs, "v1.2", "no extension", "no extension.txt", "readme.txt")
+
+    listing = list_images(str(inputs))
+
+    assert {image.name: image.caption_uri for image in listing.images} == {
+        "cat.jpg": f"{inputs}/cat.txt",
+        "cat.png": f"{inputs}/cat.txt",
+        "dog.jpg": None,
+        "no extension": f"{inputs}/no extension.txt",
+        "sub/cat.jpg": None,
+        "v1.2": f"{inputs}/v1.txt",
+    }
+    assert listing.ignored == 2
+
+
+@pytest.mark.parametrize("pattern", ["cat.jpg", "*.jpg", "cat.*", "cat.j*", "c?t.jpg", "[c]at.jpg"])
+def test_captions_beside_what_a_glob_or_a_file_names_are_found(inputs: Path, pattern: str) -> None:
+    make(inputs, "cat.jpg", "cat.txt", "catalog.txt")
+
+    (image,) = list_images(f"{inputs}/{pattern}").images
+
+    assert image.caption_uri == f"{inputs}/cat.txt"
+
+
+@pytest.mark.parametrize("name", ["picture.txt", "metadata.csv"])
+def test_a_file_given_as_the_image_is_nothing_else(inputs: Path, name: str) -> None:
+    make(inputs, name)
+
+    (image,) = list_images(f"{inputs}/{name}").images
+
+    assert image.caption_uri is None
+    assert columns(list_images(f"{inputs}/{name}")) == {name: {}}
+
+
+def captioned(inputs: Path, caption: bytes, **values: Any) -> SourceImage:
+    """An image with a caption beside it."""
+    (inputs / "a.txt").write_bytes(caption)
+    return source_image(f"{inputs}/a.png", caption_uri=f"{inputs}/a.txt", columns=values)
+
+
+def test_the_prompt_is_the_columns_else_the_captions_else_the_runs(inputs: Path) -> None:
+    defaults = Parameters(prompt="default", steps=30)
+    caption = b"\xef\xbb\xbf\n a c\xc3\xa4t, \r\n sitting \r\n"
+
+    assert captioned(inputs, caption).parameters(defaults).prompt == "a cät, \r\n sitting"
+    assert captioned(inputs, caption, prompt=None).parameters(defaults).prompt.startswith("a cät")
+    assert captioned(inputs, caption, prompt="a dog").parameters(defaults).prompt == "a dog"
+    assert captioned(inputs, caption, prompt="").parameters(defaults).prompt == ""
+    assert captioned(inputs, b" \n").parameters(defaults).prompt == ""
+    assert source_image("/in/a.png").parameters(defaults) == defaults
+
+
+def test_columns_set_each_parameter(inputs: Path) -> None:
+    image = captioned(inputs, b"caption", text="a dog", prompt=7, steps="25", seed=3, cfg_scale="")
+
+    found = image.parameters(Parameters(cfg_scale=5, seed=1), prompt_column="text")
+
+    assert found == Parameters(prompt="a dog", cfg_scale=5, steps=25, seed=3)
+
+
+def test_a_caption_is_read_only_when_it_is_needed(inputs: Path) -> None:
+    image = captioned(inputs, b"caption", prompt="a dog")
+    (inputs / "a.txt").unlink()
+
+    assert image.parameters(Parameters()).prompt == "a dog"
+
+
+def test_columns_out_of_range_are_the_images_own_error(inputs: Path) -> None:
+    with pytest.raises(ImageError) as refused:
+        captioned(inputs, b"caption", steps=51).parameters(Parameters())
+
+    assert refused.value.code is ErrorCode.INVALID_STEPS
+
+
+def test_a_caption_that_cannot_be_a_prompt_is_the_images_own_error(inputs: Path) -> None:
+    image = captioned(inputs, b"caf\xe9")
+
+    with pytest.raises(ImageError) as not_text:
+        image.parameters(Parameters())
+    (inputs / "a.txt").write_bytes(b"x" * (2**20 + 5))
+    with pytest.raises(ImageError) as too_large:
+        image.parameters(Parameters())
+    (inputs / "a.txt").unlink()
+    with pytest.raises(ImageError) as gone:
+        image.parameters(Parameters())
+
+    assert not_text.value.code is too_large.value.code is ErrorCode.INVALID_PROMPT
+    assert "byte 0xe9 at 3" in not_text.value.message
+    assert "has 1,048,581 bytes; it may have 1,048,576" in too_large.value.message
+    assert gone.value.code is ErrorCode.NOT_FOUND
+
+
+def test_a_caption_of_the_largest_size_is_read(inputs: Path) -> None:
+    image = captioned(inputs, b"x" * 2**20)
+
+    assert len(image.parameters(Parameters()).prompt) == 2**20
 
 
 # Output names
@@ -433,6 +702,290 @@ def test_a_file_that_was_too_large_is_not_read_again(
 
     assert not still_holds(picture, row, dataset)
     assert opened == []
+
+
+# Earlier results and what was asked
+
+ASKED = Asked(Parameters(prompt="default", cfg_scale=6, steps=30))
+
+
+def with_columns(image: SourceImage, **values: Any) -> SourceImage:
+    return dataclasses.replace(image, columns={**image.columns, **values})
+
+
+def guided(image: SourceImage, **values: Any) -> Row:
+    """The row of an input that was done with parameters; a seed that none asked for is 999."""
+    found = dataclasses.asdict(image.parameters(ASKED.parameters))
+    seed = found.pop("seed") or 999
+    columns = as_stored(image.columns)
+    return upscaled(image, **{**found, "seed": seed, "input": columns, **values})
+
+
+def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest gives back of columns, in a shard with other rows."""
+    rows = [
+        Row(str(number), "", Status.SKIPPED, input=each)
+        for number, each in enumerate([columns, *others])
+    ]
+    file = io.BytesIO()
+    pq.write_table(manifest.table(rows), file)
+    (stored, *_) = pq.read_table(file).to_pylist()
+    return manifest.row_from_dict(stored).input
+
+
+def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:
+    if row.output_uri is not None:
+        dataset.write(dataset.resolve(row.output_uri), b"done")
+    return still_holds(image, row, dataset, ASKED)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"prompt": "a cat", "steps": "25", "cfg_scale": 7},
+        {"seed": 5},
+        {"seed": "0", "noise_level": ""},
+        {"label": "x"},
+    ],
+)
+def test_a_row_holds_while_the_same_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, values: dict[str, Any]
+) -> None:
+    image = with_columns(picture, **values)
+
+    assert holds(image, guided(image), dataset)
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"prompt": "a cat"}),
+        ({"prompt": "a cat"}, {}),
+        ({"prompt": "a cat"}, {"prompt": ""}),
+        ({}, {"negative_prompt": "blur"}),
+        ({"cfg_scale": 7}, {"cfg_scale": 7.5}),
+        ({"steps": 30}, {"steps": 31}),
+        ({}, {"noise_level": 0}),
+        ({}, {"seed": 7}),
+        ({"seed": 7}, {"seed": 8}),
+        ({"seed": 7}, {}),
+        ({"seed": "7"}, {"seed": "0"}),
+        ({}, {"steps": 51}),
+    ],
+)
+def test_a_row_does_not_hold_when_something_else_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, before: dict[str, Any], now: dict[str, Any]
+) -> None:
+    row = guided(with_columns(picture, **before))
+
+    assert not holds(with_columns(picture, **now), row, dataset)
+
+
+def test_what_was_asked_does_not_matter_to_engines_without_parameters(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = upscaled(picture)
+    dataset.write(dataset.resolve("images/a.png"), b"done")
+
+    assert still_holds(with_columns(picture, prompt="a cat", steps=51), row, dataset, asked=None)
+
+
+def test_a_caption_that_changes_is_asked_anew(picture: SourceImage, dataset: DatasetFolder) -> None:
+    caption = Path(picture.uri or "").with_suffix(".txt")
+    caption.write_text("a cat")
+    image = dataclasses.replace(picture, caption_uri=str(caption))
+    row = guided(image)
+
+    before = holds(image, row, dataset)
+    caption.write_text("a cat\n")
+    trimmed = holds(image, row, dataset)
+    caption.write_text("a dog")
+
+    assert (before, trimmed, holds(image, row, dataset)) == (True, True, False)
+    assert not holds(dataclasses.replace(image, caption_uri=None), row, dataset)
+
+
+def test_a_seed_that_is_asked_for_where_it_was_derived_is_the_same(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = guided(picture)
+
+    assert holds(with_columns(picture, seed=999), row, dataset)
+
+
+@pytest.mark.parametrize("status", [Status.SKIPPED, Status.REJECTED, Status.OVER_BUDGET])
+def test_rows_that_parameters_did_not_reach_hold_whatever_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, status: Status
+) -> None:
+    row = upscaled(picture, output_uri=None)
+    row = dataclasses.replace(row, status=status, error_code=ErrorCode.INPUT_TOO_LARGE)
+
+    assert holds(with_columns(picture, prompt="new"), row, dataset)
+    assert holds(with_columns(picture, steps=51), row, dataset)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_parameters_that_were_wrong_hold_while_the_same_is_wrong(
+    picture: SourceImage, dataset: DatasetFolder, was_read: bool
+) -> None:
+    row = upscaled(picture, output_uri=None, error_code=ErrorCode.INVALID_STEPS)
+    row = row if was_read else dataclasses.replace(row, source_sha256=None)
+
+    assert holds(with_columns(picture, steps=52), row, dataset)
+    assert not holds(with_columns(picture, seed=-1), row, dataset)
+    assert not holds(with_columns(picture, steps=50), row, dataset)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_a_caption_that_was_gone_holds_until_it_is_back(
+    picture: SourceImage, dataset: DatasetFolder, was_read: bool
+) -> None:
+    caption = Path(picture.uri or "").with_suffix(".txt")
+    image = dataclasses.replace(picture, caption_uri=str(caption))
+    row = upscaled(picture, output_uri=None, error_code=ErrorCode.NOT_FOUND)
+    row = row if was_read else dataclasses.replace(row, source_sha256=None)
+
+    assert holds(image, row, dataset)
+    caption.write_text("a cat")
+    assert not holds(image, row, dataset)
+
+
+def test_an_image_that_is_gone_holds_with_and_without_its_parameters(
+    inputs: Path, dataset: DatasetFolder
+) -> None:
+    image = source_image(f"{inputs}/gone.png")
+    without = Row(image.input_id, "", Status.FAILED, error_code=ErrorCode.NOT_FOUND)
+    row = dataclasses.replace(without, **{**dataclasses.asdict(ASKED.parameters), "seed": None})
+
+    assert holds(image, without, dataset)
+    assert holds(image, row, dataset)
+    assert not holds(with_columns(image, prompt="new"), row, dataset)
+    make(inputs, "gone.png")
+    assert not holds(image, without, dataset)
+    assert not holds(image, row, dataset)
+
+
+def test_a_seed_among_values_of_other_types_is_told_from_none(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    none, some = with_columns(picture, seed=""), with_columns(picture, seed=7)
+    stored_none = as_stored(none.columns, {"seed": 7})
+    stored_some = as_stored(some.columns, {"seed": ""})
+
+    assert (stored_none["seed"], stored_some["seed"]) == ('""', "7")
+    assert holds(none, guided(none, input=stored_none), dataset)
+    assert holds(some, guided(some, input=stored_some), dataset)
+    assert not holds(none, guided(some, input=stored_some), dataset)
+
+
+def test_what_a_run_asked_is_read_from_its_record() -> None:
+    parameters = dataclasses.asdict(ASKED.parameters)
+    settings = {"parameters": parameters, "prompt_column": "text"}
+
+    assert asked_by({"settings": settings}) == Asked(ASKED.parameters, "text")
+    assert asked_by({"settings": {"parameters": None, "prompt_column": None}}) is None
+    assert asked_by({"settings": {}}) is asked_by({"settings": None}) is asked_by(None) is None
+
+
+def test_the_search_for_earlier_rows_asks_what_the_run_does(
+    picture: SourceImage, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"parameters": dataclasses.asdict(ASKED.parameters), "prompt_column": "text"}
+    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": settings})
+    image = with_committed(picture, guided(picture), dataset)
+    reads = Counter[str]()
+    read_run = DatasetFolder.read_run
+
+    def noted(self: DatasetFolder) -> dict[str, Any] | None:
+        reads[self.root] += 1
+        return read_run(self)
+
+    monkeypatch.setattr(DatasetFolder, "read_run", noted)
+    search = FindEarlier(dataset, frozenset())
+    found = [
+        next(search.process(with_columns(image, **values))).earlier is not None
+        for values in ({}, {"prompt": "other"}, {"text": "a cat"})
+    ]
+
+    assert found == [True, True, False]
+    assert reads == {dataset.root: 1}
+
+
+# Columns of earlier results
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text("ab1\u00e4", max_size=3)
+    | st.datetimes(),
+    lambda nested: (
+        st.lists(nested, max_size=2)
+        | st.dictionaries(st.sampled_from("xy"), nested, min_size=1, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), values, max_size=3))
+def test_columns_come_back_from_a_record_the_same(columns: dict[str, Any]) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input=columns), telemetry=None)
+    record = record_from_json(record.to_json())
+
+    assert relabeled(record, columns) is record
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ({"x": 1}, {"x": 2.5}),
+        ({"x": 1}, {"y": "a"}),
+        ({}, {"y": "a"}),
+        ({"x": {"a": 1}}, {"x": {"b": 2}}),
+        ({"x": [{"a": 1}, {}]}, {"x": [{"b": 0.5}]}),
+        ({"x": float("nan")}, {"x": None}),
+        ({"x": None}, {}),
+        ({"x": [None, ()]}, {"x": [[1]]}),
+    ],
+)
+def test_columns_come_back_from_a_manifest_the_same(
+    mine: dict[str, Any], other: dict[str, Any]
+) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input=as_stored(mine, other)), telemetry=None)
+
+    assert relabeled(record, mine) is record
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"x": "a"}, {"x": "b"}),
+        ({"x": "a"}, {"x": None}),
+        ({"x": "a"}, {}),
+        ({}, {"x": 0}),
+        ({"x": 1}, {"x": True}),
+        ({"x": 0}, {"x": False}),
+        ({"x": 1}, {"x": "1"}),
+        ({"x": [1, 2]}, {"x": [1]}),
+        ({"x": {"a": 1}}, {"x": {"a": 1, "b": 2}}),
+    ],
+)
+def test_columns_that_changed_are_taken_over(before: dict[str, Any], now: dict[str, Any]) -> None:
+    row = Row("1", "", Status.UPSCALED, prompt="p", input=as_stored(before))
+
+    changed = relabeled(Record(row, telemetry=None), now)
+
+    assert changed == Record(dataclasses.replace(row, input=now), telemetry=None)
+
+
+def test_json_text_becomes_the_value_that_it_stands_for() -> None:
+    stored = as_stored({"x": 1}, {"x": "a"})
+    record = Record(Row("1", "", Status.SKIPPED, input=stored), telemetry=None)
+
+    assert stored == {"x": "1"}
+    assert relabeled(record, {"x": 1}).row.input == {"x": 1}
 
 
 # As transforms

@@ -25,7 +25,8 @@ from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.plan import OutputFormat
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
-from beam_upscale.transforms import Upscale, UpscaledImage, finish, prepare
+from beam_upscale.stages import UpscaledImage, finish, prepare
+from beam_upscale.transforms import Upscale
 
 ENGINE = "esrgan-v1-x2plus"
 ORIENTATION, TURNED_LEFT = 0x0112, 6
@@ -100,8 +101,8 @@ def test_a_photograph(settings: PinnedSettings, photograph: Callable[..., Image.
         source_sha256=hashlib.sha256(data).hexdigest(),
         engine=ENGINE,
         backend="local",
-        model=settings.model.name,
-        weights_sha256=settings.model.weights_sha256,
+        model=settings.stages[0].model.name,
+        weights_sha256=settings.stages[0].model.weights_sha256,
         device_type="cpu",
         precision="fp32",
         halo=96,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.models.device import Device, Precision, settle
+from beam_upscale.models.memory import is_out_of_memory, release_memory
 from beam_upscale.models.networks import (
     SMALLEST_STRIP_PIXELS,
     STRIP_PIXELS,
@@ -20,14 +21,10 @@ from beam_upscale.models.networks import (
     build_network,
     halo_of,
 )
+from beam_upscale.models.numerics import DTYPES, compute_reproducibly
 
 ImageBatch = NDArray[np.uint8 | np.uint16]
 
-_DTYPES = {
-    Precision.FP32: torch.float32,
-    Precision.BF16: torch.bfloat16,
-    Precision.FP16: torch.float16,
-}
 _IMAGE_CHANNELS = (1, 3)
 
 
@@ -105,8 +102,8 @@ class EsrganModel:
         info = _info(descriptor)
         device, precision = settle(device, precision, info.precisions)
         torch.set_num_threads(threads)
-        _compute_reproducibly()
-        network = build_network(descriptor.to(device.value), _DTYPES[precision])
+        compute_reproducibly()
+        network = build_network(descriptor.to(device.value), DTYPES[precision])
         return cls(info, network, device, precision)
 
     @property
@@ -169,11 +166,11 @@ class EsrganModel:
         try:
             return self._forward(batch, strip_pixels)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             message = str(error)
         # Tried again outside of `except`, where the error no longer holds the failed pass's memory.
-        _release_memory(self.device)
+        release_memory(self.device)
         if len(batch) > 1:
             halves = np.array_split(batch, 2)
             return np.concatenate(
@@ -258,28 +255,3 @@ def _check(batch: ImageBatch) -> None:
         raise ValueError(f"(N, H, W, C) with C 1 or 3 and pixels expected, {batch.shape} found")
     if batch.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"uint8 or uint16 expected, {batch.dtype} found")
-
-
-def _compute_reproducibly() -> None:
-    """Makes CUDA compute fp32 in fp32, with the same algorithms each time, in this process."""
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.deterministic = True
-    torch.backends.cudnn.benchmark = False
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA has a class for it; MPS and the CPU raise plain errors that only their text tells."""
-    text = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError)
-        or "MPS backend out of memory" in text
-        or "DefaultCPUAllocator" in text
-    )
-
-
-def _release_memory(device: Device) -> None:
-    if device is Device.CUDA:
-        torch.cuda.empty_cache()
-    if device is Device.MPS:
-        torch.mps.empty_cache()

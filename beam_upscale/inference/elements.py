@@ -1,0 +1,73 @@
+"""What goes into RunInference and what comes out of it."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from beam_upscale.errors import ImageError
+from beam_upscale.parameters import Parameters
+from beam_upscale.plan import Box, Piece
+
+METRICS = "beam_upscale"
+"""The namespace of all metrics."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A part of an image as the network sees it.
+
+    Attributes:
+        pixels: (H, W, C), uint8 or uint16, C in {1, 3}, halo included.
+        core: the part of it whose result is kept.
+        pieces: how the network is to take it, where what it makes of the pieces is not independent;
+            None where it takes it whole.
+    """
+
+    pixels: np.ndarray
+    core: Box
+    pieces: tuple[Piece, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TiledImage:
+    """An image with all its tiles: the element of RunInference.
+
+    Attributes:
+        tiles: none where there is nothing to do for the network; such an image passes through.
+        scale: of the results; a network with a larger one is reduced to it.
+        parameters: what guides the network, seed included, where it takes a prompt.
+        context: what the caller needs to make a result of the cores; not looked at.
+    """
+
+    tiles: tuple[Tile, ...]
+    scale: int
+    parameters: Parameters | None = None
+    context: Any = None
+
+    @property
+    def pixels(self) -> int:
+        """Input pixels of all tiles."""
+        return sum(tile.pixels.shape[0] * tile.pixels.shape[1] for tile in self.tiles)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """What became of a `TiledImage`.
+
+    Attributes:
+        cores: the tiles' cores, upscaled: (core height x scale, core width x scale, C). A list, so
+            that who stitches them can free each as it is pasted.
+        error: why there are none.
+        notes: what the network had to change.
+        device_seconds: of all tiles together.
+        queue_seconds: the longest wait of a tile for the device.
+        batch_size: the most tiles that a batch with one of these had.
+    """
+
+    cores: list[np.ndarray] = dataclasses.field(default_factory=list)
+    error: ImageError | None = None
+    notes: tuple[str, ...] = ()
+    device_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    batch_size: int = 0

@@ -1,0 +1,60 @@
+"""Super-resolution networks under RunInference."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from beam_upscale import tiling
+from beam_upscale.batching import Batched, Batcher, Patch
+from beam_upscale.inference.elements import Tile, TiledImage
+from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.loading import weights_path
+from beam_upscale.local_models import LocalEsrgan
+
+
+class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
+    """Upscales images with a local ESRGAN-family network."""
+
+    def __init__(self, model: LocalEsrgan, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self._model = model
+
+    def load_model(self) -> Batcher[Patch]:
+        """Brings the weights to this machine, loads the network and puts the batcher before it."""
+        # Only a worker that runs the network needs torch.
+        from beam_upscale.models.esrgan import EsrganModel
+
+        model = self._model
+        network = EsrganModel.load(
+            weights_path(model), model.device, model.precision, model.threads
+        )
+
+        def upscale(patches: Sequence[Patch]) -> list[np.ndarray]:
+            return list(network.upscale(np.stack([patch.pixels for patch in patches])))
+
+        return Batcher(upscale, model.max_batch_pixels)
+
+    def upscale(self, tile: Tile, image: TiledImage, model: Batcher[Patch]) -> UpscaledTile:
+        """Upscales one tile, in parts where the device's memory asks for that."""
+        del image
+        height, width = tile.pixels.shape[:2]
+        if height * width <= self._model.max_tile_pixels:
+            return UpscaledTile(model.upscale(Patch(tile.pixels)))
+        return UpscaledTile(self._upscale_in_parts(tile.pixels, model))
+
+    def _upscale_in_parts(self, pixels: np.ndarray, batcher: Batcher[Patch]) -> Batched:
+        height, width = pixels.shape[:2]
+        pieces = tiling.grid(width, height, self._model.max_tile_pixels, self._model.halo)
+        parts = [batcher.upscale(Patch(part)) for part in tiling.split(pixels, pieces)]
+        scale = parts[0].pixels.shape[0] // pieces[0].extended.height
+        cores = (
+            tiling.crop_halo(part.pixels, piece, scale)
+            for part, piece in zip(parts, pieces, strict=True)
+        )
+        return Batched(
+            pixels=tiling.stitch(cores, pieces, scale, width, height),
+            device_seconds=sum(part.device_seconds for part in parts),
+            queue_seconds=max(part.queue_seconds for part in parts),
+            batch_size=max(part.batch_size for part in parts),
+        )

@@ -1,0 +1,192 @@
+"""What all handlers of local models have in common."""
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
+from typing import Any, TypeVar
+
+import numpy as np
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+
+from beam_upscale import image
+from beam_upscale.batching import Batched
+from beam_upscale.errors import BeamUpscaleError, ErrorCode, ImageError
+from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.local_models import LocalModel
+
+# A device works on one batch while the next gathers; more threads than this gain nothing.
+_MOST_THREADS = 64
+
+# Images that RunInference hands over together: enough for a device's next batch, and no more
+# pixels in memory than that.
+_BATCHES_AHEAD = 2
+
+# However few pixels they have: what waits for company is not durable yet.
+_MOST_IMAGES_AHEAD = 64
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscaledTile:
+    """What a network made of one tile.
+
+    Attributes:
+        batched: the tile's result, whole, at the network's scale.
+        notes: what the network had to change.
+        counts: what to add to metrics, by their names.
+    """
+
+    batched: Batched
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Loaded], abc.ABC):
+    """Upscales images with a local network.
+
+    Args:
+        model: the pinned network.
+        **kwargs: Beam's own: `min_batch_size`, `max_batch_size`, `large_model`, `model_copies`,
+            `env_vars`. Batch sizes count input pixels.
+
+    A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
+    raised, so that no batch is lost for one image.
+    """
+
+    def __init__(self, model: LocalModel, **kwargs: Any) -> None:
+        bounds = _batch_bounds(model, kwargs)
+        least = max(1, bounds["max_batch_size"] // _MOST_IMAGES_AHEAD)
+        weight = functools.partial(_batch_weight, least=least)
+        super().__init__(element_size_fn=weight, **{**kwargs, **bounds})
+        self._max_batch_pixels = model.max_batch_pixels
+
+    @abc.abstractmethod
+    def upscale(self, tile: Tile, image: TiledImage, model: Loaded) -> UpscaledTile:
+        """Upscales one tile, together with those of other threads.
+
+        Args:
+            tile: the tile.
+            image: the image that it belongs to.
+            model: what `load_model` gave, or Beam's proxy for it in another process.
+
+        Raises:
+            ImageError: why this tile, or its image, cannot be done.
+        """
+
+    def run_inference(
+        self,
+        batch: Sequence[TiledImage],
+        model: Loaded,
+        inference_args: Mapping[str, Any] | None = None,
+    ) -> Iterator[PredictionResult]:
+        """Upscales every tile of every image.
+
+        Args:
+            batch: images with their tiles; may be empty, as Beam's batching makes it when the
+                first image alone exceeds a batch.
+            model: the process's model, or Beam's proxy for one in another process.
+            inference_args: none are taken.
+
+        Yields:
+            For each image a PredictionResult whose inference is an `Inference`.
+        """
+        del inference_args
+        with self._threads(batch) as executor:
+            # All tiles are handed over before the first result is waited for.
+            pending = [
+                executor.map(self._upscale, tiled.tiles, repeat(tiled), repeat(model))
+                for tiled in batch
+            ]
+            for tiled, results in zip(batch, pending, strict=True):
+                yield PredictionResult(tiled, _gather(results))
+
+    def _threads(self, batch: Sequence[TiledImage]) -> ThreadPoolExecutor:
+        """Enough to keep a device's next batch full; one where tiles run one at a time."""
+        shapes = (tile.pixels.shape for tiled in batch for tile in tiled.tiles)
+        largest = max((height * width for height, width, _ in shapes), default=1)
+        ahead = _BATCHES_AHEAD * self._max_batch_pixels // largest
+        return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, max(1, ahead)))
+
+    def _upscale(self, tile: Tile, tiled: TiledImage, model: Loaded) -> UpscaledTile | ImageError:
+        try:
+            upscaled = self.upscale(tile, tiled, model)
+            core = _core(upscaled.batched.pixels, tile, tiled.scale)
+        except ImageError as error:
+            return error
+        except BeamUpscaleError:
+            raise
+        except MemoryError:
+            height, width = tile.pixels.shape[:2]
+            return ImageError(
+                ErrorCode.OUT_OF_MEMORY, f"a tile of {width} x {height} px does not fit in memory"
+            )
+        except Exception as error:  # One image's failure must not cost the others of its bundle.
+            return ImageError(ErrorCode.MODEL_ERROR, f"{type(error).__name__}: {error}")
+        batched = dataclasses.replace(upscaled.batched, pixels=core)
+        return dataclasses.replace(upscaled, batched=batched)
+
+    def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
+        """Bytes of all tiles."""
+        return sum(tile.pixels.nbytes for tiled in batch for tile in tiled.tiles)
+
+    def get_metrics_namespace(self) -> str:
+        """The namespace of RunInference's metrics."""
+        return METRICS
+
+    def get_resource_hints(self) -> dict[str, Any]:
+        """An accelerator is left to the pipeline's own resource hints; none is assumed."""
+        return {}
+
+
+def _core(pixels: np.ndarray, tile: Tile, scale: int) -> np.ndarray:
+    """The core of a tile's result at the scale asked for."""
+    height, width = tile.pixels.shape[:2]
+    result = image.resize(pixels, width * scale, height * scale)
+    core = tile.core
+    kept = result[
+        core.top * scale : (core.top + core.height) * scale,
+        core.left * scale : (core.left + core.width) * scale,
+    ]
+    # A view would keep the halo's pixels in memory.
+    return kept if kept.shape == result.shape else kept.copy()
+
+
+def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:
+    """Smallest and largest batch in input pixels; where one is asked for, the other gives way."""
+    ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
+    smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")
+    return {
+        "min_batch_size": min(ahead, largest or ahead) if smallest is None else smallest,
+        "max_batch_size": max(ahead, smallest or ahead) if largest is None else largest,
+    }
+
+
+def _batch_weight(tiled: TiledImage, least: int) -> int:
+    """How much of a batch an image fills, in pixels; `least` where it has fewer, or no tiles."""
+    return max(least, tiled.pixels)
+
+
+def _gather(results: Iterable[UpscaledTile | ImageError]) -> Inference:
+    tiles: list[UpscaledTile] = []
+    error: ImageError | None = None
+    for result in results:
+        if isinstance(result, ImageError):
+            error = error or result
+        else:
+            tiles.append(result)
+            for name, count in result.counts.items():
+                Metrics.counter(METRICS, name).inc(count)
+    batched = [tile.batched for tile in tiles]
+    return Inference(
+        cores=[] if error else [each.pixels for each in batched],
+        error=error,
+        notes=tuple(dict.fromkeys(note for tile in tiles for note in tile.notes)),
+        device_seconds=sum(each.device_seconds for each in batched),
+        queue_seconds=max((each.queue_seconds for each in batched), default=0.0),
+        batch_size=max((each.batch_size for each in batched), default=0),
+    )

@@ -1,0 +1,42 @@
+"""Bringing pinned weights, and no others, to the machine of a worker."""
+
+from pathlib import Path
+
+from beam_upscale import shared_weights, storage, weights
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.local_models import LocalModel
+
+
+def weights_path(model: LocalModel) -> Path:
+    """A file or folder on this machine that holds the pinned weights.
+
+    Raises:
+        SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
+    """
+    uri = model.weights_uri
+    if not shared_weights.is_there(uri):
+        return _by_name(model)
+    if not storage.is_local(uri):
+        return shared_weights.fetch(uri, model.weights_sha256)
+    return _verified(Path(uri), model)
+
+
+def _by_name(model: LocalModel) -> Path:
+    """Weights whose path is the submitting machine's; this one may have them by their name."""
+    if model.name in weights.REGISTRY or weights.HubRepository.parse(model.name) is not None:
+        return _verified(weights.fetch_by_name(model.name).path, model)
+    raise SettingsError(
+        ErrorCode.WEIGHTS_UNAVAILABLE,
+        f"{model.weights_uri} is not there for this worker; put the weights where all workers can "
+        "read them and pass that URI",
+    )
+
+
+def _verified(path: Path, model: LocalModel) -> Path:
+    found = weights.sha256_of(path)
+    if found != model.weights_sha256:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_MISMATCH,
+            f"{path} has SHA-256 {found}; the run was begun with {model.weights_sha256}",
+        )
+    return path

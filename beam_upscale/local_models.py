@@ -1,0 +1,180 @@
+"""Networks as they are pinned at submission: what a worker loads, with nothing left to choose."""
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from beam_upscale import shared_weights, storage, weights
+from beam_upscale.decoding import usable_cores
+from beam_upscale.engines import Engine
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.models.device import Device, Precision
+
+# A CPU gains nothing from a batch, and results there must not depend on one.
+_ONE_AT_A_TIME = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalModel:
+    """A network, its weights and where it runs.
+
+    Attributes:
+        name: of the weights.
+        weights_sha256: what the weights' file or folder must hash to.
+        weights_uri: where a worker finds it, on any of Beam's file systems.
+        device: cpu, cuda or mps.
+        precision: fp32, bf16 or fp16.
+        threads: of the CPU, within one call of the network.
+        max_batch_pixels: input pixels in one batch on the device; 0 runs one image at a time.
+    """
+
+    name: str
+    weights_sha256: str
+    weights_uri: str
+    device: Device
+    precision: Precision
+    threads: int
+    max_batch_pixels: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results depend on, as plain values; where the weights are is no part of it."""
+        values = dataclasses.asdict(self)
+        for name in ("weights_uri", "max_batch_pixels"):
+            del values[name]
+        return {name: str(v) if isinstance(v, str) else v for name, v in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalEsrgan(LocalModel):
+    """A super-resolution network.
+
+    Attributes:
+        max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
+        halo: input pixels around a cut that results need.
+    """
+
+    max_tile_pixels: int
+    halo: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalLatent(LocalModel):
+    """A latent diffusion upscaler.
+
+    Attributes:
+        vae_tiling: whether the decoder runs in strips, for the device's memory.
+        color_fix: whether results are given the low frequencies of their inputs.
+    """
+
+    vae_tiling: bool
+    color_fix: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What is asked of the network of one engine; see `UpscaleSettings`, whose names these are."""
+
+    weights: str | None
+    device: Device
+    precision: Precision
+    threads: int | None
+    max_batch_pixels: int | None
+    exact: bool
+    max_tile_pixels: int
+    tile_halo: int | None
+    vae_tiling: bool | None
+    color_fix: bool
+
+    def batch_pixels(self, device: Device, default: int) -> int:
+        """Input pixels in a batch on a device."""
+        if self.exact or device is Device.CPU:
+            return _ONE_AT_A_TIME
+        return default if self.max_batch_pixels is None else self.max_batch_pixels
+
+
+# Enough tiles to fill a large device.
+_ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
+
+
+def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
+    """Settles every `auto` of a super-resolution network on this machine.
+
+    Raises:
+        SettingsError: weights that cannot be had or used, a device or a precision that is not
+            there.
+    """
+    # Only who runs a network needs torch.
+    from beam_upscale.models import device, esrgan
+
+    found, uri = _find_weights(choices.weights, engine.name)
+    info = esrgan.inspect(found.path)
+    _require_scale(info.scale, engine, found)
+    place, precision = device.settle(choices.device, choices.precision, info.precisions)
+    return LocalEsrgan(
+        name=found.name,
+        weights_sha256=found.sha256,
+        weights_uri=uri,
+        device=place,
+        precision=precision,
+        threads=choices.threads or usable_cores(),
+        max_batch_pixels=choices.batch_pixels(place, _ESRGAN_BATCH_PIXELS),
+        max_tile_pixels=choices.max_tile_pixels,
+        halo=info.halo if choices.tile_halo is None else choices.tile_halo,
+    )
+
+
+def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
+    """Settles every `auto` of a latent diffusion upscaler on this machine.
+
+    On a CPU `auto` is fp32 and the decoder in one piece: what the bare library does, to the bit.
+
+    Raises:
+        SettingsError: weights that cannot be had or used, a device or a precision that is not
+            there.
+    """
+    from beam_upscale.models import device, latent
+
+    found, uri = _find_weights(choices.weights, engine.name)
+    info = latent.inspect(found.path)
+    _require_scale(info.scale, engine, found)
+    place, _ = device.settle(choices.device, Precision.FP32, info.precisions)
+    asked = choices.precision
+    if place is Device.CPU and asked is Precision.AUTO:
+        asked = Precision.FP32
+    _, precision = device.settle(place, asked, info.precisions)
+    on_cpu = place is Device.CPU
+    return LocalLatent(
+        name=found.name,
+        weights_sha256=found.sha256,
+        weights_uri=uri,
+        device=place,
+        precision=precision,
+        threads=choices.threads or usable_cores(),
+        # As much as the largest image needs, so that what fits alone fits in company.
+        max_batch_pixels=choices.batch_pixels(place, engine.call_limit),
+        vae_tiling=not on_cpu if choices.vae_tiling is None else choices.vae_tiling,
+        color_fix=choices.color_fix,
+    )
+
+
+def _require_scale(scale: int, engine: Engine, found: weights.Weights) -> None:
+    if scale < engine.scale:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNUSABLE,
+            f"{found.name} enlarges {scale} times and {engine.name} {engine.scale} times; take "
+            f"weights of scale {engine.scale} or more",
+        )
+
+
+def _find_weights(spec: str | None, engine: str) -> tuple[weights.Weights, str]:
+    """Weights on this machine, and where workers find them.
+
+    Raises:
+        SettingsError: as `weights.resolve`.
+    """
+    if spec is None or storage.is_local(spec):
+        found = weights.resolve(spec and spec.removeprefix("file://"), engine)
+        return found, str(Path(found.path).absolute())
+    sha256 = shared_weights.sha256(spec)
+    cached = shared_weights.fetch(spec, sha256)
+    return weights.Weights(PurePosixPath(spec).name, cached, sha256, source=spec), spec

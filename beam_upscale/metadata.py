@@ -1,0 +1,260 @@
+"""Columns that a dataset keeps beside its images: `metadata.jsonl`, `.csv` and `.parquet`.
+
+This is Hugging Face's imagefolder format: each row names a file in `file_name`, relative to the
+folder of the metadata file, and its other columns are that file's. It is read as `datasets` 5.2
+does (`packaged_modules/folder_based_builder`), with these differences:
+
+- There, rows are the dataset: an image without a row is left out, and one with rows in two files
+  comes twice. Here images are: one without a row has no columns, and of two files the one in the
+  deeper folder counts.
+- Formats and columns may differ from file to file.
+- A CSV cell is text, whatever it looks like; an empty one is no value, as there.
+- `file_name` alone names a file; `*_file_name` and `file_names` are columns like any other.
+"""
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+
+Columns = Mapping[str, Any]
+
+_FILE_NAME = "file_name"
+
+
+def is_metadata_name(name: str) -> bool:
+    """Whether a path ends in one of the names of metadata files."""
+    return name.rpartition("/")[2] in METADATA_NAMES
+
+
+def read_metadata(uri: str) -> dict[str, Columns]:
+    """The columns of each file that a metadata file names.
+
+    Args:
+        uri: the metadata file, on any of Beam's file systems.
+
+    Returns:
+        The columns, without `file_name`, by the URI of the file that they belong to: JSON's and
+        Parquet's values as they are, of CSV text or None. A name with bytes that are not UTF-8
+        cannot be written in any of them.
+
+    Raises:
+        SettingsError: INVALID_METADATA, the file cannot be read, or is not what its name says, or a
+            row names no file, one outside its folder, or one that another row names.
+    """
+    parse = METADATA_NAMES[uri.rpartition("/")[2]]
+    folder = uri.rpartition("/")[0]
+    found: dict[str, Columns] = {}
+    places: dict[str, str] = {}
+    for place, row in parse(uri, _read(uri)):
+        name = _relative(uri, place, row)
+        target = storage.join(folder, name)
+        if target in found:
+            raise _invalid(
+                uri, place, f"names {name}, which {places[target]} does too; keep one of them"
+            )
+        found[target] = {column: row[column] for column in row if column != _FILE_NAME}
+        places[target] = place
+    return found
+
+
+def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
+    """One row for each file: that of the deepest folder that has one.
+
+    Args:
+        files: what `read_metadata` gave, by the URI of the metadata file.
+
+    Raises:
+        SettingsError: INVALID_METADATA, two metadata files in one folder name one file.
+    """
+    chosen: dict[str, Columns] = {}
+    owners: dict[str, str] = {}
+    for uri in sorted(files, key=lambda uri: (uri.count("/"), uri)):
+        for target, columns in files[uri].items():
+            other = owners.get(target)
+            if other is not None and other.rpartition("/")[0] == uri.rpartition("/")[0]:
+                raise SettingsError(
+                    ErrorCode.INVALID_METADATA,
+                    f"{storage.printable(other)} and {storage.printable(uri)} both name "
+                    f"{storage.printable(target)}; keep one of them, or one row",
+                )
+            chosen[target], owners[target] = columns, uri
+    return chosen
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return storage.read(uri)
+    except ImageError as error:
+        raise SettingsError(
+            ErrorCode.INVALID_METADATA,
+            f"the metadata cannot be read: {error.message}; make it readable, or take it away",
+        ) from error
+
+
+def _invalid(uri: str, place: str, found: str) -> SettingsError:
+    return SettingsError(ErrorCode.INVALID_METADATA, f"{storage.printable(uri)}, {place}: {found}")
+
+
+def _relative(uri: str, place: str, row: Columns) -> str:
+    """The path, relative to the metadata file, that a row names."""
+    if _FILE_NAME not in row:
+        raise _without_file_name(uri, place, row)
+    name = row[_FILE_NAME]
+    if not isinstance(name, str) or not name:
+        raise _invalid(uri, place, f"{_FILE_NAME} is {name!r}; it must be the path of an image")
+    # Written on Windows, it has the other slashes.
+    path = posixpath.normpath(name.replace("\\", "/"))
+    if "://" in name or path.startswith("/") or path.split("/")[0] == "..":
+        raise _invalid(
+            uri,
+            place,
+            f"{_FILE_NAME} is {name!r}; it must be a path below the folder of the metadata file",
+        )
+    return path
+
+
+def _without_file_name(uri: str, place: str, columns: Iterable[str]) -> SettingsError:
+    return _invalid(
+        uri,
+        place,
+        f"there is no {_FILE_NAME}, only {', '.join(columns) or 'nothing'}; name the images in it, "
+        "or call this file something else if it is not about images",
+    )
+
+
+def _text(uri: str, data: bytes) -> str:
+    """A text file's content without a byte order mark."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise _invalid(
+            uri, f"line {line}", f"byte {data[error.start]:#04x} is not UTF-8; save it as UTF-8"
+        ) from None
+
+
+def _json_lines(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
+    # Not splitlines: JSON texts may hold what ends a line elsewhere.
+    for number, line in enumerate(_text(uri, data).split("\n"), start=1):
+        if line.strip():
+            yield f"line {number}", _json_object(uri, f"line {number}", line)
+
+
+def _json_object(uri: str, place: str, line: str) -> Columns:
+    must = f"each line must be one JSON object, with {_FILE_NAME}"
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _invalid(uri, place, f"{error.msg} at column {error.colno}; {must}") from None
+    except (ValueError, RecursionError) as error:
+        raise _invalid(uri, place, f"{error}; {must}") from None
+    if not isinstance(value, dict):
+        raise _invalid(uri, place, f"{_shown(line)} is no JSON object; {must}")
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Half of a surrogate pair, escaped: no store would take it.
+        raise _invalid(uri, place, f"{_shown(line)} is no valid Unicode") from None
+    return value
+
+
+def _shown(line: str) -> str:
+    return repr(line if len(line) <= 40 else f"{line[:40]}…")
+
+
+def _csv(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
+    header: list[str] | None = None
+    for place, cells in _csv_records(uri, _text(uri, data)):
+        if header is None:
+            header = _csv_header(uri, cells)
+            continue
+        if len(cells) > len(header):
+            raise _invalid(
+                uri,
+                place,
+                f"{len(cells)} cells where the first line has {len(header)}; quote those with a "
+                "comma in them",
+            )
+        values = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
+        yield place, dict(zip(header, values, strict=True))
+    if header is None:
+        raise _without_file_name(uri, "line 1", ())
+
+
+def _csv_records(uri: str, text: str) -> Iterator[tuple[str, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        # A record may go on over several lines; it is named by its first.
+        place = f"line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise _invalid(uri, place, f"{error}; it must be comma-separated values") from None
+        if cells:
+            yield place, cells
+
+
+def _csv_header(uri: str, cells: list[str]) -> list[str]:
+    # An index that pandas wrote has no name; this is what pandas calls it.
+    header = [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise _invalid(uri, "line 1", f"two columns are called {twice}; rename one")
+    if _FILE_NAME not in header:
+        raise _without_file_name(uri, "line 1", header)
+    return header
+
+
+def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        rows = _in_microseconds(table).to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SettingsError(
+            ErrorCode.INVALID_METADATA,
+            f"{storage.printable(uri)} is no Parquet file that can be read: {error}; write it anew",
+        ) from error
+    if _FILE_NAME not in table.column_names:
+        raise _without_file_name(uri, "schema", table.column_names)
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number}", row
+
+
+def _in_microseconds(table: pa.Table) -> pa.Table:
+    """Times as exact as Python's own; only pandas has a type for nanoseconds."""
+    fields = [field.with_type(_microseconds(field.type)) for field in table.schema]
+    return table.cast(pa.schema(fields), safe=False)
+
+
+def _microseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind) and kind.unit == "ns":
+        return pa.timestamp("us", kind.tz)
+    if pa.types.is_duration(kind) and kind.unit == "ns":
+        return pa.duration("us")
+    if pa.types.is_time64(kind) and kind.unit == "ns":
+        return pa.time64("us")
+    return kind
+
+
+_Parser = Callable[[str, bytes], Iterable[tuple[str, Columns]]]
+
+METADATA_NAMES: Mapping[str, _Parser] = MappingProxyType(
+    {
+        "metadata.csv": _csv,
+        "metadata.jsonl": _json_lines,
+        "metadata.parquet": _parquet,
+    }
+)
+"""Names of metadata files, with what reads them: rows, each with the place where it stands."""

@@ -1,0 +1,191 @@
+"""What a folder in diffusers' layout holds, and whether it is whole, from its JSON and headers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.models.device import Precision
+
+PIPELINE = "StableDiffusionUpscalePipeline"
+
+_IMAGE_CHANNELS = 3
+_DEFAULT_MAX_NOISE_LEVEL = 350
+"""Of the pipeline's constructor, for a model_index.json without one."""
+
+_CONFIGS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+    "low_res_scheduler": "scheduler_config.json",
+}
+"""The components that the pipeline cannot do without, and the file that describes each."""
+
+_WEIGHTS = {
+    "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "vae": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
+    "text_encoder": ("model.safetensors", "pytorch_model.bin"),
+}
+"""Names of a component's weights, in the order in which the library looks for them."""
+
+_VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+"""Files that hold a tokenizer's vocabulary, any of these sets."""
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LatentInfo:
+    """What a weights folder holds.
+
+    Attributes:
+        scale: output pixels for each input pixel along a side.
+        factor: the sides that the UNet takes are multiples of it.
+        max_noise_level: most noise that can be put on the input.
+        precisions: the precisions that the modules can compute in.
+    """
+
+    scale: int
+    factor: int
+    max_noise_level: int
+    precisions: frozenset[Precision]
+
+
+def inspect(folder: Path) -> LatentInfo:
+    """Reads what a folder holds and checks that nothing is missing, without loading weights.
+
+    A safety checker and a watermarker are not asked for: they are never loaded.
+
+    Args:
+        folder: as `StableDiffusionUpscalePipeline.save_pretrained` writes it.
+
+    Raises:
+        SettingsError: `WEIGHTS_INCOMPLETE` if a file is missing that `model_index.json` or an index
+            of weights asks for; `WEIGHTS_UNUSABLE` if it is another pipeline, if JSON is corrupt,
+            if a `.safetensors` file is not as long as its header says, or if the modules' channels
+            do not fit together.
+    """
+    index = _read_json(folder / "model_index.json")
+    if index.get("_class_name") != PIPELINE:
+        raise unusable(folder, f"model_index.json is of a {index.get('_class_name')}")
+    for component in _CONFIGS:
+        if not index.get(component):
+            raise unusable(folder, f"model_index.json names no {component}")
+    configs = {name: _read_json(folder / name / file) for name, file in _CONFIGS.items()}
+    _require_vocabulary(folder / "tokenizer")
+    for component, names in _WEIGHTS.items():
+        _require_weights(folder / component, names)
+    _require_fitting_channels(folder, configs)
+    return LatentInfo(
+        scale=2 ** (len(_blocks(folder, configs, "vae", "block_out_channels")) - 1),
+        factor=2 ** (len(_blocks(folder, configs, "unet", "down_block_types")) - 1),
+        max_noise_level=int(index.get("max_noise_level", _DEFAULT_MAX_NOISE_LEVEL)),
+        precisions=frozenset(Precision) - {Precision.AUTO},
+    )
+
+
+def _read_json(path: Path) -> Config:
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise _incomplete(path) from None
+    except (OSError, ValueError) as error:
+        raise unusable(path, f"it is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise unusable(path, f"it holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _require_vocabulary(folder: Path) -> None:
+    for files in _VOCABULARIES:
+        if all((folder / file).is_file() for file in files):
+            break
+    else:
+        raise _incomplete(folder / _VOCABULARIES[0][0])
+    for file in files:
+        if file.endswith(".json"):
+            _read_json(folder / file)
+
+
+def _require_weights(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        path, index = folder / name, folder / f"{name}.index.json"
+        if path.is_file():
+            return _require_whole(path)
+        if index.is_file():
+            for part in _parts(index):
+                _require_whole(folder / part)
+            return None
+    raise _incomplete(folder / names[0])
+
+
+def _parts(index: Path) -> Sequence[str]:
+    """Files that hold the parts of weights."""
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise unusable(index, "it has no weight_map")
+    return sorted({str(part) for part in weight_map.values()})
+
+
+def _require_whole(path: Path) -> None:
+    if not path.is_file():
+        raise _incomplete(path)
+    if path.suffix != ".safetensors":
+        return
+    try:
+        # Opening reads the header alone, and compares it with the length of the file.
+        with safe_open(path, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise unusable(path, f"it is truncated or corrupt ({error})") from error
+
+
+def _require_fitting_channels(folder: Path, configs: Mapping[str, Config]) -> None:
+    unet, vae = configs["unet"], configs["vae"]
+    latent_channels = vae.get("latent_channels", 4)
+    expected = {
+        "unet in_channels": (unet.get("in_channels"), latent_channels + _IMAGE_CHANNELS),
+        "unet out_channels": (unet.get("out_channels"), latent_channels),
+        "vae out_channels": (vae.get("out_channels"), _IMAGE_CHANNELS),
+        "unet cross_attention_dim": (
+            unet.get("cross_attention_dim"),
+            configs["text_encoder"].get("hidden_size"),
+        ),
+    }
+    for name, (found, allowed) in expected.items():
+        if found != allowed:
+            raise unusable(
+                folder, f"{name} is {found}; with the other modules it must be {allowed}"
+            )
+
+
+def _blocks(
+    folder: Path, configs: Mapping[str, Config], component: str, name: str
+) -> Sequence[object]:
+    blocks = configs[component].get(name)
+    if not isinstance(blocks, list) or not blocks:
+        raise unusable(folder, f"{component}/config.json has no {name}")
+    return blocks
+
+
+def _incomplete(path: Path) -> SettingsError:
+    return SettingsError(
+        ErrorCode.WEIGHTS_INCOMPLETE,
+        f"The file {path} is missing. The weights must be a folder as {PIPELINE}.save_pretrained "
+        "writes it: copy or download it again.",
+    )
+
+
+def unusable(path: Path, reason: str) -> SettingsError:
+    """Returns the error `WEIGHTS_UNUSABLE` for a file or a folder."""
+    return SettingsError(
+        ErrorCode.WEIGHTS_UNUSABLE,
+        f"The weights {path} cannot be used: {reason}. Allowed is a folder as "
+        f"{PIPELINE}.save_pretrained writes it: copy or download it again.",
+    )

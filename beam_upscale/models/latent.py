@@ -1,0 +1,507 @@
+"""Text-guided upscaling by latent diffusion, on diffusers' `StableDiffusionUpscalePipeline`.
+
+The modules are the library's, loaded by the library. The loop over them is this one's, for what the
+library's call does not offer: sides of any length, tiles that share their noise, embeddings that
+are kept, progress. It does the same steps in the same order: where the library can do the same, on
+a CPU in fp32 and for sides that are multiples of `LatentInfo.factor`, its result is the same, pixel
+for pixel.
+
+A safety checker or a watermarker in the weights folder is not loaded.
+"""
+
+import copy
+import inspect as signatures
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.layout import Piece
+from beam_upscale.models.device import Device, Precision, settle
+from beam_upscale.models.diffusers_folder import LatentInfo, inspect, unusable
+from beam_upscale.models.embeddings import Embedding, EmbeddingCache
+from beam_upscale.models.memory import is_out_of_memory, release_memory
+from beam_upscale.models.numerics import DTYPES, compute_reproducibly, require_finite
+from beam_upscale.models.windows import Window, share, windows_of
+from beam_upscale.parameters import Parameters
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, StableDiffusionUpscalePipeline, UNet2DConditionModel
+    from transformers import CLIPTokenizer
+
+__all__ = ["Job", "LatentInfo", "LatentModel", "inspect"]
+
+Pixels = NDArray[np.uint8 | np.uint16]
+OnStep = Callable[[int, int], None]
+Decode = Callable[[Tensor], Tensor]
+Texts = tuple[Tensor, ...]
+"""Embeddings of an image's texts, (1, tokens, channels) each."""
+
+_IMAGE_CHANNELS = (1, 3)
+_COLOR_CHANNELS = 3
+_DDIM_ETA = 0.0
+"""The library's default: DDIM adds no noise of its own."""
+
+
+def ignore(done: int, total: int) -> None:
+    """Reports progress to no one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One image to upscale.
+
+    Attributes:
+        pixels: (H, W, C), C 1 or 3, uint8 or uint16, full range.
+        parameters: with a seed, 1 to 2**32 - 1.
+        pieces: that cover the image: one for the whole image, or tiles that share one canvas of
+            noise and are blended at each step.
+
+    Raises:
+        ValueError: another shape or type, no pixels, no seed or no piece.
+    """
+
+    pixels: Pixels
+    parameters: Parameters
+    pieces: tuple[Piece, ...]
+
+    def __post_init__(self) -> None:
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if len(shape) != 3 or shape[-1] not in _IMAGE_CHANNELS or not self.pixels.size:
+            raise ValueError(f"(H, W, C) with C 1 or 3 and pixels expected, {shape} found")
+        if dtype not in (np.uint8, np.uint16):
+            raise ValueError(f"uint8 or uint16 expected, {dtype} found")
+        if not self.parameters.seed or not self.pieces:
+            raise ValueError("a seed and at least one piece expected")
+
+    @property
+    def kind(self) -> Hashable:
+        """Jobs of equal kind may share a batch; one of several pieces shares with none."""
+        if len(self.pieces) > 1:
+            return self
+        parameters = self.parameters
+        guidance = (parameters.steps, parameters.cfg_scale, parameters.noise_level)
+        return self.pixels.shape, self.pixels.dtype, *guidance
+
+
+class LatentModel:
+    """A diffusion pipeline on a device.
+
+    One image, or one batch, is computed at a time; other threads wait.
+
+    Attributes:
+        info: what the weights folder holds.
+        device: where the modules run.
+        precision: what they compute in.
+    """
+
+    def __init__(
+        self,
+        info: LatentInfo,
+        pipeline: "StableDiffusionUpscalePipeline",
+        decode: Decode,
+        device: Device,
+        precision: Precision,
+        threads: int,
+    ) -> None:
+        self.info = info
+        self.device = device
+        self.precision = precision
+        self._pipeline = pipeline
+        self._decode = decode
+        self._threads = threads
+        self._dtype = DTYPES[precision]
+        self._torch_device = torch.device(device.value)
+        self._embeddings = EmbeddingCache(self._encode)
+        self._computing = threading.Lock()
+        # Apart, so that prompts are encoded while an image is computed.
+        self._encoding = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        device: Device,
+        precision: Precision,
+        threads: int,
+        *,
+        vae_tiling: bool = False,
+    ) -> Self:
+        """Loads a weights folder onto a device.
+
+        Args:
+            folder: as `StableDiffusionUpscalePipeline.save_pretrained` writes it.
+            device: `auto` is settled as `settle` says.
+            precision: likewise. In fp16 the autoencoder stays in fp32 where its configuration has
+                `force_upcast`, as in the library.
+            threads: CPU threads of one computation, at least 1. Exact, reproducible algorithms on
+                CUDA and silence of diffusers' and transformers' logs and progress bars are set for
+                the whole process.
+            vae_tiling: decodes in strips, see `models.vae`: less memory, and a result that differs
+                by rounding.
+
+        Raises:
+            SettingsError: `WEIGHTS_INCOMPLETE`, `WEIGHTS_UNUSABLE`, `DEVICE_UNAVAILABLE` or
+                `PRECISION_UNAVAILABLE`.
+        """
+        info = inspect(folder)
+        device, precision = settle(device, precision, info.precisions)
+        torch.set_num_threads(threads)
+        compute_reproducibly()
+        pipeline = _load_pipeline(folder, DTYPES[precision])
+        vae = pipeline.vae
+        if precision is Precision.FP16 and vae.config.force_upcast:
+            vae.to(dtype=torch.float32)
+        pipeline.to(torch.device(device.value))
+        decode = _decode_in_strips(folder, vae) if vae_tiling else _whole_decode(vae)
+        return cls(info, pipeline, decode, device, precision, threads)
+
+    def prepare(self, parameters: Parameters) -> tuple[int, tuple[str, ...]]:
+        """Makes sure that the embeddings of an image's prompts are there.
+
+        Without guidance (a cfg_scale up to 1) there is no negative prompt to embed.
+
+        Args:
+            parameters: of an image.
+
+        Returns:
+            How many embeddings were computed now, and a note for each prompt that is longer than
+            the text encoder takes: `prompt_truncated: …`, `negative_prompt_truncated: …`.
+
+        Raises:
+            ImageError: `INVALID_NOISE_LEVEL` if the noise is more than the network knows.
+        """
+        self._require_noise_level(parameters)
+        computed, notes = 0, []
+        for name, text in _texts(parameters).items():
+            embedding, is_new = self._embeddings.get(text)
+            computed += is_new
+            if embedding.note:
+                notes.append(f"{name}_truncated: {embedding.note}")
+        return computed, tuple(notes)
+
+    def upscale(self, jobs: Sequence[Job], on_step: OnStep = ignore) -> list[Pixels]:
+        """Upscales images by the network's scale.
+
+        On a CPU images run one by one, so that none depends on its neighbors. On CUDA those of
+        equal kind share a batch, which is halved on running out of memory. Sides that are no
+        multiples of `LatentInfo.factor` are padded by reflection, to the right and below, and
+        latents are cropped before they are decoded. Grayscale runs as three copies, and is the mean
+        of the three channels that come out.
+
+        Args:
+            jobs: the images.
+            on_step: called after each pass of the UNet with the passes done and all of them, a
+                pass counted for each image in it.
+
+        Returns:
+            (H · scale, W · scale, C) of each image's type, values rounded to the nearest.
+
+        Raises:
+            ImageError: `OUT_OF_MEMORY` if one image does not fit, `NOT_A_NUMBER` if the network
+                gave values that are not finite, `INVALID_NOISE_LEVEL`. It concerns all the jobs:
+                repeat them one by one to learn which.
+        """
+        for job in jobs:
+            self._require_noise_level(job.parameters)
+        # Before the lock is taken, for another thread may be at work on the same text.
+        texts = [self._embedded(job.parameters) for job in jobs]
+        results: dict[int, Pixels] = {}
+        progress = _Progress(sum(self._passes(job) for job in jobs), on_step)
+        with self._computing, torch.inference_mode():
+            torch.set_num_threads(self._threads)
+            for indices in self._batches(jobs):
+                batch = [jobs[index] for index in indices]
+                batch_texts = [texts[index] for index in indices]
+                pictures = self._upscale_within_memory(batch, batch_texts, progress)
+                results.update(zip(indices, pictures, strict=True))
+        return [results[index] for index in range(len(jobs))]
+
+    def _batches(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """Indices of the jobs that are computed together."""
+        if self.device is Device.CPU:
+            return [[index] for index in range(len(jobs))]
+        kinds: dict[Hashable, list[int]] = {}
+        for index, job in enumerate(jobs):
+            kinds.setdefault(job.kind, []).append(index)
+        return list(kinds.values())
+
+    def _upscale_within_memory(
+        self, jobs: Sequence[Job], texts: Sequence[Texts], progress: "_Progress"
+    ) -> list[Pixels]:
+        """Upscales jobs of one kind; on running out of memory, in halves."""
+        done = progress.done
+        try:
+            latents = self._denoise(jobs, texts, progress)
+            return [self._picture(*each) for each in zip(jobs, latents, strict=True)]
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            message = str(error)
+        # Tried again outside of `except`, where the error no longer holds the failed pass's memory.
+        release_memory(self.device)
+        progress.done = done
+        if len(jobs) > 1:
+            half = len(jobs) // 2
+            first = self._upscale_within_memory(jobs[:half], texts[:half], progress)
+            return first + self._upscale_within_memory(jobs[half:], texts[half:], progress)
+        height, width, _ = jobs[0].pixels.shape
+        raise ImageError(
+            ErrorCode.OUT_OF_MEMORY,
+            f"One image of {width} x {height} pixels does not fit in the memory of the device "
+            f"{self.device} ({message.splitlines()[0]}). Use --vae-tiling, smaller tiles or "
+            "another device.",
+        )
+
+    def _denoise(
+        self, jobs: Sequence[Job], texts: Sequence[Texts], progress: "_Progress"
+    ) -> Tensor:
+        """Latents of jobs of one kind, (N, latent channels, H, W) with the image's own H and W.
+
+        The steps, their order and the draws of noise are those of the library's `__call__`.
+        """
+        height, width, _ = jobs[0].pixels.shape
+        parameters, pipeline = jobs[0].parameters, self._pipeline
+        scheduler = copy.deepcopy(pipeline.scheduler)
+        scheduler.set_timesteps(parameters.steps, device=self._torch_device)
+        generators = [torch.Generator().manual_seed(job.parameters.seed) for job in jobs]
+        windows = windows_of(jobs[0].pieces, width, height, self.info.factor)
+
+        images = torch.cat([self._to_input(job.pixels) for job in jobs])
+        noise = self._draw(images.shape, generators)
+        level = torch.tensor([parameters.noise_level], device=self._torch_device)
+        images = pipeline.low_res_scheduler.add_noise(images, noise, level)
+        shape = (len(jobs), pipeline.vae.config.latent_channels, *images.shape[2:])
+        latents = self._draw(shape, generators) * scheduler.init_noise_sigma
+
+        extras = _step_extras(scheduler, generators)
+        predict = _NoisePrediction(pipeline.unet, images, texts, parameters, windows)
+        for timestep in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(latents, timestep)
+            noise = predict(scaled, timestep, lambda: progress.add(len(jobs)))
+            latents = scheduler.step(noise, timestep, latents, **extras, return_dict=False)[0]
+        require_finite(latents)
+        cropped: Tensor = latents[..., :height, :width]
+        return cropped
+
+    def _to_input(self, pixels: Pixels) -> Tensor:
+        """(H, W, C) integers as (1, 3, H, W), -1 to 1, sides padded to multiples of the factor."""
+        height, width, _ = pixels.shape
+        factor = self.info.factor
+        pixels = np.pad(pixels, ((0, -height % factor), (0, -width % factor), (0, 0)), "reflect")
+        values = pixels.astype(np.float32) / np.iinfo(pixels.dtype).max
+        image = 2.0 * torch.from_numpy(values).permute(2, 0, 1)[None] - 1.0
+        image = image.expand(-1, _COLOR_CHANNELS, -1, -1).contiguous()
+        return image.to(dtype=self._dtype, device=self._torch_device)
+
+    def _draw(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
+        """Noise, drawn for each image from its own generator, on the CPU on any device."""
+        draws = [
+            torch.randn((1, *shape[1:]), generator=generator, dtype=self._dtype)
+            for generator in generators
+        ]
+        return torch.cat(draws).to(self._torch_device)
+
+    def _picture(self, job: Job, latents: Tensor) -> Pixels:
+        """Decodes a job's latents, (C, H, W), each piece on its own, and blends what overlaps."""
+        height, width, channels = job.pixels.shape
+        scale, vae = self.info.scale, self._pipeline.vae
+        latents = latents[None].to(next(vae.decoder.parameters()).dtype)
+        windows = windows_of(job.pieces, width, height)
+        enlarged = [window.scaled(scale) for window in windows]
+        picture = torch.zeros((channels, height * scale, width * scale))
+        for index, (window, target) in enumerate(zip(windows, enlarged, strict=True)):
+            values = self._decode(window.of(latents) / vae.config.scaling_factor)[0]
+            require_finite(values)
+            values = (values.float() * 0.5 + 0.5).clamp(0, 1)
+            if channels == 1:
+                values = values.mean(0, keepdim=True)
+            target.of(picture).add_(values.cpu() * share(enlarged, index))
+        levels = int(np.iinfo(job.pixels.dtype).max)
+        rounded = picture.mul_(levels).round_().permute(1, 2, 0).numpy()
+        return np.ascontiguousarray(rounded.astype(job.pixels.dtype))
+
+    def _passes(self, job: Job) -> int:
+        """Passes of the UNet for a job; some schedulers need more of them than steps."""
+        scheduler = copy.deepcopy(self._pipeline.scheduler)
+        scheduler.set_timesteps(job.parameters.steps)
+        return len(scheduler.timesteps) * len(job.pieces)
+
+    def _require_noise_level(self, parameters: Parameters) -> None:
+        found, most = parameters.noise_level, self.info.max_noise_level
+        if found > most:
+            raise ImageError(
+                ErrorCode.INVALID_NOISE_LEVEL,
+                f"noise_level is {found}; these weights take 0 to {most}",
+            )
+
+    def _embedded(self, parameters: Parameters) -> Texts:
+        embeddings = [self._embeddings.get(text)[0] for text in _texts(parameters).values()]
+        return tuple(embedding.values for embedding in embeddings)
+
+    def _encode(self, text: str) -> Embedding:
+        """What the library's `encode_prompt` gives for a text alone, bit for bit."""
+        with self._encoding, torch.inference_mode():
+            torch.set_num_threads(self._threads)
+            note = _truncation(self._pipeline.tokenizer, text)
+            values, _ = self._pipeline.encode_prompt(text, self._torch_device, 1, False)
+            return Embedding(values, note)
+
+
+class _NoisePrediction:
+    """The noise that the UNet sees in latents, guided by the prompts, window by window."""
+
+    def __init__(
+        self,
+        unet: "UNet2DConditionModel",
+        images: Tensor,
+        texts: Sequence[Texts],
+        parameters: Parameters,
+        windows: Sequence[Window],
+    ) -> None:
+        """Takes what stays the same from step to step.
+
+        Args:
+            unet: takes latents and image side by side.
+            images: (N, 3, H, W), with their noise.
+            texts: of each image.
+            parameters: that all images share.
+            windows: that cover the images.
+        """
+        self._unet = unet
+        self._images = images
+        self._cfg_scale = parameters.cfg_scale
+        self._copies = len(texts[0])
+        # All negative prompts first, then all prompts.
+        self._texts = torch.cat([text for part in zip(*texts, strict=True) for text in part])
+        self._levels = torch.tensor(
+            [parameters.noise_level] * len(self._texts), device=images.device
+        )
+        self._windows = [
+            (window, share(windows, index).to(images.device))
+            for index, window in enumerate(windows)
+        ]
+
+    def __call__(self, latents: Tensor, timestep: Tensor, on_pass: Callable[[], None]) -> Tensor:
+        """Predicts for (N, latent channels, H, W); `on_pass` is called after each window."""
+        blended = torch.zeros_like(latents, dtype=torch.float32)
+        for window, weights in self._windows:
+            seen = torch.cat([window.of(latents), window.of(self._images)], dim=1)
+            window.of(blended).add_(self._predict(seen, timestep) * weights)
+            on_pass()
+        return blended.to(latents.dtype)
+
+    def _predict(self, seen: Tensor, timestep: Tensor) -> Tensor:
+        prediction: Tensor = self._unet(
+            torch.cat([seen] * self._copies),
+            timestep,
+            encoder_hidden_states=self._texts,
+            class_labels=self._levels,
+            return_dict=False,
+        )[0]
+        if self._copies == 1:
+            return prediction
+        unguided, guided = prediction.tensor_split(2)
+        return unguided + self._cfg_scale * (guided - unguided)
+
+
+class _Progress:
+    """Counts passes of the UNet and reports each."""
+
+    def __init__(self, total: int, on_step: OnStep) -> None:
+        self.done = 0
+        self._total = total
+        self._on_step = on_step
+
+    def add(self, passes: int) -> None:
+        self.done += passes
+        self._on_step(self.done, self._total)
+
+
+def _texts(parameters: Parameters) -> dict[str, str]:
+    """The texts that an image needs embedded, in the order in which the UNet takes them."""
+    if parameters.cfg_scale <= 1:
+        return {"prompt": parameters.prompt}
+    return {"negative_prompt": parameters.negative_prompt, "prompt": parameters.prompt}
+
+
+def _truncation(tokenizer: "CLIPTokenizer", text: str) -> str:
+    """Which part of a text is beyond what the text encoder takes; empty if none is."""
+    tokens, limit = tokenizer(text).input_ids, tokenizer.model_max_length
+    if len(tokens) <= limit:
+        return ""
+    # The last of the tokens taken is the end mark.
+    left_out = tokenizer.decode(tokens[limit - 1 : -1])
+    return f"{len(tokens)} tokens found, {limit} allowed; left out: {left_out}"
+
+
+def _step_extras(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
+    """What a scheduler's `step` takes beside prediction, timestep and latents."""
+    known = signatures.signature(scheduler.step).parameters
+    extras = {
+        "eta": _DDIM_ETA,
+        "generator": generators if len(generators) > 1 else generators[0],
+    }
+    return {name: value for name, value in extras.items() if name in known}
+
+
+def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscalePipeline":
+    # Imported here, for they take seconds that `inspect` need not wait for.
+    import diffusers
+    import transformers
+
+    for logs in (diffusers.utils.logging, transformers.utils.logging):
+        logs.set_verbosity_error()
+        logs.disable_progress_bar()
+    options = {"dtype": dtype, "local_files_only": True}
+    try:
+        # Loaded apart, for transformers draws at random what is missing, and only this tells.
+        text_encoder, loading = transformers.CLIPTextModel.from_pretrained(
+            folder / "text_encoder", output_loading_info=True, **options
+        )
+        pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(
+            folder,
+            text_encoder=text_encoder,
+            safety_checker=None,
+            feature_extractor=None,
+            watermarker=None,
+            **options,
+        )
+    except Exception as error:
+        # What foreign or damaged weights raise is not a closed set.
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise unusable(
+            folder, f"diffusers cannot load it ({type(error).__name__}: {reason})"
+        ) from error
+    missing = sorted(loading["missing_keys"])
+    # diffusers leaves what is missing without values.
+    for module in (pipeline.unet, pipeline.vae):
+        missing += [name for name, values in module.named_parameters() if values.is_meta]
+    if missing:
+        raise unusable(folder, f"the files lack {len(missing)} weights, such as {missing[0]}")
+    return pipeline
+
+
+def _whole_decode(vae: "AutoencoderKL") -> Decode:
+    def decode(latents: Tensor) -> Tensor:
+        picture: Tensor = vae.decode(latents, return_dict=False)[0]
+        return picture
+
+    return decode
+
+
+def _decode_in_strips(folder: Path, vae: "AutoencoderKL") -> Decode:
+    # Imports the library.
+    from beam_upscale.models.vae import StripedDecoder
+
+    try:
+        return StripedDecoder(vae).decode
+    except ValueError as error:
+        raise unusable(folder, f"{error}; without --vae-tiling they can be") from error

@@ -1,0 +1,484 @@
+"""What happens to one image between its bytes and its row.
+
+`prepare` turns bytes into the tiles of the first engine, `advance` what an engine made into the
+tiles of the next, and `finish` what the last one made into encoded bytes and a row. Between them
+stands RunInference; an image without tiles passes through it.
+"""
+
+import dataclasses
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_upscale import image, tiling
+from beam_upscale.chain import ChainPlan
+from beam_upscale.dataset import Record, Telemetry
+from beam_upscale.decoding import DecoderPool
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.image import DecodedImage, Encoded, ImageHeader
+from beam_upscale.inference import Inference, Tile, TiledImage
+from beam_upscale.listing import SourceImage
+from beam_upscale.manifest import Row, Status, status_of
+from beam_upscale.parameters import Parameters
+from beam_upscale.plan import Action, Box, Piece, Plan
+from beam_upscale.settings import PinnedSettings, Stage
+
+Pixels = NDArray[np.uint8 | np.uint16]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscaledImage:
+    """The result for one input: what `Upscale` gives.
+
+    Attributes:
+        source: the input.
+        record: its row; None where the run was asked to stop before this input's turn.
+        data: the encoded image; None unless this run upscaled it.
+        intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
+    """
+
+    source: SourceImage
+    record: Record | None
+    data: bytes | None = None
+    intermediates: tuple[bytes, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What the later steps need of an input while its tiles are with a network.
+
+    Attributes:
+        source: the input, without its bytes.
+        row: its row as far as it is known.
+        started_at: seconds since the epoch.
+        outcome: the result, where there is nothing for a network to do.
+        plan: what the rules say.
+        parameters: what guides the engines that take a prompt; None where none does.
+        icc_profile: of the input, for the output.
+        exif: likewise.
+        stage: index of the engine that the tiles are for.
+        has_alpha_tiles: whether the second half of the tiles is the alpha channel.
+        alpha: (H, W, 1), the alpha channel beside tiles that do without it; None where there is
+            none.
+        done: details of the stages before this one, as the manifest has them.
+        intermediates: what they made, encoded, where it is to be kept.
+        telemetry: of the stages before this one, without their pixels.
+    """
+
+    source: SourceImage
+    row: Row
+    started_at: float
+    outcome: UpscaledImage | None = None
+    plan: ChainPlan | None = None
+    parameters: Parameters | None = None
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    stage: int = 0
+    has_alpha_tiles: bool = False
+    alpha: Pixels | None = None
+    done: tuple[Mapping[str, Any], ...] = ()
+    intermediates: tuple[bytes, ...] = ()
+    telemetry: Inference = dataclasses.field(default_factory=Inference)
+
+
+def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool) -> TiledImage:
+    """Turns an input into the tiles that its plan asks for.
+
+    Args:
+        source: the input.
+        settings: of the run.
+        decoders: where its bytes are decoded.
+
+    Returns:
+        The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
+        was done before, is skipped, refused or cannot be read: `outcome` says so.
+    """
+    last = settings.stages[-1]
+    row = Row(
+        input_id=source.input_id,
+        source_uri=source.source_uri,
+        status=Status.UPSCALED,
+        backend=str(settings.rules.backend),
+        input=source.columns,
+        **_described(last, settings),
+    )
+    prepared = Prepared(dataclasses.replace(source, data=None), row, time.time())
+    if source.earlier is not None or source.postponed:
+        return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
+    try:
+        prepared = _with_parameters(prepared, settings)
+        data = source.read(settings.rules.options.max_input_bytes)
+    except Exception as error:
+        return _refused(prepared, _as_image_error(error))
+    row = dataclasses.replace(prepared.row, source_sha256=hashlib.sha256(data).hexdigest())
+    prepared = dataclasses.replace(prepared, row=row)
+    try:
+        return _decode(data, prepared, settings, decoders)
+    except Exception as error:
+        return _refused(prepared, _as_image_error(error))
+
+
+def _described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
+    """The columns, of a row and of a stage in it, that say what upscales."""
+    halo = settings.rules.options.halo
+    return {
+        "engine": stage.engine.name,
+        "model": stage.model.name,
+        "weights_sha256": stage.model.weights_sha256,
+        "device_type": str(stage.model.device),
+        "precision": str(stage.model.precision),
+        "halo": stage.engine.halo if halo is None else halo,
+    }
+
+
+def _with_parameters(prepared: Prepared, settings: PinnedSettings) -> Prepared:
+    rules = settings.rules
+    if not rules.is_guided:
+        return prepared
+    parameters = prepared.source.parameters(rules.parameters, rules.prompt_column)
+    columns = dataclasses.asdict(parameters)
+    row = dataclasses.replace(prepared.row, **{**columns, "seed": parameters.seed or None})
+    return dataclasses.replace(prepared, row=row, parameters=parameters)
+
+
+def _decode(
+    data: bytes, prepared: Prepared, settings: PinnedSettings, decoders: DecoderPool
+) -> TiledImage:
+    options = settings.rules.options
+    header = decoders.read_header(data)
+    row = _with_header(prepared.row, header)
+    decision = settings.rules.plan(header.width, header.height, frames=header.frames)
+    prepared = dataclasses.replace(prepared, row=row, plan=decision)
+    if not decision.is_upscaled:
+        return _without_tiles(prepared, _decided(prepared, decision))
+    if not prepared.source.within_budget:
+        return _without_tiles(prepared, _over_budget(prepared, decision))
+    max_pixels = options.max_input_pixels or header.width * header.height
+    try:
+        decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
+        return _decoded(prepared, decoded, decision, settings)
+    except Exception as error:
+        # Here, so that the row has what the header told.
+        return _refused(prepared, _as_image_error(error))
+
+
+def _as_image_error(error: Exception) -> ImageError:
+    """What one image's row says of an exception: no surprise may cost the others of its bundle.
+
+    Raises:
+        SettingsError: it concerns all images.
+    """
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, SettingsError):
+        raise error
+    if isinstance(error, MemoryError):
+        return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")
+    return ImageError(ErrorCode.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _with_header(row: Row, header: ImageHeader) -> Row:
+    return dataclasses.replace(
+        row,
+        input_width=header.width,
+        input_height=header.height,
+        input_format=header.format,
+        input_mode=header.mode,
+    )
+
+
+def _decoded(
+    prepared: Prepared, decoded: DecodedImage, decision: ChainPlan, settings: PinnedSettings
+) -> TiledImage:
+    color, alpha = decoded.color, decoded.alpha
+    if color.shape[:2] != (decision.input_height, decision.input_width):
+        found = f"{color.shape[1]} x {color.shape[0]}"
+        claimed = f"{decision.input_width} x {decision.input_height}"
+        raise ImageError(ErrorCode.CORRUPT, f"the header says {claimed}, the pixels are {found}")
+    if alpha is not None:
+        color = image.fill_transparent(color, alpha)
+        alpha = alpha[:, :, np.newaxis]
+    row = dataclasses.replace(prepared.row, notes=decoded.notes)
+    prepared = dataclasses.replace(
+        prepared, row=row, icc_profile=decoded.icc_profile, exif=decoded.exif
+    )
+    return _tiled(prepared, color, alpha, settings)
+
+
+def _tiled(
+    prepared: Prepared, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
+) -> TiledImage:
+    """The tiles of an image for the engine whose turn it is."""
+    stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
+    prepared = _noted(prepared, _notes(decision))
+    make = _guided_tiles if stage.engine.is_guided else _tiles
+    return make(prepared, color, alpha, decision, stage.engine.scale)
+
+
+def _tiles(
+    prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
+) -> TiledImage:
+    """A tile for each piece, color first and then alpha: what becomes of one concerns no other."""
+    size = decision.work_width, decision.work_height
+    tiles = [
+        Tile(pixels, _relative_core(piece))
+        for plane in (color, alpha)
+        if plane is not None
+        for piece, pixels in zip(
+            decision.pieces,
+            tiling.split(image.resize(plane, *size), decision.pieces),
+            strict=True,
+        )
+    ]
+    context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
+    return TiledImage(tuple(tiles), scale, context=context)
+
+
+def _guided_tiles(
+    prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
+) -> TiledImage:
+    """One tile that the network itself takes in pieces: they share its noise.
+
+    A network that invents would invent transparency: alpha is kept aside.
+    """
+    assert prepared.parameters is not None
+    parameters = prepared.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
+    size = decision.work_width, decision.work_height
+    tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
+    row = dataclasses.replace(prepared.row, seed=parameters.seed)
+    context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
+    return TiledImage((tile,), scale, parameters, context)
+
+
+def _stage_plan(prepared: Prepared) -> Plan:
+    assert prepared.plan is not None
+    return prepared.plan.stages[prepared.stage]
+
+
+def _relative_core(piece: Piece) -> Box:
+    return dataclasses.replace(
+        piece.core,
+        left=piece.core.left - piece.extended.left,
+        top=piece.core.top - piece.extended.top,
+    )
+
+
+def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
+    return TiledImage((), 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
+
+
+def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
+    return _without_tiles(prepared, _failed(prepared, error))
+
+
+def _failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
+    row = dataclasses.replace(
+        prepared.row,
+        status=status_of(error.code),
+        error_code=str(error.code),
+        error_message=error.message,
+    )
+    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+
+
+def _failed_in_network(prepared: Prepared, error: ImageError) -> UpscaledImage:
+    assert prepared.plan is not None
+    message = prepared.plan.at_stage(prepared.stage, error.message)
+    return _failed(prepared, ImageError(error.code, message))
+
+
+def _decided(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
+    if decision.error_code is not None:
+        return _failed(prepared, ImageError(decision.error_code, decision.message))
+    row = dataclasses.replace(prepared.row, status=Status.SKIPPED, notes=(decision.message,))
+    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+
+
+def _over_budget(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
+    row = dataclasses.replace(
+        prepared.row,
+        status=Status.OVER_BUDGET,
+        error_code=str(ErrorCode.OVER_BUDGET),
+        error_message=f"{decision.credits} credits would exceed --max-credits",
+    )
+    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+
+
+def _telemetry(prepared: Prepared) -> Telemetry:
+    inference = prepared.telemetry
+    return Telemetry(
+        device_seconds=inference.device_seconds,
+        queue_seconds=inference.queue_seconds,
+        attempts=1,
+        batch_size=inference.batch_size,
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        started_at=prepared.started_at,
+    )
+
+
+def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> TiledImage:
+    """Turns what one engine of a chain made into the tiles of the next.
+
+    Args:
+        tiled: what `prepare` or `advance` gave.
+        inference: what the network made of its tiles.
+        settings: of the run.
+    """
+    prepared: Prepared = tiled.context
+    if prepared.outcome is not None:
+        return tiled
+    prepared = _with_inference(prepared, inference)
+    if inference.error is not None:
+        return _without_tiles(prepared, _failed_in_network(prepared, inference.error))
+    try:
+        color, alpha = _results(prepared, inference)
+        details = _stage_details(prepared, settings)
+        if settings.keep_intermediates:
+            kept = _encode(prepared, color, alpha, settings).data
+            prepared = dataclasses.replace(prepared, intermediates=(*prepared.intermediates, kept))
+            details |= _stored(kept)
+        following = dataclasses.replace(
+            prepared, stage=prepared.stage + 1, done=(*prepared.done, details)
+        )
+        return _tiled(following, color, alpha, settings)
+    except Exception as error:
+        return _refused(prepared, _as_image_error(error))
+
+
+def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
+    """Turns what the last engine made into an encoded image and its row.
+
+    Args:
+        tiled: what `prepare` or `advance` gave.
+        inference: what the network made of its tiles.
+        settings: of the run.
+
+    Returns:
+        The result; a failed one where the network or the encoder failed.
+    """
+    prepared: Prepared = tiled.context
+    if prepared.outcome is not None:
+        return prepared.outcome
+    prepared = _with_inference(prepared, inference)
+    if inference.error is not None:
+        return _failed_in_network(prepared, inference.error)
+    try:
+        return _encoded(prepared, inference, settings)
+    except Exception as error:
+        return _failed(prepared, _as_image_error(error))
+
+
+def _with_inference(prepared: Prepared, inference: Inference) -> Prepared:
+    """Adds a stage's notes and telemetry."""
+    before = prepared.telemetry
+    telemetry = Inference(
+        device_seconds=before.device_seconds + inference.device_seconds,
+        queue_seconds=max(before.queue_seconds, inference.queue_seconds),
+        batch_size=max(before.batch_size, inference.batch_size),
+    )
+    return _noted(dataclasses.replace(prepared, telemetry=telemetry), inference.notes)
+
+
+def _noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
+    """Adds notes to the row, with their stage where there are several."""
+    if not notes:
+        return prepared
+    assert prepared.plan is not None
+    staged = tuple(prepared.plan.at_stage(prepared.stage, note) for note in notes)
+    row = dataclasses.replace(prepared.row, notes=(*prepared.row.notes, *staged))
+    return dataclasses.replace(prepared, row=row)
+
+
+def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
+    decision = prepared.plan
+    assert decision is not None
+    encoded = _encode(prepared, *_results(prepared, inference), settings)
+    is_chain = len(settings.stages) > 1
+    row = dataclasses.replace(
+        prepared.row,
+        notes=(*prepared.row.notes, *encoded.notes),
+        output_width=encoded.width,
+        output_height=encoded.height,
+        output_format=str(settings.encode.format),
+        **_stored(encoded.data),
+        calls=decision.calls,
+        credits=decision.credits,
+        usd=decision.usd,
+        stages=(*prepared.done, _stage_details(prepared, settings)) if is_chain else (),
+    )
+    record = Record(row, _telemetry(prepared))
+    return UpscaledImage(prepared.source, record, encoded.data, prepared.intermediates)
+
+
+def _encode(
+    prepared: Prepared, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
+) -> Encoded:
+    return image.encode(
+        color,
+        None if alpha is None else alpha[:, :, 0],
+        icc_profile=prepared.icc_profile,
+        exif=prepared.exif,
+        options=settings.encode,
+    )
+
+
+def _stored(data: bytes) -> dict[str, Any]:
+    """The columns, of a row and of a stage in it, that tell an encoded image from others."""
+    return {"output_bytes": len(data), "output_sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _results(prepared: Prepared, inference: Inference) -> tuple[Pixels, Pixels | None]:
+    """Color and alpha, (H, W, C), at the size that the stage is to give."""
+    decision = _stage_plan(prepared)
+    size = decision.output_width, decision.output_height
+    if prepared.has_alpha_tiles:
+        color = image.resize(_stitched(inference.cores, decision), *size)
+        return color, image.resize(_stitched(inference.cores, decision), *size)
+    if len(inference.cores) == 1:
+        color = image.resize(inference.cores.pop(), *size)
+    else:
+        color = image.resize(_stitched(inference.cores, decision), *size)
+    alpha = prepared.alpha
+    return color, None if alpha is None else image.resize(alpha, *size)
+
+
+def _stitched(cores: list[Pixels], decision: Plan) -> Pixels:
+    """Stitches one plane and takes its cores off the list, which frees each as it is pasted."""
+    scale = decision.engine_width // decision.work_width
+    return tiling.stitch(
+        (cores.pop(0) for _ in decision.pieces),
+        decision.pieces,
+        scale,
+        decision.work_width,
+        decision.work_height,
+    )
+
+
+def _stage_details(prepared: Prepared, settings: PinnedSettings) -> dict[str, Any]:
+    """What the manifest says of one stage of a chain."""
+    stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
+    return {
+        **_described(stage, settings),
+        "seed": prepared.row.seed if stage.engine.is_guided else None,
+        "input_width": decision.input_width,
+        "input_height": decision.input_height,
+        "output_width": decision.output_width,
+        "output_height": decision.output_height,
+        "calls": decision.calls,
+        "credits": decision.credits,
+        "request_ids": [],
+    }
+
+
+def _notes(decision: Plan) -> tuple[str, ...]:
+    if decision.action is Action.TILE:
+        return (f"upscaled in {decision.calls} pieces",)
+    if decision.action is Action.SHRINK:
+        return (f"shrunk to {decision.work_width} x {decision.work_height} before upscaling",)
+    return ()

@@ -1,0 +1,76 @@
+"""The SHA-256 of weights, be they a file or a folder."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from beam_upscale.errors import ErrorCode, SettingsError
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, or of all files in a folder, in hexadecimal.
+
+    That of a folder is `folder_sha256` of those that `files_of` names.
+
+    Raises:
+        SettingsError: `WEIGHTS_UNUSABLE`, the folder has no files.
+        OSError: something of it cannot be read.
+    """
+    if not path.is_dir():
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    names = files_of(path)
+    if not names:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNUSABLE,
+            f"The folder {path} has no files (hidden ones do not count); give a folder in "
+            "diffusers' layout, with model_index.json in it.",
+        )
+    return folder_sha256({name: sha256_of(path / name) for name in names})
+
+
+def folder_sha256(sha256_by_name: Mapping[str, str]) -> str:
+    r"""The SHA-256 of a folder, from its files' own: that of what `sha256sum` prints for them.
+
+    Args:
+        sha256_by_name: hexadecimal SHA-256 of each file, by its relative path with `/` between
+            parts.
+
+    Returns:
+        SHA-256 of the lines `<sha256 of the file>  <its name>\n`, sorted by the names' bytes.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(sha256_by_name, key=os.fsencode):
+        digest.update(f"{sha256_by_name[name]}  ".encode() + os.fsencode(name) + b"\n")
+    return digest.hexdigest()
+
+
+def files_of(folder: Path) -> list[str]:
+    """The files of a folder of weights that count, at any depth, symbolic links followed.
+
+    Files and folders whose names begin with a dot do not count: download tools keep notes in them,
+    and Git its own.
+
+    Returns:
+        Relative paths with `/` between parts, sorted. A link that leads nowhere is among them, for
+        whoever reads it to find out.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return sorted(_relative_names(folder, "", frozenset()), key=os.fsencode)
+
+
+def _relative_names(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:  # A link back to a folder that it lies in.
+        return
+    for child in folder.iterdir():
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            yield from _relative_names(child, f"{prefix}{child.name}/", above | {identity})
+        else:
+            yield f"{prefix}{child.name}"

@@ -1,0 +1,65 @@
+"""Fixtures that the tests of weights share."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_hub import LocalHub, serve
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where this test's cache holds weights."""
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(directory))
+    return directory / "weights"
+
+
+@pytest.fixture
+def pipeline_files() -> dict[str, bytes]:
+    """The files of a pipeline in diffusers' layout; as weights, any bytes will do here."""
+    index = {
+        "_class_name": "StableDiffusionUpscalePipeline",
+        "max_noise_level": 350,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "watermarker": [None, None],
+    }
+    return {
+        "model_index.json": json.dumps(index).encode(),
+        "scheduler/scheduler_config.json": b"{}",
+        "tokenizer/merges.txt": b"a b",
+        "tokenizer/tokenizer_config.json": b"{}",
+        "tokenizer/vocab.json": b'{"a": 0}',
+        "unet/config.json": b'{"in_channels": 7}',
+        "unet/diffusion_pytorch_model.safetensors": b"unet" * 5000,
+    }
+
+
+@pytest.fixture
+def hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pipeline_files: dict[str, bytes]
+) -> Iterator[LocalHub]:
+    """A hub on the loopback interface, and a cache of its library that holds nothing yet."""
+    others = {
+        ".gitattributes": b"*.safetensors filter=lfs",
+        "README.md": b"# Weights",
+        "unet/diffusion_pytorch_model.bin": b"a pickle",
+        "unet/diffusion_pytorch_model.fp16.safetensors": b"half",
+        "x4-upscaler-ema.safetensors": b"another layout",
+    }
+    library_cache = tmp_path / "library"
+    with serve("owner/name", COMMIT, pipeline_files | others, library_cache) as local:
+        # The library reads its environment once, when it is imported.
+        constants = {
+            "ENDPOINT": local.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": local.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(library_cache),
+        }
+        for name, value in constants.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        yield local

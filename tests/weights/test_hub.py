@@ -1,0 +1,268 @@
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from local_hub import LocalHub
+from weight_files import files_in, write_files
+
+from beam_upscale import weights
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.weights import HubRepository
+from beam_upscale.weights import hub as hub_weights
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def fetch(hub: LocalHub) -> weights.Weights:
+    return hub_weights.fetch(HubRepository(hub.name, hub.commit))
+
+
+def refusal(hub: LocalHub) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        fetch(hub)
+    return caught.value
+
+
+@pytest.fixture
+def sha256(tmp_path: Path, pipeline_files: dict[str, bytes]) -> str:
+    """Of a folder with just the files of the pipeline."""
+    return weights.sha256_of(write_files(tmp_path / "expected", pipeline_files))
+
+
+def test_a_name_with_a_commit_is_a_repository() -> None:
+    assert HubRepository.parse(f"owner/name.v2@{COMMIT}") == HubRepository("owner/name.v2", COMMIT)
+    assert str(HubRepository("owner/name", COMMIT)) == f"owner/name@{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    "spec", ["name", "a/b/c", "/owner/name", "./name", "owner/", "owner--x/name", f"name@{COMMIT}"]
+)
+def test_other_names_are_no_repositories(spec: str) -> None:
+    assert HubRepository.parse(spec) is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("owner/name", "it names no revision"),
+        ("owner/name@", "The revision '' of owner/name is not a commit's hash"),
+        ("owner/name@main", "The revision 'main' of owner/name is not a commit's hash"),
+        ("owner/name@fp16", "The revision 'fp16' of owner/name is not a commit's hash"),
+        (f"owner/name@{COMMIT[:7]}", f"The revision '{COMMIT[:7]}'"),
+        (f"owner/name@{COMMIT.upper()}", f"The revision '{COMMIT.upper()}'"),
+    ],
+)
+def test_what_may_move_is_refused_with_how_to_pin_it(spec: str, found: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        HubRepository.parse(spec)
+
+    assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
+    for part in (found, "owner/name@REVISION", "40 hexadecimal digits"):
+        assert part in caught.value.message
+
+
+def test_just_the_files_of_the_pipeline_are_downloaded(
+    hub: LocalHub, cache: Path, pipeline_files: dict[str, bytes], sha256: str
+) -> None:
+    found = fetch(hub)
+
+    assert found.name == hub.spec
+    assert found.sha256 == weights.sha256_of(found.path) == sha256
+    assert hub.commit in found.source
+    assert weights.files_of(found.path) == weights.files_of(hub.snapshot) == sorted(pipeline_files)
+    assert files_in(cache) == {f"owner--name--{hub.commit}"}
+
+
+def test_what_was_downloaded_needs_no_hub(hub: LocalHub) -> None:
+    first = fetch(hub)
+    hub.requests.clear()
+
+    assert fetch(hub) == first
+    shutil.rmtree(first.path)
+    assert fetch(hub) == first
+    assert hub.requests == []
+
+
+def test_a_library_cache_filled_by_others_needs_no_hub(hub: LocalHub, sha256: str) -> None:
+    hub.fill_library_cache(*hub.files)
+
+    found = fetch(hub)
+
+    # What else is there has no part in it.
+    assert found.sha256 == sha256
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_a_library_cache_with_a_part_is_completed(hub: LocalHub, sha256: str, missing: str) -> None:
+    in_folder = f"{missing.partition('/')[0]}/" if missing.endswith("_config.json") else missing
+    hub.fill_library_cache(*(name for name in hub.files if not name.startswith(in_folder)))
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_links_that_lead_nowhere_are_made_again(hub: LocalHub, sha256: str) -> None:
+    fetch(hub)
+    shutil.rmtree(hub.library_cache)
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_a_changed_file_in_the_librarys_cache_changes_the_sha256(
+    hub: LocalHub, sha256: str
+) -> None:
+    path = fetch(hub).path / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(b"other")
+
+    assert fetch(hub).sha256 != sha256
+
+
+def test_progress_ends_at_the_size(hub: LocalHub, pipeline_files: dict[str, bytes]) -> None:
+    seen: list[tuple[int, int]] = []
+
+    hub_weights.fetch(
+        HubRepository(hub.name, hub.commit), progress=lambda done, size: seen.append((done, size))
+    )
+
+    size = sum(map(len, pipeline_files.values()))
+    assert seen[-1] == (size, size)
+
+
+def refuse_connections(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+
+
+def forbid_requests(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def answer(status: int, error: str) -> Callable[[LocalHub, pytest.MonkeyPatch], None]:
+    def trouble(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+        hub.status, hub.error = status, error
+
+    return trouble
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        pytest.param(refuse_connections, "could not be reached (ConnectError", id="unreachable"),
+        pytest.param(forbid_requests, "HF_HUB_OFFLINE forbids", id="offline"),
+        pytest.param(answer(404, "RepoNotFound"), "no such repository", id="no-repository"),
+        pytest.param(answer(404, "RevisionNotFound"), "no such revision", id="no-revision"),
+        pytest.param(answer(403, "GatedRepo"), "on request only", id="gated"),
+        pytest.param(answer(503, ""), "HTTP status 503", id="down"),
+    ],
+)
+def test_what_cannot_be_had_says_in_one_line_how_to_go_on(
+    hub: LocalHub,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    trouble: Callable[[LocalHub, pytest.MonkeyPatch], None],
+    reason: str,
+) -> None:
+    trouble(hub, monkeypatch)
+
+    error = refusal(hub)
+
+    assert error.code is ErrorCode.WEIGHTS_UNAVAILABLE
+    hints = (hub.spec, "hf download", f"--revision {hub.commit}", "--weights DIR", "HF_HOME")
+    for part in (reason, *hints, "HF_ENDPOINT"):
+        assert part in error.message
+    assert "\n" not in error.message
+    assert files_in(cache) == set()
+    # The library keeps its own words and its retries to itself.
+    assert capfd.readouterr() == ("", "")
+    assert len(hub.requests) <= 1
+
+
+def test_a_part_in_the_librarys_cache_is_not_enough_without_the_hub(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fill_library_cache("model_index.json", "unet/config.json")
+    refuse_connections(hub, monkeypatch)
+
+    assert refusal(hub).code is ErrorCode.WEIGHTS_UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("missing", "named"),
+    [
+        ("model_index.json", "model_index.json"),
+        ("scheduler/scheduler_config.json", "scheduler/*.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "unet/*model.safetensors"),
+    ],
+)
+def test_a_repository_that_is_no_whole_pipeline_is_incomplete(
+    hub: LocalHub, cache: Path, missing: str, named: str
+) -> None:
+    hub.files = {name: content for name, content in hub.files.items() if name != missing}
+
+    error = refusal(hub)
+
+    assert error.code is ErrorCode.WEIGHTS_INCOMPLETE
+    assert f"has no {named}" in error.message
+    assert files_in(cache) == set()
+
+
+def test_without_the_librarys_package_it_is_named(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+
+    error = refusal(hub)
+
+    assert error.code is ErrorCode.WEIGHTS_UNAVAILABLE
+    assert "pip install beam-upscale[latent]" in error.message
+
+
+def environment(hub: LocalHub, **variables: str) -> dict[str, str]:
+    """This process's environment with a library that knows only what it is told here."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = str(hub.library_cache.parent / "home")
+    return kept | {"HF_HOME": home, "HF_HUB_DISABLE_XET": "1"} | variables
+
+
+def test_the_librarys_own_variables_choose_its_cache(hub: LocalHub, sha256: str) -> None:
+    hub.fill_library_cache(*hub.files)
+    code = (
+        "from beam_upscale import weights\n"
+        f"found = weights.resolve({hub.spec!r}, 'stable-diffusion-x4-latent-upscaler')\n"
+        "print(found.sha256)"
+    )
+    variables = environment(hub, HF_HUB_CACHE=str(hub.library_cache), HF_HUB_OFFLINE="1")
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True
+    )
+
+    assert (done.stdout, done.stderr) == (f"{sha256}\n", "")
+
+
+def test_the_command_that_the_error_gives_downloads_the_same_weights(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sha256: str
+) -> None:
+    with monkeypatch.context() as context:
+        refuse_connections(hub, context)
+        command = shlex.split(refusal(hub).message.split("`")[1])
+    folder = tmp_path / "downloaded"
+    program = Path(sys.executable).with_name(command[0])
+    arguments = [str(folder) if argument == "DIR" else argument for argument in command[1:]]
+
+    subprocess.run([program, *arguments], env=environment(hub, HF_ENDPOINT=hub.url), check=True)
+
+    assert weights.resolve(str(folder), "stable-diffusion-x4-latent-upscaler").sha256 == sha256
