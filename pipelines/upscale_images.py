@@ -21,12 +21,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("input", help="a file, a folder or a glob, on any of Beam's file systems")
     parser.add_argument("output", help="the dataset's root")
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
+    parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
+    parser.add_argument("--prompt", default="", help="for engines that take one")
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
     parser.add_argument("--weights", help="a registered name or a path")
     own, beam_arguments = parser.parse_known_args(arguments)
 
-    upscale = bu.Upscale(own.engine, oversize=bu.Oversize(own.oversize), weights=own.weights)
+    upscale = bu.Upscale(
+        [own.engine, *own.then],
+        oversize=bu.Oversize(own.oversize),
+        weights=own.weights,
+        prompt=own.prompt,
+    )
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
         _ = (
             pipeline

@@ -190,7 +190,7 @@ class LatentModel:
     def upscale(self, jobs: Sequence[Job], on_step: OnStep = ignore) -> list[Pixels]:
         """Upscales images by the network's scale.
 
-        On a CPU images run one by one, so that none depends on its neighbors. On CUDA those of
+        On a CPU images run one by one, so that none depends on its neighbors. Elsewhere those of
         equal kind share a batch, which is halved on running out of memory. Sides that are no
         multiples of `LatentInfo.factor` are padded by reflection, to the right and below, and
         latents are cropped before they are decoded. Grayscale runs as three copies, and is the mean
