@@ -191,12 +191,22 @@ _DEFAULTS = Parameters()
 _PARAMETER_OPTIONS = (
     click.option("--prompt", help="What the images show."),
     click.option("--negative-prompt", help="What they do not show."),
-    click.option("--cfg-scale", help=f"Weight of the prompt. [default: {_DEFAULTS.cfg_scale:g}]"),
     click.option(
-        "--steps", help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULTS.steps}]"
+        "--cfg-scale",
+        metavar="NUMBER",
+        help=f"Weight of the prompt. [default: {_DEFAULTS.cfg_scale:g}]",
     ),
-    click.option("--seed", help="Of the noise; none, or 0, derives one from each image."),
-    click.option("--noise-level", help=f"Noise on the input. [default: {_DEFAULTS.noise_level}]"),
+    click.option(
+        "--steps",
+        metavar="N",
+        help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULTS.steps}]",
+    ),
+    click.option(
+        "--seed", metavar="N", help="Of the noise; none, or 0, derives one from each image."
+    ),
+    click.option(
+        "--noise-level", metavar="N", help=f"Noise on the input. [default: {_DEFAULTS.noise_level}]"
+    ),
     click.option(
         "--prompt-column",
         default=UpscaleSettings().prompt_column,

@@ -36,13 +36,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from beam_upscale.layout import whole
 from beam_upscale.models.device import Device, Precision, settle
 from beam_upscale.models.latent import Job, LatentModel
+from beam_upscale.models.numerics import DTYPES
 from beam_upscale.parameters import Parameters
-
-_DTYPES = {
-    Precision.FP32: torch.float32,
-    Precision.BF16: torch.bfloat16,
-    Precision.FP16: torch.float16,
-}
 
 
 def real_shapes(folder: Path) -> None:
@@ -153,7 +148,7 @@ def compare(
         job = Job(pixels, parameters, whole(width, height))
         figures[name] = measure(partial(model.upscale, [job]), device, options.repeats)
         del model
-    bare = StableDiffusionUpscalePipeline.from_pretrained(folder, torch_dtype=_DTYPES[precision])
+    bare = StableDiffusionUpscalePipeline.from_pretrained(folder, torch_dtype=DTYPES[precision])
     bare.to(device.value)
     bare.set_progress_bar_config(disable=True)
     picture = Image.fromarray(pixels)
