@@ -23,7 +23,7 @@ from PIL import Image
 from beam_upscale import decoding, image
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import DecodedImage
+from beam_upscale.image import DecodedImage, ImageHeader
 from beam_upscale.plan import Animated
 
 MAX_PIXELS = 10_000_000
@@ -423,8 +423,15 @@ def test_data_set_with_a_module_name_is_no_module(
 
 
 def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "_exit", lambda status: None)
+    exited = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda status: exited.set())
     monkeypatch.setattr(signal, "signal", lambda number, action: None)
+
+    def read_header(data: bytes) -> ImageHeader:
+        # The watch ends with the pipe, which is closed; this process is not to end with it later.
+        assert exited.wait(30)
+        return image.read_header(data)
+
     request_reader, request_writer = os.pipe()
     reply_reader, reply_writer = os.pipe()
     os.write(request_writer, frame({"request": "header"}, png(2, 1)))
@@ -433,7 +440,7 @@ def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         os.dup2(request_reader, 0)
         os.dup2(reply_writer, 1)
-        decoding.main()
+        decoding.main(read_header=read_header)
     finally:
         for descriptor, original in enumerate(standard):
             os.dup2(original, descriptor)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_upscale.engines import ENGINES, Engine, PriceTier, get_engine
+from beam_upscale.engines import ENGINES, Engine, Network, PriceTier, get_engine
 from beam_upscale.layout import Box, Piece, cheapest_pieces, spread, whole
 
 Expense = tuple[Decimal, int]
@@ -28,6 +28,7 @@ def small_engine(limit: int, *prices: PriceTier) -> Engine:
         output_limit=limit,
         prices=prices or (PriceTier(None, Decimal("0.2")),),
         parameters=frozenset(),
+        network=Network.ESRGAN,
         halo=0,
     )
 
