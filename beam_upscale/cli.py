@@ -27,7 +27,7 @@ from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
-from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling
+from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
 from beam_upscale.verify import verify
 
@@ -336,7 +336,8 @@ def plan_command(
     _print_totals(f"{' and then '.join(settings.engines)} on {input_}", by_status(planned))
     for image in planned:
         if image.error_code is not None:
-            out.print(f"{image.status}  {image.error_code}  {image.input_id}", markup=False)
+            line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
+            out.print(line, markup=False)
     _print_left_out(listing, out)
 
 
@@ -344,26 +345,9 @@ def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> Up
     """Settings from the command line, with a warning where some have no effect."""
     given = {name: value for name, value in options.items() if value is not None}
     settings = UpscaleSettings.of((engine, *then), **given)
-    if settings.ignored_parameters:
-        err.print(f"beam-upscale: {settings.ignored_message}", markup=False)
+    if settings.warning is not None:
+        err.print(f"beam-upscale: {settings.warning}", markup=False)
     return settings
-
-
-def _weights(specs: tuple[str, ...]) -> str | dict[str, str] | None:
-    """What --weights names: weights, or those of each engine."""
-    named: dict[str, str] = {}
-    plain: list[str] = []
-    for spec in specs:
-        engine, equals, weights = spec.partition("=")
-        if equals and engine in ENGINES:
-            named[engine] = weights
-        else:
-            plain.append(spec)
-    if len(plain) + bool(named) > 1:
-        raise click.UsageError(
-            "several weights are given; say for which engine each is: --weights ENGINE=WEIGHTS"
-        )
-    return named or next(iter(plain), None)
 
 
 def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage]) -> str:
@@ -441,7 +425,7 @@ def run_command(
     request = Run(
         input=input_,
         output=output,
-        settings=_settings(engine, then, {**options, "weights": _weights(weights)}),
+        settings=_settings(engine, then, {**options, "weights": weights_by_engine(weights)}),
         layout=Layout(layout),
         shard_rows=shard_rows,
         max_credits=max_credits,

@@ -11,7 +11,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.device import Device, Precision
 
 # A CPU gains nothing from a batch, and results there must not depend on one.
-_ONE_AT_A_TIME = 0
+ONE_AT_A_TIME = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,14 @@ class LocalModel:
     max_batch_pixels: int
 
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on, as plain values; where the weights are is no part of it."""
+        """What results depend on, as plain values.
+
+        Where the weights are is no part of it, nor how large batches may be; `exact` is whether
+        there are any.
+        """
         values = dataclasses.asdict(self)
-        for name in ("weights_uri", "max_batch_pixels"):
-            del values[name]
+        del values["weights_uri"]
+        values["exact"] = values.pop("max_batch_pixels") == ONE_AT_A_TIME
         return {name: str(v) if isinstance(v, str) else v for name, v in values.items()}
 
 
@@ -88,7 +92,7 @@ class Choices:
     def batch_pixels(self, device: Device, default: int) -> int:
         """Input pixels in a batch on a device."""
         if self.exact or device is Device.CPU:
-            return _ONE_AT_A_TIME
+            return ONE_AT_A_TIME
         return default if self.max_batch_pixels is None else self.max_batch_pixels
 
 

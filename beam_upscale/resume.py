@@ -89,16 +89,25 @@ def output_name(row: Row) -> str | None:
     return stem(name) if folder == IMAGES else None
 
 
-def delete_image(row: Row, dataset: DatasetFolder) -> None:
-    """Deletes a result's image in layout files, which no row is to account for any more.
+def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -> None:
+    """Deletes the files that a row accounts for, which it is to do no more.
 
-    What was kept of the stages before it goes too, in any layout.
+    Args:
+        row: its image in layout files, and intermediates in any layout.
+        dataset: the output.
+        but_for: the row that takes its place; what that accounts for stays.
     """
-    kept = [stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None]
-    if output_name(row) is not None and row.output_uri is not None:
-        kept.append(row.output_uri)
-    for uri in kept:
+    kept = set() if but_for is None else _files(but_for)
+    for uri in _files(row) - kept:
         storage.delete(dataset.resolve(uri))
+
+
+def _files(row: Row) -> set[str]:
+    """The files of a row's own, relative to the dataset's root."""
+    uris = {stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None}
+    if output_name(row) is not None and row.output_uri is not None:
+        uris.add(row.output_uri)
+    return uris
 
 
 def _names_of(rows: Iterable[Row]) -> dict[str, str]:
@@ -144,7 +153,7 @@ def _forget_vanished(
     present = {image.input_id for image in images}
     for row in staged:
         if row.input_id not in present and row.input_id not in committed:
-            delete_image(row, dataset)
+            delete_files(row, dataset)
             storage.delete(dataset.record_uri(row.input_id))
 
 
@@ -166,7 +175,7 @@ def still_holds(
 
     It is while the same bytes go in, the same is asked of them, and the image that came out is
     there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
-    with the same code. One that was too large to be read is looked at anew.
+    alike. One that was too large to be read is looked at anew.
 
     Args:
         image: the input, with its columns and caption of now.
@@ -181,7 +190,7 @@ def still_holds(
             now = image.parameters(asked.parameters, asked.prompt_column)
         except ImageError as error:
             # They are looked at before the image is read.
-            return earlier.error_code == error.code
+            return (earlier.error_code, earlier.error_message) == (error.code, error.message)
         if not _asks_the_same(image, earlier, now):
             return False
     try:
@@ -192,6 +201,10 @@ def still_holds(
         return False
     if earlier.output_uri is None:
         return True
+    for stage in earlier.stages:
+        kept = stage.get("output_uri")
+        if kept is not None and storage.size(dataset.resolve(kept)) != stage["output_bytes"]:
+            return False
     if output_name(earlier) is not None:
         return storage.size(dataset.resolve(earlier.output_uri)) == earlier.output_bytes
     return storage.exists(dataset.staged_image_uri(image.input_id)) or storage.exists(

@@ -7,7 +7,7 @@ from typing import Any
 
 from beam_upscale import parameters
 from beam_upscale.chain import Backend, Rules
-from beam_upscale.engines import Engine, Network, get_engine
+from beam_upscale.engines import ENGINES, Engine, Network, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.image import EncodeOptions
 from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
@@ -124,6 +124,7 @@ class UpscaleSettings:
             and on elsewhere.
         color_fix: whether results of latent diffusion are given the mean and the low frequencies of
             their inputs.
+        ignored: names of parameters that were given to `of` and that no engine takes.
 
     Raises:
         SettingsError: INVALID_OPTION, a number is too small.
@@ -147,6 +148,7 @@ class UpscaleSettings:
     tile_halo: int | None = None
     vae_tiling: VaeTiling = VaeTiling.AUTO
     color_fix: bool = False
+    ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
@@ -160,12 +162,15 @@ class UpscaleSettings:
     def of(cls, engine: str | Sequence[str], **options: Any) -> "UpscaleSettings":
         """Settings from flat options: of `PlanOptions`, of `Parameters` and of this class.
 
+        Parameters that no engine takes are ignored, as the service does; `ignored` names them.
+
         Args:
             engine: an engine's name, or those of a chain.
             **options: their names are those of the attributes.
 
         Raises:
-            SettingsError: INVALID_OPTION for a name that none has, or a value out of range.
+            SettingsError: UNKNOWN_ENGINE, INVALID_OPTION for a name that none has or a value out of
+                range, or the codes of `Parameters`.
         """
         plan_names = {field.name for field in dataclasses.fields(PlanOptions)}
         parameter_names = set(parameters.NAMES)
@@ -173,6 +178,7 @@ class UpscaleSettings:
             "engines",
             "plan",
             "parameters",
+            "ignored",
         }
         known = plan_names | parameter_names | own_names
         unknown = sorted(options.keys() - known)
@@ -182,16 +188,23 @@ class UpscaleSettings:
                 f"there is no option {', '.join(unknown)}; the options are: "
                 f"{', '.join(sorted(known))}",
             )
+        engines = (engine,) if isinstance(engine, str) else tuple(engine)
+        ignored: tuple[str, ...] = ()
+        if not any(get_engine(name).is_guided for name in engines):
+            # As the service does, whatever their values.
+            ignored = tuple(name for name in parameters.NAMES if name in options)
+            options = {name: value for name, value in options.items() if name not in ignored}
         chosen = {name: _member(name, value) for name, value in options.items()}
 
         def among(names: set[str]) -> dict[str, Any]:
             return {name: value for name, value in chosen.items() if name in names}
 
         return cls(
-            engines=(engine,) if isinstance(engine, str) else tuple(engine),
+            engines=engines,
             plan=PlanOptions(**among(plan_names)),
             parameters=Parameters(**among(parameter_names)),
             **among(own_names),
+            ignored=ignored,
         )
 
     @property
@@ -210,21 +223,11 @@ class UpscaleSettings:
         )
 
     @property
-    def ignored_parameters(self) -> tuple[str, ...]:
-        """Names of parameters that were given and that no engine takes."""
-        if self.rules.is_guided:
-            return ()
-        default = Parameters()
-        return tuple(
-            name
-            for name in parameters.NAMES
-            if getattr(self.parameters, name) != getattr(default, name)
-        )
-
-    @property
-    def ignored_message(self) -> str:
-        """What to tell whoever gave parameters that no engine takes."""
-        names, engines = ", ".join(self.ignored_parameters), " and ".join(self.engines)
+    def warning(self) -> str | None:
+        """What to tell whoever gave parameters that no engine takes; None where no one did."""
+        if not self.ignored:
+            return None
+        engines, names = " and ".join(self.engines), ", ".join(self.ignored)
         return f"{engines} takes no prompt and nothing around it; ignored: {names}"
 
     def pin(self, earlier: Mapping[str, Any] | None = None) -> PinnedSettings:
@@ -294,6 +297,31 @@ class UpscaleSettings:
                 f"say for which: {engine.name}={self.weights}",
             )
         return self.weights
+
+
+def weights_by_engine(specs: Sequence[str]) -> str | dict[str, str] | None:
+    """What `UpscaleSettings.weights` is for texts such as a command line has.
+
+    Args:
+        specs: weights for the only engine, or `ENGINE=WEIGHTS` for each.
+
+    Raises:
+        SettingsError: INVALID_OPTION, several weights and not for which engine each is.
+    """
+    named: dict[str, str] = {}
+    plain: list[str] = []
+    for spec in specs:
+        engine, equals, weights = spec.partition("=")
+        if equals and engine in ENGINES:
+            named[engine] = weights
+        else:
+            plain.append(spec)
+    if len(plain) + bool(named) > 1:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{len(specs)} weights are given; say for which engine each is, as ENGINE=WEIGHTS",
+        )
+    return named or next(iter(plain), None)
 
 
 _SWITCHED: Mapping[VaeTiling, bool | None] = {

@@ -33,10 +33,10 @@ from beam_upscale.dataset import (
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, totals
 from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import delete_image, relabeled
+from beam_upscale.resume import delete_files, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
 from beam_upscale.settings import PinnedSettings
-from beam_upscale.stages import UpscaledImage
+from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
 
 # A row group is what a reader holds at once.
@@ -76,15 +76,16 @@ def _file_name(source: SourceImage, row: Row) -> str:
     return name + OutputFormat(row.output_format).extension
 
 
-def _intermediate_uri(source: SourceImage, row: Row, stage: int) -> str:
-    return f"{INTERMEDIATES}/{stage}/{_file_name(source, row)}"
+def _intermediate_uri(source: SourceImage, stage: int) -> str:
+    """Where what a stage made is kept; no other input has the mark in it."""
+    name = safe_name(source.output_name or source.name or source.input_id)
+    extension = INTERMEDIATE_FORMAT.extension
+    return f"{INTERMEDIATES}/{stage}/{name}-{mark(source.input_id)}{extension}"
 
 
-def _with_uri(
-    stage: Mapping[str, Any], source: SourceImage, row: Row, number: int
-) -> dict[str, Any]:
+def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dict[str, Any]:
     is_kept = stage.get("output_sha256") is not None
-    return {**stage, "output_uri": _intermediate_uri(source, row, number) if is_kept else None}
+    return {**stage, "output_uri": _intermediate_uri(source, number) if is_kept else None}
 
 
 def shard_of(source: SourceImage) -> int:
@@ -107,19 +108,17 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     if upscaled.data is not None:
         row = record.row
         relative = output_uri(source, row, layout, shard_of(source))
-        stages = tuple(
-            _with_uri(stage, source, row, number) for number, stage in enumerate(row.stages, 1)
-        )
+        stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
         row = dataclasses.replace(row, output_uri=relative, stages=stages)
         record = dataclasses.replace(record, row=row)
         staged = layout is Layout.PARQUET
         uri = dataset.staged_image_uri(row.input_id) if staged else dataset.resolve(relative)
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
-            dataset.write(dataset.resolve(_intermediate_uri(source, row, number)), intermediate)
+            dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         dataset.write(uri, upscaled.data)
     before = dataset.staged_record(source.input_id)
-    if before is not None and before.row.output_uri != record.row.output_uri:
-        delete_image(before.row, dataset)
+    if before is not None:
+        delete_files(before.row, dataset, but_for=record.row)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
 
@@ -198,8 +197,8 @@ def commit_shard(
     rows = {row.input_id: row for row in _committed(shard, dataset)}
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
-        if before is not None and before.output_uri != row.output_uri:
-            delete_image(before, dataset)
+        if before is not None:
+            delete_files(before, dataset, but_for=row)
         rows[row.input_id] = row
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
     if layout is Layout.PARQUET:

@@ -21,15 +21,18 @@ from beam_upscale.chain import ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import DecodedImage, Encoded, ImageHeader
+from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
 from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Action, Box, Piece, Plan
+from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
+
+INTERMEDIATE_FORMAT = OutputFormat.PNG
+"""What lies between engines is kept as it is: every size, depth and channel, without loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,7 +240,7 @@ def _tiles(
         )
     ]
     context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    return TiledImage(tuple(tiles), scale, context=context)
+    return TiledImage(tiles, scale, context=context)
 
 
 def _guided_tiles(
@@ -253,7 +256,7 @@ def _guided_tiles(
     tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
     row = dataclasses.replace(prepared.row, seed=parameters.seed)
     context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    return TiledImage((tile,), scale, parameters, context)
+    return TiledImage([tile], scale, parameters, context)
 
 
 def _stage_plan(prepared: Prepared) -> Plan:
@@ -270,7 +273,7 @@ def _relative_core(piece: Piece) -> Box:
 
 
 def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
-    return TiledImage((), 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
+    return TiledImage([], 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
 
 
 def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
@@ -287,7 +290,7 @@ def _failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
     return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
 
 
-def _failed_in_network(prepared: Prepared, error: ImageError) -> UpscaledImage:
+def _failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
     assert prepared.plan is not None
     message = prepared.plan.at_stage(prepared.stage, error.message)
     return _failed(prepared, ImageError(error.code, message))
@@ -333,14 +336,17 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
     prepared: Prepared = tiled.context
     if prepared.outcome is not None:
         return tiled
+    # Whoever called holds the element until the next engine is done with this image.
+    tiled.tiles.clear()
     prepared = _with_inference(prepared, inference)
     if inference.error is not None:
-        return _without_tiles(prepared, _failed_in_network(prepared, inference.error))
+        return _without_tiles(prepared, _failed_at_stage(prepared, inference.error))
     try:
         color, alpha = _results(prepared, inference)
         details = _stage_details(prepared, settings)
         if settings.keep_intermediates:
-            kept = _encode(prepared, color, alpha, settings).data
+            options = EncodeOptions(format=INTERMEDIATE_FORMAT)
+            kept = _encode(prepared, color, alpha, options).data
             prepared = dataclasses.replace(prepared, intermediates=(*prepared.intermediates, kept))
             details |= _stored(kept)
         following = dataclasses.replace(
@@ -348,7 +354,7 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
         )
         return _tiled(following, color, alpha, settings)
     except Exception as error:
-        return _refused(prepared, _as_image_error(error))
+        return _without_tiles(prepared, _failed_at_stage(prepared, _as_image_error(error)))
 
 
 def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
@@ -365,13 +371,14 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
     prepared: Prepared = tiled.context
     if prepared.outcome is not None:
         return prepared.outcome
+    tiled.tiles.clear()
     prepared = _with_inference(prepared, inference)
     if inference.error is not None:
-        return _failed_in_network(prepared, inference.error)
+        return _failed_at_stage(prepared, inference.error)
     try:
         return _encoded(prepared, inference, settings)
     except Exception as error:
-        return _failed(prepared, _as_image_error(error))
+        return _failed_at_stage(prepared, _as_image_error(error))
 
 
 def _with_inference(prepared: Prepared, inference: Inference) -> Prepared:
@@ -398,7 +405,7 @@ def _noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
 def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
     decision = prepared.plan
     assert decision is not None
-    encoded = _encode(prepared, *_results(prepared, inference), settings)
+    encoded = _encode(prepared, *_results(prepared, inference), settings.encode)
     is_chain = len(settings.stages) > 1
     row = dataclasses.replace(
         prepared.row,
@@ -417,14 +424,14 @@ def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings)
 
 
 def _encode(
-    prepared: Prepared, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
+    prepared: Prepared, color: Pixels, alpha: Pixels | None, options: EncodeOptions
 ) -> Encoded:
     return image.encode(
         color,
         None if alpha is None else alpha[:, :, 0],
         icc_profile=prepared.icc_profile,
         exif=prepared.exif,
-        options=settings.encode,
+        options=options,
     )
 
 

@@ -96,8 +96,8 @@ class Upscale(beam.PTransform):
             self.settings = engine
         else:
             asked = UpscaleSettings.of(engine, **options)
-            if asked.ignored_parameters:
-                warnings.warn(asked.ignored_message, stacklevel=2)
+            if asked.warning is not None:
+                warnings.warn(asked.warning, stacklevel=2)
             self.settings = asked.pin()
         self._handler_options = handler_options or {}
 

@@ -13,6 +13,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import beam_upscale as bu
+from beam_upscale.settings import weights_by_engine
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,13 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompt", default="", help="for engines that take one")
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
-    parser.add_argument("--weights", help="a registered name or a path")
+    parser.add_argument(
+        "--weights", action="append", default=[], help="a name or a path; in a chain ENGINE=…"
+    )
     own, beam_arguments = parser.parse_known_args(arguments)
 
     upscale = bu.Upscale(
         [own.engine, *own.then],
         oversize=bu.Oversize(own.oversize),
-        weights=own.weights,
+        weights=weights_by_engine(own.weights),
         prompt=own.prompt,
     )
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:

@@ -49,7 +49,7 @@ def network(tiny_weights: Path) -> EsrganModel:
 def whole(pixels: np.ndarray, context: Any = None) -> TiledImage:
     """An image in one tile."""
     core = Box(0, 0, pixels.shape[1], pixels.shape[0])
-    return TiledImage((Tile(pixels, core),), scale=2, context=context)
+    return TiledImage([Tile(pixels, core)], scale=2, context=context)
 
 
 def infer(handler: EsrganHandler, images: Sequence[TiledImage]) -> list[Inference]:
@@ -105,7 +105,7 @@ def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalEsrgan) -> None:
 
 def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: EsrganModel) -> None:
     pixels = noise(20, 30, 3)
-    tiled = TiledImage((Tile(pixels, Box(5, 4, 10, 8)),), scale=2)
+    tiled = TiledImage([Tile(pixels, Box(5, 4, 10, 8))], scale=2)
 
     (inference,) = infer(EsrganHandler(model), [tiled])
 
@@ -145,7 +145,7 @@ def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalEsrgan) -> N
     handler = EsrganHandler(model)
 
     assert infer(handler, []) == []
-    assert infer(handler, [TiledImage((), 1)]) == [Inference()]
+    assert infer(handler, [TiledImage([], 1)]) == [Inference()]
 
 
 # Errors
@@ -169,7 +169,7 @@ def test_one_images_error_leaves_the_others(
     fail_on_black(monkeypatch, ImageError(ErrorCode.NOT_A_NUMBER, "bad"))
     model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
     good, black = noise(8, 8, 3), np.zeros((8, 8, 3), np.uint8)
-    half_bad = TiledImage((*whole(good).tiles, *whole(black).tiles), scale=2)
+    half_bad = TiledImage([*whole(good).tiles, *whole(black).tiles], scale=2)
 
     results = infer(EsrganHandler(model), [whole(good), half_bad, whole(black), whole(good)])
 
@@ -241,7 +241,7 @@ def test_batches_of_run_inference_count_pixels(model: LocalEsrgan) -> None:
 
     assert (bounds["min_batch_size"], bounds["max_batch_size"]) == (2000, 2000)
     assert bounds["element_size_fn"](whole(noise(8, 9, 3))) == 72
-    assert bounds["element_size_fn"](TiledImage((), 1)) == 2000 // 64
+    assert bounds["element_size_fn"](TiledImage([], 1)) == 2000 // 64
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_model_is_shared_where_that_is_asked_for(model: LocalEsrgan) -> None:
 
 
 def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalEsrgan) -> None:
-    batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage((), 1)]
+    batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage([], 1)]
 
     assert EsrganHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
 

@@ -34,13 +34,14 @@ class TiledImage:
     """An image with all its tiles: the element of RunInference.
 
     Attributes:
-        tiles: none where there is nothing to do for the network; such an image passes through.
+        tiles: none where there is nothing to do for the network; such an image passes through. A
+            list, so that they can be freed once the network is done with them.
         scale: of the results; a network with a larger one is reduced to it.
         parameters: what guides the network, seed included, where it takes a prompt.
         context: what the caller needs to make a result of the cores; not looked at.
     """
 
-    tiles: tuple[Tile, ...]
+    tiles: list[Tile]
     scale: int
     parameters: Parameters | None = None
     context: Any = None
