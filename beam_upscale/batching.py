@@ -13,8 +13,8 @@ class Batchable(Protocol):
     """What a batch is made of: a tile, or an image with what it needs beside its pixels."""
 
     @property
-    def pixels(self) -> np.ndarray:
-        """(H, W, C), uint8 or uint16."""
+    def area(self) -> int:
+        """Pixels that it fills of a batch."""
         ...
 
     @property
@@ -35,6 +35,12 @@ class Patch:
     """
 
     pixels: np.ndarray
+
+    @property
+    def area(self) -> int:
+        """Height times width."""
+        height, width, _ = self.pixels.shape
+        return int(height * width)
 
     @property
     def kind(self) -> Hashable:
@@ -128,8 +134,7 @@ class Batcher(Generic[Item]):
 
     def _take_batch(self) -> list[_Waiting[Item]]:
         first = self._queue[0]
-        height, width = first.item.pixels.shape[:2]
-        fit = max(1, self._max_batch_pixels // (height * width))
+        fit = max(1, self._max_batch_pixels // first.item.area)
         alike = [waiting for waiting in self._queue if waiting.item.kind == first.item.kind][:fit]
         self._queue = [waiting for waiting in self._queue if waiting not in alike]
         return alike

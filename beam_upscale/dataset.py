@@ -17,16 +17,19 @@ folder (layout parquet).
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_upscale import storage
-from beam_upscale.manifest import Row, row_from_dict, row_from_json, row_to_json
+from beam_upscale.columns import from_struct_array
+from beam_upscale.manifest import Row, row_from_json, row_to_json, rows_of
 
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
@@ -206,13 +209,28 @@ class DatasetFolder:
     def read_manifest(self, shard: int) -> list[Row]:
         """A committed shard's rows."""
         with storage.open_read(self.manifest_uri(shard)) as file:
-            return [row_from_dict(values) for values in pq.read_table(file).to_pylist()]
+            return rows_of(pq.read_table(file))
 
     def committed_rows(self) -> Iterator[tuple[int, Row]]:
         """Every row of every committed shard, with the shard's number."""
         for shard in self.committed_shards():
             for row in self.read_manifest(shard):
                 yield shard, row
+
+    def input_type(self, shard: int) -> pa.DataType:
+        """The type of the dataset's own columns in a committed shard; its rows are not read."""
+        with storage.open_read(self.manifest_uri(shard)) as file:
+            return pq.read_schema(file).field("input").type
+
+    def columns_of_others(self, input_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+        """The columns, without those that have no value, of committed inputs that are not these."""
+        known = pa.array(input_ids, pa.string())
+        for shard in self.committed_shards():
+            with storage.open_read(self.manifest_uri(shard)) as file:
+                stored = pq.read_table(file, columns=["input_id", "input"])
+            others = stored.filter(pc.invert(pc.is_in(stored["input_id"], known)))
+            for columns in from_struct_array(others["input"]):
+                yield {name: value for name, value in columns.items() if value is not None}
 
     def staged_record(self, input_id: str) -> Record | None:
         """The record of a finished input whose shard is not committed."""

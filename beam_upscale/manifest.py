@@ -5,20 +5,19 @@ table that is stored. A row's dictionary form survives JSON exactly, decimals in
 staged record and a committed manifest say the same.
 """
 
-import base64
 import dataclasses
-import datetime as dt
 import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 import pyarrow as pa
 
+from beam_upscale.columns import from_struct_array, struct_array
 from beam_upscale.errors import ErrorCode
+from beam_upscale.json_values import from_json, to_json
 
 
 class Status(StrEnum):
@@ -220,61 +219,13 @@ def _decimal_places() -> Mapping[str, int]:
 
 def row_to_json(row: Row) -> dict[str, Any]:
     """The row as JSON values, exactly: what JSON has no type for is marked with its own."""
-    values: dict[str, Any] = _to_json(row.to_dict())
+    values: dict[str, Any] = to_json(row.to_dict())
     return values
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:
     """The inverse of `row_to_json`."""
-    return row_from_dict(_from_json(values))
-
-
-# Types that JSON lacks and datasets' own columns have; prices are decimals too.
-_MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
-    "$decimal": (Decimal, str, Decimal),
-    "$bytes": (bytes, lambda data: base64.b64encode(data).decode(), base64.b64decode),
-    "$datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
-    "$date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
-    "$time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
-    "$timedelta": (
-        dt.timedelta,
-        lambda delta: str(delta // dt.timedelta(microseconds=1)),
-        lambda text: dt.timedelta(microseconds=int(text)),
-    ),
-}
-# Marks a dataset's own dictionary whose only key looks like a mark.
-_ESCAPE = "$escaped"
-
-
-_MARKS = frozenset({*_MARKED, _ESCAPE})
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        values = {name: _to_json(each) for name, each in value.items()}
-        return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
-    if hasattr(value, "tolist"):
-        # NumPy's scalars and arrays.
-        return _to_json(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_to_json(each) for each in value]
-    for mark, (kind, encode, _) in _MARKED.items():
-        if isinstance(value, kind):
-            return {mark: encode(value)}
-    return value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_from_json(each) for each in value]
-    if not isinstance(value, Mapping):
-        return value
-    if value.keys() == {_ESCAPE}:
-        return {name: _from_json(each) for name, each in value[_ESCAPE].items()}
-    for mark, (_, _, decode) in _MARKED.items():
-        if value.keys() == {mark}:
-            return decode(value[mark])
-    return {name: _from_json(each) for name, each in value.items()}
+    return row_from_dict(from_json(values))
 
 
 def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Table:
@@ -297,37 +248,18 @@ def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Ta
 def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:
     """The dataset's own columns as one struct column; nulls where there are none.
 
-    Without `input_type` types are inferred. A column whose values have no type in common, or none
-    that Arrow and Parquet can hold (a whole number of more than 64 bits, an object without
-    members), is stored as JSON text.
+    Without `input_type` it is inferred from these rows, as `infer_input_type` does.
     """
-    if input_type is not None:
-        return pa.array([dict(row.input) for row in rows], type=input_type)
-    names = list(dict.fromkeys(name for row in rows for name in row.input))
-    if not names:
-        # Parquet has no struct without fields.
-        return pa.nulls(len(rows))
-    columns = [_inferred([row.input.get(name) for row in rows]) for name in names]
-    return pa.StructArray.from_arrays(columns, names=names)
+    return struct_array([row.input for row in rows], input_type)
 
 
-def _inferred(values: list[Any]) -> pa.Array:
-    try:
-        array = pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return _as_json_text(values)
-    return _as_json_text(values) if _has_empty_struct(array.type) else array
-
-
-def _as_json_text(values: list[Any]) -> pa.Array:
-    return pa.array([None if value is None else json.dumps(_to_json(value)) for value in values])
-
-
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    """Whether a type is, or holds, a struct without fields, which Parquet does not have."""
-    if pa.types.is_struct(kind) and kind.num_fields == 0:
-        return True
-    return any(_has_empty_struct(kind.field(each).type) for each in range(kind.num_fields))
+def rows_of(stored: pa.Table) -> list[Row]:
+    """The rows of a table that `table` made, with the dataset's own columns as they were."""
+    rows = stored.drop_columns("input").to_pylist()
+    inputs = from_struct_array(stored.column("input"))
+    return [
+        row_from_dict({**values, "input": own}) for values, own in zip(rows, inputs, strict=True)
+    ]
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from beam_upscale import storage
+from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.listing import SourceImage, with_unique_names
-from beam_upscale.manifest import Row, Status, row_to_json
+from beam_upscale.manifest import Row
 from beam_upscale.parameters import Parameters
 
 # What is wrong with an image's parameters, and with the file of its caption or its own.
@@ -238,7 +240,7 @@ def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
         return earlier.seed == seed
     # A seed that no one asked for comes from the pixels and the other parameters.
     before = earlier.input.get("seed")
-    if _is_stored_as(image.columns.get("seed"), before):
+    if are_stored_alike({"seed": image.columns.get("seed")}, {"seed": before}):
         return True
     try:
         return not Parameters().overridden({"seed": before}).seed
@@ -246,37 +248,20 @@ def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
         return False
 
 
-def relabeled(record: Record, columns: Mapping[str, Any]) -> Record:
+def relabeled(
+    record: Record, columns: Mapping[str, Any], input_type: pa.StructType | None = None
+) -> Record:
     """An earlier record with an input's columns of now; the record itself where they are the same.
 
     Columns that guide nothing, such as a label, may change without the image being made again.
-    A manifest holds columns as Arrow does, which gives back whole numbers among fractions as
-    fractions, and names that other rows have as None: such rows are the same. Values of a column
-    without a common type come back as JSON text, and are put right: a shard that is written anew
-    infers its types anew, and text would be taken for a text.
+    They are the same where they are stored alike: a manifest gives back whole numbers among
+    fractions as fractions, and None for a column that only other inputs have.
+
+    Args:
+        record: the earlier record.
+        columns: the input's own, of now.
+        input_type: that they are stored by; None where it is inferred shard by shard.
     """
-    if _is_same(columns, record.row.input):
+    if are_stored_alike(columns, record.row.input, input_type):
         return record
     return dataclasses.replace(record, row=dataclasses.replace(record.row, input=columns))
-
-
-def _is_stored_as(value: object, stored: object) -> bool:
-    """Whether a manifest may hold a value so, as JSON text too."""
-    if _is_same(value, stored):
-        return True
-    row = Row("", "", Status.SKIPPED, input={"value": value})
-    return isinstance(stored, str) and stored == json.dumps(row_to_json(row)["input"]["value"])
-
-
-def _is_same(value: Any, stored: Any) -> bool:
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping) and isinstance(stored, Mapping):
-        names = value.keys() | stored.keys()
-        return all(_is_same(value.get(name), stored.get(name)) for name in names)
-    if isinstance(value, list | tuple) and isinstance(stored, list | tuple):
-        return len(value) == len(stored) and all(map(_is_same, value, stored))
-    if isinstance(value, bool) or isinstance(stored, bool):
-        return value is stored
-    are_both_nan = value != value and stored != stored
-    return bool(value == stored) or are_both_nan

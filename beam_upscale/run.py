@@ -1,17 +1,20 @@
 """One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
 
 import dataclasses
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pyarrow as pa
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_upscale import shared_weights, storage
 from beam_upscale.budget import LimitCredits
+from beam_upscale.columns import infer_input_type
 from beam_upscale.control import (
     HeedStop,
     Progress,
@@ -78,7 +81,8 @@ def run(
     on_start(settings, listing)
     run_id = new_run_id()
     most_failures = request.max_failures.most(len(listing.images))
-    pipeline = _pipeline(request, settings, record, run_id, most_failures)
+    input_type = _input_type(listing, dataset)
+    pipeline = _pipeline(request, settings, record, run_id, most_failures, input_type)
     _watch(pipeline, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
         clear_stop(dataset)
@@ -92,6 +96,13 @@ def _rows_so_far(dataset: DatasetFolder) -> Iterable[Row]:
     rows = {row.input_id: row for _, row in dataset.committed_rows()}
     rows |= {record.row.input_id: record.row for record in dataset.staged_records()}
     return rows.values()
+
+
+def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
+    """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
+    present = [image.input_id for image in listing.images]
+    gone = dataset.columns_of_others(present)
+    return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
 
 
 def _clear(dataset: DatasetFolder) -> None:
@@ -135,6 +146,7 @@ def _pipeline(
     record: Mapping[str, Any],
     run_id: str,
     most_failures: int | None,
+    input_type: pa.StructType | None,
 ) -> beam.Pipeline:
     dataset = DatasetFolder(storage.absolute(request.output))
     options = PipelineOptions(list(request.beam_options))
@@ -159,6 +171,7 @@ def _pipeline(
         | WriteDataset(
             request.output,
             request.layout,
+            input_type=input_type,
             run=record,
             run_id=run_id,
             most_failures=most_failures,

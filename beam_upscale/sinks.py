@@ -9,7 +9,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import manifest, storage
 from beam_upscale.card import dataset_card
+from beam_upscale.columns import infer_input_type, stored_type
 from beam_upscale.control import progress_file, progress_of, stop_after_failures
 from beam_upscale.dataset import (
     IMAGES,
@@ -131,12 +132,14 @@ class _Stage(beam.DoFn):
         run: Mapping[str, Any],
         run_id: str,
         most_failures: int | None,
+        input_type: pa.StructType | None,
     ) -> None:
         self._dataset = dataset
         self._layout = layout
         self._run = run
         self._run_id = run_id
         self._most_failures = most_failures
+        self._input_type = input_type
         self._stop_listening: Callable[[], None] = _nothing
 
     def start_bundle(self) -> None:
@@ -154,7 +157,7 @@ class _Stage(beam.DoFn):
         earlier = source.earlier is not None
         if earlier:
             # Its columns may have changed since, though nothing that the image depends on.
-            record = relabeled(record, source.columns)
+            record = relabeled(record, source.columns, self._input_type)
         else:
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
@@ -191,7 +194,7 @@ def commit_shard(
         dataset: the output.
         layout: where images are stored.
         run_id: names the telemetry of this run.
-        input_type: of the dataset's own columns; None infers it from these rows.
+        input_type: of the dataset's own columns; None infers it from the shard's rows.
     """
     records = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
@@ -201,6 +204,9 @@ def commit_shard(
             delete_files(before, dataset, but_for=row)
         rows[row.input_id] = row
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
+    if input_type is None:
+        # Images are of some of the rows, but have the columns of all.
+        input_type = infer_input_type(row.input for row in ordered)
     if layout is Layout.PARQUET:
         ordered = [_in_data_shard(row, shard) for row in ordered]
         with_images = [row for row in ordered if row.output_uri]
@@ -263,6 +269,8 @@ def _data_row(row: Row, data: bytes) -> dict[str, Any]:
     assert row.output_format is not None
     extension = OutputFormat(row.output_format).extension
     path = str(row.input.get("file_name") or row.input_id.rpartition("/")[2])
+    # A column may hold any text; half of a surrogate pair is none that Arrow takes.
+    path = path.encode(errors="backslashreplace").decode()
     return {
         "image": {"bytes": data, "path": path + extension},
         "input_id": row.input_id,
@@ -338,6 +346,53 @@ class _CommitShard(beam.DoFn):
         yield True
 
 
+def shards_to_retype(
+    dataset: DatasetFolder, input_type: pa.StructType | None = None
+) -> Iterator[tuple[int, pa.StructType | None]]:
+    """The committed shards whose own columns are not of the one type, each with that type.
+
+    A shard that has not changed for long may lack columns that came since, or have some that are
+    gone; one whose type was inferred has only its own. Footers tell it, and no row is read where
+    they agree.
+
+    Args:
+        dataset: the output.
+        input_type: the one type; None takes that of all rows, unless the shards agree.
+    """
+    found = {shard: dataset.input_type(shard) for shard in dataset.committed_shards()}
+    if input_type is None:
+        if _are_all_equal(list(found.values())):
+            return
+        input_type = infer_input_type(row.input for _, row in dataset.committed_rows())
+    wanted = stored_type(input_type)
+    for shard, kind in found.items():
+        if not kind.equals(wanted, check_metadata=True):
+            yield shard, input_type
+
+
+def _are_all_equal(kinds: Sequence[pa.DataType]) -> bool:
+    return all(kind.equals(kinds[0], check_metadata=True) for kind in kinds)
+
+
+def _find_shards_to_retype(
+    _: object,
+    shards: Iterable[bool],
+    dataset: DatasetFolder,
+    input_type: pa.StructType | None,
+) -> Iterator[tuple[int, pa.StructType | None]]:
+    if all(shards):
+        yield from shards_to_retype(dataset, input_type)
+
+
+def _retype(
+    shard: tuple[int, pa.StructType | None], dataset: DatasetFolder, layout: Layout, run_id: str
+) -> bool:
+    """Writes a shard anew with another type; its manifest, and with it that type, comes last."""
+    number, input_type = shard
+    commit_shard(number, [], dataset, layout, run_id, input_type)
+    return True
+
+
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
     sums = totals(row for _, row in dataset.committed_rows())
@@ -371,11 +426,12 @@ def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str
 def _complete_if_all(
     _: object,
     shards: Iterable[bool],
+    retyped: Iterable[bool],
     dataset: DatasetFolder,
     layout: Layout,
     run: Mapping[str, Any],
 ) -> Iterator[Totals]:
-    if all(shards):
+    if all(shards) and all(retyped):
         yield complete(dataset, layout, run)
 
 
@@ -386,8 +442,9 @@ class WriteDataset(beam.PTransform):
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
         layout: images as files in the input's folder structure, or embedded in Parquet.
-        input_type: of the dataset's own columns, as an Arrow struct. By default it is inferred
-            shard by shard, which suits columns whose values have one type and no shard without any.
+        input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
+            default it is inferred shard by shard, and where shards differ in the end they are
+            written once more, with the type of all.
         run: what `run.json` says besides the totals; by default the settings of the `Upscale` that
             the results come from, the layout and the versions.
         run_id: names this run's telemetry; by default the time of the pipeline's construction.
@@ -409,21 +466,41 @@ class WriteDataset(beam.PTransform):
     most_failures: int | None = None
 
     def expand(self, upscaled: Any) -> Any:
-        """Wires staging, the commit of shards and the end of the run."""
+        """Wires staging, the commit of shards, one type for all and the end of the run."""
         dataset = DatasetFolder(storage.absolute(self.output))
         layout = Layout(self.layout)
         run = self._record(upscaled, dataset, layout)
         shards = (
             upscaled
-            | "Stage" >> beam.ParDo(_Stage(dataset, layout, run, self.run_id, self.most_failures))
+            | "Stage"
+            >> beam.ParDo(
+                _Stage(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
+            )
             | "ByShard" >> beam.GroupByKey()
             | "Commit" >> beam.ParDo(_CommitShard(dataset, layout, self.run_id, self.input_type))
+        )
+        retyped = (
+            upscaled.pipeline
+            | "Committed" >> beam.Impulse()
+            | "FindShardsToRetype"
+            >> beam.FlatMap(
+                _find_shards_to_retype, beam.pvalue.AsIter(shards), dataset, self.input_type
+            )
+            | "SpreadShards" >> beam.Reshuffle()
+            | "Retype" >> beam.Map(_retype, dataset, layout, self.run_id)
         )
         return (
             upscaled.pipeline
             | "End" >> beam.Impulse()
             | "Complete"
-            >> beam.FlatMap(_complete_if_all, beam.pvalue.AsIter(shards), dataset, layout, run)
+            >> beam.FlatMap(
+                _complete_if_all,
+                beam.pvalue.AsIter(shards),
+                beam.pvalue.AsIter(retyped),
+                dataset,
+                layout,
+                run,
+            )
         )
 
     def _record(self, upscaled: Any, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:

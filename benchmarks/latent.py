@@ -33,6 +33,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from beam_upscale.errors import ImageError
 from beam_upscale.layout import whole
 from beam_upscale.models.device import Device, Precision, settle
 from beam_upscale.models.latent import Job, LatentModel
@@ -122,12 +123,12 @@ def measure(action: Callable[[], Any], device: Device, repeats: int) -> dict[str
         for _ in range(repeats):
             action()
         elapsed = (time.perf_counter() - started) / repeats
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, ImageError) as error:
         return {"error": str(error).splitlines()[0]}
     if device is Device.CUDA:
         peak = torch.cuda.max_memory_allocated()
     else:
-        # Of the whole process so far: on a CPU only the first measurement is its own.
+        # Of the whole process so far, on Linux: on a CPU only the first measurement is its own.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"seconds": elapsed, "peak_bytes": float(peak)}
 
@@ -148,7 +149,7 @@ def compare(
         job = Job(pixels, parameters, whole(width, height))
         figures[name] = measure(partial(model.upscale, [job]), device, options.repeats)
         del model
-    bare = StableDiffusionUpscalePipeline.from_pretrained(folder, torch_dtype=DTYPES[precision])
+    bare = StableDiffusionUpscalePipeline.from_pretrained(folder, dtype=DTYPES[precision])
     bare.to(device.value)
     bare.set_progress_bar_config(disable=True)
     picture = Image.fromarray(pixels)

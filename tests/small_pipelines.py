@@ -8,8 +8,9 @@ from typing import Any
 SCHEDULERS = {
     "ddim": ("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": False}),
     "euler ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
 }
-"""Schedulers by name: the one that the service's model comes with, and one that draws noise."""
+"""Schedulers by name: the published model's, one that draws noise, one of two passes a step."""
 
 MAX_TOKENS = 77
 

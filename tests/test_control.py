@@ -190,7 +190,7 @@ def test_a_computation_that_has_ended_has_no_steps(
     assert read_progress(dataset, "run") == Progress()
 
 
-def test_two_bundles_of_a_process_note_a_step_once(dataset: DatasetFolder) -> None:
+def test_steps_are_noted_as_long_as_a_bundle_of_the_process_lasts(dataset: DatasetFolder) -> None:
     file = progress_file(dataset, "run")
     stop_one, stop_other = file.listen(), file.listen()
 

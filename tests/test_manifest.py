@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from beam_upscale.columns import infer_input_type
 from beam_upscale.engines import ENGINES
 from beam_upscale.errors import ErrorCode
 from beam_upscale.manifest import (
@@ -20,6 +21,7 @@ from beam_upscale.manifest import (
     row_from_dict,
     row_from_json,
     row_to_json,
+    rows_of,
     status_of,
     table,
     totals,
@@ -110,6 +112,29 @@ def test_a_row_survives_parquet(tmp_path: Path, row: Row) -> None:
     (values,) = pq.read_table(tmp_path / "manifest.parquet").to_pylist()
 
     assert row_from_dict(values) == row
+
+
+def test_rows_come_back_from_a_file_with_the_columns_that_they_had(tmp_path: Path) -> None:
+    mixed = [3, "3", '"3"', [1, "a"], {"$date": "mine"}, 2**70, 10**5000, "\ud800", {}]
+    rows = [Row(str(n), "", Status.FAILED, input={"x": x}) for n, x in enumerate(mixed)]
+
+    pq.write_table(table(rows), tmp_path / "manifest.parquet")
+
+    found = rows_of(pq.read_table(tmp_path / "manifest.parquet"))
+    assert [row.input["x"] for row in found] == mixed
+    assert table(found).equals(table(rows))
+
+
+def test_parts_have_the_type_that_is_given(tmp_path: Path) -> None:
+    kind = infer_input_type([{"x": 1}, {"x": 0.5}, {"y": [1]}])
+
+    parts = [table([dataclasses.replace(BARE, input=own)], kind) for own in ({"x": 2}, {})]
+
+    assert parts[0].schema == parts[1].schema
+    assert pa.concat_tables(parts)["input"].to_pylist() == [
+        {"x": 2.0, "y": None},
+        {"x": None, "y": None},
+    ]
 
 
 @given(rows)

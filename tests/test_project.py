@@ -25,7 +25,10 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK]
 
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
-    "rules": {"chain", "errors", "engines", "layout", "manifest", "parameters", "plan"},
+    "rules": {
+        *("chain", "columns", "errors", "engines", "json_values", "layout", "manifest"),
+        *("parameters", "plan"),
+    },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},
     "inference": {"inference", "local_models", "settings", "shared_weights", "storage"},

@@ -179,7 +179,7 @@ def test_rerun_takes_over_columns_and_makes_no_image_again(
         return tree(output)
 
     output = tmp_path / "out"
-    # Types that share none come back from the manifest as JSON text.
+    # What has no type in common is stored as JSON text.
     describe({"00.png": 1, "02.png": "b", "broken.png": 2.5, "more/01.png": None, "04.png": 3})
     run_into(output)
     upscaled_names.clear()
@@ -189,7 +189,7 @@ def test_rerun_takes_over_columns_and_makes_no_image_again(
     again = run_into(output)
 
     assert upscaled_names == []
-    assert rows(output)["02.png"].input["label"] == '"c"'
+    assert rows(output)["02.png"].input["label"] == "c"
     assert list(verify(str(output))) == []
     assert changed == again == run_into(tmp_path / "fresh")
 

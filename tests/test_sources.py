@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale import manifest, storage
+from beam_upscale.columns import infer_input_type
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.listing import Listing, SourceImage, is_image_name, list_images, source_image
@@ -729,8 +730,7 @@ def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping
     ]
     file = io.BytesIO()
     pq.write_table(manifest.table(rows), file)
-    (stored, *_) = pq.read_table(file).to_pylist()
-    return manifest.row_from_dict(stored).input
+    return manifest.rows_of(pq.read_table(file))[0].input
 
 
 def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:
@@ -825,15 +825,25 @@ def test_rows_that_parameters_did_not_reach_hold_whatever_is_asked(
     assert holds(with_columns(picture, steps=51), row, dataset)
 
 
+def refused(image: SourceImage) -> Row:
+    """The row of an image whose parameters cannot be had."""
+    with pytest.raises(ImageError) as caught:
+        image.parameters(ASKED.parameters)
+    error = caught.value
+    return upscaled(image, output_uri=None, error_code=str(error.code), error_message=error.message)
+
+
 @pytest.mark.parametrize("was_read", [False, True])
 def test_parameters_that_were_wrong_hold_while_the_same_is_wrong(
     picture: SourceImage, dataset: DatasetFolder, was_read: bool
 ) -> None:
-    row = upscaled(picture, output_uri=None, error_code=ErrorCode.INVALID_STEPS)
+    row = refused(with_columns(picture, steps=52))
     row = row if was_read else dataclasses.replace(row, source_sha256=None)
 
     assert holds(with_columns(picture, steps=52), row, dataset)
     assert not holds(with_columns(picture, seed=-1), row, dataset)
+    # The row's message would be wrong.
+    assert not holds(with_columns(picture, steps=53), row, dataset)
     assert not holds(with_columns(picture, steps=50), row, dataset)
 
 
@@ -843,7 +853,7 @@ def test_a_caption_that_was_gone_holds_until_it_is_back(
 ) -> None:
     caption = Path(picture.uri or "").with_suffix(".txt")
     image = dataclasses.replace(picture, caption_uri=str(caption))
-    row = upscaled(picture, output_uri=None, error_code=ErrorCode.NOT_FOUND)
+    row = refused(image)
     row = row if was_read else dataclasses.replace(row, source_sha256=None)
 
     assert holds(image, row, dataset)
@@ -873,7 +883,7 @@ def test_a_seed_among_values_of_other_types_is_told_from_none(
     stored_none = as_stored(none.columns, {"seed": 7})
     stored_some = as_stored(some.columns, {"seed": ""})
 
-    assert (stored_none["seed"], stored_some["seed"]) == ('""', "7")
+    assert (stored_none["seed"], stored_some["seed"]) == ("", 7)
     assert holds(none, guided(none, input=stored_none), dataset)
     assert holds(some, guided(some, input=stored_some), dataset)
     assert not holds(none, guided(some, input=stored_some), dataset)
@@ -980,12 +990,28 @@ def test_columns_that_changed_are_taken_over(before: dict[str, Any], now: dict[s
     assert changed == Record(dataclasses.replace(row, input=now), telemetry=None)
 
 
-def test_json_text_becomes_the_value_that_it_stands_for() -> None:
-    stored = as_stored({"x": 1}, {"x": "a"})
-    record = Record(Row("1", "", Status.SKIPPED, input=stored), telemetry=None)
+@pytest.mark.parametrize(
+    ("before", "now", "kind", "is_same"),
+    [
+        (3.0, 3, pa.float64(), True),
+        (3.0, 3, pa.int64(), True),
+        ("3", 3, pa.int64(), False),
+        (None, 3, pa.int64(), False),
+    ],
+)
+def test_columns_are_compared_as_they_are_to_be_stored(
+    before: object, now: object, kind: pa.DataType, is_same: bool
+) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input={"x": before}), telemetry=None)
 
-    assert stored == {"x": "1"}
-    assert relabeled(record, {"x": 1}).row.input == {"x": 1}
+    assert (relabeled(record, {"x": now}, pa.struct([("x", kind)])) is record) is is_same
+
+
+def test_number_that_becomes_json_text_is_the_one_of_now() -> None:
+    as_text = infer_input_type([{"x": 1}, {"x": "a"}])
+    record = Record(Row("1", "", Status.SKIPPED, input={"x": 3.0}), telemetry=None)
+
+    assert str(relabeled(record, {"x": 3}, as_text).row.input) == "{'x': 3}"
 
 
 # As transforms

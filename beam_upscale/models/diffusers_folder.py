@@ -82,10 +82,12 @@ def inspect(folder: Path) -> LatentInfo:
     for component, names in _WEIGHTS.items():
         _require_weights(folder / component, names)
     _require_fitting_channels(folder, configs)
+    max_noise_level = index.get("max_noise_level", _DEFAULT_MAX_NOISE_LEVEL)
+    _require_known_noise_levels(folder, max_noise_level, configs["unet"].get("num_class_embeds"))
     return LatentInfo(
         scale=2 ** (len(_blocks(folder, configs, "vae", "block_out_channels")) - 1),
         factor=2 ** (len(_blocks(folder, configs, "unet", "down_block_types")) - 1),
-        max_noise_level=int(index.get("max_noise_level", _DEFAULT_MAX_NOISE_LEVEL)),
+        max_noise_level=max_noise_level,
         precisions=frozenset(Precision) - {Precision.AUTO},
     )
 
@@ -163,6 +165,14 @@ def _require_fitting_channels(folder: Path, configs: Mapping[str, Config]) -> No
             raise unusable(
                 folder, f"{name} is {found}; with the other modules it must be {allowed}"
             )
+
+
+def _require_known_noise_levels(folder: Path, most: object, known: object) -> None:
+    """A level beyond the UNet's table is an error on a GPU that ends the whole process."""
+    if not isinstance(most, int) or not isinstance(known, int) or not 0 <= most < known:
+        raise unusable(
+            folder, f"max_noise_level is {most}; the unet's num_class_embeds, {known}, must be more"
+        )
 
 
 def _blocks(

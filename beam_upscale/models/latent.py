@@ -82,6 +82,15 @@ class Job:
             raise ValueError("a seed and at least one piece expected")
 
     @property
+    def area(self) -> int:
+        """Pixels that the network sees, with sides rounded up to multiples of 8.
+
+        That is what the published network needs; what is padded takes memory as well.
+        """
+        height, width, _ = self.pixels.shape
+        return int((height + -height % 8) * (width + -width % 8))
+
+    @property
     def kind(self) -> Hashable:
         """Jobs of equal kind may share a batch; one of several pieces shares with none."""
         if len(self.pieces) > 1:
@@ -256,8 +265,8 @@ class LatentModel:
         raise ImageError(
             ErrorCode.OUT_OF_MEMORY,
             f"One image of {width} x {height} pixels does not fit in the memory of the device "
-            f"{self.device} ({message.splitlines()[0]}). Use --vae-tiling, smaller tiles or "
-            "another device.",
+            f"{self.device} ({message.splitlines()[0]}). Use --vae-tiling on, a smaller image or "
+            "a device with more memory.",
         )
 
     def _denoise(
@@ -351,7 +360,16 @@ class LatentModel:
         with self._encoding, torch.inference_mode():
             torch.set_num_threads(self._threads)
             note = _truncation(self._pipeline.tokenizer, text)
-            values, _ = self._pipeline.encode_prompt(text, self._torch_device, 1, False)
+            try:
+                values, _ = self._pipeline.encode_prompt(text, self._torch_device, 1, False)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise ImageError(
+                    ErrorCode.OUT_OF_MEMORY,
+                    f"A prompt does not fit in the memory of the device {self.device} "
+                    f"({str(error).splitlines()[0]}).",
+                ) from None
             return Embedding(values, note)
 
 
@@ -461,12 +479,15 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
         logs.set_verbosity_error()
         logs.disable_progress_bar()
     options = {"dtype": dtype, "local_files_only": True}
+    # What fails here is the installation, not the weights.
+    encoder_class = transformers.CLIPTextModel
+    pipeline_class = diffusers.StableDiffusionUpscalePipeline
     try:
         # Loaded apart, for transformers draws at random what is missing, and only this tells.
-        text_encoder, loading = transformers.CLIPTextModel.from_pretrained(
+        text_encoder, loading = encoder_class.from_pretrained(
             folder / "text_encoder", output_loading_info=True, **options
         )
-        pipeline = diffusers.StableDiffusionUpscalePipeline.from_pretrained(
+        pipeline = pipeline_class.from_pretrained(
             folder,
             text_encoder=text_encoder,
             safety_checker=None,
@@ -474,6 +495,8 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
             watermarker=None,
             **options,
         )
+    except MemoryError:
+        raise
     except Exception as error:
         # What foreign or damaged weights raise is not a closed set.
         reason = str(error).splitlines()[0] if str(error) else "no reason given"

@@ -1,0 +1,288 @@
+"""The dataset's own columns: one Arrow type for those of all inputs, and values of that type.
+
+Others open a dataset's files together, which takes columns that are the same in each. So the type
+is that of all inputs' values, whatever part of them a file holds.
+
+A column whose values have no type in common, or none that Arrow and Parquet can hold, is text: each
+value as JSON, in the form of `beam_upscale.json_values`. The field's metadata tells such a column
+from one of texts, in Parquet too.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale.json_values import from_json, to_json
+
+_JSON_TEXT = MappingProxyType({b"beam_upscale": b"json"})
+
+# The name of the input stands before the others.
+_FIRST = "file_name"
+
+# What is nested deeper is JSON text: readers of Parquet have limits of their own.
+_DEEPEST = 32
+
+_INT64 = range(-(2**63), 2**63)
+_UINT64 = range(2**64)
+# Whole numbers that a double holds exactly.
+_EXACT_IN_DOUBLE = range(-(2**53), 2**53 + 1)
+_MOST_DECIMAL_DIGITS = 76
+
+
+def infer_input_type(columns: Iterable[Mapping[str, Any]]) -> pa.StructType | None:
+    """The type that holds the columns of all inputs.
+
+    Whole numbers among fractions are doubles where those are exact; times of several zones are in
+    UTC; objects have the members of all. A column without any value is of Arrow's type null.
+
+    Args:
+        columns: of each input, in any order, which does not matter to the answer; read once, and
+            not held.
+
+    Returns:
+        A struct with `file_name` first and the others by name; None where there is no column.
+    """
+    seen: defaultdict[str, _Seen] = defaultdict(_Seen)
+    for each in columns:
+        for name, value in each.items():
+            seen[name].add(value)
+    if not seen:
+        return None
+    names = sorted(seen, key=lambda name: (name != _FIRST, name))
+    return pa.struct([_field(name, seen[name].arrow_type()) for name in names])
+
+
+def _field(name: str, kind: pa.DataType | None) -> pa.Field:
+    if kind is None:
+        return pa.field(name, pa.string(), metadata=dict(_JSON_TEXT))
+    return pa.field(name, kind)
+
+
+class _Seen:
+    """What values have in common, as far as it decides on their type.
+
+    It is the same whatever order values are added in: of each property it keeps the union or the
+    extremes.
+    """
+
+    def __init__(self, depth: int = 0) -> None:
+        self._depth = depth
+        self._scalars: set[pa.DataType] = set()
+        self._least_int = self._greatest_int = 0
+        self._digits_before_point = self._digits_after_point = 0
+        self._items: _Seen | None = None
+        self._members: defaultdict[str, _Seen] | None = None
+        self._has_no_type = False
+
+    def add(self, value: Any) -> None:
+        """Adds a value; None says nothing of a type."""
+        if hasattr(value, "tolist"):
+            # NumPy's scalars and arrays.
+            value = value.tolist()
+        match value:
+            case None:
+                return
+            case bool():
+                self._scalars.add(pa.bool_())
+            case int():
+                self._scalars.add(pa.int64())
+                self._least_int = min(self._least_int, value)
+                self._greatest_int = max(self._greatest_int, value)
+            case float():
+                self._scalars.add(pa.float64())
+            case str() if _is_unicode(value):
+                self._scalars.add(pa.string())
+            case Decimal() if value.is_finite():
+                self._add_decimal(value)
+            case list() | tuple() if self._depth < _DEEPEST:
+                self._add_items(value)
+            case Mapping() if self._depth < _DEEPEST and all(map(_is_field_name, value)):
+                self._add_members(value)
+            case str() | Decimal() | list() | tuple() | Mapping():
+                self._has_no_type = True
+            case _:
+                self._add_scalar(value)
+
+    def _add_decimal(self, value: Decimal) -> None:
+        exponent = value.as_tuple().exponent
+        assert isinstance(exponent, int)
+        self._scalars.add(pa.decimal128(1))
+        self._digits_after_point = max(self._digits_after_point, -exponent)
+        if value:
+            # A zero may be written with any number of them, as Arrow does.
+            self._digits_before_point = max(self._digits_before_point, value.adjusted() + 1)
+
+    def _add_items(self, values: Iterable[Any]) -> None:
+        self._items = self._items or _Seen(self._depth + 1)
+        for each in values:
+            self._items.add(each)
+
+    def _add_members(self, values: Mapping[str, Any]) -> None:
+        if self._members is None:
+            self._members = defaultdict(lambda: _Seen(self._depth + 1))
+        for name, each in values.items():
+            self._members[name].add(each)
+
+    def _add_scalar(self, value: Any) -> None:
+        try:
+            scalar = pa.scalar(value)
+            is_kept = scalar.as_py() == value
+        except (ArithmeticError, TypeError, ValueError):
+            is_kept = False
+        if is_kept:
+            self._scalars.add(scalar.type)
+        else:
+            self._has_no_type = True
+
+    def arrow_type(self) -> pa.DataType | None:
+        """The type that holds all values; None where there is none."""
+        is_scalar, is_list = bool(self._scalars), self._items is not None
+        is_struct = self._members is not None
+        if self._has_no_type or is_scalar + is_list + is_struct > 1:
+            return None
+        if self._items is not None:
+            kind = self._items.arrow_type()
+            return None if kind is None else pa.list_(kind)
+        if self._members is not None:
+            return _struct({name: each.arrow_type() for name, each in self._members.items()})
+        return self._scalar_type() if is_scalar else pa.null()
+
+    def _scalar_type(self) -> pa.DataType | None:
+        if self._scalars == {pa.int64()}:
+            return self._whole_number_type()
+        if self._scalars == {pa.int64(), pa.float64()}:
+            return pa.float64() if self._has_ints_within(_EXACT_IN_DOUBLE) else None
+        if self._scalars == {pa.decimal128(1)}:
+            return self._decimal_type()
+        if len(self._scalars) == 1:
+            return next(iter(self._scalars))
+        in_zones = all(pa.types.is_timestamp(kind) and kind.tz for kind in self._scalars)
+        return pa.timestamp("us", "UTC") if in_zones else None
+
+    def _whole_number_type(self) -> pa.DataType | None:
+        if self._has_ints_within(_INT64):
+            return pa.int64()
+        return pa.uint64() if self._has_ints_within(_UINT64) else None
+
+    def _has_ints_within(self, limits: range) -> bool:
+        return self._least_int in limits and self._greatest_int in limits
+
+    def _decimal_type(self) -> pa.DataType | None:
+        scale = self._digits_after_point
+        precision = max(1, self._digits_before_point + scale)
+        if precision > _MOST_DECIMAL_DIGITS:
+            return None
+        return (
+            pa.decimal128(precision, scale) if precision <= 38 else pa.decimal256(precision, scale)
+        )
+
+
+def _struct(members: Mapping[str, pa.DataType | None]) -> pa.StructType | None:
+    # Parquet has no struct without fields.
+    if not members or None in members.values():
+        return None
+    return pa.struct(sorted(members.items()))
+
+
+def _is_unicode(text: str) -> bool:
+    """False where there is half of a surrogate pair in it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_field_name(name: object) -> bool:
+    return isinstance(name, str) and _is_unicode(name)
+
+
+def struct_array(
+    columns: Sequence[Mapping[str, Any]], input_type: pa.StructType | None = None
+) -> pa.Array:
+    """Inputs' own columns as an array of structs, which `from_struct_array` reads.
+
+    Args:
+        columns: of each input.
+        input_type: of the array; None infers it from these inputs.
+
+    Returns:
+        An array as long as `columns`; nulls where no input has columns.
+
+    Raises:
+        pa.ArrowException, TypeError, ValueError, OverflowError: a value is not of that type.
+    """
+    kind = infer_input_type(columns) if input_type is None else input_type
+    if kind is None:
+        return pa.nulls(len(columns))
+    as_text = _json_columns(kind)
+    return pa.array([_with_text(each, as_text) for each in columns], type=kind)
+
+
+def _with_text(columns: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {
+        name: json.dumps(to_json(value)) if name in names and value is not None else value
+        for name, value in columns.items()
+    }
+
+
+def from_struct_array(structs: pa.Array | pa.ChunkedArray) -> Iterator[dict[str, Any]]:
+    """The columns of each input, with None where it has no value in a column that others have."""
+    names = _json_columns(structs.type)
+    for values in structs.to_pylist():
+        found = dict(values or {})
+        for name in names:
+            if found.get(name) is not None:
+                found[name] = from_json(json.loads(found[name]))
+        yield found
+
+
+def _json_columns(kind: pa.DataType) -> frozenset[str]:
+    if not pa.types.is_struct(kind):
+        return frozenset()
+    return frozenset(
+        field.name for field in kind if (field.metadata or {}).items() >= _JSON_TEXT.items()
+    )
+
+
+def stored_type(input_type: pa.StructType | None) -> pa.DataType:
+    """A type as Parquet gives it back: some details, such as names of list items, are its own."""
+    kind = pa.null() if input_type is None else input_type
+    file = pa.BufferOutputStream()
+    pq.write_table(pa.schema([("input", kind)]).empty_table(), file)
+    return pq.read_schema(pa.BufferReader(file.getvalue())).field("input").type
+
+
+def are_stored_alike(
+    one: Mapping[str, Any],
+    other: Mapping[str, Any],
+    input_type: pa.StructType | None = None,
+) -> bool:
+    """Whether two inputs' columns are the same once they are stored.
+
+    As a double, 3 is 3.0; as JSON text it is not. A column that the type lacks does not count.
+
+    Args:
+        one: an input's columns.
+        other: another's.
+        input_type: that they are stored by; None takes one that holds both.
+    """
+    kind = infer_input_type([one, other]) if input_type is None else input_type
+    if kind is None:
+        return True
+    try:
+        return _stored_text(one, kind) == _stored_text(other, kind)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        # What does not fit the type is not what it holds.
+        return False
+
+
+def _stored_text(columns: Mapping[str, Any], kind: pa.StructType) -> str:
+    """Text that is equal for equal values of one type, and for what is not a number."""
+    return json.dumps(to_json(struct_array([columns], kind).to_pylist()))

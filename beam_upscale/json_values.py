@@ -1,0 +1,64 @@
+"""Values as JSON and back, exactly: what JSON has no type for is marked with its own."""
+
+import base64
+import datetime as dt
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+# Python writes and reads whole numbers of any number of digits up to 640; beyond, a limit that can
+# be set applies (sys.set_int_max_str_digits). This many bits have at most 617 digits.
+_DECIMAL_INT_BITS = 2048
+
+# Types that JSON lacks and datasets' own columns have; prices are decimals too.
+_MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = MappingProxyType(
+    {
+        "$int": (int, hex, lambda digits: int(digits, 16)),
+        "$decimal": (Decimal, str, Decimal),
+        "$bytes": (bytes, lambda data: base64.b64encode(data).decode(), base64.b64decode),
+        "$datetime": (dt.datetime, dt.datetime.isoformat, dt.datetime.fromisoformat),
+        "$date": (dt.date, dt.date.isoformat, dt.date.fromisoformat),
+        "$time": (dt.time, dt.time.isoformat, dt.time.fromisoformat),
+        "$timedelta": (
+            dt.timedelta,
+            lambda delta: str(delta // dt.timedelta(microseconds=1)),
+            lambda text: dt.timedelta(microseconds=int(text)),
+        ),
+    }
+)
+# Marks a dataset's own dictionary whose only key looks like a mark.
+_ESCAPE = "$escaped"
+
+_MARKS = frozenset({*_MARKED, _ESCAPE})
+
+
+def to_json(value: Any) -> Any:
+    """A value in JSON's types; NumPy's scalars and arrays become Python's, tuples lists."""
+    if isinstance(value, Mapping):
+        values = {name: to_json(each) for name, each in value.items()}
+        return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
+    if hasattr(value, "tolist"):
+        return to_json(value.tolist())
+    if isinstance(value, list | tuple):
+        return [to_json(each) for each in value]
+    if isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS:
+        return value
+    for mark, (kind, encode, _) in _MARKED.items():
+        if isinstance(value, kind):
+            return {mark: encode(value)}
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`."""
+    if isinstance(value, list):
+        return [from_json(each) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {_ESCAPE}:
+        return {name: from_json(each) for name, each in value[_ESCAPE].items()}
+    for mark, (_, _, decode) in _MARKED.items():
+        if value.keys() == {mark}:
+            return decode(value[mark])
+    return {name: from_json(each) for name, each in value.items()}
