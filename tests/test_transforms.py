@@ -137,9 +137,9 @@ def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettin
     pixels[:, 10:] = (200, 180, 160, 255)
 
     tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    color, alpha = tiled.tiles
     result = pixels_of(finish(tiled, double(tiled), settings))
 
-    color, alpha = tiled.tiles
     assert (color.pixels == (200, 180, 160)).all()  # What the network sees has no black.
     assert np.array_equal(alpha.pixels[:, :, 0], pixels[:, :, 3])
     assert np.array_equal(result[..., 3], pixels[..., 3].repeat(2, 0).repeat(2, 1))
@@ -219,11 +219,14 @@ def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSet
     settings = pin(oversize="tile", halo=24)
 
     tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    tiles = list(tiled.tiles)
     result = finish(tiled, double(tiled), settings)
 
     row = row_of(result)
-    assert len(tiled.tiles) == row.calls > 1
-    assert all(t.pixels.shape[0] * t.pixels.shape[1] <= 1024 * 1024 for t in tiled.tiles)
+    assert len(tiles) == row.calls > 1
+    assert all(t.pixels.shape[0] * t.pixels.shape[1] <= 1024 * 1024 for t in tiles)
+    # Whoever still holds the element holds no pixels.
+    assert tiled.tiles == []
     assert np.array_equal(pixels_of(result), pixels.repeat(2, 0).repeat(2, 1))
     assert row.credits == row.calls * Decimal("0.2")
     assert row.notes == (f"upscaled in {row.calls} pieces",)
@@ -235,9 +238,9 @@ def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> N
     settings = pin(oversize="shrink")
 
     tiled = prepare(source(data), settings, shared_pool())
+    height, width = tiled.tiles[0].pixels.shape[:2]
     row = row_of(finish(tiled, double(tiled), settings))
 
-    height, width = tiled.tiles[0].pixels.shape[:2]
     assert 1040 * 1024 > height * width > 1020 * 1020
     assert (row.output_width, row.output_height) == (2 * width, 2 * height)
     assert row.notes == (f"shrunk to {width} x {height} before upscaling",)
@@ -250,7 +253,7 @@ def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> N
 def outcome(source: SourceImage, settings: PinnedSettings) -> Row:
     """The row of an input for which there is nothing to do for the network."""
     tiled = prepare(source, settings, shared_pool())
-    assert tiled.tiles == ()
+    assert tiled.tiles == []
     result = finish(tiled, Inference(), settings)
     assert result.data is None
     row = row_of(result)
@@ -341,7 +344,7 @@ def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
 
     result = finish(tiled, Inference(), settings)
 
-    assert (tiled.tiles, result.record, result.data) == ((), None, None)
+    assert (tiled.tiles, result.record, result.data) == ([], None, None)
 
 
 def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None:
@@ -350,7 +353,7 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     tiled = prepare(source(b"not looked at", earlier=earlier), settings, shared_pool())
     result = finish(tiled, Inference(), settings)
 
-    assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
+    assert (tiled.tiles, result.record, result.data) == ([], earlier, None)
 
 
 def test_the_networks_error_is_the_inputs(
