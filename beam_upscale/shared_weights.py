@@ -1,9 +1,13 @@
-"""Weights where all workers can read them: a file, or a folder of files, on Beam's file systems."""
+"""Weights where all workers can read them: a file, or a folder of files, on Beam's file systems.
 
+A folder's URI may end in a slash.
+"""
+
+import contextlib
 import functools
 import shutil
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from beam_upscale import storage, weights
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -15,15 +19,12 @@ def sha256(uri: str) -> str:
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE, it cannot be read.
     """
-    try:
+    uri = storage.absolute(uri)
+    with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
             return storage.sha256(uri)
         return weights.folder_sha256({n: storage.sha256(storage.join(uri, n)) for n in names})
-    except (ImageError, ValueError) as error:  # Beam knows no file system of this scheme.
-        raise SettingsError(
-            ErrorCode.WEIGHTS_UNAVAILABLE, f"the weights {uri} cannot be read: {error}"
-        ) from error
 
 
 def fetch(uri: str, expected: str) -> Path:
@@ -32,11 +33,15 @@ def fetch(uri: str, expected: str) -> Path:
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
     """
-    names = _names(uri)
-    if not names:
-        suffix = PurePosixPath(uri).suffix
-        return weights.store(expected, suffix, functools.partial(_open, uri))
-    return weights.store_folder(expected, names, lambda name: _open(storage.join(uri, name)))
+    uri = storage.absolute(uri)
+    with _unavailable_on_failure(uri):
+        names = _names(uri)
+        if not names:
+            suffix = PurePosixPath(uri).suffix
+            return weights.store(expected, suffix, functools.partial(storage.open_read, uri))
+        return weights.store_folder(
+            expected, names, lambda name: storage.open_read(storage.join(uri, name))
+        )
 
 
 def put(path: Path, uri: str) -> None:
@@ -44,6 +49,7 @@ def put(path: Path, uri: str) -> None:
 
     What is there already stays: the URI names the content. A copy that was interrupted goes on.
     """
+    uri = storage.absolute(uri)
     if path.is_file():
         _put_file(path, uri)
         return
@@ -52,8 +58,22 @@ def put(path: Path, uri: str) -> None:
 
 
 def is_there(uri: str) -> bool:
-    """Whether a file, or a folder with files, is there."""
-    return storage.exists(uri) or bool(_names(uri))
+    """Whether a file is there, or a folder with files.
+
+    A local folder with a link that leads nowhere is not: its files may be on another machine.
+
+    Raises:
+        SettingsError: WEIGHTS_UNAVAILABLE, its file system cannot be asked.
+    """
+    uri = storage.absolute(uri)
+    with _unavailable_on_failure(uri):
+        names = _names(uri)
+        if not names:
+            return storage.exists(uri)
+        # A remote file system has just listed its own.
+        return not storage.is_local(uri) or all(
+            storage.exists(storage.join(uri, name)) for name in names
+        )
 
 
 def _put_file(path: Path, uri: str) -> None:
@@ -63,14 +83,34 @@ def _put_file(path: Path, uri: str) -> None:
 
 
 def _names(uri: str) -> list[str]:
-    """The names of the files below a folder; none where there is no folder."""
-    if storage.exists(uri):
-        return []
-    return sorted(entry.name for entry in storage.list_files(uri) if entry.uri != uri)
+    """The names of the files below a folder; none where there is no folder.
+
+    What lies below is looked for first: on some file systems folders exist as files do.
+    """
+    below = f"{uri}/"
+    return sorted(
+        entry.uri.removeprefix(below)
+        for entry in storage.list_files(uri)
+        if entry.uri.startswith(below)
+    )
 
 
-def _open(uri: str) -> BinaryIO:
+@contextlib.contextmanager
+def _unavailable_on_failure(uri: str) -> Iterator[None]:
     try:
-        return storage.open_read(uri)
-    except ImageError as error:
-        raise SettingsError(ErrorCode.WEIGHTS_UNAVAILABLE, error.message) from error
+        yield
+    except SettingsError:
+        raise
+    except _failures(uri) as error:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNAVAILABLE, f"the weights {uri} cannot be read: {_reason(error)}"
+        ) from error
+
+
+def _failures(uri: str) -> tuple[type[Exception], ...]:
+    """What reading may raise; the clients of object stores raise errors of their own."""
+    return (ImageError, OSError) if storage.is_local(uri) else (Exception,)
+
+
+def _reason(error: Exception) -> str:
+    return error.message if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ def weights_path(model: LocalModel) -> Path:
         return _by_name(model)
     if not storage.is_local(uri):
         return shared_weights.fetch(uri, model.weights_sha256)
-    return _verified(Path(uri), model)
+    return _verified(Path(storage.absolute(uri)), model)
 
 
 def _by_name(model: LocalModel) -> Path:
@@ -33,7 +33,8 @@ def _by_name(model: LocalModel) -> Path:
 
 
 def _verified(path: Path, model: LocalModel) -> Path:
-    found = weights.sha256_of(path)
+    # Raises WEIGHTS_UNAVAILABLE where they cannot be read.
+    found = weights.Weights.hashed(model.name, path, source=str(path)).sha256
     if found != model.weights_sha256:
         raise SettingsError(
             ErrorCode.WEIGHTS_MISMATCH,

@@ -1,5 +1,6 @@
 """The cache of weights that many processes share: each entry is made once, and whole or not."""
 
+import glob
 import logging
 import os
 import shutil
@@ -19,6 +20,9 @@ from beam_upscale.weights.errors import reason, unavailable
 _logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
+
+# Of a UUID in hexadecimal.
+_UNIQUE_DIGITS = 32
 
 
 def cache_directory() -> Path:
@@ -104,6 +108,7 @@ def ensure(path: Path, is_intact: Callable[[Path], bool], make: Callable[[Path],
                 return
             if path.exists():
                 _logger.warning("The cached weights %s are damaged and are made again.", path)
+            _remove_leftovers(path)
             with _replacing(path) as target:
                 make(target)
     except OSError as error:
@@ -178,7 +183,7 @@ def _require_visible_and_inside(name: str) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place at the end, or is removed on error."""
-    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
+    temporary = path.with_name(_temporary_name(path, uuid4().hex))
     try:
         yield temporary
         if path.is_dir() or temporary.is_dir():
@@ -187,6 +192,18 @@ def _replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         _remove(temporary)
+
+
+def _temporary_name(path: Path, unique: str) -> str:
+    return f".{path.name}.{unique}{path.suffix}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what processes left that were killed while they made `path`, whose lock is held."""
+    pattern = _temporary_name(Path(glob.escape(path.name)), "[0-9a-f]" * _UNIQUE_DIGITS)
+    for leftover in path.parent.glob(pattern):
+        _logger.warning("Removing %s, which an interrupted process left.", leftover)
+        _remove(leftover)
 
 
 def _remove(path: Path) -> None:

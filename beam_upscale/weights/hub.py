@@ -6,20 +6,23 @@ safetensors; their folder in this package's cache holds links to the library's.
 """
 
 import fnmatch
+import importlib.util
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.weights.cache import ensure, weights_directory
 from beam_upscale.weights.digest import files_of
 from beam_upscale.weights.errors import reason, unavailable
 from beam_upscale.weights.values import Progress, Weights
+
+_logger = logging.getLogger(__name__)
 
 # As glob patterns, of which `*` crosses folders. Not diffusers' own choice, which comes with its
 # code and may change with its version: the same commit must have the same SHA-256 next month.
@@ -32,6 +35,9 @@ _FILES = (
 )
 
 _INDEX = "model_index.json"
+
+# Names the files that a folder of links must have; hidden, so that it is no part of the weights.
+_NOTE = ".files.json"
 
 # The library has no limit of its own for the first answer, and retries later ones for minutes.
 _TIMEOUT_SECONDS = 10
@@ -86,7 +92,9 @@ class HubRepository:
 def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Weights:
     """Brings a repository's pipeline to this machine unless it is there.
 
-    What the library's cache holds needs no network.
+    A commit never changes: once the hub has named its files, what the library's cache holds needs
+    no network. A cache that others filled may lack files, so the hub is asked once; if it cannot
+    answer, the cache is taken as it is, provided that it has all that a pipeline needs.
 
     Args:
         repository: the repository.
@@ -99,11 +107,16 @@ def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Wei
     """
     entry = f"{repository.name.replace('/', '--')}--{repository.revision}"
     folder = weights_directory() / entry
-
-    def link(target: Path) -> None:
-        _link_files(_download(repository, progress), target)
-
-    ensure(folder, _is_whole, link)
+    known = _noted_names(folder)
+    if known is None or not _has_just(folder, known):
+        try:
+            snapshot = _find_snapshot(repository, known, progress)
+        except OSError as error:
+            raise unavailable(
+                f"The hub's cache of {repository} cannot be read ({reason(error)}). Choose another "
+                "with HF_HOME"
+            ) from error
+        ensure(folder, snapshot.is_linked_from, snapshot.link)
     if progress is not None:
         size = sum((folder / name).stat().st_size for name in files_of(folder))
         progress(size, size)
@@ -111,86 +124,212 @@ def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Wei
     return Weights.hashed(str(repository), folder, source)
 
 
-def _is_whole(folder: Path) -> bool:
+@dataclass(frozen=True)
+class _Snapshot:
+    """The library's folder with the files of a repository at a commit.
+
+    Attributes:
+        folder: where it is.
+        names: of the files that count.
+        is_confirmed: whether the hub said that these are all.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    is_confirmed: bool
+
+    def is_linked_from(self, folder: Path) -> bool:
+        """Whether a folder has a link to each file that counts, and what is known of them."""
+        is_noted = not self.is_confirmed or _noted_names(folder) == self.names
+        return is_noted and _has_just(folder, self.names)
+
+    def link(self, folder: Path) -> None:
+        """Makes a folder of links to the files that count, whatever else there is."""
+        for name in self.names:
+            link = folder / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((self.folder / name).absolute())
+        if self.is_confirmed:
+            (folder / _NOTE).write_text(json.dumps(self.names))
+
+
+def _noted_names(folder: Path) -> Sequence[str] | None:
+    """The files that a folder of links must have, or None where the hub did not name them."""
+    try:
+        names = json.loads((folder / _NOTE).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return names if isinstance(names, list) else None
+
+
+def _has_just(folder: Path, names: Sequence[str]) -> bool:
     try:
         # Links lead nowhere once the library's cache is cleared or moved.
-        return not _missing(folder) and all((folder / name).is_file() for name in files_of(folder))
+        return files_of(folder) == names and all((folder / name).is_file() for name in names)
     except OSError:
         return False
 
 
-def _link_files(snapshot: Path, folder: Path) -> None:
-    """Makes a folder of links to the files that count, whatever else the snapshot has."""
-    for name in _pipeline_files(snapshot):
-        link = folder / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((snapshot / name).absolute())
-
-
 def _pipeline_files(folder: Path) -> list[str]:
-    return [
-        name
-        for name in files_of(folder)
-        if any(fnmatch.fnmatchcase(name, pattern) for pattern in _FILES)
-    ]
+    """The files that count and are there: the library's cache may have links that lead nowhere."""
+    return [name for name in files_of(folder) if _counts(name) and (folder / name).is_file()]
 
 
-def _download(repository: HubRepository, progress: Progress | None) -> Path:
-    """The library's folder with all files of a repository that count."""
-    try:
-        from huggingface_hub import HfApi, snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ModuleNotFoundError as error:
+def _counts(name: str) -> bool:
+    is_hidden = any(part.startswith(".") for part in name.split("/"))
+    return not is_hidden and any(fnmatch.fnmatchcase(name, pattern) for pattern in _FILES)
+
+
+def _find_snapshot(
+    repository: HubRepository, known: Sequence[str] | None, progress: Progress | None
+) -> _Snapshot:
+    """The library's folder with all files of a repository that count, downloaded if need be.
+
+    Args:
+        repository: the repository.
+        known: the names that the hub gave earlier, None if it did not.
+        progress: None hides the library's bars.
+    """
+    _require_library()
+    with _quiet(shows_bars=progress is not None):
+        cached = _cached_folder(repository)
+        if known is not None and cached is not None and not _absent(cached, known):
+            return _Snapshot(cached, known, is_confirmed=True)
+        try:
+            names = _names_at_hub(repository)
+        except Exception as error:  # The library's HTTP client, which changes, has its own errors.
+            if known is None and cached is not None and not _missing(cached):
+                _logger.info("Whether %s has more files is not known: %s", cached, reason(error))
+                return _Snapshot(cached, _pipeline_files(cached), is_confirmed=False)
+            raise _not_here(repository, error) from error
+        if _INDEX not in names:
+            raise _incomplete(repository, [_INDEX])
+        if cached is None or _absent(cached, names):
+            cached = _download(repository)
+    if missing := _absent(cached, names) or _missing(cached):
+        raise _incomplete(repository, missing)
+    return _Snapshot(cached, names, is_confirmed=True)
+
+
+def _require_library() -> None:
+    if importlib.util.find_spec("huggingface_hub") is None:
         raise unavailable(
             "Weights from the hub need the Python package huggingface-hub; "
             "`pip install beam-upscale[latent]` installs it"
-        ) from error
-
-    name, revision = repository.name, repository.revision
-    options: Any = {"revision": revision, "allow_patterns": list(_FILES)}
-    with _quiet(shows_bars=progress is not None):
-        try:
-            snapshot = Path(snapshot_download(name, local_files_only=True, **options))
-            if not _missing(snapshot):
-                return snapshot
-        except LocalEntryNotFoundError:
-            pass
-        try:
-            # One question without retries first, so that a hub out of reach is known at once.
-            HfApi().model_info(name, revision=revision, timeout=_TIMEOUT_SECONDS)
-            snapshot = Path(snapshot_download(name, **options))
-        except Exception as error:  # Its HTTP client, which changes, has errors of its own.
-            raise _not_here(repository, error) from error
-    if missing := _missing(snapshot):
-        raise SettingsError(
-            ErrorCode.WEIGHTS_INCOMPLETE,
-            f"The repository {repository} has no {', '.join(missing)}; needed is a pipeline in "
-            "diffusers' layout with its weights as safetensors.",
         )
-    return snapshot
+
+
+def _cached_folder(repository: HubRepository) -> Path | None:
+    """The library's folder, with whatever is in it; None where the library knows that it lacks."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            repository.name,
+            revision=repository.revision,
+            allow_patterns=list(_FILES),
+            local_files_only=True,
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return Path(folder)
+
+
+def _names_at_hub(repository: HubRepository) -> Sequence[str]:
+    """The names of all files that count: one question without retries.
+
+    A hub out of reach is known at once so.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(
+        repository.name, revision=repository.revision, timeout=_TIMEOUT_SECONDS
+    )
+    names = [sibling.rfilename for sibling in info.siblings or ()]
+    return sorted(filter(_counts, names), key=os.fsencode)
+
+
+def _download(repository: HubRepository) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repository.name, revision=repository.revision, allow_patterns=list(_FILES)
+            )
+        )
+    except Exception as error:  # As above.
+        raise _not_here(repository, error) from error
+
+
+def _absent(folder: Path, names: Sequence[str]) -> list[str]:
+    return [name for name in names if not (folder / name).is_file()]
 
 
 def _missing(folder: Path) -> list[str]:
-    """What a pipeline's folder lacks, as far as its own index tells."""
+    """What a pipeline's folder lacks, as far as its own indexes tell."""
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         # Each component's library and class; both are null for one that is left out.
-        components = [name for name, of in index.items() if isinstance(of, list) and of[0]]
+        classes = {name: str(of[1]) for name, of in index.items() if isinstance(of, list) and of[0]}
     except (OSError, ValueError, AttributeError, IndexError):
         return [_INDEX]
     present = _pipeline_files(folder)
-    return [lack for name in components if (lack := _missing_of_component(name, present))]
+    return [
+        f"{component}/{lack}"
+        for component, class_name in classes.items()
+        for lack in _missing_of_component(
+            folder / component,
+            class_name,
+            [n.removeprefix(f"{component}/") for n in present if n.startswith(f"{component}/")],
+        )
+    ]
 
 
-def _missing_of_component(component: str, present: Sequence[str]) -> str | None:
-    files = [name for name in present if name.startswith(f"{component}/")]
-    if not any(name.endswith(".json") for name in files):
-        return f"{component}/*.json"
-    # What has a config.json is a network; tokenizers and schedulers name theirs otherwise.
-    is_network = f"{component}/config.json" in files
-    if is_network and not any(name.endswith(".safetensors") for name in files):
-        return f"{component}/*model.safetensors"
-    return None
+def _missing_of_component(folder: Path, class_name: str, files: Sequence[str]) -> list[str]:
+    if "Tokenizer" in class_name:
+        return _lacking(files, "tokenizer_config.json") + _missing_vocabulary(files)
+    if "Scheduler" in class_name:
+        return _lacking(files, "scheduler_config.json")
+    # What has neither is no network, such as what prepares a safety checker's inputs.
+    if "config.json" in files or any(".safetensors" in name for name in files):
+        return _lacking(files, "config.json") + _missing_weights(folder, files)
+    return [] if any(name.endswith(".json") for name in files) else ["*.json"]
+
+
+def _missing_vocabulary(files: Sequence[str]) -> list[str]:
+    """Nothing if a tokenizer's vocabulary is there in one file or in two."""
+    return _lacking(files, "tokenizer.json") and _lacking(files, "vocab.json", "merges.txt")
+
+
+def _missing_weights(folder: Path, files: Sequence[str]) -> list[str]:
+    if any(name.endswith("model.safetensors") for name in files):
+        return []
+    indexes = [name for name in files if name.endswith("model.safetensors.index.json")]
+    if not indexes:
+        return ["*model.safetensors"]
+    return [lack for index in indexes for lack in _missing_parts(folder / index, files)]
+
+
+def _missing_parts(index: Path, files: Sequence[str]) -> list[str]:
+    try:
+        parts = set(json.loads(index.read_bytes())["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [index.name]
+    return _lacking(files, *sorted(map(str, parts)))
+
+
+def _lacking(files: Sequence[str], *needed: str) -> list[str]:
+    return [name for name in needed if name not in files]
+
+
+def _incomplete(repository: HubRepository, missing: Sequence[str]) -> SettingsError:
+    return SettingsError(
+        ErrorCode.WEIGHTS_INCOMPLETE,
+        f"The repository {repository} has no {', '.join(missing)}; needed is a pipeline in "
+        "diffusers' layout with its weights as safetensors.",
+    )
 
 
 def _not_here(repository: HubRepository, error: Exception) -> SettingsError:

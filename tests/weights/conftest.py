@@ -27,16 +27,26 @@ def pipeline_files() -> dict[str, bytes]:
         "scheduler": ["diffusers", "DDIMScheduler"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
         "watermarker": [None, None],
     }
+    parts = [f"diffusion_pytorch_model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+    weight_map = {"encoder.weight": parts[0], "decoder.weight": parts[1]}
     return {
         "model_index.json": json.dumps(index).encode(),
         "scheduler/scheduler_config.json": b"{}",
         "tokenizer/merges.txt": b"a b",
+        "tokenizer/special_tokens_map.json": b"{}",
         "tokenizer/tokenizer_config.json": b"{}",
         "tokenizer/vocab.json": b'{"a": 0}',
         "unet/config.json": b'{"in_channels": 7}',
         "unet/diffusion_pytorch_model.safetensors": b"unet" * 5000,
+        "vae/config.json": b'{"latent_channels": 4}',
+        f"vae/{parts[0]}": b"encoder",
+        f"vae/{parts[1]}": b"decoder",
+        "vae/diffusion_pytorch_model.safetensors.index.json": json.dumps(
+            {"weight_map": weight_map}
+        ).encode(),
     }
 
 

@@ -86,7 +86,9 @@ def serve(
             if hub.status != 200:
                 self._answer(b"{}", hub.status, {"X-Error-Code": hub.error or ""})
             elif path == f"/api/models/{name}/revision/{commit}":
-                self._answer(json.dumps({"id": name, "sha": commit}).encode())
+                siblings = [{"rfilename": file} for file in hub.files]
+                answer = {"id": name, "sha": commit, "siblings": siblings}
+                self._answer(json.dumps(answer).encode())
             elif path == f"/api/models/{name}/tree/{commit}":
                 self._answer(json.dumps([_entry(*file) for file in hub.files.items()]).encode())
             elif (file := path.removeprefix(f"/{name}/resolve/{commit}/")) in hub.files:

@@ -171,6 +171,28 @@ def test_storing_a_folder_without_files_is_refused(source: Source, cache: Path) 
     assert files_in(cache) == set()
 
 
+def test_what_a_killed_process_left_is_removed_with_the_next_making(
+    source: Source, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        # As if nothing ran after the copy: what is left is under the name that it has.
+        context.setattr("beam_upscale.weights.cache._remove", lambda path: None)
+        with pytest.raises(SettingsError):
+            weights.store_folder("0" * 64, weights.files_of(source.folder), source)
+        with pytest.raises(SettingsError):
+            weights.store_folder("1" * 64, weights.files_of(source.folder), source)
+    left = files_in(cache)
+    assert len(left) == 2
+
+    with pytest.raises(SettingsError):
+        weights.store_folder("0" * 64, weights.files_of(source.folder), source)
+
+    # Another target's may be in the making.
+    (kept,) = files_in(cache)
+    assert kept in left
+    assert "1" * 64 in kept
+
+
 def store_and_note(folder: Path, notes: Path) -> None:
     source = Source(folder)
     store_all(source)

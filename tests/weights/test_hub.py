@@ -78,40 +78,150 @@ def test_just_the_files_of_the_pipeline_are_downloaded(
     assert files_in(cache) == {f"owner--name--{hub.commit}"}
 
 
-def test_what_was_downloaded_needs_no_hub(hub: LocalHub) -> None:
+def test_what_was_downloaded_needs_no_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
     first = fetch(hub)
     hub.requests.clear()
 
     assert fetch(hub) == first
-    shutil.rmtree(first.path)
-    assert fetch(hub) == first
     assert hub.requests == []
 
+    shutil.rmtree(first.path)
+    refuse_connections(hub, monkeypatch)
+    assert fetch(hub) == first
 
-def test_a_library_cache_filled_by_others_needs_no_hub(hub: LocalHub, sha256: str) -> None:
+
+def test_of_a_library_cache_filled_by_others_the_hub_is_asked_once(
+    hub: LocalHub, sha256: str
+) -> None:
     hub.fill_library_cache(*hub.files)
 
-    found = fetch(hub)
+    found = [fetch(hub), fetch(hub)]
 
     # What else is there has no part in it.
-    assert found.sha256 == sha256
+    assert [each.sha256 for each in found] == [sha256, sha256]
+    assert len(hub.requests) == 1
+
+
+def test_a_library_cache_filled_by_others_needs_no_hub(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, sha256: str
+) -> None:
+    hub.fill_library_cache(*hub.files)
+    forbid_requests(hub, monkeypatch)
+
+    assert fetch(hub).sha256 == sha256
+    assert fetch(hub).sha256 == sha256
     assert hub.requests == []
 
 
-@pytest.mark.parametrize(
-    "missing",
-    [
-        "model_index.json",
-        "scheduler/scheduler_config.json",
-        "unet/config.json",
-        "unet/diffusion_pytorch_model.safetensors",
-    ],
-)
+PART = "vae/diffusion_pytorch_model-00002-of-00002.safetensors"
+
+# What a pipeline cannot be loaded without.
+NEEDED = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    PART,
+    "vae/diffusion_pytorch_model.safetensors.index.json",
+]
+
+OPTIONAL = "tokenizer/special_tokens_map.json"
+
+
+@pytest.mark.parametrize("missing", [*NEEDED, OPTIONAL])
 def test_a_library_cache_with_a_part_is_completed(hub: LocalHub, sha256: str, missing: str) -> None:
-    in_folder = f"{missing.partition('/')[0]}/" if missing.endswith("_config.json") else missing
-    hub.fill_library_cache(*(name for name in hub.files if not name.startswith(in_folder)))
+    hub.fill_library_cache(*(name for name in hub.files if name != missing))
 
     assert fetch(hub).sha256 == sha256
+
+
+@pytest.mark.parametrize("missing", NEEDED)
+def test_a_part_in_the_librarys_cache_is_not_enough_without_the_hub(
+    hub: LocalHub, cache: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    hub.fill_library_cache(*(name for name in hub.files if name != missing))
+    refuse_connections(hub, monkeypatch)
+
+    assert refusal(hub).code is ErrorCode.WEIGHTS_UNAVAILABLE
+    assert files_in(cache) == set()
+
+
+def test_what_the_hub_could_not_be_asked_about_is_completed_later(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, sha256: str
+) -> None:
+    hub.fill_library_cache(*(name for name in hub.files if name != OPTIONAL))
+    with monkeypatch.context() as context:
+        refuse_connections(hub, context)
+        assert fetch(hub).sha256 != sha256
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_links_are_made_anew_when_the_librarys_cache_has_more(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch, sha256: str
+) -> None:
+    refuse_connections(hub, monkeypatch)
+    hub.fill_library_cache(*(name for name in hub.files if name != OPTIONAL))
+    assert fetch(hub).sha256 != sha256
+
+    hub.fill_library_cache(OPTIONAL)
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_what_the_hub_named_once_is_never_taken_for_less(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(hub)
+    (hub.snapshot / OPTIONAL).unlink()
+    refuse_connections(hub, monkeypatch)
+
+    assert refusal(hub).code is ErrorCode.WEIGHTS_UNAVAILABLE
+
+
+@pytest.mark.parametrize("name", ["tokenizer/merges.txt", OPTIONAL])
+def test_a_file_whose_blob_was_deleted_is_fetched_again(
+    hub: LocalHub, sha256: str, name: str
+) -> None:
+    hub.fill_library_cache(*hub.files)
+    (hub.snapshot / name).resolve().unlink()
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_a_file_whose_blob_was_deleted_after_the_first_use_is_fetched_again(
+    hub: LocalHub, sha256: str
+) -> None:
+    found = fetch(hub)
+    (found.path / OPTIONAL).resolve().unlink()
+
+    assert fetch(hub).sha256 == sha256
+
+
+def test_without_a_needed_files_blob_the_librarys_cache_is_not_enough(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.fill_library_cache(*hub.files)
+    (hub.snapshot / "unet/diffusion_pytorch_model.safetensors").resolve().unlink()
+    refuse_connections(hub, monkeypatch)
+
+    assert refusal(hub).code is ErrorCode.WEIGHTS_UNAVAILABLE
+
+
+def test_a_tokenizer_in_one_file_needs_no_other(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = ("tokenizer/vocab.json", "tokenizer/merges.txt")
+    hub.files = {name: content for name, content in hub.files.items() if name not in two}
+    hub.files = hub.files | {"tokenizer/tokenizer.json": b"{}"}
+    hub.fill_library_cache(*hub.files)
+    refuse_connections(hub, monkeypatch)
+
+    assert "tokenizer/tokenizer.json" in weights.files_of(fetch(hub).path)
 
 
 def test_links_that_lead_nowhere_are_made_again(hub: LocalHub, sha256: str) -> None:
@@ -190,21 +300,14 @@ def test_what_cannot_be_had_says_in_one_line_how_to_go_on(
     assert len(hub.requests) <= 1
 
 
-def test_a_part_in_the_librarys_cache_is_not_enough_without_the_hub(
-    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hub.fill_library_cache("model_index.json", "unet/config.json")
-    refuse_connections(hub, monkeypatch)
-
-    assert refusal(hub).code is ErrorCode.WEIGHTS_UNAVAILABLE
-
-
 @pytest.mark.parametrize(
     ("missing", "named"),
     [
         ("model_index.json", "model_index.json"),
-        ("scheduler/scheduler_config.json", "scheduler/*.json"),
+        ("scheduler/scheduler_config.json", "scheduler/scheduler_config.json"),
+        ("tokenizer/merges.txt", "tokenizer/merges.txt"),
         ("unet/diffusion_pytorch_model.safetensors", "unet/*model.safetensors"),
+        (PART, PART),
     ],
 )
 def test_a_repository_that_is_no_whole_pipeline_is_incomplete(

@@ -14,5 +14,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 
 def files_in(directory: Path) -> set[str]:
-    """What a cache holds, beside its locks."""
+    """What a cache holds, beside its locks; nothing if there is none."""
+    if not directory.exists():
+        return set()
     return {path.name for path in directory.iterdir() if path.suffix != ".lock"}
