@@ -343,8 +343,7 @@ def plan_command(
 
 def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> UpscaleSettings:
     """Settings from the command line, with a warning where some have no effect."""
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = UpscaleSettings.of((engine, *then), **given)
+    settings = UpscaleSettings.of((engine, *then), **options)
     if settings.warning is not None:
         err.print(f"beam-upscale: {settings.warning}", markup=False)
     return settings

@@ -166,7 +166,8 @@ class UpscaleSettings:
 
         Args:
             engine: an engine's name, or those of a chain.
-            **options: their names are those of the attributes.
+            **options: their names are those of the attributes. A parameter that is None is not
+                given.
 
         Raises:
             SettingsError: UNKNOWN_ENGINE, INVALID_OPTION for a name that none has or a value out of
@@ -188,6 +189,11 @@ class UpscaleSettings:
                 f"there is no option {', '.join(unknown)}; the options are: "
                 f"{', '.join(sorted(known))}",
             )
+        options = {
+            name: value
+            for name, value in options.items()
+            if value is not None or name not in parameter_names
+        }
         engines = (engine,) if isinstance(engine, str) else tuple(engine)
         ignored: tuple[str, ...] = ()
         if not any(get_engine(name).is_guided for name in engines):

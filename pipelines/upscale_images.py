@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("output", help="the dataset's root")
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
-    parser.add_argument("--prompt", default="", help="for engines that take one")
+    parser.add_argument("--prompt", help="for engines that take one")
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
     parser.add_argument(
