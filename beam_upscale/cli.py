@@ -19,7 +19,7 @@ from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
 from beam_upscale.errors import BeamUpscaleError
-from beam_upscale.listing import Listing, list_images, no_input
+from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS, Parameters
@@ -329,6 +329,7 @@ def plan_command(
     listing = list_images(input_)
     if not listing.images:
         raise no_input(input_, listing)
+    require_prompt_column(listing, settings.rules)
     planned = preview(listing.images, settings.rules, max_credits)
     if as_json:
         click.echo(_plan_as_json(settings.engines, planned))

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beam_upscale import storage
+from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, mark, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
@@ -317,6 +318,24 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
     return SettingsError(
         ErrorCode.NO_INPUT, f"{pattern} holds no images ({listing.ignored} other files)"
     )
+
+
+def require_prompt_column(listing: Listing, rules: Rules) -> None:
+    """Raises where a column for prompts was named that no input has: every prompt would be missed.
+
+    Raises:
+        SettingsError: INVALID_OPTION, with the columns that there are.
+    """
+    column = rules.prompt_column
+    if not rules.is_guided or column == Rules.prompt_column:
+        return
+    found = {name for image in listing.images for name in image.columns}
+    if column not in found:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"prompt_column is {column!r}, and no input has such a column; there are: "
+            f"{', '.join(sorted(found)) or 'none'}",
+        )
 
 
 def with_unique_names(

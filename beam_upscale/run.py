@@ -25,7 +25,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import Listing, list_images, no_input
+from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
 from beam_upscale.manifest import Row, totals
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
@@ -72,6 +72,7 @@ def run(
     listing = list_images(request.input, exclude=dataset.root)
     if not listing.images:
         raise no_input(request.input, listing)
+    require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
     if request.overwrite:
         _clear(dataset)

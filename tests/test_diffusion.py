@@ -166,6 +166,24 @@ def test_parameters_come_from_the_dataset_before_the_command_line(
     assert found["0.png"].input["label"] == 5
 
 
+def test_the_prompt_may_stand_in_another_column_but_not_in_one_that_no_input_has(
+    folder: Path, tmp_path: Path, tiny_pipeline: Path
+) -> None:
+    write_metadata(folder, [{"file_name": "0.png", "text": "a dog", "prompt": "a bird"}])
+    named = {"engine": DIFFUSION, **QUICK, "prompt": "a cat"}
+
+    upscale(folder, tmp_path / "out", tiny_pipeline, **named, prompt_column="text")
+    with pytest.raises(bu.SettingsError, match="file_name, prompt, text") as caught:
+        upscale(folder, tmp_path / "other", tiny_pipeline, **named, prompt_column="txt")
+
+    found = rows(tmp_path / "out")
+    assert (found["0.png"].prompt, found["1.png"].prompt) == ("a dog", "a cat")
+    assert caught.value.code is bu.ErrorCode.INVALID_OPTION
+    assert not (tmp_path / "other").exists()
+    planned = command("plan", folder, "--engine", DIFFUSION, "--prompt-column", "txt")
+    assert (planned.code, "invalid_option" in planned.err) == (2, True)
+
+
 def test_a_bad_value_in_the_dataset_is_one_row_with_its_own_code(
     folder: Path, tmp_path: Path, tiny_pipeline: Path
 ) -> None:

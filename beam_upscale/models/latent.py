@@ -46,6 +46,7 @@ Texts = tuple[Tensor, ...]
 
 _IMAGE_CHANNELS = (1, 3)
 _COLOR_CHANNELS = 3
+_LONGEST_QUOTE = 100
 _DDIM_ETA = 0.0
 """The library's default: DDIM adds no noise of its own."""
 
@@ -457,6 +458,9 @@ def _truncation(tokenizer: "CLIPTokenizer", text: str) -> str:
         return ""
     # The last of the tokens taken is the end mark.
     left_out = tokenizer.decode(tokens[limit - 1 : -1])
+    if len(left_out) > _LONGEST_QUOTE:
+        # The row has the prompt as a whole.
+        left_out = f"{left_out[:_LONGEST_QUOTE]}…"
     return f"{len(tokens)} tokens found, {limit} allowed; left out: {left_out}"
 
 
