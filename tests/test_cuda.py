@@ -10,11 +10,16 @@ import pytest
 import skimage.data
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from beam_upscale import image, weights
 from beam_upscale.batching import Batched, Batcher, Patch
+from beam_upscale.layout import whole
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.models.latent import Job, LatentModel
+from beam_upscale.models.numerics import DTYPES
+from beam_upscale.parameters import Parameters
 from beam_upscale.request import Run
 from beam_upscale.run import run
 from beam_upscale.settings import UpscaleSettings
@@ -127,3 +132,61 @@ def test_a_run_on_the_gpu_accounts_for_every_input(tmp_path: Path) -> None:
 
     assert result.totals.by_status == {"upscaled": 12}
     assert result.totals.credits == Decimal("2.4")
+
+
+def diffusion_jobs(count: int) -> list[Job]:
+    return [
+        Job(
+            crop("chelsea", side=64),
+            Parameters("a cat", steps=4, seed=1 + number),
+            whole(64, 64),
+        )
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16])
+def test_diffusion_gives_what_the_library_gives_on_the_same_device(
+    tiny_pipeline: Path, precision: Precision
+) -> None:
+    from diffusers import StableDiffusionUpscalePipeline
+
+    (job,) = diffusion_jobs(1)
+    bare = StableDiffusionUpscalePipeline.from_pretrained(tiny_pipeline, dtype=DTYPES[precision])
+    bare.to("cuda").set_progress_bar_config(disable=True)
+
+    model = LatentModel.load(tiny_pipeline, Device.CUDA, precision, threads=1)
+    (ours,) = model.upscale([job])
+
+    expected = bare(
+        job.parameters.prompt,
+        image=Image.fromarray(job.pixels),
+        guidance_scale=job.parameters.cfg_scale,
+        num_inference_steps=job.parameters.steps,
+        noise_level=job.parameters.noise_level,
+        generator=torch.Generator("cpu").manual_seed(job.parameters.seed),
+    ).images[0]
+    assert np.array_equal(ours, np.asarray(expected))
+
+
+def test_diffusion_jobs_in_one_batch_stay_near_what_they_are_alone(tiny_pipeline: Path) -> None:
+    model = LatentModel.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1)
+    jobs = diffusion_jobs(6)
+    alone = [model.upscale([job])[0].astype(int) for job in jobs]
+
+    together = model.upscale(jobs)
+
+    for ours, expected in zip(together, alone, strict=True):
+        assert np.mean(np.abs(ours - expected) > 1) <= 1e-3
+
+
+def test_strips_on_the_gpu_give_the_whole_decoders_result(tiny_pipeline: Path) -> None:
+    jobs = diffusion_jobs(1)
+    loaded = [
+        LatentModel.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1, vae_tiling=tiling)
+        for tiling in (False, True)
+    ]
+
+    whole_decode, in_strips = (model.upscale(jobs)[0].astype(int) for model in loaded)
+
+    assert np.abs(whole_decode - in_strips).max() <= 1
