@@ -141,6 +141,9 @@ def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: 
         number: of the signal.
         pause: seconds that every later such file takes longer.
     """
+    if number == signal.SIGINT:
+        # What is begun in the background of a script ignores it, and so do its children.
+        signal.signal(number, signal.default_int_handler)
     publish = storage.publish
     written = 0
 
