@@ -484,6 +484,7 @@ def test_the_color_fix_is_recorded_and_keeps_the_mean(
 
 
 @pytest.mark.slow  # The decoder's attention sees each piece whole.
+@pytest.mark.timeout(900)
 def test_an_image_beyond_the_limit_is_made_in_priced_pieces(
     tmp_path: Path, tiny_pipeline: Path, photograph: Callable[..., Image.Image]
 ) -> None:
