@@ -1,6 +1,7 @@
 """What a run is asked to do, and what `auto` comes to before its first image."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -261,7 +262,7 @@ class UpscaleSettings:
         stages = [
             Stage(engine, _PIN[engine.network](engine, self._choices(engine, kept)))
             for engine, kept in zip(
-                rules.engines, [*before, *[{}] * len(rules.engines)], strict=False
+                rules.engines, itertools.chain(before, itertools.repeat({})), strict=False
             )
         ]
         return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates)
