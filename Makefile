@@ -49,14 +49,24 @@ test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Pyt
 		echo "No CUDA device here: no GPU test was run."; \
 	fi
 
+.PHONY: clients
+clients: install-dev ## install and build the clients of the API that the slow tests run
+	@$(VENV)/python tests/clients/set_up.py
+
+.PHONY: protos
+protos: clients ## generate the messages of the gRPC API from protos/, for Python and TypeScript
+	$(VENV)/python protos/generate.py
+	$(VENV)/python clients/typescript/generate.py
+
 .PHONY: lock
 lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE=--upgrade for newest
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --output-file requirements.lock
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --group test --group reference \
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --group test --group reference \
 		--constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group build --constraints requirements-dev.lock \
 		--output-file .ci/requirements-build.lock
 	$(COMPILE) --group installer --output-file .ci/requirements-installer.lock
+	$(COMPILE) clients/python/requirements.in --output-file clients/python/requirements.lock
 
 .PHONY: install
 install: python
@@ -74,5 +84,7 @@ python:
 
 .PHONY: clean
 clean: ## remove what the commands made, .venv included
+	rm -rf clients/python/.venv clients/typescript/node_modules clients/typescript/out \
+		tests/clients/browser/node_modules tests/clients/browser/out
 	rm -rf .venv out dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

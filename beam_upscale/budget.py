@@ -15,7 +15,7 @@ from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Status, totals
+from beam_upscale.manifest import Row, Status
 
 # Most headers lie within this many bytes; the others cost a second read, of the whole file.
 _HEADER_BYTES = 256 * 1024
@@ -104,7 +104,7 @@ def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPla
         ImageError: the file, its header or its caption cannot be read, or a column is no parameter.
     """
     if rules.is_guided:
-        source.parameters(rules.parameters, rules.prompt_column)
+        rules.check(source.parameters(rules.parameters, rules.prompt_column))
     header = read_header(source, decoders, rules.options.max_input_bytes)
     return rules.plan(header.width, header.height, frames=header.frames)
 
@@ -119,19 +119,26 @@ def claim(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Claim:
     earlier = None if source.earlier is None else source.earlier.row
     if earlier is not None and earlier.status is Status.UPSCALED:
         # What stands in a committed shard is counted there.
-        return Claim(place, Decimal(0) if source.committed else earlier.credits, spent=True)
+        return Claim(place, Decimal(0) if source.committed else spent_on(earlier), spent=True)
+    counted = spent_on(earlier) if earlier is not None and source.committed else Decimal(0)
     try:
-        return Claim(place, decide(source, rules, decoders).credits, spent=False)
+        asked = decide(source, rules, decoders).credits
     except ImageError:
-        return Claim(place, Decimal(0), spent=False)
+        asked = Decimal(0)
+    return Claim(place, max(Decimal(0), asked - counted), spent=False)
+
+
+def spent_on(row: Row) -> Decimal:
+    """What an input took of the budget: its price, or what was billed for it though it failed."""
+    return max(row.credits, row.billed_credits)
 
 
 def committed(output: str | None) -> Decimal:
-    """Credits of all images in a dataset's committed shards, also of inputs that are gone."""
+    """Credits spent on all inputs in a dataset's committed shards, also on those that are gone."""
     if output is None:
         return Decimal(0)
     dataset = DatasetFolder(storage.absolute(output))
-    return totals(row for _, row in dataset.committed_rows()).credits
+    return sum((spent_on(row) for _, row in dataset.committed_rows()), Decimal(0))
 
 
 class _Claim(beam.DoFn):

@@ -10,7 +10,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from beam_upscale.engines import USD_PER_CREDIT, Engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, OutputFormat, Oversize, Plan, PlanOptions, plan
 
@@ -116,7 +116,7 @@ class Rules:
 
     Raises:
         SettingsError: INVALID_OPTION, no engine, or pieces of an image on a backend where they
-            cannot share their noise.
+            cannot share their noise; or what `check` refuses.
     """
 
     engines: tuple[Engine, ...]
@@ -130,6 +130,11 @@ class Rules:
             raise SettingsError(ErrorCode.INVALID_OPTION, "a chain has at least one engine")
         if self.backend is Backend.GRPC and self.options.oversize is Oversize.TILE:
             self._refuse_tiles_without_shared_noise()
+        if self.is_guided:
+            try:
+                self.check(self.parameters)
+            except ImageError as error:
+                raise SettingsError(error.code, error.message) from None
 
     def _refuse_tiles_without_shared_noise(self) -> None:
         for engine in self.engines:
@@ -145,6 +150,20 @@ class Rules:
     def is_guided(self) -> bool:
         """Whether an engine of the chain takes a prompt."""
         return any(engine.is_guided for engine in self.engines)
+
+    def check(self, parameters: Parameters) -> None:
+        """Refuses parameters that the backend cannot carry.
+
+        Raises:
+            ImageError: INVALID_NOISE_LEVEL, the gRPC API has no field for it.
+        """
+        usual = Parameters().noise_level
+        if self.backend is Backend.GRPC and parameters.noise_level != usual:
+            raise ImageError(
+                ErrorCode.INVALID_NOISE_LEVEL,
+                f"noise_level is {parameters.noise_level}; over gRPC it is {usual} and cannot be "
+                "set; use the local backend",
+            )
 
     def plan(self, width: int, height: int, *, frames: int = 1) -> ChainPlan:
         """Decides what happens to an image of `width` x `height` pixels.

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
@@ -26,7 +27,10 @@ from beam_upscale.parameters import MAX_STEPS, Parameters
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
+from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
+from beam_upscale.server import keys as key_file
+from beam_upscale.server.ledger import read_spent
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
 from beam_upscale.verify import verify
@@ -247,8 +251,53 @@ _MODEL_OPTIONS = (
     click.option(
         "--color-fix", is_flag=True, help="Give diffusion's results the colors of their inputs."
     ),
+)
+
+_ENCODE_OPTIONS = (
     click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
     click.option("--lossless", is_flag=True, help="WebP without loss."),
+)
+
+_DEFAULT_SETTINGS = UpscaleSettings()
+
+_SERVICE_OPTIONS = (
+    click.option("--endpoint", metavar="HOST:PORT", help="The service, with --backend grpc."),
+    click.option(
+        "--api-key-file",
+        metavar="FILE",
+        help=f"Holds the service's API key. [default: the variable {API_KEY_VARIABLE}]",
+    ),
+    click.option("--ca-file", metavar="FILE", help="PEM of the authorities to trust."),
+    click.option("--insecure", is_flag=True, help="Plaintext also to other machines."),
+    click.option(
+        "--max-in-flight",
+        type=_POSITIVE,
+        default=_DEFAULT_SETTINGS.max_in_flight,
+        show_default=True,
+        help="Calls at a time of one worker process.",
+    ),
+    click.option(
+        "--requests-per-second", type=float, help="Calls begun in a second by the whole job."
+    ),
+    click.option(
+        "--worker-processes",
+        type=_POSITIVE,
+        help="Of the job, which share that rate. [default: 1 locally, else Beam's --parallelism]",
+    ),
+    click.option(
+        "--deadline-seconds",
+        type=float,
+        default=_DEFAULT_SETTINGS.deadline_seconds,
+        show_default=True,
+        help="For one attempt of a call.",
+    ),
+    click.option(
+        "--retry-seconds",
+        type=float,
+        default=_DEFAULT_SETTINGS.retry_seconds,
+        show_default=True,
+        help="How long a call is repeated while the service cannot do it.",
+    ),
 )
 
 _RUN_OPTIONS = (
@@ -389,7 +438,10 @@ def _print_left_out(listing: Listing, console: Console) -> None:
 @click.argument("input_", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
 @click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
-@_options(_PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS, _RUN_OPTIONS)
+@_options(
+    *(_PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
+    *(_ENCODE_OPTIONS, _SERVICE_OPTIONS, _RUN_OPTIONS),
+)
 def run_command(
     input_: str,
     output: str,
@@ -439,11 +491,8 @@ def run_command(
 
         def started(settings: PinnedSettings, listing: Listing) -> None:
             line.total = len(listing.images)
-            models = [
-                f"{stage.model.name} on {stage.model.device} in {stage.model.precision}"
-                for stage in settings.stages
-            ]
-            err.print(f"{' and then '.join(models)}: {line.total:,} inputs")
+            engines = " and then ".join(stage.model.place for stage in settings.stages)
+            err.print(f"{engines}: {line.total:,} inputs")
             _print_left_out(listing, err)
 
         try:
@@ -589,6 +638,215 @@ def weights_verify() -> None:
     if damaged:
         out.print(f"{damaged} damaged; `beam-upscale weights fetch NAME` makes them again")
         sys.exit(_EXIT_FAILED)
+
+
+_PORT = click.IntRange(0, 65535)
+_PATH = click.Path(path_type=Path)
+
+_SERVE_OPTIONS = (
+    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
+    click.option(
+        "--port", type=_PORT, default=50051, show_default=True, help="For gRPC; 0: a free one."
+    ),
+    click.option("--web-port", type=_PORT, help="For gRPC-Web. [default: none]"),
+    click.option(
+        "--metrics-port",
+        type=_PORT,
+        help="For Prometheus, on the loopback interface. [default: none]",
+    ),
+    click.option("--tls-cert", type=_PATH, metavar="FILE", help="PEM of the certificate chain."),
+    click.option("--tls-key", type=_PATH, metavar="FILE", help="PEM of its private key."),
+    click.option("--insecure", is_flag=True, help="Plaintext also to other machines."),
+    click.option(
+        "--keys", type=_PATH, metavar="FILE", help="Keys that may call; see `beam-upscale keys`."
+    ),
+    click.option(
+        "--ledger",
+        type=_PATH,
+        metavar="FILE",
+        help="SQLite database of what keys are charged, with the results beside it.",
+    ),
+    click.option(
+        "--cors-origin",
+        "cors_origins",
+        multiple=True,
+        metavar="ORIGIN",
+        help="Whose web pages may call; may be repeated, * for all.",
+    ),
+    click.option(
+        "--max-queue",
+        type=click.IntRange(min=0),
+        default=256,
+        show_default=True,
+        help="Calls that wait for the device at most.",
+    ),
+    click.option(
+        "--max-in-flight-per-key",
+        type=_POSITIVE,
+        default=64,
+        show_default=True,
+        help="Calls at a time of a key, or of an address where there are no keys.",
+    ),
+    click.option(
+        "--requests-per-second-per-key",
+        type=float,
+        help="Calls begun in a second, likewise. [default: no limit]",
+    ),
+    click.option(
+        "--request-timeout",
+        "request_timeout_seconds",
+        type=float,
+        default=30.0,
+        show_default=True,
+        help="Seconds that a request may take to arrive.",
+    ),
+    click.option(
+        "--idle-timeout",
+        "idle_seconds",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="Seconds that a connection may stay without a call.",
+    ),
+    click.option(
+        "--drain-seconds",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="For calls to finish when the server is asked to stop.",
+    ),
+)
+
+
+@cli.command("serve")
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    default=(_DEFAULT_ENGINE,),
+    show_default=True,
+    help="Engine to serve; may be repeated.",
+)
+@_options(_MODEL_OPTIONS, _SERVE_OPTIONS)
+def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options: Any) -> None:
+    """Serve the gRPC API over models of this machine, until SIGTERM or Ctrl-C."""
+    try:
+        from beam_upscale.server.serve import serve
+        from beam_upscale.server.settings import ServeSettings
+    except ModuleNotFoundError as error:
+        _fail(
+            f"there is no module {error.name}; install what serving needs: "
+            "pip install 'beam-upscale[serve]'",
+            _EXIT_USAGE,
+        )
+    names = {field.name for field in dataclasses.fields(ServeSettings)}
+    upscale = UpscaleSettings.of(
+        engines,
+        weights=weights_by_engine(weights),
+        **{name: value for name, value in options.items() if name not in names},
+    )
+    serve(
+        ServeSettings(upscale, **{name: value for name, value in options.items() if name in names})
+    )
+
+
+@cli.group("keys")
+def keys_group() -> None:
+    """Make, list, credit and revoke the keys of `beam-upscale serve`."""
+
+
+_KEYS_OPTION = click.option(
+    "--keys",
+    "path",
+    required=True,
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="The file of keys; it holds their SHA-256 and not the keys.",
+)
+
+
+@keys_group.command("add")
+@click.argument("name")
+@_KEYS_OPTION
+@click.option(
+    "--credits", "granted", type=CreditsType(), help="Granted in all. [default: no limit]"
+)
+@click.option("--max-in-flight", type=_POSITIVE, help="Calls at a time. [default: the server's]")
+@click.option(
+    "--requests-per-second",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Calls begun in a second. [default: the server's]",
+)
+def keys_add(
+    name: str,
+    path: str,
+    granted: Decimal | None,
+    max_in_flight: int | None,
+    requests_per_second: float | None,
+) -> None:
+    """Make a key called NAME and print it, this once. A running server takes it at once."""
+    token = key_file.add_key(
+        path,
+        name,
+        granted=granted,
+        max_in_flight=max_in_flight,
+        requests_per_second=requests_per_second,
+    )
+    out.print(token, markup=False)
+    err.print(f"the key of {name}; it is kept nowhere and cannot be shown again", markup=False)
+
+
+@keys_group.command("list")
+@_KEYS_OPTION
+@click.option(
+    "--ledger",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="What `serve` charges keys in; adds what each has spent and its balance.",
+)
+def keys_list(path: str, ledger: str | None) -> None:
+    """List the keys with their limits."""
+    records = key_file.read_keys(path)
+    spent = None if ledger is None else read_spent(ledger)
+    table = Table()
+    for name in ("name", "made", "state", "calls at a time", "calls a second", "credits"):
+        table.add_column(name, overflow="fold")
+    if spent is not None:
+        table.add_column("spent", justify="right")
+        table.add_column("balance", justify="right")
+    for record in records:
+        key = record.key
+        cells = [
+            *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
+            "-" if key.max_in_flight is None else f"{key.max_in_flight:,}",
+            "-" if key.requests_per_second is None else f"{key.requests_per_second:g}",
+            "no limit" if key.credits is None else _amount(key.credits),
+        ]
+        if spent is not None:
+            used = spent.get(key.name, Decimal(0))
+            balance = "no limit" if key.credits is None else _amount(key.credits - used)
+            cells += [_amount(used), balance]
+        table.add_row(*cells)
+    out.print(table)
+
+
+@keys_group.command("credit")
+@click.argument("name")
+@click.argument("credits_added", metavar="CREDITS", type=CreditsType())
+@_KEYS_OPTION
+def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
+    """Grant the key called NAME more CREDITS."""
+    granted = key_file.credit_key(path, name, credits_added)
+    out.print(f"{name} is granted {_amount(granted)} credits in all", markup=False)
+
+
+@keys_group.command("revoke")
+@click.argument("name")
+@_KEYS_OPTION
+def keys_revoke(name: str, path: str) -> None:
+    """Refuse the key called NAME from now on; its name stays taken."""
+    key_file.revoke_key(path, name)
+    out.print(f"{name} is revoked", markup=False)
 
 
 def main() -> None:

@@ -36,6 +36,20 @@ class LocalModel:
     threads: int
     max_batch_pixels: int
 
+    @property
+    def place(self) -> str:
+        """What upscales and where, for people."""
+        return f"{self.name} on {self.device} in {self.precision}"
+
+    def description(self) -> dict[str, Any]:
+        """The columns of a manifest that say what upscales."""
+        return {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "device_type": str(self.device),
+            "precision": str(self.precision),
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """What results depend on, as plain values.
 

@@ -50,7 +50,12 @@ _REJECTIONS = frozenset(
 
 
 def status_of(code: ErrorCode) -> Status:
-    """The status of an input with this error: rejected where the rules refuse, else failed."""
+    """The status of an input with this error: rejected where the rules refuse, else failed.
+
+    What a service withholds is filtered.
+    """
+    if code is ErrorCode.FILTERED:
+        return Status.FILTERED
     return Status.REJECTED if code in _REJECTIONS else Status.FAILED
 
 
@@ -145,12 +150,13 @@ class Row:
         output_uri: relative to the dataset's root, so that a dataset can be moved.
         calls: priced pieces.
         credits: by the price list, 4 decimal places; 0 unless upscaled.
-        billed_credits: what was billed; 0 on a local backend.
+        billed_credits: what was billed, also where the image failed; 0 on a local backend.
         prompt: as asked for; None, as the five that follow, where no engine takes one.
         seed: asked for or derived; in a chain, of the last engine that takes one.
         stages: in a chain, each stage's own; `engine`, `model` and what describes them are then
             those of the last. Empty where there is one engine, and where nothing was upscaled. A
             stage's own `output_uri` is that of an intermediate that was kept.
+        request_ids: of the paid calls, in order.
         input: the dataset's own columns, untouched.
 
     The other attributes are the columns of the same names in `COLUMNS`.

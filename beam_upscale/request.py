@@ -84,9 +84,12 @@ class RunResult:
     stopped: str | None = None
 
 
-def default_workers(device: Device) -> int:
+def default_workers(device: Device | None) -> int:
     """As many local workers as keep a device fed, each of which holds an image and its result.
 
-    On a CPU one decodes or encodes while the network works on another's image.
+    On a CPU one decodes or encodes while the network works on another's image. Without a device
+    here, at a service, a few keep many calls in flight: none waits for its calls.
     """
+    if device is None:
+        return min(_MOST_WORKERS, max(4, usable_cores()))
     return 2 if device is Device.CPU else min(_MOST_WORKERS, max(2, usable_cores()))

@@ -35,10 +35,10 @@ from beam_upscale.run_record import (
     refuse_foreign_files,
     run_record,
 )
-from beam_upscale.settings import PinnedSettings
+from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
 from beam_upscale.sources import ReadImages
-from beam_upscale.transforms import Upscale
+from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -65,7 +65,7 @@ def run(
     """
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
-    settings = request.settings.pin((earlier or {}).get("settings"))
+    settings = _with_processes(request).pin((earlier or {}).get("settings"))
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
@@ -74,6 +74,7 @@ def run(
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
+    check_service(settings)
     if request.overwrite:
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
@@ -117,6 +118,20 @@ def _is_local(request: Run) -> bool:
     return PipelineOptions(list(request.beam_options)).view_as(StandardOptions).runner is None
 
 
+def _with_processes(request: Run) -> UpscaleSettings:
+    """The settings with the number of processes that share a limit on the rate of calls."""
+    settings = request.settings
+    if settings.worker_processes is not None:
+        return settings
+    if _is_local(request):
+        return dataclasses.replace(settings, worker_processes=1)
+    options = PipelineOptions(list(request.beam_options)).get_all_options()
+    known = options.get("parallelism")
+    if known is None or known < 1:
+        return settings
+    return dataclasses.replace(settings, worker_processes=known)
+
+
 def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
@@ -125,6 +140,8 @@ def _with_reachable_weights(
         return settings
     stages = tuple(
         dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
+        if isinstance(stage.model, LocalModel)
+        else stage
         for stage in settings.stages
     )
     return dataclasses.replace(settings, stages=stages)
@@ -156,7 +173,9 @@ def _pipeline(
         # Beam's own default first looks for a runner's binary on the network.
         runner = FnApiRunner()
         direct = options.view_as(DirectOptions)
-        workers = request.workers or default_workers(settings.stages[0].model.device)
+        first = settings.stages[0].model
+        device = first.device if isinstance(first, LocalModel) else None
+        workers = request.workers or default_workers(device)
         direct.direct_num_workers = workers
         direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     pipeline = beam.Pipeline(runner=runner, options=options)

@@ -46,6 +46,7 @@ def run_record(
     return {
         "format": RUN_FORMAT,
         "settings": None if settings is None else settings.to_dict(),
+        "endpoint": None if settings is None else settings.endpoint,
         "layout": str(layout),
         "shard_rows": shard_rows,
         "max_credits": None if max_credits is None else str(max_credits),

@@ -2,19 +2,21 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from beam_upscale import parameters
+from beam_upscale import parameters, storage
 from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, Network, get_engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import EncodeOptions
 from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.remote_models import RemoteModel
 
 # As many as the larger engine takes in one call: within the limit nothing is cut.
 _TILE_PIXELS = 1024 * 1024
@@ -25,7 +27,12 @@ _LEAST: Mapping[str, int] = {
     "max_tile_pixels": 1,
     "max_batch_pixels": 0,
     "tile_halo": 0,
+    "max_in_flight": 1,
+    "worker_processes": 1,
 }
+
+# Numbers of seconds, or by the second: above 0.
+_POSITIVE = ("deadline_seconds", "requests_per_second", "retry_seconds")
 
 
 class VaeTiling(StrEnum):
@@ -51,10 +58,10 @@ _PIN = {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One engine of a chain and the network that stands behind it."""
+    """One engine of a chain and what stands behind it: a network, or a service."""
 
     engine: Engine
-    model: LocalModel
+    model: LocalModel | RemoteModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +79,12 @@ class PinnedSettings:
     rules: Rules
     encode: EncodeOptions
     keep_intermediates: bool = False
+
+    @property
+    def endpoint(self) -> str | None:
+        """HOST:PORT of the service that is called; None where the engines are local."""
+        models = (stage.model for stage in self.stages)
+        return next((m.endpoint for m in models if isinstance(m, RemoteModel)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """What `run.json` records, and what a later run into the same output must equal."""
@@ -125,6 +138,17 @@ class UpscaleSettings:
             and on elsewhere.
         color_fix: whether results of latent diffusion are given the mean and the low frequencies of
             their inputs.
+        endpoint: HOST:PORT of the service, on the backend grpc.
+        api_key_file: where workers read the API key, on any of Beam's file systems; None where the
+            environment variable BEAM_UPSCALE_API_KEY of each worker holds it, or none is needed.
+        ca_file: PEM of the certificate authorities to trust; None trusts the system's.
+        insecure: whether plaintext may leave this machine.
+        max_in_flight: calls at a time of one worker process.
+        requests_per_second: calls begun in a second by the whole job, repeated ones included; it is
+            shared out evenly among `worker_processes`.
+        worker_processes: of the job, where that is known; the local runner has one.
+        deadline_seconds: how long one attempt of a call may take.
+        retry_seconds: how long after its first attempt a call may still be repeated.
         ignored: names of parameters that were given to `of` and that no engine takes.
 
     Raises:
@@ -149,6 +173,15 @@ class UpscaleSettings:
     tile_halo: int | None = None
     vae_tiling: VaeTiling = VaeTiling.AUTO
     color_fix: bool = False
+    endpoint: str | None = None
+    api_key_file: str | None = None
+    ca_file: str | None = None
+    insecure: bool = False
+    max_in_flight: int = 64
+    requests_per_second: float | None = None
+    worker_processes: int | None = None
+    deadline_seconds: float = 300.0
+    retry_seconds: float = 600.0
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -157,6 +190,12 @@ class UpscaleSettings:
             if value is not None and value < least:
                 raise SettingsError(
                     ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be at least {least}"
+                )
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise SettingsError(
+                    ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be above 0 and finite"
                 )
 
     @classmethod
@@ -252,12 +291,20 @@ class UpscaleSettings:
         encode = EncodeOptions(
             format=self.plan.output_format, quality=self.quality, lossless=self.lossless
         )
-        if self.backend is not Backend.LOCAL:
+        if self.backend is Backend.LOCAL and self.endpoint is not None:
             raise SettingsError(
-                ErrorCode.BACKEND_UNAVAILABLE,
-                f"the backend {self.backend} can be planned and priced, but this version runs "
-                f"engines on the backend {Backend.LOCAL} only",
+                ErrorCode.INVALID_OPTION,
+                f"the endpoint {self.endpoint} is given, but the backend is local; say --backend "
+                "grpc to call it",
             )
+        if self.backend is Backend.GRPC:
+            if self.weights is not None:
+                raise SettingsError(
+                    ErrorCode.INVALID_OPTION,
+                    f"weights are given ({self.weights}), but over gRPC they are the service's own",
+                )
+            remote = tuple(Stage(engine, self._remote(engine)) for engine in rules.engines)
+            return PinnedSettings(remote, rules, encode, self.keep_intermediates)
         before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
         stages = [
             Stage(engine, _PIN[engine.network](engine, self._choices(engine, kept)))
@@ -266,6 +313,42 @@ class UpscaleSettings:
             )
         ]
         return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates)
+
+    def _remote(self, engine: Engine) -> RemoteModel:
+        """What a worker needs to call an engine; nothing is called yet."""
+        if self.endpoint is None:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                "the backend grpc needs an endpoint: HOST:PORT of the service (--endpoint)",
+            )
+        host, colon, port = self.endpoint.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host):
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION, f"the endpoint is {self.endpoint!r}; HOST:PORT is needed"
+            )
+        return RemoteModel(
+            engine=engine.name,
+            endpoint=self.endpoint,
+            api_key_file=None if self.api_key_file is None else storage.absolute(self.api_key_file),
+            insecure=self.insecure,
+            ca=None if self.ca_file is None else _text_file("ca_file", self.ca_file),
+            max_in_flight=self.max_in_flight,
+            requests_per_second=self._share_of_rate(),
+            deadline_seconds=self.deadline_seconds,
+            retry_seconds=self.retry_seconds,
+        )
+
+    def _share_of_rate(self) -> float | None:
+        """Calls in a second of one process."""
+        if self.requests_per_second is None:
+            return None
+        if self.worker_processes is None:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                f"requests_per_second is {self.requests_per_second} for the whole job, and how "
+                "many processes share it is not known here; say so (--worker-processes)",
+            )
+        return self.requests_per_second / self.worker_processes
 
     def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> Choices:
         """What is asked of one engine's network; `auto` is what was `kept` from an earlier run."""
@@ -336,6 +419,15 @@ _SWITCHED: Mapping[VaeTiling, bool | None] = {
     VaeTiling.ON: True,
     VaeTiling.OFF: False,
 }
+
+
+def _text_file(name: str, uri: str) -> str:
+    try:
+        return storage.read(storage.absolute(uri)).decode()
+    except (ImageError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which cannot be read: {error}"
+        ) from None
 
 
 def _member(name: str, value: Any) -> Any:

@@ -19,7 +19,13 @@ import pyarrow.parquet as pq
 from beam_upscale import manifest, storage
 from beam_upscale.card import dataset_card
 from beam_upscale.columns import infer_input_type, stored_type
-from beam_upscale.control import progress_file, progress_of, stop_after_failures
+from beam_upscale.control import (
+    is_stopped,
+    progress_file,
+    progress_of,
+    request_stop,
+    stop_after_failures,
+)
 from beam_upscale.dataset import (
     IMAGES,
     INTERMEDIATES,
@@ -151,6 +157,8 @@ class _Stage(beam.DoFn):
 
     def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, bytes]]:
         source, record = upscaled.source, upscaled.record
+        if upscaled.stop is not None and not is_stopped(self._dataset):
+            request_stop(self._dataset, str(upscaled.stop))
         if record is None:
             yield shard_of(source), _POSTPONED
             return

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_upscale import image, tiling
-from beam_upscale.chain import ChainPlan
+from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -44,12 +44,14 @@ class UpscaledImage:
         record: its row; None where the run was asked to stop before this input's turn.
         data: the encoded image; None unless this run upscaled it.
         intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
+        stop: why the run is to stop, where a service refuses all calls alike.
     """
 
     source: SourceImage
     record: Record | None
     data: bytes | None = None
     intermediates: tuple[bytes, ...] = ()
+    stop: SettingsError | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +134,7 @@ def _described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
     halo = settings.rules.options.halo
     return {
         "engine": stage.engine.name,
-        "model": stage.model.name,
-        "weights_sha256": stage.model.weights_sha256,
-        "device_type": str(stage.model.device),
-        "precision": str(stage.model.precision),
+        **stage.model.description(),
         "halo": stage.engine.halo if halo is None else halo,
     }
 
@@ -145,6 +144,7 @@ def _with_parameters(prepared: Prepared, settings: PinnedSettings) -> Prepared:
     if not rules.is_guided:
         return prepared
     parameters = prepared.source.parameters(rules.parameters, rules.prompt_column)
+    rules.check(parameters)
     columns = dataclasses.asdict(parameters)
     row = dataclasses.replace(prepared.row, **{**columns, "seed": parameters.seed or None})
     return dataclasses.replace(prepared, row=row, parameters=parameters)
@@ -220,8 +220,13 @@ def _tiled(
     """The tiles of an image for the engine whose turn it is."""
     stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
     prepared = _noted(prepared, _notes(decision))
-    make = _guided_tiles if stage.engine.is_guided else _tiles
-    return make(prepared, color, alpha, decision, stage.engine.scale)
+    if stage.engine.is_guided:
+        return _guided_tiles(prepared, color, alpha, decision, stage.engine.scale)
+    if settings.rules.backend is Backend.GRPC:
+        # A call for alpha would be paid for, and the price is known before there is a pixel.
+        tiled = _tiles(prepared, color, None, decision, stage.engine.scale)
+        return dataclasses.replace(tiled, context=dataclasses.replace(tiled.context, alpha=alpha))
+    return _tiles(prepared, color, alpha, decision, stage.engine.scale)
 
 
 def _tiles(
@@ -240,7 +245,7 @@ def _tiles(
         )
     ]
     context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    return TiledImage(tiles, scale, context=context)
+    return TiledImage(tiles, scale, context=context, identity=_identity(prepared))
 
 
 def _guided_tiles(
@@ -256,7 +261,11 @@ def _guided_tiles(
     tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
     row = dataclasses.replace(prepared.row, seed=parameters.seed)
     context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    return TiledImage([tile], scale, parameters, context)
+    return TiledImage([tile], scale, parameters, context, _identity(prepared))
+
+
+def _identity(prepared: Prepared) -> tuple[str, int]:
+    return prepared.source.input_id, prepared.stage
 
 
 def _stage_plan(prepared: Prepared) -> Plan:
@@ -318,7 +327,7 @@ def _telemetry(prepared: Prepared) -> Telemetry:
     return Telemetry(
         device_seconds=inference.device_seconds,
         queue_seconds=inference.queue_seconds,
-        attempts=1,
+        attempts=inference.attempts,
         batch_size=inference.batch_size,
         worker=f"{socket.gethostname()}:{os.getpid()}",
         started_at=prepared.started_at,
@@ -339,11 +348,13 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
     # Whoever called holds the element until the next engine is done with this image.
     tiled.tiles.clear()
     prepared = _with_inference(prepared, inference)
+    if inference.stop is not None:
+        return _without_tiles(prepared, _untried(prepared, inference.stop))
     if inference.error is not None:
         return _without_tiles(prepared, _failed_at_stage(prepared, inference.error))
     try:
         color, alpha = _results(prepared, inference)
-        details = _stage_details(prepared, settings)
+        details = _stage_details(prepared, settings, inference)
         if settings.keep_intermediates:
             options = EncodeOptions(format=INTERMEDIATE_FORMAT)
             kept = _encode(prepared, color, alpha, options).data
@@ -373,6 +384,8 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
         return prepared.outcome
     tiled.tiles.clear()
     prepared = _with_inference(prepared, inference)
+    if inference.stop is not None:
+        return _untried(prepared, inference.stop)
     if inference.error is not None:
         return _failed_at_stage(prepared, inference.error)
     try:
@@ -381,15 +394,26 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
         return _failed_at_stage(prepared, _as_image_error(error))
 
 
+def _untried(prepared: Prepared, stop: SettingsError) -> UpscaledImage:
+    """Without a row: it is a later run's to do."""
+    return UpscaledImage(prepared.source, None, stop=stop)
+
+
 def _with_inference(prepared: Prepared, inference: Inference) -> Prepared:
-    """Adds a stage's notes and telemetry."""
-    before = prepared.telemetry
+    """Adds a stage's notes, what it was billed and its telemetry."""
+    before, row = prepared.telemetry, prepared.row
     telemetry = Inference(
         device_seconds=before.device_seconds + inference.device_seconds,
         queue_seconds=max(before.queue_seconds, inference.queue_seconds),
         batch_size=max(before.batch_size, inference.batch_size),
+        attempts=max(before.attempts, inference.attempts),
     )
-    return _noted(dataclasses.replace(prepared, telemetry=telemetry), inference.notes)
+    row = dataclasses.replace(
+        row,
+        request_ids=(*row.request_ids, *inference.request_ids),
+        billed_credits=row.billed_credits + inference.billed_credits,
+    )
+    return _noted(dataclasses.replace(prepared, row=row, telemetry=telemetry), inference.notes)
 
 
 def _noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
@@ -417,7 +441,7 @@ def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings)
         calls=decision.calls,
         credits=decision.credits,
         usd=decision.usd,
-        stages=(*prepared.done, _stage_details(prepared, settings)) if is_chain else (),
+        stages=(*prepared.done, _stage_details(prepared, settings, inference)) if is_chain else (),
     )
     record = Record(row, _telemetry(prepared))
     return UpscaledImage(prepared.source, record, encoded.data, prepared.intermediates)
@@ -467,7 +491,9 @@ def _stitched(cores: list[Pixels], decision: Plan) -> Pixels:
     )
 
 
-def _stage_details(prepared: Prepared, settings: PinnedSettings) -> dict[str, Any]:
+def _stage_details(
+    prepared: Prepared, settings: PinnedSettings, inference: Inference
+) -> dict[str, Any]:
     """What the manifest says of one stage of a chain."""
     stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
     return {
@@ -479,7 +505,7 @@ def _stage_details(prepared: Prepared, settings: PinnedSettings) -> dict[str, An
         "output_height": decision.output_height,
         "calls": decision.calls,
         "credits": decision.credits,
-        "request_ids": [],
+        "request_ids": list(inference.request_ids),
     }
 
 

@@ -6,6 +6,7 @@ part and join again, a runner may write what flows there to memory or disk, and 
 pixels.
 """
 
+import abc
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,20 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import PredictionResult, RunInference
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.decoding import shared_pool
-from beam_upscale.inference import METRICS, TiledImage, handler_for
+from beam_upscale.grpc_api import client
+from beam_upscale.inference import METRICS, Inference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
 from beam_upscale.manifest import Status
-from beam_upscale.settings import PinnedSettings, UpscaleSettings
+from beam_upscale.remote_models import RemoteModel
+from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
 from beam_upscale.stages import UpscaledImage, advance, finish, prepare
+
+_SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class _Prepare(beam.DoFn):
@@ -32,22 +39,64 @@ class _Prepare(beam.DoFn):
         yield prepare(source, self._settings, shared_pool())
 
 
-class _Advance(beam.DoFn):
+class _Settle(beam.DoFn, abc.ABC):
+    """Hands on what RunInference gave; what is still under way, as soon as it is done.
+
+    A call over the network takes long and costs no CPU: the next images are sent meanwhile, and
+    none waits for the slowest of those before it.
+    """
+
     def __init__(self, settings: PinnedSettings) -> None:
         self._settings = settings
+        self._pending: list[tuple[PredictionResult, Timestamp, Any]] = []
 
-    def process(self, result: PredictionResult) -> Iterator[TiledImage]:
-        yield advance(result.example, result.inference, self._settings)
+    @abc.abstractmethod
+    def settled(self, tiled: TiledImage, inference: Inference) -> Any:
+        """What becomes of an image once the engine is done with it."""
+
+    def start_bundle(self) -> None:
+        """What a bundle that failed left behind is not this one's."""
+        self._pending = []
+
+    def process(
+        self,
+        result: PredictionResult,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
+        """Gives what is done, this image or an earlier one."""
+        if isinstance(result.inference, Inference):
+            yield self.settled(result.example, result.inference)
+            return
+        self._pending.append((result, timestamp, window))
+        yield from self._done()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Gives the others as they finish."""
+        while self._pending:
+            done = list(self._done())
+            if not done:
+                self._pending[0][0].inference.wait(_SECONDS_BETWEEN_LOOKS)
+            yield from done
+
+    def _done(self) -> Iterator[WindowedValue]:
+        looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]
+        self._pending = [pending for pending, is_done in looked_at if not is_done]
+        for result, timestamp, window in (pending for pending, is_done in looked_at if is_done):
+            value = self.settled(result.example, result.inference.result())
+            yield WindowedValue(value, timestamp, [window])
 
 
-class _Finish(beam.DoFn):
-    def __init__(self, settings: PinnedSettings) -> None:
-        self._settings = settings
+class _Advance(_Settle):
+    def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
+        return advance(tiled, inference, self._settings)
 
-    def process(self, result: PredictionResult) -> Iterator[UpscaledImage]:
-        upscaled = finish(result.example, result.inference, self._settings)
+
+class _Finish(_Settle):
+    def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
+        upscaled = finish(tiled, inference, self._settings)
         _count(upscaled)
-        yield upscaled
+        return upscaled
 
 
 def _count(upscaled: UpscaledImage) -> None:
@@ -73,7 +122,8 @@ class Upscale(beam.PTransform):
         **options: of `PlanOptions` (`width`, `height`, `short_side`, `long_side`, `oversize`,
             `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
             (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
-            `UpscaleSettings` (`weights`, `device`, `precision`, `quality`, …).
+            `UpscaleSettings` (`weights`, `device`, `precision`, `backend`, `endpoint`, `quality`,
+            …).
 
     Beam's `with_resource_hints` puts it on machines with an accelerator.
 
@@ -99,26 +149,43 @@ class Upscale(beam.PTransform):
             if asked.warning is not None:
                 warnings.warn(asked.warning, stacklevel=2)
             self.settings = asked.pin()
+            check_service(self.settings)
         self._handler_options = handler_options or {}
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""
         tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings))
         first, *others = self.settings.stages
-        inferred = tiled | "RunInference" >> self._inference(first.model)
+        inferred = tiled | "RunInference" >> self._inference(first)
         for number, stage in enumerate(others, start=2):
             inferred = (
                 inferred
                 | f"Advance{number}" >> beam.ParDo(_Advance(self.settings))
-                | f"RunInference{number}" >> self._inference(stage.model)
+                | f"RunInference{number}" >> self._inference(stage)
             )
         return inferred | "Finish" >> beam.ParDo(_Finish(self.settings))
 
-    def _inference(self, model: LocalModel) -> RunInference:
-        handler = handler_for(model, **self._handler_options)
-        return RunInference(handler, model_identifier=_identifier(model))
+    def _inference(self, stage: Stage) -> RunInference:
+        model = stage.model
+        if isinstance(model, RemoteModel):
+            # What has a name Beam keeps, and a later run would find it stopped as this one was.
+            return RunInference(client.RemoteHandler(model, stage.engine, **self._handler_options))
+        return RunInference(
+            handler_for(model, **self._handler_options), model_identifier=_identifier(model)
+        )
 
 
 def _identifier(model: LocalModel) -> str:
     """Names the loaded model: steps with the same network share one in a process."""
     return hashlib.sha256(repr(model).encode()).hexdigest()
+
+
+def check_service(settings: PinnedSettings) -> None:
+    """Asks a service, where one is to be called, whether it takes the key and has the engines.
+
+    Raises:
+        SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
+    """
+    remote = [stage.model for stage in settings.stages if isinstance(stage.model, RemoteModel)]
+    if remote:
+        client.check(remote[0], [model.engine for model in remote])

@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weights", action="append", default=[], help="a name or a path; in a chain ENGINE=…"
     )
+    parser.add_argument("--endpoint", help="HOST:PORT of a service that has the engines")
+    parser.add_argument("--api-key-file", help="on the workers; else BEAM_UPSCALE_API_KEY")
     own, beam_arguments = parser.parse_known_args(arguments)
 
     upscale = bu.Upscale(
@@ -36,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         oversize=bu.Oversize(own.oversize),
         weights=weights_by_engine(own.weights),
         prompt=own.prompt,
+        backend=bu.Backend.LOCAL if own.endpoint is None else bu.Backend.GRPC,
+        endpoint=own.endpoint,
+        api_key_file=own.api_key_file,
     )
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
         _ = (

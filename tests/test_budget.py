@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import random
 import struct
@@ -24,6 +25,7 @@ from beam_upscale.budget import (
     last_admitted,
     order,
     read_header,
+    spent_on,
 )
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record
@@ -239,3 +241,32 @@ def test_a_pipeline_admits_as_far_as_the_budget_goes(
             | beam.Map(lambda image: (image.input_id, image.within_budget))
         )
         assert_that(admitted, equal_to(expected))
+
+
+# What was billed for nothing
+
+
+def failed_record(source: SourceImage, billed: str) -> Record:
+    row = Row(source.input_id, source.source_uri, Status.FAILED, billed_credits=Decimal(billed))
+    return Record(row, telemetry=None)
+
+
+def test_what_was_billed_for_an_image_that_failed_is_spent() -> None:
+    row = Row("a", "a", Status.FAILED, billed_credits=PRICE)
+
+    assert spent_on(row) == PRICE
+    assert spent_on(dataclasses.replace(row, status=Status.UPSCALED, credits=2 * PRICE)) == (
+        2 * PRICE
+    )
+
+
+@pytest.mark.parametrize(("committed", "asked"), [(True, "0.2"), (False, "0.4")])
+def test_a_failed_image_and_what_it_was_billed_take_its_price_and_no_more(
+    committed: bool, asked: str
+) -> None:
+    """A committed row's part is counted with its shard."""
+    rules = Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE))
+    source = SourceImage("a", data=png(1500, 1000))
+    source = dataclasses.replace(source, earlier=failed_record(source, "0.2"), committed=committed)
+
+    assert claim(source, rules, shared_pool()) == Claim(order("a"), Decimal(asked), spent=False)

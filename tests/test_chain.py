@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, get_engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, OutputFormat, Oversize, PlanOptions, plan
 
 ESRGAN = get_engine("esrgan-v1-x2plus")
@@ -150,3 +151,15 @@ def test_a_chain_without_engines_is_refused() -> None:
         Rules(())
 
     assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_over_grpc_there_is_no_noise_level() -> None:
+    rules = Rules((LATENT,), backend=Backend.GRPC)
+
+    rules.check(Parameters(prompt="a cat"))
+    with pytest.raises(ImageError, match="noise_level is 100; over gRPC it is 20") as caught:
+        rules.check(Parameters(noise_level=100))
+    assert caught.value.code is ErrorCode.INVALID_NOISE_LEVEL
+    with pytest.raises(SettingsError, match="over gRPC"):
+        Rules((LATENT,), parameters=Parameters(noise_level=100), backend=Backend.GRPC)
+    Rules((LATENT,)).check(Parameters(noise_level=100))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from PIL import Image
 from runs import quick, rows
 from safetensors.torch import save_file
@@ -132,7 +133,19 @@ def test_large_image_in_tiles(
     assert peak < 3e9
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        pytest.param(
+            "bf16",
+            marks=pytest.mark.skipif(
+                not torch.cpu.get_capabilities().get("avx512_bf16"),
+                reason="the CPU does not compute in bf16",
+            ),
+        ),
+        "fp32",
+    ],
+)
 def test_largest_image_in_one_call_with_real_weights(
     tmp_path: Path, photograph: Callable[..., Image.Image], report: Report, precision: str
 ) -> None:

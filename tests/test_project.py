@@ -31,7 +31,10 @@ FLOORS = {
     },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},
-    "inference": {"inference", "local_models", "settings", "shared_weights", "storage"},
+    "inference": {
+        *("inference", "local_models", "remote_models", "settings", "shared_weights", "storage"),
+    },
+    "serving": {"grpc_api"},
     "wiring": {
         "budget",
         "card",
@@ -46,7 +49,10 @@ FLOORS = {
         "stages",
         "transforms",
     },
-    "face": {"__init__", "__main__", "cli", "preview", "progress", "request", "run", "verify"},
+    "face": {
+        *("__init__", "__main__", "cli", "preview", "progress", "request", "run", "server"),
+        "verify",
+    },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
 ORDER = list(FLOORS)
@@ -72,7 +78,11 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
     groups = settings["dependency-groups"]
     run = [
         *settings["project"]["dependencies"],
-        *(requirement for extra in ("esrgan", "heif", "latent") for requirement in extras[extra]),
+        *(
+            requirement
+            for extra in ("esrgan", "heif", "latent", "serve")
+            for requirement in extras[extra]
+        ),
     ]
     asked = {
         RUN_LOCK: run,
@@ -206,6 +216,23 @@ def test_importing_the_package_pulls_in_no_model_library() -> None:
 
     assert "beam_upscale" in imported
     assert imported.isdisjoint(MODEL_LIBRARIES)
+
+
+def test_a_run_over_grpc_needs_no_model_library() -> None:
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({sorted(MODEL_LIBRARIES)!r}))  # None: their import fails.
+import apache_beam as beam
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+import beam_upscale as bu, beam_upscale.cli, beam_upscale.run
+settings = bu.UpscaleSettings.of("esrgan-v1-x2plus", backend="grpc", endpoint="localhost:1")
+with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+    pipeline | beam.Create([]) | bu.Upscale(settings.pin())
+"""
+
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+
+    assert run.returncode == 0, run.stderr
 
 
 def sample_images() -> list[Path]:

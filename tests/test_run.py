@@ -354,7 +354,10 @@ def psnr(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> float:
 def test_real_weights_on_fifty_photographs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """bf16 stays within 48 dB of spandrel's whole-image fp32, fp32 within 60 dB."""
+    """Against spandrel's whole-image fp32, bf16 keeps 48 dB and fp32 60 dB.
+
+    On a CPU that does not multiply in bf16, all fifty are made in fp32.
+    """
     from spandrel import ModelLoader
 
     folder, few = tmp_path / "in", tmp_path / "few"
@@ -365,7 +368,7 @@ def test_real_weights_on_fifty_photographs(
         if number < 4:
             crop.convert("RGB").save(few / f"{number:02}.png")
 
-    first = command("run", folder, tmp_path / "out", "--device", "cpu", "--precision", "bf16")
+    first = command("run", folder, tmp_path / "out", "--device", "cpu", "--precision", "auto")
     second = command("run", few, tmp_path / "fp32", "--device", "cpu", "--precision", "fp32")
 
     assert (first.code, second.code) == (0, 0)
@@ -376,15 +379,16 @@ def test_real_weights_on_fifty_photographs(
     }
     assert sum(row.credits for row in found.values()) == Decimal("10.0")
     assert sum(row.billed_credits for row in found.values()) == 0
+    (precision,) = {str(row.precision) for row in found.values()}
     path = weights.resolve(None, "esrgan-v1-x2plus").path
     network = ModelLoader().load_from_file(path).model.eval()
     for name in sorted(rows(tmp_path / "fp32")):
         expected = upscaled_whole(network, Image.open(few / name))
         decibels = {
-            precision: psnr(expected, np.asarray(Image.open(tmp_path / output / "images" / name)))
-            for precision, output in (("bf16", "out"), ("fp32", "fp32"))
+            made_in: psnr(expected, np.asarray(Image.open(tmp_path / output / "images" / name)))
+            for made_in, output in ((precision, "out"), ("fp32", "fp32"))
         }
         with capsys.disabled():
             print(f"\n{name}: " + ", ".join(f"{k} {v:.1f} dB" for k, v in decibels.items()))  # noqa: T201
-        assert decibels["bf16"] >= 48
+        assert decibels[precision] >= 48
         assert decibels["fp32"] >= 60

@@ -13,6 +13,7 @@ from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.plan import Animated, OutputFormat, Oversize
+from beam_upscale.remote_models import API_KEY_VARIABLE, RemoteModel
 from beam_upscale.settings import UpscaleSettings
 
 ENGINE = "esrgan-v1-x2plus"
@@ -91,9 +92,15 @@ def test_an_unknown_member_is_named_with_those_that_exist() -> None:
         {"max_tile_pixels": 0},
         {"max_batch_pixels": -1},
         {"tile_halo": -1},
+        {"max_in_flight": 0},
+        {"worker_processes": 0},
+        {"requests_per_second": 0},
+        {"requests_per_second": float("nan")},
+        {"deadline_seconds": float("inf")},
+        {"retry_seconds": -1.0},
     ],
 )
-def test_values_out_of_range_are_refused(option: dict[str, int]) -> None:
+def test_values_out_of_range_are_refused(option: dict[str, float]) -> None:
     assert code_of(lambda: UpscaleSettings.of(ENGINE, **option)) is ErrorCode.INVALID_OPTION
 
 
@@ -152,12 +159,6 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
 
 def test_an_unknown_engine_is_refused() -> None:
     assert code_of(UpscaleSettings(("none",)).pin) is ErrorCode.UNKNOWN_ENGINE
-
-
-def test_a_backend_that_this_version_lacks_is_refused(quick: dict[str, Any]) -> None:
-    settings = UpscaleSettings.of(ENGINE, **quick, backend="grpc")
-
-    assert code_of(settings.pin) is ErrorCode.BACKEND_UNAVAILABLE
 
 
 def test_weights_of_a_smaller_scale_than_the_engines_are_refused(tmp_path: Path) -> None:
@@ -220,3 +221,83 @@ def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) ->
     settings = UpscaleSettings.of(ENGINE, **{**quick, "weights": f"file://{tiny_weights}"})
 
     assert settings.pin().stages[0].model.weights_uri == str(tiny_weights)
+
+
+# Over gRPC
+
+
+def remote(engine: str = ENGINE, **options: Any) -> RemoteModel:
+    settings = UpscaleSettings.of(
+        engine, **{"backend": "grpc", "endpoint": "gpu.example:443", **options}
+    )
+    (stage,) = settings.pin().stages
+    assert isinstance(stage.model, RemoteModel)
+    return stage.model
+
+
+def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
+
+    model = remote(
+        ca_file=str(tmp_path / "ca.pem"),
+        api_key_file=str(tmp_path / "key"),
+        max_in_flight=8,
+        requests_per_second=30,
+        worker_processes=4,
+        deadline_seconds=5,
+    )
+
+    assert model == RemoteModel(
+        engine=ENGINE,
+        endpoint="gpu.example:443",
+        api_key_file=str(tmp_path / "key"),
+        ca="-----BEGIN CERTIFICATE-----",
+        max_in_flight=8,
+        requests_per_second=7.5,
+        deadline_seconds=5,
+    )
+
+
+def test_results_do_not_depend_on_where_the_service_stands() -> None:
+    settings = [
+        UpscaleSettings.of(ENGINE, backend="grpc", endpoint=endpoint).pin()
+        for endpoint in ("gpu-1.example:443", "[::1]:50051")
+    ]
+
+    assert settings[0].to_dict() == settings[1].to_dict()
+    assert [each.endpoint for each in settings] == ["gpu-1.example:443", "[::1]:50051"]
+
+
+def test_a_dataset_of_a_service_is_not_that_of_a_local_network(quick: dict[str, Any]) -> None:
+    local = UpscaleSettings.of(ENGINE, **quick).pin()
+    over_grpc = UpscaleSettings.of(ENGINE, backend="grpc", endpoint="localhost:1").pin()
+
+    assert local.to_dict() != over_grpc.to_dict()
+    assert local.endpoint is None
+
+
+@pytest.mark.parametrize("endpoint", [None, "host", "host:", ":443", "host:0", "a/b:1", "h:65536"])
+def test_an_endpoint_is_a_host_and_a_port(endpoint: str | None) -> None:
+    assert code_of(lambda: remote(endpoint=endpoint)) is ErrorCode.INVALID_OPTION
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"weights": "realesrgan-x4plus"}, "service's own"),
+        ({"requests_per_second": 10}, "--worker-processes"),
+        ({"ca_file": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+        ({"backend": "local"}, "--backend grpc"),
+    ],
+)
+def test_options_that_do_not_fit_a_service_are_refused(options: dict[str, Any], word: str) -> None:
+    with pytest.raises(SettingsError, match=word) as caught:
+        remote(**options)
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_no_key_is_part_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(API_KEY_VARIABLE, "bu_secret")
+
+    assert "bu_secret" not in repr(remote())

@@ -4,14 +4,18 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import apache_beam as beam
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from beam_upscale.control import clear_stop, stop_reason
 from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
-from beam_upscale.sinks import commit_shard, new_run_id, output_uri, shard_of, stage
+from beam_upscale.sinks import WriteDataset, commit_shard, new_run_id, output_uri, shard_of, stage
 from beam_upscale.stages import UpscaledImage
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
@@ -139,3 +143,16 @@ def test_row_groups_are_small_enough_to_stream(
     metadata = pq.read_metadata(dataset.data_uri(0))
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     assert groups == expected
+
+
+def test_a_service_that_refuses_all_calls_stops_the_run(dataset: DatasetFolder) -> None:
+    stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+    refused = dataclasses.replace(result("a", None), record=None, stop=stop)
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        pipeline | beam.Create([refused, result("b", None)]) | WriteDataset(dataset.root)
+
+    assert stop_reason(dataset) == "api_key_refused: the key expired"
+    assert dataset.staged_record("/in/a.jpg") is None
+    assert dataset.staged_record("/in/b.jpg") is not None
+    clear_stop(dataset)

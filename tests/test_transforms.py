@@ -1,16 +1,19 @@
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.util import assert_that
+from apache_beam.testing.util import assert_that, equal_to
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
 from beam_upscale import image
@@ -26,7 +29,7 @@ from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.plan import OutputFormat
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.stages import UpscaledImage, finish, prepare
-from beam_upscale.transforms import Upscale
+from beam_upscale.transforms import Upscale, _Finish
 
 ENGINE = "esrgan-v1-x2plus"
 ORIENTATION, TURNED_LEFT = 0x0112, 6
@@ -452,3 +455,139 @@ def test_what_would_make_every_image_fail_is_refused_at_once() -> None:
         Upscale("no-such-engine")
 
     assert caught.value.code is ErrorCode.UNKNOWN_ENGINE
+
+
+# Over gRPC
+
+
+@pytest.fixture
+def remote() -> PinnedSettings:
+    """As they are pinned for a service; nothing here calls one."""
+    return UpscaleSettings.of(ENGINE, backend="grpc", endpoint="localhost:1", oversize="tile").pin()
+
+
+def test_alpha_is_no_call_of_its_own(
+    remote: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    picture = photograph(0, 40, 30)
+    picture.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    tiled = prepare(source(encoded(picture)), remote, shared_pool())
+    shapes = [tile.pixels.shape for tile in tiled.tiles]
+
+    result = finish(tiled, double(tiled), remote)
+
+    assert shapes == [(30, 40, 3)]
+    assert row_of(result).calls == 1
+    expected = picture.getchannel("A").resize((80, 60), Image.Resampling.LANCZOS)
+    assert np.array_equal(pixels_of(result)[:, :, 3], np.asarray(expected))
+
+
+def test_every_call_can_be_told_from_those_of_other_inputs(remote: PinnedSettings) -> None:
+    data = encoded(Image.new("L", (1500, 1000)))
+
+    first, second = (
+        prepare(SourceImage(name, data=data), remote, shared_pool()) for name in ("a", "b")
+    )
+
+    assert len(first.tiles) > 1
+    assert (first.identity, second.identity) == (("a", 0), ("b", 0))
+
+
+def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:
+    tiled = prepare(source(encoded(Image.new("RGB", (1500, 1000)))), remote, shared_pool())
+    error = ImageError(ErrorCode.SERVICE_ERROR, "the service could not make it")
+    inference = Inference(
+        error=error, request_ids=("1", "2"), billed_credits=Decimal("0.2"), attempts=3
+    )
+
+    result = finish(tiled, inference, remote)
+
+    row = row_of(result)
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.SERVICE_ERROR)
+    assert (row.request_ids, row.billed_credits, row.credits) == (("1", "2"), Decimal("0.2"), 0)
+    assert result.record is not None
+    assert result.record.telemetry is not None
+    assert result.record.telemetry.attempts == 3
+
+
+def test_what_a_service_withholds_is_filtered(remote: PinnedSettings) -> None:
+    tiled = prepare(source(encoded(Image.new("RGB", (40, 30)))), remote, shared_pool())
+
+    row = row_of(finish(tiled, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
+
+    assert (row.status, row.billed_credits, row.credits) == (Status.FILTERED, 0, 0)
+
+
+def test_an_image_that_was_not_tried_has_no_row(remote: PinnedSettings) -> None:
+    tiled = prepare(source(encoded(Image.new("RGB", (40, 30)))), remote, shared_pool())
+    stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+
+    result = finish(tiled, Inference(stop=stop), remote)
+
+    assert (result.record, result.data, result.stop) == (None, None, stop)
+
+
+class Later:
+    """An inference that ends when no other has anything to do; those that were begun last first."""
+
+    under_way: ClassVar[list["Later"]] = []
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self.under_way.append(self)
+
+    def done(self) -> bool:
+        return self not in self.under_way
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.under_way.pop()
+        return self.done()
+
+    def result(self) -> Inference:
+        assert self.done()
+        return self._inference
+
+
+class StartLater(beam.DoFn):
+    """Stands for RunInference with a handler whose calls go over the network."""
+
+    def process(self, tiled: TiledImage) -> Iterator[PredictionResult]:
+        yield PredictionResult(tiled, Later(double(tiled)))
+
+
+def test_images_under_way_leave_with_their_own_times_and_windows(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    Later.under_way.clear()
+    numbers = range(5)
+    data = [encoded(photograph(number, 8 + number, 8)) for number in numbers]
+
+    def begun(number: int) -> TimestampedValue:
+        tiled = prepare(SourceImage(str(number), data=data[number]), settings, shared_pool())
+        return TimestampedValue(tiled, 10 * number)
+
+    def described(
+        upscaled: UpscaledImage,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> tuple[str, int, int]:
+        assert upscaled.data is not None
+        return upscaled.source.input_id, int(timestamp.seconds()), int(window.start.seconds())
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        results = (
+            pipeline
+            | beam.Create([list(numbers)])
+            | beam.FlatMap(lambda those: [begun(number) for number in those])
+            | beam.WindowInto(FixedWindows(10))
+            | beam.Map(lambda tiled: tiled).with_output_types(TiledImage)
+            | beam.ParDo(StartLater())
+            | beam.ParDo(_Finish(settings))
+            | beam.Map(described)
+        )
+        assert_that(
+            results,
+            equal_to([(str(number), 10 * number, 10 * number) for number in numbers]),
+            reify_windows=False,
+        )
+    assert Later.under_way == []

@@ -7,7 +7,13 @@ batch there changes no result on a CPU.
 
 from typing import Any
 
-from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.inference.elements import (
+    METRICS,
+    Inference,
+    PendingInference,
+    Tile,
+    TiledImage,
+)
 from beam_upscale.inference.esrgan import EsrganHandler
 from beam_upscale.inference.handler import UpscaleModelHandler
 from beam_upscale.inference.latent import LatentHandler
@@ -18,6 +24,7 @@ __all__ = [
     "EsrganHandler",
     "Inference",
     "LatentHandler",
+    "PendingInference",
     "Tile",
     "TiledImage",
     "UpscaleModelHandler",

@@ -1,11 +1,12 @@
 """What goes into RunInference and what comes out of it."""
 
 import dataclasses
-from typing import Any
+from decimal import Decimal
+from typing import Any, Protocol
 
 import numpy as np
 
-from beam_upscale.errors import ImageError
+from beam_upscale.errors import ImageError, SettingsError
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Box, Piece
 
@@ -38,6 +39,8 @@ class TiledImage:
             list, so that they can be freed once the network is done with them.
         scale: of the results; a network with a larger one is reduced to it.
         parameters: what guides the network, seed included, where it takes a prompt.
+        identity: the input's id and the index of the engine in its chain: what tells equal tiles of
+            different images apart where each is paid for.
         context: what the caller needs to make a result of the cores; not looked at.
     """
 
@@ -45,6 +48,7 @@ class TiledImage:
     scale: int
     parameters: Parameters | None = None
     context: Any = None
+    identity: tuple[str, int] = ("", 0)
 
     @property
     def pixels(self) -> int:
@@ -64,6 +68,11 @@ class Inference:
         device_seconds: of all tiles together.
         queue_seconds: the longest wait of a tile for the device.
         batch_size: the most tiles that a batch with one of these had.
+        request_ids: of the paid calls, in the order of the tiles; those of an image that failed
+            half-way too.
+        billed_credits: what these calls were billed, also where the image failed.
+        attempts: the most attempts that a call took.
+        stop: why the whole run is to stop: this image was not tried, and has no row.
     """
 
     cores: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -72,3 +81,26 @@ class Inference:
     device_seconds: float = 0.0
     queue_seconds: float = 0.0
     batch_size: int = 0
+    request_ids: tuple[str, ...] = ()
+    billed_credits: Decimal = Decimal(0)
+    attempts: int = 1
+    stop: SettingsError | None = None
+
+
+class PendingInference(Protocol):
+    """An inference that is under way elsewhere; whoever takes it waits no longer than it must.
+
+    Pickled, it waits and becomes the `Inference`.
+    """
+
+    def done(self) -> bool:
+        """Whether `result` returns at once."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Waits until it is done, or for so many seconds; whether it is done."""
+        ...
+
+    def result(self) -> Inference:
+        """What became of the image; waits for it. Raises nothing that concerns one image only."""
+        ...

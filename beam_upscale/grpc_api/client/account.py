@@ -1,0 +1,83 @@
+"""Who calls which service: the connection's settings with the key that this process finds."""
+
+import dataclasses
+import os
+
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.remote_models import API_KEY_VARIABLE, RemoteModel
+
+# No key is longer; a file that is no key's is not read to its end.
+_KEY_BYTES = 4096
+
+# Characters of what a service says that a row or a line can bear.
+_LONGEST_QUOTE = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """What the calls of one window share.
+
+    Attributes:
+        model: the engine, and how its service is called.
+        key: the API key; None where there is none. Nothing shows it.
+    """
+
+    model: RemoteModel
+    key: str | None = dataclasses.field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, model: RemoteModel) -> "Account":
+        """The account with the key that this process finds.
+
+        Raises:
+            SettingsError: API_KEY_REFUSED, the key's file cannot be read, or what is found is no
+                key.
+        """
+        return cls(model, _key(model))
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What is sent along with every call."""
+        return () if self.key is None else (("authorization", f"Bearer {self.key}"),)
+
+    @property
+    def key_source(self) -> str:
+        """Where the key is from, or would be."""
+        return self.model.api_key_file or f"the environment's {API_KEY_VARIABLE}"
+
+    def for_any_engine(self) -> "Account":
+        """This account without its engine: the engines of a chain share one window."""
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, engine=""))
+
+    def quoted(self, message: str) -> str:
+        """What the service says, on one line of bearable length, and never with the key in it."""
+        if self.key is not None:
+            message = message.replace(self.key, "[API key]")
+        text = " ".join(message.split()) or "no reason given"
+        return text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 3]}..."
+
+
+def _key(model: RemoteModel) -> str | None:
+    source = model.api_key_file
+    if source is None:
+        source, text = f"the environment's {API_KEY_VARIABLE}", os.environ.get(API_KEY_VARIABLE, "")
+    else:
+        try:
+            text = storage.read(source, _KEY_BYTES).decode("utf-8", "replace")
+        except ImageError as error:
+            raise SettingsError(
+                ErrorCode.API_KEY_REFUSED, f"the API key's file: {error.message}"
+            ) from None
+        if not text.strip():
+            raise SettingsError(
+                ErrorCode.API_KEY_REFUSED, f"{source} holds no API key: it is empty"
+            )
+    key = text.strip()
+    # gRPC refuses it too, with an error that shows it.
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise SettingsError(
+            ErrorCode.API_KEY_REFUSED,
+            f"{source} holds no API key: a key is one word of printable ASCII characters",
+        )
+    return key or None

@@ -1,0 +1,81 @@
+"""What is asked of a service before a run begins."""
+
+import contextlib
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import grpc
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.grpc_api import contract
+from beam_upscale.grpc_api.client.account import Account
+from beam_upscale.grpc_api.client.channel import open_channel
+from beam_upscale.grpc_api.client.refusals import Verdict, stop_reason, verdict_of
+from beam_upscale.grpc_api.status import refusal_of
+from beam_upscale.grpc_api.stubs import engines_pb2
+from beam_upscale.remote_models import RemoteModel
+
+_MOST_SECONDS = 10.0
+_MOST_ATTEMPTS = 6
+_FIRST_PAUSE = 0.1
+
+
+def check(model: RemoteModel, engines: Iterable[str]) -> None:
+    """Asks a service, before a run begins, whether it takes the key and has the engines.
+
+    Nothing is spent. A service that does not list its engines passes.
+
+    Args:
+        model: how the service is called; its engine does not matter.
+        engines: names of those that the run needs.
+
+    Raises:
+        SettingsError: ENDPOINT_UNAVAILABLE, the service cannot be reached within 10 s;
+            API_KEY_REFUSED; UNKNOWN_ENGINE; INVALID_OPTION, the endpoint is not HOST:PORT.
+    """
+    account = Account.of(model)
+    with contextlib.closing(open_channel(model, grpc)) as channel:
+        served = _served(account, channel)
+    missing = [name for name in engines if served is not None and name not in served]
+    if served is not None and missing:
+        raise SettingsError(
+            ErrorCode.UNKNOWN_ENGINE,
+            f"{model.endpoint} does not serve {', '.join(missing)}; it serves: "
+            f"{', '.join(sorted(served)) or 'nothing'}",
+        )
+
+
+def _served(account: Account, channel: Any) -> set[str] | None:
+    """The engines of the service; None where it lists none."""
+    list_engines = channel.unary_unary(
+        contract.LIST_ENGINES,
+        request_serializer=engines_pb2.ListEnginesRequest.SerializeToString,
+        response_deserializer=engines_pb2.Engines.FromString,
+    )
+    end, pause = time.monotonic() + _MOST_SECONDS, _FIRST_PAUSE
+    for attempt in range(1, _MOST_ATTEMPTS + 1):
+        try:
+            answer = list_engines(
+                engines_pb2.ListEnginesRequest(),
+                timeout=max(_FIRST_PAUSE, end - time.monotonic()),
+                metadata=account.metadata,
+            )
+            return {engine.id for engine in answer.engine}
+        except grpc.RpcError as error:
+            refusal = refusal_of(error)
+        if refusal.code is grpc.StatusCode.UNIMPLEMENTED:
+            return None
+        verdict = verdict_of(refusal)
+        if verdict is Verdict.STOP:
+            raise stop_reason(refusal, account)
+        pause = refusal.retry_seconds or 2 * pause
+        is_late = time.monotonic() + pause >= end
+        if verdict is Verdict.GIVE_UP or attempt == _MOST_ATTEMPTS or is_late:
+            break
+        time.sleep(pause)
+    raise SettingsError(
+        ErrorCode.ENDPOINT_UNAVAILABLE,
+        f"{account.model.endpoint} does not answer: "
+        f"{refusal.code.name}: {account.quoted(refusal.message)}",
+    )

@@ -1,0 +1,102 @@
+"""What a call that failed means: for the call, for its image, for the run."""
+
+import re
+from enum import Enum, auto
+
+from grpc import StatusCode
+
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.grpc_api.client.account import Account
+from beam_upscale.grpc_api.status import Reason, Refusal
+from beam_upscale.remote_models import API_KEY_VARIABLE
+
+
+class Verdict(Enum):
+    """What is to be done after a refusal.
+
+    Attributes:
+        REPEAT: the service cannot do it now; it is asked again for as long as may be.
+        THROTTLE: likewise, and all calls together are too many for it.
+        REPEAT_FEW: something broke; it is asked again a few times.
+        GIVE_UP: the answer would be the same.
+        STOP: it would be the same for every image.
+    """
+
+    REPEAT = auto()
+    THROTTLE = auto()
+    REPEAT_FEW = auto()
+    GIVE_UP = auto()
+    STOP = auto()
+
+
+_VERDICTS = {
+    StatusCode.UNAVAILABLE: Verdict.REPEAT,
+    StatusCode.DEADLINE_EXCEEDED: Verdict.REPEAT,
+    StatusCode.ABORTED: Verdict.REPEAT,
+    StatusCode.RESOURCE_EXHAUSTED: Verdict.THROTTLE,
+    StatusCode.INTERNAL: Verdict.REPEAT_FEW,
+    StatusCode.UNKNOWN: Verdict.REPEAT_FEW,
+    StatusCode.CANCELLED: Verdict.REPEAT_FEW,
+    StatusCode.DATA_LOSS: Verdict.REPEAT_FEW,
+    StatusCode.UNAUTHENTICATED: Verdict.STOP,
+    StatusCode.PERMISSION_DENIED: Verdict.STOP,
+}
+
+# gRPC itself says so, with the same code as a service that is too busy.
+_TOO_LARGE = "larger than max"
+
+# Of services that give no reason beside their message.
+_NO_CREDITS = re.compile(
+    r"\b(insufficient|enough|out of|exceed\w*)\b.{0,40}\b(balance|credits?|funds)\b", re.I
+)
+
+
+def verdict_of(refusal: Refusal) -> Verdict:
+    """What is to be done after a refusal."""
+    if refusal.code is not StatusCode.RESOURCE_EXHAUSTED:
+        return _VERDICTS.get(refusal.code, Verdict.GIVE_UP)
+    if _is_out_of_credits(refusal):
+        return Verdict.STOP
+    return Verdict.GIVE_UP if _TOO_LARGE in refusal.message else Verdict.THROTTLE
+
+
+def _is_out_of_credits(refusal: Refusal) -> bool:
+    if refusal.code is not StatusCode.RESOURCE_EXHAUSTED or refusal.reason is not None:
+        return refusal.reason == Reason.OUT_OF_CREDITS
+    return refusal.retry_seconds is None and _NO_CREDITS.search(refusal.message) is not None
+
+
+def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
+    """The line that ends a run after a refusal with the verdict STOP."""
+    said = f"{refusal.code.name}: {account.quoted(refusal.message)}"
+    endpoint = account.model.endpoint
+    if _is_out_of_credits(refusal):
+        return SettingsError(
+            ErrorCode.OUT_OF_CREDITS, f"{endpoint} has no credits left for this API key ({said})"
+        )
+    if account.key is None:
+        return SettingsError(
+            ErrorCode.API_KEY_REFUSED,
+            f"{endpoint} asks for an API key, and there is none: put it in the environment's "
+            f"{API_KEY_VARIABLE} or in a file ({said})",
+        )
+    return SettingsError(
+        ErrorCode.API_KEY_REFUSED,
+        f"{endpoint} refuses the API key of {account.key_source} ({said})",
+    )
+
+
+def image_error(refusal: Refusal, account: Account) -> ImageError:
+    """Why an image has no result, where its call is not repeated after a refusal."""
+    message = account.quoted(refusal.message)
+    said = f"{account.model.endpoint} says {refusal.code.name}: {message}"
+    match verdict_of(refusal):
+        case Verdict.REPEAT | Verdict.THROTTLE:
+            return ImageError(ErrorCode.SERVICE_UNAVAILABLE, said)
+        case Verdict.REPEAT_FEW:
+            return ImageError(ErrorCode.SERVICE_ERROR, said)
+    if refusal.reason == Reason.IMAGE_REFUSED and refusal.error_code in set(ErrorCode):
+        # What the rules refuse is said in their own words, there as here.
+        code = ErrorCode(refusal.error_code)
+        return ImageError(code, message.removeprefix(f"{code}: "))
+    return ImageError(ErrorCode.REQUEST_REFUSED, said)

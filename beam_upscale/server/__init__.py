@@ -1,0 +1,1 @@
+"""The gRPC API over models of this machine: `beam-upscale serve`."""

@@ -1,0 +1,59 @@
+"""Runs a program that does not outlive the process that asked for it, however that one ends.
+
+    python leash.py PARENT PROGRAM ARGUMENT...
+
+PARENT is the id of the process that runs this, which keeps a pipe to its standard input open. It
+is run as a script and needs nothing but the standard library: where the kernel can be asked to end
+a process with its parent, the program takes this one's place at once.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Ends as the program does."""
+    parent, *program = arguments
+    _allow_many_files()
+    if not sys.platform.startswith("linux"):
+        sys.exit(follow(program))
+    # The signal comes when the thread that started this process ends: it has to wait for it.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(parent):
+        sys.exit("The process that asked for this one ended.")
+    os.execv(program[0], program)
+
+
+def follow(program: Sequence[str]) -> int:
+    """Runs a program beside this process, until it ends or the standard input does."""
+    child = subprocess.Popen(program, stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+
+    def end_with_input() -> None:
+        while os.read(0, 4096):
+            pass
+        child.kill()
+
+    threading.Thread(target=end_with_input, daemon=True).start()
+    return child.wait()
+
+
+def _allow_many_files() -> None:
+    """Connections are files; a shell's limit of them is often low."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):
+        return  # Not every system allows what it says is the most.
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

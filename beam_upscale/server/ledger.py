@@ -1,0 +1,684 @@
+"""What keys have been charged, and the results that a repeated request gets back without charge.
+
+A ledger is a SQLite database with a folder of results beside it, of one server at a time, on a
+disk of its machine. What it promises:
+
+- A key is never reserved or charged more than it has been granted.
+- A charge and the result that it is for are stored in one transaction, before either is answered.
+  A process that dies takes its reservations with it, and no charge.
+- After a power failure the charges of the last moments may be missing, as SQLite does not wait for
+  the disk at each of them. A repeat of such a request is computed and charged, once. The last
+  results may be damaged or missing too: each has its SHA-256 in the database, and a repeat of a
+  request whose result is not whole is computed anew without charge. So nobody pays twice, and
+  nobody pays for a result that cannot be had.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import logging
+import os
+import re
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.server.keys import CREDIT_STEP, Key
+
+DEFAULT_REPLAY_SECONDS = 24 * 60 * 60
+DEFAULT_MAX_ARTIFACT_BYTES = 20 * 2**30
+
+_APPLICATION_ID = 0x62757063  # "bupc": tells a ledger from any other database.
+_FORMAT = 1
+_BUSY_SECONDS = 10.0
+# Results that are looked at to make room for a new one; more follow where these do not suffice.
+_EVICTED_AT_ONCE = 8
+_FILE_NAME = re.compile(r"[0-9a-f]{32}")
+
+# Charges are only ever added: their sum is what keys have spent, and can be audited.
+_SCHEMA = f"""
+CREATE TABLE charges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    engine TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount >= 0),
+    charged_at REAL NOT NULL
+) STRICT;
+CREATE INDEX charges_by_request ON charges (key, request_id) WHERE request_id <> '';
+CREATE TRIGGER charges_are_not_changed BEFORE UPDATE ON charges
+    BEGIN SELECT RAISE(ABORT, 'charges are append-only'); END;
+CREATE TRIGGER charges_are_not_deleted BEFORE DELETE ON charges
+    BEGIN SELECT RAISE(ABORT, 'charges are append-only'); END;
+CREATE TABLE artifacts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    charge INTEGER NOT NULL UNIQUE REFERENCES charges (id),
+    file TEXT NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    seed INTEGER NOT NULL,
+    stored_at REAL NOT NULL
+) STRICT;
+PRAGMA application_id = {_APPLICATION_ID};
+PRAGMA user_version = {_FORMAT};
+"""
+
+_FIND = """
+SELECT charges.id, fingerprint, engine, charged_at, file, sha256, seed
+FROM charges LEFT JOIN artifacts ON artifacts.charge = charges.id
+WHERE key = ? AND request_id = ? AND request_id <> ''
+ORDER BY charges.id DESC LIMIT 1
+"""
+
+_logger = logging.getLogger(__name__)
+
+
+class LedgerError(Exception):
+    """A call that the ledger does not let through; its message is for whoever calls."""
+
+
+class OutOfCredits(LedgerError):  # noqa: N818 - what it says is the caller's state.
+    """The key's balance does not reach for the call's price."""
+
+
+class RequestIdReused(LedgerError):  # noqa: N818
+    """The key has used the request id for another request."""
+
+
+class LedgerUnavailable(LedgerError):  # noqa: N818
+    """The ledger's files cannot be read or written; nothing was charged."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredResult:
+    """What a repeated request gets back.
+
+    Attributes:
+        data: the artifact's bytes.
+        seed: of its noise, 0 to 2**63 - 1; 0 where there is none.
+        engine: that made it.
+    """
+
+    data: bytes = dataclasses.field(repr=False)
+    seed: int
+    engine: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Charge:
+    """A row of the ledger.
+
+    Attributes:
+        key: name of the key.
+        request_id: as the caller gave it; empty where none was given.
+        fingerprint: of the request without its id.
+        engine: that was called.
+        credits: what was charged.
+        charged_at: when.
+    """
+
+    key: str
+    request_id: str
+    fingerprint: str
+    engine: str
+    credits: Decimal
+    charged_at: datetime.datetime
+
+
+class Reservation:
+    """The price of a call that is set aside until the call is charged or given up.
+
+    Exactly one `commit` or any number of `release` ends it; both are thread-safe.
+    """
+
+    def __init__(self, ledger: "Ledger", claim: "_Claim") -> None:
+        self._ledger = ledger
+        self._claim = claim
+
+    def commit(self, result: StoredResult) -> None:
+        """Stores the result and charges its price, both or neither.
+
+        Raises:
+            LedgerUnavailable: neither could be done; the reservation is released.
+            RuntimeError: the reservation has ended before.
+        """
+        self._ledger._store(self._claim, result)
+
+    def release(self) -> None:
+        """Gives the price back; nothing happens where the reservation has ended."""
+        self._ledger._release(self._claim)
+
+
+class Replay:
+    """A request that was charged before: it is not charged again.
+
+    Where its result is gone, the caller is the one that computes it anew: others that repeat the
+    request find it in progress until `restore` or `release`.
+
+    Attributes:
+        result: what was stored; None where that is gone.
+    """
+
+    def __init__(
+        self, ledger: "Ledger", result: StoredResult | None, claim: "_Claim | None"
+    ) -> None:
+        self._ledger = ledger
+        self._claim = claim
+        self.result = result
+
+    def restore(self, result: StoredResult) -> None:
+        """Stores a result that was computed anew.
+
+        Raises:
+            LedgerUnavailable: it cannot be stored; a later repeat computes it again.
+            RuntimeError: the result was there, or the replay has ended before.
+        """
+        if self._claim is None:
+            raise RuntimeError("the result of this request is stored")
+        self._ledger._store(self._claim, result)
+
+    def release(self) -> None:
+        """Gives up computing the result; nothing happens where it is there."""
+        if self._claim is not None:
+            self._ledger._release(self._claim)
+
+
+@dataclasses.dataclass(frozen=True)
+class InProgress:
+    """The same request of the same key is being computed by another call of this process."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Claim:
+    """A call that computes a result.
+
+    Attributes:
+        key: name of the key.
+        request_id: empty where it has none.
+        fingerprint: of its request.
+        amount: that is reserved, in units; 0 for what was charged before.
+        charge: id of the charge that it was charged by; None where it is still to be charged.
+        open: whether it has neither been stored nor given up.
+    """
+
+    key: str
+    request_id: str
+    fingerprint: str
+    amount: int
+    charge: int | None = None
+    open: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Artifact:
+    """A result's file, in place before the database knows it."""
+
+    file: str
+    bytes: int
+    sha256: str
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Dropped:
+    """Files of results that the database has forgotten, and their size together."""
+
+    files: tuple[str, ...] = ()
+    bytes: int = 0
+
+    def __add__(self, other: "_Dropped") -> "_Dropped":
+        return _Dropped(self.files + other.files, self.bytes + other.bytes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The last charge of a request id within the replay window."""
+
+    charge: int
+    fingerprint: str
+    engine: str
+    file: str | None
+    sha256: str | None
+    seed: int | None
+
+
+class Ledger:
+    """Reserves, charges and remembers. Thread-safe; its calls block for a disk at most.
+
+    A repeat is a request with the id and the fingerprint of one that the same key was charged for
+    within the replay window, or is being computed; after that an id is as good as new. What one
+    key did changes nothing for another.
+
+    Args:
+        path: of the database, which is made where it is not there, with its folder. Results are
+            in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
+        replay_seconds: how long after its charge a request may be repeated without charge.
+        max_artifact_bytes: of results that are kept; the oldest go first, and those out of the
+            replay window with the next charge.
+        clock: the time in seconds since 1970.
+
+    Raises:
+        SettingsError: INVALID_OPTION, another server has it, or it is no ledger, or it cannot be
+            read and written.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        replay_seconds: float = DEFAULT_REPLAY_SECONDS,
+        max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = Path(path)
+        self._folder = Path(f"{path}.artifacts")
+        self._replay_seconds = replay_seconds
+        self._max_artifact_bytes = max_artifact_bytes
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._claims: dict[tuple[str, str], _Claim] = {}
+        self._reserved: dict[str, int] = {}
+        with contextlib.ExitStack() as stack, _invalid_on_failure(self._path):
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            stack.enter_context(_only_server(self._path))
+            self._database = stack.enter_context(contextlib.closing(_open(self._path)))
+            self._spent = _spent(self._database)
+            row = self._database.execute("SELECT COALESCE(SUM(bytes), 0) FROM artifacts")
+            self._stored_bytes = int(row.fetchone()[0])
+            with self._transaction():
+                dropped = self._evict(self._stored_bytes, room_for=0)
+            self._stored_bytes -= dropped.bytes
+            self._delete_unknown_files()
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the ledger to another server; calls in progress are not charged."""
+        with self._lock:
+            self._resources.close()
+
+    def begin(
+        self, key: Key, request_id: str, fingerprint: str, price: Decimal
+    ) -> Reservation | Replay | InProgress:
+        """Reserves the price of a call, unless it is a repeat.
+
+        Args:
+            key: who calls.
+            request_id: as the caller gave it; nothing is a repeat of a call without one.
+            fingerprint: equal for requests that are equal but for their ids.
+            price: in credits, 0 or more, a multiple of 1/10,000.
+
+        Raises:
+            OutOfCredits: the balance, less what is reserved, is less than the price.
+            RequestIdReused: the id is or was that of a request with another fingerprint.
+            LedgerUnavailable: it cannot be read.
+        """
+        amount = _units(price)
+        looked_at: str | None = None
+        while True:
+            with self._lock, _unavailable_on_failure("read"):
+                if self._is_claimed(key, request_id, fingerprint):
+                    return InProgress()
+                found = self._find(key, request_id) if request_id else None
+                if found is None:
+                    return Reservation(self, self._reserve(key, request_id, fingerprint, amount))
+                if found.fingerprint != fingerprint:
+                    raise _reused(request_id)
+                if found.file is None or found.file == looked_at:
+                    claim = _Claim(key.name, request_id, fingerprint, 0, found.charge)
+                    self._claims[key.name, request_id] = claim
+                    return Replay(self, None, claim)
+            # Without the lock: a result may be large. It may go meanwhile, or be stored anew.
+            looked_at = found.file
+            result = self._read(found)
+            if result is not None:
+                return Replay(self, result, None)
+
+    def balance(self, key: Key) -> Decimal | None:
+        """The credits that a key has left, reserved ones included; None where it has no limit.
+
+        A key that is granted less than it has spent has less than 0.
+        """
+        if key.credits is None:
+            return None
+        with self._lock:
+            return _credits(_units(key.credits) - self._spent.get(key.name, 0))
+
+    def charges(self) -> Iterator[Charge]:
+        """All charges, in their order."""
+        return read_charges(self._path)
+
+    def _is_claimed(self, key: Key, request_id: str, fingerprint: str) -> bool:
+        claim = self._claims.get((key.name, request_id))
+        if claim is None:
+            return False
+        if claim.fingerprint != fingerprint:
+            raise _reused(request_id)
+        return True
+
+    def _find(self, key: Key, request_id: str) -> _Found | None:
+        row = self._database.execute(_FIND, (key.name, request_id)).fetchone()
+        if row is None:
+            return None
+        charge, fingerprint, engine, charged_at, file, sha256, seed = row
+        if self._clock() - charged_at > self._replay_seconds:
+            return None
+        return _Found(charge, fingerprint, engine, file, sha256, seed)
+
+    def _reserve(self, key: Key, request_id: str, fingerprint: str, amount: int) -> _Claim:
+        reserved = self._reserved.get(key.name, 0)
+        if key.credits is not None:
+            balance = _units(key.credits) - self._spent.get(key.name, 0)
+            if balance - reserved < amount:
+                raise _out_of_credits(balance, reserved, amount)
+        claim = _Claim(key.name, request_id, fingerprint, amount)
+        self._reserved[key.name] = reserved + amount
+        if request_id:
+            self._claims[key.name, request_id] = claim
+        return claim
+
+    def _release(self, claim: _Claim) -> None:
+        with self._lock:
+            if claim.open:
+                self._end(claim)
+
+    def _end(self, claim: _Claim) -> None:
+        claim.open = False
+        self._claims.pop((claim.key, claim.request_id), None)
+        reserved = self._reserved.get(claim.key, 0) - claim.amount
+        if reserved:
+            self._reserved[claim.key] = reserved
+        else:
+            self._reserved.pop(claim.key, None)
+
+    def _store(self, claim: _Claim, result: StoredResult) -> None:
+        """Stores a result, charges it unless that was done before, and ends the claim."""
+        if not claim.open:
+            raise _ended()
+        artifact: _Artifact | None = None
+        stored = False
+        try:
+            with _unavailable_on_failure("written"):
+                if claim.request_id and len(result.data) <= self._max_artifact_bytes:
+                    artifact = self._write(result)
+                with self._lock:
+                    dropped = self._store_rows(claim, result.engine, artifact)
+                    stored = True
+                    self._end(claim)
+        finally:
+            self._release(claim)
+            if artifact is not None and not stored:
+                self._delete([artifact.file])
+        self._delete(dropped)
+
+    def _store_rows(self, claim: _Claim, engine: str, artifact: _Artifact | None) -> list[str]:
+        """One transaction; gives the files that no row knows any more."""
+        if not claim.open:
+            raise _ended()
+        size = 0 if artifact is None else artifact.bytes
+        with self._transaction():
+            charge = claim.charge
+            dropped = _Dropped() if charge is None else self._drop_artifact_of(charge)
+            dropped += self._evict(self._stored_bytes - dropped.bytes, room_for=size)
+            if charge is None:
+                charge = self._insert_charge(claim, engine)
+            if artifact is not None:
+                self._insert_artifact(artifact, charge)
+        self._stored_bytes += size - dropped.bytes
+        if claim.charge is None:
+            self._spent[claim.key] = self._spent.get(claim.key, 0) + claim.amount
+        return list(dropped.files)
+
+    def _insert_charge(self, claim: _Claim, engine: str) -> int:
+        charge = self._database.execute(
+            "INSERT INTO charges (key, request_id, fingerprint, engine, amount, charged_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(claim.key, claim.request_id, claim.fingerprint, engine),
+                *(claim.amount, self._clock()),
+            ),
+        ).lastrowid
+        assert charge is not None
+        return charge
+
+    def _insert_artifact(self, artifact: _Artifact, charge: int) -> None:
+        self._database.execute(
+            "INSERT INTO artifacts (charge, file, bytes, sha256, seed, stored_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                *(charge, artifact.file, artifact.bytes, artifact.sha256),
+                *(artifact.seed, self._clock()),
+            ),
+        )
+
+    def _drop_artifact_of(self, charge: int) -> _Dropped:
+        rows = self._database.execute(
+            "DELETE FROM artifacts WHERE charge = ? RETURNING file, bytes", (charge,)
+        ).fetchall()
+        return _Dropped(tuple(file for file, _ in rows), sum(size for _, size in rows))
+
+    def _evict(self, stored_bytes: int, room_for: int) -> _Dropped:
+        """Forgets the oldest results until there is room, and those out of the replay window."""
+        dropped = _Dropped()
+        expired = self._clock() - self._replay_seconds
+        while True:
+            rows = self._database.execute(
+                "SELECT id, file, bytes, stored_at FROM artifacts ORDER BY id LIMIT ?",
+                (_EVICTED_AT_ONCE,),
+            ).fetchall()
+            for number, file, size, stored_at in rows:
+                room = self._max_artifact_bytes - (stored_bytes - dropped.bytes)
+                if room >= room_for and stored_at >= expired:
+                    return dropped
+                self._database.execute("DELETE FROM artifacts WHERE id = ?", (number,))
+                dropped += _Dropped((file,), size)
+            if not rows:
+                return dropped
+
+    def _write(self, result: StoredResult) -> _Artifact:
+        """A file of its own for each result; that which no row knows goes at the next start."""
+        name = secrets.token_hex(16)
+        path = self._folder / name
+        try:
+            with open(path, "xb", opener=_private) as file:
+                file.write(result.data)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        sha256 = hashlib.sha256(result.data).hexdigest()
+        return _Artifact(name, len(result.data), sha256, result.seed)
+
+    def _read(self, found: _Found) -> StoredResult | None:
+        assert found.file is not None and found.seed is not None
+        try:
+            data = (self._folder / found.file).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data).hexdigest() != found.sha256:
+            _logger.warning("A stored result is damaged; a repeat of its request computes it anew.")
+            return None
+        return StoredResult(data, found.seed, found.engine)
+
+    def _delete(self, files: Iterable[str]) -> None:
+        for file in files:
+            try:
+                (self._folder / file).unlink(missing_ok=True)
+            except OSError as error:
+                _logger.warning("A result could not be deleted: %s", error)
+
+    def _delete_unknown_files(self) -> None:
+        """What a process left that died between a file and its row, or a row and its file."""
+        known = {file for (file,) in self._database.execute("SELECT file FROM artifacts")}
+        there = {path.name for path in self._folder.iterdir() if _FILE_NAME.fullmatch(path.name)}
+        self._delete(there - known)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            # A COMMIT that fails may have ended the transaction or not.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+
+def read_charges(path: Path | str) -> Iterator[Charge]:
+    """All charges of a ledger, in their order, also while a server has it.
+
+    Raises:
+        SettingsError: INVALID_OPTION, it cannot be read or is no ledger.
+    """
+    with _reading(path) as database:
+        rows = database.execute(
+            "SELECT key, request_id, fingerprint, engine, amount, charged_at "
+            "FROM charges ORDER BY id"
+        )
+        for key, request_id, fingerprint, engine, amount, charged_at in rows:
+            when = datetime.datetime.fromtimestamp(charged_at, datetime.UTC)
+            yield Charge(key, request_id, fingerprint, engine, _credits(amount), when)
+
+
+def read_spent(path: Path | str) -> Mapping[str, Decimal]:
+    """What each key has been charged in all, in credits, also while a server has the ledger.
+
+    Raises:
+        SettingsError: INVALID_OPTION, it cannot be read or is no ledger.
+    """
+    with _reading(path) as database:
+        return {key: _credits(amount) for key, amount in _spent(database).items()}
+
+
+@contextlib.contextmanager
+def _reading(path: Path | str) -> Iterator[sqlite3.Connection]:
+    with _invalid_on_failure(Path(path)):
+        address = f"{Path(path).absolute().as_uri()}?mode=ro"
+        database = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)
+        with contextlib.closing(database):
+            _require_ledger(database, path)
+            yield database
+
+
+@contextlib.contextmanager
+def _only_server(path: Path) -> Iterator[None]:
+    # Not of a thread: another may close the ledger.
+    lock = FileLock(f"{path}.lock", timeout=0, mode=0o600, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"the ledger {path} is that of a server which is running; a ledger has one server",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    # SQLite gives a database's other files its mode.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    database = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
+            database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        _require_ledger(database, path)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.execute("PRAGMA foreign_keys = ON")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _require_ledger(database: sqlite3.Connection, path: Path | str) -> None:
+    (application,) = database.execute("PRAGMA application_id").fetchone()
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if (application, version) != (_APPLICATION_ID, _FORMAT):
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{path} is no ledger of this version of beam-upscale; take another path",
+        )
+
+
+def _spent(database: sqlite3.Connection) -> dict[str, int]:
+    return dict(database.execute("SELECT key, SUM(amount) FROM charges GROUP BY key").fetchall())
+
+
+@contextlib.contextmanager
+def _invalid_on_failure(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"the ledger {path} cannot be used: {error}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _unavailable_on_failure(done: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        # The message goes to callers: it tells them nothing of this machine.
+        _logger.error("The ledger cannot be %s: %s", done, error)
+        raise LedgerUnavailable(f"the ledger cannot be {done}; nothing was charged") from error
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _units(amount: Decimal) -> int:
+    """Credits in units of 1/10,000."""
+    units = amount / CREDIT_STEP
+    if units != int(units) or units < 0:
+        raise ValueError(f"{amount} is no amount of credits in steps of {CREDIT_STEP}")
+    return int(units)
+
+
+def _credits(units: int) -> Decimal:
+    return units * CREDIT_STEP
+
+
+def _out_of_credits(balance: int, reserved: int, amount: int) -> OutOfCredits:
+    return OutOfCredits(
+        f"the call costs {_shown(amount)} credits, and of the balance of {_shown(balance)} "
+        f"{_shown(balance - reserved)} are left, as calls in progress hold {_shown(reserved)}"
+    )
+
+
+def _shown(units: int) -> str:
+    """Credits without needless zeros, so that 0.2000 is 0.2."""
+    return f"{_credits(units).normalize():f}"
+
+
+def _reused(request_id: str) -> RequestIdReused:
+    return RequestIdReused(
+        f"the request id {request_id!r} is that of an earlier request with another content; "
+        "another request takes another id"
+    )
+
+
+def _ended() -> RuntimeError:
+    return RuntimeError("the reservation has been charged or released before")

@@ -1,0 +1,431 @@
+"""The API's methods over grpc.aio.
+
+All methods are registered as streams of bytes, which clients of one-message methods cannot tell
+apart: so the key is asked for before a byte of the request is read, and what does not arrive in
+time ends.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from beam_upscale.engines import ENGINES, USD_PER_CREDIT
+from beam_upscale.grpc_api import contract
+from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
+from beam_upscale.grpc_api.status import Reason, Refusal
+from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
+from beam_upscale.grpc_api.stubs import engines_pb2 as engines
+from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.server.admission import Admission, Caller, address
+from beam_upscale.server.calls import Calls, Result
+from beam_upscale.server.keys import Key
+from beam_upscale.server.ledger import Ledger
+from beam_upscale.server.metrics import Metrics
+from beam_upscale.server.reflection import PATHS as REFLECTION_PATHS
+from beam_upscale.server.reflection import Reflection
+from beam_upscale.server.refusals import RefusedError, invalid, unavailable
+from beam_upscale.server.requests import Call, decode_chain, decode_request
+
+SERVICES = ("gooseai.GenerationService", "gooseai.EnginesService", "gooseai.DashboardService")
+"""Names of the API's services."""
+
+_HEALTH = "grpc.health.v1.Health"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+# Calls of one address at a time to what needs no key.
+_OPEN_PLACES = 32
+
+# Parsing more takes so long that others would notice.
+_MOST_BYTES_AT_ONCE = 2**20
+
+_RETRY_SECONDS = 1.0
+
+_MAGIC = "PNG"
+_MIME = "image/png"
+
+_logger = logging.getLogger(__name__)
+
+_Decode = Callable[[bytes, Any], Call]
+_Exchange = Callable[[Any, "_Record"], Awaitable[None]]
+
+
+@dataclasses.dataclass
+class _Record:
+    """What is logged of a call: never its image, its prompt or its key."""
+
+    method: str
+    received: float = dataclasses.field(default_factory=time.time)
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    code: str = grpc.StatusCode.OK.name
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Service:
+    """Answers calls. All methods belong to one event loop.
+
+    Args:
+        admission: who may call.
+        calls: from a call to its result.
+        ledger: for balances; None where nothing is charged.
+        served: names of engines.
+        metrics: what counts.
+        request_timeout_seconds: how long a request may take to arrive.
+        keep_alive_seconds: how long a caller hears nothing while it waits.
+
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        calls: Calls,
+        ledger: Ledger | None,
+        served: tuple[str, ...],
+        metrics: Metrics,
+        *,
+        request_timeout_seconds: float,
+        keep_alive_seconds: float,
+    ) -> None:
+        self._draining = asyncio.Event()
+        self._admission = admission
+        self._calls = calls
+        self._ledger = ledger
+        self._served = served
+        self._metrics = metrics
+        self._timeout = request_timeout_seconds
+        self._keep_alive = keep_alive_seconds
+        self._reflection = Reflection((*SERVICES, _HEALTH))
+
+    def drain(self) -> None:
+        """Says that no service serves, and begins no more calls."""
+        self._draining.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What a server is given to serve all methods."""
+        methods: dict[str, tuple[str, _Exchange]] = {
+            contract.GENERATE: ("Generate", self._upscaling(decode_request)),
+            contract.CHAIN_GENERATE: ("ChainGenerate", self._upscaling(decode_chain)),
+            contract.LIST_ENGINES: (
+                "ListEngines",
+                self._unary(engines.ListEnginesRequest, self._list_engines),
+            ),
+            contract.GET_ME: ("GetMe", self._unary(dashboard.EmptyRequest, self._get_me)),
+            contract.GET_ORGANIZATION: (
+                "GetOrganization",
+                self._unary(dashboard.GetOrganizationRequest, self._get_organization),
+            ),
+            f"/{_HEALTH}/Check": ("Check", self._open(self._check)),
+            f"/{_HEALTH}/Watch": ("Watch", self._open(self._watch)),
+            **dict.fromkeys(REFLECTION_PATHS, ("ServerReflectionInfo", self._open(self._reflect))),
+        }
+        return _Handlers(
+            {path: self._guarded(method, exchange) for path, (method, exchange) in methods.items()}
+        )
+
+    def _guarded(self, method: str, exchange: _Exchange) -> Any:
+        """Gives every call its status, its line in the log and its place in the metrics."""
+
+        async def handle(_: Any, context: Any) -> None:
+            record = _Record(method)
+            self._metrics.in_flight.inc()
+            try:
+                await exchange(context, record)
+            except RefusedError as error:
+                record.code = error.refusal.code.name
+                self._count_refusal(error.refusal, record)
+                await _abort(context, error.refusal)
+            except asyncio.CancelledError:
+                record.code = grpc.StatusCode.CANCELLED.name
+                raise
+            except Exception:
+                # The trace is for the log; to callers it tells nothing.
+                _logger.exception("%s failed.", method)
+                record.code = grpc.StatusCode.INTERNAL.name
+                await _abort(context, Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+            finally:
+                self._end(record)
+
+        return grpc.stream_stream_rpc_method_handler(handle)
+
+    def _count_refusal(self, refusal: Refusal, record: _Record) -> None:
+        if refusal.error_code is None:
+            record.fields["error"] = refusal.message
+        else:
+            # The message may hold bytes of the image.
+            record.fields["error_code"] = refusal.error_code
+        if refusal.reason is not None:
+            self._metrics.refusals.labels(refusal.reason).inc()
+            record.fields["reason"] = str(refusal.reason)
+
+    def _end(self, record: _Record) -> None:
+        seconds = time.monotonic() - record.started
+        self._metrics.in_flight.dec()
+        self._metrics.calls.labels(record.method, record.code).inc()
+        self._metrics.call_seconds.labels(record.method).observe(seconds)
+        if record.fields or record.code != grpc.StatusCode.OK.name:
+            fields = {"method": record.method, "code": record.code, **record.fields}
+            _logger.info("call", extra={**fields, "seconds": round(seconds, 6)})
+
+    def _identify(self, context: Any, record: _Record) -> Caller:
+        caller = self._admission.identify(_metadata(context), context.peer())
+        record.fields["key"] = caller.key.name
+        return caller
+
+    def _upscaling(self, decode: _Decode) -> _Exchange:
+        async def exchange(context: Any, record: _Record) -> None:
+            if self._draining.is_set():
+                raise unavailable("the server is about to stop", _RETRY_SECONDS)
+            caller = self._identify(context, record)
+            with self._admission.permit(caller):
+                data = await self._read(context)
+                self._metrics.request_bytes.inc(len(data))
+                record.fields["request_bytes"] = len(data)
+                if len(data) > _MOST_BYTES_AT_ONCE:
+                    call = await asyncio.to_thread(decode, data, self._served)
+                else:
+                    call = decode(data, self._served)
+                del data
+                record.fields |= {
+                    "request_id": call.request_id,
+                    "engine": "+".join(call.engines),
+                    "image_bytes": len(call.image),
+                }
+                await self._answer(context, record, caller.key, call)
+
+        return exchange
+
+    async def _answer(self, context: Any, record: _Record, key: Key, call: Call) -> None:
+        flight = self._calls.join(key, call)
+        try:
+            while True:
+                done, _ = await asyncio.wait({flight.future}, timeout=self._keep_alive)
+                if done:
+                    break
+                await context.write(_answer_to(call, record).SerializeToString())
+        finally:
+            self._calls.leave(flight)
+        if flight.future.cancelled():
+            raise unavailable("the server stopped before the call was done", _RETRY_SECONDS)
+        result = flight.future.result()
+        _note_result(result, record)
+        await context.write(_answer_with(result, call, record))
+
+    async def _read(self, context: Any) -> bytes:
+        """The one message of a call.
+
+        Raises:
+            RefusedError: DEADLINE_EXCEEDED, it does not arrive in time; INVALID_ARGUMENT, there is
+                none or another one.
+        """
+        async with self._in_time():
+            data: bytes = await context.read()
+            if data is grpc.aio.EOF:
+                raise invalid(
+                    "the call ended without a request, or with one of more than "
+                    f"{MAX_MESSAGE_BYTES:,} bytes"
+                )
+            if await context.read() is not grpc.aio.EOF:
+                raise invalid("the call has several requests; it has one")
+        return data
+
+    @contextlib.asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        """Within it, what a caller sends must arrive."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                yield
+        except TimeoutError:
+            raise RefusedError(
+                Refusal(
+                    grpc.StatusCode.DEADLINE_EXCEEDED,
+                    f"the request did not arrive within {self._timeout:g} seconds",
+                    Reason.REQUEST_TOO_SLOW,
+                )
+            ) from None
+
+    def _unary(self, kind: Any, answer: Callable[[Any, Key], Awaitable[Any]]) -> _Exchange:
+        async def exchange(context: Any, record: _Record) -> None:
+            caller = self._identify(context, record)
+            with self._admission.place(f"open {caller.counted_as}", _OPEN_PLACES):
+                request = _parse(kind, await self._read(context))
+                await context.write((await answer(request, caller.key)).SerializeToString())
+
+        return exchange
+
+    async def _list_engines(self, _: Any, __: Key) -> Any:
+        return engines.Engines(
+            engine=[
+                engines.EngineInfo(
+                    id=name,
+                    owner="beam-upscale",
+                    ready=not self._draining.is_set(),
+                    type=engines.PICTURE,
+                    name=name,
+                    description=ENGINES[name].description,
+                )
+                for name in self._served
+            ]
+        )
+
+    async def _get_me(self, _: Any, key: Key) -> Any:
+        member = dashboard.OrganizationMember(
+            organization=await self._organization(key), role=dashboard.OWNER, is_default=True
+        )
+        return dashboard.User(id=key.name, organizations=[member])
+
+    async def _get_organization(self, request: Any, key: Key) -> Any:
+        if request.id not in ("", key.name):
+            raise RefusedError(
+                Refusal(
+                    grpc.StatusCode.PERMISSION_DENIED,
+                    f"this key belongs to the organization {key.name!r} only",
+                )
+            )
+        return await self._organization(key)
+
+    async def _organization(self, key: Key) -> Any:
+        """A key is an organization of its own: that is where the contract has balances."""
+        balance = float("inf")
+        if self._ledger is not None and key.credits is not None:
+            left = await asyncio.to_thread(self._ledger.balance, key)
+            balance = float((left or Decimal(0)) * USD_PER_CREDIT)
+        payment = dashboard.OrganizationPaymentInfo(balance=balance)
+        return dashboard.Organization(id=key.name, name=key.name, payment_info=payment)
+
+    def _open(self, answer: Callable[[Any], Awaitable[None]]) -> _Exchange:
+        """Methods that need no key: those who ask have none."""
+
+        async def exchange(context: Any, _: _Record) -> None:
+            counted_as = f"open {address(_metadata(context), context.peer())}"
+            with self._admission.place(counted_as, _OPEN_PLACES):
+                await answer(context)
+
+        return exchange
+
+    async def _check(self, context: Any) -> None:
+        request = _parse(health_pb2.HealthCheckRequest, await self._read(context))
+        status = self._health(request.service)
+        if status == _SERVICE_UNKNOWN:
+            raise RefusedError(Refusal(grpc.StatusCode.NOT_FOUND, "there is no such service"))
+        await context.write(_health_answer(status))
+
+    async def _watch(self, context: Any) -> None:
+        request = _parse(health_pb2.HealthCheckRequest, await self._read(context))
+        await context.write(_health_answer(self._health(request.service)))
+        if not self._draining.is_set():
+            await self._draining.wait()
+            await context.write(_health_answer(self._health(request.service)))
+
+    def _health(self, service: str) -> int:
+        if service not in ("", *SERVICES):
+            return int(_SERVICE_UNKNOWN)
+        return int(_NOT_SERVING if self._draining.is_set() else _SERVING)
+
+    async def _reflect(self, context: Any) -> None:
+        async def requests() -> AsyncIterator[bytes]:
+            while True:
+                async with self._in_time():
+                    data = await context.read()
+                if data is grpc.aio.EOF:
+                    return
+                yield data
+
+        try:
+            async for answer in self._reflection.answers(requests()):
+                await context.write(answer)
+        except DecodeError:
+            raise invalid("what was sent is no message of this method") from None
+
+
+def _note_result(result: Result, record: _Record) -> None:
+    record.fields |= {
+        "result_bytes": len(result.stored.data),
+        "replay": result.upscaled is None,
+    }
+    if result.upscaled is None:
+        return
+    row, telemetry = result.upscaled.row, result.upscaled.telemetry
+    record.fields |= {
+        "credits": f"{result.credits:f}",
+        "input": f"{row.input_width}x{row.input_height}",
+        "output": f"{row.output_width}x{row.output_height}",
+        "device_seconds": round(telemetry.device_seconds, 6),
+        "queue_seconds": round(telemetry.queue_seconds, 6),
+        "batch_size": telemetry.batch_size,
+    }
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Methods by their paths."""
+
+    def __init__(self, methods: Mapping[str, Any]) -> None:
+        self._methods = methods
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._methods.get(handler_call_details.method)
+
+
+async def _abort(context: Any, refusal: Refusal) -> None:
+    await context.abort(refusal.code, refusal.message, refusal.trailing_metadata())
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    return {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+
+def _parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(f"the {len(data):,} bytes are no message of this method") from None
+
+
+def _health_answer(status: int) -> bytes:
+    answer = health_pb2.HealthCheckResponse(status=status)
+    data: bytes = answer.SerializeToString()
+    return data
+
+
+def _answer_to(call: Call, record: _Record) -> Any:
+    """An answer without artifacts: what is heard of a call that is alive."""
+    return generation.Answer(
+        answer_id=str(uuid.uuid4()),
+        request_id=call.request_id,
+        received=_milliseconds(record.received),
+        created=_milliseconds(time.time()),
+        meta=generation.AnswerMeta(engine_id=call.engines[-1]),
+    )
+
+
+def _answer_with(result: Result, call: Call, record: _Record) -> bytes:
+    answer = _answer_to(call, record)
+    answer.artifacts.add(
+        type=generation.ARTIFACT_IMAGE,
+        mime=_MIME,
+        magic=_MAGIC,
+        binary=result.stored.data,
+        index=0,
+        finish_reason=generation.NULL,
+        seed=result.stored.seed,
+        uuid=str(uuid.uuid4()),
+        size=len(result.stored.data),
+    )
+    data: bytes = answer.SerializeToString()
+    return data
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

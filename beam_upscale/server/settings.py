@@ -1,0 +1,137 @@
+"""What `beam-upscale serve` is asked to do."""
+
+import dataclasses
+import ipaddress
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.settings import UpscaleSettings
+
+_ANY_PORT = 0
+_LAST_PORT = 2**16 - 1
+
+# Smallest values of what is a whole number.
+_LEAST: Mapping[str, int] = {"max_queue": 0, "max_in_flight_per_key": 1}
+
+# Numbers of seconds, or by the second: above 0.
+_POSITIVE = (
+    "requests_per_second_per_key",
+    "request_timeout_seconds",
+    "idle_seconds",
+    "keep_alive_seconds",
+)
+
+# "localhost" may be in no table of hosts, and then it is the loopback interface all the same.
+_LOCALHOST = "localhost"
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeSettings:
+    """What a server is asked to do.
+
+    Attributes:
+        upscale: the engines that are served, their weights, devices and all that their networks
+            are asked. Sizes and parameters are those of each request.
+        host: address to listen on.
+        port: for gRPC; 0 takes a free one.
+        web_port: for gRPC-Web; 0 takes a free one, None serves none.
+        metrics_port: for Prometheus, on the loopback interface; 0 takes a free one, None serves
+            none.
+        tls_cert: PEM of the certificate chain; None serves plaintext.
+        tls_key: PEM of its private key.
+        insecure: whether plaintext may leave this machine.
+        keys: file of hashed API keys; None asks for no keys, on the loopback interface only.
+        ledger: database of credits and results; it is made where it is not there. None remembers
+            nothing, which keys do not allow: they are charged.
+        cors_origins: from which web pages may call; `*` for all.
+        max_queue: calls that wait for the device at most.
+        max_in_flight_per_key: calls at a time of a key, or of an address where there are no keys;
+            a key's own limit takes its place.
+        requests_per_second_per_key: calls begun in a second, likewise; None sets no limit.
+        request_timeout_seconds: how long a request may take to arrive.
+        idle_seconds: how long a connection may stay without a call.
+        keep_alive_seconds: how long a caller hears nothing while it waits.
+        drain_seconds: how long calls may take to finish when the server is asked to stop.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+
+    upscale: UpscaleSettings
+    host: str = "127.0.0.1"
+    port: int = 50051
+    web_port: int | None = None
+    metrics_port: int | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    keys: Path | None = None
+    ledger: Path | None = None
+    cors_origins: tuple[str, ...] = ()
+    max_queue: int = 256
+    max_in_flight_per_key: int = 64
+    requests_per_second_per_key: float | None = None
+    request_timeout_seconds: float = 30.0
+    idle_seconds: float = 60.0
+    keep_alive_seconds: float = 10.0
+    drain_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        engines = self.upscale.engines
+        if len(set(engines)) < len(engines):
+            raise _invalid(f"an engine is given twice: {', '.join(engines)}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise _invalid("TLS needs both a certificate and its key (--tls-cert and --tls-key)")
+        if self.keys is not None and self.ledger is None:
+            raise _invalid("calls with keys are charged; say where (--ledger FILE.sqlite)")
+        if self.cors_origins and self.web_port is None:
+            raise _invalid("web pages call over gRPC-Web; give it a port (--web-port)")
+        if not self.is_loopback:
+            self._check_exposed()
+
+    def _check_numbers(self) -> None:
+        for name in ("port", "web_port", "metrics_port"):
+            port = getattr(self, name)
+            if port is not None and not _ANY_PORT <= port <= _LAST_PORT:
+                raise _invalid(f"{name} is {port}; it must be from {_ANY_PORT} to {_LAST_PORT}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise _invalid(f"{name} is {value}; it must be at least {least}")
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise _invalid(f"{name} is {value}; it must be above 0 and finite")
+        if not (math.isfinite(self.drain_seconds) and self.drain_seconds >= 0):
+            raise _invalid(f"drain_seconds is {self.drain_seconds}; it must be 0 or more")
+
+    def _check_exposed(self) -> None:
+        """What an address that others reach asks for."""
+        if self.keys is None:
+            raise _invalid(
+                f"{self.host} can be reached from other machines, and without keys everybody may "
+                "call; make a file of keys (--keys), or take --host 127.0.0.1"
+            )
+        if self.tls_cert is None and not self.insecure:
+            raise _invalid(
+                f"{self.host} can be reached from other machines, and in plaintext keys can be "
+                "read on the way; take --tls-cert and --tls-key, or --insecure where something "
+                "else protects the connection"
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches the server."""
+        if self.host == _LOCALHOST:
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def _invalid(message: str) -> SettingsError:
+    return SettingsError(ErrorCode.INVALID_OPTION, message)

@@ -1,0 +1,220 @@
+"""Runs calls through the very functions of the pipeline, so that their results are the same bytes.
+
+Networks are loaded once for each engine. Whatever chain a call goes through and whoever sent it,
+its tiles meet those of other calls in the engine's one batcher.
+"""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from beam_upscale.chain import Rules
+from beam_upscale.dataset import Telemetry
+from beam_upscale.decoding import DecoderPool, usable_cores
+from beam_upscale.errors import BeamUpscaleError, ErrorCode
+from beam_upscale.image import EncodeOptions, ImageHeader
+from beam_upscale.inference import Inference, TiledImage, handler_for
+from beam_upscale.listing import SourceImage
+from beam_upscale.local_models import LocalModel
+from beam_upscale.manifest import Row, Status
+from beam_upscale.models.device import Device
+from beam_upscale.parameters import Parameters
+from beam_upscale.server.refusals import of_error, of_image
+from beam_upscale.server.requests import Call
+from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
+from beam_upscale.stages import UpscaledImage, advance, finish, prepare
+
+# Threads that wait for a device fill its next batch; each holds an image and its result.
+_THREADS_OF_ACCELERATOR = 64
+
+_DEFAULTS = Parameters()
+
+
+@dataclasses.dataclass(frozen=True)
+class Priced:
+    """A call whose image's header says that it can be done.
+
+    Attributes:
+        call: what is asked for.
+        settings: how it is upscaled.
+        header: of its image.
+        credits: its price.
+    """
+
+    call: Call
+    settings: PinnedSettings
+    header: ImageHeader
+    credits: Decimal
+
+
+@dataclasses.dataclass(frozen=True)
+class Upscaled:
+    """What became of a call.
+
+    Attributes:
+        data: the result, as a PNG.
+        row: what the manifest of a run would say.
+        telemetry: of its way through the networks.
+    """
+
+    data: bytes = dataclasses.field(repr=False)
+    row: Row
+    telemetry: Telemetry
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What stands behind an engine.
+
+    Attributes:
+        stage: the engine and its pinned network.
+        handler: Beam's `ModelHandler` for it; called without Beam.
+        model: what the handler loaded.
+    """
+
+    stage: Stage
+    handler: Any
+    model: Any
+
+    @classmethod
+    def load(cls, stage: Stage) -> "Network":
+        """Loads a pinned network.
+
+        Raises:
+            SettingsError: its weights cannot be had.
+        """
+        handler = handler_for(stage.model)
+        return cls(stage, handler, handler.load_model())
+
+    def infer(self, tiled: TiledImage) -> Inference:
+        """What the network makes of an image's tiles."""
+        if not tiled.tiles:
+            return Inference()
+        (result,) = self.handler.run_inference([tiled], self.model)
+        inference: Inference = result.inference
+        return inference
+
+
+class Worker:
+    """Prices and upscales; safe to use from any number of threads.
+
+    Args:
+        networks: one for each engine that is served.
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self._networks: Mapping[str, Network] = {
+            network.stage.engine.name: network for network in networks
+        }
+        self._decoders = _Decoders(usable_cores())
+        self._encode = EncodeOptions()
+
+    @classmethod
+    def load(cls, settings: UpscaleSettings) -> "Worker":
+        """Settles every `auto` on this machine and loads the networks of all engines.
+
+        Raises:
+            SettingsError: as `UpscaleSettings.pin`.
+        """
+        return cls([Network.load(stage) for stage in settings.pin().stages])
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Names of the engines that are served."""
+        return tuple(self._networks)
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """What upscales and where, for people; one for each engine."""
+        return tuple(network.stage.model.place for network in self._networks.values())
+
+    @property
+    def threads(self) -> int:
+        """As many calls at a time as keep the devices fed."""
+        models = [network.stage.model for network in self._networks.values()]
+        if any(isinstance(m, LocalModel) and m.device is not Device.CPU for m in models):
+            return _THREADS_OF_ACCELERATOR
+        # The network works on one image; others are decoded and encoded meanwhile.
+        return 2 * usable_cores()
+
+    def price(self, call: Call) -> Priced:
+        """What a call costs, by its image's header.
+
+        Raises:
+            RefusedError: the image or its size is refused.
+        """
+        settings = self._settings(call)
+        try:
+            header = self._decoders.read_header(call.image)
+        except BeamUpscaleError as error:
+            raise of_error(error) from None
+        plan = settings.rules.plan(header.width, header.height, frames=header.frames)
+        if plan.error_code is not None:
+            raise of_image(plan.error_code, plan.message)
+        return Priced(call, settings, header, plan.credits)
+
+    def upscale(self, priced: Priced) -> Upscaled:
+        """Does what a call asks for.
+
+        Raises:
+            RefusedError: the image cannot be decoded, or a network failed.
+        """
+        try:
+            result = self._upscale(priced)
+        except BeamUpscaleError as error:
+            raise of_error(error) from None
+        assert result.record is not None and result.record.telemetry is not None
+        row = result.record.row
+        if row.status is not Status.UPSCALED:
+            code = ErrorCode(row.error_code or ErrorCode.INTERNAL_ERROR)
+            raise of_image(code, row.error_message or "")
+        assert result.data is not None
+        return Upscaled(result.data, row, result.record.telemetry)
+
+    def close(self) -> None:
+        """Ends what decodes."""
+        self._decoders.close()
+
+    def _settings(self, call: Call) -> PinnedSettings:
+        """As a run of this engine or chain has them, with the size that the call asks for."""
+        stages = tuple(self._networks[engine].stage for engine in call.engines)
+        rules = Rules(tuple(stage.engine for stage in stages), call.options, _DEFAULTS)
+        return PinnedSettings(stages, rules, self._encode)
+
+    def _upscale(self, priced: Priced) -> UpscaledImage:
+        call, settings = priced.call, priced.settings
+        source = SourceImage(call.fingerprint, data=call.image, columns=call.columns)
+        with self._decoders.knowing(call.image, priced.header):
+            tiled = prepare(source, settings, self._decoders)
+        first, *others = call.engines
+        inference = self._networks[first].infer(tiled)
+        for engine in others:
+            tiled = advance(tiled, inference, settings)
+            inference = self._networks[engine].infer(tiled)
+        return finish(tiled, inference, settings)
+
+
+class _Decoders(DecoderPool):
+    """Decoders that need not read a header a second time."""
+
+    def __init__(self, max_processes: int) -> None:
+        super().__init__(max_processes)
+        self._known = threading.local()
+
+    @contextlib.contextmanager
+    def knowing(self, data: bytes, header: ImageHeader) -> Iterator[None]:
+        """Within it, this thread is told this header of these bytes."""
+        self._known.header = data, header
+        try:
+            yield
+        finally:
+            self._known.header = None
+
+    def read_header(self, data: bytes) -> ImageHeader:
+        known: tuple[bytes, ImageHeader] | None = getattr(self._known, "header", None)
+        if known is not None and known[0] is data:
+            return known[1]
+        return super().read_header(data)

@@ -1,0 +1,250 @@
+"""Calls a second through the gRPC client, beside what so many calls in flight could reach.
+
+    python benchmarks/grpc_client.py --in-flight 64 --calls 8000 --output benchmarks/results
+
+The server is a process of its own that waits as long as a real one would take: lognormal, 200 ms in
+the median, 2 s at the 99th percentile, the same waits for the same seed. With N calls in flight all
+the time, N / mean latency of them end in a second (Little's law); the ratio to that is what the
+client leaves of it. The mean is of the latencies really served, measured in the server from the
+request's arrival to the last answer, and both are taken while there is work for all N: from five
+seconds after the start until the last call arrives. The tail, where the slowest calls end with
+nothing left to send, is in the figures of the whole run.
+
+`--through beam` is a Beam pipeline on the in-process runner with four threads: RunInference with
+this package's handler, and a DoFn that takes each result as it is done. `--through threads` feeds
+the same handler from four threads without Beam. In both, images are encoded for the calls and
+results decoded, in this machine's cores beside the server's own work.
+"""
+
+import argparse
+import asyncio
+import datetime
+import json
+import math
+import multiprocessing
+import platform
+import random
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import grpc
+import grpc.aio
+import numpy as np
+from apache_beam.ml.inference.base import PredictionResult, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_upscale import image
+from beam_upscale.engines import get_engine
+from beam_upscale.grpc_api.client import RemoteHandler
+from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.inference import Inference, PendingInference, Tile, TiledImage
+from beam_upscale.plan import Box
+from beam_upscale.remote_models import RemoteModel
+
+_ENGINE = "esrgan-v1-x2plus"
+_SIDE = 8
+_MEDIAN_SECONDS = 0.2
+_P99_SECONDS = 2.0
+_WARM_UP_SECONDS = 5.0
+_FEEDERS = 4
+_PIXELS = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A call as the server saw it: when it arrived and when its last answer was given, in s."""
+
+    arrived: float
+    ended: float
+
+
+def serve(pipe: Connection) -> None:
+    """Serves in this process until the pipe says stop; then sends what was served through it."""
+    served: list[Served] = []
+    result = image.encode(_PIXELS.repeat(2, axis=0).repeat(2, axis=1)).data
+    artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=result)
+    answer = generation.Answer(artifacts=[artifact])
+    sigma = math.log(_P99_SECONDS / _MEDIAN_SECONDS) / statistics.NormalDist().inv_cdf(0.99)
+    waits = random.Random(0)
+
+    async def generate(request: Any, context: Any) -> Any:
+        del request, context
+        arrived = time.monotonic()
+        await asyncio.sleep(_MEDIAN_SECONDS * waits.lognormvariate(0, sigma))
+        yield answer
+        served.append(Served(arrived, time.monotonic()))
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        method = grpc.unary_stream_rpc_method_handler(
+            generate, generation.Request.FromString, generation.Answer.SerializeToString
+        )
+        service = "gooseai.GenerationService"
+        handlers = grpc.method_handlers_generic_handler(service, {"Generate": method})
+        server.add_generic_rpc_handlers([handlers])
+        pipe.send(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        await asyncio.to_thread(pipe.recv)
+        await server.stop(None)
+
+    asyncio.run(run())
+    pipe.send(served)
+
+
+def tiled(number: int) -> TiledImage:
+    """A tiny image in one tile."""
+    return TiledImage([Tile(_PIXELS, Box(0, 0, _SIDE, _SIDE))], 2, identity=(str(number), 0))
+
+
+class Take(beam.DoFn):
+    """Takes results as they are done."""
+
+    def start_bundle(self) -> None:
+        self._pending: list[PendingInference] = []
+
+    def process(self, result: PredictionResult) -> Iterator[Inference]:
+        self._pending.append(result.inference)
+        yield from self._done()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        window = beam.transforms.window.GlobalWindow()
+        while self._pending:
+            self._pending[0].wait(0.05)
+            for inference in self._done():
+                yield WindowedValue(inference, window.max_timestamp(), [window])
+
+    def _done(self) -> Iterator[Inference]:
+        waiting, self._pending = self._pending, []
+        for pending in waiting:
+            if pending.done():
+                yield pending.result()
+            else:
+                self._pending.append(pending)
+
+
+def check(inference: Inference) -> None:
+    """A call that fails is no call served."""
+    assert inference.error is None, inference.error
+    assert inference.stop is None, inference.stop
+    assert inference.cores[0].shape == (2 * _SIDE, 2 * _SIDE, 3)
+
+
+def through_beam(handler: RemoteHandler, calls: int) -> None:
+    options = PipelineOptions(
+        [], direct_num_workers=_FEEDERS, direct_running_mode="multi_threading"
+    )
+    with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(range(calls))
+            | beam.Reshuffle()
+            | beam.Map(tiled)
+            | RunInference(handler)
+            | beam.ParDo(Take())
+            | beam.Map(check)
+        )
+
+
+def through_threads(handler: RemoteHandler, calls: int) -> None:
+    window = handler.load_model()
+    numbers, lock = iter(range(calls)), threading.Lock()
+
+    def following() -> int | None:
+        with lock:
+            return next(numbers, None)
+
+    def feed() -> None:
+        take = Take()
+        take.start_bundle()
+        while (number := following()) is not None:
+            for result in handler.run_inference([tiled(number)], window):
+                for inference in take.process(result):
+                    check(inference)
+        for value in take.finish_bundle():
+            check(value.value)
+
+    with ThreadPoolExecutor(_FEEDERS) as threads:
+        for feeding in [threads.submit(feed) for _ in range(_FEEDERS)]:
+            feeding.result()
+
+
+_WAYS = {"beam": through_beam, "threads": through_threads}
+
+
+def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
+    """The figures of one run."""
+    processes = multiprocessing.get_context("spawn")
+    pipe, other = processes.Pipe()
+    server = processes.Process(target=serve, args=(other,))
+    server.start()
+    model = RemoteModel(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
+    begun = time.monotonic()
+    cpu = time.process_time()
+    _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls)
+    seconds = time.monotonic() - begun
+    cpu = time.process_time() - cpu
+    pipe.send("stop")
+    served: list[Served] = pipe.recv()
+    server.join()
+    assert len(served) == calls, f"{len(served)} of {calls} calls were served"
+    start = min(call.arrived for call in served) + _WARM_UP_SECONDS
+    end = max(call.arrived for call in served)
+    steady = [call.ended - call.arrived for call in served if start <= call.ended < end]
+    everything = [call.ended - call.arrived for call in served]
+    mean = statistics.fmean(steady)
+    return {
+        "through": way,
+        "in_flight": in_flight,
+        "calls_per_second": len(steady) / (end - start),
+        "mean_latency_seconds": mean,
+        "median_latency_seconds": statistics.median(steady),
+        "p99_latency_seconds": statistics.quantiles(steady, n=100)[-1],
+        "calls_per_second_possible": in_flight / mean,
+        "ratio": len(steady) / (end - start) * mean / in_flight,
+        "steady_seconds": end - start,
+        "whole_run": {
+            "calls": calls,
+            "seconds": seconds,
+            "calls_per_second": calls / seconds,
+            "ratio": calls / seconds * statistics.fmean(everything) / in_flight,
+            "client_cpu_seconds_per_call": cpu / calls,
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--through", nargs="+", default=["beam", "threads"], choices=list(_WAYS))
+    parser.add_argument("--in-flight", type=int, default=64)
+    parser.add_argument("--calls", type=int, default=8000)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    rows = [measure(way, arguments.in_flight, arguments.calls) for way in arguments.through]
+    for row in rows:
+        print(json.dumps(row))
+    report = {
+        "processor": platform.processor(),
+        "cores": multiprocessing.cpu_count(),
+        "grpc": grpc.__version__,
+        "beam": beam.__version__,
+        "rows": rows,
+    }
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    day = datetime.datetime.now(datetime.UTC).date().isoformat()
+    file = arguments.output / f"grpc_client-{day}.json"
+    file.write_text(json.dumps(report, indent=2) + "\n")
+    print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+// package: tensors
+// file: tensors.proto
+

@@ -1,0 +1,2 @@
+// Stands for Node's fs: a page has no files.
+export default {};

@@ -1,0 +1,750 @@
+"""Charges, repeats and balances, in real files and by threads and processes of their own."""
+
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.server.keys import ANONYMOUS, Key
+from beam_upscale.server.ledger import (
+    InProgress,
+    Ledger,
+    LedgerUnavailable,
+    OutOfCredits,
+    Replay,
+    RequestIdReused,
+    Reservation,
+    StoredResult,
+    read_charges,
+    read_spent,
+)
+
+PRICE = Decimal("0.2")
+DAY = 24 * 60 * 60
+PATIENCE = 60
+
+ALICE = Key("alice", Decimal(1), None, None)
+BOB = Key("bob", Decimal(1), None, None)
+
+
+class Clock:
+    """The time, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "server" / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
+    with Ledger(path, clock=clock) as opened:
+        yield opened
+
+
+def result(data: bytes = b"PNG", seed: int = 7) -> StoredResult:
+    return StoredResult(data, seed, "esrgan-v1-x2plus")
+
+
+def reserve(
+    ledger: Ledger,
+    key: Key = ALICE,
+    request_id: str = "id",
+    fingerprint: str = "content",
+    price: Decimal = PRICE,
+) -> Reservation:
+    begun = ledger.begin(key, request_id, fingerprint, price)
+    assert isinstance(begun, Reservation)
+    return begun
+
+
+def repeat(
+    ledger: Ledger, key: Key = ALICE, request_id: str = "id", fingerprint: str = "content"
+) -> Replay:
+    begun = ledger.begin(key, request_id, fingerprint, PRICE)
+    assert isinstance(begun, Replay)
+    return begun
+
+
+def charge(ledger: Ledger, request_id: str = "id", data: bytes = b"PNG", key: Key = ALICE) -> None:
+    reserve(ledger, key, request_id).commit(result(data))
+
+
+def amounts(path: Path) -> list[tuple[str, str, Decimal]]:
+    return [(row.key, row.request_id, row.credits) for row in read_charges(path)]
+
+
+def files(path: Path) -> list[Path]:
+    return sorted(Path(f"{path}.artifacts").iterdir())
+
+
+def test_a_call_is_charged_when_its_result_is_stored(
+    ledger: Ledger, path: Path, clock: Clock
+) -> None:
+    reservation = reserve(ledger)
+    assert ledger.balance(ALICE) == 1
+    assert list(ledger.charges()) == []
+
+    reservation.commit(result())
+
+    (row,) = ledger.charges()
+    assert (row.key, row.request_id, row.fingerprint) == ("alice", "id", "content")
+    assert (row.engine, row.credits) == ("esrgan-v1-x2plus", PRICE)
+    assert row.charged_at.timestamp() == clock.now
+    assert ledger.balance(ALICE) == Decimal("0.8")
+    assert read_spent(path) == {"alice": PRICE}
+
+
+def test_a_call_that_is_given_up_is_not_charged(ledger: Ledger) -> None:
+    reservation = reserve(ledger, price=Decimal(1))
+
+    reservation.release()
+    reservation.release()
+
+    assert list(ledger.charges()) == []
+    assert ledger.balance(ALICE) == 1
+    reserve(ledger, price=Decimal(1))
+
+
+def test_a_reservation_ends_once(ledger: Ledger) -> None:
+    charged, released = reserve(ledger, request_id="1"), reserve(ledger, request_id="2")
+    charged.commit(result())
+    released.release()
+
+    for ended in (charged, released):
+        with pytest.raises(RuntimeError, match="before"):
+            ended.commit(result())
+    charged.release()
+
+    assert [row.request_id for row in ledger.charges()] == ["1"]
+    assert ledger.balance(ALICE) == Decimal("0.8")
+
+
+def test_a_repeat_gets_the_same_result_without_charge(ledger: Ledger) -> None:
+    charge(ledger, data=b"the first")
+
+    for _ in range(3):
+        assert repeat(ledger).result == result(b"the first")
+
+    assert len(list(ledger.charges())) == 1
+    assert ledger.balance(ALICE) == Decimal("0.8")
+
+
+def test_a_repeat_is_free_of_the_balance_and_of_its_price(ledger: Ledger) -> None:
+    reserve(ledger, price=Decimal(1)).commit(result())
+    assert ledger.balance(ALICE) == 0
+
+    assert repeat(ledger).result == result()
+
+
+def test_a_repeat_is_known_after_a_restart(path: Path) -> None:
+    with Ledger(path) as first:
+        charge(first)
+
+    with Ledger(path) as second:
+        assert repeat(second).result == result()
+        assert second.balance(ALICE) == Decimal("0.8")
+
+
+def test_the_same_id_with_another_content_is_an_error(ledger: Ledger) -> None:
+    running = reserve(ledger, request_id="running")
+    charge(ledger, request_id="charged")
+
+    for request_id in ("running", "charged"):
+        with pytest.raises(RequestIdReused, match=f"'{request_id}'"):
+            ledger.begin(ALICE, request_id, "another content", PRICE)
+
+    running.release()
+    reserve(ledger, request_id="running", fingerprint="another content")
+
+
+def test_a_repeat_of_a_call_in_progress_is_told_so(ledger: Ledger) -> None:
+    reservation = reserve(ledger, price=Decimal(1))
+
+    assert isinstance(ledger.begin(ALICE, "id", "content", Decimal(1)), InProgress)
+
+    reservation.commit(result())
+    assert repeat(ledger).result == result()
+
+
+def test_no_key_sees_what_another_has(ledger: Ledger) -> None:
+    charge(ledger, data=b"of alice")
+    running = reserve(ledger, ALICE, "running")
+
+    theirs = reserve(ledger, BOB, fingerprint="another content")
+    reserve(ledger, BOB, "running", "another content").release()
+    theirs.commit(result(b"of bob"))
+    running.release()
+
+    assert repeat(ledger, ALICE).result == result(b"of alice")
+    assert repeat(ledger, BOB, fingerprint="another content").result == result(b"of bob")
+    assert ledger.balance(ALICE) == ledger.balance(BOB) == Decimal("0.8")
+
+
+def test_calls_without_an_id_are_never_repeats(ledger: Ledger, path: Path) -> None:
+    first, second = reserve(ledger, request_id=""), reserve(ledger, request_id="")
+    first.commit(result())
+    second.commit(result())
+    reserve(ledger, request_id="", fingerprint="another content").commit(result())
+
+    assert [row.credits for row in ledger.charges()] == [PRICE] * 3
+    assert files(path) == []
+
+
+@pytest.mark.parametrize(
+    "request_id", ["../../etc/passwd", "a\0b", "'; DROP TABLE charges", "é🙂", " ", "x" * 256]
+)
+def test_an_id_may_be_any_text(ledger: Ledger, path: Path, request_id: str) -> None:
+    charge(ledger, request_id)
+    charge(ledger, request_id + "2", b"other")
+
+    assert repeat(ledger, request_id=request_id).result == result()
+    assert [row.request_id for row in ledger.charges()] == [request_id, request_id + "2"]
+    assert all(file.parent == Path(f"{path}.artifacts") for file in files(path))
+    assert len(files(path)) == 2
+
+
+def test_a_call_that_costs_more_than_is_left_is_refused_with_the_numbers(ledger: Ledger) -> None:
+    charge(ledger)
+    held = reserve(ledger, request_id="2", price=Decimal("0.75"))
+
+    message = (
+        "the call costs 0.2 credits, and of the balance of 0.8 0.05 are left, as calls in "
+        "progress hold 0.75"
+    )
+    with pytest.raises(OutOfCredits, match=f"^{message}$"):
+        reserve(ledger, request_id="3")
+    reserve(ledger, request_id="3", price=Decimal("0.05")).release()
+
+    held.release()
+    reserve(ledger, request_id="3", price=Decimal("0.8"))
+
+
+def test_a_key_is_granted_more_while_the_server_runs(ledger: Ledger) -> None:
+    reserve(ledger, price=Decimal(1)).commit(result())
+    with pytest.raises(OutOfCredits):
+        reserve(ledger, request_id="2")
+
+    more = Key("alice", Decimal("1.2"), None, None)
+
+    assert ledger.balance(more) == PRICE
+    reserve(ledger, more, "2").commit(result())
+    assert ledger.balance(more) == 0
+    assert ledger.balance(ALICE) == Decimal("-0.2")
+
+
+def test_without_a_limit_calls_are_charged_and_never_refused(ledger: Ledger) -> None:
+    reserve(ledger, ANONYMOUS, price=Decimal(10**9)).commit(result())
+
+    assert ledger.balance(ANONYMOUS) is None
+    assert [row.credits for row in ledger.charges()] == [10**9]
+
+
+def test_amounts_are_exact(ledger: Ledger) -> None:
+    key = Key("alice", Decimal("0.0003"), None, None)
+    for number in range(3):
+        reserve(ledger, key, str(number), price=Decimal("0.0001")).commit(result())
+
+    assert ledger.balance(key) == 0
+    with pytest.raises(OutOfCredits):
+        reserve(ledger, key, "4", price=Decimal("0.0001"))
+    with pytest.raises(ValueError, match=r"0\.00001"):
+        reserve(ledger, key, "5", price=Decimal("0.00001"))
+    reserve(ledger, key, "6", price=Decimal(0)).commit(result())
+
+
+def test_after_the_replay_window_an_id_is_as_good_as_new(ledger: Ledger, clock: Clock) -> None:
+    charge(ledger)
+    clock.now += DAY
+    assert repeat(ledger).result == result()
+
+    clock.now += 1
+    reserve(ledger, fingerprint="another content").release()
+    charge(ledger, data=b"second")
+
+    assert repeat(ledger).result == result(b"second")
+    assert len(list(ledger.charges())) == 2
+
+
+def test_results_out_of_the_replay_window_are_deleted(
+    ledger: Ledger, path: Path, clock: Clock
+) -> None:
+    for number in range(20):
+        charge(ledger, str(number), key=ANONYMOUS)
+    clock.now += DAY + 1
+    charge(ledger, "later")
+
+    assert len(files(path)) == 1
+    ledger.close()
+    clock.now += DAY + 1
+    with Ledger(path, clock=clock):
+        assert files(path) == []
+
+
+def test_results_are_bounded_in_bytes_and_the_oldest_go_first(path: Path) -> None:
+    with Ledger(path, max_artifact_bytes=1000) as ledger:
+        for number in range(30):
+            charge(ledger, str(number), bytes([number]) * 100, ANONYMOUS)
+            assert sum(file.stat().st_size for file in files(path)) <= 1000
+
+        kept = [
+            repeat(ledger, ANONYMOUS, str(number)).result is not None for number in range(20, 30)
+        ]
+        assert kept == [True] * 10
+        gone = repeat(ledger, ANONYMOUS, "19")
+        assert gone.result is None
+
+        charge(ledger, "large", b"x" * 950)
+        assert len(files(path)) == 1
+
+    with Ledger(path, max_artifact_bytes=10):
+        assert files(path) == []
+
+
+def test_a_result_larger_than_all_may_be_is_charged_and_not_stored(path: Path) -> None:
+    with Ledger(path, max_artifact_bytes=1000) as ledger:
+        charge(ledger, "small")
+        charge(ledger, "large", b"x" * 1001)
+
+        assert repeat(ledger, request_id="large").result is None
+        assert repeat(ledger, request_id="small").result == result()
+        assert ledger.balance(ALICE) == Decimal("0.6")
+
+
+def delete(file: Path) -> None:
+    file.unlink()
+
+
+def truncate(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def alter(file: Path) -> None:
+    file.write_bytes(b"GNP")
+
+
+@pytest.mark.parametrize("damage", [delete, truncate, alter])
+def test_a_result_that_is_not_whole_is_computed_anew_without_charge(
+    ledger: Ledger, path: Path, damage: Callable[[Path], None]
+) -> None:
+    charge(ledger)
+    damage(files(path)[0])
+
+    again = repeat(ledger)
+    assert again.result is None
+    assert isinstance(ledger.begin(ALICE, "id", "content", PRICE), InProgress)
+    with pytest.raises(RequestIdReused):
+        ledger.begin(ALICE, "id", "another content", PRICE)
+    again.restore(result())
+
+    assert repeat(ledger).result == result()
+    assert len(list(ledger.charges())) == 1
+    assert ledger.balance(ALICE) == Decimal("0.8")
+    assert [file.read_bytes() for file in files(path)] == [b"PNG"]
+
+
+def test_a_result_that_could_not_be_computed_anew_is_left_to_the_next_repeat(
+    ledger: Ledger, path: Path
+) -> None:
+    charge(ledger)
+    delete(files(path)[0])
+
+    first = repeat(ledger)
+    first.release()
+    second = repeat(ledger)
+    first.release()
+
+    assert second.result is None
+    with pytest.raises(RuntimeError):
+        first.restore(result(b"late"))
+    second.restore(result())
+    assert repeat(ledger).result == result()
+    with pytest.raises(RuntimeError):
+        repeat(ledger).restore(result())
+
+
+def test_restored_results_count_towards_the_bound(path: Path) -> None:
+    with Ledger(path, max_artifact_bytes=300) as ledger:
+        for number in range(3):
+            charge(ledger, str(number), b"x" * 100)
+        for _ in range(5):
+            alter(files(path)[0])
+            for number in range(3):
+                begun = repeat(ledger, request_id=str(number))
+                if begun.result is None:
+                    begun.restore(result(b"y" * 100))
+
+        assert len(files(path)) == 3
+        assert all(repeat(ledger, request_id=str(n)).result is not None for n in range(3))
+
+
+def test_a_result_that_cannot_be_stored_is_not_charged(ledger: Ledger, path: Path) -> None:
+    reservation = reserve(ledger, price=Decimal(1))
+    folder = Path(f"{path}.artifacts")
+    folder.rmdir()
+
+    with pytest.raises(LedgerUnavailable) as caught:
+        reservation.commit(result())
+
+    assert str(path) not in str(caught.value)
+    assert list(ledger.charges()) == []
+    folder.mkdir()
+    reserve(ledger, price=Decimal(1)).commit(result())
+    assert len(list(ledger.charges())) == 1
+
+
+def test_a_charge_that_cannot_be_stored_leaves_no_result(ledger: Ledger, path: Path) -> None:
+    reservation = reserve(ledger)
+
+    with pytest.raises(OverflowError):  # Of the database, which has no numbers of this size.
+        reservation.commit(result(seed=2**64))
+
+    assert files(path) == []
+    assert list(ledger.charges()) == []
+    assert ledger.balance(ALICE) == 1
+    charge(ledger)
+
+
+def test_charges_are_append_only(ledger: Ledger, path: Path) -> None:
+    charge(ledger)
+
+    with sqlite3.connect(path) as other:
+        for statement in ("UPDATE charges SET amount = 0", "DELETE FROM charges"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                other.execute(statement)
+    other.close()
+
+    assert ledger.balance(ALICE) == Decimal("0.8")
+
+
+def test_a_ledger_has_one_server(ledger: Ledger, path: Path, clock: Clock) -> None:
+    with pytest.raises(SettingsError, match="is that of a server which is running") as caught:
+        Ledger(path)
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+    charge(ledger)
+
+    ledger.close()
+    with Ledger(path, clock=clock) as next_one:
+        assert repeat(next_one).result == result()
+
+
+def test_a_closed_ledger_charges_nothing(ledger: Ledger, path: Path) -> None:
+    reservation = reserve(ledger)
+    ledger.close()
+    ledger.close()
+
+    with pytest.raises(LedgerUnavailable):
+        reservation.commit(result())
+    with pytest.raises(LedgerUnavailable):
+        ledger.begin(ALICE, "2", "content", PRICE)
+
+    assert amounts(path) == []
+
+
+def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("these are notes and no database " * 50)
+    database = tmp_path / "database.sqlite"
+    with sqlite3.connect(database) as other:
+        other.execute("CREATE TABLE charges (a)")
+    other.close()
+    before = {file: file.read_bytes() for file in (text, database)}
+
+    for file in (text, database, tmp_path):
+        with pytest.raises(SettingsError) as caught:
+            Ledger(file)
+        assert caught.value.code is ErrorCode.INVALID_OPTION
+        assert str(file) in caught.value.message
+        with pytest.raises(SettingsError):
+            list(read_charges(file))
+    with pytest.raises(SettingsError):
+        read_spent(tmp_path / "nowhere")
+
+    assert {file: file.read_bytes() for file in (text, database)} == before
+
+
+def test_nobody_else_may_read_a_ledger(ledger: Ledger, path: Path) -> None:
+    charge(ledger)
+
+    found = [path, Path(f"{path}-wal"), Path(f"{path}-shm"), *files(path)]
+    assert [oct(file.stat().st_mode & 0o777) for file in found] == ["0o600"] * 4
+    assert Path(f"{path}.artifacts").stat().st_mode & 0o777 == 0o700
+
+
+def test_many_threads_never_spend_more_than_there_is(ledger: Ledger) -> None:
+    key = Key("alice", Decimal("7.9"), None, None)
+    together = threading.Barrier(8)
+
+    def call(number: int) -> bool:
+        if number < 8:
+            together.wait(PATIENCE)
+        try:
+            begun = ledger.begin(key, str(number), "content", PRICE)
+        except OutOfCredits:
+            return False
+        assert isinstance(begun, Reservation)
+        begun.commit(result())
+        return True
+
+    with ThreadPoolExecutor(8) as executor:
+        charged = list(executor.map(call, range(200)))
+
+    assert sum(charged) == 39
+    assert len(list(ledger.charges())) == 39
+    assert ledger.balance(key) == Decimal("0.1")
+
+
+def test_many_threads_with_one_request_are_charged_once(ledger: Ledger) -> None:
+    together = threading.Barrier(8)
+    computed: list[int] = []
+
+    def call(number: int) -> bytes:
+        together.wait(PATIENCE)
+        while True:
+            begun = ledger.begin(ALICE, "id", "content", PRICE)
+            if isinstance(begun, Reservation):
+                computed.append(number)
+                begun.commit(result(b"computed once"))
+            elif isinstance(begun, Replay):
+                assert begun.result is not None
+                return begun.result.data
+
+    with ThreadPoolExecutor(8) as executor:
+        results = list(executor.map(call, range(8)))
+
+    assert results == [b"computed once"] * 8
+    assert len(computed) == 1
+    assert len(list(ledger.charges())) == 1
+
+
+def test_threads_that_repeat_while_results_go_never_fail(path: Path) -> None:
+    with Ledger(path, max_artifact_bytes=500) as ledger:
+
+        def call(number: int) -> None:
+            request_id = str(number % 12)
+            begun = ledger.begin(ANONYMOUS, request_id, "content", PRICE)
+            stored = result(request_id.encode() * 50)
+            if isinstance(begun, Reservation):
+                begun.commit(stored)
+            elif isinstance(begun, Replay) and begun.result is None:
+                begun.restore(stored)
+            elif isinstance(begun, Replay):
+                assert begun.result == stored
+
+        with ThreadPoolExecutor(8) as executor:
+            list(executor.map(call, range(1200)))
+
+        assert sorted(row.request_id for row in ledger.charges()) == sorted(map(str, range(12)))
+        assert sum(file.stat().st_size for file in files(path)) <= 500
+
+
+def serve_until_killed(path: Path, said: Any) -> None:
+    """Charges without end, and says what it has charged."""
+    ledger = Ledger(path)
+    for number in range(1_000_000):
+        running = ledger.begin(ANONYMOUS, f"running {number}", "content", PRICE)
+        charged = ledger.begin(ANONYMOUS, str(number), "content", PRICE)
+        assert isinstance(running, Reservation)
+        assert isinstance(charged, Reservation)
+        charged.commit(result(str(number).encode() * 1000))
+        said.send(number)
+
+
+@pytest.mark.parametrize("after", [1, 40])
+def test_a_kill_loses_reservations_and_no_charge_that_was_answered(path: Path, after: int) -> None:
+    processes = multiprocessing.get_context("spawn")
+    hears, says = processes.Pipe(duplex=False)
+    server = processes.Process(target=serve_until_killed, args=(path, says))
+    server.start()
+    says.close()
+    answered = [hears.recv() for _ in range(after)]
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGKILL)
+    try:
+        while True:
+            answered.append(hears.recv())
+    except EOFError:
+        server.join(PATIENCE)
+
+    with Ledger(path) as ledger:
+        charged = [row.request_id for row in ledger.charges()]
+        # The last charge may have been made without being answered.
+        assert charged[: len(answered)] == [str(number) for number in answered]
+        assert len(charged) - len(answered) in (0, 1)
+        for number in range(len(charged)):
+            found = repeat(ledger, ANONYMOUS, str(number))
+            assert found.result == result(str(number).encode() * 1000)
+            reserve(ledger, ANONYMOUS, f"running {number}").release()
+        assert len(files(path)) == len(charged)
+
+
+def test_charges_can_be_read_while_a_server_charges(ledger: Ledger, path: Path) -> None:
+    charge(ledger, "1")
+    rows = read_charges(path)
+    first = next(rows)
+    charge(ledger, "2")
+
+    # What had begun sees what was there; what begins now sees all.
+    assert first.request_id == "1"
+    assert list(rows) == []
+    assert [request_id for _, request_id, _ in amounts(path)] == ["1", "2"]
+    assert read_spent(path) == {"alice": Decimal("0.4")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Running:
+    """A call that has begun, as the account has it."""
+
+    begun: Reservation | Replay
+    content: int
+    held: Decimal
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Any order of calls, repeats, failures, losses and restarts against a plain account."""
+
+    keys = (Key("a", Decimal("1.5"), None, None), Key("b", None, None, None))
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.clock = Clock()
+        self.ledger = self.open()
+        self.running: dict[tuple[str, str], Running] = {}
+        self.charged: dict[tuple[str, str], tuple[int, float]] = {}
+        self.rows: list[tuple[str, str, Decimal]] = []
+
+    def open(self) -> Ledger:
+        return Ledger(self.path, max_artifact_bytes=250, clock=self.clock)
+
+    def teardown(self) -> None:
+        self.ledger.close()
+
+    def spent(self, key: Key) -> Decimal:
+        return sum((amount for name, _, amount in self.rows if name == key.name), Decimal(0))
+
+    def held(self, key: Key) -> Decimal:
+        held = [call.held for (name, _), call in self.running.items() if name == key.name]
+        return sum(held, Decimal(0))
+
+    @rule(
+        key=st.sampled_from(keys),
+        request_id=st.sampled_from("123456"),
+        content=st.integers(0, 1),
+        price=st.sampled_from([Decimal("0.2"), Decimal("0.5"), Decimal(0)]),
+    )
+    def call(self, key: Key, request_id: str, content: int, price: Decimal) -> None:
+        name = (key.name, request_id)
+        running = self.running.get(name)
+        before, when = self.charged.get(name, (None, 0.0))
+        known = before is not None and self.clock.now - when <= DAY
+        try:
+            begun = self.ledger.begin(key, request_id, str(content), price)
+        except RequestIdReused:
+            assert running.content != content if running else known and before != content
+            return
+        except OutOfCredits:
+            assert running is None
+            assert not known
+            assert key.credits is not None
+            assert key.credits - self.spent(key) - self.held(key) < price
+            return
+        if isinstance(begun, InProgress):
+            assert running is not None
+            assert running.content == content
+            return
+        assert running is None
+        if isinstance(begun, Reservation):
+            assert not known
+            self.running[name] = Running(begun, content, price)
+            return
+        assert known
+        assert before == content
+        if begun.result is None:
+            self.running[name] = Running(begun, content, Decimal(0))
+        else:
+            assert begun.result == self.result(name, content)
+
+    def result(self, name: tuple[str, str], content: int) -> StoredResult:
+        return result(f"{name}{content}".encode().ljust(90))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), fails=st.booleans())
+    def end(self, data: Any, fails: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.running)))
+        call = self.running.pop(name)
+        if fails:
+            call.begun.release()
+        elif isinstance(call.begun, Reservation):
+            call.begun.commit(self.result(name, call.content))
+            self.charged[name] = (call.content, self.clock.now)
+            self.rows.append((*name, call.held))
+        else:
+            call.begun.restore(self.result(name, call.content))
+
+    @rule()
+    def restart(self) -> None:
+        self.ledger.close()
+        self.ledger = self.open()
+        self.running.clear()
+
+    @rule(hours=st.sampled_from([1, 13]))
+    def wait(self, hours: int) -> None:
+        self.clock.now += hours * 60 * 60
+
+    @precondition(lambda self: files(self.path))
+    @rule(data=st.data())
+    def lose(self, data: Any) -> None:
+        data.draw(st.sampled_from(files(self.path))).unlink()
+
+    @invariant()
+    def balances_are_what_was_granted_less_what_was_charged(self) -> None:
+        assert amounts(self.path) == self.rows
+        for key in self.keys:
+            expected = None if key.credits is None else key.credits - self.spent(key)
+            assert self.ledger.balance(key) == expected
+            assert key.credits is None or self.spent(key) + self.held(key) <= key.credits
+
+    @invariant()
+    def results_are_within_their_bound(self) -> None:
+        assert sum(file.stat().st_size for file in files(self.path)) <= 250
+
+
+def test_any_order_of_events_keeps_the_account(tmp_path: Path) -> None:
+    number = itertools.count()
+
+    run_state_machine_as_test(
+        lambda: LedgerMachine(tmp_path / str(next(number)) / "ledger"),
+        settings=settings(max_examples=40, stateful_step_count=40),
+    )

@@ -1,0 +1,423 @@
+"""Runs against a server: nothing is paid twice, whatever breaks, and nothing beyond the budget."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import socket
+from collections import Counter
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import faults
+import pyarrow.parquet as pq
+import pytest
+from faults import Fault, Server, ServerFaults, WireFaults, broken_wire
+from PIL import Image
+from runs import Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
+
+from beam_upscale.errors import ErrorCode
+from beam_upscale.manifest import Row, Status
+from beam_upscale.remote_models import API_KEY_VARIABLE
+from beam_upscale.server.keys import revoke_key
+from beam_upscale.verify import verify
+
+PRICE = Decimal("0.2")
+
+# A picture that is the same as the one before it is another input, and paid for as such.
+EVERY_TWIN = 10
+EVERY_GRAY = 7
+
+
+def make_images(
+    folder: Path, count: int, photograph: Callable[..., Image.Image], with_tiled: bool = False
+) -> Path:
+    """Small pictures, some of them gray, some equal; with one that takes two calls if asked."""
+    folder.mkdir()
+    for number in range(count):
+        seed = number - (number % EVERY_TWIN == EVERY_TWIN - 1)
+        mode = "L" if seed % EVERY_GRAY == 0 else "RGB"
+        photograph(seed, 24, 20, mode).save(folder / f"{number:03}.png")
+    if with_tiled:
+        photograph(count, 8200, 128).save(folder / "tiled.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
+    """A server that does what it should; each test has a key of its own."""
+    with faults.server(tmp_path_factory.mktemp("server"), tiny_weights) as server:
+        yield server
+
+
+@pytest.fixture
+def images(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    """Sixty small pictures."""
+    return make_images(tmp_path / "in", 60, photograph)
+
+
+def arguments(endpoint: str, key: Path, *others: object) -> list[str]:
+    """Of `beam-upscale run`, after its input and output."""
+    service = ["--backend", "grpc", "--endpoint", endpoint, "--api-key-file", str(key)]
+    return [*service, "--workers", "1", "--quiet", *map(str, others)]
+
+
+def request_ids(found: dict[str, Row]) -> Counter[str]:
+    """Ids of the paid calls of rows, and how many have each."""
+    return Counter(request_id for row in found.values() for request_id in row.request_ids)
+
+
+def billed(found: dict[str, Row]) -> Decimal:
+    """What the manifest says was billed."""
+    return sum((row.billed_credits for row in found.values()), Decimal(0))
+
+
+def charged(server: Server, *keys: str) -> Counter[str]:
+    """Ids of the requests that keys were charged for, and how often each was."""
+    return Counter(charge.request_id for key in keys for charge in server.charges(key))
+
+
+def credits_charged(server: Server, *keys: str) -> Decimal:
+    """The sum of the ledger's charges."""
+    amounts = (charge.credits for key in keys for charge in server.charges(key))
+    return sum(amounts, Decimal(0))
+
+
+def assert_paid_once(server: Server, output: Path, calls: int, *keys: str) -> None:
+    """Every image is done, every call was charged once, and manifest and ledger agree."""
+    found = rows(output)
+    assert {row.status for row in found.values()} == {Status.UPSCALED}
+    paid = charged(server, *keys)
+    assert paid == request_ids(found)
+    assert set(paid.values()) == {1}
+    assert len(paid) == calls
+    prices = sum((row.credits for row in found.values()), Decimal(0))
+    assert billed(found) == credits_charged(server, *keys) == prices == calls * PRICE
+    assert list(verify(str(output))) == []
+
+
+def assert_same_images(output: Path, local: Path) -> None:
+    """Images are those of the local backend, byte for byte."""
+
+    def images_of(folder: Path) -> dict[str, str]:
+        return {name: sha for name, sha in tree(folder).items() if name.startswith("images/")}
+
+    assert images_of(output) == images_of(local)
+
+
+@dataclasses.dataclass(frozen=True)
+class FanOut:
+    """Images that are upscaled through what breaks, and how often their client is killed.
+
+    Attributes:
+        inputs: the images.
+        calls: that they take.
+        wire: how the connections break.
+        server: how the server fails.
+        options: of the client.
+        prepare: called in its process first.
+        kills: after so many records each.
+    """
+
+    inputs: Path
+    calls: int
+    wire: WireFaults
+    server: ServerFaults
+    options: tuple[str, ...]
+    prepare: Callable[[], None] = do_nothing
+    kills: tuple[int, ...] = ()
+
+
+def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Path) -> None:
+    """Upscales until a client is not killed, and compares what is left with a local run."""
+    local, output = folder / "local", folder / "out"
+    upscale(fan_out.inputs, local, weights, oversize="tile")
+    (folder / "server").mkdir()
+    with (
+        faults.server(folder / "server", weights, fan_out.server) as server,
+        broken_wire(server.port, fan_out.wire) as wire,
+    ):
+        key = server.add_key("client")
+        words = arguments(f"127.0.0.1:{wire.port}", key, "--oversize", "tile", *fan_out.options)
+        for records in fan_out.kills:
+            seen = folder / "charged"
+            kill = faults.kill_with_charges_in_flight
+            prepare = functools.partial(
+                both, fan_out.prepare, kill, records, output, server.ledger, "client", seen
+            )
+            killed = command_elsewhere(
+                folder, "run", fan_out.inputs, output, *words, prepare=prepare
+            )
+            assert killed.code == -signal.SIGKILL, killed
+            assert set(seen.read_text().split()) - faults.recorded(output)
+            print(
+                "kill",
+                len(seen.read_text().split()),
+                len(faults.recorded(output)),
+                len(set(seen.read_text().split()) - faults.recorded(output)),
+            )
+        last = command_elsewhere(
+            folder, "run", fan_out.inputs, output, *words, prepare=fan_out.prepare
+        )
+        print(
+            server.faults(),
+            sum(server.faults().values()),
+            wire.connections,
+            wire.cuts,
+            wire.stalls,
+            wire.bytes,
+            billed(rows(output)),
+            credits_charged(server, "client"),
+        )
+        assert last.code == 0, last
+        assert_paid_once(server, output, fan_out.calls, "client")
+        assert_same_images(output, local)
+        assert server.faults().keys() == set(Fault)
+        assert wire.cuts and wire.stalls
+
+
+def both(first: Callable[[], None], second: Callable[..., None], *arguments: object) -> None:
+    """Calls one and then the other."""
+    first()
+    second(*arguments)
+
+
+@pytest.mark.parametrize("kills", [(), (10, 12)], ids=["whole", "killed"])
+def test_images_through_faults_are_paid_once(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    kills: tuple[int, ...],
+) -> None:
+    fan_out = FanOut(
+        make_images(tmp_path / "in", 40, photograph),
+        calls=40,
+        wire=WireFaults(5, bytes_to_cut=80_000, stalls=3, stall_seconds=0.5),
+        server=ServerFaults(5, {**faults.SHARES, Fault.ERROR: 0.1}, calm=30, burst=6),
+        options=("--max-in-flight", "8"),
+        prepare=faults.hurry,
+        kills=kills,
+    )
+
+    assert_all_is_done_and_paid_once(fan_out, tmp_path, tiny_weights)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", [(), (60, 150, 150)], ids=["whole", "killed"])
+def test_500_images_through_faults_are_paid_once(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    kills: tuple[int, ...],
+) -> None:
+    fan_out = FanOut(
+        make_images(tmp_path / "in", 499, photograph, with_tiled=True),
+        calls=501,
+        wire=WireFaults(5, bytes_to_cut=800_000, stalls=3, stall_seconds=5),
+        server=ServerFaults(5),
+        # Some attempts end while the wire stands still.
+        options=("--max-in-flight", "16", "--deadline-seconds", "4"),
+        kills=kills,
+    )
+
+    assert_all_is_done_and_paid_once(fan_out, tmp_path, tiny_weights)
+
+
+BUDGET = Decimal("7.9")
+ADMITTED = 39
+
+
+def planned(inputs: Path) -> dict[str, str]:
+    """What `beam-upscale plan` says becomes of each input within the budget."""
+    result = command("plan", inputs, "--max-credits", BUDGET, "--json")
+    images = json.loads(result.out)["images"]
+    return {Path(image["input_id"]).name: image["status"] for image in images}
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed"])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_budget_is_spent_to_the_last_call_and_never_beyond(
+    tmp_path: Path, service: Server, images: Path, workers: int, killed: bool
+) -> None:
+    name = f"budget-{workers}-{'killed' if killed else 'whole'}"
+    output, key = tmp_path / "out", service.add_key(name)
+    words = arguments(service.endpoint, key, "--max-credits", BUDGET, "--workers", workers)
+    if killed:
+        seen = tmp_path / "charged"
+        kill = functools.partial(
+            faults.kill_with_charges_in_flight, 12, output, service.ledger, name, seen
+        )
+        begun = command_elsewhere(tmp_path, "run", images, output, *words, prepare=kill)
+        assert begun.code == -signal.SIGKILL
+        assert set(seen.read_text().split()) - faults.recorded(output)
+
+    first = command_elsewhere(tmp_path, "run", images, output, *words)
+    after_first, charges = tree(output), service.charges(name)
+    second = command_elsewhere(tmp_path, "run", images, output, *words)
+
+    assert (first.code, second.code) == (0, 0)
+    found = rows(output)
+    statuses = {input_name: row.status for input_name, row in found.items()}
+    assert Counter(statuses.values()) == {Status.UPSCALED: ADMITTED, Status.OVER_BUDGET: 21}
+    assert statuses == planned(images)
+    assert len(charges) == ADMITTED
+    assert charged(service, name) == request_ids(found)
+    assert credits_charged(service, name) == billed(found) == ADMITTED * PRICE
+    assert service.charges(name) == charges
+    assert tree(output) == after_first
+
+
+def assert_stopped_with_one_line(finished: Finished, code: ErrorCode) -> None:
+    """The run ended early, and said so once."""
+    assert finished.code == 1
+    said = [line for line in finished.out.splitlines() if line.startswith("stopped: ")]
+    assert len(said) == 1
+    assert str(code) in said[0]
+    assert "Traceback" not in finished.out + finished.err
+
+
+def assert_nowhere(secret: Path, finished: Finished, *folders: Path) -> None:
+    """A key is in nothing that was printed or written, but for its own file."""
+    token = secret.read_text()
+    assert token not in finished.out + finished.err
+    for path in (path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        assert path.name == secret.name or token.encode() not in path.read_bytes()
+        if path.suffix == ".parquet":
+            assert token not in str(pq.read_table(path).to_pylist())
+
+
+def test_key_that_is_revoked_in_mid_run_stops_it_and_the_next_does_the_rest(
+    tmp_path: Path, service: Server, images: Path
+) -> None:
+    output = tmp_path / "out"
+    first, second = service.add_key("revoked"), service.add_key("successor")
+    revoke = functools.partial(
+        faults.act_after,
+        *(faults.RECORD, 9, functools.partial(revoke_key, service.keys, "revoked")),
+    )
+    few = ("--max-in-flight", 4)
+
+    stopped = command_elsewhere(
+        tmp_path,
+        *("run", images, output, *arguments(service.endpoint, first, *few)),
+        prepare=revoke,
+    )
+    done, paid = faults.recorded(output), charged(service, "revoked")
+    committed = rows(output)
+    rest = command_elsewhere(
+        tmp_path, "run", images, output, *arguments(service.endpoint, second, *few)
+    )
+
+    assert_stopped_with_one_line(stopped, ErrorCode.API_KEY_REFUSED)
+    assert "revoked" in stopped.out
+    assert 9 <= len(done) < 60
+    assert committed == {}
+    assert paid == Counter(done)
+    assert rest.code == 0
+    assert charged(service, "successor") == request_ids(rows(output)) - paid
+    assert_paid_once(service, output, 60, "revoked", "successor")
+    assert_nowhere(first, stopped, output, service.folder)
+    assert_nowhere(second, rest, output, service.folder)
+
+
+def test_credits_that_run_out_stop_the_run_and_the_next_does_the_rest(
+    tmp_path: Path, service: Server, images: Path
+) -> None:
+    output, key = tmp_path / "out", service.add_key("poor", granted=Decimal("2.3"))
+    words = arguments(service.endpoint, key)
+
+    stopped = command_elsewhere(tmp_path, "run", images, output, *words)
+    done, paid = faults.recorded(output), charged(service, "poor")
+    committed = rows(output)
+    service.credit("poor", Decimal(100))
+    rest = command_elsewhere(tmp_path, "run", images, output, *words)
+
+    assert_stopped_with_one_line(stopped, ErrorCode.OUT_OF_CREDITS)
+    assert committed == {}
+    assert len(paid) == 11
+    assert paid == Counter(done)
+    assert rest.code == 0
+    assert_paid_once(service, output, 60, "poor")
+    assert_nowhere(key, stopped, output, service.folder)
+
+
+def without_key() -> None:
+    """Has this process find no API key."""
+    os.environ.pop(API_KEY_VARIABLE, None)
+
+
+def with_key(token: str) -> None:
+    """Has this process find an API key in its environment."""
+    os.environ[API_KEY_VARIABLE] = token
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nothing listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+WRONG_KEY = "bu_a-key-that-was-never-made"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "options", "code"),
+    [
+        (functools.partial(with_key, WRONG_KEY), [], ErrorCode.API_KEY_REFUSED),
+        (without_key, [], ErrorCode.API_KEY_REFUSED),
+        (
+            without_key,
+            ["--engine", "stable-diffusion-x4-latent-upscaler"],
+            ErrorCode.UNKNOWN_ENGINE,
+        ),
+        (without_key, ["--engine", "esrgan-v2"], ErrorCode.UNKNOWN_ENGINE),
+    ],
+    ids=["wrong key", "no key", "an engine of others", "no engine"],
+)
+def test_refused_at_submission(
+    tmp_path: Path,
+    service: Server,
+    images: Path,
+    prepare: Callable[[], None],
+    options: list[str],
+    code: ErrorCode,
+) -> None:
+    output = tmp_path / "out"
+    if code is ErrorCode.UNKNOWN_ENGINE:
+        options = [*options, "--api-key-file", str(service.folder / "first.key")]
+
+    refused = command_elsewhere(
+        tmp_path,
+        *("run", images, output, "--backend", "grpc", "--endpoint", service.endpoint, *options),
+        prepare=prepare,
+    )
+
+    assert refused.code == 2
+    assert refused.out == ""
+    assert len(refused.err.splitlines()) == 1
+    assert str(code) in refused.err
+    assert WRONG_KEY not in refused.err
+    assert not output.exists()
+    assert service.charges("first") == []
+
+
+def test_refused_at_submission_where_nothing_listens(
+    tmp_path: Path, service: Server, images: Path, closed_port: int
+) -> None:
+    output = tmp_path / "out"
+    key = service.folder / "first.key"
+
+    refused = command_elsewhere(
+        tmp_path, "run", images, output, *arguments(f"127.0.0.1:{closed_port}", key)
+    )
+
+    assert refused.code == 2
+    assert refused.out == ""
+    assert len(refused.err.splitlines()) == 1
+    assert str(ErrorCode.ENDPOINT_UNAVAILABLE) in refused.err
+    assert not output.exists()
