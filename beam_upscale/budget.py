@@ -145,8 +145,9 @@ class _Claim(beam.DoFn):
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
-    def process(self, source: SourceImage) -> Iterator[tuple[None, Claim]]:
-        yield None, claim(source, self._rules, shared_pool())
+    def process(self, source: SourceImage) -> Iterator[tuple[SourceImage, Claim]]:
+        asked = claim(source, self._rules, shared_pool())
+        yield dataclasses.replace(source, claimed=asked.credits), asked
 
 
 def _admit(source: SourceImage, reached: str) -> SourceImage:
@@ -163,7 +164,7 @@ class LimitCredits(beam.PTransform):
         output: the dataset, whose committed rows have spent of it; None counts none.
 
     Returns:
-        The `SourceImage`s, with `within_budget` settled.
+        The `SourceImage`s, with `within_budget` and `claimed` settled.
     """
 
     max_credits: Decimal
@@ -173,13 +174,15 @@ class LimitCredits(beam.PTransform):
     def expand(self, sources: Any) -> Any:
         """Gathers every claim in one place; a claim has about a hundred bytes."""
         max_credits, output = self.max_credits, self.output
+        claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules))
         reached = (
-            sources
-            | "Claim" >> beam.ParDo(_Claim(self.rules))
+            claimed
+            | "Key" >> beam.Map(lambda pair: (None, pair[1]))
             | "Gather" >> beam.GroupByKey()
             | "Settle"
             >> beam.Map(lambda claims: last_admitted(claims[1], max_credits - committed(output)))
         )
-        return sources | "Admit" >> beam.Map(
+        images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
+        return images | "Admit" >> beam.Map(
             _admit, beam.pvalue.AsSingleton(reached, default_value=NOTHING)
         )

@@ -69,9 +69,11 @@ Made by beam-upscale: by
 
 
 def _made_by(stage: Mapping[str, Any]) -> str:
-    model = stage.get("model", {})
+    model, engine = stage.get("model", {}), stage.get("engine", "unknown")
+    if model and "weights_sha256" not in model:
+        return f"the engine `{engine}` of a service, called over gRPC"
     return (
-        f"the engine `{stage.get('engine', 'unknown')}` with the weights "
+        f"the engine `{engine}` with the weights "
         f"`{model.get('name', 'unknown')}` (SHA-256 `{model.get('weights_sha256', 'unknown')}`)"
     )
 

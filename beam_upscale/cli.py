@@ -521,7 +521,8 @@ def _print_result(output: str, result: RunResult) -> None:
         f"billed {_amount(totals.billed_credits)} credits"
     )
     if result.stopped is not None:
-        out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}")
+        # The reason may be a service's own words.
+        out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}", markup=False)
         return
     out.print(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
 

@@ -6,6 +6,7 @@ import mimetypes
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -49,6 +50,8 @@ class SourceImage:
         earlier: the record that an earlier run wrote for this input, when it still holds.
         committed: whether that record stands in a committed shard already.
         within_budget: False marks the input as one that the budget does not reach.
+        claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
+            beyond the budget. None where there is no budget.
         postponed: True marks the input as one that a later run is to do.
     """
 
@@ -63,6 +66,7 @@ class SourceImage:
     earlier: Record | None = None
     committed: bool = False
     within_budget: bool = True
+    claimed: Decimal | None = None
     postponed: bool = False
 
     @property

@@ -144,7 +144,6 @@ def _with_parameters(prepared: Prepared, settings: PinnedSettings) -> Prepared:
     if not rules.is_guided:
         return prepared
     parameters = prepared.source.parameters(rules.parameters, rules.prompt_column)
-    rules.check(parameters)
     columns = dataclasses.asdict(parameters)
     row = dataclasses.replace(prepared.row, **{**columns, "seed": parameters.seed or None})
     return dataclasses.replace(prepared, row=row, parameters=parameters)
@@ -154,13 +153,18 @@ def _decode(
     data: bytes, prepared: Prepared, settings: PinnedSettings, decoders: DecoderPool
 ) -> TiledImage:
     options = settings.rules.options
+    if prepared.parameters is not None:
+        # Only now: a later run tells by the row's parameters and bytes that it holds.
+        settings.rules.check(prepared.parameters)
     header = decoders.read_header(data)
     row = _with_header(prepared.row, header)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
     prepared = dataclasses.replace(prepared, row=row, plan=decision)
     if not decision.is_upscaled:
         return _without_tiles(prepared, _decided(prepared, decision))
-    if not prepared.source.within_budget:
+    claimed = prepared.source.claimed
+    # It may have been priced when it could not be read, or when it was another.
+    if not prepared.source.within_budget or (claimed is not None and decision.credits > claimed):
         return _without_tiles(prepared, _over_budget(prepared, decision))
     max_pixels = options.max_input_pixels or header.width * header.height
     try:

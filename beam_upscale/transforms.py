@@ -74,10 +74,11 @@ class _Settle(beam.DoFn, abc.ABC):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Gives the others as they finish."""
         while self._pending:
-            done = list(self._done())
-            if not done:
+            before = len(self._pending)
+            # One by one: all that are done together would take memory.
+            yield from self._done()
+            if len(self._pending) == before:
                 self._pending[0][0].inference.wait(_SECONDS_BETWEEN_LOOKS)
-            yield from done
 
     def _done(self) -> Iterator[WindowedValue]:
         looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]

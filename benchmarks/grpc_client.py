@@ -10,15 +10,22 @@ request's arrival to the last answer, and both are taken while there is work for
 seconds after the start until the last call arrives. The tail, where the slowest calls end with
 nothing left to send, is in the figures of the whole run.
 
-`--through beam` is a Beam pipeline on the in-process runner with four threads: RunInference with
-this package's handler, and a DoFn that takes each result as it is done. `--through threads` feeds
-the same handler from four threads without Beam. In both, images are encoded for the calls and
-results decoded, in this machine's cores beside the server's own work.
+The handler is fed in three ways, each of which encodes an image for every call:
+
+- `window`: four threads; results stay encoded. What the client itself reaches.
+- `threads`: four threads that take each result as it is done, decoded in this machine's decoders.
+- `beam`: the same in a Beam pipeline, by RunInference and a DoFn on the in-process runner with four
+  threads.
+
+Server, client and decoders share this machine's cores. Where a way stays behind, `cpu_share` says
+whether they were busy: processor time of the client and its decoders, and of the server, for each
+second and core.
 """
 
 import argparse
 import asyncio
 import datetime
+import functools
 import json
 import math
 import multiprocessing
@@ -27,8 +34,9 @@ import random
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,14 +46,18 @@ import apache_beam as beam
 import grpc
 import grpc.aio
 import numpy as np
+import psutil
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale import image
+from beam_upscale.decoding import shared_pool, usable_cores
 from beam_upscale.engines import get_engine
 from beam_upscale.grpc_api.client import RemoteHandler
+from beam_upscale.grpc_api.client.calls import Call, Outcome
+from beam_upscale.grpc_api.client.requests import request_for
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference, PendingInference, Tile, TiledImage
 from beam_upscale.plan import Box
@@ -155,44 +167,79 @@ def through_beam(handler: RemoteHandler, calls: int) -> None:
         )
 
 
+def feed(numbers: Iterator[int], work: Callable[[Iterator[int]], None]) -> None:
+    """Gives numbers to threads, each as soon as the one before it is begun."""
+    lock = threading.Lock()
+
+    def following() -> Iterator[int]:
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            yield number
+
+    with ThreadPoolExecutor(_FEEDERS) as threads:
+        for feeding in [threads.submit(work, following()) for _ in range(_FEEDERS)]:
+            feeding.result()
+
+
 def through_threads(handler: RemoteHandler, calls: int) -> None:
     window = handler.load_model()
-    numbers, lock = iter(range(calls)), threading.Lock()
 
-    def following() -> int | None:
-        with lock:
-            return next(numbers, None)
-
-    def feed() -> None:
+    def work(numbers: Iterator[int]) -> None:
         take = Take()
         take.start_bundle()
-        while (number := following()) is not None:
+        for number in numbers:
             for result in handler.run_inference([tiled(number)], window):
                 for inference in take.process(result):
                     check(inference)
         for value in take.finish_bundle():
             check(value.value)
 
-    with ThreadPoolExecutor(_FEEDERS) as threads:
-        for feeding in [threads.submit(feed) for _ in range(_FEEDERS)]:
-            feeding.result()
+    feed(iter(range(calls)), work)
 
 
-_WAYS = {"beam": through_beam, "threads": through_threads}
+def through_window(handler: RemoteHandler, calls: int) -> None:
+    window, outcomes = handler.load_model(), deque[Future[Outcome]]()
+
+    def call(number: int) -> Call:
+        request = request_for(_ENGINE, tiled(number), 0)
+        return Call(request.request_id, request.SerializeToString())
+
+    def work(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            outcomes.append(window.submit(_SIDE**2, functools.partial(call, number)))
+
+    feed(iter(range(calls)), work)
+    for outcome in outcomes:
+        assert outcome.result().artifact, outcome.result()
+
+
+_WAYS = {"window": through_window, "threads": through_threads, "beam": through_beam}
+
+
+def cpu_seconds(server: int | None) -> float:
+    """Processor time so far of this process with its decoders, and of the server."""
+    own = psutil.Process()
+    processes = [own, *own.children(recursive=True)]
+    assert server in {process.pid for process in processes}
+    times = [process.cpu_times() for process in processes]
+    return sum(each.user + each.system for each in times)
 
 
 def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
     """The figures of one run."""
+    # Decoders are started before their time counts.
+    shared_pool().read_header(image.encode(_PIXELS).data)
     processes = multiprocessing.get_context("spawn")
     pipe, other = processes.Pipe()
     server = processes.Process(target=serve, args=(other,))
     server.start()
     model = RemoteModel(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
-    begun = time.monotonic()
-    cpu = time.process_time()
+    begun, busy = time.monotonic(), cpu_seconds(server.pid)
     _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls)
-    seconds = time.monotonic() - begun
-    cpu = time.process_time() - cpu
+    seconds, busy = time.monotonic() - begun, cpu_seconds(server.pid) - busy
     pipe.send("stop")
     served: list[Served] = pipe.recv()
     server.join()
@@ -217,14 +264,15 @@ def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
             "seconds": seconds,
             "calls_per_second": calls / seconds,
             "ratio": calls / seconds * statistics.fmean(everything) / in_flight,
-            "client_cpu_seconds_per_call": cpu / calls,
+            "cpu_seconds_per_call": busy / calls,
+            "cpu_share": busy / seconds / usable_cores(),
         },
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--through", nargs="+", default=["beam", "threads"], choices=list(_WAYS))
+    parser.add_argument("--through", nargs="+", default=list(_WAYS), choices=list(_WAYS))
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--calls", type=int, default=8000)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
@@ -234,7 +282,7 @@ def main() -> None:
         print(json.dumps(row))
     report = {
         "processor": platform.processor(),
-        "cores": multiprocessing.cpu_count(),
+        "cores": usable_cores(),
         "grpc": grpc.__version__,
         "beam": beam.__version__,
         "rows": rows,

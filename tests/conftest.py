@@ -7,9 +7,6 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.torch import save_file
-from small_networks import compact
-from small_pipelines import small_pipeline
 
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)
@@ -19,6 +16,10 @@ hypothesis.settings.load_profile("tests")
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a small and quick network of scale 2, as a file that a user would give."""
+    # Most tests need no network, and these imports take longer than they do.
+    from safetensors.torch import save_file
+    from small_networks import compact
+
     path = tmp_path_factory.mktemp("weights") / "tiny-x2.safetensors"
     state = compact(scale=2).state_dict()
     state = {name: values.contiguous() for name, values in state.items()}
@@ -29,6 +30,8 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of a small and quick diffusion pipeline of scale 4, as a folder."""
+    from small_pipelines import small_pipeline
+
     return small_pipeline(tmp_path_factory.mktemp("weights") / "tiny-x4")
 
 

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import StrEnum
@@ -219,6 +219,7 @@ class ServerFaults:
         calm: attempts from the end of a burst to the next.
         burst: attempts that are refused in a row with RESOURCE_EXHAUSTED.
         retry_seconds: after which they are told to come again.
+        answer_seconds: that a result, charged by then, takes on its way.
     """
 
     seed: int
@@ -226,6 +227,7 @@ class ServerFaults:
     calm: int = 100
     burst: int = 12
     retry_seconds: float = 0.2
+    answer_seconds: float = 0.2
 
 
 class _FaultyCalls(grpc.aio.ServerInterceptor):
@@ -258,7 +260,8 @@ class _FaultyCalls(grpc.aio.ServerInterceptor):
             await _refuse(context, grpc.StatusCode.UNAVAILABLE)
         if fault is Fault.EMPTY_FIRST:
             await context.write(generation.Answer(answer_id="alive").SerializeToString())
-        await answer(requests, _Interposed(context, data, _WRITTEN.get(fault, _as_it_is)))
+        written, seconds = _WRITTEN.get(fault, _as_it_is), self._faults.answer_seconds
+        await answer(requests, _Interposed(context, data, written, seconds))
         if fault is Fault.UNAVAILABLE_AFTER:
             await _refuse(context, grpc.StatusCode.UNAVAILABLE)
 
@@ -292,15 +295,22 @@ async def _refuse(context: Any, code: grpc.StatusCode, **details: Any) -> None:
 
 
 class _Interposed:
-    """A call's context for the server behind: what was read is read again, what is written may
-    change."""
+    """A call's context for the server behind.
+
+    What was read is read again; what is written may change, and takes its time.
+    """
 
     def __init__(
-        self, context: Any, data: Any, written: Callable[[Any, bytes], Awaitable[None]]
+        self,
+        context: Any,
+        data: Any,
+        written: Callable[[Any, bytes], Awaitable[None]],
+        seconds: float,
     ) -> None:
         self._context = context
         self._unread = [data]
         self._written = written
+        self._seconds = seconds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -309,6 +319,7 @@ class _Interposed:
         return self._unread.pop() if self._unread else await self._context.read()
 
     async def write(self, data: bytes) -> None:
+        await asyncio.sleep(self._seconds)
         await self._written(self._context, data)
 
 
@@ -347,10 +358,12 @@ class Server:
     Attributes:
         folder: where it all lies.
         port: where it listens, on the loopback interface.
+        process: its id.
     """
 
     folder: Path
     port: int
+    process: int = 0
 
     @property
     def endpoint(self) -> str:
@@ -392,13 +405,19 @@ def _notes(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def server(folder: Path, weights: Path, faults: ServerFaults | None = None) -> Iterator[Server]:
+def server(
+    folder: Path,
+    weights: Path,
+    faults: ServerFaults | None = None,
+    options: Sequence[Path | str] = (),
+) -> Iterator[Server]:
     """`beam-upscale serve` with keys and a ledger, in a process of its own, for a while.
 
     Args:
         folder: where it leaves what it leaves.
         weights: of its engine.
         faults: how it fails; None if it does not.
+        options: others of the command.
     """
     made = Server(folder, port=0)
     made.add_key("first")
@@ -410,12 +429,13 @@ def server(folder: Path, weights: Path, faults: ServerFaults | None = None) -> I
             folder,
             *("serve", "--port", "0", "--keys", made.keys, "--ledger", made.ledger),
             *("--weights", weights, "--device", "cpu", "--precision", "fp32", "--threads", "1"),
+            *options,
             prepare=functools.partial(_prepare_server, process, faults, _notes(folder)),
         )
         try:
             ready = _wait_for(lambda: _ready(folder) or finished.done())
             assert isinstance(ready, re.Match), finished.result()
-            yield dataclasses.replace(made, port=int(ready[1]))
+            yield dataclasses.replace(made, port=int(ready[1]), process=int(process.read_text()))
         finally:
             if not finished.done():
                 os.kill(int(process.read_text()), signal.SIGTERM)
@@ -429,7 +449,7 @@ def hurry() -> None:
 
 def _ready(folder: Path) -> re.Match[str] | None:
     printed = folder / "stdout"
-    return re.search(r"gRPC on \S+:(\d+)\n", printed.read_text()) if printed.exists() else None
+    return re.search(r"gRPC on \S+:(\d+)\b", printed.read_text()) if printed.exists() else None
 
 
 def _prepare_server(process: Path, faults: ServerFaults | None, notes: Path) -> None:

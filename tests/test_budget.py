@@ -243,6 +243,19 @@ def test_a_pipeline_admits_as_far_as_the_budget_goes(
         assert_that(admitted, equal_to(expected))
 
 
+def test_inputs_leave_with_what_the_budget_has_for_them() -> None:
+    sources = [SourceImage("a", data=png(20, 10)), SourceImage("broken", data=b"no image")]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        claimed = (
+            pipeline
+            | beam.Create(sources)
+            | LimitCredits(Decimal(1), RULES)
+            | beam.Map(lambda image: (image.input_id, image.claimed))
+        )
+        assert_that(claimed, equal_to([("a", PRICE), ("broken", Decimal(0))]))
+
+
 # What was billed for nothing
 
 

@@ -61,3 +61,12 @@ def test_the_card_tells_a_person_what_it_is() -> None:
 
 def test_a_dataset_written_without_a_run_has_a_card() -> None:
     assert "`unknown`" in dataset_card(Layout.PARQUET, {}, {})
+
+
+def test_the_card_says_what_is_known_of_a_service() -> None:
+    stages = [{"engine": "esrgan-v1-x2plus", "model": {"engine": "esrgan-v1-x2plus"}}]
+
+    card = dataset_card(Layout.FILES, UPSCALED, {"settings": {"stages": stages}})
+
+    assert "by\nthe engine `esrgan-v1-x2plus` of a service, called over gRPC." in card
+    assert "unknown" not in card

@@ -11,7 +11,9 @@ from PIL import Image
 from runs import Finished, command, quick, rows
 
 from beam_upscale import ENGINES
-from beam_upscale.manifest import Status
+from beam_upscale.cli import _print_result
+from beam_upscale.manifest import Status, totals
+from beam_upscale.request import RunResult
 
 
 @pytest.fixture
@@ -224,3 +226,11 @@ def test_weights_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_help() -> None:
     assert command("-h").code == 0
     assert "Upscale INPUT into the dataset OUTPUT" in command("run", "-h").out
+
+
+def test_a_reason_to_stop_is_printed_as_a_service_gave_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _print_result("out", RunResult(totals(()), "UNAUTHENTICATED: [red]expired[/no]"))
+
+    assert "stopped: UNAUTHENTICATED: [red]expired[/no]; " in capsys.readouterr().out

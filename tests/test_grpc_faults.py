@@ -41,7 +41,7 @@ def make_images(
         mode = "L" if seed % EVERY_GRAY == 0 else "RGB"
         photograph(seed, 24, 20, mode).save(folder / f"{number:03}.png")
     if with_tiled:
-        photograph(count, 8200, 128).save(folder / "tiled.png")
+        Image.new("RGB", (8200, 128), (90, 160, 60)).save(folder / "tiled.png")
     return folder
 
 
@@ -49,6 +49,16 @@ def make_images(
 def service(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Iterator[Server]:
     """A server that does what it should; each test has a key of its own."""
     with faults.server(tmp_path_factory.mktemp("server"), tiny_weights) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def failing_service(
+    tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path
+) -> Iterator[Server]:
+    """A server that fails; each test has a key of its own."""
+    folder, failing = tmp_path_factory.mktemp("failing"), ServerFaults(7, calm=30, burst=6)
+    with faults.server(folder, tiny_weights, failing) as server:
         yield server
 
 
@@ -152,24 +162,8 @@ def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Pat
             )
             assert killed.code == -signal.SIGKILL, killed
             assert set(seen.read_text().split()) - faults.recorded(output)
-            print(
-                "kill",
-                len(seen.read_text().split()),
-                len(faults.recorded(output)),
-                len(set(seen.read_text().split()) - faults.recorded(output)),
-            )
         last = command_elsewhere(
             folder, "run", fan_out.inputs, output, *words, prepare=fan_out.prepare
-        )
-        print(
-            server.faults(),
-            sum(server.faults().values()),
-            wire.connections,
-            wire.cuts,
-            wire.stalls,
-            wire.bytes,
-            billed(rows(output)),
-            credits_charged(server, "client"),
         )
         assert last.code == 0, last
         assert_paid_once(server, output, fan_out.calls, "client")
@@ -237,37 +231,53 @@ def planned(inputs: Path) -> dict[str, str]:
     return {Path(image["input_id"]).name: image["status"] for image in images}
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed"])
+def assert_budget_is_spent(server: Server, key: str, output: Path, inputs: Path) -> None:
+    """As many calls as it reaches for, for the images that `plan` names."""
+    found = rows(output)
+    statuses = {name: row.status for name, row in found.items()}
+    assert Counter(statuses.values()) == {Status.UPSCALED: ADMITTED, Status.OVER_BUDGET: 21}
+    assert statuses == planned(inputs)
+    assert len(server.charges(key)) == ADMITTED
+    assert charged(server, key) == request_ids(found)
+    assert credits_charged(server, key) == billed(found) == ADMITTED * PRICE
+
+
 @pytest.mark.parametrize("workers", [1, 4])
 def test_budget_is_spent_to_the_last_call_and_never_beyond(
-    tmp_path: Path, service: Server, images: Path, workers: int, killed: bool
+    tmp_path: Path, service: Server, images: Path, workers: int
 ) -> None:
-    name = f"budget-{workers}-{'killed' if killed else 'whole'}"
+    name = f"budget-{workers}"
     output, key = tmp_path / "out", service.add_key(name)
     words = arguments(service.endpoint, key, "--max-credits", BUDGET, "--workers", workers)
-    if killed:
-        seen = tmp_path / "charged"
-        kill = functools.partial(
-            faults.kill_with_charges_in_flight, 12, output, service.ledger, name, seen
-        )
-        begun = command_elsewhere(tmp_path, "run", images, output, *words, prepare=kill)
-        assert begun.code == -signal.SIGKILL
-        assert set(seen.read_text().split()) - faults.recorded(output)
 
     first = command_elsewhere(tmp_path, "run", images, output, *words)
-    after_first, charges = tree(output), service.charges(name)
+    after_first = tree(output)
     second = command_elsewhere(tmp_path, "run", images, output, *words)
 
     assert (first.code, second.code) == (0, 0)
-    found = rows(output)
-    statuses = {input_name: row.status for input_name, row in found.items()}
-    assert Counter(statuses.values()) == {Status.UPSCALED: ADMITTED, Status.OVER_BUDGET: 21}
-    assert statuses == planned(images)
-    assert len(charges) == ADMITTED
-    assert charged(service, name) == request_ids(found)
-    assert credits_charged(service, name) == billed(found) == ADMITTED * PRICE
-    assert service.charges(name) == charges
+    assert_budget_is_spent(service, name, output, images)
     assert tree(output) == after_first
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_budget_holds_where_calls_fail_and_the_client_is_killed(
+    tmp_path: Path, failing_service: Server, images: Path, workers: int
+) -> None:
+    server, name = failing_service, f"killed-{workers}"
+    output, key, seen = tmp_path / "out", server.add_key(name), tmp_path / "charged"
+    words = arguments(server.endpoint, key, "--max-credits", BUDGET, "--workers", workers)
+    kill = functools.partial(
+        faults.kill_with_charges_in_flight, 12, output, server.ledger, name, seen
+    )
+
+    killed = command_elsewhere(tmp_path, "run", images, output, *words, prepare=kill)
+    unrecorded = set(seen.read_text().split()) - faults.recorded(output)
+    rest = command_elsewhere(tmp_path, "run", images, output, *words, prepare=faults.hurry)
+
+    assert killed.code == -signal.SIGKILL
+    assert unrecorded
+    assert rest.code == 0
+    assert_budget_is_spent(server, name, output, images)
 
 
 def assert_stopped_with_one_line(finished: Finished, code: ErrorCode) -> None:

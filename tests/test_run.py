@@ -363,7 +363,7 @@ def test_real_weights_on_fifty_photographs(
     folder, few = tmp_path / "in", tmp_path / "few"
     folder.mkdir()
     few.mkdir()
-    for number, crop in enumerate(crops(50, 160)):
+    for number, crop in enumerate(crops(50, 96)):
         crop.convert("RGB").save(folder / f"{number:02}.png")
         if number < 4:
             crop.convert("RGB").save(few / f"{number:02}.png")
@@ -375,7 +375,7 @@ def test_real_weights_on_fifty_photographs(
     found = rows(tmp_path / "out")
     assert len(found) == 50
     assert {(r.status, r.output_width, r.output_height) for r in found.values()} == {
-        (Status.UPSCALED, 320, 320)
+        (Status.UPSCALED, 192, 192)
     }
     assert sum(row.credits for row in found.values()) == Decimal("10.0")
     assert sum(row.billed_credits for row in found.values()) == 0

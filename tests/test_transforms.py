@@ -17,7 +17,7 @@ from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
 from beam_upscale import image
-from beam_upscale.dataset import Record
+from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import EncodeOptions
@@ -26,12 +26,15 @@ from beam_upscale.listing import SourceImage, source_image
 from beam_upscale.manifest import Row, Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.parameters import Parameters
 from beam_upscale.plan import OutputFormat
+from beam_upscale.resume import Asked, still_holds
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.stages import UpscaledImage, finish, prepare
 from beam_upscale.transforms import Upscale, _Finish
 
 ENGINE = "esrgan-v1-x2plus"
+LATENT = "stable-diffusion-x4-latent-upscaler"
 ORIENTATION, TURNED_LEFT = 0x0112, 6
 
 
@@ -338,6 +341,18 @@ def test_what_the_budget_does_not_reach_is_a_row(
     assert "0.2 credits" in (row.error_message or "")
 
 
+def test_what_costs_more_than_when_it_was_priced_is_over_the_budget(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph())
+
+    unreadable_then = outcome(source(data, claimed=Decimal(0)), settings)
+    as_then = upscale(source(data, claimed=Decimal("0.2")), settings)
+
+    assert unreadable_then.error_code == ErrorCode.OVER_BUDGET
+    assert as_then.data is not None
+
+
 def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettings) -> None:
     assert outcome(source(b"", within_budget=False), settings).error_code == ErrorCode.EMPTY_FILE
 
@@ -491,6 +506,17 @@ def test_every_call_can_be_told_from_those_of_other_inputs(remote: PinnedSetting
 
     assert len(first.tiles) > 1
     assert (first.identity, second.identity) == (("a", 0), ("b", 0))
+
+
+def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: Path) -> None:
+    pinned = UpscaleSettings.of(LATENT, backend="grpc", endpoint="localhost:1").pin()
+    noisy = source(encoded(Image.new("RGB", (8, 8))), columns={"noise_level": 100})
+
+    row = row_of(finish(prepare(noisy, pinned, shared_pool()), Inference(), pinned))
+
+    assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
+    assert row.noise_level == 100
+    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), Asked(Parameters()))
 
 
 def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:

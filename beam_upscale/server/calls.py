@@ -24,6 +24,7 @@ from decimal import Decimal
 
 import grpc
 
+from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.server.keys import Key
 from beam_upscale.server.ledger import (
@@ -37,7 +38,7 @@ from beam_upscale.server.ledger import (
     StoredResult,
 )
 from beam_upscale.server.metrics import Metrics
-from beam_upscale.server.refusals import RefusedError, exhausted, unavailable
+from beam_upscale.server.refusals import RefusedError, exhausted, invalid, unavailable
 from beam_upscale.server.requests import Call
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
@@ -46,6 +47,9 @@ _FRONT_THREADS = 4
 
 # Bytes of images that calls in progress hold together.
 _MOST_BYTES = 2 * 2**30
+
+# Bytes of a result: an answer has some beside it, and what cannot be sent is not charged.
+_MOST_RESULT_BYTES = MAX_MESSAGE_BYTES - 2**16
 
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
@@ -64,11 +68,13 @@ class Result:
         stored: the artifact.
         credits: what was charged for it now.
         upscaled: what the networks made; None for a repeat that needed none.
+        queue_seconds: its wait for the networks, in the queue and for their batches.
     """
 
     stored: StoredResult
     credits: Decimal
     upscaled: Upscaled | None
+    queue_seconds: float = 0.0
 
 
 @dataclasses.dataclass(eq=False)
@@ -91,11 +97,12 @@ class Flight:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Turn:
-    """A call that is to be computed."""
+    """A call that is to be computed, and since when."""
 
     flight: Flight
     priced: Priced
     held: Reservation | Replay | None
+    since: float = dataclasses.field(default_factory=time.monotonic)
 
     def give_up(self) -> None:
         """Nothing is charged."""
@@ -147,7 +154,7 @@ class Calls:
             )
         else:
             self._metrics.replays.inc()
-        flight.callers += 1
+            flight.callers += 1
         return flight
 
     def leave(self, flight: Flight) -> None:
@@ -157,6 +164,7 @@ class Calls:
             return
         with self._lock:
             turn = self._waiting.pop(flight, None)
+            self._metrics.queued.set(len(self._waiting))
         if turn is not None:
             turn.give_up()
             self._settle(flight, None)
@@ -183,7 +191,8 @@ class Calls:
         size = len(call.image)
         if self._bytes and self._bytes + size > _MOST_BYTES:
             raise self._queue_full(f"requests in progress hold {self._bytes:,} bytes")
-        flight = Flight(key, call, self._loop.create_future())
+        # Its first caller is counted before a thread sees it, or it could pass for abandoned.
+        flight = Flight(key, call, self._loop.create_future(), callers=1)
         self._bytes += size
         self._flights.add(flight)
         if call.request_id:
@@ -309,11 +318,20 @@ class Calls:
 
     def _upscale(self, turn: _Turn) -> Result:
         call = turn.flight.call
+        waited = time.monotonic() - turn.since
         upscaled = self._worker.upscale(turn.priced)
+        if len(upscaled.data) > _MOST_RESULT_BYTES:
+            raise invalid(
+                f"the result has {len(upscaled.data):,} bytes, most of them the metadata of the "
+                f"image; at most {_MOST_RESULT_BYTES:,} can be sent"
+            )
         stored = StoredResult(
-            data=upscaled.data, seed=upscaled.row.seed or call.seed, engine=call.engines[-1]
+            data=upscaled.data,
+            seed=upscaled.row.seed or call.seed,
+            engine="+".join(call.engines),
         )
-        return Result(stored, self._charge(turn, stored), upscaled)
+        queued = waited + upscaled.telemetry.queue_seconds
+        return Result(stored, self._charge(turn, stored), upscaled, queued)
 
     def _charge(self, turn: _Turn, stored: StoredResult) -> Decimal:
         """Charges a result and remembers it; what was charged.
@@ -340,7 +358,7 @@ class Calls:
         engine = "+".join(flight.call.engines)
         metrics.images.labels(engine).inc()
         metrics.input_pixels.labels(engine).inc((row.input_width or 0) * (row.input_height or 0))
-        metrics.queue_seconds.labels(engine).observe(telemetry.queue_seconds)
+        metrics.queue_seconds.labels(engine).observe(result.queue_seconds)
         metrics.device_seconds.labels(engine).observe(telemetry.device_seconds)
         metrics.batch_size.labels(engine).observe(telemetry.batch_size)
         metrics.result_bytes.inc(len(result.stored.data))
@@ -359,7 +377,9 @@ class Calls:
     def _end(self, flight: Flight, outcome: Result | Exception | None) -> None:
         """Tells the event loop."""
         if isinstance(outcome, Exception) and not isinstance(outcome, RefusedError):
+            # The trace is for the log; to callers it tells nothing.
             _logger.error("A call failed.", exc_info=outcome)
+            outcome = RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
         # The loop may have ended: then nobody waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, flight, outcome)

@@ -106,7 +106,7 @@ class StoredResult:
     Attributes:
         data: the artifact's bytes.
         seed: of its noise, 0 to 2**63 - 1; 0 where there is none.
-        engine: that made it.
+        engine: that made it; those of a chain are joined by a plus sign.
     """
 
     data: bytes = dataclasses.field(repr=False)
@@ -122,7 +122,7 @@ class Charge:
         key: name of the key.
         request_id: as the caller gave it; empty where none was given.
         fingerprint: of the request without its id.
-        engine: that was called.
+        engine: that was called, as `StoredResult` has it.
         credits: what was charged.
         charged_at: when.
     """

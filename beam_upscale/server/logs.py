@@ -6,6 +6,10 @@ from typing import TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
+# gRPC logs the values of headers that are no text, and any header may hold a key.
+_GRPC_LOGGER = "grpc._cython.cygrpc"
+_SHOWS_A_HEADER = "Invalid encoding on %s"
+
 _FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
 
@@ -27,3 +31,8 @@ def log_as_json(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("beam_upscale").setLevel(logging.INFO)
+    logging.getLogger(_GRPC_LOGGER).addFilter(_shows_no_header)
+
+
+def _shows_no_header(record: logging.LogRecord) -> bool:
+    return record.msg != _SHOWS_A_HEADER

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -17,12 +17,12 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from beam_upscale.engines import ENGINES
-from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.errors import BeamUpscaleError, ErrorCode
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import PlanOptions
-from beam_upscale.server.refusals import RefusedError, invalid, of_error, unimplemented
+from beam_upscale.server.refusals import RefusedError, invalid, of_error, of_image, unimplemented
 
 MAX_REQUEST_ID = 256
 """Most characters of a request id."""
@@ -33,7 +33,10 @@ MAX_STAGES = 4
 MAX_BYTES_BESIDE_IMAGES = 2**20
 """Bytes of a request that are not its image's: parsed, they may need many times their number."""
 
-# Fields of one message that are looked at for images; requests have a few.
+MAX_PROMPT = 10_000
+"""Most characters of a prompt; networks read the first few hundred, after splitting all of it."""
+
+# Fields of a request that are looked at for images, and entries of a list in it; there are a few.
 _MOST_FIELDS = 1000
 
 # Field numbers on the way from a message to the bytes of its images.
@@ -103,7 +106,7 @@ def decode_chain(data: bytes, served: Collection[str]) -> Call:
 
 def _parse(kind: Callable[[], Any], data: bytes, image: Sequence[int]) -> Any:
     if len(data) > MAX_BYTES_BESIDE_IMAGES:
-        beside = len(data) - _bytes_at(memoryview(data), image)
+        beside = len(data) - _bytes_at(memoryview(data), image, iter(range(_MOST_FIELDS)))
         if beside > MAX_BYTES_BESIDE_IMAGES:
             raise invalid(
                 f"beside its image the request has {beside:,} bytes; at most "
@@ -117,14 +120,19 @@ def _parse(kind: Callable[[], Any], data: bytes, image: Sequence[int]) -> Any:
     return message
 
 
-def _bytes_at(data: memoryview, path: Sequence[int]) -> int:
+def _bytes_at(data: memoryview, path: Sequence[int], fields: Iterator[int]) -> int:
     """Bytes of the fields at the end of a path of field numbers, without parsing the message.
 
     What follows too many fields, or is no message, is not found.
+
+    Args:
+        data: the message.
+        path: field numbers, from the message inwards.
+        fields: gives one for each field that may be looked at, at whatever depth.
     """
     found = position = 0
     try:
-        for _ in range(_MOST_FIELDS):
+        for _ in fields:
             if position >= len(data):
                 break
             tag, position = _varint(data, position)
@@ -137,7 +145,7 @@ def _bytes_at(data: memoryview, path: Sequence[int]) -> int:
                     length, position = _varint(data, position)
                     if tag >> 3 == path[0]:
                         part = data[position : position + length]
-                        found += len(part) if len(path) == 1 else _bytes_at(part, path[1:])
+                        found += len(part) if len(path) == 1 else _bytes_at(part, path[1:], fields)
                     position += length
                 case 5:
                     position += 4
@@ -160,11 +168,14 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     raise IndexError
 
 
+def _require_few(number: int, what: str) -> None:
+    """Keeps lists so short that going through them takes no time that others would notice."""
+    if number > _MOST_FIELDS:
+        raise invalid(f"a request has at most {_MOST_FIELDS:,} {what}, not {number:,}")
+
+
 def _images(request: Any) -> list[Any]:
-    if len(request.prompt) > _MOST_FIELDS:
-        raise invalid(
-            f"a request has at most {_MOST_FIELDS:,} prompts, not {len(request.prompt):,}"
-        )
+    _require_few(len(request.prompt), "prompts")
     return [
         prompt.artifact for prompt in request.prompt if prompt.WhichOneof("prompt") == "artifact"
     ]
@@ -200,6 +211,10 @@ def _require_straight(stages: Sequence[Any]) -> None:
 
     What is asked for when a stage fails need not be looked at: the call fails then.
     """
+    for stage in stages:
+        _require_few(len(stage.on_status), "statuses of a stage")
+        for status in stage.on_status:
+            _require_few(len(status.reason) + len(status.action), "reasons and actions")
     for number, (stage, following) in enumerate(itertools.pairwise(stages), start=1):
         for status in stage.on_status:
             if not _is_on_success(status):
@@ -287,6 +302,7 @@ def _columns(request: Any) -> dict[str, Any]:
         columns["steps"] = request.image.steps
     if seed := _seed(request):
         columns["seed"] = seed
+    _require_few(len(request.image.parameters), "step parameters")
     for step in request.image.parameters:
         if step.sampler.HasField("cfg_scale"):
             columns["cfg_scale"] = _shortest(step.sampler.cfg_scale)
@@ -310,6 +326,11 @@ def _texts(request: Any) -> dict[str, str]:
         if name in texts:
             sign = "negative" if weight < 0 else "positive"
             raise invalid(f"the request has several texts of {sign} weight; one is taken")
+        if len(prompt.text) > MAX_PROMPT:
+            raise of_image(
+                ErrorCode.INVALID_PROMPT,
+                f"{name} has {len(prompt.text):,} characters; at most {MAX_PROMPT:,} are taken",
+            )
         texts[name] = prompt.text
     return texts
 
@@ -326,6 +347,8 @@ def _shortest(value: float) -> float:
 
 def _fingerprint(message: Any, method: str) -> str:
     message.ClearField("request_id")
+    for stage in getattr(message, "stage", ()):
+        stage.request.ClearField("request_id")
     # A chain of one stage is another request than that stage alone.
     digest = hashlib.sha256(f"{method}\n".encode())
     digest.update(message.SerializeToString(deterministic=True))

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,51 @@ async def run(
 
     Raises:
         SettingsError: what is asked for cannot be had.
+        RuntimeError: what serves gRPC-Web ended by itself.
     """
     stop = _stop_signals()
+    async with listening(settings, worker) as server:
+        if settings.keys is None:
+            _logger.warning(
+                "No keys are asked for: every program of this machine may call (--keys)."
+            )
+        on_ready(server.addresses, worker.places)
+        await _until_stopped(stop, server.web)
+        _logger.info("The server is about to stop.")
+        server.service.drain()
+        finished = await _finish(server.service, settings.drain_seconds, stop)
+    if not finished:
+        _logger.warning("Calls were cut off: they took longer than the server may drain.")
+    if not stop.is_asked:
+        raise RuntimeError("what serves gRPC-Web ended by itself; see the log")
+    return finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Listening:
+    """A server that listens.
+
+    Attributes:
+        addresses: where.
+        service: what answers.
+        calls: that are in progress.
+        web: what serves gRPC-Web; None where it is not served.
+    """
+
+    addresses: Addresses
+    service: Service
+    calls: Calls
+    web: WebBridge | None
+
+
+@contextlib.asynccontextmanager
+async def listening(settings: ServeSettings, worker: Worker) -> AsyncIterator[Listening]:
+    """A server within it; after it, calls are cut off.
+
+    Raises:
+        SettingsError: what is asked for cannot be had.
+    """
     metrics = Metrics.create()
-    web: WebBridge | None = None
     async with contextlib.AsyncExitStack() as stack:
         ledger = None if settings.ledger is None else stack.enter_context(Ledger(settings.ledger))
         calls = Calls(worker, ledger, settings.max_queue, metrics)
@@ -131,34 +172,15 @@ async def run(
         server = grpc.aio.server(options=_options(settings))
         server.add_generic_rpc_handlers((service.handlers(),))
         port = _listen(server, settings)
-        addresses = Addresses(grpc=_host_and_port(settings.host, port))
-        if settings.web_port is not None:
-            web = _web(settings, settings.web_port, server, stack)
+        web = None if settings.web_port is None else _web(settings, server, stack)
         stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
         await server.start()
-        if web is not None:
-            stack.push_async_callback(asyncio.to_thread, web.stop, _LAST_WORDS_SECONDS)
-            web_port = await asyncio.to_thread(web.start)
-            scheme = "http" if settings.tls_cert is None else "https"
-            url = f"{scheme}://{_host_and_port(settings.host, web_port)}"
-            addresses = dataclasses.replace(addresses, web=url)
-        if settings.metrics_port is not None:
-            url = _serve_metrics(settings.metrics_port, metrics, stack)
-            addresses = dataclasses.replace(addresses, metrics=url)
-        if settings.keys is None:
-            _logger.warning(
-                "No keys are asked for: every program of this machine may call (--keys)."
-            )
-        on_ready(addresses, worker.places)
-        await _until_stopped(stop, web)
-        _logger.info("The server is about to stop.")
-        service.drain()
-        finished = await _finish(calls, settings.drain_seconds, stop)
-        if not finished:
-            _logger.warning("Calls were cut off: they took longer than the server may drain.")
-        if not stop.is_asked:
-            raise RuntimeError("what serves gRPC-Web ended by itself; see the log")
-        return finished
+        addresses = Addresses(
+            grpc=_host_and_port(settings.host, port),
+            web=None if web is None else await _start_web(web, settings, stack),
+            metrics=_serve_metrics(settings, metrics, stack),
+        )
+        yield Listening(addresses, service, calls, web)
 
 
 def _stop_signals() -> "_Stop":
@@ -200,16 +222,16 @@ async def _until_stopped(stop: _Stop, web: WebBridge | None) -> None:
                 await stop.wait()
 
 
-async def _finish(calls: Calls, seconds: float, stop: _Stop) -> bool:
+async def _finish(service: Service, seconds: float, stop: _Stop) -> bool:
     """Waits for calls in progress, as long as they may take or until a second signal."""
     impatient = asyncio.create_task(stop.wait_again())
-    finishing = asyncio.create_task(calls.finish(seconds))
+    finishing = asyncio.create_task(service.finish(seconds))
     await asyncio.wait({impatient, finishing}, return_when=asyncio.FIRST_COMPLETED)
     impatient.cancel()
     if finishing.done():
         return finishing.result()
     finishing.cancel()
-    return await calls.finish(0)
+    return await service.finish(0)
 
 
 def _service(
@@ -271,23 +293,33 @@ def _add_port(server: Any, wanted: str, credentials: Any) -> int:
         ) from None
 
 
-def _web(
-    settings: ServeSettings, port: int, server: Any, stack: contextlib.AsyncExitStack
-) -> WebBridge:
+def _web(settings: ServeSettings, server: Any, stack: contextlib.AsyncExitStack) -> WebBridge:
     """What serves gRPC-Web: it reaches the server over a socket that is nobody else's."""
+    assert settings.web_port is not None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-"))
     path = Path(folder, "grpc.sock")
     _add_port(server, f"unix:{path}", None)
     return WebBridge(
         host=settings.host,
-        port=port,
+        port=settings.web_port,
         upstream_socket=path,
         certificate=settings.tls_cert,
         private_key=settings.tls_key,
         origins=settings.cors_origins,
         request_seconds=settings.request_timeout_seconds,
+        # A call that waits is no idle one: the server says a word in time.
         idle_seconds=max(settings.idle_seconds, 2 * settings.keep_alive_seconds),
     )
+
+
+async def _start_web(
+    web: WebBridge, settings: ServeSettings, stack: contextlib.AsyncExitStack
+) -> str:
+    """Its URL."""
+    stack.push_async_callback(asyncio.to_thread, web.stop, _LAST_WORDS_SECONDS)
+    port = await asyncio.to_thread(web.start)
+    scheme = "http" if settings.tls_cert is None else "https"
+    return f"{scheme}://{_host_and_port(settings.host, port)}"
 
 
 def _credentials(settings: ServeSettings) -> Any:
@@ -311,7 +343,13 @@ def _host_and_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _serve_metrics(port: int, metrics: Metrics, stack: contextlib.AsyncExitStack) -> str:
+def _serve_metrics(
+    settings: ServeSettings, metrics: Metrics, stack: contextlib.AsyncExitStack
+) -> str | None:
+    """Their URL."""
+    port = settings.metrics_port
+    if port is None:
+        return None
     try:
         server, thread = start_http_server(port, _LOOPBACK, metrics.registry)
     except OSError as error:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -28,7 +28,7 @@ from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.admission import Admission, Caller, address
 from beam_upscale.server.calls import Calls, Result
-from beam_upscale.server.keys import Key
+from beam_upscale.server.keys import MAX_CREDITS, Key
 from beam_upscale.server.ledger import Ledger
 from beam_upscale.server.metrics import Metrics
 from beam_upscale.server.reflection import PATHS as REFLECTION_PATHS
@@ -98,6 +98,7 @@ class Service:
         keep_alive_seconds: float,
     ) -> None:
         self._draining = asyncio.Event()
+        self._answering: set[asyncio.Task[Any]] = set()
         self._admission = admission
         self._calls = calls
         self._ledger = ledger
@@ -110,6 +111,19 @@ class Service:
     def drain(self) -> None:
         """Says that no service serves, and begins no more calls."""
         self._draining.set()
+
+    async def finish(self, seconds: float) -> bool:
+        """Waits for all calls in progress, and until their answers are sent.
+
+        Returns:
+            Whether all were computed in time; the others have ended for their callers.
+        """
+        until = time.monotonic() + seconds
+        finished = await self._calls.finish(seconds)
+        if self._answering:
+            left = max(0.0, until - time.monotonic())
+            await asyncio.wait(self._answering.copy(), timeout=left)
+        return finished
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """What a server is given to serve all methods."""
@@ -184,8 +198,7 @@ class Service:
 
     def _upscaling(self, decode: _Decode) -> _Exchange:
         async def exchange(context: Any, record: _Record) -> None:
-            if self._draining.is_set():
-                raise unavailable("the server is about to stop", _RETRY_SECONDS)
+            self._require_not_draining()
             caller = self._identify(context, record)
             with self._admission.permit(caller):
                 data = await self._read(context)
@@ -201,9 +214,27 @@ class Service:
                     "engine": "+".join(call.engines),
                     "image_bytes": len(call.image),
                 }
-                await self._answer(context, record, caller.key, call)
+                # Arriving takes time: a server that has begun to drain waits for what has begun.
+                self._require_not_draining()
+                with self._being_answered():
+                    await self._answer(context, record, caller.key, call)
 
         return exchange
+
+    @contextlib.contextmanager
+    def _being_answered(self) -> Iterator[None]:
+        """Within it, `finish` waits for this task."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._answering.add(task)
+        try:
+            yield
+        finally:
+            self._answering.discard(task)
+
+    def _require_not_draining(self) -> None:
+        if self._draining.is_set():
+            raise unavailable("the server is about to stop", _RETRY_SECONDS)
 
     async def _answer(self, context: Any, record: _Record, key: Key, call: Call) -> None:
         flight = self._calls.join(key, call)
@@ -218,7 +249,8 @@ class Service:
         if flight.future.cancelled():
             raise unavailable("the server stopped before the call was done", _RETRY_SECONDS)
         result = flight.future.result()
-        _note_result(result, record)
+        # Who joined another's call is not the one that it was computed and charged for.
+        _note_result(result, record, joined=flight.call is not call)
         await context.write(_answer_with(result, call, record))
 
     async def _read(self, context: Any) -> bytes:
@@ -296,7 +328,8 @@ class Service:
 
     async def _organization(self, key: Key) -> Any:
         """A key is an organization of its own: that is where the contract has balances."""
-        balance = float("inf")
+        # Of a key without a limit, all that a key can have: clients format it as a whole number.
+        balance = float(MAX_CREDITS * USD_PER_CREDIT)
         if self._ledger is not None and key.credits is not None:
             left = await asyncio.to_thread(self._ledger.balance, key)
             balance = float((left or Decimal(0)) * USD_PER_CREDIT)
@@ -348,20 +381,18 @@ class Service:
             raise invalid("what was sent is no message of this method") from None
 
 
-def _note_result(result: Result, record: _Record) -> None:
-    record.fields |= {
-        "result_bytes": len(result.stored.data),
-        "replay": result.upscaled is None,
-    }
-    if result.upscaled is None:
+def _note_result(result: Result, record: _Record, joined: bool) -> None:
+    upscaled = None if joined else result.upscaled
+    record.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
+    if upscaled is None:
         return
-    row, telemetry = result.upscaled.row, result.upscaled.telemetry
+    row, telemetry = upscaled.row, upscaled.telemetry
     record.fields |= {
         "credits": f"{result.credits:f}",
         "input": f"{row.input_width}x{row.input_height}",
         "output": f"{row.output_width}x{row.output_height}",
         "device_seconds": round(telemetry.device_seconds, 6),
-        "queue_seconds": round(telemetry.queue_seconds, 6),
+        "queue_seconds": round(result.queue_seconds, 6),
         "batch_size": telemetry.batch_size,
     }
 

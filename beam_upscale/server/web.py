@@ -9,7 +9,6 @@ another, in a folder that nobody else may enter.
 import concurrent.futures
 import contextlib
 import http.client
-import ipaddress
 import json
 import logging
 import os
@@ -59,7 +58,7 @@ class WebBridge:
         certificate: PEM file of the certificate chain; None serves plaintext.
         private_key: PEM file of its private key.
         origins: whose web pages may call, as `https://example.org`, or `*` for all. Where none is
-            given, all may if only this machine can call, and else none.
+            given, those may that this machine serves to itself.
         header_seconds: how long the headers of a request may take to arrive.
         request_seconds: how long all of it may take.
         idle_seconds: how long a connection may stay without a call, and a call without a byte from
@@ -147,16 +146,13 @@ class WebBridge:
         self._resources.close()
 
     def _bootstrap(self, addresses: Sequence[Address], folder: Path) -> Bootstrap:
-        origins = self._origins
-        if not origins and all(ipaddress.ip_address(each.ip).is_loopback for each in addresses):
-            origins = (ANY_ORIGIN,)
         return Bootstrap(
             addresses=addresses,
             admin_socket=_admin_socket(folder),
             upstream_socket=self._upstream_socket,
             certificate=self._certificate,
             private_key=self._private_key,
-            origins=origins,
+            origins=self._origins,
             header_seconds=self._header_seconds,
             request_seconds=self._request_seconds,
             idle_seconds=self._idle_seconds,

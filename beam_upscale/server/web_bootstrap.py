@@ -32,6 +32,9 @@ _HEADER_KIB = 32
 # Streams of one HTTP/2 connection, and calls of all connections together.
 _STREAMS = 100
 _CALLS = 16384
+# A page from elsewhere, opened in a browser here, is not to use what asks for no key.
+_ORIGINS_OF_THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
+
 # What is read ahead of a connection or a stream and not yet sent on; messages may be larger.
 _BUFFER_BYTES = 256 * 2**10
 _CALLER_WINDOW_BYTES = 2**20
@@ -67,7 +70,8 @@ class Bootstrap:
         upstream_socket: Unix socket that the server listens on, in plaintext.
         certificate: PEM file of the certificate chain; None serves plaintext.
         private_key: PEM file of its private key.
-        origins: whose web pages may call; see `ANY_ORIGIN`.
+        origins: whose web pages may call; see `ANY_ORIGIN`. Where none is given, pages that this
+            machine serves to itself may.
         header_seconds: how long the headers of a request may take to arrive.
         request_seconds: how long all of it may take.
         idle_seconds: how long a connection may stay without a call, and a call without a byte.
@@ -206,6 +210,11 @@ class Bootstrap:
             route_config={"virtual_hosts": [self._virtual_host()]},
         )
 
+    def _allowed_origins(self) -> list[dict[str, Any]]:
+        if self.origins:
+            return [{"exact": origin} for origin in self.origins]
+        return [{"safe_regex": {"regex": _ORIGINS_OF_THIS_MACHINE}}]
+
     def _virtual_host(self) -> dict[str, Any]:
         caller = "%DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT%"
         return {
@@ -231,7 +240,7 @@ class Bootstrap:
             "typed_per_filter_config": {
                 "envoy.filters.http.cors": _typed(
                     "filters.http.cors.v3.CorsPolicy",
-                    allow_origin_string_match=[{"exact": origin} for origin in self.origins],
+                    allow_origin_string_match=self._allowed_origins(),
                     allow_methods="POST",
                     allow_headers=",".join(_ALLOWED_HEADERS),
                     expose_headers=",".join(_EXPOSED_HEADERS),

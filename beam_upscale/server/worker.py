@@ -86,6 +86,7 @@ class Network:
         Raises:
             SettingsError: its weights cannot be had.
         """
+        assert isinstance(stage.model, LocalModel)
         handler = handler_for(stage.model)
         return cls(stage, handler, handler.load_model())
 

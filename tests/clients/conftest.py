@@ -2,13 +2,16 @@
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import runs
 import set_up
 import trustme
-from local_server import LocalServer, free_port, new_key, serving
+from local_server import LocalServer, free_port, serving
+
+from beam_upscale.server.keys import add_key
 
 # What a run of the tests' own does, so that bytes are equal.
 EXACTLY = ("--device", "cpu", "--precision", "fp32", "--threads", "1")
@@ -67,8 +70,8 @@ def guarded_server(
     for link in certificate.cert_chain_pems:
         link.write_to_path(str(folder / "chain.pem"), append=True)
     keys = {
-        name: new_key(folder / "keys.jsonl", name, granted)
-        for name, granted in (("rich", "25"), ("poor", "0.1"))
+        name: add_key(folder / "keys.jsonl", name, granted=granted)
+        for name, granted in (("rich", Decimal(25)), ("poor", Decimal("0.1")))
     }
     server = LocalServer(free_port(ending="443"), free_port(), folder / "ca.pem", keys)
     options = [

@@ -2,16 +2,14 @@
 
 import contextlib
 import dataclasses
-import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import set_up
-
-BEAM_UPSCALE = set_up.ROOT / ".venv" / "bin" / "beam-upscale"
+BEAM_UPSCALE = Path(sys.executable).with_name("beam-upscale")
 LONGEST_SECONDS = 240
 
 
@@ -69,26 +67,28 @@ def _is_open(port: int) -> bool:
     return False
 
 
-_given: set[int] = set()
+# A port of UDP stands for the port of TCP of the same number, which the server itself binds later:
+# tests in other processes see that it is taken.
+_reserved: list[socket.socket] = []
 
 
 def free_port(*, ending: str = "") -> int:
-    """A new port that nothing listens on, below those that systems hand out by themselves.
+    """A port that nothing listens on and no one else is given while this process lives.
+
+    It is below those that systems hand out by themselves, and above those that browsers refuse.
 
     Args:
         ending: its last digits.
     """
-    for port in range(10000 + os.getpid() % 1000, 32768):
-        if port in _given or not str(port).endswith(ending):
+    for port in range(12000, 32768):
+        if not str(port).endswith(ending):
             continue
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            _given.add(port)
-            return port
+        reservation = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            reservation.bind(("127.0.0.1", port))
+            with socket.create_server(("127.0.0.1", port)):
+                _reserved.append(reservation)
+                return port
+        except OSError:
+            reservation.close()
     raise AssertionError(f"no port that ends in {ending} is free")
-
-
-def new_key(file: Path, name: str, credits_granted: str) -> str:
-    """Makes an API key with so many credits."""
-    command = [BEAM_UPSCALE, "keys", "add", name, "--keys", file, "--credits", credits_granted]
-    made = subprocess.run(command, check=True, capture_output=True, text=True)
-    return made.stdout.strip()

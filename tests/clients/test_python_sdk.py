@@ -99,9 +99,10 @@ DIFFUSION = ["--engine", runs.DIFFUSION]
         pytest.param(
             "RGBA",
             "png",
-            [*DIFFUSION, "--steps", "2", "--width", "100"],
+            [*DIFFUSION, "--cfg_scale", "7.3", "--steps", "2", "--width", "100"],
             runs.DIFFUSION,
-            {"steps": 2, "width": 100},
+            # The seed is derived from all parameters, so that 7.3 must be 7.3 to the last bit.
+            {"cfg_scale": 7.3, "steps": 2, "width": 100},
             id="diffusion without prompt and seed",
         ),
     ],
@@ -233,6 +234,14 @@ def test_context_tells_the_balance_and_that_it_is_used_up(
     assert before - after == pytest.approx(0.2)
     assert refused.stderr.startswith(b"out of credits: ")
     assert left == pytest.approx(0.1)
+
+
+def test_context_has_no_end_of_credits_where_there_are_no_keys(
+    open_server: LocalServer, sdk: Callable[..., "subprocess.CompletedProcess[bytes]"]
+) -> None:
+    run = sdk("-c", BALANCE, f"127.0.0.1:{open_server.port}", "")
+
+    assert run.stdout == b"inf\n", run.stderr
 
 
 def test_results_above_the_command_s_own_limit_need_its_setting(

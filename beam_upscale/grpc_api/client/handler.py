@@ -11,7 +11,7 @@ from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.grpc_api.client.account import Account
 from beam_upscale.grpc_api.client.calls import Call, ImageCalls, Outcome
-from beam_upscale.grpc_api.client.pending import PendingImage
+from beam_upscale.grpc_api.client.pending import PendingImage, PendingResult
 from beam_upscale.grpc_api.client.requests import request_for
 from beam_upscale.grpc_api.client.window import Window, shared_window
 from beam_upscale.inference import METRICS, TiledImage
@@ -66,7 +66,7 @@ class RemoteHandler(ModelHandler[TiledImage, PredictionResult, Window]):
         """
         del inference_args
         for tiled in batch:
-            yield PredictionResult(tiled, self._begin(tiled, model))
+            yield PendingResult(tiled, self._begin(tiled, model))
 
     def _begin(self, tiled: TiledImage, window: Window) -> PendingImage:
         image, error = ImageCalls(), None

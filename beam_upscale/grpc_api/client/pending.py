@@ -8,6 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+from apache_beam.coders.observable import ObservableMixin
+from apache_beam.ml.inference.base import PredictionResult
 
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError
@@ -118,3 +120,19 @@ class PendingImage:
 
 def _itself(inference: Inference) -> Inference:
     return inference
+
+
+class PendingResult(PredictionResult, ObservableMixin):
+    """What RunInference gives for an image that is under way.
+
+    Of some elements, the first ten among them, Beam counts the bytes, and pickles them for that:
+    it would wait for the call of each before the next is begun. What is observable it leaves alone.
+    """
+
+    def __init__(self, *fields: Any) -> None:
+        del fields  # They are set when it is made, as with every tuple.
+        ObservableMixin.__init__(self)
+
+    def __reduce__(self) -> tuple[type[PredictionResult], tuple[Any, ...]]:
+        """Pickled, it waits and becomes an ordinary result."""
+        return PredictionResult, tuple(self)

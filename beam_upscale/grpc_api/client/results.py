@@ -70,8 +70,9 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
     # Red, green and blue of a gray picture differ by what the network made of it, if at all.
-    total = pixels.sum(axis=2, keepdims=True, dtype=np.uint32)
-    return ((total + 1) // 3).astype(pixels.dtype)
+    total: np.ndarray = pixels.sum(axis=2, keepdims=True, dtype=np.uint32)
+    mean: np.ndarray = (total + 1) // 3
+    return mean.astype(pixels.dtype)
 
 
 def _with_depth(pixels: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -475,8 +475,9 @@ def test_a_key_that_is_refused_stops_the_run(
     with service_with(held, step, answer) as service:
         handler = handler_of(service, max_in_flight=2)
         window = handler.load_model()
-        under_way, *stopped = begin(handler, [whole(name) for name in "abcd"], window)
-        stopped = [pending.result() for pending in stopped]
+        (under_way,) = begin(handler, [whole("a")], window)
+        assert held.begun.wait(PATIENCE)
+        stopped = infer(handler, [whole(name) for name in "bcd"], window)
         later = infer(handler, [whole("e", tiles=3)], window)
         held.go_on.set()
         done = under_way.result()

@@ -1,0 +1,412 @@
+"""What callers see of a server, and what it tells of them."""
+
+import contextlib
+import io
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from PIL import Image
+from serving import (
+    DIFFUSION,
+    ENGINE,
+    PATIENCE,
+    Client,
+    GatedWorker,
+    chain,
+    connected,
+    png,
+    request,
+    serving,
+)
+
+from beam_upscale.grpc_api import contract
+from beam_upscale.grpc_api.status import Reason, refusal_of
+from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
+from beam_upscale.grpc_api.stubs import engines_pb2 as engines
+from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.server.keys import add_key
+from beam_upscale.server.logs import log_as_json
+from beam_upscale.server.worker import Worker
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+HEALTH = "/grpc.health.v1.Health"
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What is logged as JSON meanwhile."""
+    root, ours = logging.getLogger(), logging.getLogger("beam_upscale")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    stream = io.StringIO()
+    log_as_json(stream)
+    yield stream
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+
+
+def failed(call: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call) if hasattr(call, "__iter__") else call()
+    return caught.value
+
+
+def health(client: Client, service: str = "") -> int:
+    asked = health_pb2.HealthCheckRequest(service=service)
+    answer = client.ask(f"{HEALTH}/Check", asked, health_pb2.HealthCheckResponse)
+    return int(answer.status)
+
+
+def stream(client: Client, requests: Iterator[bytes], path: str = contract.GENERATE) -> Any:
+    """A call whose requests arrive as the iterator gives them."""
+    return client.channel.stream_stream(path)(requests, timeout=PATIENCE, metadata=client.metadata)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[Callable[..., Iterator[bytes]]]:
+    """Makes requests that send what they are given and then nothing, and do not end."""
+    end = threading.Event()
+
+    def requests(*messages: bytes) -> Iterator[bytes]:
+        yield from messages
+        end.wait(PATIENCE)
+
+    try:
+        yield requests
+    finally:
+        end.set()
+
+
+def test_an_answer_says_what_it_holds(both_engines: Worker, image: bytes) -> None:
+    before = time.time() * 1000
+    with serving(both_engines) as server, connected(server) as client:
+        (answer,) = client.start(request(image, request_id="one", seed=[7]))
+        guided = client.upscale(request(image, engine=DIFFUSION, steps=2))
+    after = time.time() * 1000
+
+    (artifact,) = answer.artifacts
+    assert (answer.request_id, answer.meta.engine_id) == ("one", ENGINE)
+    assert before - 1 <= answer.received <= answer.created <= after
+    assert len({answer.answer_id, artifact.uuid, ""}) == 3
+    assert (artifact.type, artifact.mime, artifact.magic) == (
+        generation.ARTIFACT_IMAGE,
+        "image/png",
+        "PNG",
+    )
+    assert (artifact.finish_reason, artifact.index, artifact.seed) == (generation.NULL, 0, 7)
+    assert artifact.size == len(artifact.binary)
+    assert Image.open(io.BytesIO(artifact.binary)).size == (80, 60)
+    assert Image.open(io.BytesIO(guided.binary)).size == (160, 120)
+    assert guided.seed > 0
+
+
+def test_a_chain_goes_through_its_engines(both_engines: Worker, image: bytes) -> None:
+    second = generation.Request(engine_id=DIFFUSION, image=generation.ImageParameters(steps=2))
+    with serving(both_engines) as server, connected(server) as client:
+        (answer,) = client.start(chain(request(image), second, request_id="one"))
+
+    assert (answer.request_id, answer.meta.engine_id) == ("one", DIFFUSION)
+    assert Image.open(io.BytesIO(answer.artifacts[0].binary)).size == (320, 240)
+
+
+def test_errors_have_their_codes(worker: Worker, image: bytes) -> None:
+    too_large = request(png(Image.new("L", (1024, 1025))))
+    two = request(image)
+    two.prompt.append(two.prompt[0])
+    cases = {
+        "INVALID_ARGUMENT": [two, too_large, request(b"x"), request(image, width=9, height=9)],
+        "NOT_FOUND": [request(image, engine=DIFFUSION)],
+        "UNIMPLEMENTED": [generation.Request(engine_id=ENGINE)],
+        "RESOURCE_EXHAUSTED": [request(bytes(contract.MAX_MESSAGE_BYTES))],
+    }
+    with serving(worker) as server, connected(server) as client:
+        found = {
+            code: [client.refused(each) for each in requests] for code, requests in cases.items()
+        }
+        served = client.upscale(request(image))
+
+    for code, errors in found.items():
+        assert [error.code().name for error in errors] == [code] * len(errors)
+    oversize = refusal_of(found["INVALID_ARGUMENT"][1])
+    assert "1,049,600" in oversize.message and "1,048,576" in oversize.message
+    assert (oversize.reason, oversize.error_code) == (Reason.IMAGE_REFUSED, "input_too_large")
+    assert "67108864" in found["RESOURCE_EXHAUSTED"][0].details()
+    assert served.binary
+
+
+def test_keys_are_asked_for_everywhere_but_in_health_checks(
+    worker: Worker, image: bytes, tmp_path: Path
+) -> None:
+    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
+    token = add_key(keys["keys"], "one")
+    with serving(worker, **keys) as server:
+        for wrong in ("", "bu_wrong"):
+            with connected(server, wrong) as client:
+                errors = [
+                    failed(client.start(request(image))),
+                    failed(client.start(chain(request(image)))),
+                    failed(lambda: engine_ids(client)),
+                    failed(lambda: organization(client)),
+                ]
+                assert {error.code() for error in errors} == {grpc.StatusCode.UNAUTHENTICATED}
+                assert health(client) == SERVING
+        with connected(server, token) as client:
+            assert engine_ids(client) == [ENGINE]
+            assert client.upscale(request(image)).binary
+            assert organization(client).id == "one"
+
+
+def engine_ids(client: Client) -> list[str]:
+    answer = client.ask(contract.LIST_ENGINES, engines.ListEnginesRequest(), engines.Engines)
+    assert all(each.ready and each.type == engines.PICTURE for each in answer.engine)
+    return [each.id for each in answer.engine]
+
+
+def organization(client: Client, name: str = "") -> Any:
+    asked = dashboard.GetOrganizationRequest(id=name)
+    return client.ask(contract.GET_ORGANIZATION, asked, dashboard.Organization)
+
+
+def test_a_key_is_an_organization_of_its_own(worker: Worker, tmp_path: Path) -> None:
+    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
+    token = add_key(keys["keys"], "one")
+    with serving(worker, **keys) as server, connected(server, token) as client:
+        me = client.ask(contract.GET_ME, dashboard.EmptyRequest(), dashboard.User)
+        mine = organization(client, me.organizations[0].organization.id)
+        error = failed(lambda: organization(client, "other"))
+
+    assert me.id == mine.id == "one"
+    assert me.organizations[0].is_default
+    # A number that clients can show, also those that want it whole.
+    assert mine.payment_info.balance == 10**10
+    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_who_waits_is_told_that_the_call_is_alive(gated: GatedWorker, image: bytes) -> None:
+    with serving(gated, keep_alive_seconds=0.02) as server, connected(server) as client:
+        call = client.start(request(image, request_id="one"))
+        early = [next(call) for _ in range(3)]
+        gated.gate.set()
+        *between, last = call
+
+    assert all(not answer.artifacts for answer in (*early, *between))
+    assert {answer.request_id for answer in early} == {"one"}
+    assert len(last.artifacts) == 1
+
+
+def test_a_request_that_does_not_arrive_in_time_ends(worker: Worker, image: bytes) -> None:
+    whole = request(image).SerializeToString()
+    options = {"request_timeout_seconds": 0.2}
+    with serving(worker, **options) as server, connected(server) as client, silence() as silent:
+        for path in (contract.GENERATE, contract.LIST_ENGINES, f"{HEALTH}/Check"):
+            found = refusal_of(failed(stream(client, silent(), path)))
+            assert (found.code, found.reason) == (
+                grpc.StatusCode.DEADLINE_EXCEEDED,
+                Reason.REQUEST_TOO_SLOW,
+            )
+        # One that does not say that it is complete is none either.
+        assert refusal_of(failed(stream(client, silent(whole)))).reason == Reason.REQUEST_TOO_SLOW
+        assert client.upscale(request(image)).binary
+
+
+def test_a_call_has_one_request(worker: Worker, image: bytes) -> None:
+    whole = request(image).SerializeToString()
+    with serving(worker) as server, connected(server) as client:
+        errors = [
+            failed(stream(client, iter(requests), path))
+            for requests in ([], [whole, whole])
+            for path in (contract.GENERATE, contract.LIST_ENGINES)
+        ]
+
+    assert {error.code() for error in errors} == {grpc.StatusCode.INVALID_ARGUMENT}
+
+
+def test_half_open_streams_take_the_places_of_their_key_and_of_nobody_else(
+    worker: Worker, image: bytes, tmp_path: Path
+) -> None:
+    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
+    hostile, other = (add_key(keys["keys"], name) for name in ("hostile", "other"))
+    with (
+        serving(worker, **keys, max_in_flight_per_key=4, request_timeout_seconds=2) as server,
+        connected(server) as nobody,
+        connected(server, hostile) as attacker,
+        connected(server, other) as client,
+        silence() as silent,
+    ):
+        streams = [stream(each, silent()) for each in (nobody, attacker) for _ in range(40)]
+        served = [client.upscale(request(image)) for _ in range(3)]
+        reasons = [refusal_of(failed(each)) for each in streams]
+        # Once they have ended, their key may call again.
+        again = attacker.upscale(request(image))
+
+    assert all(each.binary for each in (*served, again))
+    assert {each.code.name for each in reasons[:40]} == {"UNAUTHENTICATED"}
+    of_attacker = [each.reason for each in reasons[40:]]
+    assert of_attacker.count(Reason.REQUEST_TOO_SLOW) == 4
+    assert of_attacker.count(Reason.TOO_MANY_CALLS) == 36
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        # A connection that says nothing more, one in the middle of a frame.
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 99, 1, 4]),
+    ],
+)
+def test_connections_without_calls_are_closed(worker: Worker, image: bytes, sent: bytes) -> None:
+    with serving(worker, idle_seconds=1) as server:
+        host, _, port = server.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
+            connection.sendall(sent)
+            # Until its end: a time-out would raise.
+            while connection.recv(4096):
+                pass
+        with connected(server) as client:
+            assert client.upscale(request(image)).binary
+
+
+def test_a_draining_server_finishes_and_begins_nothing(gated: GatedWorker, image: bytes) -> None:
+    with serving(gated) as server, connected(server) as client:
+        watched = client.channel.unary_stream(
+            f"{HEALTH}/Watch",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        seen = [next(watched).status]
+        begun = client.start(request(image, request_id="begun"), timeout=PATIENCE)
+        while not gated.begun:
+            time.sleep(0.01)
+        server.call(server.listening.service.drain)
+        seen += [each.status for each in watched]
+        late = client.refused(request(image))
+        status = health(client)
+        gated.gate.set()
+        artifact = list(begun)[-1].artifacts[0]
+        finished = server.run(server.listening.calls.finish(PATIENCE))
+
+    assert seen == [SERVING, NOT_SERVING]
+    assert late.code() is grpc.StatusCode.UNAVAILABLE
+    assert status == NOT_SERVING
+    assert artifact.binary
+    assert finished
+
+
+def test_calls_that_take_longer_than_a_drain_end(gated: GatedWorker, image: bytes) -> None:
+    with serving(gated) as server, connected(server) as client:
+        call = client.start(request(image))
+        while not gated.begun:
+            time.sleep(0.01)
+        finished = server.run(server.listening.calls.finish(0.01))
+        error = failed(call)
+        gated.gate.set()
+
+    assert not finished
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_health_is_told_for_each_service(worker: Worker) -> None:
+    with serving(worker) as server, connected(server) as client:
+        known = [health(client, name) for name in ("", "gooseai.GenerationService")]
+        error = failed(lambda: health(client, "no.such.Service"))
+
+    assert known == [SERVING, SERVING]
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_reflection_tells_of_all_services_and_their_messages(worker: Worker) -> None:
+    with serving(worker) as server, connected(server) as client:
+        database = ProtoReflectionDescriptorDatabase(client.channel)
+        services = set(database.get_services())
+        file = database.FindFileContainingSymbol("gooseai.GenerationService")
+
+    assert services == {
+        "gooseai.GenerationService",
+        "gooseai.EnginesService",
+        "gooseai.DashboardService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    methods = [method.name for service in file.service for method in service.method]
+    assert methods == ["Generate", "ChainGenerate"]
+
+
+def test_logs_tell_of_calls_but_no_secrets(
+    worker: Worker, tmp_path: Path, image: bytes, logged: io.StringIO
+) -> None:
+    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
+    token = add_key(keys["keys"], "one")
+    message = request(image, request_id='a "quoted"\nid')
+    message.prompt.add(text="a very private prompt")
+    with serving(worker, **keys) as server, connected(server, token) as client:
+        for _ in range(2):
+            client.upscale(message)
+        client.refused(request(b"secret bytes"))
+        with connected(server, "bu_wrong_secret") as stranger:
+            stranger.refused(message)
+
+    text = logged.getvalue()
+    lines = [json.loads(line) for line in text.splitlines()]
+    calls = [line for line in lines if line["message"] == "call"]
+    first, repeat, refused, wrong = calls
+    expected = {
+        "method": "Generate",
+        "code": "OK",
+        "key": "one",
+        "request_id": 'a "quoted"\nid',
+        "engine": ENGINE,
+        "image_bytes": len(image),
+        "input": "40x30",
+        "output": "80x60",
+        "credits": "0.2",
+        "replay": False,
+        "level": "INFO",
+    }
+    assert first.items() >= expected.items()
+    assert first["seconds"] >= first["device_seconds"] > 0
+    assert repeat["replay"] and "credits" not in repeat
+    assert (refused["code"], refused["error_code"]) == ("INVALID_ARGUMENT", "not_an_image")
+    assert wrong["code"] == "UNAUTHENTICATED" and "key" not in wrong
+    for secret in (token, "bu_wrong_secret", "private prompt", "secret bytes"):
+        assert secret not in text
+
+
+def test_metrics_count_calls(worker: Worker, tmp_path: Path, image: bytes) -> None:
+    import urllib.request
+
+    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
+    token = add_key(keys["keys"], "one")
+    with serving(worker, **keys, metrics_port=0) as server, connected(server, token) as client:
+        for number in (1, 2, 2):
+            client.upscale(request(image, request_id=f"{number}"))
+        client.refused(request(b"x"))
+        url = server.listening.addresses.metrics
+        assert url is not None and url.startswith("http://127.0.0.1:")
+        text = urllib.request.urlopen(url, timeout=PATIENCE).read().decode()
+
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    found = {name.removeprefix("beam_upscale_"): float(value) for name, value in values.items()}
+    of_engine = f'{{engine="{ENGINE}"}}'
+    assert found['calls_total{code="OK",method="Generate"}'] == 3
+    assert found['calls_total{code="INVALID_ARGUMENT",method="Generate"}'] == 1
+    assert found['refusals_total{reason="IMAGE_REFUSED"}'] == 1
+    assert found[f"images_total{of_engine}"] == 2
+    assert found[f"input_pixels_total{of_engine}"] == 2 * 40 * 30
+    assert found[f'credits_total{{engine="{ENGINE}",key="one"}}'] == pytest.approx(0.4)
+    assert found["replays_total"] == 1
+    assert found[f"device_seconds_count{of_engine}"] == 2
+    assert found["in_flight"] == found["queued"] == 0
+    assert found["process_resident_memory_bytes"] > 0
