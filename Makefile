@@ -49,6 +49,10 @@ test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Pyt
 		echo "No CUDA device here: no GPU test was run."; \
 	fi
 
+.PHONY: fuzz
+fuzz: install-dev ## fuzz the decoder of the gRPC API's requests, 5 minutes or SECONDS=N
+	$(VENV)/python tests/fuzz_requests.py --seconds $(or $(SECONDS),300)
+
 .PHONY: clients
 clients: install-dev ## install and build the clients of the API that the slow tests run
 	@$(VENV)/python tests/clients/set_up.py

@@ -49,6 +49,27 @@ _REJECTIONS = frozenset(
 )
 
 
+def with_earlier_billing(row: "Row", earlier: "Row") -> "Row":
+    """A row that takes another's place, with what that one was billed for other calls.
+
+    Money that was spent stays in the manifest, whatever became of the input since. Calls that both
+    rows name are one, however often they were made.
+
+    Args:
+        row: the new row.
+        earlier: of the same input; may be the new row itself, completed so before.
+    """
+    before, now = set(earlier.request_ids), set(row.request_ids)
+    if before <= now:
+        return row
+    billed = earlier.billed_credits
+    if not now <= before:
+        # What a call cost is not recorded one by one: where some are shared, all are counted.
+        billed += row.billed_credits
+    others = tuple(each for each in earlier.request_ids if each not in now)
+    return dataclasses.replace(row, billed_credits=billed, request_ids=(*others, *row.request_ids))
+
+
 def status_of(code: ErrorCode) -> Status:
     """The status of an input with this error: rejected where the rules refuse, else failed.
 
@@ -156,7 +177,7 @@ class Row:
         stages: in a chain, each stage's own; `engine`, `model` and what describes them are then
             those of the last. Empty where there is one engine, and where nothing was upscaled. A
             stage's own `output_uri` is that of an intermediate that was kept.
-        request_ids: of the paid calls, in order.
+        request_ids: of the paid calls, in order; first those of rows whose place this one took.
         input: the dataset's own columns, untouched.
 
     The other attributes are the columns of the same names in `COLUMNS`.

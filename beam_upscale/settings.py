@@ -326,6 +326,11 @@ class UpscaleSettings:
             raise SettingsError(
                 ErrorCode.INVALID_OPTION, f"the endpoint is {self.endpoint!r}; HOST:PORT is needed"
             )
+        if self.insecure and self.ca_file is not None:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                "insecure and ca_file are both given: the one is plaintext, the other is for TLS",
+            )
         return RemoteModel(
             engine=engine.name,
             endpoint=self.endpoint,

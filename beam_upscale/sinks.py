@@ -9,6 +9,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from beam_upscale.control import (
     progress_of,
     request_stop,
     stop_after_failures,
+    stop_reason,
 )
 from beam_upscale.dataset import (
     IMAGES,
@@ -38,13 +40,15 @@ from beam_upscale.dataset import (
     shard_name,
 )
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Totals, totals
+from beam_upscale.manifest import Row, Totals, totals, with_earlier_billing
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
 from beam_upscale.settings import PinnedSettings
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
+
+_logger = logging.getLogger(__name__)
 
 # A row group is what a reader holds at once.
 _ROW_GROUP_ROWS = 100
@@ -125,6 +129,7 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         dataset.write(uri, upscaled.data)
     before = dataset.staged_record(source.input_id)
     if before is not None:
+        record = dataclasses.replace(record, row=with_earlier_billing(record.row, before.row))
         delete_files(before.row, dataset, but_for=record.row)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
@@ -209,6 +214,7 @@ def commit_shard(
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
         if before is not None:
+            row = with_earlier_billing(row, before)
             delete_files(before, dataset, but_for=row)
         rows[row.input_id] = row
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
@@ -441,6 +447,10 @@ def _complete_if_all(
 ) -> Iterator[Totals]:
     if all(shards) and all(retyped):
         yield complete(dataset, layout, run)
+        return
+    # A pipeline of one's own has no one else to say so.
+    reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
+    _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)
 
 
 @dataclasses.dataclass(eq=False)

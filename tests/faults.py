@@ -38,6 +38,8 @@ from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.client import calls
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.server import serve
+from beam_upscale.server.aio_server import AioServer
 from beam_upscale.server.keys import add_key, credit_key
 from beam_upscale.server.ledger import Charge, read_charges
 
@@ -252,7 +254,8 @@ class _FaultyCalls(grpc.aio.ServerInterceptor):
 
     async def _attempt(self, answer: Any, requests: Any, context: Any) -> None:
         data = await context.read()
-        fault = self._drawn(generation.Request.FromString(data))
+        is_request = data is not grpc.aio.EOF  # The wire may be cut before it.
+        fault = self._drawn(generation.Request.FromString(data)) if is_request else Fault.NONE
         if fault is Fault.EXHAUSTED:
             delay = self._faults.retry_seconds
             await _refuse(context, grpc.StatusCode.RESOURCE_EXHAUSTED, retry_seconds=delay)
@@ -456,7 +459,7 @@ def _prepare_server(process: Path, faults: ServerFaults | None, notes: Path) -> 
     process.write_text(str(os.getpid()))
     if faults is not None:
         interceptors = [_FaultyCalls(faults, notes)]
-        grpc.aio.server = functools.partial(grpc.aio.server, interceptors=interceptors)
+        serve.AioServer = functools.partial(AioServer, interceptors=interceptors)
 
 
 def _wait_for(condition: Callable[[], Any]) -> Any:

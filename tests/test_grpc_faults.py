@@ -117,6 +117,17 @@ def assert_same_images(output: Path, local: Path) -> None:
     assert images_of(output) == images_of(local)
 
 
+def unrecorded(seen: Path, output: Path) -> set[str]:
+    """Ids of the requests charged when a client was killed, and never recorded by it."""
+    return set(seen.read_text().split()) - faults.recorded(output)
+
+
+def in_turn(*steps: Callable[[], None]) -> None:
+    """Takes several steps to prepare a process."""
+    for step in steps:
+        step()
+
+
 @dataclasses.dataclass(frozen=True)
 class FanOut:
     """Images that are upscaled through what breaks, and how often their client is killed.
@@ -152,16 +163,16 @@ def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Pat
         key = server.add_key("client")
         words = arguments(f"127.0.0.1:{wire.port}", key, "--oversize", "tile", *fan_out.options)
         for records in fan_out.kills:
-            seen = folder / "charged"
-            kill = faults.kill_with_charges_in_flight
-            prepare = functools.partial(
-                both, fan_out.prepare, kill, records, output, server.ledger, "client", seen
+            kill = functools.partial(
+                *(faults.kill_with_charges_in_flight, records, output),
+                *(server.ledger, "client", folder / "charged"),
             )
+            prepare = functools.partial(in_turn, fan_out.prepare, kill)
             killed = command_elsewhere(
                 folder, "run", fan_out.inputs, output, *words, prepare=prepare
             )
             assert killed.code == -signal.SIGKILL, killed
-            assert set(seen.read_text().split()) - faults.recorded(output)
+            assert unrecorded(folder / "charged", output)
         last = command_elsewhere(
             folder, "run", fan_out.inputs, output, *words, prepare=fan_out.prepare
         )
@@ -170,12 +181,6 @@ def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Pat
         assert_same_images(output, local)
         assert server.faults().keys() == set(Fault)
         assert wire.cuts and wire.stalls
-
-
-def both(first: Callable[[], None], second: Callable[..., None], *arguments: object) -> None:
-    """Calls one and then the other."""
-    first()
-    second(*arguments)
 
 
 @pytest.mark.parametrize("kills", [(), (10, 12)], ids=["whole", "killed"])
@@ -210,7 +215,7 @@ def test_500_images_through_faults_are_paid_once(
     fan_out = FanOut(
         make_images(tmp_path / "in", 499, photograph, with_tiled=True),
         calls=501,
-        wire=WireFaults(5, bytes_to_cut=800_000, stalls=3, stall_seconds=5),
+        wire=WireFaults(5, bytes_to_cut=400_000, stalls=3, stall_seconds=5),
         server=ServerFaults(5),
         # Some attempts end while the wire stands still.
         options=("--max-in-flight", "16", "--deadline-seconds", "4"),
@@ -264,18 +269,18 @@ def test_budget_holds_where_calls_fail_and_the_client_is_killed(
     tmp_path: Path, failing_service: Server, images: Path, workers: int
 ) -> None:
     server, name = failing_service, f"killed-{workers}"
-    output, key, seen = tmp_path / "out", server.add_key(name), tmp_path / "charged"
+    output, seen, key = tmp_path / "out", tmp_path / "charged", server.add_key(name)
     words = arguments(server.endpoint, key, "--max-credits", BUDGET, "--workers", workers)
     kill = functools.partial(
         faults.kill_with_charges_in_flight, 12, output, server.ledger, name, seen
     )
 
     killed = command_elsewhere(tmp_path, "run", images, output, *words, prepare=kill)
-    unrecorded = set(seen.read_text().split()) - faults.recorded(output)
+    in_flight = unrecorded(seen, output)
     rest = command_elsewhere(tmp_path, "run", images, output, *words, prepare=faults.hurry)
 
     assert killed.code == -signal.SIGKILL
-    assert unrecorded
+    assert in_flight
     assert rest.code == 0
     assert_budget_is_spent(server, name, output, images)
 

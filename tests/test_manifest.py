@@ -25,6 +25,7 @@ from beam_upscale.manifest import (
     status_of,
     table,
     totals,
+    with_earlier_billing,
 )
 
 STAGE = {
@@ -319,3 +320,31 @@ def test_totals_by_status() -> None:
     assert sums.by_status == {"upscaled": 2, "failed": 1, "rejected": 1}
     assert (sums.credits, sums.billed_credits) == (Decimal("1.6"), Decimal("0.8"))
     assert totals([]).rows == 0
+
+
+# What was billed for a row whose place another takes
+
+
+def billed_row(billed: str, *request_ids: str) -> Row:
+    return Row("a", "a", Status.FAILED, billed_credits=Decimal(billed), request_ids=request_ids)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "row", "expected"),
+    [
+        pytest.param(("0.2", "1"), ("0.4", "2", "3"), ("0.6", "1", "2", "3"), id="other content"),
+        pytest.param(("0.2", "1"), ("0.4", "1", "2"), ("0.4", "1", "2"), id="a retry"),
+        pytest.param(("0.4", "1", "2"), ("0",), ("0.4", "1", "2"), id="now unreadable"),
+        pytest.param(("0",), ("0.2", "1"), ("0.2", "1"), id="nothing before"),
+        pytest.param(
+            ("0.6", "1", "2", "3"), ("0.4", "2", "3"), ("0.6", "1", "2", "3"), id="once more"
+        ),
+    ],
+)
+def test_money_that_was_spent_stays_in_the_manifest(
+    earlier: tuple[str, ...], row: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    merged = with_earlier_billing(billed_row(*row), billed_row(*earlier))
+
+    assert merged == billed_row(*expected)
+    assert with_earlier_billing(merged, billed_row(*earlier)) == merged

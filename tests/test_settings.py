@@ -287,6 +287,7 @@ def test_an_endpoint_is_a_host_and_a_port(endpoint: str | None) -> None:
         ({"weights": "realesrgan-x4plus"}, "service's own"),
         ({"requests_per_second": 10}, "--worker-processes"),
         ({"ca_file": "/nowhere/ca.pem"}, "/nowhere/ca.pem"),
+        ({"ca_file": "ca.pem", "insecure": True}, "plaintext"),
         ({"backend": "local"}, "--backend grpc"),
     ],
 )

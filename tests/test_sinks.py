@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from decimal import Decimal
 from pathlib import Path
 
 import apache_beam as beam
@@ -145,7 +146,9 @@ def test_row_groups_are_small_enough_to_stream(
     assert groups == expected
 
 
-def test_a_service_that_refuses_all_calls_stops_the_run(dataset: DatasetFolder) -> None:
+def test_a_service_that_refuses_all_calls_stops_the_run(
+    dataset: DatasetFolder, caplog: pytest.LogCaptureFixture
+) -> None:
     stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
     refused = dataclasses.replace(result("a", None), record=None, stop=stop)
 
@@ -153,6 +156,28 @@ def test_a_service_that_refuses_all_calls_stops_the_run(dataset: DatasetFolder) 
         pipeline | beam.Create([refused, result("b", None)]) | WriteDataset(dataset.root)
 
     assert stop_reason(dataset) == "api_key_refused: the key expired"
+    assert "is not complete: api_key_refused: the key expired" in caplog.text
     assert dataset.staged_record("/in/a.jpg") is None
     assert dataset.staged_record("/in/b.jpg") is not None
     clear_stop(dataset)
+
+
+def test_what_was_billed_for_an_earlier_row_stays(dataset: DatasetFolder) -> None:
+    def billed(name: str, *request_ids: str) -> UpscaledImage:
+        upscaled = result(name, None)
+        assert upscaled.record is not None
+        row = dataclasses.replace(
+            upscaled.record.row, request_ids=request_ids, billed_credits=Decimal("0.2")
+        )
+        return dataclasses.replace(upscaled, record=Record(row, TELEMETRY))
+
+    for shards in (1, 2):
+        for request_id in ("1", "2"):
+            staged = stage(billed("a", f"{request_id} of {shards}"), dataset, Layout.FILES)
+        for _ in range(2):
+            commit_shard(0, [staged], dataset, Layout.FILES, "run")
+        Path(dataset.record_uri("/in/a.jpg")).unlink()
+
+    (row,) = dataset.read_manifest(0)
+    assert row.request_ids == ("1 of 1", "2 of 1", "1 of 2", "2 of 2")
+    assert row.billed_credits == Decimal("0.8")

@@ -22,7 +22,7 @@ _PR_SET_PDEATHSIG = 1
 def main(arguments: Sequence[str]) -> None:
     """Ends as the program does."""
     parent, *program = arguments
-    _allow_many_files()
+    allow_many_files()
     if not sys.platform.startswith("linux"):
         sys.exit(follow(program))
     # The signal comes when the thread that started this process ends: it has to wait for it.
@@ -46,8 +46,11 @@ def follow(program: Sequence[str]) -> int:
     return child.wait()
 
 
-def _allow_many_files() -> None:
-    """Connections are files; a shell's limit of them is often low."""
+def allow_many_files() -> None:
+    """Lets this process open as many files as it may; a shell's limit is often low.
+
+    Connections are files.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

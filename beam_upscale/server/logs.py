@@ -6,9 +6,10 @@ from typing import TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
-# gRPC logs the values of headers that are no text, and any header may hold a key.
 _GRPC_LOGGER = "grpc._cython.cygrpc"
-_SHOWS_A_HEADER = "Invalid encoding on %s"
+# What gRPC logs of what callers do, at their pleasure: the values of headers that are no text, of
+# which any may be a key, and the traces of calls whose callers have gone.
+_OF_CALLERS = ("Invalid encoding on", "ExecuteBatchError raised in core")
 
 _FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
 
@@ -31,8 +32,8 @@ def log_as_json(stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("beam_upscale").setLevel(logging.INFO)
-    logging.getLogger(_GRPC_LOGGER).addFilter(_shows_no_header)
+    logging.getLogger(_GRPC_LOGGER).addFilter(_is_of_server)
 
 
-def _shows_no_header(record: logging.LogRecord) -> bool:
-    return record.msg != _SHOWS_A_HEADER
+def _is_of_server(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_OF_CALLERS)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -17,7 +18,9 @@ from prometheus_client import start_http_server
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
+from beam_upscale.server import leash
 from beam_upscale.server.admission import Admission
+from beam_upscale.server.aio_server import AioServer
 from beam_upscale.server.calls import Calls
 from beam_upscale.server.keys import Keys
 from beam_upscale.server.ledger import Ledger
@@ -32,8 +35,14 @@ _LOOPBACK = "127.0.0.1"
 
 # A connection may take this long until its first call can come.
 _HANDSHAKE_MILLISECONDS = 10_000
+# Connections at a time; more are closed at once.
+_MOST_CONNECTIONS = 12_000
 # Streams of one connection; clients that have more wait or open another.
 _STREAMS_OF_CONNECTION = 256
+# Calls of all connections that have arrived at once and were not looked at; beyond the first number
+# gRPC cancels some by chance, beyond the second all.
+_CALLS_AT_ONCE = 16_384
+_MOST_CALLS_AT_ONCE = 2 * _CALLS_AT_ONCE
 _KEEPALIVE_MILLISECONDS = 60_000
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
 # Clients may ask as often whether a connection is alive.
@@ -80,6 +89,7 @@ def serve(
         SettingsError: what is asked for cannot be had.
     """
     log_as_json()
+    leash.allow_many_files()
     worker = Worker.load(settings.upscale)
     try:
         finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
@@ -169,8 +179,7 @@ async def listening(settings: ServeSettings, worker: Worker) -> AsyncIterator[Li
         calls = Calls(worker, ledger, settings.max_queue, metrics)
         stack.callback(calls.close)
         service = _service(settings, worker, calls, ledger, metrics)
-        server = grpc.aio.server(options=_options(settings))
-        server.add_generic_rpc_handlers((service.handlers(),))
+        server = AioServer(service.handlers(), _options(settings))
         port = _listen(server, settings)
         web = None if settings.web_port is None else _web(settings, server, stack)
         stack.push_async_callback(server.stop, _LAST_WORDS_SECONDS)
@@ -258,7 +267,10 @@ def _options(settings: ServeSettings) -> list[tuple[str, Any]]:
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_allowed_incoming_connections", _most_connections()),
         ("grpc.max_concurrent_streams", _STREAMS_OF_CONNECTION),
+        ("grpc.server.max_pending_requests", _CALLS_AT_ONCE),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_CALLS_AT_ONCE),
         ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MILLISECONDS),
         ("grpc.max_connection_idle_ms", round(settings.idle_seconds * 1000)),
         ("grpc.max_connection_age_ms", _CONNECTION_AGE_MILLISECONDS),
@@ -269,6 +281,14 @@ def _options(settings: ServeSettings) -> list[tuple[str, Any]]:
         # Another server on this port is a mistake to be told of.
         ("grpc.so_reuseport", 0),
     ]
+
+
+def _most_connections() -> int:
+    """Some files stay for all that this process opens besides."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return _MOST_CONNECTIONS
+    return min(_MOST_CONNECTIONS, most * 3 // 4)
 
 
 def _listen(server: Any, settings: ServeSettings) -> int:

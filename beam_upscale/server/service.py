@@ -21,7 +21,6 @@ from grpc_health.v1 import health_pb2
 
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT
 from beam_upscale.grpc_api import contract
-from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
@@ -51,6 +50,9 @@ _OPEN_PLACES = 32
 _MOST_BYTES_AT_ONCE = 2**20
 
 _RETRY_SECONDS = 1.0
+
+# How long gRPC may take to end a call whose message it does not take.
+_REFUSAL_SECONDS = 1.0
 
 _MAGIC = "PNG"
 _MIME = "image/png"
@@ -125,8 +127,8 @@ class Service:
             await asyncio.wait(self._answering.copy(), timeout=left)
         return finished
 
-    def handlers(self) -> grpc.GenericRpcHandler:
-        """What a server is given to serve all methods."""
+    def handlers(self) -> Mapping[str, Any]:
+        """All methods, by their paths."""
         methods: dict[str, tuple[str, _Exchange]] = {
             contract.GENERATE: ("Generate", self._upscaling(decode_request)),
             contract.CHAIN_GENERATE: ("ChainGenerate", self._upscaling(decode_chain)),
@@ -143,9 +145,9 @@ class Service:
             f"/{_HEALTH}/Watch": ("Watch", self._open(self._watch)),
             **dict.fromkeys(REFLECTION_PATHS, ("ServerReflectionInfo", self._open(self._reflect))),
         }
-        return _Handlers(
-            {path: self._guarded(method, exchange) for path, (method, exchange) in methods.items()}
-        )
+        return {
+            path: self._guarded(method, exchange) for path, (method, exchange) in methods.items()
+        }
 
     def _guarded(self, method: str, exchange: _Exchange) -> Any:
         """Gives every call its status, its line in the log and its place in the metrics."""
@@ -159,7 +161,8 @@ class Service:
                 record.code = error.refusal.code.name
                 self._count_refusal(error.refusal, record)
                 await _abort(context, error.refusal)
-            except asyncio.CancelledError:
+            except (asyncio.CancelledError, grpc.aio.InternalError):
+                # The caller has gone, or gRPC itself has refused what it sent.
                 record.code = grpc.StatusCode.CANCELLED.name
                 raise
             except Exception:
@@ -263,10 +266,10 @@ class Service:
         async with self._in_time():
             data: bytes = await context.read()
             if data is grpc.aio.EOF:
-                raise invalid(
-                    "the call ended without a request, or with one of more than "
-                    f"{MAX_MESSAGE_BYTES:,} bytes"
-                )
+                # Or gRPC has refused a message that is too large: then it ends this call just now,
+                # with a status of its own that another one must not be faster than.
+                await asyncio.sleep(_REFUSAL_SECONDS)
+                raise invalid("the call ended without a request")
             if await context.read() is not grpc.aio.EOF:
                 raise invalid("the call has several requests; it has one")
         return data
@@ -395,16 +398,6 @@ def _note_result(result: Result, record: _Record, joined: bool) -> None:
         "queue_seconds": round(result.queue_seconds, 6),
         "batch_size": telemetry.batch_size,
     }
-
-
-class _Handlers(grpc.GenericRpcHandler):
-    """Methods by their paths."""
-
-    def __init__(self, methods: Mapping[str, Any]) -> None:
-        self._methods = methods
-
-    def service(self, handler_call_details: Any) -> Any:
-        return self._methods.get(handler_call_details.method)
 
 
 async def _abort(context: Any, refusal: Refusal) -> None:

@@ -19,6 +19,9 @@ from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 # Where something broke, rather than being busy.
 _MOST_BROKEN_ATTEMPTS = 4
 
+# A service that has answered has this long to end the call.
+_SECONDS_TO_END = 5.0
+
 # The pause before an attempt is drawn from zero to this, which doubles from attempt to attempt.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
@@ -153,9 +156,12 @@ class Caller:
         )
         result: bytes | _Failure | None = None
         try:
-            async for data in answers:
-                # Whoever repeats an answer does not take back what it said first.
-                result = _decided(result, generation.Answer.FromString(data))
+            async with asyncio.timeout(None) as limit:
+                async for data in answers:
+                    # Whoever repeats an answer does not take back what it said first.
+                    result = _decided(result, generation.Answer.FromString(data))
+                    if isinstance(result, bytes):
+                        limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
         except grpc.RpcError as error:
             if not isinstance(result, bytes):
                 return self._refused(refusal_of(error), limits)
@@ -163,6 +169,9 @@ class Caller:
             if not isinstance(result, bytes):
                 answers.cancel()
                 return _Failure(Verdict.REPEAT_FEW, _NO_ANSWER)
+        except TimeoutError:
+            # The result is here; what its call still waits for is nothing to wait for.
+            answers.cancel()
         self._throttle.succeeded()
         return _Failure(Verdict.REPEAT_FEW, _NO_RESULT) if result is None else result
 

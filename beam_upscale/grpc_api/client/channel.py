@@ -15,8 +15,9 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", contract.MAX_MESSAGE_BYTES),
     # A call is repeated by whoever counts its attempts, and by no one else.
     ("grpc.enable_retries", 0),
-    # A connection that is dead without a word is noticed while calls wait on it.
-    ("grpc.keepalive_time_ms", 20_000),
+    # A connection that is dead without a word is noticed while calls wait on it. Servers may end
+    # one that asks more often than every 5 minutes, and the calls on it with it.
+    ("grpc.keepalive_time_ms", 330_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 10_000),

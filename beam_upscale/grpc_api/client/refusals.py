@@ -47,7 +47,7 @@ _TOO_LARGE = "larger than max"
 
 # Of services that give no reason beside their message.
 _NO_CREDITS = re.compile(
-    r"\b(insufficient|enough|out of|exceed\w*)\b.{0,40}\b(balance|credits?|funds)\b", re.I
+    r"\b(insufficient|enough|out of)\b.{0,40}\b(balance|credits?|funds)\b", re.I
 )
 
 

@@ -19,8 +19,9 @@ from beam_upscale.grpc_api.client.throttle import Throttle
 # Calls that may wait for each one under way, so that the next is there when one ends.
 _CALLS_AHEAD = 2
 
-# Input pixels of all calls that are not settled: their encoded tiles are in memory.
-_MOST_PIXELS = 64 * 2**20
+# Input pixels, for each call that may be under way, of all calls that are not settled: their
+# encoded tiles and results are in memory. An engine takes at most 1 Mi in a call.
+_PIXELS_EACH = 3 * 2**19
 
 
 class Window:
@@ -35,7 +36,7 @@ class Window:
 
     def __init__(self, account: Account) -> None:
         model = account.model
-        self._slots = Slots(_CALLS_AHEAD * model.max_in_flight, _MOST_PIXELS)
+        self._slots = Slots(_CALLS_AHEAD * model.max_in_flight, _PIXELS_EACH * model.max_in_flight)
         self._throttle = Throttle(model.max_in_flight, model.requests_per_second)
         self._loop = shared_loop()
         channel, generate = self._loop.submit(_open(account)).result()

@@ -2,6 +2,7 @@ import dataclasses
 import logging
 import pickle
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -692,3 +693,21 @@ def test_engines_of_a_chain_share_a_window_and_other_settings_have_their_own() -
 
         assert other.load_model() is window
         assert narrow.load_model() is not window
+
+
+def test_a_result_does_not_wait_for_a_call_that_never_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calls, "_SECONDS_TO_END", 0.1)
+    stalled = Held()
+
+    def answer_and_stall(request: Any, context: Any) -> Iterator[Any]:
+        yield from answer(request, context)
+        yield from stalled(request, context)
+
+    with service_with(answer_and_stall) as service:
+        (inference,) = infer(handler_of(service), [whole("a")])
+        stalled.go_on.set()
+
+    assert inference.error is None
+    assert (inference.attempts, inference.billed_credits) == (1, ONE_CALL)

@@ -52,8 +52,8 @@ def fork(name):
         os._exit(0)
     os.waitpid(child, 0)
 
-check(model, [ENGINE])
 fork("early")
+check(model, [ENGINE])
 call("own")
 fork("late")
 call("again")
@@ -138,11 +138,11 @@ def test_another_key_has_another_window(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_large_tiles_are_bounded_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_module, "_MOST_PIXELS", 3 * 100 * 100)
+    monkeypatch.setattr(window_module, "_PIXELS_EACH", 100 * 100)
     pixels = np.zeros((100, 100, 3), np.uint8)
     held = Held()
     with service_with(held) as service:
-        handler = handler_of(service)
+        handler = handler_of(service, max_in_flight=3)
         window = handler.load_model()
         feeder = threading.Thread(target=begin, args=(handler, [whole("a", pixels, 4)], window))
         feeder.start()
