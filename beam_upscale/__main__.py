@@ -1,10 +1,13 @@
 """Entry point of `beam-upscale` and of `python -m beam_upscale`."""
 
 import logging
+import os
 
 
 def main() -> None:
     """Runs the command line."""
+    # gRPC's own log tells of every connection that a server closes because it was idle.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # At its import Beam warns of cloud libraries that are missing and not needed.
     logging.getLogger().setLevel(logging.ERROR)
     from beam_upscale.cli import main as command_line

@@ -42,8 +42,9 @@ from beam_upscale.server.refusals import RefusedError, exhausted, invalid, unava
 from beam_upscale.server.requests import Call
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
-# Threads that ask for prices and balances; they wait for decoders and for the disk.
-_FRONT_THREADS = 4
+# Threads beside those that upscale, for prices and balances: one may wait for a decoder while
+# another goes on. More cost all threads a part of their time.
+_FRONT_THREADS = 2
 
 # Bytes of images that calls in progress hold together.
 _MOST_BYTES = 2 * 2**30

@@ -138,8 +138,9 @@ class Worker:
         models = [network.stage.model for network in self._networks.values()]
         if any(isinstance(m, LocalModel) and m.device is not Device.CPU for m in models):
             return _THREADS_OF_ACCELERATOR
-        # The network works on one image; others are decoded and encoded meanwhile.
-        return 2 * usable_cores()
+        # The network works on one image; others are decoded and encoded meanwhile. Each thread more
+        # costs all of them a part of their time.
+        return max(2, usable_cores())
 
     def price(self, call: Call) -> Priced:
         """What a call costs, by its image's header.
