@@ -5,6 +5,7 @@ own, with requests and answers of the same sizes:
 
 - `echo`: grpc.aio, which reads a message and answers with bytes that it has ready. No server in
   Python over grpcio can be quicker.
+- `no ledger`: as `no pixels`, without keys and without a ledger.
 - `no pixels`: the whole server (keys, limits, the request, the ledger with a charge and a stored
   result for each call, queue, threads, answer, metrics, log), with a worker that neither decodes,
   computes nor encodes.
@@ -13,8 +14,8 @@ own, with requests and answers of the same sizes:
 
     python benchmarks/grpc_server.py [--seconds 10] [--in-flight 64] [--side 64] [--profile]
 
-With --profile, what takes the time of the last two servers' event loops is printed; the profiler
-slows them down.
+With --profile, what takes the time of our servers' event loops is printed; the profiler slows them
+down.
 """
 
 import argparse
@@ -143,23 +144,24 @@ def serve_echo(ready: Connection, size: int) -> None:
     asyncio.run(main())
 
 
-def serve(ready: Connection, kind: type[Worker], profiled: bool) -> None:
-    """The server, with keys and a ledger, over a worker without a network."""
+def serve(ready: Connection, kind: type[Worker], charged: bool, profiled: bool) -> None:
+    """The server over a worker without a network; with keys and a ledger where it is charged."""
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         # Lines are made and written as in service.
         log_as_json(nowhere)
         keys = Path(folder, "keys.jsonl")
-        key = add_key(keys, "benchmark", granted=Decimal(10**9), max_in_flight=1000)
+        key = add_key(keys, "benchmark", granted=Decimal(10**9))
         settings = ServeSettings(
             UpscaleSettings(engines=(ENGINE,)),
             port=0,
-            keys=keys,
-            ledger=Path(folder, "ledger.sqlite"),
+            keys=keys if charged else None,
+            ledger=Path(folder, "ledger.sqlite") if charged else None,
             max_queue=1000,
+            max_in_flight_per_key=1000,
         )
 
         def on_ready(addresses: Addresses, _: Any) -> None:
-            ready.send((addresses.grpc, key))
+            ready.send((addresses.grpc, key if charged else ""))
 
         worker = kind([network()])
         profile = cProfile.Profile()
@@ -277,8 +279,13 @@ def main() -> None:
         f"{options.in_flight} in flight, {os.cpu_count()} cores for server and load together"
     )
     ceiling = measure("echo", serve_echo, (answer,), options)
-    for name, kind in (("no pixels", NoPixels), ("no network", Worker)):
-        rate = measure(name, serve, (kind, options.profile), options)
+    servers = (
+        ("no ledger", NoPixels, False),
+        ("no pixels", NoPixels, True),
+        ("no network", Worker, True),
+    )
+    for name, kind, charged in servers:
+        rate = measure(name, serve, (kind, charged, options.profile), options)
         print(f"{'':<12} {rate / ceiling:8.0%} of the echo")
 
 

@@ -112,10 +112,7 @@ def seeds() -> Iterator[bytes]:
         classifier=generation.ClassifierParameters(),
     )
     refused = generation.Request(engine_id=diffusion, prompt=[image, tokens])
-    many = generation.Request(engine_id=esrgan, prompt=[image, *[generation.Prompt()] * 1000])
-    longer = generation.Prompt(text="x" * (requests.MAX_PROMPT + 1))
-    long = generation.Request(engine_id=diffusion, prompt=[image, longer])
-    for request in (plain, whole, classified, refused, many, long):
+    for request in (plain, whole, classified, refused):
         for few in (0, _FEW_BYTES):
             yield bytes([few]) + request.SerializeToString()
             yield bytes([few | _CHAIN]) + _chain(request).SerializeToString()

@@ -198,7 +198,10 @@ def _number(value: int, bits: int) -> bytes:
 
 
 def _decoded(data: bytes) -> Iterator[tuple[str, str]]:
-    """Headers of a server that uses no table of its own and no Huffman code, as gRPC's."""
+    """Headers of a server that uses no table of its own; what is in Huffman code is left out.
+
+    gRPC's server has only the values of names that end in -bin in it.
+    """
     position = 0
     while position < len(data):
         first = data[position]
@@ -215,9 +218,10 @@ def _decoded(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _read_string(data: bytes, position: int) -> tuple[str, int]:
-    assert not data[position] & 0x80, "Huffman code"
+    is_huffman = bool(data[position] & 0x80)
     length, position = _read_number(data, position, 7)
-    return data[position : position + length].decode("latin-1"), position + length
+    text = "" if is_huffman else data[position : position + length].decode("latin-1")
+    return text, position + length
 
 
 def _read_number(data: bytes, position: int, bits: int) -> tuple[int, int]:

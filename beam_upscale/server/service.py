@@ -46,6 +46,10 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 # Calls of one address at a time to what needs no key.
 _OPEN_PLACES = 32
 
+# Of all methods but those that take images: so what strangers send does not fill the memory.
+_MOST_SMALL_BYTES = 2**16
+_SMALL_SECONDS = 5.0
+
 # Parsing more takes so long that others would notice.
 _MOST_BYTES_AT_ONCE = 2**20
 
@@ -256,6 +260,11 @@ class Service:
         _note_result(result, record, joined=flight.call is not call)
         await context.write(_answer_with(result, call, record))
 
+    async def _read_small(self, context: Any) -> bytes:
+        """As `_read`; INVALID_ARGUMENT also where it has many bytes."""
+        async with self._in_time(min(_SMALL_SECONDS, self._timeout)):
+            return _require_small(await self._read(context))
+
     async def _read(self, context: Any) -> bytes:
         """The one message of a call.
 
@@ -263,7 +272,7 @@ class Service:
             RefusedError: DEADLINE_EXCEEDED, it does not arrive in time; INVALID_ARGUMENT, there is
                 none or another one.
         """
-        async with self._in_time():
+        async with self._in_time(self._timeout):
             data: bytes = await context.read()
             if data is grpc.aio.EOF:
                 # Or gRPC has refused a message that is too large: then it ends this call just now,
@@ -275,16 +284,16 @@ class Service:
         return data
 
     @contextlib.asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
+    async def _in_time(self, seconds: float) -> AsyncIterator[None]:
         """Within it, what a caller sends must arrive."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(seconds):
                 yield
         except TimeoutError:
             raise RefusedError(
                 Refusal(
                     grpc.StatusCode.DEADLINE_EXCEEDED,
-                    f"the request did not arrive within {self._timeout:g} seconds",
+                    f"the request did not arrive within {seconds:g} seconds",
                     Reason.REQUEST_TOO_SLOW,
                 )
             ) from None
@@ -293,7 +302,7 @@ class Service:
         async def exchange(context: Any, record: _Record) -> None:
             caller = self._identify(context, record)
             with self._admission.place(f"open {caller.counted_as}", _OPEN_PLACES):
-                request = _parse(kind, await self._read(context))
+                request = _parse(kind, await self._read_small(context))
                 await context.write((await answer(request, caller.key)).SerializeToString())
 
         return exchange
@@ -350,14 +359,14 @@ class Service:
         return exchange
 
     async def _check(self, context: Any) -> None:
-        request = _parse(health_pb2.HealthCheckRequest, await self._read(context))
+        request = _parse(health_pb2.HealthCheckRequest, await self._read_small(context))
         status = self._health(request.service)
         if status == _SERVICE_UNKNOWN:
             raise RefusedError(Refusal(grpc.StatusCode.NOT_FOUND, "there is no such service"))
         await context.write(_health_answer(status))
 
     async def _watch(self, context: Any) -> None:
-        request = _parse(health_pb2.HealthCheckRequest, await self._read(context))
+        request = _parse(health_pb2.HealthCheckRequest, await self._read_small(context))
         await context.write(_health_answer(self._health(request.service)))
         if not self._draining.is_set():
             await self._draining.wait()
@@ -371,11 +380,11 @@ class Service:
     async def _reflect(self, context: Any) -> None:
         async def requests() -> AsyncIterator[bytes]:
             while True:
-                async with self._in_time():
+                async with self._in_time(min(_SMALL_SECONDS, self._timeout)):
                     data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-                yield data
+                yield _require_small(data)
 
         try:
             async for answer in self._reflection.answers(requests()):
@@ -408,6 +417,14 @@ def _metadata(context: Any) -> dict[str, str]:
     return {
         key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
     }
+
+
+def _require_small(data: bytes) -> bytes:
+    if len(data) > _MOST_SMALL_BYTES:
+        raise invalid(
+            f"the request has {len(data):,} bytes; of this method {_MOST_SMALL_BYTES:,} are taken"
+        )
+    return data
 
 
 def _parse(kind: Any, data: bytes) -> Any:

@@ -10,6 +10,8 @@ import re
 import selectors
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import urllib.parse
@@ -25,6 +27,7 @@ import faults
 import grpc
 import psutil
 import pytest
+import trustme
 from http2_frames import (
     ACK,
     CONTINUATION,
@@ -44,25 +47,40 @@ from http2_frames import (
     request_headers,
 )
 from PIL import Image
-from serving import DIFFUSION, ENGINE, PATIENCE, Client, chain, png, request
+from serving import (
+    DIFFUSION,
+    ENGINE,
+    PATIENCE,
+    Client,
+    Server,
+    chain,
+    connected,
+    png,
+    request,
+    serving,
+)
 
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, Refusal, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.server import serve
 from beam_upscale.server.keys import add_key, revoke_key
+from beam_upscale.server.reflection import PATHS as REFLECTION
+from beam_upscale.server.worker import Worker
 
 MIB = 2**20
 
 # What the server under test is asked for: small, so that it is soon.
 REQUEST_SECONDS = 2
-IDLE_SECONDS = 3
+IDLE_SECONDS = 5
 OPTIONS = (
     *("--request-timeout", f"{REQUEST_SECONDS}", "--idle-timeout", f"{IDLE_SECONDS}"),
     *("--web-port", "0", "--max-in-flight-per-key", "20000"),
 )
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 
 # How much more a server may hold than before, whatever it is sent in one go here.
 MOST_GROWTH = 512 * MIB
@@ -400,6 +418,17 @@ def test_a_message_that_unpacks_to_too_much_is_refused_and_never_held(
     attacked.require_served()
 
 
+@pytest.mark.parametrize(
+    "path", [HEALTH_CHECK, HEALTH_WATCH, *REFLECTION, contract.LIST_ENGINES, contract.GET_ME]
+)
+def test_what_takes_no_image_takes_no_large_message(attacked: Attacked, path: str) -> None:
+    answer = call_by_hand(attacked, *in_frames(message(bytes(2**16 + 1))), path=path.encode())
+
+    assert answer.status == CODES.INVALID_ARGUMENT.value[0], answer
+    assert "65,537" in answer.message
+    assert "65,536" in answer.message
+
+
 def test_a_length_of_4_gb_takes_no_memory(attacked: Attacked) -> None:
     with Growth(attacked.process) as growth:
         answer = call_by_hand(attacked, frame(DATA, 0, 1, message(b"x", length=2**32 - 1)))
@@ -684,6 +713,82 @@ def test_connections_to_the_web_port_that_send_a_byte_a_second_are_closed(
             assert Client(channel, attacked.keys["rich"]).upscale(request(SMALL)).mime
 
     require_all_closed(attacked, attacked.web_port, SLOW_WEB, call)
+
+
+@pytest.mark.slow
+def test_a_tls_handshake_of_a_byte_a_second_is_closed(worker: Worker, tmp_path: Path) -> None:
+    issued = trustme.CA().issue_cert("localhost")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+    key.write_bytes(issued.private_key_pem.bytes())
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500)
+
+    with serving(worker, tls_cert=chain, tls_key=key) as server, ThreadPoolExecutor(2) as executor:
+        port = port_of(server)
+        closed = [
+            executor.submit(is_closed, port, b"", parts)
+            for parts in (repeated(b""), bit_by_bit(hello))
+        ]
+        assert all(future.result() for future in closed)
+
+
+def port_of(server: Server) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
+def test_connections_beyond_the_most_are_closed_at_once(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_MOST_CONNECTIONS", 5)
+    with serving(worker) as server:
+        with ThreadPoolExecutor(20) as executor, contextlib.ExitStack() as stack:
+            found = [stack.enter_context(Connection(port_of(server))) for _ in range(20)]
+            ends = [executor.submit(lambda each=each: list(each.frames())) for each in found]
+            until = time.monotonic() + PATIENCE
+            while sum(end.done() for end in ends) < 15:
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            for connection in found:
+                with contextlib.suppress(OSError):
+                    connection.socket.shutdown(socket.SHUT_RDWR)
+        # Those that ended give way, in their time.
+        while True:
+            with connected(server) as client, contextlib.suppress(grpc.RpcError):
+                assert client.upscale(request(SMALL)).mime == "image/png"
+                break
+            assert time.monotonic() < until
+
+
+LIMITED = """
+import resource
+from beam_upscale.server.leash import allow_many_files
+_, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
+allow_many_files()
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most, most)
+"""
+
+
+def test_a_low_limit_of_files_is_raised_as_far_as_it_may_be() -> None:
+    subprocess.run([sys.executable, "-c", LIMITED], check=True)
+
+
+def test_an_address_that_a_caller_makes_up_gives_it_no_more_places(worker: Worker) -> None:
+    headers = {"x-forwarded-for": "203.0.113.7", "forwarded": "for=203.0.113.7"}
+    with serving(worker, max_in_flight_per_key=1) as server:
+        port = port_of(server)
+        with Connection(port) as first, Connection(port) as second:
+            first.open_stream(contract.GENERATE)
+            # The server has seen it once it has refused another one.
+            first.open_stream(contract.GENERATE)
+            assert first.answer(3).status == CODES.RESOURCE_EXHAUSTED.value[0]
+
+            second.open_stream(contract.GENERATE, headers)
+            assert second.answer().status == CODES.RESOURCE_EXHAUSTED.value[0]
+            with Connection(port, source="127.0.0.2") as other:
+                other.open_stream(contract.GENERATE)
+                other.send_message(request(SMALL).SerializeToString())
+                assert other.answer().status == CODES.OK.value[0]
 
 
 @dataclasses.dataclass
