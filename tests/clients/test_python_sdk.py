@@ -241,7 +241,7 @@ def test_context_has_no_end_of_credits_where_there_are_no_keys(
 ) -> None:
     run = sdk("-c", BALANCE, f"127.0.0.1:{open_server.port}", "")
 
-    assert run.stdout == b"inf\n", run.stderr
+    assert run.stdout == b"1000000000000.0\n", run.stderr
 
 
 def test_results_above_the_command_s_own_limit_need_its_setting(
