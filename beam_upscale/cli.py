@@ -1,4 +1,4 @@
-"""The command line: `beam-upscale plan | run | verify | engines | weights`."""
+"""The command line: `beam-upscale plan | run | verify | engines | weights | serve | keys`."""
 
 import dataclasses
 import json
@@ -23,14 +23,15 @@ from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.parameters import MAX_STEPS, Parameters
-from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.parameters import MAX_STEPS
+from beam_upscale.plan import Animated, OutputFormat, Oversize
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
 from beam_upscale.server import keys as key_file
 from beam_upscale.server.ledger import read_spent
+from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
 from beam_upscale.verify import verify
@@ -39,7 +40,10 @@ _EXIT_FAILED = 1
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130
 
-_DEFAULT_ENGINE = "esrgan-v1-x2plus"
+_DEFAULT_SETTINGS = UpscaleSettings()
+_DEFAULT_SERVE_SETTINGS = ServeSettings(_DEFAULT_SETTINGS)
+
+(_DEFAULT_ENGINE,) = _DEFAULT_SETTINGS.engines
 
 _HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
 
@@ -131,7 +135,7 @@ _PLAN_OPTIONS = (
     click.option(
         "--backend",
         type=_choice(Backend),
-        default=str(Backend.LOCAL),
+        default=str(_DEFAULT_SETTINGS.backend),
         show_default=True,
         help="Where the engines are.",
     ),
@@ -142,7 +146,7 @@ _PLAN_OPTIONS = (
     click.option(
         "--oversize",
         type=_choice(Oversize),
-        default=str(Oversize.REJECT),
+        default=str(_DEFAULT_SETTINGS.plan.oversize),
         show_default=True,
         help="Above the engine's input limit.",
     ),
@@ -155,21 +159,21 @@ _PLAN_OPTIONS = (
     click.option(
         "--max-input-pixels",
         type=_POSITIVE,
-        default=PlanOptions().max_input_pixels,
+        default=_DEFAULT_SETTINGS.plan.max_input_pixels,
         show_default=True,
         help="Refuse images that claim more.",
     ),
     click.option(
         "--max-input-bytes",
         type=_POSITIVE,
-        default=PlanOptions().max_input_bytes,
+        default=_DEFAULT_SETTINGS.plan.max_input_bytes,
         show_default=True,
         help="Refuse larger files.",
     ),
     click.option(
         "--animated",
         type=_choice(Animated),
-        default=str(Animated.FIRST),
+        default=str(_DEFAULT_SETTINGS.plan.animated),
         show_default=True,
         help="The first frame of animations, or reject them.",
     ),
@@ -177,7 +181,7 @@ _PLAN_OPTIONS = (
         "--format",
         "output_format",
         type=_choice(OutputFormat),
-        default=str(OutputFormat.PNG),
+        default=str(_DEFAULT_SETTINGS.plan.output_format),
         show_default=True,
         help="Of the output.",
     ),
@@ -188,8 +192,6 @@ _PLAN_OPTIONS = (
     ),
 )
 
-_DEFAULTS = Parameters()
-
 # For engines that take a prompt. An image's own columns and caption come first. Their values are
 # checked where those of a dataset are, with the same codes.
 _PARAMETER_OPTIONS = (
@@ -198,22 +200,24 @@ _PARAMETER_OPTIONS = (
     click.option(
         "--cfg-scale",
         metavar="NUMBER",
-        help=f"Weight of the prompt. [default: {_DEFAULTS.cfg_scale:g}]",
+        help=f"Weight of the prompt. [default: {_DEFAULT_SETTINGS.parameters.cfg_scale:g}]",
     ),
     click.option(
         "--steps",
         metavar="N",
-        help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULTS.steps}]",
+        help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULT_SETTINGS.parameters.steps}]",
     ),
     click.option(
         "--seed", metavar="N", help="Of the noise; none, or 0, derives one from each image."
     ),
     click.option(
-        "--noise-level", metavar="N", help=f"Noise on the input. [default: {_DEFAULTS.noise_level}]"
+        "--noise-level",
+        metavar="N",
+        help=f"Noise on the input. [default: {_DEFAULT_SETTINGS.parameters.noise_level}]",
     ),
     click.option(
         "--prompt-column",
-        default=UpscaleSettings().prompt_column,
+        default=_DEFAULT_SETTINGS.prompt_column,
         show_default=True,
         help="The column of an image's metadata that holds its prompt.",
     ),
@@ -227,15 +231,20 @@ _MODEL_OPTIONS = (
         help="A registered name, a path, or OWNER/NAME@REVISION on the hub; see "
         "`beam-upscale weights list`.",
     ),
-    click.option("--device", type=_choice(Device), default=str(Device.AUTO), show_default=True),
     click.option(
-        "--precision", type=_choice(Precision), default=str(Precision.AUTO), show_default=True
+        "--device", type=_choice(Device), default=str(_DEFAULT_SETTINGS.device), show_default=True
+    ),
+    click.option(
+        "--precision",
+        type=_choice(Precision),
+        default=str(_DEFAULT_SETTINGS.precision),
+        show_default=True,
     ),
     click.option("--threads", type=_POSITIVE, help="CPU threads of the network. [default: all]"),
     click.option(
         "--max-tile-pixels",
         type=_POSITIVE,
-        default=UpscaleSettings().max_tile_pixels,
+        default=_DEFAULT_SETTINGS.max_tile_pixels,
         show_default=True,
         help="Cut larger inputs for the device's memory; no change of price.",
     ),
@@ -244,7 +253,7 @@ _MODEL_OPTIONS = (
     click.option(
         "--vae-tiling",
         type=_choice(VaeTiling),
-        default=str(VaeTiling.AUTO),
+        default=str(_DEFAULT_SETTINGS.vae_tiling),
         show_default=True,
         help="Decode diffusion's results in strips, for the device's memory.",
     ),
@@ -257,8 +266,6 @@ _ENCODE_OPTIONS = (
     click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
     click.option("--lossless", is_flag=True, help="WebP without loss."),
 )
-
-_DEFAULT_SETTINGS = UpscaleSettings()
 
 _SERVICE_OPTIONS = (
     click.option("--endpoint", metavar="HOST:PORT", help="The service, with --backend grpc."),
@@ -645,9 +652,18 @@ _PORT = click.IntRange(0, 65535)
 _PATH = click.Path(path_type=Path)
 
 _SERVE_OPTIONS = (
-    click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on."),
     click.option(
-        "--port", type=_PORT, default=50051, show_default=True, help="For gRPC; 0: a free one."
+        "--host",
+        default=_DEFAULT_SERVE_SETTINGS.host,
+        show_default=True,
+        help="Address to listen on.",
+    ),
+    click.option(
+        "--port",
+        type=_PORT,
+        default=_DEFAULT_SERVE_SETTINGS.port,
+        show_default=True,
+        help="For gRPC; 0: a free one.",
     ),
     click.option("--web-port", type=_PORT, help="For gRPC-Web. [default: none]"),
     click.option(
@@ -677,14 +693,14 @@ _SERVE_OPTIONS = (
     click.option(
         "--max-queue",
         type=click.IntRange(min=0),
-        default=256,
+        default=_DEFAULT_SERVE_SETTINGS.max_queue,
         show_default=True,
         help="Calls that wait for the device at most.",
     ),
     click.option(
         "--max-in-flight-per-key",
         type=_POSITIVE,
-        default=64,
+        default=_DEFAULT_SERVE_SETTINGS.max_in_flight_per_key,
         show_default=True,
         help="Calls at a time of a key, or of an address where there are no keys.",
     ),
@@ -697,7 +713,7 @@ _SERVE_OPTIONS = (
         "--request-timeout",
         "request_timeout_seconds",
         type=float,
-        default=30.0,
+        default=_DEFAULT_SERVE_SETTINGS.request_timeout_seconds,
         show_default=True,
         help="Seconds that a request may take to arrive.",
     ),
@@ -705,14 +721,14 @@ _SERVE_OPTIONS = (
         "--idle-timeout",
         "idle_seconds",
         type=float,
-        default=60.0,
+        default=_DEFAULT_SERVE_SETTINGS.idle_seconds,
         show_default=True,
         help="Seconds that a connection may stay without a call.",
     ),
     click.option(
         "--drain-seconds",
         type=float,
-        default=60.0,
+        default=_DEFAULT_SERVE_SETTINGS.drain_seconds,
         show_default=True,
         help="For calls to finish when the server is asked to stop.",
     ),
@@ -733,7 +749,6 @@ def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options:
     """Serve the gRPC API over models of this machine, until SIGTERM or Ctrl-C."""
     try:
         from beam_upscale.server.serve import serve
-        from beam_upscale.server.settings import ServeSettings
     except ModuleNotFoundError as error:
         _fail(
             f"there is no module {error.name}; install what serving needs: "

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import math
 import os
 import resource
 import select
@@ -26,12 +27,13 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -66,6 +68,14 @@ _CHILD_ENVIRONMENT = {
 }
 
 T = TypeVar("T")
+
+
+class _Readable(Protocol):
+    def readinto(self, view: memoryview, /) -> int: ...
+
+
+class _Writable(Protocol):
+    def write(self, view: memoryview, /) -> int: ...
 
 
 class _ChildLostError(Exception):
@@ -161,7 +171,7 @@ class DecoderPool:
         self.close()
 
     def _ask(
-        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, BinaryIO], T]
+        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, _Readable], T]
     ) -> T:
         with self._slots:
             try:
@@ -183,7 +193,7 @@ class DecoderPool:
         child: "_Child",
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, BinaryIO], T],
+        receive: Callable[[_Frame, _Readable], T],
     ) -> T:
         with self._killed_when_late(child):
             answer = child.ask(request, data, receive)
@@ -196,29 +206,20 @@ class DecoderPool:
     @contextlib.contextmanager
     def _killed_when_late(self, child: "_Child") -> Iterator[None]:
         """Runs an exchange with a child; a child that does not get through it is ended."""
-        is_late = threading.Event()
-
-        def end() -> None:
-            is_late.set()
-            child.kill()
-
-        timer = threading.Timer(self._timeout_seconds, end)
-        timer.daemon = True
-        timer.start()
+        child.must_answer_within(self._timeout_seconds)
         try:
             yield
+        except TimeoutError as error:
+            child.kill()
+            raise ImageError(
+                ErrorCode.DECODER_TIMEOUT,
+                f"decoding took longer than {self._timeout_seconds:g} seconds",
+            ) from error
         except BaseException as error:
             ending = child.end()
-            if is_late.is_set():
-                raise ImageError(
-                    ErrorCode.DECODER_TIMEOUT,
-                    f"decoding took longer than {self._timeout_seconds:g} seconds",
-                ) from error
             if isinstance(error, (EOFError, OSError, ValueError, KeyError, TypeError)):
                 raise _ChildLostError(ending) from error
             raise
-        finally:
-            timer.cancel()
 
     def _start(self) -> "_Child":
         child = _Child(self.command)
@@ -275,17 +276,19 @@ class _Child:
             process_group=0,
             pipesize=_PIPE_SIZE,
         )
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._requests: BinaryIO = self._process.stdin  # type: ignore[assignment]
-        self._replies: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._requests = _TimedPipe(self._process.stdin, select.POLLOUT)
+        self._replies = _TimedPipe(self._process.stdout, select.POLLIN)
+
+    def must_answer_within(self, seconds: float) -> None:
+        """From now on; later than that, an exchange raises TimeoutError."""
+        self._requests.deadline = self._replies.deadline = time.monotonic() + seconds
 
     def wait_until_ready(self) -> int:
         """Returns the bytes of memory that the child holds."""
         return int(_read_frame(self._replies).fields["ready"])
 
     def ask(
-        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, BinaryIO], T]
+        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, _Readable], T]
     ) -> T | ImageError:
         _write_frame(self._requests, request, [data])
         reply = _read_frame(self._replies)
@@ -294,7 +297,10 @@ class _Child:
         return receive(reply, self._replies)
 
     def kill(self) -> None:
+        """Ends a child that may be doing anything."""
+        self.close_pipes()
         self._process.kill()
+        self._process.wait()
 
     def end(self) -> str:
         """Makes sure that a lost child is gone; returns what ended it."""
@@ -316,6 +322,45 @@ class _Child:
     def close_pipes(self) -> None:
         self._requests.close()
         self._replies.close()
+
+
+class _TimedPipe:
+    """The parent's end of a pipe, as far as it is read or written here.
+
+    Attributes:
+        deadline: of the monotonic clock, in seconds; what is not done by then raises TimeoutError.
+    """
+
+    def __init__(self, end: Any, event: int) -> None:
+        """Takes an unbuffered end over.
+
+        Args:
+            end: as `subprocess.Popen` has it.
+            event: what `select.poll` waits for.
+        """
+        os.set_blocking(end.fileno(), False)
+        self._end = end
+        self._poll = select.poll()
+        self._poll.register(end, event)
+        self.deadline = math.inf
+
+    def readinto(self, view: memoryview) -> int:
+        while (count := self._end.readinto(view)) is None:
+            self._wait()
+        return int(count)
+
+    def write(self, view: memoryview) -> int:
+        while (count := self._end.write(view)) is None:
+            self._wait()
+        return int(count)
+
+    def close(self) -> None:
+        self._end.close()
+
+    def _wait(self) -> None:
+        seconds = self.deadline - time.monotonic()
+        if seconds <= 0 or not self._poll.poll(math.ceil(1000 * seconds)):
+            raise TimeoutError
 
 
 _pools: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
@@ -355,8 +400,8 @@ def main(
 
 
 def serve(
-    requests: BinaryIO,
-    replies: BinaryIO,
+    requests: _Readable,
+    replies: _Writable,
     decode: Callable[..., DecodedImage] = image.decode,
     read_header: Callable[[bytes], ImageHeader] = image.read_header,
 ) -> None:
@@ -410,14 +455,14 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
     return fields, [decoded.color.data.cast("B"), alpha, decoded.icc_profile, decoded.exif]
 
 
-def _receive_header(reply: _Frame, _: BinaryIO) -> ImageHeader:
+def _receive_header(reply: _Frame, _: _Readable) -> ImageHeader:
     return ImageHeader(**reply.fields["header"])
 
 
 _DTYPES: dict[str, type[np.uint8 | np.uint16]] = {"uint8": np.uint8, "uint16": np.uint16}
 
 
-def _receive_image(max_pixels: int, reply: _Frame, stream: BinaryIO) -> DecodedImage:
+def _receive_image(max_pixels: int, reply: _Frame, stream: _Readable) -> DecodedImage:
     """Reads pixels straight into arrays of the size that the reply claims, if it may."""
     fields = reply.fields
     dtype = _DTYPES[fields["dtype"]]
@@ -440,7 +485,7 @@ def _receive_image(max_pixels: int, reply: _Frame, stream: BinaryIO) -> DecodedI
 
 
 def _read_pixels(
-    stream: BinaryIO,
+    stream: _Readable,
     length: int | None,
     shape: tuple[int, ...],
     dtype: type[np.uint8 | np.uint16],
@@ -452,7 +497,7 @@ def _read_pixels(
     return pixels
 
 
-def _read_metadata(stream: BinaryIO, length: int | None) -> bytes | None:
+def _read_metadata(stream: _Readable, length: int | None) -> bytes | None:
     if length is None:
         return None
     if not 0 <= length <= _MAX_METADATA:
@@ -461,7 +506,7 @@ def _read_metadata(stream: BinaryIO, length: int | None) -> bytes | None:
 
 
 def _write_frame(
-    stream: BinaryIO,
+    stream: _Writable,
     fields: dict[str, Any],
     buffers: Sequence[bytes | memoryview | None] = (),
 ) -> None:
@@ -473,7 +518,7 @@ def _write_frame(
             _write_all(stream, buffer)
 
 
-def _read_frame(stream: BinaryIO) -> _Frame:
+def _read_frame(stream: _Readable) -> _Frame:
     """Reads a message up to its buffers.
 
     Raises:
@@ -487,21 +532,21 @@ def _read_frame(stream: BinaryIO) -> _Frame:
     return _Frame(fields, tuple(fields.pop("lengths")))
 
 
-def _read_buffer(stream: BinaryIO, length: int) -> bytearray:
+def _read_buffer(stream: _Readable, length: int) -> bytearray:
     buffer = bytearray(length)
     _read_into(stream, memoryview(buffer))
     return buffer
 
 
-def _read_into(stream: BinaryIO, view: memoryview) -> None:
+def _read_into(stream: _Readable, view: memoryview) -> None:
     while view:
-        count = stream.readinto(view)  # type: ignore[attr-defined]
+        count = stream.readinto(view)
         if not count:
             raise EOFError("the stream ended within a message")
         view = view[count:]
 
 
-def _write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
+def _write_all(stream: _Writable, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[stream.write(view) :]

@@ -12,6 +12,7 @@ from enum import StrEnum
 from beam_upscale.engines import USD_PER_CREDIT, Engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.layout import Box, Piece, cheapest_pieces, whole
+from beam_upscale.ranges import check_at_least
 
 __all__ = [
     "DEFAULT_MAX_INPUT_BYTES",
@@ -82,14 +83,6 @@ class OutputFormat(StrEnum):
         return {OutputFormat.WEBP: 16_383, OutputFormat.JPEG: 65_500}.get(self)
 
 
-def _check_at_least(minimum: int, **values: int | None) -> None:
-    for name, value in values.items():
-        if value is not None and value < minimum:
-            raise SettingsError(
-                ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be at least {minimum}"
-            )
-
-
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
     """What a run asks of every image; sizes in pixels, at least 1.
@@ -141,7 +134,7 @@ class PlanOptions:
                 "the other side follows from the aspect ratio",
             )
         skip_width, skip_height = self.skip_larger_than or (None, None)
-        _check_at_least(
+        check_at_least(
             1,
             **requested,
             min_side=self.min_side,
@@ -150,7 +143,7 @@ class PlanOptions:
             max_input_pixels=self.max_input_pixels,
             max_input_bytes=self.max_input_bytes,
         )
-        _check_at_least(0, halo=self.halo)
+        check_at_least(0, halo=self.halo)
 
 
 DEFAULT_OPTIONS = PlanOptions()

@@ -1,7 +1,10 @@
 """Engines behind the gRPC API as they are pinned at submission: what a worker needs to call one."""
 
 import dataclasses
+import ipaddress
 from typing import Any
+
+from beam_upscale.errors import ErrorCode, SettingsError
 
 API_KEY_VARIABLE = "BEAM_UPSCALE_API_KEY"
 """The environment variable that holds the API key, where no file does."""
@@ -15,7 +18,7 @@ class RemoteModel:
 
     Attributes:
         engine: its id on the service.
-        endpoint: HOST:PORT.
+        endpoint: HOST:PORT; an IPv6 address stands in brackets.
         api_key_file: where a worker reads the key, on any of Beam's file systems; None where the
             environment holds it (`API_KEY_VARIABLE`), or where none is needed.
         insecure: plaintext, also to other machines; to this one it is plaintext without a `ca`.
@@ -25,6 +28,9 @@ class RemoteModel:
             sets no limit.
         deadline_seconds: how long one attempt may take.
         retry_seconds: how long after its first attempt a call may still be repeated.
+
+    Raises:
+        SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
     """
 
     engine: str
@@ -36,6 +42,25 @@ class RemoteModel:
     requests_per_second: float | None = None
     deadline_seconds: float = 300.0
     retry_seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        host, _, port = self.endpoint.rpartition(":")
+        is_bracketed = host.startswith("[") and host.endswith("]")
+        is_host = host != "" and "/" not in host and (":" not in host or is_bracketed)
+        if not (is_host and port.isdecimal() and 0 < int(port) < 2**16):
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                f"the endpoint is {self.endpoint!r}; it must be HOST:PORT, such as localhost:50051",
+            )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the service is on this machine."""
+        host = self.endpoint.rpartition(":")[0]
+        try:
+            return ipaddress.ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            return host.lower() == "localhost"
 
     @property
     def place(self) -> str:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -16,23 +15,11 @@ from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_laten
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.remote_models import RemoteModel
 
 # As many as the larger engine takes in one call: within the limit nothing is cut.
 _TILE_PIXELS = 1024 * 1024
-
-# Smallest values of what is a number.
-_LEAST: Mapping[str, int] = {
-    "threads": 1,
-    "max_tile_pixels": 1,
-    "max_batch_pixels": 0,
-    "tile_halo": 0,
-    "max_in_flight": 1,
-    "worker_processes": 1,
-}
-
-# Numbers of seconds, or by the second: above 0.
-_POSITIVE = ("deadline_seconds", "requests_per_second", "retry_seconds")
 
 
 class VaeTiling(StrEnum):
@@ -185,18 +172,19 @@ class UpscaleSettings:
     ignored: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise SettingsError(
-                    ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be at least {least}"
-                )
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise SettingsError(
-                    ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be above 0 and finite"
-                )
+        check_at_least(
+            1,
+            threads=self.threads,
+            max_tile_pixels=self.max_tile_pixels,
+            max_in_flight=self.max_in_flight,
+            worker_processes=self.worker_processes,
+        )
+        check_at_least(0, max_batch_pixels=self.max_batch_pixels, tile_halo=self.tile_halo)
+        check_positive(
+            deadline_seconds=self.deadline_seconds,
+            requests_per_second=self.requests_per_second,
+            retry_seconds=self.retry_seconds,
+        )
 
     @classmethod
     def of(cls, engine: str | Sequence[str], **options: Any) -> "UpscaleSettings":
@@ -320,11 +308,6 @@ class UpscaleSettings:
             raise SettingsError(
                 ErrorCode.INVALID_OPTION,
                 "the backend grpc needs an endpoint: HOST:PORT of the service (--endpoint)",
-            )
-        host, colon, port = self.endpoint.rpartition(":")
-        if not (host and colon and port.isdecimal() and 0 < int(port) < 65536 and "/" not in host):
-            raise SettingsError(
-                ErrorCode.INVALID_OPTION, f"the endpoint is {self.endpoint!r}; HOST:PORT is needed"
             )
         if self.insecure and self.ca_file is not None:
             raise SettingsError(

@@ -92,13 +92,19 @@ class Prepared:
     telemetry: Inference = dataclasses.field(default_factory=Inference)
 
 
-def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool) -> TiledImage:
+def prepare(
+    source: SourceImage,
+    settings: PinnedSettings,
+    decoders: DecoderPool,
+    header: ImageHeader | None = None,
+) -> TiledImage:
     """Turns an input into the tiles that its plan asks for.
 
     Args:
         source: the input.
         settings: of the run.
         decoders: where its bytes are decoded.
+        header: of its bytes, where it has been read before.
 
     Returns:
         The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
@@ -124,7 +130,7 @@ def prepare(source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
     row = dataclasses.replace(prepared.row, source_sha256=hashlib.sha256(data).hexdigest())
     prepared = dataclasses.replace(prepared, row=row)
     try:
-        return _decode(data, prepared, settings, decoders)
+        return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
         return _refused(prepared, _as_image_error(error))
 
@@ -150,13 +156,17 @@ def _with_parameters(prepared: Prepared, settings: PinnedSettings) -> Prepared:
 
 
 def _decode(
-    data: bytes, prepared: Prepared, settings: PinnedSettings, decoders: DecoderPool
+    data: bytes,
+    header: ImageHeader | None,
+    prepared: Prepared,
+    settings: PinnedSettings,
+    decoders: DecoderPool,
 ) -> TiledImage:
     options = settings.rules.options
     if prepared.parameters is not None:
         # Only now: a later run tells by the row's parameters and bytes that it holds.
         settings.rules.check(prepared.parameters)
-    header = decoders.read_header(data)
+    header = header or decoders.read_header(data)
     row = _with_header(prepared.row, header)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
     prepared = dataclasses.replace(prepared, row=row, plan=decision)

@@ -1,4 +1,4 @@
-"""Requests a second of the gRPC server, beside a bare grpcio server that only echoes.
+"""Requests a second of the gRPC server with a no-op model, beside bare grpcio servers.
 
 All servers run on the same cores as what loads them, one after another, each in a process of its
 own, with requests and answers of the same sizes:
@@ -9,6 +9,9 @@ own, with requests and answers of the same sizes:
 - `no pixels`: the whole server (keys, limits, the request, the ledger with a charge and a stored
   result for each call, queue, threads, answer, metrics, log), with a worker that neither decodes,
   computes nor encodes.
+- `codecs`: as `echo`, but each image is decoded, its pixels are repeated and the result is encoded,
+  by the functions of a run, in two threads. No server in Python that makes these bytes can be
+  quicker, and it has neither keys nor charges nor a defence against hostile images.
 - `no network`: the server as it is, with repeated pixels in place of the network: images are
   decoded in the decoders' processes and results are encoded as PNGs, as in a run.
 
@@ -31,6 +34,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,6 +46,7 @@ import psutil
 from apache_beam.ml.inference.base import PredictionResult
 from PIL import Image
 
+from beam_upscale import image
 from beam_upscale.engines import get_engine
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
@@ -110,8 +115,8 @@ def photograph(side: int) -> bytes:
     return file.getvalue()
 
 
-def request(image: bytes, request_id: str) -> bytes:
-    artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=image)
+def request(picture: bytes, request_id: str) -> bytes:
+    artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=picture)
     message = generation.Request(
         engine_id=ENGINE, request_id=request_id, prompt=[generation.Prompt(artifact=artifact)]
     )
@@ -119,13 +124,29 @@ def request(image: bytes, request_id: str) -> bytes:
     return data
 
 
-def serve_echo(ready: Connection, size: int) -> None:
-    """A server that reads a request and answers with `size` bytes."""
-    answer = bytes(size)
+def enlarged(data: bytes) -> bytes:
+    """A request's image with each pixel repeated, as an answer."""
+    message = generation.Request.FromString(data)
+    decoded = image.decode(message.prompt[0].artifact.binary, max_pixels=2**20)
+    result = image.encode(decoded.color.repeat(2, axis=0).repeat(2, axis=1)).data
+    artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=result)
+    answer: bytes = generation.Answer(artifacts=[artifact]).SerializeToString()
+    return answer
+
+
+def serve_echo(ready: Connection, size: int | None) -> None:
+    """A server that reads a request and answers with `size` bytes; None for an enlarged image."""
+    fixed = None if size is None else bytes(size)
 
     async def main() -> None:
+        executor = ThreadPoolExecutor(2)
+
         async def echo(_: Any, context: Any) -> None:
-            await context.read()
+            data = await context.read()
+            answer = fixed
+            if answer is None:
+                loop = asyncio.get_running_loop()
+                answer = await loop.run_in_executor(executor, enlarged, data)
             await context.write(answer)
 
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -191,7 +212,7 @@ class Load:
     p99: float
 
 
-def load(ready: Connection, address: str, key: str, image: bytes, seconds: float, n: int) -> None:
+def load(ready: Connection, address: str, key: str, picture: bytes, seconds: float, n: int) -> None:
     """Keeps `n` calls in flight, each with an id of its own, and tells what came of them."""
 
     async def main() -> Load:
@@ -203,7 +224,7 @@ def load(ready: Connection, address: str, key: str, image: bytes, seconds: float
 
             async def keep_calling(until: float, seen: list[float]) -> None:
                 while (started := time.monotonic()) < until:
-                    call = generate(request(image, f"{next(numbers)}"), metadata=metadata)
+                    call = generate(request(picture, f"{next(numbers)}"), metadata=metadata)
                     async for _ in call:
                         pass
                     seen.append(time.monotonic() - started)
@@ -238,10 +259,10 @@ def measure(
     server = processes.Process(target=target, args=(its_ready, *arguments))
     server.start()
     address, key = ready.recv()
-    image = photograph(options.side)
+    picture = photograph(options.side)
     its_load, loads = processes.Pipe()
     client = processes.Process(
-        target=load, args=(loads, address, key, image, options.seconds, options.in_flight)
+        target=load, args=(loads, address, key, picture, options.seconds, options.in_flight)
     )
     client.start()
     its_load.recv()
@@ -269,24 +290,22 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=64)
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
-    image = photograph(options.side)
+    picture = photograph(options.side)
     worker = Worker([network()])
-    call = decode_request(request(image, ""), (ENGINE,))
+    call = decode_request(request(picture, ""), (ENGINE,))
     answer = len(worker.upscale(worker.price(call)).data) + 200
     worker.close()
     print(
-        f"{options.side} x {options.side}: {len(image):,} bytes up, {answer:,} bytes down, "
+        f"{options.side} x {options.side}: {len(picture):,} bytes up, {answer:,} bytes down, "
         f"{options.in_flight} in flight, {os.cpu_count()} cores for server and load together"
     )
-    ceiling = measure("echo", serve_echo, (answer,), options)
-    servers = (
-        ("no ledger", NoPixels, False),
-        ("no pixels", NoPixels, True),
-        ("no network", Worker, True),
-    )
-    for name, kind, charged in servers:
-        rate = measure(name, serve, (kind, charged, options.profile), options)
-        print(f"{'':<12} {rate / ceiling:8.0%} of the echo")
+    echo = measure("echo", serve_echo, (answer,), options)
+    for name, charged in (("no ledger", False), ("no pixels", True)):
+        rate = measure(name, serve, (NoPixels, charged, options.profile), options)
+        print(f"{'':<12} {rate / echo:8.0%} of echo")
+    codecs = measure("codecs", serve_echo, (None,), options)
+    rate = measure("no network", serve, (Worker, True, options.profile), options)
+    print(f"{'':<12} {rate / codecs:8.0%} of codecs")
 
 
 if __name__ == "__main__":

@@ -30,9 +30,8 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from runs import command_elsewhere
+from runs import after_each, command_elsewhere
 
-from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.client import calls
@@ -482,22 +481,16 @@ def act_after(
         act: what is done. Until it is, no other such file is written.
         is_due: what has to be true as well; where it is not, the next such file is waited for.
     """
-    publish, turn = storage.publish, threading.RLock()
     left = count
 
-    @contextlib.contextmanager
-    def counted(uri: str, *arguments: Any) -> Iterator[Any]:
+    def act_if_due() -> None:
         nonlocal left
-        is_counted = re.search(f"{pattern}$", uri) is not None
-        with turn if is_counted else contextlib.nullcontext():
-            with publish(uri, *arguments) as file:
-                yield file
-            left -= is_counted
-            if is_counted and left <= 0 and is_due():
-                left = sys.maxsize
-                act()
+        left -= 1
+        if left <= 0 and is_due():
+            left = sys.maxsize
+            act()
 
-    storage.publish = counted
+    after_each(pattern, act_if_due)
 
 
 def kill_with_charges_in_flight(

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,9 +26,10 @@ from beam_upscale.settings import UpscaleSettings
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
 
-# Beam and torch are imported once, in the process that all of these are forked from.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(
+processes = multiprocessing.get_context("forkserver")
+"""Beam and torch are imported once, in the process that all of these are forked from."""
+
+processes.set_forkserver_preload(
     ["beam_upscale.run", "beam_upscale.cli", "beam_upscale.models.esrgan", "spandrel"]
 )
 
@@ -106,7 +108,7 @@ def command_elsewhere(
     """
     out, err = folder / "stdout", folder / "stderr"
     words = list(map(str, arguments))
-    process = _processes.Process(target=_command_in_child, args=(words, out, err, prepare))
+    process = processes.Process(target=command_in_child, args=(words, out, err, prepare))
     process.start()
     try:
         process.join()
@@ -116,9 +118,17 @@ def command_elsewhere(
     return Finished(process.exitcode, out.read_text(), err.read_text())
 
 
-def _command_in_child(
+def command_in_child(
     arguments: list[str], out: Path, err: Path, prepare: Callable[[], None]
 ) -> None:
+    """Runs `beam-upscale` in this process, which is there for nothing else.
+
+    Args:
+        arguments: of the command.
+        out: file that gets its standard output.
+        err: likewise, its standard error.
+        prepare: called first.
+    """
     from beam_upscale.cli import main
 
     for descriptor, path in ((1, out), (2, err)):
@@ -130,6 +140,27 @@ def _command_in_child(
     sys.argv = ["beam-upscale", *arguments]
     prepare()
     main()
+
+
+def after_each(pattern: str, act: Callable[[], None]) -> None:
+    """Makes this process do something right after each file that it writes.
+
+    Args:
+        pattern: regular expression for the end of the files' paths.
+        act: what is done. Until it is, no other such file is written.
+    """
+    publish, turn = storage.publish, threading.RLock()
+
+    @contextlib.contextmanager
+    def followed(uri: str, *arguments: Any) -> Iterator[Any]:
+        is_meant = re.search(f"{pattern}$", uri) is not None
+        with turn if is_meant else contextlib.nullcontext():
+            with publish(uri, *arguments) as file:
+                yield file
+            if is_meant:
+                act()
+
+    storage.publish = followed
 
 
 def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: float = 0) -> None:
@@ -144,23 +175,17 @@ def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: 
     if number == signal.SIGINT:
         # What is begun in the background of a script ignores it, and so do its children.
         signal.signal(number, signal.default_int_handler)
-    publish = storage.publish
     written = 0
 
-    @contextlib.contextmanager
-    def counted(uri: str, *arguments: Any) -> Iterator[Any]:
+    def act() -> None:
         nonlocal written
-        with publish(uri, *arguments) as file:
-            yield file
-        if re.search(f"{pattern}$", uri) is None:
-            return
         written += 1
         if written == count:
             os.kill(os.getpid(), number)
         if written >= count:
             time.sleep(pause)
 
-    storage.publish = counted
+    after_each(pattern, act)
 
 
 def rows(output: Path) -> dict[str, Row]:

@@ -27,7 +27,7 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK]
 FLOORS = {
     "rules": {
         *("chain", "columns", "errors", "engines", "json_values", "layout", "manifest"),
-        *("parameters", "plan"),
+        *("parameters", "plan", "ranges"),
     },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},

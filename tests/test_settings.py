@@ -276,8 +276,8 @@ def test_a_dataset_of_a_service_is_not_that_of_a_local_network(quick: dict[str, 
     assert local.endpoint is None
 
 
-@pytest.mark.parametrize("endpoint", [None, "host", "host:", ":443", "host:0", "a/b:1", "h:65536"])
-def test_an_endpoint_is_a_host_and_a_port(endpoint: str | None) -> None:
+@pytest.mark.parametrize("endpoint", [None, "host"])
+def test_a_service_has_an_endpoint(endpoint: str | None) -> None:
     assert code_of(lambda: remote(endpoint=endpoint)) is ErrorCode.INVALID_OPTION
 
 

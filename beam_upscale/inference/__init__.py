@@ -15,7 +15,7 @@ from beam_upscale.inference.elements import (
     TiledImage,
 )
 from beam_upscale.inference.esrgan import EsrganHandler
-from beam_upscale.inference.handler import UpscaleModelHandler
+from beam_upscale.inference.handler import TiledImageHandler, UpscaleModelHandler
 from beam_upscale.inference.latent import LatentHandler
 from beam_upscale.local_models import LocalEsrgan, LocalLatent, LocalModel
 
@@ -27,6 +27,7 @@ __all__ = [
     "PendingInference",
     "Tile",
     "TiledImage",
+    "TiledImageHandler",
     "UpscaleModelHandler",
     "handler_for",
 ]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from beam_upscale import image
 from beam_upscale.errors import ImageError, SettingsError
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Box, Piece
@@ -28,6 +29,25 @@ class Tile:
     pixels: np.ndarray
     core: Box
     pieces: tuple[Piece, ...] | None = None
+
+    def upscaled_core(self, result: np.ndarray, scale: int) -> np.ndarray:
+        """The core of this tile's result.
+
+        Args:
+            result: of the whole tile, at whatever scale the network has.
+            scale: that is asked for.
+
+        Returns:
+            (core height x scale, core width x scale, C), of the result's dtype.
+        """
+        height, width = self.pixels.shape[:2]
+        resized = image.resize(result, width * scale, height * scale)
+        core = self.core
+        kept = resized[
+            core.top * scale : core.bottom * scale, core.left * scale : core.right * scale
+        ]
+        # A view would keep the halo's pixels in memory.
+        return kept if kept.shape == resized.shape else kept.copy()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all handlers of local models have in common."""
+"""What all handlers have in common, and what those of local models do."""
 
 import abc
 import dataclasses
@@ -8,11 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any, TypeVar
 
-import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
-from beam_upscale import image
 from beam_upscale.batching import Batched
 from beam_upscale.errors import BeamUpscaleError, ErrorCode, ImageError
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
@@ -46,7 +44,22 @@ class UpscaledTile:
     counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
-class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Loaded], abc.ABC):
+class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
+    """How RunInference measures images with their tiles.
+
+    It gives no resource hints: an accelerator is left to the pipeline's own.
+    """
+
+    def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
+        """Bytes of all tiles."""
+        return sum(tile.pixels.nbytes for tiled in batch for tile in tiled.tiles)
+
+    def get_metrics_namespace(self) -> str:
+        """The namespace of RunInference's metrics."""
+        return METRICS
+
+
+class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
     """Upscales images with a local network.
 
     Args:
@@ -115,7 +128,7 @@ class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Loaded], ab
     def _upscale(self, tile: Tile, tiled: TiledImage, model: Loaded) -> UpscaledTile | ImageError:
         try:
             upscaled = self.upscale(tile, tiled, model)
-            core = _core(upscaled.batched.pixels, tile, tiled.scale)
+            core = tile.upscaled_core(upscaled.batched.pixels, tiled.scale)
         except ImageError as error:
             return error
         except BeamUpscaleError:
@@ -129,31 +142,6 @@ class UpscaleModelHandler(ModelHandler[TiledImage, PredictionResult, Loaded], ab
             return ImageError(ErrorCode.MODEL_ERROR, f"{type(error).__name__}: {error}")
         batched = dataclasses.replace(upscaled.batched, pixels=core)
         return dataclasses.replace(upscaled, batched=batched)
-
-    def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
-        """Bytes of all tiles."""
-        return sum(tile.pixels.nbytes for tiled in batch for tile in tiled.tiles)
-
-    def get_metrics_namespace(self) -> str:
-        """The namespace of RunInference's metrics."""
-        return METRICS
-
-    def get_resource_hints(self) -> dict[str, Any]:
-        """An accelerator is left to the pipeline's own resource hints; none is assumed."""
-        return {}
-
-
-def _core(pixels: np.ndarray, tile: Tile, scale: int) -> np.ndarray:
-    """The core of a tile's result at the scale asked for."""
-    height, width = tile.pixels.shape[:2]
-    result = image.resize(pixels, width * scale, height * scale)
-    core = tile.core
-    kept = result[
-        core.top * scale : (core.top + core.height) * scale,
-        core.left * scale : (core.left + core.width) * scale,
-    ]
-    # A view would keep the halo's pixels in memory.
-    return kept if kept.shape == result.shape else kept.copy()
 
 
 def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """What keys have been charged, and the results that a repeated request gets back without charge.
 
-A ledger is a SQLite database with a folder of results beside it, of one server at a time, on a
-disk of its machine. What it promises:
+A ledger is a SQLite database with a folder of larger results beside it, of one server at a time,
+on a disk of its machine. What it promises:
 
 - A key is never reserved or charged more than it has been granted.
 - A charge and the result that it is for are stored in one transaction, before either is answered.
@@ -18,6 +18,7 @@ import dataclasses
 import datetime
 import hashlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -36,9 +37,12 @@ from beam_upscale.server.keys import CREDIT_STEP, Key
 
 DEFAULT_REPLAY_SECONDS = 24 * 60 * 60
 DEFAULT_MAX_ARTIFACT_BYTES = 20 * 2**30
+# Up to about 100 kB a row is quicker than a file (sqlite.org/intern-v-extern-blob.html), for 10 kB
+# ten times.
+DEFAULT_MAX_ROW_BYTES = 2**16
 
 _APPLICATION_ID = 0x62757063  # "bupc": tells a ledger from any other database.
-_FORMAT = 1
+_FORMAT = 2
 _BUSY_SECONDS = 10.0
 # Results that are looked at to make room for a new one; more follow where these do not suffice.
 _EVICTED_AT_ONCE = 8
@@ -63,18 +67,20 @@ CREATE TRIGGER charges_are_not_deleted BEFORE DELETE ON charges
 CREATE TABLE artifacts (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     charge INTEGER NOT NULL UNIQUE REFERENCES charges (id),
-    file TEXT NOT NULL UNIQUE,
+    file TEXT UNIQUE,
+    data BLOB,
     bytes INTEGER NOT NULL,
     sha256 TEXT NOT NULL,
     seed INTEGER NOT NULL,
-    stored_at REAL NOT NULL
+    stored_at REAL NOT NULL,
+    CHECK ((file IS NULL) <> (data IS NULL))
 ) STRICT;
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_FORMAT};
 """
 
 _FIND = """
-SELECT charges.id, fingerprint, engine, charged_at, file, sha256, seed
+SELECT charges.id, fingerprint, engine, charged_at, file, data, sha256, seed
 FROM charges LEFT JOIN artifacts ON artifacts.charge = charges.id
 WHERE key = ? AND request_id = ? AND request_id <> ''
 ORDER BY charges.id DESC LIMIT 1
@@ -221,9 +227,10 @@ class _Claim:
 
 @dataclasses.dataclass(frozen=True)
 class _Artifact:
-    """A result's file, in place before the database knows it."""
+    """A result for the database: a small one itself, of a larger one the file that is in place."""
 
-    file: str
+    file: str | None
+    data: bytes | None = dataclasses.field(repr=False)
     bytes: int
     sha256: str
     seed: int
@@ -231,7 +238,7 @@ class _Artifact:
 
 @dataclasses.dataclass(frozen=True)
 class _Dropped:
-    """Files of results that the database has forgotten, and their size together."""
+    """Results that the database has forgotten: files that some have, and the size of all."""
 
     files: tuple[str, ...] = ()
     bytes: int = 0
@@ -248,8 +255,17 @@ class _Found:
     fingerprint: str
     engine: str
     file: str | None
+    data: bytes | None = dataclasses.field(repr=False)
     sha256: str | None
     seed: int | None
+
+    def result(self, data: bytes) -> StoredResult | None:
+        """What was stored, if these are its bytes still."""
+        assert self.seed is not None
+        if hashlib.sha256(data).hexdigest() == self.sha256:
+            return StoredResult(data, self.seed, self.engine)
+        _logger.warning("A stored result is damaged; a repeat of its request computes it anew.")
+        return None
 
 
 class Ledger:
@@ -260,11 +276,12 @@ class Ledger:
     key did changes nothing for another.
 
     Args:
-        path: of the database, which is made where it is not there, with its folder. Results are
-            in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
+        path: of the database, which is made where it is not there, with its folder. Larger results
+            are in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
         replay_seconds: how long after its charge a request may be repeated without charge.
         max_artifact_bytes: of results that are kept; the oldest go first, and those out of the
             replay window with the next charge.
+        max_row_bytes: of a result that the database holds itself; a larger one has a file.
         clock: the time in seconds since 1970.
 
     Raises:
@@ -277,12 +294,14 @@ class Ledger:
         path: Path | str,
         replay_seconds: float = DEFAULT_REPLAY_SECONDS,
         max_artifact_bytes: int = DEFAULT_MAX_ARTIFACT_BYTES,
+        max_row_bytes: int = DEFAULT_MAX_ROW_BYTES,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = Path(path)
         self._folder = Path(f"{path}.artifacts")
         self._replay_seconds = replay_seconds
         self._max_artifact_bytes = max_artifact_bytes
+        self._max_row_bytes = max_row_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._claims: dict[tuple[str, str], _Claim] = {}
@@ -294,6 +313,8 @@ class Ledger:
             self._spent = _spent(self._database)
             row = self._database.execute("SELECT COALESCE(SUM(bytes), 0) FROM artifacts")
             self._stored_bytes = int(row.fetchone()[0])
+            # Until then no result is out of the replay window.
+            self._none_expires_before = -math.inf
             with self._transaction():
                 dropped = self._evict(self._stored_bytes, room_for=0)
             self._stored_bytes -= dropped.bytes
@@ -338,14 +359,16 @@ class Ledger:
                     return Reservation(self, self._reserve(key, request_id, fingerprint, amount))
                 if found.fingerprint != fingerprint:
                     raise _reused(request_id)
+                if found.data is not None and (result := found.result(found.data)) is not None:
+                    return Replay(self, result, None)
                 if found.file is None or found.file == looked_at:
                     claim = _Claim(key.name, request_id, fingerprint, 0, found.charge)
                     self._claims[key.name, request_id] = claim
                     return Replay(self, None, claim)
             # Without the lock: a result may be large. It may go meanwhile, or be stored anew.
             looked_at = found.file
-            result = self._read(found)
-            if result is not None:
+            data = self._read(found.file)
+            if data is not None and (result := found.result(data)) is not None:
                 return Replay(self, result, None)
 
     def balance(self, key: Key) -> Decimal | None:
@@ -374,10 +397,10 @@ class Ledger:
         row = self._database.execute(_FIND, (key.name, request_id)).fetchone()
         if row is None:
             return None
-        charge, fingerprint, engine, charged_at, file, sha256, seed = row
+        charge, fingerprint, engine, charged_at, *artifact = row
         if self._clock() - charged_at > self._replay_seconds:
             return None
-        return _Found(charge, fingerprint, engine, file, sha256, seed)
+        return _Found(charge, fingerprint, engine, *artifact)
 
     def _reserve(self, key: Key, request_id: str, fingerprint: str, amount: int) -> _Claim:
         reserved = self._reserved.get(key.name, 0)
@@ -421,7 +444,7 @@ class Ledger:
                     self._end(claim)
         finally:
             self._release(claim)
-            if artifact is not None and not stored:
+            if artifact is not None and artifact.file is not None and not stored:
                 self._delete([artifact.file])
         self._delete(dropped)
 
@@ -457,10 +480,10 @@ class Ledger:
 
     def _insert_artifact(self, artifact: _Artifact, charge: int) -> None:
         self._database.execute(
-            "INSERT INTO artifacts (charge, file, bytes, sha256, seed, stored_at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO artifacts (charge, file, data, bytes, sha256, seed, stored_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
-                *(charge, artifact.file, artifact.bytes, artifact.sha256),
+                *(charge, artifact.file, artifact.data, artifact.bytes, artifact.sha256),
                 *(artifact.seed, self._clock()),
             ),
         )
@@ -469,12 +492,15 @@ class Ledger:
         rows = self._database.execute(
             "DELETE FROM artifacts WHERE charge = ? RETURNING file, bytes", (charge,)
         ).fetchall()
-        return _Dropped(tuple(file for file, _ in rows), sum(size for _, size in rows))
+        files = tuple(file for file, _ in rows if file is not None)
+        return _Dropped(files, sum(size for _, size in rows))
 
     def _evict(self, stored_bytes: int, room_for: int) -> _Dropped:
         """Forgets the oldest results until there is room, and those out of the replay window."""
         dropped = _Dropped()
-        expired = self._clock() - self._replay_seconds
+        now = self._clock()
+        if stored_bytes + room_for <= self._max_artifact_bytes and now < self._none_expires_before:
+            return dropped
         while True:
             rows = self._database.execute(
                 "SELECT id, file, bytes, stored_at FROM artifacts ORDER BY id LIMIT ?",
@@ -482,15 +508,21 @@ class Ledger:
             ).fetchall()
             for number, file, size, stored_at in rows:
                 room = self._max_artifact_bytes - (stored_bytes - dropped.bytes)
-                if room >= room_for and stored_at >= expired:
+                expires = stored_at + self._replay_seconds
+                if room >= room_for and expires >= now:
+                    self._none_expires_before = expires
                     return dropped
                 self._database.execute("DELETE FROM artifacts WHERE id = ?", (number,))
-                dropped += _Dropped((file,), size)
+                dropped += _Dropped(() if file is None else (file,), size)
             if not rows:
+                self._none_expires_before = now + self._replay_seconds
                 return dropped
 
     def _write(self, result: StoredResult) -> _Artifact:
-        """A file of its own for each result; that which no row knows goes at the next start."""
+        """A file that no row knows, as nothing was charged for it, goes at the next start."""
+        size, sha256 = len(result.data), hashlib.sha256(result.data).hexdigest()
+        if size <= self._max_row_bytes:
+            return _Artifact(None, result.data, size, sha256, result.seed)
         name = secrets.token_hex(16)
         path = self._folder / name
         try:
@@ -499,19 +531,14 @@ class Ledger:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        sha256 = hashlib.sha256(result.data).hexdigest()
-        return _Artifact(name, len(result.data), sha256, result.seed)
+        return _Artifact(name, None, size, sha256, result.seed)
 
-    def _read(self, found: _Found) -> StoredResult | None:
-        assert found.file is not None and found.seed is not None
+    def _read(self, file: str) -> bytes | None:
+        """A result's file; None where it is gone."""
         try:
-            data = (self._folder / found.file).read_bytes()
+            return (self._folder / file).read_bytes()
         except OSError:
             return None
-        if hashlib.sha256(data).hexdigest() != found.sha256:
-            _logger.warning("A stored result is damaged; a repeat of its request computes it anew.")
-            return None
-        return StoredResult(data, found.seed, found.engine)
 
     def _delete(self, files: Iterable[str]) -> None:
         for file in files:
@@ -522,7 +549,8 @@ class Ledger:
 
     def _delete_unknown_files(self) -> None:
         """What a process left that died between a file and its row, or a row and its file."""
-        known = {file for (file,) in self._database.execute("SELECT file FROM artifacts")}
+        rows = self._database.execute("SELECT file FROM artifacts WHERE file IS NOT NULL")
+        known = {file for (file,) in rows}
         there = {path.name for path in self._folder.iterdir() if _FILE_NAME.fullmatch(path.name)}
         self._delete(there - known)
 

@@ -3,25 +3,14 @@
 import dataclasses
 import ipaddress
 import math
-from collections.abc import Mapping
 from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.settings import UpscaleSettings
 
 _ANY_PORT = 0
 _LAST_PORT = 2**16 - 1
-
-# Smallest values of what is a whole number.
-_LEAST: Mapping[str, int] = {"max_queue": 0, "max_in_flight_per_key": 1}
-
-# Numbers of seconds, or by the second: above 0.
-_POSITIVE = (
-    "requests_per_second_per_key",
-    "request_timeout_seconds",
-    "idle_seconds",
-    "keep_alive_seconds",
-)
 
 # "localhost" may be in no table of hosts, and then it is the loopback interface all the same.
 _LOCALHOST = "localhost"
@@ -97,14 +86,14 @@ class ServeSettings:
             port = getattr(self, name)
             if port is not None and not _ANY_PORT <= port <= _LAST_PORT:
                 raise _invalid(f"{name} is {port}; it must be from {_ANY_PORT} to {_LAST_PORT}")
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise _invalid(f"{name} is {value}; it must be at least {least}")
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise _invalid(f"{name} is {value}; it must be above 0 and finite")
+        check_at_least(0, max_queue=self.max_queue)
+        check_at_least(1, max_in_flight_per_key=self.max_in_flight_per_key)
+        check_positive(
+            requests_per_second_per_key=self.requests_per_second_per_key,
+            request_timeout_seconds=self.request_timeout_seconds,
+            idle_seconds=self.idle_seconds,
+            keep_alive_seconds=self.keep_alive_seconds,
+        )
         if not (math.isfinite(self.drain_seconds) and self.drain_seconds >= 0):
             raise _invalid(f"drain_seconds is {self.drain_seconds}; it must be 0 or more")
 

@@ -4,10 +4,8 @@ Networks are loaded once for each engine. Whatever chain a call goes through and
 its tiles meet those of other calls in the engine's one batcher.
 """
 
-import contextlib
 import dataclasses
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -110,7 +108,7 @@ class Worker:
         self._networks: Mapping[str, Network] = {
             network.stage.engine.name: network for network in networks
         }
-        self._decoders = _Decoders(usable_cores())
+        self._decoders = DecoderPool(usable_cores())
         self._encode = EncodeOptions()
 
     @classmethod
@@ -189,34 +187,10 @@ class Worker:
     def _upscale(self, priced: Priced) -> UpscaledImage:
         call, settings = priced.call, priced.settings
         source = SourceImage(call.fingerprint, data=call.image, columns=call.columns)
-        with self._decoders.knowing(call.image, priced.header):
-            tiled = prepare(source, settings, self._decoders)
+        tiled = prepare(source, settings, self._decoders, priced.header)
         first, *others = call.engines
         inference = self._networks[first].infer(tiled)
         for engine in others:
             tiled = advance(tiled, inference, settings)
             inference = self._networks[engine].infer(tiled)
         return finish(tiled, inference, settings)
-
-
-class _Decoders(DecoderPool):
-    """Decoders that need not read a header a second time."""
-
-    def __init__(self, max_processes: int) -> None:
-        super().__init__(max_processes)
-        self._known = threading.local()
-
-    @contextlib.contextmanager
-    def knowing(self, data: bytes, header: ImageHeader) -> Iterator[None]:
-        """Within it, this thread is told this header of these bytes."""
-        self._known.header = data, header
-        try:
-            yield
-        finally:
-            self._known.header = None
-
-    def read_header(self, data: bytes) -> ImageHeader:
-        known: tuple[bytes, ImageHeader] | None = getattr(self._known, "header", None)
-        if known is not None and known[0] is data:
-            return known[1]
-        return super().read_header(data)

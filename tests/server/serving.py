@@ -85,6 +85,14 @@ def broken(worker: Worker, error: Exception) -> Worker:
     )
 
 
+def until(condition: Callable[[], object]) -> None:
+    """Waits until something is true, in this process or in another."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @dataclasses.dataclass(frozen=True)
 class Server:
     """A server that runs in a thread.
@@ -172,8 +180,8 @@ def serving_elsewhere(folder: Path, weights: Path, *options: Path | str) -> Iter
     """Serves within it, unless it ends by itself."""
     out, err = folder / "stdout", folder / "stderr"
     words = ["serve", "--port", "0", *quick(weights), *map(str, options)]
-    process = runs._processes.Process(
-        target=runs._command_in_child, args=(words, out, err, runs.do_nothing)
+    process = runs.processes.Process(
+        target=runs.command_in_child, args=(words, out, err, runs.do_nothing)
     )
     process.start()
 

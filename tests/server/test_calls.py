@@ -1,5 +1,9 @@
 """Calls through a server: charged once, computed once, and in their turn."""
 
+import contextlib
+import dataclasses
+import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -9,13 +13,28 @@ from typing import Any
 import grpc
 import pytest
 from PIL import Image
-from serving import PATIENCE, Client, GatedWorker, Server, broken, connected, png, request, serving
+from serving import (
+    DIFFUSION,
+    ENGINE,
+    PATIENCE,
+    Client,
+    GatedWorker,
+    Server,
+    broken,
+    chain,
+    connected,
+    png,
+    request,
+    serving,
+    until,
+)
 
 from beam_upscale.grpc_api.status import Reason, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
+from beam_upscale.local_models import LocalModel
 from beam_upscale.server.keys import add_key
 from beam_upscale.server.ledger import read_charges
-from beam_upscale.server.worker import Worker
+from beam_upscale.server.worker import Network, Worker
 
 PRICE = Decimal("0.2")
 
@@ -39,6 +58,24 @@ class Shop:
         return [(each.key, each.request_id, each.credits) for each in read_charges(self.ledger)]
 
 
+class AtOnce:
+    """An executor whose work is done before `submit` returns."""
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> None:
+        function(*arguments)
+
+    def shutdown(self, **_: Any) -> None:
+        pass
+
+
+class WideWorker(Worker):
+    """A worker that takes as many calls at a time as one of an accelerator."""
+
+    @property
+    def threads(self) -> int:
+        return 8
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
@@ -47,13 +84,6 @@ def shop(tmp_path: Path) -> Shop:
 @pytest.fixture
 def images(photograph: Callable[..., Image.Image]) -> list[bytes]:
     return [png(photograph(seed)) for seed in range(5)]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def in_progress(server: Server) -> int:
@@ -264,13 +294,14 @@ def test_a_result_that_was_lost_is_computed_anew_without_charge(
 ) -> None:
     with shop.open(worker) as server, connected(server, shop.token) as client:
         first = client.upscale(request(images[0], request_id="a"))
-        for file in Path(f"{shop.ledger}.artifacts").iterdir():
-            file.unlink()
+        with contextlib.closing(sqlite3.connect(shop.ledger)) as ledger, ledger:
+            assert ledger.execute("DELETE FROM artifacts").rowcount == 1
         again = client.upscale(request(images[0], request_id="a"))
-        stored = [file.read_bytes() for file in Path(f"{shop.ledger}.artifacts").iterdir()]
+        with contextlib.closing(sqlite3.connect(shop.ledger)) as ledger:
+            stored = ledger.execute("SELECT data FROM artifacts").fetchall()
 
     assert first.binary == again.binary
-    assert stored == [first.binary]
+    assert stored == [(first.binary,)]
     assert shop.charged() == [("one", "a", PRICE)]
 
 
@@ -304,3 +335,95 @@ def test_many_calls_at_once_have_their_own_results(
     assert len(set(together)) == 60
     charged = shop.charged()
     assert sum(each[2] for each in charged) == 65 * PRICE
+
+
+def test_a_thread_that_is_quick_finds_the_call_awaited(worker: Worker, image: bytes) -> None:
+    with serving(worker) as server, connected(server) as client:
+        server.listening.calls._executor = AtOnce()  # type: ignore[assignment]
+
+        assert client.upscale(request(image, request_id="a")).binary
+
+
+def test_waiting_in_the_queue_is_counted_and_ends_with_its_caller(
+    gated: GatedWorker, photograph: Callable[..., Image.Image]
+) -> None:
+    pictures = [png(photograph(seed)) for seed in range(3)]
+    with serving(gated) as server, connected(server) as client:
+        metrics = server.listening.service._metrics
+        first = client.start(request(pictures[0]))
+        until(lambda: len(gated.begun) == 1)
+        gone = client.start(request(pictures[1]))
+        until(lambda: waiting(server) == 1)
+        gone.cancel()
+        until(lambda: waiting(server) == 0)
+        until(lambda: metrics.abandoned._value.get() == 1)
+        after_the_one_that_went = metrics.queued._value.get()
+        second = client.start(request(pictures[2]))
+        until(lambda: waiting(server) == 1)
+        since = time.monotonic()
+        until(lambda: time.monotonic() - since > 0.1)
+        gated.gate.set()
+        assert list(first)[-1].artifacts and list(second)[-1].artifacts
+        queued = metrics.queue_seconds.labels(ENGINE)._sum.get()
+
+    assert after_the_one_that_went == 0
+    assert queued > 0.1
+
+
+def test_a_result_that_cannot_be_sent_is_not_charged(
+    worker: Worker, image: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    monkeypatch.setattr("beam_upscale.server.calls._MOST_RESULT_BYTES", 100)
+    with serving(worker, ledger=ledger) as server, connected(server) as client:
+        refused = client.refused(request(image, request_id="a"))
+
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "at most 100 can be sent" in str(refused.details())
+    assert list(read_charges(ledger)) == []
+
+
+def test_the_ledger_names_all_engines_of_a_chain(
+    both_engines: Worker, photograph: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    ledger = tmp_path / "ledger.sqlite"
+    first = request(png(photograph(width=24, height=16)))
+    second = request(b"", engine=DIFFUSION, steps=1)
+    second.ClearField("prompt")
+    with serving(both_engines, ledger=ledger) as server, connected(server) as client:
+        client.upscale(chain(first, second, request_id="a"))
+
+    assert [each.engine for each in read_charges(ledger)] == [f"{ENGINE}+{DIFFUSION}"]
+
+
+def test_requests_of_different_clients_share_a_batch(
+    worker: Worker, photograph: Callable[..., Image.Image]
+) -> None:
+    stage = worker._networks[ENGINE].stage
+    assert isinstance(stage.model, LocalModel)
+    model = dataclasses.replace(stage.model, max_batch_pixels=10**6)
+    network = Network.load(dataclasses.replace(stage, model=model))
+    upscale, batches, gate = network.model._upscale, [], threading.Event()
+
+    def upscale_at_the_gate(patches: Any) -> Any:
+        batches.append(len(patches))
+        assert gate.wait(PATIENCE)
+        return upscale(patches)
+
+    network.model._upscale = upscale_at_the_gate
+    with (
+        contextlib.closing(WideWorker([network])) as wide,
+        serving(wide) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        clients = [stack.enter_context(connected(server)) for _ in range(4)]
+        calls = [clients[0].start(request(png(photograph(0))))]
+        until(lambda: batches == [1])
+        for number, client in enumerate(clients[1:], start=1):
+            calls.append(client.start(request(png(photograph(number)))))
+        until(lambda: len(network.model._queue) == 3)
+        gate.set()
+        results = {list(call)[-1].artifacts[0].binary for call in calls}
+
+    assert batches == [1, 3]
+    assert len(results) == 4

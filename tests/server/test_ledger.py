@@ -1,5 +1,6 @@
 """Charges, repeats and balances, in real files and by threads and processes of their own."""
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
@@ -67,9 +68,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "server" / "ledger.sqlite"
 
 
+@pytest.fixture(params=[0, 2**16], ids=["in files", "in rows"])
+def max_row_bytes(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
 @pytest.fixture
-def ledger(path: Path, clock: Clock) -> Iterator[Ledger]:
-    with Ledger(path, clock=clock) as opened:
+def ledger(path: Path, clock: Clock, max_row_bytes: int) -> Iterator[Ledger]:
+    with Ledger(path, clock=clock, max_row_bytes=max_row_bytes) as opened:
         yield opened
 
 
@@ -107,6 +113,21 @@ def amounts(path: Path) -> list[tuple[str, str, Decimal]]:
 
 def files(path: Path) -> list[Path]:
     return sorted(Path(f"{path}.artifacts").iterdir())
+
+
+def stored(path: Path) -> list[bytes]:
+    """The results that a ledger holds, the oldest first."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT file, data FROM artifacts ORDER BY id").fetchall()
+    folder = Path(f"{path}.artifacts")
+    assert sorted(file for file, _ in rows if file) == [file.name for file in files(path)]
+    return [(folder / file).read_bytes() if file else data for file, data in rows]
+
+
+def stored_bytes(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (in_rows,) = database.execute("SELECT TOTAL(LENGTH(data)) FROM artifacts").fetchone()
+    return int(in_rows) + sum(file.stat().st_size for file in files(path))
 
 
 def test_a_call_is_charged_when_its_result_is_stored(
@@ -219,7 +240,7 @@ def test_calls_without_an_id_are_never_repeats(ledger: Ledger, path: Path) -> No
     reserve(ledger, request_id="", fingerprint="another content").commit(result())
 
     assert [row.credits for row in ledger.charges()] == [PRICE] * 3
-    assert files(path) == []
+    assert stored(path) == []
 
 
 @pytest.mark.parametrize(
@@ -232,7 +253,7 @@ def test_an_id_may_be_any_text(ledger: Ledger, path: Path, request_id: str) -> N
     assert repeat(ledger, request_id=request_id).result == result()
     assert [row.request_id for row in ledger.charges()] == [request_id, request_id + "2"]
     assert all(file.parent == Path(f"{path}.artifacts") for file in files(path))
-    assert len(files(path)) == 2
+    assert stored(path) == [b"PNG", b"other"]
 
 
 def test_a_call_that_costs_more_than_is_left_is_refused_with_the_numbers(ledger: Ledger) -> None:
@@ -298,25 +319,28 @@ def test_after_the_replay_window_an_id_is_as_good_as_new(ledger: Ledger, clock: 
 
 
 def test_results_out_of_the_replay_window_are_deleted(
-    ledger: Ledger, path: Path, clock: Clock
+    path: Path, clock: Clock, max_row_bytes: int
 ) -> None:
-    for number in range(20):
-        charge(ledger, str(number), key=ANONYMOUS)
+    with Ledger(path, clock=clock, max_row_bytes=max_row_bytes) as ledger:
+        for number in range(20):
+            charge(ledger, str(number), b"early", ANONYMOUS)
+            clock.now += 1
+        clock.now += DAY - 10
+        charge(ledger, "later", b"later")
+
+        assert stored(path) == [*[b"early"] * 10, b"later"]
     clock.now += DAY + 1
-    charge(ledger, "later")
-
-    assert len(files(path)) == 1
-    ledger.close()
-    clock.now += DAY + 1
-    with Ledger(path, clock=clock):
-        assert files(path) == []
+    with Ledger(path, clock=clock, max_row_bytes=max_row_bytes):
+        assert stored(path) == []
 
 
-def test_results_are_bounded_in_bytes_and_the_oldest_go_first(path: Path) -> None:
-    with Ledger(path, max_artifact_bytes=1000) as ledger:
+def test_results_are_bounded_in_bytes_and_the_oldest_go_first(
+    path: Path, max_row_bytes: int
+) -> None:
+    with Ledger(path, max_artifact_bytes=1000, max_row_bytes=max_row_bytes) as ledger:
         for number in range(30):
             charge(ledger, str(number), bytes([number]) * 100, ANONYMOUS)
-            assert sum(file.stat().st_size for file in files(path)) <= 1000
+            assert stored_bytes(path) <= 1000
 
         kept = [
             repeat(ledger, ANONYMOUS, str(number)).result is not None for number in range(20, 30)
@@ -326,10 +350,20 @@ def test_results_are_bounded_in_bytes_and_the_oldest_go_first(path: Path) -> Non
         assert gone.result is None
 
         charge(ledger, "large", b"x" * 950)
-        assert len(files(path)) == 1
+        assert stored(path) == [b"x" * 950]
 
     with Ledger(path, max_artifact_bytes=10):
-        assert files(path) == []
+        assert stored(path) == []
+
+
+def test_small_results_are_in_rows_and_larger_ones_in_files(path: Path) -> None:
+    with Ledger(path, max_row_bytes=100) as ledger:
+        for size in (0, 100, 101):
+            charge(ledger, str(size), b"x" * size)
+
+        assert [file.stat().st_size for file in files(path)] == [101]
+        for size in (0, 100, 101):
+            assert repeat(ledger, request_id=str(size)).result == result(b"x" * size)
 
 
 def test_a_result_larger_than_all_may_be_is_charged_and_not_stored(path: Path) -> None:
@@ -342,16 +376,44 @@ def test_a_result_larger_than_all_may_be_is_charged_and_not_stored(path: Path) -
         assert ledger.balance(ALICE) == Decimal("0.6")
 
 
-def delete(file: Path) -> None:
-    file.unlink()
+def delete(path: Path) -> None:
+    """Takes the oldest result away."""
+    if files(path):
+        (Path(f"{path}.artifacts") / oldest_file(path)).unlink()
+    else:
+        write(path, "DELETE FROM artifacts WHERE id = (SELECT MIN(id) FROM artifacts)")
 
 
-def truncate(file: Path) -> None:
-    os.truncate(file, file.stat().st_size // 2)
+def truncate(path: Path) -> None:
+    damage_oldest(path, lambda data: data[: len(data) // 2])
 
 
-def alter(file: Path) -> None:
-    file.write_bytes(b"GNP")
+def alter(path: Path) -> None:
+    damage_oldest(path, lambda data: data[::-1])
+
+
+def damage_oldest(path: Path, change: Callable[[bytes], bytes]) -> None:
+    damaged = change(stored(path)[0])
+    if files(path):
+        (Path(f"{path}.artifacts") / oldest_file(path)).write_bytes(damaged)
+    else:
+        write(
+            path,
+            "UPDATE artifacts SET data = ? WHERE id = (SELECT MIN(id) FROM artifacts)",
+            damaged,
+        )
+
+
+def oldest_file(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (file,) = database.execute("SELECT file FROM artifacts ORDER BY id").fetchone()
+    return str(file)
+
+
+def write(path: Path, statement: str, *values: bytes) -> None:
+    """Changes a ledger's database behind its back."""
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(statement, values)
 
 
 @pytest.mark.parametrize("damage", [delete, truncate, alter])
@@ -359,7 +421,7 @@ def test_a_result_that_is_not_whole_is_computed_anew_without_charge(
     ledger: Ledger, path: Path, damage: Callable[[Path], None]
 ) -> None:
     charge(ledger)
-    damage(files(path)[0])
+    damage(path)
 
     again = repeat(ledger)
     assert again.result is None
@@ -371,14 +433,14 @@ def test_a_result_that_is_not_whole_is_computed_anew_without_charge(
     assert repeat(ledger).result == result()
     assert len(list(ledger.charges())) == 1
     assert ledger.balance(ALICE) == Decimal("0.8")
-    assert [file.read_bytes() for file in files(path)] == [b"PNG"]
+    assert stored(path) == [b"PNG"]
 
 
 def test_a_result_that_could_not_be_computed_anew_is_left_to_the_next_repeat(
     ledger: Ledger, path: Path
 ) -> None:
     charge(ledger)
-    delete(files(path)[0])
+    delete(path)
 
     first = repeat(ledger)
     first.release()
@@ -394,34 +456,35 @@ def test_a_result_that_could_not_be_computed_anew_is_left_to_the_next_repeat(
         repeat(ledger).restore(result())
 
 
-def test_restored_results_count_towards_the_bound(path: Path) -> None:
-    with Ledger(path, max_artifact_bytes=300) as ledger:
+def test_restored_results_count_towards_the_bound(path: Path, max_row_bytes: int) -> None:
+    with Ledger(path, max_artifact_bytes=300, max_row_bytes=max_row_bytes) as ledger:
         for number in range(3):
-            charge(ledger, str(number), b"x" * 100)
+            charge(ledger, str(number), b"xy" * 50)
         for _ in range(5):
-            alter(files(path)[0])
+            alter(path)
             for number in range(3):
                 begun = repeat(ledger, request_id=str(number))
                 if begun.result is None:
-                    begun.restore(result(b"y" * 100))
+                    begun.restore(result(b"xy" * 50))
 
-        assert len(files(path)) == 3
+        assert len(stored(path)) == 3
         assert all(repeat(ledger, request_id=str(n)).result is not None for n in range(3))
 
 
-def test_a_result_that_cannot_be_stored_is_not_charged(ledger: Ledger, path: Path) -> None:
-    reservation = reserve(ledger, price=Decimal(1))
+def test_a_result_that_cannot_be_stored_is_not_charged(path: Path) -> None:
     folder = Path(f"{path}.artifacts")
-    folder.rmdir()
+    with Ledger(path, max_row_bytes=0) as ledger:
+        reservation = reserve(ledger, price=Decimal(1))
+        folder.rmdir()
 
-    with pytest.raises(LedgerUnavailable) as caught:
-        reservation.commit(result())
+        with pytest.raises(LedgerUnavailable) as caught:
+            reservation.commit(result())
 
-    assert str(path) not in str(caught.value)
-    assert list(ledger.charges()) == []
-    folder.mkdir()
-    reserve(ledger, price=Decimal(1)).commit(result())
-    assert len(list(ledger.charges())) == 1
+        assert str(path) not in str(caught.value)
+        assert list(ledger.charges()) == []
+        folder.mkdir()
+        reserve(ledger, price=Decimal(1)).commit(result())
+        assert len(list(ledger.charges())) == 1
 
 
 def test_a_charge_that_cannot_be_stored_leaves_no_result(ledger: Ledger, path: Path) -> None:
@@ -430,7 +493,7 @@ def test_a_charge_that_cannot_be_stored_leaves_no_result(ledger: Ledger, path: P
     with pytest.raises(OverflowError):  # Of the database, which has no numbers of this size.
         reservation.commit(result(seed=2**64))
 
-    assert files(path) == []
+    assert stored(path) == []
     assert list(ledger.charges()) == []
     assert ledger.balance(ALICE) == 1
     charge(ledger)
@@ -494,12 +557,13 @@ def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     assert {file: file.read_bytes() for file in (text, database)} == before
 
 
-def test_nobody_else_may_read_a_ledger(ledger: Ledger, path: Path) -> None:
-    charge(ledger)
+def test_nobody_else_may_read_a_ledger(path: Path) -> None:
+    with Ledger(path, max_row_bytes=0) as ledger:
+        charge(ledger)
 
-    found = [path, Path(f"{path}-wal"), Path(f"{path}-shm"), *files(path)]
-    assert [oct(file.stat().st_mode & 0o777) for file in found] == ["0o600"] * 4
-    assert Path(f"{path}.artifacts").stat().st_mode & 0o777 == 0o700
+        found = [path, Path(f"{path}-wal"), Path(f"{path}-shm"), *files(path)]
+        assert [oct(file.stat().st_mode & 0o777) for file in found] == ["0o600"] * 4
+        assert Path(f"{path}.artifacts").stat().st_mode & 0o777 == 0o700
 
 
 def test_many_threads_never_spend_more_than_there_is(ledger: Ledger) -> None:
@@ -548,30 +612,30 @@ def test_many_threads_with_one_request_are_charged_once(ledger: Ledger) -> None:
     assert len(list(ledger.charges())) == 1
 
 
-def test_threads_that_repeat_while_results_go_never_fail(path: Path) -> None:
-    with Ledger(path, max_artifact_bytes=500) as ledger:
+def test_threads_that_repeat_while_results_go_never_fail(path: Path, max_row_bytes: int) -> None:
+    with Ledger(path, max_artifact_bytes=500, max_row_bytes=max_row_bytes) as ledger:
 
         def call(number: int) -> None:
             request_id = str(number % 12)
             begun = ledger.begin(ANONYMOUS, request_id, "content", PRICE)
-            stored = result(request_id.encode() * 50)
+            made = result(request_id.encode() * 50)
             if isinstance(begun, Reservation):
-                begun.commit(stored)
+                begun.commit(made)
             elif isinstance(begun, Replay) and begun.result is None:
-                begun.restore(stored)
+                begun.restore(made)
             elif isinstance(begun, Replay):
-                assert begun.result == stored
+                assert begun.result == made
 
         with ThreadPoolExecutor(8) as executor:
             list(executor.map(call, range(1200)))
 
         assert sorted(row.request_id for row in ledger.charges()) == sorted(map(str, range(12)))
-        assert sum(file.stat().st_size for file in files(path)) <= 500
+        assert stored_bytes(path) <= 500
 
 
-def serve_until_killed(path: Path, said: Any) -> None:
+def serve_until_killed(path: Path, max_row_bytes: int, said: Any) -> None:
     """Charges without end, and says what it has charged."""
-    ledger = Ledger(path)
+    ledger = Ledger(path, max_row_bytes=max_row_bytes)
     for number in range(1_000_000):
         running = ledger.begin(ANONYMOUS, f"running {number}", "content", PRICE)
         charged = ledger.begin(ANONYMOUS, str(number), "content", PRICE)
@@ -582,10 +646,12 @@ def serve_until_killed(path: Path, said: Any) -> None:
 
 
 @pytest.mark.parametrize("after", [1, 40])
-def test_a_kill_loses_reservations_and_no_charge_that_was_answered(path: Path, after: int) -> None:
+def test_a_kill_loses_reservations_and_no_charge_that_was_answered(
+    path: Path, max_row_bytes: int, after: int
+) -> None:
     processes = multiprocessing.get_context("spawn")
     hears, says = processes.Pipe(duplex=False)
-    server = processes.Process(target=serve_until_killed, args=(path, says))
+    server = processes.Process(target=serve_until_killed, args=(path, max_row_bytes, says))
     server.start()
     says.close()
     answered = [hears.recv() for _ in range(after)]
@@ -606,7 +672,7 @@ def test_a_kill_loses_reservations_and_no_charge_that_was_answered(path: Path, a
             found = repeat(ledger, ANONYMOUS, str(number))
             assert found.result == result(str(number).encode() * 1000)
             reserve(ledger, ANONYMOUS, f"running {number}").release()
-        assert len(files(path)) == len(charged)
+        assert len(stored(path)) == len(charged)
 
 
 def test_charges_can_be_read_while_a_server_charges(ledger: Ledger, path: Path) -> None:
@@ -646,7 +712,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.rows: list[tuple[str, str, Decimal]] = []
 
     def open(self) -> Ledger:
-        return Ledger(self.path, max_artifact_bytes=250, clock=self.clock)
+        return Ledger(self.path, max_artifact_bytes=250, max_row_bytes=80, clock=self.clock)
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -697,7 +763,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert begun.result == self.result(name, content)
 
     def result(self, name: tuple[str, str], content: int) -> StoredResult:
-        return result(f"{name}{content}".encode().ljust(90))
+        # One is in the database, the other in a file.
+        return result(f"{name}{content}".encode().ljust(70 + 20 * content))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), fails=st.booleans())
@@ -738,7 +805,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def results_are_within_their_bound(self) -> None:
-        assert sum(file.stat().st_size for file in files(self.path)) <= 250
+        assert stored_bytes(self.path) <= 250
 
 
 def test_any_order_of_events_keeps_the_account(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """What callers see of a server, and what it tells of them."""
 
+import asyncio
 import contextlib
+import dataclasses
 import io
 import json
 import logging
+import queue
 import socket
 import threading
 import time
@@ -29,6 +32,7 @@ from serving import (
     png,
     request,
     serving,
+    until,
 )
 
 from beam_upscale.grpc_api import contract
@@ -38,11 +42,20 @@ from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.keys import add_key
 from beam_upscale.server.logs import log_as_json
-from beam_upscale.server.worker import Worker
+from beam_upscale.server.worker import Priced, Upscaled, Worker
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 HEALTH = "/grpc.health.v1.Health"
+
+
+class HeavyWorker(Worker):
+    """A worker whose results are larger than what lies on a connection."""
+
+    BYTES = 32 * 2**20
+
+    def upscale(self, priced: Priced) -> Upscaled:
+        return dataclasses.replace(super().upscale(priced), data=bytes(self.BYTES))
 
 
 @pytest.fixture
@@ -88,6 +101,37 @@ def silence() -> Iterator[Callable[..., Iterator[bytes]]]:
         yield requests
     finally:
         end.set()
+
+
+@contextlib.contextmanager
+def slow_line(address: str, gate: threading.Event) -> Iterator[Client]:
+    """A client to whom few bytes of answers come until the gate opens."""
+    host, _, port = address.rpartition(":")
+
+    def pass_on(source: socket.socket, target: socket.socket, few: int) -> None:
+        passed = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(2**16):
+                passed += len(data)
+                if passed > few:
+                    gate.wait(PATIENCE)
+                target.sendall(data)
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection((host, int(port))) as server,
+    ):
+        channel_options = [("grpc.max_receive_message_length", -1)]
+        name = f"127.0.0.1:{listener.getsockname()[1]}"
+        with grpc.insecure_channel(name, options=channel_options) as channel:
+            grpc.channel_ready_future(channel)
+            client, _ = listener.accept()
+            ways = ((client, server, 2**30), (server, client, 2**16))
+            threads = [threading.Thread(target=pass_on, args=way, daemon=True) for way in ways]
+            for thread in threads:
+                thread.start()
+            with client:
+                yield Client(channel)
 
 
 def test_an_answer_says_what_it_holds(both_engines: Worker, image: bytes) -> None:
@@ -288,8 +332,7 @@ def test_a_draining_server_finishes_and_begins_nothing(gated: GatedWorker, image
         )(health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         seen = [next(watched).status]
         begun = client.start(request(image, request_id="begun"), timeout=PATIENCE)
-        while not gated.begun:
-            time.sleep(0.01)
+        until(lambda: gated.begun)
         server.call(server.listening.service.drain)
         seen += [each.status for each in watched]
         late = client.refused(request(image))
@@ -305,11 +348,56 @@ def test_a_draining_server_finishes_and_begins_nothing(gated: GatedWorker, image
     assert finished
 
 
+def test_a_request_that_arrives_once_the_server_drains_is_not_begun(
+    gated: GatedWorker, image: bytes
+) -> None:
+    messages: queue.Queue[bytes | None] = queue.Queue()
+    gated.gate.set()
+    with serving(gated) as server, connected(server) as client:
+        method = client.channel.stream_stream(contract.GENERATE)
+        call = method(iter(messages.get, None), timeout=PATIENCE)
+        permits = server.listening.service._admission._in_flight
+        until(lambda: server.call(lambda: dict(permits)))
+        server.call(server.listening.service.drain)
+        messages.put(request(image).SerializeToString())
+        messages.put(None)
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert gated.begun == []
+
+
+def test_a_server_that_stops_waits_until_answers_are_read(worker: Worker, image: bytes) -> None:
+    gate = threading.Event()
+    heavy = HeavyWorker(list(worker._networks.values()))
+    with (
+        contextlib.closing(heavy),
+        serving(heavy) as server,
+        slow_line(server.address, gate) as client,
+    ):
+        call = client.start(request(image))
+        images = server.listening.service._metrics.images.labels(ENGINE)
+        until(lambda: images._value.get() == 1)
+        server.call(server.listening.service.drain)
+        finishing = asyncio.run_coroutine_threadsafe(
+            server.listening.service.finish(PATIENCE), server.loop
+        )
+        server.run(asyncio.sleep(0.2))
+        finished_early = finishing.done()
+        gate.set()
+        answer = list(call)[-1]
+
+        assert finishing.result(PATIENCE)
+
+    assert not finished_early
+    assert len(answer.artifacts[0].binary) == HeavyWorker.BYTES
+
+
 def test_calls_that_take_longer_than_a_drain_end(gated: GatedWorker, image: bytes) -> None:
     with serving(gated) as server, connected(server) as client:
         call = client.start(request(image))
-        while not gated.begun:
-            time.sleep(0.01)
+        until(lambda: gated.begun)
         finished = server.run(server.listening.calls.finish(0.01))
         error = failed(call)
         gated.gate.set()
@@ -382,6 +470,24 @@ def test_logs_tell_of_calls_but_no_secrets(
     assert wrong["code"] == "UNAUTHENTICATED" and "key" not in wrong
     for secret in (token, "bu_wrong_secret", "private prompt", "secret bytes"):
         assert secret not in text
+
+
+def test_the_log_says_once_what_was_charged(
+    gated: GatedWorker, image: bytes, logged: io.StringIO
+) -> None:
+    message = request(image, request_id="a")
+    with serving(gated) as server, connected(server) as client:
+        calls = [client.start(message) for _ in range(3)]
+        flights = server.listening.calls._flights
+        until(lambda: server.call(lambda: [each.callers for each in flights]) == [3])
+        gated.gate.set()
+        artifacts = [list(call)[-1].artifacts[0].binary for call in calls]
+
+    lines = [json.loads(line) for line in logged.getvalue().splitlines()]
+    answered = [line for line in lines if line["message"] == "call"]
+    assert len(set(artifacts)) == 1
+    assert sorted(line["replay"] for line in answered) == [False, True, True]
+    assert ["credits" in line for line in answered].count(True) == 1
 
 
 def test_metrics_count_calls(worker: Worker, tmp_path: Path, image: bytes) -> None:

@@ -1,12 +1,10 @@
 """How the connection to the service is made."""
 
-import ipaddress
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api import contract
 from beam_upscale.remote_models import RemoteModel
 
@@ -26,42 +24,16 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def is_loopback(endpoint: str) -> bool:
-    """Whether an endpoint is on this machine.
-
-    Args:
-        endpoint: HOST:PORT; an IPv6 address stands in brackets.
-
-    Raises:
-        SettingsError: INVALID_OPTION, it is not HOST:PORT.
-    """
-    host, _, port = endpoint.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not host or not port.isdecimal() or "/" in host or (":" in host and not bracketed):
-        raise SettingsError(
-            ErrorCode.INVALID_OPTION,
-            f"the endpoint is {endpoint!r}; it must be HOST:PORT, such as localhost:50051",
-        )
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
-
-
 def open_channel(model: RemoteModel, library: Any = grpc.aio) -> Any:
     """A channel to the service; it connects when it is first used.
 
     Args:
         model: how the service is called.
         library: `grpc.aio`, called on its event loop; or `grpc`.
-
-    Raises:
-        SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
     """
-    is_near = is_loopback(model.endpoint)
     # A proxy of the environment is no way to this machine itself.
-    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not is_near))]
-    if model.insecure or (is_near and model.ca is None):
+    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not model.is_loopback))]
+    if model.insecure or (model.is_loopback and model.ca is None):
         return library.insecure_channel(model.endpoint, options=options)
     ca = None if model.ca is None else model.ca.encode()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca)

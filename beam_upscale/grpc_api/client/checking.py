@@ -32,7 +32,7 @@ def check(model: RemoteModel, engines: Iterable[str]) -> None:
 
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, the service cannot be reached within 10 s;
-            API_KEY_REFUSED; UNKNOWN_ENGINE; INVALID_OPTION, the endpoint is not HOST:PORT.
+            API_KEY_REFUSED; UNKNOWN_ENGINE.
     """
     account = Account.of(model)
     with contextlib.closing(open_channel(model, grpc)) as channel:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from apache_beam.ml.inference.base import ModelHandler, PredictionResult
+from apache_beam.ml.inference.base import PredictionResult
 
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError
@@ -14,11 +14,11 @@ from beam_upscale.grpc_api.client.calls import Call, ImageCalls, Outcome
 from beam_upscale.grpc_api.client.pending import PendingImage, PendingResult
 from beam_upscale.grpc_api.client.requests import request_for
 from beam_upscale.grpc_api.client.window import Window, shared_window
-from beam_upscale.inference import METRICS, TiledImage
+from beam_upscale.inference import TiledImage, TiledImageHandler
 from beam_upscale.remote_models import RemoteModel
 
 
-class RemoteHandler(ModelHandler[TiledImage, PredictionResult, Window]):
+class RemoteHandler(TiledImageHandler[Window]):
     """Upscales images with an engine behind the gRPC API.
 
     Its "model" is the process's window of calls. Give RunInference no `model_identifier`: Beam
@@ -41,8 +41,7 @@ class RemoteHandler(ModelHandler[TiledImage, PredictionResult, Window]):
         """The window of this process, with the API key that this process finds.
 
         Raises:
-            SettingsError: API_KEY_REFUSED, there is no key where one is said to be;
-                INVALID_OPTION, the endpoint is not HOST:PORT.
+            SettingsError: API_KEY_REFUSED, there is no key where one is said to be.
         """
         return shared_window(Account.of(self._model))
 
@@ -89,18 +88,6 @@ class RemoteHandler(ModelHandler[TiledImage, PredictionResult, Window]):
     def _call(self, tiled: TiledImage, index: int, image: ImageCalls) -> Call:
         request = request_for(self._model.engine, tiled, index)
         return Call(request.request_id, request.SerializeToString(deterministic=True), image)
-
-    def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
-        """Bytes of all tiles."""
-        return sum(tile.pixels.nbytes for tiled in batch for tile in tiled.tiles)
-
-    def get_metrics_namespace(self) -> str:
-        """The namespace of RunInference's metrics."""
-        return METRICS
-
-    def get_resource_hints(self) -> dict[str, Any]:
-        """None: whoever only calls needs no accelerator."""
-        return {}
 
     def share_model_across_processes(self) -> bool:
         """Never: a window is its process's own."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from beam_upscale import image
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.inference import Tile
@@ -32,14 +31,7 @@ def core_of(artifact: bytes, tile: Tile, engine_scale: int, scale: int) -> np.nd
     pixels = _decoded(artifact, size)
     pixels = _with_channels(pixels, channels)
     pixels = _with_depth(pixels, tile.pixels.dtype)
-    pixels = image.resize(pixels, width * scale, height * scale)
-    core = tile.core
-    kept = pixels[
-        core.top * scale : (core.top + core.height) * scale,
-        core.left * scale : (core.left + core.width) * scale,
-    ]
-    # A view would keep the halo's pixels in memory.
-    return kept if kept.shape == pixels.shape else kept.copy()
+    return tile.upscaled_core(pixels, scale)
 
 
 def _decoded(artifact: bytes, size: tuple[int, int]) -> np.ndarray:

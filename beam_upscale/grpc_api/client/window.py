@@ -29,9 +29,6 @@ class Window:
 
     Args:
         account: whose calls they are.
-
-    Raises:
-        SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
     """
 
     def __init__(self, account: Account) -> None:
@@ -99,9 +96,6 @@ def shared_window(account: Account) -> Window:
     """The process's window for an account, whichever its engine.
 
     One that was stopped is not given again: a later run asks anew.
-
-    Raises:
-        SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
     """
     account = account.for_any_engine()
     with _lock:

@@ -8,7 +8,7 @@ from scripted_service import ENGINE, handler_of, infer, model_of, service_with, 
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.client import check, checking
-from beam_upscale.grpc_api.client.channel import is_loopback, open_channel
+from beam_upscale.grpc_api.client.channel import open_channel
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.remote_models import RemoteModel
 
@@ -139,31 +139,6 @@ def test_a_service_that_says_nothing_is_not_waited_for_without_end(
 
 
 # How the connection is made
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["localhost:1", "LOCALHOST:1", "127.0.0.1:50051", "127.8.9.1:1", "[::1]:443"],
-)
-def test_this_machine_is_known(endpoint: str) -> None:
-    assert is_loopback(endpoint)
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["example.org:443", "10.0.0.1:1", "[2001:db8::1]:443", "localhost.example.org:1"]
-)
-def test_other_machines_are_not_this_one(endpoint: str) -> None:
-    assert not is_loopback(endpoint)
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["", "host", "host:", ":1", "host:port", "::1:443", "https://host:443", "h:443/x"]
-)
-def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
-    error = refused(RemoteModel(ENGINE, endpoint))
-
-    assert error.code is ErrorCode.INVALID_OPTION
-    assert "it must be HOST:PORT" in error.message
 
 
 class Library:
