@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -75,6 +75,18 @@ CREATE TABLE artifacts (
     stored_at REAL NOT NULL,
     CHECK ((file IS NULL) <> (data IS NULL))
 ) STRICT;
+-- A charge and its result as one statement, which is a transaction of its own: of several, each
+-- waits for its turn in the interpreter, and all others for the last of them.
+CREATE VIEW charged_results AS
+    SELECT key, request_id, fingerprint, engine, amount, file, data, bytes, sha256, seed, charged_at
+    FROM charges LEFT JOIN artifacts ON artifacts.charge = charges.id;
+CREATE TRIGGER charged_results_are_two_rows INSTEAD OF INSERT ON charged_results BEGIN
+    INSERT INTO charges (key, request_id, fingerprint, engine, amount, charged_at)
+    VALUES (NEW.key, NEW.request_id, NEW.fingerprint, NEW.engine, NEW.amount, NEW.charged_at);
+    INSERT INTO artifacts (charge, file, data, bytes, sha256, seed, stored_at)
+    SELECT last_insert_rowid(), NEW.file, NEW.data, NEW.bytes, NEW.sha256, NEW.seed, NEW.charged_at
+    WHERE NEW.bytes IS NOT NULL;
+END;
 PRAGMA application_id = {_APPLICATION_ID};
 PRAGMA user_version = {_FORMAT};
 """
@@ -234,6 +246,9 @@ class _Artifact:
     bytes: int
     sha256: str
     seed: int
+
+    def columns(self) -> tuple[Any, ...]:
+        return self.file, self.data, self.bytes, self.sha256, self.seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -434,59 +449,53 @@ class Ledger:
             raise _ended()
         artifact: _Artifact | None = None
         stored = False
+        dropped: tuple[str, ...] = ()
         try:
             with _unavailable_on_failure("written"):
                 if claim.request_id and len(result.data) <= self._max_artifact_bytes:
                     artifact = self._write(result)
                 with self._lock:
-                    dropped = self._store_rows(claim, result.engine, artifact)
+                    if not claim.open:
+                        raise _ended()
+                    dropped = self._make_room(claim.charge, artifact)
+                    self._insert(claim, result.engine, artifact)
                     stored = True
                     self._end(claim)
         finally:
             self._release(claim)
             if artifact is not None and artifact.file is not None and not stored:
-                self._delete([artifact.file])
-        self._delete(dropped)
+                dropped += (artifact.file,)
+            self._delete(dropped)
 
-    def _store_rows(self, claim: _Claim, engine: str, artifact: _Artifact | None) -> list[str]:
-        """One transaction; gives the files that no row knows any more."""
-        if not claim.open:
-            raise _ended()
+    def _make_room(self, charge: int | None, artifact: _Artifact | None) -> tuple[str, ...]:
+        """Forgets what goes for a result of a charge; the files that no row knows any more."""
         size = 0 if artifact is None else artifact.bytes
+        if charge is None and self._is_room(self._stored_bytes, size, self._clock()):
+            return ()
         with self._transaction():
-            charge = claim.charge
             dropped = _Dropped() if charge is None else self._drop_artifact_of(charge)
-            dropped += self._evict(self._stored_bytes - dropped.bytes, room_for=size)
-            if charge is None:
-                charge = self._insert_charge(claim, engine)
-            if artifact is not None:
-                self._insert_artifact(artifact, charge)
-        self._stored_bytes += size - dropped.bytes
+            dropped += self._evict(self._stored_bytes - dropped.bytes, size)
+        self._stored_bytes -= dropped.bytes
+        return dropped.files
+
+    def _insert(self, claim: _Claim, engine: str, artifact: _Artifact | None) -> None:
+        """Charges a call, unless it was charged before, and stores its result, both or neither."""
+        stored = (None,) * 5 if artifact is None else artifact.columns()
+        now = self._clock()
         if claim.charge is None:
+            called = claim.key, claim.request_id, claim.fingerprint, engine, claim.amount
+            self._database.execute(
+                f"INSERT INTO charged_results VALUES ({_marks(11)})", (*called, *stored, now)
+            )
             self._spent[claim.key] = self._spent.get(claim.key, 0) + claim.amount
-        return list(dropped.files)
-
-    def _insert_charge(self, claim: _Claim, engine: str) -> int:
-        charge = self._database.execute(
-            "INSERT INTO charges (key, request_id, fingerprint, engine, amount, charged_at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                *(claim.key, claim.request_id, claim.fingerprint, engine),
-                *(claim.amount, self._clock()),
-            ),
-        ).lastrowid
-        assert charge is not None
-        return charge
-
-    def _insert_artifact(self, artifact: _Artifact, charge: int) -> None:
-        self._database.execute(
-            "INSERT INTO artifacts (charge, file, data, bytes, sha256, seed, stored_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                *(charge, artifact.file, artifact.data, artifact.bytes, artifact.sha256),
-                *(artifact.seed, self._clock()),
-            ),
-        )
+        elif artifact is not None:
+            self._database.execute(
+                "INSERT INTO artifacts (charge, file, data, bytes, sha256, seed, stored_at) "
+                f"VALUES ({_marks(7)})",
+                (claim.charge, *stored, now),
+            )
+        if artifact is not None:
+            self._stored_bytes += artifact.bytes
 
     def _drop_artifact_of(self, charge: int) -> _Dropped:
         rows = self._database.execute(
@@ -499,27 +508,29 @@ class Ledger:
         """Forgets the oldest results until there is room, and those out of the replay window."""
         dropped = _Dropped()
         now = self._clock()
-        if stored_bytes + room_for <= self._max_artifact_bytes and now < self._none_expires_before:
-            return dropped
-        while True:
+        while not self._is_room(stored_bytes - dropped.bytes, room_for, now):
             rows = self._database.execute(
                 "SELECT id, file, bytes, stored_at FROM artifacts ORDER BY id LIMIT ?",
                 (_EVICTED_AT_ONCE,),
             ).fetchall()
-            for number, file, size, stored_at in rows:
-                room = self._max_artifact_bytes - (stored_bytes - dropped.bytes)
-                expires = stored_at + self._replay_seconds
-                if room >= room_for and expires >= now:
-                    self._none_expires_before = expires
-                    return dropped
-                self._database.execute("DELETE FROM artifacts WHERE id = ?", (number,))
-                dropped += _Dropped(() if file is None else (file,), size)
             if not rows:
                 self._none_expires_before = now + self._replay_seconds
-                return dropped
+                break
+            for number, file, size, stored_at in rows:
+                self._none_expires_before = stored_at + self._replay_seconds
+                if self._is_room(stored_bytes - dropped.bytes, room_for, now):
+                    break
+                self._database.execute("DELETE FROM artifacts WHERE id = ?", (number,))
+                dropped += _Dropped(() if file is None else (file,), size)
+        return dropped
+
+    def _is_room(self, stored_bytes: int, room_for: int, now: float) -> bool:
+        """Whether all that is stored may stay beside a result of so many bytes."""
+        is_room = stored_bytes + room_for <= self._max_artifact_bytes
+        return is_room and now <= self._none_expires_before
 
     def _write(self, result: StoredResult) -> _Artifact:
-        """A file that no row knows, as nothing was charged for it, goes at the next start."""
+        """Puts a large result into a file; one that no row comes to know goes at the next start."""
         size, sha256 = len(result.data), hashlib.sha256(result.data).hexdigest()
         if size <= self._max_row_bytes:
             return _Artifact(None, result.data, size, sha256, result.seed)
@@ -706,6 +717,10 @@ def _reused(request_id: str) -> RequestIdReused:
         f"the request id {request_id!r} is that of an earlier request with another content; "
         "another request takes another id"
     )
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
 
 
 def _ended() -> RuntimeError:
