@@ -274,7 +274,11 @@ _SERVICE_OPTIONS = (
         metavar="FILE",
         help=f"Holds the service's API key. [default: the variable {API_KEY_VARIABLE}]",
     ),
-    click.option("--ca-file", metavar="FILE", help="PEM of the authorities to trust."),
+    click.option(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM of the authorities to trust; with it TLS is spoken on this machine too.",
+    ),
     click.option("--insecure", is_flag=True, help="Plaintext also to other machines."),
     click.option(
         "--max-in-flight",
@@ -563,7 +567,9 @@ def engines_command(as_json: bool) -> None:
         click.echo(json.dumps([_engine_values(engine) for engine in ENGINES.values()], indent=2))
         return
     table = Table()
-    for name in ("engine", "scale", "input limit", "output limit", "credits a call", "parameters"):
+    # A name is what is copied from here.
+    table.add_column("engine", no_wrap=True, min_width=max(map(len, ENGINES)))
+    for name in ("scale", "input limit", "output limit", "credits a call", "parameters"):
         table.add_column(name)
     for engine in ENGINES.values():
         table.add_row(
@@ -825,7 +831,9 @@ def keys_list(path: str, ledger: str | None) -> None:
     records = key_file.read_keys(path)
     spent = None if ledger is None else read_spent(ledger)
     table = Table()
-    for name in ("name", "made", "state", "calls at a time", "calls a second", "credits"):
+    table.add_column("name", overflow="fold")
+    table.add_column("made", no_wrap=True)
+    for name in ("state", "calls at a time", "calls a second", "credits"):
         table.add_column(name, overflow="fold")
     if spent is not None:
         table.add_column("spent", justify="right")

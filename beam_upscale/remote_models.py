@@ -63,6 +63,11 @@ class RemoteModel:
             return host.lower() == "localhost"
 
     @property
+    def is_plaintext(self) -> bool:
+        """Whether it is called without TLS."""
+        return self.insecure or (self.is_loopback and self.ca is None)
+
+    @property
     def place(self) -> str:
         """What upscales and where, for people."""
         return f"{self.engine} at {self.endpoint}"

@@ -206,6 +206,7 @@ class _Execution(threading.Thread):
     def __init__(self, pipeline: beam.Pipeline) -> None:
         super().__init__(name="pipeline", daemon=True)
         self._pipeline = pipeline
+        self._ended = threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -213,6 +214,16 @@ class _Execution(threading.Thread):
             self._pipeline.run().wait_until_finish()
         except BaseException as error:  # Raised again by whoever waits.
             self.error = error
+        finally:
+            self._ended.set()
+
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the pipeline has ended, waiting so long for it.
+
+        `Thread.join` is no way to tell: a KeyboardInterrupt in it makes a thread pass for ended
+        (CPython issue 90882).
+        """
+        return self._ended.wait(seconds)
 
 
 def _watch(
@@ -226,10 +237,9 @@ def _watch(
     execution = _Execution(pipeline)
     execution.start()
     interrupted = False
-    while execution.is_alive():
+    while True:
         try:
-            execution.join(_SECONDS_BETWEEN_LOOKS)
-            if not execution.is_alive():
+            if execution.has_ended(_SECONDS_BETWEEN_LOOKS):
                 # With a completed run its progress files are gone.
                 break
             done = read_progress(dataset, run_id)

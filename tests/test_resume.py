@@ -117,6 +117,7 @@ def test_interrupted_run_finishes_its_images_and_goes_on_later(
     assert "stopped: interrupted" in first.out
     assert "Traceback" not in first.err
     assert 2 <= records < IMAGES
+    assert list(stopped.glob(".staging/partial/*")) == []
     assert second.code == 0
     assert workers_of(stopped)[os.getpid()] == IMAGES - records
     assert tree(stopped) == tree(whole)

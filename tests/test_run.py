@@ -2,7 +2,11 @@
 
 import functools
 import gc
+import os
 import random
+import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -16,9 +20,13 @@ from PIL import Image
 from runs import command, command_elsewhere, quick, rows, tree, upscale
 from skimage import data
 
+from beam_upscale import run as running
 from beam_upscale import storage, transforms, weights
+from beam_upscale.control import stop_reason
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Status
+from beam_upscale.request import INTERRUPTED
 from beam_upscale.verify import verify
 from pipelines import upscale_images
 
@@ -392,3 +400,33 @@ def test_real_weights_on_fifty_photographs(
             print(f"\n{name}: " + ", ".join(f"{k} {v:.1f} dB" for k, v in decibels.items()))  # noqa: T201
         assert decibels[precision] >= 48
         assert decibels["fp32"] >= 60
+
+
+class SlowPipeline:
+    """A pipeline that is interrupted soon, and takes longer than that to end."""
+
+    def __init__(self) -> None:
+        self.ended = False
+
+    def run(self) -> "SlowPipeline":
+        return self
+
+    def wait_until_finish(self) -> None:
+        # The main thread is by then where it waits.
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+        self.ended = True
+
+
+def test_an_interrupted_run_waits_for_its_pipeline(tmp_path: Path) -> None:
+    assert threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    dataset, pipeline = DatasetFolder(str(tmp_path)), SlowPipeline()
+    try:
+        running._watch(pipeline, dataset, "run", None, lambda _: None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert pipeline.ended
+    assert stop_reason(dataset) == INTERRUPTED

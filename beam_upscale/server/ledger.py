@@ -701,10 +701,10 @@ def _credits(units: int) -> Decimal:
 
 
 def _out_of_credits(balance: int, reserved: int, amount: int) -> OutOfCredits:
-    return OutOfCredits(
-        f"the call costs {_shown(amount)} credits, and of the balance of {_shown(balance)} "
-        f"{_shown(balance - reserved)} are left, as calls in progress hold {_shown(reserved)}"
-    )
+    message = f"the call costs {_shown(amount)} credits, and the balance is {_shown(balance)}"
+    if reserved:
+        message += f", of which calls in progress hold {_shown(reserved)}"
+    return OutOfCredits(message)
 
 
 def _shown(units: int) -> str:

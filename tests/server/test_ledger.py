@@ -260,15 +260,14 @@ def test_a_call_that_costs_more_than_is_left_is_refused_with_the_numbers(ledger:
     charge(ledger)
     held = reserve(ledger, request_id="2", price=Decimal("0.75"))
 
-    message = (
-        "the call costs 0.2 credits, and of the balance of 0.8 0.05 are left, as calls in "
-        "progress hold 0.75"
-    )
-    with pytest.raises(OutOfCredits, match=f"^{message}$"):
+    message = "the call costs 0.2 credits, and the balance is 0.8"
+    with pytest.raises(OutOfCredits, match=f"^{message}, of which calls in progress hold 0.75$"):
         reserve(ledger, request_id="3")
     reserve(ledger, request_id="3", price=Decimal("0.05")).release()
 
     held.release()
+    with pytest.raises(OutOfCredits, match=r"^the call costs 0\.9 credits, .* is 0\.8$"):
+        reserve(ledger, request_id="3", price=Decimal("0.9"))
     reserve(ledger, request_id="3", price=Decimal("0.8"))
 
 

@@ -33,7 +33,7 @@ def open_channel(model: RemoteModel, library: Any = grpc.aio) -> Any:
     """
     # A proxy of the environment is no way to this machine itself.
     options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not model.is_loopback))]
-    if model.insecure or (model.is_loopback and model.ca is None):
+    if model.is_plaintext:
         return library.insecure_channel(model.endpoint, options=options)
     ca = None if model.ca is None else model.ca.encode()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca)

@@ -20,6 +20,9 @@ _MOST_SECONDS = 10.0
 _MOST_ATTEMPTS = 6
 _FIRST_PAUSE = 0.1
 
+# What gRPC says of a connection that the other side closed: a server of TLS does so.
+_HANGS_UP = "Socket closed"
+
 
 def check(model: RemoteModel, engines: Iterable[str]) -> None:
     """Asks a service, before a run begins, whether it takes the key and has the engines.
@@ -74,8 +77,11 @@ def _served(account: Account, channel: Any) -> set[str] | None:
         if verdict is Verdict.GIVE_UP or attempt == _MOST_ATTEMPTS or is_late:
             break
         time.sleep(pause)
+    hint = ""
+    if account.model.is_plaintext and _HANGS_UP in refusal.message:
+        hint = "; it was spoken to in plaintext, and may want TLS (on this machine with --ca-file)"
     raise SettingsError(
         ErrorCode.ENDPOINT_UNAVAILABLE,
         f"{account.model.endpoint} does not answer: "
-        f"{refusal.code.name}: {account.quoted(refusal.message)}",
+        f"{refusal.code.name}: {account.quoted(refusal.message)}{hint}",
     )
