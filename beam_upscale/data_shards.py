@@ -41,9 +41,9 @@ _PARQUET_COLUMNS = pa.schema(
     ]
 )
 
-# What is there too when img2dataset makes a tar (key, width, height, original_width,
-# original_height, sha256) has the name that it has there; the others are the manifest's. All are
-# there in every sample: readers take the fields of the first few for those of all.
+# What img2dataset puts into its tars too (key, width, height, original_width, original_height,
+# sha256) is named as it is there, so that what reads those reads these; the others are named as in
+# the manifest. All are there in every sample: readers take the first few for what all are like.
 _SAMPLE_COLUMNS = pa.schema(
     [
         ("key", pa.string()),

@@ -45,7 +45,7 @@ _LONGEST_NAME = 200
 
 
 class Layout(StrEnum):
-    """How images are stored."""
+    """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
 
     FILES = "files"
     PARQUET = "parquet"

@@ -362,6 +362,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {
         **run,
+        "layout": str(layout),
         "complete": True,
         "totals": dataclasses.asdict(sums),
         "shards": shards,

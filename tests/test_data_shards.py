@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pytest
+from memory_filesystem import MemoryFileSystem
 
+from beam_upscale import storage
 from beam_upscale.data_shards import read_images, sample_fields, sample_key, write_images
 from beam_upscale.dataset import Layout
 from beam_upscale.manifest import Row, Status
@@ -83,6 +85,19 @@ def test_images_are_read_as_they_were_written(tmp_path: Path, layout: Layout) ->
 
 
 @PACKED
+def test_a_shard_is_written_and_read_on_an_object_store(
+    monkeypatch: pytest.MonkeyPatch, layout: Layout
+) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "files", {})
+    uri, data = "mem://bucket/out/data/000000", bytes(40 << 20)
+    with storage.publish(uri) as file:
+        write_images(file, layout, [row("a"), row("b")], [b"image", data])
+        assert uri not in MemoryFileSystem.files
+
+    assert list(read_images(uri, layout)) == [("a", b"image"), ("b", data)]
+
+
+@PACKED
 def test_a_shard_without_images_is_a_whole_file(tmp_path: Path, layout: Layout) -> None:
     path = tmp_path / "shard"
     with path.open("wb") as file:
@@ -138,6 +153,13 @@ def test_all_samples_have_the_columns_of_all_inputs() -> None:
     assert sample_fields(["png"], kind).field("json").type.field("input").type == pa.struct(
         [("label", pa.float64()), ("size", pa.string())]
     )
+
+
+def test_an_input_without_columns_has_none() -> None:
+    _, (_, text) = members_of(tar_of([row("a")], [b""]))
+
+    assert json.loads(text)["input"] is None
+    assert sample_fields(["png"], pa.null()).field("json").type.field("input").type == pa.null()
 
 
 def test_a_header_says_what_every_tar_can_read_and_nothing_of_this_machine() -> None:

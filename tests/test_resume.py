@@ -23,7 +23,6 @@ from beam_upscale.verify import verify
 
 IMAGES = 12
 SHARD_ROWS = 5
-ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 # Where packed images are not looked at, one layout that packs them stands for the others.
 FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 
@@ -148,7 +147,7 @@ def test_rerun_makes_nothing_again(
     assert tree(output) == before
 
 
-@ALL_LAYOUTS
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 def test_rerun_adds_new_inputs_and_redoes_changed_ones(
     tmp_path: Path,
     inputs: Path,
@@ -176,7 +175,7 @@ def test_rerun_adds_new_inputs_and_redoes_changed_ones(
     assert list(verify(str(output))) == []
 
 
-@ALL_LAYOUTS
+@FILES_OR_PACKED
 def test_rerun_takes_over_columns_and_makes_no_image_again(
     tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
 ) -> None:

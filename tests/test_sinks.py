@@ -135,6 +135,28 @@ def test_later_commit_keeps_images_that_are_no_longer_staged(
     assert statuses == ["upscaled", "upscaled", "upscaled", "failed", "upscaled"]
 
 
+@pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
+def test_a_shard_that_breaks_leaves_what_was_there(dataset: DatasetFolder, layout: Layout) -> None:
+    def commit(name: str, *, is_staged: bool) -> None:
+        record = stage(result(name, noise(9000, 0)), dataset, layout)
+        if not is_staged:
+            Path(dataset.staged_image_uri(f"/in/{name}.jpg")).unlink()
+        commit_shard(0, [record], dataset, layout, "run")
+
+    def files() -> dict[Path, bytes]:
+        folders = (Path(dataset.root, name) for name in ("data", ".staging/partial"))
+        return {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+    with pytest.raises(LookupError, match=r"the image of /in/a.jpg is neither staged nor in data/"):
+        commit("a", is_staged=False)
+    assert files() == {}
+    commit("a", is_staged=True)
+    whole = files()
+    with pytest.raises(LookupError, match=r"the image of /in/b.jpg is neither staged nor in data/"):
+        commit("b", is_staged=False)
+    assert files() == whole
+
+
 @pytest.mark.parametrize(
     ("count", "size", "expected"),
     [(250, 100, [100, 100, 50]), (40, 1 << 20, [16, 16, 8]), (3, 17 << 20, [1, 1, 1]), (0, 0, [0])],
