@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from beam_upscale.dataset import IMAGES, Layout
 from beam_upscale.manifest import Status
 
@@ -24,6 +26,13 @@ _PARQUET_CONFIG = """\
     path: "data/*.parquet"
 """
 
+_WEBDATASET_CONFIG = """\
+- config_name: default
+  data_files:
+  - split: train
+    path: "data/*.tar"
+"""
+
 _MANIFEST_CONFIG = """\
 - config_name: manifest
   data_files:
@@ -32,17 +41,26 @@ _MANIFEST_CONFIG = """\
 """
 
 
-def dataset_card(layout: Layout, by_status: Mapping[str, int], run: Mapping[str, Any]) -> str:
+def dataset_card(
+    layout: Layout,
+    by_status: Mapping[str, int],
+    run: Mapping[str, Any],
+    fields: pa.Schema | None = None,
+) -> str:
     """The text of the dataset's README.md, in the form of the Hugging Face Hub.
 
     Args:
         layout: where the images are.
         by_status: rows of the manifest by status.
         run: what `run.json` says; `settings` is looked at.
+        fields: of the images' configuration, where the data does not say itself what they are;
+            binary ones are images. Types are those of `plain_type`.
     """
     stages = (run.get("settings") or {}).get("stages") or [{}]
     made = ", then by\n".join(_made_by(stage) for stage in stages)
-    config = _config(layout, has_images=bool(by_status.get(Status.UPSCALED)))
+    has_images = bool(by_status.get(Status.UPSCALED))
+    config = _config(layout, has_images)
+    info = _dataset_info(fields) if has_images and fields is not None else ""
     counts = "\n".join(f"| {status} | {count} |" for status, count in sorted(by_status.items()))
     return f"""\
 ---
@@ -51,7 +69,7 @@ tags:
 - super-resolution
 - beam-upscale
 configs:
-{config}---
+{config}{info}---
 
 # Upscaled images
 
@@ -83,4 +101,45 @@ def _config(layout: Layout, has_images: bool) -> str:
     if not has_images:
         # A pattern that matches nothing is an error.
         return _MANIFEST_CONFIG
-    return _PARQUET_CONFIG + _MANIFEST_CONFIG if layout is Layout.PARQUET else _FILES_CONFIG
+    match layout:
+        case Layout.FILES:
+            return _FILES_CONFIG
+        case Layout.PARQUET:
+            return _PARQUET_CONFIG + _MANIFEST_CONFIG
+        case Layout.WEBDATASET:
+            return _WEBDATASET_CONFIG
+
+
+def _dataset_info(fields: pa.Schema) -> str:
+    """What a sample of a tar holds: `load_dataset` would go by the first five of the first tar."""
+    members = [_feature(field.name, field.type) for field in fields]
+    members += [_feature(name, pa.string()) for name in ("__key__", "__url__")]
+    features = "".join(f"  - {{{member}}}\n" for member in members)
+    return f"dataset_info:\n- config_name: default\n  features:\n{features}"
+
+
+def _feature(name: str, kind: pa.DataType) -> str:
+    return f"name: {_yaml_text(name)}, {_feature_type(kind)}"
+
+
+def _feature_type(kind: pa.DataType) -> str:
+    """A type in Hugging Face's words, which are Arrow's for what is plain but for doubles."""
+    if pa.types.is_struct(kind):
+        members = ", ".join(f"{{{_feature(field.name, field.type)}}}" for field in kind)
+        return f"struct: [{members}]"
+    if pa.types.is_list(kind):
+        return f"list: {{{_feature_type(kind.value_type)}}}"
+    if pa.types.is_binary(kind):
+        return "dtype: image"
+    return f"dtype: {_yaml_text('float64' if pa.types.is_floating(kind) else str(kind))}"
+
+
+def _yaml_text(text: str) -> str:
+    """Any text in quotes: YAML escapes what JSON's quotes leave as it is, or as two halves."""
+    escaped = (
+        each
+        if each.isascii() and each.isprintable() and each not in '"\\'
+        else f"\\U{ord(each):08x}"
+        for each in text
+    )
+    return f'"{"".join(escaped)}"'

@@ -317,7 +317,7 @@ _RUN_OPTIONS = (
         type=_choice(Layout),
         default=str(Layout.FILES),
         show_default=True,
-        help="Image files, or Parquet with embedded images.",
+        help="Image files, Parquet with embedded images, or tars for WebDataset.",
     ),
     click.option(
         "--shard-rows",

@@ -9,6 +9,7 @@ from one of texts, in Parquet too.
 """
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -257,6 +258,62 @@ def stored_type(input_type: pa.StructType | None) -> pa.DataType:
     file = pa.BufferOutputStream()
     pq.write_table(pa.schema([("input", kind)]).empty_table(), file)
     return pq.read_schema(pa.BufferReader(file.getvalue())).field("input").type
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:
+    """The type that values have as plain JSON, for readers who know no marks: see `plain_value`."""
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, plain_type(field.type)) for field in kind])
+    if _is_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    if pa.types.is_floating(kind):
+        return pa.float64()
+    if pa.types.is_integer(kind):
+        # Readers of JSON take whole numbers for 64 bits with a sign, at most.
+        return pa.string() if pa.types.is_uint64(kind) else kind
+    return kind if pa.types.is_null(kind) or pa.types.is_boolean(kind) else pa.string()
+
+
+def plain_value(value: Any, kind: pa.DataType) -> Any:
+    """A value, as Arrow gives it, in plain JSON.
+
+    What JSON has no type for is text: decimals and unsigned 64-bit numbers by their digits, dates
+    and times in ISO 8601, spans of time as microseconds, bytes in base64, anything else as JSON of
+    its own. A number that is none (NaN, infinities) is None.
+
+    Args:
+        value: of this type, or None.
+        kind: the type.
+
+    Returns:
+        A value of the type `plain_type(kind)`, or None.
+    """
+    if value is None:
+        return None
+    if pa.types.is_struct(kind):
+        return {field.name: plain_value(value[field.name], field.type) for field in kind}
+    if _is_list(kind):
+        return [plain_value(each, kind.value_type) for each in value]
+    if pa.types.is_floating(kind):
+        return value if math.isfinite(value) else None
+    return _plain_text(value) if pa.types.is_string(plain_type(kind)) else value
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _plain_text(value: Any) -> str:
+    in_json = to_json(value)
+    if isinstance(in_json, str):
+        return in_json
+    if isinstance(in_json, Mapping) and not isinstance(value, Mapping):
+        # The text that is marked, without its mark.
+        (in_json,) = in_json.values()
+        return str(in_json)
+    return json.dumps(in_json, default=str)
 
 
 def are_stored_alike(

@@ -3,6 +3,7 @@
     README.md                        a dataset card
     images/<relative path>.<ext>     layout files
     data/<shard>.parquet             layout parquet
+    data/<shard>.tar                 layout webdataset
     intermediates/<stage>/<path>     between the engines of a chain, where that is kept
     manifest/<shard>.parquet         one row per input
     telemetry/*.parquet              what varies from run to run
@@ -11,7 +12,7 @@
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
 staged record, and its image is durable under its final name (layout files) or in the staging
-folder (layout parquet).
+folder (the layouts that pack images into shards).
 """
 
 import dataclasses
@@ -44,10 +45,21 @@ _LONGEST_NAME = 200
 
 
 class Layout(StrEnum):
-    """How images are stored."""
+    """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
 
     FILES = "files"
     PARQUET = "parquet"
+    WEBDATASET = "webdataset"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a shard's images are in one file, `data_path`, instead of one each."""
+        return self is not Layout.FILES
+
+    def data_path(self, shard: int) -> str:
+        """The file of a shard's images, relative to the dataset's root, where they are packed."""
+        extension = {Layout.PARQUET: ".parquet", Layout.WEBDATASET: ".tar"}[self]
+        return f"data/{shard_name(shard)}{extension}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,16 +187,16 @@ class DatasetFolder:
         """A shard's manifest."""
         return storage.join(self.root, "manifest", f"{shard_name(shard)}.parquet")
 
-    def data_uri(self, shard: int) -> str:
-        """A shard's images (layout parquet)."""
-        return storage.join(self.root, "data", f"{shard_name(shard)}.parquet")
+    def data_uri(self, shard: int, layout: Layout) -> str:
+        """A shard's images, in a layout that packs them."""
+        return self.resolve(layout.data_path(shard))
 
     def resolve(self, relative: str) -> str:
         """The URI of a path that is relative to the dataset's root."""
         return storage.join(self.root, relative)
 
     def staged_image_uri(self, input_id: str) -> str:
-        """Where an image waits for its shard (layout parquet)."""
+        """Where an image waits for the shard that it is packed into."""
         return storage.join(self.staging, "images", _key(input_id))
 
     @property
@@ -221,6 +233,16 @@ class DatasetFolder:
         """The type of the dataset's own columns in a committed shard; its rows are not read."""
         with storage.open_read(self.manifest_uri(shard)) as file:
             return pq.read_schema(file).field("input").type
+
+    def output_formats(self) -> list[str]:
+        """The formats of the images of committed shards, in order."""
+        found: set[str] = set()
+        for shard in self.committed_shards():
+            with storage.open_read(self.manifest_uri(shard)) as file:
+                stored = pq.read_table(file, columns=["output_uri", "output_format"])
+            images = stored.filter(pc.is_valid(stored["output_uri"]))
+            found.update(images["output_format"].unique().to_pylist())
+        return sorted(found)
 
     def columns_of_others(self, input_ids: Collection[str]) -> Iterator[dict[str, Any]]:
         """The columns, without those that have no value, of committed inputs that are not these."""

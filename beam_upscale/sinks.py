@@ -1,14 +1,14 @@
 """`WriteDataset`: results become durable one by one, and shards are committed whole.
 
 A result's image and record are written as soon as they are made; what crosses the shuffle is the
-record. One worker then writes a shard's images (layout parquet) and, last, its manifest, whose
-appearance commits the shard. Doing any of it twice writes the same bytes under the same names.
+record. One worker then writes a shard's images, where shards hold them, and, last, its manifest,
+whose appearance commits the shard. Doing any of it twice writes the same bytes under the same
+names.
 """
 
 import dataclasses
 import datetime
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -28,6 +28,7 @@ from beam_upscale.control import (
     stop_after_failures,
     stop_reason,
 )
+from beam_upscale.data_shards import read_images, sample_fields, write_images
 from beam_upscale.dataset import (
     IMAGES,
     INTERMEDIATES,
@@ -50,31 +51,16 @@ from beam_upscale.transforms import Upscale
 
 _logger = logging.getLogger(__name__)
 
-# A row group is what a reader holds at once.
-_ROW_GROUP_ROWS = 100
-_ROW_GROUP_BYTES = 16 << 20
-
 # Results that come without a shard are spread over this many.
 _SHARDS = 16
 
 _POSTPONED = b""
 
-# Hugging Face's datasets takes a struct of bytes and path for an image if the schema says so.
-_IMAGE_FEATURE = {"info": {"features": {"image": {"_type": "Image"}}}}
-_DATA_COLUMNS = pa.schema(
-    [
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("input_id", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-    ]
-)
-
 
 def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
     """Where a result's image will stand, relative to the dataset's root."""
-    if layout is Layout.PARQUET:
-        return f"data/{shard_name(shard)}.parquet"
+    if layout.is_packed:
+        return layout.data_path(shard)
     return f"{IMAGES}/{_file_name(source, row)}"
 
 
@@ -122,8 +108,8 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
         row = dataclasses.replace(row, output_uri=relative, stages=stages)
         record = dataclasses.replace(record, row=row)
-        staged = layout is Layout.PARQUET
-        uri = dataset.staged_image_uri(row.input_id) if staged else dataset.resolve(relative)
+        final = dataset.resolve(relative)
+        uri = dataset.staged_image_uri(row.input_id) if layout.is_packed else final
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         dataset.write(uri, upscaled.data)
@@ -221,14 +207,14 @@ def commit_shard(
     if input_type is None:
         # Images are of some of the rows, but have the columns of all.
         input_type = infer_input_type(row.input for row in ordered)
-    if layout is Layout.PARQUET:
-        ordered = [_in_data_shard(row, shard) for row in ordered]
+    if layout.is_packed:
+        ordered = [_in_data_shard(row, shard, layout) for row in ordered]
         with_images = [row for row in ordered if row.output_uri]
-        _write_images(shard, with_images, dataset, input_type)
+        _write_images(shard, with_images, dataset, layout, input_type)
     _write_telemetry(shard, records, dataset, run_id)
     with storage.publish(dataset.manifest_uri(shard), dataset.partial) as file:
         pq.write_table(manifest.table(ordered, input_type), file)
-    if layout is Layout.PARQUET:
+    if layout.is_packed:
         for row in ordered:
             # They stand in the data shard now; a dataset is not to need its size twice.
             storage.delete(dataset.staged_image_uri(row.input_id))
@@ -240,57 +226,29 @@ def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
     return dataset.read_manifest(shard)
 
 
-def _in_data_shard(row: Row, shard: int) -> Row:
+def _in_data_shard(row: Row, shard: int, layout: Layout) -> Row:
     if row.output_uri is None:
         return row
-    return dataclasses.replace(row, output_uri=f"data/{shard_name(shard)}.parquet")
+    return dataclasses.replace(row, output_uri=layout.data_path(shard))
 
 
 def _write_images(
-    shard: int, rows: list[Row], dataset: DatasetFolder, input_type: pa.StructType | None
+    shard: int,
+    rows: list[Row],
+    dataset: DatasetFolder,
+    layout: Layout,
+    input_type: pa.StructType | None,
 ) -> None:
-    """Writes a data shard, a row group at a time.
+    """Writes a data shard, one image after the other.
 
     Images that an earlier run committed come from the shard as it stands; it is replaced only once
     the new one is whole.
     """
-    inputs = manifest.input_column(rows, input_type)
-    schema = _DATA_COLUMNS.append(pa.field("input", inputs.type))
-    metadata = {b"huggingface": json.dumps(_IMAGE_FEATURE).encode()}
-    stored = _stored_images(dataset.data_uri(shard))
-    with (
-        storage.publish(dataset.data_uri(shard), dataset.partial) as file,
-        pq.ParquetWriter(file, schema.with_metadata(metadata), compression="none") as writer,
-    ):
-        group: list[dict[str, Any]] = []
-        held = 0
-        for done, row in enumerate(rows, start=1):
-            data = _image_bytes(row, dataset, stored)
-            group.append(_data_row(row, data))
-            held += len(data)
-            if len(group) == _ROW_GROUP_ROWS or held >= _ROW_GROUP_BYTES:
-                writer.write_table(_data_table(group, inputs[done - len(group) : done]))
-                group, held = [], 0
-        if group or not rows:
-            writer.write_table(_data_table(group, inputs[len(rows) - len(group) :]))
-
-
-def _data_table(group: list[dict[str, Any]], inputs: pa.Array) -> pa.Table:
-    return pa.Table.from_pylist(group, schema=_DATA_COLUMNS).append_column("input", inputs)
-
-
-def _data_row(row: Row, data: bytes) -> dict[str, Any]:
-    assert row.output_format is not None
-    extension = OutputFormat(row.output_format).extension
-    path = str(row.input.get("file_name") or row.input_id.rpartition("/")[2])
-    # A column may hold any text; half of a surrogate pair is none that Arrow takes.
-    path = path.encode(errors="backslashreplace").decode()
-    return {
-        "image": {"bytes": data, "path": path + extension},
-        "input_id": row.input_id,
-        "width": row.output_width,
-        "height": row.output_height,
-    }
+    uri = dataset.data_uri(shard, layout)
+    stored = read_images(uri, layout) if storage.exists(uri) else iter(())
+    images = (_image_bytes(row, dataset, stored) for row in rows)
+    with storage.publish(uri, dataset.partial) as file:
+        write_images(file, layout, rows, images, input_type)
 
 
 def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, bytes]]) -> bytes:
@@ -302,16 +260,6 @@ def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, b
         if input_id == row.input_id:
             return data
     raise LookupError(f"the image of {row.input_id} is neither staged nor in {row.output_uri}")
-
-
-def _stored_images(uri: str) -> Iterator[tuple[str, bytes]]:
-    if not storage.exists(uri):
-        return
-    with storage.open_read(uri) as file:
-        batches = pq.ParquetFile(file).iter_batches(batch_size=1, columns=["input_id", "image"])
-        for batch in batches:
-            for row in batch.to_pylist():
-                yield row["input_id"], row["image"]["bytes"]
 
 
 def _write_telemetry(
@@ -411,9 +359,10 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
     sums = totals(row for _, row in dataset.committed_rows())
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
-    card = dataset_card(layout, sums.by_status, run).encode()
+    card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {
         **run,
+        "layout": str(layout),
         "complete": True,
         "totals": dataclasses.asdict(sums),
         "shards": shards,
@@ -425,6 +374,14 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     return sums
 
 
+def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
+    """The fields of a sample; None where the data says itself what they are."""
+    shards = dataset.committed_shards()
+    if layout is not Layout.WEBDATASET or not shards:
+        return None
+    return sample_fields(dataset.output_formats(), dataset.input_type(shards[0]))
+
+
 def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
     manifest_uri = dataset.manifest_uri(shard)
     entry = {
@@ -432,8 +389,8 @@ def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str
         "rows": len(dataset.read_manifest(shard)),
         "manifest_sha256": storage.sha256(manifest_uri),
     }
-    if layout is Layout.PARQUET:
-        entry["data_sha256"] = storage.sha256(dataset.data_uri(shard))
+    if layout.is_packed:
+        entry["data_sha256"] = storage.sha256(dataset.data_uri(shard, layout))
     return entry
 
 
@@ -459,7 +416,8 @@ class WriteDataset(beam.PTransform):
 
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
-        layout: images as files in the input's folder structure, or embedded in Parquet.
+        layout: images as files in the input's folder structure, embedded in Parquet, or in tars
+            for WebDataset.
         input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
             default it is inferred shard by shard, and where shards differ in the end they are
             written once more, with the type of all.

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from beam_upscale import storage
-from beam_upscale.dataset import IMAGES, DatasetFolder, shard_name
+from beam_upscale.data_shards import read_images
+from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
 from beam_upscale.errors import ImageError
 from beam_upscale.manifest import Row, totals
 
@@ -61,15 +60,17 @@ def verify(output: str) -> Iterator[Problem]:
         found = "there is no run.json of a run" if run is None else "the run has not ended"
         yield Problem(ProblemKind.INCOMPLETE, "run.json", f"{found}; run the same command again")
         return
+    layout = Layout(run["layout"])
     yield from _verify_file("README.md", run["card_sha256"], dataset)
     expected = _OTHER_FILES
     rows: list[Row] = []
     for shard in run["shards"]:
-        yield from _verify_manifest(shard, dataset)
-        found_rows = _readable_rows(int(shard["name"]), dataset)
-        yield from _verify_images(found_rows, shard, dataset)
+        number = int(shard["name"])
+        yield from _verify_shard(shard, dataset, layout)
+        found_rows = _readable_rows(number, dataset)
+        yield from _verify_images(found_rows, number, dataset, layout)
         rows += found_rows
-        expected = expected | _paths(shard, found_rows)
+        expected = expected | _paths(number, found_rows, layout)
     yield from _verify_rows(rows, run)
     yield from _stray_files(expected, dataset)
 
@@ -82,11 +83,11 @@ def _readable_rows(shard: int, dataset: DatasetFolder) -> list[Row]:
         return []
 
 
-def _paths(shard: Mapping[str, Any], rows: list[Row]) -> frozenset[str]:
+def _paths(shard: int, rows: list[Row], layout: Layout) -> frozenset[str]:
     images = {row.output_uri for row in rows if row.output_uri is not None}
     images |= {stage["output_uri"] for stage in _intermediates(rows)}
-    data = {f"data/{shard['name']}.parquet"} if "data_sha256" in shard else set()
-    return frozenset(images | data | {f"manifest/{shard['name']}.parquet"})
+    data = {layout.data_path(shard)} if layout.is_packed else set()
+    return frozenset(images | data | {f"manifest/{shard_name(shard)}.parquet"})
 
 
 def _intermediates(rows: Iterable[Row]) -> Iterator[Mapping[str, Any]]:
@@ -95,14 +96,15 @@ def _intermediates(rows: Iterable[Row]) -> Iterator[Mapping[str, Any]]:
         yield from (stage for stage in row.stages if stage.get("output_uri") is not None)
 
 
-def _verify_manifest(shard: Mapping[str, Any], dataset: DatasetFolder) -> Iterator[Problem]:
+def _verify_shard(
+    shard: Mapping[str, Any], dataset: DatasetFolder, layout: Layout
+) -> Iterator[Problem]:
     number = int(shard["name"])
     yield from _verify_file(
         f"manifest/{shard_name(number)}.parquet", shard["manifest_sha256"], dataset
     )
-    if "data_sha256" in shard:
-        path = f"data/{shard_name(number)}.parquet"
-        yield from _verify_file(path, shard["data_sha256"], dataset)
+    if layout.is_packed:
+        yield from _verify_file(layout.data_path(number), shard["data_sha256"], dataset)
 
 
 def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[Problem]:
@@ -120,28 +122,33 @@ def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[P
 
 
 def _verify_images(
-    rows: list[Row], shard: Mapping[str, Any], dataset: DatasetFolder
+    rows: list[Row], shard: int, dataset: DatasetFolder, layout: Layout
 ) -> Iterator[Problem]:
     for stage in _intermediates(rows):
         yield from _verify_file(stage["output_uri"], stage["output_sha256"], dataset)
     upscaled = [row for row in rows if row.output_uri is not None]
-    if "data_sha256" in shard:
-        yield from _verify_data_shard(upscaled, f"data/{shard['name']}.parquet", dataset)
+    if layout.is_packed:
+        yield from _verify_data_shard(upscaled, shard, dataset, layout)
         return
     for row in upscaled:
         assert row.output_uri is not None
         yield from _verify_file(row.output_uri, row.output_sha256 or "", dataset)
 
 
-def _verify_data_shard(rows: list[Row], path: str, dataset: DatasetFolder) -> Iterator[Problem]:
-    uri = dataset.resolve(path)
+def _verify_data_shard(
+    rows: list[Row], shard: int, dataset: DatasetFolder, layout: Layout
+) -> Iterator[Problem]:
+    path, uri = layout.data_path(shard), dataset.data_uri(shard, layout)
     if not storage.exists(uri):
         return
     expected = {row.input_id: row.output_sha256 for row in rows}
     try:
-        found = dict(_image_digests(uri))
-    except (OSError, ValueError) as error:
-        yield Problem(ProblemKind.CHANGED, path, f"cannot be read as Parquet: {error}")
+        found = {
+            input_id: hashlib.sha256(data).hexdigest()
+            for input_id, data in read_images(uri, layout)
+        }
+    except (ImageError, OSError, ValueError) as error:
+        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {error}")
         return
     for input_id in expected.keys() - found.keys():
         yield Problem(ProblemKind.MISSING_ROW, path, f"there is no image of {input_id}")
@@ -149,13 +156,6 @@ def _verify_data_shard(rows: list[Row], path: str, dataset: DatasetFolder) -> It
         if expected.get(input_id) != digest:
             message = f"SHA-256 of {input_id} is {digest}, was {expected.get(input_id)}"
             yield Problem(ProblemKind.CHANGED, path, message)
-
-
-def _image_digests(uri: str) -> Iterator[tuple[str, str]]:
-    with storage.open_read(uri) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1, columns=["input_id", "image"]):
-            for row in batch.to_pylist():
-                yield row["input_id"], hashlib.sha256(row["image"]["bytes"]).hexdigest()
 
 
 def _verify_rows(rows: list[Row], run: Mapping[str, Any]) -> Iterator[Problem]:

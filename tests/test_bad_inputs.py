@@ -111,7 +111,7 @@ def test_odd_names_are_simply_done(
     photograph(7).save(inputs / "new\nline.png")
     photograph(8).save(os.fsencode(inputs) + b"/latin-\xe9.png", format="PNG")
 
-    for layout in ("files", "parquet"):
+    for layout in ("files", "parquet", "webdataset"):
         output = tmp_path / layout
         finished = command("run", inputs, output, *quick(tiny_weights), "--layout", layout)
 

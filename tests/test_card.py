@@ -1,5 +1,6 @@
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -29,6 +30,7 @@ def front_matter(card: str) -> dict[str, Any]:
     [
         (Layout.FILES, ["images/**", "images/**/__*/**"]),
         (Layout.PARQUET, "data/*.parquet"),
+        (Layout.WEBDATASET, "data/*.tar"),
     ],
 )
 def test_the_card_tells_where_the_images_are(layout: Layout, paths: list[str] | str) -> None:
@@ -70,3 +72,45 @@ def test_the_card_says_what_is_known_of_a_service() -> None:
 
     assert "by\nthe engine `esrgan-v1-x2plus` of a service, called over gRPC." in card
     assert "unknown" not in card
+
+
+def test_the_card_of_tars_has_their_fields_whatever_their_names() -> None:
+    name = 'a "b" \\n: é\u0085\ud7ff\U0001f600{}[],#\x7f\0\n'
+    own = pa.struct(
+        [(name, pa.list_(pa.list_(pa.int8()))), ("null", pa.null()), ("x", pa.float64())]
+    )
+    fields = pa.schema([("png", pa.binary()), ("json", pa.struct([("input", own)]))])
+
+    values = front_matter(dataset_card(Layout.WEBDATASET, UPSCALED, RUN, fields))
+
+    assert values["dataset_info"] == [
+        {
+            "config_name": "default",
+            "features": [
+                {"name": "png", "dtype": "image"},
+                {
+                    "name": "json",
+                    "struct": [
+                        {
+                            "name": "input",
+                            "struct": [
+                                {"name": name, "list": {"list": {"dtype": "int8"}}},
+                                {"name": "null", "dtype": "null"},
+                                {"name": "x", "dtype": "float64"},
+                            ],
+                        }
+                    ],
+                },
+                {"name": "__key__", "dtype": "string"},
+                {"name": "__url__", "dtype": "string"},
+            ],
+        }
+    ]
+
+
+def test_without_an_image_no_fields_are_named() -> None:
+    fields = pa.schema([("json", pa.string())])
+
+    values = front_matter(dataset_card(Layout.WEBDATASET, {"failed": 3}, RUN, fields))
+
+    assert "dataset_info" not in values

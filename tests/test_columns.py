@@ -1,5 +1,6 @@
 import datetime as dt
 import io
+import json
 import random
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -17,6 +18,8 @@ from beam_upscale.columns import (
     are_stored_alike,
     from_struct_array,
     infer_input_type,
+    plain_type,
+    plain_value,
     stored_type,
     struct_array,
 )
@@ -283,3 +286,51 @@ def test_columns_that_a_type_lacks_make_no_difference() -> None:
     assert are_stored_alike({"x": 1, "y": 2}, {"x": 1}, kind)
     assert not are_stored_alike({"x": 1, "y": 2}, {"x": 1})
     assert are_stored_alike({}, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected", "expected_type"),
+    [
+        (True, pa.bool_(), True, pa.bool_()),
+        (3, pa.int8(), 3, pa.int8()),
+        (2**63, pa.uint64(), "9223372036854775808", pa.string()),
+        (0.5, pa.float32(), 0.5, pa.float64()),
+        (float("nan"), pa.float64(), None, pa.float64()),
+        (float("-inf"), pa.float64(), None, pa.float64()),
+        ("a", pa.string(), "a", pa.string()),
+        (None, pa.null(), None, pa.null()),
+        (Decimal("1.50"), pa.decimal128(3, 2), "1.50", pa.string()),
+        (b"a", pa.binary(), "YQ==", pa.string()),
+        (NOON, pa.timestamp("us"), "2020-02-29T12:00:00", pa.string()),
+        (IN_UTC, pa.timestamp("us", "UTC"), "2020-02-29T12:00:00+00:00", pa.string()),
+        (NOON.date(), pa.date32(), "2020-02-29", pa.string()),
+        (NOON.time(), pa.time64("us"), "12:00:00", pa.string()),
+        (dt.timedelta(seconds=1), pa.duration("us"), "1000000", pa.string()),
+        ([("a", 1)], pa.map_(pa.string(), pa.int8()), '[["a", 1]]', pa.string()),
+        ([1.5, None], pa.list_(pa.float32()), [1.5, None], pa.list_(pa.float64())),
+        (
+            {"a": {"b": [Decimal(1)]}, "c": None},
+            pa.struct([("a", pa.struct([("b", pa.list_(pa.decimal128(1)))])), ("c", pa.binary())]),
+            {"a": {"b": ["1"]}, "c": None},
+            pa.struct([("a", pa.struct([("b", pa.list_(pa.string()))])), ("c", pa.string())]),
+        ),
+    ],
+    ids=repr,
+)
+def test_plain_json(
+    value: object, kind: pa.DataType, expected: object, expected_type: pa.DataType
+) -> None:
+    stored = pa.scalar(value, kind).as_py()
+
+    assert plain_value(stored, kind) == expected
+    assert plain_type(kind) == expected_type
+    assert pa.scalar(expected, expected_type).as_py() == expected
+
+
+@given(alike)
+def test_every_column_has_a_value_in_plain_json(columns: list[Mapping[str, Any]]) -> None:
+    array = struct_array(columns)
+
+    for each in array.to_pylist():
+        text = json.dumps(plain_value(each, array.type), allow_nan=False)
+        assert pa.scalar(json.loads(text), plain_type(array.type)).type == plain_type(array.type)

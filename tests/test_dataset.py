@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from beam_upscale import manifest
 from beam_upscale.dataset import (
     DatasetFolder,
+    Layout,
     Record,
     Telemetry,
     record_from_json,
@@ -106,7 +107,8 @@ def test_places(tmp_path: Path) -> None:
 
     assert shard_name(12) == "000012"
     assert dataset.manifest_uri(12) == "gs://bucket/out/manifest/000012.parquet"
-    assert dataset.data_uri(0) == "gs://bucket/out/data/000000.parquet"
+    assert dataset.data_uri(0, Layout.PARQUET) == "gs://bucket/out/data/000000.parquet"
+    assert dataset.data_uri(0, Layout.WEBDATASET) == "gs://bucket/out/data/000000.tar"
     assert dataset.resolve("images/a.png") == "gs://bucket/out/images/a.png"
     for place in (dataset.stop_file, dataset.progress, dataset.partial, dataset.assignment_json):
         assert place.startswith("gs://bucket/out/.staging/")

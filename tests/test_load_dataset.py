@@ -1,5 +1,6 @@
-"""Results as others open them: Hugging Face's datasets, DuckDB and pandas."""
+"""Results as others open them: Hugging Face's datasets, webdataset, DuckDB and pandas."""
 
+import hashlib
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -12,8 +13,15 @@ import pytest
 from PIL import Image
 from runs import rows, upscale
 
-BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+# Where packed images are not looked at, one layout that packs them stands for the others.
+FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 IMAGES = 7
+
+
+def image_column(layout: str) -> str:
+    """What `load_dataset` calls the images: in a tar it goes by their extension."""
+    return "png" if layout == "webdataset" else "image"
 
 
 @pytest.fixture
@@ -41,7 +49,7 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return load_dataset
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_load_dataset_opens_the_images(
     tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
 ) -> None:
@@ -52,14 +60,14 @@ def test_load_dataset_opens_the_images(
     found = load(str(tmp_path / "out"))
 
     assert list(found) == ["train"]
-    assert isinstance(found["train"].features["image"], datasets.Image)
+    assert isinstance(found["train"].features[image_column(layout)], datasets.Image)
     assert "label" not in found["train"].features
-    assert sorted(row["image"].size for row in found["train"]) == [
+    assert sorted(row[image_column(layout)].size for row in found["train"]) == [
         (40 + 2 * number, 28) for number in range(IMAGES)
     ]
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_load_dataset_streams(
     tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
 ) -> None:
@@ -67,10 +75,10 @@ def test_load_dataset_streams(
 
     found = load(str(tmp_path / "out"), split="train", streaming=True)
 
-    assert len([row["image"].size for row in found]) == IMAGES
+    assert len([row[image_column(layout)].size for row in found]) == IMAGES
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_load_dataset_opens_the_manifest(
     tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
 ) -> None:
@@ -91,7 +99,7 @@ def test_card_of_parquet_opens_the_manifest_too(
     assert len(load(str(tmp_path / "out"), "manifest", split="train")) == IMAGES + 1
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_images_with_unusual_names_are_opened(
     tmp_path: Path,
     tiny_weights: Path,
@@ -121,7 +129,7 @@ def test_images_with_unusual_names_are_opened(
     assert len(load(str(tmp_path / "out"), split="train")) == len(names)
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_manifest_loads_where_there_is_no_image(
     tmp_path: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
 ) -> None:
@@ -132,7 +140,7 @@ def test_manifest_loads_where_there_is_no_image(
     assert len(load(str(tmp_path / "out"), "manifest", split="train")) == 1
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_duckdb_and_pandas_read_the_manifest(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -164,3 +172,45 @@ def test_parquet_holds_images_as_others_write_them(
     for row in table.to_pylist():
         assert row["image"]["bytes"].startswith(b"\x89PNG")
         assert (row["width"], row["height"]) == (row["width"], 28)
+
+
+def test_webdataset_opens_the_tars(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
+    import webdataset
+
+    output = tmp_path / "out"
+    upscale(inputs, output, tiny_weights, layout="webdataset", shard_rows=3)
+    tars = f"{output}/data/{{000000..000002}}.tar"
+
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
+
+    done = sorted((r for r in rows(output).values() if r.output_uri), key=lambda r: r.input_id)
+    assert [sample["json"]["input_id"] for sample in samples] == [row.input_id for row in done]
+    for sample, row in zip(samples, done, strict=True):
+        assert sample["__url__"] == str(output / str(row.output_uri))
+        assert sample["__key__"] == sample["json"]["key"]
+        assert sample["png"].size == (sample["json"]["width"], sample["json"]["height"])
+        assert sample["png"].size == (row.output_width, row.output_height)
+        assert sample["json"]["input"] == row.input
+    plain = webdataset.WebDataset(tars, shardshuffle=False)
+    for sample, row in zip(plain, done, strict=True):
+        assert hashlib.sha256(sample["png"]).hexdigest() == row.output_sha256
+
+
+def test_tars_open_where_the_first_has_no_image(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any]
+) -> None:
+    for number in range(2):
+        (inputs / f"000{number}.png").write_text("not an image")
+    upscale(
+        inputs,
+        tmp_path / "out",
+        tiny_weights,
+        layout="webdataset",
+        shard_rows=2,
+        output_format="webp",
+        lossless=True,
+    )
+
+    found = load(str(tmp_path / "out"), split="train")
+
+    assert sorted(row["webp"].width for row in found) == [40 + 2 * n for n in range(IMAGES)]

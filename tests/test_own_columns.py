@@ -25,7 +25,8 @@ from beam_upscale.verify import verify
 
 IMAGES = 6
 SHARD_ROWS = 3
-BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+# Where packed images are not looked at, one layout that packs them stands for the others.
+FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 
 
 @pytest.fixture
@@ -101,40 +102,48 @@ def assert_all_open(output: Path, load: Callable[..., Any], expected: Mapping[st
 
     assert labels == dict(by_duckdb) == expected
     if list(output.glob("data/*")):
-        stored = {row["input"]["file_name"]: row["input"]["label"] for row in load(str(output))}
-        assert stored == expected
+        inputs = [(row.get("json") or row)["input"] for row in load(str(output))]
+        assert {columns["file_name"]: columns["label"] for columns in inputs} == expected
     else:
         assert len(load(str(output))) == len(expected)
 
 
-PARTIAL = [
-    pytest.param({0: {"label": "cat"}}, id="one image"),
-    pytest.param({4: {"label": "cat"}, 5: {"label": "dog"}}, id="images of the second shard"),
-    pytest.param({0: {"label": 1}, 4: {"label": 0.5}}, id="numbers of two types"),
-    pytest.param({0: {"label": []}, 4: {"label": ["a"]}}, id="an empty list"),
-    pytest.param({0: {"label": None, "size": 2}, 4: {"label": {"a": 1}}}, id="an object"),
-    pytest.param({number: {"label": None} for number in range(6)}, id="no value at all"),
-]
+PARTIAL: dict[str, dict[int, dict[str, Any]]] = {
+    "one image": {0: {"label": "cat"}},
+    "images of the second shard": {4: {"label": "cat"}, 5: {"label": "dog"}},
+    "numbers of two types": {0: {"label": 1}, 4: {"label": 0.5}},
+    "an empty list": {0: {"label": []}, 4: {"label": ["a"]}},
+    "an object": {0: {"label": None, "size": 2}, 4: {"label": {"a": 1}}},
+    "no value at all": {number: {"label": None} for number in range(6)},
+}
 
 
-@pytest.mark.parametrize("columns", PARTIAL)
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        *(("parquet", name) for name in PARTIAL),
+        ("webdataset", "images of the second shard"),
+    ],
+)
 def test_columns_of_some_images_are_those_of_all_files(
     tmp_path: Path,
     inputs: Path,
     load: Callable[..., Any],
     run_into: Callable[[Path, str], dict[str, str]],
-    columns: dict[int, dict[str, Any]],
+    layout: str,
+    name: str,
 ) -> None:
+    columns = PARTIAL[name]
     describe(inputs, columns)
 
-    run_into(tmp_path / "out", "parquet")
+    run_into(tmp_path / "out", layout)
 
-    assert len(input_types(tmp_path / "out")) == 4
+    assert len(input_types(tmp_path / "out")) == (4 if layout == "parquet" else 2)
     expected = {f"{n}.png": columns.get(n, {}).get("label") for n in range(IMAGES)}
     assert_all_open(tmp_path / "out", load, expected)
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_columns_that_come_later_are_those_of_all_files(
     tmp_path: Path,
     inputs: Path,
@@ -193,7 +202,7 @@ def test_rerun_leaves_the_columns_of_a_fresh_run(
     assert write_times(tmp_path / "out") == times
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_values_of_inputs_that_are_gone_stay_as_they_are(
     tmp_path: Path,
     inputs: Path,
@@ -224,7 +233,7 @@ def test_values_of_inputs_that_are_gone_stay_as_they_are(
     assert trees[0] == trees[2] != trees[1]
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_column_that_only_inputs_have_that_are_gone_stays(
     tmp_path: Path,
     inputs: Path,
@@ -252,6 +261,7 @@ def test_column_that_only_inputs_have_that_are_gone_stays(
         ("files", r"manifest/.*\.parquet", (1, 1)),
         ("parquet", r"manifest/.*\.parquet", (1, 1)),
         ("parquet", r"data/.*\.parquet", (1, 2)),
+        ("webdataset", r"data/.*\.tar", (1, 2)),
     ],
 )
 def test_rerun_that_is_killed_while_types_change_goes_on(
@@ -306,7 +316,7 @@ def numbered(inputs: Path, number: int, **columns: Any) -> SourceImage:
     return source_image(f"{inputs}/{name}", columns=columns, shard=number % 2)
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_shards_of_a_pipeline_of_ones_own_agree_in_the_end(
     tmp_path: Path,
     inputs: Path,
@@ -329,7 +339,7 @@ def test_shards_of_a_pipeline_of_ones_own_agree_in_the_end(
     assert_all_open(tmp_path / "out", load, expected)
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_type_that_is_given_holds(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -349,7 +359,7 @@ def test_type_that_is_given_holds(
     )
 
 
-@BOTH_LAYOUTS
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 def test_what_text_hardly_holds_breaks_no_shard(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -367,7 +377,7 @@ def test_what_text_hardly_holds_breaks_no_shard(
     assert (found["1.png"].input["huge"], found["1.png"].input["half"]) == (2, "a")
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_only_shards_of_another_type_are_found(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:

@@ -39,6 +39,7 @@ FLOORS = {
         "budget",
         "card",
         "control",
+        "data_shards",
         "dataset",
         "listing",
         "metadata",

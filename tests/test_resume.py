@@ -23,7 +23,8 @@ from beam_upscale.verify import verify
 
 IMAGES = 12
 SHARD_ROWS = 5
-BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+# Where packed images are not looked at, one layout that packs them stands for the others.
+FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 
 
 @pytest.fixture
@@ -60,17 +61,25 @@ def workers_of(output: Path) -> Counter[int]:
     return Counter(int(name.rpartition(":")[2]) for names in found for name in names)
 
 
-@BOTH_LAYOUTS
+KILLS = {
+    "while images are made": (r"records/.*\.json", 7),
+    "in a commit": (r"telemetry/.*\.parquet", 1),
+    "between commits": (r"manifest/.*\.parquet", 2),
+    "at the end": (r"README\.md", 1),
+    "in cleaning up": (r"run\.json", 2),
+}
+
+
 @pytest.mark.parametrize(
-    ("pattern", "count"),
+    ("layout", "pattern", "count"),
     [
-        (r"records/.*\.json", 7),
-        (r"telemetry/.*\.parquet", 1),
-        (r"manifest/.*\.parquet", 2),
-        (r"README\.md", 1),
-        (r"run\.json", 2),
+        *(
+            pytest.param(layout, *kill, id=f"{layout}, {name}")
+            for layout in ("files", "parquet")
+            for name, kill in KILLS.items()
+        ),
+        pytest.param("webdataset", r"data/.*\.tar", 2, id="webdataset, in a commit"),
     ],
-    ids=["while images are made", "in a commit", "between commits", "at the end", "in cleaning up"],
 )
 def test_killed_run_goes_on_where_it_stopped(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, pattern: str, count: int
@@ -100,7 +109,7 @@ def test_killed_run_goes_on_where_it_stopped(
     assert {path: path.stat().st_mtime_ns for path in images} == images
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_interrupted_run_finishes_its_images_and_goes_on_later(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -123,7 +132,7 @@ def test_interrupted_run_finishes_its_images_and_goes_on_later(
     assert tree(stopped) == tree(whole)
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_rerun_makes_nothing_again(
     tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
 ) -> None:
@@ -139,7 +148,7 @@ def test_rerun_makes_nothing_again(
     assert tree(output) == before
 
 
-@BOTH_LAYOUTS
+@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 def test_rerun_adds_new_inputs_and_redoes_changed_ones(
     tmp_path: Path,
     inputs: Path,
@@ -167,7 +176,7 @@ def test_rerun_adds_new_inputs_and_redoes_changed_ones(
     assert list(verify(str(output))) == []
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_rerun_takes_over_columns_and_makes_no_image_again(
     tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
 ) -> None:
@@ -195,7 +204,7 @@ def test_rerun_takes_over_columns_and_makes_no_image_again(
     assert changed == again == run_into(tmp_path / "fresh")
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_input_that_became_unreadable_leaves_no_image_behind(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -209,7 +218,7 @@ def test_input_that_became_unreadable_leaves_no_image_behind(
     assert list(verify(str(output))) == []
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 @pytest.mark.parametrize("change", ["gone", "broken"])
 def test_inputs_that_change_while_a_run_is_interrupted_leave_no_image_behind(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, change: str

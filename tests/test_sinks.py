@@ -12,6 +12,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_upscale.control import clear_stop, stop_reason
+from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import SourceImage
@@ -52,7 +53,11 @@ def noise(size: int, seed: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("layout", "expected"),
-    [(Layout.FILES, "images/a/b.png"), (Layout.PARQUET, "data/000007.parquet")],
+    [
+        (Layout.FILES, "images/a/b.png"),
+        (Layout.PARQUET, "data/000007.parquet"),
+        (Layout.WEBDATASET, "data/000007.tar"),
+    ],
 )
 def test_where_images_stand(layout: Layout, expected: str) -> None:
     upscaled = result("a/b", b"image")
@@ -104,7 +109,7 @@ def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> Non
             {
                 path.relative_to(dataset.root): path.read_bytes()
                 for folder in ("images", "data", "manifest")
-                for path in Path(dataset.root, folder).rglob("*.p*")
+                for path in Path(dataset.root, folder).rglob("*.*")
             }
         )
 
@@ -112,19 +117,44 @@ def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> Non
     assert files[0] == files[1]
 
 
-def test_later_commit_keeps_images_that_are_no_longer_staged(dataset: DatasetFolder) -> None:
-    first = [stage(result(name, name.encode()), dataset, Layout.PARQUET) for name in "abcde"]
-    commit_shard(0, first, dataset, Layout.PARQUET, "first")
+@pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
+def test_later_commit_keeps_images_that_are_no_longer_staged(
+    dataset: DatasetFolder, layout: Layout
+) -> None:
+    first = [stage(result(name, name.encode()), dataset, layout) for name in "abcde"]
+    commit_shard(0, first, dataset, layout, "first")
     assert not any(Path(dataset.staged_image_uri(f"/in/{name}.jpg")).exists() for name in "abcde")
-    changed = [stage(result("b", b"new"), dataset, Layout.PARQUET)]
-    changed.append(stage(result("d", None), dataset, Layout.PARQUET))
+    changed = [stage(result("b", b"new"), dataset, layout)]
+    changed.append(stage(result("d", None), dataset, layout))
 
-    commit_shard(0, changed, dataset, Layout.PARQUET, "second")
+    commit_shard(0, changed, dataset, layout, "second")
 
-    images = pq.read_table(dataset.data_uri(0)).to_pylist()
-    assert [row["image"]["bytes"] for row in images] == [b"a", b"new", b"c", b"e"]
+    images = read_images(dataset.data_uri(0, layout), layout)
+    assert [data for _, data in images] == [b"a", b"new", b"c", b"e"]
     statuses = [str(row.status) for row in dataset.read_manifest(0)]
     assert statuses == ["upscaled", "upscaled", "upscaled", "failed", "upscaled"]
+
+
+@pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
+def test_a_shard_that_breaks_leaves_what_was_there(dataset: DatasetFolder, layout: Layout) -> None:
+    def commit(name: str, *, is_staged: bool) -> None:
+        record = stage(result(name, noise(9000, 0)), dataset, layout)
+        if not is_staged:
+            Path(dataset.staged_image_uri(f"/in/{name}.jpg")).unlink()
+        commit_shard(0, [record], dataset, layout, "run")
+
+    def files() -> dict[Path, bytes]:
+        folders = (Path(dataset.root, name) for name in ("data", ".staging/partial"))
+        return {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
+
+    with pytest.raises(LookupError, match=r"the image of /in/a.jpg is neither staged nor in data/"):
+        commit("a", is_staged=False)
+    assert files() == {}
+    commit("a", is_staged=True)
+    whole = files()
+    with pytest.raises(LookupError, match=r"the image of /in/b.jpg is neither staged nor in data/"):
+        commit("b", is_staged=False)
+    assert files() == whole
 
 
 @pytest.mark.parametrize(
@@ -141,7 +171,7 @@ def test_row_groups_are_small_enough_to_stream(
 
     commit_shard(0, records, dataset, Layout.PARQUET, "run")
 
-    metadata = pq.read_metadata(dataset.data_uri(0))
+    metadata = pq.read_metadata(dataset.data_uri(0, Layout.PARQUET))
     groups = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
     assert groups == expected
 

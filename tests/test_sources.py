@@ -677,7 +677,7 @@ def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
     storage.write(dataset.staged_image_uri(picture.input_id), b"done")
     assert still_holds(picture, row, dataset)
     storage.delete(dataset.staging)
-    storage.write(dataset.data_uri(0), b"shard")
+    storage.write(dataset.resolve("data/000000.parquet"), b"shard")
     assert still_holds(picture, row, dataset)
 
 

@@ -12,7 +12,9 @@ from runs import upscale
 
 from beam_upscale.verify import ProblemKind, verify
 
-BOTH_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet"])
+ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+# Where packed images are not looked at, one layout that packs them stands for the others.
+FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 
 
 @pytest.fixture
@@ -46,10 +48,14 @@ def flip_bit(path: Path, position: int) -> None:
 
 def an_image(output: Path, layout: str) -> str:
     """The path of an image, or of the shard that has it."""
-    return "images/more/1.png" if layout == "files" else "data/000000.parquet"
+    return {
+        "files": "images/more/1.png",
+        "parquet": "data/000000.parquet",
+        "webdataset": "data/000000.tar",
+    }[layout]
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_flipped_bit_in_an_image(output: Path, layout: str) -> None:
     path = output / an_image(output, layout)
     values = path.read_bytes()
@@ -60,7 +66,7 @@ def test_flipped_bit_in_an_image(output: Path, layout: str) -> None:
     assert found.keys() == {(ProblemKind.CHANGED, an_image(output, layout))}
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_every_flipped_bit_of_a_data_shard_is_found(output: Path, layout: str) -> None:
     """Whichever part of the file it hits: what cannot be read any more is told as well."""
     path = output / an_image(output, layout)
@@ -73,7 +79,7 @@ def test_every_flipped_bit_of_a_data_shard_is_found(output: Path, layout: str) -
     assert problems(output) == Counter()
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_every_flipped_bit_of_a_manifest_is_found(output: Path, layout: str) -> None:
     path = output / "manifest/000001.parquet"
     size = path.stat().st_size
@@ -85,14 +91,14 @@ def test_every_flipped_bit_of_a_manifest_is_found(output: Path, layout: str) -> 
     assert problems(output) == Counter()
 
 
-@BOTH_LAYOUTS
+@ALL_LAYOUTS
 def test_missing_image(output: Path, layout: str) -> None:
     (output / an_image(output, layout)).unlink()
 
     assert problems(output) == {(ProblemKind.MISSING_FILE, an_image(output, layout)): 1}
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_missing_manifest(output: Path, layout: str) -> None:
     (output / "manifest/000001.parquet").unlink()
 
@@ -102,7 +108,7 @@ def test_missing_manifest(output: Path, layout: str) -> None:
     assert found[ProblemKind.MISSING_ROW, "manifest"] == 1
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 @pytest.mark.parametrize(
     "stray",
     ["images/other.png", "data/000009.parquet", "manifest/000009.parquet", "core", ".hidden"],
@@ -114,7 +120,7 @@ def test_stray_file(output: Path, layout: str, stray: str) -> None:
     assert problems(output) == {(ProblemKind.STRAY_FILE, stray): 1}
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 @pytest.mark.parametrize("removed", [0, 1], ids=["of a failure", "of an image"])
 def test_missing_row(output: Path, layout: str, removed: int) -> None:
     path = output / "manifest/000000.parquet"
@@ -128,7 +134,7 @@ def test_missing_row(output: Path, layout: str, removed: int) -> None:
     assert found[ProblemKind.CHANGED, "manifest/000000.parquet"] == 1
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_repeated_row(output: Path, layout: str) -> None:
     path = output / "manifest/000000.parquet"
     table = pq.read_table(path)
@@ -139,7 +145,7 @@ def test_repeated_row(output: Path, layout: str) -> None:
     assert found[ProblemKind.REPEATED_ROW, "manifest"] == 1
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_run_that_has_not_ended(output: Path, layout: str) -> None:
     run_json = output / "run.json"
     run_json.write_text(run_json.read_text().replace('"complete": true', '"complete": false'))
@@ -147,7 +153,7 @@ def test_run_that_has_not_ended(output: Path, layout: str) -> None:
     assert problems(output) == {(ProblemKind.INCOMPLETE, "run.json"): 1}
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_telemetry_is_not_looked_at(output: Path, layout: str) -> None:
     for path in (output / "telemetry").iterdir():
         path.unlink()
@@ -155,7 +161,7 @@ def test_telemetry_is_not_looked_at(output: Path, layout: str) -> None:
     assert problems(output) == Counter()
 
 
-@BOTH_LAYOUTS
+@FILES_OR_PACKED
 def test_dataset_may_be_moved(output: Path, layout: str) -> None:
     moved = output.rename(output.parent / "moved")
 
