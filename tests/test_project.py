@@ -32,7 +32,8 @@ FLOORS = {
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
-        *("inference", "local_models", "remote_models", "settings", "shared_weights", "storage"),
+        *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
+        *("shared_weights", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
@@ -40,6 +41,7 @@ FLOORS = {
         "card",
         "control",
         "dataset",
+        "formats",
         "listing",
         "metadata",
         "resume",
@@ -47,6 +49,8 @@ FLOORS = {
         "sinks",
         "sources",
         "stages",
+        "tables",
+        "tars",
         "transforms",
     },
     "face": {
