@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import fnmatch
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -123,11 +124,11 @@ def read(uri: str, limit: int | None = None) -> bytes:
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
     """
-    if limit is not None and http_files.is_http(uri):
-        return http_files.read_range(uri, 0, limit)
+    if limit is not None:
+        return read_range(uri, 0, limit)
     with open_read(uri) as file:
         try:
-            return file.read() if limit is None else file.read(limit)
+            return file.read()
         except _failures(uri) as error:
             raise read_error(uri, error) from error
 
@@ -142,10 +143,20 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
         return http_files.read_range(uri, offset, size)
     with open_read(uri) as file:
         try:
-            file.seek(offset)
-            return file.read(size)
+            return _part(file, offset, size)
         except _failures(uri) as error:
             raise read_error(uri, error) from error
+
+
+def _part(file: BinaryIO, offset: int, size: int) -> bytes:
+    # Beam's buffers for S3 and HDFS have 16 MiB: a smaller part would be read with all of that.
+    source = file.raw if isinstance(file, io.BufferedReader) else file
+    source.seek(offset)
+    parts: list[bytes] = []
+    while size > 0 and (data := source.read(size)):
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
 
 
 def read_at_most(uri: str, max_bytes: int) -> bytes:
