@@ -199,7 +199,9 @@ def still_holds(
     try:
         digest = image.sha256()
     except ImageError as error:
-        if earlier.source_sha256 is None or not http_files.is_http(image.uri or ""):
+        # A row's number may be that of another URL by now.
+        is_same_url = http_files.is_http(image.uri or "") and earlier.source_uri == image.source_uri
+        if earlier.source_sha256 is None or not is_same_url:
             return earlier.error_code == error.code
         digest = earlier.source_sha256
     if digest != earlier.source_sha256:
@@ -249,6 +251,16 @@ def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
         return not Parameters().overridden({"seed": before}).seed
     except ImageError:
         return False
+
+
+def readdressed(record: Record, source_uri: str) -> Record:
+    """An earlier record with where its input is now; the record itself where it has not moved.
+
+    A table may name the same bytes elsewhere.
+    """
+    if record.row.source_uri == source_uri:
+        return record
+    return dataclasses.replace(record, row=dataclasses.replace(record.row, source_uri=source_uri))
 
 
 def relabeled(

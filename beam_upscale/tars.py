@@ -21,8 +21,9 @@ from beam_upscale.locations import Extent, Missing, Part
 from beam_upscale.tables import is_unicode
 
 IMAGE_SUFFIXES = (
-    *("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "jxl"),
-    *("tif", "tiff", "bmp", "gif", "ppm", "pgm", "pbm", "pnm"),
+    *("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "tif", "tiff", "bmp", "gif"),
+    # What is not decoded is a row that says so, and no member that is left out.
+    *("jxl", "jp2", "ppm", "pgm", "pbm", "pnm"),
 )
 """Endings of image members. Of several images of one key the one whose ending comes first here is
 taken, and one with a single dot (`a.png`) before one with more (`a.mask.jpg`)."""

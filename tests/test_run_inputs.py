@@ -274,6 +274,41 @@ def test_captions_and_columns_of_a_tar_guide_its_images(
     ]
 
 
+def test_a_table_that_names_the_same_bytes_elsewhere_costs_nothing(
+    tmp_path: Path, tiny_weights: Path, encoded: Callable[[int], bytes]
+) -> None:
+    folder, output = tmp_path / "in", tmp_path / "out"
+    images = {"a.png": encoded(0), "b.png": encoded(1)}
+    upscale(jsonl(folder, images, "bad"), output, tiny_weights)
+    before = rows(output)["a.png"]
+
+    (folder / "a.png").rename(folder / "moved.png")
+    table = (folder / "rows.jsonl").read_text().replace('"path": "a.png"', '"path": "moved.png"')
+    (folder / "rows.jsonl").write_text(table)
+    upscale(folder / "rows.jsonl", output, tiny_weights)
+    after = rows(output)["a.png"]
+
+    assert after.source_uri == f"{folder}/moved.png"
+    assert (after.output_uri, after.output_sha256) == (before.output_uri, before.output_sha256)
+    assert list(verify(str(output))) == []
+
+
+def test_a_row_whose_number_was_another_urls_is_not_that_one(
+    tmp_path: Path, tiny_weights: Path, encoded: Callable[[int], bytes], web: WebServer
+) -> None:
+    web.replies["/a.png"] = file(encoded(0))
+    source, output = tmp_path / "rows.jsonl", tmp_path / "out"
+    source.write_text(json.dumps({"url": f"{web.url}/a.png", "label": "first"}))
+    upscale(source, output, tiny_weights)
+
+    source.write_text(json.dumps({"url": f"{web.url}/gone.png", "label": "other"}))
+    upscale(source, output, tiny_weights)
+
+    (row,) = rows(output).values()
+    assert (row.input["label"], row.error_code) == ("other", "not_found")
+    assert list(verify(str(output))) == []
+
+
 # In a pipeline
 
 
