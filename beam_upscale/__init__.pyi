@@ -2,6 +2,7 @@ from .chain import Backend, ChainPlan, Rules
 from .dataset import Layout, Record, Telemetry
 from .engines import ENGINES, Engine, Network, get_engine
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
+from .formats import InputFormat
 from .listing import SourceImage, list_images, source_image
 from .manifest import Row, Status, Totals
 from .parameters import Parameters
@@ -23,6 +24,7 @@ __all__ = [
     "ErrorCode",
     "FailureLimit",
     "ImageError",
+    "InputFormat",
     "Layout",
     "Network",
     "OutputFormat",

@@ -84,8 +84,10 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
     """
     if source.data is not None or source.uri is None:
         return decoders.read_header(source.read(max_bytes))
-    start = storage.read(source.uri, _HEADER_BYTES)
-    if len(start) < _HEADER_BYTES:
+    start = source.read_start(_HEADER_BYTES)
+    if len(start) != _HEADER_BYTES:
+        # All of it, which may be more where no less can be read.
+        storage.check_size(len(start), max_bytes)
         return decoders.read_header(start)
     try:
         header = decoders.read_header(start)

@@ -20,6 +20,7 @@ from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
 from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.formats import InputFormat
 from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
@@ -118,6 +119,19 @@ def _choice(values: Iterable[str]) -> click.Choice[str]:
 
 
 _POSITIVE = click.IntRange(min=1)
+
+_INPUT_OPTIONS = (
+    click.option(
+        "--input-format",
+        type=_choice(InputFormat),
+        help="How INPUT is read. [default: as the names of its files say]",
+    ),
+    click.option(
+        "--image-column",
+        metavar="COLUMN",
+        help="The column of a table that names or holds the images. [default: a usual name]",
+    ),
+)
 
 _PLAN_OPTIONS = (
     click.option(
@@ -371,10 +385,12 @@ def cli() -> None:
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT")
-@_options(_PLAN_OPTIONS, _PARAMETER_OPTIONS)
+@_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
 def plan_command(
     input_: str,
+    input_format: str | None,
+    image_column: str | None,
     engine: str,
     then: tuple[str, ...],
     max_credits: Decimal | None,
@@ -383,10 +399,11 @@ def plan_command(
 ) -> None:
     """Show what a run on INPUT would do, and its price.
 
-    Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob.
+    Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob: of
+    images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
     settings = _settings(engine, then, options)
-    listing = list_images(input_)
+    listing = list_images(input_, input_format=input_format, image_column=image_column)
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
@@ -450,13 +467,15 @@ def _print_left_out(listing: Listing, console: Console) -> None:
 @click.argument("output", metavar="OUTPUT")
 @click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
 @_options(
-    *(_PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
+    *(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
     *(_ENCODE_OPTIONS, _SERVICE_OPTIONS, _RUN_OPTIONS),
 )
 def run_command(
     input_: str,
     output: str,
     beam_options: tuple[str, ...],
+    input_format: str | None,
+    image_column: str | None,
     engine: str,
     then: tuple[str, ...],
     weights: tuple[str, ...],
@@ -496,6 +515,8 @@ def run_command(
         max_failures=max_failures or FailureLimit(),
         overwrite=overwrite,
         workers=workers,
+        input_format=input_format,
+        image_column=image_column,
         beam_options=beam_options,
     )
     with ProgressLine(err, shown=err.is_terminal and not quiet) as line:

@@ -16,6 +16,8 @@ class ErrorCode(StrEnum):
     PERMISSION_DENIED = "permission_denied"
     READ_ERROR = "read_error"
     FILE_TOO_LARGE = "file_too_large"
+    INVALID_ROW = "invalid_row"
+    INVALID_ARCHIVE = "invalid_archive"
     # What an input holds.
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
@@ -68,6 +70,7 @@ class ErrorCode(StrEnum):
     PRECISION_UNAVAILABLE = "precision_unavailable"
     NO_INPUT = "no_input"
     INVALID_METADATA = "invalid_metadata"
+    INVALID_TABLE = "invalid_table"
     OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
 

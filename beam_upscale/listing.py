@@ -10,14 +10,18 @@ from decimal import Decimal
 from pathlib import PurePosixPath
 from typing import Any
 
-from beam_upscale import storage
+from beam_upscale import http_files, locations, storage
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, mark, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import InputFormat, format_of, inferred
+from beam_upscale.locations import Extent, Part
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import OutputFormat
 from beam_upscale.storage import FileEntry
+from beam_upscale.tables import TableRow, read_table
+from beam_upscale.tars import TarInput, read_tar
 
 # The standard library's own table, without what this machine's administrator added to it, and what
 # stands beside images in datasets.
@@ -30,6 +34,10 @@ _SIDE_FILES = frozenset(
 _CAPTION = ".txt"
 _MAX_CAPTION_BYTES = 1 << 20
 
+# Digits of a row's number in an id: more than any table needs, so that a table that grows keeps the
+# ids it has, and ids sort as rows do. Numbers of as many digits as one run needs would do neither.
+_ROW_DIGITS = 12
+
 # What results' names may end in.
 _EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
 
@@ -40,12 +48,15 @@ class SourceImage:
 
     Attributes:
         input_id: stable identity: order, shards and request ids derive from it. Plain text.
-        uri: where the bytes are, on any of Beam's file systems; None when `data` holds them.
+        uri: the file with the bytes, on any of Beam's file systems or a web server; None when
+            `data` holds them.
+        part: of that file; None is the whole.
         data: the encoded image, when it does not stand in a file of its own.
         name: the input's path relative to the dataset it comes from.
         output_name: relative path of the result without its extension.
         columns: the dataset's own columns; they reach the manifest untouched.
         caption_uri: a text file that says what the image shows, on any of Beam's file systems.
+        caption_part: of that file; None is the whole.
         shard: which shard the result belongs to; None lets the sink choose.
         earlier: the record that an earlier run wrote for this input, when it still holds.
         committed: whether that record stands in a committed shard already.
@@ -57,11 +68,13 @@ class SourceImage:
 
     input_id: str
     uri: str | None = None
+    part: Part | None = None
     data: bytes | None = None
     name: str = ""
     output_name: str = ""
     columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     caption_uri: str | None = None
+    caption_part: Extent | None = None
     shard: int | None = None
     earlier: Record | None = None
     committed: bool = False
@@ -71,7 +84,7 @@ class SourceImage:
 
     @property
     def source_uri(self) -> str:
-        """Where the input was read, as text that every store takes."""
+        """The file where the input was read, as text that every store takes."""
         return self.input_id if self.uri is None else storage.printable(self.uri)
 
     def read(self, max_bytes: int) -> bytes:
@@ -81,21 +94,27 @@ class SourceImage:
             max_bytes: a larger file is not read.
 
         Raises:
-            ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
+            ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR; of a part of a
+                file also TRUNCATED, INVALID_ROW or INVALID_ARCHIVE.
         """
         if self.data is not None:
             return self.data
-        self.check_size(max_bytes)
-        return storage.read(self.uri or self.input_id)
+        return locations.read(self.uri or self.input_id, self.part, max_bytes)
+
+    def read_start(self, limit: int) -> bytes:
+        """The first bytes of the encoded image, at most `limit`, or all where no less can be read.
+
+        Raises:
+            ImageError: as `read`, but for its limit.
+        """
+        if self.data is not None:
+            return self.data[:limit]
+        return locations.read_start(self.uri or self.input_id, self.part, limit)
 
     def check_size(self, max_bytes: int) -> None:
         """Raises an ImageError, FILE_TOO_LARGE, where a file has more bytes."""
-        size = None if self.data is not None else storage.size(self.uri or self.input_id)
-        if size is not None and size > max_bytes:
-            raise ImageError(
-                ErrorCode.FILE_TOO_LARGE,
-                f"the file has {size:,} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
-            )
+        if self.data is None:
+            storage.check_size(locations.size(self.uri or self.input_id, self.part), max_bytes)
 
     def sha256(self) -> str:
         """The SHA-256 of the encoded image, in hexadecimal; a file is not held in memory.
@@ -105,7 +124,7 @@ class SourceImage:
         """
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
-        return storage.sha256(self.uri or self.input_id)
+        return locations.sha256(self.uri or self.input_id, self.part)
 
     def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
         """What guides a diffusion engine for this image.
@@ -124,14 +143,15 @@ class SourceImage:
                 INVALID_PROMPT.
         """
         if self.caption_uri is not None and self.columns.get(prompt_column) is None:
-            defaults = dataclasses.replace(defaults, prompt=_caption(self.caption_uri))
+            caption = _caption(self.caption_uri, self.caption_part)
+            defaults = dataclasses.replace(defaults, prompt=caption)
         return defaults.overridden(self.columns, prompt_column)
 
 
-def _caption(uri: str) -> str:
-    data = storage.read(uri, limit=_MAX_CAPTION_BYTES + 1)
+def _caption(uri: str, part: Extent | None) -> str:
+    data = locations.read_start(uri, part, _MAX_CAPTION_BYTES + 1)
     if len(data) > _MAX_CAPTION_BYTES:
-        size = storage.size(uri) or len(data)
+        size = locations.size(uri, part) or len(data)
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
             f"the caption {storage.printable(uri)} has {size:,} bytes; it may have "
@@ -159,11 +179,10 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
     found = name or uri.rpartition("/")[2]
     relative = safe_name(found)
     fields.setdefault("columns", {"file_name": relative})
+    fields.setdefault("input_id", _input_id(uri))
     # Without its extension first: a name that is too long loses its end.
     output_name = safe_name(stem(found))
-    return SourceImage(
-        input_id=_input_id(uri), uri=uri, name=relative, output_name=output_name, **fields
-    )
+    return SourceImage(uri=uri, name=relative, output_name=output_name, **fields)
 
 
 def _input_id(uri: str) -> str:
@@ -189,8 +208,8 @@ class Listing:
 
     Attributes:
         images: the inputs, ordered by `input_id`.
-        ignored: how many files were left out: their names say that they are no images, and they
-            are neither metadata nor a caption of one.
+        ignored: how many files, or members of tars, were left out: their names say that they are no
+            images, and they are neither metadata nor a caption of one.
         unmatched: how many rows of listed metadata files name no listed image. Those of a file
             that the pattern does not name do not count: it may well be about more images.
     """
@@ -200,16 +219,28 @@ class Listing:
     unmatched: int = 0
 
 
-def list_images(pattern: str, exclude: str | None = None) -> Listing:
+def list_images(
+    pattern: str,
+    exclude: str | None = None,
+    input_format: InputFormat | str | None = None,
+    image_column: str | None = None,
+) -> Listing:
     """Lists inputs, gives each its output name, and its columns and caption where it has them.
 
-    Columns come from the metadata files of `beam_upscale.metadata` in an image's folder and in
-    those above, up to the folder that is listed or that a glob begins in; for a single file, only
-    beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
+    Of a folder, columns come from the metadata files of `beam_upscale.metadata` in an image's own
+    and in those above, up to the folder that is listed or that a glob begins in; for a single file,
+    only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
+
+    Of tables and tars see `beam_upscale.tables` and `beam_upscale.tars`. An input there is known by
+    its file's URI, `#`, and the number of its row or the name of its member.
 
     Args:
-        pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems.
+        pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
+            URL of a file of a web server.
         exclude: a folder to leave out, such as an output below the input.
+        input_format: how it is read. None infers it: a single file, or a glob, of tables or tars of
+            one format by their names is that; all else, and every folder, is a folder of images.
+        image_column: the column of tables with images; None takes one with a usual name.
 
     Returns:
         The inputs. Two that would share an output name (`a.jpg` and `a.png`) both keep their
@@ -218,31 +249,125 @@ def list_images(pattern: str, exclude: str | None = None) -> Listing:
         some file systems hold them for one.
 
     Raises:
-        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`.
+        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
+            INVALID_OPTION, as `read_table`.
     """
     outside = None if exclude is None else storage.join(storage.absolute(exclude), "")
-    single = storage.absolute(pattern)
     entries = [
         entry
         for entry in storage.list_files(pattern)
         if outside is None or not entry.uri.startswith(outside)
     ]
+    is_folder = _is_folder(pattern, entries)
+    if input_format is not None:
+        form = InputFormat(input_format)
+    else:
+        form = InputFormat.FOLDER if is_folder else inferred(entry.uri for entry in entries)
+    if image_column is not None and not form.is_table:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"image_column is {image_column!r}, and {pattern} is read as {form}, which has no such "
+            "column; leave it out, or say with --input-format which kind of table it is",
+        )
+    if form is InputFormat.FOLDER:
+        return _list_folder(pattern, entries)
+    # What a folder holds besides, such as a README; whoever names a file or a glob means it.
+    files = [each for each in entries if not is_folder or format_of(each.uri) is form]
+    files.sort(key=lambda entry: entry.uri)
+    ignored = len(entries) - len(files)
+    if form is InputFormat.WEBDATASET:
+        return _list_tars(files, ignored)
+    images = [
+        _row_image(entry, row)
+        for entry in files
+        for row in read_table(entry.uri, form, image_column)
+    ]
+    return _listing(images, ignored)
+
+
+def _is_folder(pattern: str, entries: Sequence[FileEntry]) -> bool:
+    """Whether a pattern names a folder, and all these files are below it."""
+    target = storage.absolute(pattern)
+    return not http_files.is_http(pattern) and all(
+        entry.uri.startswith(storage.join(target, "")) or (entry.is_folder and entry.uri == target)
+        for entry in entries
+    )
+
+
+def _listing(images: Iterable[SourceImage], ignored: int) -> Listing:
+    ordered = sorted(images, key=lambda image: image.input_id)
+    return Listing(tuple(with_unique_names(ordered, reserved={})), ignored)
+
+
+def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
+    """The input that a table's row is."""
+    number = f"{row.number:0{_ROW_DIGITS}}"
+    named = row.name or f"row-{number}"
+    if row.uri == table.uri:
+        # Rows of several tables may call their images alike.
+        named = storage.join(stem(table.name), named)
+    elif http_files.is_http(named):
+        named = http_files.path_of(named)
+    elif "://" in named:
+        named = named.partition("://")[2]
+    elif not named.startswith("/"):
+        named = storage.join(table.name.rpartition("/")[0], named.replace("\\", "/"))
+    return source_image(
+        row.uri,
+        named,
+        input_id=_input_id(f"{table.uri}#{number}"),
+        part=row.part,
+        columns=row.columns,
+    )
+
+
+def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
+    images: list[SourceImage] = []
+    taken: set[str] = set()
+    for entry in tars:
+        found = read_tar(entry.uri)
+        ignored += found.ignored
+        images += (_member_image(entry, each, taken) for each in found.inputs)
+    return _listing(images, ignored)
+
+
+def _member_image(tar: FileEntry, member: TarInput, taken: set[str]) -> SourceImage:
+    """The input that members of a tar are; `taken` holds the ids of those before it."""
+    unmarked = input_id = _input_id(f"{tar.uri}#{member.name}")
+    times = 1
+    while input_id in taken:
+        # A tar may have several members of one name; one that grows has them at its end.
+        times += 1
+        input_id = f"{unmarked}#{times}"
+    taken.add(input_id)
+    name = safe_name(member.name)
+    return source_image(
+        tar.uri,
+        # Shards mostly number their members alike.
+        storage.join(stem(tar.name), member.name or "rest"),
+        input_id=input_id,
+        part=member.part,
+        columns={"file_name": name, **member.columns},
+        caption_uri=None if member.caption is None else tar.uri,
+        caption_part=member.caption,
+    )
+
+
+def _list_folder(pattern: str, entries: Sequence[FileEntry]) -> Listing:
+    single = storage.absolute(pattern)
     found = [entry for entry in entries if entry.uri == single or is_image_name(entry.name)]
     beside = _side_files(pattern, entries, found)
     metadata = {uri: read_metadata(uri) for uri in sorted(beside) if is_metadata_name(uri)}
     rows = nearest(metadata)
     images = [_with_side_files(source_image(each.uri, each.name), rows, beside) for each in found]
-    ordered = sorted(images, key=lambda image: image.input_id)
     taken = {each.uri for each in found}
     used = taken | metadata.keys() | {image.caption_uri for image in images}
     listed = {entry.uri for entry in entries}
-    return Listing(
-        images=tuple(with_unique_names(ordered, reserved={})),
-        ignored=sum(entry.uri not in used for entry in entries),
-        unmatched=sum(
-            target not in taken for uri in metadata if uri in listed for target in metadata[uri]
-        ),
+    unmatched = sum(
+        target not in taken for uri in metadata if uri in listed for target in metadata[uri]
     )
+    listing = _listing(images, sum(entry.uri not in used for entry in entries))
+    return dataclasses.replace(listing, unmatched=unmatched)
 
 
 def _with_side_files(
@@ -264,6 +389,8 @@ def _side_files(
     pattern: str, entries: Sequence[FileEntry], images: Sequence[FileEntry]
 ) -> frozenset[str]:
     """URIs of the files that may be metadata or captions of what a pattern names."""
+    if http_files.is_http(pattern):
+        return frozenset()
     target = storage.absolute(pattern)
     if all(entry.uri.startswith(storage.join(target, "")) for entry in entries):
         return frozenset(entry.uri for entry in entries if _is_side_file(entry))
@@ -320,7 +447,9 @@ def _is_there(uri: str) -> bool:
 def no_input(pattern: str, listing: Listing) -> SettingsError:
     """The error of a pattern that names no image."""
     return SettingsError(
-        ErrorCode.NO_INPUT, f"{pattern} holds no images ({listing.ignored} other files)"
+        ErrorCode.NO_INPUT,
+        f"{pattern} holds no images ({listing.ignored} other files); a folder of tables or tars is "
+        "read with --input-format",
     )
 
 

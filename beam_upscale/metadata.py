@@ -220,7 +220,7 @@ def _csv_header(uri: str, cells: list[str]) -> list[str]:
 def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
-        rows = _in_microseconds(table).to_pylist()
+        rows = in_microseconds(table).to_pylist()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
@@ -232,7 +232,7 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
         yield f"row {number}", row
 
 
-def _in_microseconds(table: pa.Table) -> pa.Table:
+def in_microseconds(table: pa.Table) -> pa.Table:
     """Times as exact as Python's own; only pandas has a type for nanoseconds."""
     fields = [field.with_type(_microseconds(field.type)) for field in table.schema]
     return table.cast(pa.schema(fields), safe=False)

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from beam_upscale.dataset import Layout
 from beam_upscale.decoding import usable_cores
+from beam_upscale.formats import InputFormat
 from beam_upscale.manifest import Status, Totals
 from beam_upscale.models.device import Device
 from beam_upscale.settings import UpscaleSettings
@@ -44,7 +45,8 @@ class Run:
     """What to run.
 
     Attributes:
-        input: a file, a folder or a glob, on any of Beam's file systems.
+        input: a file, a folder or a glob, on any of Beam's file systems, or the URL of a file of a
+            web server.
         output: the dataset's root.
         settings: how images are upscaled.
         layout: how they are stored.
@@ -55,6 +57,8 @@ class Run:
         overwrite: begin anew, without the results of earlier runs into this output.
         workers: parallel workers of the local runner, all in this process, at least 1; None takes
             what suits the device.
+        input_format: how the input is read; None infers it from names.
+        image_column: the column of tables with images; None takes one with a usual name.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
     """
 
@@ -68,6 +72,8 @@ class Run:
     max_failures: FailureLimit = FailureLimit()
     overwrite: bool = False
     workers: int | None = None
+    input_format: InputFormat | str | None = None
+    image_column: str | None = None
     beam_options: Sequence[str] = ()
 
 

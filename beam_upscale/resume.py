@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_upscale import storage
+from beam_upscale import http_files, storage
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
@@ -177,7 +177,8 @@ def still_holds(
 
     It is while the same bytes go in, the same is asked of them, and the image that came out is
     there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
-    alike. One that was too large to be read is looked at anew.
+    alike. One that was too large to be read is looked at anew. What was read from a web server once
+    holds where the server gives it no more: links rot, and what was made of them is not to go.
 
     Args:
         image: the input, with its columns and caption of now.
@@ -198,7 +199,11 @@ def still_holds(
     try:
         digest = image.sha256()
     except ImageError as error:
-        return earlier.error_code == error.code
+        # A row's number may be that of another URL by now.
+        is_same_url = http_files.is_http(image.uri or "") and earlier.source_uri == image.source_uri
+        if earlier.source_sha256 is None or not is_same_url:
+            return earlier.error_code == error.code
+        digest = earlier.source_sha256
     if digest != earlier.source_sha256:
         return False
     if earlier.output_uri is None:
@@ -246,6 +251,16 @@ def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
         return not Parameters().overridden({"seed": before}).seed
     except ImageError:
         return False
+
+
+def readdressed(record: Record, source_uri: str) -> Record:
+    """An earlier record with where its input is now; the record itself where it has not moved.
+
+    A table may name the same bytes elsewhere.
+    """
+    if record.row.source_uri == source_uri:
+        return record
+    return dataclasses.replace(record, row=dataclasses.replace(record.row, source_uri=source_uri))
 
 
 def relabeled(

@@ -69,7 +69,7 @@ def run(
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
-    listing = list_images(request.input, exclude=dataset.root)
+    listing = list_images(request.input, dataset.root, request.input_format, request.image_column)
     if not listing.images:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
@@ -180,7 +180,12 @@ def _pipeline(
         direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     pipeline = beam.Pipeline(runner=runner, options=options)
     images = pipeline | ReadImages(
-        request.input, output=request.output, retry=request.retry, shard_rows=request.shard_rows
+        request.input,
+        output=request.output,
+        retry=request.retry,
+        shard_rows=request.shard_rows,
+        input_format=request.input_format,
+        image_column=request.image_column,
     )
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)

@@ -43,7 +43,7 @@ from beam_upscale.dataset import (
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, totals, with_earlier_billing
 from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import delete_files, relabeled
+from beam_upscale.resume import delete_files, readdressed, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
 from beam_upscale.settings import PinnedSettings
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
@@ -157,6 +157,7 @@ class _Stage(beam.DoFn):
         if earlier:
             # Its columns may have changed since, though nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
+            record = readdressed(record, source.source_uri)
         else:
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))

@@ -1,9 +1,10 @@
-"""Files on any of Beam's file systems: list, read, and publish atomically.
+"""Files on any of Beam's file systems: list, read, and publish atomically; of web servers: read.
 
 Local files go through the operating system directly: Beam's local file system matches names as
 patterns and has no way to sync or to replace atomically. Everything else goes through Beam's
 `FileSystems`, where a file appears when it is closed (one PUT on an object store); HDFS, where it
-can be seen while it is written, is written under a temporary name and renamed.
+can be seen while it is written, is written under a temporary name and renamed. Files of web servers
+(`http_files`) are read only.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import dataclasses
 import errno
 import fnmatch
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -24,6 +26,7 @@ from typing import IO, BinaryIO, cast
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from beam_upscale import http_files
 from beam_upscale.errors import ErrorCode, ImageError
 
 _WILDCARDS = "*?["
@@ -65,7 +68,7 @@ def absolute(uri: str) -> str:
     """A local path made absolute, without `file://`; any other URI as it is, no trailing slash."""
     if is_local(uri):
         return os.path.abspath(uri.removeprefix("file://"))  # noqa: PTH100 (keeps odd bytes)
-    return uri.rstrip("/")
+    return uri if http_files.is_http(uri) else uri.rstrip("/")
 
 
 def _local_path(uri: str) -> Path:
@@ -96,6 +99,8 @@ def open_read(uri: str) -> BinaryIO:
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR, with the store's own words.
     """
+    if http_files.is_http(uri):
+        return http_files.open_read(uri)
     try:
         if is_local(uri):
             return _open_regular(_local_path(uri))
@@ -119,11 +124,61 @@ def read(uri: str, limit: int | None = None) -> bytes:
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
     """
+    if limit is not None:
+        return read_range(uri, 0, limit)
     with open_read(uri) as file:
         try:
-            return file.read() if limit is None else file.read(limit)
+            return file.read()
         except _failures(uri) as error:
             raise read_error(uri, error) from error
+
+
+def read_range(uri: str, offset: int, size: int) -> bytes:
+    """Part of a file's bytes; fewer than `size` where the file ends before.
+
+    Raises:
+        ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
+    """
+    if http_files.is_http(uri):
+        return http_files.read_range(uri, offset, size)
+    with open_read(uri) as file:
+        try:
+            return _part(file, offset, size)
+        except _failures(uri) as error:
+            raise read_error(uri, error) from error
+
+
+def _part(file: BinaryIO, offset: int, size: int) -> bytes:
+    # Beam's buffers for S3 and HDFS have 16 MiB: a smaller part would be read with all of that.
+    source = file.raw if isinstance(file, io.BufferedReader) else file
+    source.seek(offset)
+    parts: list[bytes] = []
+    while size > 0 and (data := source.read(size)):
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
+
+
+def read_at_most(uri: str, max_bytes: int) -> bytes:
+    """A file's bytes, where they are not too many.
+
+    Raises:
+        ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
+    """
+    if http_files.is_http(uri):
+        # In one request: a server need not say beforehand how much there is.
+        return http_files.read(uri, max_bytes)
+    check_size(size(uri), max_bytes)
+    return read(uri)
+
+
+def check_size(found: int | None, max_bytes: int) -> None:
+    """Raises an ImageError, FILE_TOO_LARGE, where there are more bytes; None is not known."""
+    if found is not None and found > max_bytes:
+        raise ImageError(
+            ErrorCode.FILE_TOO_LARGE,
+            f"the file has {found:,} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
+        )
 
 
 def read_error(uri: str, error: Exception) -> ImageError:
@@ -138,6 +193,8 @@ def read_error(uri: str, error: Exception) -> ImageError:
 
 def exists(uri: str) -> bool:
     """Whether a file is there."""
+    if http_files.is_http(uri):
+        return http_files.exists(uri)
     return _local_path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
 
 
@@ -146,9 +203,26 @@ def size(uri: str) -> int | None:
     try:
         if is_local(uri):
             return _local_path(uri).stat().st_size
+        if http_files.is_http(uri):
+            return http_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
     except _failures(uri):
         return None
+
+
+def version(uri: str) -> tuple[object, ...]:
+    """What changes, as far as can be told without reading it, when a file is replaced."""
+    try:
+        if is_local(uri):
+            status = _local_path(uri).stat()
+            return status.st_size, status.st_mtime_ns, status.st_ino
+        if http_files.is_http(uri):
+            return (http_files.size(uri),)
+        (match,) = FileSystems.match([uri])
+        (found,) = match.metadata_list
+        return found.size_in_bytes, found.last_updated_in_seconds
+    except _failures(uri):
+        return ()
 
 
 def sha256(uri: str) -> str:
@@ -157,6 +231,8 @@ def sha256(uri: str) -> str:
     Raises:
         ImageError: as `read`.
     """
+    if http_files.is_http(uri):
+        return http_files.sha256(uri)
     digest = hashlib.sha256()
     with open_read(uri) as file:
         try:
@@ -241,13 +317,15 @@ def list_files(pattern: str) -> Iterator[FileEntry]:
     Args:
         pattern: a file, a folder (descended into, symbolic links followed once) or a glob (`**`
             crosses folders), on any of Beam's file systems. A folder that a glob matches is
-            descended into.
+            descended into. A URL of a web server is that of one file.
 
     Yields:
         The files. A local folder that may not be listed is given as an entry of its own, so that
         its reader's error names it. Names that begin with a dot are left out below a folder.
     """
-    if is_local(pattern):
+    if http_files.is_http(pattern):
+        yield FileEntry(pattern, http_files.path_of(pattern).rpartition("/")[2])
+    elif is_local(pattern):
         yield from _list_local(absolute(pattern))
     else:
         yield from _list_remote(absolute(pattern))

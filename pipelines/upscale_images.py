@@ -21,6 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("input", help="a file, a folder or a glob, on any of Beam's file systems")
     parser.add_argument("output", help="the dataset's root")
+    parser.add_argument(
+        "--input-format",
+        choices=[str(form) for form in bu.InputFormat],
+        help="where the names of its files do not say it",
+    )
+    parser.add_argument("--image-column", help="of a table that names or holds the images")
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
     parser.add_argument("--prompt", help="for engines that take one")
@@ -45,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
         _ = (
             pipeline
-            | bu.ReadImages(own.input, output=own.output)
+            | bu.ReadImages(
+                own.input,
+                output=own.output,
+                input_format=own.input_format,
+                image_column=own.image_column,
+            )
             | upscale
             | bu.WriteDataset(own.output, layout=own.layout)
         )

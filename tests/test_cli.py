@@ -63,6 +63,8 @@ def assert_refused(finished: Finished, *words: str) -> None:
         (["--no-such-option"], ["--no-such-option", "--help"]),
         (["--oversize", "cut"], ["'cut'", "'tile'"]),
         (["--width", "0"], ["0", "--help"]),
+        (["--input-format", "xml"], ["'xml'", "'webdataset'"]),
+        (["--image-column", "url"], ["invalid_option", "'url'", "--input-format"]),
         (["--max-credits", "-1"], ["'-1' is not a number of credits"]),
         (["--max-credits", "nan"], ["'nan'"]),
         (["--max-failures", "0"], ["'0' is neither a number of 1 or more nor a share such as 5%"]),

@@ -32,7 +32,8 @@ FLOORS = {
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
-        *("inference", "local_models", "remote_models", "settings", "shared_weights", "storage"),
+        *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
+        *("shared_weights", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
@@ -41,6 +42,7 @@ FLOORS = {
         "control",
         "data_shards",
         "dataset",
+        "formats",
         "listing",
         "metadata",
         "resume",
@@ -48,6 +50,8 @@ FLOORS = {
         "sinks",
         "sources",
         "stages",
+        "tables",
+        "tars",
         "transforms",
     },
     "face": {

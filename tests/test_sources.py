@@ -365,7 +365,7 @@ def test_captions_beside_what_a_glob_or_a_file_names_are_found(inputs: Path, pat
     assert image.caption_uri == f"{inputs}/cat.txt"
 
 
-@pytest.mark.parametrize("name", ["picture.txt", "metadata.csv"])
+@pytest.mark.parametrize("name", ["picture.txt", "metadata.json"])
 def test_a_file_given_as_the_image_is_nothing_else(inputs: Path, name: str) -> None:
     make(inputs, name)
 

@@ -1,10 +1,12 @@
 import contextlib
 import gc
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_filesystem import MemoryFileSystem, MemoryFolders
@@ -67,6 +69,43 @@ def make_files(folder: Path, *relative: str) -> None:
 
 
 # Names
+
+
+class Counted(io.RawIOBase):
+    """A file far away, of which a read gives a little at a time."""
+
+    asked = 0
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._data.seek(offset, whence)
+
+    def readinto(self, buffer: Any, /) -> int:
+        Counted.asked += len(buffer)
+        return self._data.readinto(memoryview(buffer)[:1000])
+
+
+def test_of_a_part_no_more_is_read_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(range(256)) * 100
+
+    def opened(self: MemoryFileSystem, path: str, *args: Any, **kwargs: Any) -> io.BufferedReader:
+        return io.BufferedReader(Counted(data), 16 << 20)
+
+    monkeypatch.setattr(MemoryFileSystem, "open", opened)
+    monkeypatch.setattr(Counted, "asked", 0)
+
+    assert storage.read_range("mem://bucket/a.tar", 300, 2500) == data[300:2800]
+    assert storage.read("mem://bucket/a.tar", limit=10) == data[:10]
+    assert storage.read_range("mem://bucket/a.tar", len(data) - 5, 10) == data[-5:]
+    assert Counted.asked < 10_000
 
 
 def test_a_path_is_local_and_another_scheme_is_not() -> None:

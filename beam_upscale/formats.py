@@ -1,0 +1,56 @@
+"""In which form a dataset comes: a folder of images, tables that name or hold them, or tars."""
+
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import PurePosixPath
+from types import MappingProxyType
+
+from beam_upscale import http_files
+
+
+class InputFormat(StrEnum):
+    """What an input is read as.
+
+    FOLDER is image files by themselves; JSONL, CSV and PARQUET are tables with a row for each
+    image; WEBDATASET is tars with a few members for each image.
+    """
+
+    FOLDER = "folder"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+    WEBDATASET = "webdataset"
+
+    @property
+    def is_table(self) -> bool:
+        """Whether an image is a row."""
+        return self in (InputFormat.JSONL, InputFormat.CSV, InputFormat.PARQUET)
+
+
+_ENDINGS = MappingProxyType(
+    {
+        ".jsonl": InputFormat.JSONL,
+        ".ndjson": InputFormat.JSONL,
+        ".csv": InputFormat.CSV,
+        ".tsv": InputFormat.CSV,
+        ".parquet": InputFormat.PARQUET,
+        ".tar": InputFormat.WEBDATASET,
+    }
+)
+
+
+def ending(uri: str) -> str:
+    """What a file's name ends in, with its dot and in lower case."""
+    path = http_files.path_of(uri) if http_files.is_http(uri) else uri
+    return PurePosixPath(path.rpartition("/")[2]).suffix.lower()
+
+
+def format_of(uri: str) -> InputFormat | None:
+    """The format of a table or a tar by its name; None for any other file."""
+    return _ENDINGS.get(ending(uri))
+
+
+def inferred(uris: Iterable[str]) -> InputFormat:
+    """The format that all of these files have; of files of several, or of none, FOLDER."""
+    found = {format_of(uri) for uri in uris}
+    return (found.pop() if len(found) == 1 else None) or InputFormat.FOLDER

@@ -1,0 +1,264 @@
+"""Where an input's bytes are: a file, a range of one, or a cell of a Parquet file.
+
+What reaches a worker is this, some hundred bytes; the worker reads the bytes themselves.
+"""
+
+import dataclasses
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError
+
+_CHUNK_BYTES = 16 << 20
+
+# Columns of row groups that a process keeps; a larger one is read up to the row and not kept.
+_MOST_KEPT_BYTES = 512 << 20
+_MOST_KEPT_GROUPS = 64
+_ROWS_AT_A_TIME = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """A range of a file's bytes, such as a member of a tar."""
+
+    offset: int
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A value in a Parquet file.
+
+    Attributes:
+        row_group: of the file, from 0.
+        row: in that group, from 0.
+        column: path of a binary column, with dots between its parts.
+    """
+
+    row_group: int
+    row: int
+    column: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """There are no bytes: what names the input, or should hold it, is at fault.
+
+    Attributes:
+        code: of the error that reading it raises.
+        message: likewise.
+    """
+
+    code: ErrorCode
+    message: str
+
+    def error(self) -> ImageError:
+        """What reading it raises."""
+        return ImageError(self.code, self.message)
+
+
+Part = Extent | Cell | Missing
+
+
+def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
+    """All bytes.
+
+    Args:
+        uri: the file, on any of Beam's file systems or a web server.
+        part: of it; None is the whole file.
+        max_bytes: more are not read.
+
+    Raises:
+        ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR; TRUNCATED, the file
+            ends before; INVALID_ROW, a cell has no value; or that of a `Missing`.
+    """
+    match part:
+        case None:
+            return storage.read_at_most(uri, max_bytes)
+        case Extent(offset, size):
+            storage.check_size(size, max_bytes)
+            return _checked(storage.read_range(uri, offset, size), uri, part)
+        case Cell():
+            data = _cells.read(uri, part)
+            storage.check_size(len(data), max_bytes)
+            return data
+        case Missing():
+            raise part.error()
+
+
+def read_start(uri: str, part: Part | None, limit: int) -> bytes:
+    """The first bytes, at most `limit`; of a cell all, since no part of one can be read.
+
+    Raises:
+        ImageError: as `read`, but for its limit.
+    """
+    match part:
+        case None:
+            return storage.read(uri, limit)
+        case Extent(offset, size):
+            start = Extent(offset, min(size, limit))
+            return _checked(storage.read_range(uri, offset, start.size), uri, start)
+        case Cell():
+            return _cells.read(uri, part)
+        case Missing():
+            raise part.error()
+
+
+def size(uri: str, part: Part | None) -> int | None:
+    """How many bytes there are, None where that cannot be told without reading them."""
+    match part:
+        case None:
+            return storage.size(uri)
+        case Extent():
+            return part.size
+        case Cell() | Missing():
+            return None
+
+
+def sha256(uri: str, part: Part | None) -> str:
+    """The SHA-256 of the bytes, in hexadecimal.
+
+    Raises:
+        ImageError: as `read`, but for its limit.
+    """
+    match part:
+        case None:
+            return storage.sha256(uri)
+        case Extent():
+            digest = hashlib.sha256()
+            for piece in _pieces(part):
+                data = storage.read_range(uri, piece.offset, piece.size)
+                digest.update(_checked(data, uri, piece))
+            return digest.hexdigest()
+        case Cell():
+            return hashlib.sha256(_cells.read(uri, part)).hexdigest()
+        case Missing():
+            raise part.error()
+
+
+def _pieces(extent: Extent) -> Iterator[Extent]:
+    """An extent cut into ones that are held in memory one by one."""
+    end = extent.offset + extent.size
+    for offset in range(extent.offset, end, _CHUNK_BYTES):
+        yield Extent(offset, min(_CHUNK_BYTES, end - offset))
+
+
+def _checked(data: bytes, uri: str, extent: Extent) -> bytes:
+    if len(data) == extent.size:
+        return data
+    raise ImageError(
+        ErrorCode.TRUNCATED,
+        f"{storage.printable(uri)} has {len(data):,} bytes at {extent.offset:,}, where "
+        f"{extent.size:,} should be; it was cut off, or changed since it was listed",
+    )
+
+
+@dataclasses.dataclass
+class _Kept:
+    """A binary column of a row group, once it is read.
+
+    Attributes:
+        lock: held while it is read: neighbors that are asked for meanwhile wait for it.
+        values: the column; None while it is not read, or where it is too large to be kept.
+    """
+
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    values: pa.ChunkedArray | None = None
+
+    @property
+    def bytes(self) -> int:
+        """What it takes of memory."""
+        return 0 if self.values is None else int(self.values.nbytes)
+
+
+class _Cells:
+    """Cells of Parquet files, of which nothing smaller than a row group's column can be read.
+
+    The columns that were read last are kept, by all threads of a process: rows of one row group
+    mostly come one after the other.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+
+    def read(self, uri: str, cell: Cell) -> bytes:
+        """A cell's bytes; errors are those of `locations.read`."""
+        # A file that was replaced meanwhile is another one.
+        key = uri, storage.version(uri), cell.row_group, cell.column
+        with self._lock:
+            kept = self._kept.setdefault(key, _Kept())
+            self._kept.move_to_end(key)
+        try:
+            with kept.lock:
+                if kept.values is None:
+                    kept.values = _column(uri, cell)
+                value = _value(uri, cell) if kept.values is None else kept.values[cell.row].as_py()
+        except ImageError:
+            raise
+        except Exception as error:
+            # Arrow's own errors, and those of the clients of object stores.
+            raise storage.read_error(uri, error) from error
+        self._forget_oldest()
+        if value is None:
+            raise ImageError(
+                ErrorCode.INVALID_ROW,
+                f"the column {cell.column} holds nothing in this row; it must hold an image",
+            )
+        return bytes(value)
+
+    def _forget_oldest(self) -> None:
+        with self._lock:
+            total = sum(kept.bytes for kept in self._kept.values())
+            while total > _MOST_KEPT_BYTES and len(self._kept) > 1:
+                total -= self._kept.popitem(last=False)[1].bytes
+            while len(self._kept) > _MOST_KEPT_GROUPS:
+                self._kept.popitem(last=False)
+
+
+_cells = _Cells()
+
+
+def _column(uri: str, cell: Cell) -> pa.ChunkedArray | None:
+    """A whole binary column of a row group; None where it is too large."""
+    with storage.open_read(uri) as opened:
+        file = pq.ParquetFile(opened)
+        group = file.metadata.row_group(cell.row_group)
+        chunks = (group.column(index) for index in range(group.num_columns))
+        sizes = [each.total_uncompressed_size for each in chunks if _is_of(each, cell)]
+        if sum(sizes) > _MOST_KEPT_BYTES:
+            return None
+        return _only(file.read_row_group(cell.row_group, columns=[cell.column]))
+
+
+def _is_of(chunk: pq.ColumnChunkMetaData, cell: Cell) -> bool:
+    return bool(chunk.path_in_schema == cell.column)
+
+
+def _value(uri: str, cell: Cell) -> bytes | None:
+    """One value of a column that is too large to be held: the rows before it are passed over."""
+    before = 0
+    with storage.open_read(uri) as opened:
+        batches = pq.ParquetFile(opened).iter_batches(
+            _ROWS_AT_A_TIME, row_groups=[cell.row_group], columns=[cell.column]
+        )
+        for batch in batches:
+            if cell.row < before + batch.num_rows:
+                values = _only(pa.Table.from_batches([batch]))
+                return cast(bytes | None, values[cell.row - before].as_py())
+            before += batch.num_rows
+    raise IndexError(f"row group {cell.row_group} has {before} rows, and no row {cell.row}")
+
+
+def _only(table: pa.Table) -> pa.ChunkedArray:
+    """The only column of a table, or the only member of its only column."""
+    while pa.types.is_struct(table.schema.types[0]):
+        table = table.flatten()
+    return table.column(0)

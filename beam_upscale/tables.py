@@ -1,0 +1,413 @@
+"""Tables whose rows are inputs: JSON lines, comma- or tab-separated values, Parquet.
+
+One column names the image, or holds it (Parquet only): as bytes, or as Hugging Face's struct of
+`bytes` and `path`. A row that does not is an input all the same, one that cannot be read. A table
+that cannot be read at all stops the run before it begins.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import os
+import posixpath
+import urllib.parse
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, BinaryIO, cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import http_files, storage
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import InputFormat, ending
+from beam_upscale.locations import Cell, Missing, Part
+from beam_upscale.metadata import in_microseconds
+
+IMAGE_COLUMNS = (
+    "image",
+    "image_url",
+    "image_uri",
+    "image_path",
+    "url",
+    "uri",
+    "path",
+    "file_name",
+    "filename",
+    "file_path",
+    "filepath",
+    "file",
+)
+"""Usual names, in any case, of the column with images: the first of these that is there is it."""
+
+# Neither a path nor a URL is longer.
+_LONGEST_URI = 8192
+_LONGEST_LINE = 16 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRow:
+    """A row of a table: an input.
+
+    Attributes:
+        number: of the row, from 0.
+        columns: its values, without the bytes of images.
+        name: what the row calls the image; empty where it does not.
+        uri: where the image is, the table itself where it is embedded or missing.
+        part: of the file at `uri`; None is the whole file.
+    """
+
+    number: int
+    columns: Mapping[str, Any]
+    name: str
+    uri: str
+    part: Part | None = None
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the table holds the image."""
+        return isinstance(self.part, Cell)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """A row as a text table has it.
+
+    Attributes:
+        place: where it stands, for messages.
+        columns: its values.
+        problem: what is wrong with it as a whole; empty where nothing is.
+    """
+
+    place: str
+    columns: Mapping[str, Any]
+    problem: str = ""
+
+
+def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> Iterator[TableRow]:
+    """The rows of a table.
+
+    Args:
+        uri: the table, on any of Beam's file systems or a web server.
+        form: how it is read.
+        image_column: the column with images; None takes the first of `IMAGE_COLUMNS`.
+
+    Yields:
+        Every row, in order. Relative paths are relative to the table's folder; a row without an
+        image, or with something that names none, has a `Missing` part of the code INVALID_ROW.
+
+    Raises:
+        SettingsError: INVALID_TABLE, the table is not what it is read as, or cannot be read;
+            INVALID_OPTION, no column is the one with images.
+    """
+    try:
+        with storage.open_read(uri) as file:
+            if form is InputFormat.PARQUET:
+                yield from _parquet_rows(uri, file, image_column)
+                return
+            lines = list(_json_lines(file) if form is InputFormat.JSONL else _csv_lines(uri, file))
+    except ImageError as error:
+        raise SettingsError(
+            ErrorCode.INVALID_TABLE, f"the table cannot be read: {error.message}"
+        ) from error
+    except OSError as error:
+        raise _invalid(uri, f"it cannot be read: {error}") from error
+    yield from _text_rows(uri, lines, image_column)
+
+
+def _invalid(uri: str, found: str) -> SettingsError:
+    return SettingsError(ErrorCode.INVALID_TABLE, f"{storage.printable(uri)}: {found}")
+
+
+# The column with images
+
+
+def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: str) -> str:
+    """Which column has the images.
+
+    Args:
+        uri: the table.
+        asked: the column that was asked for; None infers it.
+        fitting: the columns that may have images.
+        there: all columns, for messages.
+    """
+    if asked is not None:
+        if asked in fitting:
+            return asked
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"image_column is {asked!r}, and {storage.printable(uri)} has no such column that "
+            f"could name or hold images; there are: {there}",
+        )
+    by_name = {name.casefold(): name for name in reversed(list(fitting))}
+    found = next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
+    if found is None:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{storage.printable(uri)} has no column with a usual name for images "
+            f"({', '.join(IMAGE_COLUMNS)}); there are: {there}; name one with --image-column",
+        )
+    return found
+
+
+# Texts
+
+
+def _text_rows(uri: str, lines: Iterable[_Line], asked: str | None) -> Iterator[TableRow]:
+    lines = list(lines)
+    names = list(dict.fromkeys(name for line in lines for name in line.columns))
+    if not names and not lines:
+        return
+    # Where no line is sound, each has its own message, and no column is missed.
+    column = _image_column(uri, asked, names, ", ".join(names)) if names else None
+    for number, line in enumerate(lines):
+        if line.problem or column is None:
+            problem = line.problem or "it has no columns"
+            yield _faulty(uri, number, line.columns, f"{line.place}: {problem}")
+        else:
+            yield _named(uri, number, line.columns, column, line.place)
+
+
+def _named(uri: str, number: int, columns: Mapping[str, Any], column: str, place: str) -> TableRow:
+    """A row that names its image."""
+    value = columns.get(column)
+    problem = _problem(value)
+    if problem:
+        return _faulty(uri, number, columns, f"{place}: {column} {problem}")
+    assert isinstance(value, str)
+    return TableRow(number, columns, value, resolved(uri, value))
+
+
+def _problem(value: object) -> str:
+    """Why a value names no image; empty where it may."""
+    must = "it must be the path or the URL of an image"
+    if value is None or value == "":
+        return f"has no value; {must}"
+    if not isinstance(value, str):
+        return f"is {_shown(value)}, which is no text; {must}"
+    if "\0" in value:
+        return f"has a NUL in it, which no path has; {must}"
+    if len(value) > _LONGEST_URI:
+        return f"has {len(value):,} characters, more than {_LONGEST_URI:,}; {must}"
+    return ""
+
+
+def _faulty(uri: str, number: int, columns: Mapping[str, Any], found: str) -> TableRow:
+    missing = Missing(ErrorCode.INVALID_ROW, f"{storage.printable(uri)}, {found}")
+    return TableRow(number, columns, "", uri, missing)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def resolved(table: str, value: str) -> str:
+    """The URI that a value of a table names.
+
+    Absolute paths and URIs are as they are; all else is relative to the table's folder, with the
+    other slashes where it was written on Windows. A table may name any file there is to read.
+    """
+    if "://" in value or value.startswith("/"):
+        return storage.absolute(value)
+    relative = value.replace("\\", "/")
+    if http_files.is_http(table):
+        # Not `urljoin` alone: a file may be called `a?b`.
+        return urllib.parse.urljoin(table, urllib.parse.quote(relative, safe="/%"))
+    folder = table.rpartition("/")[0]
+    if storage.is_local(table):
+        return os.path.normpath(storage.join(folder, relative))
+    scheme, _, path = folder.partition("://")
+    below = posixpath.normpath(posixpath.join("/", path, relative)).lstrip("/")
+    return f"{scheme}://{below}"
+
+
+def _json_lines(file: BinaryIO) -> Iterator[_Line]:
+    number = 0
+    while data := file.readline(_LONGEST_LINE):
+        number += 1
+        place = f"line {number}"
+        is_whole = len(data) < _LONGEST_LINE or data.endswith(b"\n")
+        if not is_whole:
+            _pass_over_line(file)
+            limit = f"at most {_LONGEST_LINE:,} are read; put images into files of their own"
+            yield _Line(place, {}, f"it has more bytes than a row may have; {limit}")
+            continue
+        text = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
+        if text.strip():
+            yield _json_line(place, text)
+
+
+def _pass_over_line(file: BinaryIO) -> None:
+    while (data := file.readline(_LONGEST_LINE)) and not data.endswith(b"\n"):
+        pass
+
+
+def _json_line(place: str, data: bytes) -> _Line:
+    must = "each line must be one JSON object"
+    try:
+        value = json.loads(data.decode())
+    except UnicodeDecodeError as error:
+        found = f"byte {data[error.start]:#04x} at {error.start:,}"
+        return _Line(place, {}, f"{found} is not UTF-8; save it as UTF-8")
+    except json.JSONDecodeError as error:
+        return _Line(place, {}, f"{error.msg} at column {error.colno}; {must}")
+    except (ValueError, RecursionError) as error:
+        return _Line(place, {}, f"{error}; {must}")
+    if not isinstance(value, dict):
+        return _Line(place, {}, f"{_shown(value)} is no JSON object; {must}")
+    if not is_unicode(value):
+        return _Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
+    return _Line(place, value)
+
+
+def is_unicode(value: object) -> bool:
+    """Whether all texts in what JSON gave are ones that every store takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True
+
+
+def _csv_lines(uri: str, file: BinaryIO) -> Iterator[_Line]:
+    header: list[str] | None = None
+    for place, cells in _csv_records(uri, file):
+        if header is None:
+            header = _csv_header(uri, cells)
+            continue
+        values = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
+        columns = dict(zip(header, values, strict=False))
+        problem = ""
+        if len(cells) > len(header):
+            problem = (
+                f"{len(cells)} cells where the first line has {len(header)}; quote those that "
+                "have the separator in them"
+            )
+        yield _Line(place, columns, problem)
+
+
+def _csv_records(uri: str, file: BinaryIO) -> Iterator[tuple[str, list[str]]]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.reader(text, strict=True, delimiter="\t" if ending(uri) == ".tsv" else ",")
+    while True:
+        # A record may go on over several lines; it is named by its first.
+        place = f"line {reader.line_num + 1}"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except UnicodeDecodeError as error:
+            found = f"byte {error.object[error.start]:#04x} after {place} is not UTF-8"
+            raise _invalid(uri, f"{found}; save it as UTF-8") from None
+        except csv.Error as error:
+            raise _invalid(uri, f"{place}: {error}; it must be separated values") from None
+        if cells:
+            yield place, cells
+
+
+def _csv_header(uri: str, cells: list[str]) -> list[str]:
+    # An index that pandas wrote has no name; this is what pandas calls it.
+    header = [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
+    twice = next((name for name in header if header.count(name) > 1), None)
+    if twice is not None:
+        raise _invalid(uri, f"two columns are called {twice}; rename one")
+    return header
+
+
+# Parquet
+
+
+def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[TableRow]:
+    with _as_invalid(uri):
+        file = pq.ParquetFile(opened)
+        schema = file.schema_arrow
+        names = schema.names
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise _invalid(uri, f"two columns are called {twice}; rename one")
+    there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    fitting = [field.name for field in schema if _is_text(field.type) or _bytes_path(field)]
+    column = _image_column(uri, asked, fitting, there)
+    image = schema.field(column)
+    cells = _bytes_path(image)
+    read = [name for field in schema for name in _read_columns(field, image)]
+    number = 0
+    for group in range(file.num_row_groups):
+        with _as_invalid(uri):
+            rows = _group_rows(file, group, read)
+        for row_in_group, columns in enumerate(rows):
+            if cells is None:
+                yield _named(uri, number, columns, column, f"row {number}")
+            else:
+                embedded = columns.pop(column, None) or {}
+                cell = Cell(group, row_in_group, cells)
+                yield TableRow(number, columns, _path(embedded.get("path")), uri, cell)
+            number += 1
+
+
+@contextlib.contextmanager
+def _as_invalid(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError) as error:
+        found = f"it is no Parquet file that can be read: {error}; write it anew"
+        raise _invalid(uri, found) from error
+
+
+def _group_rows(file: pq.ParquetFile, group: int, columns: list[str]) -> list[dict[str, Any]]:
+    if not columns:
+        return [{} for _ in range(file.metadata.row_group(group).num_rows)]
+    table = file.read_row_group(group, columns=columns)
+    return cast(list[dict[str, Any]], in_microseconds(table).to_pylist())
+
+
+def _path(value: object) -> str:
+    """What an embedded image was called, where that is of use for naming its result."""
+    return value if isinstance(value, str) and not _problem(value) else ""
+
+
+def _read_columns(field: pa.Field, image: pa.Field) -> list[str]:
+    """What a listing reads of a column: no image's bytes, neither the inputs' nor others'."""
+    if field.name == image.name:
+        if _is_text(field.type):
+            return [field.name]
+        has_path = _member(field.type, "path", _is_text)
+        return [f"{field.name}.path"] if has_path else []
+    return [] if _is_image_struct(field.type) else [field.name]
+
+
+def _bytes_path(field: pa.Field) -> str | None:
+    """The path of the bytes in a column that holds images; None where it holds none."""
+    if _is_binary(field.type):
+        return str(field.name)
+    return f"{field.name}.bytes" if _is_image_struct(field.type) else None
+
+
+def _is_image_struct(kind: pa.DataType) -> bool:
+    return _member(kind, "bytes", _is_binary)
+
+
+def _member(kind: pa.DataType, name: str, fits: Any) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    index = kind.get_field_index(name)
+    return index >= 0 and bool(fits(kind.field(index).type))
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return bool(
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    )
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    )

@@ -1,0 +1,409 @@
+"""Tars as WebDataset has them: members that share a key are one input.
+
+A member's key is its path up to the first dot of its last part: `a/cat.jpg`, `a/cat.json` and
+`a/cat.txt` are one input, `a/cat`. Nothing is unpacked: headers are read, what they describe is
+passed over, and an image is known by its place in the file.
+
+Headers are parsed by the standard library one by one, but what stands between them is read here:
+`tarfile` holds an extended header in memory whatever its size, follows chains of them by recursion,
+and ends at the first that is damaged.
+"""
+
+import dataclasses
+import json
+import tarfile
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.locations import Extent, Missing, Part
+from beam_upscale.tables import is_unicode
+
+IMAGE_SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "tif", "tiff", "bmp", "gif"),
+    # What is not decoded is a row that says so, and no member that is left out.
+    *("jxl", "jp2", "ppm", "pgm", "pbm", "pnm"),
+)
+"""Endings of image members. Of several images of one key the one whose ending comes first here is
+taken, and one with a single dot (`a.png`) before one with more (`a.mask.jpg`)."""
+
+_COLUMNS = "json"
+_CAPTIONS = ("txt", "caption")
+
+_BLOCK = 512
+_MOST_EXTENDED_BYTES = 1 << 20
+_MOST_COLUMN_BYTES = 1 << 20
+_LONGEST_NAME = 4096
+
+_EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
+# The names of links are not followed, and what is said of all members names none.
+_PASSED_OVER = frozenset({tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK})
+_WITH_DATA = frozenset({*tarfile.REGULAR_TYPES, tarfile.GNUTYPE_SPARSE})
+_WITHOUT_DATA = frozenset(
+    {tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE}
+    | {tarfile.CHRTYPE, tarfile.BLKTYPE}
+)
+_NO_FILES = {
+    tarfile.LNKTYPE: "a link, and links are not followed",
+    tarfile.SYMTYPE: "a link, and links are not followed",
+    tarfile.FIFOTYPE: "a pipe",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.GNUTYPE_SPARSE: "a file with holes, which is not read",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TarInput:
+    """An input in a tar.
+
+    Attributes:
+        name: of the image member; empty where the rest of the archive cannot be read.
+        part: the image's bytes, or why there are none.
+        columns: what the key's `.json` member holds.
+        caption: the key's `.txt` or `.caption` member; None where there is none.
+    """
+
+    name: str
+    part: Part
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    caption: Extent | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TarListing:
+    """What a tar holds.
+
+    Attributes:
+        inputs: in the order of their keys' first members.
+        ignored: members that are no part of an input.
+    """
+
+    inputs: tuple[TarInput, ...]
+    ignored: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """A member that is no folder.
+
+    Attributes:
+        name: as text, with what is not UTF-8 as surrogates; empty where no header could be read.
+        extent: its bytes.
+        problem: why they are not those of a file; empty where they are.
+        is_last: whether what comes after it cannot be read.
+    """
+
+    name: str
+    extent: Extent
+    problem: str = ""
+    is_last: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What follows the first dot of the last part, in lower case."""
+        return self.name.rpartition("/")[2].partition(".")[2].lower()
+
+    @property
+    def key(self) -> str:
+        """What members of one input share; empty for hidden files and those without a dot."""
+        folder, slash, last = self.name.rpartition("/")
+        base, dot, _ = last.partition(".")
+        return f"{folder}{slash}{base}" if base and dot else ""
+
+    @property
+    def rank(self) -> tuple[int, int] | None:
+        """Orders images of one key, best first; None for what is no image by its name."""
+        last = self.suffix.rpartition(".")[2]
+        if last not in IMAGE_SUFFIXES:
+            return None
+        return self.suffix.count("."), IMAGE_SUFFIXES.index(last)
+
+
+@dataclasses.dataclass
+class _Sample:
+    """The members of one key, while a tar is read.
+
+    Attributes:
+        suffixes: those that there are: another of the same begins a new input.
+        image: the best image so far.
+        columns: of the `.json` member.
+        problem: what is wrong with that.
+        captions: its captions, by their endings.
+    """
+
+    suffixes: set[str] = dataclasses.field(default_factory=set)
+    image: _Member | None = None
+    columns: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    problem: str = ""
+    captions: dict[str, Extent] = dataclasses.field(default_factory=dict)
+
+
+def read_tar(uri: str) -> TarListing:
+    """Lists the inputs in a tar; it is not unpacked, and no image is read.
+
+    Args:
+        uri: the tar, on any of Beam's file systems or a web server.
+
+    Returns:
+        The inputs. A link, a file with holes, or one with a broken name is an input with a
+        `Missing` part, if its name is that of an image. Where the archive is cut off or damaged,
+        what stands before is as it would be otherwise, and what cannot be read is one more such
+        input without a name, unless it is the image that is cut itself.
+    """
+    try:
+        with storage.open_read(uri) as file:
+            return _read(uri, file)
+    except ImageError as error:
+        return TarListing((TarInput("", Missing(error.code, error.message)),), 0)
+
+
+def _read(uri: str, file: BinaryIO) -> TarListing:
+    found: list[_Sample | TarInput] = []
+    newest: dict[str, _Sample] = {}
+    members = 0
+    for member in _members(uri, file):
+        is_input = member.rank is not None and bool(member.key)
+        if member.is_last and not is_input:
+            belongs_to = newest.get(member.key)
+            if belongs_to is not None and member.suffix in (_COLUMNS, *_CAPTIONS):
+                # An image is not to go without what was there to guide it.
+                belongs_to.problem = _missing(uri, member).message
+            if belongs_to is None or belongs_to.image is None or not belongs_to.problem:
+                found.append(TarInput("", _missing(uri, member)))
+            continue
+        members += 1
+        if not member.key:
+            continue
+        sample = newest.get(member.key)
+        if sample is None or member.suffix in sample.suffixes:
+            sample = newest[member.key] = _Sample()
+            found.append(sample)
+        sample.suffixes.add(member.suffix)
+        _put(uri, file, sample, member)
+    inputs = [each if isinstance(each, TarInput) else _input(uri, each) for each in found]
+    used = sum(_used(each) for each in found if isinstance(each, _Sample))
+    return TarListing(tuple(each for each in inputs if each is not None), members - used)
+
+
+def _used(sample: _Sample) -> int:
+    """Members that make up an input."""
+    if sample.image is None:
+        return 0
+    return 1 + (_COLUMNS in sample.suffixes) + bool(sample.captions)
+
+
+def _put(uri: str, file: BinaryIO, sample: _Sample, member: _Member) -> None:
+    """Gives a member the place in its sample that its name says."""
+    rank = member.rank
+    if rank is not None:
+        best = None if sample.image is None else sample.image.rank
+        if best is None or rank < best:
+            sample.image = member
+    elif member.suffix in _CAPTIONS and not member.problem:
+        sample.captions[member.suffix] = member.extent
+    elif member.suffix == _COLUMNS:
+        sample.columns, sample.problem = _columns(uri, file, member)
+
+
+def _input(uri: str, sample: _Sample) -> TarInput | None:
+    image = sample.image
+    if image is None:
+        return None
+    part: Part = image.extent
+    if sample.problem:
+        part = Missing(ErrorCode.INVALID_ROW, sample.problem)
+    if image.problem:
+        part = _missing(uri, image)
+    caption = next((sample.captions[each] for each in _CAPTIONS if each in sample.captions), None)
+    return TarInput(image.name, part, sample.columns, caption)
+
+
+def _missing(uri: str, member: _Member) -> Missing:
+    named = f"{member.name!r} " if member.name else ""
+    message = f"{storage.printable(uri)}: {named}{member.problem}"
+    return Missing(ErrorCode.INVALID_ARCHIVE, message)
+
+
+def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, Any], str]:
+    """A `.json` member's columns, and what is wrong with them."""
+    where = f"{storage.printable(uri)}: {member.name!r}"
+    if member.problem:
+        return {}, f"{where} {member.problem}"
+    if member.extent.size > _MOST_COLUMN_BYTES:
+        found = f"has {member.extent.size:,} bytes; it may have {_MOST_COLUMN_BYTES:,}"
+        return {}, f"{where} {found}"
+    try:
+        value = json.loads(_bytes(uri, file, member.extent.offset, member.extent.size))
+    except (ValueError, RecursionError) as error:
+        return {}, f"{where} is no JSON in UTF-8: {error}"
+    if not isinstance(value, dict) or not is_unicode(value):
+        return {}, f"{where} is no JSON object of valid Unicode, whose members would be columns"
+    return value, ""
+
+
+def _bytes(uri: str, file: BinaryIO, offset: int, size: int) -> bytes:
+    """Bytes of an archive; fewer where it ends before."""
+    try:
+        file.seek(offset)
+        return file.read(size)
+    except Exception as error:
+        # The clients of object stores raise errors of their own.
+        raise storage.read_error(uri, error) from error
+
+
+def _length(uri: str, file: BinaryIO) -> int:
+    try:
+        return file.seek(0, 2)
+    except Exception as error:
+        raise storage.read_error(uri, error) from error
+
+
+# Headers
+
+
+@dataclasses.dataclass
+class _Said:
+    """What extended headers say of the member that follows them.
+
+    Attributes:
+        name: None where they say nothing of it.
+        size: likewise, in bytes.
+        problem: what is wrong with them, or with what they say.
+    """
+
+    name: str | None = None
+    size: int | None = None
+    problem: str = ""
+
+
+def _members(uri: str, file: BinaryIO) -> Iterator[_Member]:
+    """All members but folders, as far as the archive can be read."""
+    length = _length(uri, file)
+    position = 0
+    said = _Said()
+    while block := _bytes(uri, file, position, _BLOCK):
+        if block.count(0) == len(block):
+            return
+        try:
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            if info.size < 0:
+                raise tarfile.HeaderError("a negative size")
+        except (tarfile.HeaderError, ValueError) as error:
+            yield _damaged(position, f"no header of a tar is there ({error})")
+            return
+        data = position + _BLOCK
+        if info.type == tarfile.GNUTYPE_SPARSE:
+            data = _after_holes(uri, file, block, data)
+        if info.type in _EXTENDED or info.type in (tarfile.GNUTYPE_LONGNAME, *_PASSED_OVER):
+            if data + info.size > length:
+                yield _damaged(position, "the archive is cut off")
+                return
+            _hear(uri, file, info, data, said)
+            position = data + _rounded(info.size)
+            continue
+        member = _member(info, data, said, length)
+        if info.type != tarfile.DIRTYPE:
+            yield member
+        if member.is_last:
+            return
+        position = data + _rounded(member.extent.size)
+        said = _Said()
+
+
+def _damaged(position: int, found: str) -> _Member:
+    problem = f"from byte {position:,} on it cannot be read: {found}; write it anew"
+    return _Member("", Extent(position, 0), problem, is_last=True)
+
+
+def _rounded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _after_holes(uri: str, file: BinaryIO, block: bytes, data: int) -> int:
+    """Where the data of GNU's sparse files begins: after the blocks that list its holes."""
+    goes_on = block[482]
+    while goes_on:
+        more = _bytes(uri, file, data, _BLOCK)
+        data += _BLOCK
+        goes_on = more[504] if len(more) == _BLOCK else 0
+    return data
+
+
+def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> _Member:
+    name = info.name if said.name is None else said.name
+    size = info.size if said.size is None else said.size
+    if info.type in _WITHOUT_DATA:
+        size = 0
+    kind = _NO_FILES.get(info.type)
+    if kind is None and info.type not in _WITH_DATA | {tarfile.DIRTYPE}:
+        kind = f"a member of the type {info.type!r}"
+    problem = said.problem or ("" if kind is None else f"is {kind}")
+    if "\0" in name:
+        problem, name = "has a NUL in its name", name.replace("\0", "_")
+    if len(name) > _LONGEST_NAME:
+        problem = f"has a name of {len(name):,} characters; it may have {_LONGEST_NAME:,}"
+        name = name[-_LONGEST_NAME:]
+    is_cut = data + size > length
+    if is_cut:
+        there = max(0, length - data)
+        problem = f"is cut off: {there:,} of its {size:,} bytes are there; write the archive anew"
+    return _Member(name, Extent(data, size), problem, is_last=is_cut)
+
+
+def _hear(uri: str, file: BinaryIO, info: tarfile.TarInfo, data: int, said: _Said) -> None:
+    """Takes in what an extended header says of the member that follows."""
+    if info.type in _PASSED_OVER:
+        return
+    if info.size > _MOST_EXTENDED_BYTES:
+        said.problem = (
+            f"has an extended header of {info.size:,} bytes; it may have {_MOST_EXTENDED_BYTES:,}"
+        )
+        return
+    content = _bytes(uri, file, data, info.size)
+    if info.type == tarfile.GNUTYPE_LONGNAME:
+        said.name = _text(content.partition(b"\0")[0])
+        return
+    try:
+        fields = _pax_fields(content)
+        if b"size" in fields:
+            said.size = _whole(fields[b"size"])
+    except ValueError:
+        said.problem = "has a damaged extended header"
+        return
+    if b"path" in fields:
+        said.name = _text(fields[b"path"])
+    if any(field.startswith(b"GNU.sparse.") for field in fields):
+        said.name = _text(fields.get(b"GNU.sparse.name", b"")) or said.name
+        said.problem = f"is {_NO_FILES[tarfile.GNUTYPE_SPARSE]}"
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def _pax_fields(content: bytes) -> dict[bytes, bytes]:
+    """The fields of a PAX header: `length key=value`, each on a line (POSIX.1-2001).
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    fields: dict[bytes, bytes] = {}
+    position = 0
+    while position < len(content) and content[position]:
+        digits = content[position : position + 20].partition(b" ")[0]
+        end = position + _whole(digits)
+        field = content[position + len(digits) + 1 : end]
+        key, equals, value = field.removesuffix(b"\n").partition(b"=")
+        if end > len(content) or not field.endswith(b"\n") or not equals:
+            raise ValueError("a field that ends elsewhere than it says")
+        fields[key] = value
+        position = end
+    return fields
+
+
+def _whole(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > 20:
+        raise ValueError("no whole number")
+    return int(digits)

@@ -1,0 +1,180 @@
+"""Bytes of whole files, of ranges and of cells."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from beam_upscale import locations, storage
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.locations import Cell, Extent, Missing, Part
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+@pytest.fixture(autouse=True)
+def cells(monkeypatch: pytest.MonkeyPatch) -> locations._Cells:
+    own = locations._Cells()
+    monkeypatch.setattr(locations, "_cells", own)
+    return own
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which files were opened."""
+    uris: list[str] = []
+    open_read = storage.open_read
+
+    def note(uri: str) -> Any:
+        uris.append(uri)
+        return open_read(uri)
+
+    monkeypatch.setattr(storage, "open_read", note)
+    return uris
+
+
+def table(path: Path, count: int = 6, size: int = 1) -> list[bytes]:
+    """Leaves a table of binary values, two in a row group."""
+    values = [b"%d" % number * size for number in range(count)]
+    pq.write_table(pa.table({"image": values}), path, row_group_size=2)
+    return values
+
+
+def code_of(act: Callable[[], object]) -> ErrorCode:
+    with pytest.raises(ImageError) as caught:
+        act()
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"), [(None, b"0123456789"), (Extent(2, 5), b"23456"), (Extent(9, 1), b"9")]
+)
+def test_a_part_is_read_as_a_whole_file_is(path: Path, part: Part | None, expected: bytes) -> None:
+    path.write_bytes(b"0123456789")
+
+    assert locations.read(str(path), part, max_bytes=10) == expected
+    assert locations.read_start(str(path), part, 3) == expected[:3]
+    assert locations.size(str(path), part) == len(expected)
+    assert locations.sha256(str(path), part) == hashlib.sha256(expected).hexdigest()
+
+
+def test_a_part_that_is_cut_off_is_an_error(path: Path) -> None:
+    path.write_bytes(b"0123456789")
+    part = Extent(8, 5)
+
+    assert code_of(lambda: locations.read(str(path), part, 10)) is ErrorCode.TRUNCATED
+    assert code_of(lambda: locations.read_start(str(path), part, 3)) is ErrorCode.TRUNCATED
+    assert code_of(lambda: locations.sha256(str(path), part)) is ErrorCode.TRUNCATED
+
+
+@pytest.mark.parametrize("part", [None, Extent(0, 6), Cell(0, 0, "image")])
+def test_what_is_too_large_is_not_read(path: Path, part: Part | None) -> None:
+    table(path, size=6)
+
+    assert code_of(lambda: locations.read(str(path), part, 5)) is ErrorCode.FILE_TOO_LARGE
+
+
+def test_what_is_missing_is_the_error_it_holds(path: Path) -> None:
+    part = Missing(ErrorCode.INVALID_ROW, "why")
+
+    assert locations.size(str(path), part) is None
+    for act in (
+        lambda: locations.read(str(path), part, 5),
+        lambda: locations.read_start(str(path), part, 5),
+        lambda: locations.sha256(str(path), part),
+    ):
+        with pytest.raises(ImageError, match="invalid_row: why"):
+            act()
+
+
+def test_a_row_group_is_read_once_for_its_rows(path: Path, opened: list[str]) -> None:
+    values = table(path)
+
+    found = [
+        locations.read(str(path), Cell(number // 2, number % 2, "image"), 10)
+        for number in (0, 1, 0, 2, 3, 4, 5, 1)
+    ]
+
+    assert found == [values[number] for number in (0, 1, 0, 2, 3, 4, 5, 1)]
+    assert len(opened) == 3
+
+
+def test_threads_that_want_one_row_group_read_it_once(path: Path, opened: list[str]) -> None:
+    values = table(path, count=2)
+    barrier = threading.Barrier(4)
+
+    def read(number: int) -> bytes:
+        barrier.wait()
+        return locations.read(str(path), Cell(0, number % 2, "image"), 10)
+
+    with ThreadPoolExecutor(4) as executor:
+        found = list(executor.map(read, range(4)))
+
+    assert found == [*values, *values]
+    assert len(opened) == 1
+
+
+def test_what_is_kept_is_bounded(
+    path: Path, opened: list[str], cells: locations._Cells, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = table(path, count=20, size=1000)
+    monkeypatch.setattr(locations, "_MOST_KEPT_BYTES", 5000)
+
+    for number in (0, 2, 4, 6, 0):
+        assert locations.read(str(path), Cell(number // 2, 0, "image"), 10**4) == values[number]
+
+    assert len(opened) == 5
+    assert len(cells._kept) == 2
+
+
+def test_a_row_group_that_is_too_large_to_keep_is_read_to_the_row(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = [b"%d" % number for number in range(100)]
+    images = [{"bytes": value, "path": None} for value in values]
+    pq.write_table(pa.table({"image": images}), path, row_group_size=50)
+    monkeypatch.setattr(locations, "_MOST_KEPT_BYTES", 10)
+
+    for number in (0, 49, 50, 99):
+        cell = Cell(number // 50, number % 50, "image.bytes")
+        assert locations.read(str(path), cell, 10) == values[number]
+    beyond = Cell(0, 50, "image.bytes")
+    assert code_of(lambda: locations.read(str(path), beyond, 10)) is ErrorCode.READ_ERROR
+
+
+def test_a_file_that_was_replaced_is_read_anew(path: Path) -> None:
+    table(path)
+    cell = Cell(0, 0, "image")
+    assert locations.read(str(path), cell, 10) == b"0"
+
+    other = path.with_name("other")
+    pq.write_table(pa.table({"image": [b"X", b"1"]}), other)
+    other.replace(path)
+
+    assert locations.read(str(path), cell, 10) == b"X"
+
+
+@pytest.mark.parametrize(
+    "cell", [Cell(9, 0, "image"), Cell(0, 9, "image"), Cell(0, 0, "other")], ids=str
+)
+def test_a_cell_that_is_not_there_is_an_error(path: Path, cell: Cell) -> None:
+    table(path)
+
+    assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.READ_ERROR
+
+
+def test_a_table_that_is_gone_or_broken_is_an_error(path: Path) -> None:
+    cell = Cell(0, 0, "image")
+
+    assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.NOT_FOUND
+    path.write_bytes(b"no table")
+    assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.READ_ERROR

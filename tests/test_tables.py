@@ -1,0 +1,482 @@
+"""Tables: their rows as inputs, what they name, and what becomes of rows that name nothing."""
+
+import datetime as dt
+import json
+from decimal import Decimal
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from memory_filesystem import MemoryFileSystem
+
+from beam_upscale import listing as listing_module
+from beam_upscale import tables
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import InputFormat, inferred
+from beam_upscale.listing import Listing, SourceImage, list_images
+from beam_upscale.locations import Cell, Missing
+from beam_upscale.tables import resolved
+
+FORMS = ["rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet"]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A table of these rows, in the format of its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    match path.suffix:
+        case ".parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case suffix:
+            separator = "\t" if suffix == ".tsv" else ","
+            lines = [names, *([str(row.get(name) or "") for name in names] for row in rows)]
+            path.write_text("".join(separator.join(line) + "\r\n" for line in lines))
+    return path
+
+
+def refused(path: Path | str, **options: Any) -> SettingsError:
+    with pytest.raises(SettingsError) as caught:
+        list_images(str(path), **options)
+    assert str(path) in caught.value.message
+    return caught.value
+
+
+def problems(listing: Listing) -> list[str]:
+    """What is wrong with each input, or nothing."""
+    return [
+        image.part.message if isinstance(image.part, Missing) else "" for image in listing.images
+    ]
+
+
+# Formats
+
+
+@pytest.mark.parametrize(
+    ("uris", "form"),
+    [
+        (["/in/a.jsonl", "/in/b.NDJSON"], InputFormat.JSONL),
+        (["gs://b/a.csv", "gs://b/a.tsv"], InputFormat.CSV),
+        (["https://host.example/a.parquet?download=true"], InputFormat.PARQUET),
+        (["/in/a-000.tar", "/in/a-001.tar"], InputFormat.WEBDATASET),
+        (["/in/a.tar", "/in/a.csv"], InputFormat.FOLDER),
+        (["/in/a.jpg"], InputFormat.FOLDER),
+        (["/in/a.tar", "/in/a.jpg"], InputFormat.FOLDER),
+        (["/in/csv"], InputFormat.FOLDER),
+        ([], InputFormat.FOLDER),
+    ],
+)
+def test_a_format_is_told_from_names(uris: list[str], form: InputFormat) -> None:
+    assert inferred(uris) is form
+
+
+def test_a_folder_is_one_of_images_unless_it_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "in/metadata.jsonl", [{"file_name": "a.png", "label": 1}])
+    write(tmp_path / "in/b.jsonl", [{"url": "b.png"}])
+    (tmp_path / "in/a.png").write_bytes(b"a")
+
+    (found,) = list_images(str(tmp_path / "in")).images
+    rows = list_images(str(tmp_path / "in"), input_format="jsonl")
+
+    assert found.columns == {"file_name": "a.png", "label": 1}
+    assert [image.uri for image in rows.images] == [f"{tmp_path}/in/{n}.png" for n in "ba"]
+    assert rows.ignored == 1
+
+
+def test_a_named_file_is_read_as_it_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"url": "a.png"}]).rename(tmp_path / "part-0000")
+
+    (image,) = list_images(str(path), input_format="jsonl").images
+    (itself,) = list_images(str(path)).images
+
+    assert image.uri == f"{tmp_path}/a.png"
+    assert itself.uri == str(path)
+
+
+# Rows
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_row_is_an_input(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"image_url": "a.png", "label": "first"},
+        {"image_url": "sub/b.png", "label": "second"},
+        {"image_url": "a.png", "label": "again"},
+        {"image_url": "/in/c.png", "label": "third"},
+        {"image_url": "https://host.example/d.jpg?x=1", "label": "fourth"},
+        {"image_url": "s3://bucket/e.png", "label": "fifth"},
+    ]
+    path = write(tmp_path / name, rows)
+
+    found = list_images(str(path)).images
+
+    assert [image.input_id for image in found] == [f"{path}#{n:012}" for n in range(6)]
+    assert [image.uri for image in found] == [
+        f"{tmp_path}/a.png",
+        f"{tmp_path}/sub/b.png",
+        f"{tmp_path}/a.png",
+        "/in/c.png",
+        "https://host.example/d.jpg?x=1",
+        "s3://bucket/e.png",
+    ]
+    assert [image.source_uri for image in found] == [image.uri for image in found]
+    assert [dict(image.columns) for image in found] == rows
+    assert [image.output_name for image in found] == [
+        "a.png",
+        "sub/b",
+        f"a.png-{listing_module.mark(found[2].input_id)}",
+        "in/c",
+        "host.example/d",
+        "bucket/e",
+    ]
+
+
+def test_ids_stay_and_sort_as_rows_do_while_a_table_grows(tmp_path: Path) -> None:
+    rows = [{"url": f"{number}.png"} for number in range(1100)]
+    path = write(tmp_path / "rows.jsonl", rows[:9])
+    before = [image.input_id for image in list_images(str(path)).images]
+
+    after = list_images(str(write(path, rows))).images
+
+    assert [image.input_id for image in after[:9]] == before
+    assert [image.uri for image in after] == [f"{tmp_path}/{row['url']}" for row in rows]
+
+
+def test_values_of_parquet_keep_their_types(tmp_path: Path) -> None:
+    row = {
+        "URL": "a.png",
+        "n": 7,
+        "when": dt.datetime(2024, 5, 6, tzinfo=dt.UTC),
+        "price": Decimal("1.50"),
+        "tags": ["a", "b"],
+        "box": {"x": 1.5},
+        "hash": b"\0\1",
+        "none": None,
+    }
+    path = write(tmp_path / "rows.parquet", [row])
+
+    (image,) = list_images(str(path)).images
+
+    assert image.columns == row
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_row_without_an_image_is_an_input_all_the_same(tmp_path: Path, name: str) -> None:
+    rows = [{"url": "a.png", "n": "0"}, {"url": None, "n": "1"}, {"url": "", "n": "2"}]
+    path = write(tmp_path / name, rows)
+
+    listing = list_images(str(path))
+
+    assert len(listing.images) == 3
+    assert all("url has no value" in problem for problem in problems(listing)[1:])
+    for image in listing.images[1:]:
+        with pytest.raises(ImageError) as caught:
+            image.read(10)
+        assert caught.value.code is ErrorCode.INVALID_ROW
+        assert str(path) in caught.value.message
+        assert image.source_uri == str(path)
+        assert image.columns["n"] in ("1", "2")
+
+
+def test_lines_that_are_no_rows_cost_no_others(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"url": "a.png"}',
+        b"",
+        b"{",
+        b'["a.png"]',
+        b'{"url": 7, "n": 1}',
+        b'{"url": ["a.png"]}',
+        b'{"url": "\\ud800"}',
+        b'{"url": "a\\u0000b"}',
+        b'{"url": "\xff"}',
+        b'{"URL": "a.png"}',
+        b"[" * 100_000,
+        b'{"url": "%s"}' % (b"x" * 9000),
+        b'{"url": "b.png"}',
+    ]
+    path.write_bytes(b"\n".join(lines))
+
+    found = problems(list_images(str(path)))
+
+    words = [
+        *("", "line 3: Expecting", "line 4: ['a.png'] is no JSON object", "line 5: url is 7"),
+        *("line 6: url is ['a.png']", "line 7: it is no valid Unicode", "line 8: url has a NUL"),
+        *("line 9: byte 0xff at 9 is not UTF-8", "line 10: url has no value", "line 11: "),
+        *("line 12: url has 9,000 characters", ""),
+    ]
+    assert len(found) == len(words)
+    for problem, word in zip(found, words, strict=True):
+        assert word in problem
+        assert bool(word) == bool(problem)
+
+
+def test_a_line_that_is_too_long_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_LONGEST_LINE", 100)
+    path = tmp_path / "rows.jsonl"
+    long = json.dumps({"url": "x" * 500})
+    path.write_text(f'{{"url": "a.png"}}\n{long}\n{{"url": "b.png"}}\n{long}')
+
+    found = problems(list_images(str(path)))
+
+    assert [bool(problem) for problem in found] == [False, True, False, True]
+    assert "line 2: it has more bytes" in found[1]
+
+
+def test_no_sound_line_is_no_missing_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("{}\n{\n")
+
+    found = problems(list_images(str(path)))
+
+    assert ["line 1: it has no columns" in found[0], "line 2: " in found[1]] == [True, True]
+
+
+def test_a_csv_row_with_too_many_cells_is_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('url,"a text"\n"a\nb.png",x\nc.png,y,z\nd.png\n')
+
+    listing = list_images(str(path))
+
+    assert ["line 4: 3 cells" in problem for problem in problems(listing)] == [False, True, False]
+    assert listing.images[0].columns == {"url": "a\nb.png", "a text": "x"}
+    assert listing.images[2].columns == {"url": "d.png", "a text": None}
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        (["id", "url", "image"], "image"),
+        (["path", "URL", "TEXT"], "URL"),
+        (["file_name", "label"], "file_name"),
+        (["Image_URL", "path"], "Image_URL"),
+    ],
+)
+@pytest.mark.parametrize("name", FORMS)
+def test_the_column_with_images_has_a_usual_name(
+    tmp_path: Path, name: str, columns: list[str], chosen: str
+) -> None:
+    path = write(tmp_path / name, [{column: f"{column}.png" for column in columns}])
+
+    (image,) = list_images(str(path)).images
+    (other,) = list_images(str(path), image_column=columns[0]).images
+
+    assert image.uri == f"{tmp_path}/{chosen}.png"
+    assert other.uri == f"{tmp_path}/{columns[0]}.png"
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_where_no_column_fits_those_that_there_are_are_named(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, [{"picture": "a.png", "label": "x"}])
+
+    for options in ({}, {"image_column": "url"}):
+        error = refused(path, **options)
+        assert error.code is ErrorCode.INVALID_OPTION
+        assert "picture" in error.message
+        assert "label" in error.message
+
+
+def test_a_column_that_cannot_hold_images_is_not_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.parquet", [{"image": 7, "path": "a.png"}])
+
+    (image,) = list_images(str(path)).images
+
+    assert image.uri == f"{tmp_path}/a.png"
+    assert "image (int64)" in refused(path, image_column="image").message
+
+
+def test_a_column_for_what_has_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"a")
+
+    error = refused(tmp_path, image_column="url")
+
+    assert error.code is ErrorCode.INVALID_OPTION
+    assert "--input-format" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"url,url\na,b\n", "two columns are called url"),
+        ("a.csv", b"url\n\xff\n", "not UTF-8"),
+        ("a.csv", b'url\n"a\n', "line 2"),
+        ("a.parquet", b"PAR1 not", "no Parquet file"),
+    ],
+)
+def test_a_table_that_cannot_be_read_stops_the_run(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    error = refused(tmp_path / name)
+
+    assert error.code is ErrorCode.INVALID_TABLE
+    assert words in error.message
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_an_empty_table_has_no_inputs(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+
+    assert list_images(str(tmp_path / name)).images == ()
+
+
+# What values name
+
+
+@pytest.mark.parametrize(
+    ("table", "value", "uri"),
+    [
+        ("/in/t.csv", "a.png", "/in/a.png"),
+        ("/in/t.csv", "./x/../a.png", "/in/a.png"),
+        ("/in/t.csv", "../a.png", "/a.png"),
+        ("/in/t.csv", "x\\a.png", "/in/x/a.png"),
+        ("/in/t.csv", "/a.png", "/a.png"),
+        ("/in/t.csv", "file:///a.png", "/a.png"),
+        ("gs://b/in/t.csv", "x/a.png", "gs://b/in/x/a.png"),
+        ("gs://b/in/t.csv", "../a.png", "gs://b/a.png"),
+        ("gs://b/in/t.csv", "hdfs://h/a.png", "hdfs://h/a.png"),
+        ("https://h.example/in/t.csv?v=1", "a b?.png", "https://h.example/in/a%20b%3F.png"),
+    ],
+)
+def test_a_value_is_relative_to_the_tables_folder(table: str, value: str, uri: str) -> None:
+    assert resolved(table, value) == uri
+
+
+def test_tables_in_several_folders_keep_them_apart(tmp_path: Path) -> None:
+    for folder in "xy":
+        write(tmp_path / folder / "rows.csv", [{"path": "a.png"}])
+
+    listing = list_images(f"{tmp_path}/*/rows.csv")
+
+    assert [image.output_name for image in listing.images] == ["x/a", "y/a"]
+
+
+def test_a_table_on_another_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "mem://bucket/in/a.jsonl": b'{"path": "1.png"}\n{"path": "/x"}',
+        "mem://bucket/in/b.csv": b"path\n2.png\n",
+        "mem://bucket/in/1.png": b"one",
+    }
+    monkeypatch.setattr(MemoryFileSystem, "files", files)
+
+    one, other = list_images("mem://bucket/in/*.jsonl").images
+    (two,) = list_images("mem://bucket/in/b.csv").images
+
+    assert (one.input_id, one.read(10)) == ("mem://bucket/in/a.jsonl#000000000000", b"one")
+    assert other.uri == "/x"
+    assert two.uri == "mem://bucket/in/2.png"
+
+
+odd_values = st.one_of(
+    st.text(st.sampled_from("aA./\\:éÉ?#%\0 \n"), max_size=12),
+    st.sampled_from(["..", "/", "//", "a.png", "a.jpg", "A.PNG", "a.png/b.jpg", "x" * 300]),
+    st.sampled_from(["http://h/../../a.png", "http://[", "file:///a.png", "s3://b/../a", "\0"]),
+    st.none(),
+    st.integers(),
+    st.lists(st.text(max_size=3), max_size=2),
+)
+
+
+def is_below(name: str) -> bool:
+    """Whether a result of this name stays below its folder."""
+    parts = name.split("/")
+    return bool(name) and "\0" not in name and not {"", ".", ".."} & set(parts)
+
+
+@given(st.lists(odd_values, min_size=1, max_size=12))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_rows_say_each_is_one_input_with_a_place_of_its_own_below_the_output(
+    tmp_path: Path, values: list[Any]
+) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"url": value} for value in values])
+
+    images = list_images(str(path)).images
+
+    outputs = [f"{image.output_name.casefold()}.png" for image in images]
+    folders = {str(above) for name in outputs for above in PurePosixPath(name).parents}
+    assert [image.columns["url"] for image in images] == values
+    assert len({image.input_id for image in images}) == len(values)
+    assert all(map(is_below, outputs))
+    assert len(set(outputs)) == len(values)
+    assert not folders & set(outputs)
+
+
+# Embedded images
+
+
+def embedded(path: Path, images: pa.Array, row_group_size: int = 2, **others: list[Any]) -> Path:
+    pq.write_table(pa.table({"image": images, **others}), path, row_group_size=row_group_size)
+    return path
+
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def test_embedded_images_are_cells(tmp_path: Path) -> None:
+    values = [{"bytes": b"%d" % n, "path": f"{n}.png" if n % 2 else None} for n in range(5)]
+    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT), label=list(range(5)))
+
+    images = list_images(str(path)).images
+
+    assert [image.input_id for image in images] == [f"{path}#{n:012}" for n in range(5)]
+    assert [image.part for image in images] == [
+        Cell(n // 2, n % 2, "image.bytes") for n in range(5)
+    ]
+    assert [image.columns for image in images] == [{"label": n} for n in range(5)]
+    assert [image.read(10) for image in images] == [b"%d" % n for n in range(5)]
+    assert [image.output_name for image in images] == [
+        *("a/row-000000000000", "a/1", "a/row-000000000002", "a/3", "a/row-000000000004"),
+    ]
+    assert [image.source_uri for image in images] == [str(path)] * 5
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(2)])
+def test_a_binary_column_holds_images_too(tmp_path: Path, kind: pa.DataType) -> None:
+    path = embedded(tmp_path / "a.parquet", pa.array([b"aa", b"bb", None], kind))
+
+    images = list_images(str(path)).images
+
+    assert [image.read(10) for image in images[:2]] == [b"aa", b"bb"]
+    assert [dict(image.columns) for image in images] == [{}, {}, {}]
+    with pytest.raises(ImageError) as caught:
+        images[2].read(10)
+    assert caught.value.code is ErrorCode.INVALID_ROW
+
+
+def test_a_cell_without_bytes_is_an_error(tmp_path: Path) -> None:
+    values = [None, {"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": None}]
+    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT))
+
+    def code(image: SourceImage) -> ErrorCode | None:
+        try:
+            image.sha256()
+        except ImageError as error:
+            return error.code
+        return None
+
+    codes = [code(image) for image in list_images(str(path)).images]
+    assert codes == [ErrorCode.INVALID_ROW, ErrorCode.INVALID_ROW, None]
+
+
+def test_bytes_of_other_images_stay_where_they_are(tmp_path: Path) -> None:
+    values = pa.array([{"bytes": b"x", "path": None}], STRUCT)
+    masks = pa.array([{"bytes": b"mask", "path": "m.png"}], STRUCT)
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"mask": masks, "image": values, "n": [1]}), path)
+
+    (image,) = list_images(str(path)).images
+    (mask,) = list_images(str(path), image_column="mask").images
+
+    assert image.columns == {"n": 1}
+    assert (image.read(10), mask.read(10)) == (b"x", b"mask")
