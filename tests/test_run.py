@@ -3,6 +3,7 @@
 import functools
 import gc
 import random
+import signal
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from numpy.typing import NDArray
 from PIL import Image
 from runs import command, command_elsewhere, quick, rows, tree, upscale
@@ -330,6 +332,27 @@ def test_pipeline_gives_the_same_images(
     theirs.pop("run.json")
     assert theirs == ours
     assert list(verify(str(tmp_path / "pipeline"))) == []
+
+
+class RunnerWithServer(FnApiRunner):
+    """Sets a signal handler where it begins, as runners do that start a server of their own."""
+
+    def run_pipeline(self, *arguments: Any) -> Any:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return super().run_pipeline(*arguments)
+
+
+def test_runner_that_handles_signals_begins_in_the_main_thread_and_leaves_ctrl_c_alone(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    named = [f"--runner={__name__}.RunnerWithServer"]
+
+    upscale(photographs, tmp_path / "named", tiny_weights, beam_options=named)
+
+    assert signal.getsignal(signal.SIGINT) is before
+    upscale(photographs, tmp_path / "local", tiny_weights)
+    assert tree(tmp_path / "named") == tree(tmp_path / "local")
 
 
 def upscaled_whole(network: Any, image: Image.Image) -> NDArray[np.uint8]:
