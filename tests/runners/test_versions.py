@@ -64,3 +64,9 @@ def test_configurations_are_what_their_engines_read(name: str) -> None:
         assert all(isinstance(value, str | int | float) for value in yaml.safe_load(text).values())
     else:
         assert all(re.fullmatch(r"spark\.\S+\s+\S+", line) for line in lines)
+
+
+def test_image_for_workers_is_of_the_locked_version_of_beam() -> None:
+    beam = locked(fetch.ROOT / "requirements.lock", "apache-beam")
+
+    assert f"_sdk:{beam}\n" in (clusters.PIPELINES / "Dockerfile").read_text()
