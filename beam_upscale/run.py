@@ -221,11 +221,18 @@ def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
 
 
 class _Execution(threading.Thread):
-    """A pipeline that runs while this process watches it."""
+    """A pipeline that runs while this process watches it.
+
+    Attributes:
+        ended: set at its end. A thread's own `join` is no way to wait for that: interrupted, it
+            takes a thread that runs for one that has ended, before Python 3.13.
+        error: what it ended with; None where it ended well.
+    """
 
     def __init__(self, finish: Callable[[], object]) -> None:
         super().__init__(name="pipeline", daemon=True)
         self._finish = finish
+        self.ended = threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -233,6 +240,8 @@ class _Execution(threading.Thread):
             self._finish()
         except BaseException as error:  # Raised again by whoever waits.
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def _watch(
@@ -245,10 +254,9 @@ def _watch(
     """Waits for a pipeline, and asks it to stop where that is due."""
     execution.start()
     interrupted = False
-    while execution.is_alive():
+    while not execution.ended.is_set():
         try:
-            execution.join(_SECONDS_BETWEEN_LOOKS)
-            if not execution.is_alive():
+            if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
                 # With a completed run its progress files are gone.
                 break
             done = read_progress(dataset, run_id)

@@ -2,8 +2,11 @@
 
 import functools
 import gc
+import os
 import random
 import signal
+import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -19,8 +22,12 @@ from runs import command, command_elsewhere, quick, rows, tree, upscale
 from skimage import data
 
 from beam_upscale import storage, transforms, weights
+from beam_upscale.control import stop_reason
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Status
+from beam_upscale.request import INTERRUPTED
+from beam_upscale.run import _Execution, _watch
 from beam_upscale.verify import verify
 from pipelines import upscale_images
 
@@ -353,6 +360,28 @@ def test_runner_that_handles_signals_begins_in_the_main_thread_and_leaves_ctrl_c
     assert signal.getsignal(signal.SIGINT) is before
     upscale(photographs, tmp_path / "local", tiny_weights)
     assert tree(tmp_path / "named") == tree(tmp_path / "local")
+
+
+def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path))
+    is_watched, ended = threading.Event(), []
+
+    def finish() -> None:
+        is_watched.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        while stop_reason(dataset) is None:
+            time.sleep(0.01)
+        time.sleep(1)  # For images that are begun.
+        ended.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _watch(_Execution(finish), dataset, "run", None, lambda _: is_watched.set())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert ended == [True]
+    assert stop_reason(dataset) == INTERRUPTED
 
 
 def upscaled_whole(network: Any, image: Image.Image) -> NDArray[np.uint8]:

@@ -218,6 +218,7 @@ def spark(folder: Path) -> Iterator[Cluster]:
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.ui.enabled": "false",
             "spark.executor.memory": "500m",
+            "spark.default.parallelism": str(WORKERS),
             "spark.local.dir": str(folder),
             "spark.eventLog.enabled": "true",
             "spark.eventLog.dir": events.as_uri(),
@@ -270,8 +271,12 @@ def _start_pool(processes: _Processes, port: int) -> None:
     processes.start("worker-pool", sys.executable, pool, str(port), PATH=path)
 
 
-def _external(pool: int) -> tuple[str, str]:
-    return "--environment_type=EXTERNAL", f"--environment_config=localhost:{pool}"
+def _external(pool: int) -> tuple[str, ...]:
+    return (
+        "--environment_type=EXTERNAL",
+        f"--environment_config=localhost:{pool}",
+        "--environment_cache_millis=120000",
+    )
 
 
 def _properties(values: Mapping[str, str]) -> list[str]:
