@@ -57,6 +57,10 @@ fuzz: install-dev ## fuzz the decoder of the gRPC API's requests, 5 minutes or S
 clients: install-dev ## install and build the clients of the API that the slow tests run
 	@$(VENV)/python tests/clients/set_up.py
 
+.PHONY: runners
+runners: install-dev ## fetch Flink, Spark, Beam's job servers for them, and Prism, for the slow tests
+	@$(VENV)/python tests/runners/fetch.py
+
 .PHONY: protos
 protos: clients ## generate the messages of the gRPC API from protos/, for Python and TypeScript
 	$(VENV)/python protos/generate.py
@@ -71,6 +75,7 @@ lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE
 		--output-file .ci/requirements-build.lock
 	$(COMPILE) --group installer --output-file .ci/requirements-installer.lock
 	$(COMPILE) clients/python/requirements.in --output-file clients/python/requirements.lock
+	$(COMPILE) tests/runners/requirements.in --output-file tests/runners/requirements.lock
 
 .PHONY: install
 install: python
@@ -88,7 +93,7 @@ python:
 
 .PHONY: clean
 clean: ## remove what the commands made, .venv included
-	rm -rf clients/python/.venv clients/typescript/node_modules clients/typescript/out \
+	rm -rf tests/runners/out clients/python/.venv clients/typescript/node_modules clients/typescript/out \
 		tests/clients/browser/node_modules tests/clients/browser/out
 	rm -rf .venv out dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

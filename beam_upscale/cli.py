@@ -46,6 +46,8 @@ _DEFAULT_SERVE_SETTINGS = ServeSettings(_DEFAULT_SETTINGS)
 
 (_DEFAULT_ENGINE,) = _DEFAULT_SETTINGS.engines
 
+_JAVA_TRACE = re.compile(r"at \S.*\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
+
 _HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -918,8 +920,10 @@ def main() -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    """Beam puts a worker's traceback before what matters."""
-    return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
+    """Beam puts a worker's traceback before what matters, an engine in Java its own after it."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not _JAVA_TRACE.fullmatch(line)]
+    return f"{type(error).__name__}: {telling[-1] if telling else ''}"
 
 
 def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:

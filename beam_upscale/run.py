@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import signal
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -85,7 +86,8 @@ def run(
     most_failures = request.max_failures.most(len(listing.images))
     input_type = _input_type(listing, dataset)
     pipeline = _pipeline(request, settings, record, run_id, most_failures, input_type)
-    _watch(pipeline, dataset, run_id, most_failures, on_progress)
+    execution = _Execution(_begin(pipeline, request))
+    _watch(execution, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
         clear_stop(dataset)
         return RunResult(totals(row for _, row in dataset.committed_rows()))
@@ -205,46 +207,61 @@ def _pipeline(
     return pipeline
 
 
-class _Execution(threading.Thread):
-    """A pipeline that runs while this process watches it."""
+def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
+    """Submits a pipeline; returns what runs or awaits it to its end.
 
-    def __init__(self, pipeline: beam.Pipeline) -> None:
+    A runner that starts a server of its own has a signal handler for it, which only the main thread
+    may set, and which would end the server at the first Ctrl-C: this process has its own way.
+    """
+    if _is_local(request):
+        return lambda: pipeline.run().wait_until_finish()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = pipeline.run()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+    finish: Callable[[], object] = result.wait_until_finish
+    return finish
+
+
+class _Execution(threading.Thread):
+    """A pipeline that runs while this process watches it.
+
+    Attributes:
+        ended: set at its end. A thread's own `join` is no way to wait for that: interrupted, it
+            takes a thread that runs for one that has ended, before Python 3.13.
+        error: what it ended with; None where it ended well.
+    """
+
+    def __init__(self, finish: Callable[[], object]) -> None:
         super().__init__(name="pipeline", daemon=True)
-        self._pipeline = pipeline
-        self._ended = threading.Event()
+        self._finish = finish
+        self.ended = threading.Event()
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._pipeline.run().wait_until_finish()
+            self._finish()
         except BaseException as error:  # Raised again by whoever waits.
             self.error = error
         finally:
-            self._ended.set()
-
-    def has_ended(self, seconds: float) -> bool:
-        """Whether the pipeline has ended, waiting so long for it.
-
-        `Thread.join` is no way to tell: a KeyboardInterrupt in it makes a thread pass for ended
-        (CPython issue 90882).
-        """
-        return self._ended.wait(seconds)
+            self.ended.set()
 
 
 def _watch(
-    pipeline: beam.Pipeline,
+    execution: _Execution,
     dataset: DatasetFolder,
     run_id: str,
     most_failures: int | None,
     on_progress: Callable[[Progress], None],
 ) -> None:
     """Waits for a pipeline, and asks it to stop where that is due."""
-    execution = _Execution(pipeline)
     execution.start()
     interrupted = False
-    while True:
+    while not execution.ended.is_set():
         try:
-            if execution.has_ended(_SECONDS_BETWEEN_LOOKS):
+            if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
                 # With a completed run its progress files are gone.
                 break
             done = read_progress(dataset, run_id)

@@ -35,7 +35,7 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_pipeline(tmp_path_factory.mktemp("weights") / "tiny-x4")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def photograph() -> Callable[..., Image.Image]:
     """Makes a picture with smooth and busy parts, the same for the same seed."""
 

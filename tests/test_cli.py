@@ -11,7 +11,7 @@ from PIL import Image
 from runs import Finished, command, quick, rows
 
 from beam_upscale import ENGINES
-from beam_upscale.cli import _print_result
+from beam_upscale.cli import _in_one_line, _print_result
 from beam_upscale.manifest import Status, totals
 from beam_upscale.request import RunResult
 
@@ -236,3 +236,26 @@ def test_a_reason_to_stop_is_printed_as_a_service_gave_it(
     _print_result("out", RunResult(totals(()), "UNAUTHENTICATED: [red]expired[/no]"))
 
     assert "stopped: UNAUTHENTICATED: [red]expired[/no]; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        (
+            "Traceback (most recent call last):\n  File x\nOSError: disk full\n",
+            "OSError: disk full",
+        ),
+        (
+            "Job aborted: java.io.IOException: lost\n"
+            "\tat org.apache.spark.Executor$Task.run(Executor.scala:623)\n"
+            "\tat java.base/java.lang.Thread.run(Thread.java:840)\n"
+            "Caused by: java.net.ConnectException: Connection refused: localhost:50000\n"
+            "\tat io.netty.Socket.finishConnect(Native Method)\n"
+            "\t... 39 more\n\nDriver stacktrace:",
+            "Caused by: java.net.ConnectException: Connection refused: localhost:50000",
+        ),
+        ("", ""),
+    ],
+)
+def test_error_of_an_engine_is_the_line_that_tells_something(message: str, told: str) -> None:
+    assert _in_one_line(RuntimeError(message)) == f"RuntimeError: {told}"

@@ -21,7 +21,8 @@ RUN_LOCK = "requirements.lock"
 DEV_LOCK = "requirements-dev.lock"
 BUILD_LOCK = ".ci/requirements-build.lock"
 INSTALLER_LOCK = ".ci/requirements-installer.lock"
-LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK]
+RUNNERS_LOCK = "tests/runners/requirements.lock"
+LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK]
 
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {

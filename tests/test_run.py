@@ -15,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from numpy.typing import NDArray
 from PIL import Image
 from runs import command, command_elsewhere, quick, rows, tree, upscale
 from skimage import data
 
-from beam_upscale import run as running
 from beam_upscale import storage, transforms, weights
 from beam_upscale.control import stop_reason
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Status
 from beam_upscale.request import INTERRUPTED
+from beam_upscale.run import _Execution, _watch
 from beam_upscale.verify import verify
 from pipelines import upscale_images
 
@@ -340,6 +341,49 @@ def test_pipeline_gives_the_same_images(
     assert list(verify(str(tmp_path / "pipeline"))) == []
 
 
+class RunnerWithServer(FnApiRunner):
+    """Sets a signal handler where it begins, as runners do that start a server of their own."""
+
+    def run_pipeline(self, *arguments: Any) -> Any:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return super().run_pipeline(*arguments)
+
+
+def test_runner_that_handles_signals_begins_in_the_main_thread_and_leaves_ctrl_c_alone(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    named = [f"--runner={__name__}.RunnerWithServer"]
+
+    upscale(photographs, tmp_path / "named", tiny_weights, beam_options=named)
+
+    assert signal.getsignal(signal.SIGINT) is before
+    upscale(photographs, tmp_path / "local", tiny_weights)
+    assert tree(tmp_path / "named") == tree(tmp_path / "local")
+
+
+def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
+    dataset = DatasetFolder(str(tmp_path))
+    is_watched, ended = threading.Event(), []
+
+    def finish() -> None:
+        is_watched.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+        while stop_reason(dataset) is None:
+            time.sleep(0.01)
+        time.sleep(1)  # For images that are begun.
+        ended.append(True)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _watch(_Execution(finish), dataset, "run", None, lambda _: is_watched.set())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert ended == [True]
+    assert stop_reason(dataset) == INTERRUPTED
+
+
 def upscaled_whole(network: Any, image: Image.Image) -> NDArray[np.uint8]:
     """What spandrel makes of a whole image in fp32, reduced to twice its size by Pillow."""
     import torch
@@ -400,33 +444,3 @@ def test_real_weights_on_fifty_photographs(
             print(f"\n{name}: " + ", ".join(f"{k} {v:.1f} dB" for k, v in decibels.items()))  # noqa: T201
         assert decibels[precision] >= 48
         assert decibels["fp32"] >= 60
-
-
-class SlowPipeline:
-    """A pipeline that is interrupted soon, and takes longer than that to end."""
-
-    def __init__(self) -> None:
-        self.ended = False
-
-    def run(self) -> "SlowPipeline":
-        return self
-
-    def wait_until_finish(self) -> None:
-        # The main thread is by then where it waits.
-        time.sleep(0.3)
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(1)
-        self.ended = True
-
-
-def test_an_interrupted_run_waits_for_its_pipeline(tmp_path: Path) -> None:
-    assert threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    dataset, pipeline = DatasetFolder(str(tmp_path)), SlowPipeline()
-    try:
-        running._watch(pipeline, dataset, "run", None, lambda _: None)
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-    assert pipeline.ended
-    assert stop_reason(dataset) == INTERRUPTED

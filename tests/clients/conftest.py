@@ -9,7 +9,8 @@ import pytest
 import runs
 import set_up
 import trustme
-from local_server import LocalServer, free_port, serving
+from local_server import LocalServer, serving
+from ports import free_port
 
 from beam_upscale.server.keys import add_key
 
