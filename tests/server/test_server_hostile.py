@@ -565,7 +565,7 @@ def test_callers_that_go_away_leave_nothing_behind(attacked: Attacked) -> None:
     def spend() -> None:
         refusal = Refusal(CODES.UNKNOWN, "")
         until = time.monotonic() + PATIENCE
-        while refusal.reason != Reason.OUT_OF_CREDITS or "hold 0" not in refusal.message:
+        while refusal.reason != Reason.OUT_OF_CREDITS or "hold" in refusal.message:
             assert time.monotonic() < until, refusal
             with left.client("leaving") as client, contextlib.suppress(grpc.RpcError):
                 client.upscale(request(SMALL))
