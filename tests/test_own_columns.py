@@ -177,8 +177,18 @@ CHANGES = [
         id="double to JSON text",
     ),
     pytest.param({4: {"label": 3}, 0: {"label": "3"}}, {4: {"label": 3}}, id="JSON text to whole"),
-    pytest.param({4: {"label": 3}, 0: {"label": "3"}}, {0: {"label": "3"}}, id="JSON text to text"),
-    pytest.param({4: {"a": {"x": 1}}}, {4: {"a": {"x": 1}}, 0: {"a": {"y": 1}}}, id="more members"),
+    pytest.param(
+        {4: {"label": 3}, 0: {"label": "3"}},
+        {0: {"label": "3"}},
+        id="JSON text to text",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        {4: {"a": {"x": 1}}},
+        {4: {"a": {"x": 1}}, 0: {"a": {"y": 1}}},
+        id="more members",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

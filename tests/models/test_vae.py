@@ -107,6 +107,7 @@ class LiveMemory(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 def test_no_more_than_a_block_s_input_and_a_hidden_map_is_held(vae: AutoencoderKL) -> None:
     side = 96
     latents = contrasting_latents(side, side)
