@@ -2,6 +2,7 @@
 
 import base64
 import datetime as dt
+import json
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from types import MappingProxyType
@@ -62,3 +63,12 @@ def from_json(value: Any) -> Any:
         if value.keys() == {mark}:
             return decode(value[mark])
     return {name: from_json(each) for name, each in value.items()}
+
+
+def is_unicode(value: object) -> bool:
+    """Whether all texts in what JSON gave are ones that every store takes."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.json_values import is_unicode
 
 Columns = Mapping[str, Any]
 
@@ -160,11 +161,9 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
         raise _invalid(uri, place, f"{error}; {must}") from None
     if not isinstance(value, dict):
         raise _invalid(uri, place, f"{_shown(line)} is no JSON object; {must}")
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
+    if not is_unicode(value):
         # Half of a surrogate pair, escaped: no store would take it.
-        raise _invalid(uri, place, f"{_shown(line)} is no valid Unicode") from None
+        raise _invalid(uri, place, f"{_shown(line)} is no valid Unicode")
     return value
 
 
@@ -207,14 +206,24 @@ def _csv_records(uri: str, text: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _csv_header(uri: str, cells: list[str]) -> list[str]:
-    # An index that pandas wrote has no name; this is what pandas calls it.
-    header = [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
-    twice = next((name for name in header if header.count(name) > 1), None)
+    header = named_columns(cells)
+    twice = name_of_two(header)
     if twice is not None:
         raise _invalid(uri, "line 1", f"two columns are called {twice}; rename one")
     if _FILE_NAME not in header:
         raise _without_file_name(uri, "line 1", header)
     return header
+
+
+def named_columns(cells: list[str]) -> list[str]:
+    """The columns' names by the first line of separated values."""
+    # An index that pandas wrote has no name; this is what pandas calls it.
+    return [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
+
+
+def name_of_two(names: list[str]) -> str | None:
+    """The first name that several columns have; None where there is none."""
+    return next((name for name in names if names.count(name) > 1), None)
 
 
 def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:

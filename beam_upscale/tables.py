@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from beam_upscale import http_files, storage
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
+from beam_upscale.json_values import is_unicode
 from beam_upscale.locations import Cell, Missing, Part
-from beam_upscale.metadata import in_microseconds
+from beam_upscale.metadata import in_microseconds, name_of_two, named_columns
 
 IMAGE_COLUMNS = (
     "image",
@@ -262,20 +263,12 @@ def _json_line(place: str, data: bytes) -> _Line:
     return _Line(place, value)
 
 
-def is_unicode(value: object) -> bool:
-    """Whether all texts in what JSON gave are ones that every store takes."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return False
-    return True
-
-
 def _csv_lines(uri: str, file: BinaryIO) -> Iterator[_Line]:
     header: list[str] | None = None
     for place, cells in _csv_records(uri, file):
         if header is None:
-            header = _csv_header(uri, cells)
+            header = named_columns(cells)
+            _require_unique(uri, header)
             continue
         values = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
         columns = dict(zip(header, values, strict=False))
@@ -307,13 +300,10 @@ def _csv_records(uri: str, file: BinaryIO) -> Iterator[tuple[str, list[str]]]:
             yield place, cells
 
 
-def _csv_header(uri: str, cells: list[str]) -> list[str]:
-    # An index that pandas wrote has no name; this is what pandas calls it.
-    header = [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
-    twice = next((name for name in header if header.count(name) > 1), None)
+def _require_unique(uri: str, names: list[str]) -> None:
+    twice = name_of_two(names)
     if twice is not None:
         raise _invalid(uri, f"two columns are called {twice}; rename one")
-    return header
 
 
 # Parquet
@@ -324,9 +314,7 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
         file = pq.ParquetFile(opened)
         schema = file.schema_arrow
         names = schema.names
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise _invalid(uri, f"two columns are called {twice}; rename one")
+    _require_unique(uri, names)
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
     fitting = [field.name for field in schema if _is_text(field.type) or _bytes_path(field)]
     column = _image_column(uri, asked, fitting, there)

@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.json_values import is_unicode
 from beam_upscale.locations import Extent, Missing, Part
-from beam_upscale.tables import is_unicode
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "tif", "tiff", "bmp", "gif"),
