@@ -47,6 +47,7 @@ FLOORS = {
         "listing",
         "metadata",
         "resume",
+        "rows",
         "run_record",
         "sinks",
         "sources",
@@ -57,7 +58,7 @@ FLOORS = {
     },
     "face": {
         *("__init__", "__main__", "cli", "preview", "progress", "request", "run", "server"),
-        "verify",
+        *("verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -86,7 +87,7 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
         *settings["project"]["dependencies"],
         *(
             requirement
-            for extra in ("esrgan", "heif", "latent", "serve")
+            for extra in ("esrgan", "heif", "latent", "serve", "yaml")
             for requirement in extras[extra]
         ),
     ]
