@@ -66,7 +66,8 @@ def run(
     """
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
-    settings = _with_processes(request).pin((earlier or {}).get("settings"))
+    asked = dataclasses.replace(_with_processes(request), remote_workers=not _is_local(request))
+    settings = asked.pin((earlier or {}).get("settings"))
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
