@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
+from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
-from beam_upscale.manifest import Row, totals
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
@@ -38,7 +37,7 @@ from beam_upscale.run_record import (
 )
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
-from beam_upscale.sources import ReadImages
+from beam_upscale.sources import Asking, ReadListed, write_down
 from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -70,7 +69,10 @@ def run(
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
-    listing = list_images(request.input, dataset.root, request.input_format, request.image_column)
+    asking = Asking(
+        request.input, request.input_format, request.image_column, dataset, request.shard_rows
+    )
+    listing = asking.listing()
     if not listing.images:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
@@ -80,6 +82,8 @@ def run(
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
+    for _ in write_down(listing.images, dataset, request.shard_rows):
+        """Each batch is found again in the listing's index."""
     settings = _with_reachable_weights(settings, dataset, request)
     on_start(settings, listing)
     run_id = new_run_id()
@@ -90,22 +94,14 @@ def run(
     _watch(execution, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
         clear_stop(dataset)
-        return RunResult(totals(row for _, row in dataset.committed_rows()))
+        return RunResult(dataset.totals())
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
-    return RunResult(totals(_rows_so_far(dataset)), reason)
-
-
-def _rows_so_far(dataset: DatasetFolder) -> Iterable[Row]:
-    """Rows of a run that was stopped: a staged one stands for what a shard had before."""
-    rows = {row.input_id: row for _, row in dataset.committed_rows()}
-    rows |= {record.row.input_id: record.row for record in dataset.staged_records()}
-    return rows.values()
+    return RunResult(dataset.unfinished_totals(), reason)
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
     """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
-    present = [image.input_id for image in listing.images]
-    gone = dataset.columns_of_others(present)
+    gone = dataset.columns_of_others(listing.images.ids)
     return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
 
 
@@ -181,14 +177,7 @@ def _pipeline(
         direct.direct_num_workers = workers
         direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     pipeline = beam.Pipeline(runner=runner, options=options)
-    images = pipeline | ReadImages(
-        request.input,
-        output=request.output,
-        retry=request.retry,
-        shard_rows=request.shard_rows,
-        input_format=request.input_format,
-        image_column=request.image_column,
-    )
+    images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
     (
