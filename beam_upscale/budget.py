@@ -94,7 +94,7 @@ class Reach:
         return place.startswith(self.bucket)
 
     def admits(self, place: str, last: str) -> bool:
-        """Whether an order is within the budget; `last` is what `last_admitted` says of the bucket."""
+        """Whether an order is within the budget, with the `last_admitted` of the bucket."""
         return place <= last if self.is_last(place) else place < self.bucket
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import shared_weights, storage
 from beam_upscale.budget import LimitCredits
@@ -28,6 +27,7 @@ from beam_upscale.control import (
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
+from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
@@ -112,16 +112,12 @@ def _clear(dataset: DatasetFolder) -> None:
         storage.delete(dataset.resolve(name))
 
 
-def _is_local(request: Run) -> bool:
-    return PipelineOptions(list(request.beam_options)).view_as(StandardOptions).runner is None
-
-
 def _with_processes(request: Run) -> UpscaleSettings:
     """The settings with the number of processes that share a limit on the rate of calls."""
     settings = request.settings
     if settings.worker_processes is not None:
         return settings
-    if _is_local(request):
+    if is_local(request.beam_options):
         return dataclasses.replace(settings, worker_processes=1)
     options = PipelineOptions(list(request.beam_options)).get_all_options()
     known = options.get("parallelism")
@@ -134,7 +130,7 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Puts the weights where every worker finds them: beside the work in progress."""
-    if _is_local(request):
+    if is_local(request.beam_options):
         return settings
     stages = tuple(
         dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
@@ -165,18 +161,9 @@ def _pipeline(
     input_type: pa.StructType | None,
 ) -> beam.Pipeline:
     dataset = DatasetFolder(storage.absolute(request.output))
-    options = PipelineOptions(list(request.beam_options))
-    runner = None
-    if _is_local(request):
-        # Beam's own default first looks for a runner's binary on the network.
-        runner = FnApiRunner()
-        direct = options.view_as(DirectOptions)
-        first = settings.stages[0].model
-        device = first.device if isinstance(first, LocalModel) else None
-        workers = request.workers or default_workers(device)
-        direct.direct_num_workers = workers
-        direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
-    pipeline = beam.Pipeline(runner=runner, options=options)
+    first = settings.stages[0].model
+    device = first.device if isinstance(first, LocalModel) else None
+    pipeline = new_pipeline(request.beam_options, request.workers or default_workers(device))
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
@@ -202,7 +189,7 @@ def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
     A runner that starts a server of its own has a signal handler for it, which only the main thread
     may set, and which would end the server at the first Ctrl-C: this process has its own way.
     """
-    if _is_local(request):
+    if is_local(request.beam_options):
         return lambda: pipeline.run().wait_until_finish()
     handler = signal.getsignal(signal.SIGINT)
     try:
