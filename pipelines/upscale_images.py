@@ -10,9 +10,10 @@ import argparse
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import PipelineOptions
 
 import beam_upscale as bu
+from beam_upscale.local_runner import is_local
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.settings import weights_by_engine
 
@@ -65,21 +66,19 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         if len(given) != 1:
             parser.error(f"{name} is given {len(given)} times; give it once")
         setattr(own, name, given[0])
-    options = PipelineOptions(beam_arguments)
-
     upscale = bu.Upscale(
         [own.engine, *own.then],
         oversize=bu.Oversize(own.oversize),
         weights=weights_by_engine(own.weights),
         device=own.device,
         precision=own.precision,
-        remote_workers=options.view_as(StandardOptions).runner is not None,
+        remote_workers=not is_local(beam_arguments),
         prompt=own.prompt,
         backend=bu.Backend.LOCAL if own.endpoint is None else bu.Backend.GRPC,
         endpoint=own.endpoint,
         api_key_file=own.api_key_file,
     )
-    pipeline = beam.Pipeline(options=options)
+    pipeline = beam.Pipeline(options=PipelineOptions(beam_arguments))
     (
         pipeline
         | bu.ReadImages(

@@ -34,7 +34,7 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("shared_weights", "storage"),
+        *("shared_weights", "sorted_map", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
@@ -44,8 +44,10 @@ FLOORS = {
         "data_shards",
         "dataset",
         "formats",
+        "listed",
         "listing",
         "metadata",
+        "output_names",
         "resume",
         "rows",
         "run_record",
@@ -57,8 +59,8 @@ FLOORS = {
         "transforms",
     },
     "face": {
-        *("__init__", "__main__", "cli", "preview", "progress", "request", "run", "server"),
-        *("verify", "yaml"),
+        *("__init__", "__main__", "cli", "local_runner", "preview", "progress", "request", "run"),
+        *("server", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
