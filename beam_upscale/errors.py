@@ -75,6 +75,7 @@ class ErrorCode(StrEnum):
     INVALID_TABLE = "invalid_table"
     OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
+    INVALID_FIELD = "invalid_field"
 
 
 class BeamUpscaleError(Exception):

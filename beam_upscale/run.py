@@ -65,7 +65,9 @@ def run(
     """
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
-    settings = _with_processes(request).pin((earlier or {}).get("settings"))
+    is_remote = not is_local(request.beam_options)
+    asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
+    settings = asked.pin((earlier or {}).get("settings"))
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)

@@ -49,6 +49,7 @@ FLOORS = {
         "metadata",
         "output_names",
         "resume",
+        "rows",
         "run_record",
         "sinks",
         "sources",
@@ -59,7 +60,7 @@ FLOORS = {
     },
     "face": {
         *("__init__", "__main__", "cli", "local_runner", "preview", "progress", "request", "run"),
-        *("server", "verify"),
+        *("server", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -88,7 +89,7 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
         *settings["project"]["dependencies"],
         *(
             requirement
-            for extra in ("esrgan", "heif", "latent", "serve")
+            for extra in ("esrgan", "heif", "latent", "serve", "yaml")
             for requirement in extras[extra]
         ),
     ]
