@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from beam_upscale import storage
 from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
@@ -368,6 +369,17 @@ _RUN_OPTIONS = (
 )
 
 
+# Of Beam, after --: a runner's, and those of the file systems.
+_BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+
+
+def _check_beam_options(beam_options: tuple[str, ...]) -> None:
+    if beam_options and not beam_options[0].startswith("-"):
+        raise click.UsageError(
+            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
+        )
+
+
 def _options(*groups: Iterable[Callable[[_Command], _Command]]) -> Callable[[_Command], _Command]:
     """Puts groups of options on a command, in the order they are written."""
 
@@ -387,10 +399,12 @@ def cli() -> None:
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT")
+@_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
 def plan_command(
     input_: str,
+    beam_options: tuple[str, ...],
     input_format: str | None,
     image_column: str | None,
     engine: str,
@@ -404,7 +418,9 @@ def plan_command(
     Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob: of
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
+    _check_beam_options(beam_options)
     settings = _settings(engine, then, options)
+    storage.configure(beam_options)
     listing = list_images(input_, input_format=input_format, image_column=image_column)
     if not listing.images:
         raise no_input(input_, listing)
@@ -467,7 +483,7 @@ def _print_left_out(listing: Listing, console: Console) -> None:
 @cli.command("run")
 @click.argument("input_", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
-@click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+@_BEAM_OPTIONS
 @_options(
     *(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
     *(_ENCODE_OPTIONS, _SERVICE_OPTIONS, _RUN_OPTIONS),
@@ -497,10 +513,7 @@ def run_command(
 
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
-    if beam_options and not beam_options[0].startswith("-"):
-        raise click.UsageError(
-            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
-        )
+    _check_beam_options(beam_options)
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 
@@ -570,8 +583,11 @@ def _exit_code(result: RunResult, strict: bool) -> int:
 
 @cli.command("verify")
 @click.argument("output", metavar="OUTPUT")
-def verify_command(output: str) -> None:
+@_BEAM_OPTIONS
+def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
+    _check_beam_options(beam_options)
+    storage.configure(beam_options)
     problems = 0
     for problem in verify(output):
         problems += 1

@@ -64,6 +64,7 @@ def run(
         Exception: the pipeline broke, for a full disk perhaps. What was finished is kept, and the
             same run goes on from there.
     """
+    storage.configure(request.beam_options)
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
     settings = _with_processes(request).pin((earlier or {}).get("settings"))
