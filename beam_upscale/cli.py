@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from beam_upscale import storage
 from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
@@ -371,6 +372,17 @@ _RUN_OPTIONS = (
 )
 
 
+# Of Beam, after --: a runner's, and those of the file systems.
+_BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+
+
+def _check_beam_options(beam_options: tuple[str, ...]) -> None:
+    if beam_options and not beam_options[0].startswith("-"):
+        raise click.UsageError(
+            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
+        )
+
+
 def _options(*groups: Iterable[Callable[[_Command], _Command]]) -> Callable[[_Command], _Command]:
     """Puts groups of options on a command, in the order they are written."""
 
@@ -390,6 +402,7 @@ def cli() -> None:
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT")
+@_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
 @click.option(
@@ -397,7 +410,6 @@ def cli() -> None:
     metavar="FOLDER",
     help="Keep the plan there, as Parquet. With a runner of Beam's, where all workers write it.",
 )
-@click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
 def plan_command(
     input_: str,
     beam_options: tuple[str, ...],
@@ -415,10 +427,11 @@ def plan_command(
     Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob: of
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
-    _require_beam_options(beam_options)
+    _check_beam_options(beam_options)
     if to is None and not is_local(beam_options):
         raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
     settings = _settings(engine, then, options)
+    storage.configure(beam_options)
     listing = Asking(input_, input_format, image_column).listing()
     if not listing.images:
         raise no_input(input_, listing)
@@ -436,13 +449,6 @@ def plan_command(
                 line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
                 out.print(line, markup=False)
     _print_left_out(listing, out)
-
-
-def _require_beam_options(beam_options: tuple[str, ...]) -> None:
-    if beam_options and not beam_options[0].startswith("-"):
-        raise click.UsageError(
-            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
-        )
 
 
 def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> UpscaleSettings:
@@ -491,7 +497,7 @@ def _print_left_out(listing: Listing, console: Console) -> None:
 @cli.command("run")
 @click.argument("input_", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
-@click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+@_BEAM_OPTIONS
 @_options(
     *(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
     *(_ENCODE_OPTIONS, _SERVICE_OPTIONS, _RUN_OPTIONS),
@@ -521,7 +527,7 @@ def run_command(
 
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
-    _require_beam_options(beam_options)
+    _check_beam_options(beam_options)
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 
@@ -591,8 +597,11 @@ def _exit_code(result: RunResult, strict: bool) -> int:
 
 @cli.command("verify")
 @click.argument("output", metavar="OUTPUT")
-def verify_command(output: str) -> None:
+@_BEAM_OPTIONS
+def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
+    _check_beam_options(beam_options)
+    storage.configure(beam_options)
     problems = 0
     for problem in verify(output):
         problems += 1

@@ -63,6 +63,7 @@ def run(
         Exception: the pipeline broke, for a full disk perhaps. What was finished is kept, and the
             same run goes on from there.
     """
+    storage.configure(request.beam_options)
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
     is_remote = not is_local(request.beam_options)

@@ -19,12 +19,13 @@ import stat
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import http_files
 from beam_upscale.errors import ErrorCode, ImageError
@@ -52,6 +53,17 @@ class FileEntry:
     uri: str
     name: str
     is_folder: bool = False
+
+
+def configure(beam_options: Sequence[str]) -> None:
+    """Has this process reach other file systems as these options of Beam say.
+
+    A pipeline does the same for its workers; what is read before there is one needs it too.
+
+    Args:
+        beam_options: as on a command line, such as `--s3_endpoint_url=…`.
+    """
+    FileSystems.set_options(PipelineOptions(list(beam_options)))
 
 
 def is_local(uri: str) -> bool:
@@ -199,15 +211,22 @@ def exists(uri: str) -> bool:
 
 
 def size(uri: str) -> int | None:
-    """A file's size in bytes, None where it does not exist or cannot be told."""
+    """A file's size in bytes, None where it does not exist or cannot be told.
+
+    Raises:
+        ImageError: READ_ERROR, the file is there and its store does not answer for it.
+    """
     try:
         if is_local(uri):
             return _local_path(uri).stat().st_size
         if http_files.is_http(uri):
             return http_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
-    except _failures(uri):
-        return None
+    except _failures(uri) as error:
+        if is_local(uri) or http_files.is_http(uri) or not exists(uri):
+            return None
+        # Taken for gone, a result would be made, and paid for, again.
+        raise read_error(uri, error) from error
 
 
 def version(uri: str) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Rows a second and peak memory of whole runs, Parquet to Parquet, beside bare Beam in the same run.
+"""Rows a second and memory of whole runs, Parquet to Parquet, beside bare Beam in the same run.
 
     python benchmarks/parquet_rows.py --rows 20000 1000000 --output benchmarks/results
 
@@ -29,6 +29,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from beam_upscale import weights
@@ -44,13 +45,14 @@ _MIB = 2**20
 _ROWS_IN_A_GROUP = 10_000
 _SIDE = 8
 _WORKERS = 2
+_SECONDS_IN_A_STRETCH = 10
 
 _SCHEMA = pa.schema(
     [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
 )
 
 
-def png(pixels: np.ndarray) -> bytes:
+def png(pixels: NDArray[Any]) -> bytes:
     """Pixels as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "png", compress_level=1)
@@ -68,7 +70,7 @@ def write_input(path: Path, rows: int) -> None:
             writer.write_table(pa.table([cells, list(numbers)], schema=_SCHEMA))
 
 
-def repeated(pixels: np.ndarray) -> np.ndarray:
+def repeated(pixels: NDArray[Any]) -> NDArray[Any]:
     """(N, H, W, C) at twice the size."""
     return pixels.repeat(2, axis=1).repeat(2, axis=2)
 
@@ -92,9 +94,7 @@ def copy(source: Path, target: Path, step: Callable[[Any], Any] | None) -> None:
 def upscale(source: Path, target: Path) -> None:
     """A whole run."""
     settings = UpscaleSettings(device=Device.CPU, precision=Precision.FP32)
-    finished = run(
-        Run(str(source), str(target), settings, layout=Layout.PARQUET, workers=_WORKERS)
-    )
+    finished = run(Run(str(source), str(target), settings, layout=Layout.PARQUET, workers=_WORKERS))
     assert finished.stopped is None
     assert finished.totals.by_status == {"upscaled": pq.read_metadata(source).num_rows}
 
@@ -106,10 +106,12 @@ class Measured:
     Attributes:
         seconds: of wall clock.
         peak_mib: the most memory of the process and its children.
+        mib: the most in each stretch of ten seconds.
     """
 
     seconds: float = 0.0
-    peak_mib: float = 0.0
+    peak_mib: int = 0
+    mib: list[int] = dataclasses.field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -117,18 +119,21 @@ def measured() -> Iterator[Measured]:
     """Measures what is done in its block."""
     found, ended = Measured(), threading.Event()
     process = psutil.Process()
+    started = time.perf_counter()
 
     def sample() -> None:
         while not ended.wait(0.1):
             total = 0
             for each in (process, *process.children(recursive=True)):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    total += each.memory_info().rss
-            found.peak_mib = max(found.peak_mib, total / _MIB)
+                    total += each.memory_info().rss // _MIB
+            found.peak_mib = max(found.peak_mib, total)
+            stretch = int((time.perf_counter() - started) / _SECONDS_IN_A_STRETCH)
+            found.mib += [0] * (stretch + 1 - len(found.mib))
+            found.mib[stretch] = max(found.mib[stretch], total)
 
     thread = threading.Thread(target=sample)
     thread.start()
-    started = time.perf_counter()
     try:
         yield found
     finally:
@@ -137,15 +142,17 @@ def measured() -> Iterator[Measured]:
         thread.join()
 
 
-def measure(rows: int, folder: Path) -> dict[str, Any]:
-    """All three on one table of so many rows."""
+def measure(rows: int, folder: Path, with_peers: bool) -> dict[str, Any]:
+    """All three, or this package alone, on one table of so many rows."""
     source = folder / "rows.parquet"
     write_input(source, rows)
-    actions: dict[str, Callable[[Path], None]] = {
+    peers: dict[str, Callable[[Path], None]] = {
         "bare Beam": lambda target: copy(source, target, None),
         "bare Beam and codecs": lambda target: copy(source, target, upscaled_by_codecs),
-        "beam-upscale": lambda target: upscale(source, target),
     }
+    if not with_peers:
+        peers = {}
+    actions = {**peers, "beam-upscale": lambda target: upscale(source, target)}
     results: dict[str, Any] = {"rows": rows}
     for name, action in actions.items():
         target = folder / "out"
@@ -156,7 +163,7 @@ def measure(rows: int, folder: Path) -> dict[str, Any]:
         rate = rows / found.seconds
         results[name] = {**dataclasses.asdict(found), "rows_per_second": rate}
         print(f"{rows:>10,} rows  {name:22} {rate:>9,.0f} rows/s  {found.peak_mib:>7,.0f} MiB")
-    for name in ("bare Beam", "bare Beam and codecs"):
+    for name in peers:
         ratio = results["beam-upscale"]["rows_per_second"] / results[name]["rows_per_second"]
         results[f"ratio to {name}"] = ratio
         print(f"{rows:>10,} rows  beam-upscale at {ratio:.3f} of {name}")
@@ -167,14 +174,16 @@ def main() -> None:
     """Measures, prints a line for each, and writes the raw numbers."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[20_000, 1_000_000])
+    parser.add_argument("--folder", type=Path, help="where files are; the system's by default")
+    parser.add_argument("--without-peers", action="store_true", help="for memory alone")
     parser.add_argument("--output", type=Path, help="a folder for the raw numbers")
     arguments = parser.parse_args()
     weights.resolve(None, "esrgan-v1-x2plus")
-    EsrganModel.upscale = lambda _, pixels: repeated(pixels)  # type: ignore[method-assign]
+    setattr(EsrganModel, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
     found = []
     for rows in arguments.rows:
-        with tempfile.TemporaryDirectory() as folder:
-            found.append(measure(rows, Path(folder)))
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            found.append(measure(rows, Path(folder), not arguments.without_peers))
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
