@@ -17,6 +17,7 @@ import contextlib
 import io
 import mmap
 import os
+import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _inspect(file: BinaryIO) -> reading.Source:
             try:
                 file.seek(0)
                 return reading.inspect_tiff(data, file)
-            except containers.struct.error as error:
+            except struct.error as error:
                 raise ImageError(
                     ErrorCode.TRUNCATED, f"TIFF ends after {len(data)} bytes, within its header"
                 ) from error
@@ -403,7 +404,7 @@ def _spool(spool: Any, rows: Pixels) -> None:
 
 def _spooled(spool: Any, picture: Picture, stored_width: int, box: Box) -> Pixels:
     """A part of the rows that were spooled."""
-    block = np.empty((box.height, box.width, picture.bands), picture.dtype)
+    block: Pixels = np.empty((box.height, box.width, picture.bands), picture.dtype)
     pixel_bytes = picture.bands * block.itemsize
     for number, row in enumerate(block, start=box.top):
         offset = (number * stored_width + box.left) * pixel_bytes
