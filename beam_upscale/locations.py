@@ -7,6 +7,7 @@ import atexit
 import contextlib
 import dataclasses
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
@@ -346,7 +347,7 @@ class _Copies:
         descriptor, name = tempfile.mkstemp(dir=self._folder)
         path = Path(name)
         try:
-            with open(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file:
                 for data in _chunks(uri, part):
                     file.write(data)
         except BaseException:

@@ -26,6 +26,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
+from beam_upscale.giants import refuse_packed
 from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
 from beam_upscale.manifest import Row, totals
@@ -67,6 +68,7 @@ def run(
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
     settings = _with_processes(request).pin((earlier or {}).get("settings"))
+    refuse_packed(settings, request.layout)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)

@@ -43,7 +43,9 @@ FLOORS = {
         "control",
         "data_shards",
         "dataset",
+        "fan_out",
         "formats",
+        "giants",
         "listing",
         "metadata",
         "resume",
@@ -53,6 +55,7 @@ FLOORS = {
         "stages",
         "tables",
         "tars",
+        "tile_files",
         "transforms",
     },
     "face": {

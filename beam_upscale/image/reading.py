@@ -165,6 +165,7 @@ def _identify_iso(data: bytes) -> str | None:
 
 
 def inspect(data: bytes) -> Source:
+    """Reads a file's header, and what decoding its pixels needs to know; as `read_header`."""
     format_ = identify(data)
     try:
         return _INSPECTORS[format_](data)
@@ -361,6 +362,7 @@ def _open_heif(data: bytes) -> ImageFile.ImageFile:
 
 
 def check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -> None:
+    """Refuses what is not to be decoded; as `decode`."""
     size = f"{header.width} x {header.height}"
     if header.width <= 0 or header.height <= 0:
         raise ImageError(ErrorCode.EMPTY_IMAGE, f"the image is {size} px: it has no pixels")

@@ -7,7 +7,7 @@ What is given equals what `decode` gives, sample for sample. How it is read depe
 | TIFF in tiles: gray or RGB, 8 or 16 bits, upright, without alpha | by region, or by rows |
 | other gray and RGB TIFFs; PNG; JPEG but CMYK | by rows, as they lie in the file |
 | the same, turned by their EXIF orientation | by rows, over a file in the temporary folder |
-| any other: palettes and CMYK of TIFF, CMYK JPEG, WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
+| others: TIFF with a palette or CMYK, CMYK JPEG, WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
 
 Where a decoder itself needs the whole picture, it takes that memory all the same: an interlaced
 PNG its samples, a progressive JPEG two bytes for each.
@@ -404,7 +404,8 @@ def _spool(spool: Any, rows: Pixels) -> None:
 
 def _spooled(spool: Any, picture: Picture, stored_width: int, box: Box) -> Pixels:
     """A part of the rows that were spooled."""
-    block: Pixels = np.empty((box.height, box.width, picture.bands), picture.dtype)
+    dtype: type[np.uint8 | np.uint16] = np.uint16 if picture.dtype == "uint16" else np.uint8
+    block: Pixels = np.empty((box.height, box.width, picture.bands), dtype)
     pixel_bytes = picture.bands * block.itemsize
     for number, row in enumerate(block, start=box.top):
         offset = (number * stored_width + box.left) * pixel_bytes

@@ -108,9 +108,7 @@ class BandedFill:
                 top, above = top + len(band), band[-_MARGIN:]
             band = below
 
-    def _fill(
-        self, top: int, above: Pixels | None, band: Pixels, below: Pixels | None
-    ) -> Pixels:
+    def _fill(self, top: int, above: Pixels | None, band: Pixels, below: Pixels | None) -> Pixels:
         """One array of rows.
 
         An edge of the rows that are looked at bends a coarser level's row, and at each finer level

@@ -154,9 +154,7 @@ def hidden_in_parts(height: int, width: int, dtype: type, pattern: str) -> np.nd
     return pixels
 
 
-@pytest.mark.parametrize(
-    "pattern", ["discs", "few", "one", "edge", "none hidden", "all hidden"]
-)
+@pytest.mark.parametrize("pattern", ["discs", "few", "one", "edge", "none hidden", "all hidden"])
 @pytest.mark.parametrize(
     ("height", "width", "dtype"),
     [(1100, 61, np.uint8), (513, 90, np.uint16), (256, 33, np.uint8), (31, 500, np.uint8)],

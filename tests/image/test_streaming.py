@@ -63,9 +63,7 @@ def test_png_has_the_bytes_of_the_whole(
 
     notes = written(path, pixels, has_alpha, OutputFormat.PNG)
 
-    expected = image.encode(
-        np.ascontiguousarray(color), alpha, icc_profile=SRGB, exif=exif()
-    )
+    expected = image.encode(np.ascontiguousarray(color), alpha, icc_profile=SRGB, exif=exif())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == hashlib.sha256(expected.data).hexdigest()
     assert notes == expected.notes
