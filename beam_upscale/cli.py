@@ -1,11 +1,13 @@
 """The command line: `beam-upscale plan | run | verify | engines | weights | serve | keys`."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -15,18 +17,20 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from beam_upscale import storage
 from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.formats import InputFormat
-from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
+from beam_upscale.listing import Listing, no_input, require_prompt_column
+from beam_upscale.local_runner import is_local
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, OutputFormat, Oversize
-from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
+from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
@@ -34,7 +38,7 @@ from beam_upscale.server import keys as key_file
 from beam_upscale.server.ledger import read_spent
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
-from beam_upscale.sources import DEFAULT_SHARD_ROWS
+from beam_upscale.sources import DEFAULT_SHARD_ROWS, Asking
 from beam_upscale.verify import verify
 
 _EXIT_FAILED = 1
@@ -374,6 +378,17 @@ _RUN_OPTIONS = (
 )
 
 
+# Of Beam, after --: a runner's, and those of the file systems.
+_BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+
+
+def _check_beam_options(beam_options: tuple[str, ...]) -> None:
+    if beam_options and not beam_options[0].startswith("-"):
+        raise click.UsageError(
+            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
+        )
+
+
 def _options(*groups: Iterable[Callable[[_Command], _Command]]) -> Callable[[_Command], _Command]:
     """Puts groups of options on a command, in the order they are written."""
 
@@ -393,16 +408,24 @@ def cli() -> None:
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT")
+@_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
+@click.option(
+    "--to",
+    metavar="FOLDER",
+    help="Keep the plan there, as Parquet. With a runner of Beam's, where all workers write it.",
+)
 def plan_command(
     input_: str,
+    beam_options: tuple[str, ...],
     input_format: str | None,
     image_column: str | None,
     engine: str,
     then: tuple[str, ...],
     max_credits: Decimal | None,
     as_json: bool,
+    to: str | None,
     **options: Any,
 ) -> None:
     """Show what a run on INPUT would do, and its price.
@@ -410,20 +433,27 @@ def plan_command(
     Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob: of
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
+    _check_beam_options(beam_options)
+    if to is None and not is_local(beam_options):
+        raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
     settings = _settings(engine, then, options)
-    listing = list_images(input_, input_format=input_format, image_column=image_column)
+    storage.configure(beam_options)
+    listing = Asking(input_, input_format, image_column).listing()
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
-    planned = preview(listing.images, settings.rules, max_credits)
-    if as_json:
-        click.echo(_plan_as_json(settings.engines, planned))
-        return
-    _print_totals(f"{' and then '.join(settings.engines)} on {input_}", by_status(planned))
-    for image in planned:
-        if image.error_code is not None:
-            line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
-            out.print(line, markup=False)
+    with contextlib.ExitStack() as stack:
+        folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
+        preview(listing.images, settings.rules, max_credits, folder, beam_options)
+        if as_json:
+            click.echo(_plan_as_json(settings.engines, list(read_plan(folder))))
+            return
+        title = f"{' and then '.join(settings.engines)} on {input_}"
+        _print_totals(title, by_status(read_plan(folder)))
+        for image in read_plan(folder):
+            if image.error_code is not None:
+                line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
+                out.print(line, markup=False)
     _print_left_out(listing, out)
 
 
@@ -473,7 +503,7 @@ def _print_left_out(listing: Listing, console: Console) -> None:
 @cli.command("run")
 @click.argument("input_", metavar="INPUT")
 @click.argument("output", metavar="OUTPUT")
-@click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+@_BEAM_OPTIONS
 @_options(
     *(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
     *(_ENCODE_OPTIONS, _SERVICE_OPTIONS, _RUN_OPTIONS),
@@ -503,10 +533,7 @@ def run_command(
 
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
-    if beam_options and not beam_options[0].startswith("-"):
-        raise click.UsageError(
-            f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"
-        )
+    _check_beam_options(beam_options)
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 
@@ -576,8 +603,11 @@ def _exit_code(result: RunResult, strict: bool) -> int:
 
 @cli.command("verify")
 @click.argument("output", metavar="OUTPUT")
-def verify_command(output: str) -> None:
+@_BEAM_OPTIONS
+def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
+    _check_beam_options(beam_options)
+    storage.configure(beam_options)
     problems = 0
     for problem in verify(output):
         problems += 1

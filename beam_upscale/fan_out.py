@@ -205,10 +205,12 @@ def cut(
         picture.has_alpha,
         picture.dtype,
     )
+    found = prepared.source
+    # What else it has is the image's, and is not needed a thousand times.
+    source = SourceImage(found.input_id, uri=found.uri, part=found.part)
     tiles = [
         GiantTile(
-            # Its columns are in the row, which is of the image.
-            source=dataclasses.replace(prepared.source, columns={}),
+            source=source,
             key=key,
             index=index,
             piece=piece,

@@ -5,7 +5,9 @@ is and what became of it, some hundred bytes; from a tile's pixels to its durabl
 one chain without a branch, as in `Upscale`.
 """
 
+import ctypes
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +26,10 @@ from beam_upscale.transforms import Settle, count, run_inference
 
 GIANTS = "giants"
 """The tag of an output with giants."""
+
+# Of glibc's malloc.h.
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK_BYTES = 128 << 10
 
 _IMAGES = "images"
 _FAILED = "failed"
@@ -44,10 +50,24 @@ def refuse_packed(settings: PinnedSettings | None, layout: Layout) -> None:
         )
 
 
+def give_memory_back() -> None:
+    """Has the C library return large blocks to the system when they are freed.
+
+    glibc keeps ever larger ones once some were freed, for each thread: of a giant's rows and tiles,
+    which come and go in the hundreds, that is a gigabyte. Other libraries have no such call.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if sys.platform == "linux" and mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
+
+
 class _Cut(beam.DoFn):
     def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
         self._settings = settings
         self._dataset = dataset
+
+    def setup(self) -> None:
+        give_memory_back()
 
     def process(self, giant: Giant) -> Iterator[Any]:
         found = cut(giant, self._settings, self._dataset, shared_pool())
@@ -64,6 +84,9 @@ class _ReadTile(beam.DoFn):
     def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
         self._settings = settings
         self._dataset = dataset
+
+    def setup(self) -> None:
+        give_memory_back()
 
     def process(self, tile: GiantTile) -> Iterator[TiledImage]:
         yield read_tile(tile, self._settings, self._dataset, shared_pool())

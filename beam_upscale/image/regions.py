@@ -332,9 +332,8 @@ def _fetch(image: Any, box: Box) -> Pixels:
 
 def _fetched(region: Any, image: Any, box: Box) -> Pixels:
     data = region.fetch(box.left, box.top, box.width, box.height)
-    dtype: type[np.uint8 | np.uint16] = np.uint8 if image.format == "uchar" else np.uint16
-    pixels: Pixels = np.frombuffer(data, dtype).reshape(box.height, box.width, image.bands)
-    return pixels
+    dtype = np.uint8 if image.format == "uchar" else np.uint16
+    return cast(Pixels, np.frombuffer(data, dtype).reshape(box.height, box.width, image.bands))
 
 
 def _jpeg_rows(file: BinaryIO) -> Iterator[Pixels]:

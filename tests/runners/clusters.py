@@ -55,10 +55,12 @@ class Cluster:
         options: with which a pipeline is submitted to it.
         elements: how many elements each worker took in, in the jobs so far, by the engine's own
             word.
+        worker_pool: id of the process whose children do the work in Python.
     """
 
     options: tuple[str, ...]
     elements: Callable[[], Mapping[str, int]] = dict
+    worker_pool: int = 0
 
     @property
     def has_workers(self) -> bool:
@@ -86,7 +88,7 @@ class _Processes:
                 process.kill()
                 process.wait()
 
-    def start(self, name: str, *command: Path | str, **variables: str) -> None:
+    def start(self, name: str, *command: Path | str, **variables: str) -> int:
         with (self._folder / f"{name}.log").open("wb") as log:
             self._started[name] = subprocess.Popen(
                 list(map(str, command)),
@@ -96,6 +98,7 @@ class _Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        return self._started[name].pid
 
     def wait(self, what: str, is_ready: Callable[[], bool]) -> None:
         end = time.monotonic() + _PATIENCE
@@ -139,7 +142,7 @@ def flink(folder: Path) -> Iterator[Cluster]:
             more = {**_TASK_MANAGER, "taskmanager.resource-id": f"task-manager-{number}"}
             main = f"{runtime}.taskexecutor.TaskManagerRunner"
             processes.start(f"task-manager-{number}", *java(main, "384m", **more))
-        _start_pool(processes, pool)
+        worker_pool = _start_pool(processes, pool)
         address = f"http://127.0.0.1:{rest}"
         processes.wait(
             "Flink with its task managers",
@@ -153,7 +156,7 @@ def flink(folder: Path) -> Iterator[Cluster]:
             f"--parallelism={WORKERS}",
             *_external(pool),
         )
-        yield Cluster(options, lambda: _flink_elements(address))
+        yield Cluster(options, lambda: _flink_elements(address), worker_pool)
 
 
 def _flink_elements(address: str) -> Mapping[str, int]:
@@ -205,7 +208,7 @@ def spark(folder: Path) -> Iterator[Cluster]:
             master = f"spark://127.0.0.1:{port}"
             start(f"worker-{number}", "worker.Worker", *where, *size, master)
         start("history", "history.HistoryServer")
-        _start_pool(processes, pool)
+        worker_pool = _start_pool(processes, pool)
         processes.wait(
             "Spark with its workers",
             lambda: _field(f"http://127.0.0.1:{web}/json/", "aliveworkers") == WORKERS,
@@ -230,7 +233,7 @@ def spark(folder: Path) -> Iterator[Cluster]:
             *(f"--job_server_jvm_property={value}" for value in _properties(of_job_server)),
             *_external(pool),
         )
-        yield Cluster(options, lambda: _spark_elements(processes, address))
+        yield Cluster(options, lambda: _spark_elements(processes, address), worker_pool)
 
 
 def _spark_defaults() -> dict[str, str]:
@@ -264,11 +267,11 @@ def prism() -> Cluster:
     return Cluster(("--runner=PrismRunner", f"--prism_location={fetch.PRISM}"))
 
 
-def _start_pool(processes: _Processes, port: int) -> None:
+def _start_pool(processes: _Processes, port: int) -> int:
     # The pool starts its processes with whichever `python` comes first.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     pool = fetch.HERE / "worker_pool.py"
-    processes.start("worker-pool", sys.executable, pool, str(port), PATH=path)
+    return processes.start("worker-pool", sys.executable, pool, str(port), PATH=path)
 
 
 def _external(pool: int) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
-"""Fetches and builds the runners that the tests run: `make runners`.
+"""Fetches and builds the runners that the tests run, and a store: `make runners`.
 
-Prism comes from its Go module, Flink and Spark from their Python packages, and Beam's job servers
-for them from Maven. Versions and hashes stand in the files beside this one (Maven compares
-the registry's checksums); registries and mirrors are those that each of the clients is set up for.
+Prism and a fake of Google Cloud Storage come from their Go modules, Flink and Spark from their
+Python packages, and Beam's job servers for them from Maven. Versions and hashes stand in the files
+beside this one (Maven compares the registry's checksums); registries and mirrors are those that
+each of the clients is set up for.
 """
 
 import os
@@ -17,10 +18,15 @@ ROOT = HERE.parents[1]
 OUT = HERE / "out"
 PYTHON = OUT / ".venv" / "bin" / "python"
 PRISM = OUT / "prism"
+GCS = OUT / "gcs"
 FLINK_JOB_SERVER = OUT / "flink" / "flink-job-server.jar"
 SPARK_JOB_SERVER = OUT / "spark" / "spark-job-server.jar"
 
-_PRISM_PACKAGE = "github.com/apache/beam/sdks/v2/go/cmd/prism"
+# What the Go modules beside this file are there for, by the names of their folders.
+_GO_PACKAGES = {
+    "prism": "github.com/apache/beam/sdks/v2/go/cmd/prism",
+    "gcs": "github.com/fsouza/fake-gcs-server",
+}
 
 sys.path.insert(0, str(ROOT / ".ci"))
 import environment  # noqa: E402
@@ -29,12 +35,17 @@ from environment import SetUpError, say  # noqa: E402
 
 def fetch() -> None:
     """Does what is missing; without anything to do it takes no time."""
-    for program, why in (("go", "builds Prism"), ("mvn", "fetches Beam's job servers")):
+    for program, why in (
+        ("go", "builds Prism and the store"),
+        ("mvn", "fetches Beam's job servers"),
+    ):
         if shutil.which(program) is None:
             raise SetUpError(f"there is no {program}, which {why}")
     OUT.mkdir(exist_ok=True)
     _once("engines", [HERE / "requirements.lock"], _install_engines)
-    _once("prism", [HERE / "prism/go.mod", HERE / "prism/go.sum"], _build_prism)
+    for name in _GO_PACKAGES:
+        pins = [HERE / name / "go.mod", HERE / name / "go.sum"]
+        _once(name, pins, lambda name=name: _build_with_go(name))
     for engine in ("flink", "spark"):
         _once(engine, [HERE / engine / "pom.xml"], lambda engine=engine: _build_job_server(engine))
 
@@ -69,8 +80,9 @@ def _install_engines() -> None:
             raise SetUpError("neither uv nor pip could install Flink and Spark: see above")
 
 
-def _build_prism() -> None:
-    _succeed("go", "build", "-mod=readonly", "-o", PRISM, _PRISM_PACKAGE, folder=HERE / "prism")
+def _build_with_go(name: str) -> None:
+    package = _GO_PACKAGES[name]
+    _succeed("go", "build", "-mod=readonly", "-o", OUT / name, package, folder=HERE / name)
 
 
 def _build_job_server(engine: str) -> None:

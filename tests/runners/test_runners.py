@@ -41,7 +41,7 @@ def test_command_leaves_the_bytes_of_the_runner_in_this_process(
 
     run_as_user(
         tmp_path / "elsewhere",
-        *(BEAM_UPSCALE, "run", photographs, tmp_path / "out", "--shard-rows", "10"),
+        *(BEAM_UPSCALE, "run", photographs, tmp_path / "out", "--shard-rows", "30"),
         *("--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--threads", "1"),
         *("--", *cluster.options),
     )

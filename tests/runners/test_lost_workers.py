@@ -1,0 +1,92 @@
+"""Workers that are killed on Flink and Spark: a row for each input, and each image paid once."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import clusters
+import faults
+import psutil
+import pytest
+import runs
+from faults import Server, ServerFaults
+
+from beam_upscale.manifest import Status
+from beam_upscale.verify import verify
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+BEAM_UPSCALE = Path(sys.executable).with_name("beam-upscale")
+PATIENCE = 600
+
+# Results after which a worker is killed.
+KILLS = (20, 70)
+
+
+@pytest.fixture
+def service(tmp_path: Path, tiny_weights: Path) -> Iterator[Server]:
+    """A server that does what it should, and takes its time."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    # The results that are on their way when a worker is killed are charged by then.
+    slow = ServerFaults(3, shares={}, calm=sys.maxsize, burst=0, answer_seconds=0.2)
+    with faults.server(folder, tiny_weights, slow) as server:
+        yield server
+
+
+def workers(cluster: clusters.Cluster) -> list[psutil.Process]:
+    """The Python processes that the engine's workers have at the moment."""
+    below = psutil.Process(cluster.worker_pool).children(recursive=True)
+    return [process for process in below if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def kill_workers(run: subprocess.Popen[str], output: Path, cluster: clusters.Cluster) -> int:
+    """Kills a worker each time that so many results are recorded; how many were killed."""
+    killed, end = 0, time.monotonic() + PATIENCE
+    while killed < len(KILLS) and run.poll() is None:
+        assert time.monotonic() < end
+        time.sleep(0.05)
+        found = workers(cluster)
+        if found and len(list(output.glob(".staging/records/*/*.json"))) >= KILLS[killed]:
+            # Another one each time, where there are two.
+            found[killed % len(found)].kill()
+            killed += 1
+    return killed
+
+
+@pytest.mark.parametrize("cluster", ["flink", "spark"], indirect=True)
+def test_workers_that_are_killed_cost_nothing_twice(
+    tmp_path: Path,
+    cluster: clusters.Cluster,
+    photographs: Path,
+    service: Server,
+) -> None:
+    def arguments(key: str, output: Path) -> list[str]:
+        remote = ["--backend", "grpc", "--endpoint", service.endpoint, "--max-in-flight", "4"]
+        words = ["run", photographs, output, "--api-key-file", service.add_key(key), *remote]
+        return [str(word) for word in [*words, "--shard-rows", "30", "--quiet"]]
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert runs.command(*arguments("here", here)).code == 0
+    command = [str(BEAM_UPSCALE), *arguments("there", there), "--", *cluster.options]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=log, text=True)
+        try:
+            killed = kill_workers(run, there, cluster)
+            code = run.wait(PATIENCE)
+        finally:
+            run.kill()
+
+    assert code == 0, (tmp_path / "log").read_text()[-6000:]
+    assert killed == len(KILLS)
+    assert runs.tree(there) == runs.tree(here)
+    assert list(verify(str(there))) == []
+    done = [row for row in runs.rows(there).values() if row.status is Status.UPSCALED]
+    paid = Counter(charge.request_id for charge in service.charges("there"))
+    assert paid == Counter(request_id for row in done for request_id in row.request_ids)
+    assert set(paid.values()) == {1}
+    attempts = service.faults().total() - len(service.charges("here"))
+    print(f"{len(paid)} images paid, {attempts} calls for them")  # noqa: T201
