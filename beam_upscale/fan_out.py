@@ -65,6 +65,9 @@ _ROWS = 128
 
 _COPIED_BYTES = 1 << 20
 
+# Pixels of an input, where no guard is set.
+_NO_LIMIT = 1 << 62
+
 
 @dataclasses.dataclass(frozen=True)
 class CutImage:
@@ -181,12 +184,15 @@ def cut(
         decoders: where its file is decoded.
 
     Returns:
-        The image and all its tiles, or its failed result.
+        The image and all its tiles; or its result, which has no record where the run was asked to
+        stop before its turn, and else a failed one.
 
     Raises:
         OSError: a tile cannot be written.
     """
     prepared = giant.prepared
+    if _is_to_stop(dataset):
+        return UpscaledImage(prepared.source, None)
     plan = _chain_plan(giant.header.width, giant.header.height, giant.header.frames, settings)
     decision = plan.stages[0]
     try:
@@ -253,7 +259,7 @@ def _cut(
     source, options = giant.prepared.source, settings.rules.options
     assert source.uri is not None
     guards: dict[str, Any] = {
-        "max_pixels": options.max_input_pixels or giant.header.width * giant.header.height,
+        "max_pixels": options.max_input_pixels or _NO_LIMIT,
         "animated": options.animated,
     }
     folder = _Folder.of(dataset, _key(giant, decision))
@@ -377,7 +383,7 @@ def read_tile(
     done = _done(tile, folder)
     if done is not None:
         return _without_tiles(tile, done)
-    if is_stopped(dataset) or storage.exists(dataset.stop_file) or storage.exists(folder.failed):
+    if _is_to_stop(dataset) or storage.exists(folder.failed):
         return _without_tiles(tile, TileResult(tile.index, None))
     try:
         color, alpha = _tile_pixels(tile, settings, folder, decoders)
@@ -406,6 +412,10 @@ def read_tile(
     return TiledImage(tiles, scale, context=context, identity=identity, first=tile.index)
 
 
+def _is_to_stop(dataset: DatasetFolder) -> bool:
+    return is_stopped(dataset) or storage.exists(dataset.stop_file)
+
+
 def _without_tiles(tile: GiantTile, result: TileResult) -> TiledImage:
     return TiledImage([], 1, context=_WithNetwork(tile, result))
 
@@ -430,12 +440,10 @@ def _tile_pixels(
     assert source.uri is not None
     _check_version(source, tile.version)
     with locations.on_disk(source.uri, source.part) as path:
-        box = tile.piece.extended
-        claimed = box.width * box.height
         _, color = decoders.read_region(
             path,
-            box,
-            max_pixels=options.max_input_pixels or max(claimed, 1 << 62),
+            tile.piece.extended,
+            max_pixels=options.max_input_pixels or _NO_LIMIT,
             animated=options.animated,
         )
     _check_version(source, tile.version)

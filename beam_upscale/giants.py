@@ -32,7 +32,7 @@ _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK_BYTES = 128 << 10
 
 _IMAGES = "images"
-_FAILED = "failed"
+_NOT_CUT = "not_cut"
 _RESULTS = "results"
 
 
@@ -73,7 +73,7 @@ class _Cut(beam.DoFn):
         found = cut(giant, self._settings, self._dataset, shared_pool())
         if isinstance(found, UpscaledImage):
             count(found)
-            yield beam.pvalue.TaggedOutput(_FAILED, found)
+            yield beam.pvalue.TaggedOutput(_NOT_CUT, found)
             return
         image, tiles = found
         yield beam.pvalue.TaggedOutput(_IMAGES, (image.key, image))
@@ -147,7 +147,7 @@ class FanOut(beam.PTransform):
             giants
             | "SpreadGiants" >> beam.Reshuffle()
             | "Cut"
-            >> beam.ParDo(_Cut(settings, dataset)).with_outputs(_IMAGES, _FAILED, main="tiles")
+            >> beam.ParDo(_Cut(settings, dataset)).with_outputs(_IMAGES, _NOT_CUT, main="tiles")
         )
         results = (
             found.tiles
@@ -161,4 +161,4 @@ class FanOut(beam.PTransform):
             | "ByImage" >> beam.CoGroupByKey()
             | "Assemble" >> beam.ParDo(_Assemble(settings, dataset, self.place))
         )
-        return (assembled, found[_FAILED]) | "All" >> beam.Flatten()
+        return (assembled, found[_NOT_CUT]) | "All" >> beam.Flatten()

@@ -14,11 +14,23 @@ import numpy as np
 import pytest
 import pyvips
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
-from runs import ENGINE, command_elsewhere, error_codes, quick, rows, signal_after, tree, upscale
+from runs import (
+    ENGINE,
+    command,
+    command_elsewhere,
+    error_codes,
+    quick,
+    rows,
+    signal_after,
+    tree,
+    upscale,
+)
 
 import beam_upscale as bu
 from beam_upscale import engines, fan_out, image
+from beam_upscale.control import request_stop
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -374,23 +386,23 @@ def test_paid_calls_are_those_of_one_place_and_charged_once(
 def test_without_a_dataset_a_giant_is_a_failed_result(
     inputs: Path, tiny_weights: Path, small_calls: None
 ) -> None:
-    upscaled: list[UpscaledImage] = []
+    def code_of(upscaled: UpscaledImage) -> tuple[str, str | None]:
+        assert upscaled.record is not None
+        return upscaled.source.input_id, upscaled.record.row.error_code
+
     sources = [
         bu.SourceImage("a", uri=str(inputs / "a.jpg")),
         bu.SourceImage("in memory", data=(inputs / "a.jpg").read_bytes()),
         bu.SourceImage("small", uri=str(inputs / "small.png")),
     ]
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = (
+        codes = (
             pipeline
             | beam.Create(sources)
             | bu.Upscale(ENGINE, weights=str(tiny_weights), device="cpu", threads=1, **SPREAD)
-            | beam.Map(upscaled.append)
+            | beam.Map(code_of)
         )
-
-    records = {each.source.input_id: each.record for each in upscaled}
-    codes = {name: record and record.row.error_code for name, record in records.items()}
-    assert codes == {"a": "needs_fan_out", "in memory": None, "small": None}
+        assert_that(codes, equal_to([("a", "needs_fan_out"), ("in memory", None), ("small", None)]))
 
 
 @pytest.mark.parametrize(
@@ -412,6 +424,44 @@ def test_what_cannot_be_spread_is_refused(options: dict[str, Any], reason: str) 
         _ = UpscaleSettings.of(chosen.pop("engine"), **chosen).rules
 
     assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[int] = []
+    keep = fan_out.keep
+
+    def stopping(tiled: Any, inference: Any, dataset: Any) -> Any:
+        kept.extend([tiled.first] if tiled.tiles else [])
+        if len(kept) == 3:
+            request_stop(dataset, "enough")
+        return keep(tiled, inference, dataset)
+
+    monkeypatch.setattr("beam_upscale.giants.keep", stopping)
+    stopped = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
+    begun = len(kept)
+    result = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
+
+    assert stopped.stopped == "enough"
+    assert stopped.totals.rows == 0
+    # What was handed to the network with the third is done too.
+    assert 3 <= begun <= 5
+    assert result.stopped is None
+    assert len(kept) == sum(row.calls for row in rows(tmp_path / "out").values())
+
+
+def test_plan_takes_the_option_and_says_what_does_not_go_with_it(inputs: Path) -> None:
+    words = ["plan", inputs / "a.jpg", "--fan-out-above", "0.05"]
+
+    assert command(*words, "--oversize", "tile").code == 0
+    refused = command(*words)
+    assert refused.code == 2
+    assert "fan_out_above does not go with that: oversize is reject" in refused.err
 
 
 @pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
