@@ -206,6 +206,12 @@ _PLAN_OPTIONS = (
         help="Of the output.",
     ),
     click.option(
+        "--fan-out-above",
+        type=float,
+        metavar="MEGAPIXELS",
+        help="Spread the tiles of an image with a larger output over the workers.",
+    ),
+    click.option(
         "--max-credits",
         type=CreditsType(),
         help="The budget for an output, earlier runs included.",

@@ -7,11 +7,13 @@ that a file claims: they cost a few reads for each chunk, box or directory that 
 A reader raises `struct.error` where the bytes end before what it looks for.
 """
 
+import io
 import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import BinaryIO
 
 from beam_upscale.errors import ErrorCode, ImageError
 
@@ -20,6 +22,8 @@ EXIF_PREFIX = b"Exif\x00\x00"
 """Stands before the EXIF block in a JPEG segment, and by mistake in some PNG and WebP files."""
 
 _ORIENTATION_TAG = 0x0112
+
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,17 +90,67 @@ def check_png(data: bytes) -> None:
     last = b""
     for chunk in png_chunks(data):
         (stored,) = struct.unpack_from(">I", data, chunk.end)
-        computed = zlib.crc32(view[chunk.start - 4 : chunk.end])
-        if computed != stored:
-            name = chunk.type.decode("ascii", "backslashreplace")
-            raise ImageError(
-                ErrorCode.CHECKSUM_MISMATCH,
-                f"PNG chunk {name} at byte {chunk.start - 8} has the checksum {computed:08x}, "
-                f"but the file says {stored:08x}; the file is damaged",
-            )
+        _check_png_chunk(chunk, zlib.crc32(view[chunk.start - 4 : chunk.end]), stored)
         last = chunk.type
     if last != b"IEND":
         raise _truncated("PNG", f"ends after {len(data)} bytes, before its IEND chunk")
+
+
+def _check_png_chunk(chunk: Chunk, computed: int, stored: int) -> None:
+    if computed != stored:
+        name = chunk.type.decode("ascii", "backslashreplace")
+        raise ImageError(
+            ErrorCode.CHECKSUM_MISMATCH,
+            f"PNG chunk {name} at byte {chunk.start - 8} has the checksum {computed:08x}, "
+            f"but the file says {stored:08x}; the file is damaged",
+        )
+
+
+def check_png_file(file: BinaryIO) -> None:
+    """Does what `check_png` does, without holding the file.
+
+    Raises:
+        ImageError: TRUNCATED or CHECKSUM_MISMATCH.
+    """
+    last, size = b"", file.seek(0, io.SEEK_END)
+    for chunk in _png_file_chunks(file):
+        file.seek(chunk.start - 4)
+        left, computed = chunk.end - chunk.start + 4, 0
+        while left > 0 and (data := file.read(min(left, _READ_BYTES))):
+            computed = zlib.crc32(data, computed)
+            left -= len(data)
+        (stored,) = struct.unpack(">I", file.read(4))
+        _check_png_chunk(chunk, computed, stored)
+        last = chunk.type
+    if last != b"IEND":
+        raise _truncated("PNG", f"ends after {size} bytes, before its IEND chunk")
+
+
+def png_without_pixels(file: BinaryIO) -> bytes:
+    """A PNG's bytes but for its pixels: all that `png_info` looks at."""
+    file.seek(0)
+    parts = [file.read(len(PNG_SIGNATURE))]
+    for chunk in _png_file_chunks(file):
+        if chunk.type != b"IDAT":
+            file.seek(chunk.start - 8)
+            parts.append(file.read(chunk.end - chunk.start + 12))
+    return b"".join(parts)
+
+
+def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
+    """Yields the chunks that lie whole in a file, up to and with IEND."""
+    size = file.seek(0, io.SEEK_END)
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= size:
+        file.seek(position)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        chunk = Chunk(kind, position + 8, position + 8 + length)
+        position = chunk.end + 4
+        if position > size:
+            return
+        yield chunk
+        if kind == b"IEND":
+            return
 
 
 def png_with_metadata(data: bytes, exif: bytes | None) -> bytes:
@@ -295,6 +349,7 @@ class TiffInfo:
         extra_samples: what each sample beyond the color's own means.
         orientation: 1 to 8.
         frames: pictures in the file, reduced copies of others not counted.
+        is_tiled: whether pixels lie in tiles, else in strips.
         data_end: the byte after the last byte of pixels that the directory points to.
     """
 
@@ -307,6 +362,7 @@ class TiffInfo:
     extra_samples: tuple[int, ...]
     orientation: int
     frames: int
+    is_tiled: bool
     data_end: int
 
 
@@ -375,6 +431,7 @@ def tiff_info(data: bytes) -> TiffInfo:
         extra_samples=tags.get(338, ()),
         orientation=orientation if 1 <= orientation <= 8 else 1,
         frames=_count_tiff_pictures(data, layout),
+        is_tiled=324 in tags,
         data_end=max((s + n for s, n in zip(starts, lengths, strict=False)), default=0),
     )
 

@@ -11,6 +11,9 @@ Bytes from strangers can end a codec library with a signal, hang it or exhaust m
 A message is a frame: four bytes with the length of a JSON object, the object, and raw buffers whose
 lengths stand in the object. Nothing is pickled: whoever takes over a child must not be able to hand
 objects to the parent, and the parent checks every size that it is told.
+
+A picture that is not to be held whole stays in its file: the request names that, and the child
+sends a region of it, or all its rows in as many messages as they take.
 """
 
 import atexit
@@ -36,10 +39,13 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
+import pyvips
 
 from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader, Pixels
+from beam_upscale.image.regions import Picture, open_picture, read_file_header
+from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.decoding")
@@ -80,6 +86,10 @@ class _Writable(Protocol):
 
 class _ChildLostError(Exception):
     """The child ended, or answered what no child answers; the text says how."""
+
+
+class _ConsumerError(Exception):
+    """Whoever takes the rows that a child sends failed; its cause says how."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,85 @@ class DecoderPool:
         """
         return self._ask({"request": "header"}, data, _receive_header)
 
+    def read_file_header(self, path: Path) -> ImageHeader:
+        """Does what `regions.read_file_header` does, in a child.
+
+        Raises:
+            ImageError: as `read_header`; READ_ERROR.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+        """
+        return self._ask({"request": "file_header"}, os.fsencode(path), _receive_header)
+
+    def read_picture(self, path: Path, *, max_pixels: int, animated: Animated) -> Picture:
+        """What a file says of its picture.
+
+        Raises:
+            ImageError: as `decode`, as far as that shows before pixels are read; READ_ERROR.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+        """
+        request = {"request": "picture", "max_pixels": max_pixels, "animated": animated}
+        receive = functools.partial(_receive_picture, max_pixels)
+        return self._ask(request, os.fsencode(path), receive)
+
+    def read_region(
+        self, path: Path, box: Box, *, max_pixels: int, animated: Animated
+    ) -> tuple[Picture, Pixels]:
+        """A part of a picture that is read `by_region`; as `PictureReader.region`, in a child.
+
+        Raises:
+            ImageError: as `decode`; READ_ERROR.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+        """
+        request = {
+            "request": "region",
+            "box": dataclasses.astuple(box),
+            "max_pixels": max_pixels,
+            "animated": animated,
+        }
+        receive = functools.partial(_receive_region, max_pixels, box)
+        return self._ask(request, os.fsencode(path), receive)
+
+    def read_bands(
+        self,
+        path: Path,
+        height: int,
+        consume: Callable[[Picture, Iterator[Pixels]], T],
+        *,
+        max_pixels: int,
+        animated: Animated,
+    ) -> T:
+        """Has all rows of a picture taken, some at a time; as `PictureReader.bands`, in a child.
+
+        Args:
+            path: of its file.
+            height: rows of each array but the last, at least 1.
+            consume: takes the picture and its rows. It is called anew where a child was lost.
+            max_pixels: as for `decode`.
+            animated: as for `decode`.
+
+        Returns:
+            What `consume` gives.
+
+        Raises:
+            ImageError: as `decode`; READ_ERROR.
+            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            Exception: what `consume` raises.
+        """
+        request = {
+            "request": "bands",
+            "height": height,
+            "max_pixels": max_pixels,
+            "animated": animated,
+        }
+        receive = functools.partial(
+            _receive_bands, max_pixels, height, self._timeout_seconds, consume
+        )
+        try:
+            return self._ask(request, os.fsencode(path), receive)
+        except _ConsumerError as error:
+            assert error.__cause__ is not None
+            raise error.__cause__ from None
+
     def close(self) -> None:
         """Ends the idle children; busy ones end with their image. The pool takes no more images."""
         with self._lock:
@@ -171,7 +260,10 @@ class DecoderPool:
         self.close()
 
     def _ask(
-        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, _Readable], T]
+        self,
+        request: dict[str, Any],
+        data: bytes,
+        receive: Callable[[_Frame, _Readable], T | ImageError],
     ) -> T:
         with self._slots:
             try:
@@ -193,7 +285,7 @@ class DecoderPool:
         child: "_Child",
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, _Readable], T],
+        receive: Callable[[_Frame, _Readable], T | ImageError],
     ) -> T:
         with self._killed_when_late(child):
             answer = child.ask(request, data, receive)
@@ -288,13 +380,14 @@ class _Child:
         return int(_read_frame(self._replies).fields["ready"])
 
     def ask(
-        self, request: dict[str, Any], data: bytes, receive: Callable[[_Frame, _Readable], T]
+        self,
+        request: dict[str, Any],
+        data: bytes,
+        receive: Callable[[_Frame, _Readable], T | ImageError],
     ) -> T | ImageError:
         _write_frame(self._requests, request, [data])
         reply = _read_frame(self._replies)
-        if "error" in reply.fields:
-            return ImageError(ErrorCode(reply.fields["error"]), str(reply.fields["message"]))
-        return receive(reply, self._replies)
+        return _told(reply) or receive(reply, self._replies)
 
     def kill(self) -> None:
         """Ends a child that may be doing anything."""
@@ -394,6 +487,8 @@ def main(
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
+        # Kept operations hold files open, and what they last read of them.
+        pyvips.cache_set_max(0)
         watch = threading.Thread(target=_exit_with_parent, args=(requests.fileno(),), daemon=True)
         watch.start()
         serve(requests, replies, decode, read_header)
@@ -413,35 +508,69 @@ def serve(
         except EOFError:
             return
         data = bytes(_read_buffer(requests, request.lengths[0] or 0))
-        fields, buffers = _answer(request.fields, data, decode, read_header)
-        _write_frame(replies, fields, buffers)
-        # Freed before the next "ready" tells how much this process holds.
-        del data, fields, buffers
+        for fields, buffers in _answers(request.fields, data, decode, read_header):
+            _write_frame(replies, fields, buffers)
+            # Freed before the next "ready" tells how much this process holds.
+            del fields, buffers
+        del data
 
 
 _Answer = tuple[dict[str, Any], list[bytes | memoryview | None]]
 
 
-def _answer(
+def _answers(
     request: dict[str, Any],
     data: bytes,
     decode: Callable[..., DecodedImage],
     read_header: Callable[[bytes], ImageHeader],
-) -> _Answer:
+) -> Iterator[_Answer]:
+    """The messages that answer a request; the last one says what went wrong, where that did."""
     try:
-        if request["request"] == "header":
-            return {"header": dataclasses.asdict(read_header(data))}, []
-        animated = Animated(request["animated"])
-        return _image_answer(decode(data, max_pixels=request["max_pixels"], animated=animated))
+        match request["request"]:
+            case "header":
+                yield {"header": dataclasses.asdict(read_header(data))}, []
+            case "decode":
+                animated = Animated(request["animated"])
+                max_pixels = request["max_pixels"]
+                yield _image_answer(decode(data, max_pixels=max_pixels, animated=animated))
+            case "file_header":
+                header = read_file_header(Path(os.fsdecode(data)))
+                yield {"header": dataclasses.asdict(header)}, []
+            case _:
+                yield from _picture_answers(request, Path(os.fsdecode(data)))
     except ImageError as error:
-        return {"error": error.code, "message": error.message}, []
+        yield {"error": error.code, "message": error.message}, []
     except MemoryError as error:
         message = f"the picture does not fit into memory: {error}"
-        return {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
+        yield {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
+    except OSError as error:
+        yield {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}, []
     except Exception as error:
         # A mistake of ours, told where it can be seen: standard error is closed.
         message = f"the decoder failed with {type(error).__name__}: {error}"
-        return {"error": ErrorCode.DECODER_CRASHED, "message": message}, []
+        yield {"error": ErrorCode.DECODER_CRASHED, "message": message}, []
+
+
+def _picture_answers(request: dict[str, Any], path: Path) -> Iterator[_Answer]:
+    animated = Animated(request["animated"])
+    with open_picture(path, max_pixels=request["max_pixels"], animated=animated) as reader:
+        picture = reader.picture
+        fields = dataclasses.asdict(picture)
+        icc_profile, exif = fields.pop("icc_profile"), fields.pop("exif")
+        match request["request"]:
+            case "picture":
+                yield fields, [icc_profile, exif]
+            case "region":
+                region = reader.region(Box(*request["box"]))
+                yield fields, [icc_profile, exif, _bytes_of(region)]
+            case "bands":
+                yield fields, [icc_profile, exif]
+                for rows in reader.bands(request["height"]):
+                    yield {"rows": len(rows)}, [_bytes_of(rows)]
+
+
+def _bytes_of(pixels: Pixels) -> memoryview:
+    return np.ascontiguousarray(pixels).data.cast("B")
 
 
 def _image_answer(decoded: DecodedImage) -> _Answer:
@@ -457,6 +586,109 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
 
 def _receive_header(reply: _Frame, _: _Readable) -> ImageHeader:
     return ImageHeader(**reply.fields["header"])
+
+
+def _told(reply: _Frame) -> ImageError | None:
+    """The error that a message is; None for any other."""
+    if "error" not in reply.fields:
+        return None
+    return ImageError(ErrorCode(reply.fields["error"]), str(reply.fields["message"]))
+
+
+def _receive_picture(max_pixels: int, reply: _Frame, stream: _Readable) -> Picture:
+    """Reads what a child says of a picture, if it may say that."""
+    fields = reply.fields
+    header = ImageHeader(**fields["header"])
+    if not 0 < header.width * header.height <= max_pixels:
+        raise ValueError(f"a picture of {header.width} x {header.height}")
+    if fields["dtype"] not in _DTYPES or fields["channels"] not in (1, 3):
+        raise ValueError(f"pixels of {fields['channels']} x {fields['dtype']}")
+    icc_length, exif_length, *_ = reply.lengths
+    return Picture(
+        header=header,
+        dtype=fields["dtype"],
+        channels=fields["channels"],
+        has_alpha=bool(fields["has_alpha"]),
+        icc_profile=_read_metadata(stream, icc_length),
+        exif=_read_metadata(stream, exif_length),
+        notes=tuple(map(str, fields["notes"])),
+        by_region=bool(fields["by_region"]),
+    )
+
+
+def _receive_region(
+    max_pixels: int, box: Box, reply: _Frame, stream: _Readable
+) -> tuple[Picture, Pixels]:
+    picture = _receive_picture(max_pixels, reply, stream)
+    shape = box.height, box.width, picture.bands
+    return picture, _read_pixels(stream, reply.lengths[2], shape, _DTYPES[picture.dtype])
+
+
+def _receive_bands(
+    max_pixels: int,
+    height: int,
+    seconds: float,
+    consume: Callable[[Picture, Iterator[Pixels]], T],
+    reply: _Frame,
+    stream: _Readable,
+) -> T | ImageError:
+    picture = _receive_picture(max_pixels, reply, stream)
+    bands = _Bands(stream, picture, height, seconds)
+    rows = iter(bands)
+    try:
+        result = consume(picture, rows)
+    except Exception as error:
+        if error is bands.told:
+            return error
+        if error is bands.broken:
+            raise
+        raise _ConsumerError from error
+    for _ in rows:
+        # What is not taken is not to stand where the next answer is looked for.
+        pass
+    return result
+
+
+class _Bands:
+    """The rows of a picture, as a child sends them.
+
+    Attributes:
+        told: what the child says is wrong with the picture, once it has.
+        broken: what went wrong with the child, once something did.
+    """
+
+    def __init__(self, stream: Any, picture: Picture, height: int, seconds: float) -> None:
+        self.told: ImageError | None = None
+        self.broken: Exception | None = None
+        self._stream = stream
+        self._picture = picture
+        self._height = height
+        self._seconds = seconds
+
+    def __iter__(self) -> Iterator[Pixels]:
+        left = self._picture.header.height
+        while left:
+            # The time that whoever takes the rows needs is not the child's.
+            self._stream.deadline = time.monotonic() + self._seconds
+            try:
+                frame = _read_frame(self._stream)
+                self.told = _told(frame)
+                rows = None if self.told else self._read(frame, min(self._height, left))
+            except Exception as error:
+                self.broken = error
+                raise
+            if rows is None:
+                assert self.told is not None
+                raise self.told
+            left -= len(rows)
+            yield rows
+
+    def _read(self, frame: _Frame, rows: int) -> Pixels:
+        if frame.fields["rows"] != rows:
+            raise ValueError(f"{frame.fields['rows']} rows where {rows} are due")
+        picture = self._picture
+        shape = rows, picture.header.width, picture.bands
+        return _read_pixels(self._stream, frame.lengths[0], shape, _DTYPES[picture.dtype])
 
 
 _DTYPES: dict[str, type[np.uint8 | np.uint16]] = {"uint8": np.uint8, "uint16": np.uint16}

@@ -47,6 +47,7 @@ class ErrorCode(StrEnum):
     NOT_A_NUMBER = "not_a_number"
     MODEL_ERROR = "model_error"
     ENCODE_ERROR = "encode_error"
+    NEEDS_FAN_OUT = "needs_fan_out"
     INTERNAL_ERROR = "internal_error"
     # What a service made of a paid call.
     FILTERED = "filtered"

@@ -3,12 +3,18 @@
 What reaches a worker is this, some hundred bytes; the worker reads the bytes themselves.
 """
 
+import atexit
+import contextlib
 import dataclasses
 import hashlib
+import os
+import shutil
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
-from typing import cast
+from pathlib import Path
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -143,6 +149,29 @@ def sha256(uri: str, part: Part | None) -> str:
             raise part.error()
 
 
+@contextlib.contextmanager
+def on_disk(uri: str, part: Part | None) -> Iterator[Path]:
+    """A file of this machine that holds the bytes, for whoever reads them in parts.
+
+    What is not a local file of its own is copied to the temporary folder. The copies that were used
+    last are kept, by all threads of a process, and go with the process.
+
+    Args:
+        uri: as for `read`.
+        part: as for `read`.
+
+    Raises:
+        ImageError: as `read`, but for its limit.
+    """
+    if part is None and storage.is_local(uri):
+        # Says why where it cannot be read.
+        storage.open_read(uri).close()
+        yield Path(storage.absolute(uri))
+        return
+    with _copies.held(uri, part) as path:
+        yield path
+
+
 def _pieces(extent: Extent) -> Iterator[Extent]:
     """An extent cut into ones that are held in memory one by one."""
     end = extent.offset + extent.size
@@ -262,3 +291,104 @@ def _only(table: pa.Table) -> pa.ChunkedArray:
     while pa.types.is_struct(table.schema.types[0]):
         table = table.flatten()
     return table.column(0)
+
+
+# Copies of inputs that a process keeps while nothing reads them.
+_MOST_COPIES = 2
+
+
+@dataclasses.dataclass
+class _Copy:
+    """A copy of an input on this machine.
+
+    Attributes:
+        lock: held while it is made: whoever wants it meanwhile waits for it.
+        path: where it is; None while it is not made.
+        users: how many read it.
+    """
+
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    path: Path | None = None
+    users: int = 0
+
+
+class _Copies:
+    """Inputs that were copied to this machine to be read in parts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._copies: OrderedDict[Hashable, _Copy] = OrderedDict()
+        self._folder: Path | None = None
+
+    @contextlib.contextmanager
+    def held(self, uri: str, part: Part | None) -> Iterator[Path]:
+        """A copy that stays where it is while the block runs."""
+        # A file that was replaced meanwhile is another one.
+        key = uri, part, storage.version(uri)
+        with self._lock:
+            copy = self._copies.setdefault(key, _Copy())
+            self._copies.move_to_end(key)
+            copy.users += 1
+        try:
+            with copy.lock:
+                if copy.path is None:
+                    copy.path = self._made(uri, part)
+            yield copy.path
+        finally:
+            with self._lock:
+                copy.users -= 1
+                self._forget_oldest()
+
+    def _made(self, uri: str, part: Part | None) -> Path:
+        with self._lock:
+            if self._folder is None:
+                self._folder = Path(tempfile.mkdtemp(prefix="beam-upscale-"))
+                atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
+        descriptor, name = tempfile.mkstemp(dir=self._folder)
+        path = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for data in _chunks(uri, part):
+                    file.write(data)
+        except BaseException:
+            path.unlink()
+            raise
+        return path
+
+    def _forget_oldest(self) -> None:
+        unused = [key for key, copy in self._copies.items() if not copy.users]
+        for key in unused[: max(0, len(self._copies) - _MOST_COPIES)]:
+            path = self._copies.pop(key).path
+            if path is not None:
+                path.unlink(missing_ok=True)
+
+
+_copies = _Copies()
+
+
+def _chunks(uri: str, part: Part | None) -> Iterator[bytes]:
+    """All bytes, some at a time where no more must be held; errors are those of `read`."""
+    match part:
+        case None:
+            yield from _file_chunks(uri)
+        case Extent():
+            for piece in _pieces(part):
+                yield _checked(storage.read_range(uri, piece.offset, piece.size), uri, piece)
+        case Cell():
+            yield _cells.read(uri, part)
+        case Missing():
+            raise part.error()
+
+
+def _file_chunks(uri: str) -> Iterator[bytes]:
+    with storage.open_read(uri) as file:
+        while data := _next_chunk(file, uri):
+            yield data
+
+
+def _next_chunk(file: BinaryIO, uri: str) -> bytes:
+    try:
+        return file.read(_CHUNK_BYTES)
+    except Exception as error:
+        # The clients of object stores raise errors of their own.
+        raise storage.read_error(uri, error) from error

@@ -25,6 +25,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
+from beam_upscale.giants import refuse_packed
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import is_local, new_pipeline
@@ -69,6 +70,7 @@ def run(
     is_remote = not is_local(request.beam_options)
     asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
     settings = asked.pin((earlier or {}).get("settings"))
+    refuse_packed(settings, request.layout)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)

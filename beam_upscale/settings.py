@@ -11,6 +11,7 @@ from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, Network, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import EncodeOptions
+from beam_upscale.image.streaming import STREAMED_FORMATS
 from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
@@ -60,12 +61,15 @@ class PinnedSettings:
         rules: what may be upscaled, to which size, and how it is guided.
         encode: how results are encoded.
         keep_intermediates: whether what lies between two engines is stored too.
+        fan_out_above: output pixels; the tiles of a larger image are spread over the workers. None
+            spreads none.
     """
 
     stages: tuple[Stage, ...]
     rules: Rules
     encode: EncodeOptions
     keep_intermediates: bool = False
+    fan_out_above: int | None = None
 
     @property
     def endpoint(self) -> str | None:
@@ -76,6 +80,8 @@ class PinnedSettings:
     def to_dict(self) -> dict[str, Any]:
         """What `run.json` records, and what a later run into the same output must equal."""
         guided = self.rules.is_guided
+        # A PNG has the same bytes whoever writes it.
+        is_tiff = self.encode.format is OutputFormat.TIFF
         return {
             "stages": [
                 {"engine": stage.engine.name, "model": stage.model.to_dict()}
@@ -84,6 +90,7 @@ class PinnedSettings:
             "plan": _plain(dataclasses.asdict(self.rules.options)),
             "encode": _plain(dataclasses.asdict(self.encode)),
             "keep_intermediates": self.keep_intermediates,
+            "fan_out_above": self.fan_out_above if is_tiff else None,
             "parameters": dataclasses.asdict(self.rules.parameters) if guided else None,
             "prompt_column": self.rules.prompt_column if guided else None,
         }
@@ -108,6 +115,8 @@ class UpscaleSettings:
         quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
         lossless: for WebP.
         keep_intermediates: whether what lies between the engines of a chain is stored too.
+        fan_out_above: megapixels of output; the tiles of a larger image are spread over the
+            workers. None spreads none.
         weights: a registered name, a path or a URI on any of Beam's file systems; for a chain,
             those by the engine's name. None takes the engine's default.
         device: where the networks run.
@@ -153,6 +162,7 @@ class UpscaleSettings:
     quality: int | None = None
     lossless: bool = False
     keep_intermediates: bool = False
+    fan_out_above: float | None = None
     weights: str | Mapping[str, str] | None = None
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
@@ -188,6 +198,7 @@ class UpscaleSettings:
             deadline_seconds=self.deadline_seconds,
             requests_per_second=self.requests_per_second,
             retry_seconds=self.retry_seconds,
+            fan_out_above=self.fan_out_above,
         )
 
     @classmethod
@@ -252,6 +263,7 @@ class UpscaleSettings:
         Raises:
             SettingsError: an unknown engine, or options that do not go together.
         """
+        self._check_fan_out()
         return Rules(
             engines=tuple(get_engine(name) for name in self.engines),
             options=self.plan,
@@ -259,6 +271,29 @@ class UpscaleSettings:
             prompt_column=self.prompt_column,
             backend=self.backend,
         )
+
+    def _check_fan_out(self) -> None:
+        """Refuses what cannot be done tile by tile, without the whole in one place."""
+        if self.fan_out_above is None:
+            return
+        asked = self.plan
+        sizes = (asked.width, asked.height, asked.short_side, asked.long_side)
+        engines = [get_engine(name) for name in self.engines]
+        reasons = {
+            "a chain of engines passes on whole images": len(engines) > 1,
+            "the pieces of an image share one canvas of noise": engines[0].is_guided,
+            "a result is not made smaller by tiles; leave out width, height, short_side and "
+            "long_side": any(size is not None for size in sizes),
+            f"oversize is {asked.oversize}, and only tile cuts images": asked.oversize
+            is not Oversize.TILE,
+            f"{asked.output_format} is not written row by row; choose "
+            f"{' or '.join(sorted(STREAMED_FORMATS))}": asked.output_format not in STREAMED_FORMATS,
+        }
+        for reason, is_so in reasons.items():
+            if is_so:
+                raise SettingsError(
+                    ErrorCode.INVALID_OPTION, f"fan_out_above does not go with that: {reason}"
+                )
 
     @property
     def warning(self) -> str | None:
@@ -296,7 +331,7 @@ class UpscaleSettings:
                     f"weights are given ({self.weights}), but over gRPC they are the service's own",
                 )
             remote = tuple(Stage(engine, self._remote(engine)) for engine in rules.engines)
-            return PinnedSettings(remote, rules, encode, self.keep_intermediates)
+            return PinnedSettings(remote, rules, encode, self.keep_intermediates, self._fan_out)
         before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
         stages = [
             Stage(engine, _PIN[engine.network](engine, self._choices(engine, kept)))
@@ -304,7 +339,12 @@ class UpscaleSettings:
                 rules.engines, itertools.chain(before, itertools.repeat({})), strict=False
             )
         ]
-        return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates)
+        return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates, self._fan_out)
+
+    @property
+    def _fan_out(self) -> int | None:
+        """The threshold in pixels."""
+        return None if self.fan_out_above is None else int(self.fan_out_above * 1_000_000)
 
     def _remote(self, engine: Engine) -> RemoteModel:
         """What a worker needs to call an engine; nothing is called yet."""

@@ -44,13 +44,13 @@ from beam_upscale.dataset import (
     shard_name,
 )
 from beam_upscale.errors import ErrorCode
+from beam_upscale.giants import GIANTS, FanOut, refuse_packed
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
-from beam_upscale.settings import PinnedSettings
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
 
@@ -131,6 +131,10 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     return record
 
 
+def _place_of_giant(source: SourceImage, row: Row) -> str:
+    return output_uri(source, row, Layout.FILES, shard_of(source))
+
+
 class _Stage(beam.DoFn):
     def __init__(
         self,
@@ -140,7 +144,10 @@ class _Stage(beam.DoFn):
         run_id: str,
         most_failures: int | None,
         input_type: pa.StructType | None,
+        *,
+        fans_out: bool = False,
     ) -> None:
+        self._fans_out = fans_out
         self._dataset = dataset
         self._layout = layout
         self._run = run
@@ -167,6 +174,9 @@ class _Stage(beam.DoFn):
         source, record = upscaled.source, upscaled.record
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
+        if upscaled.giant is not None and self._fans_out:
+            yield beam.pvalue.TaggedOutput(GIANTS, upscaled.giant)
+            return
         shard = shard_of(source)
         if record is None:
             self._tell((shard, None), timestamp, window)
@@ -544,11 +554,7 @@ class WriteDataset(beam.PTransform):
         layout = Layout(self.layout)
         run = self._record(upscaled, dataset, layout)
         shards = (
-            upscaled
-            | "Stage"
-            >> beam.ParDo(
-                _Stage(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
-            )
+            self._staged(upscaled, dataset, layout, run)
             | "ByShard" >> beam.GroupByKey()
             | "Commit"
             >> beam.ParDo(
@@ -585,10 +591,35 @@ class WriteDataset(beam.PTransform):
             )
         )
 
+    def _staged(
+        self, upscaled: Any, dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]
+    ) -> Any:
+        """Makes results durable, those of giants once their tiles are done."""
+        upscale = _upscale_upstream(upscaled)
+        fans_out = upscale is not None and upscale.settings.fan_out_above is not None
+        stage_results = _Stage(
+            dataset,
+            layout,
+            run,
+            self.run_id,
+            self.most_failures,
+            self.input_type,
+            fans_out=fans_out,
+        )
+        if upscale is None or not fans_out:
+            return upscaled | "Stage" >> beam.ParDo(stage_results)
+        refuse_packed(upscale.settings, layout)
+        staged = upscaled | "Stage" >> beam.ParDo(stage_results).with_outputs(GIANTS, main="small")
+        fan_out = FanOut(upscale.settings, upscale.handler_options, dataset, _place_of_giant)
+        fan_out.get_resource_hints().update(upscale.get_resource_hints())
+        giants = staged[GIANTS] | "FanOut" >> fan_out | "StageGiants" >> beam.ParDo(stage_results)
+        return (staged.small, giants) | "Staged" >> beam.Flatten()
+
     def _record(self, upscaled: Any, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
         if self.run is not None:
             return dict(self.run)
-        record = run_record(_settings_upstream(upscaled), layout)
+        upscale = _upscale_upstream(upscaled)
+        record = run_record(None if upscale is None else upscale.settings, layout)
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
         if earlier is not None:
@@ -596,15 +627,15 @@ class WriteDataset(beam.PTransform):
         return record
 
 
-def _settings_upstream(results: Any) -> PinnedSettings | None:
-    """The settings of the `Upscale` that a PCollection comes from, through any steps between."""
+def _upscale_upstream(results: Any) -> Upscale | None:
+    """The `Upscale` that a PCollection comes from, through any steps between."""
     ahead, seen = [results.producer], set()
     while ahead:
         applied = ahead.pop()
         if applied is None or applied in seen:
             continue
         if isinstance(applied.transform, Upscale):
-            return applied.transform.settings
+            return applied.transform
         seen.add(applied)
         ahead += [applied.parent, *(source.producer for source in applied.inputs)]
     return None

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_upscale import image, tiling
+from beam_upscale import image, locations, storage, tiling
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
@@ -30,6 +30,9 @@ from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
+
+# Most headers lie within this many bytes.
+_HEADER_BYTES = 256 * 1024
 
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """What lies between engines is kept as it is: every size, depth and channel, without loss."""
@@ -45,6 +48,8 @@ class UpscaledImage:
         data: the encoded image; None unless this run upscaled it.
         intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
         stop: why the run is to stop, where a service refuses all calls alike.
+        giant: what is to be upscaled tile by tile, over all workers: `WriteDataset` does that, and
+            the record is for where nothing does.
     """
 
     source: SourceImage
@@ -52,6 +57,7 @@ class UpscaledImage:
     data: bytes | None = None
     intermediates: tuple[bytes, ...] = ()
     stop: SettingsError | None = None
+    giant: "Giant | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +98,22 @@ class Prepared:
     telemetry: Inference = dataclasses.field(default_factory=Inference)
 
 
+@dataclasses.dataclass(frozen=True)
+class Giant:
+    """An image whose tiles are to be spread over the workers: what is known but for its picture.
+
+    Attributes:
+        prepared: its row as far as it is known. The plan, which is as long as it has tiles, is left
+            out; it follows from the header.
+        header: of its file.
+        version: of its file when it was looked at.
+    """
+
+    prepared: Prepared
+    header: ImageHeader
+    version: tuple[object, ...]
+
+
 def prepare(
     source: SourceImage,
     settings: PinnedSettings,
@@ -108,7 +130,7 @@ def prepare(
 
     Returns:
         The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
-        was done before, is skipped, refused or cannot be read: `outcome` says so.
+        was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
     """
     last = settings.stages[-1]
     row = Row(
@@ -124,15 +146,17 @@ def prepare(
         return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
     try:
         prepared = _with_parameters(prepared, settings)
+        if (large := _large_header(source, settings, decoders)) is not None:
+            return _giant(prepared, large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
-        return _refused(prepared, _as_image_error(error))
+        return _refused(prepared, as_image_error(error))
     row = dataclasses.replace(prepared.row, source_sha256=hashlib.sha256(data).hexdigest())
     prepared = dataclasses.replace(prepared, row=row)
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
-        return _refused(prepared, _as_image_error(error))
+        return _refused(prepared, as_image_error(error))
 
 
 def _described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
@@ -167,25 +191,91 @@ def _decode(
         # Only now: a later run tells by the row's parameters and bytes that it holds.
         settings.rules.check(prepared.parameters)
     header = header or decoders.read_header(data)
-    row = _with_header(prepared.row, header)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
-    prepared = dataclasses.replace(prepared, row=row, plan=decision)
-    if not decision.is_upscaled:
-        return _without_tiles(prepared, _decided(prepared, decision))
-    claimed = prepared.source.claimed
-    # It may have been priced when it could not be read, or when it was another.
-    if not prepared.source.within_budget or (claimed is not None and decision.credits > claimed):
-        return _without_tiles(prepared, _over_budget(prepared, decision))
+    prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header), plan=decision)
+    if (refusal := _refusal(prepared, decision)) is not None:
+        return _without_tiles(prepared, refusal)
     max_pixels = options.max_input_pixels or header.width * header.height
     try:
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
         return _decoded(prepared, decoded, decision, settings)
     except Exception as error:
         # Here, so that the row has what the header told.
-        return _refused(prepared, _as_image_error(error))
+        return _refused(prepared, as_image_error(error))
 
 
-def _as_image_error(error: Exception) -> ImageError:
+def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
+    """The result where the rules or the budget leave nothing to do; else None."""
+    if not decision.is_upscaled:
+        return _decided(prepared, decision)
+    claimed = prepared.source.claimed
+    # It may have been priced when it could not be read, or when it was another.
+    if not prepared.source.within_budget or (claimed is not None and decision.credits > claimed):
+        return _over_budget(prepared, decision)
+    return None
+
+
+def _large_header(
+    source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
+) -> ImageHeader | None:
+    """The header of an image that is to be spread over the workers; None of any other.
+
+    An image that no file holds is in memory already. What is wrong with one shows when it is read.
+    """
+    above, uri = settings.fan_out_above, source.uri
+    if above is None or uri is None or source.data is not None:
+        return None
+    least = above / settings.stages[0].engine.scale ** 2
+    try:
+        source.check_size(settings.rules.options.max_input_bytes)
+        header = _early_header(source, decoders)
+        if header is not None and header.width * header.height <= least:
+            return None
+        with locations.on_disk(uri, source.part) as path:
+            header = decoders.read_file_header(path)
+    except ImageError:
+        return None
+    return header if header.width * header.height > least else None
+
+
+def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | None:
+    """What a file's beginning says; None where that is not enough.
+
+    Raises:
+        ImageError: no later part can say more.
+    """
+    try:
+        return decoders.read_header(source.read_start(_HEADER_BYTES))
+    except ImageError as error:
+        if error.code is not ErrorCode.TRUNCATED:
+            raise
+        return None
+
+
+def _giant(prepared: Prepared, header: ImageHeader, settings: PinnedSettings) -> TiledImage:
+    source = prepared.source
+    version = file_version(source)
+    row = dataclasses.replace(prepared.row, source_sha256=source.sha256())
+    decision = settings.rules.plan(header.width, header.height, frames=header.frames)
+    prepared = dataclasses.replace(prepared, row=_with_header(row, header))
+    if (refusal := _refusal(prepared, decision)) is not None:
+        return _without_tiles(prepared, refusal)
+    error = ImageError(
+        ErrorCode.NEEDS_FAN_OUT,
+        f"the result is {decision.output_width} x {decision.output_height}; above --fan-out-above "
+        "an image is spread over the workers, which only WriteDataset does: write with it, or "
+        "leave the option out",
+    )
+    outcome = dataclasses.replace(failed(prepared, error), giant=Giant(prepared, header, version))
+    return _without_tiles(prepared, outcome)
+
+
+def file_version(source: SourceImage) -> tuple[object, ...]:
+    """What changes when an input's file is replaced: its size and, where there is one, its time."""
+    return () if source.uri is None else storage.version(source.uri)[:2]
+
+
+def as_image_error(error: Exception) -> ImageError:
     """What one image's row says of an exception: no surprise may cost the others of its bundle.
 
     Raises:
@@ -233,7 +323,7 @@ def _tiled(
 ) -> TiledImage:
     """The tiles of an image for the engine whose turn it is."""
     stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
-    prepared = _noted(prepared, _notes(decision))
+    prepared = noted(prepared, plan_notes(decision))
     if stage.engine.is_guided:
         return _guided_tiles(prepared, color, alpha, decision, stage.engine.scale)
     if settings.rules.backend is Backend.GRPC:
@@ -249,7 +339,7 @@ def _tiles(
     """A tile for each piece, color first and then alpha: what becomes of one concerns no other."""
     size = decision.work_width, decision.work_height
     tiles = [
-        Tile(pixels, _relative_core(piece))
+        Tile(pixels, relative_core(piece))
         for plane in (color, alpha)
         if plane is not None
         for piece, pixels in zip(
@@ -259,7 +349,7 @@ def _tiles(
         )
     ]
     context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    return TiledImage(tiles, scale, context=context, identity=_identity(prepared))
+    return TiledImage(tiles, scale, context=context, identity=identity_of(prepared))
 
 
 def _guided_tiles(
@@ -275,10 +365,11 @@ def _guided_tiles(
     tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
     row = dataclasses.replace(prepared.row, seed=parameters.seed)
     context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    return TiledImage([tile], scale, parameters, context, _identity(prepared))
+    return TiledImage([tile], scale, parameters, context, identity_of(prepared))
 
 
-def _identity(prepared: Prepared) -> tuple[str, int]:
+def identity_of(prepared: Prepared) -> tuple[str, int]:
+    """What tells this image's tiles from others' where each is paid for."""
     return prepared.source.input_id, prepared.stage
 
 
@@ -287,7 +378,8 @@ def _stage_plan(prepared: Prepared) -> Plan:
     return prepared.plan.stages[prepared.stage]
 
 
-def _relative_core(piece: Piece) -> Box:
+def relative_core(piece: Piece) -> Box:
+    """A piece's core within its extended box."""
     return dataclasses.replace(
         piece.core,
         left=piece.core.left - piece.extended.left,
@@ -300,30 +392,32 @@ def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
 
 
 def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
-    return _without_tiles(prepared, _failed(prepared, error))
+    return _without_tiles(prepared, failed(prepared, error))
 
 
-def _failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
+def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
+    """The result of an input that cannot be done."""
     row = dataclasses.replace(
         prepared.row,
         status=status_of(error.code),
         error_code=str(error.code),
         error_message=error.message,
     )
-    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
 
 
-def _failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
+def failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
+    """The result of an input that an engine, or what follows it, cannot do."""
     assert prepared.plan is not None
     message = prepared.plan.at_stage(prepared.stage, error.message)
-    return _failed(prepared, ImageError(error.code, message))
+    return failed(prepared, ImageError(error.code, message))
 
 
 def _decided(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
     if decision.error_code is not None:
-        return _failed(prepared, ImageError(decision.error_code, decision.message))
+        return failed(prepared, ImageError(decision.error_code, decision.message))
     row = dataclasses.replace(prepared.row, status=Status.SKIPPED, notes=(decision.message,))
-    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
 
 
 def _over_budget(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
@@ -333,10 +427,11 @@ def _over_budget(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
         error_code=str(ErrorCode.OVER_BUDGET),
         error_message=f"{decision.credits} credits would exceed --max-credits",
     )
-    return UpscaledImage(prepared.source, Record(row, _telemetry(prepared)))
+    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
 
 
-def _telemetry(prepared: Prepared) -> Telemetry:
+def telemetry_of(prepared: Prepared) -> Telemetry:
+    """The telemetry of an input as far as it has come."""
     inference = prepared.telemetry
     return Telemetry(
         device_seconds=inference.device_seconds,
@@ -361,11 +456,11 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
         return tiled
     # Whoever called holds the element until the next engine is done with this image.
     tiled.tiles.clear()
-    prepared = _with_inference(prepared, inference)
+    prepared = with_inference(prepared, inference)
     if inference.stop is not None:
         return _without_tiles(prepared, _untried(prepared, inference.stop))
     if inference.error is not None:
-        return _without_tiles(prepared, _failed_at_stage(prepared, inference.error))
+        return _without_tiles(prepared, failed_at_stage(prepared, inference.error))
     try:
         color, alpha = _results(prepared, inference)
         details = _stage_details(prepared, settings, inference)
@@ -379,7 +474,7 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
         )
         return _tiled(following, color, alpha, settings)
     except Exception as error:
-        return _without_tiles(prepared, _failed_at_stage(prepared, _as_image_error(error)))
+        return _without_tiles(prepared, failed_at_stage(prepared, as_image_error(error)))
 
 
 def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
@@ -397,15 +492,15 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
     if prepared.outcome is not None:
         return prepared.outcome
     tiled.tiles.clear()
-    prepared = _with_inference(prepared, inference)
+    prepared = with_inference(prepared, inference)
     if inference.stop is not None:
         return _untried(prepared, inference.stop)
     if inference.error is not None:
-        return _failed_at_stage(prepared, inference.error)
+        return failed_at_stage(prepared, inference.error)
     try:
         return _encoded(prepared, inference, settings)
     except Exception as error:
-        return _failed_at_stage(prepared, _as_image_error(error))
+        return failed_at_stage(prepared, as_image_error(error))
 
 
 def _untried(prepared: Prepared, stop: SettingsError) -> UpscaledImage:
@@ -413,7 +508,7 @@ def _untried(prepared: Prepared, stop: SettingsError) -> UpscaledImage:
     return UpscaledImage(prepared.source, None, stop=stop)
 
 
-def _with_inference(prepared: Prepared, inference: Inference) -> Prepared:
+def with_inference(prepared: Prepared, inference: Inference) -> Prepared:
     """Adds a stage's notes, what it was billed and its telemetry."""
     before, row = prepared.telemetry, prepared.row
     telemetry = Inference(
@@ -427,10 +522,10 @@ def _with_inference(prepared: Prepared, inference: Inference) -> Prepared:
         request_ids=(*row.request_ids, *inference.request_ids),
         billed_credits=row.billed_credits + inference.billed_credits,
     )
-    return _noted(dataclasses.replace(prepared, row=row, telemetry=telemetry), inference.notes)
+    return noted(dataclasses.replace(prepared, row=row, telemetry=telemetry), inference.notes)
 
 
-def _noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
+def noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
     """Adds notes to the row, with their stage where there are several."""
     if not notes:
         return prepared
@@ -446,19 +541,35 @@ def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings)
     encoded = _encode(prepared, *_results(prepared, inference), settings.encode)
     is_chain = len(settings.stages) > 1
     row = dataclasses.replace(
-        prepared.row,
-        notes=(*prepared.row.notes, *encoded.notes),
-        output_width=encoded.width,
-        output_height=encoded.height,
-        output_format=str(settings.encode.format),
+        with_output(prepared.row, decision, settings, encoded.notes),
         **_stored(encoded.data),
+        stages=(*prepared.done, _stage_details(prepared, settings, inference)) if is_chain else (),
+    )
+    record = Record(row, telemetry_of(prepared))
+    return UpscaledImage(prepared.source, record, encoded.data, prepared.intermediates)
+
+
+def with_output(
+    row: Row, decision: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]
+) -> Row:
+    """The row of an image that was upscaled as planned, but for its file.
+
+    Args:
+        row: as far as it is known.
+        decision: the plan.
+        settings: of the run.
+        notes: on how it was encoded.
+    """
+    return dataclasses.replace(
+        row,
+        notes=(*row.notes, *notes),
+        output_width=decision.output_width,
+        output_height=decision.output_height,
+        output_format=str(settings.encode.format),
         calls=decision.calls,
         credits=decision.credits,
         usd=decision.usd,
-        stages=(*prepared.done, _stage_details(prepared, settings, inference)) if is_chain else (),
     )
-    record = Record(row, _telemetry(prepared))
-    return UpscaledImage(prepared.source, record, encoded.data, prepared.intermediates)
 
 
 def _encode(
@@ -523,7 +634,8 @@ def _stage_details(
     }
 
 
-def _notes(decision: Plan) -> tuple[str, ...]:
+def plan_notes(decision: Plan) -> tuple[str, ...]:
+    """What a row says of how an image was brought to an engine."""
     if decision.action is Action.TILE:
         return (f"upscaled in {decision.calls} pieces",)
     if decision.action is Action.SHRINK:

@@ -39,7 +39,7 @@ class _Prepare(beam.DoFn):
         yield prepare(source, self._settings, shared_pool())
 
 
-class _Settle(beam.DoFn, abc.ABC):
+class Settle(beam.DoFn, abc.ABC):
     """Hands on what RunInference gave; what is still under way, as soon as it is done.
 
     A call over the network takes long and costs no CPU: the next images are sent meanwhile, and
@@ -88,20 +88,22 @@ class _Settle(beam.DoFn, abc.ABC):
             yield WindowedValue(value, timestamp, [window])
 
 
-class _Advance(_Settle):
+class _Advance(Settle):
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
         return advance(tiled, inference, self._settings)
 
 
-class _Finish(_Settle):
+class _Finish(Settle):
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         upscaled = finish(tiled, inference, self._settings)
-        _count(upscaled)
+        count(upscaled)
         return upscaled
 
 
-def _count(upscaled: UpscaledImage) -> None:
-    if upscaled.record is None or upscaled.source.earlier is not None:
+def count(upscaled: UpscaledImage) -> None:
+    """Adds a result to the metrics."""
+    done_elsewhere = upscaled.source.earlier is not None or upscaled.giant is not None
+    if upscaled.record is None or done_elsewhere:
         return
     row = upscaled.record.row
     Metrics.counter(METRICS, f"images_{row.status}").inc()
@@ -124,7 +126,7 @@ class Upscale(beam.PTransform):
             `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
             (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
             `UpscaleSettings` (`weights`, `device`, `precision`, `backend`, `endpoint`, `quality`,
-            …).
+            `fan_out_above`, …).
 
     Beam's hints for the whole pipeline (`--resource_hint accelerator=…`) put it on machines with an
     accelerator. With `with_resource_hints` on this transform alone, images would go there and come
@@ -153,29 +155,34 @@ class Upscale(beam.PTransform):
                 warnings.warn(asked.warning, stacklevel=2)
             self.settings = asked.pin()
             check_service(self.settings)
-        self._handler_options = handler_options or {}
+        self.handler_options = handler_options or {}
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""
         tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings))
         first, *others = self.settings.stages
-        inferred = tiled | "RunInference" >> self._inference(first)
+        inferred = tiled | "RunInference" >> run_inference(first, self.handler_options)
         for number, stage in enumerate(others, start=2):
             inferred = (
                 inferred
                 | f"Advance{number}" >> beam.ParDo(_Advance(self.settings))
-                | f"RunInference{number}" >> self._inference(stage)
+                | f"RunInference{number}" >> run_inference(stage, self.handler_options)
             )
         return inferred | "Finish" >> beam.ParDo(_Finish(self.settings))
 
-    def _inference(self, stage: Stage) -> RunInference:
-        model = stage.model
-        if isinstance(model, RemoteModel):
-            # What has a name Beam keeps, and a later run would find it stopped as this one was.
-            return RunInference(client.RemoteHandler(model, stage.engine, **self._handler_options))
-        return RunInference(
-            handler_for(model, **self._handler_options), model_identifier=_identifier(model)
-        )
+
+def run_inference(stage: Stage, handler_options: dict[str, Any]) -> RunInference:
+    """The step that has tiles upscaled by one engine.
+
+    Args:
+        stage: the engine.
+        handler_options: Beam's own, as `Upscale` takes them.
+    """
+    model = stage.model
+    if isinstance(model, RemoteModel):
+        # What has a name Beam keeps, and a later run would find it stopped as this one was.
+        return RunInference(client.RemoteHandler(model, stage.engine, **handler_options))
+    return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
 
 
 def _identifier(model: LocalModel) -> str:

@@ -36,6 +36,12 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
     parser.add_argument("--prompt", help="for engines that take one")
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
+    parser.add_argument(
+        "--fan-out-above",
+        type=float,
+        metavar="MEGAPIXELS",
+        help="spread the tiles of an image with a larger output over the workers",
+    )
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
     parser.add_argument(
         "--weights", action="append", default=[], help="a name or a path; in a chain ENGINE=…"
@@ -69,6 +75,7 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
     upscale = bu.Upscale(
         [own.engine, *own.then],
         oversize=bu.Oversize(own.oversize),
+        fan_out_above=own.fan_out_above,
         weights=weights_by_engine(own.weights),
         device=own.device,
         precision=own.precision,

@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import pyvips
 from PIL import Image
 
 from beam_upscale import decoding, image
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader
+from beam_upscale.image.regions import Picture
+from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
 
 MAX_PIXELS = 10_000_000
@@ -107,6 +110,106 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
 def test_child_reads_headers(pool: DecoderPool) -> None:
     assert pool.read_header(png()) == image.read_header(png())
+
+
+GUARDS: dict[str, Any] = {"max_pixels": MAX_PIXELS, "animated": Animated.FIRST}
+
+
+@pytest.fixture
+def png_file(tmp_path: Path) -> Path:
+    path = tmp_path / "a\udcff.png"
+    path.write_bytes(png(300, 500))
+    return path
+
+
+@pytest.fixture
+def tiff_file(tmp_path: Path) -> Path:
+    path = tmp_path / "tiles.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    picture = pyvips.Image.new_from_memory(pixels, 300, 200, 3, "uchar")
+    picture.copy(interpretation="srgb").write_to_file(str(path), tile=True)
+    return path
+
+
+def test_child_sends_rows_of_a_file(pool: DecoderPool, png_file: Path) -> None:
+    heights: list[int] = []
+
+    def take(picture: Picture, bands: Iterator[Any]) -> np.ndarray:
+        assert (picture.bands, picture.exif is None) == (4, False)
+        rows = list(bands)
+        heights.extend(map(len, rows))
+        return np.concatenate(rows)
+
+    pixels = pool.read_bands(png_file, 200, take, **GUARDS)
+
+    decoded = image.decode(png_file.read_bytes(), max_pixels=MAX_PIXELS)
+    assert decoded.alpha is not None
+    np.testing.assert_array_equal(pixels, np.dstack([decoded.color, decoded.alpha]))
+    assert heights == [200, 200, 100]
+    assert pool.read_file_header(png_file) == decoded.header
+
+
+def test_rows_that_are_not_taken_are_in_no_ones_way(pool: DecoderPool, png_file: Path) -> None:
+    first = pool.read_bands(png_file, 200, lambda _, bands: next(bands), **GUARDS)
+
+    assert first.shape == (200, 300, 4)
+    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), image.decode(png(), max_pixels=10**6))
+
+
+def test_child_sends_a_region(pool: DecoderPool, tiff_file: Path, png_file: Path) -> None:
+    picture, region = pool.read_region(tiff_file, Box(100, 50, 90, 70), **GUARDS)
+
+    whole = image.decode(tiff_file.read_bytes(), max_pixels=MAX_PIXELS)
+    np.testing.assert_array_equal(region, whole.color[50:120, 100:190])
+    assert picture == pool.read_picture(tiff_file, **GUARDS)
+    assert picture.by_region
+    assert not pool.read_picture(png_file, **GUARDS).by_region
+
+
+def test_failure_of_whoever_takes_rows_is_raised_as_it_is(
+    pool: DecoderPool, png_file: Path
+) -> None:
+    def fill_the_disk(_: Picture, bands: Iterator[Any]) -> None:
+        next(bands)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        pool.read_bands(png_file, 16, fill_the_disk, **GUARDS)
+
+    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), image.decode(png(), max_pixels=10**6))
+
+
+def test_damage_in_mid_file_comes_after_the_rows_before(pool: DecoderPool, tmp_path: Path) -> None:
+    path, taken = tmp_path / "half.jpg", []
+    noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:60_000])
+
+    with pytest.raises(ImageError) as caught:
+        pool.read_bands(path, 16, lambda _, bands: taken.extend(bands), **GUARDS)
+    with pytest.raises(ImageError) as gone:
+        pool.read_picture(tmp_path / "none", **GUARDS)
+
+    assert caught.value.code is ErrorCode.TRUNCATED
+    assert 0 < len(taken) < 25
+    assert gone.value.code is ErrorCode.READ_ERROR
+    assert len(processes_of(pool)) >= 1
+
+
+def test_rows_begin_anew_with_another_child(png_file: Path) -> None:
+    begun: list[int] = []
+
+    def kill_the_first(_: Picture, bands: Iterator[Any]) -> int:
+        begun.append(1)
+        if len(begun) == 1:
+            (child,) = pool._children
+            child._process.kill()
+        return sum(map(len, bands))
+
+    with DecoderPool(1) as pool:
+        assert pool.read_bands(png_file, 1, kill_the_first, **GUARDS) == 500
+
+    assert len(begun) == 2
 
 
 def test_errors_of_an_image_cross(pool: DecoderPool) -> None:

@@ -178,3 +178,70 @@ def test_a_table_that_is_gone_or_broken_is_an_error(path: Path) -> None:
     assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.NOT_FOUND
     path.write_bytes(b"no table")
     assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.READ_ERROR
+
+
+@pytest.fixture
+def copies(monkeypatch: pytest.MonkeyPatch) -> locations._Copies:
+    own = locations._Copies()
+    monkeypatch.setattr(locations, "_copies", own)
+    return own
+
+
+def test_local_file_is_where_it_is(path: Path) -> None:
+    path.write_bytes(b"0123456789")
+
+    with locations.on_disk(str(path), None) as found:
+        assert found == path
+
+
+@pytest.mark.parametrize("part", [Extent(2, 5), Cell(1, 1, "image")])
+def test_parts_are_copied_to_be_read_in_parts(
+    part: Part, path: Path, opened: list[str], copies: locations._Copies
+) -> None:
+    if isinstance(part, Cell):
+        table(path)
+    else:
+        path.write_bytes(b"0123456789")
+    expected = locations.read(str(path), part, 100)
+    opened.clear()
+
+    for _ in range(3):
+        with locations.on_disk(str(path), part) as found:
+            assert found.read_bytes() == expected
+
+    assert found != path
+    assert len(opened) <= 1
+
+
+def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
+    path: Path, copies: locations._Copies
+) -> None:
+    path.write_bytes(b"0123456789")
+    with locations.on_disk(str(path), Extent(0, 1)) as held:
+        for offset in range(1, 6):
+            with locations.on_disk(str(path), Extent(offset, 2)) as found:
+                assert found.read_bytes() == b"0123456789"[offset : offset + 2]
+        assert held.read_bytes() == b"0"
+    path.write_bytes(b"abcdefghijkl")
+    with locations.on_disk(str(path), Extent(0, 1)) as found:
+        assert found.read_bytes() == b"a"
+
+    assert len(list(found.parent.iterdir())) == 2
+
+
+def test_what_cannot_be_copied_says_why(path: Path, copies: locations._Copies) -> None:
+    missing = Missing(ErrorCode.INVALID_ROW, "nothing")
+
+    def hold(part: Part | None) -> Callable[[], None]:
+        def act() -> None:
+            with locations.on_disk(str(path), part):
+                pass
+
+        return act
+
+    assert code_of(hold(None)) is ErrorCode.NOT_FOUND
+    assert code_of(hold(Extent(0, 3))) is ErrorCode.NOT_FOUND
+    assert code_of(hold(missing)) is ErrorCode.INVALID_ROW
+    path.write_bytes(b"01")
+    assert code_of(hold(Extent(0, 3))) is ErrorCode.TRUNCATED
+    assert all(copy.path is None for copy in copies._copies.values())

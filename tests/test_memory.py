@@ -5,11 +5,14 @@ import dataclasses
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+import pyvips
 import torch
 from PIL import Image
 from runs import quick, rows
@@ -81,9 +84,11 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-def peak_of_run(folder: Path, output: Path, *options: str) -> int:
+def peak_of_run(
+    folder: Path, output: Path, *options: str, program: Sequence[str] = ("-m", "beam_upscale")
+) -> int:
     """The peak of `beam-upscale run` as a user starts it, in bytes."""
-    command = [sys.executable, "-m", "beam_upscale", "run", str(folder), str(output), *options]
+    command = [sys.executable, *program, "run", str(folder), str(output), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with watched(psutil.Process(process.pid)) as peak:
         _, errors = process.communicate()
@@ -131,6 +136,38 @@ def test_large_image_in_tiles(
     report(f"8,000 x 6,000 in tiles with a small network: {peak / GIB:.2f} GiB")
     assert rows(tmp_path / "out")["large.jpg"].output_width == 16_000
     assert peak < 3e9
+
+
+@pytest.mark.parametrize("suffix", [".jpg[Q=90]", ".tif[tile,compression=deflate]"])
+def test_giant_of_900_megapixels(
+    tmp_path: Path, tiny_weights: Path, report: Report, suffix: str
+) -> None:
+    folder, side, part = tmp_path / "in", 30_000, 1000
+    folder.mkdir()
+    random = np.random.default_rng(0).integers(0, 256, (part // 50, part // 50, 3), np.uint8)
+    busy = pyvips.Image.new_from_array(random).resize(50, kernel="cubic").cast("uchar")
+    busy.copy(interpretation="srgb").replicate(side // part, side // part).write_to_file(
+        f"{folder / 'giant'}{suffix}"
+    )
+    options = [*quick(tiny_weights)[:-1], "2", "--oversize", "tile", "--format", "tiff"]
+    options += ["--max-input-pixels", str(side**2), "--fan-out-above", "1000"]
+    # The real network takes a machine hours, and no more memory than for any one tile.
+    program = [str(Path(__file__).with_name("nearest_network.py"))]
+    started = time.monotonic()
+
+    peak = peak_of_run(folder, tmp_path / "out", *options, program=program)
+
+    seconds = time.monotonic() - started
+    name = suffix.partition("[")[0]
+    report(f"30,000 x 30,000 from {name} tile by tile: {peak / GIB:.2f} GiB in {seconds:.0f} s")
+    output = pyvips.Image.new_from_file(str(tmp_path / "out" / "images" / "giant.tiff"))
+    assert (output.width, output.height, output.bands) == (2 * side, 2 * side, 3)
+    source = pyvips.Image.new_from_file(str(next(folder.iterdir())))
+    left, top = 3 * part - 40, 7 * part - 40
+    expected = source.crop(left, top, 80, 80).numpy().repeat(2, axis=0).repeat(2, axis=1)
+    found = output.crop(2 * left, 2 * top, 160, 160).numpy()
+    np.testing.assert_array_equal(found, expected)
+    assert peak < 2e9
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,9 @@ FLOORS = {
         "control",
         "data_shards",
         "dataset",
+        "fan_out",
         "formats",
+        "giants",
         "listed",
         "listing",
         "metadata",
@@ -56,6 +58,7 @@ FLOORS = {
         "stages",
         "tables",
         "tars",
+        "tile_files",
         "transforms",
     },
     "face": {

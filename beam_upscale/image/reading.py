@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyvips
@@ -36,7 +36,7 @@ from beam_upscale.plan import Animated
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """A file's header and what decoding its pixels needs to know.
 
     Attributes:
@@ -74,7 +74,7 @@ def read_header(data: bytes) -> ImageHeader:
             short), EMPTY_IMAGE (BMP and GIF; others give their width and height of 0) or CORRUPT.
     """
     with quiet_pillow():
-        return _inspect(data).header
+        return inspect(data).header
 
 
 def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST) -> DecodedImage:
@@ -96,8 +96,8 @@ def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST)
         MemoryError: the pixels do not fit into memory.
     """
     with quiet_pillow():
-        source = _inspect(data)
-        _check_acceptable(source.header, max_pixels, animated)
+        source = inspect(data)
+        check_acceptable(source.header, max_pixels, animated)
         _check_complete(data, source.header.format)
         picture = _read_picture(data, source)
         return _assemble(source, picture)
@@ -123,7 +123,7 @@ _UNSUPPORTED_SIGNATURES = {
 }
 
 
-def _identify(data: bytes) -> str:
+def identify(data: bytes) -> str:
     """Names the format that the first bytes belong to."""
     if not data:
         raise ImageError(ErrorCode.EMPTY_FILE, "the file has 0 bytes")
@@ -164,8 +164,9 @@ def _identify_iso(data: bytes) -> str | None:
     return None
 
 
-def _inspect(data: bytes) -> _Source:
-    format_ = _identify(data)
+def inspect(data: bytes) -> Source:
+    """Reads a file's header, and what decoding its pixels needs to know; as `read_header`."""
+    format_ = identify(data)
     try:
         return _INSPECTORS[format_](data)
     except struct.error as error:
@@ -175,7 +176,7 @@ def _inspect(data: bytes) -> _Source:
         ) from error
 
 
-def _inspect_png(data: bytes) -> _Source:
+def _inspect_png(data: bytes) -> Source:
     info = containers.png_info(data)
     mode = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}.get(info.color_type)
     if mode is None or info.bit_depth not in (1, 2, 4, 8, 16):
@@ -189,7 +190,7 @@ def _inspect_png(data: bytes) -> _Source:
     )
 
 
-def _inspect_jpeg(data: bytes) -> _Source:
+def _inspect_jpeg(data: bytes) -> Source:
     info = containers.jpeg_info(data)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(info.components)
     if mode is None or info.precision != 8:
@@ -201,13 +202,23 @@ def _inspect_jpeg(data: bytes) -> _Source:
     return _source("jpeg", mode, info.width, info.height, exif=info.exif)
 
 
-def _inspect_webp(data: bytes) -> _Source:
+def _inspect_webp(data: bytes) -> Source:
     info = containers.webp_info(data)
     mode = "RGBA" if info.has_alpha else "RGB"
     return _source("webp", mode, info.width, info.height, info.frames, exif=_bare_exif(info.exif))
 
 
-def _inspect_tiff(data: bytes) -> _Source:
+def _inspect_tiff(data: bytes) -> Source:
+    return inspect_tiff(data, io.BytesIO(data))
+
+
+def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
+    """Inspects a TIFF.
+
+    Args:
+        data: the whole file, or a mapping of it.
+        file: the same, for a library that takes no mapping.
+    """
     info = containers.tiff_info(data)
     return _source(
         "tiff",
@@ -216,7 +227,7 @@ def _inspect_tiff(data: bytes) -> _Source:
         info.height,
         info.frames,
         sample_bits=info.bits_per_sample,
-        exif=_tiff_exif(data),
+        exif=_tiff_exif(file),
         orientation=info.orientation,
     )
 
@@ -233,7 +244,7 @@ _TIFF_MODES: dict[int, str] = {
 
 _SAMPLE_KINDS: dict[int, str] = {SampleFormat.SIGNED: "signed ", SampleFormat.FLOAT: "float "}
 
-_ALPHA = (ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA)
+ALPHA_SAMPLES = (ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA)
 
 
 def _tiff_mode(info: containers.TiffInfo) -> str:
@@ -241,7 +252,7 @@ def _tiff_mode(info: containers.TiffInfo) -> str:
     mode = _TIFF_MODES.get(info.photometric)
     if mode == "L" and info.bits_per_sample == 1:
         mode = "1"
-    if mode in ("L", "RGB") and info.extra_samples[:1] and info.extra_samples[0] in _ALPHA:
+    if mode in ("L", "RGB") and info.extra_samples[:1] and info.extra_samples[0] in ALPHA_SAMPLES:
         mode += "A"
     if info.photometric == Photometric.YCBCR and info.compression == containers.TIFF_UNCOMPRESSED:
         raise ImageError(
@@ -275,7 +286,7 @@ def _source(
     sample_bits: int = 8,
     exif: bytes | None = None,
     orientation: int | None = None,
-) -> _Source:
+) -> Source:
     if orientation is None:
         orientation = containers.exif_orientation(exif) if exif else 1
     if orientation >= 5:
@@ -286,17 +297,17 @@ def _source(
         mode = "1"
     bits = 16 if sample_bits == 16 else 8
     header = ImageHeader(format_, mode, width, height, frames, bits)
-    return _Source(header, orientation, exif, sample_bits)
+    return Source(header, orientation, exif, sample_bits)
 
 
-def _inspect_iso(format_: str, data: bytes) -> _Source:
+def _inspect_iso(format_: str, data: bytes) -> Source:
     containers.check_boxes(data, format_)
     return _inspect_by_pillow(format_, data)
 
 
-def _inspect_by_pillow(format_: str, data: bytes) -> _Source:
+def _inspect_by_pillow(format_: str, data: bytes) -> Source:
     """Inspects by readers that leave the pixels for later."""
-    with _damage_as_image_error(format_), _open(format_, data) as image:
+    with damage_as_image_error(format_), _open(format_, data) as image:
         # Counting the frames of a GIF skips over their blocks without decoding them.
         frames = getattr(image, "n_frames", 1)
         exif = _bare_exif(image.info.get("exif"))
@@ -310,7 +321,7 @@ def _inspect_by_pillow(format_: str, data: bytes) -> _Source:
         )
 
 
-_INSPECTORS: dict[str, Callable[[bytes], _Source]] = {
+_INSPECTORS: dict[str, Callable[[bytes], Source]] = {
     "avif": functools.partial(_inspect_iso, "avif"),
     "bmp": functools.partial(_inspect_by_pillow, "bmp"),
     "gif": functools.partial(_inspect_by_pillow, "gif"),
@@ -350,7 +361,8 @@ def _open_heif(data: bytes) -> ImageFile.ImageFile:
     return reader(io.BytesIO(data))
 
 
-def _check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -> None:
+def check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -> None:
+    """Refuses what is not to be decoded; as `decode`."""
     size = f"{header.width} x {header.height}"
     if header.width <= 0 or header.height <= 0:
         raise ImageError(ErrorCode.EMPTY_IMAGE, f"the image is {size} px: it has no pixels")
@@ -375,9 +387,9 @@ def _check_complete(data: bytes, format_: str) -> None:
         containers.check_tiff(data)
 
 
-def _read_picture(data: bytes, source: _Source) -> _Picture:
+def _read_picture(data: bytes, source: Source) -> _Picture:
     header = source.header
-    with _damage_as_image_error(header.format):
+    with damage_as_image_error(header.format):
         if header.format == "png":
             return _read_png(data, source)
         if header.format == "jpeg" and header.mode != "CMYK":
@@ -388,7 +400,7 @@ def _read_picture(data: bytes, source: _Source) -> _Picture:
 
 
 @contextlib.contextmanager
-def _damage_as_image_error(format_: str) -> Iterator[None]:
+def damage_as_image_error(format_: str) -> Iterator[None]:
     """Gives what a codec raises on damaged bytes a stable code.
 
     Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
@@ -425,17 +437,21 @@ def _is_truncation(error: Exception, reason: str) -> bool:
     return any(sign in reason for sign in ("truncat", "premature end of jpeg image"))
 
 
-def _read_png(data: bytes, source: _Source) -> _Picture:
+def _read_png(data: bytes, source: Source) -> _Picture:
     image = _open_vips(data)
-    notes = []
+    return _from_vips(image, has_alpha=image.bands in (2, 4), notes=png_notes(source))
+
+
+def png_notes(source: Source) -> tuple[str, ...]:
+    """What is said of a PNG whose samples are not given as they are in the file."""
     if source.header.mode == "P":
-        notes.append("palette expanded")
-    elif source.sample_bits < 8:
-        notes.append(f"{source.sample_bits}-bit as 8-bit grayscale")
-    return _from_vips(image, has_alpha=image.bands in (2, 4), notes=tuple(notes))
+        return ("palette expanded",)
+    if source.sample_bits < 8:
+        return (f"{source.sample_bits}-bit as 8-bit grayscale",)
+    return ()
 
 
-_JPEG_DAMAGE = ("premature end of", "bad huffman code", "instead of rst", "corrupt")
+JPEG_DAMAGE = ("premature end of", "bad huffman code", "instead of rst", "corrupt")
 
 
 def _read_jpeg(data: bytes) -> _Picture:
@@ -443,7 +459,7 @@ def _read_jpeg(data: bytes) -> _Picture:
     try:
         return _from_vips(_open_vips(data, fail_on="warning"), has_alpha=False)
     except pyvips.Error as error:
-        if any(sign in str(error).lower() for sign in _JPEG_DAMAGE):
+        if any(sign in str(error).lower() for sign in JPEG_DAMAGE):
             raise
         # Warnings about oddities that cost no pixel, such as an unknown version number.
         return _from_vips(_open_vips(data, fail_on="error"), has_alpha=False)
@@ -452,15 +468,27 @@ def _read_jpeg(data: bytes) -> _Picture:
 def _read_deep_tiff(data: bytes) -> _Picture:
     """Reads 16-bit gray and RGB, which Pillow would give as 8 bits or not at all."""
     info = containers.tiff_info(data)
-    image = _open_vips(data)
+    return _from_vips(*tiff_bands(_open_vips(data), info, "ushort"))
+
+
+def tiff_bands(image: Any, info: containers.TiffInfo, sample: str) -> tuple[Any, bool]:
+    """The color and alpha of a gray or RGB TIFF that libvips opened, and whether there is alpha.
+
+    Args:
+        image: the picture.
+        info: of its file.
+        sample: what libvips calls its type.
+
+    Raises:
+        ImageError: CORRUPT, the picture is not what the file says.
+    """
     color_bands = 3 if info.photometric == Photometric.RGB else 1
-    has_alpha = info.extra_samples[:1] != () and info.extra_samples[0] in _ALPHA
-    if image.format != "ushort" or image.bands < color_bands + has_alpha:
+    has_alpha = info.extra_samples[:1] != () and info.extra_samples[0] in ALPHA_SAMPLES
+    if image.format != sample or image.bands < color_bands + has_alpha:
         raise ImageError(
             ErrorCode.CORRUPT, f"TIFF whose pixels are {image.bands} bands of {image.format}"
         )
-    image = image.extract_band(0, n=color_bands + has_alpha)
-    return _from_vips(image, has_alpha)
+    return image.extract_band(0, n=color_bands + has_alpha), has_alpha
 
 
 def _open_vips(data: bytes, fail_on: str = "error") -> Any:
@@ -468,16 +496,20 @@ def _open_vips(data: bytes, fail_on: str = "error") -> Any:
 
 
 def _from_vips(image: Any, has_alpha: bool, notes: tuple[str, ...] = ()) -> _Picture:
-    icc_profile = None
-    if image.get_typeof("icc-profile-data"):
-        icc_profile = bytes(image.get("icc-profile-data"))
-    return _Picture(image.numpy(), has_alpha, icc_profile, notes)
+    return _Picture(image.numpy(), has_alpha, vips_profile(image), notes)
 
 
-def _read_by_pillow(data: bytes, source: _Source) -> _Picture:
+def vips_profile(image: Any) -> bytes | None:
+    """The ICC profile of an image that libvips opened."""
+    if not image.get_typeof("icc-profile-data"):
+        return None
+    return bytes(image.get("icc-profile-data"))
+
+
+def _read_by_pillow(data: bytes, source: Source) -> _Picture:
     header = source.header
     with _open(header.format, data) as image:
-        _check_size(header, *image.size)
+        check_size(header, *image.size)
         image.load()
         icc_profile = image.info.get("icc_profile")
         converted, notes = _to_gray_or_rgb(image, icc_profile)
@@ -532,32 +564,56 @@ def _lab_to_rgb(image: Image.Image) -> Image.Image:
     return transform.apply(image)
 
 
-def _assemble(source: _Source, picture: _Picture) -> DecodedImage:
+def _assemble(source: Source, picture: _Picture) -> DecodedImage:
     header, samples = source.header, picture.samples
     if samples.ndim == 2:
         samples = samples[..., np.newaxis]
     # Pillow turns a TIFF upright by itself.
     turned_already = header.format == "tiff" and header.bits == 8
     if not turned_already:
-        samples = _upright(samples, source.orientation)
-    _check_size(header, width=samples.shape[1], height=samples.shape[0])
+        samples = upright(samples, source.orientation)
+    check_size(header, width=samples.shape[1], height=samples.shape[0])
     color_channels = samples.shape[2] - picture.has_alpha
-    icc_profile = matching_profile(picture.icc_profile, color_channels)
-    notes = [*_frame_notes(header), *picture.notes]
-    if picture.icc_profile is not None and icc_profile is None and header.mode != "CMYK":
-        notes.append("unusable ICC profile dropped")
-    exif, exif_notes = _kept_exif(source.exif)
+    kept = kept_metadata(source, picture.icc_profile, color_channels, picture.notes)
     return DecodedImage(
         header,
         color=np.ascontiguousarray(samples[..., :color_channels]),
         alpha=np.ascontiguousarray(samples[..., -1]) if picture.has_alpha else None,
-        icc_profile=icc_profile,
-        exif=exif,
-        notes=(*notes, *exif_notes),
+        icc_profile=kept.icc_profile,
+        exif=kept.exif,
+        notes=kept.notes,
     )
 
 
-def _check_size(header: ImageHeader, width: int, height: int) -> None:
+@dataclass(frozen=True)
+class Metadata:
+    """What is kept of a file besides its pixels; see `DecodedImage`."""
+
+    icc_profile: bytes | None
+    exif: bytes | None
+    notes: tuple[str, ...]
+
+
+def kept_metadata(
+    source: Source, icc_profile: bytes | None, color_channels: int, notes: tuple[str, ...]
+) -> Metadata:
+    """What is kept of a file, and what is said of its picture.
+
+    Args:
+        source: the file.
+        icc_profile: that its decoder found.
+        color_channels: of the samples given, 1 or 3.
+        notes: on how they were made of those in the file.
+    """
+    kept = matching_profile(icc_profile, color_channels)
+    found = [*_frame_notes(source.header), *notes]
+    if icc_profile is not None and kept is None and source.header.mode != "CMYK":
+        found.append("unusable ICC profile dropped")
+    exif, exif_notes = _kept_exif(source.exif)
+    return Metadata(kept, exif, (*found, *exif_notes))
+
+
+def check_size(header: ImageHeader, width: int, height: int) -> None:
     """Refuses a file whose codec finds another size, upright or not, than was checked before."""
     if sorted((width, height)) != sorted((header.width, header.height)):
         raise ImageError(
@@ -574,7 +630,7 @@ def _frame_notes(header: ImageHeader) -> tuple[str, ...]:
     return (f"{which} of {header.frames} frames",)
 
 
-def _upright(samples: Pixels, orientation: int) -> Pixels:
+def upright(samples: Pixels, orientation: int) -> Pixels:
     """Applies an EXIF orientation (EXIF 2.32, 4.6.4 A) to (height, width, bands)."""
     if orientation >= 5:
         samples = samples.swapaxes(0, 1)
@@ -617,11 +673,11 @@ _TIFF_EXIF_TAGS = frozenset(
 """A TIFF's own fields that an EXIF block has too and that do not describe how pixels are stored."""
 
 
-def _tiff_exif(data: bytes) -> bytes | None:
+def _tiff_exif(file: BinaryIO) -> bytes | None:
     """Makes an EXIF block of a TIFF's descriptive fields; None where it has none to read."""
     exif = Image.Exif()
     try:
-        exif.load(data)
+        exif.load_from_fp(file)
         for tag in set(exif) - _TIFF_EXIF_TAGS:
             del exif[tag]
         return _bare_exif(exif.tobytes()) if len(exif) else None

@@ -1,5 +1,8 @@
 """Resizing, and the colors below transparency that resizing would draw into the rim."""
 
+import itertools
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -55,15 +58,94 @@ def fill_transparent(color: Pixels, alpha: Pixels) -> Pixels:
     hidden = alpha == 0
     if not hidden.any() or hidden.all():
         return color
-    weight = _halve(alpha.astype(np.float32))
-    weighted = np.stack(
-        [
-            _halve(np.multiply(color[..., channel], alpha, dtype=np.float32))
-            for channel in range(color.shape[2])
-        ],
-        axis=-1,
-    )
-    bled = _push_pull(weighted, weight)
+    return _filled(color, hidden, _push_pull(*_weighted(color, alpha)))
+
+
+class BandedFill:
+    """Does what `fill_transparent` does, to the bit, where rows come some at a time.
+
+    A first pass sums up squares of 32 by 32 pixels, which are held; what is smaller is summed up
+    again around each array of rows in the second.
+    """
+
+    BAND_ROWS = 256
+    """Rows of each array but the last."""
+
+    def __init__(self) -> None:
+        self._any = False
+        self._all = True
+        self._sums: list[tuple[_Plane, _Plane]] = []
+        self._coarse: _Plane | None = None
+
+    def survey(self, rows: Pixels) -> None:
+        """Takes the next rows of the first pass: (`BAND_ROWS`, width, C + 1), alpha last."""
+        color, alpha = rows[..., :-1], rows[..., -1]
+        self._any = self._any or not alpha.all()
+        self._all = self._all and not alpha.any()
+        weighted, weight = _weighted(color, alpha)
+        for _ in range(_KEPT_LEVEL - 1):
+            weighted, weight = _halve(weighted), _halve(weight)
+        self._sums.append((weighted, weight))
+
+    def fill(self, bands: Iterable[Pixels]) -> Iterator[Pixels]:
+        """The second pass.
+
+        Args:
+            bands: all rows once more, in the same arrays.
+
+        Yields:
+            The rows, filled.
+        """
+        if not self._any or self._all:
+            yield from bands
+            return
+        weighted, weight = (np.concatenate(planes) for planes in zip(*self._sums, strict=True))
+        self._coarse = _push_pull(weighted, weight)
+        top, above, band = 0, None, None
+        for below in itertools.chain(bands, (None,)):
+            if band is not None:
+                yield self._fill(top, above, band, below)
+                top, above = top + len(band), band[-_MARGIN:]
+            band = below
+
+    def _fill(self, top: int, above: Pixels | None, band: Pixels, below: Pixels | None) -> Pixels:
+        """One array of rows.
+
+        An edge of the rows that are looked at bends a coarser level's row, and at each finer level
+        twice as many and one more: fewer than the margin in the end.
+        """
+        if band[..., -1].all():
+            return band
+        around = [rows for rows in (above, band, below) if rows is not None]
+        if below is not None:
+            around[-1] = below[:_MARGIN]
+        window = np.concatenate(around)
+        before = 0 if above is None else len(above)
+        color, alpha = window[..., :-1], window[..., -1]
+        first = (top - before) // _MARGIN
+        assert self._coarse is not None
+        coarse = self._coarse[first : first + -(-len(window) // _MARGIN)]
+        filled = band.copy()
+        bled = _pull(*_weighted(color, alpha), coarse, _KEPT_LEVEL - 1)
+        filled[..., :-1] = _filled(color, alpha == 0, bled)[before : before + len(band)]
+        return filled
+
+
+_KEPT_LEVEL = 5
+_MARGIN = 1 << _KEPT_LEVEL
+"""Pixels on a side of the squares whose sums are kept."""
+
+
+def _weighted(color: Pixels, alpha: Pixels) -> tuple["_Plane", "_Plane"]:
+    """Colors times alpha, and alpha, each summed over squares of 2 by 2 pixels."""
+    weighted = [
+        _halve(np.multiply(color[..., channel], alpha, dtype=np.float32))
+        for channel in range(color.shape[2])
+    ]
+    return np.stack(weighted, axis=-1), _halve(alpha.astype(np.float32))
+
+
+def _filled(color: Pixels, hidden: NDArray[np.bool_], bled: "_Plane") -> Pixels:
     filled = color.copy()
     for channel in range(color.shape[2]):
         spread = _double(bled[..., channel], hidden.shape)
@@ -86,6 +168,17 @@ _Plane = NDArray[np.float32]
 """Single-precision values on a grid of pixels: (h, w) or (h, w, C)."""
 
 
+def _pull(weighted: _Plane, weight: _Plane, coarse: _Plane, levels: int) -> _Plane:
+    """Does what `_push_pull` does, where the colors `levels` levels above are known."""
+    if levels == 0:
+        return coarse
+    is_known = weight > 0
+    divisor = np.where(is_known, weight, 1)[..., np.newaxis]
+    colors = np.divide(weighted, divisor, dtype=np.float32)
+    above = _pull(_halve(weighted), _halve(weight), coarse, levels - 1)
+    return _with_coarser(colors, is_known, above)
+
+
 def _push_pull(weighted: _Plane, weight: _Plane) -> _Plane:
     """Divides weighted colors by their weights; where there is no weight, takes a coarser level's.
 
@@ -101,9 +194,12 @@ def _push_pull(weighted: _Plane, weight: _Plane) -> _Plane:
     colors = np.divide(weighted, divisor, dtype=np.float32)
     if is_known.all():
         return colors
-    coarse = _push_pull(_halve(weighted), _halve(weight))
+    return _with_coarser(colors, is_known, _push_pull(_halve(weighted), _halve(weight)))
+
+
+def _with_coarser(colors: _Plane, is_known: NDArray[np.bool_], coarse: _Plane) -> _Plane:
     for channel in range(colors.shape[2]):
-        spread = _double(coarse[..., channel], weight.shape)
+        spread = _double(coarse[..., channel], is_known.shape)
         colors[..., channel][~is_known] = spread[~is_known]
     return colors
 

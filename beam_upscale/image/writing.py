@@ -240,9 +240,21 @@ def _to_vips(color: Pixels, alpha: Pixels | None, icc_profile: bytes | None) -> 
     image = _plane_to_vips(color)
     if alpha is not None:
         image = image.bandjoin(_plane_to_vips(alpha))
-    kind = "b-w" if color.shape[2] == 1 else "srgb"
-    if color.dtype == np.uint16:
-        kind = "grey16" if color.shape[2] == 1 else "rgb16"
+    return as_vips(image, color.shape[2], color.dtype.name, icc_profile)
+
+
+def as_vips(image: Any, channels: int, dtype: str, icc_profile: bytes | None) -> Any:
+    """A vips image of which libvips knows what its samples are.
+
+    Args:
+        image: of any source.
+        channels: of the color.
+        dtype: of the samples, uint8 or uint16.
+        icc_profile: that describes them.
+    """
+    kind = "b-w" if channels == 1 else "srgb"
+    if dtype == "uint16":
+        kind = "grey16" if channels == 1 else "rgb16"
     pixels_per_mm = 72 / 25.4
     image = image.copy(interpretation=kind, xres=pixels_per_mm, yres=pixels_per_mm)
     if icc_profile is not None:

@@ -62,6 +62,8 @@ class TiledImage:
         identity: the input's id and the index of the engine in its chain: what tells equal tiles of
             different images apart where each is paid for.
         context: what the caller needs to make a result of the cores; not looked at.
+        first: index of the first of these tiles among all of the image's, where its others are
+            elsewhere.
     """
 
     tiles: list[Tile]
@@ -69,6 +71,7 @@ class TiledImage:
     parameters: Parameters | None = None
     context: Any = None
     identity: tuple[str, int] = ("", 0)
+    first: int = 0
 
     @property
     def pixels(self) -> int:

@@ -10,6 +10,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from beam_upscale import image
+from beam_upscale.image import fill_transparent
+from beam_upscale.image.resampling import BandedFill
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> Any:
@@ -132,3 +134,43 @@ def test_visible_pixels_stay_and_fills_lie_among_them(
             bounds = color[visible][:, channel]
             assert filled[..., channel].min() >= bounds.min()
             assert filled[..., channel].max() <= bounds.max()
+
+
+def hidden_in_parts(height: int, width: int, dtype: type, pattern: str) -> np.ndarray:
+    """Noise with alpha that hides a lot of it, in places over hundreds of pixels."""
+    random = np.random.default_rng(5)
+    most = np.iinfo(dtype).max
+    pixels = random.integers(0, most, (height, width, 4), dtype=dtype, endpoint=True)
+    y, x = np.mgrid[:height, :width]
+    alpha = {
+        "discs": (np.hypot(y % 97 - 40, x - 30) < 35) * most,
+        "few": (random.random((height, width)) < 0.0005) * most,
+        "one": ((y == height - 1) & (x == 0)) * most,
+        "edge": (y > height // 2) * most,
+        "none hidden": np.full((height, width), most),
+        "all hidden": np.zeros((height, width)),
+    }[pattern]
+    pixels[..., -1] = alpha
+    return pixels
+
+
+@pytest.mark.parametrize("pattern", ["discs", "few", "one", "edge", "none hidden", "all hidden"])
+@pytest.mark.parametrize(
+    ("height", "width", "dtype"),
+    [(1100, 61, np.uint8), (513, 90, np.uint16), (256, 33, np.uint8), (31, 500, np.uint8)],
+)
+def test_fill_in_bands_is_that_of_the_whole(
+    height: int, width: int, dtype: type, pattern: str
+) -> None:
+    pixels = hidden_in_parts(height, width, dtype, pattern)
+    rows = BandedFill.BAND_ROWS
+    bands = [pixels[top : top + rows] for top in range(0, height, rows)]
+
+    fill = BandedFill()
+    for band in bands:
+        fill.survey(band)
+    filled = np.concatenate(list(fill.fill(bands)))
+
+    expected = fill_transparent(np.ascontiguousarray(pixels[..., :3]), pixels[..., 3])
+    np.testing.assert_array_equal(filled[..., :3], expected)
+    np.testing.assert_array_equal(filled[..., 3], pixels[..., 3])

@@ -35,7 +35,7 @@ def request_for(engine: str, tiled: TiledImage, index: int) -> Any:
     )
     if tiled.parameters is not None:
         _guide(request, tiled.parameters)
-    request.request_id = _request_id(request, (*tiled.identity, index))
+    request.request_id = _request_id(request, (*tiled.identity, tiled.first + index))
     return request
 
 

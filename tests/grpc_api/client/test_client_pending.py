@@ -12,7 +12,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from scripted_service import PATIENCE, answer, doubled, handler_of, noise, service_with, whole
 
 from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.transforms import _Settle
+from beam_upscale.transforms import Settle
 
 IMAGES = 12
 
@@ -28,7 +28,7 @@ class Together:
         yield from answer(request, context)
 
 
-class NameWithError(_Settle):
+class NameWithError(Settle):
     """Stands for what makes rows of results."""
 
     def __init__(self) -> None:

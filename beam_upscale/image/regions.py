@@ -1,0 +1,413 @@
+"""Pictures too large to be held: their rows from top to bottom, or a region of them.
+
+What is given equals what `decode` gives, sample for sample. How it is read depends on the file:
+
+| in the file | read |
+| --- | --- |
+| TIFF in tiles: gray or RGB, 8 or 16 bits, upright, without alpha | by region, or by rows |
+| other gray and RGB TIFFs; PNG; JPEG but CMYK | by rows, as they lie in the file |
+| the same, turned by their EXIF orientation | by rows, over a file in the temporary folder |
+| others: TIFF with a palette or CMYK, CMYK JPEG, WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
+
+Where a decoder itself needs the whole picture, it takes that memory all the same: an interlaced
+PNG its samples, a progressive JPEG two bytes for each.
+"""
+
+import contextlib
+import io
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import numpy as np
+import pyvips
+
+from beam_upscale import containers
+from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image import reading
+from beam_upscale.image.codecs import quiet_pillow
+from beam_upscale.image.values import DecodedImage, ImageHeader, Pixels
+from beam_upscale.layout import Box
+from beam_upscale.plan import Animated
+
+# The header of most files lies within this many bytes.
+_START_BYTES = 1 << 20
+
+# What tells of their pixels may stand at their end; they are small besides.
+_INSPECTED_WHOLE = frozenset({"avif", "gif", "heif", "webp"})
+
+# Rows that are decoded together.
+_ROWS = 64
+
+# How libtiff's JPEG decoder turns colors is not how Pillow has it do that.
+_TIFF_JPEG = frozenset({6, 7})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of a picture before its pixels.
+
+    Attributes:
+        header: what its file says.
+        dtype: of its samples, uint8 or uint16.
+        channels: of its color, 1 or 3.
+        has_alpha: whether alpha follows the color, as a last channel.
+        icc_profile: as in `DecodedImage`.
+        exif: as in `DecodedImage`.
+        notes: as in `DecodedImage`.
+        by_region: whether a region can be read without the rows above it.
+    """
+
+    header: ImageHeader
+    dtype: str
+    channels: int
+    has_alpha: bool
+    icc_profile: bytes | None
+    exif: bytes | None
+    notes: tuple[str, ...]
+    by_region: bool = False
+
+    @property
+    def bands(self) -> int:
+        """Samples of a pixel, alpha included."""
+        return self.channels + self.has_alpha
+
+
+class PictureReader:
+    """An open file; see `open_picture`."""
+
+    def __init__(
+        self,
+        picture: Picture,
+        rows: Callable[[], Iterator[Pixels]],
+        orientation: int = 1,
+        image: Any = None,
+    ) -> None:
+        self.picture = picture
+        self._rows = rows
+        self._orientation = orientation
+        self._image = image
+
+    def bands(self, height: int) -> Iterator[Pixels]:
+        """All rows, upright, from top to bottom.
+
+        Args:
+            height: rows of each array but the last, at least 1.
+
+        Yields:
+            (height, width, `Picture.bands`).
+
+        Raises:
+            ImageError: as `decode`; rows given before are those of a damaged file.
+        """
+        header = self.picture.header
+        with reading.damage_as_image_error(header.format):
+            if self._orientation <= 2:
+                rows = self._rows()
+                if self._orientation == 2:
+                    rows = (reading.upright(each, 2) for each in rows)
+                yield from _regrouped(rows, height)
+            else:
+                yield from _turned(self._rows(), self.picture, self._orientation, height)
+
+    def region(self, box: Box) -> Pixels:
+        """The pixels of a part of a picture that is read `by_region`.
+
+        Args:
+            box: the part.
+
+        Returns:
+            (box height, box width, `Picture.bands`).
+
+        Raises:
+            ImageError: as `decode`.
+        """
+        with reading.damage_as_image_error(self.picture.header.format):
+            return _fetch(self._image, box)
+
+
+def read_file_header(path: Path) -> ImageHeader:
+    """Does what `read_header` does for a whole file, of which it holds no more than it must.
+
+    Raises:
+        ImageError: as `read_header`.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file, quiet_pillow():
+        return _inspect(file).header
+
+
+@contextlib.contextmanager
+def open_picture(
+    path: Path, *, max_pixels: int, animated: Animated = Animated.FIRST
+) -> Iterator[PictureReader]:
+    """Opens a file to read its picture in parts.
+
+    Args:
+        path: of the file.
+        max_pixels: as for `decode`.
+        animated: as for `decode`.
+
+    Raises:
+        ImageError: as `decode`.
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file, quiet_pillow():
+        source = _inspect(file)
+        reading.check_acceptable(source.header, max_pixels, animated)
+        with reading.damage_as_image_error(source.header.format):
+            reader = _reader(file, source, max_pixels, animated)
+        yield reader
+
+
+def _inspect(file: BinaryIO) -> reading.Source:
+    start = file.read(_START_BYTES)
+    format_ = reading.identify(start)
+    if format_ == "png":
+        return reading.inspect(containers.png_without_pixels(file))
+    if format_ == "tiff":
+        with _mapped(file) as data:
+            try:
+                file.seek(0)
+                return reading.inspect_tiff(data, file)
+            except struct.error as error:
+                raise ImageError(
+                    ErrorCode.TRUNCATED, f"TIFF ends after {len(data)} bytes, within its header"
+                ) from error
+    if format_ in _INSPECTED_WHOLE:
+        return reading.inspect(_whole(file))
+    while True:
+        try:
+            return reading.inspect(start)
+        except ImageError as error:
+            more = file.read(3 * len(start))
+            if error.code is not ErrorCode.TRUNCATED or not more:
+                raise
+            start += more
+
+
+@contextlib.contextmanager
+def _mapped(file: BinaryIO) -> Iterator[bytes]:
+    """A file's bytes where only those that are looked at take memory."""
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        # It does all that is asked of bytes here.
+        yield cast(bytes, data)
+
+
+def _whole(file: BinaryIO) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+def _reader(
+    file: BinaryIO, source: reading.Source, max_pixels: int, animated: Animated
+) -> PictureReader:
+    header = source.header
+    if header.format == "png":
+        containers.check_png_file(file)
+        image = _open(file)
+        picture = _picture(source, image, image.bands in (2, 4), reading.png_notes(source))
+        return PictureReader(picture, lambda: _rows(_open(file)), source.orientation)
+    if header.format == "jpeg" and header.mode != "CMYK":
+        picture = _picture(source, _open(file), has_alpha=False)
+        return PictureReader(picture, lambda: _jpeg_rows(file), source.orientation)
+    if header.format == "tiff":
+        with _mapped(file) as data:
+            info = containers.tiff_info(data)
+            containers.check_tiff(data)
+        if header.bits == 16 or _is_plain(info):
+            return _tiff(file, source, info)
+    decoded = reading.decode(_whole(file), max_pixels=max_pixels, animated=animated)
+    return PictureReader(_described(decoded), lambda: iter([_joined(decoded)]))
+
+
+def _is_plain(info: TiffInfo) -> bool:
+    """Whether an 8-bit TIFF holds its samples as they are, so that all decoders give the same."""
+    return (
+        info.bits_per_sample == 8
+        and info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
+        and info.photometric in (Photometric.BLACK_IS_ZERO, Photometric.RGB)
+        and info.compression not in _TIFF_JPEG
+        and info.extra_samples in ((), (ExtraSample.UNASSOCIATED_ALPHA,))
+    )
+
+
+def _tiff(file: BinaryIO, source: reading.Source, info: TiffInfo) -> PictureReader:
+    def bands(access: str = "sequential") -> tuple[Any, bool]:
+        image = _open_tiff(file, access, source.header.bits)
+        return reading.tiff_bands(image, info, "ushort" if source.header.bits == 16 else "uchar")
+
+    image, has_alpha = bands()
+    if info.is_tiled and info.orientation == 1 and not has_alpha:
+        at_random, _ = bands("random")
+        picture = _picture(source, at_random, has_alpha=False, by_region=True)
+        return PictureReader(picture, lambda: _rows(at_random), image=at_random)
+    picture = _picture(source, image, has_alpha)
+    return PictureReader(picture, lambda: _rows(bands()[0]), info.orientation)
+
+
+def _open_tiff(file: BinaryIO, access: str, bits: int) -> Any:
+    """As `decode`: damage to 16-bit samples is not told, and to 8-bit ones it is.
+
+    With libvips, what libtiff finds damaged is a warning; so are fields that it does not know.
+    """
+    if bits == 8:
+        with contextlib.suppress(pyvips.Error):
+            return _open(file, access, fail_on="warning")
+    return _open(file, access)
+
+
+def _picture(
+    source: reading.Source,
+    image: Any,
+    has_alpha: bool,
+    notes: tuple[str, ...] = (),
+    *,
+    by_region: bool = False,
+) -> Picture:
+    reading.check_size(source.header, image.width, image.height)
+    channels = image.bands - has_alpha
+    kept = reading.kept_metadata(source, reading.vips_profile(image), channels, notes)
+    dtype = {"uchar": "uint8", "ushort": "uint16"}[image.format]
+    return Picture(
+        source.header,
+        dtype,
+        channels,
+        has_alpha,
+        kept.icc_profile,
+        kept.exif,
+        kept.notes,
+        by_region,
+    )
+
+
+def _described(decoded: DecodedImage) -> Picture:
+    return Picture(
+        decoded.header,
+        decoded.color.dtype.name,
+        decoded.color.shape[2],
+        decoded.alpha is not None,
+        decoded.icc_profile,
+        decoded.exif,
+        decoded.notes,
+    )
+
+
+def _joined(decoded: DecodedImage) -> Pixels:
+    if decoded.alpha is None:
+        return decoded.color
+    return np.concatenate([decoded.color, decoded.alpha[:, :, np.newaxis]], axis=2)
+
+
+def _open(file: BinaryIO, access: str = "sequential", fail_on: str = "error") -> Any:
+    """A picture that libvips reads from its beginning.
+
+    Each opens the file anew: what shares a descriptor shares its place in the file.
+    """
+    descriptor = os.open(file.name, os.O_RDONLY)
+    try:
+        source = pyvips.Source.new_from_descriptor(descriptor)
+    finally:
+        os.close(descriptor)
+    return pyvips.Image.new_from_source(source, "", access=access, fail_on=fail_on)
+
+
+def _rows(image: Any, top: int = 0) -> Iterator[Pixels]:
+    """Rows in their order in the file, some at a time; from `top` on."""
+    region = pyvips.Region.new(image)
+    for start in range(top, image.height, _ROWS):
+        height = min(_ROWS, image.height - start)
+        yield _fetched(region, image, Box(0, start, image.width, height))
+
+
+def _fetch(image: Any, box: Box) -> Pixels:
+    return _fetched(pyvips.Region.new(image), image, box)
+
+
+def _fetched(region: Any, image: Any, box: Box) -> Pixels:
+    data = region.fetch(box.left, box.top, box.width, box.height)
+    dtype = np.uint8 if image.format == "uchar" else np.uint16
+    return cast(Pixels, np.frombuffer(data, dtype).reshape(box.height, box.width, image.bands))
+
+
+def _jpeg_rows(file: BinaryIO) -> Iterator[Pixels]:
+    """As `decode`: it goes on behind a warning about an oddity that costs no pixel."""
+    done = 0
+    try:
+        for rows in _rows(_open(file, fail_on="warning")):
+            yield rows
+            done += len(rows)
+    except pyvips.Error as error:
+        if any(sign in str(error).lower() for sign in reading.JPEG_DAMAGE):
+            raise
+        yield from _rows(_open(file, fail_on="error"), done)
+
+
+def _regrouped(rows: Iterator[Pixels], height: int) -> Iterator[Pixels]:
+    """The same rows in arrays of `height`, but for the last."""
+    waiting: list[Pixels] = []
+    count = 0
+    for each in rows:
+        while count + len(each) >= height:
+            taken = height - count
+            yield np.concatenate([*waiting, each[:taken]])
+            each, waiting, count = each[taken:], [], 0
+        if len(each):
+            waiting.append(each)
+            count += len(each)
+    if waiting:
+        yield np.concatenate(waiting)
+
+
+def _turned(
+    rows: Iterator[Pixels], picture: Picture, orientation: int, height: int
+) -> Iterator[Pixels]:
+    """Rows of the upright picture, which lie in the file in another order, or as columns."""
+    is_transposed = orientation >= 5
+    is_reversed = orientation in (3, 4, 7, 8)
+    header = picture.header
+    stored_width = header.height if is_transposed else header.width
+    with tempfile.TemporaryFile(prefix="beam-upscale-") as spool:
+        for each in rows:
+            _spool(spool, each)
+        spool.flush()
+        for top in range(0, header.height, height):
+            bottom = min(top + height, header.height)
+            if is_reversed:
+                first, last = header.height - bottom, header.height - top
+            else:
+                first, last = top, bottom
+            if is_transposed:
+                box = Box(first, 0, last - first, header.width)
+            else:
+                box = Box(0, first, header.width, last - first)
+            block = _spooled(spool, picture, stored_width, box)
+            yield np.ascontiguousarray(reading.upright(block, orientation))
+
+
+def _spool(spool: Any, rows: Pixels) -> None:
+    try:
+        spool.write(np.ascontiguousarray(rows).data)
+    except OSError as error:
+        raise ImageError(
+            ErrorCode.INTERNAL_ERROR,
+            f"the temporary folder {tempfile.gettempdir()} cannot hold the picture: {error}",
+        ) from error
+
+
+def _spooled(spool: Any, picture: Picture, stored_width: int, box: Box) -> Pixels:
+    """A part of the rows that were spooled."""
+    dtype: type[np.uint8 | np.uint16] = np.uint16 if picture.dtype == "uint16" else np.uint8
+    block: Pixels = np.empty((box.height, box.width, picture.bands), dtype)
+    pixel_bytes = picture.bands * block.itemsize
+    for number, row in enumerate(block, start=box.top):
+        offset = (number * stored_width + box.left) * pixel_bytes
+        if os.preadv(spool.fileno(), [row.data.cast("B")], offset) != row.nbytes:
+            raise io.UnsupportedOperation("the temporary file is shorter than what was written")
+    return block

@@ -1,0 +1,246 @@
+"""From rows to a file, for pictures too large to be held.
+
+libvips writes the file while it reads the rows from top to bottom. It takes them as an uncompressed
+TIFF that is nowhere but in the answers to its reads: the one format with every depth and alpha that
+costs nothing to make and that it streams.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyvips
+
+from beam_upscale import containers
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image.codecs import matching_profile, one_line
+from beam_upscale.image.values import Pixels
+from beam_upscale.image.writing import EncodeOptions, as_vips
+from beam_upscale.plan import OutputFormat
+
+STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
+"""Formats that are written row by row: WebP and JPEG have limits of a side besides."""
+
+_ROWS_PER_STRIP = 16
+_TILE_SIDE = 256
+
+# More than what stands before the pixels of a PNG.
+_PNG_HEAD_BYTES = 64 << 20
+
+_COPIED_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a picture's rows are.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        channels: of its color, 1 or 3.
+        has_alpha: whether alpha follows the color, as a last channel.
+        dtype: uint8 or uint16.
+    """
+
+    width: int
+    height: int
+    channels: int
+    has_alpha: bool
+    dtype: str
+
+    @property
+    def bands(self) -> int:
+        """Samples of a pixel."""
+        return self.channels + self.has_alpha
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.width * self.bands * np.dtype(self.dtype).itemsize
+
+
+def encode_rows(
+    path: Path,
+    rows: Iterator[Pixels],
+    shape: Shape,
+    *,
+    icc_profile: bytes | None,
+    exif: bytes | None,
+    options: EncodeOptions,
+) -> tuple[str, ...]:
+    """Writes a picture to a local file, with memory for some of its rows.
+
+    A PNG has the very bytes that `encode` gives. A TIFF has its samples, in a BigTIFF of tiles, and
+    no EXIF block.
+
+    Args:
+        path: of the file.
+        rows: arrays of (rows, width, bands), from top to bottom.
+        shape: of all of them together.
+        icc_profile: written where it describes the color.
+        exif: a TIFF-structured EXIF block.
+        options: how to write it; of `STREAMED_FORMATS`.
+
+    Returns:
+        What was done to fit the format, as `Encoded.notes`.
+
+    Raises:
+        ImageError: ENCODE_ERROR.
+        OSError: the file cannot be written.
+        Exception: what `rows` raises.
+    """
+    stream = _Stream(rows, shape)
+    picture = as_vips(
+        stream.open(), shape.channels, shape.dtype, matching_profile(icc_profile, shape.channels)
+    )
+    try:
+        if options.format is OutputFormat.PNG:
+            _write_png(path, picture, exif, options)
+            notes: tuple[str, ...] = ()
+        else:
+            _write_tiff(path, picture)
+            notes = () if exif is None else ("EXIF not kept in a BigTIFF",)
+    except pyvips.Error as error:
+        if stream.error is None:
+            raise _encode_error(shape, options, error) from error
+    # libvips may end a file without an error where its rows end early.
+    if stream.error is not None:
+        raise stream.error
+    return notes
+
+
+def _encode_error(shape: Shape, options: EncodeOptions, error: Exception) -> ImageError:
+    text = (
+        f"a {shape.width} x {shape.height} picture could not be written as {options.format}: "
+        f"{one_line(error)}"
+    )
+    return ImageError(ErrorCode.ENCODE_ERROR, text)
+
+
+def _write_png(path: Path, picture: Any, exif: bytes | None, options: EncodeOptions) -> None:
+    bare = path.with_name(f"{path.name}.bare")
+    try:
+        picture.pngsave(str(bare), compression=options.png_compression, filter="all", keep="icc")
+        with bare.open("rb") as source, path.open("wb") as target:
+            target.write(containers.png_with_metadata(source.read(_PNG_HEAD_BYTES), exif))
+            while data := source.read(_COPIED_BYTES):
+                target.write(data)
+    finally:
+        bare.unlink(missing_ok=True)
+
+
+def _write_tiff(path: Path, picture: Any) -> None:
+    picture.tiffsave(
+        str(path),
+        compression="deflate",
+        predictor="horizontal",
+        resunit="inch",
+        keep="icc",
+        tile=True,
+        tile_width=_TILE_SIDE,
+        tile_height=_TILE_SIDE,
+        bigtiff=True,
+    )
+
+
+class _Stream:
+    """Rows as the TIFF file that libvips reads.
+
+    Attributes:
+        error: what ended it early.
+    """
+
+    def __init__(self, rows: Iterator[Pixels], shape: Shape) -> None:
+        self.error: Exception | None = None
+        self._rows = rows
+        self._header = _tiff_header(shape)
+        self._size = len(self._header) + shape.height * shape.row_bytes
+        self._position = 0
+        self._taken = len(self._header)
+        self._waiting = memoryview(b"")
+
+    def open(self) -> Any:
+        """The picture; it reads rows as they are needed."""
+        source = pyvips.SourceCustom()
+        source.on_read(self._read)
+        source.on_seek(self._seek)
+        return pyvips.Image.new_from_source(source, "", access="sequential")
+
+    def _seek(self, offset: int, whence: int) -> int:
+        self._position = offset + {0: 0, 1: self._position, 2: self._size}[whence]
+        return self._position
+
+    def _read(self, size: int) -> bytes:
+        # Nothing may be raised through libvips; no bytes are the end to it.
+        if self.error is not None:
+            return b""
+        try:
+            data = self._part(size)
+        except Exception as error:
+            self.error = error
+            return b""
+        self._position += len(data)
+        return data
+
+    def _part(self, size: int) -> bytes:
+        if self._position < len(self._header):
+            return self._header[self._position : self._position + size]
+        if self._position != self._taken:
+            raise RuntimeError(f"byte {self._position} is asked for where {self._taken} is next")
+        if not self._waiting and self._taken < self._size:
+            rows = next(self._rows, None)
+            if rows is None:
+                raise ValueError(f"rows for {self._taken} of {self._size} bytes")
+            self._waiting = np.ascontiguousarray(rows).data.cast("B")
+        part = bytes(self._waiting[:size])
+        self._waiting = self._waiting[len(part) :]
+        self._taken += len(part)
+        return part
+
+
+_FORMATS = {3: "H", 4: "I", 16: "Q"}
+"""struct codes of SHORT, LONG and LONG8."""
+
+
+def _tiff_header(shape: Shape) -> bytes:
+    """All of a little-endian BigTIFF before its pixels, which follow in strips without gaps."""
+    strips = range(0, shape.height, _ROWS_PER_STRIP)
+    lengths = [min(_ROWS_PER_STRIP, shape.height - top) * shape.row_bytes for top in strips]
+    bits = np.dtype(shape.dtype).itemsize * 8
+    fields: dict[int, tuple[int, list[int]]] = {
+        256: (4, [shape.width]),
+        257: (4, [shape.height]),
+        258: (3, [bits] * shape.bands),
+        259: (3, [containers.TIFF_UNCOMPRESSED]),
+        262: (3, [containers.Photometric.RGB if shape.channels == 3 else 1]),
+        273: (16, [0] * len(lengths)),
+        277: (3, [shape.bands]),
+        278: (4, [_ROWS_PER_STRIP]),
+        279: (16, lengths),
+        284: (3, [1]),
+    }
+    if shape.has_alpha:
+        fields[338] = (3, [containers.ExtraSample.UNASSOCIATED_ALPHA])
+    position = len(_directory(fields))
+    offsets = [position]
+    for length in lengths[:-1]:
+        offsets.append(offsets[-1] + length)
+    return _directory({**fields, 273: (16, offsets)})
+
+
+def _directory(fields: dict[int, tuple[int, list[int]]]) -> bytes:
+    header = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 16)
+    entries, values = b"", b""
+    end = len(header) + 8 + 20 * len(fields) + 8
+    for tag, (kind, numbers) in fields.items():
+        packed = struct.pack(f"<{len(numbers)}{_FORMATS[kind]}", *numbers)
+        entries += struct.pack("<HHQ", tag, kind, len(numbers))
+        if len(packed) <= 8:
+            entries += packed.ljust(8, b"\x00")
+        else:
+            entries += struct.pack("<Q", end + len(values))
+            values += packed.ljust(-(-len(packed) // 8) * 8, b"\x00")
+    return header + struct.pack("<Q", len(fields)) + entries + bytes(8) + values

@@ -1,0 +1,115 @@
+"""Files written from rows, against those written from whole pictures."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from small_networks import noise
+
+from beam_upscale import containers, image
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image import EncodeOptions
+from beam_upscale.image.streaming import Shape, encode_rows
+from beam_upscale.plan import OutputFormat
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+WIDTH, HEIGHT = 301, 203
+
+
+def exif() -> bytes:
+    fields = Image.Exif()
+    fields[271] = "Maker"
+    return fields.tobytes().removeprefix(containers.EXIF_PREFIX)
+
+
+def in_bands(pixels: np.ndarray, height: int = 50) -> Iterator[np.ndarray]:
+    for top in range(0, len(pixels), height):
+        yield pixels[top : top + height]
+
+
+KINDS = [
+    pytest.param(channels, has_alpha, dtype, id=f"{channels}{'a' if has_alpha else ''} {dtype}")
+    for channels in (1, 3)
+    for has_alpha in (False, True)
+    for dtype in ("uint8", "uint16")
+]
+
+
+def written(
+    path: Path, pixels: np.ndarray, has_alpha: bool, format_: OutputFormat
+) -> tuple[str, ...]:
+    channels = pixels.shape[2] - has_alpha
+    shape = Shape(WIDTH, HEIGHT, channels, has_alpha, pixels.dtype.name)
+    return encode_rows(
+        path,
+        in_bands(pixels),
+        shape,
+        icc_profile=SRGB,
+        exif=exif(),
+        options=EncodeOptions(format=format_),
+    )
+
+
+@pytest.mark.parametrize(("channels", "has_alpha", "dtype"), KINDS)
+def test_png_has_the_bytes_of_the_whole(
+    channels: int, has_alpha: bool, dtype: str, tmp_path: Path
+) -> None:
+    pixels = noise(HEIGHT, WIDTH, channels + has_alpha, dtype=getattr(np, dtype))
+    color, alpha = pixels[..., :channels], pixels[..., -1] if has_alpha else None
+    path = tmp_path / "out.png"
+
+    notes = written(path, pixels, has_alpha, OutputFormat.PNG)
+
+    expected = image.encode(np.ascontiguousarray(color), alpha, icc_profile=SRGB, exif=exif())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert digest == hashlib.sha256(expected.data).hexdigest()
+    assert notes == expected.notes
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("channels", "has_alpha", "dtype"), KINDS)
+def test_tiff_is_a_big_one_of_tiles_with_the_same_samples(
+    channels: int, has_alpha: bool, dtype: str, tmp_path: Path
+) -> None:
+    pixels = noise(HEIGHT, WIDTH, channels + has_alpha, dtype=getattr(np, dtype))
+    path = tmp_path / "out.tiff"
+
+    notes = written(path, pixels, has_alpha, OutputFormat.TIFF)
+
+    data = path.read_bytes()
+    decoded = image.decode(data, max_pixels=WIDTH * HEIGHT)
+    np.testing.assert_array_equal(decoded.color, pixels[..., :channels])
+    if decoded.alpha is not None:
+        np.testing.assert_array_equal(decoded.alpha, pixels[..., -1])
+    assert (decoded.alpha is not None) == has_alpha
+    assert decoded.icc_profile == (SRGB if channels == 3 else None)
+    assert data[:4] == b"II\x2b\x00"
+    assert containers.tiff_info(data).is_tiled
+    assert notes == ("EXIF not kept in a BigTIFF",)
+
+
+def failing() -> Iterator[np.ndarray]:
+    yield noise(100, WIDTH, 3)
+    raise ImageError(ErrorCode.READ_ERROR, "a tile is gone")
+
+
+def options(rows: Iterator[np.ndarray], path: Path) -> tuple[str, ...]:
+    shape = Shape(WIDTH, HEIGHT, 3, False, "uint8")
+    return encode_rows(path, rows, shape, icc_profile=None, exif=None, options=EncodeOptions())
+
+
+def test_failure_to_give_rows_is_raised_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="a tile is gone"):
+        options(failing(), tmp_path / "out.png")
+    with pytest.raises(ValueError, match="rows for"):
+        options(in_bands(noise(100, WIDTH, 3)), tmp_path / "out.png")
+
+
+def test_file_that_cannot_be_written_is_an_encode_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        options(in_bands(noise(HEIGHT, WIDTH, 3)), tmp_path / "none" / "out.png")
+
+    assert caught.value.code is ErrorCode.ENCODE_ERROR

@@ -1,0 +1,474 @@
+"""Images whose tiles are spread over the workers, against the same ones done in one place."""
+
+import dataclasses
+import functools
+import signal
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import faults
+import numpy as np
+import pytest
+import pyvips
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.util import assert_that, equal_to
+from PIL import Image
+from runs import (
+    ENGINE,
+    command,
+    command_elsewhere,
+    error_codes,
+    quick,
+    rows,
+    signal_after,
+    tree,
+    upscale,
+)
+
+import beam_upscale as bu
+from beam_upscale import engines, fan_out, image
+from beam_upscale.control import request_stop
+from beam_upscale.dataset import Layout
+from beam_upscale.engines import Engine
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.manifest import Status
+from beam_upscale.settings import UpscaleSettings
+from beam_upscale.stages import UpscaledImage
+from beam_upscale.verify import verify
+
+# Megapixels: of what the images here become, some are above it and some are not.
+ABOVE = 0.05
+
+
+def with_small_calls() -> dict[str, Engine]:
+    """Engines, of which one takes so little in a call that small images are cut into many."""
+    small = dataclasses.replace(engines.ENGINES[ENGINE], input_limit=64 * 64, halo=8)
+    return {**engines.ENGINES, ENGINE: small}
+
+
+@pytest.fixture
+def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `with_small_calls` gives, for one test."""
+    monkeypatch.setattr(engines, "ENGINES", with_small_calls())
+
+
+def killed_after(results: int) -> None:
+    """Prepares a process that kills itself once so many tiles are done."""
+    engines.ENGINES = with_small_calls()
+    signal_after(r"giants/\w+/results/\d+", results)
+
+
+def picture(width: int, height: int, bands: int = 3, dtype: type = np.uint8) -> np.ndarray:
+    """Waves and noise; alpha hides a good part."""
+    y, x = np.mgrid[:height, :width]
+    random = np.random.default_rng(width * height)
+    planes = [np.sin(x / 9 + y / 13), np.cos((x + y) / 11), np.sin(x * y / 5000)]
+    color = np.stack([(1 + plane) * 110 for plane in planes], axis=-1)
+    color += random.integers(0, 30, color.shape)
+    alpha = np.clip(np.hypot(x - width / 2, y - height / 2) * 4 - 90, 0, 255)
+    joined = np.concatenate([color, alpha[..., np.newaxis]], axis=-1)
+    kept = {1: joined[..., :1], 2: joined[..., [0, 3]], 3: joined[..., :3], 4: joined}[bands]
+    return (kept * (257 if dtype == np.uint16 else 1)).astype(dtype)
+
+
+def vips(samples: np.ndarray) -> Any:
+    height, width, bands = samples.shape
+    kind = "ushort" if samples.dtype == np.uint16 else "uchar"
+    names = ("rgb16", "grey16") if samples.dtype == np.uint16 else ("srgb", "b-w")
+    flat = pyvips.Image.new_from_memory(np.ascontiguousarray(samples), width, height, bands, kind)
+    return flat.copy(interpretation=names[bands < 3])
+
+
+def make_inputs(folder: Path) -> Path:
+    """One file of each kind, and two that are not above the threshold."""
+    folder.mkdir()
+    turned = Image.Exif()
+    turned[271], turned[274] = "Maker", 6
+    Image.fromarray(picture(200, 150)).save(folder / "a.jpg", quality=90)
+    Image.fromarray(picture(200, 150)).save(folder / "turned.jpg", exif=turned)
+    Image.fromarray(picture(150, 210)[..., 0]).save(folder / "gray.jpg", progressive=True)
+    Image.fromarray(picture(190, 170, 4)).save(folder / "alpha.png", exif=turned)
+    vips(picture(180, 160, 2, np.uint16)).write_to_file(str(folder / "deep.png"))
+    tiles = {"tile": True, "tile_width": 64, "tile_height": 64, "compression": "deflate"}
+    vips(picture(210, 140)).write_to_file(str(folder / "tiles.tif"), **tiles)
+    vips(picture(160, 200, 3, np.uint16)).write_to_file(str(folder / "strips.tif"))
+    Image.fromarray(picture(200, 150)).convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(picture(170, 170, 4)).save(folder / "web.webp", lossless=True)
+    Image.fromarray(picture(60, 50)).save(folder / "small.png")
+    Image.fromarray(picture(100, 90)).save(folder / "cut.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_inputs(tmp_path_factory.mktemp("giants") / "in")
+
+
+def giants_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the giants that are assembled from now on."""
+    seen: list[str] = []
+    assemble = fan_out.assemble
+
+    def followed(image: Any, *arguments: Any) -> Any:
+        seen.append(image.prepared.source.name)
+        return assemble(image, *arguments)
+
+    monkeypatch.setattr("beam_upscale.giants.assemble", followed)
+    return seen
+
+
+SPREAD: dict[str, Any] = {"oversize": "tile", "fan_out_above": ABOVE}
+
+
+def test_files_and_rows_are_those_of_one_place(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upscale(inputs, tmp_path / "plain", tiny_weights, oversize="tile")
+    giants = giants_of(monkeypatch)
+
+    upscale(inputs, tmp_path / "spread", tiny_weights, **SPREAD, workers=2)
+
+    found = rows(tmp_path / "spread")
+    assert {row.status for row in found.values()} == {Status.UPSCALED}
+    assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
+    assert set(giants) == found.keys() - {"small.png", "cut.png"}
+    assert len(giants) == len(set(giants))
+    assert all(found[name].calls >= 6 for name in giants)
+    assert list(verify(str(tmp_path / "spread"))) == []
+
+
+def test_tiff_has_the_same_pixels(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    chosen = {"oversize": "tile", "output_format": "tiff"}
+    upscale(inputs / "*a*", tmp_path / "plain", tiny_weights, **chosen)
+
+    upscale(inputs / "*a*", tmp_path / "spread", tiny_weights, **chosen, fan_out_above=ABOVE)
+
+    names = sorted(path.name for path in (tmp_path / "plain" / "images").iterdir())
+    assert names == ["a.tiff", "alpha.tiff", "gray.tiff", "small.tiff"]
+    for name in names:
+        plain, spread = (
+            image.decode((tmp_path / run / "images" / name).read_bytes(), max_pixels=10**6)
+            for run in ("plain", "spread")
+        )
+        np.testing.assert_array_equal(plain.color, spread.color)
+        assert (plain.alpha is None) == (spread.alpha is None)
+        if plain.alpha is not None and spread.alpha is not None:
+            np.testing.assert_array_equal(plain.alpha, spread.alpha)
+    with pytest.raises(SettingsError, match="fan_out_above: 50000 -> 60000"):
+        upscale(inputs, tmp_path / "spread", tiny_weights, **chosen, fan_out_above=0.06)
+
+
+def test_threshold_of_a_run_that_goes_on_may_change(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    upscale(inputs / "s*", tmp_path / "out", tiny_weights, oversize="tile")
+    before = tree(tmp_path / "out")
+
+    upscale(inputs / "s*", tmp_path / "out", tiny_weights, **SPREAD)
+
+    assert {name for name in before if name.startswith("images")} == {
+        "images/small.png",
+        "images/strips.png",
+    }
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("results", [1, 20, 45])
+def test_killed_run_goes_on_with_the_tiles_it_has(
+    results: int,
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, whole = tmp_path / "out", tmp_path / "whole"
+    options = ["--oversize", "tile", "--fan-out-above", str(ABOVE)]
+    killed = command_elsewhere(
+        tmp_path,
+        *("run", inputs / "[at]*", output, *quick(tiny_weights), *options),
+        prepare=functools.partial(killed_after, results),
+    )
+    done = [path.name for path in output.glob(".staging/giants/*/results/*")]
+    begun: list[int] = []
+    keep = fan_out.keep
+
+    def followed(tiled: Any, *arguments: Any) -> Any:
+        begun.extend([tiled.first] if tiled.tiles else [])
+        return keep(tiled, *arguments)
+
+    monkeypatch.setattr("beam_upscale.giants.keep", followed)
+    upscale(inputs / "[at]*", output, tiny_weights, **SPREAD)
+
+    upscale(inputs / "[at]*", whole, tiny_weights, oversize="tile")
+    assert killed.code == -signal.SIGKILL, killed
+    assert len(done) == results
+    assert len(begun) == sum(row.calls for row in rows(whole).values()) - results
+    assert tree(output) == tree(whole)
+
+
+def damaged(data: bytes, at: float) -> bytes:
+    position = int(len(data) * at)
+    return data[:position] + b"\xff" * 200 + data[position + 200 :]
+
+
+def test_files_damaged_within_have_the_codes_of_one_place(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.jpg", "turned.jpg", "alpha.png"):
+        data = (inputs / name).read_bytes()
+        (folder / name).write_bytes(data[: len(data) // 2])
+    for name in ("tiles.tif", "deep.png"):
+        (folder / name).write_bytes(damaged((inputs / name).read_bytes(), 0.5))
+    upscale(folder, tmp_path / "plain", tiny_weights, oversize="tile")
+
+    upscale(folder, tmp_path / "spread", tiny_weights, **SPREAD)
+
+    expected = {
+        "a.jpg": "truncated",
+        "turned.jpg": "truncated",
+        "alpha.png": "truncated",
+        "tiles.tif": "corrupt",
+        "deep.png": "checksum_mismatch",
+    }
+    assert error_codes(tmp_path / "plain") == expected == error_codes(tmp_path / "spread")
+    assert list(verify(str(tmp_path / "spread"))) == []
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "tiles.tif"])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda path: path.unlink(), "not_found"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"0"), "read_error"),
+    ],
+)
+def test_file_that_changes_before_its_tiles_are_read(
+    name: str,
+    change: Callable[[Path], None],
+    code: str,
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / name
+    path.write_bytes((inputs / name).read_bytes())
+    # Tiles of the one are read while they are cut, of the other one by one.
+    step = "cut" if name == "a.jpg" else "read_tile"
+    original = getattr(fan_out, step)
+    changed: list[bool] = []
+
+    def changing(*arguments: Any) -> Any:
+        if not changed:
+            changed.append(True)
+            change(path)
+        return original(*arguments)
+
+    monkeypatch.setattr(f"beam_upscale.giants.{step}", changing)
+    upscale(path, tmp_path / "out", tiny_weights, **SPREAD)
+
+    row = rows(tmp_path / "out")[name]
+    # Of a file that is gone, what tells that it changed may be looked at first.
+    assert row.error_code in {code, "read_error"}
+    assert (row.status, row.output_uri) == (Status.FAILED, None)
+
+
+def test_budget_is_that_of_the_ordinary_path(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    options: dict[str, Any] = {"max_credits": Decimal(12)}
+    upscale(inputs, tmp_path / "plain", tiny_weights, oversize="tile", **options)
+
+    upscale(inputs, tmp_path / "spread", tiny_weights, **SPREAD, **options)
+
+    statuses = {row.status for row in rows(tmp_path / "spread").values()}
+    assert statuses == {Status.UPSCALED, Status.OVER_BUDGET}
+    assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
+
+
+def test_result_that_cannot_be_encoded_is_one_failed_row(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise ImageError(ErrorCode.ENCODE_ERROR, "the encoder ends here")
+
+    monkeypatch.setattr(fan_out, "encode_rows", refuse)
+
+    upscale(inputs / "[as]*", tmp_path / "out", tiny_weights, **SPREAD)
+
+    assert error_codes(tmp_path / "out") == {
+        "a.jpg": "encode_error",
+        "alpha.png": "encode_error",
+        "small.png": None,
+        "strips.tif": "encode_error",
+    }
+
+
+def test_network_that_fails_on_a_tile_costs_one_row(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep = fan_out.keep
+
+    def failing(tiled: Any, inference: Any, dataset: Any) -> Any:
+        if tiled.first == 5:
+            error = ImageError(ErrorCode.NOT_A_NUMBER, "no numbers")
+            inference = dataclasses.replace(inference, cores=[], error=error)
+        return keep(tiled, inference, dataset)
+
+    monkeypatch.setattr("beam_upscale.giants.keep", failing)
+    upscale(inputs / "[as]*.*g", tmp_path / "out", tiny_weights, **SPREAD)
+
+    found = rows(tmp_path / "out")
+    assert error_codes(tmp_path / "out") == {
+        "a.jpg": "not_a_number",
+        "alpha.png": "not_a_number",
+        "small.png": None,
+    }
+    assert found["a.jpg"].error_message == "no numbers"
+
+
+def test_paid_calls_are_those_of_one_place_and_charged_once(
+    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.fromarray(picture(1500, 1400, 4)).save(folder / "alpha.png")
+    Image.fromarray(picture(1500, 900)).save(folder / "color.jpg")
+    (tmp_path / "server").mkdir()
+    with faults.server(tmp_path / "server", tiny_weights) as server:
+        keys = {name: server.add_key(name) for name in ("plain", "spread")}
+        for name, key in keys.items():
+            options = ["--backend", "grpc", "--endpoint", f"127.0.0.1:{server.port}"]
+            options += ["--api-key-file", str(key), "--workers", "1", "--quiet"]
+            words = ["run", folder, tmp_path / name, *options, "--oversize", "tile"]
+            if name == "spread":
+                words += ["--fan-out-above", "3"]
+                killed = command_elsewhere(
+                    tmp_path,
+                    *words,
+                    prepare=functools.partial(signal_after, r"giants/\w+/results/\d+", 2),
+                )
+                assert killed.code == -signal.SIGKILL, killed
+            last = command_elsewhere(tmp_path, *words)
+            assert last.code == 0, last
+        charges = {name: server.charges(name) for name in keys}
+
+    plain, spread = (rows(tmp_path / name) for name in keys)
+    assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
+    assert [row.calls for row in plain.values()] == [3, 2]
+    for name, found in (("plain", plain), ("spread", spread)):
+        asked = [request_id for row in found.values() for request_id in row.request_ids]
+        assert sorted(charge.request_id for charge in charges[name]) == sorted(asked)
+        assert sum(row.billed_credits for row in found.values()) == Decimal("1.0")
+
+
+def test_without_a_dataset_a_giant_is_a_failed_result(
+    inputs: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    def code_of(upscaled: UpscaledImage) -> tuple[str, str | None]:
+        assert upscaled.record is not None
+        return upscaled.source.input_id, upscaled.record.row.error_code
+
+    sources = [
+        bu.SourceImage("a", uri=str(inputs / "a.jpg")),
+        bu.SourceImage("in memory", data=(inputs / "a.jpg").read_bytes()),
+        bu.SourceImage("small", uri=str(inputs / "small.png")),
+    ]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        codes = (
+            pipeline
+            | beam.Create(sources)
+            | bu.Upscale(ENGINE, weights=str(tiny_weights), device="cpu", threads=1, **SPREAD)
+            | beam.Map(code_of)
+        )
+        assert_that(codes, equal_to([("a", "needs_fan_out"), ("in memory", None), ("small", None)]))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"engine": (ENGINE, ENGINE)}, "a chain"),
+        ({"engine": "stable-diffusion-x4-latent-upscaler"}, "canvas of noise"),
+        ({"long_side": 4000}, "leave out width"),
+        ({"oversize": "shrink"}, "oversize is shrink"),
+        ({"output_format": "jpeg"}, "choose png or tiff"),
+        ({"fan_out_above": 0}, "must be above 0"),
+        ({"fan_out_above": float("nan")}, "must be above 0"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused(options: dict[str, Any], reason: str) -> None:
+    chosen = {"engine": ENGINE, **SPREAD, **options}
+
+    with pytest.raises(SettingsError, match=reason) as caught:
+        _ = UpscaleSettings.of(chosen.pop("engine"), **chosen).rules
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[int] = []
+    keep = fan_out.keep
+
+    def stopping(tiled: Any, inference: Any, dataset: Any) -> Any:
+        kept.extend([tiled.first] if tiled.tiles else [])
+        if len(kept) == 3:
+            request_stop(dataset, "enough")
+        return keep(tiled, inference, dataset)
+
+    monkeypatch.setattr("beam_upscale.giants.keep", stopping)
+    stopped = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
+    begun = len(kept)
+    result = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
+
+    assert stopped.stopped == "enough"
+    assert stopped.totals.rows == 0
+    # What was handed to the network with the third is done too.
+    assert 3 <= begun <= 5
+    assert result.stopped is None
+    assert len(kept) == sum(row.calls for row in rows(tmp_path / "out").values())
+
+
+def test_plan_takes_the_option_and_says_what_does_not_go_with_it(inputs: Path) -> None:
+    words = ["plan", inputs / "a.jpg", "--fan-out-above", "0.05"]
+
+    assert command(*words, "--oversize", "tile").code == 0
+    refused = command(*words)
+    assert refused.code == 2
+    assert "fan_out_above does not go with that: oversize is reject" in refused.err
+
+
+@pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
+def test_layouts_that_pack_images_are_refused(
+    layout: Layout, inputs: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    with pytest.raises(SettingsError, match="take the layout files"):
+        upscale(inputs, tmp_path / "out", tiny_weights, **SPREAD, layout=layout)
+
+    assert not (tmp_path / "out").exists()
