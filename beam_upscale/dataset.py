@@ -18,6 +18,7 @@ folder (the layouts that pack images into shards).
 import dataclasses
 import hashlib
 import json
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping
 from decimal import Decimal
 from enum import StrEnum
@@ -42,6 +43,9 @@ INTERMEDIATES = "intermediates"
 RUN_FORMAT = "beam-upscale/1"
 
 _LONGEST_NAME = 200
+
+# Object stores take 1024 bytes, of which an output's own place needs some.
+_LONGEST_PATH = 600
 
 
 class Layout(StrEnum):
@@ -110,14 +114,18 @@ def safe_name(name: str) -> str:
     """A relative path that stays below the folder it is put in, whatever `name` says.
 
     Parts that are empty, `.` or `..` are dropped, NUL is replaced, and a part longer than file
-    systems take is cut and marked with a hash of the whole.
+    systems take is cut and marked with a hash of the whole. Of a path longer than stores take there
+    is the last part, below a folder that is such a hash.
     """
     parts = [
         part.replace("\0", "_")
         for part in storage.printable(name).split("/")
         if part not in ("", ".", "..")
     ]
-    return "/".join(_shorten(part) for part in parts) or "image"
+    path = "/".join(_shorten(part) for part in parts) or "image"
+    if len(path.encode()) <= _LONGEST_PATH:
+        return path
+    return f"{mark(path)}/{path.rpartition('/')[2]}"
 
 
 def _shorten(part: str) -> str:
@@ -130,6 +138,14 @@ def _shorten(part: str) -> str:
 def mark(text: str) -> str:
     """Sixteen hexadecimal digits that tell a name from others that look like it."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def folded(name: str) -> str:
+    """Equal for names that some file system holds for one: case, and forms of one letter.
+
+    Macs hold both for one, other systems neither.
+    """
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def stem(name: str) -> str:

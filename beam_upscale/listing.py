@@ -12,7 +12,7 @@ from typing import Any
 
 from beam_upscale import http_files, locations, storage
 from beam_upscale.chain import Rules
-from beam_upscale.dataset import Record, mark, safe_name, stem
+from beam_upscale.dataset import Record, folded, mark, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, format_of, inferred
 from beam_upscale.locations import Extent, Part
@@ -245,8 +245,8 @@ def list_images(
     Returns:
         The inputs. Two that would share an output name (`a.jpg` and `a.png`) both keep their
         extension in it (`a.jpg`, `a.png`, before the new extension), and so does one whose result
-        would stand where another's folder does; names that differ only in case count as one, since
-        some file systems hold them for one.
+        would stand where another's folder does; names that differ only in case, or in
+        the form of a letter, count as one, since some file systems hold them for one.
 
     Raises:
         SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
@@ -476,12 +476,12 @@ def with_unique_names(
 ) -> Iterator[SourceImage]:
     """Settles output names; `reserved` holds those that earlier results have, by `input_id`."""
     images = list(images)
-    claims = Counter(image.output_name.casefold() for image in images)
+    claims = Counter(folded(image.output_name) for image in images)
     names = _Names(reserved.values(), (image.output_name for image in images))
     for image in images:
         name = reserved.get(image.input_id)
         if name is None:
-            shared = claims[image.output_name.casefold()] > 1
+            shared = claims[folded(image.output_name)] > 1
             candidates = _output_names(image)[1 if shared else 0 :]
             name = next(filter(names.is_free, candidates), candidates[-1])
             names.take(name)
@@ -496,7 +496,7 @@ def _output_names(image: SourceImage) -> tuple[str, ...]:
 
 
 class _Names:
-    """Output names in use, without regard to case.
+    """Output names in use, without regard to case or form.
 
     Args:
         taken: names of results that are there.
@@ -504,30 +504,30 @@ class _Names:
     """
 
     def __init__(self, taken: Iterable[str], wanted: Iterable[str]) -> None:
-        taken = [name.casefold() for name in taken]
+        taken = [folded(name) for name in taken]
         self._taken = set(taken)
         self._folders = {
             folder
-            for name in [*taken, *(name.casefold() for name in wanted)]
+            for name in [*taken, *(folded(name) for name in wanted)]
             for folder in _folders(name)
         }
 
     def is_free(self, name: str) -> bool:
         """Whether a result may have this name: no other has, and no file would be a folder."""
-        folded = name.casefold()
+        same = folded(name)
         return (
-            folded not in self._taken
-            and not any(f"{folded}{end}" in self._folders for end in _EXTENSIONS)
+            same not in self._taken
+            and not any(f"{same}{end}" in self._folders for end in _EXTENSIONS)
             and not any(
                 folder.endswith(end) and folder.removesuffix(end) in self._taken
-                for folder in _folders(folded)
+                for folder in _folders(same)
                 for end in _EXTENSIONS
             )
         )
 
     def take(self, name: str) -> None:
         """Puts a name to use."""
-        self._taken.add(name.casefold())
+        self._taken.add(folded(name))
 
 
 def _folders(name: str) -> list[str]:
