@@ -20,7 +20,7 @@ from beam_upscale.verify import verify
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 BEAM_UPSCALE = Path(sys.executable).with_name("beam-upscale")
-PATIENCE = 600
+PATIENCE = 1500
 
 # Results after which a worker is killed.
 KILLS = (20, 70)
