@@ -68,8 +68,8 @@ protos: clients ## generate the messages of the gRPC API from protos/, for Pytho
 
 .PHONY: lock
 lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE=--upgrade for newest
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --output-file requirements.lock
-	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --group test --group reference \
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --extra yaml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --extra yaml --group test --group reference \
 		--constraints requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group build --constraints requirements-dev.lock \
 		--output-file .ci/requirements-build.lock

@@ -25,6 +25,11 @@ _LATE_FORMATS = frozenset({"gif", "webp"})
 
 # Sorts before every hash: nothing new is admitted.
 NOTHING = ""
+# Sorts after every hash.
+_EVERYTHING = "g"
+
+# Claims whose hashes begin alike are added up first, so that no worker holds all of them.
+_BUCKET_DIGITS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +74,49 @@ def last_admitted(claims: Iterable[Claim], max_credits: Decimal) -> str:
             break
         reached = claim.order
     return reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Reach:
+    """How far a budget goes: claims before `bucket` fit, and of those in it as many as `left` pays.
+
+    Attributes:
+        bucket: what the orders of claims begin with among which it ends; every hash sorts before
+            it where all fit.
+        left: credits for claims in that bucket.
+    """
+
+    bucket: str
+    left: Decimal
+
+    def is_last(self, place: str) -> bool:
+        """Whether an order is one of the bucket in which the budget ends."""
+        return place.startswith(self.bucket)
+
+    def admits(self, place: str, last: str) -> bool:
+        """Whether an order is within the budget, with the `last_admitted` of the bucket."""
+        return place <= last if self.is_last(place) else place < self.bucket
+
+
+def bucket(asked: Claim) -> str:
+    """What a claim is added up with; what was spent stands apart."""
+    return NOTHING if asked.spent else asked.order[:_BUCKET_DIGITS]
+
+
+def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
+    """Where a budget ends.
+
+    Args:
+        sums: of the claims of each bucket, in any order.
+        max_credits: the budget, for this output as a whole.
+    """
+    by_bucket = dict(sums)
+    left = max_credits - by_bucket.pop(NOTHING, Decimal(0))
+    for name, asked in sorted(by_bucket.items()):
+        if asked > left:
+            return Reach(name, left)
+        left -= asked
+    return Reach(_EVERYTHING, left)
 
 
 def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> ImageHeader:
@@ -152,8 +200,53 @@ class _Claim(beam.DoFn):
         yield dataclasses.replace(source, claimed=asked.credits), asked
 
 
-def _admit(source: SourceImage, reached: str) -> SourceImage:
-    return dataclasses.replace(source, within_budget=order(source.input_id) <= reached)
+def _admit(source: SourceImage, settled: Reach, last: str) -> SourceImage:
+    return dataclasses.replace(source, within_budget=settled.admits(order(source.input_id), last))
+
+
+def _last_bucket(asked: Claim, settled: Reach) -> Iterator[tuple[None, Claim]]:
+    if not asked.spent and settled.is_last(asked.order):
+        yield None, asked
+
+
+@dataclasses.dataclass(eq=False)
+class SettleBudget(beam.PTransform):
+    """Settles which claims a budget reaches, in two steps: sums of buckets, then one bucket.
+
+    Attributes:
+        max_credits: as `LimitCredits`.
+        output: likewise.
+
+    Returns:
+        Of the `Claim`s two PCollections of one element at most: a `Reach`, and the `last_admitted`
+        of its bucket.
+    """
+
+    max_credits: Decimal
+    output: str | None = None
+
+    def expand(self, claims: Any) -> Any:
+        """Gathers what is small."""
+        max_credits, output = self.max_credits, self.output
+        settled = (
+            claims
+            | "ByBucket" >> beam.Map(lambda asked: (bucket(asked), asked.credits))
+            | "AddUp" >> beam.CombinePerKey(sum)
+            | "Key" >> beam.Map(lambda pair: (None, pair))
+            | "GatherSums" >> beam.GroupByKey()
+            | "Reach" >> beam.Map(lambda sums: reach(sums[1], max_credits - committed(output)))
+        )
+        last = (
+            claims
+            | "LastBucket" >> beam.FlatMap(_last_bucket, beam.pvalue.AsSingleton(settled))
+            | "GatherBucket" >> beam.GroupByKey()
+            | "LastAdmitted"
+            >> beam.Map(
+                lambda pair, found: last_admitted(pair[1], found.left),
+                beam.pvalue.AsSingleton(settled),
+            )
+        )
+        return settled, last
 
 
 @dataclasses.dataclass(eq=False)
@@ -174,17 +267,13 @@ class LimitCredits(beam.PTransform):
     output: str | None = None
 
     def expand(self, sources: Any) -> Any:
-        """Gathers every claim in one place; a claim has about a hundred bytes."""
-        max_credits, output = self.max_credits, self.output
+        """Asks every input's claim, settles the budget, and marks the inputs."""
         claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules))
-        reached = (
-            claimed
-            | "Key" >> beam.Map(lambda pair: (None, pair[1]))
-            | "Gather" >> beam.GroupByKey()
-            | "Settle"
-            >> beam.Map(lambda claims: last_admitted(claims[1], max_credits - committed(output)))
-        )
+        claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
+        settled, last = claims | "Settle" >> SettleBudget(self.max_credits, self.output)
         images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
         return images | "Admit" >> beam.Map(
-            _admit, beam.pvalue.AsSingleton(reached, default_value=NOTHING)
+            _admit,
+            beam.pvalue.AsSingleton(settled),
+            beam.pvalue.AsSingleton(last, default_value=NOTHING),
         )

@@ -1,11 +1,13 @@
 """The command line: `beam-upscale plan | run | verify | engines | weights | serve | keys`."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -22,12 +24,13 @@ from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.formats import InputFormat
-from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
+from beam_upscale.listing import Listing, no_input, require_prompt_column
+from beam_upscale.local_runner import is_local
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, OutputFormat, Oversize
-from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
+from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
@@ -35,7 +38,7 @@ from beam_upscale.server import keys as key_file
 from beam_upscale.server.ledger import read_spent
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
-from beam_upscale.sources import DEFAULT_SHARD_ROWS
+from beam_upscale.sources import DEFAULT_SHARD_ROWS, Asking
 from beam_upscale.verify import verify
 
 _EXIT_FAILED = 1
@@ -402,6 +405,11 @@ def cli() -> None:
 @_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
+@click.option(
+    "--to",
+    metavar="FOLDER",
+    help="Keep the plan there, as Parquet. With a runner of Beam's, where all workers write it.",
+)
 def plan_command(
     input_: str,
     beam_options: tuple[str, ...],
@@ -411,6 +419,7 @@ def plan_command(
     then: tuple[str, ...],
     max_credits: Decimal | None,
     as_json: bool,
+    to: str | None,
     **options: Any,
 ) -> None:
     """Show what a run on INPUT would do, and its price.
@@ -419,21 +428,26 @@ def plan_command(
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
     _check_beam_options(beam_options)
+    if to is None and not is_local(beam_options):
+        raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
     settings = _settings(engine, then, options)
     storage.configure(beam_options)
-    listing = list_images(input_, input_format=input_format, image_column=image_column)
+    listing = Asking(input_, input_format, image_column).listing()
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
-    planned = preview(listing.images, settings.rules, max_credits)
-    if as_json:
-        click.echo(_plan_as_json(settings.engines, planned))
-        return
-    _print_totals(f"{' and then '.join(settings.engines)} on {input_}", by_status(planned))
-    for image in planned:
-        if image.error_code is not None:
-            line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
-            out.print(line, markup=False)
+    with contextlib.ExitStack() as stack:
+        folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
+        preview(listing.images, settings.rules, max_credits, folder, beam_options)
+        if as_json:
+            click.echo(_plan_as_json(settings.engines, list(read_plan(folder))))
+            return
+        title = f"{' and then '.join(settings.engines)} on {input_}"
+        _print_totals(title, by_status(read_plan(folder)))
+        for image in read_plan(folder):
+            if image.error_code is not None:
+                line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
+                out.print(line, markup=False)
     _print_left_out(listing, out)
 
 

@@ -17,9 +17,9 @@ folder (the layouts that pack images into shards).
 
 import dataclasses
 import hashlib
+import itertools
 import json
-import unicodedata
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
@@ -31,7 +31,16 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
-from beam_upscale.manifest import Row, row_from_json, row_to_json, rows_of
+from beam_upscale.manifest import (
+    Row,
+    Totals,
+    row_from_dict,
+    row_from_json,
+    row_to_json,
+    rows_of,
+    totals,
+)
+from beam_upscale.sorted_map import SortedMap
 
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
@@ -140,14 +149,6 @@ def mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def folded(name: str) -> str:
-    """Equal for names that some file system holds for one: case, and forms of one letter.
-
-    Macs hold both for one, other systems neither.
-    """
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
-
-
 def stem(name: str) -> str:
     """A relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
     path = PurePosixPath(name)
@@ -190,6 +191,11 @@ class DatasetFolder:
         return storage.join(self.staging, "assignment.json")
 
     @property
+    def listing(self) -> str:
+        """The inputs, shard by shard, as the run in progress found them."""
+        return storage.join(self.staging, "listing")
+
+    @property
     def stop_file(self) -> str:
         """Its presence asks every worker to begin no further image."""
         return storage.join(self.staging, "stop")
@@ -222,7 +228,7 @@ class DatasetFolder:
 
     def record_uri(self, input_id: str) -> str:
         """Where a finished input's record waits for its shard."""
-        return storage.join(self.records, f"{_key(input_id)}.json")
+        return storage.join(self.records, _record_name(input_id))
 
     def write(self, uri: str, data: bytes) -> None:
         """Publishes a file of this dataset atomically."""
@@ -245,6 +251,32 @@ class DatasetFolder:
             for row in self.read_manifest(shard):
                 yield shard, row
 
+    def committed_names(self) -> Iterator[tuple[int, str, str | None]]:
+        """Of every committed row the shard's number, the input's id and the image's URI, if any."""
+        for shard in self.committed_shards():
+            stored = self._read_columns(shard, ["input_id", "output_uri"])
+            pairs = zip(*(column.to_pylist() for column in stored.columns), strict=True)
+            for input_id, output_uri in pairs:
+                yield shard, input_id, output_uri
+
+    def committed_count(self, shard: int) -> int:
+        """How many rows a committed shard has."""
+        with storage.open_read(self.manifest_uri(shard)) as file:
+            return int(pq.read_metadata(file).num_rows)
+
+    def totals(self) -> Totals:
+        """Sums over all committed rows; only what is summed is read."""
+        columns = ["status", "calls", "credits", "billed_credits", "usd", "output_bytes"]
+        return totals(
+            row_from_dict({"input_id": "", "source_uri": "", **values})
+            for shard in self.committed_shards()
+            for values in self._read_columns(shard, columns).to_pylist()
+        )
+
+    def _read_columns(self, shard: int, columns: list[str]) -> pa.Table:
+        with storage.open_read(self.manifest_uri(shard)) as file:
+            return pq.read_table(file, columns=columns)
+
     def input_type(self, shard: int) -> pa.DataType:
         """The type of the dataset's own columns in a committed shard; its rows are not read."""
         with storage.open_read(self.manifest_uri(shard)) as file:
@@ -254,19 +286,17 @@ class DatasetFolder:
         """The formats of the images of committed shards, in order."""
         found: set[str] = set()
         for shard in self.committed_shards():
-            with storage.open_read(self.manifest_uri(shard)) as file:
-                stored = pq.read_table(file, columns=["output_uri", "output_format"])
+            stored = self._read_columns(shard, ["output_uri", "output_format"])
             images = stored.filter(pc.is_valid(stored["output_uri"]))
             found.update(images["output_format"].unique().to_pylist())
         return sorted(found)
 
-    def columns_of_others(self, input_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+    def columns_of_others(self, input_ids: Container[str]) -> Iterator[dict[str, Any]]:
         """The columns, without those that have no value, of committed inputs that are not these."""
-        known = pa.array(input_ids, pa.string())
         for shard in self.committed_shards():
-            with storage.open_read(self.manifest_uri(shard)) as file:
-                stored = pq.read_table(file, columns=["input_id", "input"])
-            others = stored.filter(pc.invert(pc.is_in(stored["input_id"], known)))
+            stored = self._read_columns(shard, ["input_id", "input"])
+            is_other = [each not in input_ids for each in stored["input_id"].to_pylist()]
+            others = stored.filter(pa.array(is_other, pa.bool_()))
             for columns in from_struct_array(others["input"]):
                 yield {name: value for name, value in columns.items() if value is not None}
 
@@ -274,6 +304,14 @@ class DatasetFolder:
         """The record of a finished input whose shard is not committed."""
         uri = self.record_uri(input_id)
         return record_from_json(storage.read(uri)) if storage.exists(uri) else None
+
+    def unfinished_totals(self) -> Totals:
+        """Sums over the rows of a run that was stopped: a staged one stands for a committed one."""
+        staged = SortedMap((entry.name, "") for entry in storage.list_below(self.records))
+        committed = (
+            row for _, row in self.committed_rows() if _record_name(row.input_id) not in staged
+        )
+        return totals(itertools.chain(committed, (each.row for each in self.staged_records())))
 
     def staged_records(self) -> Iterator[Record]:
         """The records of all finished inputs whose shards are not committed."""
@@ -309,6 +347,10 @@ def _json_default(value: object) -> str:
     if isinstance(value, Decimal):
         return str(value)
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _record_name(input_id: str) -> str:
+    return f"{_key(input_id)}.json"
 
 
 def _key(input_id: str) -> str:

@@ -40,6 +40,8 @@ class ErrorCode(StrEnum):
     INVALID_SEED = "invalid_seed"
     INVALID_NOISE_LEVEL = "invalid_noise_level"
     OVER_BUDGET = "over_budget"
+    # What a pipeline's own steps did.
+    LEFT_OUT = "left_out"
     # What an engine could not do.
     OUT_OF_MEMORY = "out_of_memory"
     NOT_A_NUMBER = "not_a_number"
@@ -73,6 +75,7 @@ class ErrorCode(StrEnum):
     INVALID_TABLE = "invalid_table"
     OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
+    INVALID_FIELD = "invalid_field"
 
 
 class BeamUpscaleError(Exception):

@@ -2,23 +2,26 @@
 
 import dataclasses
 import hashlib
+import json
 import mimetypes
 import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from beam_upscale import http_files, locations, storage
 from beam_upscale.chain import Rules
-from beam_upscale.dataset import Record, folded, mark, safe_name, stem
+from beam_upscale.dataset import Record, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, format_of, inferred
-from beam_upscale.locations import Extent, Part
+from beam_upscale.json_values import from_json, to_json
+from beam_upscale.locations import Cell, Extent, Missing, Part
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
+from beam_upscale.output_names import Wish, unique_names
 from beam_upscale.parameters import Parameters
-from beam_upscale.plan import OutputFormat
+from beam_upscale.sorted_map import SortedMap
 from beam_upscale.storage import FileEntry
 from beam_upscale.tables import TableRow, read_table
 from beam_upscale.tars import TarInput, read_tar
@@ -38,9 +41,6 @@ _MAX_CAPTION_BYTES = 1 << 20
 # ids it has, and ids sort as rows do. Numbers of as many digits as one run needs would do neither.
 _ROW_DIGITS = 12
 
-# What results' names may end in.
-_EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
-
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
@@ -58,6 +58,8 @@ class SourceImage:
         caption_uri: a text file that says what the image shows, on any of Beam's file systems.
         caption_part: of that file; None is the whole.
         shard: which shard the result belongs to; None lets the sink choose.
+        listed_in: the part of the output's own listing that it stands in, which the commit of its
+            shard reads; None where it comes from elsewhere.
         earlier: the record that an earlier run wrote for this input, when it still holds.
         committed: whether that record stands in a committed shard already.
         within_budget: False marks the input as one that the budget does not reach.
@@ -76,6 +78,7 @@ class SourceImage:
     caption_uri: str | None = None
     caption_part: Extent | None = None
     shard: int | None = None
+    listed_in: str | None = None
     earlier: Record | None = None
     committed: bool = False
     within_budget: bool = True
@@ -147,6 +150,47 @@ class SourceImage:
             defaults = dataclasses.replace(defaults, prompt=caption)
         return defaults.overridden(self.columns, prompt_column)
 
+    def to_json(self) -> str:
+        """What a listing says of the input, as JSON on one line; not what is known besides."""
+        values = {name: getattr(self, name) for name in _LISTED}
+        values["columns"] = to_json(self.columns)
+        for name in ("part", "caption_part"):
+            values[name] = _part_to_json(values[name])
+        return json.dumps({name: value for name, value in values.items() if value is not None})
+
+
+_LISTED = (
+    *("input_id", "uri", "part", "name", "output_name", "columns", "caption_uri", "caption_part"),
+    *("shard", "committed"),
+)
+_PARTS: Mapping[str, type[Part]] = MappingProxyType(
+    {"extent": Extent, "cell": Cell, "missing": Missing}
+)
+
+
+def source_from_json(text: str) -> SourceImage:
+    """The inverse of `SourceImage.to_json`."""
+    values = json.loads(text)
+    values["columns"] = from_json(values["columns"])
+    for name in ("part", "caption_part"):
+        if name in values:
+            values[name] = _part_from_json(values[name])
+    return SourceImage(**values)
+
+
+def _part_to_json(part: Part | None) -> list[Any] | None:
+    if part is None:
+        return None
+    kind = next(name for name, each in _PARTS.items() if isinstance(part, each))
+    return [kind, *dataclasses.astuple(part)]
+
+
+def _part_from_json(values: list[Any]) -> Part:
+    kind, *fields = values
+    if kind == "missing":
+        return Missing(ErrorCode(fields[0]), fields[1])
+    return _PARTS[kind](*fields)
+
 
 def _caption(uri: str, part: Extent | None) -> str:
     data = locations.read_start(uri, part, _MAX_CAPTION_BYTES + 1)
@@ -202,19 +246,61 @@ def is_image_name(name: str) -> bool:
     return kind is None or kind.startswith("image/")
 
 
+class Inputs(Collection[SourceImage]):
+    """Inputs in the order of their ids, on the local disk: there may be millions.
+
+    Args:
+        images: in any order; of two with one id the first is kept.
+    """
+
+    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
+        self._images = SortedMap((image.input_id, image.to_json()) for image in images)
+        self._names = SortedMap(self._named())
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        return zip((key for key, _ in self._images.items()), unique_names(self.wishes), strict=True)
+
+    def wishes(self) -> Iterator[Wish]:
+        """What each input's result would be called."""
+        return map(wish_of, self._listed())
+
+    def _listed(self) -> Iterator[SourceImage]:
+        return map(source_from_json, self._images.values())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for image, name in zip(self._listed(), self._names.values(), strict=True):
+            yield dataclasses.replace(image, output_name=name)
+
+    def __contains__(self, image: object) -> bool:
+        return isinstance(image, SourceImage) and image.input_id in self._images
+
+    @property
+    def ids(self) -> Container[str]:
+        """The ids of all."""
+        return self._images
+
+
+def wish_of(image: SourceImage) -> Wish:
+    """What an input's result would be called."""
+    return Wish(image.input_id, image.output_name, image.name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Listing:
     """What a pattern names.
 
     Attributes:
-        images: the inputs, ordered by `input_id`.
+        images: the inputs, ordered by `input_id`, with the names of their results.
         ignored: how many files, or members of tars, were left out: their names say that they are no
             images, and they are neither metadata nor a caption of one.
         unmatched: how many rows of listed metadata files name no listed image. Those of a file
             that the pattern does not name do not count: it may well be about more images.
     """
 
-    images: tuple[SourceImage, ...]
+    images: Inputs
     ignored: int
     unmatched: int = 0
 
@@ -245,19 +331,19 @@ def list_images(
     Returns:
         The inputs. Two that would share an output name (`a.jpg` and `a.png`) both keep their
         extension in it (`a.jpg`, `a.png`, before the new extension), and so does one whose result
-        would stand where another's folder does; names that differ only in case, or in
-        the form of a letter, count as one, since some file systems hold them for one.
+        would stand where another's folder does; names that differ only in case count as one, since
+        some file systems hold them for one.
 
     Raises:
         SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
             INVALID_OPTION, as `read_table`.
     """
     outside = None if exclude is None else storage.join(storage.absolute(exclude), "")
-    entries = [
+    entries = _Entries(
         entry
         for entry in storage.list_files(pattern)
         if outside is None or not entry.uri.startswith(outside)
-    ]
+    )
     is_folder = _is_folder(pattern, entries)
     if input_format is not None:
         form = InputFormat(input_format)
@@ -273,30 +359,49 @@ def list_images(
         return _list_folder(pattern, entries)
     # What a folder holds besides, such as a README; whoever names a file or a glob means it.
     files = [each for each in entries if not is_folder or format_of(each.uri) is form]
-    files.sort(key=lambda entry: entry.uri)
     ignored = len(entries) - len(files)
     if form is InputFormat.WEBDATASET:
         return _list_tars(files, ignored)
-    images = [
+    images = (
         _row_image(entry, row)
         for entry in files
         for row in read_table(entry.uri, form, image_column)
-    ]
-    return _listing(images, ignored)
+    )
+    return Listing(Inputs(images), ignored)
 
 
-def _is_folder(pattern: str, entries: Sequence[FileEntry]) -> bool:
+class _Entries:
+    """Files in the order of their URIs, on the local disk.
+
+    Args:
+        entries: in any order.
+    """
+
+    def __init__(self, entries: Iterable[FileEntry]) -> None:
+        self._entries = SortedMap(
+            (entry.uri, json.dumps([entry.name, entry.is_folder])) for entry in entries
+        )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[FileEntry]:
+        for uri, text in self._entries.items():
+            yield FileEntry(uri, *json.loads(text))
+
+    def get(self, uri: str) -> FileEntry | None:
+        """The file of a URI; None where it is not among them."""
+        text = self._entries.get(uri)
+        return None if text is None else FileEntry(uri, *json.loads(text))
+
+
+def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
     """Whether a pattern names a folder, and all these files are below it."""
     target = storage.absolute(pattern)
     return not http_files.is_http(pattern) and all(
         entry.uri.startswith(storage.join(target, "")) or (entry.is_folder and entry.uri == target)
         for entry in entries
     )
-
-
-def _listing(images: Iterable[SourceImage], ignored: int) -> Listing:
-    ordered = sorted(images, key=lambda image: image.input_id)
-    return Listing(tuple(with_unique_names(ordered, reserved={})), ignored)
 
 
 def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
@@ -322,16 +427,22 @@ def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
 
 
 def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
-    images: list[SourceImage] = []
-    taken: set[str] = set()
-    for entry in tars:
-        found = read_tar(entry.uri)
-        ignored += found.ignored
-        images += (_member_image(entry, each, taken) for each in found.inputs)
-    return _listing(images, ignored)
+    left_out = 0
+
+    def images() -> Iterator[SourceImage]:
+        nonlocal left_out
+        taken = SortedMap()
+        for entry in tars:
+            found = read_tar(entry.uri)
+            left_out += found.ignored
+            for each in found.inputs:
+                yield _member_image(entry, each, taken)
+
+    inputs = Inputs(images())
+    return Listing(inputs, ignored + left_out)
 
 
-def _member_image(tar: FileEntry, member: TarInput, taken: set[str]) -> SourceImage:
+def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
     """The input that members of a tar are; `taken` holds the ids of those before it."""
     unmarked = input_id = _input_id(f"{tar.uri}#{member.name}")
     times = 1
@@ -339,7 +450,7 @@ def _member_image(tar: FileEntry, member: TarInput, taken: set[str]) -> SourceIm
         # A tar may have several members of one name; one that grows has them at its end.
         times += 1
         input_id = f"{unmarked}#{times}"
-    taken.add(input_id)
+    taken[input_id] = ""
     name = safe_name(member.name)
     return source_image(
         tar.uri,
@@ -353,25 +464,44 @@ def _member_image(tar: FileEntry, member: TarInput, taken: set[str]) -> SourceIm
     )
 
 
-def _list_folder(pattern: str, entries: Sequence[FileEntry]) -> Listing:
+def _list_folder(pattern: str, entries: _Entries) -> Listing:
     single = storage.absolute(pattern)
-    found = [entry for entry in entries if entry.uri == single or is_image_name(entry.name)]
-    beside = _side_files(pattern, entries, found)
-    metadata = {uri: read_metadata(uri) for uri in sorted(beside) if is_metadata_name(uri)}
+
+    def is_input(entry: FileEntry | None) -> bool:
+        return entry is not None and (entry.uri == single or is_image_name(entry.name))
+
+    beside = _side_files(pattern, entries, lambda: filter(is_input, entries))
+    metadata = {uri: read_metadata(uri) for uri in _metadata_among(beside)}
     rows = nearest(metadata)
-    images = [_with_side_files(source_image(each.uri, each.name), rows, beside) for each in found]
-    taken = {each.uri for each in found}
-    used = taken | metadata.keys() | {image.caption_uri for image in images}
-    listed = {entry.uri for entry in entries}
-    unmatched = sum(
-        target not in taken for uri in metadata if uri in listed for target in metadata[uri]
+    captions = SortedMap()
+
+    def images() -> Iterator[SourceImage]:
+        for entry in filter(is_input, entries):
+            image = _with_side_files(source_image(entry.uri, entry.name), rows, beside)
+            if image.caption_uri is not None:
+                captions[image.caption_uri] = ""
+            yield image
+
+    inputs = Inputs(images())
+    ignored = sum(
+        not is_input(entry) and entry.uri not in metadata and entry.uri not in captions
+        for entry in entries
     )
-    listing = _listing(images, sum(entry.uri not in used for entry in entries))
-    return dataclasses.replace(listing, unmatched=unmatched)
+    unmatched = sum(
+        not is_input(entries.get(target))
+        for uri in metadata
+        if entries.get(uri) is not None
+        for target in metadata[uri]
+    )
+    return Listing(inputs, ignored, unmatched)
+
+
+def _metadata_among(uris: SortedMap) -> list[str]:
+    return [uri for uri, _ in uris.items() if is_metadata_name(uri)]
 
 
 def _with_side_files(
-    image: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Collection[str]
+    image: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Container[str]
 ) -> SourceImage:
     assert image.uri is not None
     columns, caption = rows.get(image.uri), _caption_uri(image.uri)
@@ -386,33 +516,37 @@ def _caption_uri(uri: str) -> str:
 
 
 def _side_files(
-    pattern: str, entries: Sequence[FileEntry], images: Sequence[FileEntry]
-) -> frozenset[str]:
+    pattern: str, entries: _Entries, images: Callable[[], Iterable[FileEntry]]
+) -> SortedMap:
     """URIs of the files that may be metadata or captions of what a pattern names."""
     if http_files.is_http(pattern):
-        return frozenset()
+        return SortedMap()
     target = storage.absolute(pattern)
     if all(entry.uri.startswith(storage.join(target, "")) for entry in entries):
-        return frozenset(entry.uri for entry in entries if _is_side_file(entry))
-    if any(entry.uri == target for entry in entries):
+        return _set_of(entry.uri for entry in entries if _is_side_file(entry))
+    if entries.get(target) is not None:
         candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
         # A single file is an image whatever its name, be it that of its own caption.
-        return frozenset(uri for uri in candidates if uri != target and _is_there(uri))
+        return _set_of(uri for uri in candidates if uri != target and _is_there(uri))
     return _beside_glob(target, images)
 
 
-def _beside_glob(pattern: str, images: Sequence[FileEntry]) -> frozenset[str]:
+def _beside_glob(pattern: str, images: Callable[[], Iterable[FileEntry]]) -> SortedMap:
     """Side files of what a glob names, from one more listing that is as long as the glob's own."""
     base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
     # All names begin as the glob does; a caption's has another ending.
     begin = begin.rpartition(".")[0] or begin
     below = storage.list_files(f"{base}/{begin}**")
-    there = {entry.uri for entry in below if _is_side_file(entry)}
-    there |= set(filter(_is_there, _metadata_uris(base)))
-    folders = {folder for each in images for folder in _folders_between(base, each.uri)}
-    captions = (_caption_uri(each.uri) for each in images)
-    metadata = (uri for folder in folders for uri in _metadata_uris(folder))
-    return frozenset(there.intersection([*captions, *metadata]))
+    there = _set_of(entry.uri for entry in below if _is_side_file(entry))
+    there.add((uri, "") for uri in _metadata_uris(base) if _is_there(uri))
+    wanted = _set_of(_caption_uri(each.uri) for each in images())
+    folders = {folder for each in images() for folder in _folders_between(base, each.uri)}
+    wanted.add((uri, "") for folder in folders for uri in _metadata_uris(folder))
+    return _set_of(uri for uri, _ in there.items() if uri in wanted)
+
+
+def _set_of(uris: Iterable[str]) -> SortedMap:
+    return SortedMap((uri, "") for uri in uris)
 
 
 def _folders_between(base: str, uri: str) -> Iterator[str]:
@@ -469,67 +603,3 @@ def require_prompt_column(listing: Listing, rules: Rules) -> None:
             f"prompt_column is {column!r}, and no input has such a column; there are: "
             f"{', '.join(sorted(found)) or 'none'}",
         )
-
-
-def with_unique_names(
-    images: Iterable[SourceImage], reserved: Mapping[str, str]
-) -> Iterator[SourceImage]:
-    """Settles output names; `reserved` holds those that earlier results have, by `input_id`."""
-    images = list(images)
-    claims = Counter(folded(image.output_name) for image in images)
-    names = _Names(reserved.values(), (image.output_name for image in images))
-    for image in images:
-        name = reserved.get(image.input_id)
-        if name is None:
-            shared = claims[folded(image.output_name)] > 1
-            candidates = _output_names(image)[1 if shared else 0 :]
-            name = next(filter(names.is_free, candidates), candidates[-1])
-            names.take(name)
-        yield dataclasses.replace(image, output_name=name)
-
-
-def _output_names(image: SourceImage) -> tuple[str, ...]:
-    """What a result may be called, best first; no other input's has the last."""
-    unlike = mark(image.input_id)
-    last_part = image.name.rpartition("/")[2]
-    return image.output_name, image.name, f"{image.name}-{unlike}", f"{unlike}-{last_part}"
-
-
-class _Names:
-    """Output names in use, without regard to case or form.
-
-    Args:
-        taken: names of results that are there.
-        wanted: names whose folders will be there.
-    """
-
-    def __init__(self, taken: Iterable[str], wanted: Iterable[str]) -> None:
-        taken = [folded(name) for name in taken]
-        self._taken = set(taken)
-        self._folders = {
-            folder
-            for name in [*taken, *(folded(name) for name in wanted)]
-            for folder in _folders(name)
-        }
-
-    def is_free(self, name: str) -> bool:
-        """Whether a result may have this name: no other has, and no file would be a folder."""
-        same = folded(name)
-        return (
-            same not in self._taken
-            and not any(f"{same}{end}" in self._folders for end in _EXTENSIONS)
-            and not any(
-                folder.endswith(end) and folder.removesuffix(end) in self._taken
-                for folder in _folders(same)
-                for end in _EXTENSIONS
-            )
-        )
-
-    def take(self, name: str) -> None:
-        """Puts a name to use."""
-        self._taken.add(folded(name))
-
-
-def _folders(name: str) -> list[str]:
-    """All folders on the way to a relative path."""
-    return [str(folder) for folder in PurePosixPath(name).parents if folder.name]

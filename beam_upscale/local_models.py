@@ -102,6 +102,7 @@ class Choices:
     tile_halo: int | None
     vae_tiling: bool | None
     color_fix: bool
+    remote_workers: bool
 
     def batch_pixels(self, device: Device, default: int) -> int:
         """Input pixels in a batch on a device."""
@@ -127,7 +128,9 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
     found, uri = _find_weights(choices.weights, engine.name)
     info = esrgan.inspect(found.path)
     _require_scale(info.scale, engine, found)
-    place, precision = device.settle(choices.device, choices.precision, info.precisions)
+    place, precision = device.settle(
+        choices.device, choices.precision, info.precisions, elsewhere=choices.remote_workers
+    )
     return LocalEsrgan(
         name=found.name,
         weights_sha256=found.sha256,
@@ -155,11 +158,12 @@ def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
     found, uri = _find_weights(choices.weights, engine.name)
     info = latent.inspect(found.path)
     _require_scale(info.scale, engine, found)
-    place, _ = device.settle(choices.device, Precision.FP32, info.precisions)
+    elsewhere = choices.remote_workers
+    place, _ = device.settle(choices.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
     asked = choices.precision
     if place is Device.CPU and asked is Precision.AUTO:
         asked = Precision.FP32
-    _, precision = device.settle(place, asked, info.precisions)
+    _, precision = device.settle(place, asked, info.precisions, elsewhere=elsewhere)
     on_cpu = place is Device.CPU
     return LocalLatent(
         name=found.name,

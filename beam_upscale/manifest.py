@@ -73,9 +73,9 @@ def with_earlier_billing(row: "Row", earlier: "Row") -> "Row":
 def status_of(code: ErrorCode) -> Status:
     """The status of an input with this error: rejected where the rules refuse, else failed.
 
-    What a service withholds is filtered.
+    What a service withholds, or a step of the pipeline's own leaves out, is filtered.
     """
-    if code is ErrorCode.FILTERED:
+    if code in (ErrorCode.FILTERED, ErrorCode.LEFT_OUT):
         return Status.FILTERED
     return Status.REJECTED if code in _REJECTIONS else Status.FAILED
 

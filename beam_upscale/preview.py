@@ -1,19 +1,30 @@
 """What a run would do and cost: headers only, no model, nothing spent."""
 
 import dataclasses
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from typing import Any
 
-from beam_upscale.budget import Claim, decide, last_admitted, order
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.budget import NOTHING, Claim, Reach, SettleBudget, decide, order
 from beam_upscale.chain import Rules
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
 from beam_upscale.engines import USD_PER_CREDIT
-from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Status, status_of
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.json_values import from_json, to_json
+from beam_upscale.listing import Inputs, SourceImage
+from beam_upscale.local_runner import new_pipeline
+from beam_upscale.manifest import CREDITS, Status, status_of
 from beam_upscale.plan import Action
+from beam_upscale.sorted_map import SortedMap
+from beam_upscale.sources import DEFAULT_SHARD_ROWS, ReadListed, write_down
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +73,135 @@ class StatusTotals:
     usd: Decimal
 
 
+_PLAN = "plan"
+_SCHEMA = pa.schema(
+    [
+        ("input_id", pa.string()),
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+    ]
+)
+
+
 def preview(
-    sources: Iterable[SourceImage],
+    images: Inputs,
     rules: Rules,
-    max_credits: Decimal | None = None,
-) -> list[PlannedImage]:
-    """Plans every input.
+    max_credits: Decimal | None,
+    folder: str,
+    beam_options: Sequence[str] = (),
+) -> None:
+    """Plans every input, as a Beam job, and leaves the plan in a folder.
 
     Args:
-        sources: the inputs; their headers are read, in as many threads as there are CPUs.
+        images: the inputs.
+        rules: as the run would have them.
+        max_credits: the budget; None sets none.
+        folder: which all workers share; `read_plan` reads it.
+        beam_options: Beam's own; without `--runner` among them it runs in this process.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN, there is a plan in the folder.
+    """
+    dataset = DatasetFolder(storage.absolute(folder))
+    if any(True for _ in storage.list_below(dataset.resolve(_PLAN))):
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
+        )
+    for _ in write_down(images, dataset, DEFAULT_SHARD_ROWS):
+        """Each batch is found again in the listing's index."""
+    pipeline = new_pipeline(beam_options, usable_cores())
+    planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
+    _ = planned | WritePlan(dataset.root)
+    pipeline.run().wait_until_finish()
+    storage.delete(dataset.staging)
+
+
+@dataclasses.dataclass(eq=False)
+class PlanImages(beam.PTransform):
+    """Plans inputs by their headers and parameters.
+
+    Attributes:
         rules: as the run would have them.
         max_credits: the budget; None sets none.
 
     Returns:
-        One `PlannedImage` for each input, in the same order.
+        One `PlannedImage` for each `SourceImage`.
     """
-    decoders = shared_pool()
-    with ThreadPoolExecutor(max_workers=usable_cores()) as executor:
-        planned = list(executor.map(lambda source: _planned(source, rules, decoders), sources))
-    return planned if max_credits is None else list(_within(planned, max_credits))
+
+    rules: Rules
+    max_credits: Decimal | None = None
+
+    def expand(self, sources: Any) -> Any:
+        """Plans each, and settles the budget where there is one."""
+        planned = sources | "Plan" >> beam.ParDo(_Plan(self.rules))
+        if self.max_credits is None:
+            return planned
+        settled, last = (
+            planned | "Claims" >> beam.Map(_claim) | "Settle" >> SettleBudget(self.max_credits)
+        )
+        return planned | "Within" >> beam.Map(
+            _within,
+            beam.pvalue.AsSingleton(settled),
+            beam.pvalue.AsSingleton(last, default_value=NOTHING),
+        )
+
+
+class _Plan(beam.DoFn):
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def process(self, source: SourceImage) -> Iterator[PlannedImage]:
+        yield _planned(source, self._rules, shared_pool())
+
+
+@dataclasses.dataclass(eq=False)
+class WritePlan(beam.PTransform):
+    """Writes `PlannedImage`s as Parquet into `plan/` of a folder, for `read_plan`."""
+
+    folder: str
+
+    def expand(self, planned: Any) -> Any:
+        """Writes what each worker has, in no order."""
+        return (
+            planned
+            | "AsDict" >> beam.Map(dataclasses.asdict)
+            | beam.io.WriteToParquet(
+                storage.join(self.folder, _PLAN, "images"), _SCHEMA, file_name_suffix=".parquet"
+            )
+        )
+
+
+def read_plan(folder: str) -> Iterator[PlannedImage]:
+    """The images of a plan, in the order of their ids."""
+    parts = storage.list_below(storage.join(storage.absolute(folder), _PLAN))
+    ordered = SortedMap(item for part in parts for item in _part_items(part.uri))
+    return map(_from_json, ordered.values())
+
+
+def _part_items(uri: str) -> Iterator[tuple[str, str]]:
+    with storage.open_read(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            for values in batch.to_pylist():
+                yield values["input_id"], json.dumps(to_json(values))
+
+
+def _from_json(text: str) -> PlannedImage:
+    values = from_json(json.loads(text))
+    code = values["error_code"]
+    return PlannedImage(
+        **{
+            **values,
+            "status": Status(values["status"]),
+            "error_code": None if code is None else ErrorCode(code),
+        }
+    )
 
 
 def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PlannedImage:
@@ -109,21 +230,22 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
     )
 
 
-def _within(planned: list[PlannedImage], max_credits: Decimal) -> Iterator[PlannedImage]:
-    claims = [Claim(order(image.input_id), image.credits, spent=False) for image in planned]
-    reached = last_admitted(claims, max_credits)
-    for image in planned:
-        if image.status is not Status.UPSCALED or order(image.input_id) <= reached:
-            yield image
-            continue
-        yield dataclasses.replace(
-            image,
-            status=Status.OVER_BUDGET,
-            error_code=ErrorCode.OVER_BUDGET,
-            message=f"{image.credits} credits would exceed --max-credits",
-            calls=0,
-            credits=Decimal(0),
-        )
+def _claim(planned: PlannedImage) -> Claim:
+    return Claim(order(planned.input_id), planned.credits, spent=False)
+
+
+def _within(planned: PlannedImage, settled: Reach, last: str) -> PlannedImage:
+    is_upscaled = planned.status is Status.UPSCALED
+    if not is_upscaled or settled.admits(order(planned.input_id), last):
+        return planned
+    return dataclasses.replace(
+        planned,
+        status=Status.OVER_BUDGET,
+        error_code=ErrorCode.OVER_BUDGET,
+        message=f"{planned.credits} credits would exceed --max-credits",
+        calls=0,
+        credits=Decimal(0),
+    )
 
 
 def by_status(planned: Iterable[PlannedImage]) -> dict[Status, StatusTotals]:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,9 +12,11 @@ from beam_upscale import http_files, storage
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.listing import SourceImage, with_unique_names
+from beam_upscale.listing import SourceImage, source_from_json, wish_of
 from beam_upscale.manifest import Row
+from beam_upscale.output_names import unique_names
 from beam_upscale.parameters import Parameters
+from beam_upscale.sorted_map import SortedMap
 
 # What is wrong with an image's parameters, and with the file of its caption or its own.
 _PARAMETER_CODES = frozenset(
@@ -51,7 +54,7 @@ def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
 
 
 def assign_shards(
-    images: Sequence[SourceImage], dataset: DatasetFolder, shard_rows: int
+    images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
 ) -> Iterator[SourceImage]:
     """Gives each input its shard, the same on every run over the same inputs.
 
@@ -65,29 +68,46 @@ def assign_shards(
         shard_rows: rows in a shard.
 
     Yields:
-        The inputs with `shard` and `output_name` settled, and `earlier` for committed ones.
+        The inputs by shard and `input_id`, with `shard`, `output_name` and `committed` settled.
     """
-    committed = {row.input_id: (shard, row) for shard, row in dataset.committed_rows()}
-    first, staged_names = _assignment(images, dataset, committed)
-    settled = (row for shard, row in committed.values() if shard < first)
-    reserved = staged_names | _names_of(settled)
+    committed = SortedMap(
+        (input_id, json.dumps([shard, output_uri]))
+        for shard, input_id, output_uri in dataset.committed_names()
+    )
+    first, reserved = _assignment(images, dataset, committed)
+    for input_id, text in committed.items():
+        shard, output_uri = json.loads(text)
+        name = _name_in_layout_files(output_uri)
+        if shard < first and name is not None:
+            reserved[input_id] = name
+    names = unique_names(lambda: map(wish_of, images), reserved)
+    by_shard = SortedMap(
+        (f"{image.shard:012} {image.input_id}", image.to_json())
+        for image in _numbered(zip(images, names, strict=True), committed, first, shard_rows)
+    )
+    return map(source_from_json, by_shard.values())
+
+
+def _numbered(
+    named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
+) -> Iterator[SourceImage]:
     position = 0
-    for image in with_unique_names(images, reserved):
-        shard, earlier = committed.get(image.input_id, (first, None))
+    for image, name in named:
+        found = committed.get(image.input_id)
+        shard = first if found is None else json.loads(found)[0]
         if shard >= first:
             shard = first + position // shard_rows
             position += 1
-        yield dataclasses.replace(
-            image,
-            shard=shard,
-            earlier=None if earlier is None else Record(earlier, telemetry=None),
-            committed=earlier is not None,
-        )
+        yield dataclasses.replace(image, shard=shard, output_name=name, committed=found is not None)
 
 
 def output_name(row: Row) -> str | None:
     """The name, without extension, under which a row's image stands in layout files."""
-    folder, _, name = (row.output_uri or "").partition("/")
+    return _name_in_layout_files(row.output_uri)
+
+
+def _name_in_layout_files(output_uri: str | None) -> str | None:
+    folder, _, name = (output_uri or "").partition("/")
     return stem(name) if folder == IMAGES else None
 
 
@@ -112,15 +132,9 @@ def _files(row: Row) -> set[str]:
     return uris
 
 
-def _names_of(rows: Iterable[Row]) -> dict[str, str]:
-    return {row.input_id: name for row in rows if (name := output_name(row)) is not None}
-
-
 def _assignment(
-    images: Sequence[SourceImage],
-    dataset: DatasetFolder,
-    committed: Mapping[str, tuple[int, Row]],
-) -> tuple[int, dict[str, str]]:
+    images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap
+) -> tuple[int, SortedMap]:
     """The first shard of the assignment in progress, and the names that were given before it.
 
     Those are the names, by `input_id`, of results that a run over other inputs staged.
@@ -129,43 +143,36 @@ def _assignment(
     if in_progress is not None:
         first = int(in_progress["first_shard"])
         if in_progress["inputs_sha256"] == _fingerprint(images, committed, first):
-            return first, dict(in_progress["output_names"])
-    first = 1 + max((shard for shard, _ in committed.values()), default=-1)
-    staged = [record.row for record in dataset.staged_records()]
-    _forget_vanished(staged, images, committed, dataset)
-    staged_names = _names_of(staged)
+            return first, SortedMap(in_progress["output_names"].items())
+    shards = (json.loads(text)[0] for text in committed.values())
+    first = 1 + max(shards, default=-1)
+    names = {}
+    present = SortedMap((image.input_id, "") for image in images)
+    for record in dataset.staged_records():
+        row = record.row
+        if row.input_id not in present and row.input_id not in committed:
+            # No longer there, and it will have no row.
+            delete_files(row, dataset)
+            storage.delete(dataset.record_uri(row.input_id))
+        elif (name := output_name(row)) is not None:
+            names[row.input_id] = name
     dataset.write_json(
         dataset.assignment_json,
         {
             "first_shard": first,
             "inputs_sha256": _fingerprint(images, committed, first),
-            "output_names": staged_names,
+            "output_names": names,
         },
     )
-    return first, staged_names
+    return first, SortedMap(names.items())
 
 
-def _forget_vanished(
-    staged: Iterable[Row],
-    images: Iterable[SourceImage],
-    committed: Collection[str],
-    dataset: DatasetFolder,
-) -> None:
-    """Removes staged results of inputs that are no longer there and will have no row."""
-    present = {image.input_id for image in images}
-    for row in staged:
-        if row.input_id not in present and row.input_id not in committed:
-            delete_files(row, dataset)
-            storage.delete(dataset.record_uri(row.input_id))
-
-
-def _fingerprint(
-    images: Iterable[SourceImage], committed: Mapping[str, tuple[int, Row]], first: int
-) -> str:
+def _fingerprint(images: Iterable[SourceImage], committed: SortedMap, first: int) -> str:
     """A hash of the inputs that are not in shards before `first`."""
     digest = hashlib.sha256()
     for image in images:
-        if committed.get(image.input_id, (first,))[0] >= first:
+        found = committed.get(image.input_id)
+        if found is None or json.loads(found)[0] >= first:
             digest.update(image.input_id.encode() + b"\0")
     return digest.hexdigest()
 
@@ -177,8 +184,9 @@ def still_holds(
 
     It is while the same bytes go in, the same is asked of them, and the image that came out is
     there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
-    alike. One that was too large to be read is looked at anew. What was read from a web server once
-    holds where the server gives it no more: links rot, and what was made of them is not to go.
+    alike. One that was too large to be read, or that another step left out, is looked at anew. What
+    was read from a web server once holds where the server gives it no more: links rot, and what was
+    made of them is not to go.
 
     Args:
         image: the input, with its columns and caption of now.
@@ -186,7 +194,7 @@ def still_holds(
         dataset: the output.
         asked: of every image; None where no engine takes parameters.
     """
-    if earlier.error_code == ErrorCode.FILE_TOO_LARGE:
+    if earlier.error_code in (ErrorCode.FILE_TOO_LARGE, ErrorCode.LEFT_OUT):
         return False
     if asked is not None and _concerns_parameters(earlier):
         try:

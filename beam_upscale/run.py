@@ -4,14 +4,13 @@ import dataclasses
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import shared_weights, storage
 from beam_upscale.budget import LimitCredits
@@ -26,9 +25,9 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import Listing, list_images, no_input, require_prompt_column
+from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
-from beam_upscale.manifest import Row, totals
+from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
@@ -38,7 +37,7 @@ from beam_upscale.run_record import (
 )
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
-from beam_upscale.sources import ReadImages
+from beam_upscale.sources import Asking, ReadListed, write_down
 from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -67,11 +66,16 @@ def run(
     storage.configure(request.beam_options)
     dataset = DatasetFolder(storage.absolute(request.output))
     earlier = None if request.overwrite else dataset.read_run()
-    settings = _with_processes(request).pin((earlier or {}).get("settings"))
+    is_remote = not is_local(request.beam_options)
+    asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
+    settings = asked.pin((earlier or {}).get("settings"))
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
-    listing = list_images(request.input, dataset.root, request.input_format, request.image_column)
+    asking = Asking(
+        request.input, request.input_format, request.image_column, dataset, request.shard_rows
+    )
+    listing = asking.listing()
     if not listing.images:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
@@ -81,6 +85,8 @@ def run(
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
+    for _ in write_down(listing.images, dataset, request.shard_rows):
+        """Each batch is found again in the listing's index."""
     settings = _with_reachable_weights(settings, dataset, request)
     on_start(settings, listing)
     run_id = new_run_id()
@@ -91,22 +97,14 @@ def run(
     _watch(execution, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
         clear_stop(dataset)
-        return RunResult(totals(row for _, row in dataset.committed_rows()))
+        return RunResult(dataset.totals())
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
-    return RunResult(totals(_rows_so_far(dataset)), reason)
-
-
-def _rows_so_far(dataset: DatasetFolder) -> Iterable[Row]:
-    """Rows of a run that was stopped: a staged one stands for what a shard had before."""
-    rows = {row.input_id: row for _, row in dataset.committed_rows()}
-    rows |= {record.row.input_id: record.row for record in dataset.staged_records()}
-    return rows.values()
+    return RunResult(dataset.unfinished_totals(), reason)
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
     """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
-    present = [image.input_id for image in listing.images]
-    gone = dataset.columns_of_others(present)
+    gone = dataset.columns_of_others(listing.images.ids)
     return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
 
 
@@ -117,16 +115,12 @@ def _clear(dataset: DatasetFolder) -> None:
         storage.delete(dataset.resolve(name))
 
 
-def _is_local(request: Run) -> bool:
-    return PipelineOptions(list(request.beam_options)).view_as(StandardOptions).runner is None
-
-
 def _with_processes(request: Run) -> UpscaleSettings:
     """The settings with the number of processes that share a limit on the rate of calls."""
     settings = request.settings
     if settings.worker_processes is not None:
         return settings
-    if _is_local(request):
+    if is_local(request.beam_options):
         return dataclasses.replace(settings, worker_processes=1)
     options = PipelineOptions(list(request.beam_options)).get_all_options()
     known = options.get("parallelism")
@@ -139,7 +133,7 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Puts the weights where every worker finds them: beside the work in progress."""
-    if _is_local(request):
+    if is_local(request.beam_options):
         return settings
     stages = tuple(
         dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
@@ -170,26 +164,10 @@ def _pipeline(
     input_type: pa.StructType | None,
 ) -> beam.Pipeline:
     dataset = DatasetFolder(storage.absolute(request.output))
-    options = PipelineOptions(list(request.beam_options))
-    runner = None
-    if _is_local(request):
-        # Beam's own default first looks for a runner's binary on the network.
-        runner = FnApiRunner()
-        direct = options.view_as(DirectOptions)
-        first = settings.stages[0].model
-        device = first.device if isinstance(first, LocalModel) else None
-        workers = request.workers or default_workers(device)
-        direct.direct_num_workers = workers
-        direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
-    pipeline = beam.Pipeline(runner=runner, options=options)
-    images = pipeline | ReadImages(
-        request.input,
-        output=request.output,
-        retry=request.retry,
-        shard_rows=request.shard_rows,
-        input_format=request.input_format,
-        image_column=request.image_column,
-    )
+    first = settings.stages[0].model
+    device = first.device if isinstance(first, LocalModel) else None
+    pipeline = new_pipeline(request.beam_options, request.workers or default_workers(device))
+    images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
     (
@@ -214,7 +192,7 @@ def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
     A runner that starts a server of its own has a signal handler for it, which only the main thread
     may set, and which would end the server at the first Ctrl-C: this process has its own way.
     """
-    if _is_local(request):
+    if is_local(request.beam_options):
         return lambda: pipeline.run().wait_until_finish()
     handler = signal.getsignal(signal.SIGINT)
     try:

@@ -112,6 +112,9 @@ class UpscaleSettings:
             those by the engine's name. None takes the engine's default.
         device: where the networks run.
         precision: their floating-point type.
+        remote_workers: whether the workers are other machines than this one. A device and a
+            precision that are both named are then left to each worker to check; what is `auto` is
+            settled here all the same.
         threads: CPU threads of one call of a network; None takes all of this machine's.
         max_tile_pixels: input pixels of a super-resolution network that the device's memory holds
             at once; more are cut, with a halo, and priced no differently.
@@ -153,6 +156,7 @@ class UpscaleSettings:
     weights: str | Mapping[str, str] | None = None
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    remote_workers: bool = False
     threads: int | None = None
     max_tile_pixels: int = _TILE_PIXELS
     max_batch_pixels: int | None = None
@@ -356,6 +360,7 @@ class UpscaleSettings:
             tile_halo=self.tile_halo,
             vae_tiling=_SWITCHED[self.vae_tiling],
             color_fix=self.color_fix,
+            remote_workers=self.remote_workers,
         )
 
     def _weights_of(self, engine: Engine) -> str | None:

@@ -1,9 +1,9 @@
 """`WriteDataset`: results become durable one by one, and shards are committed whole.
 
-A result's image and record are written as soon as they are made; what crosses the shuffle is the
-record. One worker then writes a shard's images, where shards hold them, and, last, its manifest,
-whose appearance commits the shard. Doing any of it twice writes the same bytes under the same
-names.
+A result's image and record are written as soon as they are made; what crosses the shuffle is which
+shards have something new. One worker then writes a shard's images, where shards hold them, and,
+last, its manifest, whose appearance commits the shard. Doing any of it twice writes the same bytes
+under the same names.
 """
 
 import dataclasses
@@ -11,11 +11,14 @@ import datetime
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale import manifest, storage
 from beam_upscale.card import dataset_card
@@ -40,8 +43,10 @@ from beam_upscale.dataset import (
     safe_name,
     shard_name,
 )
+from beam_upscale.errors import ErrorCode
+from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Totals, totals, with_earlier_billing
+from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
@@ -54,7 +59,12 @@ _logger = logging.getLogger(__name__)
 # Results that come without a shard are spread over this many.
 _SHARDS = 16
 
-_POSTPONED = b""
+# Records of a shard that are read at a time.
+_READERS = 16
+
+# What a shard has new: a part of the listing, all of whose records are staged or committed; the
+# record of an input that stands in no listing; or None, an input is left to a later run.
+News = str | bytes | None
 
 
 def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
@@ -138,36 +148,56 @@ class _Stage(beam.DoFn):
         self._most_failures = most_failures
         self._input_type = input_type
         self._stop_listening: Callable[[], None] = _nothing
+        self._news: dict[tuple[int, News], WindowedValue] = {}
 
     def start_bundle(self) -> None:
+        self._news = {}
         if self._dataset.read_run() is None:
             values = {**self._run, "complete": False}
             self._dataset.write_json(self._dataset.run_json, values)
         # Networks that take many steps tell of them before this step has its first image.
         self._stop_listening = progress_file(self._dataset, self._run_id).listen()
 
-    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, bytes]]:
+    def process(
+        self,
+        upscaled: UpscaledImage,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[tuple[int, News]]:
         source, record = upscaled.source, upscaled.record
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
+        shard = shard_of(source)
         if record is None:
-            yield shard_of(source), _POSTPONED
+            self._tell((shard, None), timestamp, window)
             return
         earlier = source.earlier is not None
         if earlier:
             # Its columns may have changed since, though nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
             record = readdressed(record, source.source_uri)
+            if record is not source.earlier and source.listed_in is not None:
+                self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
         else:
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if not source.committed or record is not source.earlier:
-            yield shard_of(source), record.to_json()
+        if source.committed and record is source.earlier:
+            return
+        if source.listed_in is None:
+            yield shard, record.to_json()
+        else:
+            self._tell((shard, source.listed_in), timestamp, window)
 
-    def finish_bundle(self) -> None:
+    def _tell(self, news: tuple[int, News], timestamp: Timestamp, window: Any) -> None:
+        """Tells the same news once for a bundle: a runner in one process holds all of them."""
+        self._news.setdefault(news, WindowedValue(news, timestamp, [window]))
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
         self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
+        yield from self._news.values()
+        self._news = {}
 
     def teardown(self) -> None:
         # A bundle that fails is never finished.
@@ -284,6 +314,38 @@ def _write_telemetry(
         pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
 
 
+def listed_records(part: str, dataset: DatasetFolder) -> Iterator[Record]:
+    """What a shard's commit has to add to its committed rows, if there are any.
+
+    Args:
+        part: of the listing, with the shard's inputs.
+        dataset: the output.
+
+    Yields:
+        The staged records. An input that has neither one nor a committed row never came here: a
+        step of the pipeline's own left it out, and its row says so.
+    """
+    images = read_part(dataset, part)
+    with ThreadPoolExecutor(_READERS) as readers:
+        staged = readers.map(dataset.staged_record, [image.input_id for image in images])
+        for image, record in zip(images, staged, strict=True):
+            if record is not None:
+                yield record
+            elif not image.committed:
+                yield Record(_left_out(image), telemetry=None)
+
+
+def _left_out(image: SourceImage) -> Row:
+    return Row(
+        image.input_id,
+        image.source_uri,
+        status_of(ErrorCode.LEFT_OUT),
+        error_code=str(ErrorCode.LEFT_OUT),
+        error_message="a step of the pipeline before WriteDataset left it out",
+        input=image.columns,
+    )
+
+
 class _CommitShard(beam.DoFn):
     """Gives, for each shard, whether it is complete."""
 
@@ -299,14 +361,25 @@ class _CommitShard(beam.DoFn):
         self._run_id = run_id
         self._input_type = input_type
 
-    def process(self, keyed: tuple[int, Iterable[bytes]]) -> Iterator[bool]:
-        shard, records = keyed[0], list(keyed[1])
-        if _POSTPONED in records:
+    def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[bool]:
+        shard, news = keyed[0], set(keyed[1])
+        if None in news:
             yield False
             return
-        parsed = [record_from_json(record) for record in records]
-        commit_shard(shard, parsed, self._dataset, self._layout, self._run_id, self._input_type)
+        records = {}
+        for each in news:
+            for record in self._records(shard, each):
+                records[record.row.input_id] = record
+        commit_shard(
+            shard, records.values(), self._dataset, self._layout, self._run_id, self._input_type
+        )
         yield True
+
+    def _records(self, shard: int, news: News) -> Iterable[Record]:
+        if isinstance(news, bytes):
+            return [record_from_json(news)]
+        assert news is not None
+        return listed_records(news, self._dataset)
 
 
 def shards_to_retype(
@@ -341,10 +414,19 @@ def _find_shards_to_retype(
     _: object,
     shards: Iterable[bool],
     dataset: DatasetFolder,
+    layout: Layout,
+    run_id: str,
     input_type: pa.StructType | None,
 ) -> Iterator[tuple[int, pa.StructType | None]]:
-    if all(shards):
-        yield from shards_to_retype(dataset, input_type)
+    if not all(shards):
+        return
+    committed = set(dataset.committed_shards())
+    for shard, part in listed_shards(dataset):
+        if shard not in committed:
+            # All of its inputs were left out: no one has told of it.
+            records = list(listed_records(part, dataset))
+            commit_shard(shard, records, dataset, layout, run_id, input_type)
+    yield from shards_to_retype(dataset, input_type)
 
 
 def _retype(
@@ -358,7 +440,7 @@ def _retype(
 
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
-    sums = totals(row for _, row in dataset.committed_rows())
+    sums = dataset.totals()
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
     card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {
@@ -387,7 +469,7 @@ def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str
     manifest_uri = dataset.manifest_uri(shard)
     entry = {
         "name": shard_name(shard),
-        "rows": len(dataset.read_manifest(shard)),
+        "rows": dataset.committed_count(shard),
         "manifest_sha256": storage.sha256(manifest_uri),
     }
     if layout.is_packed:
@@ -461,7 +543,12 @@ class WriteDataset(beam.PTransform):
             | "Committed" >> beam.Impulse()
             | "FindShardsToRetype"
             >> beam.FlatMap(
-                _find_shards_to_retype, beam.pvalue.AsIter(shards), dataset, self.input_type
+                _find_shards_to_retype,
+                beam.pvalue.AsIter(shards),
+                dataset,
+                layout,
+                self.run_id,
+                self.input_type,
             )
             | "SpreadShards" >> beam.Reshuffle()
             | "Retype" >> beam.Map(_retype, dataset, layout, self.run_id)

@@ -2,81 +2,89 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Collection, Hashable, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import apache_beam as beam
 
 from beam_upscale import storage
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.formats import InputFormat
-from beam_upscale.listing import SourceImage, list_images
-from beam_upscale.locations import Cell
-from beam_upscale.manifest import Status
+from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
+from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
+from beam_upscale.manifest import Row, Status
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
 DEFAULT_SHARD_ROWS = 1000
 
-# Inputs of one row group of a Parquet file that a worker gets: it reads their images at once. More
-# would leave other workers without any, where there are few row groups.
-_MOST_TOGETHER = 64
 
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """What is listed, and for which output.
 
-class ListImages(beam.DoFn):
-    """Turns the one element that starts a pipeline into the inputs, with their shards."""
-
-    def __init__(
-        self,
-        pattern: str,
-        dataset: DatasetFolder | None,
-        shard_rows: int,
-        input_format: InputFormat | str | None = None,
-        image_column: str | None = None,
-    ) -> None:
-        self._pattern = pattern
-        self._dataset = dataset
-        self._shard_rows = shard_rows
-        self._input_format = input_format
-        self._image_column = image_column
-
-    def process(self, element: object) -> Iterator[SourceImage]:
-        """Lists once; what follows spreads the inputs over the workers."""
-        del element
-        exclude = None if self._dataset is None else self._dataset.root
-        listing = list_images(self._pattern, exclude, self._input_format, self._image_column)
-        if self._dataset is None:
-            yield from listing.images
-            return
-        yield from assign_shards(listing.images, self._dataset, self._shard_rows)
-
-
-def together(images: Iterable[SourceImage]) -> Iterator[list[SourceImage]]:
-    """Inputs in the lists that are spread over the workers.
-
-    A worker that reads one row of a Parquet file has read its whole row group: neighbors stay
-    together, up to a limit. Any other input is alone.
-
-    Args:
-        images: in the order of the listing.
+    Attributes:
+        pattern: a file, a folder or a glob.
+        input_format: how it is read; None infers it.
+        image_column: of tables.
+        dataset: the output; None where there is none.
+        shard_rows: rows in a shard of it.
     """
-    for key, group in itertools.groupby(images, key=_read_with):
-        size = 1 if key is None else _MOST_TOGETHER
-        while batch := list(itertools.islice(group, size)):
-            yield batch
+
+    pattern: str
+    input_format: InputFormat | str | None = None
+    image_column: str | None = None
+    dataset: DatasetFolder | None = None
+    shard_rows: int = DEFAULT_SHARD_ROWS
+
+    def listing(self) -> Listing:
+        """What is there now, without the output."""
+        exclude = None if self.dataset is None else self.dataset.root
+        return list_images(self.pattern, exclude, self.input_format, self.image_column)
 
 
-def _read_with(image: SourceImage) -> Hashable:
-    """What is read with an input's bytes; None for what is read by itself."""
-    return (image.uri, image.part.row_group) if isinstance(image.part, Cell) else None
+def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
+    """Writes a listing into an output, by shards, and gives its batches as it goes."""
+    return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
 
 
-class _ListTogether(beam.DoFn):
-    def __init__(self, listing: ListImages) -> None:
-        self._listing = listing
+def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
+    images = asking.listing().images
+    return together(images, len(images))
 
-    def process(self, element: object) -> Iterator[list[SourceImage]]:
-        yield from together(self._listing.process(element))
+
+def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
+    return write_down(asking.listing().images, dataset, asking.shard_rows)
+
+
+def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
+    return read_index(dataset)
+
+
+class ReadBatch(beam.DoFn):
+    """Reads a batch of an output's listing, with the earlier rows of those that are committed."""
+
+    def __init__(self, dataset: DatasetFolder) -> None:
+        self._dataset = dataset
+        self._images: tuple[str, list[SourceImage]] = ("", [])
+        self._rows: tuple[int, dict[str, Row]] = (-1, {})
+
+    def start_bundle(self) -> None:
+        """A manifest that was read is as it was then; a later bundle may be a later run's."""
+        self._rows = (-1, {})
+
+    def process(self, batch: Batch) -> Iterator[SourceImage]:
+        """Gives the batch's inputs; parts and manifests are read once for neighbors."""
+        if self._images[0] != batch.part:
+            self._images = (batch.part, read_part(self._dataset, batch.part))
+        for image in self._images[1][batch.first : batch.first + batch.count]:
+            yield self._with_earlier(image) if image.committed else image
+
+    def _with_earlier(self, image: SourceImage) -> SourceImage:
+        assert image.shard is not None
+        if self._rows[0] != image.shard:
+            rows = self._dataset.read_manifest(image.shard)
+            self._rows = (image.shard, {row.input_id: row for row in rows})
+        return dataclasses.replace(image, earlier=Record(self._rows[1][image.input_id], None))
 
 
 class FindEarlier(beam.DoFn):
@@ -133,18 +141,49 @@ class ReadImages(beam.PTransform):
     def expand(self, root: Any) -> Any:
         """Wires listing and the search for earlier results."""
         dataset = None if self.output is None else DatasetFolder(storage.absolute(self.output))
-        listing = ListImages(
-            self.pattern, dataset, self.shard_rows, self.input_format, self.image_column
+        asking = Asking(
+            self.pattern, self.input_format, self.image_column, dataset, self.shard_rows
         )
-        images = (
-            root
-            | "Begin" >> beam.Impulse()
-            | "List" >> beam.ParDo(_ListTogether(listing))
-            | "Spread" >> beam.Reshuffle()
-            | "Separate" >> beam.FlatMap(list)
-        )
+        begin = root | "Begin" >> beam.Impulse()
         if dataset is None:
-            return images
-        return images | "FindEarlier" >> beam.ParDo(
-            FindEarlier(dataset, frozenset(Status(status) for status in self.retry))
+            lists = begin | "List" >> beam.FlatMap(_list_together, asking)
+            return lists | "Spread" >> beam.Reshuffle() | "Separate" >> beam.FlatMap(list)
+        batches = begin | "List" >> beam.FlatMap(_list_for, asking, dataset)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry)
+
+
+@dataclasses.dataclass(eq=False)
+class ReadListed(beam.PTransform):
+    """Reads the inputs that `write_down` wrote into an output.
+
+    Attributes:
+        output: the dataset.
+        retry: as of `ReadImages`.
+
+    Returns:
+        As `ReadImages`.
+    """
+
+    output: str
+    retry: Collection[Status] = ()
+
+    def expand(self, root: Any) -> Any:
+        """Wires the listing's batches and the search for earlier results."""
+        dataset = DatasetFolder(storage.absolute(self.output))
+        batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry)
+
+
+@dataclasses.dataclass(eq=False)
+class _ReadBatches(beam.PTransform):
+    dataset: DatasetFolder
+    retry: Collection[Status]
+
+    def expand(self, batches: Any) -> Any:
+        retry = frozenset(Status(status) for status in self.retry)
+        return (
+            batches
+            | "Spread" >> beam.Reshuffle()
+            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset))
+            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry))
         )

@@ -367,12 +367,25 @@ def _list_remote(pattern: str) -> Iterator[FileEntry]:
 
 def _match(pattern: str, base: str) -> Iterator[FileEntry]:
     """What Beam finds, without hidden names and the empty objects that stand for folders."""
-    for match in FileSystems.match([pattern]):
-        for metadata in match.metadata_list:
-            name = metadata.path.removeprefix(base).lstrip("/")
-            is_hidden = any(part.startswith(".") for part in name.split("/"))
-            if not is_hidden and not metadata.path.endswith("/"):
-                yield FileEntry(metadata.path, name)
+    for path in _paths_below(pattern.removesuffix("**")):
+        name = path.removeprefix(base).lstrip("/")
+        is_hidden = any(part.startswith(".") for part in name.split("/"))
+        if not is_hidden and not path.endswith("/"):
+            yield FileEntry(path, name)
+
+
+def _paths_below(prefix: str) -> Iterator[str]:
+    """The files whose names begin like this; of an object store page by page, and not held."""
+    filesystem = FileSystems.get_filesystem(prefix)
+    if filesystem.has_dirs():
+        found = (
+            each for match in FileSystems.match([f"{prefix}**"]) for each in match.metadata_list
+        )
+    else:
+        # `match` is a list of all that this gives, which every file system of Beam's has.
+        found = filesystem._list(prefix)
+    for metadata in found:
+        yield metadata.path
 
 
 def _has_wildcard(pattern: str) -> bool:
@@ -434,21 +447,25 @@ def _glob_matches(parts: list[str], pattern: list[str]) -> bool:
 def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[FileEntry]:
     try:
         status = os.stat(folder)  # noqa: PTH116 (odd bytes)
-        with os.scandir(folder) as entries:
-            children = list(entries)
+        children = os.scandir(folder)
     except OSError:
         yield FileEntry(folder, os.path.relpath(folder, root), is_folder=True)
         return
     identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if _is_folder(child):
-            yield from _walk(child.path, root, above | {identity})
-        else:
-            yield FileEntry(child.path, os.path.relpath(child.path, root))
+    folders: list[str] = []
+    with children:
+        if identity in above:
+            return
+        for child in children:
+            if child.name.startswith("."):
+                continue
+            if _is_folder(child):
+                folders.append(child.path)
+            else:
+                yield FileEntry(child.path, os.path.relpath(child.path, root))
+    # Only now: each that is open takes a place among those a process may have.
+    for each in folders:
+        yield from _walk(each, root, above | {identity})
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:
@@ -467,9 +484,8 @@ def list_below(folder: str) -> Iterator[FileEntry]:
                 path = join(directory, name)
                 yield FileEntry(path, os.path.relpath(path, folder))
         return
-    for match in FileSystems.match([join(folder, "**")]):
-        for metadata in match.metadata_list:
-            yield FileEntry(metadata.path, metadata.path.removeprefix(folder).lstrip("/"))
+    for path in _paths_below(join(folder, "")):
+        yield FileEntry(path, path.removeprefix(folder).lstrip("/"))
 
 
 def delete(uri: str) -> None:

@@ -13,8 +13,8 @@ import json
 import os
 import posixpath
 import urllib.parse
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, BinaryIO, cast
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -45,6 +45,8 @@ IMAGE_COLUMNS = (
 # Neither a path nor a URL is longer.
 _LONGEST_URI = 8192
 _LONGEST_LINE = 16 << 20
+
+_ROWS_AT_A_TIME = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,14 +109,13 @@ def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> 
             if form is InputFormat.PARQUET:
                 yield from _parquet_rows(uri, file, image_column)
                 return
-            lines = list(_json_lines(file) if form is InputFormat.JSONL else _csv_lines(uri, file))
+            yield from _text_rows(uri, form, file, image_column)
     except ImageError as error:
         raise SettingsError(
             ErrorCode.INVALID_TABLE, f"the table cannot be read: {error.message}"
         ) from error
     except OSError as error:
         raise _invalid(uri, f"it cannot be read: {error}") from error
-    yield from _text_rows(uri, lines, image_column)
 
 
 def _invalid(uri: str, found: str) -> SettingsError:
@@ -155,19 +156,30 @@ def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: 
 # Texts
 
 
-def _text_rows(uri: str, lines: Iterable[_Line], asked: str | None) -> Iterator[TableRow]:
-    lines = list(lines)
-    names = list(dict.fromkeys(name for line in lines for name in line.columns))
-    if not names and not lines:
+def _text_rows(
+    uri: str, form: InputFormat, file: BinaryIO, asked: str | None
+) -> Iterator[TableRow]:
+    """The rows of a text, which is read twice: a column may be one that only the last line has."""
+    names: dict[str, None] = {}
+    is_empty = True
+    for line in _lines(uri, form, file):
+        names.update(dict.fromkeys(line.columns))
+        is_empty = False
+    if is_empty:
         return
     # Where no line is sound, each has its own message, and no column is missed.
     column = _image_column(uri, asked, names, ", ".join(names)) if names else None
-    for number, line in enumerate(lines):
+    file.seek(0)
+    for number, line in enumerate(_lines(uri, form, file)):
         if line.problem or column is None:
             problem = line.problem or "it has no columns"
             yield _faulty(uri, number, line.columns, f"{line.place}: {problem}")
         else:
             yield _named(uri, number, line.columns, column, line.place)
+
+
+def _lines(uri: str, form: InputFormat, file: BinaryIO) -> Iterator[_Line]:
+    return _json_lines(file) if form is InputFormat.JSONL else _csv_lines(uri, file)
 
 
 def _named(uri: str, number: int, columns: Mapping[str, Any], column: str, place: str) -> TableRow:
@@ -283,6 +295,14 @@ def _csv_lines(uri: str, file: BinaryIO) -> Iterator[_Line]:
 
 def _csv_records(uri: str, file: BinaryIO) -> Iterator[tuple[str, list[str]]]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        yield from _text_records(uri, text)
+    finally:
+        # It would close the file, which is read again.
+        text.detach()
+
+
+def _text_records(uri: str, text: io.TextIOWrapper) -> Iterator[tuple[str, list[str]]]:
     reader = csv.reader(text, strict=True, delimiter="\t" if ending(uri) == ".tsv" else ",")
     while True:
         # A record may go on over several lines; it is named by its first.
@@ -323,9 +343,7 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
     read = [name for field in schema for name in _read_columns(field, image)]
     number = 0
     for group in range(file.num_row_groups):
-        with _as_invalid(uri):
-            rows = _group_rows(file, group, read)
-        for row_in_group, columns in enumerate(rows):
+        for row_in_group, columns in enumerate(_group_rows(uri, file, group, read)):
             if cells is None:
                 yield _named(uri, number, columns, column, f"row {number}")
             else:
@@ -344,11 +362,22 @@ def _as_invalid(uri: str) -> Iterator[None]:
         raise _invalid(uri, found) from error
 
 
-def _group_rows(file: pq.ParquetFile, group: int, columns: list[str]) -> list[dict[str, Any]]:
+def _group_rows(
+    uri: str, file: pq.ParquetFile, group: int, columns: list[str]
+) -> Iterator[dict[str, Any]]:
     if not columns:
-        return [{} for _ in range(file.metadata.row_group(group).num_rows)]
-    table = file.read_row_group(group, columns=columns)
-    return cast(list[dict[str, Any]], in_microseconds(table).to_pylist())
+        for _ in range(file.metadata.row_group(group).num_rows):
+            yield {}
+        return
+    with _as_invalid(uri):
+        batches = file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=columns)
+    while True:
+        with _as_invalid(uri):
+            batch = next(batches, None)
+            if batch is None:
+                return
+            rows = in_microseconds(pa.Table.from_batches([batch])).to_pylist()
+        yield from rows
 
 
 def _path(value: object) -> str:

@@ -126,7 +126,9 @@ class Upscale(beam.PTransform):
             `UpscaleSettings` (`weights`, `device`, `precision`, `backend`, `endpoint`, `quality`,
             …).
 
-    Beam's `with_resource_hints` puts it on machines with an accelerator.
+    Beam's hints for the whole pipeline (`--resource_hint accelerator=…`) put it on machines with an
+    accelerator. With `with_resource_hints` on this transform alone, images would go there and come
+    back over the network.
 
     Returns:
         For each `SourceImage` one `UpscaledImage`, whatever became of it.

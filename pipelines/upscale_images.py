@@ -13,20 +13,25 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 import beam_upscale as bu
+from beam_upscale.local_runner import is_local
+from beam_upscale.models.device import Device, Precision
 from beam_upscale.settings import weights_by_engine
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Builds the pipeline and runs it to its end."""
+def option_parser() -> argparse.ArgumentParser:
+    """The options of this program; a template of Dataflow has each by its name, as --name=value."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("input", help="a file, a folder or a glob, on any of Beam's file systems")
-    parser.add_argument("output", help="the dataset's root")
+    source = "a file, a folder or a glob, on any of Beam's file systems"
+    parser.add_argument("input", nargs="?", help=source)
+    parser.add_argument("output", nargs="?", help="the dataset's root")
+    parser.add_argument("--input", dest="named_input", metavar="INPUT", help="likewise")
+    parser.add_argument("--output", dest="named_output", metavar="OUTPUT", help="likewise")
     parser.add_argument(
-        "--input-format",
+        *_both("input-format"),
         choices=[str(form) for form in bu.InputFormat],
         help="where the names of its files do not say it",
     )
-    parser.add_argument("--image-column", help="of a table that names or holds the images")
+    parser.add_argument(*_both("image-column"), help="of a table that names or holds the images")
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
     parser.add_argument("--prompt", help="for engines that take one")
@@ -35,31 +40,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weights", action="append", default=[], help="a name or a path; in a chain ENGINE=…"
     )
+    parser.add_argument("--device", default="auto", choices=[str(device) for device in Device])
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=[str(precision) for precision in Precision],
+        help="to be named with a device that only the workers have",
+    )
     parser.add_argument("--endpoint", help="HOST:PORT of a service that has the engines")
-    parser.add_argument("--api-key-file", help="on the workers; else BEAM_UPSCALE_API_KEY")
-    own, beam_arguments = parser.parse_known_args(arguments)
+    parser.add_argument(*_both("api-key-file"), help="on the workers; else BEAM_UPSCALE_API_KEY")
+    return parser
 
+
+def _both(name: str) -> tuple[str, str]:
+    """An option as command lines write it, and as Beam's own options and templates do."""
+    return f"--{name}", f"--{name.replace('-', '_')}"
+
+
+def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
+    """The pipeline that the options of this program and of Beam describe."""
+    parser = option_parser()
+    own, beam_arguments = parser.parse_known_args(arguments)
+    for name in ("input", "output"):
+        given = [getattr(own, each) for each in (name, f"named_{name}") if getattr(own, each)]
+        if len(given) != 1:
+            parser.error(f"{name} is given {len(given)} times; give it once")
+        setattr(own, name, given[0])
     upscale = bu.Upscale(
         [own.engine, *own.then],
         oversize=bu.Oversize(own.oversize),
         weights=weights_by_engine(own.weights),
+        device=own.device,
+        precision=own.precision,
+        remote_workers=not is_local(beam_arguments),
         prompt=own.prompt,
         backend=bu.Backend.LOCAL if own.endpoint is None else bu.Backend.GRPC,
         endpoint=own.endpoint,
         api_key_file=own.api_key_file,
     )
-    with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
-        _ = (
-            pipeline
-            | bu.ReadImages(
-                own.input,
-                output=own.output,
-                input_format=own.input_format,
-                image_column=own.image_column,
-            )
-            | upscale
-            | bu.WriteDataset(own.output, layout=own.layout)
+    pipeline = beam.Pipeline(options=PipelineOptions(beam_arguments))
+    (
+        pipeline
+        | bu.ReadImages(
+            own.input,
+            output=own.output,
+            input_format=own.input_format,
+            image_column=own.image_column,
         )
+        | upscale
+        | bu.WriteDataset(own.output, layout=own.layout)
+    )
+    return pipeline
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Builds the pipeline and runs it to its end."""
+    with build(arguments):
+        pass
 
 
 if __name__ == "__main__":

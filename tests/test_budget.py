@@ -21,9 +21,11 @@ from beam_upscale.budget import (
     NOTHING,
     Claim,
     LimitCredits,
+    bucket,
     claim,
     last_admitted,
     order,
+    reach,
     read_header,
     spent_on,
 )
@@ -111,6 +113,20 @@ def test_the_first_that_is_left_out_would_not_fit(claims: list[Claim], budget: D
     left_out = [place for place, each in enumerate(new) if each.order not in within]
     if left_out:
         assert spent + sum(each.credits for each in new[: left_out[0] + 1]) > budget
+
+
+@given(claims, budgets)
+def test_two_steps_admit_what_one_does(claims: list[Claim], budget: Decimal) -> None:
+    sums: dict[str, Decimal] = {}
+    for each in claims:
+        sums[bucket(each)] = sums.get(bucket(each), Decimal(0)) + each.credits
+
+    settled = reach(sums.items(), budget)
+
+    new = [claim for claim in claims if not claim.spent]
+    last = last_admitted([each for each in new if settled.is_last(each.order)], settled.left)
+    within = {claim.order for claim in new if settled.admits(claim.order, last)}
+    assert within == admitted(claims, budget)
 
 
 def test_a_budget_that_is_spent_admits_nothing() -> None:

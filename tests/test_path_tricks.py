@@ -13,8 +13,9 @@ from PIL import Image
 from runs import tree, upscale
 from tar_files import END, member
 
-from beam_upscale.dataset import DatasetFolder, folded
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.manifest import Row, Status
+from beam_upscale.output_names import folded
 from beam_upscale.verify import verify
 
 HOSTILE = [

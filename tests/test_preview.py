@@ -1,21 +1,31 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
 from beam_upscale.budget import Claim, last_admitted, order
 from beam_upscale.chain import Rules
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
-from beam_upscale.errors import ErrorCode
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference import TiledImage
-from beam_upscale.listing import SourceImage, list_images
+from beam_upscale.listing import Inputs, SourceImage, list_images
 from beam_upscale.manifest import Status
 from beam_upscale.plan import Oversize, PlanOptions
-from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview
+from beam_upscale.preview import (
+    PlanImages,
+    PlannedImage,
+    StatusTotals,
+    WritePlan,
+    by_status,
+    preview,
+    read_plan,
+)
 from beam_upscale.settings import UpscaleSettings
 from beam_upscale.stages import prepare
 
@@ -30,6 +40,19 @@ def image_of(picture: Image.Image, tmp_path: Path, name: str) -> SourceImage:
     return found
 
 
+def plan(
+    images: Iterable[SourceImage],
+    rules: Rules,
+    folder: Path,
+    max_credits: Decimal | None = None,
+) -> list[PlannedImage]:
+    """The plan of inputs of any kind."""
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        planned = pipeline | beam.Create(list(images)) | PlanImages(rules, max_credits)
+        _ = planned | WritePlan(str(folder))
+    return list(read_plan(str(folder)))
+
+
 def test_every_input_is_planned_in_order(
     tmp_path: Path, photograph: Callable[..., Image.Image]
 ) -> None:
@@ -37,14 +60,14 @@ def test_every_input_is_planned_in_order(
     large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
     broken = SourceImage("broken", data=b"")
 
-    planned = preview([large, broken, small], RULES)
+    planned = plan([small, broken, large], RULES, tmp_path / "plan")
 
-    assert [each.input_id for each in planned] == [large.input_id, "broken", small.input_id]
+    assert [each.input_id for each in planned] == [large.input_id, small.input_id, "broken"]
     assert planned[0].error_code is ErrorCode.INPUT_TOO_LARGE
     assert (planned[0].status, planned[0].credits, planned[0].calls) == (Status.REJECTED, 0, 0)
-    assert (planned[1].status, planned[1].error_code) == (Status.FAILED, ErrorCode.EMPTY_FILE)
-    assert (planned[1].width, planned[1].message != "") == (None, True)
-    assert planned[2] == PlannedImage(
+    assert (planned[2].status, planned[2].error_code) == (Status.FAILED, ErrorCode.EMPTY_FILE)
+    assert (planned[2].width, planned[2].message != "") == (None, True)
+    assert planned[1] == PlannedImage(
         small.input_id,
         Status.UPSCALED,
         width=40,
@@ -59,8 +82,9 @@ def test_every_input_is_planned_in_order(
 def test_tiles_and_skips(tmp_path: Path) -> None:
     large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
 
-    (tiled,) = preview([large], Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE)))
-    (skipped,) = preview([large], Rules((ENGINE,), PlanOptions(min_side=1000)))
+    tiles = Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE))
+    (tiled,) = plan([large], tiles, tmp_path / "tiled")
+    (skipped,) = plan([large], Rules((ENGINE,), PlanOptions(min_side=1000)), tmp_path / "skipped")
 
     assert (tiled.status, tiled.calls, tiled.credits) == (
         Status.UPSCALED,
@@ -79,7 +103,7 @@ def test_a_budget_leaves_out_what_it_leaves_out_in_a_run(
     prices = [Claim(order(image.input_id), Decimal("0.2"), spent=False) for image in images]
     reached = last_admitted(prices, Decimal("0.7"))
 
-    planned = preview(images, RULES, max_credits=Decimal("0.7"))
+    planned = plan(images, RULES, tmp_path / "plan", Decimal("0.7"))
 
     for image, found in zip(images, planned, strict=True):
         within = order(image.input_id) <= reached
@@ -108,16 +132,16 @@ def test_sums_by_status() -> None:
     [{}, {"min_side": 600}, {"oversize": "tile"}, {"oversize": "shrink"}, {"long_side": 300}],
 )
 def test_the_preview_says_of_the_samples_what_the_pipeline_does(
-    tiny_weights: Path, options: dict[str, Any]
+    tiny_weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     settings = UpscaleSettings.of(
         ENGINE.name, weights=str(tiny_weights), device="cpu", precision="fp32", **options
     ).pin()
     images = list_images(str(SAMPLES)).images
 
-    planned = preview(images, settings.rules)
+    preview(images, settings.rules, None, str(tmp_path))
 
-    for image, found in zip(images, planned, strict=True):
+    for image, found in zip(images, read_plan(str(tmp_path)), strict=True):
         tiled = prepare(image, settings, shared_pool())
         row = _row(tiled)
         if image.name == "photos/cut-in-half.jpg":
@@ -131,6 +155,19 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
                 tiled.context.plan.calls,
                 tiled.context.plan.credits,
             )
+
+
+def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
+    inputs, folder = Inputs([SourceImage("a", uri=str(tmp_path / "a.png"))]), str(tmp_path / "plan")
+    preview(inputs, RULES, None, folder)
+    before = list(read_plan(folder))
+
+    with pytest.raises(SettingsError) as raised:
+        preview(inputs, RULES, None, folder)
+
+    assert raised.value.code is ErrorCode.OUTPUT_TAKEN
+    assert list(read_plan(folder)) == before
+    assert [path.name for path in Path(folder).iterdir()] == ["plan"]
 
 
 def _row(tiled: TiledImage) -> Any:

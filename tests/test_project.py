@@ -34,7 +34,7 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("shared_weights", "storage"),
+        *("shared_weights", "sorted_map", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
@@ -44,9 +44,12 @@ FLOORS = {
         "data_shards",
         "dataset",
         "formats",
+        "listed",
         "listing",
         "metadata",
+        "output_names",
         "resume",
+        "rows",
         "run_record",
         "sinks",
         "sources",
@@ -56,8 +59,8 @@ FLOORS = {
         "transforms",
     },
     "face": {
-        *("__init__", "__main__", "cli", "preview", "progress", "request", "run", "server"),
-        "verify",
+        *("__init__", "__main__", "cli", "local_runner", "preview", "progress", "request", "run"),
+        *("server", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
@@ -86,7 +89,7 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
         *settings["project"]["dependencies"],
         *(
             requirement
-            for extra in ("esrgan", "heif", "latent", "serve")
+            for extra in ("esrgan", "heif", "latent", "serve", "yaml")
             for requirement in extras[extra]
         ),
     ]

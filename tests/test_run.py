@@ -341,6 +341,23 @@ def test_pipeline_gives_the_same_images(
     assert list(verify(str(tmp_path / "pipeline"))) == []
 
 
+def test_device_of_other_machines_is_written_down_as_named_and_checked_by_them(
+    tmp_path: Path, photographs: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = {"device": "cuda", "precision": "fp16"}
+    named = [f"--runner={FnApiRunner.__module__}.FnApiRunner"]
+
+    with pytest.raises(Exception, match="device_unavailable: The device cuda was asked for"):
+        upscale(photographs, tmp_path / "out", tiny_weights, beam_options=named, **asked)
+    with pytest.raises(SettingsError, match="The device cuda was asked for"):
+        upscale(photographs, tmp_path / "local", tiny_weights, **asked)
+
+    (stage,) = (DatasetFolder(str(tmp_path / "out")).read_run() or {})["settings"]["stages"]
+    assert (stage["model"]["device"], stage["model"]["precision"]) == ("cuda", "fp16")
+    assert not (tmp_path / "local").exists()
+
+
 class RunnerWithServer(FnApiRunner):
     """Sets a signal handler where it begins, as runners do that start a server of their own."""
 

@@ -24,9 +24,8 @@ from beam_upscale.budget import read_header
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
 from beam_upscale.listing import SourceImage, list_images
-from beam_upscale.locations import Cell
 from beam_upscale.manifest import Row, Status
-from beam_upscale.sources import ReadImages, together
+from beam_upscale.sources import ReadImages
 from beam_upscale.verify import verify
 
 Images = Mapping[str, bytes]
@@ -310,20 +309,6 @@ def test_a_row_whose_number_was_another_urls_is_not_that_one(
 
 
 # In a pipeline
-
-
-def test_rows_of_a_row_group_stay_together() -> None:
-    def cell(group: int, row: int, uri: str = "/a.parquet") -> SourceImage:
-        return SourceImage(f"{uri}#{group}-{row}", uri, Cell(group, row, "image"))
-
-    images = [cell(0, row) for row in range(70)] + [cell(1, 0), cell(0, 0, "/b.parquet")]
-    files = [SourceImage(f"/{name}.png", f"/{name}.png") for name in "xyz"]
-
-    batches = list(together([*images, *files]))
-
-    assert [len(batch) for batch in batches] == [64, 6, 1, 1, 1, 1, 1]
-    assert [image for batch in batches for image in batch] == [*images, *files]
-    assert list(together([])) == []
 
 
 @pytest.mark.parametrize("write", [embedded, csv])

@@ -5,7 +5,7 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,11 +23,18 @@ from beam_upscale import manifest, storage
 from beam_upscale.columns import infer_input_type
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.listing import Listing, SourceImage, is_image_name, list_images, source_image
+from beam_upscale.listing import (
+    Inputs,
+    Listing,
+    SourceImage,
+    is_image_name,
+    list_images,
+    source_image,
+)
 from beam_upscale.manifest import Row, Status
 from beam_upscale.parameters import Parameters
 from beam_upscale.resume import Asked, asked_by, assign_shards, relabeled, still_holds
-from beam_upscale.sources import FindEarlier, ListImages, ReadImages
+from beam_upscale.sources import Asking, FindEarlier, ReadBatch, ReadImages, write_down
 
 
 def make(folder: Path, *names: str) -> None:
@@ -212,7 +219,7 @@ def test_images_get_the_columns_of_the_nearest_metadata(inputs: Path) -> None:
         "sub/c.png": {"label": "near"},
         "sub/d.png": {"label": "far"},
     }
-    assert listing.images[2].columns["file_name"] == "sub/c.png"
+    assert list(listing.images)[2].columns["file_name"] == "sub/c.png"
     assert (listing.ignored, listing.unmatched) == (0, 0)
 
 
@@ -515,7 +522,6 @@ def test_an_interrupted_run_goes_on_with_its_shards(dataset: DatasetFolder) -> N
 
     assert shards(after) == shards(before)
     assert [image.committed for image in after] == [False, False, True, True]
-    assert after[2].earlier == Record(upscaled(before[2]), telemetry=None)
 
 
 def test_added_inputs_go_into_new_shards(dataset: DatasetFolder) -> None:
@@ -526,7 +532,7 @@ def test_added_inputs_go_into_new_shards(dataset: DatasetFolder) -> None:
     after = list(assign_shards(sources("a", "b", "c", "d", "e", "f"), dataset, shard_rows=2))
 
     assert shards(after) == {"a": 2, "b": 0, "c": 2, "d": 0, "e": 3, "f": 1}
-    assert [image.name for image in after if image.earlier is None] == ["a", "c", "e"]
+    assert [image.name for image in after if not image.committed] == ["a", "c", "e"]
 
 
 def test_names_of_earlier_results_stay_theirs(dataset: DatasetFolder) -> None:
@@ -604,8 +610,15 @@ def find(
 
 def with_committed(image: SourceImage, row: Row, dataset: DatasetFolder) -> SourceImage:
     commit(dataset, 0, [row])
-    (image,) = assign_shards([image], dataset, 10)
+    (image,) = listed([image], dataset)
     return image
+
+
+def listed(images: Iterable[SourceImage], dataset: DatasetFolder) -> Iterator[SourceImage]:
+    """Inputs as workers find them in the listing."""
+    reader = ReadBatch(dataset)
+    for batch in list(write_down(Inputs(images), dataset, 10)):
+        yield from reader.process(batch)
 
 
 def test_there_is_work_to_do_for_a_new_input(picture: SourceImage, dataset: DatasetFolder) -> None:
@@ -1029,7 +1042,7 @@ def test_the_pipeline_lists_what_list_images_does(inputs: Path, dataset: Dataset
 
 def test_the_pipeline_marks_what_is_done(inputs: Path, dataset: DatasetFolder) -> None:
     make(inputs, "a.png", "b.png", "c.png")
-    images = list(ListImages(str(inputs), dataset, 2).process(None))
+    images = list(assign_shards(list_images(str(inputs)).images, dataset, 2))
     commit(dataset, 0, [upscaled(image) for image in images[:2]])
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
@@ -1044,6 +1057,6 @@ def test_the_pipeline_marks_what_is_done(inputs: Path, dataset: DatasetFolder) -
 def test_an_output_below_the_input_is_not_read_by_the_pipeline(inputs: Path) -> None:
     make(inputs, "a.png", "out/images/a.png")
 
-    images = ListImages(str(inputs), DatasetFolder(f"{inputs}/out"), 10).process(None)
+    images = Asking(str(inputs), dataset=DatasetFolder(f"{inputs}/out")).listing().images
 
     assert [image.name for image in images] == ["a.png"]

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale import listing as listing_module
 from beam_upscale import tables
+from beam_upscale.dataset import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, inferred
 from beam_upscale.listing import Listing, SourceImage, list_images
@@ -113,7 +113,7 @@ def test_a_row_is_an_input(tmp_path: Path, name: str) -> None:
     ]
     path = write(tmp_path / name, rows)
 
-    found = list_images(str(path)).images
+    found = tuple(list_images(str(path)).images)
 
     assert [image.input_id for image in found] == [f"{path}#{n:012}" for n in range(6)]
     assert [image.uri for image in found] == [
@@ -129,7 +129,7 @@ def test_a_row_is_an_input(tmp_path: Path, name: str) -> None:
     assert [image.output_name for image in found] == [
         "a.png",
         "sub/b",
-        f"a.png-{listing_module.mark(found[2].input_id)}",
+        f"a.png-{mark(found[2].input_id)}",
         "in/c",
         "host.example/d",
         "bucket/e",
@@ -141,7 +141,7 @@ def test_ids_stay_and_sort_as_rows_do_while_a_table_grows(tmp_path: Path) -> Non
     path = write(tmp_path / "rows.jsonl", rows[:9])
     before = [image.input_id for image in list_images(str(path)).images]
 
-    after = list_images(str(write(path, rows))).images
+    after = list(list_images(str(write(path, rows))).images)
 
     assert [image.input_id for image in after[:9]] == before
     assert [image.uri for image in after] == [f"{tmp_path}/{row['url']}" for row in rows]
@@ -174,7 +174,7 @@ def test_a_row_without_an_image_is_an_input_all_the_same(tmp_path: Path, name: s
 
     assert len(listing.images) == 3
     assert all("url has no value" in problem for problem in problems(listing)[1:])
-    for image in listing.images[1:]:
+    for image in list(listing.images)[1:]:
         with pytest.raises(ImageError) as caught:
             image.read(10)
         assert caught.value.code is ErrorCode.INVALID_ROW
@@ -246,8 +246,9 @@ def test_a_csv_row_with_too_many_cells_is_one_row(tmp_path: Path) -> None:
     listing = list_images(str(path))
 
     assert ["line 4: 3 cells" in problem for problem in problems(listing)] == [False, True, False]
-    assert listing.images[0].columns == {"url": "a\nb.png", "a text": "x"}
-    assert listing.images[2].columns == {"url": "d.png", "a text": None}
+    first, _, third = listing.images
+    assert first.columns == {"url": "a\nb.png", "a text": "x"}
+    assert third.columns == {"url": "d.png", "a text": None}
 
 
 # Columns
@@ -328,7 +329,7 @@ def test_a_table_that_cannot_be_read_stops_the_run(
 def test_an_empty_table_has_no_inputs(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
 
-    assert list_images(str(tmp_path / name)).images == ()
+    assert len(list_images(str(tmp_path / name)).images) == 0
 
 
 # What values name
@@ -401,7 +402,7 @@ def test_whatever_rows_say_each_is_one_input_with_a_place_of_its_own_below_the_o
 ) -> None:
     path = write(tmp_path / "rows.jsonl", [{"url": value} for value in values])
 
-    images = list_images(str(path)).images
+    images = tuple(list_images(str(path)).images)
 
     outputs = [f"{image.output_name.casefold()}.png" for image in images]
     folders = {str(above) for name in outputs for above in PurePosixPath(name).parents}
@@ -427,7 +428,7 @@ def test_embedded_images_are_cells(tmp_path: Path) -> None:
     values = [{"bytes": b"%d" % n, "path": f"{n}.png" if n % 2 else None} for n in range(5)]
     path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT), label=list(range(5)))
 
-    images = list_images(str(path)).images
+    images = tuple(list_images(str(path)).images)
 
     assert [image.input_id for image in images] == [f"{path}#{n:012}" for n in range(5)]
     assert [image.part for image in images] == [
@@ -445,7 +446,7 @@ def test_embedded_images_are_cells(tmp_path: Path) -> None:
 def test_a_binary_column_holds_images_too(tmp_path: Path, kind: pa.DataType) -> None:
     path = embedded(tmp_path / "a.parquet", pa.array([b"aa", b"bb", None], kind))
 
-    images = list_images(str(path)).images
+    images = tuple(list_images(str(path)).images)
 
     assert [image.read(10) for image in images[:2]] == [b"aa", b"bb"]
     assert [dict(image.columns) for image in images] == [{}, {}, {}]

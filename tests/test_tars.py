@@ -355,8 +355,8 @@ def test_inputs_are_known_by_tar_and_member(tmp_path: Path) -> None:
     assert ids(globbed, str(tmp_path)) == ["/in/a.tar#1.jpg", "/in/a.tar#2.jpg", "/in/b.tar#1.jpg"]
     assert [image.output_name for image in globbed.images] == ["a/1", "a/2", "b/1"]
     assert [image.read(10) for image in globbed.images] == [b"a1", b"a2", b"b1"]
-    assert globbed.images[2].caption_uri == f"{tmp_path}/in/b.tar"
-    assert folder.images == globbed.images
+    assert list(globbed.images)[2].caption_uri == f"{tmp_path}/in/b.tar"
+    assert list(folder.images) == list(globbed.images)
     assert (folder.ignored, globbed.ignored) == (1, 0)
 
 
@@ -367,7 +367,7 @@ def test_names_that_would_leave_the_output_or_meet_do_not(path: Path) -> None:
     ]
     listed(path, *(member(name, name.encode("utf-8", "surrogateescape")) for name in names), END)
 
-    images = list_images(str(path)).images
+    images = tuple(list_images(str(path)).images)
 
     outputs = [image.output_name.casefold() for image in images]
     # "..png" is hidden, and the first "a.png" has the key of "a.jpg".

@@ -43,6 +43,8 @@ def settle(
     device: Device,
     precision: Precision,
     supported: Collection[Precision] = frozenset(Precision),
+    *,
+    elsewhere: bool = False,
 ) -> tuple[Device, Precision]:
     """Replaces `auto` by what this machine has, and checks what was asked for by name.
 
@@ -55,6 +57,9 @@ def settle(
         device: the device asked for.
         precision: the precision asked for.
         supported: the precisions that the network itself supports.
+        elsewhere: whether the network runs on other machines, each of which settles again what is
+            returned here. A device and a precision that are both named are then not looked for on
+            this one.
 
     Returns:
         The device and the precision, neither of them `auto`.
@@ -62,16 +67,44 @@ def settle(
     Raises:
         SettingsError: `DEVICE_UNAVAILABLE` or `PRECISION_UNAVAILABLE`.
     """
+    if elsewhere and device is not Device.AUTO and _is_settled_elsewhere(device, precision):
+        _require_support(precision, supported)
+        return device, precision
     settled_device = _settle_device(device)
     return settled_device, _settle_precision(settled_device, precision, supported)
 
 
-def _settle_device(device: Device) -> Device:
+def _is_settled_elsewhere(device: Device, precision: Precision) -> bool:
+    """Whether nothing is left to settle for other machines.
+
+    Raises:
+        SettingsError: `DEVICE_UNAVAILABLE`, the precision is, and only they could.
+    """
+    if precision is not Precision.AUTO:
+        return True
+    available = _available_devices()
+    if device not in available:
+        raise SettingsError(
+            ErrorCode.DEVICE_UNAVAILABLE,
+            f"The device {device} is the workers' and not this machine's, which has "
+            f"{', '.join(available)}: it cannot tell which precision suits them. Name one, such as "
+            f"--precision {_AUTO_ORDER[device][0]}.",
+        )
+    return False
+
+
+def _available_devices() -> list[Device]:
+    """What this machine has, the best first."""
     available = [Device.CPU]
     if _has_mps():
         available.insert(0, Device.MPS)
     if _has_cuda():
         available.insert(0, Device.CUDA)
+    return available
+
+
+def _settle_device(device: Device) -> Device:
+    available = _available_devices()
     if device is Device.AUTO:
         return available[0]
     if device not in available:
@@ -81,6 +114,16 @@ def _settle_device(device: Device) -> Device:
             f"Use --device {available[0]} or --device auto.",
         )
     return device
+
+
+def _require_support(precision: Precision, supported: Collection[Precision]) -> None:
+    if precision is not Precision.FP32 and precision not in supported:
+        possible = [each for each in Precision if each is Precision.FP32 or each in supported]
+        raise SettingsError(
+            ErrorCode.PRECISION_UNAVAILABLE,
+            f"The precision {precision} was asked for, but this network does not support it; "
+            f"available are {', '.join(possible)}. Use one of these.",
+        )
 
 
 def _settle_precision(

@@ -104,6 +104,37 @@ def test_a_precision_that_the_network_lacks_is_refused(machine: Any) -> None:
     assert "this network does not support it; available are fp32, bf16" in caught.value.message
 
 
+def test_device_of_other_machines_is_taken_as_named(machine: Any) -> None:
+    supported = {Precision.FP32, Precision.FP16}
+
+    settled = settle(Device.CUDA, Precision.FP16, supported, elsewhere=True)
+
+    assert settled == (Device.CUDA, Precision.FP16)
+    with pytest.raises(SettingsError, match="The device cuda was asked for"):
+        settle(*settled, supported)  # As a worker does that has none.
+
+
+def test_precision_of_another_machines_device_must_be_named(machine: Any) -> None:
+    with pytest.raises(SettingsError, match=r"Name one, such as --precision fp16\.") as caught:
+        settle(Device.CUDA, Precision.AUTO, elsewhere=True)
+
+    assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
+
+
+def test_precision_that_the_network_lacks_is_refused_for_other_machines_too(machine: Any) -> None:
+    with pytest.raises(SettingsError, match="available are fp32, bf16") as caught:
+        settle(Device.CUDA, Precision.FP16, {Precision.FP32, Precision.BF16}, elsewhere=True)
+
+    assert caught.value.code is ErrorCode.PRECISION_UNAVAILABLE
+
+
+def test_what_is_not_named_is_settled_here_for_other_machines_too(machine: Any) -> None:
+    machine.cuda = True
+
+    assert settle(Device.AUTO, Precision.FP32, elsewhere=True) == (Device.CUDA, Precision.FP32)
+    assert settle(Device.CUDA, Precision.AUTO, elsewhere=True) == (Device.CUDA, Precision.FP16)
+
+
 def test_what_is_settled_is_settled(machine: Any) -> None:
     machine.cuda = True
     settled = settle(Device.AUTO, Precision.AUTO)

@@ -17,16 +17,8 @@ from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.models.networks import ESRGAN_HALO
 
-PICTURES = [
-    "astronaut.png",
-    "cell.png",
-    "chelsea.png",
-    "coffee.png",
-    "hubble_deep_field.jpg",
-    "logo.png",
-    "page.png",
-    "rocket.jpg",
-]
+# A face, stars, small print and smooth gradients: what differs most in pictures of `pictures`.
+PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png", "rocket.jpg"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,134 @@
+"""An output's own listing: inputs written down shard by shard, in `.staging/listing`.
+
+What crosses a shuffle is where some inputs stand in it. Workers read them there, and so does the
+commit of a shard, which has to know all of its inputs.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Iterable, Iterator
+
+from beam_upscale import storage
+from beam_upscale.dataset import DatasetFolder, shard_name
+from beam_upscale.listing import SourceImage, source_from_json
+from beam_upscale.locations import Cell
+
+# Inputs that a worker is given at once: few while there are few, so that every worker has some.
+_MOST_TOGETHER = 64
+_BATCHES = 1024
+
+# A worker that reads one row of a Parquet file has read its whole row group: neighbors stay
+# together sooner.
+_BATCHES_OF_CELLS = 256
+_FEWEST_CELLS_TOGETHER = 8
+
+_INDEX = "index.jsonl.gz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Inputs that a worker is given at once.
+
+    Attributes:
+        shard: that they belong to.
+        part: of the listing: the shard's inputs.
+        first: of these inputs in the part, from 0.
+        count: how many.
+    """
+
+    shard: int
+    part: str
+    first: int
+    count: int
+
+
+def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceImage]]:
+    """Inputs in the lists that are spread over the workers.
+
+    Args:
+        images: in order; neighbors in one row group of a Parquet file are so here.
+        total: how many there are in all of the dataset.
+    """
+    alone = min(_MOST_TOGETHER, max(1, total // _BATCHES))
+    cells = min(_MOST_TOGETHER, max(_FEWEST_CELLS_TOGETHER, total // _BATCHES_OF_CELLS))
+    for key, group in itertools.groupby(images, key=_read_with):
+        while batch := list(itertools.islice(group, alone if key is None else cells)):
+            yield batch
+
+
+def _read_with(image: SourceImage) -> Hashable:
+    """What is read with an input's bytes; None for what is read by itself."""
+    return (image.uri, image.part.row_group) if isinstance(image.part, Cell) else None
+
+
+def write_listing(
+    images: Iterable[SourceImage], total: int, dataset: DatasetFolder
+) -> Iterator[Batch]:
+    """Writes a listing down, and gives the batches of it as it goes.
+
+    Parts are named by their content: a second run over other inputs leaves those of the first.
+
+    Args:
+        images: with their shards, those of one after those of another.
+        total: how many there are.
+        dataset: the output.
+    """
+    index: list[bytes] = []
+    for shard, group in itertools.groupby(images, key=lambda image: image.shard):
+        assert shard is not None
+        inputs = list(group)
+        lines = "".join(f"{image.to_json()}\n" for image in inputs).encode()
+        part = f"{shard_name(shard)}-{hashlib.sha256(lines).hexdigest()[:16]}"
+        dataset.write(_part_uri(dataset, part), _compressed(lines))
+        sizes = [len(batch) for batch in together(inputs, total)]
+        index.append(json.dumps([shard, part, sizes]).encode() + b"\n")
+        yield from _batches(shard, part, sizes)
+    dataset.write(_index_uri(dataset), _compressed(b"".join(index)))
+
+
+def read_index(dataset: DatasetFolder) -> Iterator[Batch]:
+    """The batches of the listing that was written last; none where there is no listing."""
+    for shard, part, sizes in _index(dataset):
+        yield from _batches(shard, part, sizes)
+
+
+def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
+    """The shards of the listing that was written last, each with its part."""
+    for shard, part, _ in _index(dataset):
+        yield shard, part
+
+
+def read_part(dataset: DatasetFolder, part: str) -> list[SourceImage]:
+    """The inputs of a part, in order."""
+    lines = gzip.decompress(storage.read(_part_uri(dataset, part))).decode().splitlines()
+    return [dataclasses.replace(source_from_json(line), listed_in=part) for line in lines]
+
+
+def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:
+    uri = _index_uri(dataset)
+    if storage.exists(uri):
+        for line in gzip.decompress(storage.read(uri)).splitlines():
+            yield tuple(json.loads(line))
+
+
+def _batches(shard: int, part: str, sizes: Iterable[int]) -> Iterator[Batch]:
+    first = 0
+    for size in sizes:
+        yield Batch(shard, part, first, size)
+        first += size
+
+
+def _compressed(data: bytes) -> bytes:
+    # Quickly: it is read a few times and goes with the run. Equal inputs give equal bytes.
+    return gzip.compress(data, 1, mtime=0)
+
+
+def _part_uri(dataset: DatasetFolder, part: str) -> str:
+    return storage.join(dataset.listing, f"{part}.jsonl.gz")
+
+
+def _index_uri(dataset: DatasetFolder) -> str:
+    return storage.join(dataset.listing, _INDEX)

@@ -1,0 +1,29 @@
+"""Where a pipeline runs: in this process, unless Beam's options name a runner."""
+
+from collections.abc import Sequence
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+
+def is_local(beam_options: Sequence[str]) -> bool:
+    """Whether Beam's options, as on a command line, name no runner."""
+    return PipelineOptions(list(beam_options)).view_as(StandardOptions).runner is None
+
+
+def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
+    """A pipeline without steps.
+
+    Args:
+        beam_options: Beam's own, as on a command line.
+        workers: threads, where it runs in this process; at least 1.
+    """
+    options = PipelineOptions(list(beam_options))
+    if not is_local(beam_options):
+        return beam.Pipeline(options=options)
+    direct = options.view_as(DirectOptions)
+    direct.direct_num_workers = workers
+    direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
+    # Beam's own default first looks for a runner's binary on the network.
+    return beam.Pipeline(runner=FnApiRunner(), options=options)

@@ -1,0 +1,190 @@
+"""The transforms as Beam YAML has them: they take and give rows, of the fields of `rows`.
+
+`PROVIDERS` is a listing of them for a pipeline's `providers`:
+
+    providers:
+      - include: /…/beam_upscale/providers.yaml
+
+What their configuration says has the names and meanings of Python's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apache_beam as beam
+
+from beam_upscale import rows, sinks, sources, transforms
+from beam_upscale.dataset import Layout
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import InputFormat
+from beam_upscale.manifest import Status
+
+PROVIDERS = Path(__file__).with_name("providers.yaml")
+"""The listing of these transforms."""
+
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+class ReadImages(beam.PTransform):
+    """Lists images; their bytes are read where they are upscaled.
+
+    Args:
+        pattern: A file, a folder or a glob, on any of Beam's file systems, or the URL of a file of
+            a web server.
+        output: The dataset that the results go to, so that a later run does only what is missing.
+        retry: Statuses of earlier rows that are done again all the same.
+        shard_rows: Rows in a shard of that dataset.
+        input_format: folder, jsonl, csv, parquet or webdataset; by default as the names say.
+        image_column: The column of tables with images; by default one with a usual name.
+        columns: Those of the dataset's own columns that are fields of the rows, each with its type:
+            string, integer, number or boolean. A value that is not of its type is null.
+
+    Returns:
+        Rows with `input_id`, `source_uri`, `name`, `columns_json` (all of the dataset's own columns
+        as JSON), the columns that were named, and `source`, which carries the input.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        output: str | None = None,
+        retry: str | Sequence[str] = (),
+        shard_rows: int = sources.DEFAULT_SHARD_ROWS,
+        input_format: str | None = None,
+        image_column: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        known = "pattern output retry shard_rows input_format image_column columns"
+        _refuse_unknown(unknown, known)
+        statuses = [retry] if isinstance(retry, str) else retry
+        self._read = sources.ReadImages(
+            pattern,
+            output=output,
+            retry=[_member(Status, "retry", status) for status in statuses],
+            shard_rows=shard_rows,
+            input_format=input_format and _member(InputFormat, "input_format", input_format),
+            image_column=image_column,
+        )
+        self._columns = dict(columns or {})
+        self._type = rows.input_type(self._columns)
+
+    def expand(self, root: Any) -> Any:
+        """Wires reading, and makes rows."""
+        return (
+            root
+            | "Read" >> self._read
+            | "ToRows" >> beam.Map(rows.input_row, self._columns).with_output_types(self._type)
+        )
+
+
+class Upscale(beam.PTransform):
+    """Upscales images.
+
+    Args:
+        engine: An engine's name, or a list of those of a chain.
+        handler_options: Beam's own options of a model handler.
+        options: Any other option has the name that it has in Python, such as `oversize`, `weights`,
+            `device`, `precision`, `prompt`, `output_format`.
+
+    Returns:
+        For each row one, whatever became of its image: the manifest's columns, the fields of the
+        input's row but for `source` and those with a manifest column's name, `image`, which is the
+        encoded image, and `result`, which carries the rest.
+
+    Raises:
+        SettingsError: what would make every image fail alike; INVALID_FIELD where it is known that
+            rows have no `source`.
+    """
+
+    def __init__(
+        self,
+        engine: str | Sequence[str] = "esrgan-v1-x2plus",
+        *,
+        handler_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        # YAML has no tuples, such as sizes are.
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        self._upscale = transforms.Upscale(engine, handler_options=handler_options, **options)
+
+    def expand(self, images: Any) -> Any:
+        """Wires the steps between rows."""
+        rows.require_fields(images, [rows.SOURCE], "Upscale", "ReadImages")
+        passed = rows.passed_fields(images.element_type)
+        names = [name for name, _ in passed]
+        return (
+            images
+            | "FromRows" >> beam.Map(rows.source_of, names)
+            | "Upscale" >> self._upscale
+            | "ToRows" >> beam.Map(rows.result_row).with_output_types(rows.result_type(passed))
+        )
+
+
+class WriteDataset(beam.PTransform):
+    """Writes results as a dataset that survives a crash at any moment.
+
+    Args:
+        output: The dataset's root, on any of Beam's file systems.
+        layout: files, parquet or webdataset.
+        most_failures: The number of failures that stops the run.
+
+    Returns:
+        One row with the totals: `rows`, the number of each status by its name, `calls`, `credits`,
+        `billed_credits`, `usd` and `output_bytes`; none where the run was stopped.
+
+    Raises:
+        SettingsError: INVALID_OPTION; INVALID_FIELD where it is known that rows have no `result` or
+            no `image`; and, when the transform is applied, that the output is another run's.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        *,
+        layout: str = Layout.FILES,
+        most_failures: int | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        _refuse_unknown(unknown, "output layout most_failures")
+        self._write = sinks.WriteDataset(
+            output, layout=_member(Layout, "layout", layout), most_failures=most_failures
+        )
+
+    def expand(self, upscaled: Any) -> Any:
+        """Wires writing, and makes a row of the totals."""
+        rows.require_fields(upscaled, [rows.IMAGE, rows.RESULT], "WriteDataset", "Upscale")
+        return (
+            upscaled
+            | "FromRows" >> beam.Map(rows.result_of)
+            | "Write" >> self._write
+            | "ToRows" >> beam.Map(rows.totals_row).with_output_types(rows.totals_type())
+        )
+
+
+def _refuse_unknown(unknown: Mapping[str, Any], known: str) -> None:
+    if unknown:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"there is no option {', '.join(sorted(unknown))}; the options are: "
+            f"{', '.join(known.split())}",
+        )
+
+
+def _member(kind: type[_Member], name: str, value: str) -> _Member:
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{name} is {value!r}; it must be one of {', '.join(kind)}",
+        ) from None
