@@ -107,7 +107,12 @@ def encoded(number: int) -> bytes:
 
 @pytest.mark.parametrize(
     ("source", "layout"),
-    [(embedded, "files"), (archive, "files"), (archive, "parquet"), (embedded, "webdataset")],
+    [
+        (embedded, "files"),
+        pytest.param(archive, "files", marks=pytest.mark.slow),
+        (archive, "parquet"),
+        pytest.param(embedded, "webdataset", marks=pytest.mark.slow),
+    ],
 )
 def test_no_name_leads_out_of_the_output_or_onto_anothers_result(
     tmp_path: Path, tiny_weights: Path, source: Source, layout: str
