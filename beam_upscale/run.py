@@ -181,6 +181,7 @@ def _pipeline(
             run=record,
             run_id=run_id,
             most_failures=most_failures,
+            may_leave_out=False,
         )
     )
     return pipeline

@@ -314,16 +314,22 @@ def _write_telemetry(
         pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
 
 
-def listed_records(part: str, dataset: DatasetFolder) -> Iterator[Record]:
+def listed_records(
+    part: str, dataset: DatasetFolder, may_leave_out: bool = True
+) -> Iterator[Record]:
     """What a shard's commit has to add to its committed rows, if there are any.
 
     Args:
         part: of the listing, with the shard's inputs.
         dataset: the output.
+        may_leave_out: whether steps before may leave inputs out.
 
     Yields:
         The staged records. An input that has neither one nor a committed row never came here: a
         step of the pipeline's own left it out, and its row says so.
+
+    Raises:
+        LookupError: an input never came here, and no step may leave one out: the runner lost it.
     """
     images = read_part(dataset, part)
     with ThreadPoolExecutor(_READERS) as readers:
@@ -331,8 +337,10 @@ def listed_records(part: str, dataset: DatasetFolder) -> Iterator[Record]:
         for image, record in zip(images, staged, strict=True):
             if record is not None:
                 yield record
-            elif not image.committed:
+            elif not image.committed and may_leave_out:
                 yield Record(_left_out(image), telemetry=None)
+            elif not image.committed:
+                raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
 
 
 def _left_out(image: SourceImage) -> Row:
@@ -355,11 +363,13 @@ class _CommitShard(beam.DoFn):
         layout: Layout,
         run_id: str,
         input_type: pa.StructType | None,
+        may_leave_out: bool,
     ) -> None:
         self._dataset = dataset
         self._layout = layout
         self._run_id = run_id
         self._input_type = input_type
+        self._may_leave_out = may_leave_out
 
     def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[bool]:
         shard, news = keyed[0], set(keyed[1])
@@ -379,7 +389,7 @@ class _CommitShard(beam.DoFn):
         if isinstance(news, bytes):
             return [record_from_json(news)]
         assert news is not None
-        return listed_records(news, self._dataset)
+        return listed_records(news, self._dataset, self._may_leave_out)
 
 
 def shards_to_retype(
@@ -417,6 +427,7 @@ def _find_shards_to_retype(
     layout: Layout,
     run_id: str,
     input_type: pa.StructType | None,
+    may_leave_out: bool,
 ) -> Iterator[tuple[int, pa.StructType | None]]:
     if not all(shards):
         return
@@ -424,7 +435,7 @@ def _find_shards_to_retype(
     for shard, part in listed_shards(dataset):
         if shard not in committed:
             # All of its inputs were left out: no one has told of it.
-            records = list(listed_records(part, dataset))
+            records = list(listed_records(part, dataset, may_leave_out))
             commit_shard(shard, records, dataset, layout, run_id, input_type)
     yield from shards_to_retype(dataset, input_type)
 
@@ -508,6 +519,8 @@ class WriteDataset(beam.PTransform):
             the results come from, the layout and the versions.
         run_id: names this run's telemetry; by default the time of the pipeline's construction.
         most_failures: the number of failures that stops the run; None sets none.
+        may_leave_out: whether steps between `ReadImages` and this one may leave inputs out, which
+            have rows that say so then. False fails where one does not arrive: a runner lost it.
 
     Returns:
         A PCollection of the `Totals`, one element; none where the run was stopped.
@@ -523,6 +536,7 @@ class WriteDataset(beam.PTransform):
     run: Mapping[str, Any] | None = None
     run_id: str = dataclasses.field(default_factory=lambda: new_run_id())
     most_failures: int | None = None
+    may_leave_out: bool = True
 
     def expand(self, upscaled: Any) -> Any:
         """Wires staging, the commit of shards, one type for all and the end of the run."""
@@ -536,7 +550,10 @@ class WriteDataset(beam.PTransform):
                 _Stage(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
             )
             | "ByShard" >> beam.GroupByKey()
-            | "Commit" >> beam.ParDo(_CommitShard(dataset, layout, self.run_id, self.input_type))
+            | "Commit"
+            >> beam.ParDo(
+                _CommitShard(dataset, layout, self.run_id, self.input_type, self.may_leave_out)
+            )
         )
         retyped = (
             upscaled.pipeline
@@ -549,6 +566,7 @@ class WriteDataset(beam.PTransform):
                 layout,
                 self.run_id,
                 self.input_type,
+                self.may_leave_out,
             )
             | "SpreadShards" >> beam.Reshuffle()
             | "Retype" >> beam.Map(_retype, dataset, layout, self.run_id)

@@ -178,7 +178,7 @@ def test_job_has_the_steps_on_the_image_and_the_accelerator_asked_for(weights: s
     found = steps(pipeline)
     assert found.keys() >= {
         "ReadImages/List",
-        "ReadImages/FindEarlier",
+        "ReadImages/Read/FindEarlier",
         "Upscale/Prepare",
         "Upscale/RunInference/BeamML_RunInference",
         "Upscale/Finish",

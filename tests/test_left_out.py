@@ -25,9 +25,7 @@ def folder(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
     return tmp_path / "in"
 
 
-def run_pipeline(
-    folder: Path, output: Path, weights: Path, step: Any, layout: str = "files"
-) -> None:
+def run_pipeline(folder: Path, output: Path, weights: Path, step: Any, **options: Any) -> None:
     upscale = bu.Upscale(weights=str(weights), device="cpu", precision="fp32")
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         _ = (
@@ -35,7 +33,7 @@ def run_pipeline(
             | bu.ReadImages(str(folder), output=str(output), shard_rows=2)
             | step
             | upscale
-            | bu.WriteDataset(str(output), layout=layout)
+            | bu.WriteDataset(str(output), **options)
         )
 
 
@@ -49,11 +47,11 @@ def test_what_a_step_leaves_out_has_a_row_and_is_done_once_it_does_not(
 ) -> None:
     output = tmp_path / "out"
 
-    run_pipeline(folder, output, tiny_weights, beam.Filter(is_odd), layout)
+    run_pipeline(folder, output, tiny_weights, beam.Filter(is_odd), layout=layout)
     first = rows(output)
-    run_pipeline(folder, output, tiny_weights, beam.Filter(is_odd), layout)
+    run_pipeline(folder, output, tiny_weights, beam.Filter(is_odd), layout=layout)
     again = rows(output)
-    run_pipeline(folder, output, tiny_weights, beam.Filter(lambda _: True), layout)
+    run_pipeline(folder, output, tiny_weights, beam.Filter(lambda _: True), layout=layout)
 
     # Of the last shard nothing comes to the sink.
     assert {name: (row.status, row.error_code) for name, row in first.items()} == {
@@ -79,6 +77,17 @@ def test_what_was_done_stays_though_a_later_step_leaves_it_out(
 
     assert rows(output) == before
     assert list(verify(str(output))) == []
+
+
+def test_where_no_step_may_leave_one_out_none_is_lost_in_silence(
+    folder: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    output = tmp_path / "out"
+
+    with pytest.raises(Exception, match=r"the runner has lost \S+/[024]\.png"):
+        run_pipeline(folder, output, tiny_weights, beam.Filter(is_odd), may_leave_out=False)
+
+    assert not (output / "README.md").exists()
 
 
 def test_inputs_that_no_listing_has_are_written_beside_those_it_has(

@@ -188,9 +188,12 @@ def test_beams_own_steps_work_on_inputs_and_on_results(
     for name in images:
         theirs = tmp_path / "run/images" / name
         assert (output / "images" / name).read_bytes() == theirs.read_bytes()
-    upscaled = {name: row for name, row in runs.rows(output).items() if row.status == "upscaled"}
-    assert upscaled.keys() == images
-    assert upscaled["3.png"].input["score"] == 0.75
+    found = runs.rows(output)
+    assert {name: str(row.status) for name, row in found.items()} == {
+        **dict.fromkeys(["0.png", "1.png", "4.png", "torn.png"], "filtered"),
+        **dict.fromkeys(images, "upscaled"),
+    }
+    assert found["3.png"].input["score"] == 0.75
 
 
 def test_results_can_be_summed_up_beside_the_dataset(
@@ -254,7 +257,7 @@ def test_images_cross_no_shuffle_between_our_steps_and_beams(
         if any("Upscale/Prepare" in name for name in names)
     ]
 
-    assert any(re.search("ReadImages/Read/FindEarlier", name) for name in stage)
+    assert any(re.search("ReadImages/.*FindEarlier", name) for name in stage)
     assert any(re.search("WriteDataset/Write/Stage", name) for name in stage)
 
 
