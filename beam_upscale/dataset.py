@@ -53,6 +53,9 @@ RUN_FORMAT = "beam-upscale/1"
 
 _LONGEST_NAME = 200
 
+# Object stores take 1024 bytes, of which an output's own place needs some.
+_LONGEST_PATH = 600
+
 
 class Layout(StrEnum):
     """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
@@ -120,14 +123,18 @@ def safe_name(name: str) -> str:
     """A relative path that stays below the folder it is put in, whatever `name` says.
 
     Parts that are empty, `.` or `..` are dropped, NUL is replaced, and a part longer than file
-    systems take is cut and marked with a hash of the whole.
+    systems take is cut and marked with a hash of the whole. Of a path longer than stores take there
+    is the last part, below a folder that is such a hash.
     """
     parts = [
         part.replace("\0", "_")
         for part in storage.printable(name).split("/")
         if part not in ("", ".", "..")
     ]
-    return "/".join(_shorten(part) for part in parts) or "image"
+    path = "/".join(_shorten(part) for part in parts) or "image"
+    if len(path.encode()) <= _LONGEST_PATH:
+        return path
+    return f"{mark(path)}/{path.rpartition('/')[2]}"
 
 
 def _shorten(part: str) -> str:

@@ -1,6 +1,7 @@
 """What results are called, so that no two meet and none stands where another's folder does."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 
 from beam_upscale.dataset import mark
@@ -33,10 +34,15 @@ class Wish:
         return self.name, self.source_name, marked, f"{unlike}-{last_part}"
 
 
+def folded(name: str) -> str:
+    """Equal for names that some file system holds for one: in another case or Unicode form."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def unique_names(
     wishes: Callable[[], Iterable[Wish]], reserved: SortedMap | None = None
 ) -> Iterator[str]:
-    """Settles names, without regard to case: some file systems hold such names for one.
+    """Settles names, without regard to case or form: some file systems hold such names for one.
 
     Args:
         wishes: gives those of all inputs, in the same order each time; they are gone through twice.
@@ -50,16 +56,16 @@ def unique_names(
     wanted, wanted_twice = SortedMap(), SortedMap()
     names = _Names(reserved.values())
     for wish in wishes():
-        folded = wish.name.casefold()
-        if folded in wanted:
-            wanted_twice[folded] = ""
+        same = folded(wish.name)
+        if same in wanted:
+            wanted_twice[same] = ""
         else:
-            wanted[folded] = ""
+            wanted[same] = ""
         names.expect(wish.name)
     for wish in wishes():
         name = reserved.get(wish.input_id)
         if name is None:
-            choices = wish.choices()[1 if wish.name.casefold() in wanted_twice else 0 :]
+            choices = wish.choices()[1 if folded(wish.name) in wanted_twice else 0 :]
             name = next(filter(names.is_free, choices), choices[-1])
             names.take(name)
         yield name
@@ -83,25 +89,25 @@ class _Names:
     def expect(self, name: str) -> None:
         """Says that the folders on the way to a name will be there."""
         self._folders.update(
-            folder for folder in _folders(name.casefold()) if folder.endswith(_EXTENSIONS)
+            folder for folder in _folders(folded(name)) if folder.endswith(_EXTENSIONS)
         )
 
     def is_free(self, name: str) -> bool:
         """Whether a result may have this name: no other has, and no file would be a folder."""
-        folded = name.casefold()
+        same = folded(name)
         return (
-            folded not in self._taken
-            and not any(f"{folded}{end}" in self._folders for end in _EXTENSIONS)
+            same not in self._taken
+            and not any(f"{same}{end}" in self._folders for end in _EXTENSIONS)
             and not any(
                 folder.endswith(end) and folder.removesuffix(end) in self._taken
-                for folder in _folders(folded)
+                for folder in _folders(same)
                 for end in _EXTENSIONS
             )
         )
 
     def take(self, name: str) -> None:
         """Puts a name to use."""
-        self._taken[name.casefold()] = ""
+        self._taken[folded(name)] = ""
 
 
 def _folders(name: str) -> Iterator[str]:

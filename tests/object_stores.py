@@ -65,6 +65,9 @@ class Gate(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def handle_error(self, *_: Any) -> None:
+        """Says nothing of clients that went away: they are killed."""
+
     def refuses(self) -> bool:
         """Counts a call, and says whether it is one that is refused."""
         with self._lock:

@@ -77,7 +77,17 @@ def test_safe_names_are_safe_whatever_is_asked(name: str) -> None:
 
     assert not {"", ".", ".."}.intersection(parts)
     assert all(len(part.encode()) <= 200 and "\0" not in part for part in parts)
+    assert len("/".join(parts).encode()) <= 600
     assert safe_name("/".join(parts)) == "/".join(parts)
+
+
+def test_long_paths_are_cut_and_stay_distinct() -> None:
+    one, other = (safe_name(f"{number}/{'deep/' * 900}a.png") for number in (1, 2))
+
+    assert len(one.encode()) < 100
+    assert (one.rpartition("/")[2], other.rpartition("/")[2]) == ("a.png", "a.png")
+    assert one != other
+    assert safe_name(one) == one
 
 
 def test_long_names_are_cut_and_stay_distinct() -> None:

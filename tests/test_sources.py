@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -470,6 +471,14 @@ def test_names_that_differ_in_case_only_are_one(inputs: Path) -> None:
     names = list(output_names(list_images(str(inputs)).images).values())
 
     assert len({name.casefold() for name in names}) == 4
+
+
+def test_names_that_differ_in_the_form_of_a_letter_only_are_one(inputs: Path) -> None:
+    make(inputs, "\u00e9.png", "e\u0301.png", "\u00c9.jpg")
+
+    names = list(output_names(list_images(str(inputs)).images).values())
+
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == 3
 
 
 def test_a_result_does_not_stand_where_a_folder_does(inputs: Path) -> None:

@@ -49,9 +49,9 @@ def find_and_be_killed(variables: Mapping[str, str]) -> None:
     signal_after(RECORD, 3)
 
 
-@pytest.fixture(params=["s3", "gcs"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """Each store in turn, which this process too finds."""
+    """A store, which this process too finds."""
     if request.param == "gcs" and not fetch.GCS.exists():
         pytest.fail(f"{fetch.GCS} is not there: run make runners")
     made = {"s3": object_stores.s3, "gcs": functools.partial(object_stores.gcs, fetch.GCS)}
@@ -76,7 +76,9 @@ def without_places(output: Path) -> list[object]:
     return [(name, dataclasses.replace(row, input_id="", source_uri="")) for name, row in found]
 
 
-@pytest.mark.parametrize("layout", ["files", "parquet"])
+@pytest.mark.parametrize(
+    ("store", "layout"), [("s3", "parquet"), ("gcs", "files")], indirect=["store"]
+)
 def test_runs_on_a_store_that_fails_leave_what_a_local_one_does(
     tmp_path: Path, inputs: Path, tiny_weights: Path, store: ObjectStore, layout: str
 ) -> None:
