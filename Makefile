@@ -37,7 +37,7 @@ test: install-dev ## format, lint, types and the quick tests (10 minutes on 2 co
 	$(VENV)/ruff format --check
 	$(VENV)/ruff check
 	$(VENV)/mypy
-	$(VENV)/pytest -n auto -m "not slow and not gpu" --cov --cov-report=term:skip-covered \
+	$(VENV)/pytest -n auto -m "not slow and not gpu" --cov --cov-report=term:skip-covered --durations=25 \
 		--cov-fail-under=95
 
 .PHONY: test-gpu

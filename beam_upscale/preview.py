@@ -200,6 +200,8 @@ def _from_json(text: str) -> PlannedImage:
             **values,
             "status": Status(values["status"]),
             "error_code": None if code is None else ErrorCode(code),
+            # As prices are written: Arrow's have all places of the column.
+            "credits": Decimal(f"{values['credits'].normalize():f}"),
         }
     )
 

@@ -38,6 +38,7 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
     parser.add_argument(
         "--fan-out-above",
+        "--fan_out_above",
         type=float,
         metavar="MEGAPIXELS",
         help="spread the tiles of an image with a larger output over the workers",
