@@ -176,6 +176,7 @@ def run_as_ordinary_user(public: Path, inputs: Path) -> Finished:
     )
 
 
+@pytest.mark.slow
 def test_file_without_read_permission(inputs: Path, public: Path) -> None:
     shutil.copy(inputs / "z.png", public / "in/secret.png")
     (public / "in/closed").mkdir()
@@ -193,6 +194,7 @@ def test_file_without_read_permission(inputs: Path, public: Path) -> None:
     assert_good_ones_are_done(public / "out")
 
 
+@pytest.mark.slow
 def test_weights_without_read_permission_are_a_mistake_in_the_settings(
     inputs: Path, public: Path
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_upscale.columns import (
@@ -197,6 +197,7 @@ def test_rows_are_read_once_and_not_held() -> None:
     assert kind == pa.struct([("x", pa.int64())])
 
 
+@settings(max_examples=40)
 @given(alike, st.randoms(use_true_random=False))
 def test_order_and_repetition_change_no_type(
     columns: list[dict[str, Any]], shuffler: random.Random

@@ -183,7 +183,10 @@ def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Pat
         assert wire.cuts and wire.stalls
 
 
-@pytest.mark.parametrize("kills", [(), (10, 12)], ids=["whole", "killed"])
+@pytest.mark.parametrize(
+    "kills",
+    [pytest.param((), id="whole"), pytest.param((10, 12), id="killed", marks=pytest.mark.slow)],
+)
 def test_images_through_faults_are_paid_once(
     tmp_path: Path,
     tiny_weights: Path,
@@ -247,7 +250,7 @@ def assert_budget_is_spent(server: Server, key: str, output: Path, inputs: Path)
     assert credits_charged(server, key) == billed(found) == ADMITTED * PRICE
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_budget_is_spent_to_the_last_call_and_never_beyond(
     tmp_path: Path, service: Server, images: Path, workers: int
 ) -> None:
@@ -264,7 +267,7 @@ def test_budget_is_spent_to_the_last_call_and_never_beyond(
     assert tree(output) == after_first
 
 
-@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_budget_holds_where_calls_fail_and_the_client_is_killed(
     tmp_path: Path, failing_service: Server, images: Path, workers: int
 ) -> None:

@@ -68,7 +68,9 @@ def test_strips_of_any_height_give_the_same_values(
         torch.testing.assert_close(in_strips, whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str
+)
 def test_strips_of_real_weights_change_no_pixel(packaged_weights: Path, dtype: torch.dtype) -> None:
     striped = build(packaged_weights, dtype)
     images = images_of(40, 32)

@@ -82,6 +82,7 @@ def test_tiles_with_the_halo_show_no_seams(
         assert seam.visible <= 0.0001
 
 
+@pytest.mark.slow
 def test_a_halo_of_ten_pixels_shows_seams(model: EsrganModel) -> None:
     enlarged, reduced = seams(model, "chelsea.png", core=24, halo=10, margin=28)
 

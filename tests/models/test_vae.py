@@ -62,7 +62,9 @@ def test_tones_do_not_depend_on_the_strip(vae: AutoencoderKL) -> None:
     assert (in_strips - whole).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+)
 def test_reduced_precision_is_as_near_to_fp32_as_the_whole_decoder_s(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     vae = small_autoencoder()

@@ -83,6 +83,7 @@ def over_web(url: str, message: bytes, key: str = "", ca: Path | None = None) ->
     return frames
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_it_is_asked_to_stop(
     tmp_path: Path, tiny_weights: Path, image: bytes
 ) -> None:
