@@ -138,18 +138,13 @@ def test_large_image_in_tiles(
     assert peak < 3e9
 
 
-@pytest.mark.parametrize(
-    ("suffix", "side"), [(".jpg[Q=90]", 30_000), (".tif[tile,compression=deflate]", 12_000)]
-)
-def test_giant_tile_by_tile(
-    tmp_path: Path, tiny_weights: Path, report: Report, suffix: str, side: int
-) -> None:
-    folder, part = tmp_path / "in", 1000
+def test_giant_tile_by_tile(tmp_path: Path, tiny_weights: Path, report: Report) -> None:
+    folder, part, side = tmp_path / "in", 1000, 30_000
     folder.mkdir()
     random = np.random.default_rng(0).integers(0, 256, (part // 50, part // 50, 3), np.uint8)
     busy = pyvips.Image.new_from_array(random).resize(50, kernel="cubic").cast("uchar")
     busy.copy(interpretation="srgb").replicate(side // part, side // part).write_to_file(
-        f"{folder / 'giant'}{suffix}"
+        f"{folder / 'giant.jpg'}[Q=90]"
     )
     options = [*quick(tiny_weights)[:-1], "2", "--oversize", "tile", "--format", "tiff"]
     options += ["--max-input-pixels", str(side**2), "--fan-out-above", "500"]
@@ -160,8 +155,7 @@ def test_giant_tile_by_tile(
     peak = peak_of_run(folder, tmp_path / "out", *options, program=program)
 
     seconds = time.monotonic() - started
-    name = suffix.partition("[")[0]
-    report(f"{side:,} x {side:,} from {name} by tiles: {peak / GIB:.2f} GiB in {seconds:.0f} s")
+    report(f"{side:,} x {side:,} by tiles: {peak / GIB:.2f} GiB in {seconds:.0f} s")
     output = pyvips.Image.new_from_file(str(tmp_path / "out" / "images" / "giant.tiff"))
     assert (output.width, output.height, output.bands) == (2 * side, 2 * side, 3)
     source = pyvips.Image.new_from_file(str(next(folder.iterdir())))
