@@ -67,7 +67,7 @@ def _read_with(image: SourceImage) -> Hashable:
 def write_listing(
     images: Iterable[SourceImage], total: int, dataset: DatasetFolder
 ) -> Iterator[Batch]:
-    """Writes a listing down, and gives the batches of it as it goes.
+    """Writes a listing down, and gives the batches of it.
 
     Parts are named by their content: a second run over other inputs leaves those of the first.
 
@@ -85,14 +85,17 @@ def write_listing(
         dataset.write(_part_uri(dataset, part), _compressed(lines))
         sizes = [len(batch) for batch in together(inputs, total)]
         index.append(json.dumps([shard, part, sizes]).encode() + b"\n")
-        yield from _batches(shard, part, sizes)
     dataset.write(_index_uri(dataset), _compressed(b"".join(index)))
+    return read_index(dataset)
 
 
 def read_index(dataset: DatasetFolder) -> Iterator[Batch]:
     """The batches of the listing that was written last; none where there is no listing."""
     for shard, part, sizes in _index(dataset):
-        yield from _batches(shard, part, sizes)
+        first = 0
+        for size in sizes:
+            yield Batch(shard, part, first, size)
+            first += size
 
 
 def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
@@ -112,13 +115,6 @@ def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:
     if storage.exists(uri):
         for line in gzip.decompress(storage.read(uri)).splitlines():
             yield tuple(json.loads(line))
-
-
-def _batches(shard: int, part: str, sizes: Iterable[int]) -> Iterator[Batch]:
-    first = 0
-    for size in sizes:
-        yield Batch(shard, part, first, size)
-        first += size
 
 
 def _compressed(data: bytes) -> bytes:

@@ -114,8 +114,7 @@ def preview(
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
         )
-    for _ in write_down(images, dataset, DEFAULT_SHARD_ROWS):
-        """Each batch is found again in the listing's index."""
+    write_down(images, dataset, DEFAULT_SHARD_ROWS)
     pipeline = new_pipeline(beam_options, usable_cores())
     planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
     _ = planned | WritePlan(dataset.root)

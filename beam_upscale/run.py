@@ -87,8 +87,7 @@ def run(
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
-    for _ in write_down(listing.images, dataset, request.shard_rows):
-        """Each batch is found again in the listing's index."""
+    write_down(listing.images, dataset, request.shard_rows)
     settings = _with_reachable_weights(settings, dataset, request)
     on_start(settings, listing)
     run_id = new_run_id()

@@ -43,7 +43,7 @@ class Asking:
 
 
 def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
-    """Writes a listing into an output, by shards, and gives its batches as it goes."""
+    """Writes a listing into an output, by shards, and gives its batches."""
     return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
 
 
