@@ -445,12 +445,13 @@ def plan_command(
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
         preview(listing.images, settings.rules, max_credits, folder, beam_options)
+        planned = read_plan(folder)
         if as_json:
-            click.echo(_plan_as_json(settings.engines, list(read_plan(folder))))
+            click.echo(_plan_as_json(settings.engines, list(planned)))
             return
         title = f"{' and then '.join(settings.engines)} on {input_}"
-        _print_totals(title, by_status(read_plan(folder)))
-        for image in read_plan(folder):
+        _print_totals(title, by_status(planned))
+        for image in planned:
             if image.error_code is not None:
                 line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
                 out.print(line, markup=False)

@@ -177,11 +177,24 @@ class WritePlan(beam.PTransform):
         )
 
 
-def read_plan(folder: str) -> Iterator[PlannedImage]:
-    """The images of a plan, in the order of their ids."""
+class PlannedImages:
+    """The images of a plan, in the order of their ids, on the local disk: there may be millions.
+
+    Args:
+        parts: URIs of its files.
+    """
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._images = SortedMap(item for part in parts for item in _part_items(part))
+
+    def __iter__(self) -> Iterator[PlannedImage]:
+        return map(_from_json, self._images.values())
+
+
+def read_plan(folder: str) -> PlannedImages:
+    """The images of the plan in a folder."""
     parts = storage.list_below(storage.join(storage.absolute(folder), _PLAN))
-    ordered = SortedMap(item for part in parts for item in _part_items(part.uri))
-    return map(_from_json, ordered.values())
+    return PlannedImages(part.uri for part in parts)
 
 
 def _part_items(uri: str) -> Iterator[tuple[str, str]]:
