@@ -12,6 +12,7 @@ def esrgan(
     scale: int = 4,
     *,
     channels: int = 3,
+    filters: int = 16,
     blocks: int = 1,
     shuffle: int | None = None,
     plus: bool = False,
@@ -20,7 +21,7 @@ def esrgan(
     network = ESRGAN(
         in_nc=channels * (shuffle or 1) ** 2,
         out_nc=channels,
-        num_filters=16,
+        num_filters=filters,
         num_blocks=blocks,
         scale=scale * (shuffle or 1),
         plus=plus,

@@ -75,7 +75,7 @@ def _unet() -> Any:
     ).eval()
 
 
-def small_autoencoder(up_block: str = "UpDecoderBlock2D") -> Any:
+def small_autoencoder(up_block: str = "UpDecoderBlock2D", *, attention: bool = True) -> Any:
     """Random weights whose pictures have all levels, few of them at the ends of the range."""
     import torch
     from diffusers import AutoencoderKL
@@ -88,6 +88,7 @@ def small_autoencoder(up_block: str = "UpDecoderBlock2D") -> Any:
         norm_num_groups=4,
         sample_size=32,
         scaling_factor=0.08333,
+        mid_block_add_attention=attention,
     ).eval()
     last = vae.decoder.conv_out
     with torch.no_grad():

@@ -395,16 +395,17 @@ def test_a_decoder_that_cannot_be_cut_is_refused_when_it_is_loaded(own_pipeline:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("size", [(1, 393_216), (512, 768)], ids=str)
-def test_the_largest_images_take_memory_in_proportion_to_their_pixels(
+@pytest.mark.parametrize("size", [(1, 98_304), (256, 384)], ids=str)
+def test_large_images_take_memory_in_proportion_to_their_pixels(
     tiny_pipeline: Path, size: tuple[int, int]
 ) -> None:
+    # A quarter of the most pixels that the engine takes, for a sixteenth of the time.
     width, height = size
 
     peak = peak_of_process(tiny_pipeline, width, height) - peak_of_process(tiny_pipeline, 64, 64)
 
-    # A table of each pixel's attention to each other one would take 618 GB.
-    assert peak < 4e9
+    # A table of each pixel's attention to each other one would take 39 GB.
+    assert peak < 1e9
 
 
 def peak_of_process(folder: Path, width: int, height: int) -> int:

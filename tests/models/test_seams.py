@@ -17,8 +17,8 @@ from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.models.networks import ESRGAN_HALO
 
-# A face, stars, small print and smooth gradients: what differs most in pictures of `pictures`.
-PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png", "rocket.jpg"]
+# A face, stars and small print: what differs most in pictures of `pictures`.
+PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def seams(model: EsrganModel, name: str, *, core: int, halo: int, margin: int) -
 def test_tiles_with_the_halo_show_no_seams(
     model: EsrganModel, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    enlarged, reduced = seams(model, name, core=64, halo=ESRGAN_HALO, margin=ESRGAN_HALO + 48)
+    enlarged, reduced = seams(model, name, core=32, halo=ESRGAN_HALO, margin=ESRGAN_HALO + 32)
 
     with capsys.disabled():
         sys.stdout.write(f"\n{name}: scale 4 {enlarged}, scale 2 {reduced}\n")
