@@ -14,11 +14,8 @@ from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ImageError
 from beam_upscale.image import ImageHeader
-from beam_upscale.listing import SourceImage
+from beam_upscale.listing import HEADER_BYTES, SourceImage
 from beam_upscale.manifest import Row, Status
-
-# Most headers lie within this many bytes; the others cost a second read, of the whole file.
-_HEADER_BYTES = 256 * 1024
 
 # What stands at their end, frames and orientation, decides too.
 _LATE_FORMATS = frozenset({"gif", "webp"})
@@ -132,8 +129,8 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
     """
     if source.data is not None or source.uri is None:
         return decoders.read_header(source.read(max_bytes))
-    start = source.read_start(_HEADER_BYTES)
-    if len(start) != _HEADER_BYTES:
+    start = source.read_start()
+    if len(start) != HEADER_BYTES:
         # All of it, which may be more where no less can be read.
         storage.check_size(len(start), max_bytes)
         return decoders.read_header(start)

@@ -41,6 +41,9 @@ _MAX_CAPTION_BYTES = 1 << 20
 # ids it has, and ids sort as rows do. Numbers of as many digits as one run needs would do neither.
 _ROW_DIGITS = 12
 
+HEADER_BYTES = 256 * 1024
+"""Most headers lie within this much of a file."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
@@ -104,7 +107,7 @@ class SourceImage:
             return self.data
         return locations.read(self.uri or self.input_id, self.part, max_bytes)
 
-    def read_start(self, limit: int) -> bytes:
+    def read_start(self, limit: int = HEADER_BYTES) -> bytes:
         """The first bytes of the encoded image, at most `limit`, or all where no less can be read.
 
         Raises:

@@ -6,6 +6,8 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from beam_upscale.errors import ErrorCode, SettingsError
+
 
 def is_local(beam_options: Sequence[str]) -> bool:
     """Whether Beam's options, as on a command line, name no runner."""
@@ -18,10 +20,16 @@ def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
     Args:
         beam_options: Beam's own, as on a command line.
         workers: threads, where it runs in this process; at least 1.
+
+    Raises:
+        SettingsError: INVALID_OPTION, Beam knows no such runner, or not without one of its options.
     """
     options = PipelineOptions(list(beam_options))
     if not is_local(beam_options):
-        return beam.Pipeline(options=options)
+        try:
+            return beam.Pipeline(options=options)
+        except (ValueError, ImportError) as error:
+            raise SettingsError(ErrorCode.INVALID_OPTION, f"Beam: {error}") from error
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"

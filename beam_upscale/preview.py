@@ -107,15 +107,16 @@ def preview(
         beam_options: Beam's own; without `--runner` among them it runs in this process.
 
     Raises:
-        SettingsError: OUTPUT_TAKEN, there is a plan in the folder.
+        SettingsError: OUTPUT_TAKEN, there is a plan in the folder; INVALID_OPTION, Beam knows no
+            such runner.
     """
     dataset = DatasetFolder(storage.absolute(folder))
     if any(True for _ in storage.list_below(dataset.resolve(_PLAN))):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
         )
-    write_down(images, dataset, DEFAULT_SHARD_ROWS)
     pipeline = new_pipeline(beam_options, usable_cores())
+    write_down(images, dataset, DEFAULT_SHARD_ROWS)
     planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
     _ = planned | WritePlan(dataset.root)
     pipeline.run().wait_until_finish()

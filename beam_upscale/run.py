@@ -71,6 +71,7 @@ def run(
     asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
     settings = asked.pin((earlier or {}).get("settings"))
     refuse_packed(settings, request.layout)
+    pipeline = _new_pipeline(request, settings)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         refuse_changes(earlier, record)
@@ -93,7 +94,7 @@ def run(
     run_id = new_run_id()
     most_failures = request.max_failures.most(len(listing.images))
     input_type = _input_type(listing, dataset)
-    pipeline = _pipeline(request, settings, record, run_id, most_failures, input_type)
+    _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
     execution = _Execution(_begin(pipeline, request))
     _watch(execution, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
@@ -156,18 +157,22 @@ def _with_staged_weights(model: LocalModel, dataset: DatasetFolder) -> LocalMode
     return dataclasses.replace(model, weights_uri=uri)
 
 
-def _pipeline(
+def _new_pipeline(request: Run, settings: PinnedSettings) -> beam.Pipeline:
+    first = settings.stages[0].model
+    device = first.device if isinstance(first, LocalModel) else None
+    return new_pipeline(request.beam_options, request.workers or default_workers(device))
+
+
+def _wire(
+    pipeline: beam.Pipeline,
     request: Run,
     settings: PinnedSettings,
     record: Mapping[str, Any],
     run_id: str,
     most_failures: int | None,
     input_type: pa.StructType | None,
-) -> beam.Pipeline:
+) -> None:
     dataset = DatasetFolder(storage.absolute(request.output))
-    first = settings.stages[0].model
-    device = first.device if isinstance(first, LocalModel) else None
-    pipeline = new_pipeline(request.beam_options, request.workers or default_workers(device))
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
@@ -185,7 +190,6 @@ def _pipeline(
             may_leave_out=False,
         )
     )
-    return pipeline
 
 
 def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:

@@ -386,6 +386,9 @@ class _CommitShard(beam.DoFn):
         if None in news:
             yield False
             return
+        if not any(isinstance(each, str) for each in news):
+            # Its listed inputs, if there are any, were all left out.
+            news.update(part for number, part in listed_shards(self._dataset) if number == shard)
         records = {}
         for each in news:
             for record in self._records(shard, each):

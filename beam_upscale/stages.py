@@ -31,9 +31,6 @@ from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
-# Most headers lie within this many bytes.
-_HEADER_BYTES = 256 * 1024
-
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """What lies between engines is kept as it is: every size, depth and channel, without loss."""
 
@@ -245,7 +242,7 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
         ImageError: no later part can say more.
     """
     try:
-        return decoders.read_header(source.read_start(_HEADER_BYTES))
+        return decoders.read_header(source.read_start())
     except ImageError as error:
         if error.code is not ErrorCode.TRUNCATED:
             raise

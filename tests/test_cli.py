@@ -71,6 +71,7 @@ def assert_refused(finished: Finished, *words: str) -> None:
         (["--retry", "failed,lost"], ["'lost' is no status", "over_budget"]),
         (["--skip-larger-than", "10"], ["'10' is not a size such as 1024x768"]),
         (["--layout", "parquet", "--shard-rows", "0"], ["--help"]),
+        (["--", "--runner=NoSuchRunner"], ["invalid_option", "NoSuchRunner", "FlinkRunner"]),
     ],
 )
 def test_mistakes_end_in_one_line_before_anything_is_written(

@@ -90,6 +90,23 @@ def test_where_no_step_may_leave_one_out_none_is_lost_in_silence(
     assert not (output / "README.md").exists()
 
 
+def test_inputs_that_stand_in_for_all_of_a_shard_leave_those_their_rows(
+    folder: Path, tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    photograph(9, 12, 8).save(tmp_path / "own.png")
+    data, output = (tmp_path / "own.png").read_bytes(), tmp_path / "out"
+
+    def replaced(source: SourceImage) -> SourceImage:
+        own = SourceImage(f"own-{source.input_id}", data=data, columns={"file_name": "own.png"})
+        return dataclasses.replace(own, shard=source.shard)
+
+    run_pipeline(folder, output, tiny_weights, beam.Map(replaced))
+
+    found = [row.status for _, row in DatasetFolder(str(output)).committed_rows()]
+    assert sorted(found) == ["filtered"] * 5 + ["upscaled"] * 5
+    assert list(verify(str(output))) == []
+
+
 def test_inputs_that_no_listing_has_are_written_beside_those_it_has(
     folder: Path, tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
 ) -> None:
