@@ -121,12 +121,16 @@ def measured() -> Iterator[Measured]:
     process = psutil.Process()
     started = time.perf_counter()
 
+    command = process.cmdline()
+
     def sample() -> None:
         while not ended.wait(0.1):
-            total = 0
-            for each in (process, *process.children(recursive=True)):
+            total = process.memory_info().rss // _MIB
+            for child in process.children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    total += each.memory_info().rss // _MIB
+                    # Until a child runs its own program, it shows its parent's memory.
+                    if child.cmdline() != command:
+                        total += child.memory_info().rss // _MIB
             found.peak_mib = max(found.peak_mib, total)
             stretch = int((time.perf_counter() - started) / _SECONDS_IN_A_STRETCH)
             found.mib += [0] * (stretch + 1 - len(found.mib))
