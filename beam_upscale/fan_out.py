@@ -383,7 +383,9 @@ def read_tile(
     done = _done(tile, folder)
     if done is not None:
         return _without_tiles(tile, done)
-    if _is_to_stop(dataset) or storage.exists(folder.failed):
+    if storage.exists(folder.failed):
+        return _without_tiles(tile, TileResult(tile.index, _failure(tile, folder)))
+    if _is_to_stop(dataset):
         return _without_tiles(tile, TileResult(tile.index, None))
     try:
         color, alpha = _tile_pixels(tile, settings, folder, decoders)
@@ -410,6 +412,17 @@ def read_tile(
     scale = settings.stages[0].engine.scale
     identity = tile.source.input_id, 0
     return TiledImage(tiles, scale, context=context, identity=identity, first=tile.index)
+
+
+def _failure(tile: GiantTile, folder: _Folder) -> Inference | None:
+    """What this tile failed with, where it is the one whose failure lost the image.
+
+    Whoever failed with it may have been lost before telling.
+    """
+    told = json.loads(storage.read(folder.failed))
+    if told["tile"] != tile.index:
+        return None
+    return Inference(error=ImageError(ErrorCode(told["code"]), told["message"]))
 
 
 def _is_to_stop(dataset: DatasetFolder) -> bool:
@@ -473,12 +486,12 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
     held: _WithNetwork = tiled.context
     tile, folder = held.tile, _Folder.of(dataset, held.tile.key)
     if held.result is not None:
-        _tell_of_failure(held.result.inference, folder, dataset)
+        _tell_of_failure(tile.index, held.result.inference, folder, dataset)
         return held.result
     tiled.tiles.clear()
     if inference.stop is not None and not is_stopped(dataset):
         request_stop(dataset, str(inference.stop))
-    _tell_of_failure(inference, folder, dataset)
+    _tell_of_failure(tile.index, inference, folder, dataset)
     if inference.stop is None and inference.error is None:
         planes = list(inference.cores)
         if held.alpha is not None:
@@ -491,10 +504,14 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
 
 
-def _tell_of_failure(inference: Inference | None, folder: _Folder, dataset: DatasetFolder) -> None:
+def _tell_of_failure(
+    index: int, inference: Inference | None, folder: _Folder, dataset: DatasetFolder
+) -> None:
     """A paid call for a further tile of an image that is lost would be for nothing."""
-    if inference is not None and inference.error is not None:
-        dataset.write(folder.failed, str(inference.error).encode())
+    error = None if inference is None else inference.error
+    if error is not None:
+        told = {"tile": index, "code": str(error.code), "message": error.message}
+        dataset.write(folder.failed, json.dumps(told).encode())
 
 
 def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:

@@ -25,7 +25,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 _CHUNK_BYTES = 16 << 20
 
 # Columns of row groups that a process keeps; a larger one is read up to the row and not kept.
-_MOST_KEPT_BYTES = 256 << 20
+_MOST_KEPT_BYTES = 512 << 20
 _MOST_KEPT_GROUPS = 16
 _ROWS_AT_A_TIME = 16
 

@@ -16,6 +16,7 @@ import csv
 import io
 import json
 import posixpath
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +29,8 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.json_values import is_unicode
 
 Columns = Mapping[str, Any]
+
+_UUID = "arrow.uuid"
 
 _FILE_NAME = "file_name"
 
@@ -229,7 +232,7 @@ def name_of_two(names: list[str]) -> str | None:
 def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     try:
         table = pq.read_table(pa.BufferReader(data))
-        rows = in_microseconds(table).to_pylist()
+        rows = rows_of_arrow(table)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
@@ -241,10 +244,20 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
         yield f"row {number}", row
 
 
-def in_microseconds(table: pa.Table) -> pa.Table:
-    """Times as exact as Python's own; only pandas has a type for nanoseconds."""
+def rows_of_arrow(table: pa.Table) -> list[dict[str, Any]]:
+    """A table's rows, in types that any manifest has: times in microseconds, UUIDs as text."""
+    # Only pandas has a type for nanoseconds.
     fields = [field.with_type(_microseconds(field.type)) for field in table.schema]
-    return table.cast(pa.schema(fields), safe=False)
+    rows: list[dict[str, Any]] = table.cast(pa.schema(fields), safe=False).to_pylist()
+    return _with_uuids_as_text(rows) if _UUID in str(table.schema) else rows
+
+
+def _with_uuids_as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_uuids_as_text(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_uuids_as_text(each) for each in value]
+    return str(value) if isinstance(value, uuid.UUID) else value
 
 
 def _microseconds(kind: pa.DataType) -> pa.DataType:

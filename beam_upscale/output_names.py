@@ -80,16 +80,16 @@ class _Names:
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = SortedMap()
-        # Only those that a file could be mistaken for, which are few.
-        self._folders: set[str] = set()
+        # Only those that a file could be mistaken for.
+        self._folders = SortedMap()
         for name in taken:
             self.take(name)
             self.expect(name)
 
     def expect(self, name: str) -> None:
         """Says that the folders on the way to a name will be there."""
-        self._folders.update(
-            folder for folder in _folders(folded(name)) if folder.endswith(_EXTENSIONS)
+        self._folders.add(
+            (folder, "") for folder in _folders(folded(name)) if folder.endswith(_EXTENSIONS)
         )
 
     def is_free(self, name: str) -> bool:

@@ -107,13 +107,19 @@ def preview(
         beam_options: Beam's own; without `--runner` among them it runs in this process.
 
     Raises:
-        SettingsError: OUTPUT_TAKEN, there is a plan in the folder; INVALID_OPTION, Beam knows no
-            such runner.
+        SettingsError: OUTPUT_TAKEN, there is a plan or a run in the folder; INVALID_OPTION, Beam
+            knows no such runner.
     """
     dataset = DatasetFolder(storage.absolute(folder))
     if any(True for _ in storage.list_below(dataset.resolve(_PLAN))):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
+        )
+    if storage.exists(dataset.run_json):
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN,
+            f"{dataset.root} is the output of a run, whose work in progress a plan would replace; "
+            "take another folder",
         )
     pipeline = new_pipeline(beam_options, usable_cores())
     write_down(images, dataset, DEFAULT_SHARD_ROWS)

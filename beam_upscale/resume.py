@@ -74,7 +74,7 @@ def assign_shards(
         (input_id, json.dumps([shard, output_uri]))
         for shard, input_id, output_uri in dataset.committed_names()
     )
-    first, reserved = _assignment(images, dataset, committed)
+    first, reserved = _assignment(images, dataset, committed, shard_rows)
     for input_id, text in committed.items():
         shard, output_uri = json.loads(text)
         name = _name_in_layout_files(output_uri)
@@ -133,7 +133,7 @@ def _files(row: Row) -> set[str]:
 
 
 def _assignment(
-    images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap
+    images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
 ) -> tuple[int, SortedMap]:
     """The first shard of the assignment in progress, and the names that were given before it.
 
@@ -142,7 +142,7 @@ def _assignment(
     in_progress = dataset.read_assignment()
     if in_progress is not None:
         first = int(in_progress["first_shard"])
-        if in_progress["inputs_sha256"] == _fingerprint(images, committed, first):
+        if in_progress["inputs_sha256"] == _fingerprint(images, committed, first, shard_rows):
             return first, SortedMap(in_progress["output_names"].items())
     shards = (json.loads(text)[0] for text in committed.values())
     first = 1 + max(shards, default=-1)
@@ -160,20 +160,26 @@ def _assignment(
         dataset.assignment_json,
         {
             "first_shard": first,
-            "inputs_sha256": _fingerprint(images, committed, first),
+            "inputs_sha256": _fingerprint(images, committed, first, shard_rows),
             "output_names": names,
         },
     )
     return first, SortedMap(names.items())
 
 
-def _fingerprint(images: Iterable[SourceImage], committed: SortedMap, first: int) -> str:
-    """A hash of the inputs that are not in shards before `first`."""
-    digest = hashlib.sha256()
+def _fingerprint(
+    images: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
+) -> str:
+    """A hash of what decides on shards and names: the inputs that are not in shards before `first`.
+
+    Names are part of it: rows of a table that was sorted have each other's.
+    """
+    digest = hashlib.sha256(f"{shard_rows}\0".encode())
     for image in images:
         found = committed.get(image.input_id)
         if found is None or json.loads(found)[0] >= first:
-            digest.update(image.input_id.encode() + b"\0")
+            text = f"{image.input_id}\0{image.name}\0"
+            digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 

@@ -38,7 +38,7 @@ from beam_upscale.run_record import (
 )
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
-from beam_upscale.sources import Asking, ReadListed, write_down
+from beam_upscale.sources import Asking, FindDone, ReadListed, write_down
 from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -176,6 +176,7 @@ def _wire(
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
+        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry)))
     (
         images
         | "HeedStop" >> beam.ParDo(HeedStop(dataset))

@@ -43,7 +43,7 @@ from beam_upscale.dataset import (
     safe_name,
     shard_name,
 )
-from beam_upscale.errors import ErrorCode
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.giants import GIANTS, FanOut, refuse_packed
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
@@ -51,6 +51,7 @@ from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
 from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
+from beam_upscale.sources import ReadImages, ReadListed
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
 
@@ -240,6 +241,9 @@ def commit_shard(
     rows = {row.input_id: row for row in _committed(shard, dataset)}
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
+        if before is not None and row.error_code == ErrorCode.LEFT_OUT:
+            # It did come: this commit is late, and the run has ended meanwhile.
+            continue
         if before is not None:
             row = with_earlier_billing(row, before)
             delete_files(before, dataset, but_for=row)
@@ -539,8 +543,8 @@ class WriteDataset(beam.PTransform):
         A PCollection of the `Totals`, one element; none where the run was stopped.
 
     Raises:
-        SettingsError: the output was begun with other settings, or holds what no run left; when
-            the transform is applied.
+        SettingsError: the output was begun with other settings, holds what no run left, or is not
+            that of the one `ReadImages` with an output; when the transform is applied.
     """
 
     output: str
@@ -555,6 +559,7 @@ class WriteDataset(beam.PTransform):
         """Wires staging, the commit of shards, one type for all and the end of the run."""
         dataset = DatasetFolder(storage.absolute(self.output))
         layout = Layout(self.layout)
+        _refuse_other_listings(upscaled, dataset)
         run = self._record(upscaled, dataset, layout)
         shards = (
             self._staged(upscaled, dataset, layout, run)
@@ -632,16 +637,44 @@ class WriteDataset(beam.PTransform):
 
 def _upscale_upstream(results: Any) -> Upscale | None:
     """The `Upscale` that a PCollection comes from, through any steps between."""
+    found = (each for each in _upstream(results) if isinstance(each, Upscale))
+    return next(found, None)
+
+
+def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
+    """Raises where inputs come from a listing that the commit of a shard would not find.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    reads = [each for each in _upstream(results) if isinstance(each, ReadImages | ReadListed)]
+    outputs = [storage.absolute(each.output) for each in reads if each.output is not None]
+    others = [output for output in outputs if output != dataset.root]
+    if others:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"ReadImages has the output {others[0]}, and WriteDataset {dataset.root}; a run goes "
+            "on from one output: give both the same",
+        )
+    if len(outputs) > 1:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{len(outputs)} ReadImages have the output {dataset.root}, which holds one listing; "
+            "read all of it with one, or write as many datasets",
+        )
+
+
+def _upstream(results: Any) -> Iterator[beam.PTransform]:
+    """The transforms that a PCollection comes from, the nearest first."""
     ahead, seen = [results.producer], set()
     while ahead:
         applied = ahead.pop()
         if applied is None or applied in seen:
             continue
-        if isinstance(applied.transform, Upscale):
-            return applied.transform
+        if applied.transform is not None:
+            yield applied.transform
         seen.add(applied)
         ahead += [applied.parent, *(source.producer for source in applied.inputs)]
-    return None
 
 
 def new_run_id() -> str:

@@ -97,7 +97,7 @@ class FindEarlier(beam.DoFn):
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
         """Gives the input with `earlier` set, or None where there is work to do."""
         staged = self._dataset.staged_record(image.input_id)
-        if staged is not None:
+        if staged is not None and not _is_committed(staged, image):
             image = dataclasses.replace(image, earlier=staged, committed=False)
         row = None if image.earlier is None else image.earlier.row
         if row is not None and (
@@ -110,6 +110,33 @@ class FindEarlier(beam.DoFn):
     def _asked(self) -> Asked | None:
         # Only now: run.json is written after a pipeline is put together, before it begins.
         return asked_by(self._dataset.read_run())
+
+
+class FindDone(FindEarlier):
+    """Finds what was done since inputs were read.
+
+    A budget needs all of them, so that a runner keeps them there and repeats from there what a lost
+    worker had done.
+    """
+
+    def process(self, image: SourceImage) -> Iterator[SourceImage]:
+        """As `FindEarlier`, where there is work to do."""
+        if image.earlier is None and image.within_budget:
+            yield from super().process(image)
+        else:
+            yield image
+
+
+def _is_committed(staged: Record, image: SourceImage) -> bool:
+    """Whether a staged record is of the result that the input's committed row tells of."""
+    if not image.committed or image.earlier is None:
+        return False
+    return _result(staged.row) == _result(image.earlier.row)
+
+
+def _result(row: Row) -> tuple[object, ...]:
+    made = row.source_sha256, row.output_sha256, row.error_code, row.error_message
+    return row.status, *made, row.billed_credits, tuple(row.request_ids), tuple(row.notes)
 
 
 @dataclasses.dataclass(eq=False)

@@ -6,6 +6,7 @@ stands RunInference; an image without tiles passes through it.
 """
 
 import dataclasses
+import errno
 import hashlib
 import os
 import socket
@@ -30,6 +31,8 @@ from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
+
+_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """What lies between engines is kept as it is: every size, depth and channel, without loss."""
@@ -277,10 +280,13 @@ def as_image_error(error: Exception) -> ImageError:
 
     Raises:
         SettingsError: it concerns all images.
+        OSError: a disk is full, which is no image's fault: the run is to go on later.
     """
     if isinstance(error, ImageError):
         return error
     if isinstance(error, SettingsError):
+        raise error
+    if isinstance(error, OSError) and error.errno in _FULL_DISK:
         raise error
     if isinstance(error, MemoryError):
         return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")

@@ -13,6 +13,7 @@ import errno
 import fnmatch
 import hashlib
 import io
+import itertools
 import os
 import shutil
 import stat
@@ -32,6 +33,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 
 _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
+_DELETED_TOGETHER = 1000
 
 # Where others see a file while it is written.
 _VISIBLE_WHILE_WRITTEN = ("hdfs://",)
@@ -491,10 +493,11 @@ def list_below(folder: str) -> Iterator[FileEntry]:
 def delete(uri: str) -> None:
     """Removes a file or a whole folder; nothing happens when there is none."""
     if not is_local(uri):
-        found = [entry.uri for entry in list_below(uri)]
-        found += [uri] if FileSystems.exists(uri) else []
-        if found:
-            FileSystems.delete(found)
+        below = (entry.uri for entry in list_below(uri))
+        while some := list(itertools.islice(below, _DELETED_TOGETHER)):
+            FileSystems.delete(some)
+        if FileSystems.exists(uri):
+            FileSystems.delete([uri])
         return
     path = _local_path(uri)
     if path.is_dir() and not path.is_symlink():

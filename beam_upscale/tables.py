@@ -24,7 +24,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.json_values import is_unicode
 from beam_upscale.locations import Cell, Missing, Part
-from beam_upscale.metadata import in_microseconds, name_of_two, named_columns
+from beam_upscale.metadata import name_of_two, named_columns, rows_of_arrow
 
 IMAGE_COLUMNS = (
     "image",
@@ -376,7 +376,7 @@ def _group_rows(
             batch = next(batches, None)
             if batch is None:
                 return
-            rows = in_microseconds(pa.Table.from_batches([batch])).to_pylist()
+            rows = rows_of_arrow(pa.Table.from_batches([batch]))
         yield from rows
 
 

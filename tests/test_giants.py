@@ -31,9 +31,13 @@ from runs import (
 import beam_upscale as bu
 from beam_upscale import engines, fan_out, image
 from beam_upscale.control import request_stop
-from beam_upscale.dataset import Layout
+from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.inference import Inference, TiledImage
+from beam_upscale.layout import Box, Piece
+from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Status
 from beam_upscale.settings import UpscaleSettings
 from beam_upscale.stages import UpscaledImage
@@ -346,6 +350,32 @@ def test_network_that_fails_on_a_tile_costs_one_row(
         "small.png": None,
     }
     assert found["a.jpg"].error_message == "no numbers"
+
+
+def test_failure_of_a_tile_is_told_again_by_whoever_is_given_it_again(
+    tmp_path: Path, tiny_weights: Path
+) -> None:
+    options = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32"}
+    settings = UpscaleSettings.of(ENGINE, **options, oversize="tile", fan_out_above=ABOVE).pin()
+    dataset = DatasetFolder(str(tmp_path / "out"))
+    box = Box(0, 0, 8, 8)
+    failing, other = (
+        fan_out.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, ())
+        for index in range(2)
+    )
+    error = ImageError(ErrorCode.NOT_A_NUMBER, "no numbers")
+    fan_out.keep(
+        TiledImage([], 2, context=fan_out._WithNetwork(failing)), Inference(error=error), dataset
+    )
+
+    # Its worker was lost before it told.
+    again, beside = (
+        fan_out.read_tile(tile, settings, dataset, shared_pool()).context.result
+        for tile in (failing, other)
+    )
+
+    assert (again.inference.error.code, again.inference.error.message) == (error.code, "no numbers")
+    assert beside.inference is None
 
 
 @pytest.mark.slow

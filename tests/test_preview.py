@@ -10,6 +10,7 @@ from PIL import Image
 
 from beam_upscale.budget import Claim, last_admitted, order
 from beam_upscale.chain import Rules
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -173,3 +174,16 @@ def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
 def _row(tiled: TiledImage) -> Any:
     outcome = tiled.context.outcome
     return tiled.context.row if outcome is None else outcome.record.row
+
+
+def test_a_plan_does_not_take_the_place_of_a_runs_work_in_progress(tmp_path: Path) -> None:
+    inputs, output = Inputs([SourceImage("a", uri=str(tmp_path / "a.png"))]), tmp_path / "out"
+    dataset = DatasetFolder(str(output))
+    dataset.write_json(dataset.run_json, {"complete": False})
+    dataset.write(dataset.record_uri("a"), b"paid")
+
+    with pytest.raises(SettingsError, match="work in progress") as raised:
+        preview(inputs, RULES, None, str(output))
+
+    assert raised.value.code is ErrorCode.OUTPUT_TAKEN
+    assert Path(dataset.record_uri("a")).read_bytes() == b"paid"

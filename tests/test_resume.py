@@ -273,21 +273,27 @@ def test_retry_redoes_rows_of_these_statuses_only(
     assert list(verify(str(output))) == []
 
 
-def test_budget_admits_the_same_inputs_after_a_crash(
-    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
+def test_budget_admits_the_same_inputs_after_a_run_that_ended_early(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    ended_by: signal.Signals,
 ) -> None:
-    """What failed makes no room for what did not fit, which it would not have done either."""
+    """What failed makes no room for what did not fit, and what is committed takes it once."""
     folder, whole, killed = tmp_path / "in", tmp_path / "whole", tmp_path / "killed"
     folder.mkdir()
     for number in range(12):
         photograph(number, 20, 14).save(folder / f"{number:02}.png")
         broken = (folder / f"{number:02}.png").read_bytes()[:-40]
         (folder / f"broken-{number:02}.png").write_bytes(broken)
-    arguments = [*quick(tiny_weights), "--max-credits", "2.5"]
+    arguments = [*quick(tiny_weights), "--max-credits", "2.5", "--shard-rows", "2"]
     expected = command("run", folder, whole, *arguments)
-    kill = functools.partial(signal_after, r"records/.*\.json", 18)
+    end = functools.partial(signal_after, r"records/.*\.json", 18, ended_by)
 
-    command_elsewhere(tmp_path, "run", folder, killed, *arguments, prepare=kill)
+    command_elsewhere(tmp_path, "run", folder, killed, *arguments, prepare=end)
+    # Who is asked to end commits what is whole.
+    assert (killed / "manifest").exists() == (ended_by is signal.SIGINT)
     command("run", folder, killed, *arguments)
 
     assert expected.code == 0

@@ -18,7 +18,9 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
 from beam_upscale.sinks import WriteDataset, commit_shard, new_run_id, output_uri, shard_of, stage
+from beam_upscale.sources import ReadImages
 from beam_upscale.stages import UpscaledImage
+from beam_upscale.transforms import Upscale
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 
@@ -211,3 +213,35 @@ def test_what_was_billed_for_an_earlier_row_stays(dataset: DatasetFolder) -> Non
     (row,) = dataset.read_manifest(0)
     assert row.request_ids == ("1 of 1", "2 of 1", "1 of 2", "2 of 2")
     assert row.billed_credits == Decimal("0.8")
+
+
+def test_a_commit_that_comes_late_takes_nothing_away(dataset: DatasetFolder) -> None:
+    staged = stage(result("a", noise(10, 0)), dataset, Layout.FILES)
+    commit_shard(0, [staged], dataset, Layout.FILES, "run")
+    before = dataset.read_manifest(0)
+    left_out = Row("/in/a.jpg", "/in/a.jpg", Status.FILTERED, error_code=str(ErrorCode.LEFT_OUT))
+
+    # The run has ended meanwhile, and with it the records: it looks as if none had come.
+    commit_shard(0, [Record(left_out, None)], dataset, Layout.FILES, "late")
+
+    assert dataset.read_manifest(0) == before
+    assert Path(dataset.resolve("images/a.png")).exists()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"), [(["other"], "a run goes on from one output"), (["out", "out"], "2")]
+)
+def test_inputs_of_another_listing_are_refused_before_anything_runs(
+    tmp_path: Path, tiny_weights: Path, outputs: list[str], reason: str
+) -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    reads = [
+        pipeline | f"Read{number}" >> ReadImages(str(tmp_path), output=str(tmp_path / output))
+        for number, output in enumerate(outputs)
+    ]
+    upscaled = reads | beam.Flatten() | Upscale(weights=str(tiny_weights), device="cpu")
+
+    with pytest.raises(SettingsError, match=reason) as caught:
+        _ = upscaled | WriteDataset(str(tmp_path / "out"))
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION

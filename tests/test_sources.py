@@ -7,6 +7,7 @@ import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,8 +22,12 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale import manifest, storage
+from beam_upscale.budget import claim, committed
+from beam_upscale.chain import Rules
 from beam_upscale.columns import infer_input_type
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
+from beam_upscale.decoding import shared_pool
+from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.listing import (
     Inputs,
@@ -35,7 +40,9 @@ from beam_upscale.listing import (
 from beam_upscale.manifest import Row, Status
 from beam_upscale.parameters import Parameters
 from beam_upscale.resume import Asked, asked_by, assign_shards, relabeled, still_holds
-from beam_upscale.sources import Asking, FindEarlier, ReadBatch, ReadImages, write_down
+from beam_upscale.sources import Asking, FindDone, FindEarlier, ReadBatch, ReadImages, write_down
+
+RULES = Rules((get_engine("esrgan-v1-x2plus"),))
 
 
 def make(folder: Path, *names: str) -> None:
@@ -589,6 +596,37 @@ def test_names_of_staged_results_stay_theirs_when_inputs_are_added(
     assert again == once
 
 
+def test_rows_that_have_changed_places_keep_the_names_of_their_results(
+    dataset: DatasetFolder,
+) -> None:
+    def table(*names: str) -> Inputs:
+        ids = (f"table.csv#{number}" for number in range(len(names)))
+        return Inputs(
+            SourceImage(input_id, uri=f"/in/{name}.png", name=f"{name}.png", output_name=name)
+            for input_id, name in zip(ids, names, strict=True)
+        )
+
+    before = list(assign_shards(table("a", "b", "c"), dataset, shard_rows=10))
+    for image in before[:2]:
+        put_aside(dataset, upscaled(image))
+
+    after = list(assign_shards(table("b", "a", "c"), dataset, shard_rows=10))
+
+    # Under each other's, the second to be made would take the first's away.
+    assert [image.output_name for image in after] == ["a", "b", "c"]
+
+
+def test_another_number_of_rows_is_another_assignment(dataset: DatasetFolder) -> None:
+    images = sources("a", "b", "c", "d")
+    before = list(assign_shards(images, dataset, shard_rows=2))
+    with storage.publish(dataset.manifest_uri(0)) as file:
+        pq.write_table(manifest.table([upscaled(before[0]), upscaled(before[1])]), file)
+
+    after = list(assign_shards(images, dataset, shard_rows=1))
+
+    assert shards(after) == {"a": 0, "b": 0, "c": 1, "d": 2}
+
+
 def test_shards_do_not_depend_on_the_order_of_the_listing(
     inputs: Path, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,6 +689,42 @@ def test_a_staged_result_holds_and_beats_a_committed_one(
 
     assert found.earlier == staged
     assert not found.committed
+
+
+def test_a_record_of_what_is_committed_is_that_result(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = upscaled(picture, credits=Decimal("0.2"))
+    image = with_committed(picture, row, dataset)
+    # A run that is stopped leaves the records of shards that it has committed.
+    put_aside(dataset, row)
+
+    found = find(image, dataset)
+
+    assert found.committed
+    # Its price stands in the shard, and is not to be counted twice.
+    assert claim(found, RULES, shared_pool()).credits == 0
+    assert committed(dataset.root) == Decimal("0.2")
+
+
+def test_what_was_done_behind_a_budget_is_found(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    (image,) = listed([picture], dataset)
+    behind = FindDone(dataset, frozenset())
+    beyond = dataclasses.replace(image, within_budget=False)
+    assert list(behind.process(image)) == [image]
+
+    # A worker is lost after this, and what it was given is given again.
+    staged = put_aside(dataset, upscaled(image))
+
+    assert [found.earlier for found in behind.process(image)] == [staged]
+    assert list(behind.process(beyond)) == [beyond]
+    row = dataclasses.replace(upscaled(image, output_uri=None), status=Status.FAILED)
+    failed = put_aside(dataset, row)
+    assert [found.earlier for found in behind.process(image)] == [failed]
+    (again,) = FindDone(dataset, frozenset({Status.FAILED})).process(image)
+    assert again.earlier is None
 
 
 def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:

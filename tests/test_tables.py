@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import uuid
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -163,6 +164,18 @@ def test_values_of_parquet_keep_their_types(tmp_path: Path) -> None:
     (image,) = list_images(str(path)).images
 
     assert image.columns == row
+
+
+def test_uuids_of_parquet_are_texts(tmp_path: Path) -> None:
+    found = uuid.uuid4()
+    column = pa.array([found.bytes], pa.uuid())
+    lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), column)
+    table = pa.table({"url": ["a.png"], "id": column, "ids": lists})
+    pq.write_table(table, tmp_path / "rows.parquet")
+
+    (image,) = list_images(str(tmp_path / "rows.parquet")).images
+
+    assert image.columns == {"url": "a.png", "id": str(found), "ids": [str(found)]}
 
 
 @pytest.mark.parametrize("name", FORMS)

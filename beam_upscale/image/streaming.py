@@ -5,6 +5,8 @@ TIFF that is nowhere but in the answers to its reads: the one format with every 
 costs nothing to make and that it streams.
 """
 
+import contextlib
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ _TILE_SIDE = 256
 _PNG_HEAD_BYTES = 64 << 20
 
 _COPIED_BYTES = 1 << 20
+_PROBED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,10 @@ def _encode_error(shape: Shape, options: EncodeOptions, error: Exception) -> Ima
 def _write_png(path: Path, picture: Any, exif: bytes | None, options: EncodeOptions) -> None:
     bare = path.with_name(f"{path.name}.bare")
     try:
-        picture.pngsave(str(bare), compression=options.png_compression, filter="all", keep="icc")
+        with _telling_of_a_full_disk(bare):
+            picture.pngsave(
+                str(bare), compression=options.png_compression, filter="all", keep="icc"
+            )
         with bare.open("rb") as source, path.open("wb") as target:
             target.write(containers.png_with_metadata(source.read(_PNG_HEAD_BYTES), exif))
             while data := source.read(_COPIED_BYTES):
@@ -133,17 +139,35 @@ def _write_png(path: Path, picture: Any, exif: bytes | None, options: EncodeOpti
 
 
 def _write_tiff(path: Path, picture: Any) -> None:
-    picture.tiffsave(
-        str(path),
-        compression="deflate",
-        predictor="horizontal",
-        resunit="inch",
-        keep="icc",
-        tile=True,
-        tile_width=_TILE_SIDE,
-        tile_height=_TILE_SIDE,
-        bigtiff=True,
-    )
+    with _telling_of_a_full_disk(path):
+        picture.tiffsave(
+            str(path),
+            compression="deflate",
+            predictor="horizontal",
+            resunit="inch",
+            keep="icc",
+            tile=True,
+            tile_width=_TILE_SIDE,
+            tile_height=_TILE_SIDE,
+            bigtiff=True,
+        )
+
+
+@contextlib.contextmanager
+def _telling_of_a_full_disk(path: Path) -> Iterator[None]:
+    """Has a file that cannot be written raise an OSError: libvips does not tell it from others.
+
+    That a picture cannot be written is its own fault, but for a full disk: the run goes on later.
+    """
+    try:
+        yield
+    except pyvips.Error:
+        # What the disk takes no more, it does not take from here either.
+        with contextlib.suppress(FileNotFoundError), path.open("ab") as file:
+            file.write(bytes(_PROBED_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        raise
 
 
 class _Stream:

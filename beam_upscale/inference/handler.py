@@ -1,6 +1,7 @@
 """What all handlers have in common, and what those of local models do."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -109,21 +110,24 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
             For each image a PredictionResult whose inference is an `Inference`.
         """
         del inference_args
-        with self._threads(batch) as executor:
+        threads = self._threads(batch)
+        # One of its own for each batch would cost more than a small tile.
+        pool = ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext()
+        with pool as executor:
             # All tiles are handed over before the first result is waited for.
+            each = map if executor is None else executor.map
             pending = [
-                executor.map(self._upscale, tiled.tiles, repeat(tiled), repeat(model))
-                for tiled in batch
+                each(self._upscale, tiled.tiles, repeat(tiled), repeat(model)) for tiled in batch
             ]
             for tiled, results in zip(batch, pending, strict=True):
                 yield PredictionResult(tiled, _gather(results))
 
-    def _threads(self, batch: Sequence[TiledImage]) -> ThreadPoolExecutor:
+    def _threads(self, batch: Sequence[TiledImage]) -> int:
         """Enough to keep a device's next batch full; one where tiles run one at a time."""
         shapes = (tile.pixels.shape for tiled in batch for tile in tiled.tiles)
         largest = max((height * width for height, width, _ in shapes), default=1)
         ahead = _BATCHES_AHEAD * self._max_batch_pixels // largest
-        return ThreadPoolExecutor(max_workers=min(_MOST_THREADS, max(1, ahead)))
+        return min(_MOST_THREADS, max(1, ahead))
 
     def _upscale(self, tile: Tile, tiled: TiledImage, model: Loaded) -> UpscaledTile | ImageError:
         try:

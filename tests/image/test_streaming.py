@@ -1,5 +1,6 @@
 """Files written from rows, against those written from whole pictures."""
 
+import errno
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,3 +114,14 @@ def test_file_that_cannot_be_written_is_an_encode_error(tmp_path: Path) -> None:
         options(in_bands(noise(HEIGHT, WIDTH, 3)), tmp_path / "none" / "out.png")
 
     assert caught.value.code is ErrorCode.ENCODE_ERROR
+
+
+@pytest.mark.parametrize("format_", [OutputFormat.PNG, OutputFormat.TIFF])
+def test_full_disk_is_no_fault_of_the_picture(tmp_path: Path, format_: OutputFormat) -> None:
+    for name in ("out", "out.bare"):
+        (tmp_path / name).symlink_to("/dev/full")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, format_)
+
+    assert caught.value.errno == errno.ENOSPC
