@@ -129,7 +129,9 @@ def read_progress(dataset: DatasetFolder, run_id: str) -> Progress:
         if entry.name.startswith(run_id):
             try:
                 values = json.loads(storage.read(entry.uri))
-            except ImageError:  # The run has ended between the listing and now.
+            except (ImageError, ValueError):
+                # The run has ended between the listing and now; or the file was replaced by a
+                # longer one after an object store had told its size.
                 continue
             total += Progress(**{**values, "credits": Decimal(values["credits"])})
     return total

@@ -106,6 +106,17 @@ def test_other_runs_and_no_files_do_not_count(dataset: DatasetFolder) -> None:
     assert read_progress(dataset, "another") == IMAGE
 
 
+def test_a_file_that_is_replaced_while_it_is_read_counts_the_next_time(
+    dataset: DatasetFolder,
+) -> None:
+    ProgressFile(dataset, "run").add(IMAGE)
+    (path,) = Path(dataset.progress).iterdir()
+    # Of an object that has grown since its size was told, the beginning is read.
+    (path.parent / "run-other.json").write_bytes(path.read_bytes()[:-5])
+
+    assert read_progress(dataset, "run") == IMAGE
+
+
 def test_a_file_is_written_at_most_once_a_second(dataset: DatasetFolder, clock: Clock) -> None:
     file = ProgressFile(dataset, "run")
 
