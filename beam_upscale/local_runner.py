@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
 
 from beam_upscale.errors import ErrorCode, SettingsError
 
@@ -30,8 +30,19 @@ def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
             return beam.Pipeline(options=options)
         except (ValueError, ImportError) as error:
             raise SettingsError(ErrorCode.INVALID_OPTION, f"Beam: {error}") from error
+    _send_whole_elements()
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     # Beam's own default first looks for a runner's binary on the network.
     return beam.Pipeline(runner=FnApiRunner(), options=options)
+
+
+def _send_whole_elements() -> None:
+    """Has Beam send what a thread puts out when it is much or the last, and not once a second.
+
+    With several threads Beam 2.77 has another thread send each second what stands in the buffer. It
+    waits for no one who is writing: half an element is sent, or one is cleared away unsent, and who
+    reads that loses inputs or fills all memory. No option turns that off.
+    """
+    worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
