@@ -146,17 +146,15 @@ def measured() -> Iterator[Measured]:
         thread.join()
 
 
-def measure(rows: int, folder: Path, with_peers: bool) -> dict[str, Any]:
-    """All three, or this package alone, on one table of so many rows."""
+def measure(rows: int, folder: Path, with_peers: bool) -> Iterator[dict[str, Any]]:
+    """This package, then its peers, on one table of so many rows; what is known after each."""
     source = folder / "rows.parquet"
     write_input(source, rows)
-    peers: dict[str, Callable[[Path], None]] = {
-        "bare Beam": lambda target: copy(source, target, None),
-        "bare Beam and codecs": lambda target: copy(source, target, upscaled_by_codecs),
-    }
-    if not with_peers:
-        peers = {}
-    actions = {**peers, "beam-upscale": lambda target: upscale(source, target)}
+    own = "beam-upscale"
+    actions: dict[str, Callable[[Path], None]] = {own: lambda target: upscale(source, target)}
+    if with_peers:
+        actions["bare Beam"] = lambda target: copy(source, target, None)
+        actions["bare Beam and codecs"] = lambda target: copy(source, target, upscaled_by_codecs)
     results: dict[str, Any] = {"rows": rows}
     for name, action in actions.items():
         target = folder / "out"
@@ -166,12 +164,20 @@ def measure(rows: int, folder: Path, with_peers: bool) -> dict[str, Any]:
         shutil.rmtree(target)
         rate = rows / found.seconds
         results[name] = {**dataclasses.asdict(found), "rows_per_second": rate}
-        print(f"{rows:>10,} rows  {name:22} {rate:>9,.0f} rows/s  {found.peak_mib:>7,.0f} MiB")
-    for name in peers:
-        ratio = results["beam-upscale"]["rows_per_second"] / results[name]["rows_per_second"]
-        results[f"ratio to {name}"] = ratio
-        print(f"{rows:>10,} rows  beam-upscale at {ratio:.3f} of {name}")
-    return results
+        line = f"{rows:>10,} rows  {name:22} {rate:>9,.0f} rows/s  {found.peak_mib:>7,.0f} MiB"
+        print(line, flush=True)
+        if name != own:
+            ratio = results[own]["rows_per_second"] / rate
+            results[f"ratio to {name}"] = ratio
+            print(f"{rows:>10,} rows  {own} at {ratio:.3f} of {name}", flush=True)
+        yield results
+
+
+def write_output(folder: Path, started: datetime.datetime, runs: list[dict[str, Any]]) -> None:
+    """The raw numbers so far: a long measurement that is stopped keeps what it has."""
+    machine = {"machine": platform.machine(), "python": platform.python_version()}
+    text = json.dumps({**machine, "cpus": psutil.cpu_count(), "runs": runs}, indent=2)
+    (folder / f"parquet_rows-{started:%Y%m%dT%H%M%SZ}.json").write_text(text + "\n")
 
 
 def main() -> None:
@@ -184,16 +190,16 @@ def main() -> None:
     arguments = parser.parse_args()
     weights.resolve(None, "esrgan-v1-x2plus")
     setattr(EsrganModel, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
-    found = []
-    for rows in arguments.rows:
-        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-            found.append(measure(rows, Path(folder), not arguments.without_peers))
+    started = datetime.datetime.now(datetime.UTC)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
-        machine = {"machine": platform.machine(), "python": platform.python_version()}
-        text = json.dumps({**machine, "cpus": psutil.cpu_count(), "runs": found}, indent=2)
-        (arguments.output / f"parquet_rows-{stamp}.json").write_text(text + "\n")
+    runs: list[dict[str, Any]] = []
+    for rows in arguments.rows:
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            for results in measure(rows, Path(folder), not arguments.without_peers):
+                if arguments.output is not None:
+                    write_output(arguments.output, started, [*runs, results])
+            runs.append(results)
 
 
 if __name__ == "__main__":
