@@ -191,9 +191,9 @@ class Service:
 
     def _end(self, record: _Record) -> None:
         seconds = time.monotonic() - record.started
-        self._metrics.in_flight.dec()
         self._metrics.calls.labels(record.method, record.code).inc()
         self._metrics.call_seconds.labels(record.method).observe(seconds)
+        self._metrics.in_flight.dec()
         if record.fields or record.code != grpc.StatusCode.OK.name:
             fields = {"method": record.method, "code": record.code, **record.fields}
             _logger.info("call", extra={**fields, "seconds": round(seconds, 6)})

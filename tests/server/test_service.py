@@ -501,10 +501,16 @@ def test_metrics_count_calls(worker: Worker, tmp_path: Path, image: bytes) -> No
         client.refused(request(b"x"))
         url = server.listening.addresses.metrics
         assert url is not None and url.startswith("http://127.0.0.1:")
-        text = urllib.request.urlopen(url, timeout=PATIENCE).read().decode()
 
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    found = {name.removeprefix("beam_upscale_"): float(value) for name, value in values.items()}
+        def read() -> dict[str, float]:
+            text = urllib.request.urlopen(url, timeout=PATIENCE).read().decode()
+            lines = [line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
+            return {name.removeprefix("beam_upscale_"): float(value) for name, value in lines}
+
+        # A caller has its status a moment before its call is counted.
+        until(lambda: read()["in_flight"] == 0)
+        found = read()
+
     of_engine = f'{{engine="{ENGINE}"}}'
     assert found['calls_total{code="OK",method="Generate"}'] == 3
     assert found['calls_total{code="INVALID_ARGUMENT",method="Generate"}'] == 1
