@@ -71,6 +71,8 @@ lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE
 	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --extra yaml --output-file requirements.lock
 	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra serve --extra yaml --group test --group reference \
 		--constraints requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) pyproject.toml --extra esrgan --extra heif --extra latent --extra gcs --extra s3 --extra azure --extra hdfs \
+		--constraints requirements.lock --output-file pipelines/requirements.lock
 	$(COMPILE) --group build --constraints requirements-dev.lock \
 		--output-file .ci/requirements-build.lock
 	$(COMPILE) --group installer --output-file .ci/requirements-installer.lock

@@ -65,6 +65,8 @@ class SourceImage:
             shard reads; None where it comes from elsewhere.
         earlier: the record that an earlier run wrote for this input, when it still holds.
         committed: whether that record stands in a committed shard already.
+        staged_otherwise: whether one of the same result, with other columns, is staged besides,
+            which the next commit of that shard would take.
         within_budget: False marks the input as one that the budget does not reach.
         claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
             beyond the budget. None where there is no budget.
@@ -84,6 +86,7 @@ class SourceImage:
     listed_in: str | None = None
     earlier: Record | None = None
     committed: bool = False
+    staged_otherwise: bool = False
     within_budget: bool = True
     claimed: Decimal | None = None
     postponed: bool = False

@@ -30,7 +30,7 @@ def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
             return beam.Pipeline(options=options)
         except (ValueError, ImportError) as error:
             raise SettingsError(ErrorCode.INVALID_OPTION, f"Beam: {error}") from error
-    _send_whole_elements()
+    send_whole_elements()
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
@@ -38,9 +38,10 @@ def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
     return beam.Pipeline(runner=FnApiRunner(), options=options)
 
 
-def _send_whole_elements() -> None:
+def send_whole_elements() -> None:
     """Has Beam send what a thread puts out when it is much or the last, and not once a second.
 
+    It concerns pipelines that Beam runs in threads of this process, and no others.
     With several threads Beam 2.77 has another thread send each second what stands in the buffer. It
     waits for no one who is writing: half an element is sent, or one is cleared away unsent, and who
     reads that loses inputs or fills all memory. No option turns that off.

@@ -255,7 +255,7 @@ def rows_of_arrow(table: pa.Table) -> list[dict[str, Any]]:
 def _with_uuids_as_text(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _with_uuids_as_text(each) for name, each in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):  # Of a map Arrow gives pairs.
         return [_with_uuids_as_text(each) for each in value]
     return str(value) if isinstance(value, uuid.UUID) else value
 

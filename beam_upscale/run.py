@@ -32,7 +32,7 @@ from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
-    refuse_changes,
+    continued,
     refuse_foreign_files,
     run_record,
 )
@@ -74,7 +74,7 @@ def run(
     pipeline = _new_pipeline(request, settings)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
-        refuse_changes(earlier, record)
+        record = continued(earlier, record)
     asking = Asking(
         request.input, request.input_format, request.image_column, dataset, request.shard_rows
     )

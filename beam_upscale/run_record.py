@@ -31,9 +31,11 @@ _PACKAGES = (
 
 _COMPARED = ("settings", "layout", "shard_rows")
 
-# Guards: they decide whether an input is done, never how.
-_FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes"})
 _OVERSIZE = "settings.plan.oversize"
+_EARLIER_OVERSIZE = "earlier_oversize"
+
+# The guards decide whether an input is done, never how; the last is compared by what was done.
+_FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
 
 
 def run_record(
@@ -64,11 +66,20 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def refuse_changes(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """Raises where results of this run would not fit those that are there.
+def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a run that goes on where an earlier one ended.
+
+    Args:
+        earlier: what `run.json` says.
+        record: of this run.
+
+    Returns:
+        The record, with `earlier_oversize` where it rejects what earlier runs cut or shrank: a
+        later one is to do that in no other way.
 
     Raises:
-        SettingsError: SETTINGS_CHANGED, with every difference.
+        SettingsError: SETTINGS_CHANGED, results of this run would not fit those that are there;
+            with every difference.
     """
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
@@ -77,22 +88,30 @@ def refuse_changes(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> Non
         for name in sorted(before.keys() | now.keys())
         if _matters(name, before.get(name), now.get(name))
     ]
+    fitted, fits = _fitted(earlier), _fitted(record)
+    if fitted and fits and fitted != fits:
+        # What was refused may be cut or shrunk later; what was cut is not to stand beside shrunk.
+        changes.append(f"{_OVERSIZE}: {fitted} -> {fits}")
     if changes:
         raise SettingsError(
             ErrorCode.SETTINGS_CHANGED,
             "the output was begun with other settings, and its images would not match: "
             f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
         )
+    return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
+
+
+def _fitted(record: Mapping[str, Any]) -> str | None:
+    """How images beyond an engine's limit were made to fit; None where none was."""
+    rule = ((record.get("settings") or {}).get("plan") or {}).get("oversize")
+    return record.get(_EARLIER_OVERSIZE) if rule == Oversize.REJECT else rule
 
 
 def _matters(name: str, before: object, now: object) -> bool:
     if before == now or name in _FREE:
         return False
-    if name == "shard_rows":
-        # A pipeline of one's own may leave that to its source.
-        return before is not None and now is not None
-    # What was refused may be cut or shrunk later; what was cut is not to stand beside shrunk.
-    return name != _OVERSIZE or str(Oversize.REJECT) not in (before, now)
+    # A pipeline of one's own may leave the rows of a shard to its source.
+    return name != "shard_rows" or (before is not None and now is not None)
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -50,7 +50,7 @@ from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
-from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
+from beam_upscale.run_record import continued, refuse_foreign_files, run_record
 from beam_upscale.sources import ReadImages, ReadListed
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
@@ -187,13 +187,14 @@ class _Stage(beam.DoFn):
             # Its columns may have changed since, though nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
             record = readdressed(record, source.source_uri)
-            if record is not source.earlier and source.listed_in is not None:
+            is_stale = source.staged_otherwise or record is not source.earlier
+            if is_stale and source.listed_in is not None:
                 self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
         else:
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if source.committed and record is source.earlier:
+        if source.committed and record is source.earlier and not source.staged_otherwise:
             return
         if source.listed_in is None:
             yield shard, record.to_json()
@@ -242,8 +243,8 @@ def commit_shard(
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
         if before is not None and row.error_code == ErrorCode.LEFT_OUT:
-            # It did come: this commit is late, and the run has ended meanwhile.
-            continue
+            # It did come: this commit is late, all was written, and the run has ended meanwhile.
+            return
         if before is not None:
             row = with_earlier_billing(row, before)
             delete_files(before, dataset, but_for=row)
@@ -631,7 +632,7 @@ class WriteDataset(beam.PTransform):
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
         if earlier is not None:
-            refuse_changes(earlier, record)
+            record = continued(earlier, record)
         return record
 
 

@@ -8,12 +8,20 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale import storage
+from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.formats import InputFormat
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
 from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
-from beam_upscale.manifest import Row, Status
-from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
+from beam_upscale.manifest import Row, Status, with_earlier_billing
+from beam_upscale.resume import (
+    Asked,
+    Refusing,
+    asked_by,
+    assign_shards,
+    refused_by,
+    still_holds,
+)
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -99,17 +107,26 @@ class FindEarlier(beam.DoFn):
         staged = self._dataset.staged_record(image.input_id)
         if staged is not None and not _is_committed(staged, image):
             image = dataclasses.replace(image, earlier=staged, committed=False)
-        row = None if image.earlier is None else image.earlier.row
-        if row is not None and (
-            row.status in self._retry or not still_holds(image, row, self._dataset, self._asked)
-        ):
-            image = dataclasses.replace(image, earlier=None, committed=False)
+        elif staged is not None and image.earlier is not None:
+            otherwise = not _are_labeled_alike(staged.row, image.earlier.row)
+            image = dataclasses.replace(image, staged_otherwise=otherwise)
+        if image.earlier is not None and not self._holds(image, image.earlier.row):
+            image = dataclasses.replace(
+                image, earlier=None, committed=False, staged_otherwise=False
+            )
         yield image
 
+    def _holds(self, image: SourceImage, row: Row) -> bool:
+        asked, refusing = self._wanted
+        if row.status in self._retry or not (refusing is None or refusing.refuses_still(row)):
+            return False
+        return still_holds(image, row, self._dataset, asked)
+
     @functools.cached_property
-    def _asked(self) -> Asked | None:
+    def _wanted(self) -> tuple[Asked | None, Refusing | None]:
         # Only now: run.json is written after a pipeline is put together, before it begins.
-        return asked_by(self._dataset.read_run())
+        run = self._dataset.read_run()
+        return asked_by(run), refused_by(run)
 
 
 class FindDone(FindEarlier):
@@ -131,12 +148,18 @@ def _is_committed(staged: Record, image: SourceImage) -> bool:
     """Whether a staged record is of the result that the input's committed row tells of."""
     if not image.committed or image.earlier is None:
         return False
-    return _result(staged.row) == _result(image.earlier.row)
+    row = image.earlier.row
+    return _result(with_earlier_billing(staged.row, row)) == _result(row)
 
 
 def _result(row: Row) -> tuple[object, ...]:
     made = row.source_sha256, row.output_sha256, row.error_code, row.error_message
     return row.status, *made, row.billed_credits, tuple(row.request_ids), tuple(row.notes)
+
+
+def _are_labeled_alike(row: Row, other: Row) -> bool:
+    """Whether two rows of one result are of the same place and have the same columns."""
+    return row.source_uri == other.source_uri and are_stored_alike(row.input, other.input)
 
 
 @dataclasses.dataclass(eq=False)

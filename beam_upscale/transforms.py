@@ -23,6 +23,7 @@ from beam_upscale.grpc_api import client
 from beam_upscale.inference import METRICS, Inference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
+from beam_upscale.local_runner import send_whole_elements
 from beam_upscale.manifest import Status
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
@@ -159,6 +160,7 @@ class Upscale(beam.PTransform):
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""
+        send_whole_elements()
         tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings))
         first, *others = self.settings.stages
         inferred = tiled | "RunInference" >> run_inference(first, self.handler_options)

@@ -136,6 +136,8 @@ class WriteDataset(beam.PTransform):
         output: The dataset's root, on any of Beam's file systems.
         layout: files, parquet or webdataset.
         most_failures: The number of failures that stops the run.
+        may_leave_out: Whether steps between may leave rows out, whose inputs have rows in the
+            manifest that say so. False fails where one does not arrive: a runner lost it.
 
     Returns:
         One row with the totals: `rows`, the number of each status by its name, `calls`, `credits`,
@@ -152,12 +154,16 @@ class WriteDataset(beam.PTransform):
         *,
         layout: str = Layout.FILES,
         most_failures: int | None = None,
+        may_leave_out: bool = True,
         **unknown: Any,
     ) -> None:
         super().__init__()
-        _refuse_unknown(unknown, "output layout most_failures")
+        _refuse_unknown(unknown, "output layout most_failures may_leave_out")
         self._write = sinks.WriteDataset(
-            output, layout=_member(Layout, "layout", layout), most_failures=most_failures
+            output,
+            layout=_member(Layout, "layout", layout),
+            most_failures=most_failures,
+            may_leave_out=may_leave_out,
         )
 
     def expand(self, upscaled: Any) -> Any:

@@ -2,20 +2,23 @@
 
     python pipelines/upscale_images.py photos upscaled --oversize tile --runner=FlinkRunner …
 
-What is not an option of this program goes to Beam. `beam-upscale run` does the same with a budget,
-a progress line and a summary; begin here to put steps of your own between.
+What is not an option of this program goes to Beam; without a runner it runs in this process.
+`beam-upscale run` does the same with a budget, a progress line and a summary; begin here to put
+steps of your own between.
 """
 
 import argparse
 from collections.abc import Sequence
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 
 import beam_upscale as bu
-from beam_upscale.local_runner import is_local
+from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.models.device import Device, Precision
+from beam_upscale.plan import DEFAULT_MAX_INPUT_PIXELS
+from beam_upscale.request import default_workers
 from beam_upscale.settings import weights_by_engine
+from beam_upscale.sources import DEFAULT_SHARD_ROWS
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -35,13 +38,24 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
     parser.add_argument("--prompt", help="for engines that take one")
+    parser.add_argument(
+        *_both("max-input-pixels"),
+        type=int,
+        default=DEFAULT_MAX_INPUT_PIXELS,
+        help="images that claim more are refused",
+    )
     parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
     parser.add_argument(
-        "--fan-out-above",
-        "--fan_out_above",
+        *_both("fan-out-above"),
         type=float,
         metavar="MEGAPIXELS",
         help="spread the tiles of an image with a larger output over the workers",
+    )
+    parser.add_argument(
+        "--format", default="png", choices=[str(form) for form in bu.OutputFormat], help="of images"
+    )
+    parser.add_argument(
+        *_both("shard-rows"), type=int, default=DEFAULT_SHARD_ROWS, help="rows in a shard"
     )
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
     parser.add_argument(
@@ -75,7 +89,9 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         setattr(own, name, given[0])
     upscale = bu.Upscale(
         [own.engine, *own.then],
+        max_input_pixels=own.max_input_pixels,
         oversize=bu.Oversize(own.oversize),
+        output_format=bu.OutputFormat(own.format),
         fan_out_above=own.fan_out_above,
         weights=weights_by_engine(own.weights),
         device=own.device,
@@ -86,17 +102,20 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         endpoint=own.endpoint,
         api_key_file=own.api_key_file,
     )
-    pipeline = beam.Pipeline(options=PipelineOptions(beam_arguments))
+    device = None if own.endpoint is not None else Device(own.device)
+    pipeline = new_pipeline(beam_arguments, default_workers(device))
     (
         pipeline
         | bu.ReadImages(
             own.input,
             output=own.output,
+            shard_rows=own.shard_rows,
             input_format=own.input_format,
             image_column=own.image_column,
         )
         | upscale
-        | bu.WriteDataset(own.output, layout=own.layout)
+        # With a step between that leaves inputs out on purpose, may_leave_out=True gives them rows.
+        | bu.WriteDataset(own.output, layout=own.layout, may_leave_out=False)
     )
     return pipeline
 

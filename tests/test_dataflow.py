@@ -149,7 +149,7 @@ def test_values_are_those_that_the_program_takes() -> None:
         assert listed == list(choices or []), name
         assert all(re.fullmatch(parameter["regexes"][0], value) for value in listed)
         default = parameter.get("defaultValue")
-        assert default == (actions[name].default or None), name
+        assert default == (str(actions[name].default or "") or None), name
         assert parameter.get("isOptional", False) is (name not in ("input", "output"))
 
 

@@ -1,11 +1,16 @@
 """Beam's runner in this process, with several threads."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.testing.util import assert_that, equal_to
 
+import beam_upscale as bu
 from beam_upscale.local_runner import new_pipeline
 
 ELEMENTS = 150
@@ -26,8 +31,27 @@ def emitted(worker: int) -> list[tuple[int, Slow]]:
     return [(number, Slow(worker)) for number in range(ELEMENTS)]
 
 
-def test_what_is_sent_while_it_is_written_arrives_whole() -> None:
-    pipeline = new_pipeline([], workers=2)
+def pipeline_of_ones_own(weights: Path) -> beam.Pipeline:
+    """Beam's runner as whoever has our transforms in a program may take it."""
+    pipeline = beam.Pipeline(
+        runner="apache_beam.runners.portability.fn_api_runner.FnApiRunner",
+        options=PipelineOptions(direct_num_workers=2, direct_running_mode="multi_threading"),
+    )
+    _ = (
+        pipeline
+        | beam.Create([])
+        | bu.Upscale(weights=str(weights), precision="fp32", device="cpu")
+    )
+    return pipeline
+
+
+@pytest.mark.parametrize("is_ones_own", [False, True])
+def test_what_is_sent_while_it_is_written_arrives_whole(
+    tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, is_ones_own: bool
+) -> None:
+    # As Beam has it, whatever was run before.
+    monkeypatch.setattr(worker_handlers, "DATA_BUFFER_TIME_LIMIT_MS", 1000)
+    pipeline = pipeline_of_ones_own(tiny_weights) if is_ones_own else new_pipeline([], workers=2)
     workers_by_key = (
         pipeline
         | beam.Create([0, 1])

@@ -22,7 +22,8 @@ DEV_LOCK = "requirements-dev.lock"
 BUILD_LOCK = ".ci/requirements-build.lock"
 INSTALLER_LOCK = ".ci/requirements-installer.lock"
 RUNNERS_LOCK = "tests/runners/requirements.lock"
-LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK]
+WORKER_LOCK = "pipelines/requirements.lock"
+LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LOCK]
 
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
@@ -48,6 +49,7 @@ FLOORS = {
         "giants",
         "listed",
         "listing",
+        "local_runner",
         "metadata",
         "output_names",
         "resume",
@@ -62,7 +64,7 @@ FLOORS = {
         "transforms",
     },
     "face": {
-        *("__init__", "__main__", "cli", "local_runner", "preview", "progress", "request", "run"),
+        *("__init__", "__main__", "cli", "preview", "progress", "request", "run"),
         *("server", "verify", "yaml"),
     },
 }
@@ -88,16 +90,13 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = settings["project"]["optional-dependencies"]
     groups = settings["dependency-groups"]
-    run = [
-        *settings["project"]["dependencies"],
-        *(
-            requirement
-            for extra in ("esrgan", "heif", "latent", "serve", "yaml")
-            for requirement in extras[extra]
-        ),
-    ]
+    package = settings["project"]["dependencies"]
+    engines = [*extras["esrgan"], *extras["heif"], *extras["latent"]]
+    run = [*package, *engines, *extras["serve"], *extras["yaml"]]
+    stores = [each for name in ("gcs", "s3", "azure", "hdfs") for each in extras[name]]
     asked = {
         RUN_LOCK: run,
+        WORKER_LOCK: [*package, *engines, *stores],
         DEV_LOCK: [*run, *groups["test"], *groups["reference"]],
         BUILD_LOCK: [*settings["build-system"]["requires"], *groups["build"]],
         INSTALLER_LOCK: groups["installer"],
@@ -118,7 +117,7 @@ def test_locks_satisfy_every_direct_dependency(lock: str, requirement: Requireme
     assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
 
 
-@pytest.mark.parametrize("lock", [RUN_LOCK, BUILD_LOCK])
+@pytest.mark.parametrize("lock", [RUN_LOCK, BUILD_LOCK, WORKER_LOCK])
 def test_development_lock_has_the_versions_of_the_other_locks(lock: str) -> None:
     development = locked_versions(DEV_LOCK)
 

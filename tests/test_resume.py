@@ -205,6 +205,60 @@ def test_rerun_takes_over_columns_and_makes_no_image_again(
 
 
 @FILES_OR_PACKED
+def test_columns_that_were_changed_back_before_they_were_committed_are_as_they_were(
+    tmp_path: Path,
+    inputs: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    layout: str,
+) -> None:
+    def label(text: str) -> None:
+        names = [str(path.relative_to(inputs)) for path in inputs.rglob("*.png")]
+        lines = (json.dumps({"file_name": name, "label": text}) for name in names)
+        (inputs / "metadata.jsonl").write_text("\n".join(lines))
+
+    output, fresh = tmp_path / "out", tmp_path / "fresh"
+    arguments = [*quick(tiny_weights), "--layout", layout]
+    label("then")
+    upscale(inputs, output, tiny_weights, layout=layout)
+    label("between")
+    photograph(51, 16, 16).save(inputs / "02.png")
+    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
+
+    killed = command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
+    label("then")
+    upscale(inputs, output, tiny_weights, layout=layout)
+
+    assert killed.code == -signal.SIGKILL
+    assert {row.input["label"] for row in rows(output).values()} == {"then"}
+    upscale(inputs, fresh, tiny_weights, layout=layout)
+    assert tree(output) == tree(fresh)
+
+
+@FILES_OR_PACKED
+def test_what_is_refused_no_more_is_done(
+    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
+) -> None:
+    output = tmp_path / "out"
+    Image.effect_noise((1100, 1000), 50).save(inputs / "large.png")
+    Image.new("RGB", (64, 64)).save(inputs / "guarded.png")
+    upscale(inputs, output, tiny_weights, layout=layout, max_input_pixels=4000)
+    assert error_codes(output)["guarded.png"] == error_codes(output)["large.png"]
+    upscale(inputs, output, tiny_weights, layout=layout)
+    assert error_codes(output)["guarded.png"] is None
+    assert error_codes(output)["large.png"] == "input_too_large"
+    upscaled_names.clear()
+
+    upscale(inputs, output, tiny_weights, layout=layout, oversize="shrink")
+
+    assert upscaled_names == ["large.png"]
+    assert error_codes(output)["large.png"] is None
+    fresh = tmp_path / "fresh"
+    upscale(inputs, fresh, tiny_weights, layout=layout, oversize="shrink")
+    assert tree(output) == tree(fresh)
+
+
+@FILES_OR_PACKED
 def test_input_that_became_unreadable_leaves_no_image_behind(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:

@@ -329,8 +329,6 @@ def test_pipeline_gives_the_same_images(
         [
             *(str(photographs), str(tmp_path / "pipeline")),
             *("--weights", str(tiny_weights), "--layout", layout),
-            # Beam's default looks for another runner's binary on the network first.
-            "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner",
         ]
     )
 

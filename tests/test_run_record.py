@@ -10,7 +10,7 @@ from runs import rows, upscale
 import beam_upscale as bu
 from beam_upscale.dataset import DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.run_record import refuse_changes, refuse_foreign_files, run_record
+from beam_upscale.run_record import continued, refuse_foreign_files, run_record
 from beam_upscale.verify import verify
 
 
@@ -95,12 +95,21 @@ def test_results_that_no_listing_named_do_not_overwrite_each_other(
 def test_what_changes_no_image_is_free_to_change(
     before: dict[str, object], now: dict[str, object]
 ) -> None:
-    refuse_changes(record(**before), record(**now))
+    continued(record(**before), record(**now))
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones() -> None:
     with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
-        refuse_changes(record(oversize="tile"), record(oversize="shrink"))
+        continued(record(oversize="tile"), record(oversize="shrink"))
+
+
+def test_cut_images_do_not_stand_beside_shrunk_ones_after_a_run_that_rejects_either() -> None:
+    rejecting = continued(record(oversize="tile"), record(oversize="reject"))
+    rejecting = continued(rejecting, record(oversize="reject"))
+
+    assert continued(rejecting, record(oversize="tile")) == record(oversize="tile")
+    with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
+        continued(rejecting, record(oversize="shrink"))
 
 
 @pytest.mark.parametrize("name", ["run.json", "README.md", "images/a.png"])

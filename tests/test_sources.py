@@ -707,6 +707,71 @@ def test_a_record_of_what_is_committed_is_that_result(
     assert committed(dataset.root) == Decimal("0.2")
 
 
+def test_what_was_billed_before_stands_in_the_shard_with_what_was_billed_since(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = upscaled(picture, billed_credits=Decimal("0.2"), request_ids=("since",))
+    both = dataclasses.replace(row, billed_credits=Decimal("0.4"), request_ids=("before", "since"))
+    image = with_committed(picture, both, dataset)
+    put_aside(dataset, row)
+
+    found = find(image, dataset)
+
+    assert found.committed
+    assert claim(found, RULES, shared_pool()).credits == 0
+    assert committed(dataset.root) == Decimal("0.4")
+
+
+def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    (image,) = listed([with_columns(picture, label="then")], dataset)
+    row = upscaled(image, input=as_stored(image.columns))
+    image = with_committed(image, row, dataset)
+    # A run with other labels is stopped before it commits, and the labels are taken back.
+    put_aside(dataset, dataclasses.replace(row, input={"label": "between"}))
+
+    found = find(image, dataset)
+
+    assert found.committed and found.staged_otherwise
+    assert found.earlier is not None and found.earlier.row == row
+    assert claim(found, RULES, shared_pool()).credits == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "now", "holds"),
+    [
+        ("too_many_pixels", {}, True),
+        ("too_many_pixels", {"max_input_pixels": 1199}, True),
+        ("too_many_pixels", {"max_input_pixels": 1200}, False),
+        ("too_many_pixels", {"max_input_pixels": None}, False),
+        ("input_too_large", {}, True),
+        ("input_too_large", {"oversize": "tile"}, False),
+        ("output_too_large", {"oversize": "shrink"}, False),
+        ("animated", {"oversize": "shrink"}, True),
+    ],
+)
+def test_what_is_refused_no_more_is_looked_at_anew(
+    picture: SourceImage,
+    dataset: DatasetFolder,
+    code: str,
+    now: dict[str, Any],
+    holds: bool,
+) -> None:
+    refused = Row(
+        *(picture.input_id, picture.source_uri, Status.REJECTED),
+        source_sha256=picture.sha256(),
+        input_width=40,
+        input_height=30,
+        error_code=code,
+    )
+    image = with_committed(picture, refused, dataset)
+    plan = {"max_input_pixels": 1000, "oversize": "reject", **now}
+    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": {"plan": plan}})
+
+    assert (find(image, dataset).earlier is not None) == holds
+
+
 def test_what_was_done_behind_a_budget_is_found(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:

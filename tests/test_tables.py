@@ -170,12 +170,16 @@ def test_uuids_of_parquet_are_texts(tmp_path: Path) -> None:
     found = uuid.uuid4()
     column = pa.array([found.bytes], pa.uuid())
     lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), column)
-    table = pa.table({"url": ["a.png"], "id": column, "ids": lists})
+    ends = pa.array([0, 1], pa.int32())
+    maps = pa.MapArray.from_arrays(ends, pa.array(["key"]), column)
+    table = pa.table({"url": ["a.png"], "id": column, "ids": lists, "by_name": maps})
     pq.write_table(table, tmp_path / "rows.parquet")
 
     (image,) = list_images(str(tmp_path / "rows.parquet")).images
 
-    assert image.columns == {"url": "a.png", "id": str(found), "ids": [str(found)]}
+    by_name = [["key", str(found)]]
+    expected = {"url": "a.png", "id": str(found), "ids": [str(found)], "by_name": by_name}
+    assert image.columns == expected
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -72,15 +72,22 @@ class EsrganModel:
         device: where the network runs.
         precision: what it computes in.
         network: the network, which yields its result in pieces.
+        threads: CPU threads of one forward pass, whichever thread asks for it.
     """
 
     def __init__(
-        self, info: NetworkInfo, network: Network, device: Device, precision: Precision
+        self,
+        info: NetworkInfo,
+        network: Network,
+        device: Device,
+        precision: Precision,
+        threads: int,
     ) -> None:
         self.info = info
         self.network = network
         self.device = device
         self.precision = precision
+        self.threads = threads
         self._lock = threading.Lock()
 
     @classmethod
@@ -92,8 +99,8 @@ class EsrganModel:
                 that spandrel knows.
             device: `auto` is settled as `settle` says.
             precision: likewise.
-            threads: CPU threads of one forward pass, at least 1. This and exact, reproducible
-                algorithms on CUDA are set for the whole process.
+            threads: CPU threads of one forward pass, at least 1. Exact, reproducible algorithms
+                on CUDA are set for the whole process.
 
         Raises:
             SettingsError: `WEIGHTS_UNUSABLE`, `DEVICE_UNAVAILABLE` or `PRECISION_UNAVAILABLE`.
@@ -104,7 +111,7 @@ class EsrganModel:
         torch.set_num_threads(threads)
         compute_reproducibly()
         network = build_network(descriptor.to(device.value), DTYPES[precision])
-        return cls(info, network, device, precision)
+        return cls(info, network, device, precision, threads)
 
     @property
     def scale(self) -> int:
@@ -146,6 +153,8 @@ class EsrganModel:
             return self._upscale_channels(batch)
         parts = [batch] if self._shares_passes else np.split(batch, len(batch))
         with self._lock, torch.inference_mode():
+            # A thread keeps the number that it began with, which may be another model's.
+            torch.set_num_threads(self.threads)
             return np.concatenate([self._upscale_within_memory(part) for part in parts])
 
     @property

@@ -307,9 +307,27 @@ class Enlarging:
 
 def model_of(network: Enlarging, save: Save, monkeypatch: pytest.MonkeyPatch) -> EsrganModel:
     info = inspect(save(esrgan(2)))
-    model = EsrganModel(info, network, Device.CPU, Precision.FP32)
+    model = EsrganModel(info, network, Device.CPU, Precision.FP32, threads=1)
     monkeypatch.setattr(EsrganModel, "_shares_passes", True)
     return model
+
+
+def test_a_pass_has_its_model_s_threads_in_a_thread_that_another_model_has_used(
+    save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(Enlarging):
+        def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+            found.append(torch.get_num_threads())
+            return super().run(images, strip_pixels)
+
+    found: list[int] = []
+    first, second = (model_of(Counting(10**6), save, monkeypatch) for _ in range(2))
+    second.threads = 2
+    with ThreadPoolExecutor(1) as executor:
+        for model in (first, second, first):
+            executor.submit(model.upscale, noise(1, 8, 8, 3)).result()
+
+    assert found == [1, 2, 1]
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(
