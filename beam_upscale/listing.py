@@ -96,6 +96,10 @@ class SourceImage:
         """The file where the input was read, as text that every store takes."""
         return self.input_id if self.uri is None else storage.printable(self.uri)
 
+    def without_earlier(self) -> "SourceImage":
+        """The input as one that is to be done, whatever earlier runs did."""
+        return dataclasses.replace(self, earlier=None, committed=False, staged_otherwise=False)
+
     def read(self, max_bytes: int) -> bytes:
         """The encoded image.
 

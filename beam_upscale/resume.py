@@ -16,7 +16,6 @@ from beam_upscale.listing import SourceImage, source_from_json, wish_of
 from beam_upscale.manifest import Row
 from beam_upscale.output_names import unique_names
 from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Oversize
 from beam_upscale.sorted_map import SortedMap
 
 # What is wrong with an image's parameters, and with the file of its caption or its own.
@@ -52,36 +51,6 @@ def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
     if parameters is None:
         return None
     return Asked(Parameters(**parameters), settings.get("prompt_column") or "prompt")
-
-
-@dataclasses.dataclass(frozen=True)
-class Refusing:
-    """The rules by which a run refuses images, and another into the same output may not.
-
-    Attributes:
-        max_input_pixels: images of more are refused; None: no guard.
-        oversize: what is done with images beyond an engine's limit.
-    """
-
-    max_input_pixels: int | None
-    oversize: Oversize
-
-    def refuses_still(self, row: Row) -> bool:
-        """Whether an earlier row is none of a refusal that is none now."""
-        if row.error_code == ErrorCode.TOO_MANY_PIXELS:
-            pixels = (row.input_width or 0) * (row.input_height or 0)
-            return self.max_input_pixels is not None and pixels > self.max_input_pixels
-        if row.error_code in (ErrorCode.INPUT_TOO_LARGE, ErrorCode.OUTPUT_TOO_LARGE):
-            return self.oversize is Oversize.REJECT
-        return True
-
-
-def refused_by(run: Mapping[str, Any] | None) -> Refusing | None:
-    """What a dataset's `run.json` says is refused; None where it does not say it."""
-    options = ((run or {}).get("settings") or {}).get("plan")
-    if options is None:
-        return None
-    return Refusing(options.get("max_input_pixels"), Oversize(options["oversize"]))
 
 
 def assign_shards(

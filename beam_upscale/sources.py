@@ -14,14 +14,7 @@ from beam_upscale.formats import InputFormat
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
 from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
 from beam_upscale.manifest import Row, Status, with_earlier_billing
-from beam_upscale.resume import (
-    Asked,
-    Refusing,
-    asked_by,
-    assign_shards,
-    refused_by,
-    still_holds,
-)
+from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -110,23 +103,17 @@ class FindEarlier(beam.DoFn):
         elif staged is not None and image.earlier is not None:
             otherwise = not _are_labeled_alike(staged.row, image.earlier.row)
             image = dataclasses.replace(image, staged_otherwise=otherwise)
-        if image.earlier is not None and not self._holds(image, image.earlier.row):
-            image = dataclasses.replace(
-                image, earlier=None, committed=False, staged_otherwise=False
-            )
+        row = None if image.earlier is None else image.earlier.row
+        if row is not None and (
+            row.status in self._retry or not still_holds(image, row, self._dataset, self._asked)
+        ):
+            image = image.without_earlier()
         yield image
 
-    def _holds(self, image: SourceImage, row: Row) -> bool:
-        asked, refusing = self._wanted
-        if row.status in self._retry or not (refusing is None or refusing.refuses_still(row)):
-            return False
-        return still_holds(image, row, self._dataset, asked)
-
     @functools.cached_property
-    def _wanted(self) -> tuple[Asked | None, Refusing | None]:
+    def _asked(self) -> Asked | None:
         # Only now: run.json is written after a pipeline is put together, before it begins.
-        run = self._dataset.read_run()
-        return asked_by(run), refused_by(run)
+        return asked_by(self._dataset.read_run())
 
 
 class FindDone(FindEarlier):

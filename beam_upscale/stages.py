@@ -34,6 +34,11 @@ Pixels = NDArray[np.uint8 | np.uint16]
 
 _FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+# By rules that a later run into the same output may have others of.
+_REFUSALS_OF_SIZE = frozenset(
+    {ErrorCode.TOO_MANY_PIXELS, ErrorCode.INPUT_TOO_LARGE, ErrorCode.OUTPUT_TOO_LARGE}
+)
+
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """What lies between engines is kept as it is: every size, depth and channel, without loss."""
 
@@ -133,6 +138,8 @@ def prepare(
         was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
     """
     last = settings.stages[-1]
+    if source.earlier is not None and _is_ruled_otherwise(source.earlier.row, settings):
+        source = source.without_earlier()
     row = Row(
         input_id=source.input_id,
         source_uri=source.source_uri,
@@ -157,6 +164,14 @@ def prepare(
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
         return _refused(prepared, as_image_error(error))
+
+
+def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
+    """Whether the rules refused an image for its size, and say something else of it now."""
+    if row.error_code not in _REFUSALS_OF_SIZE or not row.input_width or not row.input_height:
+        return False
+    decision = settings.rules.plan(row.input_width, row.input_height)
+    return (decision.error_code, decision.message) != (row.error_code, row.error_message)
 
 
 def _described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:

@@ -738,40 +738,6 @@ def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
     assert claim(found, RULES, shared_pool()).credits == 0
 
 
-@pytest.mark.parametrize(
-    ("code", "now", "holds"),
-    [
-        ("too_many_pixels", {}, True),
-        ("too_many_pixels", {"max_input_pixels": 1199}, True),
-        ("too_many_pixels", {"max_input_pixels": 1200}, False),
-        ("too_many_pixels", {"max_input_pixels": None}, False),
-        ("input_too_large", {}, True),
-        ("input_too_large", {"oversize": "tile"}, False),
-        ("output_too_large", {"oversize": "shrink"}, False),
-        ("animated", {"oversize": "shrink"}, True),
-    ],
-)
-def test_what_is_refused_no_more_is_looked_at_anew(
-    picture: SourceImage,
-    dataset: DatasetFolder,
-    code: str,
-    now: dict[str, Any],
-    holds: bool,
-) -> None:
-    refused = Row(
-        *(picture.input_id, picture.source_uri, Status.REJECTED),
-        source_sha256=picture.sha256(),
-        input_width=40,
-        input_height=30,
-        error_code=code,
-    )
-    image = with_committed(picture, refused, dataset)
-    plan = {"max_input_pixels": 1000, "oversize": "reject", **now}
-    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": {"plan": plan}})
-
-    assert (find(image, dataset).earlier is not None) == holds
-
-
 def test_what_was_done_behind_a_budget_is_found(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:

@@ -374,6 +374,33 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     assert (tiled.tiles, result.record, result.data) == ([], earlier, None)
 
 
+@pytest.mark.parametrize(
+    ("before", "now", "holds"),
+    [
+        ({"max_input_pixels": 1000}, {"max_input_pixels": 1000}, True),
+        ({"max_input_pixels": 1000}, {"max_input_pixels": 1001}, False),
+        ({"max_input_pixels": 1000}, {"max_input_pixels": 10**9}, False),
+        ({"max_input_pixels": 1000}, {"max_input_pixels": None}, False),
+        ({"oversize": "reject"}, {"oversize": "reject"}, True),
+        ({"oversize": "reject"}, {"oversize": "reject", "max_input_pixels": 1000}, False),
+        ({"oversize": "reject"}, {"oversize": "tile"}, False),
+        ({"oversize": "reject"}, {"oversize": "shrink"}, False),
+    ],
+)
+def test_what_the_rules_refused_is_kept_while_they_say_the_same(
+    pin: Callable[..., PinnedSettings], before: dict[str, Any], now: dict[str, Any], holds: bool
+) -> None:
+    image = source(encoded(Image.new("RGB", (1100, 1000))))
+    earlier = Record(outcome(image, pin(**before)), None)
+    refused = dataclasses.replace(image, earlier=earlier, committed=True)
+
+    tiled, anew = (prepare(each, pin(**now), shared_pool()) for each in (refused, image))
+
+    assert (tiled.context.source.earlier is earlier) == holds
+    assert tiled.context.source.committed == holds
+    assert len(tiled.tiles) == (0 if holds else len(anew.tiles))
+
+
 def test_the_networks_error_is_the_inputs(
     settings: PinnedSettings, photograph: Callable[..., Image.Image]
 ) -> None:
