@@ -15,6 +15,7 @@ import pytest
 import pyvips
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
+from children import WITHOUT_SPACE
 from PIL import Image
 from runs import (
     ENGINE,
@@ -29,7 +30,7 @@ from runs import (
 )
 
 import beam_upscale as bu
-from beam_upscale import engines, fan_out, image
+from beam_upscale import decoding, engines, fan_out, image
 from beam_upscale.control import request_stop
 from beam_upscale.dataset import DatasetFolder, Layout
 from beam_upscale.decoding import shared_pool
@@ -288,6 +289,25 @@ def test_file_that_changes_before_its_tiles_are_read(
     # Of a file that is gone, what tells that it changed may be looked at first.
     assert row.error_code in {code, "read_error"}
     assert (row.status, row.output_uri) == (Status.FAILED, None)
+
+
+def test_full_temporary_folder_stops_the_run_and_the_next_goes_on(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upscale(inputs / "turned*", tmp_path / "plain", tiny_weights, oversize="tile")
+    with monkeypatch.context() as full:
+        full.setattr(decoding, "CHILD_COMMAND", WITHOUT_SPACE)
+        with pytest.raises(Exception, match="No space left on device"):
+            upscale(inputs / "turned*", tmp_path / "spread", tiny_weights, **SPREAD)
+
+    upscale(inputs / "turned*", tmp_path / "spread", tiny_weights, **SPREAD)
+
+    assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
+    assert rows(tmp_path / "spread")["turned.jpg"].status is Status.UPSCALED
 
 
 def test_budget_is_that_of_the_ordinary_path(
