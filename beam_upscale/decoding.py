@@ -42,7 +42,7 @@ import numpy as np
 import pyvips
 
 from beam_upscale import image
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader, Pixels
 from beam_upscale.image.regions import Picture, open_picture, read_file_header
 from beam_upscale.layout import Box
@@ -74,6 +74,9 @@ _CHILD_ENVIRONMENT = {
 }
 
 T = TypeVar("T")
+
+# What a child says went wrong: with the picture, or with the temporary folder, which is full.
+_Told = ImageError | OSError
 
 
 class _Readable(Protocol):
@@ -223,6 +226,7 @@ class DecoderPool:
         Raises:
             ImageError: as `decode`; READ_ERROR.
             SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            OSError: of `FULL_DISK`, the child's temporary folder has no space for the picture.
             Exception: what `consume` raises.
         """
         request = {
@@ -263,7 +267,7 @@ class DecoderPool:
         self,
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, _Readable], T | ImageError],
+        receive: Callable[[_Frame, _Readable], T | _Told],
     ) -> T:
         with self._slots:
             try:
@@ -285,13 +289,13 @@ class DecoderPool:
         child: "_Child",
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, _Readable], T | ImageError],
+        receive: Callable[[_Frame, _Readable], T | _Told],
     ) -> T:
         with self._killed_when_late(child):
             answer = child.ask(request, data, receive)
             resident = child.wait_until_ready()
         self._keep(child, resident)
-        if isinstance(answer, ImageError):
+        if isinstance(answer, _Told):
             raise answer
         return answer
 
@@ -383,8 +387,8 @@ class _Child:
         self,
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, _Readable], T | ImageError],
-    ) -> T | ImageError:
+        receive: Callable[[_Frame, _Readable], T | _Told],
+    ) -> T | _Told:
         _write_frame(self._requests, request, [data])
         reply = _read_frame(self._replies)
         return _told(reply) or receive(reply, self._replies)
@@ -544,6 +548,10 @@ def _answers(
         message = f"the picture does not fit into memory: {error}"
         yield {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
     except OSError as error:
+        if error.errno in FULL_DISK:
+            # What it was read into, then: the temporary folder.
+            yield {"full_disk": error.errno, "message": error.strerror, "in": error.filename}, []
+            return
         yield {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}, []
     except Exception as error:
         # A mistake of ours, told where it can be seen: standard error is closed.
@@ -588,11 +596,17 @@ def _receive_header(reply: _Frame, _: _Readable) -> ImageHeader:
     return ImageHeader(**reply.fields["header"])
 
 
-def _told(reply: _Frame) -> ImageError | None:
+def _told(reply: _Frame) -> _Told | None:
     """The error that a message is; None for any other."""
-    if "error" not in reply.fields:
+    fields = reply.fields
+    if "error" in fields:
+        return ImageError(ErrorCode(fields["error"]), str(fields["message"]))
+    if "full_disk" not in fields:
         return None
-    return ImageError(ErrorCode(reply.fields["error"]), str(reply.fields["message"]))
+    if fields["full_disk"] not in FULL_DISK:
+        raise ValueError(f"a full disk by the number {fields['full_disk']}")
+    folder = () if fields["in"] is None else (str(fields["in"]),)
+    return OSError(fields["full_disk"], str(fields["message"]), *folder)
 
 
 def _receive_picture(max_pixels: int, reply: _Frame, stream: _Readable) -> Picture:
@@ -631,7 +645,7 @@ def _receive_bands(
     consume: Callable[[Picture, Iterator[Pixels]], T],
     reply: _Frame,
     stream: _Readable,
-) -> T | ImageError:
+) -> T | _Told:
     picture = _receive_picture(max_pixels, reply, stream)
     bands = _Bands(stream, picture, height, seconds)
     rows = iter(bands)
@@ -639,7 +653,7 @@ def _receive_bands(
         result = consume(picture, rows)
     except Exception as error:
         if error is bands.told:
-            return error
+            return bands.told
         if error is bands.broken:
             raise
         raise _ConsumerError from error
@@ -653,12 +667,12 @@ class _Bands:
     """The rows of a picture, as a child sends them.
 
     Attributes:
-        told: what the child says is wrong with the picture, once it has.
+        told: what the child says went wrong, once it has.
         broken: what went wrong with the child, once something did.
     """
 
     def __init__(self, stream: Any, picture: Picture, height: int, seconds: float) -> None:
-        self.told: ImageError | None = None
+        self.told: _Told | None = None
         self.broken: Exception | None = None
         self._stream = stream
         self._picture = picture

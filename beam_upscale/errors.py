@@ -5,7 +5,11 @@ A `SettingsError` concerns all inputs alike: it is raised before the first image
 Codes are part of the public interface: they are stored in manifests and never change their meaning.
 """
 
+import errno
 from enum import StrEnum
+
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The `errno` of an OSError that is no input's fault: the run is to stop, and to go on later."""
 
 
 class ErrorCode(StrEnum):

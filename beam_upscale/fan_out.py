@@ -7,6 +7,7 @@ the image from them row by row. All lie in the run's staging folder:
 
     giants/<key>/tiles/<index>      a tile as the network is to see it, until it is done
     giants/<key>/results/<index>    what the network made of it
+    giants/<key>/failures/<index>   what a network said of one that failed, and what that cost
     giants/<key>/failed             where one of them failed, so that no further one is begun
 
 The key tells the input, its bytes and how it is cut: what an interrupted run left is used, and what
@@ -157,6 +158,14 @@ class _Folder:
     def result(self, index: int) -> str:
         return storage.join(self.root, "results", f"{index:06d}")
 
+    def failure(self, index: int) -> str:
+        return storage.join(self.root, "failures", f"{index:06d}")
+
+    def forget_failures(self) -> None:
+        storage.delete(self.failed)
+        for index in _numbers(storage.join(self.root, "failures")):
+            storage.delete(self.failure(index))
+
     def done(self) -> set[int]:
         """The tiles whose results are there."""
         return _numbers(storage.join(self.root, "results"))
@@ -263,7 +272,7 @@ def _cut(
         "animated": options.animated,
     }
     folder = _Folder.of(dataset, _key(giant, decision))
-    storage.delete(folder.failed)
+    folder.forget_failures()
     with locations.on_disk(source.uri, source.part) as path:
         _check_version(source, giant.version)
         picture = decoders.read_picture(path, **guards)
@@ -415,14 +424,16 @@ def read_tile(
 
 
 def _failure(tile: GiantTile, folder: _Folder) -> Inference | None:
-    """What this tile failed with, where it is the one whose failure lost the image.
+    """What this tile failed with, where it is among those whose failure lost the image.
 
-    Whoever failed with it may have been lost before telling.
+    Whoever failed with it, and paid for it, may have been lost before telling.
     """
-    told = json.loads(storage.read(folder.failed))
-    if told["tile"] != tile.index:
+    uri = folder.failure(tile.index)
+    if not storage.exists(uri):
         return None
-    return Inference(error=ImageError(ErrorCode(told["code"]), told["message"]))
+    told = json.loads(storage.read(uri))
+    error = ImageError(ErrorCode(told["code"]), told["message"])
+    return dataclasses.replace(_inference(told["values"]), error=error)
 
 
 def _is_to_stop(dataset: DatasetFolder) -> bool:
@@ -508,10 +519,13 @@ def _tell_of_failure(
     index: int, inference: Inference | None, folder: _Folder, dataset: DatasetFolder
 ) -> None:
     """A paid call for a further tile of an image that is lost would be for nothing."""
-    error = None if inference is None else inference.error
-    if error is not None:
-        told = {"tile": index, "code": str(error.code), "message": error.message}
-        dataset.write(folder.failed, json.dumps(told).encode())
+    if inference is None or inference.error is None:
+        return
+    error, values = inference.error, _values(inference)
+    told = {"code": str(error.code), "message": error.message, "values": values}
+    dataset.write(folder.failure(index), json.dumps(told).encode())
+    # Last: who finds it is to find why.
+    dataset.write(folder.failed, str(index).encode())
 
 
 def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:
@@ -528,6 +542,7 @@ def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:
 
 
 def _values(inference: Inference) -> dict[str, Any]:
+    """What an inference says besides its cores and what ended it, as plain JSON."""
     return {
         "notes": list(inference.notes),
         "device_seconds": inference.device_seconds,

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from pathlib import Path
@@ -24,7 +25,8 @@ from beam_upscale.errors import ErrorCode, ImageError
 
 _CHUNK_BYTES = 16 << 20
 
-# Columns of row groups that a process keeps; a larger one is read up to the row and not kept.
+# Columns of row groups that a process keeps; a larger one is read up to the row and not kept. Of
+# more groups they are only where more threads read in one each.
 _MOST_KEPT_BYTES = 512 << 20
 _MOST_KEPT_GROUPS = 16
 _ROWS_AT_A_TIME = 16
@@ -211,12 +213,15 @@ class _Cells:
     """Cells of Parquet files, of which nothing smaller than a row group's column can be read.
 
     The columns that were read last are kept, by all threads of a process: rows of one row group
-    mostly come one after the other.
+    mostly come one after the other. What each thread read last is kept as well, while there is
+    room: threads beyond the groups that are kept would throw away each other's.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._last_of: weakref.WeakKeyDictionary[threading.Thread, Hashable]
+        self._last_of = weakref.WeakKeyDictionary()
 
     def read(self, uri: str, cell: Cell) -> bytes:
         """A cell's bytes; errors are those of `locations.read`."""
@@ -225,6 +230,7 @@ class _Cells:
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
             self._kept.move_to_end(key)
+            self._last_of[threading.current_thread()] = key
         try:
             with kept.lock:
                 if kept.values is None:
@@ -248,8 +254,10 @@ class _Cells:
             total = sum(kept.bytes for kept in self._kept.values())
             while total > _MOST_KEPT_BYTES and len(self._kept) > 1:
                 total -= self._kept.popitem(last=False)[1].bytes
-            while len(self._kept) > _MOST_KEPT_GROUPS:
-                self._kept.popitem(last=False)
+            in_use = set(self._last_of.values())
+            others = [key for key in self._kept if key not in in_use]
+            for key in others[: max(0, len(self._kept) - _MOST_KEPT_GROUPS)]:
+                del self._kept[key]
 
 
 _cells = _Cells()

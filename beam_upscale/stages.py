@@ -6,7 +6,6 @@ stands RunInference; an image without tiles passes through it.
 """
 
 import dataclasses
-import errno
 import hashlib
 import os
 import socket
@@ -21,7 +20,7 @@ from beam_upscale import image, locations, storage, tiling
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
@@ -31,8 +30,6 @@ from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
-
-_FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # By rules that a later run into the same output may have others of.
 _REFUSALS_OF_SIZE = frozenset(
@@ -301,7 +298,7 @@ def as_image_error(error: Exception) -> ImageError:
         return error
     if isinstance(error, SettingsError):
         raise error
-    if isinstance(error, OSError) and error.errno in _FULL_DISK:
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
         raise error
     if isinstance(error, MemoryError):
         return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")

@@ -1,6 +1,7 @@
 """Real child processes, crashed, hung and orphaned; and their loop, run here on buffers."""
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import numpy as np
 import psutil
 import pytest
 import pyvips
+from children import WITHOUT_SPACE
 from PIL import Image
 
 from beam_upscale import decoding, image
@@ -194,6 +197,21 @@ def test_damage_in_mid_file_comes_after_the_rows_before(pool: DecoderPool, tmp_p
     assert 0 < len(taken) < 25
     assert gone.value.code is ErrorCode.READ_ERROR
     assert len(processes_of(pool)) >= 1
+
+
+def test_full_temporary_folder_of_a_child_is_told_as_one(tmp_path: Path) -> None:
+    path, exif = tmp_path / "turned.jpg", Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (30, 20)).save(path, exif=exif)
+
+    with DecoderPool(1, command=WITHOUT_SPACE) as pool:
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            pool.read_bands(path, 16, lambda _, bands: list(bands), **GUARDS)
+
+        assert caught.value.errno == errno.ENOSPC
+        assert caught.value.filename == tempfile.gettempdir()
+        assert len(processes_of(pool)) == 1
+        assert pool.read_header(png()) == image.read_header(png())
 
 
 def test_rows_begin_anew_with_another_child(png_file: Path) -> None:
@@ -618,6 +636,23 @@ def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
 
     answers = [take(replies)[0] for _ in range(5)]
     assert [answer.get("error") for answer in answers] == [None, code, None, code, None]
+
+
+@pytest.mark.parametrize("folder", [None, "/tmp"])
+def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str | None) -> None:
+    full = OSError(errno.EDQUOT, "Disk quota exceeded", *([folder] if folder else []))
+
+    def fail(*_: Any, **__: Any) -> DecodedImage:
+        raise full
+
+    replies = serve(frame(DECODE, b"x"), decode=fail)
+    _, (fields, _), _ = (take(replies) for _ in range(3))
+    told = decoding._told(decoding._Frame(fields, ()))
+
+    assert isinstance(told, OSError)
+    assert (told.errno, str(told)) == (errno.EDQUOT, str(full))
+    with pytest.raises(ValueError, match="full disk"):
+        decoding._told(decoding._Frame({**fields, "full_disk": errno.EACCES}, ()))
 
 
 def reply_to_decode(**changes: Any) -> tuple[decoding._Frame, io.BytesIO]:

@@ -15,6 +15,7 @@ import pytest
 import pyvips
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
+from children import WITHOUT_SPACE
 from PIL import Image
 from runs import (
     ENGINE,
@@ -29,7 +30,7 @@ from runs import (
 )
 
 import beam_upscale as bu
-from beam_upscale import engines, fan_out, image
+from beam_upscale import decoding, engines, fan_out, image
 from beam_upscale.control import request_stop
 from beam_upscale.dataset import DatasetFolder, Layout
 from beam_upscale.decoding import shared_pool
@@ -290,6 +291,25 @@ def test_file_that_changes_before_its_tiles_are_read(
     assert (row.status, row.output_uri) == (Status.FAILED, None)
 
 
+def test_full_temporary_folder_stops_the_run_and_the_next_goes_on(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    upscale(inputs / "turned*", tmp_path / "plain", tiny_weights, oversize="tile")
+    with monkeypatch.context() as full:
+        full.setattr(decoding, "CHILD_COMMAND", WITHOUT_SPACE)
+        with pytest.raises(Exception, match="No space left on device"):
+            upscale(inputs / "turned*", tmp_path / "spread", tiny_weights, **SPREAD)
+
+    upscale(inputs / "turned*", tmp_path / "spread", tiny_weights, **SPREAD)
+
+    assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
+    assert rows(tmp_path / "spread")["turned.jpg"].status is Status.UPSCALED
+
+
 def test_budget_is_that_of_the_ordinary_path(
     inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
 ) -> None:
@@ -352,30 +372,46 @@ def test_network_that_fails_on_a_tile_costs_one_row(
     assert found["a.jpg"].error_message == "no numbers"
 
 
-def test_failure_of_a_tile_is_told_again_by_whoever_is_given_it_again(
+def test_failures_of_tiles_are_told_again_with_what_they_cost(
     tmp_path: Path, tiny_weights: Path
 ) -> None:
     options = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32"}
     settings = UpscaleSettings.of(ENGINE, **options, oversize="tile", fan_out_above=ABOVE).pin()
     dataset = DatasetFolder(str(tmp_path / "out"))
     box = Box(0, 0, 8, 8)
-    failing, other = (
+    tiles = [
         fan_out.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, ())
+        for index in range(3)
+    ]
+    unusable = ImageError(ErrorCode.INVALID_RESULT, "no image")
+    # Charged before it was found to be unusable; and two that were with the service together.
+    inferences = [
+        Inference(
+            error=unusable,
+            notes=("a note",),
+            device_seconds=0.5,
+            queue_seconds=0.25,
+            batch_size=2,
+            request_ids=(f"request {index}",),
+            billed_credits=Decimal("0.2"),
+            attempts=3,
+        )
         for index in range(2)
-    )
-    error = ImageError(ErrorCode.NOT_A_NUMBER, "no numbers")
-    fan_out.keep(
-        TiledImage([], 2, context=fan_out._WithNetwork(failing)), Inference(error=error), dataset
+    ]
+    for tile, inference in zip(tiles, inferences, strict=False):
+        fan_out.keep(TiledImage([], 2, context=fan_out._WithNetwork(tile)), inference, dataset)
+
+    # Their worker was lost before it told.
+    *again, beside = (
+        fan_out.read_tile(tile, settings, dataset, shared_pool()).context.result.inference
+        for tile in tiles
     )
 
-    # Its worker was lost before it told.
-    again, beside = (
-        fan_out.read_tile(tile, settings, dataset, shared_pool()).context.result
-        for tile in (failing, other)
-    )
-
-    assert (again.inference.error.code, again.inference.error.message) == (error.code, "no numbers")
-    assert beside.inference is None
+    assert [dataclasses.replace(each, error=unusable) for each in again] == inferences
+    assert [(each.error.code, each.error.message) for each in again] == 2 * [
+        (ErrorCode.INVALID_RESULT, "no image")
+    ]
+    assert beside is None
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Bytes of whole files, of ranges and of cells."""
 
+import gc
 import hashlib
 import threading
 from collections.abc import Callable
@@ -134,6 +135,44 @@ def test_what_is_kept_is_bounded(
 
     assert len(opened) == 5
     assert len(cells._kept) == 2
+
+
+def test_of_small_row_groups_sixteen_are_kept(
+    path: Path, opened: list[str], cells: locations._Cells
+) -> None:
+    table(path, count=34)
+
+    # The first, as the one that was read in longest ago, makes room for the seventeenth.
+    for group in [*range(17), 1, 16, 0]:
+        locations.read(str(path), Cell(group, 0, "image"), 10)
+
+    assert len(opened) == 18
+    assert len(cells._kept) == 16
+
+
+def test_each_of_many_threads_keeps_the_row_group_that_it_reads_in(
+    path: Path, opened: list[str], cells: locations._Cells
+) -> None:
+    values = table(path, count=80)
+    barrier = threading.Barrier(40)
+
+    def read(group: int) -> list[bytes]:
+        found = []
+        for row in range(2):
+            barrier.wait()
+            found.append(locations.read(str(path), Cell(group, row, "image"), 10))
+        return found
+
+    with ThreadPoolExecutor(40) as executor:
+        found = list(executor.map(read, range(40)))
+
+    assert [value for pair in found for value in pair] == values
+    assert len(opened) == len(cells._kept) == 40
+    # What threads had that are gone is kept no longer than anything else.
+    del executor
+    gc.collect()
+    locations.read(str(path), Cell(0, 0, "image"), 10)
+    assert len(cells._kept) == 16
 
 
 def test_a_row_group_that_is_too_large_to_keep_is_read_to_the_row(

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -21,11 +22,12 @@ from PIL import Image
 from runs import command, command_elsewhere, quick, rows, tree, upscale
 from skimage import data
 
-from beam_upscale import storage, transforms, weights
+from beam_upscale import budget, storage, transforms, weights
 from beam_upscale.control import stop_reason
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.manifest import Status
+from beam_upscale.listing import SourceImage
+from beam_upscale.manifest import Row, Status
 from beam_upscale.request import INTERRUPTED
 from beam_upscale.run import _Execution, _watch
 from beam_upscale.verify import verify
@@ -295,6 +297,34 @@ def test_budget_is_never_exceeded_and_always_admits_the_same(
         admitted.append({n for n, r in rows(output).items() if r.status is Status.UPSCALED})
 
     assert admitted[0] == admitted[1]
+
+
+def test_what_was_done_while_a_budget_was_settled_is_not_done_again(
+    tmp_path: Path, photographs: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    dataset, claim = DatasetFolder(str(output)), budget.claim
+
+    def claimed(source: SourceImage, *arguments: Any) -> budget.Claim:
+        # Inputs have been looked up by now. A worker that was lost after the budget had done it.
+        if source.name == "00.png":
+            row = Row(
+                source.input_id,
+                source.source_uri,
+                Status.FAILED,
+                source_sha256=source.sha256(),
+                error_code=str(ErrorCode.INVALID_RESULT),
+                error_message="paid for, and of no use",
+            )
+            dataset.write(dataset.record_uri(source.input_id), Record(row, None).to_json())
+        return claim(source, *arguments)
+
+    monkeypatch.setattr(budget, "claim", claimed)
+    upscale(photographs, output, tiny_weights, max_credits=Decimal(100))
+
+    found = rows(output)
+    assert found["00.png"].error_message == "paid for, and of no use"
+    assert Counter(row.status for row in found.values()) == {Status.FAILED: 1, Status.UPSCALED: 11}
 
 
 def test_input_without_images_is_refused_before_anything_is_written(

@@ -497,6 +497,25 @@ def test_deletes_files_and_folders(place: str) -> None:
     assert list(storage.list_below(place)) == []
 
 
+def test_many_objects_are_deleted_some_at_a_time(
+    memory: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.update({f"mem://bucket/a/{number}": b"" for number in range(2500)})
+    memory["mem://bucket/ab"] = b"beside"
+    delete, together = MemoryFileSystem.delete, list[int]()
+
+    def counted(self: MemoryFileSystem, paths: list[str]) -> None:
+        together.append(len(paths))
+        delete(self, paths)
+
+    monkeypatch.setattr(MemoryFileSystem, "delete", counted)
+
+    storage.delete("mem://bucket/a")
+
+    assert memory == {"mem://bucket/ab": b"beside"}
+    assert together == [1000, 1000, 500]
+
+
 def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_files(tmp_path, "kept/a.png")
     (tmp_path / "link").symlink_to(tmp_path / "kept")

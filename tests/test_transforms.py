@@ -1,6 +1,8 @@
 import dataclasses
+import errno
 import hashlib
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -19,7 +21,7 @@ from PIL import Image, ImageCms
 from beam_upscale import image
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import EncodeOptions
 from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage, source_image
@@ -399,6 +401,40 @@ def test_what_the_rules_refused_is_kept_while_they_say_the_same(
     assert (tiled.context.source.earlier is earlier) == holds
     assert tiled.context.source.committed == holds
     assert len(tiled.tiles) == (0 if holds else len(anew.tiles))
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_full_disk_is_no_images_fault(
+    number: int,
+    settings: PinnedSettings,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fill_the_disk(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    picture = source(encoded(photograph()))
+    tiled = prepare(picture, settings, shared_pool())
+    monkeypatch.setattr(SourceImage, "read", fill_the_disk)
+    monkeypatch.setattr(image, "encode", fill_the_disk)
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        prepare(picture, settings, shared_pool())
+    with pytest.raises(OSError, match=os.strerror(number)):
+        finish(tiled, double(tiled), settings)
+
+
+def test_another_error_of_the_system_is_a_failed_row(
+    settings: PinnedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(SourceImage, "read", fail)
+
+    tiled = prepare(source(b"not looked at"), settings, shared_pool())
+
+    assert row_of(finish(tiled, Inference(), settings)).error_code == "internal_error"
 
 
 def test_the_networks_error_is_the_inputs(

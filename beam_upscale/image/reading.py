@@ -24,7 +24,7 @@ from PIL import (
 
 from beam_upscale import containers
 from beam_upscale.containers import ExtraSample, Photometric, SampleFormat
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
@@ -404,13 +404,15 @@ def damage_as_image_error(format_: str) -> Iterator[None]:
     """Gives what a codec raises on damaged bytes a stable code.
 
     Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
-    also ValueError, TypeError, IndexError, struct.error and others.
+    also ValueError, TypeError, IndexError, struct.error and others. That a disk is full is none.
     """
     try:
         yield
     except (ImageError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise
         message = one_line(error)
         reason = message.lower()
         if "out of memory" in reason or "unable to allocate" in reason:

@@ -14,6 +14,7 @@ PNG its samples, a progressive JPEG two bytes for each.
 """
 
 import contextlib
+import errno
 import io
 import mmap
 import os
@@ -29,7 +30,7 @@ import pyvips
 
 from beam_upscale import containers
 from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image import reading
 from beam_upscale.image.codecs import quiet_pillow
 from beam_upscale.image.values import DecodedImage, ImageHeader, Pixels
@@ -105,6 +106,7 @@ class PictureReader:
 
         Raises:
             ImageError: as `decode`; rows given before are those of a damaged file.
+            OSError: of `FULL_DISK`, the temporary folder has no space for a turned picture.
         """
         header = self.picture.header
         with reading.damage_as_image_error(header.format):
@@ -373,10 +375,9 @@ def _turned(
     is_reversed = orientation in (3, 4, 7, 8)
     header = picture.header
     stored_width = header.height if is_transposed else header.width
-    with tempfile.TemporaryFile(prefix="beam-upscale-") as spool:
+    with _temporary_file() as spool:
         for each in rows:
             _spool(spool, each)
-        spool.flush()
         for top in range(0, header.height, height):
             bottom = min(top + height, header.height)
             if is_reversed:
@@ -391,13 +392,44 @@ def _turned(
             yield np.ascontiguousarray(reading.upright(block, orientation))
 
 
-def _spool(spool: Any, rows: Pixels) -> None:
+def _temporary_file() -> Any:
+    """A file without a name in the temporary folder.
+
+    Without a buffer: closing one that could not be written would fail again.
+    """
     try:
-        spool.write(np.ascontiguousarray(rows).data)
+        tempfile.gettempdir()
+    except FileNotFoundError as error:
+        # Python takes only a folder that holds some bytes for one: a full disk has none.
+        raise OSError(errno.ENOSPC, str(error)) from error
+    with _telling_of_the_folder():
+        return tempfile.TemporaryFile(prefix="beam-upscale-", buffering=0)
+
+
+def _spool(spool: Any, rows: Pixels) -> None:
+    left = np.ascontiguousarray(rows).data.cast("B")
+    with _telling_of_the_folder():
+        while left:
+            left = left[spool.write(left) :]
+
+
+@contextlib.contextmanager
+def _telling_of_the_folder() -> Iterator[None]:
+    """Has what goes wrong in the temporary folder not be taken for damage of the file.
+
+    Raises:
+        ImageError: INTERNAL_ERROR.
+        OSError: the folder is full.
+    """
+    try:
+        yield
     except OSError as error:
+        folder = tempfile.gettempdir()
+        if error.errno in FULL_DISK:
+            raise OSError(error.errno, error.strerror, folder) from error
         raise ImageError(
             ErrorCode.INTERNAL_ERROR,
-            f"the temporary folder {tempfile.gettempdir()} cannot hold the picture: {error}",
+            f"the temporary folder {folder} cannot hold the picture: {error}",
         ) from error
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pyvips
 
 from beam_upscale import containers
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image.codecs import matching_profile, one_line
 from beam_upscale.image.values import Pixels
 from beam_upscale.image.writing import EncodeOptions, as_vips
@@ -161,7 +161,11 @@ def _telling_of_a_full_disk(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except pyvips.Error:
+    except pyvips.Error as error:
+        # In the system's words; another's file may be gone by now, and have left space.
+        for number in FULL_DISK:
+            if os.strerror(number) in str(error):
+                raise OSError(number, os.strerror(number), str(path)) from error
         # What the disk takes no more, it does not take from here either.
         with contextlib.suppress(FileNotFoundError), path.open("ab") as file:
             file.write(bytes(_PROBED_BYTES))

@@ -2,17 +2,20 @@
 
 import errno
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import pyvips
 from PIL import Image, ImageCms
 from small_networks import noise
 
 from beam_upscale import containers, image
-from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import EncodeOptions
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
+from beam_upscale.image import EncodeOptions, streaming
 from beam_upscale.image.streaming import Shape, encode_rows
 from beam_upscale.plan import OutputFormat
 
@@ -123,5 +126,67 @@ def test_full_disk_is_no_fault_of_the_picture(tmp_path: Path, format_: OutputFor
 
     with pytest.raises(OSError, match="No space left") as caught:
         written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, format_)
+
+    assert caught.value.errno == errno.ENOSPC
+
+
+def saved_by(monkeypatch: pytest.MonkeyPatch, save: Callable[[Any, str], None]) -> None:
+    """Has pictures saved by this, which is given the picture and the path."""
+    as_vips = streaming.as_vips
+
+    class Picture:
+        def __init__(self, *arguments: Any) -> None:
+            self._picture = as_vips(*arguments)
+
+        def pngsave(self, path: str, **_: Any) -> None:
+            save(self._picture, path)
+
+    monkeypatch.setattr(streaming, "as_vips", Picture)
+
+
+def test_disk_that_is_full_no_more_was_full_where_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(picture: Any, path: str) -> None:
+        try:
+            picture.pngsave("/dev/full")
+        finally:
+            # Another worker's file is gone, and there is space again.
+            Path(path).touch()
+
+    saved_by(monkeypatch, save)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
+
+    assert caught.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_full_disk_is_known_by_the_words_of_the_system(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(_: Any, __: str) -> None:
+        raise pyvips.Error(f"write error\nsystem error: {os.strerror(number)}\n")
+
+    saved_by(monkeypatch, save)
+
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
+
+    assert caught.value.errno == number
+
+
+def test_disk_that_is_full_still_is_known_without_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(_: Any, path: str) -> None:
+        Path(path).symlink_to("/dev/full")
+        raise pyvips.Error("write failed")
+
+    saved_by(monkeypatch, save)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
 
     assert caught.value.errno == errno.ENOSPC
