@@ -39,7 +39,7 @@ def pipeline_of_ones_own(weights: Path) -> beam.Pipeline:
     )
     _ = (
         pipeline
-        | beam.Create([])
+        | "NoImages" >> beam.Create([])
         | bu.Upscale(weights=str(weights), precision="fp32", device="cpu")
     )
     return pipeline
