@@ -49,7 +49,11 @@ class Gate(ThreadingHTTPServer):
     Attributes:
         calls: that came.
         refused: of them.
+        every: so manieth call is answered 503.
+        closed: while this file is there, every call is answered 503.
     """
+
+    closed: Path | None = None
 
     daemon_threads = True
 
@@ -58,7 +62,7 @@ class Gate(ThreadingHTTPServer):
         self.calls = self.refused = 0
         self.to_port = to_port
         self.amend = amend
-        self._every = every
+        self.every = every
         self._lock = threading.Lock()
 
     @property
@@ -72,7 +76,8 @@ class Gate(ThreadingHTTPServer):
         """Counts a call, and says whether it is one that is refused."""
         with self._lock:
             self.calls += 1
-            is_refused = self.calls % self._every == 0
+            is_closed = self.closed is not None and self.closed.exists()
+            is_refused = is_closed or self.calls % self.every == 0
             self.refused += is_refused
             return is_refused
 

@@ -12,9 +12,12 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
@@ -199,6 +202,12 @@ def rows(output: Path) -> dict[str, Row]:
 def error_codes(output: Path) -> dict[str, str | None]:
     """Each input's error code, or None where it was done."""
     return {name: row.error_code for name, row in rows(output).items()}
+
+
+def workers_of(output: Path) -> Counter[int]:
+    """How many rows each process made, by its number."""
+    found = [pq.read_table(path)["worker"].to_pylist() for path in output.glob("telemetry/*")]
+    return Counter(int(name.rpartition(":")[2]) for names in found for name in names)
 
 
 def tree(output: Path) -> dict[str, str]:

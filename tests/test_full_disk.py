@@ -1,10 +1,12 @@
 """Disks that fill in mid-run: one line, nothing half-written, and the same command goes on."""
 
+import contextlib
 import hashlib
 import os
+import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,16 +25,38 @@ SMALL, LARGE = "160k", "8m"
 
 
 class Disk:
-    """A small disk of its own; in memory, mounted for a test."""
+    """A small disk of its own; in memory, mounted for a test.
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self._mount("-t", "tmpfs", "-o", f"size={SMALL}", "tmpfs")
+    Args:
+        folder: where it is mounted.
+        unshare: words before a command that give it mounts of its own, which others reach through
+            its process; none where this user may mount.
+
+    Raises:
+        OSError: it cannot be mounted.
+    """
+
+    def __init__(self, folder: Path, unshare: Sequence[str]) -> None:
+        folder.mkdir(exist_ok=True)
+        self._mounted = folder
+        # Mounts of its own are there as long as it is.
+        self._shell = subprocess.Popen(
+            [*unshare, "sh"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.folder = Path(f"/proc/{self._shell.pid}/root{folder}") if unshare else folder
+        try:
+            self._do(f"mount -t tmpfs -o size={SMALL} tmpfs")
+        except OSError:
+            self._end()
+            raise
 
     def grow(self) -> None:
         """Gives it more space."""
-        self._mount("-o", f"remount,size={LARGE}")
+        self._do(f"mount -o remount,size={LARGE}")
 
     def free(self) -> int:
         """Bytes that are left."""
@@ -40,19 +64,38 @@ class Disk:
         return status.f_bavail * status.f_frsize
 
     def unmount(self) -> None:
-        subprocess.run(["umount", "--lazy", self.folder], check=True)
+        self._do("umount --lazy")
+        self._end()
 
-    def _mount(self, *words: str) -> None:
-        subprocess.run(["mount", *words, self.folder], check=True, capture_output=True)
+    def _do(self, command: str) -> None:
+        assert self._shell.stdin is not None and self._shell.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # Its output says why it ended.
+            self._shell.stdin.write(f"{command} {shlex.quote(str(self._mounted))}; echo $?\n")
+            self._shell.stdin.flush()
+        said = ""
+        while (line := self._shell.stdout.readline()) and not line.strip().isdigit():
+            said += line
+        if line.strip() != "0":
+            raise OSError(f"{command}: {said.strip()}")
+
+    def _end(self) -> None:
+        self._shell.communicate()
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
     """A disk that a run on the inputs fills."""
-    try:
-        made = Disk(tmp_path / "disk")
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk can be mounted here: {error}")
+    made: Disk | None = None
+    reasons: list[str] = []
+    for unshare in ([], ["unshare", "--user", "--map-root-user", "--mount"]):
+        try:
+            made = Disk(tmp_path / "disk", unshare)
+            break
+        except OSError as error:
+            reasons.append(str(error))
+    if made is None:
+        give_up = pytest.fail if os.environ.get("NOTHING_SKIPPED") else pytest.skip
+        give_up(f"no disk can be mounted here: {'; '.join(reasons)}")
     yield made
     made.unmount()
 

@@ -10,10 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from runs import command, command_elsewhere, error_codes, quick, rows, signal_after, tree, upscale
+from runs import (
+    command,
+    command_elsewhere,
+    error_codes,
+    quick,
+    rows,
+    signal_after,
+    tree,
+    upscale,
+    workers_of,
+)
 
 from beam_upscale import sinks, transforms
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -53,12 +62,6 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(transforms, "prepare", noted)
     return names
-
-
-def workers_of(output: Path) -> Counter[int]:
-    """How many rows each process made, by its number."""
-    found = [pq.read_table(path)["worker"].to_pylist() for path in output.glob("telemetry/*")]
-    return Counter(int(name.rpartition(":")[2]) for names in found for name in names)
 
 
 KILLS = {

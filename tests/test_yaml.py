@@ -12,13 +12,14 @@ import apache_beam as beam
 import pytest
 import runs
 import yaml
+from apache_beam.portability.api import schema_pb2
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.typehints.schemas import named_fields_from_element_type
 from apache_beam.yaml import main
 from apache_beam.yaml.yaml_provider import InlineProvider, load_providers
 from PIL import Image
 
 from beam_upscale import manifest
+from beam_upscale.manifest import Status
 from beam_upscale.verify import verify
 from beam_upscale.yaml import PROVIDERS, ReadImages, Upscale, WriteDataset
 
@@ -261,15 +262,91 @@ def test_images_cross_no_shuffle_between_our_steps_and_beams(
     assert any(re.search("WriteDataset/Write/Stage", name) for name in stage)
 
 
-def test_rows_have_fields_that_sql_knows(tmp_path: Path, quick: dict[str, Any]) -> None:
+# Of a result's row, as a portable schema has them; what may be null has a question mark.
+FIELDS_BY_TYPE = {
+    "STRING": "name columns_json",
+    "STRING?": "input_id source_uri source_sha256 status error_code error_message engine backend "
+    "model weights_sha256 device_type precision prompt negative_prompt input_format input_mode "
+    "output_uri output_format output_sha256 label",
+    "INT64?": "halo steps seed noise_level input_width input_height output_width output_height "
+    "output_bytes calls votes",
+    "DOUBLE?": "cfg_scale score",
+    "BOOLEAN?": "is_good",
+    "DECIMAL?": "credits billed_credits usd",
+    "BYTES": "result",
+    "BYTES?": "image",
+    "ARRAY<STRING?>": "notes request_ids",
+    "ARRAY<ROW>": "stages",
+}
+
+# The only type above that a schema has by a URN; the class SchemaTranslation of Beam's Java reads
+# it as its own DECIMAL.
+JAVA_BY_URN = {"beam:logical_type:decimal:v1": "DECIMAL"}
+
+
+def portable_schema(rows: beam.PCollection[Any]) -> schema_pb2.Schema:
+    """The schema of the coder that a pipeline has for these rows: what another language sees."""
+    pipeline, context = rows.pipeline.to_runner_api(return_context=True)
+    coder_id = pipeline.components.pcollections[context.pcollections.get_id(rows)].coder_id
+    spec = pipeline.components.coders[coder_id].spec
+    assert spec.urn == "beam:coder:row:v1"
+    return schema_pb2.Schema.FromString(spec.payload)
+
+
+def portable_type(kind: schema_pb2.FieldType) -> str:
+    """A type of a schema in one word; fails where Java has none for it."""
+    match kind.WhichOneof("type_info"):
+        case "atomic_type":
+            word = schema_pb2.AtomicType.Name(kind.atomic_type)
+        case "array_type":
+            word = f"ARRAY<{portable_type(kind.array_type.element_type)}>"
+        case "row_type":
+            word = "ROW"
+        case "logical_type":
+            word = JAVA_BY_URN[kind.logical_type.urn]
+        case other:
+            pytest.fail(f"a schema of ours has no {other}")
+    return f"{word}?" if kind.nullable else word
+
+
+def portable_types(schema: schema_pb2.Schema) -> dict[str, str]:
+    return {field.name: portable_type(field.type) for field in schema.fields}
+
+
+def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[str, Any]) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    images = pipeline | ReadImages(str(tmp_path), columns={"score": "number"})
+    columns = {"score": "number", "label": "string", "votes": "integer", "is_good": "boolean"}
+    images = pipeline | ReadImages(str(tmp_path), columns=columns)
 
     results = images | Upscale(**quick)
 
-    fields = [name for name, _ in named_fields_from_element_type(results.element_type)]
-    added = ["name", "columns_json", "score", "image", "result"]
-    assert fields == [*manifest.COLUMNS.names, *added]
+    schema = portable_schema(results)
+    names = [field.name for field in schema.fields]
+    assert names == [*manifest.COLUMNS.names, "name", "columns_json", *columns, "image", "result"]
+    expected = {name: kind for kind, names in FIELDS_BY_TYPE.items() for name in names.split()}
+    assert portable_types(schema) == expected
+    assert portable_types(portable_schema(images)) == {
+        **dict.fromkeys(["input_id", "source_uri", "name", "columns_json"], "STRING"),
+        **{name: expected[name] for name in columns},
+        "source": "BYTES",
+    }
+    stage = schema.fields[names.index("stages")].type.array_type.element_type.row_type.schema
+    of_stages = manifest.COLUMNS.field("stages").type.value_type
+    assert [field.name for field in stage.fields] == of_stages.names
+    assert portable_types(stage).items() <= expected.items()
+
+
+def test_totals_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[str, Any]) -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    results = pipeline | ReadImages(str(tmp_path)) | Upscale(**quick)
+
+    totals = results | WriteDataset(str(tmp_path / "out"))
+
+    numbers = ["rows", *Status, "calls", "output_bytes"]
+    assert portable_types(portable_schema(totals)) == {
+        **dict.fromkeys(numbers, "INT64"),
+        **dict.fromkeys(["credits", "billed_credits", "usd"], "DECIMAL"),
+    }
 
 
 def test_size_is_a_list_and_weights_are_by_engine(tiny_weights: Path) -> None:
