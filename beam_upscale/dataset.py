@@ -177,7 +177,7 @@ class DatasetFolder:
 
     @property
     def partial(self) -> str:
-        """Where local files are written before they are renamed."""
+        """Where files are written before they are renamed, on a local disk and on HDFS."""
         return storage.join(self.staging, "partial")
 
     @property

@@ -2,9 +2,9 @@
 
 Local files go through the operating system directly: Beam's local file system matches names as
 patterns and has no way to sync or to replace atomically. Everything else goes through Beam's
-`FileSystems`, where a file appears when it is closed (one PUT on an object store); HDFS, where it
-can be seen while it is written, is written under a temporary name and renamed. Files of web servers
-(`http_files`) are read only.
+`FileSystems`, where a file appears when it is closed (one PUT on an object store). On HDFS
+(`hadoop_files`) it can be seen while it is written: there it is written under a temporary name and
+renamed. Files of web servers (`http_files`) are read only.
 """
 
 import contextlib
@@ -28,15 +28,12 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import http_files
+from beam_upscale import hadoop_files, http_files
 from beam_upscale.errors import ErrorCode, ImageError
 
 _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
-
-# Where others see a file while it is written.
-_VISIBLE_WHILE_WRITTEN = ("hdfs://",)
 
 # A file for another file system waits in memory up to this size, beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
@@ -118,6 +115,8 @@ def open_read(uri: str) -> BinaryIO:
     try:
         if is_local(uri):
             return _open_regular(_local_path(uri))
+        if hadoop_files.is_hdfs(uri):
+            return hadoop_files.open_read(uri)
         return cast(BinaryIO, FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
     except _failures(uri) as error:
         raise read_error(uri, error) from error
@@ -209,6 +208,8 @@ def exists(uri: str) -> bool:
     """Whether a file is there."""
     if http_files.is_http(uri):
         return http_files.exists(uri)
+    if hadoop_files.is_hdfs(uri):
+        return hadoop_files.exists(uri)
     return _local_path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
 
 
@@ -223,6 +224,8 @@ def size(uri: str) -> int | None:
             return _local_path(uri).stat().st_size
         if http_files.is_http(uri):
             return http_files.size(uri)
+        if hadoop_files.is_hdfs(uri):
+            return hadoop_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
     except _failures(uri) as error:
         if is_local(uri) or http_files.is_http(uri) or not exists(uri):
@@ -239,6 +242,8 @@ def version(uri: str) -> tuple[object, ...]:
             return status.st_size, status.st_mtime_ns, status.st_ino
         if http_files.is_http(uri):
             return (http_files.size(uri),)
+        if hadoop_files.is_hdfs(uri):
+            return hadoop_files.version(uri)
         (match,) = FileSystems.match([uri])
         (found,) = match.metadata_list
         return found.size_in_bytes, found.last_updated_in_seconds
@@ -273,8 +278,8 @@ def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
 
     Args:
         uri: the final name; missing folders are made.
-        partial_folder: where a local file is written before it is renamed, on the same disk; its
-            own folder by default. What a killed process leaves behind lies there.
+        partial_folder: where a local file, or one on HDFS, is written before it is renamed, on the
+            same disk; its own folder by default. What a killed process leaves behind lies there.
 
     Yields:
         A binary file. When the block raises, nothing appears.
@@ -290,18 +295,17 @@ def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
     with tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY) as file:
         yield file
         file.seek(0)
-        _upload(file, uri)
+        if hadoop_files.is_hdfs(uri):
+            # Seen while it is written.
+            temporary = join(partial_folder or uri.rpartition("/")[0], _partial_name())
+            _copy(file, temporary)
+            hadoop_files.replace(temporary, uri)
+        else:
+            _copy(file, uri)
 
 
-def _upload(file: IO[bytes], uri: str) -> None:
-    if not uri.startswith(_VISIBLE_WHILE_WRITTEN):
-        _copy(file, uri)
-        return
-    temporary = f"{uri}.{uuid.uuid4().hex}.partial"
-    _copy(file, temporary)
-    if FileSystems.exists(uri):
-        FileSystems.delete([uri])
-    FileSystems.rename([temporary], [uri])
+def _partial_name() -> str:
+    return f".{uuid.uuid4().hex}.partial"
 
 
 def _copy(file: IO[bytes], uri: str) -> None:
@@ -314,7 +318,7 @@ def _copy(file: IO[bytes], uri: str) -> None:
 def _publish_local(path: Path, partial_folder: Path) -> Iterator[IO[bytes]]:
     for folder in (path.parent, partial_folder):
         folder.mkdir(parents=True, exist_ok=True)
-    temporary = partial_folder / f".{uuid.uuid4().hex}.partial"
+    temporary = partial_folder / _partial_name()
     try:
         with temporary.open("xb") as file:
             yield file
@@ -356,7 +360,7 @@ def _list_remote(pattern: str) -> Iterator[FileEntry]:
     if not _has_wildcard(pattern):
         # An object store has no folders to ask for, so what lies below is looked for first.
         below = list(_match(join(pattern, "**"), pattern))
-        if not below and FileSystems.exists(pattern):
+        if not below and exists(pattern):
             yield FileEntry(pattern, pattern.rpartition("/")[2])
         yield from below
         return
@@ -378,15 +382,11 @@ def _match(pattern: str, base: str) -> Iterator[FileEntry]:
 
 def _paths_below(prefix: str) -> Iterator[str]:
     """The files whose names begin like this; of an object store page by page, and not held."""
-    filesystem = FileSystems.get_filesystem(prefix)
-    if filesystem.has_dirs():
-        found = (
-            each for match in FileSystems.match([f"{prefix}**"]) for each in match.metadata_list
-        )
-    else:
-        # `match` is a list of all that this gives, which every file system of Beam's has.
-        found = filesystem._list(prefix)
-    for metadata in found:
+    if hadoop_files.is_hdfs(prefix):
+        yield from hadoop_files.paths_below(prefix)
+        return
+    # `match` is a list of all that this gives, which every file system of Beam's has.
+    for metadata in FileSystems.get_filesystem(prefix)._list(prefix):
         yield metadata.path
 
 
@@ -492,6 +492,9 @@ def list_below(folder: str) -> Iterator[FileEntry]:
 
 def delete(uri: str) -> None:
     """Removes a file or a whole folder; nothing happens when there is none."""
+    if hadoop_files.is_hdfs(uri):
+        FileSystems.delete([uri])
+        return
     if not is_local(uri):
         below = (entry.uri for entry in list_below(uri))
         while some := list(itertools.islice(below, _DELETED_TOGETHER)):

@@ -1,9 +1,9 @@
-"""File systems of Beam's own kind whose files are in this process's memory."""
+"""A file system of Beam's own kind whose files are in this process's memory."""
 
 import io
 import posixpath
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
@@ -81,45 +81,6 @@ class MemoryFileSystem(FileSystem):
     def delete(self, paths: list[str]) -> None:
         for path in paths:
             del self.files[path]
-
-
-class MemoryFolders(MemoryFileSystem):
-    """A file system under `memdirs://` as HDFS is one: folders exist, and a file is seen at once.
-
-    Nothing is renamed onto what is there.
-    """
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    @classmethod
-    def scheme(cls) -> str:
-        return "memdirs"
-
-    def has_dirs(self) -> bool:
-        return True
-
-    def create(self, path: str, *args: Any, **kwargs: Any) -> "Upload":
-        self.files[path] = b""
-        return super().create(path, *args, **kwargs)
-
-    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        for destination in destination_file_names:
-            if destination in self.files:
-                raise BeamIOError(f"{destination} is there already")
-        super().rename(source_file_names, destination_file_names)
-
-    def delete(self, paths: list[str]) -> None:
-        for path in paths:
-            for uri in [uri for uri in self.files if uri == path or uri.startswith(f"{path}/")]:
-                del self.files[uri]
-
-    def exists(self, path: str) -> bool:
-        return path in self.files or any(uri.startswith(f"{path}/") for uri in self.files)
-
-    def metadata(self, path: str) -> FileMetadata:
-        if path not in self.files and self.exists(path):
-            return FileMetadata(path, 0, 0.0)
-        return super().metadata(path)
 
 
 class Upload(io.BytesIO):

@@ -35,7 +35,7 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("shared_weights", "sorted_map", "storage"),
+        *("hadoop_files", "shared_weights", "sorted_map", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {

@@ -3,7 +3,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from memory_filesystem import MemoryFileSystem, MemoryFolders
+from memory_filesystem import MemoryFileSystem
+from memory_hdfs import hdfs
 
 from beam_upscale import shared_weights, weights
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -29,11 +30,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(autouse=True)
 def stored() -> Iterator[dict[str, bytes]]:
     """What is stored under `mem://`."""
-    for file_system in (MemoryFileSystem, MemoryFolders):
-        file_system.files.clear()
-    yield MemoryFileSystem.files
-    for file_system in (MemoryFileSystem, MemoryFolders):
-        file_system.files.clear()
+    MemoryFileSystem.files.clear()
+    with hdfs():
+        yield MemoryFileSystem.files
+    MemoryFileSystem.files.clear()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def code_of(action: Callable[[], object]) -> ErrorCode:
     return caught.value.code
 
 
-@pytest.mark.parametrize("uri", ["mem://b/w", "mem://b/w/", "memdirs://b/w", "memdirs://b/w/"])
+@pytest.mark.parametrize("uri", ["mem://b/w", "mem://b/w/", "hdfs://b/w", "hdfs://b/w/"])
 def test_a_folder_comes_back_as_it_was_put(folder: Path, cache: Path, uri: str) -> None:
     shared_weights.put(folder, uri)
     sha256 = shared_weights.sha256(uri)
@@ -66,7 +66,7 @@ def test_a_folder_comes_back_as_it_was_put(folder: Path, cache: Path, uri: str) 
     assert {name: (fetched / name).read_bytes() for name in weights.files_of(fetched)} == FILES
 
 
-@pytest.mark.parametrize("scheme", ["mem", "memdirs"])
+@pytest.mark.parametrize("scheme", ["mem", "hdfs"])
 def test_a_file_comes_back_as_it_was_put(folder: Path, cache: Path, scheme: str) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     uri = f"{scheme}://b/w[1].safetensors"

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_filesystem import MemoryFileSystem, MemoryFolders
+from memory_filesystem import MemoryFileSystem
+from memory_hdfs import MemoryHdfs, hdfs
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
@@ -26,12 +27,10 @@ def memory() -> Iterator[dict[str, bytes]]:
 
 
 @pytest.fixture
-def folders(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
-    """What is stored under `memdirs://`, where files are seen while they are written."""
-    monkeypatch.setattr(storage, "_VISIBLE_WHILE_WRITTEN", ("memdirs://",))
-    MemoryFolders.files.clear()
-    yield MemoryFolders.files
-    MemoryFolders.files.clear()
+def hadoop() -> Iterator[dict[str, bytes]]:
+    """What is stored under `hdfs://`, by path; files are seen there while they are written."""
+    with hdfs() as files:
+        yield files
 
 
 @pytest.fixture
@@ -222,12 +221,12 @@ def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> N
     assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
 
 
-@pytest.fixture(params=["local", "mem", "memdirs"])
+@pytest.fixture(params=["local", "mem", "hdfs"])
 def place(
     request: pytest.FixtureRequest,
     tmp_path: Path,
     memory: dict[str, bytes],
-    folders: dict[str, bytes],
+    hadoop: dict[str, bytes],
 ) -> str:
     """A folder on each kind of file system."""
     return str(tmp_path / "out") if request.param == "local" else f"{request.param}://bucket/out"
@@ -335,19 +334,19 @@ def test_hidden_names_are_left_out_below_a_folder(tmp_path: Path) -> None:
 def test_globs(
     tmp_path: Path,
     memory: dict[str, bytes],
-    folders: dict[str, bytes],
+    hadoop: dict[str, bytes],
     pattern: str,
     found: list[str],
 ) -> None:
     files = ["a.png", "b.jpg", "folder.png/d.txt", "sub/e.png", "sub/deep/c.png"]
     make_files(tmp_path, *files)
     memory.update({f"mem://bucket/in/{name}": b"" for name in files})
-    folders.update({f"memdirs://bucket/in/{name}": b"" for name in files})
+    hadoop.update({f"/bucket/in/{name}": b"" for name in files})
 
     if pattern != "none/*.png":  # A folder that is not there is named as one that is not.
         assert names(tmp_path / pattern) == found
     assert names(f"mem://bucket/in/{pattern}") == found
-    assert names(f"memdirs://bucket/in/{pattern}") == found
+    assert names(f"hdfs://bucket/in/{pattern}") == found
 
 
 def test_a_name_with_wildcards_means_the_file_where_there_is_one(tmp_path: Path) -> None:
@@ -443,12 +442,18 @@ def test_lists_one_file_of_an_object_store(memory: dict[str, bytes]) -> None:
     assert names("mem://bucket/none.png") == []
 
 
-def test_lists_a_folder_where_folders_exist(folders: dict[str, bytes]) -> None:
-    folders["memdirs://host/photos/sub/b.png"] = b"b"
+def test_lists_a_folder_where_folders_exist(hadoop: dict[str, bytes]) -> None:
+    hadoop["/photos/sub/b.png"] = b"b"
+    hadoop["/photos/sub/deep/empty.png"] = b""
+    hadoop["/photos-old/d.png"] = b"d"
+    MemoryHdfs.folders.add("/photos/nothing")
 
-    assert list(storage.list_files("memdirs://host/photos")) == [
-        storage.FileEntry("memdirs://host/photos/sub/b.png", "sub/b.png")
+    assert list(storage.list_files("hdfs://photos")) == [
+        storage.FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
+        storage.FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
     ]
+    assert names("hdfs://photos/sub/b.png") == ["b.png"]
+    assert names("hdfs://photos/nothing") == names("hdfs://none") == []
 
 
 def test_reads_from_another_file_system(memory: dict[str, bytes]) -> None:
