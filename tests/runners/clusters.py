@@ -2,15 +2,18 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +50,39 @@ _TASK_MANAGER = {
 }
 
 
+class Step(StrEnum):
+    """A step with a network, whose elements are counted."""
+
+    IMAGES = "Upscale"
+    TILES = "FanOut"
+
+
+# What stands in the name that Flink gives to all that it does in one go with such a step.
+_NAMED_BY_FLINK = {Step.IMAGES: "Upscale", Step.TILES: "ReadTile"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """An engine that runs.
 
     Attributes:
         options: with which a pipeline is submitted to it.
-        elements: how many elements each worker took in, in the jobs so far, by the engine's own
-            word.
+        elements: how many elements of a step each worker took in, in the jobs so far, by the
+            engine's own word.
         worker_pool: id of the process whose children do the work in Python.
+        spreads_few: whether each worker gets some of a few elements. Flink gave one of two task
+            managers all four tiles of an image; why is not known.
     """
 
     options: tuple[str, ...]
-    elements: Callable[[], Mapping[str, int]] = dict
+    elements: Callable[[Step], Mapping[str, int]] = lambda _: {}
     worker_pool: int = 0
+    spreads_few: bool = False
 
     @property
     def has_workers(self) -> bool:
         """Whether there are several, with counts of their own."""
-        return self.elements is not dict
+        return self.worker_pool != 0
 
 
 class _Processes:
@@ -156,16 +173,16 @@ def flink(folder: Path) -> Iterator[Cluster]:
             f"--parallelism={WORKERS}",
             *_external(pool),
         )
-        yield Cluster(options, lambda: _flink_elements(address), worker_pool)
+        yield Cluster(options, functools.partial(_flink_elements, address), worker_pool)
 
 
-def _flink_elements(address: str) -> Mapping[str, int]:
-    """Records that each task manager read for the step that upscales."""
+def _flink_elements(address: str, step: Step) -> Mapping[str, int]:
+    """Records that each task manager read for a step."""
     counts: Counter[str] = Counter()
     for job in _get(f"{address}/jobs")["jobs"]:
         vertices = f"{address}/jobs/{job['id']}/vertices"
         for vertex in _get(f"{address}/jobs/{job['id']}")["vertices"]:
-            if "Upscale" not in vertex["name"]:
+            if _NAMED_BY_FLINK[step] not in vertex["name"]:
                 continue
             for worker in _get(f"{vertices}/{vertex['id']}/taskmanagers")["taskmanagers"]:
                 counts[worker["taskmanager-id"]] += worker["metrics"]["read-records"]
@@ -233,7 +250,8 @@ def spark(folder: Path) -> Iterator[Cluster]:
             *(f"--job_server_jvm_property={value}" for value in _properties(of_job_server)),
             *_external(pool),
         )
-        yield Cluster(options, lambda: _spark_elements(processes, address), worker_pool)
+        elements = functools.partial(_spark_elements, processes, address)
+        yield Cluster(options, elements, worker_pool, spreads_few=True)
 
 
 def _spark_defaults() -> dict[str, str]:
@@ -243,8 +261,8 @@ def _spark_defaults() -> dict[str, str]:
     return {name: value.strip() for name, value in pairs}
 
 
-def _spark_elements(processes: _Processes, address: str) -> Mapping[str, int]:
-    """Records that each worker's executor read from shuffles: inputs, and then results."""
+def _spark_elements(processes: _Processes, address: str, step: Step) -> Mapping[str, int]:
+    """What each worker's executor gave to the network, by the metrics of Beam in Spark's tasks."""
 
     def are_complete() -> bool:
         attempts = [attempt for one in _get(address) for attempt in one["attempts"]]
@@ -257,9 +275,17 @@ def _spark_elements(processes: _Processes, address: str) -> Mapping[str, int]:
         for stage in _get(f"{one}/stages?status=complete"):
             tasks = f"{one}/stages/{stage['stageId']}/{stage['attemptId']}/taskList?length=1000"
             for task in _get(tasks):
-                read = task["taskMetrics"]["shuffleReadMetrics"]["recordsRead"]
-                counts[f"{application['id']} {task['executorId']}"] += read
+                worker = f"{application['id']} {task['executorId']}"
+                counts[worker] += sum(_inferences(task["accumulatorUpdates"], step))
     return counts
+
+
+def _inferences(metrics: Iterable[Mapping[str, str]], step: Step) -> Iterator[int]:
+    """Counts of what RunInference took in, from Beam's metrics as Spark has them: as text."""
+    for metric in metrics:
+        for labels, count in re.findall(r"\{([^{}]*)\}: (\d+)", metric.get("update", "")):
+            if "NAME=num_inferences" in labels and f"{step}-RunInference" in labels:
+                yield int(count)
 
 
 def prism() -> Cluster:

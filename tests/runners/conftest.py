@@ -1,5 +1,6 @@
 """Inputs of every kind, and what a run in this process makes of them."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -36,12 +37,25 @@ def photographs(
 
 
 @pytest.fixture(scope="session")
-def in_process(
-    tmp_path_factory: pytest.TempPathFactory, photographs: Path, tiny_weights: Path
+def with_giant(
+    tmp_path_factory: pytest.TempPathFactory,
+    photographs: Path,
+    photograph: Callable[..., Image.Image],
 ) -> Path:
-    """What the runner in this process leaves."""
+    """The same, and one image that takes several calls."""
+    folder = tmp_path_factory.mktemp("inputs") / "with-giant"
+    shutil.copytree(photographs, folder, symlinks=True)
+    photograph(2, 2400, 1200).save(folder / "giant.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def in_process(
+    tmp_path_factory: pytest.TempPathFactory, with_giant: Path, tiny_weights: Path
+) -> Path:
+    """What the runner in this process leaves, which spreads no image."""
     output = tmp_path_factory.mktemp("in-process") / "out"
-    runs.upscale(photographs, output, tiny_weights, shard_rows=30)
+    runs.upscale(with_giant, output, tiny_weights, oversize="tile", shard_rows=30)
     return output
 
 
