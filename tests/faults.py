@@ -51,6 +51,8 @@ _SECONDS_OF_CALL = 0.5
 RECORD = r"records/.*\.json"
 """The end of the path of a record, as a regular expression."""
 
+_FLIGHTS = "flights.jsonl"
+
 _CHUNK_BYTES = 16 * 1024
 
 # Within these a client has learned which engines there are.
@@ -231,6 +233,35 @@ class ServerFaults:
     answer_seconds: float = 0.2
 
 
+class _Flights:
+    """Notes which calls have no answer yet.
+
+    A call's answer that is about to be written counts as arrived.
+    """
+
+    def __init__(self, notes: Path) -> None:
+        self._notes = notes
+        self._begun = 0
+
+    @contextlib.contextmanager
+    def of(self, peer: str, data: Any) -> Iterator[Callable[[], None]]:
+        """The flight of a call; what is given ends it, if it has not ended with the block."""
+        number, self._begun = self._begun, self._begun + 1
+        is_request = data is not grpc.aio.EOF
+        request_id = generation.Request.FromString(data).request_id if is_request else ""
+        port = int(peer.rpartition(":")[2])
+        landed = functools.partial(self._note, {"call": number})
+        self._note({"call": number, "port": port, "request_id": request_id})
+        try:
+            yield landed
+        finally:
+            landed()
+
+    def _note(self, note: Mapping[str, Any]) -> None:
+        with self._notes.open("a") as file:
+            file.write(f"{json.dumps(note)}\n")
+
+
 class _FaultyCalls(grpc.aio.ServerInterceptor):
     """Stands before the calls of a server, and notes what each attempt met with."""
 
@@ -240,6 +271,7 @@ class _FaultyCalls(grpc.aio.ServerInterceptor):
         self._calls = 0
         self._attempts: Counter[str] = Counter()
         self._errors: Counter[str] = Counter()
+        self._flights = _Flights(notes.with_name(_FLIGHTS))
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
@@ -263,7 +295,8 @@ class _FaultyCalls(grpc.aio.ServerInterceptor):
         if fault is Fault.EMPTY_FIRST:
             await context.write(generation.Answer(answer_id="alive").SerializeToString())
         written, seconds = _WRITTEN.get(fault, _as_it_is), self._faults.answer_seconds
-        await answer(requests, _Interposed(context, data, written, seconds))
+        with self._flights.of(context.peer(), data) as landed:
+            await answer(requests, _Interposed(context, data, written, seconds, landed))
         if fault is Fault.UNAVAILABLE_AFTER:
             await _refuse(context, grpc.StatusCode.UNAVAILABLE)
 
@@ -308,11 +341,13 @@ class _Interposed:
         data: Any,
         written: Callable[[Any, bytes], Awaitable[None]],
         seconds: float,
+        landed: Callable[[], None],
     ) -> None:
         self._context = context
         self._unread = [data]
         self._written = written
         self._seconds = seconds
+        self._landed = landed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -322,6 +357,7 @@ class _Interposed:
 
     async def write(self, data: bytes) -> None:
         await asyncio.sleep(self._seconds)
+        self._landed()
         await self._written(self._context, data)
 
 
@@ -398,12 +434,31 @@ class Server:
 
     def faults(self) -> Counter[Fault]:
         """How many attempts met with each fault."""
-        lines = _notes(self.folder).read_text().splitlines()
-        return Counter(Fault(json.loads(line)["fault"]) for line in lines)
+        return Counter(Fault(note["fault"]) for note in _lines(_notes(self.folder)))
+
+    def attempts(self) -> Counter[str]:
+        """How many attempts there were of each request, by its id."""
+        return Counter(note["request_id"] for note in _lines(_notes(self.folder)))
+
+    def in_flight(self) -> list[tuple[int, str]]:
+        """Of each call that has no answer yet, its client's port and the request's id."""
+        flights: dict[int, tuple[int, str]] = {}
+        for note in _lines(self.folder / _FLIGHTS):
+            if "port" in note:
+                flights[note["call"]] = note["port"], note["request_id"]
+            else:
+                flights.pop(note["call"], None)
+        return list(flights.values())
 
 
 def _notes(folder: Path) -> Path:
     return folder / "attempts.jsonl"
+
+
+def _lines(notes: Path) -> list[dict[str, Any]]:
+    """What was noted by now, without a line that is being written."""
+    text = notes.read_text() if notes.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 @contextlib.contextmanager

@@ -70,11 +70,14 @@ class Cluster:
         elements: how many elements of a step each worker took in, in the jobs so far, by the
             engine's own word.
         worker_pool: id of the process whose children do the work in Python.
+        spreads_few: whether each worker gets some of a few elements. Flink gave one of two task
+            managers all four tiles of an image; why is not known.
     """
 
     options: tuple[str, ...]
     elements: Callable[[Step], Mapping[str, int]] = lambda _: {}
     worker_pool: int = 0
+    spreads_few: bool = False
 
     @property
     def has_workers(self) -> bool:
@@ -247,7 +250,8 @@ def spark(folder: Path) -> Iterator[Cluster]:
             *(f"--job_server_jvm_property={value}" for value in _properties(of_job_server)),
             *_external(pool),
         )
-        yield Cluster(options, functools.partial(_spark_elements, processes, address), worker_pool)
+        elements = functools.partial(_spark_elements, processes, address)
+        yield Cluster(options, elements, worker_pool, spreads_few=True)
 
 
 def _spark_defaults() -> dict[str, str]:

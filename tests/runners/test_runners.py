@@ -85,9 +85,10 @@ def test_command_leaves_the_bytes_of_the_runner_in_this_process(
         assert_two_workers_had_a_share(taken(Step.IMAGES, before, cluster))
         assert_two_workers_had_a_share(runs.workers_of(tmp_path / "out"))
         tiles = taken(Step.TILES, before, cluster)
-        assert_two_workers_had_a_share(tiles)
         # All of them are of one image.
         assert tiles.total() == rows["giant.png"].calls
+        if cluster.spreads_few:
+            assert_two_workers_had_a_share(tiles)
 
 
 # The command has been on all three; that pipelines begin as well does not depend on the engine.
