@@ -58,7 +58,7 @@ clients: install-dev ## install and build the clients of the API that the slow t
 	@$(VENV)/python tests/clients/set_up.py
 
 .PHONY: runners
-runners: install-dev ## fetch Flink, Spark, Beam's job servers, Prism and a fake of GCS, for the slow tests
+runners: install-dev ## fetch Flink, Spark, Beam's job servers, Prism, HDFS and a fake of GCS, for the slow tests
 	@$(VENV)/python tests/runners/fetch.py
 
 .PHONY: protos

@@ -217,3 +217,15 @@ def tree(output: Path) -> dict[str, str]:
         for path in sorted(output.rglob("*"))
         if path.is_file() and "telemetry" not in path.parts
     }
+
+
+def copy(source: str, target: str) -> None:
+    """Copies all files below a folder, on any file system."""
+    for entry in list(storage.list_below(source)):
+        storage.write(storage.join(target, entry.name), storage.read(entry.uri))
+
+
+def without_places(output: Path) -> list[object]:
+    """The rows of a manifest, without where their inputs stand."""
+    found = sorted(rows(output).items())
+    return [(name, dataclasses.replace(row, input_id="", source_uri="")) for name, row in found]

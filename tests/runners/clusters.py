@@ -1,8 +1,9 @@
-"""Engines on this machine: each a few processes on free ports of the loopback interface."""
+"""Engines and HDFS on this machine: a few processes each, on free ports of its loopback."""
 
 import contextlib
 import dataclasses
 import functools
+import getpass
 import json
 import os
 import re
@@ -291,6 +292,49 @@ def _inferences(metrics: Iterable[Mapping[str, str]], step: Step) -> Iterator[in
 def prism() -> Cluster:
     """Prism, which a run starts and ends by itself, and which has no workers of its own."""
     return Cluster(("--runner=PrismRunner", f"--prism_location={fetch.PRISM}"))
+
+
+@contextlib.contextmanager
+def hdfs(folder: Path) -> Iterator[tuple[str, ...]]:
+    """HDFS: a NameNode and a DataNode, both empty; gives the options of Beam that reach it."""
+    web = free_port()
+    settings = {
+        "fs.defaultFS": f"hdfs://127.0.0.1:{free_port()}",
+        "hadoop.tmp.dir": str(folder / "tmp"),
+        "dfs.namenode.http-address": f"127.0.0.1:{web}",
+        "dfs.datanode.address": f"127.0.0.1:{free_port()}",
+        "dfs.datanode.http.address": f"127.0.0.1:{free_port()}",
+        "dfs.datanode.ipc.address": f"127.0.0.1:{free_port()}",
+        "dfs.datanode.hostname": "127.0.0.1",
+        "dfs.replication": "1",
+    }
+    for name in ("hdfs", "datanode"):
+        # The pages that Hadoop's package has for browsers are looked for, and not needed.
+        (folder / "webapps" / name).mkdir(parents=True)
+
+    def java(main: str, *arguments: str) -> list[Path | str]:
+        # Its web server was written before Java 17.
+        opened = ["--add-opens", "java.base/java.lang=ALL-UNNAMED"]
+        classes = ["-cp", f"{folder}{os.pathsep}{fetch.HDFS}/*"]
+        values = [word for name, value in settings.items() for word in ("-D", f"{name}={value}")]
+        server = f"org.apache.hadoop.hdfs.server.{main}"
+        return [_java(), *opened, "-Xmx256m", *classes, server, *values, *arguments]
+
+    formatting = list(map(str, java("namenode.NameNode", "-format", "-nonInteractive")))
+    subprocess.run(formatting, cwd=folder, check=True, capture_output=True, timeout=_PATIENCE)
+    with _Processes(folder) as processes:
+        processes.start("name-node", *java("namenode.NameNode"))
+        processes.start("data-node", *java("datanode.DataNode"))
+        state = f"http://127.0.0.1:{web}/jmx?qry=Hadoop:service=NameNode,name=FSNamesystemState"
+
+        def are_ready() -> bool:
+            [found] = _field(state, "beans") or [{}]
+            return found.get("NumLiveDataNodes") == 1 and found.get("FSState") == "Operational"
+
+        processes.wait("HDFS with its DataNode", are_ready)
+        # Who started it may do everything.
+        user = getpass.getuser()
+        yield "--hdfs_host=127.0.0.1", f"--hdfs_port={web}", f"--hdfs_user={user}"
 
 
 def _start_pool(processes: _Processes, port: int) -> int:

@@ -1,9 +1,9 @@
-"""Fetches and builds the runners that the tests run, and a store: `make runners`.
+"""Fetches and builds the runners that the tests run, and two stores: `make runners`.
 
 Prism and a fake of Google Cloud Storage come from their Go modules, Flink and Spark from their
-Python packages, and Beam's job servers for them from Maven. Versions and hashes stand in the files
-beside this one (Maven compares the registry's checksums); registries and mirrors are those that
-each of the clients is set up for.
+Python packages, and Beam's job servers for them and HDFS from Maven. Versions and hashes stand in
+the files beside this one (Maven compares the registry's checksums); registries and mirrors are
+those that each of the clients is set up for.
 """
 
 import os
@@ -21,6 +21,7 @@ PRISM = OUT / "prism"
 GCS = OUT / "gcs"
 FLINK_JOB_SERVER = OUT / "flink" / "flink-job-server.jar"
 SPARK_JOB_SERVER = OUT / "spark" / "spark-job-server.jar"
+HDFS = OUT / "hdfs" / "lib"
 
 # What the Go modules beside this file are there for, by the names of their folders.
 _GO_PACKAGES = {
@@ -37,7 +38,7 @@ def fetch() -> None:
     """Does what is missing; without anything to do it takes no time."""
     for program, why in (
         ("go", "builds Prism and the store"),
-        ("mvn", "fetches Beam's job servers"),
+        ("mvn", "fetches Beam's job servers and HDFS"),
     ):
         if shutil.which(program) is None:
             raise SetUpError(f"there is no {program}, which {why}")
@@ -46,8 +47,8 @@ def fetch() -> None:
     for name in _GO_PACKAGES:
         pins = [HERE / name / "go.mod", HERE / name / "go.sum"]
         _once(name, pins, lambda name=name: _build_with_go(name))
-    for engine in ("flink", "spark"):
-        _once(engine, [HERE / engine / "pom.xml"], lambda engine=engine: _build_job_server(engine))
+    for name in ("flink", "spark", "hdfs"):
+        _once(name, [HERE / name / "pom.xml"], lambda name=name: _build_with_maven(name))
 
 
 def _once(name: str, sources: Sequence[Path], make: Callable[[], None]) -> None:
@@ -85,10 +86,10 @@ def _build_with_go(name: str) -> None:
     _succeed("go", "build", "-mod=readonly", "-o", OUT / name, package, folder=HERE / name)
 
 
-def _build_job_server(engine: str) -> None:
-    shutil.rmtree(OUT / engine, ignore_errors=True)
+def _build_with_maven(name: str) -> None:
+    shutil.rmtree(OUT / name, ignore_errors=True)
     flags = ["--batch-mode", "--quiet", "--strict-checksums", "--no-transfer-progress"]
-    _succeed("mvn", *flags, "package", folder=HERE / engine)
+    _succeed("mvn", *flags, "package", folder=HERE / name)
 
 
 def _succeed(*command: Path | str, folder: Path) -> None:

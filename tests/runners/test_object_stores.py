@@ -1,6 +1,5 @@
 """Datasets on object stores that fail: the same end result, and nothing done twice."""
 
-import dataclasses
 import functools
 import os
 import signal
@@ -16,7 +15,16 @@ from apache_beam.utils import retry
 from faults import RECORD, act_after
 from object_stores import ObjectStore
 from PIL import Image
-from runs import command_elsewhere, quick, rows, signal_after, tree, upscale, workers_of
+from runs import (
+    command_elsewhere,
+    copy,
+    quick,
+    signal_after,
+    tree,
+    upscale,
+    without_places,
+    workers_of,
+)
 
 from beam_upscale import storage
 
@@ -79,18 +87,6 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         storage.configure(store.options)
         yield store
     storage.configure(())
-
-
-def copy(source: str, target: str) -> None:
-    """Copies all files below a folder."""
-    for entry in list(storage.list_below(source)):
-        storage.write(storage.join(target, entry.name), storage.read(entry.uri))
-
-
-def without_places(output: Path) -> list[object]:
-    """The rows of a manifest, without where their inputs stand."""
-    found = sorted(rows(output).items())
-    return [(name, dataclasses.replace(row, input_id="", source_uri="")) for name, row in found]
 
 
 @pytest.mark.parametrize(

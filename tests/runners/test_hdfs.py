@@ -1,0 +1,144 @@
+"""Datasets on a real HDFS: the bytes of a local run, whatever is killed."""
+
+import functools
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import clusters
+import fetch
+import pytest
+from faults import RECORD
+from PIL import Image
+from runs import (
+    command_elsewhere,
+    copy,
+    processes,
+    quick,
+    signal_after,
+    tree,
+    upscale,
+    without_places,
+)
+
+from beam_upscale import storage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+SHARD_ROWS = 4
+KILLS = 5
+WHOLE = {b"a" * (1 << 20), b"b" * (1 << 21)}
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...]]:
+    """Beam's options for an HDFS, which this process too finds."""
+    if not fetch.HDFS.exists():
+        pytest.fail(f"{fetch.HDFS} is not there: run make runners")
+    with clusters.hdfs(tmp_path_factory.mktemp("hdfs")) as options:
+        storage.configure(options)
+        yield options
+    storage.configure(())
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+    """Pictures in folders, names that URLs would be misread by, and files that are no pictures."""
+    folder = tmp_path / "in"
+    names = ["0.png", "more/1.png", "more/deep/2 #%41?&+;[3].png", "f\u00fcr \u2603.png", "4.png"]
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photograph(number, 20 + number, 14).save(path)
+    (folder / "text.jpg").write_text("not an image")
+    (folder / "more" / "empty.png").write_bytes(b"")
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["files", "parquet"])
+def test_runs_leave_what_local_ones_do(
+    tmp_path: Path, options: Sequence[str], inputs: Path, tiny_weights: Path, layout: str
+) -> None:
+    local, fetched = tmp_path / "local", tmp_path / "fetched"
+    source, output = f"hdfs://test/{layout}/in", f"hdfs://test/{layout}/out"
+    upscale(inputs, local, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+    storage.configure(options)
+    copy(str(inputs), source)
+    command = functools.partial(command_elsewhere, tmp_path)
+    settings = ["--layout", layout, "--shard-rows", str(SHARD_ROWS), "--", *options]
+    run = functools.partial(command, "run", source, output, *quick(tiny_weights), *settings)
+
+    killed = run(prepare=functools.partial(signal_after, RECORD, 3))
+    left = [entry.name for entry in storage.list_below(output)]
+    finished = run()
+    versions = results(output)
+    again = run()
+    verified = command("verify", output, "--", *options)
+    copy(output, str(fetched))
+
+    assert killed.code == -signal.SIGKILL, killed
+    assert [name for name in left if name.startswith(("data/", "manifest/"))] == []
+    assert len([name for name in left if name.startswith(".staging/records/")]) == 3
+    assert (finished.code, again.code, verified.code) == (0, 0, 0), (finished, again, verified)
+    assert results(output) == versions
+    assert without_places(fetched) == without_places(local)
+    images = {name: digest for name, digest in tree(local).items() if name.startswith("images/")}
+    assert images.items() <= tree(fetched).items()
+    assert bool(images) == (layout == "files")
+    assert not (fetched / ".staging").exists()
+
+
+def results(output: str) -> dict[str, tuple[object, ...]]:
+    """The versions of all that a run without news is not to write."""
+    return {
+        entry.name: storage.version(entry.uri)
+        for entry in storage.list_below(output)
+        if entry.name.startswith(("images/", "data/", "manifest/"))
+    }
+
+
+def replace_without_end(uri: str, options: Sequence[str]) -> None:
+    """Writes one file after the other under one name."""
+    storage.configure(options)
+    for data in itertools.cycle(sorted(WHOLE)):
+        storage.write(uri, data, "hdfs://test/partial")
+
+
+def test_a_file_that_is_replaced_is_there_at_every_moment(options: Sequence[str]) -> None:
+    uri = "hdfs://test/replaced/run.json"
+    storage.write(uri, min(WHOLE))
+    seen, is_over = [], threading.Event()
+
+    def look() -> None:
+        while not is_over.is_set():
+            names = [entry.name for entry in storage.list_below("hdfs://test/replaced")]
+            seen.append(storage.exists(uri) and names == ["run.json"])
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    try:
+        for _ in range(KILLS):
+            writer = processes.Process(target=replace_without_end, args=(uri, options))
+            writer.start()
+            before = storage.version(uri)
+            wait_until(lambda before=before: storage.version(uri) != before)
+            time.sleep(0.01)
+            writer.kill()
+            writer.join()
+            assert storage.read(uri) in WHOLE
+    finally:
+        is_over.set()
+        looker.join()
+    assert set(seen) == {True}
+    storage.delete("hdfs://test/partial")
+    assert list(storage.list_below("hdfs://test/partial")) == []
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not is_so():
+        assert time.monotonic() < end
+        time.sleep(0.01)
