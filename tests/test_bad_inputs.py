@@ -208,6 +208,7 @@ def test_weights_without_read_permission_are_a_mistake_in_the_settings(
     assert not (public / "out").exists()
 
 
+@pytest.mark.slow
 def test_output_that_may_not_be_written_ends_the_run_with_one_line(
     inputs: Path, public: Path
 ) -> None:

@@ -267,7 +267,8 @@ def test_budget_is_spent_to_the_last_call_and_never_beyond(
     assert tree(output) == after_first
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 4])
 def test_budget_holds_where_calls_fail_and_the_client_is_killed(
     tmp_path: Path, failing_service: Server, images: Path, workers: int
 ) -> None:

@@ -13,7 +13,7 @@ from apache_beam.testing.util import assert_that, equal_to
 import beam_upscale as bu
 from beam_upscale.local_runner import new_pipeline
 
-ELEMENTS = 150
+ELEMENTS = 40
 
 
 class Slow:
@@ -49,8 +49,8 @@ def pipeline_of_ones_own(weights: Path) -> beam.Pipeline:
 def test_what_is_sent_while_it_is_written_arrives_whole(
     tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, is_ones_own: bool
 ) -> None:
-    # As Beam has it, whatever was run before.
-    monkeypatch.setattr(worker_handlers, "DATA_BUFFER_TIME_LIMIT_MS", 1000)
+    # As Beam has it, but ten times as often, and whatever was run before.
+    monkeypatch.setattr(worker_handlers, "DATA_BUFFER_TIME_LIMIT_MS", 100)
     pipeline = pipeline_of_ones_own(tiny_weights) if is_ones_own else new_pipeline([], workers=2)
     workers_by_key = (
         pipeline

@@ -34,6 +34,9 @@ IMAGES = 12
 SHARD_ROWS = 5
 # Where packed images are not looked at, one layout that packs them stands for the others.
 FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
+FILES_OR_SLOWLY_PACKED = pytest.mark.parametrize(
+    "layout", ["files", pytest.param("parquet", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture
@@ -207,7 +210,7 @@ def test_rerun_takes_over_columns_and_makes_no_image_again(
     assert changed == again == run_into(tmp_path / "fresh")
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_columns_that_were_changed_back_before_they_were_committed_are_as_they_were(
     tmp_path: Path,
     inputs: Path,
@@ -238,7 +241,7 @@ def test_columns_that_were_changed_back_before_they_were_committed_are_as_they_w
     assert tree(output) == tree(fresh)
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_what_is_refused_no_more_is_done(
     tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
 ) -> None:
@@ -360,7 +363,10 @@ def test_budget_admits_the_same_inputs_after_a_run_that_ended_early(
 
 @pytest.mark.parametrize(
     ("limit", "text"),
-    [(FailureLimit(count=3), "3"), (FailureLimit(percent=10), "10%")],
+    [
+        (FailureLimit(count=3), "3"),
+        pytest.param(FailureLimit(percent=10), "10%", marks=pytest.mark.slow),
+    ],
 )
 def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
     tmp_path: Path,

@@ -92,7 +92,9 @@ def test_folder_structure_is_kept(tmp_path: Path, photographs: Path, tiny_weight
     assert images == {f"{n:02}.png" if n % 2 == 0 else f"more/{n:02}.png" for n in range(12)}
 
 
-@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
+@pytest.mark.parametrize(
+    "layout", ["files", "parquet", pytest.param("webdataset", marks=pytest.mark.slow)]
+)
 def test_order_and_parallelism_change_nothing(
     tmp_path: Path,
     photographs: Path,

@@ -402,6 +402,7 @@ def test_field_that_carries_images_is_asked_for_before_anything_runs(
         build(read, step("Upscale", **quick), dropping, write)
 
 
+@pytest.mark.slow
 def test_image_that_was_changed_on_the_way_stops_the_run(
     tmp_path: Path, photographs: Path, quick: dict[str, Any]
 ) -> None:

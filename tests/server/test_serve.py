@@ -110,6 +110,7 @@ def test_the_command_serves_until_it_is_asked_to_stop(
     assert "WARNING" in levels and "ERROR" not in levels
 
 
+@pytest.mark.slow
 def test_a_command_that_is_stopped_finishes_what_was_begun(
     tmp_path: Path, tiny_weights: Path, image: bytes
 ) -> None:

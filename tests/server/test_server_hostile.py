@@ -492,6 +492,7 @@ def test_a_call_of_no_method_ends_nothing_behind_the_web_port_either(attacked: A
     attacked.require_served()
 
 
+@pytest.mark.slow
 def test_http2_that_is_none_ends_its_connection_only(attacked: Attacked) -> None:
     broken = {
         "header block": opening() + frame(HEADERS, END_HEADERS, 1, b"\xff" * 50),
@@ -700,6 +701,7 @@ def require_all_closed(
     assert {name for name, future in closed.items() if not future.result()} == set()
 
 
+@pytest.mark.slow
 def test_connections_that_send_a_byte_a_second_are_closed(attacked: Attacked) -> None:
     require_all_closed(attacked, attacked.port, SLOW, attacked.require_served)
 

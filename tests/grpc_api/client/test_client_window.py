@@ -65,6 +65,7 @@ print("left", pending[0].wait(0.5), flush=True)
 EXPECTED_LOGS = ("apitools", "fork_posix.cc")
 
 
+@pytest.mark.slow
 def test_a_process_may_be_forked_before_its_first_call_and_ended_whenever() -> None:
     held = Held()
     with service_with(answer, answer, answer, held) as service:
