@@ -92,7 +92,7 @@ def test_command_leaves_the_bytes_of_the_runner_in_this_process(
 
 
 # The command has been on all three; that pipelines begin as well does not depend on the engine.
-@pytest.mark.parametrize("cluster", ["prism"], indirect=True)
+@pytest.mark.parametrize("cluster", ["spark"], indirect=True)
 def test_pipeline_leaves_the_bytes_of_the_runner_in_this_process(
     tmp_path: Path, cluster: clusters.Cluster, photographs: Path, tiny_weights: Path
 ) -> None:
