@@ -691,11 +691,27 @@ def test_a_staged_result_holds_and_beats_a_committed_one(
     assert not found.committed
 
 
+@pytest.mark.parametrize(
+    ("made", "stands", "spent"),
+    [
+        pytest.param({"credits": Decimal("0.2")}, {}, "0.2", id="as it was made"),
+        pytest.param(
+            {"billed_credits": Decimal("0.2"), "request_ids": ("since",)},
+            {"billed_credits": Decimal("0.4"), "request_ids": ("before", "since")},
+            "0.4",
+            id="with what was billed before",
+        ),
+    ],
+)
 def test_a_record_of_what_is_committed_is_that_result(
-    picture: SourceImage, dataset: DatasetFolder
+    picture: SourceImage,
+    dataset: DatasetFolder,
+    made: dict[str, Any],
+    stands: dict[str, Any],
+    spent: str,
 ) -> None:
-    row = upscaled(picture, credits=Decimal("0.2"))
-    image = with_committed(picture, row, dataset)
+    row = upscaled(picture, **made)
+    image = with_committed(picture, dataclasses.replace(row, **stands), dataset)
     # A run that is stopped leaves the records of shards that it has committed.
     put_aside(dataset, row)
 
@@ -704,22 +720,7 @@ def test_a_record_of_what_is_committed_is_that_result(
     assert found.committed
     # Its price stands in the shard, and is not to be counted twice.
     assert claim(found, RULES, shared_pool()).credits == 0
-    assert committed(dataset.root) == Decimal("0.2")
-
-
-def test_what_was_billed_before_stands_in_the_shard_with_what_was_billed_since(
-    picture: SourceImage, dataset: DatasetFolder
-) -> None:
-    row = upscaled(picture, billed_credits=Decimal("0.2"), request_ids=("since",))
-    both = dataclasses.replace(row, billed_credits=Decimal("0.4"), request_ids=("before", "since"))
-    image = with_committed(picture, both, dataset)
-    put_aside(dataset, row)
-
-    found = find(image, dataset)
-
-    assert found.committed
-    assert claim(found, RULES, shared_pool()).credits == 0
-    assert committed(dataset.root) == Decimal("0.4")
+    assert committed(dataset.root) == Decimal(spent)
 
 
 def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
