@@ -18,7 +18,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+INSTALLER = Path(__file__).resolve()
+ROOT = INSTALLER.parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 # Copies of what was installed from: equal to the files in the checkout, there is nothing to do.
@@ -27,6 +28,13 @@ INSTALLER_LOCK = ROOT / ".ci" / "requirements-installer.lock"
 BUILD_LOCK = ROOT / ".ci" / "requirements-build.lock"
 RUN_LOCK = ROOT / "requirements.lock"
 PROJECT = ROOT / "pyproject.toml"
+
+# Compiled at installation: where PYTHONDONTWRITEBYTECODE is set, as in many container images, each
+# process would otherwise compile PyTorch and Beam anew, which takes longer than its work. pip does
+# it unasked, uv for all of `.venv`, also for what was installed before.
+COMPILED = ["--compile-bytecode"]
+# This checkout is compiled too, after each change.
+OWN_CODE = ["beam_upscale", "pipelines", "benchmarks", "tests"]
 
 # The build backends are locked and installed first, so that the few source packages are built by
 # known versions of them. `pyvips` then finds no compiler set-up and stays pure Python, which is
@@ -148,9 +156,15 @@ def install(lock: Path) -> None:
     Other locks hold the same versions as the run-time lock, and more, so that one which is
     current along with the run-time lock needs nothing.
     """
-    sources = (BUILD_LOCK, PROJECT, RUN_LOCK, lock)
-    if is_current(*sources):
-        return
+    sources = (INSTALLER, BUILD_LOCK, PROJECT, RUN_LOCK, lock)
+    if not is_current(*sources):
+        install_lock(lock)
+        mark_current(*sources)
+    compile_own_code()
+
+
+def install_lock(lock: Path) -> None:
+    """Installs what `lock` lists and this checkout."""
     create_venv()
     say("installing uv and the build backends")
     if not pip_install_lock(BUILD_LOCK):
@@ -162,9 +176,13 @@ def install(lock: Path) -> None:
         say("uv cannot be had here; pip does its work, more slowly")
     say(f"installing {lock.name}; PyTorch alone is some gigabytes the first time")
     for arguments in ([*LOCKED, lock], EDITABLE):
-        if not uv("pip", "install", *arguments) and not pip("install", *arguments):
+        if not uv("pip", "install", *COMPILED, *arguments) and not pip("install", *arguments):
             raise SetUpError(f"neither uv nor pip could install {lock.name}: see above")
-    mark_current(*sources)
+
+
+def compile_own_code() -> None:
+    """Compiles the files of this checkout that changed since they were last compiled."""
+    run(PYTHON, "-m", "compileall", "-q", *OWN_CODE)
 
 
 def main(arguments: list[str]) -> int:
