@@ -127,6 +127,24 @@ def replace(source: str, target: str) -> None:
         )
 
 
+def rename(source: str, target: str) -> bool:
+    """Renames a file, unless the new name is taken; whether it was renamed.
+
+    Args:
+        source: its URI.
+        target: the new one; missing folders are made.
+
+    Raises:
+        OSError: as `open_read`.
+        Exception: of the client, for anything else.
+    """
+    client, path = _client(source)
+    _, destination = _client(target)
+    with _os_errors():
+        client.makedirs(posixpath.dirname(destination))
+        return bool(client._rename(path, destination=destination).json()["boolean"])
+
+
 def _client(uri: str) -> tuple[Any, str]:
     """The client that Beam's options set up, and a URI's path on its server."""
     filesystem = FileSystems.get_filesystem(uri)

@@ -28,12 +28,16 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import hadoop_files, http_files
+from beam_upscale import conditional_files, hadoop_files, http_files
+from beam_upscale.conditional_files import ConditionalStore, Guard
 from beam_upscale.errors import ErrorCode, ImageError
 
 _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
+
+# What file systems without hard links say, such as FAT.
+_NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
 # A file for another file system waits in memory up to this size, beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
@@ -270,7 +274,9 @@ def sha256(uri: str) -> str:
 
 
 @contextlib.contextmanager
-def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
+def publish(
+    uri: str, partial_folder: str | None = None, guard: Guard | None = None
+) -> Iterator[IO[bytes]]:
     """Opens a file that appears under its name whole or not at all.
 
     A second writer of the same bytes does no harm: whoever closes last replaces the file with
@@ -280,14 +286,18 @@ def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
         uri: the final name; missing folders are made.
         partial_folder: where a local file, or one on HDFS, is written before it is renamed, on the
             same disk; its own folder by default. What a killed process leaves behind lies there.
+        guard: what the file appears within, or not at all; None for a file that is no one else's.
+            See `conditional_files.put` for stores that do not rename.
 
     Yields:
-        A binary file. When the block raises, nothing appears.
+        A binary file. When the block or the guard raises, nothing appears.
     """
+    store = None if guard is None else conditional_files.store_of(uri)
+    guard = guard or contextlib.nullcontext
     if is_local(uri):
         path = _local_path(uri)
         folder = path.parent if partial_folder is None else _local_path(partial_folder)
-        with _publish_local(path, folder) as file:
+        with _publish_local(path, folder, guard) as file:
             yield file
         return
     # Closing a file there publishes it, and Python closes what an exception leaves behind: the
@@ -299,9 +309,13 @@ def publish(uri: str, partial_folder: str | None = None) -> Iterator[IO[bytes]]:
             # Seen while it is written.
             temporary = join(partial_folder or uri.rpartition("/")[0], _partial_name())
             _copy(file, temporary)
-            hadoop_files.replace(temporary, uri)
+            with guard():
+                hadoop_files.replace(temporary, uri)
+        elif store is not None:
+            conditional_files.put(store, uri, file, guard)
         else:
-            _copy(file, uri)
+            with guard():
+                _copy(file, uri)
 
 
 def _partial_name() -> str:
@@ -315,7 +329,7 @@ def _copy(file: IO[bytes], uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _publish_local(path: Path, partial_folder: Path) -> Iterator[IO[bytes]]:
+def _publish_local(path: Path, partial_folder: Path, guard: Guard) -> Iterator[IO[bytes]]:
     for folder in (path.parent, partial_folder):
         folder.mkdir(parents=True, exist_ok=True)
     temporary = partial_folder / _partial_name()
@@ -324,16 +338,99 @@ def _publish_local(path: Path, partial_folder: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        with guard():
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def write(uri: str, data: bytes, partial_folder: str | None = None) -> None:
+def write(
+    uri: str, data: bytes, partial_folder: str | None = None, guard: Guard | None = None
+) -> None:
     """Publishes a file of these bytes; see `publish`."""
-    with publish(uri, partial_folder) as file:
+    with publish(uri, partial_folder, guard) as file:
         file.write(data)
+
+
+def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
+    """Creates a file, unless there is one; it appears whole or not at all, and is durable.
+
+    Args:
+        uri: the file's, of a local disk or any of Beam's file systems. On those that have neither
+            conditions nor a rename (none that Beam brings) it is looked for first.
+        data: its content, different for each that may create it: where the file is there with
+            exactly this content, an earlier attempt of the same caller has made it.
+        partial_folder: where it is written first, on a local disk and on HDFS; by default the
+            file's own folder.
+
+    Returns:
+        Whether the file is the caller's.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    folder = partial_folder or uri.rpartition("/")[0]
+    store = conditional_files.store_of(uri)
+    if is_local(uri):
+        created = _create_local(_local_path(uri), _local_path(folder), data)
+    elif hadoop_files.is_hdfs(uri):
+        created = _create_hdfs(uri, folder, data)
+    elif store is not None:
+        with io.BytesIO(data) as file:
+            created = store.write(uri, file, None)
+    else:
+        created = not exists(uri)
+        if created:
+            write(uri, data)
+    return created or _reads(uri, data)
+
+
+def _reads(uri: str, data: bytes) -> bool:
+    try:
+        return read(uri) == data
+    except ImageError:
+        return False
+
+
+def _create_local(path: Path, folder: Path, data: bytes) -> bool:
+    for each in (path.parent, folder):
+        each.mkdir(parents=True, exist_ok=True)
+    temporary = folder / _partial_name()
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        return _link(temporary, path, data)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(temporary: Path, path: Path, data: bytes) -> bool:
+    """Gives a file a second name, unless that is taken; a rename would replace."""
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with contextlib.suppress(FileExistsError), path.open("xb") as file:
+            file.write(data)
+            return True
+        return False
+    return True
+
+
+def _create_hdfs(uri: str, folder: str, data: bytes) -> bool:
+    temporary = join(folder, _partial_name())
+    with io.BytesIO(data) as file:
+        _copy(file, temporary)
+    if hadoop_files.rename(temporary, uri):
+        return True
+    FileSystems.delete([temporary])
+    return False
 
 
 def list_files(pattern: str) -> Iterator[FileEntry]:
@@ -490,8 +587,32 @@ def list_below(folder: str) -> Iterator[FileEntry]:
         yield FileEntry(path, path.removeprefix(folder).lstrip("/"))
 
 
-def delete(uri: str) -> None:
-    """Removes a file or a whole folder; nothing happens when there is none."""
+def delete(uri: str, guard: Guard | None = None) -> None:
+    """Removes a file or a whole folder; nothing happens when there is none.
+
+    Args:
+        uri: the file or the folder.
+        guard: what it is removed within; where it raises, nothing is removed. On stores with
+            conditions only what was seen before the guard was asked is removed.
+    """
+    store = None if guard is None else conditional_files.store_of(uri)
+    guard = guard or contextlib.nullcontext
+    if store is not None:
+        seen = itertools.chain(store.versions_below(join(uri, "")), _seen(store, uri))
+        while some := list(itertools.islice(seen, _DELETED_TOGETHER)):
+            conditional_files.delete_seen(store, some, guard)
+        return
+    with guard():
+        _delete(uri)
+
+
+def _seen(store: ConditionalStore, uri: str) -> Iterator[tuple[str, str]]:
+    version = store.version(uri)
+    if version is not None:
+        yield uri, version
+
+
+def _delete(uri: str) -> None:
     if hadoop_files.is_hdfs(uri):
         FileSystems.delete([uri])
         return
