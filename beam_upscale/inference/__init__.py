@@ -9,7 +9,10 @@ from typing import Any
 
 from beam_upscale.inference.elements import (
     METRICS,
+    Booking,
+    Fate,
     Inference,
+    PaidCall,
     PendingInference,
     Tile,
     TiledImage,
@@ -21,9 +24,12 @@ from beam_upscale.local_models import LocalEsrgan, LocalLatent, LocalModel
 
 __all__ = [
     "METRICS",
+    "Booking",
     "EsrganHandler",
+    "Fate",
     "Inference",
     "LatentHandler",
+    "PaidCall",
     "PendingInference",
     "Tile",
     "TiledImage",
