@@ -22,8 +22,9 @@ from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
-from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.errors import BeamUpscaleError, HoldLostError
 from beam_upscale.formats import InputFormat
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_runner import is_local
 from beam_upscale.manifest import Status
@@ -372,6 +373,14 @@ _RUN_OPTIONS = (
         type=_POSITIVE,
         help="Parallel workers of the local runner. [default: what suits the device]",
     ),
+    click.option(
+        "--lease-seconds",
+        type=click.FloatRange(min=1),
+        default=DEFAULT_LEASE_SECONDS,
+        show_default=True,
+        help="Without a sign of life after which another run may take OUTPUT over, where that is "
+        "not on a disk of this machine or the run is not in this process.",
+    ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
     click.option("--debug", is_flag=True, help="Beam's log, and tracebacks."),
@@ -525,6 +534,7 @@ def run_command(
     max_failures: FailureLimit | None,
     overwrite: bool,
     workers: int | None,
+    lease_seconds: float,
     strict: bool,
     quiet: bool,
     debug: bool,
@@ -554,6 +564,7 @@ def run_command(
         input_format=input_format,
         image_column=image_column,
         beam_options=beam_options,
+        lease_seconds=lease_seconds,
     )
     with ProgressLine(err, shown=err.is_terminal and not quiet) as line:
 
@@ -945,6 +956,8 @@ def main() -> None:
         _fail(f"{error.format_message()} (see {command} --help)", _EXIT_USAGE)
     except click.Abort:
         _fail("interrupted", _EXIT_INTERRUPTED)
+    except HoldLostError as error:
+        _fail(str(error), _EXIT_FAILED, at_once=True)
     except BeamUpscaleError as error:
         _fail(str(error), _EXIT_USAGE)
     except KeyboardInterrupt:

@@ -175,8 +175,13 @@ def stop_reason(dataset: DatasetFolder) -> str | None:
 
 def clear_stop(dataset: DatasetFolder) -> None:
     """Forgets an earlier request."""
+    forget_stop(dataset)
+    dataset.delete(dataset.stop_file)
+
+
+def forget_stop(dataset: DatasetFolder) -> None:
+    """Has this process forget a request; its file has gone with the run, or stays for others."""
     _stopped.discard(dataset.root)
-    storage.delete(dataset.stop_file)
 
 
 class HeedStop(beam.DoFn):

@@ -15,15 +15,17 @@ staged record, and its image is durable under its final name (layout files) or i
 folder (the layouts that pack images into shards).
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 from collections.abc import Container, Iterator, Mapping
+from contextlib import AbstractContextManager
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -31,6 +33,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS, Hold, Kind, new_token, of_pipeline
 from beam_upscale.manifest import (
     Row,
     Totals,
@@ -41,6 +44,9 @@ from beam_upscale.manifest import (
     totals,
 )
 from beam_upscale.sorted_map import SortedMap
+
+# The folder, below the staging folder, of runs' holds on the output.
+HOLDS = "hold"
 
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
@@ -160,15 +166,68 @@ def shard_name(shard: int) -> str:
     return f"{shard:06d}"
 
 
+@contextlib.contextmanager
+def held(output: str, *, in_this_process: bool, lease_seconds: float) -> Iterator["DatasetFolder"]:
+    """Gives an output that no other run has meanwhile.
+
+    Args:
+        output: URI or path.
+        in_this_process: whether all that is written there comes from this process.
+        lease_seconds: of the hold, where the operating system's locks do not tell.
+
+    Raises:
+        SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be written.
+    """
+    root = storage.absolute(output)
+    kind = Kind.LOCK if in_this_process and storage.is_local(root) else Kind.LEASE
+    hold = Hold(root, new_token(), kind, lease_seconds)
+    hold.acquire()
+    try:
+        yield DatasetFolder(root, hold)
+    finally:
+        hold.release()
+
+
+@contextlib.contextmanager
+def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
+    """Leaves no trace of a hold where it ends with an error: what was held is as it was before."""
+    is_new = storage.is_empty_folder(dataset.root)
+    try:
+        yield
+    except BaseException:
+        if dataset.hold is not None:
+            dataset.hold.end()
+        if is_new:
+            storage.delete_if_empty(dataset.root)
+        raise
+
+
+def held_by_pipeline(
+    pipeline: Any, output: str, lease_seconds: float = DEFAULT_LEASE_SECONDS
+) -> "DatasetFolder":
+    """The output of a pipeline's transforms, under the one hold that they share.
+
+    Args:
+        pipeline: Beam's.
+        output: URI or path.
+        lease_seconds: of the hold, unless one was bound to the pipeline.
+    """
+    root = storage.absolute(output)
+    return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))
+
+
 @dataclasses.dataclass(frozen=True)
 class DatasetFolder:
     """The places in one output directory.
 
     Attributes:
         root: URI or local path, without a slash at its end.
+        hold: of the run that writes and deletes here; None writes without asking, where no run can
+            be at work.
     """
 
     root: str
+    hold: Hold | None = dataclasses.field(default=None, compare=False)
 
     @property
     def staging(self) -> str:
@@ -230,9 +289,44 @@ class DatasetFolder:
         """Where a finished input's record waits for its shard."""
         return storage.join(self.records, _record_name(input_id))
 
+    @contextlib.contextmanager
+    def publish(self, uri: str) -> Iterator[IO[bytes]]:
+        """Opens a file of this dataset that appears whole or not at all; see `storage.publish`.
+
+        Raises:
+            HoldLostError: the output is no longer this run's; nothing appears.
+        """
+        guard = None if self.hold is None else self.hold.guard
+        with storage.publish(uri, self.partial, guard) as file:
+            yield file
+
     def write(self, uri: str, data: bytes) -> None:
-        """Publishes a file of this dataset atomically."""
-        storage.write(uri, data, self.partial)
+        """Publishes a file of this dataset with these bytes; see `publish`."""
+        with self.publish(uri) as file:
+            file.write(data)
+
+    def delete(self, uri: str) -> None:
+        """Removes a file or a folder of this dataset, where there is one.
+
+        Raises:
+            HoldLostError: the output is no longer this run's; nothing is removed.
+        """
+        storage.delete(uri, None if self.hold is None else self.hold.guard)
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Shows other runs that this one is there while something takes long; see `Hold.shown`."""
+        return contextlib.nullcontext() if self.hold is None else self.hold.shown()
+
+    def delete_staging(self) -> None:
+        """Removes the work in progress; last, what keeps other runs away."""
+        self.clear_staging()
+        if self.hold is not None:
+            self.hold.end()
+
+    def clear_staging(self) -> None:
+        """Removes the work in progress, and leaves what keeps other runs away."""
+        guard = None if self.hold is None else self.hold.guard
+        storage.delete_below(self.staging, guard, but_for=HOLDS)
 
     def committed_shards(self) -> list[int]:
         """The numbers of the shards that have a manifest, in order."""
@@ -341,6 +435,31 @@ class DatasetFolder:
             return None
         values: dict[str, Any] = json.loads(storage.read(uri))
         return values
+
+
+class ShownBundle:
+    """Shows other runs that this one is there while a step has a bundle; see `Hold.shown`.
+
+    Args:
+        dataset: the output.
+    """
+
+    def __init__(self, dataset: DatasetFolder) -> None:
+        self._dataset = dataset
+        self._context: AbstractContextManager[None] | None = None
+
+    def begin(self) -> None:
+        """A bundle has begun; the one before may have failed, and is over."""
+        self.end()
+        context = self._dataset.shown()
+        context.__enter__()
+        self._context = context
+
+    def end(self) -> None:
+        """The bundle, if there is one, has ended."""
+        if self._context is not None:
+            context, self._context = self._context, None
+            context.__exit__(None, None, None)
 
 
 def _json_default(value: object) -> str:

@@ -80,6 +80,9 @@ class ErrorCode(StrEnum):
     INVALID_METADATA = "invalid_metadata"
     INVALID_TABLE = "invalid_table"
     OUTPUT_TAKEN = "output_taken"
+    OUTPUT_HELD = "output_held"
+    OUTPUT_UNAVAILABLE = "output_unavailable"
+    HOLD_LOST = "hold_lost"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
 
@@ -107,3 +110,7 @@ class ImageError(BeamUpscaleError):
 
 class SettingsError(BeamUpscaleError):
     """What was asked cannot be done for any input; raised before anything is spent."""
+
+
+class HoldLostError(SettingsError):
+    """A run has lost its output to another, or has ended: it must write nothing more."""

@@ -161,10 +161,10 @@ class _Folder:
     def failure(self, index: int) -> str:
         return storage.join(self.root, "failures", f"{index:06d}")
 
-    def forget_failures(self) -> None:
-        storage.delete(self.failed)
+    def forget_failures(self, dataset: DatasetFolder) -> None:
+        dataset.delete(self.failed)
         for index in _numbers(storage.join(self.root, "failures")):
-            storage.delete(self.failure(index))
+            dataset.delete(self.failure(index))
 
     def done(self) -> set[int]:
         """The tiles whose results are there."""
@@ -272,7 +272,7 @@ def _cut(
         "animated": options.animated,
     }
     folder = _Folder.of(dataset, _key(giant, decision))
-    folder.forget_failures()
+    folder.forget_failures(dataset)
     with locations.on_disk(source.uri, source.part) as path:
         _check_version(source, giant.version)
         picture = decoders.read_picture(path, **guards)
@@ -511,7 +511,7 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
         data = packed(in_parts(result), _values(inference))
         dataset.write(folder.result(tile.index), data)
         if tile.stored is not None:
-            storage.delete(folder.tile(tile.index))
+            dataset.delete(folder.tile(tile.index))
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
 
 
@@ -678,7 +678,7 @@ def _rows(decision: Plan, shape: Shape, folder: _Folder) -> Iterator[Pixels]:
 def _publish(path: Path, uri: str, dataset: DatasetFolder) -> tuple[int, str]:
     """Puts a local file in place; returns its size in bytes and its SHA-256."""
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source, storage.publish(uri, dataset.partial) as target:
+    with path.open("rb") as source, dataset.publish(uri) as target:
         while data := source.read(_COPIED_BYTES):
             digest.update(data)
             target.write(data)

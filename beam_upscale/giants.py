@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder, Layout, ShownBundle
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.fan_out import CutImage, GiantTile, TileResult, assemble, cut, keep, read_tile
@@ -70,7 +71,8 @@ class _Cut(beam.DoFn):
         give_memory_back()
 
     def process(self, giant: Giant) -> Iterator[Any]:
-        found = cut(giant, self._settings, self._dataset, shared_pool())
+        with self._dataset.shown():
+            found = cut(giant, self._settings, self._dataset, shared_pool())
         if isinstance(found, UpscaledImage):
             count(found)
             yield beam.pvalue.TaggedOutput(_NOT_CUT, found)
@@ -96,6 +98,18 @@ class _Keep(Settle):
     def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
         super().__init__(settings)
         self._dataset = dataset
+        self._shown = ShownBundle(dataset)
+
+    def start_bundle(self) -> None:
+        super().start_bundle()
+        self._shown.begin()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        yield from super().finish_bundle()
+        self._shown.end()
+
+    def teardown(self) -> None:
+        self._shown.end()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, TileResult]:
         return tiled.context.tile.key, keep(tiled, inference, self._dataset)
@@ -116,7 +130,8 @@ class _Assemble(beam.DoFn):
         # A step that ran twice gives equal images.
         image: CutImage = next(iter(keyed[1][_IMAGES]))
         results = list(keyed[1][_RESULTS])
-        upscaled = assemble(image, results, self._settings, self._dataset, self._place)
+        with self._dataset.shown():
+            upscaled = assemble(image, results, self._settings, self._dataset, self._place)
         count(upscaled)
         yield upscaled
 

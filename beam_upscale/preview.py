@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 from beam_upscale import storage
 from beam_upscale.budget import NOTHING, Claim, Reach, SettleBudget, decide, order
 from beam_upscale.chain import Rules
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import DatasetFolder, held, untouched_on_failure
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
 from beam_upscale.engines import USD_PER_CREDIT
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS, bind
 from beam_upscale.json_values import from_json, to_json
 from beam_upscale.listing import Inputs, SourceImage
-from beam_upscale.local_runner import new_pipeline
+from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.manifest import CREDITS, Status, status_of
 from beam_upscale.plan import Action
 from beam_upscale.sorted_map import SortedMap
@@ -107,10 +108,29 @@ def preview(
         beam_options: Beam's own; without `--runner` among them it runs in this process.
 
     Raises:
-        SettingsError: OUTPUT_TAKEN, there is a plan or a run in the folder; INVALID_OPTION, Beam
-            knows no such runner.
+        SettingsError: OUTPUT_TAKEN, there is a plan or a run in the folder; OUTPUT_HELD, another
+            plan is made there; INVALID_OPTION, Beam knows no such runner.
     """
-    dataset = DatasetFolder(storage.absolute(folder))
+    is_here = is_local(beam_options)
+    with held(folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS) as dataset:
+        with untouched_on_failure(dataset):
+            _refuse_used(dataset)
+            pipeline = new_pipeline(beam_options, usable_cores())
+        assert dataset.hold is not None
+        bind(pipeline, dataset.hold)
+        write_down(images, dataset, DEFAULT_SHARD_ROWS)
+        planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
+        _ = planned | WritePlan(dataset.root)
+        pipeline.run().wait_until_finish()
+        dataset.delete_staging()
+
+
+def _refuse_used(dataset: DatasetFolder) -> None:
+    """Raises where a folder has a plan or is a run's output.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN.
+    """
     if any(True for _ in storage.list_below(dataset.resolve(_PLAN))):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
@@ -121,12 +141,6 @@ def preview(
             f"{dataset.root} is the output of a run, whose work in progress a plan would replace; "
             "take another folder",
         )
-    pipeline = new_pipeline(beam_options, usable_cores())
-    write_down(images, dataset, DEFAULT_SHARD_ROWS)
-    planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
-    _ = planned | WritePlan(dataset.root)
-    pipeline.run().wait_until_finish()
-    storage.delete(dataset.staging)
 
 
 @dataclasses.dataclass(eq=False)

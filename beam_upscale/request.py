@@ -8,6 +8,7 @@ from decimal import Decimal
 from beam_upscale.dataset import Layout
 from beam_upscale.decoding import usable_cores
 from beam_upscale.formats import InputFormat
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.manifest import Status, Totals
 from beam_upscale.models.device import Device
 from beam_upscale.settings import UpscaleSettings
@@ -60,6 +61,8 @@ class Run:
         input_format: how the input is read; None infers it from names.
         image_column: the column of tables with images; None takes one with a usual name.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
+        lease_seconds: without a sign of life after which another run may take the output over,
+            where the operating system's locks do not tell: beyond one machine or its local disks.
     """
 
     input: str
@@ -75,6 +78,7 @@ class Run:
     input_format: InputFormat | str | None = None
     image_column: str | None = None
     beam_options: Sequence[str] = ()
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,7 +121,7 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
     """
     kept = set() if but_for is None else _files(but_for)
     for uri in _files(row) - kept:
-        storage.delete(dataset.resolve(uri))
+        dataset.delete(dataset.resolve(uri))
 
 
 def _files(row: Row) -> set[str]:
@@ -153,7 +153,7 @@ def _assignment(
         if row.input_id not in present and row.input_id not in committed:
             # No longer there, and it will have no row.
             delete_files(row, dataset)
-            storage.delete(dataset.record_uri(row.input_id))
+            dataset.delete(dataset.record_uri(row.input_id))
         elif (name := output_name(row)) is not None:
             names[row.input_id] = name
     dataset.write_json(

@@ -19,13 +19,15 @@ from beam_upscale.control import (
     HeedStop,
     Progress,
     clear_stop,
+    forget_stop,
     read_progress,
     request_stop,
     stop_after_failures,
     stop_reason,
 )
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import DatasetFolder, held, held_by_pipeline, untouched_on_failure
 from beam_upscale.giants import refuse_packed
+from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import is_local, new_pipeline
@@ -65,7 +67,37 @@ def run(
             same run goes on from there.
     """
     storage.configure(request.beam_options)
-    dataset = DatasetFolder(storage.absolute(request.output))
+    is_here = is_local(request.beam_options)
+    seconds = request.lease_seconds
+    with held(request.output, in_this_process=is_here, lease_seconds=seconds) as dataset:
+        with untouched_on_failure(dataset):
+            ready = _ready(request, dataset)
+        return _carry_out(request, ready, dataset, on_start, on_progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """What is known before anything is begun.
+
+    Attributes:
+        settings: pinned.
+        pipeline: without steps.
+        record: what `run.json` will say.
+        listing: the inputs.
+    """
+
+    settings: PinnedSettings
+    pipeline: beam.Pipeline
+    record: Mapping[str, Any]
+    listing: Listing
+
+
+def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
+    """Looks at all that could forbid the run.
+
+    Raises:
+        SettingsError: something does.
+    """
     earlier = None if request.overwrite else dataset.read_run()
     is_remote = not is_local(request.beam_options)
     asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
@@ -84,21 +116,34 @@ def run(
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
     check_service(settings)
+    return _Ready(settings, pipeline, record, listing)
+
+
+def _carry_out(
+    request: Run,
+    ready: _Ready,
+    dataset: DatasetFolder,
+    on_start: Callable[[PinnedSettings, Listing], None],
+    on_progress: Callable[[Progress], None],
+) -> RunResult:
+    listing, pipeline, record = ready.listing, ready.pipeline, ready.record
     if request.overwrite:
         _clear(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
     write_down(listing.images, dataset, request.shard_rows)
-    settings = _with_reachable_weights(settings, dataset, request)
+    settings = _with_reachable_weights(ready.settings, dataset, request)
     on_start(settings, listing)
     run_id = new_run_id()
     most_failures = request.max_failures.most(len(listing.images))
     input_type = _input_type(listing, dataset)
+    assert dataset.hold is not None
+    bind(pipeline, dataset.hold)
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
     execution = _Execution(_begin(pipeline, request))
     _watch(execution, dataset, run_id, most_failures, on_progress)
     if (dataset.read_run() or {}).get("complete"):
-        clear_stop(dataset)
+        forget_stop(dataset)
         return RunResult(dataset.totals())
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     return RunResult(dataset.unfinished_totals(), reason)
@@ -112,9 +157,9 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
 
 def _clear(dataset: DatasetFolder) -> None:
     # Last what tells that all this was left by a run: it ends with run.json.
-    storage.delete(dataset.staging)
+    dataset.clear_staging()
     for name in RESULTS:
-        storage.delete(dataset.resolve(name))
+        dataset.delete(dataset.resolve(name))
 
 
 def _with_processes(request: Run) -> UpscaleSettings:
@@ -172,7 +217,7 @@ def _wire(
     most_failures: int | None,
     input_type: pa.StructType | None,
 ) -> None:
-    dataset = DatasetFolder(storage.absolute(request.output))
+    dataset = held_by_pipeline(pipeline, request.output)
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
         images |= LimitCredits(request.max_credits, settings.rules, output=request.output)

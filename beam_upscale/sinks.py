@@ -38,6 +38,8 @@ from beam_upscale.dataset import (
     DatasetFolder,
     Layout,
     Record,
+    ShownBundle,
+    held_by_pipeline,
     mark,
     record_from_json,
     safe_name,
@@ -45,6 +47,7 @@ from beam_upscale.dataset import (
 )
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.giants import GIANTS, FanOut, refuse_packed
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
@@ -157,8 +160,10 @@ class _Stage(beam.DoFn):
         self._input_type = input_type
         self._stop_listening: Callable[[], None] = _nothing
         self._news: dict[tuple[int, News], WindowedValue] = {}
+        self._shown = ShownBundle(dataset)
 
     def start_bundle(self) -> None:
+        self._shown.begin()
         self._news = {}
         if self._dataset.read_run() is None:
             values = {**self._run, "complete": False}
@@ -210,10 +215,12 @@ class _Stage(beam.DoFn):
         progress_file(self._dataset, self._run_id).flush()
         yield from self._news.values()
         self._news = {}
+        self._shown.end()
 
     def teardown(self) -> None:
         # A bundle that fails is never finished.
         self._stop_listening()
+        self._shown.end()
 
 
 def _nothing() -> None:
@@ -258,12 +265,12 @@ def commit_shard(
         with_images = [row for row in ordered if row.output_uri]
         _write_images(shard, with_images, dataset, layout, input_type)
     _write_telemetry(shard, records, dataset, run_id)
-    with storage.publish(dataset.manifest_uri(shard), dataset.partial) as file:
+    with dataset.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(manifest.table(ordered, input_type), file)
     if layout.is_packed:
         for row in ordered:
             # They stand in the data shard now; a dataset is not to need its size twice.
-            storage.delete(dataset.staged_image_uri(row.input_id))
+            dataset.delete(dataset.staged_image_uri(row.input_id))
 
 
 def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
@@ -293,7 +300,7 @@ def _write_images(
     uri = dataset.data_uri(shard, layout)
     stored = read_images(uri, layout) if storage.exists(uri) else iter(())
     images = (_image_bytes(row, dataset, stored) for row in rows)
-    with storage.publish(uri, dataset.partial) as file:
+    with dataset.publish(uri) as file:
         write_images(file, layout, rows, images, input_type)
 
 
@@ -325,7 +332,7 @@ def _write_telemetry(
     if not rows:
         return
     uri = storage.join(dataset.root, "telemetry", f"{shard_name(shard)}-{run_id}.parquet")
-    with storage.publish(uri, dataset.partial) as file:
+    with dataset.publish(uri) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
 
 
@@ -387,10 +394,12 @@ class _CommitShard(beam.DoFn):
         self._may_leave_out = may_leave_out
 
     def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[bool]:
-        shard, news = keyed[0], set(keyed[1])
+        with self._dataset.shown():
+            yield self._is_committed(keyed[0], set(keyed[1]))
+
+    def _is_committed(self, shard: int, news: set[News]) -> bool:
         if None in news:
-            yield False
-            return
+            return False
         if not any(isinstance(each, str) for each in news):
             # Its listed inputs, if there are any, were all left out.
             news.update(part for number, part in listed_shards(self._dataset) if number == shard)
@@ -401,7 +410,7 @@ class _CommitShard(beam.DoFn):
         commit_shard(
             shard, records.values(), self._dataset, self._layout, self._run_id, self._input_type
         )
-        yield True
+        return True
 
     def _records(self, shard: int, news: News) -> Iterable[Record]:
         if isinstance(news, bytes):
@@ -463,7 +472,8 @@ def _retype(
 ) -> bool:
     """Writes a shard anew with another type; its manifest, and with it that type, comes last."""
     number, input_type = shard
-    commit_shard(number, [], dataset, layout, run_id, input_type)
+    with dataset.shown():
+        commit_shard(number, [], dataset, layout, run_id, input_type)
     return True
 
 
@@ -482,7 +492,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     }
     dataset.write(dataset.resolve("README.md"), card)
     dataset.write_json(dataset.run_json, values)
-    storage.delete(dataset.staging)
+    dataset.delete_staging()
     return sums
 
 
@@ -515,11 +525,15 @@ def _complete_if_all(
     run: Mapping[str, Any],
 ) -> Iterator[Totals]:
     if all(shards) and all(retyped):
-        yield complete(dataset, layout, run)
+        with dataset.shown():
+            sums = complete(dataset, layout, run)
+        yield sums
         return
     # A pipeline of one's own has no one else to say so.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)
+    if dataset.hold is not None and dataset.hold.is_taken_by_workers:
+        dataset.hold.release()
 
 
 @dataclasses.dataclass(eq=False)
@@ -539,6 +553,8 @@ class WriteDataset(beam.PTransform):
         most_failures: the number of failures that stops the run; None sets none.
         may_leave_out: whether steps between `ReadImages` and this one may leave inputs out, which
             have rows that say so then. False fails where one does not arrive: a runner lost it.
+        lease_seconds: without a sign of life of this pipeline's workers after which another run
+            may take the output over.
 
     Returns:
         A PCollection of the `Totals`, one element; none where the run was stopped.
@@ -555,10 +571,11 @@ class WriteDataset(beam.PTransform):
     run_id: str = dataclasses.field(default_factory=lambda: new_run_id())
     most_failures: int | None = None
     may_leave_out: bool = True
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
 
     def expand(self, upscaled: Any) -> Any:
         """Wires staging, the commit of shards, one type for all and the end of the run."""
-        dataset = DatasetFolder(storage.absolute(self.output))
+        dataset = held_by_pipeline(upscaled.pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)
         _refuse_other_listings(upscaled, dataset)
         run = self._record(upscaled, dataset, layout)

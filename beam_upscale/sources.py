@@ -7,10 +7,10 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_upscale import storage
 from beam_upscale.columns import are_stored_alike
-from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
 from beam_upscale.formats import InputFormat
+from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
 from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
 from beam_upscale.manifest import Row, Status, with_earlier_billing
@@ -54,7 +54,8 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
-    return write_down(asking.listing().images, dataset, asking.shard_rows)
+    with dataset.shown():
+        return write_down(asking.listing().images, dataset, asking.shard_rows)
 
 
 def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
@@ -163,6 +164,7 @@ class ReadImages(beam.PTransform):
         input_format: folder, jsonl, csv, parquet or webdataset; None infers it from names, as
             `list_images` does.
         image_column: the column of tables with images; None takes one with a usual name.
+        lease_seconds: as of `WriteDataset`.
 
     Returns:
         A PCollection of `SourceImage`, spread over the workers.
@@ -174,10 +176,13 @@ class ReadImages(beam.PTransform):
     shard_rows: int = DEFAULT_SHARD_ROWS
     input_format: InputFormat | str | None = None
     image_column: str | None = None
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
 
     def expand(self, root: Any) -> Any:
         """Wires listing and the search for earlier results."""
-        dataset = None if self.output is None else DatasetFolder(storage.absolute(self.output))
+        dataset = None
+        if self.output is not None:
+            dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)
         asking = Asking(
             self.pattern, self.input_format, self.image_column, dataset, self.shard_rows
         )
@@ -206,7 +211,7 @@ class ReadListed(beam.PTransform):
 
     def expand(self, root: Any) -> Any:
         """Wires the listing's batches and the search for earlier results."""
-        dataset = DatasetFolder(storage.absolute(self.output))
+        dataset = held_by_pipeline(root.pipeline, self.output)
         batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
         return batches | "Read" >> _ReadBatches(dataset, self.retry)
 

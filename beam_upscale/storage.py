@@ -606,6 +606,38 @@ def delete(uri: str, guard: Guard | None = None) -> None:
         _delete(uri)
 
 
+def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
+    """Removes all that lies in a folder of our own, but for what has one name.
+
+    Args:
+        folder: the folder; it need not be there.
+        guard: as of `delete`.
+        but_for: the name of what stays.
+    """
+    for name in sorted(_names_in(folder) - {but_for}):
+        delete(join(folder, name), guard)
+
+
+def is_empty_folder(uri: str) -> bool:
+    """Whether a local folder has nothing in it but what begins with a dot."""
+    path = _local_path(uri)
+    return is_local(uri) and path.is_dir() and all(n.startswith(".") for n in os.listdir(path))  # noqa: PTH208
+
+
+def delete_if_empty(folder: str) -> None:
+    """Removes a local folder that holds nothing."""
+    with contextlib.suppress(OSError):
+        _local_path(folder).rmdir()
+
+
+def _names_in(folder: str) -> set[str]:
+    """The names of what lies in a folder directly."""
+    if is_local(folder):
+        path = _local_path(folder)
+        return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208
+    return {entry.name.partition("/")[0] for entry in list_below(folder)}
+
+
 def _seen(store: ConditionalStore, uri: str) -> Iterator[tuple[str, str]]:
     version = store.version(uri)
     if version is not None:
