@@ -77,6 +77,8 @@ def status_of(code: ErrorCode) -> Status:
     """
     if code in (ErrorCode.FILTERED, ErrorCode.LEFT_OUT):
         return Status.FILTERED
+    if code is ErrorCode.OVER_BUDGET:
+        return Status.OVER_BUDGET
     return Status.REJECTED if code in _REJECTIONS else Status.FAILED
 
 

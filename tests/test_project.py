@@ -35,10 +35,12 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("hadoop_files", "shared_weights", "sorted_map", "storage"),
+        *("hadoop_files", "paid_calls", "shared_weights", "sorted_map", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
+        "booking",
+        "books",
         "budget",
         "card",
         "control",

@@ -9,10 +9,7 @@ from typing import Any
 
 from beam_upscale.inference.elements import (
     METRICS,
-    Booking,
-    Fate,
     Inference,
-    PaidCall,
     PendingInference,
     Tile,
     TiledImage,
@@ -24,12 +21,9 @@ from beam_upscale.local_models import LocalEsrgan, LocalLatent, LocalModel
 
 __all__ = [
     "METRICS",
-    "Booking",
     "EsrganHandler",
-    "Fate",
     "Inference",
     "LatentHandler",
-    "PaidCall",
     "PendingInference",
     "Tile",
     "TiledImage",

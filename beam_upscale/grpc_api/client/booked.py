@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from beam_upscale.errors import BeamUpscaleError
-from beam_upscale.inference import Fate, PaidCall
+from beam_upscale.paid_calls import Fate, PaidCall
 
 # Object stores take tens of milliseconds for a file: many are written at a time.
 _WRITERS = 32
@@ -82,9 +82,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
     except BeamUpscaleError:
         raise
     except Exception as error:
-        raise BooksError(
-            f"the books cannot be written: {type(error).__name__}: {error}"
-        ) from error
+        raise BooksError(f"the books cannot be written: {type(error).__name__}: {error}") from error
 
 
 def _new_writers() -> ThreadPoolExecutor:

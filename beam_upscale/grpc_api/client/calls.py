@@ -23,7 +23,7 @@ from beam_upscale.grpc_api.client.refusals import (
 from beam_upscale.grpc_api.client.throttle import Throttle
 from beam_upscale.grpc_api.status import Refusal, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Fate, PaidCall
+from beam_upscale.paid_calls import Fate, PaidCall
 
 # Where something broke, rather than being busy.
 _MOST_BROKEN_ATTEMPTS = 4

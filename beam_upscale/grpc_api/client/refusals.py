@@ -9,7 +9,7 @@ from grpc import StatusCode
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api.client.account import Account
 from beam_upscale.grpc_api.status import Reason, Refusal
-from beam_upscale.inference import Fate
+from beam_upscale.paid_calls import Fate
 from beam_upscale.remote_models import API_KEY_VARIABLE
 
 
