@@ -35,7 +35,7 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("hadoop_files", "shared_weights", "sorted_map", "storage"),
+        *("conditional_files", "hadoop_files", "hold", "shared_weights", "sorted_map", "storage"),
     },
     "serving": {"grpc_api"},
     "wiring": {
