@@ -214,7 +214,11 @@ def exists(uri: str) -> bool:
         return http_files.exists(uri)
     if hadoop_files.is_hdfs(uri):
         return hadoop_files.exists(uri)
-    return _local_path(uri).is_file() if is_local(uri) else bool(FileSystems.exists(uri))
+    if is_local(uri):
+        return _local_path(uri).is_file()
+    store = conditional_files.store_of(uri)
+    # Beam's own answer raises for a blob of Azure that is not there.
+    return bool(FileSystems.exists(uri)) if store is None else store.version(uri) is not None
 
 
 def size(uri: str) -> int | None:
