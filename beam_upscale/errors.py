@@ -79,6 +79,7 @@ class ErrorCode(StrEnum):
     INVALID_METADATA = "invalid_metadata"
     INVALID_TABLE = "invalid_table"
     OUTPUT_TAKEN = "output_taken"
+    INPUT_IN_OUTPUT = "input_in_output"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
 
