@@ -508,6 +508,10 @@ def _print_left_out(listing: Listing, console: Console) -> None:
         )
     if listing.unmatched:
         console.print(f"{listing.unmatched:,} rows of metadata name no image that is here")
+    if listing.datasets:
+        first, *others = listing.datasets
+        more = f" and of {len(others):,} other datasets" if others else ""
+        console.print(f"the results of {first}{more} are passed over", markup=False)
 
 
 @cli.command("run")

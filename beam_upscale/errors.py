@@ -82,6 +82,7 @@ class ErrorCode(StrEnum):
     OUTPUT_HELD = "output_held"
     OUTPUT_UNAVAILABLE = "output_unavailable"
     HOLD_LOST = "hold_lost"
+    INPUT_IN_OUTPUT = "input_in_output"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
 

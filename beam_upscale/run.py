@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import is_local, new_pipeline
+from beam_upscale.places import refuse_needed_in_results
 from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
@@ -115,6 +116,7 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
+    refuse_needed_in_results(_needed(request, settings, listing), dataset)
     check_service(settings)
     return _Ready(settings, pipeline, record, listing)
 
@@ -153,6 +155,16 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
     """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
     gone = dataset.columns_of_others(listing.images.ids)
     return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
+
+
+def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
+    """What is to outlive the results that are replaced: the listing has refused what it lists."""
+    for stage in settings.stages:
+        if isinstance(stage.model, LocalModel):
+            yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
+    link = listing.link_into_output
+    if request.overwrite and link is not None:
+        yield "--overwrite would delete what the input leads to by the link", link
 
 
 def _clear(dataset: DatasetFolder) -> None:

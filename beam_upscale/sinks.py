@@ -51,6 +51,7 @@ from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
+from beam_upscale.places import Output
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
 from beam_upscale.run_record import continued, refuse_foreign_files, run_record
@@ -159,6 +160,7 @@ class _Stage(beam.DoFn):
         self._most_failures = most_failures
         self._input_type = input_type
         self._stop_listening: Callable[[], None] = _nothing
+        self._output: Output | None = None
         self._news: dict[tuple[int, News], WindowedValue] = {}
         self._shown = ShownBundle(dataset)
 
@@ -178,6 +180,8 @@ class _Stage(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[tuple[int, News]]:
         source, record = upscaled.source, upscaled.record
+        if source.listed_in is None and source.uri is not None:
+            self._refuse_in_output(source.uri)
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
         if upscaled.giant is not None and self._fans_out:
@@ -205,6 +209,12 @@ class _Stage(beam.DoFn):
             yield shard, record.to_json()
         else:
             self._tell((shard, source.listed_in), timestamp, window)
+
+    def _refuse_in_output(self, uri: str) -> None:
+        """Raises where an input that no listing has refused is in the output."""
+        if self._output is None:
+            self._output = Output(self._dataset.root)
+        self._output.refuse("the input is", uri)
 
     def _tell(self, news: tuple[int, News], timestamp: Timestamp, window: Any) -> None:
         """Tells the same news once for a bundle: a runner in one process holds all of them."""
@@ -560,8 +570,9 @@ class WriteDataset(beam.PTransform):
         A PCollection of the `Totals`, one element; none where the run was stopped.
 
     Raises:
-        SettingsError: the output was begun with other settings, holds what no run left, or is not
-            that of the one `ReadImages` with an output; when the transform is applied.
+        SettingsError: the output was begun with other settings, holds what no run left, is not that
+            of the one `ReadImages` with an output, or has the inputs in it; when the transform is
+            applied. An input of any other source that lies in the output ends the pipeline.
     """
 
     output: str
@@ -663,9 +674,13 @@ def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
     """Raises where inputs come from a listing that the commit of a shard would not find.
 
     Raises:
-        SettingsError: INVALID_OPTION.
+        SettingsError: INVALID_OPTION; INPUT_IN_OUTPUT, they come from the output itself.
     """
     reads = [each for each in _upstream(results) if isinstance(each, ReadImages | ReadListed)]
+    output = Output(dataset.root)
+    for each in reads:
+        if isinstance(each, ReadImages):
+            output.refuse("the input is", storage.start_of_listing(each.pattern))
     outputs = [storage.absolute(each.output) for each in reads if each.output is not None]
     others = [output for output in outputs if output != dataset.root]
     if others:

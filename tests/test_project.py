@@ -52,6 +52,7 @@ FLOORS = {
         "local_runner",
         "metadata",
         "output_names",
+        "places",
         "resume",
         "rows",
         "run_record",
