@@ -81,6 +81,7 @@ class ErrorCode(StrEnum):
     OUTPUT_TAKEN = "output_taken"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
+    DUPLICATE_ID = "duplicate_id"
 
 
 class BeamUpscaleError(Exception):
