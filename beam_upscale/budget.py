@@ -13,12 +13,15 @@ from beam_upscale.chain import ChainPlan, Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ImageError
+from beam_upscale.global_window import refuse_windows
 from beam_upscale.image import ImageHeader
 from beam_upscale.listing import HEADER_BYTES, SourceImage
 from beam_upscale.manifest import Row, Status
 
 # What stands at their end, frames and orientation, decides too.
 _LATE_FORMATS = frozenset({"gif", "webp"})
+
+_WHY_TOGETHER = "a budget is for all inputs together"
 
 # Sorts before every hash: nothing new is admitted.
 NOTHING = ""
@@ -224,6 +227,7 @@ class SettleBudget(beam.PTransform):
 
     def expand(self, claims: Any) -> Any:
         """Gathers what is small."""
+        refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
         max_credits, output = self.max_credits, self.output
         settled = (
             claims
@@ -265,6 +269,7 @@ class LimitCredits(beam.PTransform):
 
     def expand(self, sources: Any) -> Any:
         """Asks every input's claim, settles the budget, and marks the inputs."""
+        refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
         claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
         settled, last = claims | "Settle" >> SettleBudget(self.max_credits, self.output)

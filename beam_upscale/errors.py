@@ -85,6 +85,7 @@ class ErrorCode(StrEnum):
     INPUT_IN_OUTPUT = "input_in_output"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
+    DUPLICATE_ID = "duplicate_id"
 
 
 class BeamUpscaleError(Exception):

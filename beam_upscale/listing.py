@@ -73,6 +73,8 @@ class SourceImage:
         claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
             beyond the budget. None where there is no budget.
         postponed: True marks the input as one that a later run is to do.
+        data_sha256: of `data`, in hexadecimal, where the bytes themselves are no longer needed.
+        listed_as: the input as the output's own listing has it; None where it comes from elsewhere.
     """
 
     input_id: str
@@ -92,6 +94,8 @@ class SourceImage:
     within_budget: bool = True
     claimed: Decimal | None = None
     postponed: bool = False
+    data_sha256: str | None = None
+    listed_as: "SourceImage | None" = None
 
     @property
     def source_uri(self) -> str:
@@ -101,6 +105,30 @@ class SourceImage:
     def without_earlier(self) -> "SourceImage":
         """The input as one that is to be done, whatever earlier runs did."""
         return dataclasses.replace(self, earlier=None, committed=False, staged_otherwise=False)
+
+    @property
+    def is_as_listed(self) -> bool:
+        """Whether no step of a pipeline has changed what the output's own listing says of it."""
+        listed = self.listed_as
+        has_data = self.data is not None or self.data_sha256 is not None
+        if listed is None or self.listed_in is None or has_data:
+            return False
+        # Of most inputs they are the same objects.
+        return (
+            all(getattr(self, name) is getattr(listed, name) for name in _IDENTITY)
+            or self._identity() == listed._identity()
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of what tells it from other inputs, the same whatever became of it."""
+        return hashlib.sha256(self._identity().encode()).hexdigest()
+
+    def _identity(self) -> str:
+        digest = self.data_sha256
+        if self.data is not None:
+            digest = hashlib.sha256(self.data).hexdigest()
+        values = {**self._json_values(_IDENTITY), "data_sha256": digest}
+        return json.dumps(values, sort_keys=True)
 
     def read(self, max_bytes: int) -> bytes:
         """The encoded image.
@@ -164,17 +192,21 @@ class SourceImage:
 
     def to_json(self) -> str:
         """What a listing says of the input, as JSON on one line; not what is known besides."""
-        values = {name: getattr(self, name) for name in _LISTED}
+        values = self._json_values(_LISTED)
+        return json.dumps({name: value for name, value in values.items() if value is not None})
+
+    def _json_values(self, names: Iterable[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
         values["columns"] = to_json(self.columns)
         for name in ("part", "caption_part"):
             values[name] = _part_to_json(values[name])
-        return json.dumps({name: value for name, value in values.items() if value is not None})
+        return values
 
 
-_LISTED = (
+_IDENTITY = (
     *("input_id", "uri", "part", "name", "output_name", "columns", "caption_uri", "caption_part"),
-    *("shard", "committed"),
 )
+_LISTED = (*_IDENTITY, "shard", "committed")
 _PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {"extent": Extent, "cell": Cell, "missing": Missing}
 )

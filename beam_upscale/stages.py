@@ -27,6 +27,7 @@ from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
+from beam_upscale.resume import Asked, is_asked_alike
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
@@ -82,6 +83,7 @@ class Prepared:
         done: details of the stages before this one, as the manifest has them.
         intermediates: what they made, encoded, where it is to be kept.
         telemetry: of the stages before this one, without their pixels.
+        timestamp: Beam's, of the input's element; batches have others.
     """
 
     source: SourceImage
@@ -98,6 +100,7 @@ class Prepared:
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
     telemetry: Inference = dataclasses.field(default_factory=Inference)
+    timestamp: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +138,9 @@ def prepare(
         was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
     """
     last = settings.stages[-1]
-    if source.earlier is not None and _is_ruled_otherwise(source.earlier.row, settings):
+    if source.data is not None:
+        source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
+    if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
         source = source.without_earlier()
     row = Row(
         input_id=source.input_id,
@@ -155,12 +160,30 @@ def prepare(
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
         return _refused(prepared, as_image_error(error))
-    row = dataclasses.replace(prepared.row, source_sha256=hashlib.sha256(data).hexdigest())
-    prepared = dataclasses.replace(prepared, row=row)
+    digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+    prepared = dataclasses.replace(
+        prepared, row=dataclasses.replace(prepared.row, source_sha256=digest)
+    )
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
         return _refused(prepared, as_image_error(error))
+
+
+def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
+    """Whether an earlier row is right, by what is known only here: the rules, and what has changed.
+
+    A step of the pipeline's own may have put other bytes, or another prompt, in the place of what
+    was looked at.
+    """
+    if source.data_sha256 is not None and source.data_sha256 != earlier.source_sha256:
+        return False
+    rules = settings.rules
+    is_changed = source.listed_as is not None and not source.is_as_listed
+    asked = Asked(rules.parameters, rules.prompt_column)
+    if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
+        return False
+    return not _is_ruled_otherwise(earlier, settings)
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:

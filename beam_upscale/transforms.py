@@ -7,6 +7,7 @@ pixels.
 """
 
 import abc
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -36,8 +37,13 @@ class _Prepare(beam.DoFn):
     def __init__(self, settings: PinnedSettings) -> None:
         self._settings = settings
 
-    def process(self, source: SourceImage) -> Iterator[TiledImage]:
-        yield prepare(source, self._settings, shared_pool())
+    def process(
+        self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
+    ) -> Iterator[TiledImage]:
+        tiled = prepare(source, self._settings, shared_pool())
+        # RunInference's batches have the time of their window's end.
+        context = dataclasses.replace(tiled.context, timestamp=timestamp)
+        yield dataclasses.replace(tiled, context=context)
 
 
 class Settle(beam.DoFn, abc.ABC):
@@ -55,6 +61,10 @@ class Settle(beam.DoFn, abc.ABC):
     def settled(self, tiled: TiledImage, inference: Inference) -> Any:
         """What becomes of an image once the engine is done with it."""
 
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        """The timestamp of what becomes of an image: by default that of RunInference's result."""
+        return timestamp
+
     def start_bundle(self) -> None:
         """What a bundle that failed left behind is not this one's."""
         self._pending = []
@@ -66,8 +76,11 @@ class Settle(beam.DoFn, abc.ABC):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         """Gives what is done, this image or an earlier one."""
+        timestamp = self.time_of(result.example, timestamp)
         if isinstance(result.inference, Inference):
-            yield self.settled(result.example, result.inference)
+            # A TimestampedValue would be put into windows anew.
+            value = self.settled(result.example, result.inference)
+            yield WindowedValue(value, timestamp, [window])
             return
         self._pending.append((result, timestamp, window))
         yield from self._done()
@@ -95,6 +108,10 @@ class _Advance(Settle):
 
 
 class _Finish(Settle):
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        own: Timestamp | None = tiled.context.timestamp
+        return timestamp if own is None else own
+
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         upscaled = finish(tiled, inference, self._settings)
         count(upscaled)

@@ -39,6 +39,7 @@ FLOORS = {
     },
     "serving": {"grpc_api"},
     "wiring": {
+        "arrivals",
         "budget",
         "card",
         "control",
@@ -47,6 +48,8 @@ FLOORS = {
         "fan_out",
         "formats",
         "giants",
+        "global_window",
+        "lineage",
         "listed",
         "listing",
         "local_runner",

@@ -31,10 +31,11 @@ def dataset(tmp_path: Path) -> DatasetFolder:
 
 
 def result(name: str, data: bytes | None, shard: int = 0) -> UpscaledImage:
-    """A result of an input `name.jpg`: an image, or a failure where there is no data."""
-    source = SourceImage(
+    """A result of a listed input `name.jpg`: an image, or a failure where there is no data."""
+    listed = SourceImage(
         input_id=f"/in/{name}.jpg", name=f"{name}.jpg", output_name=name, shard=shard
     )
+    source = dataclasses.replace(listed, listed_as=listed)
     row = Row(source.input_id, source.input_id, Status.FAILED, input={"file_name": source.name})
     if data is not None:
         row = dataclasses.replace(

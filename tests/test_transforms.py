@@ -368,7 +368,9 @@ def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
 
 
 def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None:
-    earlier = Record(Row("a", "a", Status.FAILED, error_code="kept"), None)
+    digest = hashlib.sha256(b"not looked at").hexdigest()
+    row = Row("a", "a", Status.FAILED, source_sha256=digest, error_code="kept")
+    earlier = Record(row, None)
 
     tiled = prepare(source(b"not looked at", earlier=earlier), settings, shared_pool())
     result = finish(tiled, Inference(), settings)
