@@ -616,6 +616,14 @@ def test_a_pipeline_passes_over_its_own_results(tmp_path: Path, tiny_weights: Pa
         assert list(rows(photos / "up")) == ["1.png"]
 
 
+def test_a_pipeline_that_would_read_nothing_but_results_says_so(out: Path) -> None:
+    with (
+        pytest.raises(Exception, match=rf"^no_input .* name them: {out}/images$"),
+        beam.Pipeline(runner=FnApiRunner()) as pipeline,
+    ):
+        _ = pipeline | ReadImages(str(out))
+
+
 # Mounts
 
 CHECK = """
