@@ -8,7 +8,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.test_stream import TestStream
+from apache_beam.testing import test_stream
 from apache_beam.transforms import trigger, window
 from apache_beam.transforms.window import TimestampedValue
 from PIL import Image
@@ -71,7 +71,7 @@ def test_windows_are_refused_before_anything_runs(tmp_path: Path, kind: str, ste
 @pytest.mark.parametrize("step", ["WriteDataset", "LimitCredits", "SettleBudget"])
 def test_what_has_no_end_is_refused(tmp_path: Path, step: str) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner())
-    endless = pipeline | TestStream() | beam.Map(lambda each: each)
+    endless = pipeline | test_stream.TestStream() | beam.Map(lambda each: each)
 
     with pytest.raises(SettingsError, match=f"the input of {step} is unbounded"):
         _ = endless | settle(str(tmp_path / "out"))[step]
