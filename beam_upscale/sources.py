@@ -9,6 +9,7 @@ import apache_beam as beam
 
 from beam_upscale import storage
 from beam_upscale.columns import are_stored_alike
+from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.formats import InputFormat
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
@@ -54,6 +55,8 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
+    # What stopped an earlier run of this pipeline is not to stop this one.
+    clear_stop(dataset)
     return write_down(asking.listing().images, dataset, asking.shard_rows)
 
 
