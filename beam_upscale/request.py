@@ -15,8 +15,12 @@ from beam_upscale.sources import DEFAULT_SHARD_ROWS
 
 _MOST_WORKERS = 16
 
-# The reason of a run that was stopped by hand.
+# The reason of a run that was stopped by hand, and of one that SIGTERM stopped.
 INTERRUPTED = "interrupted"
+TERMINATED = "terminated"
+
+DEFAULT_GRACE_SECONDS = 25.0
+"""Kubernetes gives 30 seconds between SIGTERM and SIGKILL, Slurm likewise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Run:
             what suits the device.
         input_format: how the input is read; None infers it from names.
         image_column: the column of tables with images; None takes one with a usual name.
+        grace_seconds: how long images that are begun may take to finish after SIGTERM, 0 or more.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
     """
 
@@ -74,6 +79,7 @@ class Run:
     workers: int | None = None
     input_format: InputFormat | str | None = None
     image_column: str | None = None
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
     beam_options: Sequence[str] = ()
 
 
