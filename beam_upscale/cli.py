@@ -58,6 +58,9 @@ _DEFAULT_SERVE_SETTINGS = ServeSettings(_DEFAULT_SETTINGS)
 
 (_DEFAULT_ENGINE,) = _DEFAULT_SETTINGS.engines
 
+# What Beam adds to an error, in the middle of one that has a code.
+_BEAM_STEP = re.compile(r" \[while running '[^']*'\]")
+
 _JAVA_TRACE = re.compile(r"at \S.*\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
 
 _HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
@@ -978,9 +981,9 @@ def main() -> None:
     except TerminatedError:
         _fail(TERMINATED, EXIT_TERMINATED, at_once=True)
     except BrokenProcessError as error:
-        _fail(str(error), _EXIT_FAILED, at_once=True)
+        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_FAILED, at_once=True)
     except BeamUpscaleError as error:
-        _fail(str(error), _EXIT_USAGE)
+        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_USAGE)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
@@ -991,7 +994,10 @@ def _in_one_line(error: BaseException) -> str:
     """Beam puts a worker's traceback before what matters, an engine in Java its own after it."""
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not _JAVA_TRACE.fullmatch(line)]
-    return f"{type(error).__name__}: {telling[-1] if telling else ''}"
+    told = _BEAM_STEP.sub("", telling[-1] if telling else "")
+    _, is_ours, line = told.partition(f"{BeamUpscaleError.__module__}.")
+    # Of an error of this package, its code says more than its class.
+    return line.partition(": ")[2] if is_ours else f"{type(error).__name__}: {told}"
 
 
 def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:

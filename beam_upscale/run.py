@@ -119,7 +119,7 @@ def _run(
     most_failures = request.max_failures.most(len(listing.images))
     input_type = _input_type(listing, dataset)
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
-    termination.begin()
+    termination.begin(lambda: request_stop(dataset, TERMINATED))
     execution = _Execution(_begin(pipeline, request))
     _watch(execution, dataset, run_id, most_failures, on_progress, termination)
     if (dataset.read_run() or {}).get("complete"):
@@ -270,20 +270,17 @@ def _watch(
 ) -> None:
     """Waits for a pipeline, and asks it to stop where that is due."""
     execution.start()
-    interrupted = terminated = False
+    interrupted = False
     while not execution.ended.is_set():
         try:
             if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
                 # With a completed run its progress files are gone.
                 break
-            if termination is not None and termination.is_asked and not terminated:
-                terminated = True
-                request_stop(dataset, TERMINATED)
             done = read_progress(dataset, run_id)
             on_progress(done)
             stop_after_failures(dataset, done.failures, most_failures)
         except KeyboardInterrupt:
-            if terminated:
+            if termination is not None and termination.is_asked:
                 raise TerminatedError from None
             if interrupted:
                 raise

@@ -75,6 +75,7 @@ class Termination:
         self.is_asked = False
         self._grace_seconds = min(grace_seconds, threading.TIMEOUT_MAX)
         self._has_begun = False
+        self._ask: Callable[[], None] | None = None
         self._is_over = threading.Event()
         # Held while a signal is sent, so that none comes once the handler is the one before.
         self._ending = threading.Lock()
@@ -98,12 +99,17 @@ class Termination:
                 self._is_over.set()
             self._news.put("over")
 
-    def begin(self) -> None:
+    def begin(self, ask: Callable[[], None]) -> None:
         """Says that the run begins what is to be finished.
+
+        Args:
+            ask: asks the run to finish it; called in a thread of its own, whatever the main thread
+                does by then.
 
         Raises:
             TerminatedError: SIGTERM came before.
         """
+        self._ask = ask
         self._has_begun = True
         if self.is_asked:
             # Where it was raised, nobody could take it.
@@ -116,9 +122,10 @@ class Termination:
         self._news.put("asked")
 
     def _watch_grace(self) -> None:
-        """Sends SIGTERM anew once the grace is over, which interrupts the main thread."""
+        """Has the run stop; sends SIGTERM anew once the grace is over, to the main thread."""
         if self._news.get() == "over":
             return
+        threading.Thread(target=self._ask, name="stop", daemon=True).start()
         seconds = self._grace_seconds
         main = threading.main_thread().ident
         assert main is not None
