@@ -66,7 +66,7 @@ _START_SECONDS = 5.0
 """How long the system may refuse to start a child while no other one works."""
 _SECONDS_BETWEEN_STARTS = 0.1
 
-_SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
+SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
 """They ask the parent to end, which finishes what is begun, and reach its children too: a terminal
 sends them to a process group, Slurm and systemd to every process of a job."""
 
@@ -329,7 +329,7 @@ class DecoderPool:
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Counts a child that has a request."""
+        """Counts a child that begins or has a request."""
         with self._lock:
             self._working += 1
         try:
@@ -386,7 +386,7 @@ class DecoderPool:
         with self._lock:
             self._children.add(child)
         try:
-            with self._killed_when_late(child):
+            with self._at_work(), self._killed_when_late(child):
                 child.wait_until_ready()
         except (_ChildLostError, ImageError) as error:
             raise self._unavailable(error) from error
@@ -425,7 +425,7 @@ class _Child:
 
     def __init__(self, command: Sequence[str]) -> None:
         # Blocked, they stay so in the child, which would end by one before it can ignore them.
-        with _blocked(_SIGNALS_OF_PARENT):
+        with blocked(SIGNALS_OF_PARENT):
             self._process = subprocess.Popen(
                 command,
                 bufsize=0,
@@ -485,8 +485,11 @@ class _Child:
 
 
 @contextlib.contextmanager
-def _blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Within it, these signals wait for this thread, and for what it starts; others take them."""
+def blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """Within it, this thread takes none of these signals, and what it starts none for good.
+
+    Other threads of the process take them meanwhile.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
@@ -558,9 +561,9 @@ def main(
         decode: replaces `image.decode`, e.g. by one that crashes, in tests.
         read_header: replaces `image.read_header`.
     """
-    for number in _SIGNALS_OF_PARENT:
+    for number in SIGNALS_OF_PARENT:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS_OF_PARENT)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
     with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
         # What a codec library prints must reach neither the protocol nor a terminal.
         nowhere = os.open(os.devnull, os.O_RDWR)
