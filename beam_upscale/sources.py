@@ -8,6 +8,7 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale.columns import are_stored_alike
+from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
@@ -62,6 +63,8 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
     with dataset.shown():
+        # What stopped an earlier run of this pipeline is not to stop this one.
+        clear_stop(dataset)
         return write_down(asking.listing().images, dataset, asking.shard_rows)
 
 

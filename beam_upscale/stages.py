@@ -20,7 +20,13 @@ from beam_upscale import image, locations, storage, tiling
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    SettingsError,
+)
 from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
@@ -47,10 +53,11 @@ class UpscaledImage:
 
     Attributes:
         source: the input.
-        record: its row; None where the run was asked to stop before this input's turn.
+        record: its row; None where the run was asked to stop before this input's turn, or has to.
         data: the encoded image; None unless this run upscaled it.
         intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
-        stop: why the run is to stop, where a service refuses all calls alike.
+        stop: why the run is to stop, where a service refuses all calls alike, or this process can
+            do nothing more.
         giant: what is to be upscaled tile by tile, over all workers: `WriteDataset` does that, and
             the record is for where nothing does.
     """
@@ -135,7 +142,8 @@ def prepare(
 
     Returns:
         The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
-        was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
+        was done before, is skipped, refused, cannot be read or is a giant, or no decoder can be
+        started: `outcome` says so.
     """
     last = settings.stages[-1]
     if source.data is not None:
@@ -159,7 +167,7 @@ def prepare(
             return _giant(prepared, large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
     digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
     prepared = dataclasses.replace(
         prepared, row=dataclasses.replace(prepared.row, source_sha256=digest)
@@ -167,7 +175,7 @@ def prepare(
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
 
 
 def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
@@ -236,7 +244,7 @@ def _decode(
         return _decoded(prepared, decoded, decision, settings)
     except Exception as error:
         # Here, so that the row has what the header told.
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
 
 
 def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
@@ -429,8 +437,11 @@ def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
     return TiledImage([], 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
 
 
-def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
-    return _without_tiles(prepared, failed(prepared, error))
+def _ended(prepared: Prepared, error: Exception) -> TiledImage:
+    """An input on which a step failed: refused, or untried where the error is not its own."""
+    if isinstance(error, BrokenProcessError):
+        return _without_tiles(prepared, _untried(prepared, error))
+    return _without_tiles(prepared, failed(prepared, as_image_error(error)))
 
 
 def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:

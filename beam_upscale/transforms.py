@@ -20,8 +20,9 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.decoding import shared_pool
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api import client
-from beam_upscale.inference import METRICS, Inference, TiledImage, handler_for
+from beam_upscale.inference import METRICS, Inference, PendingInference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import send_whole_elements
@@ -98,8 +99,16 @@ class Settle(beam.DoFn, abc.ABC):
         looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]
         self._pending = [pending for pending, is_done in looked_at if not is_done]
         for result, timestamp, window in (pending for pending, is_done in looked_at if is_done):
-            value = self.settled(result.example, result.inference.result())
+            value = self.settled(result.example, _result(result.inference))
             yield WindowedValue(value, timestamp, [window])
+
+
+def _result(pending: PendingInference) -> Inference:
+    """What became of an image; where its result cannot be decoded here, that stops the run."""
+    try:
+        return pending.result()
+    except BrokenProcessError as stop:
+        return Inference(stop=stop)
 
 
 class _Advance(Settle):

@@ -69,7 +69,7 @@ FLOORS = {
     },
     "face": {
         *("__init__", "__main__", "cli", "preview", "progress", "request", "run"),
-        *("server", "verify", "yaml"),
+        *("server", "termination", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

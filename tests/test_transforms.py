@@ -15,14 +15,20 @@ from apache_beam.internal import cloudpickle_pickler
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
 from beam_upscale import image
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    SettingsError,
+)
 from beam_upscale.image import EncodeOptions
 from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage, source_image
@@ -438,6 +444,28 @@ def test_another_error_of_the_system_is_a_failed_row(
     tiled = prepare(source(b"not looked at"), settings, shared_pool())
 
     assert row_of(finish(tiled, Inference(), settings)).error_code == "internal_error"
+
+
+def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    class Undecodable:
+        def done(self) -> bool:
+            return True
+
+        def result(self) -> Inference:
+            raise BrokenProcessError(ErrorCode.DECODER_UNAVAILABLE, "no more processes")
+
+    tiled = prepare(source(encoded(photograph())), settings, shared_pool())
+    finishing = _Finish(settings)
+    finishing.start_bundle()
+
+    (result,) = finishing.process(
+        PredictionResult(tiled, Undecodable()), Timestamp(0), GlobalWindow()
+    )
+
+    assert result.value.record is None
+    assert result.value.stop.code is ErrorCode.DECODER_UNAVAILABLE
 
 
 def test_the_networks_error_is_the_inputs(
