@@ -599,7 +599,12 @@ def run_command(
             _print_left_out(listing, err)
 
         try:
-            result = run(request, on_start=started, on_progress=line.update)
+            result = run(
+                request,
+                on_start=started,
+                on_progress=line.update,
+                on_note=lambda text: err.print(text, markup=False),
+            )
         except BeamUpscaleError:
             raise
         except KeyboardInterrupt:
@@ -629,6 +634,12 @@ def _print_result(output: str, result: RunResult) -> None:
         f"list price {_amount(totals.credits)} credits (${_amount(totals.usd)}), "
         f"billed {_amount(totals.billed_credits)} credits"
     )
+    if totals.charged_credits != totals.billed_credits or totals.unresolved_credits:
+        out.print(
+            f"charged for this output in all {_amount(totals.charged_credits)} credits; unresolved "
+            f"{_amount(totals.unresolved_credits)} credits of {totals.unresolved_calls:,} calls "
+            "whose answers are not known"
+        )
     if result.stopped is not None:
         # The reason may be a service's own words.
         out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}", markup=False)

@@ -72,6 +72,7 @@ class ErrorCode(StrEnum):
     ENDPOINT_UNAVAILABLE = "endpoint_unavailable"
     API_KEY_REFUSED = "api_key_refused"
     OUT_OF_CREDITS = "out_of_credits"
+    LEDGER_CHANGED = "ledger_changed"
     UNKNOWN_WEIGHTS = "unknown_weights"
     WEIGHTS_UNAVAILABLE = "weights_unavailable"
     WEIGHTS_INCOMPLETE = "weights_incomplete"

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from beam_upscale import image, locations, storage
+from beam_upscale.booking import ImageBooking
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.control import is_stopped, request_stop
 from beam_upscale.dataset import DatasetFolder, Record
@@ -98,6 +99,7 @@ class GiantTile:
         channels: of the color.
         has_alpha: whether alpha follows the color in its file.
         version: of the input when it was looked at.
+        booking: puts a paid call for it into the books.
     """
 
     source: SourceImage
@@ -108,6 +110,7 @@ class GiantTile:
     channels: int
     has_alpha: bool
     version: tuple[object, ...]
+    booking: ImageBooking | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +238,7 @@ def cut(
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=giant.version,
+            booking=prepared.booking,
         )
         for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
     ]
@@ -424,7 +428,9 @@ def read_tile(
         context = dataclasses.replace(context, alpha=alpha)
     scale = settings.stages[0].engine.scale
     identity = tile.source.input_id, 0
-    return TiledImage(tiles, scale, context=context, identity=identity, first=tile.index)
+    return TiledImage(
+        tiles, scale, context=context, identity=identity, first=tile.index, booking=tile.booking
+    )
 
 
 def _failure(tile: GiantTile, folder: _Folder) -> Inference | None:

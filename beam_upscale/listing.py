@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from beam_upscale import http_files, locations, storage
+from beam_upscale.booking import Prepaid, RunBooks
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -72,6 +73,9 @@ class SourceImage:
         within_budget: False marks the input as one that the budget does not reach.
         claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
             beyond the budget. None where there is no budget.
+        prepaid: what they leave out, of calls that an earlier run paid; None where that is nothing.
+        spare_calls: how many calls the whole run may make beyond what is set aside for its inputs.
+        books: which paid calls for it are put into; None where no books are kept.
         postponed: True marks the input as one that a later run is to do.
         data_sha256: of `data`, in hexadecimal, where the bytes themselves are no longer needed.
         listed_as: the input as the output's own listing has it; None where it comes from elsewhere.
@@ -93,6 +97,9 @@ class SourceImage:
     staged_otherwise: bool = False
     within_budget: bool = True
     claimed: Decimal | None = None
+    prepaid: Prepaid | None = None
+    spare_calls: int = 0
+    books: RunBooks | None = dataclasses.field(default=None, compare=False)
     postponed: bool = False
     data_sha256: str | None = None
     listed_as: "SourceImage | None" = None

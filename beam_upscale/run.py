@@ -12,7 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import shared_weights, storage
+from beam_upscale import books, shared_weights, storage
 from beam_upscale.budget import LimitCredits
 from beam_upscale.columns import infer_input_type
 from beam_upscale.control import (
@@ -53,6 +53,7 @@ def run(
     request: Run,
     on_start: Callable[[PinnedSettings, Listing], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
     """Runs to the end, or to where it is stopped.
 
@@ -64,6 +65,7 @@ def run(
         request: what to run.
         on_start: called before the first image, with the settings and the inputs.
         on_progress: called about twice a second.
+        on_note: called with a line that the user is to know of.
 
     Raises:
         SettingsError: nothing was begun; the error says why.
@@ -75,7 +77,7 @@ def run(
     check_not_negative(grace_seconds=request.grace_seconds)
     with Termination(request.grace_seconds) as termination:
         try:
-            return _run(request, on_start, on_progress, termination)
+            return _run(request, on_start, on_progress, on_note, termination)
         except (KeyboardInterrupt, TerminatedError):
             end_servers()
             raise
@@ -89,6 +91,7 @@ def _run(
     request: Run,
     on_start: Callable[[PinnedSettings, Listing], None],
     on_progress: Callable[[Progress], None],
+    on_note: Callable[[str], None],
     termination: Termination,
 ) -> RunResult:
     storage.configure(request.beam_options)
@@ -97,6 +100,8 @@ def _run(
     with held(request.output, in_this_process=is_here, lease_seconds=seconds) as dataset:
         with untouched_on_failure(dataset):
             ready = _ready(request, dataset)
+        if request.overwrite:
+            _clear(dataset, on_note)
         return _carry_out(request, ready, dataset, on_start, on_progress, termination)
 
 
@@ -141,7 +146,7 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
     refuse_needed_in_results(_needed(request, settings, listing), dataset)
-    check_service(settings)
+    settings = check_service(settings)
     return _Ready(settings, pipeline, record, listing)
 
 
@@ -154,8 +159,8 @@ def _carry_out(
     termination: Termination,
 ) -> RunResult:
     listing, pipeline, record = ready.listing, ready.pipeline, ready.record
-    if request.overwrite:
-        _clear(dataset)
+    if ready.settings.remote_model is not None:
+        _open_books(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
     write_down(listing.images, dataset, request.shard_rows)
@@ -172,9 +177,20 @@ def _carry_out(
     _watch(execution, dataset, run_id, most_failures, on_progress, termination)
     if (dataset.read_run() or {}).get("complete"):
         forget_stop(dataset)
-        return RunResult(dataset.totals())
+        return RunResult(books.with_books(dataset.totals(), dataset))
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
-    return RunResult(dataset.unfinished_totals(), reason)
+    totals = books.with_books(dataset.unfinished_totals(), dataset)
+    values = {**record, "complete": False, "totals": dataclasses.asdict(totals)}
+    dataset.write_json(dataset.run_json, values)
+    return RunResult(totals, reason)
+
+
+def _open_books(dataset: DatasetFolder) -> None:
+    """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    if books.exist(dataset):
+        books.close(dataset)
+    else:
+        books.bring_forward(dataset, dataset.unfinished_rows())
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
@@ -193,7 +209,13 @@ def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterato
         yield "--overwrite would delete what the input leads to by the link", link
 
 
-def _clear(dataset: DatasetFolder) -> None:
+def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
+    held = books.read_sums(dataset)
+    if held.spent:
+        on_note(
+            f"the books of {dataset.root} are begun anew; the old ones held {held.charged} credits "
+            f"charged and {held.unresolved} unresolved"
+        )
     # Last what tells that all this was left by a run: it ends with run.json.
     dataset.clear_staging()
     for name in RESULTS:
@@ -258,7 +280,9 @@ def _wire(
     dataset = held_by_pipeline(pipeline, request.output)
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
-        images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
+        images |= LimitCredits(
+            request.max_credits, settings.rules, request.output, settings.remote_model
+        )
         images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry)))
     (
         images

@@ -8,13 +8,17 @@ from decimal import Decimal
 from typing import Any
 
 from beam_upscale import storage
+from beam_upscale.books import BOOKS
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.plan import Oversize
 from beam_upscale.settings import PinnedSettings
 
 # What a run leaves below its output.
-RESULTS = ("README.md", "images", "data", "intermediates", "manifest", "telemetry", "run.json")
+RESULTS = (
+    *("README.md", "images", "data", "intermediates", "manifest", "telemetry", BOOKS),
+    "run.json",
+)
 
 _PACKAGES = (
     "apache-beam",

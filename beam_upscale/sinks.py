@@ -21,7 +21,7 @@ from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale import manifest, storage
+from beam_upscale import books, manifest, storage
 from beam_upscale.arrivals import (
     Arrivals,
     Listed,
@@ -140,6 +140,8 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         dataset.write(uri, upscaled.data)
+    if source.books is None or source.books.dataset != dataset:
+        books.enter_row(record.row, dataset)
     before = dataset.staged_record(source.input_id)
     if before is not None:
         record = dataclasses.replace(record, row=with_earlier_billing(record.row, before.row))
@@ -330,6 +332,7 @@ def commit_shard(
     _write_telemetry(shard, records, dataset, run_id)
     with dataset.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(manifest.table(ordered, input_type), file)
+    books.close_rows((record.row for record in records), dataset)
     if layout.is_packed:
         for row in ordered:
             # They stand in the data shard now; a dataset is not to need its size twice.
@@ -595,7 +598,9 @@ def _retype(
 
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
-    sums = dataset.totals()
+    if books.exist(dataset):
+        books.close(dataset)
+    sums = books.with_books(dataset.totals(), dataset)
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
     card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {

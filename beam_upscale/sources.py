@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_upscale.booking import RunBooks
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
@@ -75,8 +76,9 @@ def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
 class ReadBatch(beam.DoFn):
     """Reads a batch of an output's listing, with the earlier rows of those that are committed."""
 
-    def __init__(self, dataset: DatasetFolder) -> None:
+    def __init__(self, dataset: DatasetFolder, books: RunBooks | None = None) -> None:
         self._dataset = dataset
+        self._books = books
         self._images: tuple[str, list[SourceImage]] = ("", [])
         self._rows: tuple[int, dict[str, Row]] = (-1, {})
 
@@ -89,6 +91,7 @@ class ReadBatch(beam.DoFn):
         if self._images[0] != batch.part:
             self._images = (batch.part, read_part(self._dataset, batch.part))
         for image in self._images[1][batch.first : batch.first + batch.count]:
+            image = dataclasses.replace(image, books=self._books)
             yield self._with_earlier(image) if image.committed else image
 
     def _with_earlier(self, image: SourceImage) -> SourceImage:
@@ -236,6 +239,6 @@ class _ReadBatches(beam.PTransform):
         return (
             batches
             | "Spread" >> beam.Reshuffle()
-            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset))
+            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset, RunBooks.begin(self.dataset)))
             | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry))
         )

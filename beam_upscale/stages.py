@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_upscale import image, locations, storage, tiling
+from beam_upscale.booking import ImageBooking, Limit
+from beam_upscale.books import work_of
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
@@ -91,6 +93,7 @@ class Prepared:
         intermediates: what they made, encoded, where it is to be kept.
         telemetry: of the stages before this one, without their pixels.
         timestamp: Beam's, of the input's element; batches have others.
+        booking: puts its paid calls into the books; None where none are made or no books are kept.
     """
 
     source: SourceImage
@@ -108,6 +111,7 @@ class Prepared:
     intermediates: tuple[bytes, ...] = ()
     telemetry: Inference = dataclasses.field(default_factory=Inference)
     timestamp: Any = None
+    booking: ImageBooking | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +173,7 @@ def prepare(
     except Exception as error:
         return _ended(prepared, error)
     digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
-    prepared = dataclasses.replace(
-        prepared, row=dataclasses.replace(prepared.row, source_sha256=digest)
-    )
+    prepared = _with_content(prepared, digest, settings)
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
@@ -192,6 +194,21 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
     if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
         return False
     return not _is_ruled_otherwise(earlier, settings)
+
+
+def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> Prepared:
+    """Adds what is known once the input's bytes are."""
+    row = dataclasses.replace(prepared.row, source_sha256=sha256)
+    prepared = dataclasses.replace(prepared, row=row)
+    source = prepared.source
+    if source.books is None or settings.rules.backend is not Backend.GRPC:
+        return prepared
+    work, limit = work_of(sha256, prepared.parameters), None
+    if source.claimed is not None:
+        is_prepaid = source.prepaid is not None and source.prepaid.work == work
+        limit = Limit(is_prepaid, source.spare_calls)
+    booking = ImageBooking(source.books, source.input_id, work, limit)
+    return dataclasses.replace(prepared, booking=booking)
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
@@ -251,11 +268,21 @@ def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
     """The result where the rules or the budget leave nothing to do; else None."""
     if not decision.is_upscaled:
         return _decided(prepared, decision)
-    claimed = prepared.source.claimed
     # It may have been priced when it could not be read, or when it was another.
-    if not prepared.source.within_budget or (claimed is not None and decision.credits > claimed):
+    if not prepared.source.within_budget or _exceeds_claim(prepared, decision):
         return _over_budget(prepared, decision)
     return None
+
+
+def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
+    """Whether an image costs more than the budget sets aside for it."""
+    claimed, prepaid = prepared.source.claimed, prepared.source.prepaid
+    if claimed is None:
+        return False
+    limit = None if prepared.booking is None else prepared.booking.limit
+    if prepaid is not None and limit is not None and limit.is_prepaid:
+        claimed += prepaid.credits
+    return decision.credits > claimed
 
 
 def _large_header(
@@ -298,9 +325,9 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
 def _giant(prepared: Prepared, header: ImageHeader, settings: PinnedSettings) -> TiledImage:
     source = prepared.source
     version = file_version(source)
-    row = dataclasses.replace(prepared.row, source_sha256=source.sha256())
+    prepared = _with_content(prepared, source.sha256(), settings)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
-    prepared = dataclasses.replace(prepared, row=_with_header(row, header))
+    prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header))
     if (refusal := _refusal(prepared, decision)) is not None:
         return _without_tiles(prepared, refusal)
     error = ImageError(
@@ -395,7 +422,8 @@ def _tiles(
         )
     ]
     context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    return TiledImage(tiles, scale, context=context, identity=identity_of(prepared))
+    identity, booking = identity_of(prepared), prepared.booking
+    return TiledImage(tiles, scale, context=context, identity=identity, booking=booking)
 
 
 def _guided_tiles(
@@ -411,7 +439,8 @@ def _guided_tiles(
     tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
     row = dataclasses.replace(prepared.row, seed=parameters.seed)
     context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    return TiledImage([tile], scale, parameters, context, identity_of(prepared))
+    identity, booking = identity_of(prepared), prepared.booking
+    return TiledImage([tile], scale, parameters, context, identity, booking=booking)
 
 
 def identity_of(prepared: Prepared) -> tuple[str, int]:

@@ -35,11 +35,21 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("conditional_files", "hadoop_files", "hold", "shared_weights", "sorted_map", "storage"),
+        *(
+            "conditional_files",
+            "hadoop_files",
+            "hold",
+            "paid_calls",
+            "shared_weights",
+            "sorted_map",
+            "storage",
+        ),
     },
     "serving": {"grpc_api"},
     "wiring": {
         "arrivals",
+        "booking",
+        "books",
         "budget",
         "card",
         "control",

@@ -281,7 +281,7 @@ class Calls:
         try:
             held = self._ledger.begin(flight.key, call.request_id, call.fingerprint, priced.credits)
         except OutOfCredits as error:
-            raise exhausted(Reason.OUT_OF_CREDITS, str(error), None) from None
+            raise _uncharged(exhausted(Reason.OUT_OF_CREDITS, str(error), None)) from None
         except RequestIdReused as error:
             raise _reused(str(error)) from None
         except LedgerUnavailable as error:
@@ -327,9 +327,12 @@ class Calls:
         outcome: Result | Exception
         try:
             outcome = self._upscale(turn)
-            self._count(turn.flight, outcome)
         except Exception as error:
-            outcome = error
+            outcome = self._refusal(error)
+            if isinstance(turn.held, Reservation) and not _is_unavailable(outcome):
+                outcome = _uncharged(outcome)
+        else:
+            outcome = self._counted(turn.flight, outcome)
         finally:
             turn.give_up()
         seconds = time.monotonic() - started
@@ -373,6 +376,13 @@ class Calls:
             # It was charged before, and here it is.
         return Decimal(0)
 
+    def _counted(self, flight: Flight, result: Result) -> Result | Exception:
+        try:
+            self._count(flight, result)
+        except Exception as error:
+            return error
+        return result
+
     def _count(self, flight: Flight, result: Result) -> None:
         assert result.upscaled is not None
         metrics, row, telemetry = self._metrics, result.upscaled.row, result.upscaled.telemetry
@@ -402,17 +412,32 @@ class Calls:
                 self._loop.call_soon_threadsafe(self._break, outcome)
             message = f"the server cannot go on ({outcome.code}) and ends; nothing was charged"
             outcome = unavailable(message, _RESTART_SECONDS)
-        if isinstance(outcome, Exception) and not isinstance(outcome, RefusedError):
-            # The trace is for the log; to callers it tells nothing.
-            _logger.error("A call failed.", exc_info=outcome)
-            outcome = RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+        if isinstance(outcome, Exception):
+            outcome = self._refusal(outcome)
         # The loop may have ended: then nobody waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, flight, outcome)
 
+    def _refusal(self, error: Exception) -> RefusedError:
+        if isinstance(error, RefusedError):
+            return error
+        # The trace is for the log; to callers it tells nothing.
+        _logger.error("A call failed.", exc_info=error)
+        return RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+
     def _queue_full(self, message: str) -> RefusedError:
         seconds = self._seconds * (len(self._waiting) + 1) / self._worker.threads
         return exhausted(Reason.QUEUE_FULL, message, min(_LONGEST_RETRY_SECONDS, max(0.1, seconds)))
+
+
+def _is_unavailable(error: RefusedError) -> bool:
+    """Whether a call failed so that what became of its charge may not be known."""
+    return error.refusal.code is grpc.StatusCode.UNAVAILABLE
+
+
+def _uncharged(error: RefusedError) -> RefusedError:
+    """The same refusal, which says too that its request id was not charged."""
+    return RefusedError(dataclasses.replace(error.refusal, charged=Decimal(0)))
 
 
 def _reused(message: str) -> RefusedError:
