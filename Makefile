@@ -33,7 +33,7 @@ demo: install ## upscale the images in samples/ and show what became of each
 	@echo "Look at $(OUT)/images beside samples/, and at $(OUT)/manifest for a row on each input."
 
 .PHONY: test
-test: install-dev ## format, lint, types and the quick tests (10 minutes on 2 cores at most)
+test: install-dev ## format, lint, types and the quick tests (under 8 minutes on 2 cores)
 	$(VENV)/ruff format --check
 	$(VENV)/ruff check
 	$(VENV)/mypy

@@ -15,6 +15,7 @@ from beam_upscale.chain import ChainPlan, Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ImageError
+from beam_upscale.global_window import refuse_windows
 from beam_upscale.image import ImageHeader
 from beam_upscale.listing import HEADER_BYTES, SourceImage
 from beam_upscale.manifest import Row, Status
@@ -22,6 +23,8 @@ from beam_upscale.remote_models import RemoteModel
 
 # What stands at their end, frames and orientation, decides too.
 _LATE_FORMATS = frozenset({"gif", "webp"})
+
+_WHY_TOGETHER = "a budget is for all inputs together"
 
 # Sorts before every hash: nothing new is admitted.
 NOTHING = ""
@@ -311,6 +314,7 @@ class SettleBudget(beam.PTransform):
 
     def expand(self, claims: Any) -> Any:
         """Gathers what is small."""
+        refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
         max_credits, output, model = self.max_credits, self.output, self.model
         settled = (
             claims
@@ -355,6 +359,7 @@ class LimitCredits(beam.PTransform):
 
     def expand(self, sources: Any) -> Any:
         """Asks every input's claim, settles the budget, and marks the inputs."""
+        refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
         claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.model))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
         settle = SettleBudget(self.max_credits, self.output, self.model)

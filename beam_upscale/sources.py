@@ -9,11 +9,12 @@ import apache_beam as beam
 
 from beam_upscale.booking import RunBooks
 from beam_upscale.columns import are_stored_alike
+from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
-from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
+from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_input
 from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
@@ -39,9 +40,16 @@ class Asking:
     shard_rows: int = DEFAULT_SHARD_ROWS
 
     def listing(self) -> Listing:
-        """What is there now, without the output."""
+        """What is there now, without the output.
+
+        Raises:
+            SettingsError: as `list_images`; NO_INPUT, nothing is there but results of runs.
+        """
         exclude = None if self.dataset is None else self.dataset.root
-        return list_images(self.pattern, exclude, self.input_format, self.image_column)
+        listing = list_images(self.pattern, exclude, self.input_format, self.image_column)
+        if listing.datasets and not listing.images:
+            raise no_input(self.pattern, listing)
+        return listing
 
 
 def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
@@ -56,6 +64,8 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
     with dataset.shown():
+        # What stopped an earlier run of this pipeline is not to stop this one.
+        clear_stop(dataset)
         return write_down(asking.listing().images, dataset, asking.shard_rows)
 
 

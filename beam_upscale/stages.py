@@ -22,13 +22,20 @@ from beam_upscale.books import work_of
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    SettingsError,
+)
 from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
+from beam_upscale.resume import Asked, is_asked_alike
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
@@ -48,10 +55,11 @@ class UpscaledImage:
 
     Attributes:
         source: the input.
-        record: its row; None where the run was asked to stop before this input's turn.
+        record: its row; None where the run was asked to stop before this input's turn, or has to.
         data: the encoded image; None unless this run upscaled it.
         intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
-        stop: why the run is to stop, where a service refuses all calls alike.
+        stop: why the run is to stop, where a service refuses all calls alike, or this process can
+            do nothing more.
         giant: what is to be upscaled tile by tile, over all workers: `WriteDataset` does that, and
             the record is for where nothing does.
     """
@@ -84,6 +92,7 @@ class Prepared:
         done: details of the stages before this one, as the manifest has them.
         intermediates: what they made, encoded, where it is to be kept.
         telemetry: of the stages before this one, without their pixels.
+        timestamp: Beam's, of the input's element; batches have others.
         booking: puts its paid calls into the books; None where none are made or no books are kept.
     """
 
@@ -101,6 +110,7 @@ class Prepared:
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
     telemetry: Inference = dataclasses.field(default_factory=Inference)
+    timestamp: Any = None
     booking: ImageBooking | None = None
 
 
@@ -136,10 +146,13 @@ def prepare(
 
     Returns:
         The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
-        was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
+        was done before, is skipped, refused, cannot be read or is a giant, or no decoder can be
+        started: `outcome` says so.
     """
     last = settings.stages[-1]
-    if source.earlier is not None and _is_ruled_otherwise(source.earlier.row, settings):
+    if source.data is not None:
+        source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
+    if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
         source = source.without_earlier()
     row = Row(
         input_id=source.input_id,
@@ -158,12 +171,29 @@ def prepare(
             return _giant(prepared, large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
-    prepared = _with_content(prepared, hashlib.sha256(data).hexdigest(), settings)
+        return _ended(prepared, error)
+    digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+    prepared = _with_content(prepared, digest, settings)
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
+
+
+def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
+    """Whether an earlier row is right, by what is known only here: the rules, and what has changed.
+
+    A step of the pipeline's own may have put other bytes, or another prompt, in the place of what
+    was looked at.
+    """
+    if source.data_sha256 is not None and source.data_sha256 != earlier.source_sha256:
+        return False
+    rules = settings.rules
+    is_changed = source.listed_as is not None and not source.is_as_listed
+    asked = Asked(rules.parameters, rules.prompt_column)
+    if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
+        return False
+    return not _is_ruled_otherwise(earlier, settings)
 
 
 def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> Prepared:
@@ -231,7 +261,7 @@ def _decode(
         return _decoded(prepared, decoded, decision, settings)
     except Exception as error:
         # Here, so that the row has what the header told.
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
 
 
 def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
@@ -436,8 +466,11 @@ def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
     return TiledImage([], 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
 
 
-def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
-    return _without_tiles(prepared, failed(prepared, error))
+def _ended(prepared: Prepared, error: Exception) -> TiledImage:
+    """An input on which a step failed: refused, or untried where the error is not its own."""
+    if isinstance(error, BrokenProcessError):
+        return _without_tiles(prepared, _untried(prepared, error))
+    return _without_tiles(prepared, failed(prepared, as_image_error(error)))
 
 
 def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:

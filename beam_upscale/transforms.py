@@ -22,8 +22,9 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_upscale.booking import RunBooks
 from beam_upscale.dataset import held_by_pipeline
 from beam_upscale.decoding import shared_pool
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api import client
-from beam_upscale.inference import METRICS, Inference, TiledImage, handler_for
+from beam_upscale.inference import METRICS, Inference, PendingInference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import send_whole_elements
@@ -40,10 +41,15 @@ class _Prepare(beam.DoFn):
         self._settings = settings
         self._books = books
 
-    def process(self, source: SourceImage) -> Iterator[TiledImage]:
+    def process(
+        self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
+    ) -> Iterator[TiledImage]:
         if source.books is None and self._books is not None:
             source = dataclasses.replace(source, books=self._books)
-        yield prepare(source, self._settings, shared_pool())
+        tiled = prepare(source, self._settings, shared_pool())
+        # RunInference's batches have the time of their window's end.
+        context = dataclasses.replace(tiled.context, timestamp=timestamp)
+        yield dataclasses.replace(tiled, context=context)
 
 
 class Settle(beam.DoFn, abc.ABC):
@@ -61,6 +67,10 @@ class Settle(beam.DoFn, abc.ABC):
     def settled(self, tiled: TiledImage, inference: Inference) -> Any:
         """What becomes of an image once the engine is done with it."""
 
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        """The timestamp of what becomes of an image: by default that of RunInference's result."""
+        return timestamp
+
     def start_bundle(self) -> None:
         """What a bundle that failed left behind is not this one's."""
         self._pending = []
@@ -72,8 +82,11 @@ class Settle(beam.DoFn, abc.ABC):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         """Gives what is done, this image or an earlier one."""
+        timestamp = self.time_of(result.example, timestamp)
         if isinstance(result.inference, Inference):
-            yield self.settled(result.example, result.inference)
+            # A TimestampedValue would be put into windows anew.
+            value = self.settled(result.example, result.inference)
+            yield WindowedValue(value, timestamp, [window])
             return
         self._pending.append((result, timestamp, window))
         yield from self._done()
@@ -91,8 +104,16 @@ class Settle(beam.DoFn, abc.ABC):
         looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]
         self._pending = [pending for pending, is_done in looked_at if not is_done]
         for result, timestamp, window in (pending for pending, is_done in looked_at if is_done):
-            value = self.settled(result.example, result.inference.result())
+            value = self.settled(result.example, _result(result.inference))
             yield WindowedValue(value, timestamp, [window])
+
+
+def _result(pending: PendingInference) -> Inference:
+    """What became of an image; where its result cannot be decoded here, that stops the run."""
+    try:
+        return pending.result()
+    except BrokenProcessError as stop:
+        return Inference(stop=stop)
 
 
 class _Advance(Settle):
@@ -101,6 +122,10 @@ class _Advance(Settle):
 
 
 class _Finish(Settle):
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        own: Timestamp | None = tiled.context.timestamp
+        return timestamp if own is None else own
+
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         upscaled = finish(tiled, inference, self._settings)
         count(upscaled)

@@ -99,7 +99,8 @@ class Inference:
             half-way too.
         billed_credits: what these calls were billed, also where the image failed.
         attempts: the most attempts that a call took.
-        stop: why the whole run is to stop: this image was not tried, and has no row.
+        stop: why the whole run is to stop: this image was not tried, or met an error that is not
+            its own, and has no row.
     """
 
     cores: list[np.ndarray] = dataclasses.field(default_factory=list)

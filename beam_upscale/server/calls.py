@@ -9,6 +9,9 @@ What a call goes through, each step only where the one before it lets it:
 4. The networks. What has begun is finished, charged and kept for a repeat, also when nobody waits
    for it any more; without a request id nobody could repeat it, and it is not charged.
 
+Once nothing can be computed in this process any more, or no decoder be started, all calls end as
+unavailable and uncharged, and the server is told.
+
 Steps 2 to 4 are a thread's, so that the event loop has little to do with a call: some threads are
 left over from the networks, and whichever has finished a call takes the next of the queue.
 """
@@ -19,11 +22,13 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import grpc
 
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.server.keys import Key
@@ -54,6 +59,9 @@ _MOST_RESULT_BYTES = MAX_MESSAGE_BYTES - 2**16
 
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
+
+# A server that takes this one's place has to load its networks first.
+_RESTART_SECONDS = 5.0
 
 # How much the last call counts in the average time of one.
 _WEIGHT_OF_LAST = 0.1
@@ -133,6 +141,8 @@ class Calls:
         self._by_id: dict[tuple[str, str], Flight] = {}
         self._flights: set[Flight] = set()
         self._bytes = 0
+        self._broken: BrokenProcessError | None = None
+        self._when_broken: list[Callable[[BrokenProcessError], None]] = []
         # What follows belongs to whoever has the lock.
         self._lock = threading.Lock()
         self._waiting: dict[Flight, _Turn] = {}
@@ -169,6 +179,16 @@ class Calls:
         if turn is not None:
             turn.give_up()
             self._settle(flight, None)
+
+    def when_broken(self, act: Callable[[BrokenProcessError], None]) -> None:
+        """Has this called, once, where this process turns out to be able to do no call any more."""
+        self._when_broken.append(act)
+
+    def _break(self, error: BrokenProcessError) -> None:
+        if self._broken is None:
+            self._broken = error
+            for act in self._when_broken:
+                act(error)
 
     async def finish(self, seconds: float) -> bool:
         """Waits for all calls in progress.
@@ -307,6 +327,8 @@ class Calls:
         outcome: Result | Exception
         try:
             outcome = self._upscale(turn)
+        except BrokenProcessError as error:
+            outcome = error
         except Exception as error:
             outcome = self._refusal(error)
             if isinstance(turn.held, Reservation) and not _is_unavailable(outcome):
@@ -387,6 +409,11 @@ class Calls:
 
     def _end(self, flight: Flight, outcome: Result | Exception | None) -> None:
         """Tells the event loop."""
+        if isinstance(outcome, BrokenProcessError):
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._break, outcome)
+            message = f"the server cannot go on ({outcome.code}) and ends; nothing was charged"
+            outcome = unavailable(message, _RESTART_SECONDS)
         if isinstance(outcome, Exception):
             outcome = self._refusal(outcome)
         # The loop may have ended: then nobody waits.

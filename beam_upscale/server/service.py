@@ -113,6 +113,7 @@ class Service:
         self._timeout = request_timeout_seconds
         self._keep_alive = keep_alive_seconds
         self._reflection = Reflection((*SERVICES, _HEALTH))
+        calls.when_broken(lambda _: self.drain())
 
     def drain(self) -> None:
         """Says that no service serves, and begins no more calls."""
