@@ -128,7 +128,11 @@ class Entry:
 
     def to_json(self) -> bytes:
         """The entry as UTF-8 JSON, exact to the last digit."""
-        return json.dumps({**dataclasses.asdict(self), "credits": str(self.credits)}).encode()
+        return json.dumps({**self.to_dict(), "credits": str(self.credits)}).encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes by their names."""
+        return {name: getattr(self, name) for name in _SCHEMA.names}
 
 
 def entry_from_json(data: bytes) -> Entry:
@@ -412,7 +416,7 @@ def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
 def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.input_id, entry.stage, entry.tile, entry.id))
     values = [
-        {**dataclasses.asdict(e), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
+        {**e.to_dict(), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
         for e in ordered
     ]
     with dataset.publish(uri) as file:
