@@ -106,12 +106,12 @@ class ImageBooking:
     def call(
         self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
     ) -> "BookedCall":
-        """One of the image's calls, as `inference.Booking` has it."""
+        """One of the image's calls, as `paid_calls.Booking` has it."""
         return BookedCall(self, Place(self.input_id, *place), request_id, price, model)
 
 
 class BookedCall:
-    """A paid call in the books; an `inference.PaidCall`.
+    """A paid call in the books; a `paid_calls.PaidCall`.
 
     Args:
         booking: of its image.

@@ -164,6 +164,7 @@ BUSY = "unavailable before anything is done"
 ERROR = "an error in place of the result, which was charged"
 WITHHELD = "withheld, which is free"
 REFUSED = "refused as invalid, which is free"
+NO_KEY = "the key is refused, which stops the run"
 FATES = (ANSWER, LOST, BUSY, ERROR, WITHHELD, REFUSED)
 
 
@@ -213,6 +214,8 @@ class Service:
             raise _Error(grpc.StatusCode.UNAVAILABLE)
         if fate == REFUSED:
             raise _Error(grpc.StatusCode.INVALID_ARGUMENT)
+        if fate == NO_KEY:
+            raise _Error(grpc.StatusCode.UNAUTHENTICATED)
         if fate == WITHHELD and not self._is_charged(request.request_id):
             yield _artifact(finish_reason=generation.FILTER)
             return
@@ -443,12 +446,14 @@ class History:
         """The committed rows."""
         return [row for _, row in self.dataset.committed_rows()]
 
+    def entries(self) -> list[Entry]:
+        """All entries of the books; some may be there twice."""
+        some = itertools.chain(_closed(self.dataset), _open(self.dataset))
+        return [entry for entries in some for entry in entries]
+
     def unresolved(self) -> list[Entry]:
         """The entries of calls whose answers are not known."""
-        entries = [
-            e for some in itertools.chain(_closed(self.dataset), _open(self.dataset)) for e in some
-        ]
-        return [group.first for group in grouped(entries) if group.state is State.SENT]
+        return [group.first for group in grouped(self.entries()) if group.state is State.SENT]
 
     def assert_books_hold(self) -> None:
         """The books are the service's ledger, but for what is unresolved."""

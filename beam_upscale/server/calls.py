@@ -327,6 +327,8 @@ class Calls:
         outcome: Result | Exception
         try:
             outcome = self._upscale(turn)
+        except BrokenProcessError as error:
+            outcome = error
         except Exception as error:
             outcome = self._refusal(error)
             if isinstance(turn.held, Reservation) and not _is_unavailable(outcome):

@@ -276,6 +276,6 @@ def _jitter(attempts: int) -> float:
 
 
 def _counted(error: ImageError, attempts: int) -> ImageError:
-    if attempts == 1:
+    if attempts <= 1:
         return error
     return ImageError(error.code, f"{error.message} (after {attempts} attempts)")
