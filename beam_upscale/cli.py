@@ -469,6 +469,8 @@ def plan_command(
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
+    # Beam logs a failed bundle with every traceback; the command ends with one line instead.
+    logging.getLogger().setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
         preview(listing.images, settings.rules, max_credits, folder, beam_options)

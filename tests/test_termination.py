@@ -7,6 +7,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -255,6 +256,27 @@ def test_a_runner_of_beams_is_asked_to_stop(
     assert ended.code == 143
     assert 2 <= done < IMAGES
     assert_goes_on(inputs, output, tiny_weights)
+
+
+def plan_in(folder: Path) -> None:
+    """Puts temporary files into a folder, and sends SIGTERM once a plan's listing is written."""
+    tempfile.tempdir = str(folder)
+    signal_after(r"listing/.*", 1, signal.SIGTERM)
+
+
+@slow
+def test_a_plan_ends_at_once_and_leaves_no_temporary_files(tmp_path: Path, inputs: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+
+    ended = Command(
+        tmp_path, "plan", inputs, prepare=functools.partial(plan_in, temporary)
+    ).finished()
+
+    assert ended.code == 143
+    assert ended.err.splitlines()[-1] == "beam-upscale: terminated"
+    # Beam's own go with the interpreter, which is not waited for.
+    assert list(temporary.glob("beam-upscale-*")) == []
 
 
 def test_the_command_takes_the_signal_from_its_beginning(tmp_path: Path) -> None:
