@@ -187,10 +187,10 @@ def _carry_out(
 
 def _open_books(dataset: DatasetFolder) -> None:
     """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    if not books.are_kept(dataset.read_run()):
+        books.enter_missing(dataset.unfinished_rows(), dataset)
     if books.exist(dataset):
         books.close(dataset)
-    else:
-        books.bring_forward(dataset, dataset.unfinished_rows())
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
