@@ -20,8 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 Guard = Callable[[], AbstractContextManager[None]]
 """Gives a context within which a file may be written or deleted; raises where it may not."""
 
-# Of one upload to S3 in one request; larger files go in parts.
-_LARGEST_PUT_BYTES = 1 << 30
+# Of one request to S3, which is in memory; larger files go in parts of this size.
 _PART_BYTES = 64 << 20
 
 # As many connections as boto3's and requests' pools keep.
@@ -123,7 +122,7 @@ class _S3:
         file.seek(0)
         refusal = _s3_conflict if expected is None else _s3_refusal
         with _false_where(refusal) as refused:
-            if size <= _LARGEST_PUT_BYTES:
+            if size <= _PART_BYTES:
                 # Read whole: boto3 closes a file it is given.
                 self._client.put_object(Bucket=bucket, Key=key, Body=file.read(), **condition)
             else:
@@ -306,8 +305,8 @@ def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> Non
     expected: str | None = None
     for _ in range(_MOST_TRIES):
         with guard():
-            pass
-        if store.write(uri, file, expected):
+            is_written = store.write(uri, file, expected)
+        if is_written:
             return
         expected = store.version(uri)
     raise OSError(f"{uri} is changed by others all the time")
@@ -319,11 +318,14 @@ def delete_seen(store: ConditionalStore, seen: Iterable[tuple[str, str]], guard:
     Args:
         store: of the files.
         seen: their URIs with their versions; looked at before the guard is asked.
-        guard: asked once.
+        guard: asked before each.
     """
     pairs = list(seen)
-    with guard():
-        pass
+
+    def delete(pair: tuple[str, str]) -> None:
+        with guard():
+            store.delete(*pair)
+
     with ThreadPoolExecutor(_DELETED_AT_ONCE) as threads:
-        for _ in threads.map(lambda pair: store.delete(*pair), pairs):
+        for _ in threads.map(delete, pairs):
             pass

@@ -36,6 +36,9 @@ _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
 
+# A file that vanishes ends the removal of its folder.
+_MOST_TRIES = 10
+
 # What file systems without hard links say, such as FAT.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
@@ -296,8 +299,12 @@ def publish(
     Yields:
         A binary file. When the block or the guard raises, nothing appears.
     """
-    store = None if guard is None else conditional_files.store_of(uri)
+    is_conditional = guard is not None
+    store = conditional_files.store_of(uri) if is_conditional else None
     guard = guard or contextlib.nullcontext
+    with guard():
+        # Whoever may write no more leaves not even a folder.
+        pass
     if is_local(uri):
         path = _local_path(uri)
         folder = path.parent if partial_folder is None else _local_path(partial_folder)
@@ -312,14 +319,30 @@ def publish(
         if hadoop_files.is_hdfs(uri):
             # Seen while it is written.
             temporary = join(partial_folder or uri.rpartition("/")[0], _partial_name())
-            _copy(file, temporary)
-            with guard():
-                hadoop_files.replace(temporary, uri)
+            _publish_hdfs(file, temporary, uri, guard, is_conditional)
         elif store is not None:
             conditional_files.put(store, uri, file, guard)
         else:
             with guard():
                 _copy(file, uri)
+
+
+def _publish_hdfs(
+    file: IO[bytes], temporary: str, uri: str, guard: Guard, is_conditional: bool
+) -> None:
+    try:
+        _copy(file, temporary)
+        if is_conditional:
+            # First as if nothing were there: what another run has made meanwhile is seen then.
+            with guard():
+                if hadoop_files.rename(temporary, uri):
+                    return
+        with guard():
+            hadoop_files.replace(temporary, uri)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            FileSystems.delete([temporary])
+        raise
 
 
 def _partial_name() -> str:
@@ -622,18 +645,6 @@ def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
         delete(join(folder, name), guard)
 
 
-def is_empty_folder(uri: str) -> bool:
-    """Whether a local folder has nothing in it but what begins with a dot."""
-    path = _local_path(uri)
-    return is_local(uri) and path.is_dir() and all(n.startswith(".") for n in os.listdir(path))  # noqa: PTH208
-
-
-def delete_if_empty(folder: str) -> None:
-    """Removes a local folder that holds nothing."""
-    with contextlib.suppress(OSError):
-        _local_path(folder).rmdir()
-
-
 def _names_in(folder: str) -> set[str]:
     """The names of what lies in a folder directly."""
     if is_local(folder):
@@ -661,10 +672,20 @@ def _delete(uri: str) -> None:
         return
     path = _local_path(uri)
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        _delete_tree(path)
         return
     try:
         path.unlink()
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+
+
+def _delete_tree(folder: Path) -> None:
+    """Removes a folder in which others may be writing and deleting still."""
+    for _ in range(_MOST_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            return
+    shutil.rmtree(folder)
