@@ -37,6 +37,10 @@ class ConditionalStore(Protocol):
         """What tells a file's content from any other it had; None where there is no file."""
         ...
 
+    def read(self, uri: str) -> bytes | None:
+        """A file's content; None where there is no file."""
+        ...
+
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         """The URIs that begin like this, each with its version."""
         ...
@@ -63,8 +67,9 @@ def store_of(uri: str) -> ConditionalStore | None:
     if kind is None:
         return None
     filesystem = FileSystems.get_filesystem(uri)
-    options = getattr(filesystem, "_options", None) or filesystem._pipeline_options
-    return _store(kind, _Options(options))
+    # Without options, as in a process that was given none, it has an empty dict, or None.
+    kept = (getattr(filesystem, name, None) for name in ("_options", "_pipeline_options"))
+    return _store(kind, _comparable(next((each for each in kept if each is not None), {})))
 
 
 class _Options:
@@ -79,6 +84,18 @@ class _Options:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+_latest: tuple[Any, _Options] | None = None
+
+
+def _comparable(options: Any) -> _Options:
+    # It takes Beam milliseconds to tell the values; mostly they are the process's own.
+    global _latest
+    latest = _latest
+    if latest is None or latest[0] is not options:
+        _latest = latest = options, _Options(options)
+    return latest[1]
 
 
 def _values(options: Any) -> Any:
@@ -107,6 +124,12 @@ class _S3:
         with _false_where(_s3_refusal) as absent:
             head = self._client.head_object(Bucket=bucket, Key=key)
         return None if absent.met else str(head["ETag"])
+
+    def read(self, uri: str) -> bytes | None:
+        bucket, key = _split(uri)
+        with _false_where(_s3_absence) as absent:
+            data: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return None if absent.met else data
 
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         bucket, key = _split(prefix)
@@ -210,6 +233,12 @@ class _Gcs:
         found = blob.bucket.get_blob(blob.name)
         return None if found is None else str(found.generation)
 
+    def read(self, uri: str) -> bytes | None:
+        try:
+            return bytes(self._blob(uri).download_as_bytes())
+        except self._absence:
+            return None
+
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         bucket, name = _split(prefix)
         for blob in self._client.list_blobs(bucket, prefix=name):
@@ -253,6 +282,12 @@ class _Azure:
     def version(self, uri: str) -> str | None:
         try:
             return str(self._blob(uri).get_blob_properties().etag)
+        except self._absence:
+            return None
+
+    def read(self, uri: str) -> bytes | None:
+        try:
+            return bytes(self._blob(uri).download_blob().readall())
         except self._absence:
             return None
 

@@ -39,7 +39,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from beam_upscale import storage
-from beam_upscale.errors import ErrorCode, HoldLostError, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 
 DEFAULT_LEASE_SECONDS = 30.0
 
@@ -152,13 +152,11 @@ class _Folder:
         return _Seen(None, max(numbers, default=0))
 
     def _owner(self, number: int) -> _Owner | None:
-        uri = self._file(number, ".json")
+        found = storage.read_if_there(self._file(number, ".json"))
+        if found is None:
+            return None
         try:
-            values = json.loads(storage.read(uri))
-        except ImageError as error:
-            if not storage.exists(uri):
-                return None
-            raise OSError(error.message) from error
+            values = json.loads(found)
         except ValueError:
             # A disk without hard links shows it while it is written.
             return _Owner(number, "", Kind.LEASE, "an unknown user", "now", DEFAULT_LEASE_SECONDS)
@@ -179,18 +177,19 @@ class _Folder:
     def mark_released(self, owner: _Owner) -> None:
         """Says of a hold that its run gave it up, in one step."""
         released = dataclasses.replace(owner, released=True)
-        storage.write(self._file(owner.number, ".json"), released.to_json(), self._partial)
+        self._write(self._file(owner.number, ".json"), released.to_json())
 
     def mark_withdrawn(self, number: int) -> None:
         """Says of a hold that its run was never begun."""
-        storage.write(self._file(number, ".withdrawn"), b"", self._partial)
+        self._write(self._file(number, ".withdrawn"), b"")
 
     def signs_of_life(self, number: int) -> dict[str, bytes]:
         """The content of every file of a lease's processes, by name."""
         signs = {}
         for entry in list(storage.list_below(self._file(number, ""))):
-            with contextlib.suppress(ImageError):
-                signs[entry.name] = storage.read(entry.uri)
+            found = storage.read_if_there(entry.uri)
+            if found is not None:
+                signs[entry.name] = found
         return signs
 
     def _names_of_living(self, number: int) -> set[str]:
@@ -204,11 +203,14 @@ class _Folder:
 
     def write_sign(self, number: int, name: str, count: int) -> None:
         """Writes a sign of life."""
-        storage.write(self._sign(number, name), str(count).encode(), self._partial)
+        self._write(self._sign(number, name), str(count).encode())
 
     def delete_sign(self, number: int, name: str) -> None:
         """Removes the signs of life of a process that shows none any more."""
-        storage.delete(self._sign(number, name))
+        storage.delete(self._sign(number, name), _allowed)
+
+    def _write(self, uri: str, data: bytes) -> None:
+        storage.write(uri, data, self._partial, _allowed)
 
     def _sign(self, number: int, name: str) -> str:
         return storage.join(self._file(number, ""), name)
@@ -219,7 +221,7 @@ class _Folder:
         gone = {each for each in names if _is_up_to(number, each, names)}
         own = f"{number:06}.json"
         for name in [*sorted(gone - {own}), *gone & {own}]:
-            storage.delete(storage.join(self.uri, name))
+            storage.delete(storage.join(self.uri, name), _allowed)
         if storage.is_local(self.uri):
             for path in (*Path(self.uri).glob("*/"), Path(self.uri), Path(self.uri).parent):
                 with contextlib.suppress(OSError):
@@ -227,6 +229,10 @@ class _Folder:
 
     def _file(self, number: int, ending: str) -> str:
         return storage.join(self.uri, f"{number:06}{ending}")
+
+
+# Stores' own clients are used for what is guarded; what others' holds are about is always allowed.
+_allowed = contextlib.nullcontext
 
 
 def _number_of(name: str) -> int | None:
@@ -560,8 +566,8 @@ class _State:
             time.sleep(pause)
             with self._turn:
                 if self._shown <= 0 or self._over is not None:
-                    self._thread = None
                     self._withdraw_sign()
+                    self._thread = None
                     return
             try:
                 self._confirm()

@@ -146,11 +146,40 @@ def read(uri: str, limit: int | None = None) -> bytes:
     """
     if limit is not None:
         return read_range(uri, 0, limit)
+    store = conditional_files.store_of(uri)
+    if store is not None:
+        return _read_from(store, uri)
     with open_read(uri) as file:
         try:
             return file.read()
         except _failures(uri) as error:
             raise read_error(uri, error) from error
+
+
+def _read_from(store: ConditionalStore, uri: str) -> bytes:
+    """Reads with a client that is shared: Beam makes one for each file that it opens."""
+    try:
+        data = store.read(uri)
+    except Exception as error:
+        raise read_error(uri, error) from error
+    if data is None:
+        raise read_error(uri, FileNotFoundError())
+    return data
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """A file's bytes; None where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+        Exception: of the store's client.
+    """
+    try:
+        return read(uri)
+    except ImageError as error:
+        if error.code is ErrorCode.NOT_FOUND or not exists(uri):
+            return None
+        raise OSError(error.message) from error
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
@@ -414,10 +443,7 @@ def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
 
 
 def _reads(uri: str, data: bytes) -> bool:
-    try:
-        return read(uri) == data
-    except ImageError:
-        return False
+    return read_if_there(uri) == data
 
 
 def _create_local(path: Path, folder: Path, data: bytes) -> bool:
@@ -610,7 +636,10 @@ def list_below(folder: str) -> Iterator[FileEntry]:
                 path = join(directory, name)
                 yield FileEntry(path, os.path.relpath(path, folder))
         return
-    for path in _paths_below(join(folder, "")):
+    prefix = join(folder, "")
+    store = conditional_files.store_of(folder)
+    found = _paths_below(prefix) if store is None else (u for u, _ in store.versions_below(prefix))
+    for path in found:
         yield FileEntry(path, path.removeprefix(folder).lstrip("/"))
 
 
@@ -629,20 +658,32 @@ def delete(uri: str, guard: Guard | None = None) -> None:
         while some := list(itertools.islice(seen, _DELETED_TOGETHER)):
             conditional_files.delete_seen(store, some, guard)
         return
+    if hadoop_files.is_hdfs(uri):
+        # Whoever lost the output while it was stopped is to delete one file at most.
+        for path in [*hadoop_files.paths_below(join(uri, "")), uri]:
+            if exists(path):
+                with guard():
+                    FileSystems.delete([path])
+        return
     with guard():
         _delete(uri)
 
 
 def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
-    """Removes all that lies in a folder of our own, but for what has one name.
+    """Removes all that lies in a folder of work in progress, but for what has one name.
 
     Args:
         folder: the folder; it need not be there.
-        guard: as of `delete`.
+        guard: as of `delete`; on HDFS a whole folder is removed within it.
         but_for: the name of what stays.
     """
     for name in sorted(_names_in(folder) - {but_for}):
-        delete(join(folder, name), guard)
+        uri = join(folder, name)
+        if guard is not None and hadoop_files.is_hdfs(uri):
+            with guard():
+                _delete(uri)
+        else:
+            delete(uri, guard)
 
 
 def _names_in(folder: str) -> set[str]:
