@@ -704,6 +704,11 @@ def _join(hold: Hold) -> _State:
         return _states.setdefault((hold.root, hold.token), _State(hold, owner.number, None))
 
 
+def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
+    """Whether a process has shown a sign of life since; one that has removed its own shows none."""
+    return any(before.get(name) != sign for name, sign in now.items())
+
+
 class _Taking:
     """One attempt to take an output."""
 
@@ -818,14 +823,14 @@ class _Taking:
             now = self._folder.look().owner
             if now is None or now.number != owner.number or now.released:
                 return
-            if self._folder.signs_of_life(owner.number) != seen:
+            if _is_alive(seen, self._folder.signs_of_life(owner.number)):
                 raise self._refusal(owner)
         self._silent = owner.number, seen
 
     def _withdraw_if_alive(self, owner: _Owner | None, number: int) -> None:
         if owner is None or self._silent is None or self._silent[0] != owner.number:
             return
-        if self._folder.signs_of_life(owner.number) != self._silent[1]:
+        if _is_alive(self._silent[1], self._folder.signs_of_life(owner.number)):
             self._folder.mark_withdrawn(number)
             raise self._refusal(owner)
 
