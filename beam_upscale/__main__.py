@@ -3,6 +3,8 @@
 import logging
 import os
 
+from beam_upscale.termination import raising_at_sigterm
+
 
 def main() -> None:
     """Runs the command line."""
@@ -10,9 +12,10 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     # At its import Beam warns of cloud libraries that are missing and not needed.
     logging.getLogger().setLevel(logging.ERROR)
-    from beam_upscale.cli import main as command_line
+    with raising_at_sigterm():
+        from beam_upscale.cli import main as command_line
 
-    command_line()
+        command_line()
 
 
 if __name__ == "__main__":

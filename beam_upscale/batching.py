@@ -8,6 +8,9 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from beam_upscale.errors import BrokenProcessError
+from beam_upscale.models.failures import DeviceState, Fault, device_lost, fault_of
+
 
 class Batchable(Protocol):
     """What a batch is made of: a tile, or an image with what it needs beside its pixels."""
@@ -80,19 +83,24 @@ class Batcher(Generic[Item]):
     Whoever finds the device free runs the next batch: the tile that has waited longest, and all
     waiting tiles of the same kind up to a bound in pixels. While it runs, tiles gather,
     so that batches grow with the load and a lone tile never waits for company. A tile is never
-    padded to fit a batch.
+    padded to fit a batch. Once the device is lost, all tiles fail alike, and no batch is run.
 
     Args:
         upscale: takes tiles of one kind and gives for each (H x scale, W x scale, C).
         max_batch_pixels: input pixels in a batch at most; 0 runs one tile at a time. A tile larger
             than that has a batch of its own.
+        state: of the device that the network runs on; None for one that no other network shares.
     """
 
     def __init__(
-        self, upscale: Callable[[Sequence[Item]], Sequence[np.ndarray]], max_batch_pixels: int = 0
+        self,
+        upscale: Callable[[Sequence[Item]], Sequence[np.ndarray]],
+        max_batch_pixels: int = 0,
+        state: DeviceState | None = None,
     ) -> None:
         self._upscale = upscale
         self._max_batch_pixels = max_batch_pixels
+        self._state = state or DeviceState()
         self._condition = threading.Condition()
         self._queue: list[_Waiting[Item]] = []
         self._busy = False
@@ -105,7 +113,9 @@ class Batcher(Generic[Item]):
 
         Raises:
             ImageError: what the network raised for this tile; another tile's error stays its own.
+            BrokenProcessError: the device is lost, whichever tile met that.
         """
+        self._state.check()
         waiting = _Waiting(item, time.monotonic())
         with self._condition:
             self._queue.append(waiting)
@@ -121,6 +131,10 @@ class Batcher(Generic[Item]):
             raise waiting.error
         assert waiting.result is not None
         return waiting.result
+
+    def lose_device(self, error: BrokenProcessError) -> None:
+        """Has all tiles that wait, and all later ones, fail with this error."""
+        self._state.lose(error)
 
     def _lead(self, waiting: _Waiting[Item]) -> list[_Waiting[Item]]:
         """The batch that this thread is to run; empty once its own tile is done."""
@@ -142,6 +156,7 @@ class Batcher(Generic[Item]):
     def _run(self, batch: Sequence[_Waiting[Item]]) -> None:
         started = time.monotonic()
         try:
+            self._state.check()
             results = self._upscale([waiting.item for waiting in batch])
             if len(results) != len(batch):
                 raise ValueError(f"{len(results)} results for {len(batch)} tiles")
@@ -154,11 +169,20 @@ class Batcher(Generic[Item]):
             waiting.done = True
 
     def _fail(self, batch: Sequence[_Waiting[Item]], error: Exception) -> None:
+        if fault_of(error) is Fault.DEVICE:
+            lost = device_lost(error)
+            self._state.lose(lost)
+            self._settle(batch, lost.copy)
+            return
         if len(batch) > 1:
             # One tile spoiled the batch; alone, each shows whether it was the one.
             for waiting in batch:
                 self._run([waiting])
             return
+        self._settle(batch, lambda: error)
+
+    @staticmethod
+    def _settle(batch: Sequence[_Waiting[Item]], error: Callable[[], Exception]) -> None:
         for waiting in batch:
-            waiting.error = error
+            waiting.error = error()
             waiting.done = True

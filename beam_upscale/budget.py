@@ -9,16 +9,22 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale import storage
+from beam_upscale.booking import Prepaid, prepaid, repeatable_entries
+from beam_upscale.books import Place, read_sums, work_of
 from beam_upscale.chain import ChainPlan, Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
 from beam_upscale.errors import ImageError
+from beam_upscale.global_window import refuse_windows
 from beam_upscale.image import ImageHeader
 from beam_upscale.listing import HEADER_BYTES, SourceImage
 from beam_upscale.manifest import Row, Status
+from beam_upscale.remote_models import RemoteModel
 
 # What stands at their end, frames and orientation, decides too.
 _LATE_FORMATS = frozenset({"gif", "webp"})
+
+_WHY_TOGETHER = "a budget is for all inputs together"
 
 # Sorts before every hash: nothing new is admitted.
 NOTHING = ""
@@ -37,11 +43,13 @@ class Claim:
         order: hash of the input's id; the budget is given out in this order.
         credits: what it would cost, or did cost.
         spent: whether an earlier run spent it.
+        prepaid: what `credits` leaves out; None where that is nothing.
     """
 
     order: str
     credits: Decimal
     spent: bool
+    prepaid: Prepaid | None = None
 
 
 def order(input_id: str) -> str:
@@ -63,13 +71,36 @@ def last_admitted(claims: Iterable[Claim], max_credits: Decimal) -> str:
         An `order`; inputs up to and including it are within the budget. `NOTHING` if none is.
     """
     claims = list(claims)
-    left = max_credits - sum((claim.credits for claim in claims if claim.spent), Decimal(0))
-    reached = NOTHING
-    for claim in sorted((c for c in claims if not c.spent), key=lambda claim: claim.order):
+    spent = sum((claim.credits for claim in claims if claim.spent), Decimal(0))
+    return admission((claim for claim in claims if not claim.spent), max_credits - spent).last
+
+
+@dataclasses.dataclass(frozen=True)
+class Admission:
+    """What a budget reaches.
+
+    Attributes:
+        last: the last place in the queue that is within it; `NOTHING` if none is.
+        spare: credits that are left beside the claims up to there.
+    """
+
+    last: str
+    spare: Decimal
+
+
+def admission(claims: Iterable[Claim], left: Decimal) -> Admission:
+    """What a budget reaches among claims of which none is spent.
+
+    Args:
+        claims: in any order.
+        left: of the budget.
+    """
+    reached = Admission(NOTHING, left)
+    for claim in sorted(claims, key=lambda claim: claim.order):
         left -= claim.credits
         if left < 0:
             break
-        reached = claim.order
+        reached = Admission(claim.order, left)
     return reached
 
 
@@ -156,23 +187,63 @@ def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPla
     return rules.plan(header.width, header.height, frames=header.frames)
 
 
-def claim(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Claim:
+def claim(
+    source: SourceImage, rules: Rules, decoders: DecoderPool, model: RemoteModel | None = None
+) -> Claim:
     """What an input asks of the budget; nothing if it will not be upscaled.
 
     An input that an earlier run did not upscale asks for what it asked then, so that what it did
-    not spend makes no room that an uninterrupted run would not have had.
+    not spend makes no room that an uninterrupted run would not have had. What stands in the books
+    of a service's calls, or in a committed shard, is counted there.
+
+    Args:
+        source: the input.
+        rules: as it will be planned and priced.
+        decoders: where its header is read.
+        model: how the service is called whose calls are in the books; None where there are none.
     """
     place = order(source.input_id)
     earlier = None if source.earlier is None else source.earlier.row
+    is_counted = source.committed or model is not None
     if earlier is not None and earlier.status is Status.UPSCALED:
-        # What stands in a committed shard is counted there.
-        return Claim(place, Decimal(0) if source.committed else spent_on(earlier), spent=True)
-    counted = spent_on(earlier) if earlier is not None and source.committed else Decimal(0)
+        return Claim(place, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
-        asked = decide(source, rules, decoders).credits
+        decision = decide(source, rules, decoders)
+        known = _prepaid(source, decision, rules, model) if earlier is None else None
     except ImageError:
-        asked = Decimal(0)
-    return Claim(place, max(Decimal(0), asked - counted), spent=False)
+        return Claim(place, Decimal(0), spent=False)
+    counted = Decimal(0) if known is None else known.credits
+    if earlier is not None and is_counted:
+        counted = spent_on(earlier)
+    return Claim(place, max(Decimal(0), decision.credits - counted), spent=False, prepaid=known)
+
+
+def _prepaid(
+    source: SourceImage, decision: ChainPlan, rules: Rules, model: RemoteModel | None
+) -> Prepaid | None:
+    """What a run will repeat for free of an input's calls; its file is read where that may be some.
+
+    Raises:
+        ImageError: the file or its caption cannot be read.
+    """
+    books = source.books
+    if model is None or books is None or not decision.is_upscaled:
+        return None
+    known = repeatable_entries(books, model)
+    places = [
+        Place(source.input_id, number, tile)
+        for number, stage in enumerate(decision.stages)
+        for tile in range(stage.calls)
+    ]
+    entries = [found for found in map(known.at, places) if found]
+    if not entries:
+        return None
+    guided = rules.is_guided
+    parameters = source.parameters(rules.parameters, rules.prompt_column) if guided else None
+    work = work_of(source.sha256(), parameters)
+    groups = (prepaid(found, work, model, books) for found in entries)
+    paid = sum((group.first.credits for group in groups if group is not None), Decimal(0))
+    return Prepaid(work, paid) if paid else None
 
 
 def spent_on(row: Row) -> Decimal:
@@ -180,25 +251,42 @@ def spent_on(row: Row) -> Decimal:
     return max(row.credits, row.billed_credits)
 
 
-def committed(output: str | None) -> Decimal:
-    """Credits spent on all inputs in a dataset's committed shards, also on those that are gone."""
+def spent(output: str | None, model: RemoteModel | None) -> Decimal:
+    """Credits that earlier runs spent on all inputs of a dataset, also on those that are gone.
+
+    Args:
+        output: the dataset; None counts none.
+        model: how a service is called, whose calls are in the books, with what is not known of
+            them; None where nothing is paid, and committed rows tell what would have been.
+    """
     if output is None:
         return Decimal(0)
     dataset = DatasetFolder(storage.absolute(output))
+    if model is not None:
+        return read_sums(dataset).spent
     return sum((spent_on(row) for _, row in dataset.committed_rows()), Decimal(0))
 
 
 class _Claim(beam.DoFn):
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, model: RemoteModel | None) -> None:
         self._rules = rules
+        self._model = model
 
     def process(self, source: SourceImage) -> Iterator[tuple[SourceImage, Claim]]:
-        asked = claim(source, self._rules, shared_pool())
-        yield dataclasses.replace(source, claimed=asked.credits), asked
+        asked = claim(source, self._rules, shared_pool(), self._model)
+        yield dataclasses.replace(source, claimed=asked.credits, prepaid=asked.prepaid), asked
 
 
-def _admit(source: SourceImage, settled: Reach, last: str) -> SourceImage:
-    return dataclasses.replace(source, within_budget=settled.admits(order(source.input_id), last))
+def _admit(
+    source: SourceImage, settled: Reach, admitted: Admission | None, highest: Decimal
+) -> SourceImage:
+    last = NOTHING if admitted is None else admitted.last
+    spare = settled.left if admitted is None else admitted.spare
+    # What costs nothing more is within every budget: its charge is in the books.
+    is_within = settled.admits(order(source.input_id), last) or source.claimed == 0
+    return dataclasses.replace(
+        source, within_budget=is_within, spare_calls=max(0, int(spare // highest))
+    )
 
 
 def _last_bucket(asked: Claim, settled: Reach) -> Iterator[tuple[None, Claim]]:
@@ -213,25 +301,28 @@ class SettleBudget(beam.PTransform):
     Attributes:
         max_credits: as `LimitCredits`.
         output: likewise.
+        model: likewise.
 
     Returns:
-        Of the `Claim`s two PCollections of one element at most: a `Reach`, and the `last_admitted`
-        of its bucket.
+        Of the `Claim`s two PCollections of one element at most: a `Reach`, and the `Admission` of
+        its bucket.
     """
 
     max_credits: Decimal
     output: str | None = None
+    model: RemoteModel | None = None
 
     def expand(self, claims: Any) -> Any:
         """Gathers what is small."""
-        max_credits, output = self.max_credits, self.output
+        refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
+        max_credits, output, model = self.max_credits, self.output, self.model
         settled = (
             claims
             | "ByBucket" >> beam.Map(lambda asked: (bucket(asked), asked.credits))
             | "AddUp" >> beam.CombinePerKey(sum)
             | "Key" >> beam.Map(lambda pair: (None, pair))
             | "GatherSums" >> beam.GroupByKey()
-            | "Reach" >> beam.Map(lambda sums: reach(sums[1], max_credits - committed(output)))
+            | "Reach" >> beam.Map(lambda sums: reach(sums[1], max_credits - spent(output, model)))
         )
         last = (
             claims
@@ -239,7 +330,7 @@ class SettleBudget(beam.PTransform):
             | "GatherBucket" >> beam.GroupByKey()
             | "LastAdmitted"
             >> beam.Map(
-                lambda pair, found: last_admitted(pair[1], found.left),
+                lambda pair, found: admission(pair[1], found.left),
                 beam.pvalue.AsSingleton(settled),
             )
         )
@@ -253,24 +344,30 @@ class LimitCredits(beam.PTransform):
     Attributes:
         max_credits: for the output as a whole, earlier runs included; at least 0.
         rules: as the inputs will be planned and priced.
-        output: the dataset, whose committed rows have spent of it; None counts none.
+        output: the dataset, for which earlier runs have spent of it; None counts none.
+        model: how a service is called whose calls are in the dataset's books; None where nothing is
+            paid.
 
     Returns:
-        The `SourceImage`s, with `within_budget` and `claimed` settled.
+        The `SourceImage`s, with `within_budget`, `claimed`, `prepaid` and `spare_calls` settled.
     """
 
     max_credits: Decimal
     rules: Rules
     output: str | None = None
+    model: RemoteModel | None = None
 
     def expand(self, sources: Any) -> Any:
         """Asks every input's claim, settles the budget, and marks the inputs."""
-        claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules))
+        refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
+        claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.model))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
-        settled, last = claims | "Settle" >> SettleBudget(self.max_credits, self.output)
+        settle = SettleBudget(self.max_credits, self.output, self.model)
+        settled, last = claims | "Settle" >> settle
         images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
         return images | "Admit" >> beam.Map(
             _admit,
             beam.pvalue.AsSingleton(settled),
-            beam.pvalue.AsSingleton(last, default_value=NOTHING),
+            beam.pvalue.AsSingleton(last, default_value=None),
+            max(tier.credits for engine in self.rules.engines for tier in engine.prices),
         )

@@ -22,7 +22,7 @@ from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
-from beam_upscale.errors import BeamUpscaleError, HoldLostError
+from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, HoldLostError
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listing import Listing, no_input, require_prompt_column
@@ -34,12 +34,20 @@ from beam_upscale.plan import Animated, OutputFormat, Oversize
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
-from beam_upscale.request import INTERRUPTED, FailureLimit, Run, RunResult
+from beam_upscale.request import (
+    DEFAULT_GRACE_SECONDS,
+    INTERRUPTED,
+    TERMINATED,
+    FailureLimit,
+    Run,
+    RunResult,
+)
 from beam_upscale.server import keys as key_file
 from beam_upscale.server.ledger import read_spent
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS, Asking
+from beam_upscale.termination import EXIT_TERMINATED, TerminatedError, raising_at_sigterm
 from beam_upscale.verify import verify
 
 _EXIT_FAILED = 1
@@ -50,6 +58,9 @@ _DEFAULT_SETTINGS = UpscaleSettings()
 _DEFAULT_SERVE_SETTINGS = ServeSettings(_DEFAULT_SETTINGS)
 
 (_DEFAULT_ENGINE,) = _DEFAULT_SETTINGS.engines
+
+# What Beam adds to an error, in the middle of one that has a code.
+_BEAM_STEP = re.compile(r" \[while running '[^']*'\]")
 
 _JAVA_TRACE = re.compile(r"at \S.*\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
 
@@ -381,6 +392,13 @@ _RUN_OPTIONS = (
         help="Without a sign of life after which another run may take OUTPUT over, where that is "
         "not on a disk of this machine or the run is not in this process.",
     ),
+    click.option(
+        "--grace-seconds",
+        type=click.FloatRange(min=0),
+        default=DEFAULT_GRACE_SECONDS,
+        show_default=True,
+        help="For images that are begun to finish after SIGTERM.",
+    ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
     click.option("--debug", is_flag=True, help="Beam's log, and tracebacks."),
@@ -451,6 +469,8 @@ def plan_command(
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
+    # Beam logs a failed bundle with every traceback; the command ends with one line instead.
+    logging.getLogger().setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
         preview(listing.images, settings.rules, max_credits, folder, beam_options)
@@ -508,6 +528,10 @@ def _print_left_out(listing: Listing, console: Console) -> None:
         )
     if listing.unmatched:
         console.print(f"{listing.unmatched:,} rows of metadata name no image that is here")
+    if listing.datasets:
+        first, *others = listing.datasets
+        more = f" and of {len(others):,} other datasets" if others else ""
+        console.print(f"the results of {first}{more} are passed over", markup=False)
 
 
 @cli.command("run")
@@ -534,6 +558,7 @@ def run_command(
     max_failures: FailureLimit | None,
     overwrite: bool,
     workers: int | None,
+    grace_seconds: float,
     lease_seconds: float,
     strict: bool,
     quiet: bool,
@@ -563,6 +588,7 @@ def run_command(
         workers=workers,
         input_format=input_format,
         image_column=image_column,
+        grace_seconds=grace_seconds,
         beam_options=beam_options,
         lease_seconds=lease_seconds,
     )
@@ -575,9 +601,20 @@ def run_command(
             _print_left_out(listing, err)
 
         try:
-            result = run(request, on_start=started, on_progress=line.update)
-        except (BeamUpscaleError, KeyboardInterrupt):
+            result = run(
+                request,
+                on_start=started,
+                on_progress=line.update,
+                on_note=lambda text: err.print(text, markup=False),
+            )
+        except BeamUpscaleError:
             raise
+        except KeyboardInterrupt:
+            # The pipeline's threads may be in the middle of an image; what is done is durable.
+            _fail(f"interrupted; {_HOW_TO_GO_ON}", _EXIT_INTERRUPTED, at_once=True)
+        except TerminatedError as error:
+            why = "" if error.__cause__ is None else f" ({_in_one_line(error.__cause__)})"
+            _fail(f"{TERMINATED}{why}; {_HOW_TO_GO_ON}", EXIT_TERMINATED, at_once=True)
         except Exception as error:
             if debug:
                 raise
@@ -599,6 +636,12 @@ def _print_result(output: str, result: RunResult) -> None:
         f"list price {_amount(totals.credits)} credits (${_amount(totals.usd)}), "
         f"billed {_amount(totals.billed_credits)} credits"
     )
+    if totals.charged_credits != totals.billed_credits or totals.unresolved_credits:
+        out.print(
+            f"charged for this output in all {_amount(totals.charged_credits)} credits; unresolved "
+            f"{_amount(totals.unresolved_credits)} credits of {totals.unresolved_calls:,} calls "
+            "whose answers are not known"
+        )
     if result.stopped is not None:
         # The reason may be a service's own words.
         out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}", markup=False)
@@ -609,6 +652,8 @@ def _print_result(output: str, result: RunResult) -> None:
 def _exit_code(result: RunResult, strict: bool) -> int:
     if result.stopped == INTERRUPTED:
         return _EXIT_INTERRUPTED
+    if result.stopped == TERMINATED:
+        return EXIT_TERMINATED
     failed = bool(result.totals.by_status.get(Status.FAILED))
     return _EXIT_FAILED if result.stopped is not None or (strict and failed) else 0
 
@@ -823,7 +868,11 @@ _SERVE_OPTIONS = (
 )
 @_options(_MODEL_OPTIONS, _SERVE_OPTIONS)
 def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options: Any) -> None:
-    """Serve the gRPC API over models of this machine, until SIGTERM or Ctrl-C."""
+    """Serve the gRPC API over models of this machine, until SIGTERM or Ctrl-C.
+
+    Where the device is lost, or no decoder can be started any more, the exit code is 75: start it
+    anew.
+    """
     try:
         from beam_upscale.server.serve import serve
     except ModuleNotFoundError as error:
@@ -947,33 +996,36 @@ def keys_revoke(name: str, path: str) -> None:
 def main() -> None:
     """Entry point: errors are one line, and their exit codes are documented."""
     try:
-        cli.main(standalone_mode=False)
+        with raising_at_sigterm():
+            cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(_EXIT_USAGE)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "beam-upscale"
         _fail(f"{error.format_message()} (see {command} --help)", _EXIT_USAGE)
-    except click.Abort:
-        _fail("interrupted", _EXIT_INTERRUPTED)
-    except HoldLostError as error:
-        _fail(str(error), _EXIT_FAILED, at_once=True)
+    except (click.Abort, KeyboardInterrupt):
+        _fail(INTERRUPTED, _EXIT_INTERRUPTED, at_once=True)
+    except TerminatedError:
+        _fail(TERMINATED, EXIT_TERMINATED, at_once=True)
+    except (BrokenProcessError, HoldLostError) as error:
+        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_FAILED, at_once=True)
     except BeamUpscaleError as error:
-        _fail(str(error), _EXIT_USAGE)
-    except KeyboardInterrupt:
-        # The pipeline's threads may be in the middle of an image; what is done is durable.
-        _fail(f"interrupted; {_HOW_TO_GO_ON}", _EXIT_INTERRUPTED, at_once=True)
+        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_USAGE)
     except Exception as error:
         if "--debug" in sys.argv:
             raise
         _fail(_in_one_line(error), _EXIT_FAILED, at_once=True)
 
 
-def _in_one_line(error: Exception) -> str:
+def _in_one_line(error: BaseException) -> str:
     """Beam puts a worker's traceback before what matters, an engine in Java its own after it."""
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not _JAVA_TRACE.fullmatch(line)]
-    return f"{type(error).__name__}: {telling[-1] if telling else ''}"
+    told = _BEAM_STEP.sub("", telling[-1] if telling else "")
+    _, is_ours, line = told.partition(f"{BeamUpscaleError.__module__}.")
+    # Of an error of this package, its code says more than its class.
+    return line.partition(": ")[2] if is_ours else f"{type(error).__name__}: {told}"
 
 
 def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:

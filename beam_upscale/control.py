@@ -147,13 +147,14 @@ def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
         return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
 
 
-_stopped: set[str] = set()
+# When this process last knew of a request to stop, of the monotonic clock, by output.
+_stopped: dict[str, float] = {}
 
 
 def request_stop(dataset: DatasetFolder, reason: str) -> None:
     """Asks all workers to finish what they have begun and to begin nothing more."""
     # This process need not wait until it looks for the file again.
-    _stopped.add(dataset.root)
+    _stopped[dataset.root] = time.monotonic()
     dataset.write(dataset.stop_file, reason.encode())
 
 
@@ -164,8 +165,21 @@ def stop_after_failures(dataset: DatasetFolder, failures: int, most: int | None)
 
 
 def is_stopped(dataset: DatasetFolder) -> bool:
-    """Whether this process knows of a request."""
-    return dataset.root in _stopped
+    """Whether this process knows of a request.
+
+    It looks once a second whether the request still stands: a later run has withdrawn it, perhaps
+    in another process.
+    """
+    known_at = _stopped.get(dataset.root)
+    if known_at is None:
+        return False
+    if time.monotonic() - known_at < _SECONDS_BETWEEN_LOOKS:
+        return True
+    if storage.exists(dataset.stop_file):
+        _stopped[dataset.root] = time.monotonic()
+        return True
+    _stopped.pop(dataset.root, None)
+    return False
 
 
 def stop_reason(dataset: DatasetFolder) -> str | None:
@@ -181,7 +195,7 @@ def clear_stop(dataset: DatasetFolder) -> None:
 
 def forget_stop(dataset: DatasetFolder) -> None:
     """Has this process forget a request; its file has gone with the run, or stays for others."""
-    _stopped.discard(dataset.root)
+    _stopped.pop(dataset.root, None)
 
 
 class HeedStop(beam.DoFn):

@@ -8,6 +8,7 @@
     manifest/<shard>.parquet         one row per input
     telemetry/*.parquet              what varies from run to run
     run.json                         settings, pinned choices, versions, totals
+    books/                           paid calls and what is known of their charges (see `books`)
     .staging/                        work in progress, gone when a run completes
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
@@ -397,12 +398,16 @@ class DatasetFolder:
         return record_from_json(storage.read(uri)) if storage.exists(uri) else None
 
     def unfinished_totals(self) -> Totals:
-        """Sums over the rows of a run that was stopped: a staged one stands for a committed one."""
+        """Sums over the rows of a run that was stopped."""
+        return totals(self.unfinished_rows())
+
+    def unfinished_rows(self) -> Iterator[Row]:
+        """The rows of a run that was stopped: a staged one stands for a committed one."""
         staged = SortedMap((entry.name, "") for entry in storage.list_below(self.records))
         committed = (
             row for _, row in self.committed_rows() if _record_name(row.input_id) not in staged
         )
-        return totals(itertools.chain(committed, (each.row for each in self.staged_records())))
+        return itertools.chain(committed, (each.row for each in self.staged_records()))
 
     def staged_records(self) -> Iterator[Record]:
         """The records of all finished inputs whose shards are not committed."""

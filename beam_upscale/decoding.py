@@ -42,7 +42,7 @@ import numpy as np
 import pyvips
 
 from beam_upscale import image
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import FULL_DISK, BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.image import DecodedImage, ImageHeader, Pixels
 from beam_upscale.image.regions import Picture, open_picture, read_file_header
 from beam_upscale.layout import Box
@@ -62,6 +62,13 @@ _MAX_METADATA = 256 * 2**20
 """Bytes that a parent takes as a frame's JSON object, and as an ICC profile or EXIF block."""
 _EXIT_SECONDS = 5.0
 """How long a child whose streams are closed may take to end by itself."""
+_START_SECONDS = 5.0
+"""How long the system may refuse to start a child while no other one works."""
+_SECONDS_BETWEEN_STARTS = 0.1
+
+SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
+"""They ask the parent to end, which finishes what is begun, and reach its children too: a terminal
+sends them to a process group, Slurm and systemd to every process of a job."""
 
 _CHILD_ENVIRONMENT = {
     # Keep the working directory off the module path: a data set may hold a numpy.py.
@@ -112,6 +119,7 @@ class DecoderPool:
     """Child processes that decode images; safe to use from any number of threads.
 
     Children are started when first needed and reused. A call waits while all of them are busy.
+    Where the system lets no further child be started, a call waits for one of those that work.
     A process forked off starts children of its own.
     """
 
@@ -119,6 +127,7 @@ class DecoderPool:
     _slots: threading.BoundedSemaphore
     _idle: "list[_Child]"
     _children: "weakref.WeakSet[_Child]"
+    _working: int
 
     def __init__(
         self,
@@ -149,7 +158,7 @@ class DecoderPool:
         Raises:
             ImageError: as `image.decode`; also DECODER_CRASHED (two children ended on this input),
                 DECODER_TIMEOUT and OUT_OF_MEMORY.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         request = {"request": "decode", "max_pixels": max_pixels, "animated": animated}
         return self._ask(request, data, functools.partial(_receive_image, max_pixels))
@@ -160,7 +169,7 @@ class DecoderPool:
         Raises:
             ImageError: as `image.read_header`; also DECODER_CRASHED, DECODER_TIMEOUT and
                 OUT_OF_MEMORY as in `decode`.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         return self._ask({"request": "header"}, data, _receive_header)
 
@@ -169,7 +178,7 @@ class DecoderPool:
 
         Raises:
             ImageError: as `read_header`; READ_ERROR.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         return self._ask({"request": "file_header"}, os.fsencode(path), _receive_header)
 
@@ -178,7 +187,7 @@ class DecoderPool:
 
         Raises:
             ImageError: as `decode`, as far as that shows before pixels are read; READ_ERROR.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         request = {"request": "picture", "max_pixels": max_pixels, "animated": animated}
         receive = functools.partial(_receive_picture, max_pixels)
@@ -191,7 +200,7 @@ class DecoderPool:
 
         Raises:
             ImageError: as `decode`; READ_ERROR.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         request = {
             "request": "region",
@@ -225,7 +234,7 @@ class DecoderPool:
 
         Raises:
             ImageError: as `decode`; READ_ERROR.
-            SettingsError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
             OSError: of `FULL_DISK`, the child's temporary folder has no space for the picture.
             Exception: what `consume` raises.
         """
@@ -271,10 +280,11 @@ class DecoderPool:
     ) -> T:
         with self._slots:
             try:
-                return self._ask_child(self._take_idle() or self._start(), request, data, receive)
+                child = self._take_idle() or self._start_patiently(self._take_idle)
+                return self._ask_child(child, request, data, receive)
             except _ChildLostError:
                 # An earlier image may have damaged this child: a fresh one tells.
-                fresh = self._start()
+                fresh = self._start_patiently(self._end_idle)
             try:
                 return self._ask_child(fresh, request, data, receive)
             except _ChildLostError as lost:
@@ -291,7 +301,7 @@ class DecoderPool:
         data: bytes,
         receive: Callable[[_Frame, _Readable], T | _Told],
     ) -> T:
-        with self._killed_when_late(child):
+        with self._at_work(), self._killed_when_late(child):
             answer = child.ask(request, data, receive)
             resident = child.wait_until_ready()
         self._keep(child, resident)
@@ -317,18 +327,69 @@ class DecoderPool:
                 raise _ChildLostError(ending) from error
             raise
 
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Counts a child that begins or has a request."""
+        with self._lock:
+            self._working += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._working -= 1
+
+    def _start_patiently(self, instead: Callable[[], "_Child | None"]) -> "_Child":
+        """A new child that is ready.
+
+        The system may refuse to start one, for want of processes, memory or open files. It is asked
+        again as long as other children work, whose places may become free, and for some seconds.
+
+        Args:
+            instead: called after each refusal; a child that it gives is taken.
+
+        Raises:
+            BrokenProcessError: DECODER_UNAVAILABLE.
+        """
+        give_up_at = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return self._start()
+            except OSError as error:
+                if (child := instead()) is not None:
+                    return child
+                if self._working:
+                    give_up_at = time.monotonic() + _START_SECONDS
+                elif time.monotonic() >= give_up_at:
+                    raise self._unavailable(error) from error
+            time.sleep(_SECONDS_BETWEEN_STARTS)
+
+    def _end_idle(self) -> None:
+        """Ends an idle child, whose place a new one may take."""
+        if (idle := self._take_idle()) is not None:
+            idle.close()
+
+    def _unavailable(self, error: Exception) -> BrokenProcessError:
+        return BrokenProcessError(
+            ErrorCode.DECODER_UNAVAILABLE,
+            f"no decoder process could be started by {' '.join(self.command)}: {error}; look at "
+            "the memory, and at the limits of processes and of open files",
+        )
+
     def _start(self) -> "_Child":
+        """A new child that is ready.
+
+        Raises:
+            OSError: the system starts none.
+            BrokenProcessError: DECODER_UNAVAILABLE, it ended at once.
+        """
         child = _Child(self.command)
         with self._lock:
             self._children.add(child)
         try:
-            with self._killed_when_late(child):
+            with self._at_work(), self._killed_when_late(child):
                 child.wait_until_ready()
         except (_ChildLostError, ImageError) as error:
-            raise SettingsError(
-                ErrorCode.DECODER_UNAVAILABLE,
-                f"no decoder process could be started by {' '.join(self.command)}: {error}",
-            ) from error
+            raise self._unavailable(error) from error
         return child
 
     def _take_idle(self) -> "_Child | None":
@@ -350,6 +411,7 @@ class DecoderPool:
         self._slots = threading.BoundedSemaphore(self._max_processes)
         self._idle = []
         self._children = weakref.WeakSet()
+        self._working = 0
 
     def _leave_children_to_parent(self) -> None:
         """After a fork: closes the inherited pipes, so that children notice their parent's end."""
@@ -362,16 +424,17 @@ class _Child:
     """The parent's end of one child process."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._process = subprocess.Popen(
-            command,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": _module_path()},
-            # Ctrl-C is for the parent: the terminal sends it to a whole process group.
-            process_group=0,
-            pipesize=_PIPE_SIZE,
-        )
+        # Blocked, they stay so in the child, which would end by one before it can ignore them.
+        with blocked(SIGNALS_OF_PARENT):
+            self._process = subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": _module_path()},
+                process_group=0,
+                pipesize=_PIPE_SIZE,
+            )
         self._requests = _TimedPipe(self._process.stdin, select.POLLOUT)
         self._replies = _TimedPipe(self._process.stdout, select.POLLIN)
 
@@ -419,6 +482,19 @@ class _Child:
     def close_pipes(self) -> None:
         self._requests.close()
         self._replies.close()
+
+
+@contextlib.contextmanager
+def blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """Within it, this thread takes none of these signals, and what it starts none for good.
+
+    Other threads of the process take them meanwhile.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _TimedPipe:
@@ -485,7 +561,9 @@ def main(
         decode: replaces `image.decode`, e.g. by one that crashes, in tests.
         read_header: replaces `image.read_header`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in SIGNALS_OF_PARENT:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
     with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
         # What a codec library prints must reach neither the protocol nor a terminal.
         nowhere = os.open(os.devnull, os.O_RDWR)

@@ -1,7 +1,9 @@
 """Errors with stable codes.
 
 An `ImageError` concerns one input: it becomes that input's row in the manifest and the run goes on.
-A `SettingsError` concerns all inputs alike: it is raised before the first image is touched.
+A `SettingsError` concerns all inputs alike: it is raised before the first image is touched. A
+`BrokenProcessError` is met later, and from then on this process can do nothing for any input: the
+run stops.
 Codes are part of the public interface: they are stored in manifests and never change their meaning.
 """
 
@@ -61,13 +63,16 @@ class ErrorCode(StrEnum):
     NO_RESULT = "no_result"
     INVALID_RESULT = "invalid_result"
     WRONG_RESULT_SIZE = "wrong_result_size"
+    # The process can go on with no input: the run stops, and goes on later.
+    DEVICE_LOST = "device_lost"
+    DECODER_UNAVAILABLE = "decoder_unavailable"
     # Settings: the whole run is refused.
     INVALID_OPTION = "invalid_option"
     UNKNOWN_ENGINE = "unknown_engine"
     ENDPOINT_UNAVAILABLE = "endpoint_unavailable"
     API_KEY_REFUSED = "api_key_refused"
     OUT_OF_CREDITS = "out_of_credits"
-    DECODER_UNAVAILABLE = "decoder_unavailable"
+    LEDGER_CHANGED = "ledger_changed"
     UNKNOWN_WEIGHTS = "unknown_weights"
     WEIGHTS_UNAVAILABLE = "weights_unavailable"
     WEIGHTS_INCOMPLETE = "weights_incomplete"
@@ -82,8 +87,10 @@ class ErrorCode(StrEnum):
     OUTPUT_HELD = "output_held"
     OUTPUT_UNAVAILABLE = "output_unavailable"
     HOLD_LOST = "hold_lost"
+    INPUT_IN_OUTPUT = "input_in_output"
     SETTINGS_CHANGED = "settings_changed"
     INVALID_FIELD = "invalid_field"
+    DUPLICATE_ID = "duplicate_id"
 
 
 class BeamUpscaleError(Exception):
@@ -113,3 +120,14 @@ class SettingsError(BeamUpscaleError):
 
 class HoldLostError(SettingsError):
     """A run has lost its output to another, or has ended: it must write nothing more."""
+
+
+class BrokenProcessError(SettingsError):
+    """This process can do nothing more for any input: it lost its device, or starts no decoders.
+
+    The input at hand is not its cause and gets no row. The run stops, and a later one goes on.
+    """
+
+    def copy(self) -> "BrokenProcessError":
+        """The same error anew: each thread raises its own, as raising adds to the traceback."""
+        return BrokenProcessError(self.code, self.message)

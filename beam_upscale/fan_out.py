@@ -26,11 +26,12 @@ from typing import Any
 import numpy as np
 
 from beam_upscale import image, locations, storage
+from beam_upscale.booking import ImageBooking
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.control import is_stopped, request_stop
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import Pixels
 from beam_upscale.image.regions import Picture
 from beam_upscale.image.resampling import BandedFill
@@ -98,6 +99,7 @@ class GiantTile:
         channels: of the color.
         has_alpha: whether alpha follows the color in its file.
         version: of the input when it was looked at.
+        booking: puts a paid call for it into the books.
     """
 
     source: SourceImage
@@ -108,6 +110,7 @@ class GiantTile:
     channels: int
     has_alpha: bool
     version: tuple[object, ...]
+    booking: ImageBooking | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +197,7 @@ def cut(
 
     Returns:
         The image and all its tiles; or its result, which has no record where the run was asked to
-        stop before its turn, and else a failed one.
+        stop before its turn or has to stop, and else a failed one.
 
     Raises:
         OSError: a tile cannot be written.
@@ -208,6 +211,8 @@ def cut(
         picture, stored = _cut(giant, decision, settings, dataset, decoders)
     except ImageError as error:
         return failed(prepared, error)
+    except BrokenProcessError as stop:
+        return UpscaledImage(prepared.source, None, stop=stop)
     row = dataclasses.replace(prepared.row, notes=picture.notes)
     prepared = dataclasses.replace(
         prepared, row=row, icc_profile=picture.icc_profile, exif=picture.exif
@@ -233,6 +238,7 @@ def cut(
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=giant.version,
+            booking=prepared.booking,
         )
         for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
     ]
@@ -404,6 +410,8 @@ def read_tile(
         if done is None:
             raise
         return _without_tiles(tile, done)
+    except BrokenProcessError as stop:
+        return _without_tiles(tile, TileResult(tile.index, Inference(stop=stop)))
     except Exception as error:
         if isinstance(error, OSError):
             raise
@@ -420,7 +428,9 @@ def read_tile(
         context = dataclasses.replace(context, alpha=alpha)
     scale = settings.stages[0].engine.scale
     identity = tile.source.input_id, 0
-    return TiledImage(tiles, scale, context=context, identity=identity, first=tile.index)
+    return TiledImage(
+        tiles, scale, context=context, identity=identity, first=tile.index, booking=tile.booking
+    )
 
 
 def _failure(tile: GiantTile, folder: _Folder) -> Inference | None:
@@ -497,11 +507,12 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
     held: _WithNetwork = tiled.context
     tile, folder = held.tile, _Folder.of(dataset, held.tile.key)
     if held.result is not None:
+        if held.result.inference is not None:
+            _stop_run(held.result.inference.stop, dataset)
         _tell_of_failure(tile.index, held.result.inference, folder, dataset)
         return held.result
     tiled.tiles.clear()
-    if inference.stop is not None and not is_stopped(dataset):
-        request_stop(dataset, str(inference.stop))
+    _stop_run(inference.stop, dataset)
     _tell_of_failure(tile.index, inference, folder, dataset)
     if inference.stop is None and inference.error is None:
         planes = list(inference.cores)
@@ -513,6 +524,11 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
         if tile.stored is not None:
             dataset.delete(folder.tile(tile.index))
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
+
+
+def _stop_run(stop: SettingsError | None, dataset: DatasetFolder) -> None:
+    if stop is not None and not is_stopped(dataset):
+        request_stop(dataset, str(stop))
 
 
 def _tell_of_failure(

@@ -14,6 +14,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_upscale.arrivals import refuse_two_sources
 from beam_upscale.dataset import DatasetFolder, Layout, ShownBundle
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -128,7 +129,9 @@ class _Assemble(beam.DoFn):
 
     def process(self, keyed: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[UpscaledImage]:
         # A step that ran twice gives equal images.
-        image: CutImage = next(iter(keyed[1][_IMAGES]))
+        images: list[CutImage] = list(keyed[1][_IMAGES])
+        refuse_two_sources(each.prepared.source for each in images)
+        image = images[0]
         results = list(keyed[1][_RESULTS])
         with self._dataset.shown():
             upscaled = assemble(image, results, self._settings, self._dataset, self._place)

@@ -107,7 +107,8 @@ def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
 def read_part(dataset: DatasetFolder, part: str) -> list[SourceImage]:
     """The inputs of a part, in order."""
     lines = gzip.decompress(storage.read(_part_uri(dataset, part))).decode().splitlines()
-    return [dataclasses.replace(source_from_json(line), listed_in=part) for line in lines]
+    listed = map(source_from_json, lines)
+    return [dataclasses.replace(image, listed_in=part, listed_as=image) for image in listed]
 
 
 def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import mimetypes
+import operator
 import re
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from decimal import Decimal
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from beam_upscale import http_files, locations, storage
+from beam_upscale.booking import Prepaid, RunBooks
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -21,6 +23,7 @@ from beam_upscale.locations import Cell, Extent, Missing, Part
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
 from beam_upscale.output_names import Wish, unique_names
 from beam_upscale.parameters import Parameters
+from beam_upscale.places import InputScope, Output, results_to_name
 from beam_upscale.sorted_map import SortedMap
 from beam_upscale.storage import FileEntry
 from beam_upscale.tables import TableRow, read_table
@@ -70,7 +73,12 @@ class SourceImage:
         within_budget: False marks the input as one that the budget does not reach.
         claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
             beyond the budget. None where there is no budget.
+        prepaid: what they leave out, of calls that an earlier run paid; None where that is nothing.
+        spare_calls: how many calls the whole run may make beyond what is set aside for its inputs.
+        books: which paid calls for it are put into; None where no books are kept.
         postponed: True marks the input as one that a later run is to do.
+        data_sha256: of `data`, in hexadecimal, where the bytes themselves are no longer needed.
+        listed_as: the input as the output's own listing has it; None where it comes from elsewhere.
     """
 
     input_id: str
@@ -89,7 +97,12 @@ class SourceImage:
     staged_otherwise: bool = False
     within_budget: bool = True
     claimed: Decimal | None = None
+    prepaid: Prepaid | None = None
+    spare_calls: int = 0
+    books: RunBooks | None = dataclasses.field(default=None, compare=False)
     postponed: bool = False
+    data_sha256: str | None = None
+    listed_as: "SourceImage | None" = None
 
     @property
     def source_uri(self) -> str:
@@ -99,6 +112,30 @@ class SourceImage:
     def without_earlier(self) -> "SourceImage":
         """The input as one that is to be done, whatever earlier runs did."""
         return dataclasses.replace(self, earlier=None, committed=False, staged_otherwise=False)
+
+    @property
+    def is_as_listed(self) -> bool:
+        """Whether no step of a pipeline has changed what the output's own listing says of it."""
+        listed = self.listed_as
+        has_data = self.data is not None or self.data_sha256 is not None
+        if listed is None or self.listed_in is None or has_data:
+            return False
+        # Of most inputs they are the same objects.
+        return (
+            all(getattr(self, name) is getattr(listed, name) for name in _IDENTITY)
+            or self._identity() == listed._identity()
+        )
+
+    def fingerprint(self) -> str:
+        """A hash of what tells it from other inputs, the same whatever became of it."""
+        return hashlib.sha256(self._identity().encode()).hexdigest()
+
+    def _identity(self) -> str:
+        digest = self.data_sha256
+        if self.data is not None:
+            digest = hashlib.sha256(self.data).hexdigest()
+        values = {**self._json_values(_IDENTITY), "data_sha256": digest}
+        return json.dumps(values, sort_keys=True)
 
     def read(self, max_bytes: int) -> bytes:
         """The encoded image.
@@ -162,17 +199,21 @@ class SourceImage:
 
     def to_json(self) -> str:
         """What a listing says of the input, as JSON on one line; not what is known besides."""
-        values = {name: getattr(self, name) for name in _LISTED}
+        values = self._json_values(_LISTED)
+        return json.dumps({name: value for name, value in values.items() if value is not None})
+
+    def _json_values(self, names: Iterable[str]) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in names}
         values["columns"] = to_json(self.columns)
         for name in ("part", "caption_part"):
             values[name] = _part_to_json(values[name])
-        return json.dumps({name: value for name, value in values.items() if value is not None})
+        return values
 
 
-_LISTED = (
+_IDENTITY = (
     *("input_id", "uri", "part", "name", "output_name", "columns", "caption_uri", "caption_part"),
-    *("shard", "committed"),
 )
+_LISTED = (*_IDENTITY, "shard", "committed")
 _PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {"extent": Extent, "cell": Cell, "missing": Missing}
 )
@@ -308,11 +349,16 @@ class Listing:
             images, and they are neither metadata nor a caption of one.
         unmatched: how many rows of listed metadata files name no listed image. Those of a file
             that the pattern does not name do not count: it may well be about more images.
+        datasets: the roots of datasets whose results were passed over.
+        link_into_output: the first link that was passed over because it leads to something in the
+            output; None where there is none.
     """
 
     images: Inputs
     ignored: int
     unmatched: int = 0
+    datasets: tuple[str, ...] = ()
+    link_into_output: str | None = None
 
 
 def list_images(
@@ -330,10 +376,15 @@ def list_images(
     Of tables and tars see `beam_upscale.tables` and `beam_upscale.tars`. An input there is known by
     its file's URI, `#`, and the number of its row or the name of its member.
 
+    Results are no inputs: below a folder, or where a glob begins, what a run left in any dataset is
+    passed over, through links too. They are inputs of a pattern that begins among them, and of a
+    table that names them.
+
     Args:
         pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
             URL of a file of a web server.
-        exclude: a folder to leave out, such as an output below the input.
+        exclude: the output that the inputs are for: what lies in it is passed over likewise, and is
+            refused where the pattern, or a table, names it.
         input_format: how it is read. None infers it: a single file, or a glob, of tables or tars of
             one format by their names is that; all else, and every folder, is a folder of images.
         image_column: the column of tables with images; None takes one with a usual name.
@@ -346,14 +397,24 @@ def list_images(
 
     Raises:
         SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
-            INVALID_OPTION, as `read_table`.
+            INVALID_OPTION, as `read_table`; INPUT_IN_OUTPUT.
     """
-    outside = None if exclude is None else storage.join(storage.absolute(exclude), "")
-    entries = _Entries(
-        entry
-        for entry in storage.list_files(pattern)
-        if outside is None or not entry.uri.startswith(outside)
+    start = storage.start_of_listing(pattern)
+    scope = InputScope(start, None if exclude is None else Output(exclude))
+    scope.refuse_in_output("the input is", start)
+    listing = _list_within(scope, pattern, input_format, image_column)
+    return dataclasses.replace(
+        listing, datasets=scope.datasets, link_into_output=scope.link_into_output
     )
+
+
+def _list_within(
+    scope: InputScope,
+    pattern: str,
+    input_format: InputFormat | str | None,
+    image_column: str | None,
+) -> Listing:
+    entries = _entries(pattern, scope)
     is_folder = _is_folder(pattern, entries)
     if input_format is not None:
         form = InputFormat(input_format)
@@ -366,7 +427,7 @@ def list_images(
             "column; leave it out, or say with --input-format which kind of table it is",
         )
     if form is InputFormat.FOLDER:
-        return _list_folder(pattern, entries)
+        return _list_folder(pattern, entries, scope)
     # What a folder holds besides, such as a README; whoever names a file or a glob means it.
     files = [each for each in entries if not is_folder or format_of(each.uri) is form]
     ignored = len(entries) - len(files)
@@ -375,9 +436,29 @@ def list_images(
     images = (
         _row_image(entry, row)
         for entry in files
-        for row in read_table(entry.uri, form, image_column)
+        for row in _rows(entry.uri, form, image_column, scope)
     )
     return Listing(Inputs(images), ignored)
+
+
+def _rows(
+    table: str, form: InputFormat, image_column: str | None, scope: InputScope
+) -> Iterator[TableRow]:
+    """The rows of a table, none of which names a file in the output."""
+    for row in read_table(table, form, image_column):
+        if row.uri != table:
+            row_of = f"{storage.printable(table)}, row {row.number}"
+            scope.refuse_in_output(f"{row_of}: the image is", row.uri)
+        yield row
+
+
+def _entries(pattern: str, scope: InputScope) -> "_Entries":
+    """The files that a pattern names, but for results."""
+    entries = _Entries(storage.list_files(pattern, scope))
+    scope.finish()
+    if not scope.has_results_elsewhere:
+        return entries
+    return _Entries(entry for entry in entries if not scope.is_result(entry.uri))
 
 
 class _Entries:
@@ -474,13 +555,16 @@ def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceI
     )
 
 
-def _list_folder(pattern: str, entries: _Entries) -> Listing:
+def _list_folder(pattern: str, entries: _Entries, scope: InputScope) -> Listing:
     single = storage.absolute(pattern)
 
     def is_input(entry: FileEntry | None) -> bool:
         return entry is not None and (entry.uri == single or is_image_name(entry.name))
 
-    beside = _side_files(pattern, entries, lambda: filter(is_input, entries))
+    beside = _side_files(pattern, entries, lambda: filter(is_input, entries), scope)
+    if entries.get(single) is not None:
+        for uri in map(operator.itemgetter(0), beside.items()):
+            scope.refuse_in_output("the input's caption or metadata is", uri)
     metadata = {uri: read_metadata(uri) for uri in _metadata_among(beside)}
     rows = nearest(metadata)
     captions = SortedMap()
@@ -526,7 +610,10 @@ def _caption_uri(uri: str) -> str:
 
 
 def _side_files(
-    pattern: str, entries: _Entries, images: Callable[[], Iterable[FileEntry]]
+    pattern: str,
+    entries: _Entries,
+    images: Callable[[], Iterable[FileEntry]],
+    scope: InputScope,
 ) -> SortedMap:
     """URIs of the files that may be metadata or captions of what a pattern names."""
     if http_files.is_http(pattern):
@@ -538,15 +625,17 @@ def _side_files(
         candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
         # A single file is an image whatever its name, be it that of its own caption.
         return _set_of(uri for uri in candidates if uri != target and _is_there(uri))
-    return _beside_glob(target, images)
+    return _beside_glob(target, images, scope)
 
 
-def _beside_glob(pattern: str, images: Callable[[], Iterable[FileEntry]]) -> SortedMap:
+def _beside_glob(
+    pattern: str, images: Callable[[], Iterable[FileEntry]], scope: InputScope
+) -> SortedMap:
     """Side files of what a glob names, from one more listing that is as long as the glob's own."""
     base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
     # All names begin as the glob does; a caption's has another ending.
     begin = begin.rpartition(".")[0] or begin
-    below = storage.list_files(f"{base}/{begin}**")
+    below = storage.list_files(f"{base}/{begin}**", scope)
     there = _set_of(entry.uri for entry in below if _is_side_file(entry))
     there.add((uri, "") for uri in _metadata_uris(base) if _is_there(uri))
     wanted = _set_of(_caption_uri(each.uri) for each in images())
@@ -590,6 +679,15 @@ def _is_there(uri: str) -> bool:
 
 def no_input(pattern: str, listing: Listing) -> SettingsError:
     """The error of a pattern that names no image."""
+    if listing.datasets:
+        root = listing.datasets[0]
+        others = len(listing.datasets) - 1
+        return SettingsError(
+            ErrorCode.NO_INPUT,
+            f"{pattern} holds no images but the results of runs, which are no inputs: those of "
+            f"{storage.printable(root)}{f' and {others:,} more' if others else ''}; to upscale "
+            f"them once more, name them: {storage.printable(results_to_name(root))}",
+        )
     return SettingsError(
         ErrorCode.NO_INPUT,
         f"{pattern} holds no images ({listing.ignored} other files); a folder of tables or tars is "

@@ -77,6 +77,8 @@ def status_of(code: ErrorCode) -> Status:
     """
     if code in (ErrorCode.FILTERED, ErrorCode.LEFT_OUT):
         return Status.FILTERED
+    if code is ErrorCode.OVER_BUDGET:
+        return Status.OVER_BUDGET
     return Status.REJECTED if code in _REJECTIONS else Status.FAILED
 
 
@@ -310,6 +312,9 @@ class Totals:
         billed_credits: what was billed.
         usd: the same in dollars, by the price list.
         output_bytes: of all images.
+        charged_credits: what services took for all calls ever made for the dataset, by its books.
+        unresolved_credits: what they may have taken besides, for calls without a known answer.
+        unresolved_calls: how many those are.
     """
 
     rows: int
@@ -319,6 +324,9 @@ class Totals:
     billed_credits: Decimal
     usd: Decimal
     output_bytes: int
+    charged_credits: Decimal = Decimal(0)
+    unresolved_credits: Decimal = Decimal(0)
+    unresolved_calls: int = 0
 
 
 def totals(rows: Iterable[Row]) -> Totals:

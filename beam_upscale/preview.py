@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale import storage
-from beam_upscale.budget import NOTHING, Claim, Reach, SettleBudget, decide, order
+from beam_upscale.budget import NOTHING, Admission, Claim, Reach, SettleBudget, decide, order
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import DatasetFolder, held, untouched_on_failure
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
@@ -169,7 +169,7 @@ class PlanImages(beam.PTransform):
         return planned | "Within" >> beam.Map(
             _within,
             beam.pvalue.AsSingleton(settled),
-            beam.pvalue.AsSingleton(last, default_value=NOTHING),
+            beam.pvalue.AsSingleton(last, default_value=None),
         )
 
 
@@ -269,8 +269,9 @@ def _claim(planned: PlannedImage) -> Claim:
     return Claim(order(planned.input_id), planned.credits, spent=False)
 
 
-def _within(planned: PlannedImage, settled: Reach, last: str) -> PlannedImage:
+def _within(planned: PlannedImage, settled: Reach, admitted: Admission | None) -> PlannedImage:
     is_upscaled = planned.status is Status.UPSCALED
+    last = NOTHING if admitted is None else admitted.last
     if not is_upscaled or settled.admits(order(planned.input_id), last):
         return planned
     return dataclasses.replace(

@@ -22,6 +22,22 @@ def check_at_least(least: int, **values: int | None) -> None:
             )
 
 
+def check_not_negative(**values: float | None) -> None:
+    """Refuses what is below 0, infinity and what is no number.
+
+    Args:
+        **values: by the options' names; None is an option that is not set.
+
+    Raises:
+        SettingsError: INVALID_OPTION, for the first that is not.
+    """
+    for name, value in values.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION, f"{name} is {value}; it must be 0 or more and finite"
+            )
+
+
 def check_positive(**values: float | None) -> None:
     """Refuses what is not above 0, infinity and what is no number.
 

@@ -9,6 +9,9 @@ from beam_upscale.errors import ErrorCode, SettingsError
 API_KEY_VARIABLE = "BEAM_UPSCALE_API_KEY"
 """The environment variable that holds the API key, where no file does."""
 
+# Between machines whose clocks do not agree.
+_CLOCK_SECONDS = 60.0
+
 
 @dataclasses.dataclass(frozen=True)
 class RemoteModel:
@@ -28,6 +31,9 @@ class RemoteModel:
             sets no limit.
         deadline_seconds: how long one attempt may take.
         retry_seconds: how long after its first attempt a call may still be repeated.
+        ledger: what the service says tells its ledger and this key from any others: a repeat of a
+            request is charged once there. None where a service says nothing of the kind.
+        replay_seconds: how long that ledger remembers a request.
 
     Raises:
         SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
@@ -42,6 +48,8 @@ class RemoteModel:
     requests_per_second: float | None = None
     deadline_seconds: float = 300.0
     retry_seconds: float = 600.0
+    ledger: str | None = None
+    replay_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         host, _, port = self.endpoint.rpartition(":")
@@ -66,6 +74,17 @@ class RemoteModel:
     def is_plaintext(self) -> bool:
         """Whether it is called without TLS."""
         return self.insecure or (self.is_loopback and self.ca is None)
+
+    @property
+    def repeat_seconds(self) -> float:
+        """How long after a call was first sent a repeat of it may begin that is charged once.
+
+        Its last attempt is over by the time the service forgets. 0 where nothing is remembered.
+        """
+        if self.ledger is None:
+            return 0.0
+        lasts = self.retry_seconds + self.deadline_seconds + _CLOCK_SECONDS
+        return max(0.0, self.replay_seconds - lasts)
 
     @property
     def place(self) -> str:

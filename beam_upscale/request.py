@@ -16,8 +16,12 @@ from beam_upscale.sources import DEFAULT_SHARD_ROWS
 
 _MOST_WORKERS = 16
 
-# The reason of a run that was stopped by hand.
+# The reason of a run that was stopped by hand, and of one that SIGTERM stopped.
 INTERRUPTED = "interrupted"
+TERMINATED = "terminated"
+
+DEFAULT_GRACE_SECONDS = 25.0
+"""Kubernetes gives 30 seconds between SIGTERM and SIGKILL, Slurm likewise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +64,7 @@ class Run:
             what suits the device.
         input_format: how the input is read; None infers it from names.
         image_column: the column of tables with images; None takes one with a usual name.
+        grace_seconds: how long images that are begun may take to finish after SIGTERM, 0 or more.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
         lease_seconds: without a sign of life after which another run may take the output over,
             where the operating system's locks do not tell: beyond one machine or its local disks.
@@ -77,6 +82,7 @@ class Run:
     workers: int | None = None
     input_format: InputFormat | str | None = None
     image_column: str | None = None
+    grace_seconds: float = DEFAULT_GRACE_SECONDS
     beam_options: Sequence[str] = ()
     lease_seconds: float = DEFAULT_LEASE_SECONDS
 

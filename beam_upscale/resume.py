@@ -233,6 +233,17 @@ def still_holds(
     )
 
 
+def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:
+    """Whether an image's parameters are, or are wrong, as they were for its earlier row."""
+    if not _concerns_parameters(earlier):
+        return True
+    try:
+        now = image.parameters(asked.parameters, asked.prompt_column)
+    except ImageError as error:
+        return (earlier.error_code, earlier.error_message) == (error.code, error.message)
+    return _asks_the_same(image, earlier, now)
+
+
 def _concerns_parameters(row: Row) -> bool:
     """Whether an input came as far as its parameters; what is skipped or refused may not have."""
     return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import shared_weights, storage
+from beam_upscale import books, shared_weights, storage
 from beam_upscale.budget import LimitCredits
 from beam_upscale.columns import infer_input_type
 from beam_upscale.control import (
@@ -30,8 +30,10 @@ from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel
-from beam_upscale.local_runner import is_local, new_pipeline
-from beam_upscale.request import INTERRUPTED, Run, RunResult, default_workers
+from beam_upscale.local_runner import end_servers, is_local, new_pipeline
+from beam_upscale.places import refuse_needed_in_results
+from beam_upscale.ranges import check_not_negative
+from beam_upscale.request import INTERRUPTED, TERMINATED, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
     continued,
@@ -41,6 +43,7 @@ from beam_upscale.run_record import (
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
 from beam_upscale.sources import Asking, FindDone, ReadListed, write_down
+from beam_upscale.termination import TerminatedError, Termination
 from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -50,29 +53,56 @@ def run(
     request: Run,
     on_start: Callable[[PinnedSettings, Listing], None] = lambda *_: None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
     """Runs to the end, or to where it is stopped.
 
     A KeyboardInterrupt stops the run cleanly: images that are begun are finished, a second one is
-    raised at once.
+    raised at once. In the main thread SIGTERM does the same, for `Run.grace_seconds` at most; the
+    handler that was there before is there afterwards.
 
     Args:
         request: what to run.
         on_start: called before the first image, with the settings and the inputs.
         on_progress: called about twice a second.
+        on_note: called with a line that the user is to know of.
 
     Raises:
         SettingsError: nothing was begun; the error says why.
         Exception: the pipeline broke, for a full disk perhaps. What was finished is kept, and the
             same run goes on from there.
+        TerminatedError: SIGTERM came before anything was begun, or the grace is over. It is a
+            SystemExit.
     """
+    check_not_negative(grace_seconds=request.grace_seconds)
+    with Termination(request.grace_seconds) as termination:
+        try:
+            return _run(request, on_start, on_progress, on_note, termination)
+        except (KeyboardInterrupt, TerminatedError):
+            end_servers()
+            raise
+        except Exception as error:
+            if not termination.is_asked:
+                raise
+            raise TerminatedError from error
+
+
+def _run(
+    request: Run,
+    on_start: Callable[[PinnedSettings, Listing], None],
+    on_progress: Callable[[Progress], None],
+    on_note: Callable[[str], None],
+    termination: Termination,
+) -> RunResult:
     storage.configure(request.beam_options)
     is_here = is_local(request.beam_options)
     seconds = request.lease_seconds
     with held(request.output, in_this_process=is_here, lease_seconds=seconds) as dataset:
         with untouched_on_failure(dataset):
             ready = _ready(request, dataset)
-        return _carry_out(request, ready, dataset, on_start, on_progress)
+        if request.overwrite:
+            _clear(dataset, on_note)
+        return _carry_out(request, ready, dataset, on_start, on_progress, termination)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +145,8 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
-    check_service(settings)
+    refuse_needed_in_results(_needed(request, settings, listing), dataset)
+    settings = check_service(settings)
     return _Ready(settings, pipeline, record, listing)
 
 
@@ -125,10 +156,11 @@ def _carry_out(
     dataset: DatasetFolder,
     on_start: Callable[[PinnedSettings, Listing], None],
     on_progress: Callable[[Progress], None],
+    termination: Termination,
 ) -> RunResult:
     listing, pipeline, record = ready.listing, ready.pipeline, ready.record
-    if request.overwrite:
-        _clear(dataset)
+    if ready.settings.remote_model is not None:
+        _open_books(dataset)
     dataset.write_json(dataset.run_json, {**record, "complete": False})
     clear_stop(dataset)
     write_down(listing.images, dataset, request.shard_rows)
@@ -140,13 +172,25 @@ def _carry_out(
     assert dataset.hold is not None
     bind(pipeline, dataset.hold)
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
+    termination.begin(lambda: request_stop(dataset, TERMINATED))
     execution = _Execution(_begin(pipeline, request))
-    _watch(execution, dataset, run_id, most_failures, on_progress)
+    _watch(execution, dataset, run_id, most_failures, on_progress, termination)
     if (dataset.read_run() or {}).get("complete"):
         forget_stop(dataset)
-        return RunResult(dataset.totals())
+        return RunResult(books.with_books(dataset.totals(), dataset))
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
-    return RunResult(dataset.unfinished_totals(), reason)
+    totals = books.with_books(dataset.unfinished_totals(), dataset)
+    values = {**record, "complete": False, "totals": dataclasses.asdict(totals)}
+    dataset.write_json(dataset.run_json, values)
+    return RunResult(totals, reason)
+
+
+def _open_books(dataset: DatasetFolder) -> None:
+    """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    if books.exist(dataset):
+        books.close(dataset)
+    else:
+        books.bring_forward(dataset, dataset.unfinished_rows())
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
@@ -155,7 +199,23 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
     return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
 
 
-def _clear(dataset: DatasetFolder) -> None:
+def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
+    """What is to outlive the results that are replaced: the listing has refused what it lists."""
+    for stage in settings.stages:
+        if isinstance(stage.model, LocalModel):
+            yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
+    link = listing.link_into_output
+    if request.overwrite and link is not None:
+        yield "--overwrite would delete what the input leads to by the link", link
+
+
+def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
+    held = books.read_sums(dataset)
+    if held.spent:
+        on_note(
+            f"the books of {dataset.root} are begun anew; the old ones held {held.charged} credits "
+            f"charged and {held.unresolved} unresolved"
+        )
     # Last what tells that all this was left by a run: it ends with run.json.
     dataset.clear_staging()
     for name in RESULTS:
@@ -220,7 +280,9 @@ def _wire(
     dataset = held_by_pipeline(pipeline, request.output)
     images = pipeline | ReadListed(request.output, retry=request.retry)
     if request.max_credits is not None:
-        images |= LimitCredits(request.max_credits, settings.rules, output=request.output)
+        images |= LimitCredits(
+            request.max_credits, settings.rules, request.output, settings.remote_model
+        )
         images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry)))
     (
         images
@@ -286,6 +348,7 @@ def _watch(
     run_id: str,
     most_failures: int | None,
     on_progress: Callable[[Progress], None],
+    termination: Termination | None = None,
 ) -> None:
     """Waits for a pipeline, and asks it to stop where that is due."""
     execution.start()
@@ -299,6 +362,8 @@ def _watch(
             on_progress(done)
             stop_after_failures(dataset, done.failures, most_failures)
         except KeyboardInterrupt:
+            if termination is not None and termination.is_asked:
+                raise TerminatedError from None
             if interrupted:
                 raise
             interrupted = True

@@ -1,19 +1,24 @@
 """What `run.json` says of a run, and what that forbids a later run into the same output."""
 
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
 from beam_upscale import storage
+from beam_upscale.books import BOOKS
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.plan import Oversize
 from beam_upscale.settings import PinnedSettings
 
 # What a run leaves below its output.
-RESULTS = ("README.md", "images", "data", "intermediates", "manifest", "telemetry", "run.json")
+RESULTS = (
+    *("README.md", "images", "data", "intermediates", "manifest", "telemetry", BOOKS),
+    "run.json",
+)
 
 _PACKAGES = (
     "apache-beam",
@@ -99,6 +104,22 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
             f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
         )
     return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
+
+
+def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """What two records say otherwise: a text for each name, with both values."""
+    first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
+    return [
+        f"{name}: {first.get(name)} and {second.get(name)}"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as `run.json` has them."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
 
 
 def _fitted(record: Mapping[str, Any]) -> str | None:

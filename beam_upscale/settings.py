@@ -74,8 +74,13 @@ class PinnedSettings:
     @property
     def endpoint(self) -> str | None:
         """HOST:PORT of the service that is called; None where the engines are local."""
+        return None if self.remote_model is None else self.remote_model.endpoint
+
+    @property
+    def remote_model(self) -> RemoteModel | None:
+        """How the service is called, with its first engine; None where the engines are local."""
         models = (stage.model for stage in self.stages)
-        return next((m.endpoint for m in models if isinstance(m, RemoteModel)), None)
+        return next((model for model in models if isinstance(model, RemoteModel)), None)
 
     def to_dict(self) -> dict[str, Any]:
         """What `run.json` records, and what a later run into the same output must equal."""

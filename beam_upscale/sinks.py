@@ -10,17 +10,29 @@ import dataclasses
 import datetime
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
+from apache_beam.transforms.window import GlobalWindows
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale import manifest, storage
+from beam_upscale import books, manifest, storage
+from beam_upscale.arrivals import (
+    Arrivals,
+    Listed,
+    News,
+    Own,
+    Places,
+    key_of,
+    refuse_lost,
+    refuse_two_inputs,
+    refuse_two_places,
+)
 from beam_upscale.card import dataset_card
 from beam_upscale.columns import infer_input_type, stored_type
 from beam_upscale.control import (
@@ -47,13 +59,16 @@ from beam_upscale.dataset import (
 )
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.giants import GIANTS, FanOut, refuse_packed
+from beam_upscale.global_window import refuse_windows
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
+from beam_upscale.lineage import applied_in, upscales, upstream
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
+from beam_upscale.places import Output
 from beam_upscale.plan import OutputFormat
 from beam_upscale.resume import delete_files, readdressed, relabeled
-from beam_upscale.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.run_record import continued, differences, refuse_foreign_files, run_record
 from beam_upscale.sources import ReadImages, ReadListed
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.transforms import Upscale
@@ -66,10 +81,6 @@ _SHARDS = 16
 # Records of a shard that are read at a time.
 _READERS = 16
 
-# What a shard has new: a part of the listing, all of whose records are staged or committed; the
-# record of an input that stands in no listing; or None, an input is left to a later run.
-News = str | bytes | None
-
 
 def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
     """Where a result's image will stand, relative to the dataset's root."""
@@ -81,7 +92,7 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 def _file_name(source: SourceImage, row: Row) -> str:
     assert row.output_format is not None
     name = safe_name(source.output_name or source.name or source.input_id)
-    if source.shard is None:
+    if source.listed_as is None or source.listed_as.output_name != source.output_name:
         # Nothing has compared this name with the others'.
         name = f"{name}-{mark(source.input_id)}"
     return name + OutputFormat(row.output_format).extension
@@ -100,7 +111,9 @@ def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dic
 
 
 def shard_of(source: SourceImage) -> int:
-    """The shard that a result belongs to."""
+    """The shard that a result belongs to; that of an input in the listing is settled there."""
+    if source.listed_as is not None and source.listed_as.shard is not None:
+        return source.listed_as.shard
     if source.shard is not None:
         return source.shard
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
@@ -127,6 +140,8 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         dataset.write(uri, upscaled.data)
+    if source.books is None or source.books.dataset != dataset:
+        books.enter_row(record.row, dataset)
     before = dataset.staged_record(source.input_id)
     if before is not None:
         record = dataclasses.replace(record, row=with_earlier_billing(record.row, before.row))
@@ -159,15 +174,18 @@ class _Stage(beam.DoFn):
         self._most_failures = most_failures
         self._input_type = input_type
         self._stop_listening: Callable[[], None] = _nothing
-        self._news: dict[tuple[int, News], WindowedValue] = {}
+        self._output: Output | None = None
         self._shown = ShownBundle(dataset)
+        self._told = _Told()
+        self._is_open = False
 
     def start_bundle(self) -> None:
         self._shown.begin()
-        self._news = {}
-        if self._dataset.read_run() is None:
-            values = {**self._run, "complete": False}
-            self._dataset.write_json(self._dataset.run_json, values)
+        self._told = _Told()
+        run = self._dataset.read_run()
+        self._is_open = run is not None and not run.get("complete")
+        if run is None:
+            self._open()
         # Networks that take many steps tell of them before this step has its first image.
         self._stop_listening = progress_file(self._dataset, self._run_id).listen()
 
@@ -178,6 +196,8 @@ class _Stage(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[tuple[int, News]]:
         source, record = upscaled.source, upscaled.record
+        if source.listed_in is None and source.uri is not None:
+            self._refuse_in_output(source.uri)
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
         if upscaled.giant is not None and self._fans_out:
@@ -185,42 +205,82 @@ class _Stage(beam.DoFn):
             return
         shard = shard_of(source)
         if record is None:
-            self._tell((shard, None), timestamp, window)
+            self._open()
+            self._told.postponed(shard, timestamp, window)
             return
         earlier = source.earlier is not None
+        is_new = not earlier or not source.committed or source.staged_otherwise
         if earlier:
             # Its columns may have changed since, though nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
             record = readdressed(record, source.source_uri)
+            is_new = is_new or record is not source.earlier
             is_stale = source.staged_otherwise or record is not source.earlier
             if is_stale and source.listed_in is not None:
+                self._open()
                 self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
         else:
+            self._open()
             record = stage(upscaled, self._dataset, self._layout)
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if source.committed and record is source.earlier and not source.staged_otherwise:
-            return
-        if source.listed_in is None:
-            yield shard, record.to_json()
+        if source.is_as_listed:
+            self._told.listed(source, is_new, timestamp, window)
         else:
-            self._tell((shard, source.listed_in), timestamp, window)
+            yield shard, Own(record.to_json(), source.fingerprint(), is_new)
 
-    def _tell(self, news: tuple[int, News], timestamp: Timestamp, window: Any) -> None:
-        """Tells the same news once for a bundle: a runner in one process holds all of them."""
-        self._news.setdefault(news, WindowedValue(news, timestamp, [window]))
+    def _refuse_in_output(self, uri: str) -> None:
+        """Raises where an input that no listing has refused is in the output."""
+        if self._output is None:
+            self._output = Output(self._dataset.root)
+        self._output.refuse("the input is", uri)
+
+    def _open(self) -> None:
+        """Says that the run is not complete, before it has done anything."""
+        if not self._is_open:
+            values = {**self._run, "complete": False}
+            self._dataset.write_json(self._dataset.run_json, values)
+            self._is_open = True
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
-        yield from self._news.values()
-        self._news = {}
+        yield from self._told.values()
+        self._told = _Told()
         self._shown.end()
 
     def teardown(self) -> None:
         # A bundle that fails is never finished.
         self._stop_listening()
         self._shown.end()
+
+
+class _Told:
+    """What a bundle has to tell at its end, in few words: a runner in one process holds them."""
+
+    def __init__(self) -> None:
+        self._postponed: dict[int, tuple[Timestamp, Any]] = {}
+        self._keys: dict[tuple[int, str, bool], bytearray] = {}
+        self._times: dict[tuple[int, str, bool], tuple[Timestamp, Any]] = {}
+
+    def postponed(self, shard: int, timestamp: Timestamp, window: Any) -> None:
+        """An input of a shard is left to a later run."""
+        self._postponed.setdefault(shard, (timestamp, window))
+
+    def listed(self, source: SourceImage, is_new: bool, timestamp: Timestamp, window: Any) -> None:
+        """An input came as it is listed."""
+        assert source.listed_in is not None
+        place = shard_of(source), source.listed_in, is_new
+        self._keys.setdefault(place, bytearray()).extend(key_of(source.input_id))
+        self._times.setdefault(place, (timestamp, window))
+
+    def values(self) -> Iterator[WindowedValue]:
+        """The news, by shard."""
+        for shard, (timestamp, window) in self._postponed.items():
+            yield WindowedValue((shard, None), timestamp, [window])
+        for place, keys in self._keys.items():
+            (shard, part, is_new), (timestamp, window) = place, self._times[place]
+            yield WindowedValue((shard, Listed(part, bytes(keys), is_new)), timestamp, [window])
 
 
 def _nothing() -> None:
@@ -245,13 +305,18 @@ def commit_shard(
         run_id: names the telemetry of this run.
         input_type: of the dataset's own columns; None infers it from the shard's rows.
     """
-    records = list(records)
+    told = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
+    # What did come: this commit is late, all was written, and the run has ended meanwhile.
+    records = [
+        record
+        for record in told
+        if record.row.input_id not in rows or record.row.error_code != ErrorCode.LEFT_OUT
+    ]
+    if told and not records:
+        return
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
-        if before is not None and row.error_code == ErrorCode.LEFT_OUT:
-            # It did come: this commit is late, all was written, and the run has ended meanwhile.
-            return
         if before is not None:
             row = with_earlier_billing(row, before)
             delete_files(before, dataset, but_for=row)
@@ -267,6 +332,7 @@ def commit_shard(
     _write_telemetry(shard, records, dataset, run_id)
     with dataset.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(manifest.table(ordered, input_type), file)
+    books.close_rows((record.row for record in records), dataset)
     if layout.is_packed:
         for row in ordered:
             # They stand in the data shard now; a dataset is not to need its size twice.
@@ -336,33 +402,35 @@ def _write_telemetry(
         pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
 
 
-def listed_records(
-    part: str, dataset: DatasetFolder, may_leave_out: bool = True
-) -> Iterator[Record]:
+def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Iterator[Record]:
     """What a shard's commit has to add to its committed rows, if there are any.
 
     Args:
         part: of the listing, with the shard's inputs.
         dataset: the output.
-        may_leave_out: whether steps before may leave inputs out.
+        arrivals: what came of the shard.
 
     Yields:
-        The staged records. An input that has neither one nor a committed row never came here: a
-        step of the pipeline's own left it out, and its row says so.
+        The staged records, but of inputs whose records came with `arrivals`. An input that has
+        neither one nor a committed row never came here: a step of the pipeline's own left it out,
+        and its row says so.
 
     Raises:
-        LookupError: an input never came here, and no step may leave one out: the runner lost it.
+        LookupError: an input came, and its record is gone since.
     """
-    images = read_part(dataset, part)
+    images = [image for image in read_part(dataset, part) if image.input_id not in arrivals.own]
     with ThreadPoolExecutor(_READERS) as readers:
         staged = readers.map(dataset.staged_record, [image.input_id for image in images])
         for image, record in zip(images, staged, strict=True):
             if record is not None:
                 yield record
-            elif not image.committed and may_leave_out:
-                yield Record(_left_out(image), telemetry=None)
+            elif key_of(image.input_id) in arrivals.new_keys:
+                raise LookupError(
+                    f"the record of {image.input_id} is gone: something else has changed "
+                    f"{dataset.staging} meanwhile; run the same again"
+                )
             elif not image.committed:
-                raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
+                yield Record(_left_out(image), telemetry=None)
 
 
 def _left_out(image: SourceImage) -> Row:
@@ -376,8 +444,23 @@ def _left_out(image: SourceImage) -> Row:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Committed:
+    """What became of a shard.
+
+    Attributes:
+        shard: its number.
+        is_whole: False where an input is left to a later run.
+        has_own: whether it has got rows of inputs that the listing does not have so.
+    """
+
+    shard: int
+    is_whole: bool
+    has_own: bool = False
+
+
 class _CommitShard(beam.DoFn):
-    """Gives, for each shard, whether it is complete."""
+    """Gives, for each shard, what became of it."""
 
     def __init__(
         self,
@@ -392,31 +475,48 @@ class _CommitShard(beam.DoFn):
         self._run_id = run_id
         self._input_type = input_type
         self._may_leave_out = may_leave_out
+        self._places: Places | None = None
 
-    def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[bool]:
+    def start_bundle(self) -> None:
+        """A later bundle may belong to a later run."""
+        self._places = None
+
+    def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[_Committed]:
         with self._dataset.shown():
-            yield self._is_committed(keyed[0], set(keyed[1]))
+            yield self._committed(keyed[0], Arrivals.of(keyed[1]))
 
-    def _is_committed(self, shard: int, news: set[News]) -> bool:
-        if None in news:
-            return False
-        if not any(isinstance(each, str) for each in news):
-            # Its listed inputs, if there are any, were all left out.
-            news.update(part for number, part in listed_shards(self._dataset) if number == shard)
-        records = {}
-        for each in news:
-            for record in self._records(shard, each):
-                records[record.row.input_id] = record
-        commit_shard(
-            shard, records.values(), self._dataset, self._layout, self._run_id, self._input_type
-        )
-        return True
+    def _committed(self, shard: int, arrivals: Arrivals) -> _Committed:
+        self._refuse_lost_ids(shard, arrivals)
+        if arrivals.is_postponed:
+            return _Committed(shard, is_whole=False)
+        # Where none of its listed inputs came, they were all left out, if there are any.
+        parts = arrivals.parts or {
+            part for number, part in listed_shards(self._dataset) if number == shard
+        }
+        if not self._may_leave_out:
+            refuse_lost(parts, arrivals, self._dataset)
+        if arrivals.is_new:
+            records = self._records(parts, arrivals)
+            commit_shard(
+                shard, records, self._dataset, self._layout, self._run_id, self._input_type
+            )
+        return _Committed(shard, is_whole=True, has_own=bool(arrivals.new_own))
 
-    def _records(self, shard: int, news: News) -> Iterable[Record]:
-        if isinstance(news, bytes):
-            return [record_from_json(news)]
-        assert news is not None
-        return listed_records(news, self._dataset, self._may_leave_out)
+    def _refuse_lost_ids(self, shard: int, arrivals: Arrivals) -> None:
+        """Raises where an input would be lost because another has its id."""
+        refuse_two_inputs(arrivals, self._dataset)
+        if arrivals.new_own:
+            if self._places is None:
+                self._places = Places(self._dataset)
+            self._places.refuse_others(arrivals.new_own, shard)
+
+    def _records(self, parts: Iterable[str], arrivals: Arrivals) -> Iterator[Record]:
+        for part in sorted(parts):
+            yield from listed_records(part, self._dataset, arrivals)
+        for input_id, several in arrivals.new_own.items():
+            # Of an input that came twice, the record that was written last fits its files.
+            staged = self._dataset.staged_record(input_id) if len(several) > 1 else None
+            yield staged or record_from_json(several[-1].record)
 
 
 def shards_to_retype(
@@ -449,22 +549,41 @@ def _are_all_equal(kinds: Sequence[pa.DataType]) -> bool:
 
 def _find_shards_to_retype(
     _: object,
-    shards: Iterable[bool],
+    shards: Iterable[_Committed],
     dataset: DatasetFolder,
     layout: Layout,
     run_id: str,
     input_type: pa.StructType | None,
     may_leave_out: bool,
 ) -> Iterator[tuple[int, pa.StructType | None]]:
-    if not all(shards):
+    ended = list(shards)
+    if not all(each.is_whole for each in ended):
         return
-    committed = set(dataset.committed_shards())
-    for shard, part in listed_shards(dataset):
-        if shard not in committed:
-            # All of its inputs were left out: no one has told of it.
-            records = list(listed_records(part, dataset, may_leave_out))
-            commit_shard(shard, records, dataset, layout, run_id, input_type)
+    told = {each.shard for each in ended}
+    if any(each.has_own for each in ended):
+        refuse_two_places(dataset)
+    _commit_untold(told, dataset, layout, run_id, input_type, may_leave_out)
     yield from shards_to_retype(dataset, input_type)
+
+
+def _commit_untold(
+    told: Container[int],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run_id: str,
+    input_type: pa.StructType | None,
+    may_leave_out: bool,
+) -> None:
+    """Commits the listed shards of which no one has told: all of their inputs were left out."""
+    committed, nothing = set(dataset.committed_shards()), Arrivals.of([])
+    for shard, part in listed_shards(dataset):
+        if shard in told:
+            continue
+        if not may_leave_out:
+            refuse_lost([part], nothing, dataset)
+        if shard not in committed:
+            records = list(listed_records(part, dataset, nothing))
+            commit_shard(shard, records, dataset, layout, run_id, input_type)
 
 
 def _retype(
@@ -479,7 +598,9 @@ def _retype(
 
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
-    sums = dataset.totals()
+    if books.exist(dataset):
+        books.close(dataset)
+    sums = books.with_books(dataset.totals(), dataset)
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
     card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {
@@ -518,17 +639,20 @@ def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str
 
 def _complete_if_all(
     _: object,
-    shards: Iterable[bool],
+    shards: Iterable[_Committed],
     retyped: Iterable[bool],
     dataset: DatasetFolder,
     layout: Layout,
     run: Mapping[str, Any],
 ) -> Iterator[Totals]:
-    if all(shards) and all(retyped):
+    if all(each.is_whole for each in shards) and all(retyped):
         with dataset.shown():
             sums = complete(dataset, layout, run)
         yield sums
         return
+    if (dataset.read_run() or {}).get("complete"):
+        # All that came was done before, and a step has taken away what was not tried.
+        dataset.write_json(dataset.run_json, {**run, "complete": False})
     # A pipeline of one's own has no one else to say so.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)
@@ -547,8 +671,9 @@ class WriteDataset(beam.PTransform):
         input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
             default it is inferred shard by shard, and where shards differ in the end they are
             written once more, with the type of all.
-        run: what `run.json` says besides the totals; by default the settings of the `Upscale` that
-            the results come from, the layout and the versions.
+        run: what `run.json` says besides the totals, or some of it; by default the settings of the
+            `Upscale` that the results come from, the layout and the versions, which it may not
+            contradict.
         run_id: names this run's telemetry; by default the time of the pipeline's construction.
         most_failures: the number of failures that stops the run; None sets none.
         may_leave_out: whether steps between `ReadImages` and this one may leave inputs out, which
@@ -560,8 +685,12 @@ class WriteDataset(beam.PTransform):
         A PCollection of the `Totals`, one element; none where the run was stopped.
 
     Raises:
-        SettingsError: the output was begun with other settings, holds what no run left, or is not
-            that of the one `ReadImages` with an output; when the transform is applied.
+        SettingsError: the output was begun with other settings, holds what no run left, is not
+            that of the one `ReadImages` with an output, is that of another `WriteDataset`, or has
+            the inputs in it; the results come from `Upscale`s with different settings, or in
+            windows; when the transform is applied. DUPLICATE_ID, two inputs have one `input_id`,
+            and INPUT_IN_OUTPUT, an input of any other source lies in the output; when the pipeline
+            runs.
     """
 
     output: str
@@ -577,6 +706,8 @@ class WriteDataset(beam.PTransform):
         """Wires staging, the commit of shards, one type for all and the end of the run."""
         dataset = held_by_pipeline(upscaled.pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)
+        refuse_windows(upscaled, "WriteDataset", "a run ends once, with all of its inputs")
+        _refuse_second_sink(upscaled, dataset)
         _refuse_other_listings(upscaled, dataset)
         run = self._record(upscaled, dataset, layout)
         shards = (
@@ -621,7 +752,8 @@ class WriteDataset(beam.PTransform):
         self, upscaled: Any, dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]
     ) -> Any:
         """Makes results durable, those of giants once their tiles are done."""
-        upscale = _upscale_upstream(upscaled)
+        found = upscales(upscaled)
+        upscale: Upscale | None = found[0].transform if found else None
         fans_out = upscale is not None and upscale.settings.fan_out_above is not None
         stage_results = _Stage(
             dataset,
@@ -632,20 +764,23 @@ class WriteDataset(beam.PTransform):
             self.input_type,
             fans_out=fans_out,
         )
+        untried = list(_untried(upscaled, found, dataset))
         if upscale is None or not fans_out:
-            return upscaled | "Stage" >> beam.ParDo(stage_results)
+            staged = upscaled | "Stage" >> beam.ParDo(stage_results)
+            return (staged, *untried) | "News" >> beam.Flatten() if untried else staged
         refuse_packed(upscale.settings, layout)
         staged = upscaled | "Stage" >> beam.ParDo(stage_results).with_outputs(GIANTS, main="small")
         fan_out = FanOut(upscale.settings, upscale.handler_options, dataset, _place_of_giant)
         fan_out.get_resource_hints().update(upscale.get_resource_hints())
         giants = staged[GIANTS] | "FanOut" >> fan_out | "StageGiants" >> beam.ParDo(stage_results)
-        return (staged.small, giants) | "Staged" >> beam.Flatten()
+        return (staged.small, giants, *untried) | "Staged" >> beam.Flatten()
 
     def _record(self, upscaled: Any, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
+        found = upscales(upscaled)
+        record = run_record(found[0].transform.settings if found else None, layout)
         if self.run is not None:
-            return dict(self.run)
-        upscale = _upscale_upstream(upscaled)
-        record = run_record(None if upscale is None else upscale.settings, layout)
+            _refuse_contradiction(self.run, record, has_settings=bool(found))
+            record |= self.run
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
         if earlier is not None:
@@ -653,19 +788,81 @@ class WriteDataset(beam.PTransform):
         return record
 
 
-def _upscale_upstream(results: Any) -> Upscale | None:
-    """The `Upscale` that a PCollection comes from, through any steps between."""
-    found = (each for each in _upstream(results) if isinstance(each, Upscale))
-    return next(found, None)
+def _untried(results: Any, found: Iterable[Any], dataset: DatasetFolder) -> Iterator[Any]:
+    """The news of inputs that an `Upscale` left to a later run, where steps follow it.
+
+    Such a step may take away what has no row, and the run would look complete.
+    """
+    for applied in found:
+        made = applied.outputs[None]
+        if made is results:
+            continue
+        label = applied.full_label
+        yield (
+            made
+            | f"Untried: {label}" >> beam.ParDo(_Untried(dataset))
+            | f"Together: {label}" >> beam.WindowInto(GlobalWindows())
+        )
+
+
+class _Untried(beam.DoFn):
+    def __init__(self, dataset: DatasetFolder) -> None:
+        self._dataset = dataset
+
+    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, News]]:
+        if upscaled.stop is not None and not is_stopped(self._dataset):
+            request_stop(self._dataset, str(upscaled.stop))
+        if upscaled.record is None:
+            yield shard_of(upscaled.source), None
+
+
+def _refuse_contradiction(
+    run: Mapping[str, Any], record: Mapping[str, Any], *, has_settings: bool
+) -> None:
+    """Raises where a record that was given by hand says what is not so.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    names = ["format", "layout", *(["settings", "endpoint"] if has_settings else [])]
+    given = {name: run[name] for name in names if name in run}
+    changes = differences({name: record[name] for name in given}, given)
+    if changes:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            "the record that WriteDataset is given (run) contradicts the pipeline: "
+            f"{'; '.join(changes)}; leave these out of it",
+        )
+
+
+def _refuse_second_sink(results: Any, dataset: DatasetFolder) -> None:
+    """Raises where another `WriteDataset` of the pipeline has the same output.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    sinks = applied_in(results, WriteDataset)
+    outputs = [storage.absolute(each.transform.output) for each in sinks]
+    if outputs.count(dataset.root) > 1:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"two WriteDataset have the output {dataset.root}, and a run has one: flatten what "
+            "they are to write into one PCollection, or give them outputs of their own",
+        )
 
 
 def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
     """Raises where inputs come from a listing that the commit of a shard would not find.
 
     Raises:
-        SettingsError: INVALID_OPTION.
+        SettingsError: INVALID_OPTION; INPUT_IN_OUTPUT, they come from the output itself.
     """
-    reads = [each for each in _upstream(results) if isinstance(each, ReadImages | ReadListed)]
+    steps = (each.transform for each in upstream(results))
+    reads = [each for each in steps if isinstance(each, ReadImages | ReadListed)]
+    output = Output(dataset.root)
+    for each in reads:
+        if isinstance(each, ReadImages):
+            output.refuse("the input is", storage.start_of_listing(each.pattern))
     outputs = [storage.absolute(each.output) for each in reads if each.output is not None]
     others = [output for output in outputs if output != dataset.root]
     if others:
@@ -680,19 +877,6 @@ def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
             f"{len(outputs)} ReadImages have the output {dataset.root}, which holds one listing; "
             "read all of it with one, or write as many datasets",
         )
-
-
-def _upstream(results: Any) -> Iterator[beam.PTransform]:
-    """The transforms that a PCollection comes from, the nearest first."""
-    ahead, seen = [results.producer], set()
-    while ahead:
-        applied = ahead.pop()
-        if applied is None or applied in seen:
-            continue
-        if applied.transform is not None:
-            yield applied.transform
-        seen.add(applied)
-        ahead += [applied.parent, *(source.producer for source in applied.inputs)]
 
 
 def new_run_id() -> str:

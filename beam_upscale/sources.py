@@ -7,12 +7,14 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_upscale.booking import RunBooks
 from beam_upscale.columns import are_stored_alike
+from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
-from beam_upscale.listing import Inputs, Listing, SourceImage, list_images
+from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_input
 from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
@@ -38,9 +40,16 @@ class Asking:
     shard_rows: int = DEFAULT_SHARD_ROWS
 
     def listing(self) -> Listing:
-        """What is there now, without the output."""
+        """What is there now, without the output.
+
+        Raises:
+            SettingsError: as `list_images`; NO_INPUT, nothing is there but results of runs.
+        """
         exclude = None if self.dataset is None else self.dataset.root
-        return list_images(self.pattern, exclude, self.input_format, self.image_column)
+        listing = list_images(self.pattern, exclude, self.input_format, self.image_column)
+        if listing.datasets and not listing.images:
+            raise no_input(self.pattern, listing)
+        return listing
 
 
 def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
@@ -55,6 +64,8 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
     with dataset.shown():
+        # What stopped an earlier run of this pipeline is not to stop this one.
+        clear_stop(dataset)
         return write_down(asking.listing().images, dataset, asking.shard_rows)
 
 
@@ -65,8 +76,9 @@ def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
 class ReadBatch(beam.DoFn):
     """Reads a batch of an output's listing, with the earlier rows of those that are committed."""
 
-    def __init__(self, dataset: DatasetFolder) -> None:
+    def __init__(self, dataset: DatasetFolder, books: RunBooks | None = None) -> None:
         self._dataset = dataset
+        self._books = books
         self._images: tuple[str, list[SourceImage]] = ("", [])
         self._rows: tuple[int, dict[str, Row]] = (-1, {})
 
@@ -79,6 +91,7 @@ class ReadBatch(beam.DoFn):
         if self._images[0] != batch.part:
             self._images = (batch.part, read_part(self._dataset, batch.part))
         for image in self._images[1][batch.first : batch.first + batch.count]:
+            image = dataclasses.replace(image, books=self._books)
             yield self._with_earlier(image) if image.committed else image
 
     def _with_earlier(self, image: SourceImage) -> SourceImage:
@@ -226,6 +239,6 @@ class _ReadBatches(beam.PTransform):
         return (
             batches
             | "Spread" >> beam.Reshuffle()
-            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset))
+            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset, RunBooks.begin(self.dataset)))
             | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry))
         )

@@ -17,16 +17,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_upscale import image, locations, storage, tiling
+from beam_upscale.booking import ImageBooking, Limit
+from beam_upscale.books import work_of
 from beam_upscale.chain import Backend, ChainPlan
 from beam_upscale.dataset import Record, Telemetry
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    SettingsError,
+)
 from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
+from beam_upscale.resume import Asked, is_asked_alike
 from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
@@ -46,10 +55,11 @@ class UpscaledImage:
 
     Attributes:
         source: the input.
-        record: its row; None where the run was asked to stop before this input's turn.
+        record: its row; None where the run was asked to stop before this input's turn, or has to.
         data: the encoded image; None unless this run upscaled it.
         intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
-        stop: why the run is to stop, where a service refuses all calls alike.
+        stop: why the run is to stop, where a service refuses all calls alike, or this process can
+            do nothing more.
         giant: what is to be upscaled tile by tile, over all workers: `WriteDataset` does that, and
             the record is for where nothing does.
     """
@@ -82,6 +92,8 @@ class Prepared:
         done: details of the stages before this one, as the manifest has them.
         intermediates: what they made, encoded, where it is to be kept.
         telemetry: of the stages before this one, without their pixels.
+        timestamp: Beam's, of the input's element; batches have others.
+        booking: puts its paid calls into the books; None where none are made or no books are kept.
     """
 
     source: SourceImage
@@ -98,6 +110,8 @@ class Prepared:
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
     telemetry: Inference = dataclasses.field(default_factory=Inference)
+    timestamp: Any = None
+    booking: ImageBooking | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,10 +146,13 @@ def prepare(
 
     Returns:
         The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
-        was done before, is skipped, refused, cannot be read or is a giant: `outcome` says so.
+        was done before, is skipped, refused, cannot be read or is a giant, or no decoder can be
+        started: `outcome` says so.
     """
     last = settings.stages[-1]
-    if source.earlier is not None and _is_ruled_otherwise(source.earlier.row, settings):
+    if source.data is not None:
+        source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
+    if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
         source = source.without_earlier()
     row = Row(
         input_id=source.input_id,
@@ -154,13 +171,44 @@ def prepare(
             return _giant(prepared, large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
-    row = dataclasses.replace(prepared.row, source_sha256=hashlib.sha256(data).hexdigest())
-    prepared = dataclasses.replace(prepared, row=row)
+        return _ended(prepared, error)
+    digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+    prepared = _with_content(prepared, digest, settings)
     try:
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
+
+
+def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
+    """Whether an earlier row is right, by what is known only here: the rules, and what has changed.
+
+    A step of the pipeline's own may have put other bytes, or another prompt, in the place of what
+    was looked at.
+    """
+    if source.data_sha256 is not None and source.data_sha256 != earlier.source_sha256:
+        return False
+    rules = settings.rules
+    is_changed = source.listed_as is not None and not source.is_as_listed
+    asked = Asked(rules.parameters, rules.prompt_column)
+    if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
+        return False
+    return not _is_ruled_otherwise(earlier, settings)
+
+
+def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> Prepared:
+    """Adds what is known once the input's bytes are."""
+    row = dataclasses.replace(prepared.row, source_sha256=sha256)
+    prepared = dataclasses.replace(prepared, row=row)
+    source = prepared.source
+    if source.books is None or settings.rules.backend is not Backend.GRPC:
+        return prepared
+    work, limit = work_of(sha256, prepared.parameters), None
+    if source.claimed is not None:
+        is_prepaid = source.prepaid is not None and source.prepaid.work == work
+        limit = Limit(is_prepaid, source.spare_calls)
+    booking = ImageBooking(source.books, source.input_id, work, limit)
+    return dataclasses.replace(prepared, booking=booking)
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
@@ -213,18 +261,28 @@ def _decode(
         return _decoded(prepared, decoded, decision, settings)
     except Exception as error:
         # Here, so that the row has what the header told.
-        return _refused(prepared, as_image_error(error))
+        return _ended(prepared, error)
 
 
 def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
     """The result where the rules or the budget leave nothing to do; else None."""
     if not decision.is_upscaled:
         return _decided(prepared, decision)
-    claimed = prepared.source.claimed
     # It may have been priced when it could not be read, or when it was another.
-    if not prepared.source.within_budget or (claimed is not None and decision.credits > claimed):
+    if not prepared.source.within_budget or _exceeds_claim(prepared, decision):
         return _over_budget(prepared, decision)
     return None
+
+
+def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
+    """Whether an image costs more than the budget sets aside for it."""
+    claimed, prepaid = prepared.source.claimed, prepared.source.prepaid
+    if claimed is None:
+        return False
+    limit = None if prepared.booking is None else prepared.booking.limit
+    if prepaid is not None and limit is not None and limit.is_prepaid:
+        claimed += prepaid.credits
+    return decision.credits > claimed
 
 
 def _large_header(
@@ -267,9 +325,9 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
 def _giant(prepared: Prepared, header: ImageHeader, settings: PinnedSettings) -> TiledImage:
     source = prepared.source
     version = file_version(source)
-    row = dataclasses.replace(prepared.row, source_sha256=source.sha256())
+    prepared = _with_content(prepared, source.sha256(), settings)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
-    prepared = dataclasses.replace(prepared, row=_with_header(row, header))
+    prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header))
     if (refusal := _refusal(prepared, decision)) is not None:
         return _without_tiles(prepared, refusal)
     error = ImageError(
@@ -364,7 +422,8 @@ def _tiles(
         )
     ]
     context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    return TiledImage(tiles, scale, context=context, identity=identity_of(prepared))
+    identity, booking = identity_of(prepared), prepared.booking
+    return TiledImage(tiles, scale, context=context, identity=identity, booking=booking)
 
 
 def _guided_tiles(
@@ -380,7 +439,8 @@ def _guided_tiles(
     tile = Tile(image.resize(color, *size), Box(0, 0, *size), decision.pieces)
     row = dataclasses.replace(prepared.row, seed=parameters.seed)
     context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    return TiledImage([tile], scale, parameters, context, identity_of(prepared))
+    identity, booking = identity_of(prepared), prepared.booking
+    return TiledImage([tile], scale, parameters, context, identity, booking=booking)
 
 
 def identity_of(prepared: Prepared) -> tuple[str, int]:
@@ -406,8 +466,11 @@ def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
     return TiledImage([], 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
 
 
-def _refused(prepared: Prepared, error: ImageError) -> TiledImage:
-    return _without_tiles(prepared, failed(prepared, error))
+def _ended(prepared: Prepared, error: Exception) -> TiledImage:
+    """An input on which a step failed: refused, or untried where the error is not its own."""
+    if isinstance(error, BrokenProcessError):
+        return _without_tiles(prepared, _untried(prepared, error))
+    return _without_tiles(prepared, failed(prepared, as_image_error(error)))
 
 
 def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:

@@ -20,7 +20,7 @@ import stat
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -59,6 +59,29 @@ class FileEntry:
     uri: str
     name: str
     is_folder: bool = False
+
+
+class Scope:
+    """Decides what `list_files` passes over below the place where it begins; this one, nothing."""
+
+    def enters(self, folder: str, identity: tuple[int, int]) -> bool:
+        """Whether a local folder, of this device and inode, is descended into."""
+        return True
+
+    def follows(self, link: str) -> bool:
+        """Whether a local link is listed, or descended into where it leads to a folder."""
+        return True
+
+    def passes_over(self, folder: str) -> Collection[str]:
+        """The names in a local folder that are not listed."""
+        return ()
+
+    def sees(self, uri: str) -> bool:
+        """Whether a file on another store is listed; asked for all, whatever a glob names."""
+        return True
+
+
+_EVERYTHING = Scope()
 
 
 def configure(beam_options: Sequence[str]) -> None:
@@ -486,13 +509,26 @@ def _create_hdfs(uri: str, folder: str, data: bytes) -> bool:
     return False
 
 
-def list_files(pattern: str) -> Iterator[FileEntry]:
+def start_of_listing(pattern: str) -> str:
+    """Where a listing begins: a file, a folder, or of a glob the part before its first wildcard.
+
+    A local file or folder that is called like a glob is none.
+    """
+    if http_files.is_http(pattern):
+        return pattern
+    target = absolute(pattern)
+    is_glob = _has_wildcard(target) and not (is_local(target) and os.path.lexists(target))
+    return (_glob_base(target) or "/") if is_glob else target
+
+
+def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
     """Every file that a pattern names, in no particular order.
 
     Args:
         pattern: a file, a folder (descended into, symbolic links followed once) or a glob (`**`
             crosses folders), on any of Beam's file systems. A folder that a glob matches is
             descended into. A URL of a web server is that of one file.
+        scope: what is passed over below a folder, or where a glob begins.
 
     Yields:
         The files. A local folder that may not be listed is given as an entry of its own, so that
@@ -501,32 +537,35 @@ def list_files(pattern: str) -> Iterator[FileEntry]:
     if http_files.is_http(pattern):
         yield FileEntry(pattern, http_files.path_of(pattern).rpartition("/")[2])
     elif is_local(pattern):
-        yield from _list_local(absolute(pattern))
+        yield from _list_local(absolute(pattern), scope)
     else:
-        yield from _list_remote(absolute(pattern))
+        yield from _list_remote(absolute(pattern), scope)
 
 
-def _list_remote(pattern: str) -> Iterator[FileEntry]:
+def _list_remote(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     if not _has_wildcard(pattern):
         # An object store has no folders to ask for, so what lies below is looked for first.
-        below = list(_match(join(pattern, "**"), pattern))
-        if not below and exists(pattern):
+        below = _match(join(pattern, "**"), pattern, scope)
+        first = next(below, None)
+        if first is not None:
+            yield first
+            yield from below
+        elif exists(pattern):
             yield FileEntry(pattern, pattern.rpartition("/")[2])
-        yield from below
         return
     base = _glob_base(pattern)
     parts = pattern.removeprefix(base).strip("/").split("/")
-    for entry in _match(f"{_literal_start(pattern)}**", base):
+    for entry in _match(f"{_literal_start(pattern)}**", base, scope):
         if _glob_matches(entry.name.split("/"), parts):
             yield entry
 
 
-def _match(pattern: str, base: str) -> Iterator[FileEntry]:
+def _match(pattern: str, base: str, scope: Scope) -> Iterator[FileEntry]:
     """What Beam finds, without hidden names and the empty objects that stand for folders."""
     for path in _paths_below(pattern.removesuffix("**")):
         name = path.removeprefix(base).lstrip("/")
         is_hidden = any(part.startswith(".") for part in name.split("/"))
-        if not is_hidden and not path.endswith("/"):
+        if not is_hidden and not path.endswith("/") and scope.sees(path):
             yield FileEntry(path, name)
 
 
@@ -554,7 +593,7 @@ def _glob_base(pattern: str) -> str:
     return _literal_start(pattern).rpartition("/")[0]
 
 
-def _list_local(pattern: str) -> Iterator[FileEntry]:
+def _list_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     path = Path(pattern)
     try:
         is_folder, is_there = path.is_dir(), path.exists() or path.is_symlink()
@@ -562,17 +601,17 @@ def _list_local(pattern: str) -> Iterator[FileEntry]:
         # In a folder that may not be entered: for the reader to say.
         is_folder, is_there = False, True
     if is_folder:
-        yield from _walk(pattern, pattern, frozenset())
+        yield from _walk(pattern, pattern, frozenset(), scope)
     elif is_there:
         yield FileEntry(pattern, path.name)
     elif _has_wildcard(pattern):
-        yield from _glob_local(pattern)
+        yield from _glob_local(pattern, scope)
 
 
-def _glob_local(pattern: str) -> Iterator[FileEntry]:
+def _glob_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     base = _glob_base(pattern) or "/"
     parts = pattern.removeprefix(base).strip("/").split("/")
-    for entry in _walk(base, base, frozenset()):
+    for entry in _walk(base, base, frozenset(), scope):
         matches = _glob_may_reach if entry.is_folder else _glob_matches
         if matches(entry.name.split("/"), parts):
             yield entry
@@ -596,7 +635,9 @@ def _glob_matches(parts: list[str], pattern: list[str]) -> bool:
     return fnmatch.fnmatchcase(parts[0], pattern[0]) and _glob_matches(parts[1:], pattern[1:])
 
 
-def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator[FileEntry]:
+def _walk(
+    folder: str, root: str, above: frozenset[tuple[int, int]], scope: Scope
+) -> Iterator[FileEntry]:
     try:
         status = os.stat(folder)  # noqa: PTH116 (odd bytes)
         children = os.scandir(folder)
@@ -606,10 +647,13 @@ def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator
     identity = (status.st_dev, status.st_ino)
     folders: list[str] = []
     with children:
-        if identity in above:
+        if identity in above or not scope.enters(folder, identity):
             return
+        passed_over = scope.passes_over(folder)
         for child in children:
-            if child.name.startswith("."):
+            if child.name.startswith(".") or child.name in passed_over:
+                continue
+            if child.is_symlink() and not scope.follows(child.path):
                 continue
             if _is_folder(child):
                 folders.append(child.path)
@@ -617,7 +661,7 @@ def _walk(folder: str, root: str, above: frozenset[tuple[int, int]]) -> Iterator
                 yield FileEntry(child.path, os.path.relpath(child.path, root))
     # Only now: each that is open takes a place among those a process may have.
     for each in folders:
-        yield from _walk(each, root, above | {identity})
+        yield from _walk(each, root, above | {identity}, scope)
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:

@@ -7,6 +7,7 @@ pixels.
 """
 
 import abc
+import dataclasses
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,12 @@ from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
+from beam_upscale.booking import RunBooks
+from beam_upscale.dataset import held_by_pipeline
 from beam_upscale.decoding import shared_pool
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api import client
-from beam_upscale.inference import METRICS, Inference, TiledImage, handler_for
+from beam_upscale.inference import METRICS, Inference, PendingInference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import send_whole_elements
@@ -33,11 +37,19 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 
 
 class _Prepare(beam.DoFn):
-    def __init__(self, settings: PinnedSettings) -> None:
+    def __init__(self, settings: PinnedSettings, books: RunBooks | None) -> None:
         self._settings = settings
+        self._books = books
 
-    def process(self, source: SourceImage) -> Iterator[TiledImage]:
-        yield prepare(source, self._settings, shared_pool())
+    def process(
+        self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
+    ) -> Iterator[TiledImage]:
+        if source.books is None and self._books is not None:
+            source = dataclasses.replace(source, books=self._books)
+        tiled = prepare(source, self._settings, shared_pool())
+        # RunInference's batches have the time of their window's end.
+        context = dataclasses.replace(tiled.context, timestamp=timestamp)
+        yield dataclasses.replace(tiled, context=context)
 
 
 class Settle(beam.DoFn, abc.ABC):
@@ -55,6 +67,10 @@ class Settle(beam.DoFn, abc.ABC):
     def settled(self, tiled: TiledImage, inference: Inference) -> Any:
         """What becomes of an image once the engine is done with it."""
 
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        """The timestamp of what becomes of an image: by default that of RunInference's result."""
+        return timestamp
+
     def start_bundle(self) -> None:
         """What a bundle that failed left behind is not this one's."""
         self._pending = []
@@ -66,8 +82,11 @@ class Settle(beam.DoFn, abc.ABC):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         """Gives what is done, this image or an earlier one."""
+        timestamp = self.time_of(result.example, timestamp)
         if isinstance(result.inference, Inference):
-            yield self.settled(result.example, result.inference)
+            # A TimestampedValue would be put into windows anew.
+            value = self.settled(result.example, result.inference)
+            yield WindowedValue(value, timestamp, [window])
             return
         self._pending.append((result, timestamp, window))
         yield from self._done()
@@ -85,8 +104,16 @@ class Settle(beam.DoFn, abc.ABC):
         looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]
         self._pending = [pending for pending, is_done in looked_at if not is_done]
         for result, timestamp, window in (pending for pending, is_done in looked_at if is_done):
-            value = self.settled(result.example, result.inference.result())
+            value = self.settled(result.example, _result(result.inference))
             yield WindowedValue(value, timestamp, [window])
+
+
+def _result(pending: PendingInference) -> Inference:
+    """What became of an image; where its result cannot be decoded here, that stops the run."""
+    try:
+        return pending.result()
+    except BrokenProcessError as stop:
+        return Inference(stop=stop)
 
 
 class _Advance(Settle):
@@ -95,6 +122,10 @@ class _Advance(Settle):
 
 
 class _Finish(Settle):
+    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
+        own: Timestamp | None = tiled.context.timestamp
+        return timestamp if own is None else own
+
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         upscaled = finish(tiled, inference, self._settings)
         count(upscaled)
@@ -123,6 +154,9 @@ class Upscale(beam.PTransform):
         handler_options: Beam's own options of a model handler: `min_batch_size` and
             `max_batch_size` (in input pixels), `large_model` (share the model across processes),
             `model_copies`.
+        books: the output whose books paid calls are put into before they are made, for inputs that
+            do not come from a `ReadImages` with an output. Where there are no books, `WriteDataset`
+            enters what its rows were billed, and a crash loses what was in flight.
         **options: of `PlanOptions` (`width`, `height`, `short_side`, `long_side`, `oversize`,
             `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
             (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
@@ -145,23 +179,27 @@ class Upscale(beam.PTransform):
         engine: str | Sequence[str] | PinnedSettings = "esrgan-v1-x2plus",
         *,
         handler_options: dict[str, Any] | None = None,
+        books: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
+        self.books = books
         if isinstance(engine, PinnedSettings):
             self.settings = engine
         else:
             asked = UpscaleSettings.of(engine, **options)
             if asked.warning is not None:
                 warnings.warn(asked.warning, stacklevel=2)
-            self.settings = asked.pin()
-            check_service(self.settings)
+            self.settings = check_service(asked.pin())
         self.handler_options = handler_options or {}
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""
         send_whole_elements()
-        tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings))
+        books = None
+        if self.books is not None:
+            books = RunBooks.begin(held_by_pipeline(images.pipeline, self.books))
+        tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings, books))
         first, *others = self.settings.stages
         inferred = tiled | "RunInference" >> run_inference(first, self.handler_options)
         for number, stage in enumerate(others, start=2):
@@ -192,12 +230,28 @@ def _identifier(model: LocalModel) -> str:
     return hashlib.sha256(repr(model).encode()).hexdigest()
 
 
-def check_service(settings: PinnedSettings) -> None:
+def check_service(settings: PinnedSettings) -> PinnedSettings:
     """Asks a service, where one is to be called, whether it takes the key and has the engines.
+
+    Returns:
+        The settings, with the ledger of a service that charges a repeated request once.
 
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
     """
     remote = [stage.model for stage in settings.stages if isinstance(stage.model, RemoteModel)]
-    if remote:
-        client.check(remote[0], [model.engine for model in remote])
+    found = client.check(remote[0], [model.engine for model in remote]) if remote else None
+    if found is None:
+        return settings
+    stages = tuple(
+        dataclasses.replace(s, model=_with_ledger(s.model, found)) for s in settings.stages
+    )
+    return dataclasses.replace(settings, stages=stages)
+
+
+def _with_ledger(
+    model: LocalModel | RemoteModel, found: client.ServiceLedger
+) -> LocalModel | RemoteModel:
+    if not isinstance(model, RemoteModel):
+        return model
+    return dataclasses.replace(model, ledger=found.ledger, replay_seconds=found.replay_seconds)

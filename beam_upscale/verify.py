@@ -4,10 +4,12 @@ import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
 from beam_upscale import storage
+from beam_upscale.books import BOOKS, read_sums
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
 from beam_upscale.errors import ImageError
@@ -15,7 +17,7 @@ from beam_upscale.manifest import Row, totals
 
 # What a dataset may hold besides its images, shards and manifests.
 _OTHER_FILES = frozenset({"README.md", "run.json"})
-_OTHER_FOLDERS = frozenset({".staging", "telemetry"})
+_OTHER_FOLDERS = frozenset({".staging", BOOKS, "telemetry"})
 
 
 class ProblemKind(StrEnum):
@@ -72,6 +74,7 @@ def verify(output: str) -> Iterator[Problem]:
         rows += found_rows
         expected = expected | _paths(number, found_rows, layout)
     yield from _verify_rows(rows, run)
+    yield from _verify_books(dataset, run)
     yield from _stray_files(expected, dataset)
 
 
@@ -172,6 +175,22 @@ def _verify_rows(rows: list[Row], run: Mapping[str, Any]) -> Iterator[Problem]:
         if str(getattr(found, name)) != run["totals"][name]:
             message = f"{name} sums to {getattr(found, name)}, was {run['totals'][name]}"
             yield Problem(ProblemKind.CHANGED, "manifest", message)
+
+
+def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Problem]:
+    """Compares the books with the totals; an earlier version of this package kept none."""
+    if "charged_credits" not in run["totals"]:
+        return
+    try:
+        books = read_sums(dataset)
+    except (ImageError, OSError, ValueError, KeyError, TypeError) as error:
+        yield Problem(ProblemKind.CHANGED, BOOKS, f"cannot be read: {error}")
+        return
+    found = {"charged_credits": books.charged, "unresolved_credits": books.unresolved}
+    for name, amount in found.items():
+        if amount != Decimal(run["totals"][name]):
+            message = f"{name} sums to {amount}, was {run['totals'][name]}"
+            yield Problem(ProblemKind.CHANGED, BOOKS, message)
 
 
 def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[Problem]:

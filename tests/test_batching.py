@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from beam_upscale.batching import Batched, Batcher, Patch
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
+from beam_upscale.models.failures import DeviceState
 
 # Longer than any of this takes; what is not done by then never will be.
 PATIENCE = 30
@@ -178,6 +179,48 @@ def test_too_few_results_are_an_error_for_all_and_not_a_wait_without_end() -> No
     for future in futures:
         with pytest.raises(ValueError, match="0 results for 1 tiles"):
             future.result(PATIENCE)
+
+
+@pytest.mark.parametrize("max_batch_pixels", [0, 1_000_000])
+def test_a_lost_device_is_seen_by_all_tiles_and_gets_no_further_batch(
+    max_batch_pixels: int,
+) -> None:
+    device = Device(is_bad=lambda pixels: pixels[0, 0, 0] == 2)
+    device.error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    batcher = Batcher(device.upscale, max_batch_pixels)
+    tiles = [tile(2), tile(0), tile(1), tile(3, height=5)]
+
+    futures = upscale_together(device, batcher, tiles)
+
+    errors = [future.exception(PATIENCE) for future in futures]
+    with pytest.raises(BrokenProcessError, match="illegal memory access"):
+        batcher.upscale(tile(0))
+    assert [type(error) for error in errors] == [BrokenProcessError] * 4
+    assert len(set(map(id, errors))) == 4
+    assert [shape[0] for shape in device.batches] == [1]
+
+
+def test_a_batch_that_loses_the_device_is_not_tried_tile_by_tile() -> None:
+    device = Device(is_bad=lambda pixels: pixels[0, 0, 0] == 2)
+    device.error = RuntimeError("CUDA error: unspecified launch failure")
+    batcher = Batcher(device.upscale, max_batch_pixels=1_000_000)
+
+    futures = upscale_together(device, batcher, [tile(number) for number in range(5)])
+
+    errors = [future.exception(PATIENCE) for future in futures]
+    assert [type(error) for error in errors] == [type(None)] + [BrokenProcessError] * 4
+    assert [shape[0] for shape in device.batches] == [1, 4]
+
+
+def test_networks_that_share_a_device_lose_it_together() -> None:
+    device, state = Device(), DeviceState()
+    first, second = Batcher(device.upscale, state=state), Batcher(device.upscale, state=state)
+
+    first.lose_device(BrokenProcessError(ErrorCode.DEVICE_LOST, "gone"))
+
+    with pytest.raises(BrokenProcessError, match="gone"):
+        second.upscale(tile(0))
+    assert device.batches == []
 
 
 def test_many_threads_get_their_own_results() -> None:

@@ -268,6 +268,20 @@ def test_this_process_stops_at_once(dataset: DatasetFolder) -> None:
     assert not heed(step, "c")
 
 
+def test_a_request_that_another_process_has_withdrawn_is_forgotten(
+    dataset: DatasetFolder, clock: Clock
+) -> None:
+    request_stop(dataset, "device_lost")
+
+    clock.now += 1.1
+    still = is_stopped(dataset)
+    storage.delete(dataset.stop_file)
+    just_looked = is_stopped(dataset)
+    clock.now += 1.1
+
+    assert (still, just_looked, is_stopped(dataset)) == (True, True, False)
+
+
 @pytest.mark.parametrize(
     ("failures", "most", "stops"), [(2, 3, False), (3, 3, True), (9, None, False)]
 )

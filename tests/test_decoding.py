@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from PIL import Image
 
 from beam_upscale import decoding, image
 from beam_upscale.decoding import DecoderPool
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader
 from beam_upscale.image.regions import Picture
 from beam_upscale.layout import Box
@@ -448,6 +449,71 @@ def test_child_that_cannot_be_started_is_an_error_of_the_settings() -> None:
 
     assert caught.value.code is ErrorCode.DECODER_UNAVAILABLE
     assert "exit status 7" in caught.value.message
+
+
+class Scarce:
+    """A system that starts so many children at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, number: int) -> None:
+        start, self.refusals = decoding._Child.__init__, 0
+        children: weakref.WeakSet[decoding._Child] = weakref.WeakSet()
+        turn = threading.Lock()
+
+        def scarce(child: Any, command: Any) -> None:
+            with turn:
+                if sum(each._process.poll() is None for each in children) >= most:
+                    self.refusals += 1
+                    raise OSError(number, os.strerror(number))
+                start(child, command)
+                children.add(child)
+
+        monkeypatch.setattr(decoding._Child, "__init__", scarce)
+
+
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
+def test_system_that_starts_no_child_is_no_images_fault(
+    monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    scarce = Scarce(monkeypatch, 0, number)
+    monkeypatch.setattr(decoding, "_START_SECONDS", 0.3)
+
+    with DecoderPool(1) as pool, pytest.raises(BrokenProcessError) as caught:
+        pool.read_header(png())
+
+    assert caught.value.code is ErrorCode.DECODER_UNAVAILABLE
+    assert os.strerror(number) in caught.value.message
+    assert scarce.refusals > 1
+
+
+def test_fewer_children_than_asked_for_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    scarce = Scarce(monkeypatch, 1, errno.EAGAIN)
+    slow = misbehaving("time.sleep(0.5)")
+    data = b"!" + png()
+
+    def read(_: int) -> Any:
+        try:
+            return pool.decode(data, max_pixels=MAX_PIXELS)
+        except ImageError as error:
+            return error.code
+
+    with DecoderPool(3, command=slow) as pool, ThreadPoolExecutor(3) as executor:
+        found = list(executor.map(read, range(4)))
+
+    # What follows the mark is no picture.
+    assert found == [ErrorCode.NOT_AN_IMAGE] * 4
+    assert scarce.refusals > 0
+
+
+def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    Scarce(monkeypatch, 2, errno.EAGAIN)
+    monkeypatch.setattr(decoding, "_START_SECONDS", 30)
+    with DecoderPool(2, command=misbehaving("os._exit(3)")) as pool:
+        with ThreadPoolExecutor(2) as executor:
+            list(executor.map(pool.read_header, [png()] * 8))
+        with pytest.raises(ImageError) as caught:
+            pool.decode(b"!", max_pixels=MAX_PIXELS)
+
+    assert caught.value.code is ErrorCode.DECODER_CRASHED
 
 
 def test_child_that_answers_nonsense_is_lost() -> None:

@@ -22,6 +22,8 @@ from small_pipelines import small_autoencoder
 import beam_upscale as bu
 from beam_upscale.dataset import DatasetFolder, Layout
 from beam_upscale.inference import METRICS
+from beam_upscale.models.latent import Job, LatentModel
+from beam_upscale.models.numerics import require_finite
 from beam_upscale.verify import verify
 
 # Quick, and enough for every part of a step to matter.
@@ -50,6 +52,19 @@ def chain_weights(tiny_weights: Path, tiny_pipeline: Path) -> dict[str, str]:
 def write_metadata(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
     lines = [json.dumps(row) for row in rows]
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def give_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the network fail on all pictures but a gray one."""
+    denoise = LatentModel._denoise
+
+    def failing(self: LatentModel, jobs: Sequence[Job], *arguments: Any) -> Any:
+        latents = denoise(self, jobs, *arguments)
+        if any(job.pixels.std() for job in jobs):
+            require_finite(latents * float("nan"))
+        return latents
+
+    monkeypatch.setattr(LatentModel, "_denoise", failing)
 
 
 def pixels(output: Path, name: str) -> np.ndarray:
@@ -309,7 +324,7 @@ def test_a_file_that_is_cut_short_is_refused(
     assert "weights_unusable" in finished.err
 
 
-def test_a_model_that_gives_no_numbers_fails_and_leaves_no_black_image(
+def test_a_model_that_gives_no_numbers_stops_the_run_and_leaves_no_black_image(
     folder: Path, tmp_path: Path, tiny_pipeline: Path
 ) -> None:
     broken = shutil.copytree(tiny_pipeline, tmp_path / "broken")
@@ -317,9 +332,24 @@ def test_a_model_that_gives_no_numbers_fails_and_leaves_no_black_image(
     state = load_file(file)
     save_file({n: v * float("nan") for n, v in state.items()}, file, metadata={"format": "pt"})
 
-    upscale(folder, tmp_path / "out", broken, engine=DIFFUSION, **QUICK)
+    result = upscale(folder, tmp_path / "out", broken, engine=DIFFUSION, **QUICK)
 
-    for row in rows(tmp_path / "out").values():
+    assert (result.stopped or "").startswith("device_lost: not even the smallest picture")
+    assert "not a number" in (result.stopped or "")
+    assert result.totals.rows == 0
+    assert not (tmp_path / "out" / "images").exists()
+
+
+def test_a_picture_that_gives_no_numbers_fails_and_leaves_no_black_image(
+    folder: Path, tmp_path: Path, tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_no_numbers(monkeypatch)
+
+    upscale(folder, tmp_path / "out", tiny_pipeline, engine=DIFFUSION, **QUICK)
+
+    found = rows(tmp_path / "out")
+    assert found
+    for row in found.values():
         assert (row.status, row.error_code, row.output_uri) == ("failed", "not_a_number", None)
         assert row.seed is not None
         assert row.credits == 0
@@ -671,17 +701,18 @@ def test_intermediates_go_with_the_images_they_belong_to(
 
 
 def test_a_failure_in_a_later_stage_is_one_failed_row(
-    folder: Path, tmp_path: Path, tiny_weights: Path, tiny_pipeline: Path
+    folder: Path,
+    tmp_path: Path,
+    chain_weights: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    broken = shutil.copytree(tiny_pipeline, tmp_path / "broken")
-    file = broken / "vae" / "diffusion_pytorch_model.safetensors"
-    state = load_file(file)
-    save_file({n: v * float("nan") for n, v in state.items()}, file, metadata={"format": "pt"})
-    chain_weights = {ENGINE: str(tiny_weights), DIFFUSION: str(broken)}
+    give_no_numbers(monkeypatch)
 
     upscale(folder, tmp_path / "out", chain_weights, engine=CHAIN, **QUICK)
 
-    for row in rows(tmp_path / "out").values():
+    found = rows(tmp_path / "out")
+    assert found
+    for row in found.values():
         assert (row.status, row.error_code) == ("failed", "not_a_number")
         assert (row.error_message or "").startswith("stage 2 of 2: ")
         assert (row.credits, row.stages) == (0, ())

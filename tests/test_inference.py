@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import hashlib
+import multiprocessing
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import pytest
+import torch
 from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
+from apache_beam.utils import multi_process_shared
 from memory_filesystem import MemoryFileSystem
 from small_networks import noise
 
 from beam_upscale import image, weights
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.inference import METRICS, EsrganHandler, Inference, Tile, TiledImage
 from beam_upscale.local_models import LocalEsrgan
 from beam_upscale.models.device import Device, Precision
@@ -197,6 +200,154 @@ def test_an_error_of_all_images_stops_the_run(
 
     with pytest.raises(SettingsError):
         infer(EsrganHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+
+
+# Errors of the device
+
+
+LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+class Failing:
+    """The network of `EsrganModel`, which raises an error after so many passes.
+
+    Attributes:
+        shapes: of all passes, the failing ones too.
+    """
+
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, error: Exception, sound: int = 0, least: int = 0
+    ) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        forward = EsrganModel._forward
+
+        def failing(model: EsrganModel, batch: np.ndarray, strip_pixels: int) -> np.ndarray:
+            self.shapes.append(batch.shape)
+            if len(self.shapes) > sound and batch.size >= least:
+                raise error
+            return forward(model, batch, strip_pixels)
+
+        monkeypatch.setattr(EsrganModel, "_forward", failing)
+
+
+@pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
+def test_a_lost_device_is_no_images_fault_and_is_not_tried_again(
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+) -> None:
+    failing = Failing(monkeypatch, LOST, sound=1)
+    model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
+    handler = EsrganHandler(model)
+    loaded = handler.load_model()
+
+    def infer_one(pixels: np.ndarray) -> Inference:
+        (result,) = handler.run_inference([whole(pixels)], loaded)
+        return result.inference  # type: ignore[no-any-return]
+
+    found = [infer_one(noise(8, 8 + number, 3)) for number in range(4)]
+
+    assert [result.error for result in found] == [None] * 4
+    assert [result.stop and result.stop.code for result in found] == [
+        None,
+        *[ErrorCode.DEVICE_LOST] * 3,
+    ]
+    assert [len(result.cores) for result in found] == [1, 0, 0, 0]
+    assert len(failing.shapes) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."),
+        ImageError(ErrorCode.NOT_A_NUMBER, "The network gave values that are infinite"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_what_the_smallest_picture_meets_too_is_no_images_fault(
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing = Failing(monkeypatch, error)
+    handler = EsrganHandler(model)
+    loaded = handler.load_model()
+
+    first, second = (
+        next(handler.run_inference([whole(noise(40, 40, 3))], loaded)).inference for _ in range(2)
+    )
+
+    assert (first.error, second.error) == (None, None)
+    assert first.stop is not None and second.stop is not None
+    assert "not even the smallest picture" in first.stop.message
+    # The image's own pass, in thinner and thinner strips where that may help, and the other one.
+    assert {shape[1:3] for shape in failing.shapes} == {(40, 40), (32, 32)}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), ErrorCode.OUT_OF_MEMORY),
+        (MemoryError(), ErrorCode.OUT_OF_MEMORY),
+        (ImageError(ErrorCode.NOT_A_NUMBER, "infinite"), ErrorCode.NOT_A_NUMBER),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), ErrorCode.MODEL_ERROR),
+    ],
+)
+def test_what_a_small_picture_does_not_meet_is_one_images(
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode
+) -> None:
+    Failing(monkeypatch, error, least=40 * 40 * 3)
+
+    found = infer(EsrganHandler(model), [whole(noise(40, 40, 3)), whole(noise(8, 8, 3))])
+
+    assert [result.error and result.error.code for result in found] == [code, None]
+    assert [result.stop for result in found] == [None, None]
+
+
+def test_a_device_that_is_lost_before_the_network_is_on_it(
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        raise LOST
+
+    monkeypatch.setattr(EsrganModel, "load", lose)
+
+    with pytest.raises(BrokenProcessError, match="illegal memory access"):
+        EsrganHandler(model).load_model()
+
+
+def test_a_network_in_another_process_that_has_ended_is_no_images_fault(
+    model: LocalEsrgan, tmp_path: Path
+) -> None:
+    handler = EsrganHandler(model, large_model=True)
+    shared = multi_process_shared.MultiProcessShared(
+        handler.load_model, "lost", path=str(tmp_path), always_proxy=True, spawn_process=True
+    )
+    loaded = shared.acquire()
+    before = next(handler.run_inference([whole(noise(8, 8, 3))], loaded)).inference
+
+    (process,) = multiprocessing.active_children()
+    process.kill()
+    process.join()
+    after = next(handler.run_inference([whole(noise(8, 8, 3))], loaded)).inference
+
+    assert (before.error, before.stop) == (None, None)
+    assert after.error is None
+    assert after.stop is not None and after.stop.code is ErrorCode.DEVICE_LOST
+
+
+def test_errors_of_a_network_in_another_process_arrive_as_they_are(
+    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Failing(monkeypatch, LOST)
+    handler = EsrganHandler(model, large_model=True)
+    # Its server is a thread of this process; what is asked goes through a connection all the same.
+    loaded = multi_process_shared.MultiProcessShared(
+        handler.load_model, "proxied", path=str(tmp_path), always_proxy=True
+    ).acquire()
+
+    found = next(handler.run_inference([whole(noise(8, 8, 3))], loaded)).inference
+
+    assert found.error is None
+    assert found.stop is not None and "illegal memory access" in found.stop.message
 
 
 # Batches

@@ -35,10 +35,21 @@ FLOORS = {
     "models": {"batching", "models", "steps", "weights"},
     "inference": {
         *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *("conditional_files", "hadoop_files", "hold", "shared_weights", "sorted_map", "storage"),
+        *(
+            "conditional_files",
+            "hadoop_files",
+            "hold",
+            "paid_calls",
+            "shared_weights",
+            "sorted_map",
+            "storage",
+        ),
     },
     "serving": {"grpc_api"},
     "wiring": {
+        "arrivals",
+        "booking",
+        "books",
         "budget",
         "card",
         "control",
@@ -47,11 +58,14 @@ FLOORS = {
         "fan_out",
         "formats",
         "giants",
+        "global_window",
+        "lineage",
         "listed",
         "listing",
         "local_runner",
         "metadata",
         "output_names",
+        "places",
         "resume",
         "rows",
         "run_record",
@@ -65,7 +79,7 @@ FLOORS = {
     },
     "face": {
         *("__init__", "__main__", "cli", "preview", "progress", "request", "run"),
-        *("server", "verify", "yaml"),
+        *("server", "termination", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

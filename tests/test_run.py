@@ -107,8 +107,8 @@ def test_order_and_parallelism_change_nothing(
     expected = tree(tmp_path / "one")
     list_files = storage.list_files
 
-    def shuffled(pattern: str) -> list[storage.FileEntry]:
-        entries = list(list_files(pattern))
+    def shuffled(*arguments: Any) -> list[storage.FileEntry]:
+        entries = list(list_files(*arguments))
         random.Random(1).shuffle(entries)
         return entries
 

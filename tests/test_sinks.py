@@ -11,13 +11,23 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from beam_upscale.arrivals import Arrivals, Listed, key_of
 from beam_upscale.control import clear_stop, stop_reason
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.listed import write_listing
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
-from beam_upscale.sinks import WriteDataset, commit_shard, new_run_id, output_uri, shard_of, stage
+from beam_upscale.sinks import (
+    WriteDataset,
+    commit_shard,
+    listed_records,
+    new_run_id,
+    output_uri,
+    shard_of,
+    stage,
+)
 from beam_upscale.sources import ReadImages
 from beam_upscale.stages import UpscaledImage
 from beam_upscale.transforms import Upscale
@@ -31,10 +41,11 @@ def dataset(tmp_path: Path) -> DatasetFolder:
 
 
 def result(name: str, data: bytes | None, shard: int = 0) -> UpscaledImage:
-    """A result of an input `name.jpg`: an image, or a failure where there is no data."""
-    source = SourceImage(
+    """A result of a listed input `name.jpg`: an image, or a failure where there is no data."""
+    listed = SourceImage(
         input_id=f"/in/{name}.jpg", name=f"{name}.jpg", output_name=name, shard=shard
     )
+    source = dataclasses.replace(listed, listed_as=listed)
     row = Row(source.input_id, source.input_id, Status.FAILED, input={"file_name": source.name})
     if data is not None:
         row = dataclasses.replace(
@@ -226,6 +237,29 @@ def test_a_commit_that_comes_late_takes_nothing_away(dataset: DatasetFolder) -> 
 
     assert {path: path.read_bytes() for path in files(dataset)} == before
     assert len(dataset.read_manifest(0)) == 1
+
+
+def test_a_row_that_comes_late_keeps_no_other_from_its_place(dataset: DatasetFolder) -> None:
+    done = [stage(result(name, noise(10, 0)), dataset, Layout.FILES) for name in "ab"]
+    commit_shard(0, done[:1], dataset, Layout.FILES, "run")
+    left_out = Row("/in/a.jpg", "/in/a.jpg", Status.FILTERED, error_code=str(ErrorCode.LEFT_OUT))
+
+    commit_shard(0, [Record(left_out, None), done[1]], dataset, Layout.FILES, "run")
+
+    assert [row.status for row in dataset.read_manifest(0)] == [Status.UPSCALED] * 2
+
+
+def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) -> None:
+    listed = [SourceImage(f"/in/{name}.jpg", shard=0) for name in "abc"]
+    batch = next(write_listing(listed, len(listed), dataset))
+    stage(result("a", None), dataset, Layout.FILES)
+    came = Listed(batch.part, key_of("/in/a.jpg") + key_of("/in/b.jpg"), is_new=True)
+
+    found = listed_records(batch.part, dataset, Arrivals.of([came]))
+
+    assert next(found).row.status is Status.FAILED
+    with pytest.raises(LookupError, match=r"the record of /in/b\.jpg is gone"):
+        next(found)
 
 
 def files(dataset: DatasetFolder) -> list[Path]:

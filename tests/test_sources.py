@@ -634,7 +634,7 @@ def test_shards_do_not_depend_on_the_order_of_the_listing(
     expected = list(assign_shards(list_images(str(inputs)).images, dataset, 4))
     shuffled = list(storage.list_files(str(inputs)))
     random.Random(7).shuffle(shuffled)
-    monkeypatch.setattr(storage, "list_files", lambda _: iter(shuffled))
+    monkeypatch.setattr(storage, "list_files", lambda *_: iter(shuffled))
 
     assert list(assign_shards(list_images(str(inputs)).images, dataset, 4)) == expected
 

@@ -11,17 +11,24 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.internal import cloudpickle_pickler
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
 from beam_upscale import image
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    SettingsError,
+)
 from beam_upscale.image import EncodeOptions
 from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage, source_image
@@ -368,7 +375,9 @@ def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
 
 
 def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None:
-    earlier = Record(Row("a", "a", Status.FAILED, error_code="kept"), None)
+    digest = hashlib.sha256(b"not looked at").hexdigest()
+    row = Row("a", "a", Status.FAILED, source_sha256=digest, error_code="kept")
+    earlier = Record(row, None)
 
     tiled = prepare(source(b"not looked at", earlier=earlier), settings, shared_pool())
     result = finish(tiled, Inference(), settings)
@@ -437,6 +446,28 @@ def test_another_error_of_the_system_is_a_failed_row(
     assert row_of(finish(tiled, Inference(), settings)).error_code == "internal_error"
 
 
+def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    class Undecodable:
+        def done(self) -> bool:
+            return True
+
+        def result(self) -> Inference:
+            raise BrokenProcessError(ErrorCode.DECODER_UNAVAILABLE, "no more processes")
+
+    tiled = prepare(source(encoded(photograph())), settings, shared_pool())
+    finishing = _Finish(settings)
+    finishing.start_bundle()
+
+    (result,) = finishing.process(
+        PredictionResult(tiled, Undecodable()), Timestamp(0), GlobalWindow()
+    )
+
+    assert result.value.record is None
+    assert result.value.stop.code is ErrorCode.DECODER_UNAVAILABLE
+
+
 def test_the_networks_error_is_the_inputs(
     settings: PinnedSettings, photograph: Callable[..., Image.Image]
 ) -> None:
@@ -463,7 +494,54 @@ def test_what_cannot_be_encoded_fails(
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
 
 
+def test_bytes_that_a_step_puts_in_their_place_are_done_whatever_was_done_before(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph())
+    row = Row("a", "a", Status.UPSCALED, source_sha256=hashlib.sha256(data).hexdigest())
+    before = source(data, earlier=Record(row, None), committed=True)
+    changed = dataclasses.replace(before, data=encoded(photograph(1)))
+
+    kept, done = (prepare(each, settings, shared_pool()) for each in (before, changed))
+
+    assert (kept.tiles, len(done.tiles)) == ([], 1)
+    assert done.context.source.earlier is None
+    assert (done.context.source.data, done.context.source.data_sha256) == (
+        None,
+        hashlib.sha256(changed.data or b"").hexdigest(),
+    )
+
+
+def test_a_prompt_that_a_step_gives_is_asked_for_whatever_was_done_before() -> None:
+    pinned = UpscaleSettings.of(LATENT, backend="grpc", endpoint="localhost:1").pin()
+    picture = encoded(Image.new("RGB", (8, 8)))
+    listed = source(picture, columns={"prompt": "a cat", "seed": 7})
+    asked = dataclasses.asdict(Parameters(prompt="a cat", seed=7))
+    row = Row("a", "a", Status.UPSCALED, source_sha256=listed.sha256(), **asked)
+    before = dataclasses.replace(
+        listed, data=None, earlier=Record(row, None), listed_in="part", listed_as=listed
+    )
+
+    def outcome(**columns: Any) -> object:
+        changed = dataclasses.replace(before, columns={**listed.columns, **columns})
+        return prepare(changed, pinned, shared_pool()).context.source.earlier
+
+    assert outcome() is not None
+    assert outcome(label="new") is not None
+    assert outcome(prompt="a dog") is None
+    assert outcome(steps=51) is None
+
+
 # As a transform
+
+
+def test_a_function_that_names_the_package_can_be_sent_to_workers() -> None:
+    names: dict[str, Any] = {}
+    exec("import beam_upscale as bu\nmake = lambda text: bu.SourceImage(text)", names)
+
+    make = cloudpickle_pickler.loads(cloudpickle_pickler.dumps(names["make"]))
+
+    assert make("a") == SourceImage("a")
 
 
 def test_upscale_is_a_drop_in_transform(

@@ -402,6 +402,38 @@ def test_field_that_carries_images_is_asked_for_before_anything_runs(
         build(read, step("Upscale", **quick), dropping, write)
 
 
+def test_windows_are_refused_with_what_to_do(tmp_path: Path, quick: dict[str, Any]) -> None:
+    output = str(tmp_path / "out")
+    read, upscale = step("ReadImages", pattern="a", output=output), step("Upscale", **quick)
+    fixed = step("WindowInto", windowing={"type": "fixed", "size": "60s"})
+    whole = {**step("WindowInto", windowing={"type": "global"}), "name": "Together"}
+    write = step("WriteDataset", output=output)
+
+    with pytest.raises(Exception, match=r"WindowInto\(beam\.window\.GlobalWindows\(\)\) before"):
+        build(read, fixed, upscale, write)
+    build(read, fixed, upscale, whole, write)
+
+
+def test_two_upscales_with_other_settings_are_refused(
+    tmp_path: Path, quick: dict[str, Any]
+) -> None:
+    kinds = {"Small": {**quick, "long_side": 20}, "Large": quick}
+    steps = [{**step("ReadImages", pattern=str(tmp_path)), "name": "Read"}]
+    steps += [
+        {**step("Upscale", **options), "name": name, "input": "Read"}
+        for name, options in kinds.items()
+    ]
+    steps += [
+        {"type": "Flatten", "input": list(kinds)},
+        {**step("WriteDataset", output=str(tmp_path / "out")), "input": "Flatten"},
+    ]
+    text = f"pipeline: {json.dumps({'transforms': steps}, indent=1)}\n{LISTING}\n"
+    options, construct = main.build_pipeline_components_from_yaml(text, [], "generic", "")
+
+    with pytest.raises(Exception, match=r"settings\.plan\.long_side: (None and 20|20 and None)"):
+        construct(beam.Pipeline(runner=FnApiRunner(), options=options))
+
+
 @pytest.mark.slow
 def test_image_that_was_changed_on_the_way_stops_the_run(
     tmp_path: Path, photographs: Path, quick: dict[str, Any]

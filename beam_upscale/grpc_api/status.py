@@ -6,13 +6,17 @@ Services that send neither are understood by their status codes.
 
 import contextlib
 import dataclasses
+from decimal import Decimal, InvalidOperation
 from enum import StrEnum
+from typing import Any
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
+from beam_upscale.grpc_api import contract
 
 DOMAIN = "beam-upscale"
 """The domain of our reasons in `ErrorInfo`."""
@@ -28,6 +32,7 @@ class Reason(StrEnum):
     REQUEST_TOO_SLOW = "REQUEST_TOO_SLOW"
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     IMAGE_REFUSED = "IMAGE_REFUSED"
+    OTHER_LEDGER = "OTHER_LEDGER"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Refusal:
         reason: a `Reason`, or another service's own word; None where it gives none.
         retry_seconds: how long to wait before the next attempt; None where it is not said.
         error_code: the `ErrorCode` of what concerns the image; None where nothing does.
+        charged: credits that the request id has been charged, by this call or before; None where
+            it is not said.
     """
 
     code: grpc.StatusCode
@@ -47,9 +54,14 @@ class Refusal:
     reason: str | None = None
     retry_seconds: float | None = None
     error_code: str | None = None
+    charged: Decimal | None = None
 
-    def trailing_metadata(self) -> tuple[tuple[str, bytes], ...]:
+    def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The details, as a server sends them after the call."""
+        charged = () if self.charged is None else ((contract.CHARGED, f"{self.charged:f}"),)
+        return (*self._details(), *charged)
+
+    def _details(self) -> tuple[tuple[str, bytes], ...]:
         details: list[any_pb2.Any] = []
         if self.reason is not None:
             metadata = {} if self.error_code is None else {"error_code": str(self.error_code)}
@@ -79,7 +91,8 @@ def _packed(message: object) -> any_pb2.Any:
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
     """What a call that failed says, also where the service sends no details or damaged ones."""
-    refusal = Refusal(error.code(), error.details() or "")
+    charged = charged_by(error.trailing_metadata())
+    refusal = Refusal(error.code(), error.details() or "", charged=charged)
     for detail in _details(error):
         with contextlib.suppress(DecodeError):
             refusal = _with_detail(refusal, detail)
@@ -104,3 +117,13 @@ def _details(error: grpc.RpcError) -> list[any_pb2.Any]:
             with contextlib.suppress(DecodeError):
                 return list(status_pb2.Status.FromString(value).details)
     return []
+
+
+def charged_by(metadata: Any) -> Decimal | None:
+    """What a call's trailing metadata says it was charged, in credits; None where it does not."""
+    value = dict(metadata or ()).get(contract.CHARGED)
+    try:
+        amount = Decimal(value) if isinstance(value, str) else None
+    except InvalidOperation:
+        return None
+    return amount if amount is not None and amount.is_finite() and amount >= 0 else None

@@ -8,6 +8,7 @@ import numpy as np
 
 from beam_upscale import image
 from beam_upscale.errors import ImageError, SettingsError
+from beam_upscale.paid_calls import Booking
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Box, Piece
 
@@ -64,6 +65,8 @@ class TiledImage:
         context: what the caller needs to make a result of the cores; not looked at.
         first: index of the first of these tiles among all of the image's, where its others are
             elsewhere.
+        booking: puts the calls for its tiles into the books, where each is paid for; None where no
+            books are kept.
     """
 
     tiles: list[Tile]
@@ -72,6 +75,7 @@ class TiledImage:
     context: Any = None
     identity: tuple[str, int] = ("", 0)
     first: int = 0
+    booking: Booking | None = None
 
     @property
     def pixels(self) -> int:
@@ -95,7 +99,8 @@ class Inference:
             half-way too.
         billed_credits: what these calls were billed, also where the image failed.
         attempts: the most attempts that a call took.
-        stop: why the whole run is to stop: this image was not tried, and has no row.
+        stop: why the whole run is to stop: this image was not tried, or met an error that is not
+            its own, and has no row.
     """
 
     cores: list[np.ndarray] = dataclasses.field(default_factory=list)

@@ -7,10 +7,12 @@ import numpy as np
 
 from beam_upscale import tiling
 from beam_upscale.batching import Batched, Batcher, Patch
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
-from beam_upscale.inference.loading import weights_path
+from beam_upscale.inference.loading import on_device, weights_path
 from beam_upscale.local_models import LocalEsrgan
+from beam_upscale.models.failures import state_of
 
 
 class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
@@ -26,14 +28,23 @@ class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
         from beam_upscale.models.esrgan import EsrganModel
 
         model = self._model
-        network = EsrganModel.load(
-            weights_path(model), model.device, model.precision, model.threads
-        )
+        path, state = weights_path(model), state_of(model.device)
+        with on_device(state):
+            network = EsrganModel.load(path, model.device, model.precision, model.threads)
 
         def upscale(patches: Sequence[Patch]) -> list[np.ndarray]:
             return list(network.upscale(np.stack([patch.pixels for patch in patches])))
 
-        return Batcher(upscale, model.max_batch_pixels)
+        return Batcher(upscale, model.max_batch_pixels, state)
+
+    def probe(self, pixels: np.ndarray, image: TiledImage, model: Batcher[Patch]) -> None:
+        """Upscales a small picture."""
+        del image
+        model.upscale(Patch(pixels))
+
+    def lose_device(self, error: BrokenProcessError, model: Batcher[Patch]) -> None:
+        """Has all later tiles fail at once."""
+        model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: Batcher[Patch]) -> UpscaledTile:
         """Upscales one tile, in parts where the device's memory asks for that."""

@@ -9,13 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import Any, TypeVar
 
+import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 
 from beam_upscale.batching import Batched
-from beam_upscale.errors import BeamUpscaleError, ErrorCode, ImageError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.local_models import LocalModel
+from beam_upscale.models.failures import (
+    Fault,
+    device_lost,
+    fault_of,
+    is_out_of_memory,
+    no_picture_works,
+)
 
 # A device works on one batch while the next gathers; more threads than this gain nothing.
 _MOST_THREADS = 64
@@ -26,6 +34,9 @@ _BATCHES_AHEAD = 2
 
 # However few pixels they have: what waits for company is not durable yet.
 _MOST_IMAGES_AHEAD = 64
+
+# Sides of the picture that tells a device that fails from an image that does.
+_PROBE_SIDE = 32
 
 Loaded = TypeVar("Loaded")
 
@@ -69,7 +80,8 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
             `env_vars`. Batch sizes count input pixels.
 
     A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
-    raised, so that no batch is lost for one image.
+    raised, so that no batch is lost for one image. An error that is the device's, told by its text
+    or because the smallest picture fails too, is its image's `stop` and that of all later images.
     """
 
     def __init__(self, model: LocalModel, **kwargs: Any) -> None:
@@ -90,7 +102,25 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
 
         Raises:
             ImageError: why this tile, or its image, cannot be done.
+            BrokenProcessError: the device is lost.
         """
+
+    @abc.abstractmethod
+    def probe(self, pixels: np.ndarray, image: TiledImage, model: Loaded) -> None:
+        """Upscales a picture that asks for hardly any memory, on the way that tiles go.
+
+        Args:
+            pixels: (H, W, C) of the picture.
+            image: what guides the network.
+            model: as for `upscale`.
+
+        Raises:
+            Exception: what the network raises.
+        """
+
+    @abc.abstractmethod
+    def lose_device(self, error: BrokenProcessError, model: Loaded) -> None:
+        """Has all later tiles fail at once; the device is lost."""
 
     def run_inference(
         self,
@@ -129,23 +159,42 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
         ahead = _BATCHES_AHEAD * self._max_batch_pixels // largest
         return min(_MOST_THREADS, max(1, ahead))
 
-    def _upscale(self, tile: Tile, tiled: TiledImage, model: Loaded) -> UpscaledTile | ImageError:
+    def _upscale(
+        self, tile: Tile, tiled: TiledImage, model: Loaded
+    ) -> UpscaledTile | ImageError | BrokenProcessError:
         try:
             upscaled = self.upscale(tile, tiled, model)
             core = tile.upscaled_core(upscaled.batched.pixels, tiled.scale)
-        except ImageError as error:
+        except SettingsError as error:
+            if not isinstance(error, BrokenProcessError):
+                raise
             return error
-        except BeamUpscaleError:
-            raise
-        except MemoryError:
-            height, width = tile.pixels.shape[:2]
-            return ImageError(
-                ErrorCode.OUT_OF_MEMORY, f"a tile of {width} x {height} px does not fit in memory"
-            )
         except Exception as error:  # One image's failure must not cost the others of its bundle.
-            return ImageError(ErrorCode.MODEL_ERROR, f"{type(error).__name__}: {error}")
+            return self._broken(error, tile, tiled, model) or _image_error(error, tile)
         batched = dataclasses.replace(upscaled.batched, pixels=core)
         return dataclasses.replace(upscaled, batched=batched)
+
+    def _broken(
+        self, error: Exception, tile: Tile, tiled: TiledImage, model: Loaded
+    ) -> BrokenProcessError | None:
+        """The device's part in an error; None where the image is its cause."""
+        match fault_of(error):
+            case Fault.IMAGE:
+                return None
+            case Fault.DEVICE:
+                broken = device_lost(error)
+            case Fault.UNCLEAR:
+                channels = tile.pixels.shape[2]
+                gray = np.full((_PROBE_SIDE, _PROBE_SIDE, channels), 128, tile.pixels.dtype)
+                try:
+                    self.probe(gray, tiled, model)
+                    return None
+                except Exception as failure:
+                    broken = no_picture_works(failure)
+        # The process with the network may itself be what is gone.
+        with contextlib.suppress(ConnectionError, EOFError):
+            self.lose_device(broken, model)
+        return broken
 
 
 def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:
@@ -163,11 +212,25 @@ def _batch_weight(tiled: TiledImage, least: int) -> int:
     return max(least, tiled.pixels)
 
 
-def _gather(results: Iterable[UpscaledTile | ImageError]) -> Inference:
+def _image_error(error: Exception, tile: Tile) -> ImageError:
+    if isinstance(error, ImageError):
+        return error
+    if is_out_of_memory(error):
+        height, width = tile.pixels.shape[:2]
+        return ImageError(
+            ErrorCode.OUT_OF_MEMORY, f"a tile of {width} x {height} px does not fit in memory"
+        )
+    return ImageError(ErrorCode.MODEL_ERROR, f"{type(error).__name__}: {error}")
+
+
+def _gather(results: Iterable[UpscaledTile | ImageError | BrokenProcessError]) -> Inference:
     tiles: list[UpscaledTile] = []
     error: ImageError | None = None
+    stop: BrokenProcessError | None = None
     for result in results:
-        if isinstance(result, ImageError):
+        if isinstance(result, BrokenProcessError):
+            stop = stop or result
+        elif isinstance(result, ImageError):
             error = error or result
         else:
             tiles.append(result)
@@ -175,10 +238,11 @@ def _gather(results: Iterable[UpscaledTile | ImageError]) -> Inference:
                 Metrics.counter(METRICS, name).inc(count)
     batched = [tile.batched for tile in tiles]
     return Inference(
-        cores=[] if error else [each.pixels for each in batched],
-        error=error,
+        cores=[] if error or stop else [each.pixels for each in batched],
+        error=None if stop else error,
         notes=tuple(dict.fromkeys(note for tile in tiles for note in tile.notes)),
         device_seconds=sum(each.device_seconds for each in batched),
         queue_seconds=max((each.queue_seconds for each in batched), default=0.0),
         batch_size=max((each.batch_size for each in batched), default=0),
+        stop=stop,
     )

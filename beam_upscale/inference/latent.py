@@ -8,11 +8,13 @@ import numpy as np
 
 from beam_upscale import color, steps
 from beam_upscale.batching import Batched, Batcher
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
-from beam_upscale.inference.loading import weights_path
+from beam_upscale.inference.loading import on_device, weights_path
 from beam_upscale.layout import whole
 from beam_upscale.local_models import LocalLatent
+from beam_upscale.models.failures import DeviceState, state_of
 
 if TYPE_CHECKING:
     from beam_upscale.models.latent import Job, LatentModel
@@ -22,11 +24,20 @@ TEXT_EMBEDDINGS = "text_embeddings"
 
 
 class LatentUpscaler:
-    """A network with the batcher before it: what threads of a process share."""
+    """A network with the batcher before it: what threads of a process share.
 
-    def __init__(self, network: "LatentModel", max_batch_pixels: int) -> None:
+    Args:
+        network: the network.
+        max_batch_pixels: as for `Batcher`.
+        state: likewise.
+    """
+
+    def __init__(
+        self, network: "LatentModel", max_batch_pixels: int, state: DeviceState | None = None
+    ) -> None:
         self._network = network
-        self._batcher: Batcher[Job] = Batcher(self._run, max_batch_pixels)
+        self._state = state or DeviceState()
+        self._batcher: Batcher[Job] = Batcher(self._run, max_batch_pixels, self._state)
 
     def upscale(self, job: "Job") -> tuple[Batched, tuple[str, ...], int]:
         """Upscales an image, together with others that wait and are guided alike.
@@ -34,8 +45,13 @@ class LatentUpscaler:
         Returns:
             The result, notes on what was changed, and how many texts had to be embedded for it.
         """
+        self._state.check()
         embedded, notes = self._network.prepare(job.parameters)
         return self._batcher.upscale(job), notes, embedded
+
+    def lose_device(self, error: BrokenProcessError) -> None:
+        """Has all images that wait, and all later ones, fail with this error."""
+        self._state.lose(error)
 
     def _run(self, jobs: "Sequence[Job]") -> Sequence[np.ndarray]:
         try:
@@ -58,14 +74,25 @@ class LatentHandler(UpscaleModelHandler[LatentUpscaler]):
         from beam_upscale.models.latent import LatentModel
 
         model = self._model
-        network = LatentModel.load(
-            weights_path(model),
-            model.device,
-            model.precision,
-            model.threads,
-            vae_tiling=model.vae_tiling,
-        )
-        return LatentUpscaler(network, model.max_batch_pixels)
+        path, state = weights_path(model), state_of(model.device)
+        with on_device(state):
+            network = LatentModel.load(
+                path, model.device, model.precision, model.threads, vae_tiling=model.vae_tiling
+            )
+        return LatentUpscaler(network, model.max_batch_pixels, state)
+
+    def probe(self, pixels: np.ndarray, image: TiledImage, model: LatentUpscaler) -> None:
+        """Upscales a small picture with the image's guidance, but for its texts."""
+        from beam_upscale.models.latent import Job
+
+        height, width = pixels.shape[:2]
+        assert image.parameters is not None, "this network is guided"
+        parameters = dataclasses.replace(image.parameters, prompt="", negative_prompt="")
+        model.upscale(Job(pixels, parameters, whole(width, height)))
+
+    def lose_device(self, error: BrokenProcessError, model: LatentUpscaler) -> None:
+        """Has all later images fail at once."""
+        model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: LatentUpscaler) -> UpscaledTile:
         """Upscales an image; its pieces share one canvas of noise."""

@@ -1,10 +1,31 @@
 """Bringing pinned weights, and no others, to the machine of a worker."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from beam_upscale import shared_weights, storage, weights
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.local_models import LocalModel
+from beam_upscale.models.failures import DeviceState, Fault, device_lost, fault_of
+
+
+@contextlib.contextmanager
+def on_device(state: DeviceState) -> Iterator[None]:
+    """Loads a network within it; a device that is lost meanwhile ends all that use it.
+
+    Raises:
+        BrokenProcessError: DEVICE_LOST, now or earlier in this process.
+    """
+    state.check()
+    try:
+        yield
+    except Exception as error:
+        if fault_of(error) is not Fault.DEVICE:
+            raise
+        lost = device_lost(error)
+        state.lose(lost)
+        raise lost from error
 
 
 def weights_path(model: LocalModel) -> Path:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.models.device import Device, Precision, settle
-from beam_upscale.models.memory import is_out_of_memory, release_memory
+from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.memory import release_memory
 from beam_upscale.models.networks import (
     SMALLEST_STRIP_PIXELS,
     STRIP_PIXELS,

@@ -27,7 +27,8 @@ from beam_upscale.layout import Piece
 from beam_upscale.models.device import Device, Precision, settle
 from beam_upscale.models.diffusers_folder import LatentInfo, inspect, unusable
 from beam_upscale.models.embeddings import Embedding, EmbeddingCache
-from beam_upscale.models.memory import is_out_of_memory, release_memory
+from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.memory import release_memory
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly, require_finite
 from beam_upscale.models.windows import Window, share, windows_of
 from beam_upscale.parameters import Parameters

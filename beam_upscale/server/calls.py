@@ -9,6 +9,9 @@ What a call goes through, each step only where the one before it lets it:
 4. The networks. What has begun is finished, charged and kept for a repeat, also when nobody waits
    for it any more; without a request id nobody could repeat it, and it is not charged.
 
+Once nothing can be computed in this process any more, or no decoder be started, all calls end as
+unavailable and uncharged, and the server is told.
+
 Steps 2 to 4 are a thread's, so that the event loop has little to do with a call: some threads are
 left over from the networks, and whichever has finished a call takes the next of the queue.
 """
@@ -19,11 +22,13 @@ import dataclasses
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
 import grpc
 
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.server.keys import Key
@@ -54,6 +59,9 @@ _MOST_RESULT_BYTES = MAX_MESSAGE_BYTES - 2**16
 
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
+
+# A server that takes this one's place has to load its networks first.
+_RESTART_SECONDS = 5.0
 
 # How much the last call counts in the average time of one.
 _WEIGHT_OF_LAST = 0.1
@@ -133,6 +141,8 @@ class Calls:
         self._by_id: dict[tuple[str, str], Flight] = {}
         self._flights: set[Flight] = set()
         self._bytes = 0
+        self._broken: BrokenProcessError | None = None
+        self._when_broken: list[Callable[[BrokenProcessError], None]] = []
         # What follows belongs to whoever has the lock.
         self._lock = threading.Lock()
         self._waiting: dict[Flight, _Turn] = {}
@@ -169,6 +179,16 @@ class Calls:
         if turn is not None:
             turn.give_up()
             self._settle(flight, None)
+
+    def when_broken(self, act: Callable[[BrokenProcessError], None]) -> None:
+        """Has this called, once, where this process turns out to be able to do no call any more."""
+        self._when_broken.append(act)
+
+    def _break(self, error: BrokenProcessError) -> None:
+        if self._broken is None:
+            self._broken = error
+            for act in self._when_broken:
+                act(error)
 
     async def finish(self, seconds: float) -> bool:
         """Waits for all calls in progress.
@@ -261,7 +281,7 @@ class Calls:
         try:
             held = self._ledger.begin(flight.key, call.request_id, call.fingerprint, priced.credits)
         except OutOfCredits as error:
-            raise exhausted(Reason.OUT_OF_CREDITS, str(error), None) from None
+            raise _uncharged(exhausted(Reason.OUT_OF_CREDITS, str(error), None)) from None
         except RequestIdReused as error:
             raise _reused(str(error)) from None
         except LedgerUnavailable as error:
@@ -307,9 +327,14 @@ class Calls:
         outcome: Result | Exception
         try:
             outcome = self._upscale(turn)
-            self._count(turn.flight, outcome)
-        except Exception as error:
+        except BrokenProcessError as error:
             outcome = error
+        except Exception as error:
+            outcome = self._refusal(error)
+            if isinstance(turn.held, Reservation) and not _is_unavailable(outcome):
+                outcome = _uncharged(outcome)
+        else:
+            outcome = self._counted(turn.flight, outcome)
         finally:
             turn.give_up()
         seconds = time.monotonic() - started
@@ -353,6 +378,13 @@ class Calls:
             # It was charged before, and here it is.
         return Decimal(0)
 
+    def _counted(self, flight: Flight, result: Result) -> Result | Exception:
+        try:
+            self._count(flight, result)
+        except Exception as error:
+            return error
+        return result
+
     def _count(self, flight: Flight, result: Result) -> None:
         assert result.upscaled is not None
         metrics, row, telemetry = self._metrics, result.upscaled.row, result.upscaled.telemetry
@@ -377,17 +409,37 @@ class Calls:
 
     def _end(self, flight: Flight, outcome: Result | Exception | None) -> None:
         """Tells the event loop."""
-        if isinstance(outcome, Exception) and not isinstance(outcome, RefusedError):
-            # The trace is for the log; to callers it tells nothing.
-            _logger.error("A call failed.", exc_info=outcome)
-            outcome = RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+        if isinstance(outcome, BrokenProcessError):
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._break, outcome)
+            message = f"the server cannot go on ({outcome.code}) and ends; nothing was charged"
+            outcome = unavailable(message, _RESTART_SECONDS)
+        if isinstance(outcome, Exception):
+            outcome = self._refusal(outcome)
         # The loop may have ended: then nobody waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, flight, outcome)
 
+    def _refusal(self, error: Exception) -> RefusedError:
+        if isinstance(error, RefusedError):
+            return error
+        # The trace is for the log; to callers it tells nothing.
+        _logger.error("A call failed.", exc_info=error)
+        return RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+
     def _queue_full(self, message: str) -> RefusedError:
         seconds = self._seconds * (len(self._waiting) + 1) / self._worker.threads
         return exhausted(Reason.QUEUE_FULL, message, min(_LONGEST_RETRY_SECONDS, max(0.1, seconds)))
+
+
+def _is_unavailable(error: RefusedError) -> bool:
+    """Whether a call failed so that what became of its charge may not be known."""
+    return error.refusal.code is grpc.StatusCode.UNAVAILABLE
+
+
+def _uncharged(error: RefusedError) -> RefusedError:
+    """The same refusal, which says too that its request id was not charged."""
+    return RefusedError(dataclasses.replace(error.refusal, charged=Decimal(0)))
 
 
 def _reused(message: str) -> RefusedError:

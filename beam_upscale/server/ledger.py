@@ -6,6 +6,8 @@ on a disk of its machine. What it promises:
 - A key is never reserved or charged more than it has been granted.
 - A charge and the result that it is for are stored in one transaction, before either is answered.
   A process that dies takes its reservations with it, and no charge.
+- It has an id that no other ledger has, so that whoever repeats a request can tell whether it was
+  this one that it was sent to before. A copy has the same id: do not serve from both.
 - After a power failure the charges of the last moments may be missing, as SQLite does not wait for
   the disk at each of them. A repeat of such a request is computed and charged, once. The last
   results may be damaged or missing too: each has its SHA-256 in the database, and a repeat of a
@@ -42,11 +44,19 @@ DEFAULT_MAX_ARTIFACT_BYTES = 20 * 2**30
 DEFAULT_MAX_ROW_BYTES = 2**16
 
 _APPLICATION_ID = 0x62757063  # "bupc": tells a ledger from any other database.
-_FORMAT = 2
+_FORMAT = 3
+# Without an id; such a ledger is given one when a server opens it.
+_FORMAT_WITHOUT_ID = 2
 _BUSY_SECONDS = 10.0
 # Results that are looked at to make room for a new one; more follow where these do not suffice.
 _EVICTED_AT_ONCE = 8
 _FILE_NAME = re.compile(r"[0-9a-f]{32}")
+
+_IDENTITY = f"""
+CREATE TABLE identity (id TEXT NOT NULL) STRICT;
+INSERT INTO identity VALUES (lower(hex(randomblob(16))));
+PRAGMA user_version = {_FORMAT};
+"""
 
 # Charges are only ever added: their sum is what keys have spent, and can be audited.
 _SCHEMA = f"""
@@ -88,7 +98,7 @@ CREATE TRIGGER charged_results_are_two_rows INSTEAD OF INSERT ON charged_results
     WHERE NEW.bytes IS NOT NULL;
 END;
 PRAGMA application_id = {_APPLICATION_ID};
-PRAGMA user_version = {_FORMAT};
+{_IDENTITY}
 """
 
 _FIND = """
@@ -325,6 +335,7 @@ class Ledger:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(_only_server(self._path))
             self._database = stack.enter_context(contextlib.closing(_open(self._path)))
+            (self._id,) = self._database.execute("SELECT id FROM identity").fetchone()
             self._spent = _spent(self._database)
             row = self._database.execute("SELECT COALESCE(SUM(bytes), 0) FROM artifacts")
             self._stored_bytes = int(row.fetchone()[0])
@@ -346,6 +357,18 @@ class Ledger:
         """Leaves the ledger to another server; calls in progress are not charged."""
         with self._lock:
             self._resources.close()
+
+    @property
+    def replay_seconds(self) -> float:
+        """How long after its charge a request may be repeated without charge."""
+        return self._replay_seconds
+
+    def id_for(self, key: Key) -> str:
+        """What tells the charges of this ledger for a key from any others, in hexadecimal.
+
+        A request is a repeat only of one that was sent to the same ledger with the same key.
+        """
+        return hashlib.sha256(f"{self._id} {key.name}".encode()).hexdigest()[:32]
 
     def begin(
         self, key: Key, request_id: str, fingerprint: str, price: Decimal
@@ -640,7 +663,8 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         if not database.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
             database.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
-        _require_ledger(database, path)
+        if _require_ledger(database, path) == _FORMAT_WITHOUT_ID:
+            database.executescript(f"BEGIN IMMEDIATE; {_IDENTITY} COMMIT;")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
         database.execute("PRAGMA foreign_keys = ON")
@@ -650,14 +674,20 @@ def _open(path: Path) -> sqlite3.Connection:
     return database
 
 
-def _require_ledger(database: sqlite3.Connection, path: Path | str) -> None:
+def _require_ledger(database: sqlite3.Connection, path: Path | str) -> int:
+    """The format of a ledger that this version reads.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
     (application,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
-    if (application, version) != (_APPLICATION_ID, _FORMAT):
+    if application != _APPLICATION_ID or version not in (_FORMAT_WITHOUT_ID, _FORMAT):
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"{path} is no ledger of this version of beam-upscale; take another path",
         )
+    return int(version)
 
 
 def _spent(database: sqlite3.Connection) -> dict[str, int]:

@@ -8,7 +8,6 @@ from beam_upscale.grpc_api.status import Reason, Refusal
 # What is the server's fault; everything else that goes wrong with an image is the image's.
 _OURS = frozenset(
     {
-        ErrorCode.DECODER_UNAVAILABLE,
         ErrorCode.ENCODE_ERROR,
         ErrorCode.INTERNAL_ERROR,
         ErrorCode.MODEL_ERROR,

@@ -11,12 +11,12 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 from prometheus_client import start_http_server
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.server import leash
 from beam_upscale.server.admission import Admission
@@ -54,6 +54,12 @@ _CONNECTION_GRACE_MILLISECONDS = 30 * 60_000
 # What has been answered may still be on its way.
 _LAST_WORDS_SECONDS = 2.0
 
+EXIT_BROKEN = 75
+"""The exit code of a server that can do no call any more until it is started anew.
+
+EX_TEMPFAIL of sysexits.h.
+"""
+
 # How often it is seen whether what serves gRPC-Web still runs.
 _LOOK_SECONDS = 1.0
 
@@ -80,6 +86,9 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what has begun. Belongs to the main thread.
 
+    Where the device is lost, or no decoder can be started any more, it ends too, and its process
+    with it, with `EXIT_BROKEN`: whatever supervises it starts it anew.
+
     Args:
         settings: what to serve, and where.
         on_ready: told where the server listens and what its engines run on, once it does; None
@@ -90,16 +99,24 @@ def serve(
     """
     log_as_json()
     leash.allow_many_files()
-    worker = Worker.load(settings.upscale)
     try:
-        finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
-    finally:
-        worker.close()
+        worker = Worker.load(settings.upscale)
+        try:
+            finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
+        finally:
+            worker.close()
+    except BrokenProcessError as error:
+        _logger.critical("The server ends, to be started anew: %s", error)
+        _exit_at_once(EXIT_BROKEN)
     if not finished:
-        # Networks do not stop half-way, and this process is not to wait for them.
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(0)
+        _exit_at_once(0)
+
+
+def _exit_at_once(code: int) -> NoReturn:
+    """Networks do not stop half-way, and this process is not to wait for them."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def _print_ready(addresses: Addresses, places: tuple[str, ...]) -> None:
@@ -129,10 +146,12 @@ async def run(
 
     Raises:
         SettingsError: what is asked for cannot be had.
+        BrokenProcessError: this process could do no call any more.
         RuntimeError: what serves gRPC-Web ended by itself.
     """
     stop = _stop_signals()
     async with listening(settings, worker) as server:
+        server.calls.when_broken(stop.give_up)
         if settings.keys is None:
             _logger.warning(
                 "No keys are asked for: every program of this machine may call (--keys)."
@@ -144,6 +163,8 @@ async def run(
         finished = await _finish(server.service, settings.drain_seconds, stop)
     if not finished:
         _logger.warning("Calls were cut off: they took longer than the server may drain.")
+    if stop.broken is not None:
+        raise stop.broken
     if not stop.is_asked:
         raise RuntimeError("what serves gRPC-Web ended by itself; see the log")
     return finished
@@ -201,15 +222,24 @@ def _stop_signals() -> "_Stop":
 
 
 class _Stop:
-    """The wish that the server ends: at the first signal in order, at the second at once."""
+    """The wish that the server ends: at the first signal in order, at the second at once.
+
+    Attributes:
+        broken: why it has to end, where that is no signal.
+    """
 
     def __init__(self) -> None:
+        self.broken: BrokenProcessError | None = None
         self._asked = asyncio.Event()
         self._asked_again = asyncio.Event()
 
     def ask(self) -> None:
         if self._asked.is_set():
             self._asked_again.set()
+        self._asked.set()
+
+    def give_up(self, error: BrokenProcessError) -> None:
+        self.broken = error
         self._asked.set()
 
     @property
@@ -224,7 +254,7 @@ class _Stop:
 
 
 async def _until_stopped(stop: _Stop, web: WebBridge | None) -> None:
-    """Waits for a signal, or for the end of what serves gRPC-Web."""
+    """Waits for a signal, a broken process, or the end of what serves gRPC-Web."""
     while not stop.is_asked and (web is None or web.is_running):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if web is None else _LOOK_SECONDS):

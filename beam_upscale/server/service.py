@@ -113,6 +113,7 @@ class Service:
         self._timeout = request_timeout_seconds
         self._keep_alive = keep_alive_seconds
         self._reflection = Reflection((*SERVICES, _HEALTH))
+        calls.when_broken(lambda _: self.drain())
 
     def drain(self) -> None:
         """Says that no service serves, and begins no more calls."""
@@ -138,7 +139,7 @@ class Service:
             contract.CHAIN_GENERATE: ("ChainGenerate", self._upscaling(decode_chain)),
             contract.LIST_ENGINES: (
                 "ListEngines",
-                self._unary(engines.ListEnginesRequest, self._list_engines),
+                self._unary(engines.ListEnginesRequest, self._list_engines, self._ledger_metadata),
             ),
             contract.GET_ME: ("GetMe", self._unary(dashboard.EmptyRequest, self._get_me)),
             contract.GET_ORGANIZATION: (
@@ -207,6 +208,7 @@ class Service:
         async def exchange(context: Any, record: _Record) -> None:
             self._require_not_draining()
             caller = self._identify(context, record)
+            self._require_expected_ledger(context, caller.key)
             with self._admission.permit(caller):
                 data = await self._read(context)
                 self._metrics.request_bytes.inc(len(data))
@@ -227,6 +229,33 @@ class Service:
                     await self._answer(context, record, caller.key, call)
 
         return exchange
+
+    def _ledger_metadata(self, key: Key) -> tuple[tuple[str, str], ...]:
+        """What tells a caller where it is charged, and for how long a repeat is free."""
+        if self._ledger is None:
+            return ()
+        return (
+            (contract.LEDGER, self._ledger.id_for(key)),
+            (contract.REPLAY_SECONDS, f"{self._ledger.replay_seconds:g}"),
+        )
+
+    def _require_expected_ledger(self, context: Any, key: Key) -> None:
+        """Refuses a call, before it costs anything, that repeats what another ledger may know.
+
+        Raises:
+            RefusedError: FAILED_PRECONDITION.
+        """
+        expected = _metadata(context).get(contract.LEDGER)
+        if expected is None or (self._ledger and self._ledger.id_for(key) == expected):
+            return
+        raise RefusedError(
+            Refusal(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                "this server has another ledger than the one that the caller was told of, or the "
+                "caller has another key; nothing was charged",
+                Reason.OTHER_LEDGER,
+            )
+        )
 
     @contextlib.contextmanager
     def _being_answered(self) -> Iterator[None]:
@@ -258,6 +287,8 @@ class Service:
         result = flight.future.result()
         # Who joined another's call is not the one that it was computed and charged for.
         _note_result(result, record, joined=flight.call is not call)
+        if self._ledger is not None:
+            context.set_trailing_metadata(((contract.CHARGED, f"{result.credits:f}"),))
         await context.write(_answer_with(result, call, record))
 
     async def _read_small(self, context: Any) -> bytes:
@@ -298,11 +329,17 @@ class Service:
                 )
             ) from None
 
-    def _unary(self, kind: Any, answer: Callable[[Any, Key], Awaitable[Any]]) -> _Exchange:
+    def _unary(
+        self,
+        kind: Any,
+        answer: Callable[[Any, Key], Awaitable[Any]],
+        metadata: Callable[[Key], tuple[tuple[str, str], ...]] = lambda _: (),
+    ) -> _Exchange:
         async def exchange(context: Any, record: _Record) -> None:
             caller = self._identify(context, record)
             with self._admission.place(f"open {caller.counted_as}", _OPEN_PLACES):
                 request = _parse(kind, await self._read_small(context))
+                context.set_trailing_metadata(metadata(caller.key))
                 await context.write((await answer(request, caller.key)).SerializeToString())
 
         return exchange

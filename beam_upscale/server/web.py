@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from beam_upscale.decoding import SIGNALS_OF_PARENT, blocked
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.server import leash
 from beam_upscale.server.web_bootstrap import ANY_ORIGIN, NAME, Address, Bootstrap
@@ -36,6 +37,9 @@ _END_SECONDS = 5.0
 _FILES = 256
 # In bytes: systems allow little more for the name of a Unix socket.
 _LONGEST_SOCKET_NAME = 100
+
+# There Envoy takes the place of what `leash` runs; elsewhere it runs beside that.
+_IS_LEASHED_BY_KERNEL = sys.platform.startswith("linux")
 
 _LOCALHOST = "localhost"
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
@@ -232,7 +236,11 @@ class _Envoy:
     def end(self) -> None:
         """At once, and it has ended when this returns."""
         self._is_ending = True
-        self._process.terminate()
+        if _IS_LEASHED_BY_KERNEL:
+            self._process.kill()
+        else:
+            # What runs beside Envoy there ends it, too.
+            self._process.terminate()
         try:
             self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -256,16 +264,18 @@ class _Envoy:
     ) -> None:
         """Starts the process and stays as long as it does."""
         try:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                errors="replace",
-                # What a terminal sends to this process's group is for this process to decide on.
-                process_group=0,
-            )
+            # What is sent to this process's group, or to all of a job, is for this process to
+            # decide on: calls in progress go through Envoy until they are finished.
+            with blocked(SIGNALS_OF_PARENT) if _IS_LEASHED_BY_KERNEL else contextlib.nullcontext():
+                process = subprocess.Popen(
+                    [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors="replace",
+                    process_group=0,
+                )
         except BaseException as error:
             started.set_exception(error)
             return

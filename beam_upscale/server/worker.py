@@ -12,13 +12,14 @@ from typing import Any
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Telemetry
 from beam_upscale.decoding import DecoderPool, usable_cores
-from beam_upscale.errors import BeamUpscaleError, ErrorCode
+from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, ErrorCode
 from beam_upscale.image import EncodeOptions, ImageHeader
 from beam_upscale.inference import Inference, TiledImage, handler_for
 from beam_upscale.listing import SourceImage
 from beam_upscale.local_models import LocalModel
 from beam_upscale.manifest import Row, Status
 from beam_upscale.models.device import Device
+from beam_upscale.models.failures import Fault, device_lost, fault_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.server.refusals import of_error, of_image
 from beam_upscale.server.requests import Call
@@ -92,7 +93,12 @@ class Network:
         """What the network makes of an image's tiles."""
         if not tiled.tiles:
             return Inference()
-        (result,) = self.handler.run_inference([tiled], self.model)
+        try:
+            (result,) = self.handler.run_inference([tiled], self.model)
+        except Exception as error:
+            if fault_of(error) is not Fault.DEVICE:
+                raise
+            return Inference(stop=device_lost(error))
         inference: Inference = result.inference
         return inference
 
@@ -145,10 +151,13 @@ class Worker:
 
         Raises:
             RefusedError: the image or its size is refused.
+            BrokenProcessError: no image can be decoded any more.
         """
         settings = self._settings(call)
         try:
             header = self._decoders.read_header(call.image)
+        except BrokenProcessError:
+            raise
         except BeamUpscaleError as error:
             raise of_error(error) from None
         plan = settings.rules.plan(header.width, header.height, frames=header.frames)
@@ -161,11 +170,14 @@ class Worker:
 
         Raises:
             RefusedError: the image cannot be decoded, or a network failed.
+            BrokenProcessError: no image can be decoded or upscaled any more.
         """
         try:
             result = self._upscale(priced)
         except BeamUpscaleError as error:
             raise of_error(error) from None
+        if result.stop is not None:
+            raise result.stop
         assert result.record is not None and result.record.telemetry is not None
         row = result.record.row
         if row.status is not Status.UPSCALED:

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import grpc
@@ -9,7 +10,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from beam_upscale.errors import ErrorCode
-from beam_upscale.grpc_api.status import DOMAIN, Reason, Refusal, refusal_of
+from beam_upscale.grpc_api import contract
+from beam_upscale.grpc_api.status import DOMAIN, Reason, Refusal, charged_by, refusal_of
 
 METHOD = "/test.Service/Refuse"
 PATIENCE = 30
@@ -150,3 +152,20 @@ def test_damaged_details_say_nothing(service: tuple[Refuser, grpc.Channel]) -> N
         error = refused(service, (("grpc-status-details-bin", value),))
 
         assert refusal_of(error) == Refusal(grpc.StatusCode.UNAVAILABLE, "no")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", Decimal(0)),
+        ("0.2000", Decimal("0.2")),
+        ("-1", None),
+        ("NaN", None),
+        ("much", None),
+        (b"0", None),
+    ],
+)
+def test_what_was_charged_is_an_amount_or_not_known(value: object, expected: object) -> None:
+    assert charged_by([("another", "1"), (contract.CHARGED, value)]) == expected
+    assert charged_by(None) is None
+    assert charged_by([("another", "1")]) is None

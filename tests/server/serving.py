@@ -176,13 +176,16 @@ class Process:
 
 
 @contextlib.contextmanager
-def serving_elsewhere(folder: Path, weights: Path, *options: Path | str) -> Iterator[Process]:
-    """Serves within it, unless it ends by itself."""
+def serving_elsewhere(
+    folder: Path,
+    weights: Path,
+    *options: Path | str,
+    prepare: Callable[[], None] = runs.do_nothing,
+) -> Iterator[Process]:
+    """Serves within it, unless it ends by itself; `prepare` is called in its process first."""
     out, err = folder / "stdout", folder / "stderr"
     words = ["serve", "--port", "0", *quick(weights), *map(str, options)]
-    process = runs.processes.Process(
-        target=runs.command_in_child, args=(words, out, err, runs.do_nothing)
-    )
+    process = runs.processes.Process(target=runs.command_in_child, args=(words, out, err, prepare))
     process.start()
 
     def exit_code() -> int:

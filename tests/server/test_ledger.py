@@ -814,3 +814,36 @@ def test_any_order_of_events_keeps_the_account(tmp_path: Path) -> None:
         lambda: LedgerMachine(tmp_path / str(next(number)) / "ledger"),
         settings=settings(max_examples=40, stateful_step_count=40),
     )
+
+
+# Which ledger it is
+
+
+def test_a_ledger_has_an_id_for_each_key_that_no_other_has(tmp_path: Path) -> None:
+    def ids(name: str) -> list[str]:
+        with Ledger(tmp_path / name) as ledger:
+            return [ledger.id_for(ALICE), ledger.id_for(BOB)]
+
+    first = ids("1.sqlite")
+
+    assert ids("1.sqlite") == first
+    assert len({*first, *ids("2.sqlite")}) == 4
+
+
+def test_a_ledger_of_the_version_before_is_given_an_id_and_keeps_its_charges(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "old.sqlite"
+    with Ledger(path) as ledger:
+        held = ledger.begin(ALICE, "r", "f", PRICE)
+        assert isinstance(held, Reservation)
+        held.commit(StoredResult(b"png", 0, "e"))
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript("DROP TABLE identity; PRAGMA user_version = 2;")
+
+    assert read_spent(path) == {"alice": PRICE}
+    with Ledger(path) as ledger:
+        found, again = ledger.id_for(ALICE), ledger.begin(ALICE, "r", "f", PRICE)
+    with Ledger(path) as ledger:
+        assert ledger.id_for(ALICE) == found
+    assert isinstance(again, Replay)

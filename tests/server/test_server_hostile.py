@@ -157,7 +157,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> It
     folder = tmp_path_factory.mktemp("attacked")
     with faults.server(folder, tiny_weights, options=OPTIONS) as server:
         keys = {
-            "rich": add_key(server.keys, "rich", granted=Decimal(1000)),
+            "rich": add_key(server.keys, "rich", granted=Decimal(1_000_000)),
             "poor": add_key(server.keys, "poor", granted=Decimal("0.1")),
             "narrow": add_key(server.keys, "narrow", granted=Decimal(10), max_in_flight=2),
             "revoked": add_key(server.keys, "revoked"),

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from serving import (
     PATIENCE,
     Client,
     GatedWorker,
+    broken,
     chain,
     connected,
     png,
@@ -41,6 +43,7 @@ from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.keys import add_key
+from beam_upscale.server.ledger import read_charges
 from beam_upscale.server.logs import log_as_json
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
@@ -522,3 +525,92 @@ def test_metrics_count_calls(worker: Worker, tmp_path: Path, image: bytes) -> No
     assert found[f"device_seconds_count{of_engine}"] == 2
     assert found["in_flight"] == found["queued"] == 0
     assert found["process_resident_memory_bytes"] > 0
+
+
+# Which ledger a caller is charged in
+
+
+def metadata_of_list(client: Client) -> dict[str, str]:
+    method = client.channel.unary_unary(
+        contract.LIST_ENGINES,
+        request_serializer=engines.ListEnginesRequest.SerializeToString,
+        response_deserializer=engines.Engines.FromString,
+    )
+    _, call = method.with_call(engines.ListEnginesRequest(), metadata=client.metadata)
+    return dict(call.trailing_metadata())
+
+
+def asked(client: Client, call: Any, *metadata: tuple[str, str]) -> Any:
+    """A call that has ended, with metadata of its own."""
+    method = client.channel.unary_stream(
+        contract.GENERATE,
+        request_serializer=generation.Request.SerializeToString,
+        response_deserializer=generation.Answer.FromString,
+    )
+    call = method(call, timeout=PATIENCE, metadata=(*client.metadata, *metadata))
+    with contextlib.suppress(grpc.RpcError):
+        list(call)
+    return call
+
+
+def test_a_server_names_its_ledger_and_refuses_calls_for_another(
+    worker: Worker, tmp_path: Path, image: bytes
+) -> None:
+    keys = tmp_path / "keys.jsonl"
+    tokens = [add_key(keys, name) for name in ("alice", "bob")]
+    ledger, call = tmp_path / "1.sqlite", request(image, request_id="r")
+    with serving(worker, keys=keys, ledger=ledger) as server:
+        with connected(server, tokens[0]) as client:
+            told = metadata_of_list(client)
+            name = told[contract.LEDGER]
+            good = asked(client, call, (contract.LEDGER, name))
+            again = asked(client, call, (contract.LEDGER, name))
+            bad = asked(client, call, (contract.LEDGER, "another"))
+        with connected(server, tokens[1]) as client:
+            assert metadata_of_list(client)[contract.LEDGER] != name
+            others = asked(client, call, (contract.LEDGER, name))
+    with (
+        serving(worker, keys=keys, ledger=tmp_path / "2.sqlite") as server,
+        connected(server, tokens[0]) as client,
+    ):
+        moved = asked(client, call, (contract.LEDGER, name))
+
+    assert float(told[contract.REPLAY_SECONDS]) == 24 * 60 * 60
+    assert dict(good.trailing_metadata())[contract.CHARGED] == "0.2"
+    assert float(dict(again.trailing_metadata())[contract.CHARGED]) == 0
+    for each in (bad, others, moved):
+        assert each.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert refusal_of(each).reason == Reason.OTHER_LEDGER
+    charges = [each for path in tmp_path.glob("*.sqlite") for each in read_charges(path)]
+    assert [charge.key for charge in charges] == ["alice"]
+
+
+def test_a_server_without_a_ledger_names_none_and_refuses_calls_for_one(
+    worker: Worker, image: bytes
+) -> None:
+    with serving(worker) as server, connected(server) as client:
+        told = metadata_of_list(client)
+        call = asked(client, request(image), (contract.LEDGER, "another"))
+        plain = asked(client, request(image))
+
+    assert contract.LEDGER not in told
+    assert call.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert plain.code() is grpc.StatusCode.OK
+    assert contract.CHARGED not in dict(plain.trailing_metadata())
+
+
+def test_a_call_that_fails_says_that_it_was_not_charged(
+    worker: Worker, tmp_path: Path, image: bytes
+) -> None:
+    keys = tmp_path / "keys.jsonl"
+    rich, poor = add_key(keys, "rich"), add_key(keys, "poor", granted=Decimal(0))
+    failing = broken(worker, RuntimeError("a fault of the test"))
+    with serving(failing, keys=keys, ledger=tmp_path / "ledger.sqlite") as server:
+        with connected(server, rich) as client:
+            failed_call = asked(client, request(image, request_id="r"))
+        with connected(server, poor) as client:
+            unpaid = asked(client, request(image, request_id="r"))
+
+    assert failed_call.code() is grpc.StatusCode.INTERNAL
+    assert unpaid.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refusal_of(failed_call).charged == refusal_of(unpaid).charged == 0

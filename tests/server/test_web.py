@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 import trustme
 
@@ -760,3 +761,28 @@ def test_envoy_ends_with_the_process_that_started_it(
         process.wait(PATIENCE)
 
     wait_until(lambda: is_refused(port))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has the signal")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_envoy_does_not_end_by_a_signal_for_the_process_that_started_it(
+    server: Server, number: int
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(STARTS_A_BRIDGE), server.socket],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        (envoy,) = psutil.Process(process.pid).children()
+
+        envoy.send_signal(number)
+        # Long enough for one that takes the signal to end by it.
+        with pytest.raises(psutil.TimeoutExpired):
+            envoy.wait(0.5)
+        answer = call(port)[0]
+        end_by_itself(process)
+
+    assert answer == [b"hello"]

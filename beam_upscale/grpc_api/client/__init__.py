@@ -7,8 +7,8 @@
 `RemoteHandler` is what stands under RunInference; `check` is what a run asks before it begins.
 """
 
-from beam_upscale.grpc_api.client.checking import check
+from beam_upscale.grpc_api.client.checking import ServiceLedger, check
 from beam_upscale.grpc_api.client.handler import RemoteHandler
 from beam_upscale.grpc_api.client.window import Window
 
-__all__ = ["RemoteHandler", "Window", "check"]
+__all__ = ["RemoteHandler", "ServiceLedger", "Window", "check"]

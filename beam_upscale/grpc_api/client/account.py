@@ -5,6 +5,7 @@ import os
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.grpc_api import contract
 from beam_upscale.remote_models import API_KEY_VARIABLE, RemoteModel
 
 # No key is longer; a file that is no key's is not read to its end.
@@ -39,7 +40,9 @@ class Account:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What is sent along with every call."""
-        return () if self.key is None else (("authorization", f"Bearer {self.key}"),)
+        key = () if self.key is None else (("authorization", f"Bearer {self.key}"),)
+        ledger = self.model.ledger
+        return key if ledger is None else (*key, (contract.LEDGER, ledger))
 
     @property
     def key_source(self) -> str:

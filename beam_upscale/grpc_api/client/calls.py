@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import random
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import grpc
@@ -11,10 +12,18 @@ from google.protobuf.message import DecodeError
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api.client.account import Account
-from beam_upscale.grpc_api.client.refusals import Verdict, image_error, stop_reason, verdict_of
+from beam_upscale.grpc_api.client.booked import Booked, BooksError
+from beam_upscale.grpc_api.client.refusals import (
+    Verdict,
+    fate_of,
+    image_error,
+    stop_reason,
+    verdict_of,
+)
 from beam_upscale.grpc_api.client.throttle import Throttle
-from beam_upscale.grpc_api.status import Refusal, refusal_of
+from beam_upscale.grpc_api.status import Refusal, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.paid_calls import Fate, PaidCall
 
 # Where something broke, rather than being busy.
 _MOST_BROKEN_ATTEMPTS = 4
@@ -46,11 +55,13 @@ class Call:
         request_id: what the service knows its repetitions by.
         request: the message, serialized.
         image: the image that it belongs to.
+        paid: the call in the books; None where no books are kept.
     """
 
     request_id: str
     request: bytes = dataclasses.field(repr=False)
     image: ImageCalls = dataclasses.field(default_factory=ImageCalls)
+    paid: PaidCall | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,11 +93,28 @@ class _Failure:
         verdict: what is to be done about it.
         error: what the image's row says if there is no other attempt.
         delay: seconds that the service wants to pass before one.
+        fate: what it says of the charge.
+        was_sent: False where there was no attempt, because there must not be one.
     """
 
     verdict: Verdict
     error: ImageError
     delay: float = 0.0
+    fate: Fate = Fate.UNKNOWN
+    was_sent: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """An attempt with a result.
+
+    Attributes:
+        artifact: the encoded result.
+        is_replay: whether the service says that it was charged before.
+    """
+
+    artifact: bytes = dataclasses.field(repr=False)
+    is_replay: bool = False
 
 
 class Caller:
@@ -107,9 +135,17 @@ class Caller:
         """Makes a call, and again where that helps, until it is known what became of it.
 
         A call that was sent is repeated even where its image is lost by then: it may be billed.
+
+        Raises:
+            BooksError: the books cannot be written, and no call may be made without its entry.
         """
         try:
             outcome = await self._settle(call)
+        except BooksError:
+            raise
+        except SettingsError as stop:
+            self._throttle.stop(stop)
+            outcome = Outcome(stop=stop)
         except Exception as error:  # Whoever waits for the outcome must get one.
             text = self._account.quoted(f"{type(error).__name__}: {error}")
             outcome = Outcome(error=ImageError(ErrorCode.INTERNAL_ERROR, text))
@@ -118,55 +154,76 @@ class Caller:
         return dataclasses.replace(outcome, request_id=call.request_id)
 
     async def _settle(self, call: Call) -> Outcome:
+        booked = Booked(call.paid, self._account.model.repeat_seconds > 0)
         clock, throttle = asyncio.get_running_loop().time, self._throttle
         asked_at = begun_at = clock()
         attempts = broken = 0
+        fate = Fate.FREE
         while True:
             limits = await throttle.enter()
             if limits is None:
+                await booked.settle(fate)
                 return Outcome(stop=throttle.stop_reason, attempts=attempts)
             try:
                 if not attempts:
                     if call.image.is_lost:
                         return Outcome()
                     begun_at = clock()
-                attempts += 1
-                result = await self._attempt(call.request, limits)
+                result = await self._booked_attempt(call, booked, limits)
             finally:
                 throttle.leave()
             queued = begun_at - asked_at
-            if isinstance(result, bytes):
-                return Outcome(artifact=result, attempts=attempts, queue_seconds=queued)
-            if result.verdict is Verdict.STOP:
-                return Outcome(stop=throttle.stop_reason, attempts=attempts)
+            if isinstance(result, _Result):
+                await booked.settle(Fate.CHARGED, result.is_replay)
+                attempts += 1
+                return Outcome(artifact=result.artifact, attempts=attempts, queue_seconds=queued)
+            attempts += result.was_sent
             broken += result.verdict is Verdict.REPEAT_FEW
-            pause = result.delay + _jitter(attempts)
+            fate, pause = result.fate, result.delay + _jitter(attempts)
+            if result.verdict is Verdict.STOP:
+                await booked.settle(fate)
+                return Outcome(stop=throttle.stop_reason, attempts=attempts)
             is_late = clock() + pause > begun_at + self._account.model.retry_seconds
             if result.verdict is Verdict.GIVE_UP or is_late or broken == _MOST_BROKEN_ATTEMPTS:
+                await booked.settle(fate)
                 error = _counted(result.error, attempts)
                 return Outcome(error=error, attempts=attempts, queue_seconds=queued)
             await throttle.sleep(pause)
 
-    async def _attempt(self, request: bytes, limits: int) -> bytes | _Failure:
+    async def _booked_attempt(self, call: Call, booked: Booked, limits: int) -> _Result | _Failure:
+        """Sends a call once, with an entry in the books; or says why it must not be sent."""
+        try:
+            await booked.before_attempt()
+        except ImageError as error:
+            return _Failure(Verdict.GIVE_UP, error, fate=Fate.FREE, was_sent=False)
+        result = await self._attempt(call.request, limits)
+        if isinstance(result, _Failure):
+            booked.after_attempt(result.fate)
+        return result
+
+    async def _attempt(self, request: bytes, limits: int) -> _Result | _Failure:
         """Sends a request once and reads all that is answered: the result, or why there is none."""
         answers = self._generate(
             request,
             timeout=self._account.model.deadline_seconds,
             metadata=self._account.metadata,
         )
-        result: bytes | _Failure | None = None
+        result: _Result | _Failure | None = None
         try:
             async with asyncio.timeout(None) as limit:
                 async for data in answers:
                     # Whoever repeats an answer does not take back what it said first.
                     result = _decided(result, generation.Answer.FromString(data))
-                    if isinstance(result, bytes):
+                    if isinstance(result, _Result):
                         limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
+                if isinstance(result, _Result) and self._account.model.ledger is not None:
+                    charged = charged_by(await answers.trailing_metadata())
+                    result = dataclasses.replace(result, is_replay=charged == Decimal(0))
         except grpc.RpcError as error:
-            if not isinstance(result, bytes):
+            if not isinstance(result, _Result):
                 return self._refused(refusal_of(error), limits)
         except DecodeError:
-            if not isinstance(result, bytes):
+            if not isinstance(result, _Result):
                 answers.cancel()
                 return _Failure(Verdict.REPEAT_FEW, _NO_ANSWER)
         except TimeoutError:
@@ -181,7 +238,8 @@ class Caller:
             self._throttle.stop(stop_reason(refusal, self._account))
         elif verdict is Verdict.THROTTLE:
             self._throttle.overloaded(limits, min(delay, self._account.model.retry_seconds))
-        return _Failure(verdict, image_error(refusal, self._account), delay)
+        error = image_error(refusal, self._account)
+        return _Failure(verdict, error, delay, fate_of(refusal, self._account))
 
 
 _NO_RESULT = ImageError(ErrorCode.NO_RESULT, "the service ended its answer without a result")
@@ -190,17 +248,17 @@ _WITHHELD = ImageError(ErrorCode.FILTERED, "the service withheld the result")
 _IMAGE_TYPES = {generation.ARTIFACT_IMAGE, generation.ARTIFACT_NONE}
 
 
-def _decided(result: bytes | _Failure | None, answer: Any) -> bytes | _Failure | None:
+def _decided(result: _Result | _Failure | None, answer: Any) -> _Result | _Failure | None:
     """What is known after one more answer: a result stays one, whatever follows."""
     for artifact in answer.artifacts:
-        if isinstance(result, bytes):
+        if isinstance(result, _Result):
             return result
         match artifact.finish_reason:
             case generation.FILTER:
-                result = _Failure(Verdict.GIVE_UP, _WITHHELD)
+                result = _Failure(Verdict.GIVE_UP, _WITHHELD, fate=Fate.NEVER_CHARGED)
             case generation.NULL:
                 if artifact.type in _IMAGE_TYPES:
-                    result = artifact.binary
+                    result = _Result(artifact.binary)
             case reason:
                 name = generation.FinishReason.Name(reason) if reason in _REASONS else str(reason)
                 text = f"the service could not make the result: finish_reason {name}"
@@ -218,6 +276,6 @@ def _jitter(attempts: int) -> float:
 
 
 def _counted(error: ImageError, attempts: int) -> ImageError:
-    if attempts == 1:
+    if attempts <= 1:
         return error
     return ImageError(error.code, f"{error.message} (after {attempts} attempts)")

@@ -1,6 +1,8 @@
 """What is asked of a service before a run begins."""
 
 import contextlib
+import dataclasses
+import math
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +26,26 @@ _FIRST_PAUSE = 0.1
 _HANGS_UP = "Socket closed"
 
 
-def check(model: RemoteModel, engines: Iterable[str]) -> None:
+@dataclasses.dataclass(frozen=True)
+class ServiceLedger:
+    """What a service says of the ledger that it charges a key in.
+
+    Attributes:
+        ledger: tells that ledger and the key from any others.
+        replay_seconds: how long it remembers a request.
+    """
+
+    ledger: str
+    replay_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Listed:
+    engines: set[str]
+    ledger: ServiceLedger | None
+
+
+def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
     """Asks a service, before a run begins, whether it takes the key and has the engines.
 
     Nothing is spent. A service that does not list its engines passes.
@@ -33,24 +54,43 @@ def check(model: RemoteModel, engines: Iterable[str]) -> None:
         model: how the service is called; its engine does not matter.
         engines: names of those that the run needs.
 
+    Returns:
+        The ledger of a service that is known to charge a repeated request once; None of others.
+
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, the service cannot be reached within 10 s;
             API_KEY_REFUSED; UNKNOWN_ENGINE.
     """
     account = Account.of(model)
     with contextlib.closing(open_channel(model, grpc)) as channel:
-        served = _served(account, channel)
-    missing = [name for name in engines if served is not None and name not in served]
-    if served is not None and missing:
+        listed = _listed(account, channel)
+    if listed is None:
+        return None
+    missing = [name for name in engines if name not in listed.engines]
+    if missing:
         raise SettingsError(
             ErrorCode.UNKNOWN_ENGINE,
             f"{model.endpoint} does not serve {', '.join(missing)}; it serves: "
-            f"{', '.join(sorted(served)) or 'nothing'}",
+            f"{', '.join(sorted(listed.engines)) or 'nothing'}",
         )
+    return listed.ledger
 
 
-def _served(account: Account, channel: Any) -> set[str] | None:
-    """The engines of the service; None where it lists none."""
+def _ledger_of(metadata: Any) -> ServiceLedger | None:
+    """The ledger that a service's metadata names; None where it names none, or not how long."""
+    values = dict(metadata or ())
+    ledger, seconds = values.get(contract.LEDGER), values.get(contract.REPLAY_SECONDS)
+    try:
+        replay_seconds = float(seconds) if isinstance(seconds, str) else 0.0
+    except ValueError:
+        return None
+    if not isinstance(ledger, str) or not ledger or not math.isfinite(replay_seconds):
+        return None
+    return ServiceLedger(ledger, replay_seconds)
+
+
+def _listed(account: Account, channel: Any) -> _Listed | None:
+    """What the service lists; None where it lists no engines."""
     list_engines = channel.unary_unary(
         contract.LIST_ENGINES,
         request_serializer=engines_pb2.ListEnginesRequest.SerializeToString,
@@ -59,12 +99,13 @@ def _served(account: Account, channel: Any) -> set[str] | None:
     end, pause = time.monotonic() + _MOST_SECONDS, _FIRST_PAUSE
     for attempt in range(1, _MOST_ATTEMPTS + 1):
         try:
-            answer = list_engines(
+            answer, call = list_engines.with_call(
                 engines_pb2.ListEnginesRequest(),
                 timeout=max(_FIRST_PAUSE, end - time.monotonic()),
                 metadata=account.metadata,
             )
-            return {engine.id for engine in answer.engine}
+            names = {engine.id for engine in answer.engine}
+            return _Listed(names, _ledger_of(call.trailing_metadata()))
         except grpc.RpcError as error:
             refusal = refusal_of(error)
         if refusal.code is grpc.StatusCode.UNIMPLEMENTED:

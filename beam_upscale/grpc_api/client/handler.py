@@ -87,7 +87,14 @@ class RemoteHandler(TiledImageHandler[Window]):
 
     def _call(self, tiled: TiledImage, index: int, image: ImageCalls) -> Call:
         request = request_for(self._model.engine, tiled, index)
-        return Call(request.request_id, request.SerializeToString(deterministic=True), image)
+        message = request.SerializeToString(deterministic=True)
+        if tiled.booking is None:
+            return Call(request.request_id, message, image)
+        height, width = tiled.tiles[index].pixels.shape[:2]
+        place = tiled.identity[1], tiled.first + index
+        price = self._engine.credits(width, height)
+        paid = tiled.booking.call(place, request.request_id, price, self._model)
+        return Call(request.request_id, message, image, paid)
 
     def share_model_across_processes(self) -> bool:
         """Never: a window is its process's own."""

@@ -1,6 +1,7 @@
 """What a call that failed means: for the call, for its image, for the run."""
 
 import re
+from decimal import Decimal
 from enum import Enum, auto
 
 from grpc import StatusCode
@@ -8,6 +9,7 @@ from grpc import StatusCode
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api.client.account import Account
 from beam_upscale.grpc_api.status import Reason, Refusal
+from beam_upscale.paid_calls import Fate
 from beam_upscale.remote_models import API_KEY_VARIABLE
 
 
@@ -42,8 +44,26 @@ _VERDICTS = {
     StatusCode.PERMISSION_DENIED: Verdict.STOP,
 }
 
+# With these codes a service says that it did not do what was asked, and so that it cost nothing.
+_DEFINITE = frozenset(
+    {
+        StatusCode.UNAUTHENTICATED,
+        StatusCode.PERMISSION_DENIED,
+        StatusCode.INVALID_ARGUMENT,
+        StatusCode.NOT_FOUND,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.FAILED_PRECONDITION,
+        StatusCode.OUT_OF_RANGE,
+        StatusCode.ALREADY_EXISTS,
+        StatusCode.RESOURCE_EXHAUSTED,
+    }
+)
+
 # gRPC itself says so, with the same code as a service that is too busy.
 _TOO_LARGE = "larger than max"
+
+# gRPC itself says so of a call that it did not send.
+_NOT_CONNECTED = "failed to connect to all addresses"
 
 # Of services that give no reason beside their message.
 _NO_CREDITS = re.compile(
@@ -53,11 +73,27 @@ _NO_CREDITS = re.compile(
 
 def verdict_of(refusal: Refusal) -> Verdict:
     """What is to be done after a refusal."""
+    if refusal.reason == Reason.OTHER_LEDGER:
+        return Verdict.STOP
     if refusal.code is not StatusCode.RESOURCE_EXHAUSTED:
         return _VERDICTS.get(refusal.code, Verdict.GIVE_UP)
     if _is_out_of_credits(refusal):
         return Verdict.STOP
     return Verdict.GIVE_UP if _TOO_LARGE in refusal.message else Verdict.THROTTLE
+
+
+def fate_of(refusal: Refusal, account: Account) -> Fate:
+    """What a refusal says of the charge for the call.
+
+    What broke on the way may have been charged, and so may an answer that was too large to take.
+    """
+    if refusal.charged == Decimal(0) and account.model.ledger is not None:
+        return Fate.NEVER_CHARGED
+    if refusal.code is StatusCode.UNAVAILABLE and _NOT_CONNECTED in refusal.message:
+        return Fate.FREE
+    if refusal.code not in _DEFINITE or _TOO_LARGE in refusal.message:
+        return Fate.UNKNOWN
+    return Fate.FREE
 
 
 def _is_out_of_credits(refusal: Refusal) -> bool:
@@ -70,6 +106,13 @@ def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
     """The line that ends a run after a refusal with the verdict STOP."""
     said = f"{refusal.code.name}: {account.quoted(refusal.message)}"
     endpoint = account.model.endpoint
+    if refusal.reason == Reason.OTHER_LEDGER:
+        return SettingsError(
+            ErrorCode.LEDGER_CHANGED,
+            f"{endpoint} has answered with the ledgers of two servers, or of two keys: repeats "
+            "would be charged twice. Have all calls of a key go to one server, and run the same "
+            f"command again ({said})",
+        )
     if _is_out_of_credits(refusal):
         return SettingsError(
             ErrorCode.OUT_OF_CREDITS, f"{endpoint} has no credits left for this API key ({said})"

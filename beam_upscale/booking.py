@@ -1,0 +1,351 @@
+"""Puts paid calls into the books of an output before they are sent, and says which are free.
+
+A sending counts as a new charge unless it repeats, at a service that is known to charge a repeated
+request once and soon enough for that, one that counts already. With a budget an input's claim has
+room for one new charge at each place; what goes beyond that takes from what the budget has to spare
+for the whole run, or is not sent.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from decimal import Decimal
+
+import pyarrow.compute as pc
+
+from beam_upscale import storage
+from beam_upscale.books import (
+    Entry,
+    Group,
+    Place,
+    State,
+    closed_batches,
+    entry_from_json,
+    entry_of,
+    grouped,
+    open_uri,
+    read_entry,
+)
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.paid_calls import Fate
+from beam_upscale.remote_models import RemoteModel
+from beam_upscale.sorted_map import SortedMap
+
+# Claims of so many images are remembered by a process.
+_MOST_CLAIMS = 1 << 16
+
+
+@dataclasses.dataclass(frozen=True)
+class RunBooks:
+    """The books that a run puts its paid calls into.
+
+    Attributes:
+        dataset: the output that they belong to.
+        run: names the run.
+        started_at: when it was begun, in seconds since the epoch: by this time all its processes
+            tell which calls of earlier runs a budget takes for free repeats.
+    """
+
+    dataset: DatasetFolder
+    run: str
+    started_at: float
+
+    @classmethod
+    def begin(cls, dataset: DatasetFolder) -> "RunBooks":
+        """The books for a run that begins now."""
+        run = uuid.uuid4().hex if dataset.hold is None else dataset.hold.token
+        return cls(dataset, run, time.time())
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepaid:
+    """What an input's claim leaves out, since repeats of earlier calls for it are free.
+
+    Attributes:
+        work: as `work_of`, of the input that it holds for.
+        credits: what these calls cost.
+    """
+
+    work: str
+    credits: Decimal
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """What a budget leaves to the calls of an image.
+
+    Attributes:
+        is_prepaid: whether its claim is without what the books hold for free repeats of its calls.
+        spare_calls: how many calls the whole run may make beyond its inputs' claims.
+    """
+
+    is_prepaid: bool
+    spare_calls: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageBooking:
+    """Puts the paid calls of one image into the books.
+
+    Attributes:
+        books: of the run.
+        input_id: of the image.
+        work: as `work_of`.
+        limit: of a budget; None where there is none.
+    """
+
+    books: RunBooks
+    input_id: str
+    work: str
+    limit: Limit | None = None
+
+    def call(
+        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
+    ) -> "BookedCall":
+        """One of the image's calls, as `paid_calls.Booking` has it."""
+        return BookedCall(self, Place(self.input_id, *place), request_id, price, model)
+
+
+class BookedCall:
+    """A paid call in the books; a `paid_calls.PaidCall`.
+
+    Args:
+        booking: of its image.
+        place: whose call it is.
+        request_id: what the service knows its repeats by.
+        price: of it.
+        model: the engine, and how its service is called.
+    """
+
+    def __init__(
+        self,
+        booking: ImageBooking,
+        place: Place,
+        request_id: str,
+        price: Decimal,
+        model: RemoteModel,
+    ) -> None:
+        self._booking = booking
+        self._dataset = booking.books.dataset
+        self._place = place
+        self._request_id = request_id
+        self._price = price
+        self._model = model
+        self._group: Group | None = None
+        self._entry: Entry | None = None
+
+    @property
+    def is_repeat(self) -> bool:
+        """Whether the sending repeats one that counts already."""
+        return self._group is not None
+
+    def begin(self) -> None:
+        """Makes a sending durable: as one that counts, or as a free repeat of one that does."""
+        limit, has_room = self._booking.limit, False
+        if limit is not None:
+            _keep_to_claimed_work(self._booking)
+        earlier = repeatable_entries(self._booking.books, self._model).at(self._place)
+        here: list[Entry] = []
+        while True:
+            now = time.time()
+            self._group = self._repeated([*earlier, *here], now)
+            if limit is not None and not has_room and self._is_beyond_claim(earlier, here):
+                _take_spare_call(self._booking.books, limit, self._price)
+                has_room = True
+            self._entry = self._new_entry(len(here) + 1, now)
+            uri = open_uri(self._dataset, self._place, self._entry.n)
+            if storage.create(uri, self._entry.to_json(), self._dataset.partial):
+                break
+            found = read_entry(uri)
+            here += [] if found is None else [found]
+        if self._dataset.hold is not None:
+            # Only now: a run that takes the output over finds this entry, or is found by this one.
+            self._dataset.hold.check()
+
+    def _repeated(self, entries: Iterable[Entry], now: float) -> Group | None:
+        """The group that a sending belongs to; None where it may be charged anew."""
+        groups = (g for g in grouped(entries) if g.first.request_id == self._request_id)
+        return next((g for g in groups if g.is_repeated_free(self._model, now)), None)
+
+    def _is_beyond_claim(self, earlier: Iterable[Entry], here: Iterable[Entry]) -> bool:
+        """Whether the image's claim has no room for a sending: it was for one, or for none."""
+        if self._group is not None:
+            return False
+        books, limit = self._booking.books, self._booking.limit
+        is_sent = any(
+            entry.run == books.run and entry.repeats is None and entry.state is not State.FREE
+            for entry in here
+        )
+        if is_sent or limit is None or not limit.is_prepaid:
+            return is_sent
+        return prepaid(earlier, self._booking.work, self._model, books) is not None
+
+    def _new_entry(self, n: int, now: float) -> Entry:
+        return Entry(
+            id=uuid.uuid4().hex,
+            n=n,
+            request_id=self._request_id,
+            **dataclasses.asdict(self._place),
+            engine=self._model.engine,
+            work=self._booking.work,
+            credits=self._price,
+            run=self._booking.books.run,
+            endpoint=self._model.endpoint,
+            ledger=self._model.ledger,
+            sent_at=now,
+            repeats=None if self._group is None else self._group.first.id,
+        )
+
+    def settle(self, fate: Fate) -> None:
+        """Makes it durable what became of the sending that was begun last.
+
+        What is known of the whole group then settles what earlier runs left open of it.
+        """
+        assert self._entry is not None
+        state = State.CHARGED if fate is Fate.CHARGED else State.FREE
+        self._write(dataclasses.replace(self._entry, state=state))
+        if self._group is None or fate is Fate.FREE:
+            return
+        for entry in self._group.entries:
+            if entry.state is State.SENT and entry.run != self._booking.books.run:
+                uri = open_uri(self._dataset, self._place, entry.n)
+                found = read_entry(uri)
+                # Another entry may have its number by now.
+                if found is not None and found.id == entry.id:
+                    self._write(dataclasses.replace(entry, state=state))
+
+    def _write(self, entry: Entry) -> None:
+        self._dataset.write(open_uri(self._dataset, entry.place, entry.n), entry.to_json())
+
+
+def prepaid(
+    entries: Iterable[Entry], work: str, model: RemoteModel, books: RunBooks
+) -> Group | None:
+    """The group of a place whose repeat a claim takes for free; None where the price is claimed.
+
+    Args:
+        entries: of the place.
+        work: as `work_of`, of the input as it is now.
+        model: how the service is called.
+        books: of the run.
+    """
+    groups = grouped(entry for entry in entries if entry.run != books.run)
+    return next(
+        (
+            group
+            for group in groups
+            if group.first.work == work and group.is_repeated_free(model, books.started_at)
+        ),
+        None,
+    )
+
+
+class RepeatableEntries:
+    """Entries of earlier runs that a repeat may count as one with, by their places; thread-safe.
+
+    Args:
+        entries: in any order.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._lock = threading.Lock()
+        self._map = SortedMap()
+        for entry in entries:
+            found = self._map.get(entry.place.key)
+            others = [] if found is None else json.loads(found)
+            self._map[entry.place.key] = json.dumps([*others, entry.to_json().decode()])
+
+    def at(self, place: Place) -> list[Entry]:
+        """The entries of a place."""
+        with self._lock:
+            found = self._map.get(place.key)
+        return [] if found is None else [entry_from_json(each) for each in json.loads(found)]
+
+
+_lock = threading.Lock()
+_repeatable: dict[tuple[str, str, str], RepeatableEntries] = {}
+_NONE = RepeatableEntries()
+
+
+def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries:
+    """What this process knows of earlier runs' calls to a service, read once for a run.
+
+    Args:
+        books: of the run. Its earlier entries were closed before it began.
+        model: how the service is called; at one that is not known to charge a repeated request
+            once, there is nothing to know.
+    """
+    if model.ledger is None or model.repeat_seconds <= 0:
+        return _NONE
+    key = books.dataset.root, books.run, model.ledger
+    with _lock:
+        if key not in _repeatable:
+            for other in [each for each in _repeatable if each[0] == key[0]]:
+                del _repeatable[other]
+            _repeatable[key] = RepeatableEntries(_young(books, model))
+        return _repeatable[key]
+
+
+def _young(books: RunBooks, model: RemoteModel) -> Iterator[Entry]:
+    """The closed entries at a ledger that it may remember still."""
+    since = books.started_at - model.repeat_seconds
+    for batch in closed_batches(books.dataset):
+        is_known = pc.fill_null(pc.equal(batch["ledger"], model.ledger), fill_value=False)
+        is_young = pc.greater_equal(batch["sent_at"], since)
+        for values in batch.filter(pc.and_(is_known, is_young)).to_pylist():
+            yield entry_of(values)
+
+
+_claimed: dict[tuple[str, str, str], str] = {}
+
+
+def _keep_to_claimed_work(booking: ImageBooking) -> None:
+    """Raises where calls for an earlier content of the input use its claim.
+
+    A bundle that is repeated may find a file replaced: the claim is for one content only.
+
+    Raises:
+        ImageError: OVER_BUDGET.
+    """
+    books = booking.books
+    key = books.dataset.root, books.run, booking.input_id
+    if _claimed.get(key) == booking.work:
+        return
+    place = Place(booking.input_id, 0, 0).key
+    uri = storage.join(books.dataset.staging, "claims", books.run, place)
+    if not storage.create(uri, booking.work.encode(), books.dataset.partial):
+        raise ImageError(
+            ErrorCode.OVER_BUDGET,
+            "the input was changed while the run was under way, and calls for what it was before "
+            "have used its part of --max-credits; a later run does it",
+        )
+    with _lock:
+        if len(_claimed) >= _MOST_CLAIMS:
+            _claimed.clear()
+        _claimed[key] = booking.work
+
+
+_next_spare: dict[tuple[str, str], int] = {}
+
+
+def _take_spare_call(books: RunBooks, limit: Limit, price: Decimal) -> None:
+    """Takes room for a call beyond its image's claim.
+
+    Raises:
+        ImageError: OVER_BUDGET, there is none.
+    """
+    key = books.dataset.root, books.run
+    for number in range(_next_spare.get(key, 0), limit.spare_calls):
+        _next_spare[key] = number + 1
+        uri = storage.join(books.dataset.staging, "repeats", books.run, str(number))
+        if storage.create(uri, uuid.uuid4().hex.encode(), books.dataset.partial):
+            return
+    raise ImageError(
+        ErrorCode.OVER_BUDGET,
+        f"a call was sent and its answer is not known; sent again it may be charged once more, and "
+        f"{price} credits would exceed --max-credits",
+    )

@@ -1,0 +1,468 @@
+"""The books of an output: every paid call that was sent for it, and what is known of its charge.
+
+    books/open/<2 hex>/<place>.<n>.json   one sending of a call: durable before the call is sent
+    books/closed/*.parquet                entries that were settled, many in a file
+    books/closed/unresolved.parquet       a copy of the entries that are not, of earlier runs
+
+A place is an input, an engine of its chain and a tile. Each sending that may cost something has an
+entry of its own; `n` is taken by exclusive creation, so that no two workers share one. An entry is
+`sent` until the answer is known, then `charged` or `free`. At a service that is known to charge a
+repeated request once, a further sending of it names the entry that it repeats: both are one group,
+which counts once.
+
+What counts as spent are the groups that are charged, and those that may be: of these no entry is
+charged, and one is still `sent`. Books are read as the union of all files by the entries' ids, in
+which what is settled takes precedence: a crash while entries are closed leaves some in two files.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale import storage
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.manifest import CREDITS, Row, Totals
+from beam_upscale.parameters import Parameters
+from beam_upscale.remote_models import RemoteModel
+
+BOOKS = "books"
+"""The folder of the books, below the dataset's root."""
+
+# The smallest amount that is accounted for.
+_STEP = Decimal(1).scaleb(-CREDITS.scale)
+
+_READERS = 32
+_CLOSED_TOGETHER = 50_000
+
+
+class State(StrEnum):
+    """What is known of the charge for a sending."""
+
+    SENT = "sent"
+    CHARGED = "charged"
+    FREE = "free"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Whose call it is.
+
+    Attributes:
+        input_id: of the input.
+        stage: index of the engine in its chain.
+        tile: index of the tile among the image's.
+    """
+
+    input_id: str
+    stage: int
+    tile: int
+
+    @property
+    def key(self) -> str:
+        """A short name, spread over 256 folders."""
+        text = json.dumps([self.input_id, self.stage, self.tile])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return f"{digest[:2]}/{digest}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One sending of a paid call.
+
+    Attributes:
+        id: tells it from every other entry.
+        n: number of its file among those of its place.
+        request_id: what the service knows the call by.
+        input_id: of the input.
+        stage: index of the engine in the chain.
+        tile: index of the tile.
+        engine: its name.
+        work: as `work_of`: tells whether the input is still what it was.
+        credits: the price, by the price list.
+        run: that sent it.
+        endpoint: that it was sent to.
+        ledger: of the service for the key, where a repeat of a request is charged once; else None.
+        sent_at: when, in seconds since the epoch.
+        repeats: id of the first entry of its group; None for that one itself.
+        state: what is known of its charge.
+    """
+
+    id: str
+    n: int
+    request_id: str
+    input_id: str
+    stage: int
+    tile: int
+    engine: str
+    work: str
+    credits: Decimal
+    run: str
+    endpoint: str
+    ledger: str | None
+    sent_at: float
+    repeats: str | None = None
+    state: State = State.SENT
+
+    @property
+    def place(self) -> Place:
+        """Whose call it is."""
+        return Place(self.input_id, self.stage, self.tile)
+
+    @property
+    def group(self) -> str:
+        """Id of the group, which counts once."""
+        return self.repeats or self.id
+
+    def to_json(self) -> bytes:
+        """The entry as UTF-8 JSON, exact to the last digit."""
+        return json.dumps({**dataclasses.asdict(self), "credits": str(self.credits)}).encode()
+
+
+def entry_from_json(data: bytes) -> Entry:
+    """The inverse of `Entry.to_json`."""
+    return entry_of(json.loads(data))
+
+
+def entry_of(values: Mapping[str, Any]) -> Entry:
+    """The entry of a dictionary of its attributes, as JSON and Arrow give it."""
+    amount, state = Decimal(values["credits"]), State(values["state"])
+    return Entry(**{**values, "credits": amount, "state": state})
+
+
+_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("n", pa.int32()),
+        ("request_id", pa.string()),
+        ("input_id", pa.string()),
+        ("stage", pa.int32()),
+        ("tile", pa.int32()),
+        ("engine", pa.string()),
+        ("work", pa.string()),
+        ("credits", CREDITS),
+        ("run", pa.string()),
+        ("endpoint", pa.string()),
+        ("ledger", pa.string()),
+        ("sent_at", pa.float64()),
+        ("repeats", pa.string()),
+        ("state", pa.string()),
+    ]
+)
+
+
+def work_of(source_sha256: str, parameters: Parameters | None) -> str:
+    """A hash of what is asked of an input, without what the run asks of all.
+
+    Args:
+        source_sha256: of its bytes.
+        parameters: its own, before a seed is derived; None where no engine takes any.
+    """
+    values = None if parameters is None else dataclasses.astuple(parameters)
+    return hashlib.sha256(json.dumps([source_sha256, values]).encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Entries for one charge at most.
+
+    Attributes:
+        first: the entry that was sent first.
+        entries: all of them.
+    """
+
+    first: Entry
+    entries: tuple[Entry, ...]
+
+    @property
+    def state(self) -> State:
+        """CHARGED if an entry is, else SENT if one is, else FREE."""
+        states = {entry.state for entry in self.entries}
+        return next(state for state in (State.CHARGED, State.SENT, State.FREE) if state in states)
+
+    def is_repeated_free(self, model: RemoteModel, at: float) -> bool:
+        """Whether a repeat that is sent at a time counts no more than the group does already."""
+        is_known = model.ledger is not None and self.first.ledger == model.ledger
+        is_young = at - self.first.sent_at <= model.repeat_seconds
+        return is_known and is_young and self.state is not State.FREE
+
+
+def grouped(entries: Iterable[Entry]) -> list[Group]:
+    """The groups of entries, the one that was sent last first.
+
+    Args:
+        entries: of one place; one that is there twice is taken as it was settled. Those whose first
+            entry is not among them are left out.
+    """
+    by_id: dict[str, Entry] = {}
+    for entry in entries:
+        before = by_id.get(entry.id)
+        if before is None or before.state is State.SENT:
+            by_id[entry.id] = entry
+    members: dict[str, list[Entry]] = {}
+    for entry in by_id.values():
+        members.setdefault(entry.group, []).append(entry)
+    groups = [Group(by_id[id_], tuple(found)) for id_, found in members.items() if id_ in by_id]
+    return sorted(groups, key=lambda group: (group.first.sent_at, group.first.id), reverse=True)
+
+
+# Reading
+
+
+@dataclasses.dataclass(frozen=True)
+class BookSums:
+    """What the books of an output add up to.
+
+    Attributes:
+        charged: credits that services took.
+        unresolved: credits that they may have taken: of calls without a known answer.
+        unresolved_calls: how many those are.
+    """
+
+    charged: Decimal = Decimal(0)
+    unresolved: Decimal = Decimal(0)
+    unresolved_calls: int = 0
+
+    @property
+    def spent(self) -> Decimal:
+        """Credits that count against a budget."""
+        return self.charged + self.unresolved
+
+
+def read_sums(dataset: DatasetFolder) -> BookSums:
+    """Adds up the books of an output; zeros where there are none."""
+    with contextlib.closing(_Adder()) as adder:
+        for entries in itertools.chain(_closed(dataset), _open(dataset)):
+            adder.add(entries)
+        return adder.sums()
+
+
+class _Adder:
+    """Adds entries up in a temporary database on disk: there may be millions."""
+
+    _RANKS: Mapping[State, int] = {State.FREE: 0, State.SENT: 1, State.CHARGED: 2}
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE entries (id TEXT PRIMARY KEY, grp TEXT, units INTEGER, rank INTEGER) "
+            "WITHOUT ROWID"
+        )
+        self._database.execute("BEGIN")
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Adds entries; one that is there already is taken as it was settled."""
+        self._database.executemany(
+            "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+            f"SET rank = excluded.rank WHERE rank = {self._RANKS[State.SENT]}",
+            ((e.id, e.group, int(e.credits / _STEP), self._RANKS[e.state]) for e in entries),
+        )
+
+    def sums(self) -> BookSums:
+        """The sums over all groups."""
+        rows = self._database.execute(
+            "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, "
+            "COALESCE(MAX(CASE WHEN id = grp THEN units END), MAX(units)) AS units "
+            "FROM entries GROUP BY grp) GROUP BY rank"
+        )
+        found = {rank: (units * _STEP, calls) for rank, units, calls in rows}
+        charged, _ = found.get(self._RANKS[State.CHARGED], (Decimal(0), 0))
+        return BookSums(charged, *found.get(self._RANKS[State.SENT], (Decimal(0), 0)))
+
+
+def with_books(sums: Totals, dataset: DatasetFolder) -> Totals:
+    """Totals of rows with what the books of their output add up to."""
+    books = read_sums(dataset)
+    return dataclasses.replace(
+        sums,
+        charged_credits=books.charged,
+        unresolved_credits=books.unresolved,
+        unresolved_calls=books.unresolved_calls,
+    )
+
+
+def _folder(dataset: DatasetFolder, *parts: str) -> str:
+    return storage.join(dataset.root, BOOKS, *parts)
+
+
+def open_uri(dataset: DatasetFolder, place: Place, n: int) -> str:
+    """The file of the open entry with a number."""
+    return _folder(dataset, "open", f"{place.key}.{n}.json")
+
+
+def _closed(dataset: DatasetFolder) -> Iterator[list[Entry]]:
+    """The entries of all closed files, some at a time."""
+    for batch in closed_batches(dataset):
+        yield [entry_of(values) for values in batch.to_pylist()]
+
+
+def closed_batches(dataset: DatasetFolder) -> Iterator[pa.RecordBatch]:
+    """The closed entries as Arrow tables with a column for each attribute, some at a time."""
+    for file_entry in list(storage.list_below(_folder(dataset, "closed"))):
+        with storage.open_read(file_entry.uri) as file:
+            yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
+
+
+def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
+    """The open entries, some at a time."""
+    for found in _open_files(dataset):
+        yield [entry for _, entry in found]
+
+
+def _open_files(dataset: DatasetFolder) -> Iterator[list[tuple[str, Entry]]]:
+    """The files of open entries with what they hold, some at a time."""
+    uris = (found.uri for found in storage.list_below(_folder(dataset, "open")))
+    with ThreadPoolExecutor(_READERS) as readers:
+        while some := list(itertools.islice(uris, _CLOSED_TOGETHER)):
+            entries = readers.map(read_entry, some)
+            pairs = zip(some, entries, strict=True)
+            yield [(uri, entry) for uri, entry in pairs if entry is not None]
+
+
+def read_entry(uri: str) -> Entry | None:
+    """The entry in a file; None where the file is gone.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        return entry_from_json(storage.read(uri))
+    except ImageError as error:
+        if error.code is ErrorCode.NOT_FOUND or not storage.exists(uri):
+            return None
+        raise OSError(error.message) from error
+
+
+# Closing
+
+
+def close(dataset: DatasetFolder) -> None:
+    """Moves settled entries into files of many; what is not settled stays open, and is copied.
+
+    No other run may be under way.
+    """
+    unresolved: list[Entry] = []
+    for found in _open_files(dataset):
+        _close(found, dataset)
+        unresolved += [entry for _, entry in found if entry.state is State.SENT]
+    uri = _folder(dataset, "closed", "unresolved.parquet")
+    if unresolved:
+        _publish(uri, unresolved, dataset)
+    elif storage.exists(uri):
+        dataset.delete(uri)
+
+
+def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
+    """Moves the entries of rows' calls into one file, where these were billed.
+
+    A shard's commit does so, for all of its workers' entries not to be left to one at the end.
+    """
+    places = [place for row in rows if row.request_ids for place in _places(row)]
+    if not places:
+        return
+    with ThreadPoolExecutor(_READERS) as readers:
+        found = readers.map(lambda place: list(_entries_at(place, dataset)), places)
+        _close([pair for pairs in found for pair in pairs], dataset)
+
+
+def _places(row: Row) -> Iterator[Place]:
+    calls = [stage["calls"] for stage in row.stages] or [row.calls]
+    for stage, count in enumerate(calls):
+        yield from (Place(row.input_id, stage, tile) for tile in range(count))
+
+
+def _entries_at(place: Place, dataset: DatasetFolder) -> Iterator[tuple[str, Entry]]:
+    """The open entries of a place that follow each other from the first, with their files."""
+    for n in itertools.count(1):
+        uri = open_uri(dataset, place, n)
+        entry = read_entry(uri) if storage.exists(uri) else None
+        if entry is None:
+            return
+        yield uri, entry
+
+
+def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
+    settled = [(uri, entry) for uri, entry in found if entry.state is not State.SENT]
+    if not settled:
+        return
+    # A name of its own: an attempt that was interrupted may have deleted what only its file has.
+    uri = _folder(dataset, "closed", f"{uuid.uuid4().hex}.parquet")
+    _publish(uri, [entry for _, entry in settled], dataset)
+    with ThreadPoolExecutor(_READERS) as threads:
+        for _ in threads.map(dataset.delete, [uri for uri, _ in settled]):
+            pass
+
+
+def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None:
+    ordered = sorted(entries, key=lambda entry: (entry.input_id, entry.stage, entry.tile, entry.id))
+    values = [
+        {**dataclasses.asdict(e), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
+        for e in ordered
+    ]
+    with dataset.publish(uri) as file:
+        pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), file)
+
+
+def bring_forward(dataset: DatasetFolder, rows: Iterable[Row]) -> None:
+    """Begins the books of an output that an earlier version of this package wrote.
+
+    Args:
+        dataset: the output, which has no books.
+        rows: its rows, staged ones included.
+    """
+    charged = [_entry_of_row(row) for row in rows if row.billed_credits]
+    if charged:
+        _publish(_folder(dataset, "closed", "earlier-version.parquet"), charged, dataset)
+
+
+def exist(dataset: DatasetFolder) -> bool:
+    """Whether an output has books."""
+    return any(True for _ in storage.list_below(_folder(dataset)))
+
+
+def enter_row(row: Row, dataset: DatasetFolder) -> None:
+    """Enters what a row was billed, where its calls were not put into these books.
+
+    Done again for the same row, it changes nothing.
+    """
+    if row.billed_credits:
+        entry = _entry_of_row(row)
+        uri = _folder(dataset, "open", entry.place.key[:2], f"{entry.id}.json")
+        dataset.write(uri, entry.to_json())
+
+
+def _entry_of_row(row: Row) -> Entry:
+    """One entry for all that a row was billed."""
+    text = json.dumps([row.input_id, row.request_ids, str(row.billed_credits)])
+    return Entry(
+        id=f"row-{hashlib.sha256(text.encode()).hexdigest()}",
+        n=0,
+        request_id=next(iter(row.request_ids), ""),
+        input_id=row.input_id,
+        stage=0,
+        tile=0,
+        engine=row.engine or "",
+        work="",
+        credits=row.billed_credits,
+        run="",
+        endpoint="",
+        ledger=None,
+        sent_at=0.0,
+        state=State.CHARGED,
+    )

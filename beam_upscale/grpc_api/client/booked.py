@@ -1,0 +1,100 @@
+"""A paid call's entries in the books, kept while its attempts go on.
+
+Files are written in threads of their own: they hold up neither the event loop nor other calls.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from beam_upscale.errors import BeamUpscaleError
+from beam_upscale.paid_calls import Fate, PaidCall
+
+# Object stores take tens of milliseconds for a file: many are written at a time.
+_WRITERS = 32
+
+
+class BooksError(Exception):
+    """The books cannot be written: no paid call may be made."""
+
+
+class Booked:
+    """What the books know of a call; without books it does nothing.
+
+    Args:
+        paid: the call in the books; None where no books are kept.
+        charges_once: whether the service takes all attempts of the call for one.
+    """
+
+    def __init__(self, paid: PaidCall | None, charges_once: bool) -> None:
+        self._paid = paid
+        self._charges_once = charges_once
+        self._is_open = False
+        self._may_be_charged = False
+
+    async def before_attempt(self) -> None:
+        """Has a durable entry for the next attempt: a new one where it may be charged once more.
+
+        Raises:
+            BeamUpscaleError: of `PaidCall.begin`; the attempt must not be made.
+            BooksError: likewise.
+        """
+        if self._paid is None:
+            return
+        if self._may_be_charged and not self._charges_once:
+            # The attempts so far may have cost their price: that entry stays as it is.
+            self._is_open = self._may_be_charged = False
+        if not self._is_open:
+            await _in_thread(self._paid.begin)
+            self._is_open = True
+
+    def after_attempt(self, fate: Fate) -> None:
+        """Takes note of what became of an attempt."""
+        self._may_be_charged = self._may_be_charged or fate is Fate.UNKNOWN
+
+    async def settle(self, fate: Fate, is_replay: bool = False) -> None:
+        """Makes it durable what became of the last entry, where that is known.
+
+        Args:
+            fate: of the last attempt.
+            is_replay: whether it got a result that was charged before.
+
+        Raises:
+            BooksError: the entry stays as it is.
+        """
+        paid = self._paid
+        if paid is None or not self._is_open:
+            return
+        if is_replay and not self._may_be_charged and not paid.is_repeat:
+            # Another output has the charge, or an entry that was too old to rely on.
+            fate = Fate.FREE
+        if fate is Fate.FREE and self._may_be_charged:
+            fate = Fate.UNKNOWN
+        self._is_open = False
+        if fate is not Fate.UNKNOWN:
+            await _in_thread(lambda: paid.settle(fate))
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    try:
+        await asyncio.get_running_loop().run_in_executor(_writers, work)
+    except BeamUpscaleError:
+        raise
+    except Exception as error:
+        raise BooksError(f"the books cannot be written: {type(error).__name__}: {error}") from error
+
+
+def _new_writers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_WRITERS, "books")
+
+
+_writers = _new_writers()
+
+
+def _leave_writers_to_parent() -> None:
+    global _writers
+    _writers = _new_writers()
+
+
+os.register_at_fork(after_in_child=_leave_writers_to_parent)

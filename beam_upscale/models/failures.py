@@ -1,0 +1,188 @@
+"""Tells what a failed pass of a network means: the fault of one image, or a lost device.
+
+After some errors nothing more can be computed in a process, such as CUDA's "sticky" ones, which
+destroy the process's context (CUDA Runtime API, "Error Handling": `cudaErrorIllegalAddress` and
+others "leave the process in an inconsistent state"). Errors are told apart by class and text, and
+PyTorch is not imported for that: where it is not loaded, none of its errors was raised.
+"""
+
+import re
+import sys
+import threading
+from enum import Enum, auto
+
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
+from beam_upscale.models.device import Device
+
+_OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of memory",
+    "kIOGPUCommandBufferCallbackErrorOutOfMemory",
+    "DefaultCPUAllocator",
+)
+
+# As cudaGetErrorString (and ROCm's hipGetErrorString) words them, PyTorch and NVIDIA's driver. The
+# hints that PyTorch appends to each of its errors have none of these.
+_LOST = re.compile(
+    "|".join(
+        (
+            # The context is destroyed: 700, 710, 719, 715, 716, 717, 718, 714, 702, 709.
+            r"illegal memory access was encountered",
+            r"device-side assert triggered",
+            r"unspecified launch failure",
+            r"illegal instruction was encountered",
+            r"misaligned address",
+            r"operation not supported on global/shared address space",
+            r"invalid program counter",
+            r"hardware stack error",
+            r"the launch timed out and was terminated",
+            r"context is destroyed",
+            # The hardware: 214, 220 and 226, 46, 100.
+            r"uncorrectable (ECC|NVLink) error",
+            r"\bECC error",
+            r"devices? (is|are) busy or unavailable",
+            r"no (CUDA|ROCm)-capable device is detected",
+            r"(GPU|device) (is|was) lost|\bdevice[ _-]lost\b|lost device",
+            r"no longer functional",
+            r"fallen off the bus",
+            r"GPU requires reset",
+            r"\bXid\b",
+            # The driver: 3, 4, 34, 35, 802, 803, 999; PyTorch's own checks.
+            r"(CUDA|HIP) error: (initialization error|unknown error|invalid device ordinal)",
+            r"(CUDA|HIP) unknown error",
+            r"driver shutting down",
+            r"(CUDA|HIP) driver initialization failed",
+            r"(CUDA|NVIDIA|display) driver version is insufficient|driver mismatch",
+            r"system not yet initialized",
+            r"Found no NVIDIA driver",
+            r"No (CUDA|HIP) GPUs are available",
+            r"Cannot re-initialize CUDA in forked subprocess",
+            # Apple's, of Metal's command buffers.
+            r"kIOGPUCommandBufferCallbackError(?!OutOfMemory)",
+            r"Caused GPU (Hang|Timeout|Address Fault) Error",
+            r"for causing prior/excessive GPU errors",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+# Besides RuntimeError and its kinds: of torch.cuda, and what a proxy makes of any error.
+_OTHER_CLASSES = frozenset({"DeferredCudaCallError", "RemoteError"})
+
+_LONGEST_QUOTE = 300
+
+
+class Fault(Enum):
+    """What an error means.
+
+    Attributes:
+        IMAGE: the network says itself that the image is the cause.
+        UNCLEAR: the image may be the cause, or the device: a pass over another picture tells.
+        DEVICE: nothing more can be computed in this process.
+    """
+
+    IMAGE = auto()
+    UNCLEAR = auto()
+    DEVICE = auto()
+
+
+_UNCLEAR_CODES = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.NOT_A_NUMBER})
+
+
+def fault_of(error: BaseException) -> Fault:
+    """What an error that a pass of a network raised means."""
+    if isinstance(error, BrokenProcessError):
+        return Fault.DEVICE
+    if isinstance(error, ImageError):
+        return Fault.UNCLEAR if error.code in _UNCLEAR_CODES else Fault.IMAGE
+    if is_out_of_memory(error):
+        return Fault.UNCLEAR
+    if _is_of_device(error):
+        return Fault.DEVICE
+    if error.__cause__ is not None and fault_of(error.__cause__) is Fault.DEVICE:
+        return Fault.DEVICE
+    return Fault.UNCLEAR
+
+
+def _is_of_device(error: BaseException) -> bool:
+    """Whether a device or its driver failed, by what PyTorch raises."""
+    # Beam's proxy of a network in another process raises these once that process has ended.
+    if isinstance(error, ConnectionError | EOFError):
+        return True
+    is_told_by_text = isinstance(error, RuntimeError) or type(error).__name__ in _OTHER_CLASSES
+    return is_told_by_text and _LOST.search(str(error)) is not None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch has a class for it; CUDA's libraries, MPS and the CPU raise what only texts tell."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (
+        torch is not None and isinstance(error, torch.OutOfMemoryError)
+    ):
+        return True
+    text = str(error)
+    return any(each in text for each in _OUT_OF_MEMORY)
+
+
+def device_lost(error: BaseException) -> BrokenProcessError:
+    """The error that stops a run after a pass that failed with another one."""
+    if isinstance(error, BrokenProcessError):
+        return error
+    return BrokenProcessError(
+        ErrorCode.DEVICE_LOST,
+        f"this process can compute nothing more on its device ({_first_line(error)}); start it "
+        "anew, and where that does not help look at the device and its driver",
+    )
+
+
+def no_picture_works(error: BaseException) -> BrokenProcessError:
+    """As `device_lost`, where the smallest picture fails as well as the one before it."""
+    if fault_of(error) is Fault.DEVICE:
+        return device_lost(error)
+    return BrokenProcessError(
+        ErrorCode.DEVICE_LOST,
+        f"not even the smallest picture can be computed on this device ({_first_line(error)}); "
+        "look at what else uses it, at the weights and at --precision, or take another device",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[0] if lines else "no reason given"
+    name = "" if isinstance(error, ImageError) else f"{type(error).__name__}: "
+    return f"{name}{told}"[:_LONGEST_QUOTE]
+
+
+class DeviceState:
+    """Whether networks can still compute on a device of this process; safe for all threads."""
+
+    def __init__(self) -> None:
+        self._lost: BrokenProcessError | None = None
+
+    def check(self) -> None:
+        """Raises once the device is lost.
+
+        Raises:
+            BrokenProcessError: DEVICE_LOST.
+        """
+        lost = self._lost
+        if lost is not None:
+            raise lost.copy()
+
+    def lose(self, error: BrokenProcessError) -> None:
+        """Has all later passes of this process fail at once; the first error is kept."""
+        self._lost = self._lost or error
+
+
+_states: dict[Device, DeviceState] = {}
+_states_lock = threading.Lock()
+
+
+def state_of(device: Device) -> DeviceState:
+    """The state that all networks on an accelerator share; a CPU's networks have one each."""
+    if device is Device.CPU:
+        return DeviceState()
+    with _states_lock:
+        return _states.setdefault(device, DeviceState())

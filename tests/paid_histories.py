@@ -1,0 +1,467 @@
+"""Runs of one output over a service that charges, each of which may break off anywhere.
+
+The service stands in the client's place of the network: whatever it charges is in its ledger. A run
+that is killed writes nothing from some file on, as a process that is gone.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from unittest import mock
+
+import grpc
+import numpy as np
+from PIL import Image
+
+from beam_upscale import budget as budgets
+from beam_upscale import engines, image, storage, transforms
+from beam_upscale import run as runs
+from beam_upscale.booking import RunBooks
+from beam_upscale.books import BookSums, Entry, State, _closed, _open, grouped, read_sums
+from beam_upscale.control import clear_stop, is_stopped
+from beam_upscale.dataset import DatasetFolder, held
+from beam_upscale.decoding import shared_pool
+from beam_upscale.engines import Engine, PriceTier
+from beam_upscale.fan_out import assemble, cut, keep, read_tile
+from beam_upscale.grpc_api import contract
+from beam_upscale.grpc_api.client import RemoteHandler, ServiceLedger, calls, window
+from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.inference import Inference, TiledImage
+from beam_upscale.listed import listed_shards
+from beam_upscale.listing import SourceImage
+from beam_upscale.manifest import Row, Status
+from beam_upscale.request import Run
+from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
+from beam_upscale.sinks import _CommitShard, _place_of_giant, complete, stage
+from beam_upscale.sources import FindDone, FindEarlier, ReadBatch, write_down
+from beam_upscale.stages import UpscaledImage, advance, finish, prepare
+
+ESRGAN = "esrgan-v1-x2plus"
+LATENT = "stable-diffusion-x4-latent-upscaler"
+
+_SMALL: Mapping[str, dict[str, Any]] = {
+    # A picture of 12 x 8 pixels takes two calls of the one, and is the dearer for the other.
+    ESRGAN: {"input_limit": 64, "output_limit": 256, "halo": 1},
+    LATENT: {
+        "input_limit": 400,
+        "output_limit": 6400,
+        "halo": 1,
+        "prices": (PriceTier(256, Decimal(8)), PriceTier(None, Decimal(12))),
+    },
+}
+
+
+def small_engines() -> Mapping[str, Engine]:
+    """The engines with limits that pictures of some pixels exceed."""
+    found = {n: dataclasses.replace(e, **_SMALL[n]) for n, e in engines.ENGINES.items()}
+    return MappingProxyType(found)
+
+
+class KilledError(Exception):
+    """A process that is gone does no more."""
+
+
+class Failpoint:
+    """Ends a process at one of the moments at which a file is written or removed.
+
+    Args:
+        at: number of the moment, from 0; None never does.
+    """
+
+    def __init__(self, at: int | None) -> None:
+        self._left = at
+        self._lock = threading.Lock()
+        self.is_dead = False
+
+    def pass_by(self) -> None:
+        """One more moment.
+
+        Raises:
+            KilledError: it is the one, or after it.
+        """
+        with self._lock:
+            if self._left is not None:
+                self.is_dead = self.is_dead or self._left == 0
+                self._left -= 1
+            if self.is_dead:
+                raise KilledError
+
+    @contextlib.contextmanager
+    def armed(self) -> Iterator[None]:
+        """Within it, files are written and removed only until the moment has come."""
+        create, publish, delete = storage.create, storage.publish, storage.delete
+
+        def created(*arguments: Any) -> bool:
+            self.pass_by()
+            made = create(*arguments)
+            self.pass_by()
+            return made
+
+        @contextlib.contextmanager
+        def published(*arguments: Any) -> Iterator[Any]:
+            with publish(*arguments) as file:
+                yield file
+                self.pass_by()
+            self.pass_by()
+
+        def deleted(*arguments: Any) -> None:
+            self.pass_by()
+            delete(*arguments)
+
+        with (
+            mock.patch.object(storage, "create", created),
+            mock.patch.object(storage, "publish", published),
+            mock.patch.object(storage, "delete", deleted),
+        ):
+            yield
+
+
+class _Error(grpc.RpcError):
+    """A status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return "a fault of the test"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+class _Answers:
+    """The answers of one attempt, as grpc.aio gives them."""
+
+    def __init__(self, answers: Iterator[bytes], charged: Callable[[], Decimal | None]) -> None:
+        self._answers = answers
+        self._charged = charged
+
+    async def __aiter__(self) -> Any:
+        for answer in self._answers:
+            yield answer
+
+    async def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        charged = self._charged()
+        return () if charged is None else ((contract.CHARGED, f"{charged}"),)
+
+    def cancel(self) -> None:
+        """Ends it."""
+
+
+ANSWER = "answer"
+LOST = "charged, and the answer is lost"
+BUSY = "unavailable before anything is done"
+ERROR = "an error in place of the result, which was charged"
+WITHHELD = "withheld, which is free"
+REFUSED = "refused as invalid, which is free"
+NO_KEY = "the key is refused, which stops the run"
+FATES = (ANSWER, LOST, BUSY, ERROR, WITHHELD, REFUSED)
+
+
+class Service:
+    """Charges what it is sent.
+
+    Args:
+        charges_once: whether it takes a repeated request for one, and says so.
+        fates: what becomes of attempts, in the order of their arrival; later ones are answered.
+    """
+
+    def __init__(self, charges_once: bool, fates: Sequence[str] = ()) -> None:
+        self.charges_once = charges_once
+        self.charges: list[tuple[str, Decimal]] = []
+        self.begin(fates)
+        self._lock = threading.Lock()
+
+    def begin(self, fates: Sequence[str]) -> None:
+        """Begins with other fates."""
+        self._fates, self._arrived = list(fates), itertools.count()
+
+    @property
+    def total(self) -> Decimal:
+        """Credits of all charges."""
+        with self._lock:
+            return sum((amount for _, amount in self.charges), Decimal(0))
+
+    @property
+    def ledger(self) -> ServiceLedger | None:
+        """What it says of its ledger."""
+        return ServiceLedger("the-ledger", 10**6) if self.charges_once else None
+
+    def generate(self, data: bytes, failpoint: Failpoint) -> _Answers:
+        """Takes one attempt."""
+        if failpoint.is_dead:
+            raise KilledError
+        request = generation.Request.FromString(data)
+        number = next(self._arrived)
+        fate = self._fates[number] if number < len(self._fates) else ANSWER
+        told: list[Decimal | None] = [None]
+        return _Answers(self._answers(request, fate, told), lambda: told[0])
+
+    def _answers(self, request: Any, fate: str, told: list[Decimal | None]) -> Iterator[bytes]:
+        pixels = image.decode(request.prompt[0].artifact.binary, max_pixels=10**6).color
+        engine = engines.get_engine(request.engine_id)
+        if fate == BUSY:
+            raise _Error(grpc.StatusCode.UNAVAILABLE)
+        if fate == REFUSED:
+            raise _Error(grpc.StatusCode.INVALID_ARGUMENT)
+        if fate == NO_KEY:
+            raise _Error(grpc.StatusCode.UNAUTHENTICATED)
+        if fate == WITHHELD and not self._is_charged(request.request_id):
+            yield _artifact(finish_reason=generation.FILTER)
+            return
+        charged = self._charge(request.request_id, engine.credits(*pixels.shape[1::-1]))
+        told[0] = charged if self.charges_once else None
+        if fate == LOST:
+            raise _Error(grpc.StatusCode.UNAVAILABLE)
+        if fate == ERROR:
+            yield _artifact(finish_reason=generation.ERROR)
+            return
+        scale = engine.scale
+        result = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
+        yield _artifact(binary=image.encode(np.ascontiguousarray(result)).data)
+
+    def _is_charged(self, request_id: str) -> bool:
+        with self._lock:
+            return self.charges_once and any(name == request_id for name, _ in self.charges)
+
+    def _charge(self, request_id: str, price: Decimal) -> Decimal:
+        if self._is_charged(request_id):
+            return Decimal(0)
+        with self._lock:
+            self.charges.append((request_id, price))
+        return price
+
+
+def _artifact(**fields: Any) -> bytes:
+    artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, **fields)
+    data: bytes = generation.Answer(artifacts=[artifact]).SerializeToString()
+    return data
+
+
+_ports = itertools.count(1)
+
+
+@contextlib.contextmanager
+def called(service: Service, failpoint: Failpoint) -> Iterator[str]:
+    """Within it, calls to an endpoint reach a service until the process is gone."""
+    endpoint = f"127.0.0.1:{next(_ports)}"
+
+    class Channel:
+        async def close(self) -> None:
+            """Closes nothing."""
+
+    async def opened(account: Any) -> tuple[Any, Any]:
+        del account
+        return Channel(), lambda data, **_: service.generate(data, failpoint)
+
+    with (
+        mock.patch.object(window, "_open", opened),
+        mock.patch.object(transforms.client, "check", lambda *_: service.ledger),
+        mock.patch.object(calls, "_FIRST_PAUSE", 0.001),
+        mock.patch.object(calls, "_LONGEST_PAUSE", 0.002),
+    ):
+        yield endpoint
+
+
+def picture(folder: Path, name: str, seed: int, width: int = 8) -> None:
+    """Writes a picture of noise, `width` x 8 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, width, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / name, compress_level=1)
+
+
+def through_beam(request: Run, lost: Callable[[str], bool]) -> None:
+    """Runs as the command does."""
+    del lost
+    runs.run(request)
+
+
+def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
+    """Runs without Beam, which takes most of the time of a small run.
+
+    Args:
+        request: what to run.
+        lost: whether a worker with an input is lost when it has the result, so that the input is
+            upscaled again; may change the input's file meanwhile.
+    """
+    with held(request.output, in_this_process=True, lease_seconds=10) as dataset:
+        ready = runs._ready(request, dataset)
+        runs._open_books(dataset)
+        dataset.write_json(dataset.run_json, {**ready.record, "complete": False})
+        clear_stop(dataset)
+        sources = _read(request, ready, dataset)
+        for result in _upscaled(sources, ready.settings, lost):
+            _persist(result, ready.settings, dataset, request)
+        if is_stopped(dataset):
+            return
+        commit = _CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
+        for shard, part in listed_shards(dataset):
+            assert commit._is_committed(shard, {part})
+        complete(dataset, request.layout, ready.record)
+
+
+def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]:
+    batches = list(write_down(ready.listing.images, dataset, request.shard_rows))
+    read, find = ReadBatch(dataset, RunBooks.begin(dataset)), FindEarlier(dataset, request.retry)
+    listed = (image for batch in batches for image in read.process(batch))
+    sources = [source for each in listed for source in find.process(each)]
+    if request.max_credits is None:
+        return sources
+    rules, model = ready.settings.rules, ready.settings.remote_model
+    claimed = [each for s in sources for each in budgets._Claim(rules, model).process(s)]
+    sums: dict[str, Decimal] = {}
+    for _, asked in claimed:
+        name = budgets.bucket(asked)
+        sums[name] = sums.get(name, Decimal(0)) + asked.credits
+    spent = budgets.spent(dataset.root, model)
+    settled = budgets.reach(sums.items(), request.max_credits - spent)
+    last = [a for _, asked in claimed for _, a in budgets._last_bucket(asked, settled)]
+    admitted = budgets.admission(last, settled.left) if last else None
+    highest = max(tier.credits for engine in rules.engines for tier in engine.prices)
+    done = FindDone(dataset, request.retry)
+    limited = (budgets._admit(source, settled, admitted, highest) for source, _ in claimed)
+    return [source for each in limited for source in done.process(each)]
+
+
+def _upscaled(
+    sources: Sequence[SourceImage], settings: PinnedSettings, lost: Callable[[str], bool]
+) -> Iterator[UpscaledImage]:
+    for source in sources:
+        if source.earlier is None and lost(source.input_id):
+            _upscale(source, settings)
+        yield _upscale(source, settings)
+
+
+def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
+    tiled = prepare(source, settings, shared_pool())
+    first, *others = settings.stages
+    inference = _infer(tiled, first)
+    for each in others:
+        tiled = advance(tiled, inference, settings)
+        inference = _infer(tiled, each)
+    return finish(tiled, inference, settings)
+
+
+def _infer(tiled: TiledImage, stage: Stage) -> Inference:
+    handler = RemoteHandler(stage.model, stage.engine)
+    (result,) = handler.run_inference([tiled], handler.load_model())
+    found: Inference = result.inference.result()
+    return found
+
+
+def _persist(
+    result: UpscaledImage, settings: PinnedSettings, dataset: DatasetFolder, request: Run
+) -> None:
+    if result.giant is not None:
+        result = _spread(result, settings, dataset)
+    assert result.stop is None
+    assert result.record is not None
+    if result.source.earlier is None:
+        stage(result, dataset, request.layout)
+
+
+def _spread(
+    result: UpscaledImage, settings: PinnedSettings, dataset: DatasetFolder
+) -> UpscaledImage:
+    """Upscales a large image tile by tile."""
+    assert result.giant is not None
+    found = cut(result.giant, settings, dataset, shared_pool())
+    if isinstance(found, UpscaledImage):
+        return found
+    cut_image, tiles = found
+    results = []
+    for tile in tiles:
+        tiled = read_tile(tile, settings, dataset, shared_pool())
+        results.append(keep(tiled, _infer(tiled, settings.stages[0]), dataset))
+    return assemble(cut_image, results, settings, dataset, _place_of_giant)
+
+
+@dataclasses.dataclass
+class History:
+    """An output, its inputs, and the service that its runs call.
+
+    Attributes:
+        folder: where inputs and the output are.
+        service: that is called.
+        engine: of the runs, or those of a chain.
+        options: of the settings, besides.
+    """
+
+    folder: Path
+    service: Service
+    engine: str | tuple[str, ...] = ESRGAN
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def inputs(self) -> Path:
+        return self.folder / "in"
+
+    @property
+    def dataset(self) -> DatasetFolder:
+        return DatasetFolder(str(self.folder / "out"))
+
+    def run(
+        self,
+        how: Callable[[Run, Callable[[str], bool]], None] = step_by_step,
+        *,
+        budget: Decimal | None = None,
+        retry: frozenset[Status] = frozenset(),
+        kill_at: int | None = None,
+        lost: Callable[[str], bool] = lambda _: False,
+    ) -> bool:
+        """Runs; whether it came to its end and was not killed."""
+        failpoint = Failpoint(kill_at)
+        with (
+            mock.patch.object(engines, "ENGINES", small_engines()),
+            called(self.service, failpoint) as endpoint,
+            failpoint.armed(),
+        ):
+            settings = UpscaleSettings.of(
+                self.engine, backend="grpc", endpoint=endpoint, **self.options
+            )
+            output = self.dataset.root
+            request = Run(str(self.inputs), output, settings, workers=1, retry=retry)
+            try:
+                how(dataclasses.replace(request, max_credits=budget), lost)
+            except Exception:
+                if not failpoint.is_dead:
+                    raise
+        return not failpoint.is_dead
+
+    def sums(self) -> BookSums:
+        """What the books add up to."""
+        return read_sums(self.dataset)
+
+    def rows(self) -> list[Row]:
+        """The committed rows."""
+        return [row for _, row in self.dataset.committed_rows()]
+
+    def entries(self) -> list[Entry]:
+        """All entries of the books; some may be there twice."""
+        some = itertools.chain(_closed(self.dataset), _open(self.dataset))
+        return [entry for entries in some for entry in entries]
+
+    def unresolved(self) -> list[Entry]:
+        """The entries of calls whose answers are not known."""
+        return [group.first for group in grouped(self.entries()) if group.state is State.SENT]
+
+    def assert_books_hold(self) -> None:
+        """The books are the service's ledger, but for what is unresolved."""
+        sums, total = self.sums(), self.service.total
+        assert sums.charged <= total <= sums.spent, (sums, total)
+
+    def assert_complete(self) -> None:
+        """Every input has one row."""
+        found = Counter(row.input_id for row in self.rows())
+        for path in self.inputs.iterdir():
+            assert found[str(path)] == 1, path

@@ -1,0 +1,333 @@
+import dataclasses
+import itertools
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from beam_upscale import books, storage
+from beam_upscale.books import (
+    BookSums,
+    Entry,
+    Place,
+    State,
+    bring_forward,
+    close,
+    close_rows,
+    enter_row,
+    entry_from_json,
+    exist,
+    grouped,
+    open_uri,
+    read_sums,
+    with_books,
+    work_of,
+)
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.manifest import Row, Status, totals
+from beam_upscale.parameters import Parameters
+from beam_upscale.remote_models import RemoteModel
+
+PRICE = Decimal("0.2")
+
+
+def entry(id_: str, state: State = State.SENT, **fields: object) -> Entry:
+    values = {
+        "n": 1,
+        "request_id": "r",
+        "input_id": "in/a.png",
+        "stage": 0,
+        "tile": 0,
+        "engine": "esrgan-v1-x2plus",
+        "work": "w",
+        "credits": PRICE,
+        "run": "run-1",
+        "endpoint": "localhost:1",
+        "ledger": "ledger-1",
+        "sent_at": 1000.0,
+        **fields,
+    }
+    return Entry(id_, state=state, **values)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetFolder:
+    """An output without books."""
+    return DatasetFolder(str(tmp_path / "out"))
+
+
+def keep(dataset: DatasetFolder, *entries: Entry) -> None:
+    """Writes open entries."""
+    for each in entries:
+        dataset.write(open_uri(dataset, each.place, each.n), each.to_json())
+
+
+def files(dataset: DatasetFolder, folder: str) -> list[str]:
+    found = storage.list_below(storage.join(dataset.root, "books", folder))
+    return sorted(each.name for each in found)
+
+
+# Entries
+
+
+def test_an_entry_is_the_same_after_json() -> None:
+    odd = entry("1", State.FREE, input_id="ä ☂ \n", credits=Decimal("0.2000"), repeats="0")
+
+    assert entry_from_json(odd.to_json()) == odd
+
+
+def test_places_have_short_names_of_their_own() -> None:
+    places = [Place("a", 0, 0), Place("a", 0, 1), Place("a", 1, 0), Place("a\0", 0, 0)]
+
+    assert len({place.key for place in places}) == 4
+    assert all(len(place.key) == 67 for place in places)
+
+
+def test_work_is_the_content_and_the_parameters_of_an_input() -> None:
+    works = [
+        work_of("1", None),
+        work_of("2", None),
+        work_of("1", Parameters()),
+        work_of("1", Parameters(prompt="a cat")),
+        work_of("1", Parameters(seed=7)),
+    ]
+
+    assert len(set(works)) == 5
+    assert work_of("1", Parameters(seed=7)) == works[-1]
+
+
+# Groups
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ([State.SENT], State.SENT),
+        ([State.FREE], State.FREE),
+        ([State.SENT, State.FREE], State.SENT),
+        ([State.SENT, State.CHARGED], State.CHARGED),
+        ([State.CHARGED, State.FREE], State.CHARGED),
+        ([State.FREE, State.FREE], State.FREE),
+    ],
+)
+def test_a_group_is_charged_or_open_or_free(states: Sequence[State], expected: State) -> None:
+    repeats = [None, *("0" for _ in states[1:])]
+    pairs = zip(states, repeats, strict=True)
+    entries = [entry(str(n), state, repeats=of) for n, (state, of) in enumerate(pairs)]
+
+    (group,) = grouped(entries)
+
+    assert (group.first.id, group.state) == ("0", expected)
+
+
+def test_the_latest_group_comes_first_and_what_is_settled_counts() -> None:
+    old, new = entry("old"), entry("new", sent_at=2000.0)
+
+    groups = grouped([new, old, dataclasses.replace(old, state=State.FREE), old])
+
+    assert [group.first.id for group in groups] == ["new", "old"]
+    assert [group.state for group in groups] == [State.SENT, State.FREE]
+
+
+def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
+    model = RemoteModel("e", "h:1", ledger="ledger-1", replay_seconds=86_400)
+    (group,) = grouped([entry("1", State.CHARGED)])
+    latest = 1000.0 + model.repeat_seconds
+
+    assert group.is_repeated_free(model, latest)
+    assert not group.is_repeated_free(model, latest + 1)
+    assert not group.is_repeated_free(dataclasses.replace(model, ledger="ledger-2"), latest)
+    assert not group.is_repeated_free(RemoteModel("e", "h:1"), latest)
+    (unknown,) = grouped([entry("1", ledger=None)])
+    assert not unknown.is_repeated_free(RemoteModel("e", "h:1"), 1000.0)
+    (free,) = grouped([entry("1", State.FREE)])
+    assert not free.is_repeated_free(model, 1000.0)
+
+
+# Sums
+
+
+def test_books_that_are_not_there_add_up_to_nothing(dataset: DatasetFolder) -> None:
+    assert read_sums(dataset) == BookSums()
+    assert not exist(dataset)
+
+
+def test_groups_count_once_and_what_is_open_counts(dataset: DatasetFolder) -> None:
+    keep(
+        dataset,
+        entry("1", State.CHARGED),
+        entry("2", State.CHARGED, n=2, repeats="1"),
+        entry("3", n=3, credits=Decimal(8)),
+        entry("4", State.FREE, n=4),
+        entry("5", tile=1),
+        entry("6", State.CHARGED, tile=1, n=2, repeats="5"),
+    )
+
+    assert read_sums(dataset) == BookSums(2 * PRICE, Decimal(8), 1)
+    assert read_sums(dataset).spent == Decimal("8.4")
+
+
+def test_totals_have_the_sums_of_the_books(dataset: DatasetFolder) -> None:
+    keep(dataset, entry("1", State.CHARGED), entry("2", n=2))
+
+    found = with_books(totals(()), dataset)
+
+    assert (found.charged_credits, found.unresolved_credits) == (PRICE, PRICE)
+    assert (found.billed_credits, found.unresolved_calls) == (0, 1)
+
+
+entries_of_groups = st.lists(
+    st.tuples(
+        st.sampled_from(State),
+        st.one_of(st.none(), st.integers(0, 9)),
+        st.sampled_from([PRICE, Decimal(8), Decimal("12.0001")]),
+    ),
+    max_size=10,
+).map(
+    lambda drawn: [
+        # A repeat names an entry before it, and is of its price.
+        entry(str(number), state, n=number, repeats=None if of is None or of >= number else str(of))
+        for number, (state, of, _) in enumerate(drawn)
+    ]
+)
+
+
+@given(entries_of_groups, st.randoms())
+def test_where_entries_are_and_how_often_changes_no_sum(
+    entries: list[Entry], random: object
+) -> None:
+    roots = {each.id: each for each in entries if each.repeats is None}
+    entries = [each for each in entries if each.group in roots]
+    # What stands in two files stood there as sent in the one of them.
+    twice = [dataclasses.replace(each, state=State.SENT) for each in entries]
+    mixed = [*entries, *twice, *entries]
+    random.shuffle(mixed)  # type: ignore[attr-defined]
+    adder = books._Adder()
+    for each in mixed:
+        adder.add([each])
+
+    found = adder.sums()
+
+    groups = grouped(entries)
+    charged = [group.first.credits for group in groups if group.state is State.CHARGED]
+    waiting = [group.first.credits for group in groups if group.state is State.SENT]
+    assert found == BookSums(sum(charged, Decimal(0)), sum(waiting, Decimal(0)), len(waiting))
+
+
+# Closing
+
+
+def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFolder) -> None:
+    settled = [entry(str(n), State.CHARGED, tile=n) for n in range(5)]
+    pending = entry("p", tile=9, repeats=None)
+    keep(dataset, *settled, pending)
+    before = read_sums(dataset)
+
+    close(dataset)
+
+    assert files(dataset, "open") == [f"{pending.place.key}.1.json"]
+    closed = [each for some in books._closed(dataset) for each in some]
+    assert sorted(closed, key=lambda each: each.id) == [*settled, pending]
+    assert read_sums(dataset) == before == BookSums(5 * PRICE, PRICE, 1)
+
+    keep(dataset, dataclasses.replace(pending, state=State.FREE))
+    close(dataset)
+
+    assert files(dataset, "open") == []
+    assert "unresolved.parquet" not in files(dataset, "closed")
+    assert read_sums(dataset) == BookSums(5 * PRICE)
+
+
+def test_closing_nothing_writes_nothing(dataset: DatasetFolder) -> None:
+    close(dataset)
+
+    assert not exist(dataset)
+
+
+@pytest.mark.parametrize("deleted", [0, 1, 3])
+def test_closing_that_breaks_off_changes_no_sum(
+    dataset: DatasetFolder, deleted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep(dataset, *(entry(str(n), State.CHARGED, tile=n) for n in range(4)), entry("p", tile=9))
+    before, left, delete = read_sums(dataset), itertools.count(), storage.delete
+
+    def breaks(uri: str, guard: object = None) -> None:
+        if next(left) >= deleted:
+            raise OSError("the machine is gone")
+        delete(uri)
+
+    monkeypatch.setattr(storage, "delete", breaks)
+    with pytest.raises(OSError, match="gone"):
+        close(dataset)
+    assert read_sums(dataset) == before
+
+    monkeypatch.setattr(storage, "delete", delete)
+    keep(dataset, entry("new", State.CHARGED, tile=10))
+    close(dataset)
+
+    assert read_sums(dataset) == BookSums(before.charged + PRICE, before.unresolved, 1)
+    assert len(files(dataset, "open")) == 1
+
+
+def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
+    row = Row("a", "a", Status.UPSCALED, calls=2, request_ids=("1", "2"))
+    chain = Row(
+        *("b", "b", Status.UPSCALED),
+        calls=3,
+        request_ids=("3", "4"),
+        stages=({"calls": 1}, {"calls": 2}),
+    )
+    free = Row("c", "c", Status.UPSCALED, calls=1)
+    of_rows = [
+        entry("1", State.CHARGED, input_id="a"),
+        entry("2", input_id="a", tile=1),
+        entry("3", State.CHARGED, input_id="a", tile=1, n=2, repeats="2"),
+        entry("4", State.CHARGED, input_id="b"),
+        entry("5", State.CHARGED, input_id="b", stage=1),
+        entry("6", State.CHARGED, input_id="b", stage=1, tile=1),
+    ]
+    others = [
+        entry("7", State.CHARGED, input_id="c"),
+        entry("8", State.CHARGED, input_id="a", tile=2),
+    ]
+    keep(dataset, *of_rows, *others)
+    before = read_sums(dataset)
+
+    close_rows([row, chain, free], dataset)
+
+    kept = [each for some in books._open(dataset) for each in some]
+    assert sorted(each.id for each in kept) == ["2", "7", "8"]
+    assert read_sums(dataset) == before
+
+
+# Rows without entries
+
+
+def test_books_begin_with_what_an_earlier_version_billed(dataset: DatasetFolder) -> None:
+    rows = [
+        Row("a", "a", Status.UPSCALED, billed_credits=PRICE, request_ids=("1",)),
+        Row("b", "b", Status.FAILED, billed_credits=Decimal(12), request_ids=("2", "3")),
+        Row("c", "c", Status.SKIPPED),
+    ]
+
+    bring_forward(dataset, rows)
+    bring_forward(dataset, rows)
+
+    assert read_sums(dataset) == BookSums(Decimal("12.2"))
+    assert exist(dataset)
+
+
+def test_a_row_of_calls_in_no_books_is_entered_once(dataset: DatasetFolder) -> None:
+    row = Row("a", "a", Status.UPSCALED, billed_credits=PRICE, request_ids=("1",))
+
+    enter_row(row, dataset)
+    enter_row(row, dataset)
+    enter_row(Row("b", "b", Status.UPSCALED), dataset)
+
+    assert read_sums(dataset) == BookSums(PRICE)
+    close(dataset)
+    assert read_sums(dataset) == BookSums(PRICE)
+    assert files(dataset, "open") == []

@@ -1,0 +1,187 @@
+"""What runs and pipelines of one's own leave in the books of their outputs."""
+
+import dataclasses
+import json
+from decimal import Decimal
+from pathlib import Path
+from unittest import mock
+
+import apache_beam as beam
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from paid_histories import (
+    ANSWER,
+    ESRGAN,
+    LOST,
+    NO_KEY,
+    Failpoint,
+    History,
+    Service,
+    called,
+    picture,
+    small_engines,
+    through_beam,
+)
+
+from beam_upscale import engines, storage
+from beam_upscale.books import BookSums
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.listing import source_image
+from beam_upscale.manifest import Status
+from beam_upscale.request import Run
+from beam_upscale.run import run
+from beam_upscale.sinks import WriteDataset
+from beam_upscale.sources import ReadImages
+from beam_upscale.transforms import Upscale
+from beam_upscale.verify import verify
+
+PRICE = Decimal("0.2")
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    """Three inputs, and a service that charges once."""
+    history = History(tmp_path, Service(charges_once=True))
+    for number in range(3):
+        picture(history.inputs, f"{number}.png", number)
+    return history
+
+
+def totals(history: History) -> dict[str, object]:
+    found = json.loads(Path(history.dataset.run_json).read_text())["totals"]
+    names = ("billed_credits", "charged_credits", "unresolved_credits", "unresolved_calls")
+    return {name: Decimal(found[name]) for name in names}
+
+
+def test_run_json_has_what_was_charged_and_what_may_have_been(history: History) -> None:
+    history.service.charges_once = False
+    history.service.begin([ANSWER, LOST])
+
+    assert history.run(through_beam)
+
+    assert totals(history) == {
+        "billed_credits": 3 * PRICE,
+        "charged_credits": 3 * PRICE,
+        "unresolved_credits": PRICE,
+        "unresolved_calls": 1,
+    }
+    assert history.service.total == 4 * PRICE
+    assert list(verify(history.dataset.root)) == []
+
+
+def test_a_run_that_is_stopped_says_what_was_charged(history: History) -> None:
+    history.service.begin([ANSWER, NO_KEY])
+
+    assert history.run(through_beam)
+
+    assert totals(history)["charged_credits"] == history.service.total > 0
+    assert totals(history)["unresolved_calls"] == 0
+
+
+def test_books_that_were_changed_are_noticed(history: History) -> None:
+    assert history.run(through_beam)
+    for entry in list(storage.list_below(storage.join(history.dataset.root, "books"))):
+        storage.delete(entry.uri)
+
+    (problem,) = verify(history.dataset.root)
+
+    assert problem.path == "books"
+    assert "charged_credits sums to 0" in problem.message
+
+
+def test_rows_of_an_earlier_version_count_against_a_budget(history: History) -> None:
+    assert history.run(through_beam)
+    storage.delete(storage.join(history.dataset.root, "books"))
+    for path in history.inputs.iterdir():
+        path.unlink()
+    for number in range(3):
+        picture(history.inputs, f"new-{number}.png", number)
+
+    assert history.run(through_beam, budget=Decimal("0.8"))
+
+    statuses = sorted(row.status for row in history.rows())
+    assert statuses == [Status.OVER_BUDGET, Status.OVER_BUDGET, *[Status.UPSCALED] * 4]
+    assert totals(history)["charged_credits"] == history.service.total == Decimal("0.8")
+
+
+def test_overwriting_begins_new_books_and_says_what_the_old_ones_held(history: History) -> None:
+    assert history.run(through_beam)
+    notes: list[str] = []
+
+    def overwriting(request: Run, _: object) -> None:
+        run(dataclasses.replace(request, overwrite=True), on_note=notes.append)
+
+    history.service.charges_once = False
+    assert history.run(overwriting, budget=3 * PRICE)
+
+    (note,) = notes
+    assert "0.6000 credits charged and 0 unresolved" in note
+    assert history.sums() == BookSums(3 * PRICE)
+    assert history.service.total == 6 * PRICE
+
+
+# Pipelines of one's own
+
+
+def test_an_input_that_names_books_is_booked_before_its_call(history: History) -> None:
+    history.service.charges_once = False
+    history.service.begin([LOST])
+
+    with_own_pipeline(history, books=history.dataset.root)
+
+    assert history.sums() == BookSums(3 * PRICE, PRICE, 1)
+    assert totals(history)["charged_credits"] == 3 * PRICE
+
+
+def test_what_is_in_no_books_is_entered_with_its_row(history: History) -> None:
+    history.service.charges_once = False
+    history.service.begin([LOST])
+
+    with_own_pipeline(history, books=None)
+
+    assert history.sums() == BookSums(3 * PRICE)
+    assert totals(history)["charged_credits"] == totals(history)["billed_credits"] == 3 * PRICE
+
+
+def with_own_pipeline(history: History, books: str | None) -> None:
+    sources = [source_image(str(path)) for path in sorted(history.inputs.iterdir())]
+    with (
+        mock.patch.object(engines, "ENGINES", small_engines()),
+        called(history.service, Failpoint(None)) as endpoint,
+        beam.Pipeline(runner=FnApiRunner()) as pipeline,
+    ):
+        _ = (
+            pipeline
+            | beam.Create(sources)
+            | Upscale(ESRGAN, backend="grpc", endpoint=endpoint, books=books)
+            | WriteDataset(history.dataset.root)
+        )
+
+
+def test_inputs_that_were_read_for_an_output_are_booked_there(history: History) -> None:
+    with (
+        mock.patch.object(engines, "ENGINES", small_engines()),
+        called(history.service, Failpoint(None)) as endpoint,
+        beam.Pipeline(runner=FnApiRunner()) as pipeline,
+    ):
+        _ = (
+            pipeline
+            | ReadImages(str(history.inputs), output=history.dataset.root)
+            | Upscale(ESRGAN, backend="grpc", endpoint=endpoint)
+            | WriteDataset(history.dataset.root)
+        )
+
+    assert {entry.ledger for entry in history.entries()} == {"the-ledger"}
+    assert history.sums() == BookSums(3 * PRICE)
+
+
+def test_a_local_run_keeps_no_books(tmp_path: Path, tiny_weights: Path) -> None:
+    from runs import upscale
+
+    picture(tmp_path / "in", "a.png", 0)
+
+    result = upscale(tmp_path / "in", tmp_path / "out", tiny_weights)
+
+    assert result.totals.charged_credits == result.totals.unresolved_credits == 0
+    assert not (tmp_path / "out/books").exists()
+    assert DatasetFolder(str(tmp_path / "out")).read_run()["totals"]["unresolved_calls"] == 0  # type: ignore[index]
