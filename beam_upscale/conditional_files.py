@@ -20,8 +20,7 @@ from apache_beam.io.filesystems import FileSystems
 Guard = Callable[[], AbstractContextManager[None]]
 """Gives a context within which a file may be written or deleted; raises where it may not."""
 
-# Of one upload to S3 in one request; larger files go in parts.
-_LARGEST_PUT_BYTES = 1 << 30
+# Of one request to S3, which is in memory; larger files go in parts of this size.
 _PART_BYTES = 64 << 20
 
 # As many connections as boto3's and requests' pools keep.
@@ -36,6 +35,10 @@ class ConditionalStore(Protocol):
 
     def version(self, uri: str) -> str | None:
         """What tells a file's content from any other it had; None where there is no file."""
+        ...
+
+    def read(self, uri: str) -> bytes | None:
+        """A file's content; None where there is no file."""
         ...
 
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
@@ -64,8 +67,9 @@ def store_of(uri: str) -> ConditionalStore | None:
     if kind is None:
         return None
     filesystem = FileSystems.get_filesystem(uri)
-    options = getattr(filesystem, "_options", None) or filesystem._pipeline_options
-    return _store(kind, _Options(options))
+    # Without options, as in a process that was given none, it has an empty dict, or None.
+    kept = (getattr(filesystem, name, None) for name in ("_options", "_pipeline_options"))
+    return _store(kind, _comparable(next((each for each in kept if each is not None), {})))
 
 
 class _Options:
@@ -80,6 +84,18 @@ class _Options:
 
     def __hash__(self) -> int:
         return hash(self._text)
+
+
+_latest: tuple[Any, _Options] | None = None
+
+
+def _comparable(options: Any) -> _Options:
+    # It takes Beam milliseconds to tell the values; mostly they are the process's own.
+    global _latest
+    latest = _latest
+    if latest is None or latest[0] is not options:
+        _latest = latest = options, _Options(options)
+    return latest[1]
 
 
 def _values(options: Any) -> Any:
@@ -109,6 +125,12 @@ class _S3:
             head = self._client.head_object(Bucket=bucket, Key=key)
         return None if absent.met else str(head["ETag"])
 
+    def read(self, uri: str) -> bytes | None:
+        bucket, key = _split(uri)
+        with _false_where(_s3_absence) as absent:
+            data: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return None if absent.met else data
+
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         bucket, key = _split(prefix)
         pages = self._client.get_paginator("list_objects_v2")
@@ -123,7 +145,7 @@ class _S3:
         file.seek(0)
         refusal = _s3_conflict if expected is None else _s3_refusal
         with _false_where(refusal) as refused:
-            if size <= _LARGEST_PUT_BYTES:
+            if size <= _PART_BYTES:
                 # Read whole: boto3 closes a file it is given.
                 self._client.put_object(Bucket=bucket, Key=key, Body=file.read(), **condition)
             else:
@@ -211,6 +233,12 @@ class _Gcs:
         found = blob.bucket.get_blob(blob.name)
         return None if found is None else str(found.generation)
 
+    def read(self, uri: str) -> bytes | None:
+        try:
+            return bytes(self._blob(uri).download_as_bytes())
+        except self._absence:
+            return None
+
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         bucket, name = _split(prefix)
         for blob in self._client.list_blobs(bucket, prefix=name):
@@ -254,6 +282,12 @@ class _Azure:
     def version(self, uri: str) -> str | None:
         try:
             return str(self._blob(uri).get_blob_properties().etag)
+        except self._absence:
+            return None
+
+    def read(self, uri: str) -> bytes | None:
+        try:
+            return bytes(self._blob(uri).download_blob().readall())
         except self._absence:
             return None
 
@@ -306,8 +340,8 @@ def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> Non
     expected: str | None = None
     for _ in range(_MOST_TRIES):
         with guard():
-            pass
-        if store.write(uri, file, expected):
+            is_written = store.write(uri, file, expected)
+        if is_written:
             return
         expected = store.version(uri)
     raise OSError(f"{uri} is changed by others all the time")
@@ -319,11 +353,14 @@ def delete_seen(store: ConditionalStore, seen: Iterable[tuple[str, str]], guard:
     Args:
         store: of the files.
         seen: their URIs with their versions; looked at before the guard is asked.
-        guard: asked once.
+        guard: asked before each.
     """
     pairs = list(seen)
-    with guard():
-        pass
+
+    def delete(pair: tuple[str, str]) -> None:
+        with guard():
+            store.delete(*pair)
+
     with ThreadPoolExecutor(_DELETED_AT_ONCE) as threads:
-        for _ in threads.map(lambda pair: store.delete(*pair), pairs):
+        for _ in threads.map(delete, pairs):
             pass

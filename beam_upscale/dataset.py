@@ -192,14 +192,11 @@ def held(output: str, *, in_this_process: bool, lease_seconds: float) -> Iterato
 @contextlib.contextmanager
 def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
     """Leaves no trace of a hold where it ends with an error: what was held is as it was before."""
-    is_new = storage.is_empty_folder(dataset.root)
     try:
         yield
     except BaseException:
         if dataset.hold is not None:
             dataset.hold.end()
-        if is_new:
-            storage.delete_if_empty(dataset.root)
         raise
 
 

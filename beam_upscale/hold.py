@@ -13,12 +13,17 @@ Whether a run is still there is told in one of two ways:
   over looks once more after it has created its number, and a process writes its sign of life before
   it looks for a higher number: whichever of the two is later sees the other.
 
+A process relies on its last look for a while. So a run that gives the output up marks its number
+`released` first, and others have it only when each process with a sign of life has found that, and
+removed the sign, or no longer relies on what it saw.
+
 No clocks of different machines are compared: who watches waits for a change, by its own clock.
 """
 
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import hashlib
 import json
 import logging
@@ -28,15 +33,13 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import Any, NoReturn
 
 from beam_upscale import storage
-from beam_upscale.errors import ErrorCode, HoldLostError, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 
 DEFAULT_LEASE_SECONDS = 30.0
 
@@ -50,8 +53,15 @@ _WATCHED = 3 / 2
 
 _SECONDS_BETWEEN_LOOKS = 0.2
 
+# A local lock is held for the moment of a rename.
+_SECONDS_BETWEEN_TRIES = 0.01
+
 # A run that is just taking the output, or leaving it, has not said who it is, or no more.
 _SECONDS_TO_SAY_WHO = 1.0
+
+# What is being written when the output is given up is waited for. Where it takes longer, the lock
+# ends with the process, and the lease for want of signs of life.
+_SECONDS_TO_FINISH = 10.0
 
 _MOST_TRIES = 5
 
@@ -75,6 +85,7 @@ class _Owner:
         kind: how it is told whether it is still there.
         who: user, machine and process, for people.
         since: when it took the output, for people.
+        lease_seconds: without a sign of life after which it is gone, of the kind LEASE.
         released: whether it gave the output up.
     """
 
@@ -83,7 +94,27 @@ class _Owner:
     kind: Kind
     who: str
     since: str
+    lease_seconds: float
     released: bool = False
+
+    def to_json(self) -> bytes:
+        """The content of its file; the number is the file's name."""
+        values = dataclasses.asdict(self)
+        del values["number"]
+        return json.dumps(values).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """The holds on an output, as they were seen.
+
+    Attributes:
+        owner: the run with the highest number that did not withdraw; None where there is none.
+        last: the highest number, of those that withdrew too; 0 where there is none.
+    """
+
+    owner: _Owner | None
+    last: int
 
 
 class _Folder:
@@ -96,71 +127,220 @@ class _Folder:
     def __init__(self, root: str) -> None:
         self.root = root
         self.uri = storage.join(root, ".staging", "hold")
-        self._partial = storage.join(root, ".staging", "partial")
+        # Its own: what is left in that of the output's other files is removed before the hold.
+        self._partial = storage.join(self.uri, "partial")
 
     @property
-    def lock_path(self) -> Path | None:
+    def lock_path(self) -> str | None:
         """The file that is locked; None where the output is on no local disk."""
-        return Path(self.uri) / "lock" if storage.is_local(self.uri) else None
+        return storage.join(self.uri, "lock") if storage.is_local(self.uri) else None
 
-    def owner(self) -> _Owner | None:
-        """The run with the highest number that did not withdraw; None where there is none."""
+    def look(self) -> _Seen:
+        """The holds as they are now.
+
+        Raises:
+            OSError: the store does not answer.
+        """
         names = {entry.name for entry in storage.list_below(self.uri)}
-        numbers = (int(name[:-5]) for name in names if name.endswith(".json"))
-        for number in sorted(numbers, reverse=True):
+        numbers = sorted(filter(None, map(_number_of, names)), reverse=True)
+        for number in numbers:
             if f"{number:06}.withdrawn" in names:
                 continue
-            try:
-                values = json.loads(storage.read(self._file(number, ".json")))
-            except ImageError:
-                # It has ended between the listing and now.
-                return None
-            kind = Kind(values.pop("kind"))
-            return _Owner(number, kind=kind, released=f"{number:06}.released" in names, **values)
-        return None
+            owner = self._owner(number)
+            # Where it is None, it has ended between the listing and now.
+            return _Seen(owner, numbers[0] if owner is not None else 0)
+        return _Seen(None, max(numbers, default=0))
 
-    def create(self, number: int, values: Mapping[str, Any]) -> bool:
+    def _owner(self, number: int) -> _Owner | None:
+        found = storage.read_if_there(self._file(number, ".json"))
+        if found is None:
+            return None
+        try:
+            values = json.loads(found)
+        except ValueError:
+            # A disk without hard links shows it while it is written.
+            return _Owner(number, "", Kind.LEASE, "an unknown user", "now", DEFAULT_LEASE_SECONDS)
+        return _Owner(number, **{**values, "kind": Kind(values["kind"])})
+
+    def file_id(self, number: int) -> tuple[int, int] | None:
+        """What tells a file on a local disk from one that replaced it; None where there is none."""
+        try:
+            found = os.stat(self._file(number, ".json"))  # noqa: PTH116 (quick)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def create(self, owner: _Owner) -> bool:
         """Takes a number; whether no other run has it."""
-        return storage.create(
-            self._file(number, ".json"), json.dumps(values).encode(), self._partial
-        )
+        return storage.create(self._file(owner.number, ".json"), owner.to_json(), self._partial)
 
-    def mark(self, number: int, word: str) -> None:
-        """Says of a hold that it is `released` or `withdrawn`."""
-        storage.write(self._file(number, f".{word}"), b"", self._partial)
+    def mark_released(self, owner: _Owner) -> None:
+        """Says of a hold that its run gave it up, in one step."""
+        released = dataclasses.replace(owner, released=True)
+        self._write(self._file(owner.number, ".json"), released.to_json())
+
+    def mark_withdrawn(self, number: int) -> None:
+        """Says of a hold that its run was never begun."""
+        self._write(self._file(number, ".withdrawn"), b"")
 
     def signs_of_life(self, number: int) -> dict[str, bytes]:
         """The content of every file of a lease's processes, by name."""
         signs = {}
         for entry in list(storage.list_below(self._file(number, ""))):
-            with contextlib.suppress(ImageError):
-                signs[entry.name] = storage.read(entry.uri)
+            found = storage.read_if_there(entry.uri)
+            if found is not None:
+                signs[entry.name] = found
         return signs
 
-    def sign_uri(self, number: int, name: str) -> str:
-        """The file of a process's signs of life."""
-        return storage.join(self._file(number, ""), name)
+    def _names_of_living(self, number: int) -> set[str]:
+        return {entry.name for entry in storage.list_below(self._file(number, ""))}
+
+    def wait_for_silence(self, owner: _Owner, but_for: Set[str]) -> None:
+        """Waits until no process can rely any more on having seen a hold that is released."""
+        end = _clock() + _TRUSTED * owner.lease_seconds
+        while self._names_of_living(owner.number) - but_for and _clock() < end:
+            time.sleep(min(_SECONDS_BETWEEN_LOOKS, _BEAT * owner.lease_seconds))
 
     def write_sign(self, number: int, name: str, count: int) -> None:
         """Writes a sign of life."""
-        storage.write(self.sign_uri(number, name), str(count).encode(), self._partial)
+        self._write(self._sign(number, name), str(count).encode())
 
-    def delete(self) -> None:
-        """Deletes all files of holds, the one of the highest number last."""
-        entries = sorted(
-            storage.list_below(self.uri), key=lambda entry: entry.name.endswith("json")
-        )
-        for entry in entries:
-            storage.delete(entry.uri)
+    def delete_sign(self, number: int, name: str) -> None:
+        """Removes the signs of life of a process that shows none any more."""
+        storage.delete(self._sign(number, name), _allowed)
+
+    def _write(self, uri: str, data: bytes) -> None:
+        storage.write(uri, data, self._partial, _allowed)
+
+    def _sign(self, number: int, name: str) -> str:
+        return storage.join(self._file(number, ""), name)
+
+    def delete(self, number: int) -> None:
+        """Deletes what holds up to a number left, and those that withdrew; its own file last."""
+        names = {entry.name for entry in storage.list_below(self.uri)}
+        gone = {each for each in names if _is_up_to(number, each, names)}
+        own = f"{number:06}.json"
+        for name in [*sorted(gone - {own}), *gone & {own}]:
+            storage.delete(storage.join(self.uri, name), _allowed)
         if storage.is_local(self.uri):
-            for path in (*Path(self.uri).glob("*/"), Path(self.uri), Path(self._partial)):
+            for path in (*Path(self.uri).glob("*/"), Path(self.uri), Path(self.uri).parent):
                 with contextlib.suppress(OSError):
                     path.rmdir()
-            with contextlib.suppress(OSError):
-                Path(self.root, ".staging").rmdir()
 
     def _file(self, number: int, ending: str) -> str:
         return storage.join(self.uri, f"{number:06}{ending}")
+
+
+# Stores' own clients are used for what is guarded; what others' holds are about is always allowed.
+_allowed = contextlib.nullcontext
+
+
+def _number_of(name: str) -> int | None:
+    """The number of a hold, by the name of its file; None for any other file."""
+    digits = name.removesuffix(".json")
+    return int(digits) if digits != name and digits.isdigit() else None
+
+
+def _is_up_to(number: int, name: str, names: set[str]) -> bool:
+    """Whether a file is of a hold that is over once that of a number is."""
+    digits = name.partition("/")[0].partition(".")[0]
+    return not digits.isdigit() or int(digits) <= number or f"{digits}.withdrawn" in names
+
+
+class _FileLock:
+    """A lock of the operating system on a file; it ends with the process.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._identity = 0, 0
+
+    def take(self) -> bool:
+        """Takes it for this process alone, where no one has it; makes the file.
+
+        Raises:
+            FileNotFoundError: there is no folder for the file.
+            OSError: it cannot be opened or locked.
+        """
+        return self._take(os.O_CREAT, fcntl.LOCK_EX)
+
+    def share(self) -> bool:
+        """Takes it together with others that share it, where no one has it alone.
+
+        Raises:
+            FileNotFoundError: there is no file.
+            OSError: it cannot be opened or locked.
+        """
+        return self._take(0, fcntl.LOCK_SH)
+
+    def _take(self, flags: int, operation: int) -> bool:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | flags, 0o666)
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+            found = os.fstat(descriptor)
+            self._identity = found.st_dev, found.st_ino
+            if self.is_in_place():
+                self._descriptor, descriptor = descriptor, -1
+                return True
+            # It was removed before it was locked.
+            return False
+        except BlockingIOError:
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this process has it."""
+        return self._descriptor is not None
+
+    def is_in_place(self) -> bool:
+        """Whether the file has its name still: others would lock another one."""
+        try:
+            found = os.stat(self.path)  # noqa: PTH116 (quick)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
+    def release(self) -> None:
+        """Gives it up, for a process that was forked meanwhile as well."""
+        if self._descriptor is not None:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            self.forget()
+
+    def forget(self) -> None:
+        """Has this process, which was forked, leave the lock to its parent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+class _Writers:
+    """Those of this process that write or delete at the moment."""
+
+    def __init__(self) -> None:
+        self._number = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            self._number += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._number -= 1
+            if not self._number:
+                self._changed.notify_all()
+
+    def have_finished(self) -> bool:
+        """Waits a while for them; whether there are none."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._number, _SECONDS_TO_FINISH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,9 +398,7 @@ class Hold:
         Raises:
             HoldLostError: another run has the output, or this one has ended.
         """
-        state = self._state()
-        with state.guarded():
-            state.check()
+        with self._state().guarded():
             yield
 
     def check(self) -> None:
@@ -264,17 +442,21 @@ class _State:
         hold: the hold.
         number: of it.
         lock: that is kept until the run ends, of the kind LOCK.
+        made: folders that were made for the hold, the inner ones first.
     """
 
-    def __init__(self, hold: Hold, number: int, lock: FileLock | None) -> None:
+    def __init__(
+        self, hold: Hold, number: int, lock: _FileLock | None, made: Sequence[Path] = ()
+    ) -> None:
         self._hold = hold
         self._number = number
-        self._lock = lock
+        self.lock = lock
+        self._made = made
         self._folder = _Folder(hold.root)
-        self._inode = None if lock is None else _inode(lock)
+        self._file_id = self._folder.file_id(number)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._process = os.getpid()
         self._over: HoldLostError | None = None
+        self._writers = _Writers()
         self._turn = threading.RLock()
         self._count = 0
         self._confirmed = -float("inf")
@@ -285,8 +467,8 @@ class _State:
         """Raises a HoldLostError where the output is no longer this run's."""
         if self._over is not None:
             raise self._over
-        if self._lock is not None:
-            if _inode(self._lock) != self._inode:
+        if self.lock is not None:
+            if not self.lock.is_in_place():
                 self._lose(f"the lock of {self._hold.root} was removed by hand")
             return
         if _clock() - self._confirmed >= _TRUSTED * self._hold.lease_seconds:
@@ -297,17 +479,28 @@ class _State:
         with self._turn:
             if self._over is not None:
                 raise self._over
+            # What is lost already is not written to.
+            self._require_ours()
             begun = _clock()
             self._count += 1
             self._folder.write_sign(self._number, self._name, self._count)
-            owner = self._folder.owner()
-            if owner is None or owner.token != self._hold.token:
-                storage.delete(self._folder.sign_uri(self._number, self._name))
-                taker = "" if owner is None else f": {owner.who} has it since {owner.since}"
-                self._lose(f"another run has taken {self._hold.root} over{taker}")
+            self._require_ours()
             self._confirmed = begun
 
-    def _lose(self, message: str) -> None:
+    def _require_ours(self) -> None:
+        owner = self._folder.look().owner
+        if owner is not None and owner.token == self._hold.token and not owner.released:
+            return
+        if self._count:
+            with contextlib.suppress(Exception):
+                self._folder.delete_sign(self._number, self._name)
+        if owner is None or owner.token == self._hold.token:
+            self._over = _ended(self._hold.root)
+            raise self._over
+        taker = f"{owner.who} has it since {owner.since}"
+        self._lose(f"another run has taken {self._hold.root} over: {taker}")
+
+    def _lose(self, message: str) -> NoReturn:
         self._over = HoldLostError(
             ErrorCode.HOLD_LOST, f"{message}; this run commits and deletes nothing more"
         )
@@ -315,21 +508,51 @@ class _State:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """On a local disk, keeps others from taking the output over within this context."""
+        """Checks, and keeps the output from being given up or taken over within this context.
+
+        Others are kept from it on a local disk only.
+        """
         path = self._folder.lock_path
-        if self._lock is not None or path is None:
-            yield
-            return
-        try:
-            with FileLock(path, timeout=_WATCHED * self._hold.lease_seconds):
+        with self._writers:
+            if self.lock is not None or path is None:
+                self.check()
                 yield
-        except FileNotFoundError:
-            # The run has ended, and with it the folder.
-            raise _ended(self._hold.root) from None
+                return
+            lock = self._shared(path)
+            try:
+                if not self._is_untouched():
+                    self._require_ours()
+                self.check()
+                yield
+            finally:
+                lock.release()
+
+    def _is_untouched(self) -> bool:
+        """Whether a short look tells that no run has taken the output, and this one has it."""
+        found, next_one = map(self._folder.file_id, (self._number, self._number + 1))
+        return found is not None and found == self._file_id and next_one is None
+
+    def _shared(self, path: str) -> _FileLock:
+        """The lock that whoever takes the output over needs alone."""
+        lock = _FileLock(path)
+        end = _clock() + _WATCHED * self._hold.lease_seconds
+        while self._over is None:
+            try:
+                if lock.share():
+                    return lock
+            except FileNotFoundError:
+                self._over = _ended(self._hold.root)
+                break
+            # Whoever has it is just looking, or has taken the output.
+            self._require_ours()
+            if _clock() >= end:
+                raise TimeoutError(f"another process has the lock {path} and does not go on")
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        raise self._over
 
     def show(self, change: int) -> None:
         """Begins to show that the run is there, or ends it when nothing asks for it any more."""
-        if self._lock is not None:
+        if self.lock is not None:
             return
         with self._turn:
             self._shown += change
@@ -343,6 +566,7 @@ class _State:
             time.sleep(pause)
             with self._turn:
                 if self._shown <= 0 or self._over is not None:
+                    self._withdraw_sign()
                     self._thread = None
                     return
             try:
@@ -352,22 +576,80 @@ class _State:
             except Exception as error:  # A store may fail for a while; the next look tells more.
                 _logger.debug("no sign of life was written: %s", error)
 
+    def _withdraw_sign(self) -> None:
+        """No longer relies on the last sign of life, and removes it: no one has to wait for it."""
+        with self._turn:
+            self._confirmed = -float("inf")
+            if self._count:
+                with contextlib.suppress(Exception):
+                    self._folder.delete_sign(self._number, self._name)
+
     def release(self) -> None:
         """Gives the output up."""
         was_ours = self._over is None
         self._over = self._over or _ended(self._hold.root)
-        if was_ours and self._lock is None:
-            with contextlib.suppress(Exception):
-                self._folder.mark(self._number, "released")
-        if self._lock is not None:
-            self._lock.release(force=True)
+        if not self._writers.have_finished():
+            return
+        if self.lock is not None:
+            self.lock.release()
+        elif was_ours:
+            with self._turn, contextlib.suppress(Exception):
+                owner = self._folder.look().owner
+                if owner is not None and owner.token == self._hold.token:
+                    self._folder.mark_released(owner)
+            self._withdraw_sign()
 
     def end(self) -> None:
-        """Removes all traces of holds."""
+        """Removes all traces of holds.
+
+        Raises:
+            HoldLostError: another run has the output.
+        """
         with self._turn:
-            self.check()
+            if self._over is not None:
+                raise self._over
+            if self.lock is None:
+                self._confirm()
+            else:
+                self.check()
             self._over = _ended(self._hold.root)
-            self._folder.delete()
+        if not self._writers.have_finished():
+            return
+        if self._folder.lock_path is None:
+            # On a local disk they look each time.
+            self._wait_for_others()
+        with self._alone():
+            owner = self._folder.look().owner
+            if owner is None or owner.token == self._hold.token:
+                self._folder.delete(self._number)
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _wait_for_others(self) -> None:
+        """Has the run's other processes, which rely on a look for a while, find that it is over."""
+        owner = self._folder.look().owner
+        if owner is not None and owner.token == self._hold.token:
+            self._folder.mark_released(owner)
+            self._folder.wait_for_silence(owner, but_for={self._name})
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """On a local disk, keeps others from looking at the output within this context."""
+        path = self._folder.lock_path
+        if self.lock is not None or path is None:
+            yield
+            return
+        lock = _FileLock(path)
+        end = _clock() + _WATCHED * self._hold.lease_seconds
+        while not lock.take():
+            if _clock() >= end:
+                raise TimeoutError(f"another process has the lock {path} and does not go on")
+            time.sleep(_SECONDS_BETWEEN_TRIES)
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 _states: dict[tuple[str, str], _State] = {}
@@ -375,11 +657,13 @@ _begins = threading.Lock()
 
 
 def _forget_in_child() -> None:
-    # A lock is shared with a forked child; signs of life are each process's own.
+    # A hold is each process's own. Where a child outlives a run, it must not keep its lock either.
     global _begins
     _begins = threading.Lock()
-    for name in [name for name, state in _states.items() if state._lock is None]:
-        del _states[name]
+    for state in _states.values():
+        if state.lock is not None:
+            state.lock.forget()
+    _states.clear()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
@@ -388,14 +672,6 @@ os.register_at_fork(after_in_child=_forget_in_child)
 def _clock() -> float:
     """Seconds that go on while the machine sleeps, where there is such a clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
-
-
-def _inode(lock: FileLock) -> tuple[int, int] | None:
-    try:
-        found = Path(lock.lock_file).stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _begin(hold: Hold) -> _State:
@@ -422,10 +698,15 @@ def _join(hold: Hold) -> _State:
             return found
         if hold.is_taken_by_workers:
             return _begin(hold)
-        owner = _Folder(hold.root).owner()
-        if owner is None or owner.token != hold.token:
+        owner = _Folder(hold.root).look().owner
+        if owner is None or owner.token != hold.token or owner.released:
             raise _ended(hold.root)
         return _states.setdefault((hold.root, hold.token), _State(hold, owner.number, None))
+
+
+def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
+    """Whether a process has shown a sign of life since; one that has removed its own shows none."""
+    return any(before.get(name) != sign for name, sign in now.items())
 
 
 class _Taking:
@@ -435,10 +716,9 @@ class _Taking:
         self._hold = hold
         self._folder = _Folder(hold.root)
         path = self._folder.lock_path
-        self._lock = None
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path, blocking=False, thread_local=False)
+        self._lock = None if path is None else _FileLock(path)
+        # Folders that were not there, the inner ones first.
+        self._made: list[Path] = []
         self._begun = _clock()
         # A run that was watched without a sign of life: its number, and its last ones.
         self._silent: tuple[int, Mapping[str, bytes]] | None = None
@@ -452,62 +732,81 @@ class _Taking:
         """
         is_kept = False
         try:
+            self._make_folders()
             number = self._number()
             is_kept = self._hold.kind is Kind.LOCK
-            state = _State(self._hold, number, self._lock if is_kept else None)
+            state = _State(self._hold, number, self._lock if is_kept else None, self._made)
             _states[self._hold.root, self._hold.token] = state
             return state
+        except BaseException:
+            self._leave_no_trace()
+            raise
         finally:
             if self._lock is not None and not is_kept:
-                self._lock.release(force=True)
+                self._lock.release()
+
+    def _make_folders(self) -> None:
+        if self._lock is None:
+            return
+        folder = Path(self._folder.uri)
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
+        for each in reversed(missing):
+            each.mkdir(exist_ok=True)
+            self._made.insert(0, each)
+
+    def _leave_no_trace(self) -> None:
+        with contextlib.suppress(Exception):
+            if self._lock is not None and self._lock.is_held:
+                seen = self._folder.look()
+                if seen.owner is None:
+                    self._folder.delete(seen.last)
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _number(self) -> int:
         while True:
-            if not self._is_locked():
+            if self._lock is not None and not self._lock.take():
                 self._refuse_if_late()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
                 continue
-            owner = self._folder.owner()
+            seen = self._folder.look()
+            owner = seen.owner
             if owner is not None and owner.token == self._hold.token:
+                if owner.released:
+                    raise _ended(self._hold.root)
                 return owner.number
             if not self._is_gone(owner):
                 assert owner is not None
                 if self._lock is not None:
-                    self._lock.release(force=True)
+                    self._lock.release()
                 self._watch(owner)
                 continue
             self._refuse_if_outdated()
-            number = 1 if owner is None else owner.number + 1
-            if self._folder.create(number, self._values()):
+            number = seen.last + 1
+            if self._folder.create(self._owner(number)):
                 self._withdraw_if_alive(owner, number)
                 return number
-
-    def _is_locked(self) -> bool:
-        if self._lock is None:
-            return True
-        try:
-            self._lock.acquire()
-        except Timeout:
-            return False
-        except FileNotFoundError:
-            # The run before has just removed the folder.
-            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-            return False
-        return True
+            if self._lock is not None:
+                self._lock.release()
 
     def _refuse_if_late(self) -> None:
         """Raises where whoever has the lock will keep it, as far as can be told."""
-        owner = self._folder.owner()
+        owner = self._folder.look().owner
         patience = _SECONDS_TO_SAY_WHO
         if owner is not None and owner.kind is Kind.LEASE:
             # A worker has it for the moment of a commit, unless it was stopped in it.
-            patience = _WATCHED * self._hold.lease_seconds
+            patience = _WATCHED * owner.lease_seconds
         if _clock() - self._begun >= patience:
             raise self._refusal(owner)
 
     def _is_gone(self, owner: _Owner | None) -> bool:
-        if owner is None or owner.released or owner.kind is Kind.LOCK:
+        if owner is None or owner.kind is Kind.LOCK:
             # Its lock is ours now.
+            return True
+        if owner.released:
+            if self._lock is None:
+                self._folder.wait_for_silence(owner, but_for=frozenset())
             return True
         return self._silent is not None and self._silent[0] == owner.number
 
@@ -518,21 +817,21 @@ class _Taking:
             SettingsError: OUTPUT_HELD, there was one.
         """
         seen = self._folder.signs_of_life(owner.number)
-        end = _clock() + self._hold.lease_seconds
+        end = _clock() + owner.lease_seconds
         while _clock() < end:
-            time.sleep(min(_SECONDS_BETWEEN_LOOKS, _BEAT * self._hold.lease_seconds))
-            now = self._folder.owner()
+            time.sleep(min(_SECONDS_BETWEEN_LOOKS, _BEAT * owner.lease_seconds))
+            now = self._folder.look().owner
             if now is None or now.number != owner.number or now.released:
                 return
-            if self._folder.signs_of_life(owner.number) != seen:
+            if _is_alive(seen, self._folder.signs_of_life(owner.number)):
                 raise self._refusal(owner)
         self._silent = owner.number, seen
 
     def _withdraw_if_alive(self, owner: _Owner | None, number: int) -> None:
         if owner is None or self._silent is None or self._silent[0] != owner.number:
             return
-        if self._folder.signs_of_life(owner.number) != self._silent[1]:
-            self._folder.mark(number, "withdrawn")
+        if _is_alive(self._silent[1], self._folder.signs_of_life(owner.number)):
+            self._folder.mark_withdrawn(number)
             raise self._refusal(owner)
 
     def _refuse_if_outdated(self) -> None:
@@ -553,14 +852,16 @@ class _Taking:
             "end, stop it, or take another output",
         )
 
-    def _values(self) -> dict[str, Any]:
+    def _owner(self, number: int) -> _Owner:
         now = datetime.datetime.now(datetime.UTC)
-        return {
-            "token": self._hold.token,
-            "kind": str(self._hold.kind),
-            "who": f"{_user()}@{socket.gethostname()}, process {os.getpid()},",
-            "since": now.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        }
+        return _Owner(
+            number,
+            self._hold.token,
+            self._hold.kind,
+            who=f"{_user()}@{socket.gethostname()}, process {os.getpid()},",
+            since=now.strftime("%Y-%m-%d %H:%M:%S UTC"),
+            lease_seconds=self._hold.lease_seconds,
+        )
 
 
 def _user() -> str:

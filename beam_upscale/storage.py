@@ -36,6 +36,9 @@ _WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
 
+# A file that vanishes ends the removal of its folder.
+_MOST_TRIES = 10
+
 # What file systems without hard links say, such as FAT.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
@@ -166,11 +169,40 @@ def read(uri: str, limit: int | None = None) -> bytes:
     """
     if limit is not None:
         return read_range(uri, 0, limit)
+    store = conditional_files.store_of(uri)
+    if store is not None:
+        return _read_from(store, uri)
     with open_read(uri) as file:
         try:
             return file.read()
         except _failures(uri) as error:
             raise read_error(uri, error) from error
+
+
+def _read_from(store: ConditionalStore, uri: str) -> bytes:
+    """Reads with a client that is shared: Beam makes one for each file that it opens."""
+    try:
+        data = store.read(uri)
+    except Exception as error:
+        raise read_error(uri, error) from error
+    if data is None:
+        raise read_error(uri, FileNotFoundError())
+    return data
+
+
+def read_if_there(uri: str) -> bytes | None:
+    """A file's bytes; None where there is none.
+
+    Raises:
+        OSError: it cannot be read.
+        Exception: of the store's client.
+    """
+    try:
+        return read(uri)
+    except ImageError as error:
+        if error.code is ErrorCode.NOT_FOUND or not exists(uri):
+            return None
+        raise OSError(error.message) from error
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
@@ -319,8 +351,12 @@ def publish(
     Yields:
         A binary file. When the block or the guard raises, nothing appears.
     """
-    store = None if guard is None else conditional_files.store_of(uri)
+    is_conditional = guard is not None
+    store = conditional_files.store_of(uri) if is_conditional else None
     guard = guard or contextlib.nullcontext
+    with guard():
+        # Whoever may write no more leaves not even a folder.
+        pass
     if is_local(uri):
         path = _local_path(uri)
         folder = path.parent if partial_folder is None else _local_path(partial_folder)
@@ -335,14 +371,30 @@ def publish(
         if hadoop_files.is_hdfs(uri):
             # Seen while it is written.
             temporary = join(partial_folder or uri.rpartition("/")[0], _partial_name())
-            _copy(file, temporary)
-            with guard():
-                hadoop_files.replace(temporary, uri)
+            _publish_hdfs(file, temporary, uri, guard, is_conditional)
         elif store is not None:
             conditional_files.put(store, uri, file, guard)
         else:
             with guard():
                 _copy(file, uri)
+
+
+def _publish_hdfs(
+    file: IO[bytes], temporary: str, uri: str, guard: Guard, is_conditional: bool
+) -> None:
+    try:
+        _copy(file, temporary)
+        if is_conditional:
+            # First as if nothing were there: what another run has made meanwhile is seen then.
+            with guard():
+                if hadoop_files.rename(temporary, uri):
+                    return
+        with guard():
+            hadoop_files.replace(temporary, uri)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            FileSystems.delete([temporary])
+        raise
 
 
 def _partial_name() -> str:
@@ -414,10 +466,7 @@ def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
 
 
 def _reads(uri: str, data: bytes) -> bool:
-    try:
-        return read(uri) == data
-    except ImageError:
-        return False
+    return read_if_there(uri) == data
 
 
 def _create_local(path: Path, folder: Path, data: bytes) -> bool:
@@ -631,7 +680,10 @@ def list_below(folder: str) -> Iterator[FileEntry]:
                 path = join(directory, name)
                 yield FileEntry(path, os.path.relpath(path, folder))
         return
-    for path in _paths_below(join(folder, "")):
+    prefix = join(folder, "")
+    store = conditional_files.store_of(folder)
+    found = _paths_below(prefix) if store is None else (u for u, _ in store.versions_below(prefix))
+    for path in found:
         yield FileEntry(path, path.removeprefix(folder).lstrip("/"))
 
 
@@ -650,32 +702,32 @@ def delete(uri: str, guard: Guard | None = None) -> None:
         while some := list(itertools.islice(seen, _DELETED_TOGETHER)):
             conditional_files.delete_seen(store, some, guard)
         return
+    if hadoop_files.is_hdfs(uri):
+        # Whoever lost the output while it was stopped is to delete one file at most.
+        for path in [*hadoop_files.paths_below(join(uri, "")), uri]:
+            if exists(path):
+                with guard():
+                    FileSystems.delete([path])
+        return
     with guard():
         _delete(uri)
 
 
 def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
-    """Removes all that lies in a folder of our own, but for what has one name.
+    """Removes all that lies in a folder of work in progress, but for what has one name.
 
     Args:
         folder: the folder; it need not be there.
-        guard: as of `delete`.
+        guard: as of `delete`; on HDFS a whole folder is removed within it.
         but_for: the name of what stays.
     """
     for name in sorted(_names_in(folder) - {but_for}):
-        delete(join(folder, name), guard)
-
-
-def is_empty_folder(uri: str) -> bool:
-    """Whether a local folder has nothing in it but what begins with a dot."""
-    path = _local_path(uri)
-    return is_local(uri) and path.is_dir() and all(n.startswith(".") for n in os.listdir(path))  # noqa: PTH208
-
-
-def delete_if_empty(folder: str) -> None:
-    """Removes a local folder that holds nothing."""
-    with contextlib.suppress(OSError):
-        _local_path(folder).rmdir()
+        uri = join(folder, name)
+        if guard is not None and hadoop_files.is_hdfs(uri):
+            with guard():
+                _delete(uri)
+        else:
+            delete(uri, guard)
 
 
 def _names_in(folder: str) -> set[str]:
@@ -705,10 +757,20 @@ def _delete(uri: str) -> None:
         return
     path = _local_path(uri)
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        _delete_tree(path)
         return
     try:
         path.unlink()
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+
+
+def _delete_tree(folder: Path) -> None:
+    """Removes a folder in which others may be writing and deleting still."""
+    for _ in range(_MOST_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+        if not folder.exists():
+            return
+    shutil.rmtree(folder)

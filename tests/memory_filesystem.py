@@ -1,11 +1,16 @@
 """A file system of Beam's own kind whose files are in this process's memory."""
 
+import contextlib
+import hashlib
 import io
 import posixpath
+import threading
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import IO, Any, ClassVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+
+from beam_upscale import conditional_files
 
 
 class MemoryFileSystem(FileSystem):
@@ -16,6 +21,10 @@ class MemoryFileSystem(FileSystem):
     """
 
     files: ClassVar[dict[str, bytes]] = {}
+
+    def __init__(self, pipeline_options: Any) -> None:
+        super().__init__(pipeline_options)
+        self._pipeline_options = pipeline_options
 
     @classmethod
     def scheme(cls) -> str:
@@ -95,3 +104,53 @@ class Upload(io.BytesIO):
         if not self.closed:
             self._files[self._uri] = self.getvalue()
         super().close()
+
+
+class ConditionalMemory:
+    """The conditions of S3 for those files, by their MD5."""
+
+    _turn: ClassVar[threading.RLock] = threading.RLock()
+
+    def __init__(self, _: object = None) -> None:
+        self._files = MemoryFileSystem.files
+
+    def version(self, uri: str) -> str | None:
+        data = self._files.get(uri)
+        return None if data is None else hashlib.md5(data).hexdigest()
+
+    def read(self, uri: str) -> bytes | None:
+        return self._files.get(uri)
+
+    def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
+        with self._turn:
+            found = sorted(uri for uri in self._files if uri.startswith(prefix))
+        for uri in found:
+            if (version := self.version(uri)) is not None:
+                yield uri, version
+
+    def write(self, uri: str, file: IO[bytes], expected: str | None) -> bool:
+        file.seek(0)
+        with self._turn:
+            if self.version(uri) != expected:
+                return False
+            self._files[uri] = file.read()
+            return True
+
+    def delete(self, uri: str, expected: str) -> bool:
+        with self._turn:
+            found = self.version(uri)
+            if found == expected:
+                del self._files[uri]
+            return found in (expected, None)
+
+
+@contextlib.contextmanager
+def conditional_memory() -> Iterator[str]:
+    """Those files as an object store with conditions, empty, for a while; gives a root."""
+    conditional_files._STORES["mem"] = ConditionalMemory
+    MemoryFileSystem.files.clear()
+    try:
+        yield "mem://bucket"
+    finally:
+        del conditional_files._STORES["mem"]
+        MemoryFileSystem.files.clear()

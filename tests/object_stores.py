@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import http.client
 import json
+import logging
 import re
 import subprocess
 import threading
@@ -140,6 +141,7 @@ def _gate(to_port: int, every: int, amend: Callable[[bytes], bytes] = bytes) -> 
 def s3(every: int) -> Iterator[ObjectStore]:
     """S3 for a while; every so manieth call is refused."""
     import boto3
+    from apache_beam.io.aws.clients.s3 import boto3_client
     from moto.server import ThreadedMotoServer
 
     variables = {
@@ -147,6 +149,8 @@ def s3(every: int) -> Iterator[ObjectStore]:
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+    # A line for each call takes longer than the call.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -162,10 +166,27 @@ def s3(every: int) -> Iterator[ObjectStore]:
             urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", b"")
         ).close()
         client.create_bucket(Bucket=BUCKET)
-        with _gate(port, every) as gate:
+        with _gate(port, every) as gate, _shared(boto3_client, "Client"):
             yield ObjectStore(f"s3://{BUCKET}", (f"--s3_endpoint_url={gate.url}",), variables, gate)
     finally:
         server.stop()
+
+
+@contextlib.contextmanager
+def _shared(module: Any, name: str) -> Iterator[None]:
+    """Has this process make one client: Beam makes one for each file that it opens."""
+    make, made = getattr(module, name), {}
+
+    def shared(options: Any) -> Any:
+        if name not in made:
+            made[name] = make(options)
+        return made[name]
+
+    setattr(module, name, shared)
+    try:
+        yield
+    finally:
+        setattr(module, name, make)
 
 
 @contextlib.contextmanager

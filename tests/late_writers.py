@@ -1,0 +1,359 @@
+"""All that a run writes and deletes in its output, and what may happen at each moment of that."""
+
+import contextlib
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from beam_upscale import conditional_files, fan_out, storage
+from beam_upscale import hold as hold_module
+from beam_upscale.control import ProgressFile, clear_stop, request_stop
+from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
+from beam_upscale.hold import Hold, Kind, new_token, state_of_output
+from beam_upscale.inference import Inference, TiledImage
+from beam_upscale.layout import Box, Piece
+from beam_upscale.listing import Inputs, SourceImage
+from beam_upscale.manifest import Row, Status
+from beam_upscale.run import _clear
+from beam_upscale.sinks import commit_shard, complete, stage
+from beam_upscale.sources import write_down
+from beam_upscale.stages import UpscaledImage
+
+_TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
+_BOX = Box(0, 0, 4, 4)
+_SOURCE = SourceImage("/in/a.png", uri="/in/a.png")
+_TILE = fan_out.GiantTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, ())
+
+
+@dataclasses.dataclass(frozen=True)
+class Deed:
+    """Something that a run does to its output.
+
+    Attributes:
+        prepare: does what comes before it.
+        act: does it.
+    """
+
+    prepare: Callable[[DatasetFolder], object]
+    act: Callable[[DatasetFolder], object]
+
+
+def _result(name: str, output_format: str) -> UpscaledImage:
+    """A result of two stages; its image has another name and other bytes in each format."""
+    data = f"{name} as {output_format}".encode()
+    source = SourceImage(f"/in/{name}", name=name, output_name=name, shard=0)
+    row = Row(
+        source.input_id,
+        source.input_id,
+        Status.UPSCALED,
+        output_format=output_format,
+        output_width=2,
+        output_height=2,
+        output_bytes=len(data),
+        output_sha256=hashlib.sha256(data).hexdigest(),
+        stages=({"engine": "first", "output_sha256": "0" * 64, "output_bytes": 3}, {}),
+        input={"file_name": name},
+    )
+    between = output_format.encode()[:3] if output_format == "png" else b"new"
+    return UpscaledImage(source, Record(row, _TELEMETRY), data, (between,))
+
+
+def _staged(dataset: DatasetFolder, layout: Layout, output_format: str) -> list[Record]:
+    return [stage(_result(name, output_format), dataset, layout) for name in "ab"]
+
+
+def _committed(dataset: DatasetFolder, layout: Layout) -> None:
+    commit_shard(0, _staged(dataset, layout, "png"), dataset, layout, "first")
+
+
+def _stages(layout: Layout) -> Deed:
+    """A result that takes the place of one whose record is there."""
+    return Deed(
+        lambda dataset: stage(_result("a", "png"), dataset, layout),
+        lambda dataset: stage(_result("a", "jpeg"), dataset, layout),
+    )
+
+
+def _commits(layout: Layout) -> Deed:
+    """A shard that is committed anew, with results that take the place of others."""
+    changed = [_result(name, "jpeg") for name in "ab"]
+
+    def prepare(dataset: DatasetFolder) -> None:
+        _committed(dataset, layout)
+        for upscaled in changed:
+            stage(upscaled, dataset, layout)
+
+    def act(dataset: DatasetFolder) -> None:
+        found = [dataset.staged_record(upscaled.source.input_id) for upscaled in changed]
+        records = [record for record in found if record is not None]
+        commit_shard(0, records, dataset, layout, "second")
+
+    return Deed(prepare, act)
+
+
+def _with_network(result: fan_out.TileResult | None = None) -> TiledImage:
+    return TiledImage([], 2, context=fan_out._WithNetwork(_TILE, result))
+
+
+def _fail(dataset: DatasetFolder) -> None:
+    error = ImageError(ErrorCode.MODEL_ERROR, "it failed")
+    fan_out.keep(_with_network(), Inference(error=error), dataset)
+
+
+def _cut(dataset: DatasetFolder) -> None:
+    folder = fan_out._Folder.of(dataset, "key")
+    fan_out._Cutter({0: _BOX}, folder, dataset).add(np.zeros((4, 4, 3), np.uint8))
+
+
+def _upscale_tile(dataset: DatasetFolder) -> None:
+    fan_out.keep(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
+
+
+def _assemble(dataset: DatasetFolder) -> None:
+    fan_out._publish(Path(__file__), dataset.resolve("images/large.png"), dataset)
+
+
+def _forget_failures(dataset: DatasetFolder) -> None:
+    fan_out._Folder.of(dataset, "key").forget_failures(dataset)
+
+
+def _stop_and_forget(dataset: DatasetFolder) -> None:
+    request_stop(dataset, "enough")
+    clear_stop(dataset)
+
+
+def _list(*names: str) -> Callable[[DatasetFolder], None]:
+    def write(dataset: DatasetFolder) -> None:
+        images = [SourceImage(f"/in/{name}", name=name) for name in names]
+        list(write_down(Inputs(images), dataset, shard_rows=10))
+
+    return write
+
+
+def _list_others(dataset: DatasetFolder) -> None:
+    _list("c", "d")(dataset)
+
+
+def _nothing(_: DatasetFolder) -> None:
+    pass
+
+
+DEEDS = {
+    "a result in files": _stages(Layout.FILES),
+    "a result for a shard": _stages(Layout.PARQUET),
+    "a commit of files": _commits(Layout.FILES),
+    "a commit in Parquet": _commits(Layout.PARQUET),
+    "a commit in a tar": _commits(Layout.WEBDATASET),
+    "the end of a run": Deed(
+        lambda dataset: _committed(dataset, Layout.FILES),
+        lambda dataset: complete(dataset, Layout.FILES, {"format": "beam-upscale/1"}),
+    ),
+    "the beginning of --overwrite": Deed(
+        lambda dataset: complete_and_begin_anew(dataset), lambda dataset: _clear(dataset)
+    ),
+    "a listing": Deed(_nothing, _list("a", "b")),
+    "a listing without inputs of before": Deed(
+        lambda dataset: (_list("a", "b")(dataset), _staged(dataset, Layout.FILES, "png")),
+        _list_others,
+    ),
+    "a tile": Deed(_nothing, _cut),
+    "a tile's result": Deed(_cut, _upscale_tile),
+    "a tile's failure": Deed(_nothing, _fail),
+    "forgotten failures": Deed(_fail, _forget_failures),
+    "an assembled image": Deed(_nothing, _assemble),
+    "a request to stop": Deed(lambda dataset: request_stop(dataset, "it"), _stop_and_forget),
+    "progress": Deed(_nothing, lambda dataset: ProgressFile(dataset, "run").flush()),
+}
+"""Every kind of file that a run writes or deletes, by what it does then."""
+
+
+def complete_and_begin_anew(dataset: DatasetFolder) -> None:
+    """Leaves a committed shard and work in progress."""
+    _committed(dataset, Layout.FILES)
+    dataset.write_json(dataset.run_json, {"format": "beam-upscale/1", "complete": True})
+
+
+def files(root: str) -> dict[str, bytes]:
+    """The content of every file of an output, but for its holds and what is being written."""
+    return {
+        entry.name: storage.read_if_there(entry.uri) or b""
+        for entry in list(storage.list_below(root))
+        if not entry.name.startswith((".staging/hold/", ".staging/partial/"))
+    }
+
+
+def holding(root: str, kind: Kind) -> Hold:
+    """A hold that a run has, but shows no sign of life for besides those of what it writes."""
+    if kind is Kind.LOCK:
+        hold = Hold(root, new_token(), kind)
+        hold.acquire()
+        return hold
+    hold = Hold(root, new_token(), kind, begun_on=state_of_output(root))
+    hold.check()
+    return hold
+
+
+@contextlib.contextmanager
+def time_that_flies() -> Iterator[None]:
+    """Has whoever watches a run for signs of life see none, while as much time as it takes goes by.
+
+    Nothing of this process may write meanwhile.
+    """
+    clock, watch, passed = hold_module._clock, hold_module._Taking._watch, [0.0]
+    deleted_at_once, conditional_files._DELETED_AT_ONCE = conditional_files._DELETED_AT_ONCE, 1
+
+    def watch_in_no_time(self: hold_module._Taking, owner: hold_module._Owner) -> None:
+        passed[0] += owner.lease_seconds
+        self._silent = owner.number, self._folder.signs_of_life(owner.number)
+
+    hold_module._clock = lambda: clock() + passed[0]
+    hold_module._Taking._watch = watch_in_no_time
+    try:
+        yield
+    finally:
+        hold_module._clock, hold_module._Taking._watch = clock, watch
+        conditional_files._DELETED_AT_ONCE = deleted_at_once
+
+
+@contextlib.contextmanager
+def at_guard(
+    hold: Hold, moment: int | None, happen: Callable[[], object], *, inside: bool
+) -> Iterator[list[int]]:
+    """Has something happen when a run asks its hold for the so manieth time.
+
+    Args:
+        hold: the run's.
+        moment: which time, from 0; None each time.
+        happen: what happens.
+        inside: whether after the answer, before what it was asked for.
+
+    Yields:
+        What grows by one element for each time.
+    """
+    guard, turn, asked = Hold.guard, threading.Lock(), []
+
+    @contextlib.contextmanager
+    def counted(self: Hold) -> Iterator[None]:
+        is_due = False
+        if self.token == hold.token:
+            with turn:
+                is_due = moment is None or len(asked) == moment
+                asked.append(len(asked))
+        if is_due and not inside:
+            happen()
+        with guard(self):
+            if is_due and inside:
+                happen()
+            yield
+
+    Hold.guard = counted
+    try:
+        yield asked
+    finally:
+        Hold.guard = guard
+
+
+@dataclasses.dataclass(frozen=True)
+class Undisturbed:
+    """What a deed does where nothing comes between.
+
+    Attributes:
+        moments: how often it asks its hold.
+        changed: the files that it writes or deletes, with what was in them last.
+        before: what was there before.
+        left: what is there afterwards.
+    """
+
+    moments: int
+    changed: dict[str, bytes]
+    before: dict[str, bytes]
+    left: dict[str, bytes]
+
+
+def undisturbed(deed: Deed, root: str, kind: Kind) -> Undisturbed:
+    """Does a deed, and leaves nothing of it."""
+    dataset = DatasetFolder(root, holding(root, kind))
+    assert dataset.hold is not None
+    deed.prepare(dataset)
+    before = files(root)
+    with at_guard(dataset.hold, -1, lambda: None, inside=True) as asked:
+        deed.act(dataset)
+    after = files(root)
+    dataset.hold.release()
+    storage.delete(root)
+    found = {**before, **after}
+    changed = {name: found[name] for name in found if before.get(name) != after.get(name)}
+    assert asked and changed
+    return Undisturbed(len(asked), changed, before, after)
+
+
+@dataclasses.dataclass(frozen=True)
+class Overtaken:
+    """What comes of a run that stands still between the answer of its hold and its next step.
+
+    Attributes:
+        moment: how often it had asked by then, from 0.
+        before: what was there before it began.
+        successor: what the run left that took the output over meanwhile.
+        left: what is there when the first has gone on.
+        is_told: whether the first ended with a HoldLostError.
+    """
+
+    moment: int
+    before: dict[str, bytes]
+    successor: dict[str, bytes]
+    left: dict[str, bytes]
+    is_told: bool
+
+
+def overtaken(deed: Deed, root: str) -> Iterator[Overtaken]:
+    """Has a run with a lease stand still at each moment of a deed in turn.
+
+    The other run writes all files that the deed writes or deletes, each with bytes of its own.
+    """
+    found = undisturbed(deed, root, Kind.LEASE)
+    for moment in range(found.moments):
+        with time_that_flies(), _rerun(deed, root) as (dataset, successor, told):
+            after: dict[str, bytes] = {}
+
+            def take_over(
+                other: Hold = successor, after: dict[str, bytes] = after, moment: int = moment
+            ) -> None:
+                other.acquire()
+                others = DatasetFolder(root, other)
+                for name, data in found.changed.items():
+                    # Records are read, and are the same with more blanks.
+                    others.write(others.resolve(name), data + b" " * (moment + 1))
+                after.update(files(root))
+
+            assert dataset.hold is not None
+            with at_guard(dataset.hold, moment, take_over, inside=True), told:
+                deed.act(dataset)
+            yield Overtaken(moment, found.before, after, files(root), told.is_told)
+
+
+class _Told(contextlib.AbstractContextManager[None]):
+    """Takes a HoldLostError, and remembers it."""
+
+    is_told = False
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self.is_told = kind is HoldLostError
+        return self.is_told
+
+
+@contextlib.contextmanager
+def _rerun(deed: Deed, root: str) -> Iterator[tuple[DatasetFolder, Hold, _Told]]:
+    dataset = DatasetFolder(root, holding(root, Kind.LEASE))
+    assert dataset.hold is not None
+    deed.prepare(dataset)
+    successor = Hold(root, new_token(), Kind.LEASE)
+    yield dataset, successor, _Told()
+    successor.release()
+    dataset.hold.release()
+    storage.delete(root)

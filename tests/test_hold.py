@@ -1,0 +1,757 @@
+"""One writer: who has an output, who takes it over, and what those can do who have lost it."""
+
+import contextlib
+import io
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import memory_hdfs
+import object_stores
+import pytest
+from late_writers import DEEDS, Deed, at_guard, files, holding, overtaken, undisturbed
+from memory_filesystem import ConditionalMemory, conditional_memory
+from PIL import Image
+from runs import command, processes, quick
+
+from beam_upscale import conditional_files, storage
+from beam_upscale import hold as hold_module
+from beam_upscale.dataset import DatasetFolder, ShownBundle, held, untouched_on_failure
+from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
+from beam_upscale.hold import Hold, Kind, new_token
+
+# What a living process shows a sign within, also on a machine that has much to do.
+LEASE_SECONDS = 1.0
+PATIENCE = 60
+RACERS, ROUNDS = 5, 12
+
+every_deed = pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The root of an output that is not there."""
+    with contextlib.ExitStack() as stack:
+        if request.param == "local":
+            yield f"{tmp_path}/out"
+        elif request.param == "memory":
+            yield f"{stack.enter_context(conditional_memory())}/out"
+        else:
+            stack.enter_context(memory_hdfs.hdfs())
+            yield "hdfs://server/out"
+
+
+everywhere = pytest.mark.parametrize("place", ["local", "memory", "hdfs"], indirect=True)
+elsewhere = pytest.mark.parametrize("place", ["memory", "hdfs"], indirect=True)
+in_memory = pytest.mark.parametrize("place", ["memory"], indirect=True)
+
+
+def lease(root: str, lease_seconds: float = LEASE_SECONDS) -> Hold:
+    return Hold(root, new_token(), Kind.LEASE, lease_seconds)
+
+
+def lock(root: Path | str) -> Hold:
+    return Hold(str(root), new_token(), Kind.LOCK)
+
+
+def fall_silent(hold: Hold) -> None:
+    """Has a run show no further sign of life."""
+    hold._state().show(-1)
+    until(lambda: hold._state()._thread is None)
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """All files and folders below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def refused(hold: Hold) -> str:
+    """What a run is told that may not have an output."""
+    with pytest.raises(SettingsError) as error:
+        hold.acquire()
+    assert error.value.code is ErrorCode.OUTPUT_HELD
+    return error.value.message
+
+
+class Elsewhere:
+    """A process of its own that has a hold, and writes a file at a word.
+
+    Args:
+        folder: for what it says and is told; `worker` joins the hold, and `late` does not before
+            it writes.
+        hold: that any other takes.
+    """
+
+    def __init__(self, folder: Path, hold: Hold) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self.process = processes.Process(target=_write_at_a_word, args=(folder, hold))
+        self.process.start()
+        until((folder / "begun").exists)
+
+    def signal(self, number: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, number)
+
+    def write(self) -> str:
+        """How it went."""
+        (self._folder / "word").touch()
+        self.process.join(PATIENCE)
+        return (self._folder / "end").read_text()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _write_at_a_word(folder: Path, hold: Hold) -> None:
+    with contextlib.ExitStack() as stack:
+        if folder.name == "worker":
+            stack.enter_context(hold.shown())
+            hold.check()
+        elif folder.name != "late":
+            hold.acquire()
+        (folder / "begun").touch()
+        until((folder / "word").exists)
+        try:
+            DatasetFolder(hold.root, hold).write(f"{hold.root}/written", b"by another process")
+            end = "written"
+        except HoldLostError as error:
+            end = str(error)
+    (folder / "end").write_text(end)
+
+
+# Locks: a run in this process on a local disk.
+
+
+def test_a_second_run_is_told_who_has_the_output_and_touches_nothing(tmp_path: Path) -> None:
+    first = lock(tmp_path / "out")
+    first.acquire()
+    DatasetFolder(first.root, first).write(f"{first.root}/images/a.png", b"a")
+    before = everything(tmp_path)
+
+    message = refused(lock(tmp_path / "out"))
+
+    assert f", process {os.getpid()}, since 2" in message
+    assert message.startswith(f"{tmp_path}/out is held by the run of ")
+    assert everything(tmp_path) == before
+    DatasetFolder(first.root, first).delete_staging()
+    first.release()
+    assert everything(tmp_path) == {"out": None, "out/images": None, "out/images/a.png": b"a"}
+
+
+def test_the_command_is_refused_in_one_line(
+    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    (tmp_path / "in").mkdir()
+    photograph(0, 8, 8).save(tmp_path / "in" / "a.png")
+    first = lock(tmp_path / "out")
+    first.acquire()
+    before = everything(tmp_path)
+
+    words = ["run", tmp_path / "in", tmp_path / "out", *quick(tiny_weights)]
+    ended = [command(*words), command(*words, "--overwrite")]
+
+    assert [each.code for each in ended] == [2, 2]
+    for each in ended:
+        lines = [line for line in each.err.splitlines() if line.startswith("beam-upscale: ")]
+        assert len(lines) == 1
+        assert lines[0].startswith("beam-upscale: output_held: ")
+    assert everything(tmp_path) == before
+    first.release()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{}/link",
+        "{}/linked/out",
+        "file://{}/out",
+        "{}/out/",
+        "{}/in/../out",
+        "out",
+        "/proc/self/root{}/out",
+    ],
+)
+def test_one_output_by_two_names_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "linked").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+        before = everything(tmp_path)
+        with (
+            pytest.raises(SettingsError, match=r"^output_held: "),
+            held(name.format(tmp_path), in_this_process=True, lease_seconds=1),
+        ):
+            pass
+        assert everything(tmp_path) == before
+
+
+def test_the_output_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
+    killed = Elsewhere(tmp_path / "first", lock(tmp_path / "out"))
+    killed.kill()
+
+    second = lock(tmp_path / "out")
+    second.acquire()
+
+    with second.guard():
+        pass
+    second.end()
+    second.release()
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_stopped_process_keeps_its_output_and_goes_on(tmp_path: Path) -> None:
+    stopped = Elsewhere(tmp_path / "first", lock(tmp_path / "out"))
+    stopped.signal(signal.SIGSTOP)
+
+    refused(lock(tmp_path / "out"))
+
+    stopped.signal(signal.SIGCONT)
+    assert stopped.write() == "written"
+
+
+def _race(root: str, rounds: int, busy: Path) -> int:
+    """Takes an output again and again; how often. No one else may have it meanwhile."""
+    hold_module._SECONDS_TO_SAY_WHO = hold_module._SECONDS_BETWEEN_LOOKS = 0
+    won = 0
+    for number in range(rounds):
+        hold = lock(root)
+        try:
+            hold.acquire()
+        except SettingsError as error:
+            assert error.code is ErrorCode.OUTPUT_HELD, error
+            continue
+        won += 1
+        with busy.open("x"):
+            DatasetFolder(root, hold).write(f"{root}/run.json", str(number).encode())
+        busy.unlink()
+        if number % 2:
+            hold.end()
+        hold.release()
+    return won
+
+
+def test_of_several_that_race_one_has_the_output_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
+    monkeypatch.setattr(hold_module, "_SECONDS_BETWEEN_LOOKS", 0)
+    arguments = (f"{tmp_path}/out", 40, tmp_path / "busy")
+    others = [processes.Process(target=_race, args=arguments) for _ in range(2)]
+    for other in others:
+        other.start()
+    won: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: won.append(_race(*arguments))) for _ in range(RACERS)
+    ]
+    for thread in threads:
+        thread.start()
+    for each in (*threads, *others):
+        each.join()
+
+    assert [other.exitcode for other in others] == [0, 0]
+    assert len(won) == RACERS
+    assert sum(won) > 0
+    assert not (tmp_path / "busy").exists()
+
+
+@pytest.mark.parametrize("removed", [".staging/hold/lock", ".staging/hold", ".staging"])
+def test_a_lock_that_is_removed_by_hand_ends_the_run(tmp_path: Path, removed: str) -> None:
+    hold = lock(tmp_path / "out")
+    hold.acquire()
+    dataset = DatasetFolder(hold.root, hold)
+    storage.delete(dataset.resolve(removed))
+    left = everything(tmp_path)
+
+    with pytest.raises(HoldLostError, match="was removed by hand"):
+        dataset.write(dataset.run_json, b"late")
+
+    assert everything(tmp_path) == left
+    hold.release()
+
+
+def test_whoever_is_writing_is_waited_for(tmp_path: Path) -> None:
+    hold = lock(tmp_path / "out")
+    hold.acquire()
+    order = []
+    writes, may_end = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with hold.guard():
+            writes.set()
+            may_end.wait(PATIENCE)
+            order.append("written")
+
+    def release() -> None:
+        hold.release()
+        order.append("released")
+
+    threads = [threading.Thread(target=write), threading.Thread(target=release)]
+    threads[0].start()
+    writes.wait(PATIENCE)
+    threads[1].start()
+    refused(lock(tmp_path / "out"))
+    may_end.set()
+    for thread in threads:
+        thread.join()
+
+    assert order == ["written", "released"]
+    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+        pass
+
+
+def test_the_lock_stays_where_a_writer_does_not_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hold_module, "_SECONDS_TO_FINISH", 0.01)
+    hold = lock(tmp_path / "out")
+    hold.acquire()
+    state = hold._state()
+
+    with hold.guard():
+        hold.release()
+        refused(lock(tmp_path / "out"))
+
+    assert state.lock is not None
+    state.lock.release()
+
+
+def test_a_forked_child_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> None:
+    hold = lock(tmp_path / "out")
+    hold.acquire()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            with hold.guard():
+                os._exit(1)
+        except HoldLostError:
+            os.read(reading, 1)
+            os._exit(0)
+        finally:
+            os._exit(2)
+
+    hold.release()
+    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+        pass
+
+    os.write(writing, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("made", ["", "out", "out/images"])
+def test_what_is_refused_leaves_no_trace(tmp_path: Path, made: str) -> None:
+    if made:
+        (tmp_path / "some" / made).mkdir(parents=True)
+    before = everything(tmp_path)
+    output = str(tmp_path / "some" / "out")
+
+    def refuse() -> None:
+        with (
+            held(output, in_this_process=True, lease_seconds=1) as dataset,
+            untouched_on_failure(dataset),
+        ):
+            raise ValueError("refused")
+
+    with pytest.raises(ValueError, match="refused"):
+        refuse()
+
+    assert everything(tmp_path) == before
+
+
+def test_an_output_that_cannot_be_is_refused_without_a_trace(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a file")
+    before = everything(tmp_path)
+
+    with pytest.raises(SettingsError, match=r"^output_unavailable: .* cannot be written: "):
+        lock(tmp_path / "file" / "out").acquire()
+
+    assert everything(tmp_path) == before
+
+
+# Leases: everything else.
+
+
+@everywhere
+def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
+    first = lease(place)
+    first.acquire()
+
+    assert place in refused(lease(place))
+
+    with first.guard():
+        pass
+    first.end()
+    first.release()
+    assert list(storage.list_below(place)) == []
+
+
+@everywhere
+def test_a_silent_run_is_overtaken_after_its_own_lease_and_writes_nothing(place: str) -> None:
+    first, second = lease(place), lease(place, lease_seconds=1000)
+    first.acquire()
+    dataset = DatasetFolder(place, first)
+    dataset.write(f"{place}/images/a.png", b"a")
+    fall_silent(first)
+    begun = time.monotonic()
+
+    second.acquire()
+
+    assert time.monotonic() - begun >= LEASE_SECONDS
+    left = files(place)
+    for late in (
+        lambda: dataset.write(f"{place}/images/b.png", b"late"),
+        lambda: dataset.delete(f"{place}/images/a.png"),
+        dataset.delete_staging,
+        first.end,
+    ):
+        with pytest.raises(HoldLostError, match="another run has taken"):
+            late()
+    assert files(place) == left == {"images/a.png": b"a"}
+    first.release()
+    with second.guard():
+        pass
+    second.release()
+
+
+@everywhere
+def test_a_lease_that_merely_expired_is_taken_up_again(place: str) -> None:
+    hold = lease(place, lease_seconds=0.01)
+    hold.acquire()
+    fall_silent(hold)
+    time.sleep(0.05)
+
+    with hold.guard():
+        pass
+
+    hold.release()
+
+
+@everywhere
+def test_whoever_finds_a_late_sign_of_life_withdraws(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = lease(place, 0.1), lease(place), lease(place)
+    first.acquire()
+    fall_silent(first)
+    create = hold_module._Folder.create
+
+    def create_after_a_sign(self: hold_module._Folder, owner: hold_module._Owner) -> bool:
+        first._state()._confirm()
+        return create(self, owner)
+
+    monkeypatch.setattr(hold_module._Folder, "create", create_after_a_sign)
+    refused(second)
+    monkeypatch.undo()
+
+    with first.guard():
+        pass
+    # The number that was withdrawn is not given again.
+    third.acquire()
+    assert hold_module._Folder(place).look().last == 3
+    third.end()
+    assert list(storage.list_below(place)) == []
+    for hold in (first, third):
+        hold.release()
+
+
+def test_workers_join_and_keep_the_output_without_their_submitter(tmp_path: Path) -> None:
+    root = f"{tmp_path}/out"
+    hold = lease(root)
+    hold.acquire()
+    worker = Elsewhere(tmp_path / "worker", pickle.loads(pickle.dumps(hold)))
+    fall_silent(hold)
+    time.sleep(LEASE_SECONDS)
+
+    refused(lease(root))
+    worker.signal(signal.SIGSTOP)
+    other = lease(root)
+    other.acquire()
+    worker.signal(signal.SIGCONT)
+    told = worker.write()
+
+    assert "another run has taken" in told
+    assert files(root) == {}
+    other.release()
+    hold.release()
+
+
+def test_of_a_killed_process_the_output_is_taken_over(tmp_path: Path) -> None:
+    killed = Elsewhere(tmp_path / "first", lease(f"{tmp_path}/out", 0.5))
+    killed.kill()
+
+    with held(f"{tmp_path}/out", in_this_process=True, lease_seconds=1) as dataset:
+        dataset.write(dataset.run_json, b"{}")
+
+
+@pytest.mark.parametrize("is_taken_by_workers", [False, True])
+@pytest.mark.parametrize("ending", ["end", "release"])
+def test_a_worker_of_a_run_that_is_over_does_not_begin_it_anew(
+    tmp_path: Path, ending: str, is_taken_by_workers: bool
+) -> None:
+    root = f"{tmp_path}/out"
+    (tmp_path / "out").mkdir()
+    hold = Hold(root, new_token(), Kind.LEASE, LEASE_SECONDS, "" if is_taken_by_workers else None)
+    if not is_taken_by_workers:
+        hold.acquire()
+    DatasetFolder(root, hold).write(f"{root}/run.json", b"{}")
+    getattr(hold, ending)()
+    before = everything(tmp_path)
+
+    worker = Elsewhere(tmp_path / "late", hold)
+
+    assert "hold_lost" in worker.write()
+    after = everything(tmp_path)
+    assert {name: after[name] for name in after if name.startswith("out")} == before
+
+
+@everywhere
+def test_a_pipeline_put_together_before_another_run_is_refused_without_a_trace(
+    place: str,
+) -> None:
+    late = Hold(place, new_token(), begun_on=hold_module.state_of_output(place))
+    other = lease(place)
+    other.acquire()
+    DatasetFolder(place, other).write(f"{place}/run.json", b"{}")
+    DatasetFolder(place, other).delete_staging()
+    other.release()
+    before = {entry.name for entry in storage.list_below(place)}
+
+    with pytest.raises(HoldLostError, match="put it together again"):
+        DatasetFolder(place, late).write(f"{place}/run.json", b"late")
+
+    assert {entry.name for entry in storage.list_below(place)} == before == {"run.json"}
+    assert storage.read(f"{place}/run.json") == b"{}"
+    if storage.is_local(place):
+        assert os.listdir(place) == ["run.json"]  # noqa: PTH208
+
+
+@everywhere
+def test_signs_of_life_end_with_the_bundles(place: str) -> None:
+    hold = Hold(place, new_token(), Kind.LEASE, 0.1, begun_on="")
+    shown = ShownBundle(DatasetFolder(place, hold))
+    shown.begin()
+    folder = hold_module._Folder(place)
+    until(lambda: folder.signs_of_life(1))
+    # The bundle before failed, and was not ended.
+    shown.begin()
+    shown.end()
+    shown.end()
+
+    until(lambda: hold._state()._thread is None)
+    assert folder.signs_of_life(1) == {}
+    with lease_taken(place) as other, other.guard():
+        pass
+    hold.release()
+
+
+@contextlib.contextmanager
+def lease_taken(root: str) -> Iterator[Hold]:
+    hold = lease(root)
+    hold.acquire()
+    yield hold
+    hold.release()
+
+
+@elsewhere
+@pytest.mark.parametrize("ending", ["end", "release"])
+def test_those_that_rely_on_a_look_are_waited_for(place: str, ending: str) -> None:
+    hold, other = lease(place, 30), lease(place)
+    hold.acquire()
+    folder = hold_module._Folder(place)
+    folder.write_sign(1, "of-another-process", 1)
+    steps = []
+
+    def give_up_and_take() -> None:
+        getattr(hold, ending)()
+        other.acquire()
+        steps.append("taken")
+
+    thread = threading.Thread(target=give_up_and_take)
+    thread.start()
+    until(lambda: folder.look().owner.released)  # type: ignore[union-attr]
+    time.sleep(0.3)
+    steps.append("found")
+    folder.delete_sign(1, "of-another-process")
+    thread.join()
+
+    assert steps == ["found", "taken"]
+    hold.release()
+    other.release()
+
+
+@in_memory
+def test_a_store_that_does_not_answer_is_no_end_of_a_run(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold = lease(place, 0.01)
+    hold.acquire()
+    fall_silent(hold)
+    time.sleep(0.01)
+
+    def fail(self: object, uri: str) -> bytes:
+        raise OSError("503")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ConditionalMemory, "read", fail)
+        with pytest.raises(OSError, match="503"), hold.guard():
+            pass
+
+    with hold.guard():
+        pass
+    hold.release()
+
+
+# Between the answer and the deed.
+
+
+@pytest.mark.parametrize("place", ["memory"], indirect=True)
+@every_deed
+def test_where_writes_have_conditions_whoever_slept_changes_nothing(place: str, deed: Deed) -> None:
+    for each in overtaken(deed, place):
+        assert each.left == each.successor, each.moment
+
+
+@pytest.mark.parametrize("place", ["hdfs"], indirect=True)
+@every_deed
+def test_on_hdfs_whoever_slept_changes_at_most_the_file_that_it_was_about_to(
+    place: str, deed: Deed
+) -> None:
+    for each in overtaken(deed, place):
+        found, wanted = each.left, each.successor
+        changed = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+        # What was not there when it fell asleep it does not replace.
+        assert set(changed) <= each.before.keys(), each.moment
+        # One file, or at the very end of a run a folder of work in progress.
+        assert len(changed) < 2 or all(name.startswith(".staging/") for name in changed)
+
+
+@in_memory
+def test_what_conditions_cannot_tell(place: str) -> None:
+    """A late file that its successor did not need stays; equal bytes are taken for the same."""
+    owner, store = holding(place, Kind.LEASE), ConditionalMemory()
+    dataset = DatasetFolder(place, owner)
+    dataset.write(f"{place}/images/a.png", b"equal")
+    seen = list(store.versions_below(f"{place}/images/"))
+    storage.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
+
+    conditional_files.delete_seen(store, seen, contextlib.nullcontext)
+    conditional_files.put(
+        store, f"{place}/images/b.png", io.BytesIO(b"late"), contextlib.nullcontext
+    )
+
+    assert files(place) == {"images/b.png": b"late"}
+    owner.release()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@every_deed
+def test_on_a_local_disk_nobody_takes_over_between_the_answer_and_the_deed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, deed: Deed
+) -> None:
+    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
+    monkeypatch.setattr(hold_module, "_WATCHED", 0)
+    found = undisturbed(deed, f"{tmp_path}/undisturbed", kind)
+    root = f"{tmp_path}/out"
+    dataset = DatasetFolder(root, holding(root, kind))
+    assert dataset.hold is not None
+    deed.prepare(dataset)
+    refusals = []
+
+    with at_guard(dataset.hold, None, lambda: refusals.append(refused(lock(root))), inside=True):
+        deed.act(dataset)
+
+    assert len(refusals) == found.moments
+    assert files(root).keys() == found.left.keys()
+    dataset.hold.release()
+
+
+@pytest.mark.parametrize("kind", Kind)
+@every_deed
+def test_late_writers_of_a_run_that_gave_the_output_up_change_nothing(
+    tmp_path: Path, kind: Kind, deed: Deed
+) -> None:
+    for moment in range(undisturbed(deed, f"{tmp_path}/undisturbed", kind).moments):
+        root = tmp_path / str(moment)
+        dataset = DatasetFolder(str(root), holding(str(root), kind))
+        hold = dataset.hold
+        assert hold is not None
+        deed.prepare(dataset)
+        left: dict[str, bytes | None] = {}
+
+        def give_up(
+            hold: Hold = hold, root: Path = root, left: dict[str, bytes | None] = left
+        ) -> None:
+            hold.release()
+            left.update(everything(root))
+
+        with at_guard(hold, moment, give_up, inside=False), pytest.raises(HoldLostError):
+            deed.act(dataset)
+
+        # But for what was being written, which is gone.
+        writing = {name for name in left if name.startswith(".staging/partial/")}
+        assert everything(root) == {name: left[name] for name in left.keys() - writing}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The bucket of an S3 on this machine."""
+    with object_stores.s3(every=10**9) as store, pytest.MonkeyPatch.context() as patch:
+        for name, value in store.variables.items():
+            patch.setenv(name, value)
+        storage.configure(store.options)
+        yield store.root
+    storage.configure(())
+
+
+def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conditional_files, "_PART_BYTES", 6 << 20)
+    uri, large = f"{s3}/conditions/a b%c", b"x" * (13 << 20)
+    store = conditional_files.store_of(uri)
+    assert store is not None
+
+    assert store.version(uri) is store.read(uri) is None
+    assert storage.create(uri, b"1")
+    assert not storage.create(uri, b"2")
+    # An answer that was lost.
+    assert storage.create(uri, b"1")
+    first = store.version(uri)
+    assert first is not None
+    assert store.write(uri, io.BytesIO(large), first)
+    assert not store.write(uri, io.BytesIO(b"late"), first)
+    assert not store.write(uri, io.BytesIO(large), None)
+    assert not store.delete(uri, first)
+    assert store.read(uri) == large
+    [(found, version)] = store.versions_below(f"{s3}/conditions/")
+    assert (found, version) == (uri, store.version(uri))
+    assert store.delete(uri, version)
+    assert store.delete(uri, version)
+    assert not store.write(uri, io.BytesIO(b"late"), version)
+    assert store.read(uri) is None
+
+
+def test_on_s3_whoever_slept_changes_nothing(s3: str) -> None:
+    for each in overtaken(DEEDS["a request to stop"], f"{s3}/{new_token()}"):
+        assert each.left == each.successor, each.moment
