@@ -98,7 +98,7 @@ def steps(kind: Kind) -> st.SearchStrategy[Step]:
         kill_at=st.one_of(st.none(), st.integers(0, 90)),
         fates=st.lists(st.sampled_from(FATES), max_size=8).map(tuple),
         lost=st.frozensets(names, max_size=2),
-        replaced=st.frozensets(names, max_size=1),
+        replaced=st.sampled_from((frozenset(), frozenset(NAMES))),
         has_second=st.sampled_from((False, False, False, True)),
     )
 
@@ -219,7 +219,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=35, phases=[Phase.generate], **_SETTINGS)
+@settings(max_examples=25, phases=[Phase.generate], **_SETTINGS)
 @given(histories())
 def test_books_and_budget_hold_in_any_history(history: tuple[Kind, bool, list[Step]]) -> None:
     live(*history, step_by_step)
