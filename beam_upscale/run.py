@@ -97,7 +97,9 @@ def _run(
     storage.configure(request.beam_options)
     is_here = is_local(request.beam_options)
     seconds = request.lease_seconds
-    with held(request.output, in_this_process=is_here, lease_seconds=seconds) as dataset:
+    with held(
+        request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
+    ) as dataset:
         with untouched_on_failure(dataset):
             ready = _ready(request, dataset)
         if request.overwrite:
