@@ -403,7 +403,8 @@ class Hold:
 
     def check(self) -> None:
         """Raises a HoldLostError where another run has the output, or this one has ended."""
-        self._state().check()
+        with self.guard():
+            pass
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
