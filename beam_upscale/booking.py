@@ -148,6 +148,9 @@ class BookedCall:
         limit, has_room = self._booking.limit, False
         if limit is not None:
             _keep_to_claimed_work(self._booking)
+        if self._dataset.hold is not None:
+            # A run that has ended books nothing.
+            self._dataset.hold.check()
         earlier = repeatable_entries(self._booking.books, self._model).at(self._place)
         here: list[Entry] = []
         while True:

@@ -192,13 +192,14 @@ class _Folder:
                 signs[entry.name] = found
         return signs
 
-    def _names_of_living(self, number: int) -> set[str]:
+    def names_of_living(self, number: int) -> set[str]:
+        """The names of the files of a lease's processes."""
         return {entry.name for entry in storage.list_below(self._file(number, ""))}
 
     def wait_for_silence(self, owner: _Owner, but_for: Set[str]) -> None:
         """Waits until no process can rely any more on having seen a hold that is released."""
         end = _clock() + _TRUSTED * owner.lease_seconds
-        while self._names_of_living(owner.number) - but_for and _clock() < end:
+        while self.names_of_living(owner.number) - but_for and _clock() < end:
             time.sleep(min(_SECONDS_BETWEEN_LOOKS, _BEAT * owner.lease_seconds))
 
     def write_sign(self, number: int, name: str, count: int) -> None:
@@ -406,7 +407,8 @@ class Hold:
 
     def check(self) -> None:
         """Raises a HoldLostError where another run has the output, or this one has ended."""
-        self._state().check()
+        with self.guard():
+            pass
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -464,6 +466,7 @@ class _State:
         self._count = 0
         self._confirmed = -float("inf")
         self._shown = 0
+        self._idle_since = _clock()
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
@@ -559,6 +562,7 @@ class _State:
             return
         with self._turn:
             self._shown += change
+            self._idle_since = _clock()
             if self._shown > 0 and self._thread is None:
                 self._thread = threading.Thread(target=self._beat, name="hold", daemon=True)
                 self._thread.start()
@@ -586,6 +590,21 @@ class _State:
             if self._count:
                 with contextlib.suppress(Exception):
                     self._folder.delete_sign(self._number, self._name)
+
+    def give_way(self) -> bool:
+        """Gives the output up to a run of this process, where nothing is done with it any more.
+
+        So a pipeline that broke need not be waited for by the next one. Where the first goes on
+        all the same, in a bundle that begins later, it finds that it has lost the output.
+        """
+        with self._turn:
+            is_idle = self._shown <= 0 and _clock() - self._idle_since >= _SECONDS_TO_SAY_WHO
+            if not is_idle or self._folder.names_of_living(self._number) - {self._name}:
+                return False
+            if self._over is None:
+                message = f"another run of this process has taken {self._hold.root} over"
+                self._over = HoldLostError(ErrorCode.HOLD_LOST, message)
+        return self._writers.have_finished()
 
     def release(self) -> None:
         """Gives the output up."""
@@ -831,8 +850,13 @@ class _Taking:
             now = self._folder.look().owner
             if now is None or now.number != owner.number or now.released:
                 return
-            if _is_alive(seen, self._folder.signs_of_life(owner.number)):
+            now_seen = self._folder.signs_of_life(owner.number)
+            if _is_alive(seen, now_seen):
                 raise self._refusal(owner)
+            here = _states.get((self._hold.root, owner.token))
+            if here is not None and here.give_way():
+                seen = now_seen
+                break
         self._silent = owner.number, seen
 
     def _withdraw_if_alive(self, owner: _Owner | None, number: int) -> None:

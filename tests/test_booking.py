@@ -122,7 +122,7 @@ def test_an_output_that_another_run_has_gets_no_call(tmp_path: Path) -> None:
         a_call(run, tile=1).begin()
     with pytest.raises(HoldLostError):
         call.settle(Fate.FREE)
-    assert read_sums(DatasetFolder(dataset.root)).unresolved == 2 * PRICE
+    assert read_sums(DatasetFolder(dataset.root)).unresolved == PRICE
 
 
 # Later runs

@@ -196,15 +196,8 @@ class Runs:
         self._photograph(8, 13, 9).save(self.inputs / "3.png")
 
     def run(self, output: str = "hdfs://out") -> None:
-        # A killed run is waited for as long before its output is taken over.
-        upscale(
-            self.inputs,
-            output,
-            self._weights,
-            shard_rows=2,
-            beam_options=OPTIONS,
-            lease_seconds=1.0,
-        )
+        options = {"shard_rows": 2, "beam_options": OPTIONS, "lease_seconds": 0.5}
+        upscale(self.inputs, output, self._weights, **options)
 
     def killed_run(self, is_due: Callable[[int, str, str], bool]) -> Death:
         """A run that may be killed before its end."""

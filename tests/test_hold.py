@@ -59,9 +59,10 @@ def lock(root: Path | str) -> Hold:
 
 
 def fall_silent(hold: Hold) -> None:
-    """Has a run show no further sign of life."""
+    """Has a run show no further sign of life, as if its process slept."""
     hold._state().show(-1)
     until(lambda: hold._state()._thread is None)
+    hold._state()._shown = 1
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -565,6 +566,15 @@ def test_signs_of_life_end_with_the_bundles(place: str) -> None:
     with lease_taken(place) as other, other.guard():
         pass
     hold.release()
+
+
+def test_a_pipeline_that_broke_in_this_process_is_not_waited_for(tmp_path: Path) -> None:
+    broken = Hold(f"{tmp_path}/out", new_token(), begun_on="")
+    with broken.shown():
+        broken.check()
+
+    with held(broken.root, in_this_process=True, lease_seconds=1), pytest.raises(HoldLostError):
+        broken.check()
 
 
 @contextlib.contextmanager
