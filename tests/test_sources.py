@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale import manifest, storage
-from beam_upscale.budget import claim, committed
+from beam_upscale.budget import claim, spent
 from beam_upscale.chain import Rules
 from beam_upscale.columns import infer_input_type
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
@@ -692,7 +692,7 @@ def test_a_staged_result_holds_and_beats_a_committed_one(
 
 
 @pytest.mark.parametrize(
-    ("made", "stands", "spent"),
+    ("made", "stands", "expected"),
     [
         pytest.param({"credits": Decimal("0.2")}, {}, "0.2", id="as it was made"),
         pytest.param(
@@ -708,7 +708,7 @@ def test_a_record_of_what_is_committed_is_that_result(
     dataset: DatasetFolder,
     made: dict[str, Any],
     stands: dict[str, Any],
-    spent: str,
+    expected: str,
 ) -> None:
     row = upscaled(picture, **made)
     image = with_committed(picture, dataclasses.replace(row, **stands), dataset)
@@ -720,7 +720,7 @@ def test_a_record_of_what_is_committed_is_that_result(
     assert found.committed
     # Its price stands in the shard, and is not to be counted twice.
     assert claim(found, RULES, shared_pool()).credits == 0
-    assert committed(dataset.root) == Decimal(spent)
+    assert spent(dataset.root, None) == Decimal(expected)
 
 
 def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
