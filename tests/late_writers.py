@@ -154,7 +154,8 @@ DEEDS = {
         lambda dataset: complete(dataset, Layout.FILES, {"format": "beam-upscale/1"}),
     ),
     "the beginning of --overwrite": Deed(
-        lambda dataset: complete_and_begin_anew(dataset), lambda dataset: _clear(dataset)
+        lambda dataset: complete_and_begin_anew(dataset),
+        lambda dataset: _clear(dataset, lambda _: None),
     ),
     "a listing": Deed(_nothing, _list("a", "b")),
     "a listing without inputs of before": Deed(
