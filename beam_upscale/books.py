@@ -37,9 +37,13 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.manifest import CREDITS, Row, Totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
+from beam_upscale.sorted_map import SortedMap
 
 BOOKS = "books"
-"""The folder of the books, below the dataset's root."""
+"""The folder of the books, below the dataset's root; in `run.json` their format."""
+
+BOOKS_FORMAT = 1
+"""What `run.json` says of books that hold every paid call; earlier versions say nothing."""
 
 # The smallest amount that is accounted for.
 _STEP = Decimal(1).scaleb(-CREDITS.scale)
@@ -128,7 +132,11 @@ class Entry:
 
     def to_json(self) -> bytes:
         """The entry as UTF-8 JSON, exact to the last digit."""
-        return json.dumps({**dataclasses.asdict(self), "credits": str(self.credits)}).encode()
+        return json.dumps({**self.to_dict(), "credits": str(self.credits)}).encode()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attributes by their names."""
+        return {name: getattr(self, name) for name in _SCHEMA.names}
 
 
 def entry_from_json(data: bytes) -> Entry:
@@ -258,8 +266,8 @@ class _Adder:
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
-            "CREATE TABLE entries (id TEXT PRIMARY KEY, grp TEXT, units INTEGER, rank INTEGER) "
-            "WITHOUT ROWID"
+            "CREATE TABLE entries (id TEXT PRIMARY KEY, grp TEXT, units INTEGER, rank INTEGER, "
+            "request_id TEXT) WITHOUT ROWID"
         )
         self._database.execute("BEGIN")
 
@@ -269,10 +277,21 @@ class _Adder:
     def add(self, entries: Iterable[Entry]) -> None:
         """Adds entries; one that is there already is taken as it was settled."""
         self._database.executemany(
-            "INSERT INTO entries VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+            "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
             f"SET rank = excluded.rank WHERE rank = {self._RANKS[State.SENT]}",
-            ((e.id, e.group, int(e.credits / _STEP), self._RANKS[e.state]) for e in entries),
+            (
+                (e.id, e.group, int(e.credits / _STEP), self._RANKS[e.state], e.request_id)
+                for e in entries
+            ),
         )
+
+    def by_request_id(self) -> SortedMap:
+        """Credits of all calls that are not free, by their request ids."""
+        rows = self._database.execute(
+            "SELECT request_id, SUM(units) FROM entries WHERE id = grp AND rank > 0 "
+            "GROUP BY request_id"
+        )
+        return SortedMap((request_id, str(units * _STEP)) for request_id, units in rows)
 
     def sums(self) -> BookSums:
         """The sums over all groups."""
@@ -412,28 +431,47 @@ def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
 def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.input_id, entry.stage, entry.tile, entry.id))
     values = [
-        {**dataclasses.asdict(e), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
+        {**e.to_dict(), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
         for e in ordered
     ]
     with dataset.publish(uri) as file:
         pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), file)
 
 
-def bring_forward(dataset: DatasetFolder, rows: Iterable[Row]) -> None:
-    """Begins the books of an output that an earlier version of this package wrote.
+def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
+    """Enters what rows were billed beyond what the books hold of their calls.
+
+    Earlier versions of this package kept no books. Done again, it changes nothing.
 
     Args:
-        dataset: the output, which has no books.
-        rows: its rows, staged ones included.
+        rows: of the output.
+        dataset: the output.
     """
-    charged = [_entry_of_row(row) for row in rows if row.billed_credits]
-    if charged:
-        _publish(_folder(dataset, "closed", "earlier-version.parquet"), charged, dataset)
+    with contextlib.closing(_Adder()) as adder:
+        for entries in itertools.chain(_closed(dataset), _open(dataset)):
+            adder.add(entries)
+        known = adder.by_request_id()
+    missing = []
+    for row in rows:
+        amounts = (Decimal(known.get(request_id) or 0) for request_id in set(row.request_ids))
+        billed = row.billed_credits - sum(amounts, Decimal(0))
+        if billed > 0:
+            missing.append(_entry_of_row(dataclasses.replace(row, billed_credits=billed)))
+    if missing:
+        _publish(_folder(dataset, "closed", f"{uuid.uuid4().hex}.parquet"), missing, dataset)
 
 
 def exist(dataset: DatasetFolder) -> bool:
     """Whether an output has books."""
     return any(True for _ in storage.list_below(_folder(dataset)))
+
+
+def are_kept(run: Mapping[str, Any] | None) -> bool:
+    """Whether the books hold all calls of an output, by what its `run.json` says, if there is one.
+
+    Earlier versions of this package kept none.
+    """
+    return run is None or run.get(BOOKS) == BOOKS_FORMAT
 
 
 def enter_row(row: Row, dataset: DatasetFolder) -> None:

@@ -21,7 +21,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from enum import StrEnum
@@ -168,13 +168,20 @@ def shard_name(shard: int) -> str:
 
 
 @contextlib.contextmanager
-def held(output: str, *, in_this_process: bool, lease_seconds: float) -> Iterator["DatasetFolder"]:
+def held(
+    output: str,
+    *,
+    in_this_process: bool,
+    lease_seconds: float,
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> Iterator["DatasetFolder"]:
     """Gives an output that no other run has meanwhile.
 
     Args:
         output: URI or path.
         in_this_process: whether all that is written there comes from this process.
         lease_seconds: of the hold, where the operating system's locks do not tell.
+        on_wait: called with a line for people before another run is waited for.
 
     Raises:
         SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be written.
@@ -182,7 +189,7 @@ def held(output: str, *, in_this_process: bool, lease_seconds: float) -> Iterato
     root = storage.absolute(output)
     kind = Kind.LOCK if in_this_process and storage.is_local(root) else Kind.LEASE
     hold = Hold(root, new_token(), kind, lease_seconds)
-    hold.acquire()
+    hold.acquire(on_wait)
     try:
         yield DatasetFolder(root, hold)
     finally:

@@ -33,7 +33,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
@@ -368,16 +368,19 @@ class Hold:
         """Whether no one takes the output before the pipeline begins."""
         return self.begun_on is not None
 
-    def acquire(self) -> None:
+    def acquire(self, on_wait: Callable[[str], None] = _logger.warning) -> None:
         """Takes the output for this run, or finds that it is taken.
 
         Until `release` this process shows that the run is there.
+
+        Args:
+            on_wait: called with a line for people before another run is waited for.
 
         Raises:
             SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be
                 written.
         """
-        state = _begin(self)
+        state = _begin(self, on_wait)
         state.show(+1)
 
     def release(self) -> None:
@@ -693,13 +696,13 @@ def _clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
-def _begin(hold: Hold) -> _State:
+def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _State:
     try:
         for _ in range(_MOST_TRIES):
             with contextlib.suppress(FileNotFoundError):
                 # A run that ends removes its empty folders, maybe between two steps of this one.
-                return _Taking(hold).state()
-        return _Taking(hold).state()
+                return _Taking(hold, on_wait).state()
+        return _Taking(hold, on_wait).state()
     except SettingsError:
         raise
     except Exception as error:  # The clients of object stores raise errors of their own.
@@ -731,8 +734,9 @@ def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
 class _Taking:
     """One attempt to take an output."""
 
-    def __init__(self, hold: Hold) -> None:
+    def __init__(self, hold: Hold, on_wait: Callable[[str], None]) -> None:
         self._hold = hold
+        self._on_wait = on_wait
         self._folder = _Folder(hold.root)
         path = self._folder.lock_path
         self._lock = None if path is None else _FileLock(path)
@@ -835,6 +839,10 @@ class _Taking:
         Raises:
             SettingsError: OUTPUT_HELD, there was one.
         """
+        self._on_wait(
+            f"{self._hold.root} was taken by {owner.who} since {owner.since}; waiting up to "
+            f"{owner.lease_seconds:g} s for a sign of life of that run"
+        )
         seen = self._folder.signs_of_life(owner.number)
         end = _clock() + owner.lease_seconds
         while _clock() < end:

@@ -97,7 +97,9 @@ def _run(
     storage.configure(request.beam_options)
     is_here = is_local(request.beam_options)
     seconds = request.lease_seconds
-    with held(request.output, in_this_process=is_here, lease_seconds=seconds) as dataset:
+    with held(
+        request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
+    ) as dataset:
         with untouched_on_failure(dataset):
             ready = _ready(request, dataset)
         if request.overwrite:
@@ -187,10 +189,10 @@ def _carry_out(
 
 def _open_books(dataset: DatasetFolder) -> None:
     """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    if not books.are_kept(dataset.read_run()):
+        books.enter_missing(dataset.unfinished_rows(), dataset)
     if books.exist(dataset):
         books.close(dataset)
-    else:
-        books.bring_forward(dataset, dataset.unfinished_rows())
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from beam_upscale import storage
-from beam_upscale.books import BOOKS
+from beam_upscale.books import BOOKS, BOOKS_FORMAT
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.plan import Oversize
@@ -52,6 +52,7 @@ def run_record(
     """What is known of a run before its first image; equal runs give equal records."""
     return {
         "format": RUN_FORMAT,
+        BOOKS: BOOKS_FORMAT,
         "settings": None if settings is None else settings.to_dict(),
         "endpoint": None if settings is None else settings.endpoint,
         "layout": str(layout),

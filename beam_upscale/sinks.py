@@ -238,8 +238,7 @@ class _Stage(beam.DoFn):
     def _open(self) -> None:
         """Says that the run is not complete, before it has done anything."""
         if not self._is_open:
-            values = {**self._run, "complete": False}
-            self._dataset.write_json(self._dataset.run_json, values)
+            _write_incomplete(self._run, self._dataset)
             self._is_open = True
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -281,6 +280,14 @@ class _Told:
         for place, keys in self._keys.items():
             (shard, part, is_new), (timestamp, window) = place, self._times[place]
             yield WindowedValue((shard, Listed(part, bytes(keys), is_new)), timestamp, [window])
+
+
+def _write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
+    """Has `run.json` say that a run is not complete; what it says of the books stays."""
+    values = {**run, "complete": False}
+    if not books.are_kept(dataset.read_run()):
+        values.pop(books.BOOKS, None)
+    dataset.write_json(dataset.run_json, values)
 
 
 def _nothing() -> None:
@@ -598,9 +605,12 @@ def _retype(
 
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
     """Closes a run all of whose shards are committed: totals, the card, no more staging."""
+    sums = dataset.totals()
+    if sums.billed_credits and not books.are_kept(dataset.read_run()):
+        books.enter_missing((row for _, row in dataset.committed_rows()), dataset)
     if books.exist(dataset):
         books.close(dataset)
-    sums = books.with_books(dataset.totals(), dataset)
+    sums = books.with_books(sums, dataset)
     shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
     card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
     values = {
@@ -652,7 +662,7 @@ def _complete_if_all(
         return
     if (dataset.read_run() or {}).get("complete"):
         # All that came was done before, and a step has taken away what was not tried.
-        dataset.write_json(dataset.run_json, {**run, "complete": False})
+        _write_incomplete(run, dataset)
     # A pipeline of one's own has no one else to say so.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)

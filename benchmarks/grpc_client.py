@@ -17,6 +17,9 @@ The handler is fed in three ways, each of which encodes an image for every call:
 - `beam`: the same in a Beam pipeline, by RunInference and a DoFn on the in-process runner with four
   threads.
 
+With `--books` each call is put into the books of an output on the local disk, before it is sent and
+when its answer is known, as a run does.
+
 Server, client and decoders share this machine's cores. Where a way stays behind, `cpu_share` says
 whether they were busy: processor time of the client and its decoders, and of the server, for each
 second and core.
@@ -32,6 +35,7 @@ import multiprocessing
 import platform
 import random
 import statistics
+import tempfile
 import threading
 import time
 from collections import deque
@@ -53,11 +57,12 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale import image
+from beam_upscale.booking import ImageBooking, RunBooks
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool, usable_cores
 from beam_upscale.engines import get_engine
 from beam_upscale.grpc_api.client import RemoteHandler
-from beam_upscale.grpc_api.client.calls import Call, Outcome
-from beam_upscale.grpc_api.client.requests import request_for
+from beam_upscale.grpc_api.client.calls import Call, ImageCalls, Outcome
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference, PendingInference, Tile, TiledImage
 from beam_upscale.plan import Box
@@ -113,9 +118,22 @@ def serve(pipe: Connection) -> None:
     pipe.send(served)
 
 
-def tiled(number: int) -> TiledImage:
-    """A tiny image in one tile."""
-    return TiledImage([Tile(_PIXELS, Box(0, 0, _SIDE, _SIDE))], 2, identity=(str(number), 0))
+class Tiled:
+    """Makes tiny images in one tile.
+
+    Args:
+        books: that their calls are put into; None keeps none.
+    """
+
+    def __init__(self, books: RunBooks | None) -> None:
+        self._books = books
+
+    def __call__(self, number: int) -> TiledImage:
+        name, booking = str(number), None
+        if self._books is not None:
+            booking = ImageBooking(self._books, name, "")
+        tiles = [Tile(_PIXELS, Box(0, 0, _SIDE, _SIDE))]
+        return TiledImage(tiles, 2, identity=(name, 0), booking=booking)
 
 
 class Take(beam.DoFn):
@@ -151,7 +169,7 @@ def check(inference: Inference) -> None:
     assert inference.cores[0].shape == (2 * _SIDE, 2 * _SIDE, 3)
 
 
-def through_beam(handler: RemoteHandler, calls: int) -> None:
+def through_beam(handler: RemoteHandler, calls: int, tiled: Tiled) -> None:
     options = PipelineOptions(
         [], direct_num_workers=_FEEDERS, direct_running_mode="multi_threading"
     )
@@ -184,7 +202,7 @@ def feed(numbers: Iterator[int], work: Callable[[Iterator[int]], None]) -> None:
             feeding.result()
 
 
-def through_threads(handler: RemoteHandler, calls: int) -> None:
+def through_threads(handler: RemoteHandler, calls: int, tiled: Tiled) -> None:
     window = handler.load_model()
 
     def work(numbers: Iterator[int]) -> None:
@@ -200,12 +218,11 @@ def through_threads(handler: RemoteHandler, calls: int) -> None:
     feed(iter(range(calls)), work)
 
 
-def through_window(handler: RemoteHandler, calls: int) -> None:
+def through_window(handler: RemoteHandler, calls: int, tiled: Tiled) -> None:
     window, outcomes = handler.load_model(), deque[Future[Outcome]]()
 
     def call(number: int) -> Call:
-        request = request_for(_ENGINE, tiled(number), 0)
-        return Call(request.request_id, request.SerializeToString())
+        return handler._call(tiled(number), 0, ImageCalls())
 
     def work(numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -228,7 +245,7 @@ def cpu_seconds(server: int | None) -> float:
     return sum(each.user + each.system for each in times)
 
 
-def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
+def measure(way: str, in_flight: int, calls: int, books: RunBooks | None) -> dict[str, Any]:
     """The figures of one run."""
     # Decoders are started before their time counts.
     shared_pool().read_header(image.encode(_PIXELS).data)
@@ -238,7 +255,7 @@ def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
     server.start()
     model = RemoteModel(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
     begun, busy = time.monotonic(), cpu_seconds(server.pid)
-    _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls)
+    _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls, Tiled(books))
     seconds, busy = time.monotonic() - begun, cpu_seconds(server.pid) - busy
     pipe.send("stop")
     served: list[Served] = pipe.recv()
@@ -251,6 +268,7 @@ def measure(way: str, in_flight: int, calls: int) -> dict[str, Any]:
     mean = statistics.fmean(steady)
     return {
         "through": way,
+        "books": books is not None,
         "in_flight": in_flight,
         "calls_per_second": len(steady) / (end - start),
         "mean_latency_seconds": mean,
@@ -276,8 +294,13 @@ def main() -> None:
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--calls", type=int, default=8000)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--books", action="store_true")
     arguments = parser.parse_args()
-    rows = [measure(way, arguments.in_flight, arguments.calls) for way in arguments.through]
+    rows = []
+    for way in arguments.through:
+        with tempfile.TemporaryDirectory(prefix="books-") as folder:
+            books = RunBooks.begin(DatasetFolder(folder)) if arguments.books else None
+            rows.append(measure(way, arguments.in_flight, arguments.calls, books))
     for row in rows:
         print(json.dumps(row))
     report = {

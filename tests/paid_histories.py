@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +23,7 @@ from PIL import Image
 from beam_upscale import budget as budgets
 from beam_upscale import engines, image, storage, transforms
 from beam_upscale import run as runs
+from beam_upscale.arrivals import Listed, key_of
 from beam_upscale.booking import RunBooks
 from beam_upscale.books import BookSums, Entry, State, _closed, _open, grouped, read_sums
 from beam_upscale.control import clear_stop, is_stopped
@@ -34,7 +35,7 @@ from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.client import RemoteHandler, ServiceLedger, calls, window
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.listed import listed_shards
+from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
 from beam_upscale.request import Run
@@ -300,14 +301,25 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
         dataset.write_json(dataset.run_json, {**ready.record, "complete": False})
         clear_stop(dataset)
         sources = _read(request, ready, dataset)
+        new: set[str] = set()
         for result in _upscaled(sources, ready.settings, lost):
             _persist(result, ready.settings, dataset, request)
+            if result.source.earlier is None or not result.source.committed:
+                new.add(result.source.input_id)
         if is_stopped(dataset):
             return
         commit = _CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
         for shard, part in listed_shards(dataset):
-            assert commit._is_committed(shard, {part})
+            ids = [image.input_id for image in read_part(dataset, part)]
+            news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
+            (committed,) = commit.process((shard, news))
+            assert committed.is_whole
         complete(dataset, request.layout, ready.record)
+
+
+def _told(part: str, ids: Sequence[str], new: Collection[str], *, is_new: bool) -> Listed:
+    keys = (key_of(each) for each in ids if (each in new) is is_new)
+    return Listed(part, b"".join(keys), is_new)
 
 
 def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]:

@@ -38,6 +38,10 @@ def output(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+# A pipeline that failed is waited for as long before another one takes its output over.
+LEASE_SECONDS = 1.0
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three images, which are in shards of two."""
@@ -55,12 +59,15 @@ def run(tiny_weights: Path, output: Path) -> Callable[..., None]:
         upscale = bu.Upscale(weights=str(tiny_weights), device="cpu", precision="fp32")
         with beam.Pipeline(runner=FnApiRunner()) as pipeline:
             if isinstance(inputs, Path):
-                read = bu.ReadImages(str(inputs), output=str(output), shard_rows=2)
+                read = bu.ReadImages(
+                    str(inputs), output=str(output), shard_rows=2, lease_seconds=LEASE_SECONDS
+                )
                 images = pipeline | read | "Step" >> (step or beam.Map(lambda each: each))
             else:
                 # Spread, as if each came from a worker of its own.
                 images = pipeline | beam.Create(inputs) | beam.Reshuffle()
-            _ = images | upscale | bu.WriteDataset(str(output), **options)
+            sink = bu.WriteDataset(str(output), lease_seconds=LEASE_SECONDS, **options)
+            _ = images | upscale | sink
 
     return run
 

@@ -23,7 +23,9 @@ from paid_histories import (
     through_beam,
 )
 
+from beam_upscale import hold
 from beam_upscale.books import work_of
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import source_image
 from beam_upscale.manifest import Status
 from beam_upscale.parameters import Parameters
@@ -70,6 +72,7 @@ class Step:
         fates: of the first attempts that it makes.
         lost: inputs whose worker is lost when it has the result.
         replaced: those of them that are replaced before they are done again.
+        has_second: whether a second run begins at that moment.
     """
 
     changes: tuple[tuple[str, int | None], ...]
@@ -79,6 +82,7 @@ class Step:
     fates: tuple[str, ...]
     lost: frozenset[str]
     replaced: frozenset[str]
+    has_second: bool = False
 
 
 def steps(kind: Kind) -> st.SearchStrategy[Step]:
@@ -94,7 +98,8 @@ def steps(kind: Kind) -> st.SearchStrategy[Step]:
         kill_at=st.one_of(st.none(), st.integers(0, 90)),
         fates=st.lists(st.sampled_from(FATES), max_size=8).map(tuple),
         lost=st.frozensets(names, max_size=2),
-        replaced=st.frozensets(names, max_size=1),
+        replaced=st.sampled_from((frozenset(), frozenset(NAMES))),
+        has_second=st.sampled_from((False, False, False, True)),
     )
 
 
@@ -167,6 +172,8 @@ def _take(step: Step, history: History, inputs: Inputs, how: Runner) -> None:
         pending.discard(name)
         if name in step.replaced:
             inputs.put(name, 9)
+        if step.has_second:
+            assert_second_is_refused(history)
         return True
 
     budget = None if step.budget is None else Decimal(step.budget)
@@ -180,6 +187,13 @@ def _take(step: Step, history: History, inputs: Inputs, how: Runner) -> None:
         # A killed run may leave an image without a record, whose input is gone by the next run.
         problems = verify(history.dataset.root)
         assert [each for each in problems if each.kind is not ProblemKind.STRAY_FILE] == []
+
+
+def assert_second_is_refused(history: History) -> None:
+    """Another run finds that the output is taken."""
+    with pytest.raises(SettingsError) as refused, mock.patch.object(hold, "_SECONDS_TO_SAY_WHO", 0):
+        history.run(step_by_step)
+    assert refused.value.code is ErrorCode.OUTPUT_HELD
 
 
 def _rows_of(history: History) -> list[Any]:

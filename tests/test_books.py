@@ -14,9 +14,10 @@ from beam_upscale.books import (
     Entry,
     Place,
     State,
-    bring_forward,
+    are_kept,
     close,
     close_rows,
+    enter_missing,
     enter_row,
     entry_from_json,
     exist,
@@ -26,10 +27,11 @@ from beam_upscale.books import (
     with_books,
     work_of,
 )
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import DatasetFolder, Layout
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
+from beam_upscale.run_record import run_record
 
 PRICE = Decimal("0.2")
 
@@ -306,18 +308,32 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
 # Rows without entries
 
 
-def test_books_begin_with_what_an_earlier_version_billed(dataset: DatasetFolder) -> None:
+def test_what_rows_were_billed_beyond_the_books_is_entered_once(dataset: DatasetFolder) -> None:
+    keep(
+        dataset,
+        entry("e1", State.CHARGED, request_id="1"),
+        entry("e2", State.CHARGED, n=2, request_id="1", repeats="e1"),
+        entry("e3", n=3, request_id="4"),
+        entry("e4", State.FREE, n=4, request_id="5"),
+    )
     rows = [
         Row("a", "a", Status.UPSCALED, billed_credits=PRICE, request_ids=("1",)),
         Row("b", "b", Status.FAILED, billed_credits=Decimal(12), request_ids=("2", "3")),
         Row("c", "c", Status.SKIPPED),
+        Row("d", "d", Status.FAILED, billed_credits=2 * PRICE, request_ids=("4", "6")),
+        Row("e", "e", Status.UPSCALED, billed_credits=PRICE, request_ids=("5",)),
     ]
 
-    bring_forward(dataset, rows)
-    bring_forward(dataset, rows)
+    for _ in range(2):
+        enter_missing(rows, dataset)
 
-    assert read_sums(dataset) == BookSums(Decimal("12.2"))
-    assert exist(dataset)
+        assert read_sums(dataset) == BookSums(Decimal("12.6"), PRICE, 1)
+
+
+def test_books_are_kept_since_run_json_says_so() -> None:
+    assert are_kept(None)
+    assert not are_kept({"format": "beam-upscale/1"})
+    assert are_kept(run_record(None, Layout.FILES))
 
 
 def test_a_row_of_calls_in_no_books_is_entered_once(dataset: DatasetFolder) -> None:

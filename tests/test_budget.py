@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import io
 import random
 import struct
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beam_upscale import storage
+from beam_upscale.booking import ImageBooking, Prepaid, RunBooks
+from beam_upscale.books import close, work_of
 from beam_upscale.budget import (
     NOTHING,
     Claim,
@@ -27,17 +30,20 @@ from beam_upscale.budget import (
     order,
     reach,
     read_header,
+    spent,
     spent_on,
 )
 from beam_upscale.chain import Rules
-from beam_upscale.dataset import Record
+from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import EncodeOptions, encode
 from beam_upscale.listing import SourceImage, source_image
 from beam_upscale.manifest import Row, Status
+from beam_upscale.paid_calls import Fate
 from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.remote_models import RemoteModel
 
 ENGINE = get_engine("esrgan-v1-x2plus")
 RULES = Rules((ENGINE,))
@@ -299,3 +305,90 @@ def test_a_failed_image_and_what_it_was_billed_take_its_price_and_no_more(
     source = dataclasses.replace(source, earlier=failed_record(source, "0.2"), committed=committed)
 
     assert claim(source, rules, shared_pool()) == Claim(order("a"), Decimal(asked), spent=False)
+
+
+# What is in the books
+
+
+def test_what_the_books_hold_is_spent(tmp_path: Path) -> None:
+    run, _ = booked(tmp_path, Fate.CHARGED), booked(tmp_path, None, "b")
+
+    assert spent(run.dataset.root, MODEL) == 2 * PRICE
+    assert spent(run.dataset.root, None) == 0
+    assert spent(None, MODEL) == 0
+
+
+@pytest.mark.parametrize("fate", [Fate.CHARGED, None])
+def test_a_claim_is_without_what_is_repeated_for_free(tmp_path: Path, fate: Fate | None) -> None:
+    booked(tmp_path, fate)
+    run = later_run(tmp_path)
+    source = SourceImage("a", data=png(20, 10), books=run)
+
+    found = claim(source, RULES, shared_pool(), MODEL)
+    changed = claim(dataclasses.replace(source, data=png(20, 11)), RULES, shared_pool(), MODEL)
+    elsewhere = claim(source, RULES, shared_pool(), dataclasses.replace(MODEL, ledger="another"))
+
+    assert (found.credits, found.prepaid) == (0, Prepaid(WORK, PRICE))
+    assert (changed.credits, changed.prepaid) == (PRICE, None)
+    assert (elsewhere.credits, elsewhere.prepaid) == (PRICE, None)
+
+
+def test_what_earlier_rows_took_is_counted_in_the_books_and_not_again(tmp_path: Path) -> None:
+    rules = Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE))
+    source = SourceImage("a", data=png(1500, 1000), books=later_run(tmp_path))
+    done = Row("a", "a", Status.UPSCALED, credits=PRICE)
+
+    failed = claim(
+        dataclasses.replace(source, earlier=failed_record(source, "0.2")),
+        *(rules, shared_pool(), MODEL),
+    )
+    upscaled = claim(
+        dataclasses.replace(source, earlier=Record(done, None)), rules, shared_pool(), MODEL
+    )
+
+    assert failed == Claim(order("a"), Decimal("0.2"), spent=False)
+    assert upscaled == Claim(order("a"), Decimal(0), spent=True)
+
+
+@pytest.mark.parametrize(
+    ("budget", "within", "spare"),
+    [("0.2", {"b"}, 0), ("0.4", {"a", "b"}, 0), ("0.8", {"a", "b"}, 2), ("0.1", {"b"}, 0)],
+)
+def test_free_repeats_are_within_every_budget_and_what_is_left_is_to_spare(
+    tmp_path: Path, budget: str, within: set[str], spare: int
+) -> None:
+    """What is charged for `b` already takes its part of a budget."""
+    booked(tmp_path, None, "b")
+    run = later_run(tmp_path)
+    sources = [SourceImage(name, data=png(20, 10), books=run) for name in ("a", "b")]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        admitted = (
+            pipeline
+            | beam.Create(sources)
+            | LimitCredits(Decimal(budget), RULES, run.dataset.root, MODEL)
+            | beam.Map(lambda image: (image.input_id, image.within_budget, image.spare_calls))
+        )
+        expected = [(name, name in within, spare) for name in ("a", "b")]
+        assert_that(admitted, equal_to(expected))
+
+
+MODEL = RemoteModel(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
+WORK = work_of(hashlib.sha256(png(20, 10)).hexdigest(), None)
+
+
+def booked(folder: Path, fate: Fate | None, name: str = "a") -> RunBooks:
+    """A run that has sent a call for a picture of 20 x 10 pixels."""
+    run = RunBooks.begin(DatasetFolder(str(folder / "out")))
+    call = ImageBooking(run, name, WORK).call((0, 0), "r", PRICE, MODEL)
+    call.begin()
+    if fate is not None:
+        call.settle(fate)
+    return run
+
+
+def later_run(folder: Path) -> RunBooks:
+    """The run after it."""
+    dataset = DatasetFolder(str(folder / "out"))
+    close(dataset)
+    return RunBooks.begin(dataset)

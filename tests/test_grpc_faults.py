@@ -18,6 +18,8 @@ from faults import Fault, Server, ServerFaults, WireFaults, broken_wire
 from PIL import Image
 from runs import Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
 
+from beam_upscale.books import read_sums
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode
 from beam_upscale.manifest import Row, Status
 from beam_upscale.remote_models import API_KEY_VARIABLE
@@ -289,6 +291,82 @@ def test_budget_holds_where_calls_fail_and_the_client_is_killed(
     assert in_flight
     assert rest.code == 0
     assert_budget_is_spent(server, name, output, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class Books:
+    """What a run's output has in its books, beside what the service charged.
+
+    Attributes:
+        server: the service.
+        key: that is charged.
+        output: of the runs.
+    """
+
+    server: Server
+    key: str
+    output: Path
+
+    def assert_hold(self, budget: Decimal) -> None:
+        """They are the ledger but for what is unresolved, and the budget is not exceeded."""
+        sums = read_sums(DatasetFolder(str(self.output)))
+        total = credits_charged(self.server, self.key)
+        assert sums.charged <= total <= sums.spent <= budget
+
+    def assert_are_in_totals(self) -> None:
+        """`run.json` has their sums."""
+        sums = read_sums(DatasetFolder(str(self.output)))
+        totals = json.loads((self.output / "run.json").read_text())["totals"]
+        assert Decimal(totals["charged_credits"]) == sums.charged
+        assert Decimal(totals["unresolved_credits"]) == sums.unresolved
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("in_flight", [1, 8])
+def test_books_and_budget_hold_over_kills_and_inputs_that_change_and_come_back(
+    tmp_path: Path, service: Server, photograph: Callable[..., Image.Image], in_flight: int
+) -> None:
+    name = f"books-{in_flight}"
+    inputs, output, key = tmp_path / "in", tmp_path / "out", service.add_key(name)
+    books, seen = Books(service, name, output), tmp_path / "charged"
+    make_images(inputs, 12, photograph)
+    first = {path.name: path.read_bytes() for path in inputs.iterdir()}
+    words = arguments(service.endpoint, key, "--max-in-flight", in_flight)
+
+    def run(budget: Decimal, kill_after: int | None = None, *others: str) -> Finished:
+        prepare = do_nothing
+        if kill_after is not None:
+            prepare = functools.partial(
+                *(faults.kill_with_charges_in_flight, kill_after, output),
+                *(service.ledger, name, seen),
+            )
+        given = (*words, "--max-credits", str(budget), *others)
+        finished = command_elsewhere(tmp_path, "run", inputs, output, *given, prepare=prepare)
+        books.assert_hold(budget)
+        return finished
+
+    assert run(Decimal("2.4"), 5).code == -signal.SIGKILL
+    for number, path in enumerate(sorted(inputs.iterdir())):
+        if number < 6:
+            photograph(100 + number, 24, 20).save(path)
+        elif number < 8:
+            path.unlink()
+    assert run(Decimal("2.4"), 3).code == -signal.SIGKILL
+    assert run(Decimal("2.4")).code == 0
+    books.assert_are_in_totals()
+    assert sorted(rows(output)) == sorted(path.name for path in inputs.iterdir())
+    for each, data in first.items():
+        (inputs / each).write_bytes(data)
+    assert run(Decimal("2.6"), None, "--retry", "over_budget,failed").code == 0
+    assert run(Decimal(100), None, "--retry", "over_budget,failed").code == 0
+
+    # Every input is as it was at first, and what was charged then was not charged again.
+    assert {row.status for row in rows(output).values()} == {Status.UPSCALED}
+    assert set(charged(service, name).values()) == {1}
+    books.assert_are_in_totals()
+    assert list(verify(str(output))) == []
+    assert {path.name: path.read_bytes() for path in inputs.iterdir()} == first
 
 
 def assert_stopped_with_one_line(finished: Finished, code: ErrorCode) -> None:

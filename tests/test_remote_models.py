@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -40,3 +42,24 @@ def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
     assert refused.value.message == (
         f"the endpoint is {endpoint!r}; it must be HOST:PORT, such as localhost:50051"
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        ({}, 0),
+        ({"ledger": "x", "replay_seconds": 86_400}, 86_400 - 600 - 300 - 60),
+        ({"ledger": "x", "replay_seconds": 900}, 0),
+        ({"replay_seconds": 86_400}, 0),
+    ],
+)
+def test_a_repeat_is_over_by_the_time_a_ledger_forgets(
+    fields: dict[str, Any], seconds: float
+) -> None:
+    assert RemoteModel(ENGINE, "h:1", **fields).repeat_seconds == seconds
+
+
+def test_a_ledger_is_nothing_that_results_depend_on() -> None:
+    model = RemoteModel(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
+
+    assert model.to_dict() == RemoteModel(ENGINE, "h:2").to_dict()

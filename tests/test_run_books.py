@@ -91,7 +91,7 @@ def test_books_that_were_changed_are_noticed(history: History) -> None:
 
 def test_rows_of_an_earlier_version_count_against_a_budget(history: History) -> None:
     assert history.run(through_beam)
-    storage.delete(storage.join(history.dataset.root, "books"))
+    as_an_earlier_version_left_it(history)
     for path in history.inputs.iterdir():
         path.unlink()
     for number in range(3):
@@ -102,6 +102,27 @@ def test_rows_of_an_earlier_version_count_against_a_budget(history: History) -> 
     statuses = sorted(row.status for row in history.rows())
     assert statuses == [Status.OVER_BUDGET, Status.OVER_BUDGET, *[Status.UPSCALED] * 4]
     assert totals(history)["charged_credits"] == history.service.total == Decimal("0.8")
+
+
+def as_an_earlier_version_left_it(history: History) -> None:
+    """Takes the books away, and what tells that there are any."""
+    storage.delete(storage.join(history.dataset.root, "books"))
+    path = Path(history.dataset.run_json)
+    values = json.loads(path.read_text())
+    del values["books"]
+    path.write_text(json.dumps(values))
+
+
+def test_a_pipeline_of_ones_own_enters_rows_of_an_earlier_version(history: History) -> None:
+    with_own_pipeline(history, books=history.dataset.root)
+    as_an_earlier_version_left_it(history)
+    picture(history.inputs, "new.png", 9)
+    history.service.charges_once = False
+
+    with_own_pipeline(history, books=history.dataset.root, only="new.png")
+
+    assert totals(history)["billed_credits"] == 4 * PRICE
+    assert history.sums() == BookSums(4 * PRICE)
 
 
 def test_overwriting_begins_new_books_and_says_what_the_old_ones_held(history: History) -> None:
@@ -143,8 +164,8 @@ def test_what_is_in_no_books_is_entered_with_its_row(history: History) -> None:
     assert totals(history)["charged_credits"] == totals(history)["billed_credits"] == 3 * PRICE
 
 
-def with_own_pipeline(history: History, books: str | None) -> None:
-    sources = [source_image(str(path)) for path in sorted(history.inputs.iterdir())]
+def with_own_pipeline(history: History, books: str | None, only: str = "*.png") -> None:
+    sources = [source_image(str(path)) for path in sorted(history.inputs.glob(only))]
     with (
         mock.patch.object(engines, "ENGINES", small_engines()),
         called(history.service, Failpoint(None)) as endpoint,

@@ -519,7 +519,12 @@ def test_a_prompt_that_a_step_gives_is_asked_for_whatever_was_done_before() -> N
     asked = dataclasses.asdict(Parameters(prompt="a cat", seed=7))
     row = Row("a", "a", Status.UPSCALED, source_sha256=listed.sha256(), **asked)
     before = dataclasses.replace(
-        listed, data=None, earlier=Record(row, None), listed_in="part", listed_as=listed
+        listed,
+        data=None,
+        uri="/nowhere/a.png",
+        earlier=Record(row, None),
+        listed_in="part",
+        listed_as=listed,
     )
 
     def outcome(**columns: Any) -> object:
