@@ -12,6 +12,8 @@ import re
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -52,9 +54,12 @@ class Gate(ThreadingHTTPServer):
         refused: of them.
         every: so manieth call is answered 503.
         closed: while this file is there, every call is answered 503.
+        deletes_as_seen: whether the server compares generations before it deletes; where it does
+            not, it is done here.
     """
 
     closed: Path | None = None
+    deletes_as_seen = True
 
     daemon_threads = True
 
@@ -92,12 +97,27 @@ class _Call(BaseHTTPRequestHandler):
         if self.server.refuses():
             self._answer(503, {"Content-Type": "text/plain"}, b"a fault of the test")
             return
+        if not self.server.deletes_as_seen and not self._may_delete():
+            self._answer(412, {"Content-Type": "text/plain"}, b"another generation")
+            return
         headers = {k: v for k, v in self.headers.items() if k.lower() not in _OF_ONE_CONNECTION}
         connection = http.client.HTTPConnection("127.0.0.1", self.server.to_port, timeout=_PATIENCE)
         with contextlib.closing(connection):
             connection.request(self.command, self.path, self.server.amend(body), headers)
             answer = connection.getresponse()
             self._answer(answer.status, dict(answer.getheaders()), answer.read())
+
+    def _may_delete(self) -> bool:
+        path, _, query = self.path.partition("?")
+        expected = urllib.parse.parse_qs(query).get("ifGenerationMatch")
+        if self.command != "DELETE" or expected is None:
+            return True
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.server.to_port}{path}") as answer:
+                return [json.load(answer)["generation"]] == expected
+        except urllib.error.HTTPError:
+            # There is none, as the server will say.
+            return True
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_PATCH = _pass  # noqa: N815
 
@@ -211,6 +231,7 @@ def gcs(program: Path, every: int) -> Iterator[ObjectStore]:
     try:
         _make_bucket(f"http://127.0.0.1:{port}/storage/v1/b?project=test")
         with _gate(port, every, _with_content_ids) as gate:
+            gate.deletes_as_seen = False
             variables = {"STORAGE_EMULATOR_HOST": gate.url}
             yield ObjectStore(f"gs://{BUCKET}", (), variables, gate)
     finally:
