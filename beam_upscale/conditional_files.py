@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import IO, Any, Protocol
 
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.utils import retry
 
 Guard = Callable[[], AbstractContextManager[None]]
 """Gives a context within which a file may be written or deleted; raises where it may not."""
@@ -122,14 +123,18 @@ class _S3:
     def version(self, uri: str) -> str | None:
         bucket, key = _split(uri)
         with _false_where(_s3_refusal) as absent:
-            head = self._client.head_object(Bucket=bucket, Key=key)
+            head = _patiently(self._client.head_object)(Bucket=bucket, Key=key)
         return None if absent.met else str(head["ETag"])
 
     def read(self, uri: str) -> bytes | None:
         bucket, key = _split(uri)
         with _false_where(_s3_absence) as absent:
-            data: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+            data: bytes = _patiently(self._read)(bucket, key)
         return None if absent.met else data
+
+    def _read(self, bucket: str, key: str) -> bytes:
+        data: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        return data
 
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         bucket, key = _split(prefix)
@@ -198,6 +203,16 @@ def _s3_status(error: Exception) -> int | None:
     response = getattr(error, "response", None) or {}
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return None if status is None else int(status)
+
+
+def _patiently(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Repeats a call that only reads for minutes, as Beam's own are; boto3 does so for seconds."""
+    patient: Callable[..., Any] = retry.with_exponential_backoff(retry_filter=_is_s3_busy)(call)
+    return patient
+
+
+def _is_s3_busy(error: Exception) -> bool:
+    return _s3_status(error) in (429, 500, 502, 503, 504)
 
 
 def _s3_conflict(error: Exception) -> bool:
