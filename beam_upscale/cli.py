@@ -473,7 +473,14 @@ def plan_command(
     logging.getLogger().setLevel(logging.CRITICAL)
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
-        preview(listing.images, settings.rules, max_credits, folder, beam_options)
+        preview(
+            listing.images,
+            settings.rules,
+            max_credits,
+            folder,
+            beam_options,
+            on_wait=lambda text: err.print(text, markup=False),
+        )
         planned = read_plan(folder)
         if as_json:
             click.echo(_plan_as_json(settings.engines, list(planned)))

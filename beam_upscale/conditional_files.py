@@ -10,6 +10,8 @@ import contextlib
 import functools
 import json
 import os
+import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -29,6 +31,7 @@ _DELETED_AT_ONCE = 10
 
 # Someone else changed the file between a look and a write so many times.
 _MOST_TRIES = 10
+_LONGEST_PAUSE = 0.2
 
 
 class ConditionalStore(Protocol):
@@ -353,7 +356,10 @@ def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> Non
         Exception: of the guard, or of the store.
     """
     expected: str | None = None
-    for _ in range(_MOST_TRIES):
+    for attempt in range(_MOST_TRIES):
+        if attempt > 1:
+            # Another writer of this very file is at work.
+            time.sleep(random.uniform(0, _LONGEST_PAUSE))
         with guard():
             is_written = store.write(uri, file, expected)
         if is_written:

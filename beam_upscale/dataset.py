@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS, Hold, Kind, new_token, of_pipeline
+from beam_upscale.hold import Hold, Kind, new_token, of_pipeline
 from beam_upscale.manifest import (
     Row,
     Totals,
@@ -192,8 +192,17 @@ def held(
     hold.acquire(on_wait)
     try:
         yield DatasetFolder(root, hold)
-    finally:
-        hold.release()
+    except (KeyboardInterrupt, SystemExit):
+        hold.release(is_at_once=True)
+        raise
+    except BaseException:
+        if in_this_process:
+            hold.release()
+        else:
+            # A job that this process can follow no longer may well go on.
+            hold.leave()
+        raise
+    hold.release()
 
 
 @contextlib.contextmanager
@@ -203,19 +212,21 @@ def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
         yield
     except BaseException:
         if dataset.hold is not None:
-            dataset.hold.end()
+            # What forbids the run is what the user is to read.
+            with contextlib.suppress(Exception):
+                dataset.hold.end()
         raise
 
 
 def held_by_pipeline(
-    pipeline: Any, output: str, lease_seconds: float = DEFAULT_LEASE_SECONDS
+    pipeline: Any, output: str, lease_seconds: float | None = None
 ) -> "DatasetFolder":
     """The output of a pipeline's transforms, under the one hold that they share.
 
     Args:
         pipeline: Beam's.
         output: URI or path.
-        lease_seconds: of the hold, unless one was bound to the pipeline.
+        lease_seconds: of the hold; see `of_pipeline`.
     """
     root = storage.absolute(output)
     return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))

@@ -162,13 +162,15 @@ class _Folder:
             return _Owner(number, "", Kind.LEASE, "an unknown user", "now", DEFAULT_LEASE_SECONDS)
         return _Owner(number, **{**values, "kind": Kind(values["kind"])})
 
-    def file_id(self, number: int) -> tuple[int, int] | None:
-        """What tells a file on a local disk from one that replaced it; None where there is none."""
+    def content(self, number: int) -> bytes | None:
+        """The content of a hold's file on a local disk; None where there is none.
+
+        Its inode would not do: numbers begin anew, and disks use inodes again.
+        """
         try:
-            found = os.stat(self._file(number, ".json"))  # noqa: PTH116 (quick)
+            return Path(self._file(number, ".json")).read_bytes()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
 
     def create(self, owner: _Owner) -> bool:
         """Takes a number; whether no other run has it."""
@@ -327,6 +329,7 @@ class _Writers:
     def __init__(self) -> None:
         self._number = 0
         self._changed = threading.Condition()
+        self._act: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
         with self._changed:
@@ -335,13 +338,25 @@ class _Writers:
     def __exit__(self, *_: object) -> None:
         with self._changed:
             self._number -= 1
-            if not self._number:
-                self._changed.notify_all()
+            if self._number:
+                return
+            self._changed.notify_all()
+            act, self._act = self._act, None
+        if act is not None:
+            act()
 
-    def have_finished(self) -> bool:
+    def have_finished(self, seconds: float = _SECONDS_TO_FINISH) -> bool:
         """Waits a while for them; whether there are none."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._number, _SECONDS_TO_FINISH)
+            return self._changed.wait_for(lambda: not self._number, seconds)
+
+    def when_finished(self, act: Callable[[], None]) -> None:
+        """Has the last of them call this; calls it now where there are none."""
+        with self._changed:
+            if self._number:
+                self._act = act
+                return
+        act()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -383,11 +398,22 @@ class Hold:
         state = _begin(self, on_wait)
         state.show(+1)
 
-    def release(self) -> None:
-        """Gives the output up, if this process has it; what is done by then stays."""
+    def release(self, *, is_at_once: bool = False) -> None:
+        """Gives the output up, if this process has it; what is done by then stays.
+
+        Args:
+            is_at_once: whether the process is to end: then nothing is waited for. A lock goes with
+                the last writer, and a lease ends for want of signs of life.
+        """
         state = _states.pop((self.root, self.token), None)
         if state is not None:
-            state.release()
+            state.release(is_at_once=is_at_once)
+
+    def leave(self) -> None:
+        """Leaves the output to the run's other processes, which go on without this one."""
+        state = _states.pop((self.root, self.token), None)
+        if state is not None:
+            state.leave()
 
     def end(self) -> None:
         """Removes all traces of holds: the run is complete, or was refused before it began."""
@@ -458,7 +484,7 @@ class _State:
         self.lock = lock
         self._made = made
         self._folder = _Folder(hold.root)
-        self._file_id = self._folder.file_id(number)
+        self._content = self._folder.content(number)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._over: HoldLostError | None = None
         self._writers = _Writers()
@@ -535,8 +561,8 @@ class _State:
 
     def _is_untouched(self) -> bool:
         """Whether a short look tells that no run has taken the output, and this one has it."""
-        found, next_one = map(self._folder.file_id, (self._number, self._number + 1))
-        return found is not None and found == self._file_id and next_one is None
+        found, next_one = map(self._folder.content, (self._number, self._number + 1))
+        return found is not None and found == self._content and next_one is None
 
     def _shared(self, path: str) -> _FileLock:
         """The lock that whoever takes the output over needs alone."""
@@ -606,15 +632,23 @@ class _State:
                 self._over = HoldLostError(ErrorCode.HOLD_LOST, message)
         return self._writers.have_finished()
 
-    def release(self) -> None:
-        """Gives the output up."""
+    def leave(self) -> None:
+        """Leaves the output to other processes of the run."""
+        self._over = self._over or _ended(self._hold.root)
+        self._withdraw_sign()
+
+    def release(self, *, is_at_once: bool = False) -> None:
+        """Gives the output up; see `Hold.release`."""
         was_ours = self._over is None
         self._over = self._over or _ended(self._hold.root)
-        if not self._writers.have_finished():
-            return
         if self.lock is not None:
-            self.lock.release()
-        elif was_ours:
+            if not is_at_once:
+                self._writers.have_finished()
+            self._writers.when_finished(self.lock.release)
+            return
+        if is_at_once or not self._writers.have_finished():
+            return
+        if was_ours:
             with self._turn, contextlib.suppress(Exception):
                 owner = self._folder.look().owner
                 if owner is not None and owner.token == self._hold.token:
@@ -809,9 +843,15 @@ class _Taking:
             number = seen.last + 1
             if self._folder.create(self._owner(number)):
                 self._withdraw_if_alive(owner, number)
+                self._forget_stop()
                 return number
             if self._lock is not None:
                 self._lock.release()
+
+    def _forget_stop(self) -> None:
+        """Withdraws a request to stop that was meant for the run before; `run` does so itself."""
+        if self._hold.is_taken_by_workers:
+            storage.delete(storage.join(self._folder.root, ".staging", "stop"), _allowed)
 
     def _refuse_if_late(self) -> None:
         """Raises where whoever has the lock will keep it, as far as can be told."""
@@ -920,13 +960,29 @@ def bind(pipeline: Any, hold: Hold) -> None:
     _of_pipelines.setdefault(pipeline, {})[hold.root] = hold
 
 
-def of_pipeline(pipeline: Any, root: str, lease_seconds: float = DEFAULT_LEASE_SECONDS) -> Hold:
+def of_pipeline(pipeline: Any, root: str, lease_seconds: float | None = None) -> Hold:
     """The one hold of a pipeline's transforms on an output.
 
     Where none was bound, the pipeline's workers take the output when they first write to it.
+
+    Args:
+        pipeline: Beam's.
+        root: of the output.
+        lease_seconds: that one of the transforms asks for; None takes what another one asked for
+            before, or the default.
+
+    Raises:
+        SettingsError: INVALID_OPTION, another transform has asked for other seconds.
     """
     holds = _of_pipelines.setdefault(pipeline, {})
     if root not in holds:
-        begun_on = state_of_output(root)
-        holds[root] = Hold(root, new_token(), Kind.LEASE, lease_seconds, begun_on)
-    return holds[root]
+        seconds = DEFAULT_LEASE_SECONDS if lease_seconds is None else lease_seconds
+        holds[root] = Hold(root, new_token(), Kind.LEASE, seconds, state_of_output(root))
+    found = holds[root]
+    if lease_seconds is not None and lease_seconds != found.lease_seconds:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"lease_seconds is {lease_seconds:g} here and {found.lease_seconds:g} in a transform "
+            f"before, and a pipeline has one hold on {root}: give all of them the same",
+        )
+    return found

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -97,6 +97,7 @@ def preview(
     max_credits: Decimal | None,
     folder: str,
     beam_options: Sequence[str] = (),
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Plans every input, as a Beam job, and leaves the plan in a folder.
 
@@ -106,13 +107,16 @@ def preview(
         max_credits: the budget; None sets none.
         folder: which all workers share; `read_plan` reads it.
         beam_options: Beam's own; without `--runner` among them it runs in this process.
+        on_wait: called with a message before waiting for another plan that is made there.
 
     Raises:
         SettingsError: OUTPUT_TAKEN, there is a plan or a run in the folder; OUTPUT_HELD, another
             plan is made there; INVALID_OPTION, Beam knows no such runner.
     """
     is_here = is_local(beam_options)
-    with held(folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS) as dataset:
+    with held(
+        folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS, on_wait=on_wait
+    ) as dataset:
         with untouched_on_failure(dataset):
             _refuse_used(dataset)
             pipeline = new_pipeline(beam_options, usable_cores())

@@ -1,5 +1,6 @@
 """One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
 
+import contextlib
 import dataclasses
 import itertools
 import signal
@@ -26,6 +27,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder, held, held_by_pipeline, untouched_on_failure
+from beam_upscale.errors import HoldLostError
 from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
@@ -174,7 +176,7 @@ def _carry_out(
     assert dataset.hold is not None
     bind(pipeline, dataset.hold)
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
-    termination.begin(lambda: request_stop(dataset, TERMINATED))
+    termination.begin(lambda: _ask_to_stop(dataset, TERMINATED))
     execution = _Execution(_begin(pipeline, request))
     _watch(execution, dataset, run_id, most_failures, on_progress, termination)
     if (dataset.read_run() or {}).get("complete"):
@@ -344,6 +346,12 @@ class _Execution(threading.Thread):
             self.ended.set()
 
 
+def _ask_to_stop(dataset: DatasetFolder, reason: str) -> None:
+    """Asks the run to stop, unless it has ended by itself a moment ago."""
+    with contextlib.suppress(HoldLostError):
+        request_stop(dataset, reason)
+
+
 def _watch(
     execution: _Execution,
     dataset: DatasetFolder,
@@ -362,13 +370,14 @@ def _watch(
                 break
             done = read_progress(dataset, run_id)
             on_progress(done)
-            stop_after_failures(dataset, done.failures, most_failures)
+            with contextlib.suppress(HoldLostError):
+                stop_after_failures(dataset, done.failures, most_failures)
         except KeyboardInterrupt:
             if termination is not None and termination.is_asked:
                 raise TerminatedError from None
             if interrupted:
                 raise
             interrupted = True
-            request_stop(dataset, INTERRUPTED)
+            _ask_to_stop(dataset, INTERRUPTED)
     if execution.error is not None:
         raise execution.error

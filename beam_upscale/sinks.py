@@ -9,6 +9,7 @@ under the same names.
 import dataclasses
 import datetime
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,10 +58,9 @@ from beam_upscale.dataset import (
     safe_name,
     shard_name,
 )
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.giants import GIANTS, FanOut, refuse_packed
 from beam_upscale.global_window import refuse_windows
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.lineage import applied_in, upscales, upstream
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
@@ -647,6 +647,19 @@ def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str
     return entry
 
 
+def _completed(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+    """Completes a run, unless an earlier attempt of this step has: runners repeat steps."""
+    try:
+        with dataset.shown():
+            return complete(dataset, layout, run)
+    except HoldLostError:
+        found = dataset.read_run() or {}
+        wanted = json.loads(json.dumps(run, default=str))
+        if not found.get("complete") or any(found.get(name) != wanted[name] for name in wanted):
+            raise
+        return books.with_books(dataset.totals(), dataset)
+
+
 def _complete_if_all(
     _: object,
     shards: Iterable[_Committed],
@@ -656,9 +669,7 @@ def _complete_if_all(
     run: Mapping[str, Any],
 ) -> Iterator[Totals]:
     if all(each.is_whole for each in shards) and all(retyped):
-        with dataset.shown():
-            sums = complete(dataset, layout, run)
-        yield sums
+        yield _completed(dataset, layout, run)
         return
     if (dataset.read_run() or {}).get("complete"):
         # All that came was done before, and a step has taken away what was not tried.
@@ -689,7 +700,7 @@ class WriteDataset(beam.PTransform):
         may_leave_out: whether steps between `ReadImages` and this one may leave inputs out, which
             have rows that say so then. False fails where one does not arrive: a runner lost it.
         lease_seconds: without a sign of life of this pipeline's workers after which another run
-            may take the output over.
+            may take the output over; None takes what `ReadImages` says, or 30.
 
     Returns:
         A PCollection of the `Totals`, one element; none where the run was stopped.
@@ -710,7 +721,7 @@ class WriteDataset(beam.PTransform):
     run_id: str = dataclasses.field(default_factory=lambda: new_run_id())
     most_failures: int | None = None
     may_leave_out: bool = True
-    lease_seconds: float = DEFAULT_LEASE_SECONDS
+    lease_seconds: float | None = None
 
     def expand(self, upscaled: Any) -> Any:
         """Wires staging, the commit of shards, one type for all and the end of the run."""

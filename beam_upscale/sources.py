@@ -12,7 +12,6 @@ from beam_upscale.columns import are_stored_alike
 from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
 from beam_upscale.formats import InputFormat
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
 from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_input
 from beam_upscale.manifest import Row, Status, with_earlier_billing
@@ -189,7 +188,7 @@ class ReadImages(beam.PTransform):
     shard_rows: int = DEFAULT_SHARD_ROWS
     input_format: InputFormat | str | None = None
     image_column: str | None = None
-    lease_seconds: float = DEFAULT_LEASE_SECONDS
+    lease_seconds: float | None = None
 
     def expand(self, root: Any) -> Any:
         """Wires listing and the search for earlier results."""

@@ -1,6 +1,7 @@
 """One writer: who has an output, who takes it over, and what those can do who have lost it."""
 
 import contextlib
+import dataclasses
 import io
 import os
 import pickle
@@ -8,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import memory_hdfs
@@ -20,9 +22,16 @@ from runs import command, processes, quick
 
 from beam_upscale import conditional_files, storage
 from beam_upscale import hold as hold_module
-from beam_upscale.dataset import DatasetFolder, ShownBundle, held, untouched_on_failure
+from beam_upscale.dataset import (
+    DatasetFolder,
+    Layout,
+    ShownBundle,
+    held,
+    untouched_on_failure,
+)
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.hold import Hold, Kind, new_token
+from beam_upscale.sinks import _completed
 
 # What a living process shows a sign within, also on a machine that has much to do.
 LEASE_SECONDS = 1.0
@@ -334,7 +343,7 @@ def test_the_lock_stays_where_a_writer_does_not_end(
         refused(lock(tmp_path / "out"))
 
     assert state.lock is not None
-    state.lock.release()
+    assert not state.lock.is_held
 
 
 def test_a_forked_child_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> None:
@@ -765,3 +774,107 @@ def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_on_s3_whoever_slept_changes_nothing(s3: str) -> None:
     for each in overtaken(DEEDS["a request to stop"], f"{s3}/{new_token()}"):
         assert each.left == each.successor, each.moment
+
+
+# Beside other processes of a run
+
+
+def other_process(hold: Hold) -> hold_module._State:
+    """The part that another process of the run has in its hold."""
+    number = hold_module._Folder(hold.root).look().owner.number
+    return hold_module._State(hold, number, None)
+
+
+def test_a_worker_of_a_run_before_is_told_where_disks_use_inodes_again(tmp_path: Path) -> None:
+    root = f"{tmp_path}/out"
+    before = lease(root)
+    before.acquire()
+    worker = other_process(before)
+    with worker.guarded():
+        pass
+    before.end()
+    now = lease(root)
+    now.acquire()
+
+    with pytest.raises(HoldLostError), worker.guarded():
+        pytest.fail("a late worker may write")
+    with now.guard():
+        pass
+    now.release()
+
+
+def test_a_submitter_that_breaks_leaves_the_output_to_the_workers(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="lost"),
+        held(f"{tmp_path}/out", in_this_process=False, lease_seconds=LEASE_SECONDS) as dataset,
+    ):
+        worker = other_process(dataset.hold)
+        raise OSError("the job server's connection is lost")
+
+    with worker.guarded():
+        pass
+
+
+def test_an_interruption_waits_for_no_writer_and_the_lock_goes_with_the_last(
+    tmp_path: Path,
+) -> None:
+    root = f"{tmp_path}/out"
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(dataset: DatasetFolder) -> None:
+        with contextlib.suppress(HoldLostError), dataset.hold.guard():
+            begun.set()
+            go_on.wait(PATIENCE)
+
+    with (
+        pytest.raises(KeyboardInterrupt),
+        held(root, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset,
+    ):
+        writer = threading.Thread(target=write, args=(dataset,))
+        writer.start()
+        begun.wait(PATIENCE)
+        raise KeyboardInterrupt
+
+    assert writer.is_alive()
+    refused(lock(root))
+    go_on.set()
+    writer.join()
+    following = lock(root)
+    following.acquire()
+    following.release()
+
+
+def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Path) -> None:
+    stop = DatasetFolder(f"{tmp_path}/out").stop_file
+    storage.write(stop, b"device_lost")
+    hold = dataclasses.replace(lease(f"{tmp_path}/out"), begun_on="")
+
+    with hold.guard():
+        assert not storage.exists(stop)
+
+    hold.release()
+
+
+def test_transforms_that_ask_for_different_leases_are_refused(tmp_path: Path) -> None:
+    class Pipeline:
+        """Stands for Beam's; only its identity matters."""
+
+    pipeline, root = Pipeline(), f"{tmp_path}/out"
+    found = hold_module.of_pipeline(pipeline, root, 600)
+
+    assert hold_module.of_pipeline(pipeline, root) is found
+    assert found.lease_seconds == 600
+    with pytest.raises(SettingsError, match="lease_seconds is 30 here and 600"):
+        hold_module.of_pipeline(pipeline, root, 30)
+
+
+@everywhere
+def test_a_completion_that_a_runner_repeats_gives_the_same(place: str) -> None:
+    run = {"format": "beam-upscale/1", "layout": "files", "max_credits": Decimal("1.5")}
+    with held(place, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset:
+        dataset.write_json(dataset.run_json, {**run, "complete": False})
+        first = _completed(dataset, Layout.FILES, run)
+
+        assert _completed(dataset, Layout.FILES, run) == first
+        with pytest.raises(HoldLostError):
+            _completed(dataset, Layout.FILES, {**run, "max_credits": None})

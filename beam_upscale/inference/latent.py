@@ -15,6 +15,7 @@ from beam_upscale.inference.loading import on_device, weights_path
 from beam_upscale.layout import whole
 from beam_upscale.local_models import LocalLatent
 from beam_upscale.models.failures import DeviceState, state_of
+from beam_upscale.parameters import Parameters
 
 if TYPE_CHECKING:
     from beam_upscale.models.latent import Job, LatentModel
@@ -82,13 +83,12 @@ class LatentHandler(UpscaleModelHandler[LatentUpscaler]):
         return LatentUpscaler(network, model.max_batch_pixels, state)
 
     def probe(self, pixels: np.ndarray, image: TiledImage, model: LatentUpscaler) -> None:
-        """Upscales a small picture with the image's guidance, but for its texts."""
+        """Upscales a small picture with the usual guidance: an image's own may be its fault."""
         from beam_upscale.models.latent import Job
 
         height, width = pixels.shape[:2]
-        assert image.parameters is not None, "this network is guided"
-        parameters = dataclasses.replace(image.parameters, prompt="", negative_prompt="")
-        model.upscale(Job(pixels, parameters, whole(width, height)))
+        del image
+        model.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
 
     def lose_device(self, error: BrokenProcessError, model: LatentUpscaler) -> None:
         """Has all later images fail at once."""

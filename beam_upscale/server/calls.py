@@ -183,6 +183,8 @@ class Calls:
     def when_broken(self, act: Callable[[BrokenProcessError], None]) -> None:
         """Has this called, once, where this process turns out to be able to do no call any more."""
         self._when_broken.append(act)
+        if self._broken is not None:
+            act(self._broken)
 
     def _break(self, error: BrokenProcessError) -> None:
         if self._broken is None:
