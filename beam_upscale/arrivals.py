@@ -1,4 +1,4 @@
-"""What has arrived of a shard's inputs, and that no `input_id` stands for two of them.
+"""Tells which of a shard's inputs have arrived, and refuses two inputs with one `input_id`.
 
 Inputs that are as the output's own listing has them are told by their ids alone, a few bytes each.
 Of any other, its record crosses the shuffle: no other input can have taken its place meanwhile.
@@ -55,12 +55,12 @@ class Own:
     is_new: bool
 
 
-News = Listed | Own | None
-"""What a shard has new; None, an input is left to a later run."""
+ShardUpdate = Listed | Own | None
+"""An update of a shard; None says that an input is left to a later run."""
 
 
 def key_of(input_id: str) -> bytes:
-    """What an id is told by where there are millions."""
+    """Eight bytes of the SHA-256 of an id: there may be millions."""
     return hashlib.sha256(input_id.encode()).digest()[:_KEY_BYTES]
 
 
@@ -83,13 +83,13 @@ class Arrivals:
     is_postponed: bool
 
     @classmethod
-    def of(cls, news: Iterable[News]) -> "Arrivals":
-        """Puts together what several bundles told."""
-        told = set(news)
-        listed = [each for each in told if isinstance(each, Listed)]
+    def of(cls, updates: Iterable[ShardUpdate]) -> "Arrivals":
+        """Merges the updates of several bundles."""
+        found = set(updates)
+        listed = [each for each in found if isinstance(each, Listed)]
         own: dict[str, list[Own]] = {}
         # In a set they have no order, and what is said of two is to be the same each time.
-        for each in sorted((e for e in told if isinstance(e, Own)), key=lambda own: own.record):
+        for each in sorted((e for e in found if isinstance(e, Own)), key=lambda own: own.record):
             own.setdefault(record_from_json(each.record).row.input_id, []).append(each)
         return cls(
             parts=frozenset(each.part for each in listed),
@@ -98,7 +98,7 @@ class Arrivals:
                 key for each in listed if each.is_new for key in _separate(each.keys)
             ),
             own={input_id: tuple(several) for input_id, several in own.items()},
-            is_postponed=None in told,
+            is_postponed=None in found,
         )
 
     @property

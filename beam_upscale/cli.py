@@ -389,8 +389,8 @@ _RUN_OPTIONS = (
         type=click.FloatRange(min=1),
         default=DEFAULT_LEASE_SECONDS,
         show_default=True,
-        help="Without a sign of life after which another run may take OUTPUT over, where that is "
-        "not on a disk of this machine or the run is not in this process.",
+        help="Seconds without a sign of life after which another run may take OUTPUT over. Applies "
+        "to object stores, HDFS and other runners; a local run uses a lock.",
     ),
     click.option(
         "--grace-seconds",

@@ -345,10 +345,10 @@ _STORES: dict[str, Callable[[Any], ConditionalStore]] = {"s3": _S3, "gs": _Gcs, 
 
 
 def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> None:
-    """Writes a file unless the guard, or whoever the guard gave way to, is against it.
+    """Replaces a file, unless the guard refuses or another run has changed it.
 
     The order is what makes it safe: the content that is to be replaced is looked at first, then the
-    guard is asked, then that very content is replaced. Whoever takes the output over after the
+    guard is asked, then that very content is replaced. A run that takes the output over after the
     guard was asked has changed the file, or will find this one and replace it.
 
     Raises:

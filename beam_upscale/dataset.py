@@ -181,7 +181,7 @@ def held(
         output: URI or path.
         in_this_process: whether all that is written there comes from this process.
         lease_seconds: of the hold, where the operating system's locks do not tell.
-        on_wait: called with a line for people before another run is waited for.
+        on_wait: called with a message before waiting for another run.
 
     Raises:
         SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be written.

@@ -69,7 +69,7 @@ _RUN_JSON = "run.json"
 
 
 class Kind(StrEnum):
-    """How it is told whether a run is still there."""
+    """How other runs find out whether a run is still alive."""
 
     LOCK = "lock"
     LEASE = "lease"
@@ -82,7 +82,7 @@ class _Owner:
     Attributes:
         number: of its hold.
         token: of the run.
-        kind: how it is told whether it is still there.
+        kind: how other runs find out whether it is still alive.
         who: user, machine and process, for people.
         since: when it took the output, for people.
         lease_seconds: without a sign of life after which it is gone, of the kind LEASE.
@@ -366,7 +366,7 @@ class Hold:
     Attributes:
         root: of the output.
         token: of the run.
-        kind: how it is told whether the run is still there.
+        kind: how other runs find out whether it is still alive.
         lease_seconds: without a sign of life after which a run with a lease is gone.
         begun_on: the SHA-256 of `run.json` when the pipeline was put together, of a pipeline of
             one's own, whose workers take the output themselves; None where `acquire` took it.
@@ -389,7 +389,7 @@ class Hold:
         Until `release` this process shows that the run is there.
 
         Args:
-            on_wait: called with a line for people before another run is waited for.
+            on_wait: called with a message before waiting for another run.
 
         Raises:
             SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be
@@ -565,7 +565,7 @@ class _State:
         return found is not None and found == self._content and next_one is None
 
     def _shared(self, path: str) -> _FileLock:
-        """The lock that whoever takes the output over needs alone."""
+        """Shares the lock that a run must hold alone to take the output over."""
         lock = _FileLock(path)
         end = _clock() + _WATCHED * self._hold.lease_seconds
         while self._over is None:
@@ -575,7 +575,7 @@ class _State:
             except FileNotFoundError:
                 self._over = _ended(self._hold.root)
                 break
-            # Whoever has it is just looking, or has taken the output.
+            # Its holder is just looking, or has taken the output.
             self._require_ours()
             if _clock() >= end:
                 raise TimeoutError(f"another process has the lock {path} and does not go on")
@@ -854,7 +854,7 @@ class _Taking:
             storage.delete(storage.join(self._folder.root, ".staging", "stop"), _allowed)
 
     def _refuse_if_late(self) -> None:
-        """Raises where whoever has the lock will keep it, as far as can be told."""
+        """Refuses the output once the lock's holder has had time to finish."""
         owner = self._folder.look().owner
         patience = _SECONDS_TO_SAY_WHO
         if owner is not None and owner.kind is Kind.LEASE:

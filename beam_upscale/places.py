@@ -1,4 +1,4 @@
-"""Tells where a name leads: into the output, or to a result of some run?
+"""Resolves where a path leads: into the output, or to a result of any run.
 
 On a local disk a place has many names: links, `..`, mounts of one folder elsewhere, and names in
 another case or Unicode form where the file system holds these for one. Folders are therefore

@@ -220,7 +220,7 @@ def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
             f"the books of {dataset.root} are begun anew; the old ones held {held.charged} credits "
             f"charged and {held.unresolved} unresolved"
         )
-    # Last what tells that all this was left by a run: it ends with run.json.
+    # run.json goes last: while it is there, these files are known to be a run's.
     dataset.clear_staging()
     for name in RESULTS:
         dataset.delete(dataset.resolve(name))

@@ -26,9 +26,9 @@ from beam_upscale import books, manifest, storage
 from beam_upscale.arrivals import (
     Arrivals,
     Listed,
-    News,
     Own,
     Places,
+    ShardUpdate,
     key_of,
     refuse_lost,
     refuse_two_inputs,
@@ -176,12 +176,12 @@ class _Stage(beam.DoFn):
         self._stop_listening: Callable[[], None] = _nothing
         self._output: Output | None = None
         self._shown = ShownBundle(dataset)
-        self._told = _Told()
+        self._updates = _BundleUpdates()
         self._is_open = False
 
     def start_bundle(self) -> None:
         self._shown.begin()
-        self._told = _Told()
+        self._updates = _BundleUpdates()
         run = self._dataset.read_run()
         self._is_open = run is not None and not run.get("complete")
         if run is None:
@@ -194,7 +194,7 @@ class _Stage(beam.DoFn):
         upscaled: UpscaledImage,
         timestamp: Timestamp = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[tuple[int, News]]:
+    ) -> Iterator[tuple[int, ShardUpdate]]:
         source, record = upscaled.source, upscaled.record
         if source.listed_in is None and source.uri is not None:
             self._refuse_in_output(source.uri)
@@ -206,7 +206,7 @@ class _Stage(beam.DoFn):
         shard = shard_of(source)
         if record is None:
             self._open()
-            self._told.postponed(shard, timestamp, window)
+            self._updates.postponed(shard, timestamp, window)
             return
         earlier = source.earlier is not None
         is_new = not earlier or not source.committed or source.staged_otherwise
@@ -225,7 +225,7 @@ class _Stage(beam.DoFn):
         done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
         if source.is_as_listed:
-            self._told.listed(source, is_new, timestamp, window)
+            self._updates.listed(source, is_new, timestamp, window)
         else:
             yield shard, Own(record.to_json(), source.fingerprint(), is_new)
 
@@ -244,8 +244,8 @@ class _Stage(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue]:
         self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
-        yield from self._told.values()
-        self._told = _Told()
+        yield from self._updates.values()
+        self._updates = _BundleUpdates()
         self._shown.end()
 
     def teardown(self) -> None:
@@ -254,8 +254,8 @@ class _Stage(beam.DoFn):
         self._shown.end()
 
 
-class _Told:
-    """What a bundle has to tell at its end, in few words: a runner in one process holds them."""
+class _BundleUpdates:
+    """The updates that a bundle gives at its end, few and small: a local runner keeps them."""
 
     def __init__(self) -> None:
         self._postponed: dict[int, tuple[Timestamp, Any]] = {}
@@ -274,7 +274,7 @@ class _Told:
         self._times.setdefault(place, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:
-        """The news, by shard."""
+        """The updates, by shard."""
         for shard, (timestamp, window) in self._postponed.items():
             yield WindowedValue((shard, None), timestamp, [window])
         for place, keys in self._keys.items():
@@ -488,7 +488,7 @@ class _CommitShard(beam.DoFn):
         """A later bundle may belong to a later run."""
         self._places = None
 
-    def process(self, keyed: tuple[int, Iterable[News]]) -> Iterator[_Committed]:
+    def process(self, keyed: tuple[int, Iterable[ShardUpdate]]) -> Iterator[_Committed]:
         with self._dataset.shown():
             yield self._committed(keyed[0], Arrivals.of(keyed[1]))
 
@@ -566,25 +566,25 @@ def _find_shards_to_retype(
     ended = list(shards)
     if not all(each.is_whole for each in ended):
         return
-    told = {each.shard for each in ended}
+    updated = {each.shard for each in ended}
     if any(each.has_own for each in ended):
         refuse_two_places(dataset)
-    _commit_untold(told, dataset, layout, run_id, input_type, may_leave_out)
+    _commit_without_updates(updated, dataset, layout, run_id, input_type, may_leave_out)
     yield from shards_to_retype(dataset, input_type)
 
 
-def _commit_untold(
-    told: Container[int],
+def _commit_without_updates(
+    updated: Container[int],
     dataset: DatasetFolder,
     layout: Layout,
     run_id: str,
     input_type: pa.StructType | None,
     may_leave_out: bool,
 ) -> None:
-    """Commits the listed shards of which no one has told: all of their inputs were left out."""
+    """Commits the listed shards without updates: a step left out all of their inputs."""
     committed, nothing = set(dataset.committed_shards()), Arrivals.of([])
     for shard, part in listed_shards(dataset):
-        if shard in told:
+        if shard in updated:
             continue
         if not may_leave_out:
             refuse_lost([part], nothing, dataset)
@@ -788,7 +788,7 @@ class WriteDataset(beam.PTransform):
         untried = list(_untried(upscaled, found, dataset))
         if upscale is None or not fans_out:
             staged = upscaled | "Stage" >> beam.ParDo(stage_results)
-            return (staged, *untried) | "News" >> beam.Flatten() if untried else staged
+            return (staged, *untried) | "Updates" >> beam.Flatten() if untried else staged
         refuse_packed(upscale.settings, layout)
         staged = upscaled | "Stage" >> beam.ParDo(stage_results).with_outputs(GIANTS, main="small")
         fan_out = FanOut(upscale.settings, upscale.handler_options, dataset, _place_of_giant)
@@ -810,7 +810,7 @@ class WriteDataset(beam.PTransform):
 
 
 def _untried(results: Any, found: Iterable[Any], dataset: DatasetFolder) -> Iterator[Any]:
-    """The news of inputs that an `Upscale` left to a later run, where steps follow it.
+    """Reports the inputs that an `Upscale` left to a later run, where steps follow it.
 
     Such a step may take away what has no row, and the run would look complete.
     """
@@ -830,7 +830,7 @@ class _Untried(beam.DoFn):
     def __init__(self, dataset: DatasetFolder) -> None:
         self._dataset = dataset
 
-    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, News]]:
+    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, ShardUpdate]]:
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
         if upscaled.record is None:

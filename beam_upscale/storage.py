@@ -355,7 +355,7 @@ def publish(
     store = conditional_files.store_of(uri) if is_conditional else None
     guard = guard or contextlib.nullcontext
     with guard():
-        # Whoever may write no more leaves not even a folder.
+        # A run that lost the output must not even create a folder.
         pass
     if is_local(uri):
         path = _local_path(uri)
@@ -703,7 +703,7 @@ def delete(uri: str, guard: Guard | None = None) -> None:
             conditional_files.delete_seen(store, some, guard)
         return
     if hadoop_files.is_hdfs(uri):
-        # Whoever lost the output while it was stopped is to delete one file at most.
+        # A run that lost the output while it was stopped is to delete one file at most.
         for path in [*hadoop_files.paths_below(join(uri, "")), uri]:
             if exists(path):
                 with guard():

@@ -81,7 +81,7 @@ class Termination:
         self._ending = threading.Lock()
         self._handlers = contextlib.ExitStack()
         # Of all ways to wake a thread this one may be used by a signal's handler.
-        self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
         if self._handlers.enter_context(_handling(self._handle)):
@@ -97,10 +97,10 @@ class Termination:
         with self._handlers:
             with self._ending:
                 self._is_over.set()
-            self._news.put("over")
+            self._events.put("over")
 
     def begin(self, ask: Callable[[], None]) -> None:
-        """Says that the run begins what is to be finished.
+        """Marks the point after which SIGTERM lets begun images finish.
 
         Args:
             ask: asks the run to finish it; called in a thread of its own, whatever the main thread
@@ -112,18 +112,18 @@ class Termination:
         self._ask = ask
         self._has_begun = True
         if self.is_asked:
-            # Where it was raised, nobody could take it.
+            # The signal came before, in code that could not be interrupted.
             raise TerminatedError
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
         is_second, self.is_asked = self.is_asked, True
         if is_second or not self._has_begun:
             raise TerminatedError
-        self._news.put("asked")
+        self._events.put("asked")
 
     def _watch_grace(self) -> None:
         """Has the run stop; sends SIGTERM anew once the grace is over, to the main thread."""
-        if self._news.get() == "over":
+        if self._events.get() == "over":
             return
         threading.Thread(target=self._ask, name="stop", daemon=True).start()
         seconds = self._grace_seconds
