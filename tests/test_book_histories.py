@@ -219,7 +219,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@settings(max_examples=25, phases=[Phase.generate], **_SETTINGS)
+@settings(max_examples=15, phases=[Phase.generate], **_SETTINGS)
 @given(histories())
 def test_books_and_budget_hold_in_any_history(history: tuple[Kind, bool, list[Step]]) -> None:
     live(*history, step_by_step)

@@ -118,6 +118,7 @@ def assert_stopped(finished: Finished, code: ErrorCode, output: Path) -> None:
             functools.partial(refuse_processes, errno.EAGAIN),
             ErrorCode.DECODER_UNAVAILABLE,
             id="no processes",
+            marks=slow,
         ),
         pytest.param(
             functools.partial(refuse_processes, errno.ENOMEM),

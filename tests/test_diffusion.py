@@ -418,6 +418,7 @@ def _keep(upscaled: bu.UpscaledImage) -> None:
     _found[upscaled.source.input_id] = upscaled.record.row.output_sha256
 
 
+@pytest.mark.slow
 def test_neighbors_order_and_workers_change_no_byte(
     tmp_path: Path, tiny_pipeline: Path, photograph: Callable[..., Image.Image]
 ) -> None:

@@ -771,6 +771,7 @@ def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert store.read(uri) is None
 
 
+@pytest.mark.slow
 def test_on_s3_whoever_slept_changes_nothing(s3: str) -> None:
     for each in overtaken(DEEDS["a request to stop"], f"{s3}/{new_token()}"):
         assert each.left == each.successor, each.moment

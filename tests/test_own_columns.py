@@ -269,9 +269,9 @@ def test_column_that_only_inputs_have_that_are_gone_stays(
     ("layout", "pattern", "counts"),
     [
         ("files", r"manifest/.*\.parquet", (1, 1)),
-        ("parquet", r"manifest/.*\.parquet", (1, 1)),
+        pytest.param("parquet", r"manifest/.*\.parquet", (1, 1), marks=pytest.mark.slow),
         ("parquet", r"data/.*\.parquet", (1, 2)),
-        ("webdataset", r"data/.*\.tar", (1, 2)),
+        pytest.param("webdataset", r"data/.*\.tar", (1, 2), marks=pytest.mark.slow),
     ],
 )
 def test_rerun_that_is_killed_while_types_change_goes_on(

@@ -334,7 +334,9 @@ def test_retry_redoes_rows_of_these_statuses_only(
     assert list(verify(str(output))) == []
 
 
-@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "ended_by", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_budget_admits_the_same_inputs_after_a_run_that_ended_early(
     tmp_path: Path,
     tiny_weights: Path,

@@ -93,7 +93,12 @@ def test_folder_structure_is_kept(tmp_path: Path, photographs: Path, tiny_weight
 
 
 @pytest.mark.parametrize(
-    "layout", ["files", "parquet", pytest.param("webdataset", marks=pytest.mark.slow)]
+    "layout",
+    [
+        pytest.param("files", marks=pytest.mark.slow),
+        "parquet",
+        pytest.param("webdataset", marks=pytest.mark.slow),
+    ],
 )
 def test_order_and_parallelism_change_nothing(
     tmp_path: Path,

@@ -108,10 +108,10 @@ def rows(output: Path) -> dict[str, Row]:
 @pytest.mark.parametrize(
     ("write", "code"),
     [
-        (jsonl, "invalid_row"),
+        pytest.param(jsonl, "invalid_row", marks=pytest.mark.slow),
         (csv, "invalid_row"),
-        (parquet, "invalid_row"),
-        (embedded, "invalid_row"),
+        pytest.param(parquet, "invalid_row", marks=pytest.mark.slow),
+        pytest.param(embedded, "invalid_row", marks=pytest.mark.slow),
         (webdataset, "invalid_archive"),
     ],
 )

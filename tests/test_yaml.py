@@ -145,6 +145,7 @@ def test_same_pipeline_again_does_nothing_again(
     assert (tmp_path / "out/images/0.png").stat().st_mtime_ns == written
 
 
+@pytest.mark.slow
 def test_beams_own_steps_work_on_inputs_and_on_results(
     tmp_path: Path, photographs: Path, quick: dict[str, Any], tiny_weights: Path
 ) -> None:
