@@ -227,7 +227,7 @@ def test_books_and_budget_hold_in_any_history(history: tuple[Kind, bool, list[St
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(max_examples=400, **{**_SETTINGS, "derandomize": False})
+@settings(max_examples=120, **{**_SETTINGS, "derandomize": False})
 @given(histories())
 def test_books_and_budget_hold_in_many_histories(
     history: tuple[Kind, bool, list[Step]],
@@ -237,7 +237,7 @@ def test_books_and_budget_hold_in_many_histories(
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@settings(max_examples=15, phases=[Phase.generate], **{**_SETTINGS, "derandomize": False})
+@settings(max_examples=8, phases=[Phase.generate], **{**_SETTINGS, "derandomize": False})
 @given(histories())
 def test_books_and_budget_hold_in_histories_of_pipelines(
     history: tuple[Kind, bool, list[Step]],

@@ -150,7 +150,7 @@ def test_large_image_in_tiles(
 
 
 @pytest.mark.parametrize(
-    ("suffix", "side"), [(".jpg[Q=90]", 30_000), (".tif[tile,compression=deflate]", 12_000)]
+    ("suffix", "side"), [(".jpg[Q=90]", 16_000), (".tif[tile,compression=deflate]", 12_000)]
 )
 def test_giant_tile_by_tile(
     tmp_path: Path, tiny_weights: Path, report: Report, suffix: str, side: int
