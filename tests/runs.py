@@ -211,11 +211,11 @@ def workers_of(output: Path) -> Counter[int]:
 
 
 def tree(output: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a dataset but its telemetry, which differs between runs."""
+    """The SHA-256 of every file of a dataset but its telemetry and books, which tell of one run."""
     return {
         str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(output.rglob("*"))
-        if path.is_file() and "telemetry" not in path.parts
+        if path.is_file() and not {"telemetry", "books"} & set(path.relative_to(output).parts[:1])
     }
 
 

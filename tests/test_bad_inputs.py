@@ -209,15 +209,16 @@ def test_weights_without_read_permission_are_a_mistake_in_the_settings(
 
 
 @pytest.mark.slow
-def test_output_that_may_not_be_written_ends_the_run_with_one_line(
+def test_output_that_may_not_be_written_is_refused_with_one_line(
     inputs: Path, public: Path
 ) -> None:
     (public / "out").mkdir(mode=0o555)
 
     finished = run_as_ordinary_user(public, inputs)
 
-    assert finished.code == 1
+    assert finished.code == 2
     assert "Traceback" not in finished.err
+    assert "output_unavailable" in finished.err.splitlines()[-1]
     assert "Permission denied" in finished.err.splitlines()[-1]
 
 
