@@ -20,7 +20,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +35,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import CREDITS, Row, Totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
@@ -50,6 +52,13 @@ _STEP = Decimal(1).scaleb(-CREDITS.scale)
 
 _READERS = 32
 _CLOSED_TOGETHER = 50_000
+
+# Whoever browses the output, or copies it, may leave files of its own among these.
+_OPEN_NAME = re.compile(r"([0-9a-f]{64}\.[0-9]+|row-[0-9a-f]{64})\.json")
+_CLOSED_NAME = re.compile(r"[^.].*\.parquet")
+
+# Where there are no hard links an entry is there before all of it is written.
+_PAUSES = (0.05, 0.2, 0.5)
 
 
 class State(StrEnum):
@@ -145,9 +154,13 @@ def entry_from_json(data: bytes) -> Entry:
 
 
 def entry_of(values: Mapping[str, Any]) -> Entry:
-    """The entry of a dictionary of its attributes, as JSON and Arrow give it."""
+    """The entry of a dictionary of its attributes, as JSON and Arrow give it.
+
+    What else is in it, a later version may have put there.
+    """
     amount, state = Decimal(values["credits"]), State(values["state"])
-    return Entry(**{**values, "credits": amount, "state": state})
+    known = {name: values[name] for name in _SCHEMA.names}
+    return Entry(**{**known, "credits": amount, "state": state})
 
 
 _SCHEMA = pa.schema(
@@ -332,10 +345,48 @@ def _closed(dataset: DatasetFolder) -> Iterator[list[Entry]]:
 
 
 def closed_batches(dataset: DatasetFolder) -> Iterator[pa.RecordBatch]:
-    """The closed entries as Arrow tables with a column for each attribute, some at a time."""
-    for file_entry in list(storage.list_below(_folder(dataset, "closed"))):
-        with storage.open_read(file_entry.uri) as file:
-            yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
+    """The closed entries as Arrow tables with a column for each attribute, some at a time.
+
+    Raises:
+        SettingsError: BOOKS_DAMAGED.
+    """
+    for uri in list(_named(_folder(dataset, "closed"), _CLOSED_NAME)):
+        with storage.open_read(uri) as file:
+            try:
+                yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
+            except pa.ArrowException as error:
+                raise _damaged(uri, error) from error
+            except OSError as error:
+                # Arrow's own errors have no number.
+                if error.errno is not None:
+                    raise
+                raise _damaged(uri, error) from error
+
+
+def _named(folder: str, name: re.Pattern[str]) -> Iterator[str]:
+    """The files below a folder whose names, without their folders, are of a kind."""
+    for found in storage.list_below(folder):
+        if name.fullmatch(found.name.rpartition("/")[2]):
+            yield found.uri
+
+
+def _damaged(uri: str, error: Exception) -> SettingsError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return SettingsError(
+        ErrorCode.BOOKS_DAMAGED,
+        f"{uri} is damaged, so that what was spent is not known: restore it from a copy, or begin "
+        f"the output anew with --overwrite ({type(error).__name__}: {reason})",
+    )
+
+
+def check(dataset: DatasetFolder) -> None:
+    """Reads all books of an output.
+
+    Raises:
+        SettingsError: BOOKS_DAMAGED, with the file that cannot be understood.
+    """
+    for _ in itertools.chain(_closed(dataset), _open(dataset)):
+        pass
 
 
 def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
@@ -346,7 +397,7 @@ def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
 
 def _open_files(dataset: DatasetFolder) -> Iterator[list[tuple[str, Entry]]]:
     """The files of open entries with what they hold, some at a time."""
-    uris = (found.uri for found in storage.list_below(_folder(dataset, "open")))
+    uris = _named(_folder(dataset, "open"), _OPEN_NAME)
     with ThreadPoolExecutor(_READERS) as readers:
         while some := list(itertools.islice(uris, _CLOSED_TOGETHER)):
             entries = readers.map(read_entry, some)
@@ -358,14 +409,20 @@ def read_entry(uri: str) -> Entry | None:
     """The entry in a file; None where the file is gone.
 
     Raises:
+        SettingsError: BOOKS_DAMAGED.
         OSError: it cannot be read.
     """
-    try:
-        return entry_from_json(storage.read(uri))
-    except ImageError as error:
-        if error.code is ErrorCode.NOT_FOUND or not storage.exists(uri):
+    for pause in (*_PAUSES, None):
+        data = storage.read_if_there(uri)
+        if data is None:
             return None
-        raise OSError(error.message) from error
+        try:
+            return entry_from_json(data)
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            if pause is None:
+                raise _damaged(uri, error) from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 # Closing
