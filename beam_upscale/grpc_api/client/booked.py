@@ -5,11 +5,13 @@ Files are written in threads of their own: they hold up neither the event loop n
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.paid_calls import Fate, PaidCall
+from beam_upscale.remote_models import RemoteModel
 
 # Object stores take tens of milliseconds for a file: many are written at a time.
 _WRITERS = 32
@@ -24,13 +26,14 @@ class Booked:
 
     Args:
         paid: the call in the books; None where no books are kept.
-        charges_once: whether the service takes all attempts of the call for one.
+        model: how the service is called, which may take attempts of the call for one.
     """
 
-    def __init__(self, paid: PaidCall | None, charges_once: bool) -> None:
+    def __init__(self, paid: PaidCall | None, model: RemoteModel) -> None:
         self._paid = paid
-        self._charges_once = charges_once
+        self._model = model
         self._is_open = False
+        self._begun_at = 0.0
         self._may_be_charged = False
 
     async def before_attempt(self) -> None:
@@ -42,12 +45,22 @@ class Booked:
         """
         if self._paid is None:
             return
-        if self._may_be_charged and not self._charges_once:
+        if self._may_be_charged and not self._is_charged_once():
             # The attempts so far may have cost their price: that entry stays as it is.
             self._is_open = self._may_be_charged = False
         if not self._is_open:
+            self._begun_at = time.time()
             await _in_thread(self._paid.begin)
             self._is_open = True
+
+    def _is_charged_once(self) -> bool:
+        """Whether an attempt that begins now is charged together with those before it.
+
+        A machine that slept in between may wake when the service has forgotten them. The clock is
+        the one that goes on meanwhile.
+        """
+        lasts = self._model.retry_seconds + self._model.deadline_seconds
+        return self._model.repeat_seconds > 0 and time.time() - self._begun_at <= lasts
 
     def after_attempt(self, fate: Fate) -> None:
         """Takes note of what became of an attempt."""

@@ -1,8 +1,9 @@
 """When a call is put into the books, and what they are told became of it."""
 
+import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -31,7 +32,10 @@ from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.client import RemoteHandler, check
-from beam_upscale.grpc_api.client.booked import BooksError
+from beam_upscale.grpc_api.client.account import Account
+from beam_upscale.grpc_api.client.booked import Booked, BooksError
+from beam_upscale.grpc_api.client.calls import Call, Caller, Outcome
+from beam_upscale.grpc_api.client.throttle import Throttle
 from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference
@@ -183,6 +187,66 @@ def test_a_refusal_says_nothing_of_the_attempt_before_it() -> None:
         booked(notes, service, "ledger-1")
 
     assert notes.told == ["begin"]
+
+
+@pytest.mark.parametrize(("slept", "begun"), [(0, 1), (400, 2)])
+def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
+    slept: float, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = RemoteModel(
+        ENGINE, "h:1", ledger="x", replay_seconds=1e4, retry_seconds=100, deadline_seconds=200
+    )
+    notes, now = Notes(), 1000.0
+    monkeypatch.setattr("beam_upscale.grpc_api.client.booked.time.time", lambda: now)
+    entry = Booked(notes, model)
+
+    async def attempts() -> None:
+        nonlocal now
+        await entry.before_attempt()
+        entry.after_attempt(Fate.UNKNOWN)
+        now += slept
+        await entry.before_attempt()
+        await entry.settle(Fate.CHARGED)
+
+    asyncio.run(attempts())
+
+    assert notes.told == [*["begin"] * begun, Fate.CHARGED]
+
+
+def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, sent = Notes(), []
+    monkeypatch.setattr("beam_upscale.grpc_api.client.calls._jitter", lambda _: 0.0)
+
+    class Crowded(Throttle):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds + 0.06)
+
+    class Lost(grpc.RpcError):
+        def code(self) -> StatusCode:
+            return StatusCode.UNAVAILABLE
+
+        def details(self) -> str:
+            return "Socket closed"
+
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
+    async def lose(request: bytes) -> AsyncIterator[bytes]:
+        sent.append(request)
+        raise Lost
+        yield b""
+
+    async def settle() -> Outcome:
+        model = RemoteModel(ENGINE, "h:1", retry_seconds=0.05)
+        generate = lambda request, **_: lose(request)  # noqa: E731
+        caller = Caller(generate, Account(model, None), Crowded(1))
+        return await caller.settle(Call("id", b"", paid=notes))
+
+    outcome = asyncio.run(settle())
+
+    assert outcome.error is not None
+    assert outcome.error.code is ErrorCode.SERVICE_UNAVAILABLE
+    assert (len(sent), outcome.attempts, notes.told) == (1, 1, ["begin"])
 
 
 @pytest.mark.parametrize(
