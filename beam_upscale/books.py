@@ -47,8 +47,8 @@ BOOKS = "books"
 BOOKS_FORMAT = 1
 """What `run.json` says of books that hold every paid call; earlier versions say nothing."""
 
-# The smallest amount that is accounted for.
-_STEP = Decimal(1).scaleb(-CREDITS.scale)
+STEP = Decimal(1).scaleb(-CREDITS.scale)
+"""The smallest amount that is accounted for."""
 
 _READERS = 32
 _CLOSED_TOGETHER = 50_000
@@ -104,7 +104,7 @@ class Entry:
         tile: index of the tile.
         engine: its name.
         work: as `work_of`: tells whether the input is still what it was.
-        credits: the price, by the price list.
+        credits: the price, by the price list; what was charged, where the service says that.
         run: that sent it.
         endpoint: that it was sent to.
         ledger: of the service for the key, where a repeat of a request is charged once; else None.
@@ -216,7 +216,7 @@ class Group:
     def is_repeated_free(self, model: RemoteModel, at: float) -> bool:
         """Whether a repeat that is sent at a time counts no more than the group does already."""
         is_known = model.ledger is not None and self.first.ledger == model.ledger
-        is_young = at - self.first.sent_at <= model.repeat_seconds
+        is_young = model.charges_once_after(at - self.first.sent_at)
         return is_known and is_young and self.state is not State.FREE
 
 
@@ -291,9 +291,10 @@ class _Adder:
         """Adds entries; one that is there already is taken as it was settled."""
         self._database.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-            f"SET rank = excluded.rank WHERE rank = {self._RANKS[State.SENT]}",
+            "SET rank = excluded.rank, units = excluded.units "
+            f"WHERE rank = {self._RANKS[State.SENT]}",
             (
-                (e.id, e.group, int(e.credits / _STEP), self._RANKS[e.state], e.request_id)
+                (e.id, e.group, int(e.credits / STEP), self._RANKS[e.state], e.request_id)
                 for e in entries
             ),
         )
@@ -304,16 +305,15 @@ class _Adder:
             "SELECT request_id, SUM(units) FROM entries WHERE id = grp AND rank > 0 "
             "GROUP BY request_id"
         )
-        return SortedMap((request_id, str(units * _STEP)) for request_id, units in rows)
+        return SortedMap((request_id, str(units * STEP)) for request_id, units in rows)
 
     def sums(self) -> BookSums:
         """The sums over all groups."""
         rows = self._database.execute(
-            "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, "
-            "COALESCE(MAX(CASE WHEN id = grp THEN units END), MAX(units)) AS units "
+            "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, MAX(units) AS units "
             "FROM entries GROUP BY grp) GROUP BY rank"
         )
-        found = {rank: (units * _STEP, calls) for rank, units, calls in rows}
+        found = {rank: (units * STEP, calls) for rank, units, calls in rows}
         charged, _ = found.get(self._RANKS[State.CHARGED], (Decimal(0), 0))
         return BookSums(charged, *found.get(self._RANKS[State.SENT], (Decimal(0), 0)))
 
@@ -488,8 +488,7 @@ def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
 def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.input_id, entry.stage, entry.tile, entry.id))
     values = [
-        {**e.to_dict(), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
-        for e in ordered
+        {**e.to_dict(), "credits": e.credits.quantize(STEP), "state": str(e.state)} for e in ordered
     ]
     with dataset.publish(uri) as file:
         pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), file)

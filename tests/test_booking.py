@@ -187,6 +187,34 @@ def test_what_may_be_charged_again_counts_again(
     assert read_sums(dataset) == BookSums(PRICE, PRICE, 1)
 
 
+def test_a_repeat_that_was_charged_again_counts_again(dataset: DatasetFolder) -> None:
+    run = RunBooks.begin(dataset)
+    first = sent(run, model=REMEMBERS)
+    call = sent(run, model=REMEMBERS)
+    first.settle(Fate.CHARGED, PRICE)
+
+    call.settle(Fate.CHARGED, PRICE)
+
+    assert call.is_repeat
+    assert read_sums(dataset) == BookSums(2 * PRICE)
+    close(dataset)
+    later = sent(RunBooks.begin(dataset), model=REMEMBERS)
+    later.settle(Fate.CHARGED, Decimal("0.30001"))
+    assert read_sums(dataset) == BookSums(2 * PRICE + Decimal("0.3001"))
+
+
+def test_what_a_service_took_is_booked_whatever_the_price(dataset: DatasetFolder) -> None:
+    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    run = later_run(dataset)
+    sent(run, model=REMEMBERS).settle(Fate.CHARGED, Decimal("0.3"))
+    sent(run, model=REMEMBERS, tile=1).settle(Fate.CHARGED, Decimal("0.1"))
+    sent(run, model=REMEMBERS, tile=2).settle(Fate.CHARGED, Decimal("1e300"))
+
+    for _ in range(2):
+        assert read_sums(dataset) == BookSums(Decimal("0.4") + PRICE)
+        close(dataset)
+
+
 # Budgets
 
 

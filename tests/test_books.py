@@ -145,6 +145,10 @@ def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
 
     assert group.is_repeated_free(model, latest)
     assert not group.is_repeated_free(model, latest + 1)
+    assert group.is_repeated_free(model, 1000.0 - 60)
+    assert not group.is_repeated_free(model, 1000.0 - 61)
+    forgetful = dataclasses.replace(model, replay_seconds=600)
+    assert not any(group.is_repeated_free(forgetful, 1000.0 + late) for late in (-1, 0))
     assert not group.is_repeated_free(dataclasses.replace(model, ledger="ledger-2"), latest)
     assert not group.is_repeated_free(RemoteModel("e", "h:1"), latest)
     (unknown,) = grouped([entry("1", ledger=None)])

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.paid_calls import Fate, PaidCall
@@ -66,12 +67,13 @@ class Booked:
         """Takes note of what became of an attempt."""
         self._may_be_charged = self._may_be_charged or fate is Fate.UNKNOWN
 
-    async def settle(self, fate: Fate, is_replay: bool = False) -> None:
+    async def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
         """Makes it durable what became of the last entry, where that is known.
 
         Args:
             fate: of the last attempt.
-            is_replay: whether it got a result that was charged before.
+            charged: credits that the service says it took for the result: none where that was
+                charged before; None where it does not say.
 
         Raises:
             BooksError: the entry stays as it is.
@@ -79,14 +81,14 @@ class Booked:
         paid = self._paid
         if paid is None or not self._is_open:
             return
-        if is_replay and not self._may_be_charged and not paid.is_repeat:
+        if charged == 0 and not self._may_be_charged and not paid.is_repeat:
             # Another output has the charge, or an entry that was too old to rely on.
             fate = Fate.FREE
         if fate is Fate.FREE and self._may_be_charged:
             fate = Fate.UNKNOWN
         self._is_open = False
         if fate is not Fate.UNKNOWN:
-            await _in_thread(lambda: paid.settle(fate))
+            await _in_thread(lambda: paid.settle(fate, charged or None))
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

@@ -110,11 +110,11 @@ class _Result:
 
     Attributes:
         artifact: the encoded result.
-        is_replay: whether the service says that it was charged before.
+        charged: credits that the service says it took for it now; None where it does not say.
     """
 
     artifact: bytes = dataclasses.field(repr=False)
-    is_replay: bool = False
+    charged: Decimal | None = None
 
 
 class Caller:
@@ -181,7 +181,7 @@ class Caller:
                 throttle.leave()
             queued = begun_at - asked_at
             if isinstance(result, _Result):
-                await booked.settle(Fate.CHARGED, result.is_replay)
+                await booked.settle(Fate.CHARGED, result.charged)
                 attempts += 1
                 return Outcome(artifact=result.artifact, attempts=attempts, queue_seconds=queued)
             attempts += result.was_sent
@@ -230,7 +230,7 @@ class Caller:
                         limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
                 if isinstance(result, _Result) and self._account.model.ledger is not None:
                     charged = charged_by(await answers.trailing_metadata())
-                    result = dataclasses.replace(result, is_replay=charged == Decimal(0))
+                    result = dataclasses.replace(result, charged=charged)
         except grpc.RpcError as error:
             if not isinstance(result, _Result):
                 return self._refused(refusal_of(error), limits)

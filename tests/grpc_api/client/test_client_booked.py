@@ -51,6 +51,7 @@ class Notes:
         calls: that were booked: place, request id and price.
         errors: what `begin` raises, one after the other; None raises nothing.
         is_repeat: of all calls.
+        charged: what the service says of the call that was settled last.
     """
 
     def __init__(self, *errors: Exception | None, is_repeat: bool = False) -> None:
@@ -58,6 +59,7 @@ class Notes:
         self.calls: list[tuple[tuple[int, int], str, Decimal]] = []
         self.errors = list(errors)
         self.is_repeat = is_repeat
+        self.charged: Decimal | None = None
         self.threads: set[str] = set()
 
     def call(
@@ -74,8 +76,9 @@ class Notes:
             raise error
         self.told.append("begin")
 
-    def settle(self, fate: Fate) -> None:
+    def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
         self.told.append(fate)
+        self.charged = charged
 
 
 def booked(
@@ -249,10 +252,13 @@ def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.Monk
     assert (len(sent), outcome.attempts, notes.told) == (1, 1, ["begin"])
 
 
+charged = telling(answer, "0.2")
+
+
 @pytest.mark.parametrize(
     ("steps", "is_repeat", "fate"),
     [
-        ([telling(answer, "0.2")], False, Fate.CHARGED),
+        ([charged], False, Fate.CHARGED),
         ([telling(answer, "0")], False, Fate.FREE),
         ([telling(answer, "0")], True, Fate.CHARGED),
         ([lost, telling(answer, "0")], False, Fate.CHARGED),
@@ -279,6 +285,7 @@ def test_what_a_ledger_says_of_its_charge_is_believed(
         booked(unknown, service, None, retry_seconds=0.05)
 
     assert told.told == ["begin", fate]
+    assert told.charged == (Decimal("0.2") if steps[0] is charged else None)
     # Of a service that is not known to charge once, an answer is a charge, and an error may be.
     assert unknown.told[-1] == ("begin" if fate is Fate.NEVER_CHARGED else Fate.CHARGED)
 
