@@ -448,13 +448,19 @@ def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
     """Moves the entries of rows' calls into one file, where these were billed.
 
     A shard's commit does so, for all of its workers' entries not to be left to one at the end.
+    Where a repeat may be charged again, they stay until then: a worker that is late looks for them.
     """
     places = [place for row in rows if row.request_ids for place in _places(row)]
     if not places:
         return
     with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(lambda place: list(_entries_at(place, dataset)), places)
-        _close([pair for pairs in found for pair in pairs], dataset)
+        found = list(readers.map(lambda place: list(_entries_at(place, dataset)), places))
+    _close([pair for pairs in found if _is_over(pairs) for pair in pairs], dataset)
+
+
+def _is_over(found: Iterable[tuple[str, Entry]]) -> bool:
+    """Whether no worker has to know of a place's entries any more."""
+    return all(entry.state is not State.SENT and entry.ledger is not None for _, entry in found)
 
 
 def _places(row: Row) -> Iterator[Place]:

@@ -17,9 +17,10 @@ from beam_upscale.booking import (
     prepaid,
     repeatable_entries,
 )
-from beam_upscale.books import BookSums, Entry, Place, State, close, read_sums
+from beam_upscale.books import BookSums, Entry, Place, State, close, close_rows, read_sums
 from beam_upscale.dataset import DatasetFolder, held
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
+from beam_upscale.manifest import Row, Status
 from beam_upscale.paid_calls import Fate
 from beam_upscale.remote_models import RemoteModel
 
@@ -228,6 +229,24 @@ def test_a_claim_has_room_for_a_call_once(dataset: DatasetFolder) -> None:
     assert refused.value.code is ErrorCode.OVER_BUDGET
     assert "--max-credits" in refused.value.message
     assert read_sums(dataset) == BookSums(unresolved=PRICE, unresolved_calls=1)
+
+
+def test_a_worker_that_is_late_finds_what_was_sent_before_its_shard_was_committed(
+    dataset: DatasetFolder,
+) -> None:
+    run = RunBooks.begin(dataset)
+    sent(run, Fate.CHARGED, limit=NO_ROOM)
+    sent(run, Fate.CHARGED, limit=NO_ROOM, model=REMEMBERS, tile=1)
+    close_rows([Row("a.png", "a.png", Status.UPSCALED, calls=2, request_ids=("r",))], dataset)
+
+    assert [each.tile for each in entries(dataset)] == [0]
+    with pytest.raises(ImageError) as refused:
+        a_call(run, limit=NO_ROOM).begin()
+
+    assert refused.value.code is ErrorCode.OVER_BUDGET
+    close(dataset)
+    assert entries(dataset) == []
+    assert read_sums(dataset) == BookSums(2 * PRICE)
 
 
 def test_a_call_that_was_free_leaves_its_room_to_the_next(dataset: DatasetFolder) -> None:
