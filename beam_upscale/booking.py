@@ -12,12 +12,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 
 import pyarrow.compute as pc
 
 from beam_upscale import storage
 from beam_upscale.books import (
+    STEP,
     Entry,
     Group,
     Place,
@@ -34,6 +35,8 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.paid_calls import Fate
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.sorted_map import SortedMap
+
+_MOST_CREDITS = Decimal(10**12)
 
 # Claims of so many images are remembered by a process.
 _MOST_CLAIMS = 1 << 16
@@ -205,26 +208,47 @@ class BookedCall:
             repeats=None if self._group is None else self._group.first.id,
         )
 
-    def settle(self, fate: Fate) -> None:
+    def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
         """Makes it durable what became of the sending that was begun last.
 
-        What is known of the whole group then settles what earlier runs left open of it.
+        What is known of the whole group then settles what earlier runs left open of it. A service
+        that took credits for a repeat of what was charged has charged twice.
         """
         assert self._entry is not None
         state = State.CHARGED if fate is Fate.CHARGED else State.FREE
-        self._write(dataclasses.replace(self._entry, state=state))
+        entry = dataclasses.replace(self._entry, state=state)
+        if charged is not None:
+            entry = dataclasses.replace(entry, credits=_amount(charged, self._price))
+            if self._is_charged_already():
+                self._write(dataclasses.replace(entry, repeats=None))
+                return
+        self._write(entry)
         if self._group is None or fate is Fate.FREE:
             return
-        for entry in self._group.entries:
-            if entry.state is State.SENT and entry.run != self._booking.books.run:
-                uri = open_uri(self._dataset, self._place, entry.n)
-                found = read_entry(uri)
-                # Another entry may have its number by now.
-                if found is not None and found.id == entry.id:
-                    self._write(dataclasses.replace(entry, state=state))
+        for each in self._group.entries:
+            if each.state is State.SENT and each.run != self._booking.books.run:
+                found = self._now(each)
+                if found is not None:
+                    self._write(dataclasses.replace(each, state=state, credits=entry.credits))
+
+    def _is_charged_already(self) -> bool:
+        """Whether the group is known to be charged, without the sending that was begun last."""
+        entries = () if self._group is None else self._group.entries
+        return any((self._now(each) or each).state is State.CHARGED for each in entries)
+
+    def _now(self, entry: Entry) -> Entry | None:
+        """An open entry as it is now; None where it is closed."""
+        found = read_entry(open_uri(self._dataset, self._place, entry.n))
+        # Another entry may have its number by now.
+        return found if found is not None and found.id == entry.id else None
 
     def _write(self, entry: Entry) -> None:
         self._dataset.write(open_uri(self._dataset, entry.place, entry.n), entry.to_json())
+
+
+def _amount(told: Decimal, price: Decimal) -> Decimal:
+    """What a service took, by what it says; the price where the books could not hold that."""
+    return told.quantize(STEP, ROUND_UP) if told < _MOST_CREDITS else price
 
 
 def prepaid(

@@ -20,7 +20,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import re
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +35,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import CREDITS, Row, Totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
@@ -45,11 +47,18 @@ BOOKS = "books"
 BOOKS_FORMAT = 1
 """What `run.json` says of books that hold every paid call; earlier versions say nothing."""
 
-# The smallest amount that is accounted for.
-_STEP = Decimal(1).scaleb(-CREDITS.scale)
+STEP = Decimal(1).scaleb(-CREDITS.scale)
+"""The smallest amount that is accounted for."""
 
 _READERS = 32
 _CLOSED_TOGETHER = 50_000
+
+# Whoever browses the output, or copies it, may leave files of its own among these.
+_OPEN_NAME = re.compile(r"([0-9a-f]{64}\.[0-9]+|row-[0-9a-f]{64})\.json")
+_CLOSED_NAME = re.compile(r"[^.].*\.parquet")
+
+# Where there are no hard links an entry is there before all of it is written.
+_PAUSES = (0.05, 0.2, 0.5)
 
 
 class State(StrEnum):
@@ -95,7 +104,7 @@ class Entry:
         tile: index of the tile.
         engine: its name.
         work: as `work_of`: tells whether the input is still what it was.
-        credits: the price, by the price list.
+        credits: the price, by the price list; what was charged, where the service says that.
         run: that sent it.
         endpoint: that it was sent to.
         ledger: of the service for the key, where a repeat of a request is charged once; else None.
@@ -145,9 +154,13 @@ def entry_from_json(data: bytes) -> Entry:
 
 
 def entry_of(values: Mapping[str, Any]) -> Entry:
-    """The entry of a dictionary of its attributes, as JSON and Arrow give it."""
+    """The entry of a dictionary of its attributes, as JSON and Arrow give it.
+
+    What else is in it, a later version may have put there.
+    """
     amount, state = Decimal(values["credits"]), State(values["state"])
-    return Entry(**{**values, "credits": amount, "state": state})
+    known = {name: values[name] for name in _SCHEMA.names}
+    return Entry(**{**known, "credits": amount, "state": state})
 
 
 _SCHEMA = pa.schema(
@@ -203,7 +216,7 @@ class Group:
     def is_repeated_free(self, model: RemoteModel, at: float) -> bool:
         """Whether a repeat that is sent at a time counts no more than the group does already."""
         is_known = model.ledger is not None and self.first.ledger == model.ledger
-        is_young = at - self.first.sent_at <= model.repeat_seconds
+        is_young = model.charges_once_after(at - self.first.sent_at)
         return is_known and is_young and self.state is not State.FREE
 
 
@@ -278,9 +291,10 @@ class _Adder:
         """Adds entries; one that is there already is taken as it was settled."""
         self._database.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
-            f"SET rank = excluded.rank WHERE rank = {self._RANKS[State.SENT]}",
+            "SET rank = excluded.rank, units = excluded.units "
+            f"WHERE rank = {self._RANKS[State.SENT]}",
             (
-                (e.id, e.group, int(e.credits / _STEP), self._RANKS[e.state], e.request_id)
+                (e.id, e.group, int(e.credits / STEP), self._RANKS[e.state], e.request_id)
                 for e in entries
             ),
         )
@@ -291,16 +305,15 @@ class _Adder:
             "SELECT request_id, SUM(units) FROM entries WHERE id = grp AND rank > 0 "
             "GROUP BY request_id"
         )
-        return SortedMap((request_id, str(units * _STEP)) for request_id, units in rows)
+        return SortedMap((request_id, str(units * STEP)) for request_id, units in rows)
 
     def sums(self) -> BookSums:
         """The sums over all groups."""
         rows = self._database.execute(
-            "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, "
-            "COALESCE(MAX(CASE WHEN id = grp THEN units END), MAX(units)) AS units "
+            "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, MAX(units) AS units "
             "FROM entries GROUP BY grp) GROUP BY rank"
         )
-        found = {rank: (units * _STEP, calls) for rank, units, calls in rows}
+        found = {rank: (units * STEP, calls) for rank, units, calls in rows}
         charged, _ = found.get(self._RANKS[State.CHARGED], (Decimal(0), 0))
         return BookSums(charged, *found.get(self._RANKS[State.SENT], (Decimal(0), 0)))
 
@@ -332,10 +345,48 @@ def _closed(dataset: DatasetFolder) -> Iterator[list[Entry]]:
 
 
 def closed_batches(dataset: DatasetFolder) -> Iterator[pa.RecordBatch]:
-    """The closed entries as Arrow tables with a column for each attribute, some at a time."""
-    for file_entry in list(storage.list_below(_folder(dataset, "closed"))):
-        with storage.open_read(file_entry.uri) as file:
-            yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
+    """The closed entries as Arrow tables with a column for each attribute, some at a time.
+
+    Raises:
+        SettingsError: BOOKS_DAMAGED.
+    """
+    for uri in list(_named(_folder(dataset, "closed"), _CLOSED_NAME)):
+        with storage.open_read(uri) as file:
+            try:
+                yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
+            except pa.ArrowException as error:
+                raise _damaged(uri, error) from error
+            except OSError as error:
+                # Arrow's own errors have no number.
+                if error.errno is not None:
+                    raise
+                raise _damaged(uri, error) from error
+
+
+def _named(folder: str, name: re.Pattern[str]) -> Iterator[str]:
+    """The files below a folder whose names, without their folders, are of a kind."""
+    for found in storage.list_below(folder):
+        if name.fullmatch(found.name.rpartition("/")[2]):
+            yield found.uri
+
+
+def _damaged(uri: str, error: Exception) -> SettingsError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return SettingsError(
+        ErrorCode.BOOKS_DAMAGED,
+        f"{uri} is damaged, so that what was spent is not known: restore it from a copy, or begin "
+        f"the output anew with --overwrite ({type(error).__name__}: {reason})",
+    )
+
+
+def check(dataset: DatasetFolder) -> None:
+    """Reads all books of an output.
+
+    Raises:
+        SettingsError: BOOKS_DAMAGED, with the file that cannot be understood.
+    """
+    for _ in itertools.chain(_closed(dataset), _open(dataset)):
+        pass
 
 
 def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
@@ -346,7 +397,7 @@ def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
 
 def _open_files(dataset: DatasetFolder) -> Iterator[list[tuple[str, Entry]]]:
     """The files of open entries with what they hold, some at a time."""
-    uris = (found.uri for found in storage.list_below(_folder(dataset, "open")))
+    uris = _named(_folder(dataset, "open"), _OPEN_NAME)
     with ThreadPoolExecutor(_READERS) as readers:
         while some := list(itertools.islice(uris, _CLOSED_TOGETHER)):
             entries = readers.map(read_entry, some)
@@ -358,14 +409,20 @@ def read_entry(uri: str) -> Entry | None:
     """The entry in a file; None where the file is gone.
 
     Raises:
+        SettingsError: BOOKS_DAMAGED.
         OSError: it cannot be read.
     """
-    try:
-        return entry_from_json(storage.read(uri))
-    except ImageError as error:
-        if error.code is ErrorCode.NOT_FOUND or not storage.exists(uri):
+    for pause in (*_PAUSES, None):
+        data = storage.read_if_there(uri)
+        if data is None:
             return None
-        raise OSError(error.message) from error
+        try:
+            return entry_from_json(data)
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            if pause is None:
+                raise _damaged(uri, error) from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 # Closing
@@ -391,13 +448,19 @@ def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
     """Moves the entries of rows' calls into one file, where these were billed.
 
     A shard's commit does so, for all of its workers' entries not to be left to one at the end.
+    Where a repeat may be charged again, they stay until then: a worker that is late looks for them.
     """
     places = [place for row in rows if row.request_ids for place in _places(row)]
     if not places:
         return
     with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(lambda place: list(_entries_at(place, dataset)), places)
-        _close([pair for pairs in found for pair in pairs], dataset)
+        found = list(readers.map(lambda place: list(_entries_at(place, dataset)), places))
+    _close([pair for pairs in found if _is_over(pairs) for pair in pairs], dataset)
+
+
+def _is_over(found: Iterable[tuple[str, Entry]]) -> bool:
+    """Whether no worker has to know of a place's entries any more."""
+    return all(entry.state is not State.SENT and entry.ledger is not None for _, entry in found)
 
 
 def _places(row: Row) -> Iterator[Place]:
@@ -431,8 +494,7 @@ def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
 def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None:
     ordered = sorted(entries, key=lambda entry: (entry.input_id, entry.stage, entry.tile, entry.id))
     values = [
-        {**e.to_dict(), "credits": e.credits.quantize(_STEP), "state": str(e.state)}
-        for e in ordered
+        {**e.to_dict(), "credits": e.credits.quantize(STEP), "state": str(e.state)} for e in ordered
     ]
     with dataset.publish(uri) as file:
         pq.write_table(pa.Table.from_pylist(values, schema=_SCHEMA), file)

@@ -83,6 +83,7 @@ class ErrorCode(StrEnum):
     NO_INPUT = "no_input"
     INVALID_METADATA = "invalid_metadata"
     INVALID_TABLE = "invalid_table"
+    BOOKS_DAMAGED = "books_damaged"
     OUTPUT_TAKEN = "output_taken"
     OUTPUT_HELD = "output_held"
     OUTPUT_UNAVAILABLE = "output_unavailable"

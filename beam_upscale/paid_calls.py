@@ -37,8 +37,14 @@ class PaidCall(Protocol):
         """
         ...
 
-    def settle(self, fate: Fate) -> None:
-        """Makes it durable what became of the sending that was begun last."""
+    def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
+        """Makes it durable what became of the sending that was begun last.
+
+        Args:
+            fate: what is known of its charge.
+            charged: credits that the service says it took for it now; None where it took the price,
+                or does not say.
+        """
         ...
 
     @property

@@ -86,6 +86,14 @@ class RemoteModel:
         lasts = self.retry_seconds + self.deadline_seconds + _CLOCK_SECONDS
         return max(0.0, self.replay_seconds - lasts)
 
+    def charges_once_after(self, seconds: float) -> bool:
+        """Whether a repeat so long after a call was first sent is charged together with it.
+
+        What was sent later than now by more than clocks differ has a time that is not to be relied
+        on.
+        """
+        return self.repeat_seconds > 0 and -_CLOCK_SECONDS <= seconds <= self.repeat_seconds
+
     @property
     def place(self) -> str:
         """What upscales and where, for people."""

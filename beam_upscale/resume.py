@@ -13,7 +13,7 @@ from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.listing import SourceImage, source_from_json, wish_of
-from beam_upscale.manifest import Row
+from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.output_names import unique_names
 from beam_upscale.parameters import Parameters
 from beam_upscale.sorted_map import SortedMap
@@ -124,6 +124,52 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
         dataset.delete(dataset.resolve(uri))
 
 
+def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
+    """The row of an input that had one before, with what both were billed for.
+
+    An attempt that failed takes no image away that is there: the row before it stays. Otherwise the
+    new row does, and files that only the other one accounts for are deleted.
+
+    Args:
+        before: the earlier row.
+        row: the new one.
+        dataset: the output.
+    """
+    if _outlives(before, row) and _has_files(before, dataset):
+        kept = with_earlier_billing(before, row)
+        billed = max(before.billed_credits, kept.billed_credits)
+        return dataclasses.replace(kept, billed_credits=billed)
+    row = with_earlier_billing(row, before)
+    delete_files(before, dataset, but_for=row)
+    return row
+
+
+def _outlives(before: Row, row: Row) -> bool:
+    """Whether a row has an image of what a later row, which has none, is about."""
+    is_lost = before.status is Status.UPSCALED and row.status is not Status.UPSCALED
+    names = ("source_sha256", "prompt", "negative_prompt", "cfg_scale", "steps", "noise_level")
+    is_same = all(getattr(before, name) == getattr(row, name) for name in names)
+    seeds = [{"seed": each.input.get("seed")} for each in (before, row)]
+    # A seed that is to be derived is not known before the image is read.
+    has_same_seed = row.seed == before.seed or (row.seed is None and are_stored_alike(*seeds))
+    return is_lost and is_same and row.source_sha256 is not None and has_same_seed
+
+
+def _has_files(row: Row, dataset: DatasetFolder) -> bool:
+    """Whether the image of a row and its intermediates are there."""
+    for stage in row.stages:
+        kept = stage.get("output_uri")
+        if kept is not None and storage.size(dataset.resolve(kept)) != stage["output_bytes"]:
+            return False
+    if row.output_uri is None:
+        return False
+    if output_name(row) is not None:
+        return storage.size(dataset.resolve(row.output_uri)) == row.output_bytes
+    return storage.exists(dataset.staged_image_uri(row.input_id)) or storage.exists(
+        dataset.resolve(row.output_uri)
+    )
+
+
 def _files(row: Row) -> set[str]:
     """The files of a row's own, relative to the dataset's root."""
     uris = {stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None}
@@ -220,17 +266,7 @@ def still_holds(
         digest = earlier.source_sha256
     if digest != earlier.source_sha256:
         return False
-    if earlier.output_uri is None:
-        return True
-    for stage in earlier.stages:
-        kept = stage.get("output_uri")
-        if kept is not None and storage.size(dataset.resolve(kept)) != stage["output_bytes"]:
-            return False
-    if output_name(earlier) is not None:
-        return storage.size(dataset.resolve(earlier.output_uri)) == earlier.output_bytes
-    return storage.exists(dataset.staged_image_uri(image.input_id)) or storage.exists(
-        dataset.resolve(earlier.output_uri)
-    )
+    return earlier.output_uri is None or _has_files(earlier, dataset)
 
 
 def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:

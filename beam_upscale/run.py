@@ -6,6 +6,7 @@ import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,8 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
     refuse_needed_in_results(_needed(request, settings, listing), dataset)
+    if settings.remote_model is not None and not request.overwrite:
+        books.check(dataset)
     settings = check_service(settings)
     return _Ready(settings, pipeline, record, listing)
 
@@ -214,16 +217,29 @@ def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterato
 
 
 def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
-    held = books.read_sums(dataset)
-    if held.spent:
-        on_note(
-            f"the books of {dataset.root} are begun anew; the old ones held {held.charged} credits "
-            f"charged and {held.unresolved} unresolved"
-        )
+    for note in _spent_before(dataset):
+        on_note(f"the books of {dataset.root} are begun anew; {note}")
     # run.json goes last: while it is there, these files are known to be a run's.
     dataset.clear_staging()
     for name in RESULTS:
         dataset.delete(dataset.resolve(name))
+
+
+def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
+    """What is known of the credits that were spent on results that are to be deleted."""
+    try:
+        sums = books.read_sums(dataset)
+        if sums.spent:
+            yield (
+                f"the old ones held {sums.charged} credits charged and {sums.unresolved} unresolved"
+            )
+        elif books.BOOKS not in (dataset.read_run() or {books.BOOKS: None}):
+            rows = dataset.unfinished_rows()
+            billed = sum((row.billed_credits for row in rows), Decimal(0))
+            if billed:
+                yield f"there were none, and {billed} credits were billed by its rows"
+    except Exception as error:  # What is damaged is to be deleted, too.
+        yield f"the old books could not be read: {error}"
 
 
 def _with_processes(request: Run) -> UpscaleSettings:

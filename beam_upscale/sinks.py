@@ -64,10 +64,10 @@ from beam_upscale.global_window import refuse_windows
 from beam_upscale.lineage import applied_in, upscales, upstream
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Totals, status_of, with_earlier_billing
+from beam_upscale.manifest import Row, Totals, status_of
 from beam_upscale.places import Output
 from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import delete_files, readdressed, relabeled
+from beam_upscale.resume import readdressed, relabeled, replaced
 from beam_upscale.run_record import continued, differences, refuse_foreign_files, run_record
 from beam_upscale.sources import ReadImages, ReadListed
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
@@ -144,8 +144,9 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         books.enter_row(record.row, dataset)
     before = dataset.staged_record(source.input_id)
     if before is not None:
-        record = dataclasses.replace(record, row=with_earlier_billing(record.row, before.row))
-        delete_files(before.row, dataset, but_for=record.row)
+        row = replaced(before.row, record.row, dataset)
+        telemetry = before.telemetry if row.status is not record.row.status else record.telemetry
+        record = Record(row, telemetry)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
 
@@ -324,10 +325,7 @@ def commit_shard(
         return
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
-        if before is not None:
-            row = with_earlier_billing(row, before)
-            delete_files(before, dataset, but_for=row)
-        rows[row.input_id] = row
+        rows[row.input_id] = row if before is None else replaced(before, row, dataset)
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
     if input_type is None:
         # Images are of some of the rows, but have the columns of all.

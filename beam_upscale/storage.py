@@ -492,10 +492,24 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        with contextlib.suppress(FileExistsError), path.open("xb") as file:
-            file.write(data)
-            return True
+        return _create_without_links(path, data)
+    return True
+
+
+def _create_without_links(path: Path, data: bytes) -> bool:
+    """Creates a file where there are no hard links: it can be seen before all of it is there."""
+    try:
+        file = path.open("xb")
+    except FileExistsError:
         return False
+    try:
+        with file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 

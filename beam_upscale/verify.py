@@ -12,7 +12,7 @@ from beam_upscale import storage
 from beam_upscale.books import BOOKS, read_sums
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
-from beam_upscale.errors import ImageError
+from beam_upscale.errors import BeamUpscaleError, ImageError
 from beam_upscale.manifest import Row, totals
 
 # What a dataset may hold besides its images, shards and manifests.
@@ -183,7 +183,7 @@ def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Pr
         return
     try:
         books = read_sums(dataset)
-    except (ImageError, OSError, ValueError, KeyError, TypeError) as error:
+    except (BeamUpscaleError, OSError, ValueError, KeyError, TypeError) as error:
         yield Problem(ProblemKind.CHANGED, BOOKS, f"cannot be read: {error}")
         return
     found = {"charged_credits": books.charged, "unresolved_credits": books.unresolved}

@@ -17,9 +17,10 @@ from beam_upscale.booking import (
     prepaid,
     repeatable_entries,
 )
-from beam_upscale.books import BookSums, Entry, Place, State, close, read_sums
+from beam_upscale.books import BookSums, Entry, Place, State, close, close_rows, read_sums
 from beam_upscale.dataset import DatasetFolder, held
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
+from beam_upscale.manifest import Row, Status
 from beam_upscale.paid_calls import Fate
 from beam_upscale.remote_models import RemoteModel
 
@@ -187,6 +188,34 @@ def test_what_may_be_charged_again_counts_again(
     assert read_sums(dataset) == BookSums(PRICE, PRICE, 1)
 
 
+def test_a_repeat_that_was_charged_again_counts_again(dataset: DatasetFolder) -> None:
+    run = RunBooks.begin(dataset)
+    first = sent(run, model=REMEMBERS)
+    call = sent(run, model=REMEMBERS)
+    first.settle(Fate.CHARGED, PRICE)
+
+    call.settle(Fate.CHARGED, PRICE)
+
+    assert call.is_repeat
+    assert read_sums(dataset) == BookSums(2 * PRICE)
+    close(dataset)
+    later = sent(RunBooks.begin(dataset), model=REMEMBERS)
+    later.settle(Fate.CHARGED, Decimal("0.30001"))
+    assert read_sums(dataset) == BookSums(2 * PRICE + Decimal("0.3001"))
+
+
+def test_what_a_service_took_is_booked_whatever_the_price(dataset: DatasetFolder) -> None:
+    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    run = later_run(dataset)
+    sent(run, model=REMEMBERS).settle(Fate.CHARGED, Decimal("0.3"))
+    sent(run, model=REMEMBERS, tile=1).settle(Fate.CHARGED, Decimal("0.1"))
+    sent(run, model=REMEMBERS, tile=2).settle(Fate.CHARGED, Decimal("1e300"))
+
+    for _ in range(2):
+        assert read_sums(dataset) == BookSums(Decimal("0.4") + PRICE)
+        close(dataset)
+
+
 # Budgets
 
 
@@ -200,6 +229,24 @@ def test_a_claim_has_room_for_a_call_once(dataset: DatasetFolder) -> None:
     assert refused.value.code is ErrorCode.OVER_BUDGET
     assert "--max-credits" in refused.value.message
     assert read_sums(dataset) == BookSums(unresolved=PRICE, unresolved_calls=1)
+
+
+def test_a_worker_that_is_late_finds_what_was_sent_before_its_shard_was_committed(
+    dataset: DatasetFolder,
+) -> None:
+    run = RunBooks.begin(dataset)
+    sent(run, Fate.CHARGED, limit=NO_ROOM)
+    sent(run, Fate.CHARGED, limit=NO_ROOM, model=REMEMBERS, tile=1)
+    close_rows([Row("a.png", "a.png", Status.UPSCALED, calls=2, request_ids=("r",))], dataset)
+
+    assert [each.tile for each in entries(dataset)] == [0]
+    with pytest.raises(ImageError) as refused:
+        a_call(run, limit=NO_ROOM).begin()
+
+    assert refused.value.code is ErrorCode.OVER_BUDGET
+    close(dataset)
+    assert entries(dataset) == []
+    assert read_sums(dataset) == BookSums(2 * PRICE)
 
 
 def test_a_call_that_was_free_leaves_its_room_to_the_next(dataset: DatasetFolder) -> None:

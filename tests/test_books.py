@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import json
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from beam_upscale.books import (
     Place,
     State,
     are_kept,
+    check,
     close,
     close_rows,
     enter_missing,
@@ -23,11 +25,13 @@ from beam_upscale.books import (
     exist,
     grouped,
     open_uri,
+    read_entry,
     read_sums,
     with_books,
     work_of,
 )
 from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
@@ -141,6 +145,10 @@ def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
 
     assert group.is_repeated_free(model, latest)
     assert not group.is_repeated_free(model, latest + 1)
+    assert group.is_repeated_free(model, 1000.0 - 60)
+    assert not group.is_repeated_free(model, 1000.0 - 61)
+    forgetful = dataclasses.replace(model, replay_seconds=600)
+    assert not any(group.is_repeated_free(forgetful, 1000.0 + late) for late in (-1, 0))
     assert not group.is_repeated_free(dataclasses.replace(model, ledger="ledger-2"), latest)
     assert not group.is_repeated_free(RemoteModel("e", "h:1"), latest)
     (unknown,) = grouped([entry("1", ledger=None)])
@@ -217,6 +225,75 @@ def test_where_entries_are_and_how_often_changes_no_sum(
     charged = [group.first.credits for group in groups if group.state is State.CHARGED]
     waiting = [group.first.credits for group in groups if group.state is State.SENT]
     assert found == BookSums(sum(charged, Decimal(0)), sum(waiting, Decimal(0)), len(waiting))
+
+
+# Files of others, and damaged ones
+
+
+@pytest.mark.parametrize(
+    "name", ["closed/.DS_Store", "closed/._x.parquet", "open/._x.json", "open/ab/.x", "open/x.json"]
+)
+def test_files_of_others_are_passed_over(dataset: DatasetFolder, name: str) -> None:
+    keep(dataset, entry("1", State.CHARGED), entry("2", tile=1))
+    close(dataset)
+    place(dataset, name, b"\0\0Bud1\xff")
+
+    check(dataset)
+    close(dataset)
+
+    assert read_sums(dataset) == BookSums(PRICE, PRICE, 1)
+
+
+def place(dataset: DatasetFolder, name: str, data: bytes) -> str:
+    path = Path(dataset.root, "books", name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
+def test_what_a_later_version_put_into_entries_is_passed_over() -> None:
+    known = entry("1")
+    values = {**json.loads(known.to_json()), "currency": "credits"}
+
+    assert entry_from_json(json.dumps(values).encode()) == known
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        (f"open/00/{'0' * 64}.1.json", b""),
+        (f"open/00/{'0' * 64}.1.json", entry("1").to_json()[:-9]),
+        (f"open/00/{'0' * 64}.1.json", b'{"id": "1"}'),
+        (f"open/00/row-{'0' * 64}.json", b"\xff"),
+        ("closed/x.parquet", b""),
+        ("closed/x.parquet", b"PAR1 of something PAR1"),
+    ],
+    ids=["empty", "half", "without credits", "no text", "empty closed", "no table"],
+)
+def test_what_is_damaged_is_named(
+    dataset: DatasetFolder, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "_PAUSES", (0.0,))
+    keep(dataset, entry("1", State.CHARGED))
+    uri = place(dataset, name, data)
+
+    for read in (check, read_sums):
+        with pytest.raises(SettingsError) as raised:
+            read(dataset)
+        assert raised.value.code is ErrorCode.BOOKS_DAMAGED
+        assert raised.value.message.startswith(f"{uri} is damaged")
+        assert "\n" not in raised.value.message
+
+
+def test_an_entry_that_is_being_written_is_awaited(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = place(dataset, f"open/00/{'0' * 64}.1.json", b"")
+    monkeypatch.setattr(
+        "time.sleep", lambda _: Path(uri).write_bytes(entry("1").to_json()) and None
+    )
+
+    assert read_entry(uri) == entry("1")
 
 
 # Closing
@@ -301,7 +378,7 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
     close_rows([row, chain, free], dataset)
 
     kept = [each for some in books._open(dataset) for each in some]
-    assert sorted(each.id for each in kept) == ["2", "7", "8"]
+    assert sorted(each.id for each in kept) == ["2", "3", "7", "8"]
     assert read_sums(dataset) == before
 
 

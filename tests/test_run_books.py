@@ -26,6 +26,7 @@ from paid_histories import (
 from beam_upscale import engines, storage
 from beam_upscale.books import BookSums
 from beam_upscale.dataset import DatasetFolder
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import source_image
 from beam_upscale.manifest import Status
 from beam_upscale.request import Run
@@ -139,6 +140,45 @@ def test_overwriting_begins_new_books_and_says_what_the_old_ones_held(history: H
     assert "0.6000 credits charged and 0 unresolved" in note
     assert history.sums() == BookSums(3 * PRICE)
     assert history.service.total == 6 * PRICE
+
+
+def overwritten(history: History) -> str:
+    """What a run says before it begins an output anew."""
+    notes: list[str] = []
+
+    def overwriting(request: Run, _: object) -> None:
+        run(dataclasses.replace(request, overwrite=True), on_note=notes.append)
+
+    assert history.run(overwriting)
+    (note,) = notes
+    return note
+
+
+def test_damaged_books_forbid_a_run_before_anything_is_begun(history: History) -> None:
+    assert history.run(through_beam)
+    damaged = Path(history.dataset.root, "books/closed/damaged.parquet")
+    damaged.write_bytes(b"")
+    before = Path(history.dataset.run_json).read_bytes()
+    spent = history.service.total
+
+    def refused(request: Run, _: object) -> None:
+        with pytest.raises(SettingsError, match=r"damaged\.parquet is damaged") as raised:
+            run(request)
+        assert raised.value.code is ErrorCode.BOOKS_DAMAGED
+
+    history.run(refused)
+
+    assert history.service.total == spent
+    assert Path(history.dataset.run_json).read_bytes() == before
+    assert "the old books could not be read: books_damaged: " in overwritten(history)
+    assert not damaged.exists()
+
+
+def test_overwriting_says_what_rows_without_books_were_billed(history: History) -> None:
+    assert history.run(through_beam)
+    as_an_earlier_version_left_it(history)
+
+    assert "0.6000 credits were billed" in overwritten(history)
 
 
 # Pipelines of one's own

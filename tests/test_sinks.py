@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import numpy as np
@@ -107,6 +108,66 @@ def test_failure_that_replaces_a_staged_image_removes_it(dataset: DatasetFolder)
     stage(result("a", None), dataset, Layout.FILES)
 
     assert not Path(dataset.resolve("images/a.png")).exists()
+
+
+def with_row(upscaled: UpscaledImage, **columns: Any) -> UpscaledImage:
+    assert upscaled.record is not None
+    row = dataclasses.replace(upscaled.record.row, **columns)
+    return dataclasses.replace(upscaled, record=Record(row, TELEMETRY))
+
+
+def paid(request_id: str, data: bytes | None = b"image", **columns: Any) -> UpscaledImage:
+    """A result of a content, or a failure to make it, that was billed once."""
+    billed = {"billed_credits": Decimal("0.2"), "request_ids": (request_id,)}
+    return with_row(result("a", data), **{"source_sha256": "s", **billed, **columns})
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+@pytest.mark.parametrize("status", [Status.OVER_BUDGET, Status.FAILED])
+def test_an_attempt_that_failed_takes_no_image_away(
+    dataset: DatasetFolder, layout: Layout, status: Status
+) -> None:
+    made = stage(paid("1"), dataset, layout)
+    failed = paid("2", None, status=status)
+
+    twin = stage(failed, dataset, layout)
+
+    assert dataset.staged_record("/in/a.jpg") == twin
+    assert twin.row.status is Status.UPSCALED
+    assert twin.row.billed_credits == Decimal("0.4")
+    commit_shard(0, [made], dataset, layout, "run")
+    assert failed.record is not None
+    for _ in range(2):
+        commit_shard(0, [failed.record], dataset, layout, "later")
+
+    (row,) = dataset.read_manifest(0)
+    assert (row.status, row.output_uri) == (Status.UPSCALED, made.row.output_uri)
+    assert (row.billed_credits, row.request_ids) == (Decimal("0.4"), ("2", "1"))
+    assert row.output_uri is not None
+    assert Path(dataset.resolve(row.output_uri)).exists()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"source_sha256": "t"}, {"prompt": "a cat"}, {"seed": 7}],
+    ids=["content", "prompt", "seed"],
+)
+def test_an_image_of_what_is_asked_no_more_goes(
+    dataset: DatasetFolder, columns: dict[str, Any]
+) -> None:
+    stage(paid("1"), dataset, Layout.FILES)
+
+    record = stage(paid("2", None, **columns), dataset, Layout.FILES)
+
+    assert (record.row.status, record.row.billed_credits) == (Status.FAILED, Decimal("0.4"))
+    assert not Path(dataset.resolve("images/a.png")).exists()
+
+
+def test_a_row_whose_image_is_lost_is_not_kept(dataset: DatasetFolder) -> None:
+    stage(paid("1"), dataset, Layout.FILES)
+    Path(dataset.resolve("images/a.png")).unlink()
+
+    assert stage(paid("2", None), dataset, Layout.FILES).row.status is Status.FAILED
 
 
 @pytest.mark.parametrize("layout", list(Layout))

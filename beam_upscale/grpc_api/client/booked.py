@@ -5,11 +5,14 @@ Files are written in threads of their own: they hold up neither the event loop n
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.paid_calls import Fate, PaidCall
+from beam_upscale.remote_models import RemoteModel
 
 # Object stores take tens of milliseconds for a file: many are written at a time.
 _WRITERS = 32
@@ -24,13 +27,14 @@ class Booked:
 
     Args:
         paid: the call in the books; None where no books are kept.
-        charges_once: whether the service takes all attempts of the call for one.
+        model: how the service is called, which may take attempts of the call for one.
     """
 
-    def __init__(self, paid: PaidCall | None, charges_once: bool) -> None:
+    def __init__(self, paid: PaidCall | None, model: RemoteModel) -> None:
         self._paid = paid
-        self._charges_once = charges_once
+        self._model = model
         self._is_open = False
+        self._begun_at = 0.0
         self._may_be_charged = False
 
     async def before_attempt(self) -> None:
@@ -42,23 +46,34 @@ class Booked:
         """
         if self._paid is None:
             return
-        if self._may_be_charged and not self._charges_once:
+        if self._may_be_charged and not self._is_charged_once():
             # The attempts so far may have cost their price: that entry stays as it is.
             self._is_open = self._may_be_charged = False
         if not self._is_open:
+            self._begun_at = time.time()
             await _in_thread(self._paid.begin)
             self._is_open = True
+
+    def _is_charged_once(self) -> bool:
+        """Whether an attempt that begins now is charged together with those before it.
+
+        A machine that slept in between may wake when the service has forgotten them. The clock is
+        the one that goes on meanwhile.
+        """
+        lasts = self._model.retry_seconds + self._model.deadline_seconds
+        return self._model.repeat_seconds > 0 and time.time() - self._begun_at <= lasts
 
     def after_attempt(self, fate: Fate) -> None:
         """Takes note of what became of an attempt."""
         self._may_be_charged = self._may_be_charged or fate is Fate.UNKNOWN
 
-    async def settle(self, fate: Fate, is_replay: bool = False) -> None:
+    async def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
         """Makes it durable what became of the last entry, where that is known.
 
         Args:
             fate: of the last attempt.
-            is_replay: whether it got a result that was charged before.
+            charged: credits that the service says it took for the result: none where that was
+                charged before; None where it does not say.
 
         Raises:
             BooksError: the entry stays as it is.
@@ -66,14 +81,14 @@ class Booked:
         paid = self._paid
         if paid is None or not self._is_open:
             return
-        if is_replay and not self._may_be_charged and not paid.is_repeat:
+        if charged == 0 and not self._may_be_charged and not paid.is_repeat:
             # Another output has the charge, or an entry that was too old to rely on.
             fate = Fate.FREE
         if fate is Fate.FREE and self._may_be_charged:
             fate = Fate.UNKNOWN
         self._is_open = False
         if fate is not Fate.UNKNOWN:
-            await _in_thread(lambda: paid.settle(fate))
+            await _in_thread(lambda: paid.settle(fate, charged or None))
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

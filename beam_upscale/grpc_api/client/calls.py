@@ -110,11 +110,11 @@ class _Result:
 
     Attributes:
         artifact: the encoded result.
-        is_replay: whether the service says that it was charged before.
+        charged: credits that the service says it took for it now; None where it does not say.
     """
 
     artifact: bytes = dataclasses.field(repr=False)
-    is_replay: bool = False
+    charged: Decimal | None = None
 
 
 class Caller:
@@ -154,27 +154,34 @@ class Caller:
         return dataclasses.replace(outcome, request_id=call.request_id)
 
     async def _settle(self, call: Call) -> Outcome:
-        booked = Booked(call.paid, self._account.model.repeat_seconds > 0)
+        booked = Booked(call.paid, self._account.model)
         clock, throttle = asyncio.get_running_loop().time, self._throttle
         asked_at = begun_at = clock()
         attempts = broken = 0
         fate = Fate.FREE
+        failure: _Failure | None = None
         while True:
             limits = await throttle.enter()
             if limits is None:
                 await booked.settle(fate)
                 return Outcome(stop=throttle.stop_reason, attempts=attempts)
             try:
-                if not attempts:
+                if failure is None:
                     if call.image.is_lost:
                         return Outcome()
                     begun_at = clock()
+                elif self._is_late(begun_at, clock()):
+                    # It waited for its turn too long.
+                    await booked.settle(fate)
+                    error = _counted(failure.error, attempts)
+                    queued = begun_at - asked_at
+                    return Outcome(error=error, attempts=attempts, queue_seconds=queued)
                 result = await self._booked_attempt(call, booked, limits)
             finally:
                 throttle.leave()
             queued = begun_at - asked_at
             if isinstance(result, _Result):
-                await booked.settle(Fate.CHARGED, result.is_replay)
+                await booked.settle(Fate.CHARGED, result.charged)
                 attempts += 1
                 return Outcome(artifact=result.artifact, attempts=attempts, queue_seconds=queued)
             attempts += result.was_sent
@@ -183,12 +190,17 @@ class Caller:
             if result.verdict is Verdict.STOP:
                 await booked.settle(fate)
                 return Outcome(stop=throttle.stop_reason, attempts=attempts)
-            is_late = clock() + pause > begun_at + self._account.model.retry_seconds
+            is_late = self._is_late(begun_at, clock() + pause)
             if result.verdict is Verdict.GIVE_UP or is_late or broken == _MOST_BROKEN_ATTEMPTS:
                 await booked.settle(fate)
                 error = _counted(result.error, attempts)
                 return Outcome(error=error, attempts=attempts, queue_seconds=queued)
+            failure = result
             await throttle.sleep(pause)
+
+    def _is_late(self, begun_at: float, at: float) -> bool:
+        """Whether an attempt at a time comes too late after the first one."""
+        return at > begun_at + self._account.model.retry_seconds
 
     async def _booked_attempt(self, call: Call, booked: Booked, limits: int) -> _Result | _Failure:
         """Sends a call once, with an entry in the books; or says why it must not be sent."""
@@ -218,7 +230,7 @@ class Caller:
                         limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
                 if isinstance(result, _Result) and self._account.model.ledger is not None:
                     charged = charged_by(await answers.trailing_metadata())
-                    result = dataclasses.replace(result, is_replay=charged == Decimal(0))
+                    result = dataclasses.replace(result, charged=charged)
         except grpc.RpcError as error:
             if not isinstance(result, _Result):
                 return self._refused(refusal_of(error), limits)

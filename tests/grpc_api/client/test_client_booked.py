@@ -1,8 +1,9 @@
 """When a call is put into the books, and what they are told became of it."""
 
+import asyncio
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -31,7 +32,10 @@ from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.client import RemoteHandler, check
-from beam_upscale.grpc_api.client.booked import BooksError
+from beam_upscale.grpc_api.client.account import Account
+from beam_upscale.grpc_api.client.booked import Booked, BooksError
+from beam_upscale.grpc_api.client.calls import Call, Caller, Outcome
+from beam_upscale.grpc_api.client.throttle import Throttle
 from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference
@@ -47,6 +51,7 @@ class Notes:
         calls: that were booked: place, request id and price.
         errors: what `begin` raises, one after the other; None raises nothing.
         is_repeat: of all calls.
+        charged: what the service says of the call that was settled last.
     """
 
     def __init__(self, *errors: Exception | None, is_repeat: bool = False) -> None:
@@ -54,6 +59,7 @@ class Notes:
         self.calls: list[tuple[tuple[int, int], str, Decimal]] = []
         self.errors = list(errors)
         self.is_repeat = is_repeat
+        self.charged: Decimal | None = None
         self.threads: set[str] = set()
 
     def call(
@@ -70,8 +76,9 @@ class Notes:
             raise error
         self.told.append("begin")
 
-    def settle(self, fate: Fate) -> None:
+    def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
         self.told.append(fate)
+        self.charged = charged
 
 
 def booked(
@@ -185,10 +192,73 @@ def test_a_refusal_says_nothing_of_the_attempt_before_it() -> None:
     assert notes.told == ["begin"]
 
 
+@pytest.mark.parametrize(("slept", "begun"), [(0, 1), (400, 2)])
+def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
+    slept: float, begun: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = RemoteModel(
+        ENGINE, "h:1", ledger="x", replay_seconds=1e4, retry_seconds=100, deadline_seconds=200
+    )
+    notes, now = Notes(), 1000.0
+    monkeypatch.setattr("beam_upscale.grpc_api.client.booked.time.time", lambda: now)
+    entry = Booked(notes, model)
+
+    async def attempts() -> None:
+        nonlocal now
+        await entry.before_attempt()
+        entry.after_attempt(Fate.UNKNOWN)
+        now += slept
+        await entry.before_attempt()
+        await entry.settle(Fate.CHARGED)
+
+    asyncio.run(attempts())
+
+    assert notes.told == [*["begin"] * begun, Fate.CHARGED]
+
+
+def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes, sent = Notes(), []
+    monkeypatch.setattr("beam_upscale.grpc_api.client.calls._jitter", lambda _: 0.0)
+
+    class Crowded(Throttle):
+        async def sleep(self, seconds: float) -> None:
+            await asyncio.sleep(seconds + 0.06)
+
+    class Lost(grpc.RpcError):
+        def code(self) -> StatusCode:
+            return StatusCode.UNAVAILABLE
+
+        def details(self) -> str:
+            return "Socket closed"
+
+        def trailing_metadata(self) -> tuple[()]:
+            return ()
+
+    async def lose(request: bytes) -> AsyncIterator[bytes]:
+        sent.append(request)
+        raise Lost
+        yield b""
+
+    async def settle() -> Outcome:
+        model = RemoteModel(ENGINE, "h:1", retry_seconds=0.05)
+        generate = lambda request, **_: lose(request)  # noqa: E731
+        caller = Caller(generate, Account(model, None), Crowded(1))
+        return await caller.settle(Call("id", b"", paid=notes))
+
+    outcome = asyncio.run(settle())
+
+    assert outcome.error is not None
+    assert outcome.error.code is ErrorCode.SERVICE_UNAVAILABLE
+    assert (len(sent), outcome.attempts, notes.told) == (1, 1, ["begin"])
+
+
+charged = telling(answer, "0.2")
+
+
 @pytest.mark.parametrize(
     ("steps", "is_repeat", "fate"),
     [
-        ([telling(answer, "0.2")], False, Fate.CHARGED),
+        ([charged], False, Fate.CHARGED),
         ([telling(answer, "0")], False, Fate.FREE),
         ([telling(answer, "0")], True, Fate.CHARGED),
         ([lost, telling(answer, "0")], False, Fate.CHARGED),
@@ -215,6 +285,7 @@ def test_what_a_ledger_says_of_its_charge_is_believed(
         booked(unknown, service, None, retry_seconds=0.05)
 
     assert told.told == ["begin", fate]
+    assert told.charged == (Decimal("0.2") if steps[0] is charged else None)
     # Of a service that is not known to charge once, an answer is a charge, and an error may be.
     assert unknown.told[-1] == ("begin" if fate is Fate.NEVER_CHARGED else Fate.CHARGED)
 
