@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from beam_upscale import storage
+from beam_upscale import books, storage
 from beam_upscale.books import BOOKS, BOOKS_FORMAT
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -157,7 +157,7 @@ def refuse_foreign_files(dataset: DatasetFolder) -> None:
     if dataset.read_run() is not None:
         return
     taken = [name for name in RESULTS if _is_taken(dataset.resolve(name))]
-    if taken:
+    if taken and (taken != [BOOKS] or not books.are_all_there_is(dataset)):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN,
             f"{dataset.root} has {', '.join(taken)}, but no run.json of a run: no run left that, "

@@ -35,7 +35,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
-from beam_upscale.run_record import run_record
+from beam_upscale.run_record import refuse_foreign_files, run_record
 
 PRICE = Decimal("0.2")
 
@@ -380,6 +380,37 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
     kept = [each for some in books._open(dataset) for each in some]
     assert sorted(each.id for each in kept) == ["2", "3", "7", "8"]
     assert read_sums(dataset) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("notes.txt", b"mine"),
+        ("open/00/mine.json", b"{}"),
+        (f"open/00/{'0' * 64}.1.json", b"{}"),
+        ("closed/mine.parquet", b"mine"),
+    ],
+)
+def test_books_of_a_pipeline_that_was_gone_before_its_run_json_are_no_foreign_files(
+    dataset: DatasetFolder, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "_PAUSES", ())
+    keep(dataset, entry("1", State.CHARGED), entry("2", n=2))
+    place(dataset, ".DS_Store", b"x")
+    refuse_foreign_files(dataset)
+    close(dataset)
+    refuse_foreign_files(dataset)
+    image = Path(dataset.resolve("images/a.png"))
+    image.parent.mkdir()
+    image.touch()
+    with pytest.raises(SettingsError, match=r"has images, books, but no run\.json"):
+        refuse_foreign_files(dataset)
+    image.unlink()
+
+    place(dataset, name, data)
+
+    with pytest.raises(SettingsError, match=r"has books, but no run\.json"):
+        refuse_foreign_files(dataset)
 
 
 # Rows without entries
