@@ -547,7 +547,18 @@ def are_kept(run: Mapping[str, Any] | None) -> bool:
     """Whether the books hold all calls of an output, by what its `run.json` says, if there is one.
 
     Earlier versions of this package kept none.
+
+    Raises:
+        SettingsError: BOOKS_UNKNOWN, they are of a later version.
     """
+    format_ = None if run is None else run.get(BOOKS)
+    if isinstance(format_, int) and format_ > BOOKS_FORMAT:
+        raise SettingsError(
+            ErrorCode.BOOKS_UNKNOWN,
+            f"the output has books of format {format_}, and this version of beam-upscale knows "
+            f"formats up to {BOOKS_FORMAT}: go on with the later version that wrote them, or take "
+            "another output",
+        )
     return run is None or run.get(BOOKS) == BOOKS_FORMAT
 
 

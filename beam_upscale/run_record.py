@@ -85,8 +85,9 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
 
     Raises:
         SettingsError: SETTINGS_CHANGED, results of this run would not fit those that are there;
-            with every difference.
+            with every difference. BOOKS_UNKNOWN, it was begun with a later version.
     """
+    books.are_kept(earlier)
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
     changes = [

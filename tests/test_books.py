@@ -35,7 +35,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
-from beam_upscale.run_record import refuse_foreign_files, run_record
+from beam_upscale.run_record import continued, refuse_foreign_files, run_record
 
 PRICE = Decimal("0.2")
 
@@ -442,6 +442,15 @@ def test_books_are_kept_since_run_json_says_so() -> None:
     assert are_kept(None)
     assert not are_kept({"format": "beam-upscale/1"})
     assert are_kept(run_record(None, Layout.FILES))
+
+
+def test_books_of_a_later_version_are_not_taken_for_none(dataset: DatasetFolder) -> None:
+    later = {**run_record(None, Layout.FILES), "books": books.BOOKS_FORMAT + 1}
+
+    for read in (are_kept, lambda run: continued(run, run_record(None, Layout.FILES))):
+        with pytest.raises(SettingsError, match="has books of format 2, and this") as raised:
+            read(later)
+        assert raised.value.code is ErrorCode.BOOKS_UNKNOWN
 
 
 def test_a_row_of_calls_in_no_books_is_entered_once(dataset: DatasetFolder) -> None:
