@@ -56,6 +56,7 @@ _CLOSED_TOGETHER = 50_000
 # Whoever browses the output, or copies it, may leave files of its own among these.
 _OPEN_NAME = re.compile(r"([0-9a-f]{64}\.[0-9]+|row-[0-9a-f]{64})\.json")
 _CLOSED_NAME = re.compile(r"[^.].*\.parquet")
+_FILE = re.compile(rf"open/[0-9a-f]{{2}}/{_OPEN_NAME.pattern}|closed/[^./][^/]*\.parquet")
 
 # Where there are no hard links an entry is there before all of it is written.
 _PAUSES = (0.05, 0.2, 0.5)
@@ -528,11 +529,36 @@ def exist(dataset: DatasetFolder) -> bool:
     return any(True for _ in storage.list_below(_folder(dataset)))
 
 
+def are_all_there_is(dataset: DatasetFolder) -> bool:
+    """Whether the folder of the books has entries, and nothing but those.
+
+    A pipeline of one's own may be gone between its first entry and its `run.json`.
+    """
+    found = [each.name for each in storage.list_below(_folder(dataset))]
+    names = [name for name in found if not name.rpartition("/")[2].startswith(".")]
+    try:
+        check(dataset)
+    except SettingsError:
+        return False
+    return bool(names) and all(_FILE.fullmatch(name) for name in names)
+
+
 def are_kept(run: Mapping[str, Any] | None) -> bool:
     """Whether the books hold all calls of an output, by what its `run.json` says, if there is one.
 
     Earlier versions of this package kept none.
+
+    Raises:
+        SettingsError: BOOKS_UNKNOWN, they are of a later version.
     """
+    format_ = None if run is None else run.get(BOOKS)
+    if isinstance(format_, int) and format_ > BOOKS_FORMAT:
+        raise SettingsError(
+            ErrorCode.BOOKS_UNKNOWN,
+            f"the output has books of format {format_}, and this version of beam-upscale knows "
+            f"formats up to {BOOKS_FORMAT}: go on with the later version that wrote them, or take "
+            "another output",
+        )
     return run is None or run.get(BOOKS) == BOOKS_FORMAT
 
 

@@ -84,6 +84,7 @@ class ErrorCode(StrEnum):
     INVALID_METADATA = "invalid_metadata"
     INVALID_TABLE = "invalid_table"
     BOOKS_DAMAGED = "books_damaged"
+    BOOKS_UNKNOWN = "books_unknown"
     OUTPUT_TAKEN = "output_taken"
     OUTPUT_HELD = "output_held"
     OUTPUT_UNAVAILABLE = "output_unavailable"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from beam_upscale import storage
+from beam_upscale import books, storage
 from beam_upscale.books import BOOKS, BOOKS_FORMAT
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -85,8 +85,9 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
 
     Raises:
         SettingsError: SETTINGS_CHANGED, results of this run would not fit those that are there;
-            with every difference.
+            with every difference. BOOKS_UNKNOWN, it was begun with a later version.
     """
+    books.are_kept(earlier)
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
     changes = [
@@ -157,7 +158,7 @@ def refuse_foreign_files(dataset: DatasetFolder) -> None:
     if dataset.read_run() is not None:
         return
     taken = [name for name in RESULTS if _is_taken(dataset.resolve(name))]
-    if taken:
+    if taken and (taken != [BOOKS] or not books.are_all_there_is(dataset)):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN,
             f"{dataset.root} has {', '.join(taken)}, but no run.json of a run: no run left that, "

@@ -35,7 +35,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel
-from beam_upscale.run_record import run_record
+from beam_upscale.run_record import continued, refuse_foreign_files, run_record
 
 PRICE = Decimal("0.2")
 
@@ -382,6 +382,37 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
     assert read_sums(dataset) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("notes.txt", b"mine"),
+        ("open/00/mine.json", b"{}"),
+        (f"open/00/{'0' * 64}.1.json", b"{}"),
+        ("closed/mine.parquet", b"mine"),
+    ],
+)
+def test_books_of_a_pipeline_that_was_gone_before_its_run_json_are_no_foreign_files(
+    dataset: DatasetFolder, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(books, "_PAUSES", ())
+    keep(dataset, entry("1", State.CHARGED), entry("2", n=2))
+    place(dataset, ".DS_Store", b"x")
+    refuse_foreign_files(dataset)
+    close(dataset)
+    refuse_foreign_files(dataset)
+    image = Path(dataset.resolve("images/a.png"))
+    image.parent.mkdir()
+    image.touch()
+    with pytest.raises(SettingsError, match=r"has images, books, but no run\.json"):
+        refuse_foreign_files(dataset)
+    image.unlink()
+
+    place(dataset, name, data)
+
+    with pytest.raises(SettingsError, match=r"has books, but no run\.json"):
+        refuse_foreign_files(dataset)
+
+
 # Rows without entries
 
 
@@ -411,6 +442,15 @@ def test_books_are_kept_since_run_json_says_so() -> None:
     assert are_kept(None)
     assert not are_kept({"format": "beam-upscale/1"})
     assert are_kept(run_record(None, Layout.FILES))
+
+
+def test_books_of_a_later_version_are_not_taken_for_none(dataset: DatasetFolder) -> None:
+    later = {**run_record(None, Layout.FILES), "books": books.BOOKS_FORMAT + 1}
+
+    for read in (are_kept, lambda run: continued(run, run_record(None, Layout.FILES))):
+        with pytest.raises(SettingsError, match="has books of format 2, and this") as raised:
+            read(later)
+        assert raised.value.code is ErrorCode.BOOKS_UNKNOWN
 
 
 def test_a_row_of_calls_in_no_books_is_entered_once(dataset: DatasetFolder) -> None:

@@ -286,9 +286,11 @@ class Service:
             raise unavailable("the server stopped before the call was done", _RETRY_SECONDS)
         result = flight.future.result()
         # Who joined another's call is not the one that it was computed and charged for.
-        _note_result(result, record, joined=flight.call is not call)
+        joined = flight.call is not call
+        _note_result(result, record, joined)
         if self._ledger is not None:
-            context.set_trailing_metadata(((contract.CHARGED, f"{result.credits:f}"),))
+            charged = Decimal(0) if joined else result.credits
+            context.set_trailing_metadata(((contract.CHARGED, f"{charged:f}"),))
         await context.write(_answer_with(result, call, record))
 
     async def _read_small(self, context: Any) -> bytes:

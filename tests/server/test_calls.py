@@ -29,7 +29,7 @@ from serving import (
     until,
 )
 
-from beam_upscale.grpc_api.status import Reason, refusal_of
+from beam_upscale.grpc_api.status import Reason, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.local_models import LocalModel
 from beam_upscale.server.keys import add_key
@@ -196,7 +196,9 @@ def test_a_repeat_joins_a_call_in_progress(
         clash = client.refused(request(images[1], request_id="a"))
         gated.gate.set()
         results = {list(call)[-1].artifacts[0].binary for call in calls}
+        told = [charged_by(call.trailing_metadata()) for call in calls]
 
+    assert sorted(told) == [0, 0, 0, PRICE]
     assert clash.code() is grpc.StatusCode.ALREADY_EXISTS
     assert len(results) == 1
     assert len(gated.begun) == 1
