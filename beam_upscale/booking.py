@@ -350,7 +350,7 @@ def _keep_to_claimed_work(booking: ImageBooking) -> None:
         raise ImageError(
             ErrorCode.OVER_BUDGET,
             "the input was changed while the run was under way, and calls for what it was before "
-            "have used its part of --max-credits; a later run does it",
+            "have used its part of --max-credits; --retry over_budget does it later",
         )
     with _lock:
         if len(_claimed) >= _MOST_CLAIMS:
