@@ -296,9 +296,9 @@ def _wire(
     input_type: pa.StructType | None,
 ) -> None:
     dataset = held_by_pipeline(pipeline, request.output)
-    images = pipeline | ReadListed(request.output, retry=request.retry)
+    model = settings.remote_model
+    images = pipeline | ReadListed(request.output, retry=request.retry, model=model)
     if request.max_credits is not None:
-        model = settings.remote_model
         images |= LimitCredits(
             request.max_credits,
             settings.rules,
@@ -306,7 +306,7 @@ def _wire(
             model,
             already_spent=spent(request.output, model),
         )
-        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry)))
+        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
     (
         images
         | "HeedStop" >> beam.ParDo(HeedStop(dataset))
