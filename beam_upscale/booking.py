@@ -283,7 +283,11 @@ class RepeatableEntries:
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self._lock = threading.Lock()
         self._map = SortedMap()
+        self._waiting = SortedMap()
         for entry in entries:
+            if entry.state is State.SENT:
+                places = json.loads(self._waiting.get(entry.input_id) or "[]")
+                self._waiting[entry.input_id] = json.dumps([*places, [entry.stage, entry.tile]])
             found = self._map.get(entry.place.key)
             others = [] if found is None else json.loads(found)
             self._map[entry.place.key] = json.dumps([*others, entry.to_json().decode()])
@@ -293,6 +297,15 @@ class RepeatableEntries:
         with self._lock:
             found = self._map.get(place.key)
         return [] if found is None else [entry_from_json(each) for each in json.loads(found)]
+
+    def unresolved(self, input_id: str) -> Iterator[Group]:
+        """The groups of an input's calls of which it is not known whether they were charged."""
+        with self._lock:
+            found = self._waiting.get(input_id)
+        places = set() if found is None else {tuple(each) for each in json.loads(found)}
+        for stage, tile in sorted(places):
+            groups = grouped(self.at(Place(input_id, stage, tile)))
+            yield from (group for group in groups if group.state is State.SENT)
 
 
 _lock = threading.Lock()
@@ -350,7 +363,7 @@ def _keep_to_claimed_work(booking: ImageBooking) -> None:
         raise ImageError(
             ErrorCode.OVER_BUDGET,
             "the input was changed while the run was under way, and calls for what it was before "
-            "have used its part of --max-credits; a later run does it",
+            "have used its part of --max-credits; --retry over_budget does it later",
         )
     with _lock:
         if len(_claimed) >= _MOST_CLAIMS:

@@ -24,7 +24,7 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from enum import StrEnum
@@ -57,6 +57,8 @@ _CLOSED_TOGETHER = 50_000
 _OPEN_NAME = re.compile(r"([0-9a-f]{64}\.[0-9]+|row-[0-9a-f]{64})\.json")
 _CLOSED_NAME = re.compile(r"[^.].*\.parquet")
 _FILE = re.compile(rf"open/[0-9a-f]{{2}}/{_OPEN_NAME.pattern}|closed/[^./][^/]*\.parquet")
+
+_UNRESOLVED = "unresolved.parquet"
 
 # Where there are no hard links an entry is there before all of it is written.
 _PAUSES = (0.05, 0.2, 0.5)
@@ -339,19 +341,27 @@ def open_uri(dataset: DatasetFolder, place: Place, n: int) -> str:
     return _folder(dataset, "open", f"{place.key}.{n}.json")
 
 
-def _closed(dataset: DatasetFolder) -> Iterator[list[Entry]]:
-    """The entries of all closed files, some at a time."""
-    for batch in closed_batches(dataset):
+def _closed(dataset: DatasetFolder, uris: Set[str] | None = None) -> Iterator[list[Entry]]:
+    """The entries of all closed files, or of some, some at a time."""
+    for batch in closed_batches(dataset, uris):
         yield [entry_of(values) for values in batch.to_pylist()]
 
 
-def closed_batches(dataset: DatasetFolder) -> Iterator[pa.RecordBatch]:
+def closed_batches(
+    dataset: DatasetFolder, uris: Set[str] | None = None
+) -> Iterator[pa.RecordBatch]:
     """The closed entries as Arrow tables with a column for each attribute, some at a time.
+
+    Args:
+        dataset: the output.
+        uris: the files that are read, where they are there; None reads all.
 
     Raises:
         SettingsError: BOOKS_DAMAGED.
     """
     for uri in list(_named(_folder(dataset, "closed"), _CLOSED_NAME)):
+        if uris is not None and uri not in uris:
+            continue
         with storage.open_read(uri) as file:
             try:
                 yield from pq.ParquetFile(file).iter_batches(columns=_SCHEMA.names)
@@ -434,15 +444,30 @@ def close(dataset: DatasetFolder) -> None:
 
     No other run may be under way.
     """
+    uri = _folder(dataset, "closed", _UNRESOLVED)
+    copied = {entry.id: entry for entries in _closed(dataset, {uri}) for entry in entries}
     unresolved: list[Entry] = []
     for found in _open_files(dataset):
         _close(found, dataset)
         unresolved += [entry for _, entry in found if entry.state is State.SENT]
-    uri = _folder(dataset, "closed", "unresolved.parquet")
+        for _, entry in found:
+            copied.pop(entry.id, None)
+    unresolved += _only_copied(copied, dataset)
     if unresolved:
         _publish(uri, unresolved, dataset)
     elif storage.exists(uri):
         dataset.delete(uri)
+
+
+def _only_copied(copied: dict[str, Entry], dataset: DatasetFolder) -> Iterator[Entry]:
+    """Of copies of open entries those whose own files are lost."""
+    others = set(_named(_folder(dataset, "closed"), _CLOSED_NAME))
+    others.discard(_folder(dataset, "closed", _UNRESOLVED))
+    if copied:
+        for batch in closed_batches(dataset, others):
+            for id_ in batch["id"].to_pylist():
+                copied.pop(id_, None)
+    yield from copied.values()
 
 
 def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:

@@ -302,6 +302,7 @@ class SettleBudget(beam.PTransform):
         max_credits: as `LimitCredits`.
         output: likewise.
         model: likewise.
+        already_spent: likewise.
 
     Returns:
         Of the `Claim`s two PCollections of one element at most: a `Reach`, and the `Admission` of
@@ -311,18 +312,24 @@ class SettleBudget(beam.PTransform):
     max_credits: Decimal
     output: str | None = None
     model: RemoteModel | None = None
+    already_spent: Decimal | None = None
 
     def expand(self, claims: Any) -> Any:
         """Gathers what is small."""
         refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
         max_credits, output, model = self.max_credits, self.output, self.model
+        known = self.already_spent
+
+        def left() -> Decimal:
+            return max_credits - (spent(output, model) if known is None else known)
+
         settled = (
             claims
             | "ByBucket" >> beam.Map(lambda asked: (bucket(asked), asked.credits))
             | "AddUp" >> beam.CombinePerKey(sum)
             | "Key" >> beam.Map(lambda pair: (None, pair))
             | "GatherSums" >> beam.GroupByKey()
-            | "Reach" >> beam.Map(lambda sums: reach(sums[1], max_credits - spent(output, model)))
+            | "Reach" >> beam.Map(lambda sums: reach(sums[1], left()))
         )
         last = (
             claims
@@ -347,6 +354,8 @@ class LimitCredits(beam.PTransform):
         output: the dataset, for which earlier runs have spent of it; None counts none.
         model: how a service is called whose calls are in the dataset's books; None where nothing is
             paid.
+        already_spent: what earlier runs spent of it, where that is known; None looks it up when
+            the pipeline runs. A runner may repeat that look when this run has spent some.
 
     Returns:
         The `SourceImage`s, with `within_budget`, `claimed`, `prepaid` and `spare_calls` settled.
@@ -356,13 +365,14 @@ class LimitCredits(beam.PTransform):
     rules: Rules
     output: str | None = None
     model: RemoteModel | None = None
+    already_spent: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:
         """Asks every input's claim, settles the budget, and marks the inputs."""
         refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
         claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.model))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
-        settle = SettleBudget(self.max_credits, self.output, self.model)
+        settle = SettleBudget(self.max_credits, self.output, self.model, self.already_spent)
         settled, last = claims | "Settle" >> settle
         images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
         return images | "Admit" >> beam.Map(

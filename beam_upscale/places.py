@@ -73,6 +73,13 @@ class Output:
         """Whether a local path names the output's root."""
         return path == self._name or (self._root is not None and identity(path) == self._root)
 
+    def is_same(self, uri: str) -> bool:
+        """Whether another name of an output's root is one of this."""
+        other = storage.absolute(uri)
+        if storage.is_local(other) != self.is_local:
+            return False
+        return self.is_at(os.path.realpath(other) if self.is_local else normalized(other))
+
     def has_folder(self, found: Identity) -> bool:
         """Whether a local folder with this identity is the output, or a place in it."""
         return found in self._identities

@@ -15,7 +15,7 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import books, shared_weights, storage
-from beam_upscale.budget import LimitCredits
+from beam_upscale.budget import LimitCredits, spent
 from beam_upscale.columns import infer_input_type
 from beam_upscale.control import (
     HeedStop,
@@ -298,12 +298,17 @@ def _wire(
     input_type: pa.StructType | None,
 ) -> None:
     dataset = held_by_pipeline(pipeline, request.output)
-    images = pipeline | ReadListed(request.output, retry=request.retry)
+    model = settings.remote_model
+    images = pipeline | ReadListed(request.output, retry=request.retry, model=model)
     if request.max_credits is not None:
         images |= LimitCredits(
-            request.max_credits, settings.rules, request.output, settings.remote_model
+            request.max_credits,
+            settings.rules,
+            request.output,
+            model,
+            already_spent=spent(request.output, model),
         )
-        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry)))
+        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
     (
         images
         | "HeedStop" >> beam.ParDo(HeedStop(dataset))

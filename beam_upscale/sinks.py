@@ -140,7 +140,7 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         dataset.write(uri, upscaled.data)
-    if source.books is None or source.books.dataset != dataset:
+    if not _is_booked(source, dataset):
         books.enter_row(record.row, dataset)
     before = dataset.staged_record(source.input_id)
     if before is not None:
@@ -149,6 +149,14 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         record = Record(row, telemetry)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
+
+
+def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
+    """Whether paid calls for an input are put into the books of an output before they are made."""
+    if source.books is None:
+        return False
+    root = source.books.dataset.root
+    return root == dataset.root or Output(dataset.root).is_same(root)
 
 
 def _place_of_giant(source: SourceImage, row: Row) -> str:

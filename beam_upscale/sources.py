@@ -7,14 +7,17 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_upscale.booking import RunBooks
+from beam_upscale.booking import RunBooks, repeatable_entries
+from beam_upscale.books import work_of
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
+from beam_upscale.errors import ImageError
 from beam_upscale.formats import InputFormat
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
 from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_input
 from beam_upscale.manifest import Row, Status, with_earlier_billing
+from beam_upscale.remote_models import RemoteModel
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 
 DEFAULT_SHARD_ROWS = 1000
@@ -104,9 +107,12 @@ class ReadBatch(beam.DoFn):
 class FindEarlier(beam.DoFn):
     """Keeps, or finds among the staged records, the earlier row of an input where it holds."""
 
-    def __init__(self, dataset: DatasetFolder, retry: frozenset[Status]) -> None:
+    def __init__(
+        self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteModel | None = None
+    ) -> None:
         self._dataset = dataset
         self._retry = retry
+        self._model = model
 
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
         """Gives the input with `earlier` set, or None where there is work to do."""
@@ -118,10 +124,34 @@ class FindEarlier(beam.DoFn):
             image = dataclasses.replace(image, staged_otherwise=otherwise)
         row = None if image.earlier is None else image.earlier.row
         if row is not None and (
-            row.status in self._retry or not still_holds(image, row, self._dataset, self._asked)
+            row.status in self._retry
+            or not still_holds(image, row, self._dataset, self._asked)
+            or self._is_open(image, row)
         ):
             image = image.without_earlier()
         yield image
+
+    def _is_open(self, image: SourceImage, row: Row) -> bool:
+        """Whether a free repeat may tell what became of a call for an input without an image."""
+        if self._model is None or image.books is None or row.status is Status.UPSCALED:
+            return False
+        known = repeatable_entries(image.books, self._model)
+        at = image.books.started_at
+        groups = [
+            group
+            for group in known.unresolved(image.input_id)
+            if group.is_repeated_free(self._model, at)
+        ]
+        if not groups or row.source_sha256 is None:
+            return False
+        asked, parameters = self._asked, None
+        try:
+            if asked is not None:
+                parameters = image.parameters(asked.parameters, asked.prompt_column)
+        except ImageError:
+            return False
+        work = work_of(row.source_sha256, parameters)
+        return any(group.first.work == work for group in groups)
 
     @functools.cached_property
     def _asked(self) -> Asked | None:
@@ -213,6 +243,8 @@ class ReadListed(beam.PTransform):
     Attributes:
         output: the dataset.
         retry: as of `ReadImages`.
+        model: how a service is called: what failed is done again where a free repeat of its calls
+            tells whether they were charged.
 
     Returns:
         As `ReadImages`.
@@ -220,18 +252,20 @@ class ReadListed(beam.PTransform):
 
     output: str
     retry: Collection[Status] = ()
+    model: RemoteModel | None = None
 
     def expand(self, root: Any) -> Any:
         """Wires the listing's batches and the search for earlier results."""
         dataset = held_by_pipeline(root.pipeline, self.output)
         batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
-        return batches | "Read" >> _ReadBatches(dataset, self.retry)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry, self.model)
 
 
 @dataclasses.dataclass(eq=False)
 class _ReadBatches(beam.PTransform):
     dataset: DatasetFolder
     retry: Collection[Status]
+    model: RemoteModel | None = None
 
     def expand(self, batches: Any) -> Any:
         retry = frozenset(Status(status) for status in self.retry)
@@ -239,5 +273,5 @@ class _ReadBatches(beam.PTransform):
             batches
             | "Spread" >> beam.Reshuffle()
             | "Inputs" >> beam.ParDo(ReadBatch(self.dataset, RunBooks.begin(self.dataset)))
-            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry))
+            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry, self.model))
         )

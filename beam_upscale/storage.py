@@ -42,6 +42,9 @@ _MOST_TRIES = 10
 # What file systems without hard links say, such as FAT.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
+# What file systems say whose folders cannot be synced.
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+
 # A file for another file system waits in memory up to this size, beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
 
@@ -470,17 +473,34 @@ def _reads(uri: str, data: bytes) -> bool:
 
 
 def _create_local(path: Path, folder: Path, data: bytes) -> bool:
-    for each in (path.parent, folder):
-        each.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sync_folder(path.parent.parent)
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / _partial_name()
     try:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        return _link(temporary, path, data)
+        created = _link(temporary, path, data)
     finally:
         temporary.unlink(missing_ok=True)
+    if created:
+        _sync_folder(path.parent)
+    return created
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the names in a folder durable, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _link(temporary: Path, path: Path, data: bytes) -> bool:

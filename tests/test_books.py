@@ -320,6 +320,20 @@ def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFo
     assert read_sums(dataset) == BookSums(5 * PRICE)
 
 
+def test_what_is_left_of_an_open_entry_is_its_copy(dataset: DatasetFolder) -> None:
+    lost, settled, waiting = (entry(str(tile), tile=tile) for tile in range(3))
+    keep(dataset, lost, settled, waiting)
+    close(dataset)
+    Path(open_uri(dataset, lost.place, 1)).unlink()
+    keep(dataset, dataclasses.replace(settled, state=State.CHARGED))
+    assert read_sums(dataset) == BookSums(PRICE, 2 * PRICE, 2)
+
+    for _ in range(3):
+        close(dataset)
+
+        assert read_sums(dataset) == BookSums(PRICE, 2 * PRICE, 2)
+
+
 def test_closing_nothing_writes_nothing(dataset: DatasetFolder) -> None:
     close(dataset)
 

@@ -373,6 +373,20 @@ def test_free_repeats_are_within_every_budget_and_what_is_left_is_to_spare(
         assert_that(admitted, equal_to(expected))
 
 
+def test_what_was_spent_before_is_not_looked_up_again_where_it_is_known(tmp_path: Path) -> None:
+    """A runner may repeat the look when this run has spent all that the budget has."""
+    run = booked(tmp_path, Fate.CHARGED, name="of this run")
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        admitted = (
+            pipeline
+            | beam.Create([SourceImage("a", data=png(20, 10))])
+            | LimitCredits(PRICE, RULES, run.dataset.root, MODEL, already_spent=Decimal(0))
+            | beam.Map(lambda image: image.within_budget)
+        )
+        assert_that(admitted, equal_to([True]))
+
+
 MODEL = RemoteModel(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
 WORK = work_of(hashlib.sha256(png(20, 10)).hexdigest(), None)
 

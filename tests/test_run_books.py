@@ -181,6 +181,24 @@ def test_overwriting_says_what_rows_without_books_were_billed(history: History) 
     assert "0.6000 credits were billed" in overwritten(history)
 
 
+@pytest.mark.parametrize("budget", [None, 3 * PRICE])
+def test_a_later_run_finds_out_whether_a_lost_call_was_charged(
+    history: History, budget: Decimal | None
+) -> None:
+    history.options = {"retry_seconds": 0.001}
+    history.service.begin([LOST])
+    assert history.run(through_beam, budget=budget)
+    assert history.sums() == BookSums(2 * PRICE, PRICE, 1)
+    assert [row.status for row in history.rows()].count(Status.FAILED) == 1
+
+    for _ in range(2):
+        assert history.run(through_beam, budget=budget)
+
+        assert history.sums() == BookSums(3 * PRICE)
+        assert {row.status for row in history.rows()} == {Status.UPSCALED}
+    assert history.service.total == 3 * PRICE
+
+
 # Pipelines of one's own
 
 

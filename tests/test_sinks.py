@@ -13,6 +13,8 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from beam_upscale.arrivals import Arrivals, Listed, key_of
+from beam_upscale.booking import RunBooks
+from beam_upscale.books import read_sums
 from beam_upscale.control import clear_stop, stop_reason
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
@@ -145,6 +147,24 @@ def test_an_attempt_that_failed_takes_no_image_away(
     assert (row.billed_credits, row.request_ids) == (Decimal("0.4"), ("2", "1"))
     assert row.output_uri is not None
     assert Path(dataset.resolve(row.output_uri)).exists()
+
+
+def test_what_is_booked_under_another_name_of_the_output_is_not_entered_again(
+    dataset: DatasetFolder, tmp_path: Path
+) -> None:
+    Path(dataset.root).mkdir()
+    (tmp_path / "link").symlink_to(dataset.root)
+    (tmp_path / "other").mkdir()
+
+    def staged(root: Path | str) -> Decimal:
+        upscaled = paid("1")
+        run = RunBooks.begin(DatasetFolder(str(root)))
+        source = dataclasses.replace(upscaled.source, books=run)
+        stage(dataclasses.replace(upscaled, source=source), dataset, Layout.FILES)
+        return read_sums(dataset).charged
+
+    assert [staged(root) for root in (dataset.root, tmp_path / "link")] == [0, 0]
+    assert staged(tmp_path / "other") == Decimal("0.2")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import contextlib
+import errno
 import gc
 import hashlib
 import io
@@ -528,3 +529,44 @@ def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     storage.delete(str(tmp_path / "link"))
 
     assert names(tmp_path) == ["kept/a.png"]
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_file_that_is_created_is_durable_with_its_name(
+    tmp_path: Path, has_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.add(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    if not has_links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "new/a"
+
+    assert storage.create(str(path), b"first", str(tmp_path / "partial"))
+    assert not storage.create(str(path), b"second", str(tmp_path / "partial"))
+
+    assert path.read_bytes() == b"first"
+    assert {path.stat().st_ino, path.parent.stat().st_ino, tmp_path.stat().st_ino} <= synced
+    assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_file_that_could_not_be_written_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(OSError, match="No space"):
+        storage._create_without_links(tmp_path / "a", b"first")
+
+    assert list(tmp_path.iterdir()) == []

@@ -89,11 +89,21 @@ def fate_of(refusal: Refusal, account: Account) -> Fate:
     """
     if refusal.charged == Decimal(0) and account.model.ledger is not None:
         return Fate.NEVER_CHARGED
-    if refusal.code is StatusCode.UNAVAILABLE and _NOT_CONNECTED in refusal.message:
+    if _was_not_sent(refusal, account):
         return Fate.FREE
     if refusal.code not in _DEFINITE or _TOO_LARGE in refusal.message:
         return Fate.UNKNOWN
     return Fate.FREE
+
+
+def _was_not_sent(refusal: Refusal, account: Account) -> bool:
+    """Whether gRPC here found no connection; a gateway may say the same of a service behind it.
+
+    The addresses of the endpoint have its port.
+    """
+    port = account.model.endpoint.rpartition(":")[2]
+    is_own = re.match(rf"{_NOT_CONNECTED}; last error: \w+: \S+:{port}: ", refusal.message)
+    return refusal.code is StatusCode.UNAVAILABLE and is_own is not None
 
 
 def _is_out_of_credits(refusal: Refusal) -> bool:

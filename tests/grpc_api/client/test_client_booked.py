@@ -125,6 +125,13 @@ def test_a_call_is_booked_before_it_is_sent_and_settled_before_its_image_is_hand
     assert all(name.startswith("books") for name in notes.threads)
 
 
+# What a gateway passes on of its own gRPC's words for the service behind it.
+BEHIND = (
+    "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect "
+    "to remote host: connect: Connection refused (111)"
+)
+
+
 @pytest.mark.parametrize(
     ("step", "fates"),
     [
@@ -136,12 +143,13 @@ def test_a_call_is_booked_before_it_is_sent_and_settled_before_its_image_is_hand
         (after(answer, StatusCode.INTERNAL), [Fate.CHARGED]),
         (refuse(StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max"), []),
         (refuse(StatusCode.INTERNAL), []),
+        (refuse(StatusCode.UNAVAILABLE, BEHIND), []),
         (finish(generation.ERROR), []),
         (lost, []),
     ],
     ids=[
         *("invalid", "no key", "precondition", "no credits", "filtered", "result first"),
-        *("too large", "internal", "error", "lost"),
+        *("too large", "internal", "of a gateway", "error", "lost"),
     ],
 )
 def test_what_is_known_of_a_charge_is_told(step: Step, fates: list[Fate]) -> None:
