@@ -112,7 +112,12 @@ def _store(kind: Callable[[Any], ConditionalStore], options: _Options) -> Condit
     return kind(options.options)
 
 
-os.register_at_fork(after_in_child=lambda: _store.cache_clear())
+def forget_clients() -> None:
+    """Has clients made anew: options or the environment may say something else by now."""
+    _store.cache_clear()
+
+
+os.register_at_fork(after_in_child=forget_clients)
 
 
 class _S3:

@@ -96,6 +96,7 @@ def configure(beam_options: Sequence[str]) -> None:
         beam_options: as on a command line, such as `--s3_endpoint_url=…`.
     """
     FileSystems.set_options(PipelineOptions(list(beam_options)))
+    conditional_files.forget_clients()
 
 
 def is_local(uri: str) -> bool:
