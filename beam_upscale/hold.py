@@ -345,10 +345,10 @@ class _Writers:
         if act is not None:
             act()
 
-    def have_finished(self, seconds: float = _SECONDS_TO_FINISH) -> bool:
+    def have_finished(self) -> bool:
         """Waits a while for them; whether there are none."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._number, seconds)
+            return self._changed.wait_for(lambda: not self._number, _SECONDS_TO_FINISH)
 
     def when_finished(self, act: Callable[[], None]) -> None:
         """Has the last of them call this; calls it now where there are none."""
