@@ -66,7 +66,7 @@ def key_of(input_id: str) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Arrivals:
-    """What arrived of one shard.
+    """The inputs of one shard that arrived.
 
     Attributes:
         parts: of the listing, of which something arrived.
@@ -176,7 +176,7 @@ def _row(own: Own) -> Row:
 
 
 def _row_of(image: SourceImage) -> Row:
-    """What a row would say of an input, as far as that is known now."""
+    """The row of an input, as far as it is known now."""
     try:
         digest = image.sha256()
     except ImageError:

@@ -66,7 +66,7 @@ class RunBooks:
 
 @dataclasses.dataclass(frozen=True)
 class Prepaid:
-    """What an input's claim leaves out, since repeats of earlier calls for it are free.
+    """The credits that an input's claim leaves out: repeats of earlier calls for it are free.
 
     Attributes:
         work: as `work_of`, of the input that it holds for.
@@ -79,7 +79,7 @@ class Prepaid:
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What a budget leaves to the calls of an image.
+    """The limits that a budget sets to the calls of an image.
 
     Attributes:
         is_prepaid: whether its claim is without what the books hold for free repeats of its calls.
@@ -247,7 +247,7 @@ class BookedCall:
 
 
 def _amount(told: Decimal, price: Decimal) -> Decimal:
-    """What a service took, by what it says; the price where the books could not hold that."""
+    """The amount that a service says it took; the price where the books cannot hold that."""
     return told.quantize(STEP, ROUND_UP) if told < _MOST_CREDITS else price
 
 
@@ -314,7 +314,7 @@ _NONE = RepeatableEntries()
 
 
 def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries:
-    """What this process knows of earlier runs' calls to a service, read once for a run.
+    """The calls of earlier runs to a service, read once for a run.
 
     Args:
         books: of the run. Its earlier entries were closed before it began.

@@ -45,7 +45,7 @@ BOOKS = "books"
 """The folder of the books, below the dataset's root; in `run.json` their format."""
 
 BOOKS_FORMAT = 1
-"""What `run.json` says of books that hold every paid call; earlier versions say nothing."""
+"""The number in `run.json` of books that hold every paid call; earlier versions have none."""
 
 STEP = Decimal(1).scaleb(-CREDITS.scale)
 """The smallest amount that is accounted for."""
@@ -65,7 +65,7 @@ _PAUSES = (0.05, 0.2, 0.5)
 
 
 class State(StrEnum):
-    """What is known of the charge for a sending."""
+    """The known state of the charge for a sending."""
 
     SENT = "sent"
     CHARGED = "charged"
@@ -74,7 +74,7 @@ class State(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Whose call it is.
+    """The place of a paid call: its input, engine and tile.
 
     Attributes:
         input_id: of the input.
@@ -134,7 +134,7 @@ class Entry:
 
     @property
     def place(self) -> Place:
-        """Whose call it is."""
+        """The place of the call."""
         return Place(self.input_id, self.stage, self.tile)
 
     @property
@@ -247,7 +247,7 @@ def grouped(entries: Iterable[Entry]) -> list[Group]:
 
 @dataclasses.dataclass(frozen=True)
 class BookSums:
-    """What the books of an output add up to.
+    """The sums of an output's books.
 
     Attributes:
         charged: credits that services took.
@@ -460,7 +460,7 @@ def close(dataset: DatasetFolder) -> None:
 
 
 def _only_copied(copied: dict[str, Entry], dataset: DatasetFolder) -> Iterator[Entry]:
-    """Of copies of open entries those whose own files are lost."""
+    """The copies of open entries whose own files are lost."""
     others = set(_named(_folder(dataset, "closed"), _CLOSED_NAME))
     others.discard(_folder(dataset, "closed", _UNRESOLVED))
     if copied:
@@ -499,7 +499,7 @@ def _entries_at(place: Place, dataset: DatasetFolder) -> Iterator[tuple[str, Ent
     """The open entries of a place that follow each other from the first, with their files."""
     for n in itertools.count(1):
         uri = open_uri(dataset, place, n)
-        entry = read_entry(uri) if storage.exists(uri) else None
+        entry = read_entry(uri)
         if entry is None:
             return
         yield uri, entry

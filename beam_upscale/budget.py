@@ -57,27 +57,9 @@ def order(input_id: str) -> str:
     return hashlib.sha256(input_id.encode()).hexdigest()
 
 
-def last_admitted(claims: Iterable[Claim], max_credits: Decimal) -> str:
-    """The last place in the queue that the budget reaches.
-
-    What earlier runs spent comes off first. Then claims are admitted in order up to the first that
-    does not fit; free ones at the end are admitted too.
-
-    Args:
-        claims: in any order; equal claims give an equal answer.
-        max_credits: the budget, for this output as a whole.
-
-    Returns:
-        An `order`; inputs up to and including it are within the budget. `NOTHING` if none is.
-    """
-    claims = list(claims)
-    spent = sum((claim.credits for claim in claims if claim.spent), Decimal(0))
-    return admission((claim for claim in claims if not claim.spent), max_credits - spent).last
-
-
 @dataclasses.dataclass(frozen=True)
 class Admission:
-    """What a budget reaches.
+    """The end of what a budget admits, and what is left beside it.
 
     Attributes:
         last: the last place in the queue that is within it; `NOTHING` if none is.
@@ -89,10 +71,12 @@ class Admission:
 
 
 def admission(claims: Iterable[Claim], left: Decimal) -> Admission:
-    """What a budget reaches among claims of which none is spent.
+    """Admits claims of which none is spent, in order up to the first that does not fit.
+
+    Free ones at the end are admitted too.
 
     Args:
-        claims: in any order.
+        claims: in any order; equal claims give an equal answer.
         left: of the budget.
     """
     reached = Admission(NOTHING, left)
@@ -122,7 +106,7 @@ class Reach:
         return place.startswith(self.bucket)
 
     def admits(self, place: str, last: str) -> bool:
-        """Whether an order is within the budget, with the `last_admitted` of the bucket."""
+        """Whether an order is within the budget, with the last of the bucket's `Admission`."""
         return place <= last if self.is_last(place) else place < self.bucket
 
 
@@ -221,7 +205,7 @@ def claim(
 def _prepaid(
     source: SourceImage, decision: ChainPlan, rules: Rules, model: RemoteModel | None
 ) -> Prepaid | None:
-    """What a run will repeat for free of an input's calls; its file is read where that may be some.
+    """Finds the earlier calls for an input that a run repeats for free; may read its file.
 
     Raises:
         ImageError: the file or its caption cannot be read.

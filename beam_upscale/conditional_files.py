@@ -38,7 +38,7 @@ class ConditionalStore(Protocol):
     """A store whose writes may depend on what is there."""
 
     def version(self, uri: str) -> str | None:
-        """What tells a file's content from any other it had; None where there is no file."""
+        """A text that changes with a file's content; None where there is no file."""
         ...
 
     def read(self, uri: str) -> bytes | None:

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
-from beam_upscale.hold import Hold, Kind, new_token, of_pipeline
+from beam_upscale.hold import HOLDS, RUN_JSON, STAGING, Hold, Kind, new_token, of_pipeline
 from beam_upscale.manifest import (
     Row,
     Totals,
@@ -45,9 +45,6 @@ from beam_upscale.manifest import (
     totals,
 )
 from beam_upscale.sorted_map import SortedMap
-
-# The folder, below the staging folder, of runs' holds on the output.
-HOLDS = "hold"
 
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
@@ -248,7 +245,7 @@ class DatasetFolder:
     @property
     def staging(self) -> str:
         """Work in progress."""
-        return storage.join(self.root, ".staging")
+        return storage.join(self.root, STAGING)
 
     @property
     def partial(self) -> str:
@@ -258,7 +255,7 @@ class DatasetFolder:
     @property
     def run_json(self) -> str:
         """Settings, pinned choices, versions and totals."""
-        return storage.join(self.root, "run.json")
+        return storage.join(self.root, RUN_JSON)
 
     @property
     def assignment_json(self) -> str:

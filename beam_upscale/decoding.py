@@ -63,7 +63,7 @@ _MAX_METADATA = 256 * 2**20
 _EXIT_SECONDS = 5.0
 """How long a child whose streams are closed may take to end by itself."""
 _START_SECONDS = 5.0
-"""How long the system may refuse to start a child while no other one works."""
+"""Seconds for which the system may refuse to start a child while no other one works."""
 _SECONDS_BETWEEN_STARTS = 0.1
 
 SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)

@@ -65,11 +65,18 @@ _SECONDS_TO_FINISH = 10.0
 
 _MOST_TRIES = 5
 
-_RUN_JSON = "run.json"
+RUN_JSON = "run.json"
+"""The file, below the output, in which a run says what it is."""
+
+STAGING = ".staging"
+"""The folder of work in progress, below the output."""
+
+HOLDS = "hold"
+"""The folder of the holds, below that of work in progress."""
 
 
 class Kind(StrEnum):
-    """How other runs find out whether a run is still alive."""
+    """The ways in which other runs find out whether a run is still alive."""
 
     LOCK = "lock"
     LEASE = "lease"
@@ -126,7 +133,7 @@ class _Folder:
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.uri = storage.join(root, ".staging", "hold")
+        self.uri = storage.join(root, STAGING, HOLDS)
         # Its own: what is left in that of the output's other files is removed before the hold.
         self._partial = storage.join(self.uri, "partial")
 
@@ -851,7 +858,7 @@ class _Taking:
     def _forget_stop(self) -> None:
         """Withdraws a request to stop that was meant for the run before; `run` does so itself."""
         if self._hold.is_taken_by_workers:
-            storage.delete(storage.join(self._folder.root, ".staging", "stop"), _allowed)
+            storage.delete(storage.join(self._folder.root, STAGING, "stop"), _allowed)
 
     def _refuse_if_late(self) -> None:
         """Refuses the output once the lock's holder has had time to finish."""
@@ -948,7 +955,7 @@ def _user() -> str:
 
 def state_of_output(root: str) -> str:
     """The SHA-256 of an output's `run.json`; empty where there is none."""
-    uri = storage.join(root, _RUN_JSON)
+    uri = storage.join(root, RUN_JSON)
     return hashlib.sha256(storage.read(uri)).hexdigest() if storage.exists(uri) else ""
 
 

@@ -1,4 +1,4 @@
-"""What a PCollection comes from, and what of that is refused when a pipeline is built."""
+"""Finds the transforms that a PCollection comes from, and refuses those that do not go together."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is asked of the books by whoever makes paid calls; `books` keeps them."""
+"""The interface through which paid calls are entered in the books, which `books` keeps."""
 
 from decimal import Decimal
 from enum import StrEnum
@@ -8,7 +8,7 @@ from beam_upscale.remote_models import RemoteModel
 
 
 class Fate(StrEnum):
-    """What is known of the charge for a paid call, or for one attempt of it.
+    """The known charge for a paid call, or for one attempt of it.
 
     Attributes:
         CHARGED: the service gave a result that it took its price for.
@@ -54,7 +54,7 @@ class PaidCall(Protocol):
 
 
 class Booking(Protocol):
-    """Where and how the paid calls of one image are put into the books."""
+    """Enters the paid calls of one image in the books."""
 
     def call(
         self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel

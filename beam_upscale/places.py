@@ -18,13 +18,12 @@ from typing import Generic, TypeVar
 from beam_upscale import http_files, storage
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.output_names import folded
 from beam_upscale.run_record import RESULTS
 
-_RUN_JSON = "run.json"
-
 # What a run writes, replaces and deletes below its output.
-_WRITTEN = frozenset({*RESULTS, ".staging"})
+_WRITTEN = frozenset({*RESULTS, STAGING})
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _MOST_REMEMBERED = 1 << 16
@@ -98,7 +97,7 @@ class Output:
             raise self.error(what, uri)
 
     def error(self, what: str, uri: str) -> SettingsError:
-        """What `refuse` raises."""
+        """The error that `refuse` raises."""
         name = storage.printable(uri)
         if self.is_local and (real := os.path.realpath(uri)) != uri:
             name = f"{name} ({storage.printable(real)})"
@@ -180,7 +179,7 @@ def is_dataset(folder: str) -> bool:
 
 
 class InputScope(storage.Scope):
-    """What a listing of inputs passes over: the output, and the results of any run.
+    """The places that a listing of inputs passes over: the output, and the results of any run.
 
     Results that the pattern itself names are inputs: those of the dataset in whose `images/`, say,
     the listing begins.
@@ -249,7 +248,7 @@ class InputScope(storage.Scope):
         self._has_seen = True
         if self._output is not None and self._output.holds(uri):
             return False
-        if uri.endswith(f"/{_RUN_JSON}"):
+        if uri.endswith(f"/{RUN_JSON}"):
             self._run_jsons.append(uri)
         return True
 
@@ -257,7 +256,7 @@ class InputScope(storage.Scope):
         """Finds the datasets on another store, once all of its files have been seen."""
         if not self._has_seen:
             return
-        roots = {uri.removesuffix(f"/{_RUN_JSON}") for uri in self._run_jsons}
+        roots = {uri.removesuffix(f"/{RUN_JSON}") for uri in self._run_jsons}
         # A glob sees only what begins as it does.
         self._elsewhere = frozenset(filter(is_dataset, {*roots, self._start}))
 
@@ -282,7 +281,7 @@ def _folders_above(uri: str) -> Iterator[str]:
 
 
 def results_to_name(root: str) -> str:
-    """What to give as INPUT, to upscale the results of a run once more."""
+    """The INPUT to name in order to upscale the results of a run once more."""
     layout = (DatasetFolder(root).read_run() or {}).get("layout")
     endings = {str(each): each.data_path(0).rpartition(".")[2] for each in Layout if each.is_packed}
     if layout in endings:
@@ -386,7 +385,7 @@ class _Ways(Generic[_T]):
         self._known: dict[str, _T | None] = {}
 
     def first(self, path: str) -> _T | None:
-        """What is found first, going back from an absolute path; None where nothing is."""
+        """The first thing found, going back from an absolute path; None where there is nothing."""
         ahead = self._names(path)
         seen = set(ahead)
         for each in ahead:

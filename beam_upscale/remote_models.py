@@ -77,7 +77,7 @@ class RemoteModel:
 
     @property
     def repeat_seconds(self) -> float:
-        """How long after a call was first sent a repeat of it may begin that is charged once.
+        """Seconds after the first sending in which a repeat may begin that is charged once.
 
         Its last attempt is over by the time the service forgets. 0 where nothing is remembered.
         """

@@ -112,7 +112,7 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class _Ready:
-    """What is known before anything is begun.
+    """The things that are known before anything is begun.
 
     Attributes:
         settings: pinned.
@@ -207,7 +207,7 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
 
 
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
-    """What is to outlive the results that are replaced: the listing has refused what it lists."""
+    """Names files that must outlive the results that are replaced, beside the listed inputs."""
     for stage in settings.stages:
         if isinstance(stage.model, LocalModel):
             yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
@@ -226,7 +226,7 @@ def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
 
 
 def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
-    """What is known of the credits that were spent on results that are to be deleted."""
+    """Notes on the credits that were spent on results that are to be deleted."""
     try:
         sums = books.read_sums(dataset)
         if sums.spent:

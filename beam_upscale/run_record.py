@@ -109,7 +109,7 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
 
 
 def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """What two records say otherwise: a text for each name, with both values."""
+    """The differences between two records: a text for each name, with both values."""
     first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
     return [
         f"{name}: {first.get(name)} and {second.get(name)}"

@@ -78,7 +78,7 @@ class PinnedSettings:
 
     @property
     def remote_model(self) -> RemoteModel | None:
-        """How the service is called, with its first engine; None where the engines are local."""
+        """The first engine of the service that is called; None where the engines are local."""
         models = (stage.model for stage in self.stages)
         return next((model for model in models if isinstance(model, RemoteModel)), None)
 

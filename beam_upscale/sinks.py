@@ -459,7 +459,7 @@ def _left_out(image: SourceImage) -> Row:
 
 @dataclasses.dataclass(frozen=True)
 class _Committed:
-    """What became of a shard.
+    """The outcome of a shard's commit.
 
     Attributes:
         shard: its number.

@@ -42,7 +42,7 @@ class Asking:
     shard_rows: int = DEFAULT_SHARD_ROWS
 
     def listing(self) -> Listing:
-        """What is there now, without the output.
+        """Lists what is there now, without the output.
 
         Raises:
             SettingsError: as `list_images`; NO_INPUT, nothing is there but results of runs.

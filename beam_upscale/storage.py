@@ -545,7 +545,7 @@ def _create_hdfs(uri: str, folder: str, data: bytes) -> bool:
 
 
 def start_of_listing(pattern: str) -> str:
-    """Where a listing begins: a file, a folder, or of a glob the part before its first wildcard.
+    """The place where a listing begins: a file, a folder, or a glob up to its first wildcard.
 
     A local file or folder that is called like a glob is none.
     """

@@ -59,7 +59,7 @@ def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[bool]
 
 
 class Termination:
-    """What SIGTERM does to a run, within this context.
+    """Handles SIGTERM for a run, within this context.
 
     Before anything is begun the run ends at once. After that it is to finish what is begun, within
     a grace; once that is over, or a second signal comes, it ends at once.

@@ -109,7 +109,7 @@ class Settle(beam.DoFn, abc.ABC):
 
 
 def _result(pending: PendingInference) -> Inference:
-    """What became of an image; where its result cannot be decoded here, that stops the run."""
+    """Takes an image's result; where it cannot be decoded here, that stops the run."""
     try:
         return pending.result()
     except BrokenProcessError as stop:

@@ -13,11 +13,12 @@ from beam_upscale.books import BOOKS, read_sums
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
 from beam_upscale.errors import BeamUpscaleError, ImageError
+from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.manifest import Row, totals
 
 # What a dataset may hold besides its images, shards and manifests.
-_OTHER_FILES = frozenset({"README.md", "run.json"})
-_OTHER_FOLDERS = frozenset({".staging", BOOKS, "telemetry"})
+_OTHER_FILES = frozenset({"README.md", RUN_JSON})
+_OTHER_FOLDERS = frozenset({STAGING, BOOKS, "telemetry"})
 
 
 class ProblemKind(StrEnum):
@@ -60,7 +61,7 @@ def verify(output: str) -> Iterator[Problem]:
     run = dataset.read_run()
     if run is None or not run.get("complete"):
         found = "there is no run.json of a run" if run is None else "the run has not ended"
-        yield Problem(ProblemKind.INCOMPLETE, "run.json", f"{found}; run the same command again")
+        yield Problem(ProblemKind.INCOMPLETE, RUN_JSON, f"{found}; run the same command again")
         return
     layout = Layout(run["layout"])
     yield from _verify_file("README.md", run["card_sha256"], dataset)

@@ -70,9 +70,13 @@ class Finished:
     err: str
 
 
+ON_CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--workers", "1"]
+"""The options that make `beam-upscale run` use the machine as `upscale` does."""
+
+
 def quick(weights: Path) -> list[str]:
     """The options that make `beam-upscale run` do what `upscale` does."""
-    return f"--weights {weights} --device cpu --precision fp32 --threads 1 --workers 1".split()
+    return ["--weights", str(weights), *ON_CPU]
 
 
 def command(*arguments: Path | str) -> Finished:

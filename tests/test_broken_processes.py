@@ -15,6 +15,7 @@ from PIL import Image
 from runs import (
     DIFFUSION,
     ENGINE,
+    ON_CPU,
     Finished,
     command,
     command_elsewhere,
@@ -163,18 +164,7 @@ def test_diffusion_and_chains_stop_likewise(
     words = [
         *("run", inputs / "0[0-4].png", tmp_path / "out", "--engine", ENGINE, "--then", DIFFUSION),
         *("--weights", f"{ENGINE}={tiny_weights}", "--weights", f"{DIFFUSION}={tiny_pipeline}"),
-        *[
-            "--device",
-            "cpu",
-            "--precision",
-            "fp32",
-            "--threads",
-            "1",
-            "--workers",
-            "1",
-            "--steps",
-            "2",
-        ],
+        *(*ON_CPU, "--steps", "2"),
     ]
 
     broken = command_elsewhere(tmp_path, *words, prepare=prepare)

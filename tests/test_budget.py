@@ -24,9 +24,9 @@ from beam_upscale.budget import (
     NOTHING,
     Claim,
     LimitCredits,
+    admission,
     bucket,
     claim,
-    last_admitted,
     order,
     reach,
     read_header,
@@ -66,6 +66,12 @@ def png(width: int, height: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("L", (width, height)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def last_admitted(claims: Sequence[Claim], budget: Decimal) -> str:
+    """The last place that a budget reaches, from which what was spent comes off first."""
+    spent = sum((claim.credits for claim in claims if claim.spent), Decimal(0))
+    return admission((claim for claim in claims if not claim.spent), budget - spent).last
 
 
 def admitted(claims: Sequence[Claim], budget: Decimal) -> set[str]:

@@ -15,7 +15,7 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
-from runs import DIFFUSION, ENGINE, command, rows, tree, upscale
+from runs import DIFFUSION, ENGINE, ON_CPU, command, rows, tree, upscale
 from safetensors.torch import load_file, save_file
 from small_pipelines import small_autoencoder
 
@@ -28,18 +28,7 @@ from beam_upscale.verify import verify
 
 # Quick, and enough for every part of a step to matter.
 QUICK = {"steps": 2}
-ON_CPU = [
-    "--device",
-    "cpu",
-    "--precision",
-    "fp32",
-    "--threads",
-    "1",
-    "--workers",
-    "1",
-    "--steps",
-    "2",
-]
+OPTIONS = [*ON_CPU, "--steps", "2"]
 
 CHAIN = (ENGINE, DIFFUSION)
 
@@ -281,7 +270,7 @@ def test_a_bad_value_on_the_command_line_stops_before_anything_runs(
 def test_parameters_of_an_engine_that_takes_none_are_ignored_with_one_warning(
     folder: Path, tmp_path: Path, tiny_weights: Path
 ) -> None:
-    options = ["--weights", tiny_weights, *ON_CPU, "--prompt", "a cat"]
+    options = ["--weights", tiny_weights, *OPTIONS, "--prompt", "a cat"]
 
     finished = command("run", folder, tmp_path / "out", *options)
 
@@ -722,7 +711,7 @@ def test_a_failure_in_a_later_stage_is_one_failed_row(
 def test_weights_of_a_chain_name_their_engine(
     folder: Path, tmp_path: Path, tiny_weights: Path, tiny_pipeline: Path
 ) -> None:
-    chain = ["--engine", ENGINE, "--then", DIFFUSION, *ON_CPU]
+    chain = ["--engine", ENGINE, "--then", DIFFUSION, *OPTIONS]
 
     good = command(
         "run",

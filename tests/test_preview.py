@@ -8,7 +8,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from beam_upscale.budget import Claim, last_admitted, order
+from beam_upscale.budget import Claim, admission, order
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
@@ -102,7 +102,7 @@ def test_a_budget_leaves_out_what_it_leaves_out_in_a_run(
 ) -> None:
     images = [image_of(photograph(number), tmp_path, f"{number}.png") for number in range(6)]
     prices = [Claim(order(image.input_id), Decimal("0.2"), spent=False) for image in images]
-    reached = last_admitted(prices, Decimal("0.7"))
+    reached = admission(prices, Decimal("0.7")).last
 
     planned = plan(images, RULES, tmp_path / "plan", Decimal("0.7"))
 

@@ -12,11 +12,11 @@ GET_ORGANIZATION = "/gooseai.DashboardService/GetOrganization"
 # Metadata beside the contract's messages; who does not know it leaves it out.
 
 LEDGER = "beam-upscale-ledger"
-"""What tells the ledger and the key that a caller is charged in: in the trailing metadata of
+"""The id of the ledger and the key that a caller is charged in: in the trailing metadata of
 ListEngines, and in that of a request, which another ledger refuses."""
 
 REPLAY_SECONDS = "beam-upscale-replay-seconds"
-"""How long that ledger remembers a request id; in the trailing metadata of ListEngines."""
+"""Seconds for which that ledger remembers a request id; in the trailing metadata of ListEngines."""
 
 CHARGED = "beam-upscale-charged"
 """Credits that a call was charged: in the trailing metadata of an answer, 0 where a result is

@@ -120,7 +120,7 @@ def _details(error: grpc.RpcError) -> list[any_pb2.Any]:
 
 
 def charged_by(metadata: Any) -> Decimal | None:
-    """What a call's trailing metadata says it was charged, in credits; None where it does not."""
+    """The credits that a call's trailing metadata says were charged; None where it does not."""
     value = dict(metadata or ()).get(contract.CHARGED)
     try:
         amount = Decimal(value) if isinstance(value, str) else None

@@ -75,7 +75,7 @@ _LONGEST_QUOTE = 300
 
 
 class Fault(Enum):
-    """What an error means.
+    """The meanings that an error can have.
 
     Attributes:
         IMAGE: the network says itself that the image is the cause.
@@ -92,7 +92,7 @@ _UNCLEAR_CODES = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.NOT_A_NUMBER})
 
 
 def fault_of(error: BaseException) -> Fault:
-    """What an error that a pass of a network raised means."""
+    """Tells whose fault an error is that a pass of a network raised."""
     if isinstance(error, BrokenProcessError):
         return Fault.DEVICE
     if isinstance(error, ImageError):

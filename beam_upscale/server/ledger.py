@@ -360,11 +360,11 @@ class Ledger:
 
     @property
     def replay_seconds(self) -> float:
-        """How long after its charge a request may be repeated without charge."""
+        """Seconds after its charge in which a request may be repeated without charge."""
         return self._replay_seconds
 
     def id_for(self, key: Key) -> str:
-        """What tells the charges of this ledger for a key from any others, in hexadecimal.
+        """An id of the charges of this ledger for a key, in hexadecimal.
 
         A request is a repeat only of one that was sent to the same ledger with the same key.
         """

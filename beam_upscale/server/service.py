@@ -54,6 +54,9 @@ _SMALL_SECONDS = 5.0
 _MOST_BYTES_AT_ONCE = 2**20
 
 _RETRY_SECONDS = 1.0
+# How long no call has to come before a server that drains takes none to be on its way.
+_ARRIVING_SECONDS = 0.1
+_MOST_ARRIVING_SECONDS = 2.0
 
 # How long gRPC may take to end a call whose message it does not take.
 _REFUSAL_SECONDS = 1.0
@@ -105,6 +108,7 @@ class Service:
     ) -> None:
         self._draining = asyncio.Event()
         self._answering: set[asyncio.Task[Any]] = set()
+        self._taken = 0
         self._admission = admission
         self._calls = calls
         self._ledger = ledger
@@ -130,7 +134,20 @@ class Service:
         if self._answering:
             left = max(0.0, until - time.monotonic())
             await asyncio.wait(self._answering.copy(), timeout=left)
+        await self._refuse_arrived(until)
         return finished
+
+    async def _refuse_arrived(self, until: float) -> None:
+        """Waits until no calls come for a moment, or until the time is over.
+
+        gRPC cancels calls that have reached a server which stops, and that it has not taken yet:
+        their callers would not learn that nothing was begun.
+        """
+        until = min(until, time.monotonic() + _MOST_ARRIVING_SECONDS)
+        before = -1
+        while self._taken != before and time.monotonic() < until:
+            before = self._taken
+            await asyncio.sleep(_ARRIVING_SECONDS)
 
     def handlers(self) -> Mapping[str, Any]:
         """All methods, by their paths."""
@@ -159,6 +176,7 @@ class Service:
 
         async def handle(_: Any, context: Any) -> None:
             record = _Record(method)
+            self._taken += 1
             self._metrics.in_flight.inc()
             try:
                 await exchange(context, record)
@@ -231,7 +249,7 @@ class Service:
         return exchange
 
     def _ledger_metadata(self, key: Key) -> tuple[tuple[str, str], ...]:
-        """What tells a caller where it is charged, and for how long a repeat is free."""
+        """Metadata that tells a caller its ledger, and for how long a repeat is free."""
         if self._ledger is None:
             return ()
         return (

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from beam_upscale import decoding
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of
 from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.server.calls import Calls
 from beam_upscale.server.ledger import read_charges
 from beam_upscale.server.worker import Worker
 
@@ -100,17 +102,28 @@ def test_a_server_without_decoders_says_so(
     assert status == NOT_SERVING
 
 
-def fail_after(sound: int, passes_file: Path) -> None:
-    """Has the device be lost after so many passes; each pass, failing or not, leaves a line."""
-    calls, forward = itertools.count(1), EsrganModel._forward
+def fail_after(sound: int, waiting: int, passes_file: Path) -> None:
+    """Has the device be lost after so many passes, once so many calls more have begun.
+
+    Each pass, failing or not, leaves a line.
+    """
+    passes, forward = itertools.count(1), EsrganModel._forward
+    begun, begin = threading.Semaphore(0), Calls._begin
+
+    def counting(self: Calls, *arguments: Any) -> Any:
+        begun.release()
+        return begin(self, *arguments)
 
     def failing(self: EsrganModel, *arguments: Any) -> Any:
         with passes_file.open("a") as file:
             file.write("pass\n")
-        if next(calls) > sound:
-            raise LOST
-        return forward(self, *arguments)
+        if next(passes) <= sound:
+            return forward(self, *arguments)
+        for _ in range(sound + waiting):
+            begun.acquire(timeout=PATIENCE)
+        raise LOST
 
+    Calls._begin = counting
     EsrganModel._forward = failing
 
 
@@ -137,7 +150,7 @@ def test_the_command_ends_with_its_code_when_the_device_is_lost(
     tmp_path: Path, tiny_weights: Path, image: bytes
 ) -> None:
     ledger, passes = tmp_path / "ledger.sqlite", tmp_path / "passes"
-    lose = functools.partial(fail_after, 1, passes)
+    lose = functools.partial(fail_after, 1, 8, passes)
     with serving_elsewhere(tmp_path, tiny_weights, "--ledger", ledger, prepare=lose) as process:
         with connected(process) as client:
             seen = watched_health(client)

@@ -23,7 +23,7 @@ class BooksError(Exception):
 
 
 class Booked:
-    """What the books know of a call; without books it does nothing.
+    """The entries of one call in the books; without books it does nothing.
 
     Args:
         paid: the call in the books; None where no books are kept.

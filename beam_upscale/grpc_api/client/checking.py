@@ -28,7 +28,7 @@ _HANGS_UP = "Socket closed"
 
 @dataclasses.dataclass(frozen=True)
 class ServiceLedger:
-    """What a service says of the ledger that it charges a key in.
+    """The ledger that a service charges a key in, as it says.
 
     Attributes:
         ledger: tells that ledger and the key from any others.
@@ -90,7 +90,7 @@ def _ledger_of(metadata: Any) -> ServiceLedger | None:
 
 
 def _listed(account: Account, channel: Any) -> _Listed | None:
-    """What the service lists; None where it lists no engines."""
+    """The engines and the ledger of the service; None where it lists no engines."""
     list_engines = channel.unary_unary(
         contract.LIST_ENGINES,
         request_serializer=engines_pb2.ListEnginesRequest.SerializeToString,

@@ -83,7 +83,7 @@ def verdict_of(refusal: Refusal) -> Verdict:
 
 
 def fate_of(refusal: Refusal, account: Account) -> Fate:
-    """What a refusal says of the charge for the call.
+    """Tells from a refusal whether the call was charged.
 
     What broke on the way may have been charged, and so may an answer that was too large to take.
     """
