@@ -1,12 +1,16 @@
 """The dataset card: lets `load_dataset(OUTPUT)` open the images, and a person see what it is."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from beam_upscale.dataset import IMAGES, Layout
+from beam_upscale.literal import literal, shortened
 from beam_upscale.manifest import Status
+
+_LONGEST_NAME = 255
 
 # Folders such as __MACOSX are passed over unless a pattern names them.
 _FILES_CONFIG = f"""\
@@ -87,13 +91,19 @@ Made by beam-upscale: by
 
 
 def _made_by(stage: Mapping[str, Any]) -> str:
-    model, engine = stage.get("model", {}), stage.get("engine", "unknown")
+    model, engine = stage.get("model", {}), _code(stage.get("engine", "unknown"))
     if model and "weights_sha256" not in model:
-        return f"the engine `{engine}` of a service, called over gRPC"
-    return (
-        f"the engine `{engine}` with the weights "
-        f"`{model.get('name', 'unknown')}` (SHA-256 `{model.get('weights_sha256', 'unknown')}`)"
-    )
+        return f"the engine {engine} of a service, called over gRPC"
+    weights, sha256 = (_code(model.get(name, "unknown")) for name in ("name", "weights_sha256"))
+    return f"the engine {engine} with the weights {weights} (SHA-256 {sha256})"
+
+
+def _code(text: str) -> str:
+    """Any text as Markdown's inline code: of a file's name no character is markup."""
+    shown = literal(shortened(text, _LONGEST_NAME))
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if shown[:1] in ("`", " ") or shown[-1:] in ("`", " ") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def _config(layout: Layout, has_images: bool) -> str:

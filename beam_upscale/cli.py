@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from beam_upscale import storage
 from beam_upscale import weights as weights_cache
@@ -32,6 +30,7 @@ from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, OutputFormat, Oversize
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
+from beam_upscale.printing import Column, Printer, show_all_characters
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import (
@@ -68,8 +67,8 @@ _HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goe
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Printer()
+err = Printer(is_for_errors=True)
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -479,7 +478,7 @@ def plan_command(
             max_credits,
             folder,
             beam_options,
-            on_wait=lambda text: err.print(text, markup=False),
+            on_wait=err.line,
         )
         planned = read_plan(folder)
         if as_json:
@@ -490,7 +489,7 @@ def plan_command(
         for image in planned:
             if image.error_code is not None:
                 line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
-                out.print(line, markup=False)
+                out.line(line)
     _print_left_out(listing, out)
 
 
@@ -498,7 +497,7 @@ def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> Up
     """Settings from the command line, with a warning where some have no effect."""
     settings = UpscaleSettings.of((engine, *then), **options)
     if settings.warning is not None:
-        err.print(f"beam-upscale: {settings.warning}", markup=False)
+        err.line(f"beam-upscale: {settings.warning}")
     return settings
 
 
@@ -513,14 +512,21 @@ def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage]) -> str:
 
 
 def _print_totals(title: str, sums: Mapping[Status, StatusTotals]) -> None:
-    table = Table(title=title, title_justify="left")
-    table.add_column("status")
-    for name in ("images", "tiles", "credits", "dollars"):
-        table.add_column(name, justify="right")
-    for status, total in sums.items():
-        amounts = (_amount(total.credits), _amount(total.usd))
-        table.add_row(status, f"{total.images:,}", f"{total.calls:,}", *amounts)
-    out.print(table)
+    out.line(title)
+    numbers = ("images", "tiles", "credits", "dollars")
+    out.table(
+        [Column("status"), *(Column(name, is_number=True) for name in numbers)],
+        [
+            (
+                status,
+                f"{sum_.images:,}",
+                f"{sum_.calls:,}",
+                _amount(sum_.credits),
+                _amount(sum_.usd),
+            )
+            for status, sum_ in sums.items()
+        ],
+    )
 
 
 def _amount(value: Decimal) -> str:
@@ -528,17 +534,17 @@ def _amount(value: Decimal) -> str:
     return f"{value.normalize():f}"
 
 
-def _print_left_out(listing: Listing, console: Console) -> None:
+def _print_left_out(listing: Listing, printer: Printer) -> None:
     if listing.ignored:
-        console.print(
+        printer.line(
             f"{listing.ignored:,} files are left out: their names say that they are no images"
         )
     if listing.unmatched:
-        console.print(f"{listing.unmatched:,} rows of metadata name no image that is here")
+        printer.line(f"{listing.unmatched:,} rows of metadata name no image that is here")
     if listing.datasets:
         first, *others = listing.datasets
         more = f" and of {len(others):,} other datasets" if others else ""
-        console.print(f"the results of {first}{more} are passed over", markup=False)
+        printer.line(f"the results of {first}{more} are passed over")
 
 
 @cli.command("run")
@@ -599,12 +605,12 @@ def run_command(
         beam_options=beam_options,
         lease_seconds=lease_seconds,
     )
-    with ProgressLine(err, shown=err.is_terminal and not quiet) as line:
+    with ProgressLine(err.console, shown=err.console.is_terminal and not quiet) as line:
 
         def started(settings: PinnedSettings, listing: Listing) -> None:
             line.total = len(listing.images)
             engines = " and then ".join(stage.model.place for stage in settings.stages)
-            err.print(f"{engines}: {line.total:,} inputs")
+            err.line(f"{engines}: {line.total:,} inputs")
             _print_left_out(listing, err)
 
         try:
@@ -612,7 +618,7 @@ def run_command(
                 request,
                 on_start=started,
                 on_progress=line.update,
-                on_note=lambda text: err.print(text, markup=False),
+                on_note=err.line,
             )
         except BeamUpscaleError:
             raise
@@ -632,28 +638,26 @@ def run_command(
 
 def _print_result(output: str, result: RunResult) -> None:
     totals = result.totals
-    table = Table(title=f"{totals.rows:,} inputs", title_justify="left")
-    table.add_column("status")
-    table.add_column("images", justify="right")
-    for status in Status:
-        if totals.by_status.get(status):
-            table.add_row(status, f"{totals.by_status[status]:,}")
-    out.print(table)
-    out.print(
+    out.line(f"{totals.rows:,} inputs")
+    counts = [(status, totals.by_status.get(status, 0)) for status in Status]
+    out.table(
+        [Column("status"), Column("images", is_number=True)],
+        [(status, f"{count:,}") for status, count in counts if count],
+    )
+    out.line(
         f"list price {_amount(totals.credits)} credits (${_amount(totals.usd)}), "
         f"billed {_amount(totals.billed_credits)} credits"
     )
     if totals.charged_credits != totals.billed_credits or totals.unresolved_credits:
-        out.print(
+        out.line(
             f"charged for this output in all {_amount(totals.charged_credits)} credits; unresolved "
             f"{_amount(totals.unresolved_credits)} credits of {totals.unresolved_calls:,} calls "
             "whose answers are not known"
         )
     if result.stopped is not None:
-        # The reason may be a service's own words.
-        out.print(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}", markup=False)
+        out.line(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}")
         return
-    out.print(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
+    out.line(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
 
 
 def _exit_code(result: RunResult, strict: bool) -> int:
@@ -675,11 +679,11 @@ def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     problems = 0
     for problem in verify(output):
         problems += 1
-        out.print(f"{problem.kind}  {problem.path}  {problem.message}", markup=False)
+        out.line(f"{problem.kind}  {problem.path}  {problem.message}")
     if problems:
-        out.print(f"{problems} problems")
+        out.line(f"{problems} problems")
         sys.exit(_EXIT_FAILED)
-    out.print(f"{output} matches its manifest, byte for byte")
+    out.line(f"{output} matches its manifest, byte for byte")
 
 
 @cli.command("engines")
@@ -689,22 +693,22 @@ def engines_command(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_engine_values(engine) for engine in ENGINES.values()], indent=2))
         return
-    table = Table()
-    # A name is what is copied from here.
-    table.add_column("engine", no_wrap=True, min_width=max(map(len, ENGINES)))
-    for name in ("scale", "input limit", "output limit", "credits a call", "parameters"):
-        table.add_column(name)
-    for engine in ENGINES.values():
-        table.add_row(
-            engine.name,
-            str(engine.scale),
-            f"{engine.input_limit:,} px",
-            f"{engine.output_limit:,} px",
-            "; ".join(_prices(engine)),
-            ", ".join(sorted(engine.parameters)),
-        )
-    out.print(table)
-    out.print(f"1 credit is ${USD_PER_CREDIT}; limits count pixels, at any aspect ratio")
+    others = ("scale", "input limit", "output limit", "credits a call", "parameters")
+    out.table(
+        [Column("engine", is_whole=True), *map(Column, others)],
+        [
+            (
+                engine.name,
+                str(engine.scale),
+                f"{engine.input_limit:,} px",
+                f"{engine.output_limit:,} px",
+                "; ".join(_prices(engine)),
+                ", ".join(sorted(engine.parameters)),
+            )
+            for engine in ENGINES.values()
+        ],
+    )
+    out.line(f"1 credit is ${USD_PER_CREDIT}; limits count pixels, at any aspect ratio")
 
 
 def _prices(engine: Engine) -> list[str]:
@@ -737,24 +741,24 @@ def weights_group() -> None:
 @weights_group.command("list")
 def weights_list() -> None:
     """List the registered weights, and which of them are in the cache."""
-    table = Table()
-    for name in ("name", "scale", "size", "cache", "SHA-256", "source"):
-        table.add_column(name, overflow="fold")
-    for status in weights_cache.available():
-        registered = status.registered
-        table.add_row(
-            registered.name,
-            str(registered.scale),
-            f"{registered.bytes / 1e6:.1f} MB",
-            status.state,
-            registered.sha256,
-            registered.origin.description,
-        )
-    out.print(table)
+    out.table(
+        list(map(Column, ("name", "scale", "size", "cache", "SHA-256", "source"))),
+        [
+            (
+                status.registered.name,
+                str(status.registered.scale),
+                f"{status.registered.bytes / 1e6:.1f} MB",
+                status.state,
+                status.registered.sha256,
+                status.registered.origin.description,
+            )
+            for status in weights_cache.available()
+        ],
+    )
     for name in weights_cache.DEFAULT_WEIGHTS.values():
         if name not in weights_cache.REGISTRY:
-            out.print(f"and, on the hub, {name}", markup=False)
-    out.print(f"cache {weights_cache.cache_directory()}")
+            out.line(f"and, on the hub, {name}")
+    out.line(f"cache {weights_cache.cache_directory()}")
 
 
 @weights_group.command("fetch")
@@ -762,7 +766,7 @@ def weights_list() -> None:
 def weights_fetch(name: str) -> None:
     """Bring the weights NAME, registered or OWNER/NAME@REVISION on the hub, into the cache."""
     found = weights_cache.fetch_by_name(name)
-    out.print(f"{found.name}  {found.sha256}  {found.path}", markup=False)
+    out.line(f"{found.name}  {found.sha256}  {found.path}")
 
 
 @weights_group.command("verify")
@@ -770,10 +774,10 @@ def weights_verify() -> None:
     """Verify the SHA-256 of everything that is in the cache."""
     damaged = 0
     for status in weights_cache.available():
-        out.print(f"{status.registered.name}  {status.state}", markup=False)
+        out.line(f"{status.registered.name}  {status.state}")
         damaged += status.state is weights_cache.CacheState.DAMAGED
     if damaged:
-        out.print(f"{damaged} damaged; `beam-upscale weights fetch NAME` makes them again")
+        out.line(f"{damaged} damaged; `beam-upscale weights fetch NAME` makes them again")
         sys.exit(_EXIT_FAILED)
 
 
@@ -941,8 +945,8 @@ def keys_add(
         max_in_flight=max_in_flight,
         requests_per_second=requests_per_second,
     )
-    out.print(token, markup=False)
-    err.print(f"the key of {name}; it is kept nowhere and cannot be shown again", markup=False)
+    out.line(token)
+    err.line(f"the key of {name}; it is kept nowhere and cannot be shown again")
 
 
 @keys_group.command("list")
@@ -957,28 +961,26 @@ def keys_list(path: str, ledger: str | None) -> None:
     """List the keys with their limits."""
     records = key_file.read_keys(path)
     spent = None if ledger is None else read_spent(ledger)
-    table = Table()
-    table.add_column("name", overflow="fold")
-    table.add_column("made", no_wrap=True)
-    for name in ("state", "calls at a time", "calls a second", "credits"):
-        table.add_column(name, overflow="fold")
+    columns = [Column("name"), Column("made", is_whole=True)]
+    columns += map(Column, ("state", "calls at a time", "calls a second", "credits"))
     if spent is not None:
-        table.add_column("spent", justify="right")
-        table.add_column("balance", justify="right")
-    for record in records:
-        key = record.key
-        cells = [
-            *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
-            "-" if key.max_in_flight is None else f"{key.max_in_flight:,}",
-            "-" if key.requests_per_second is None else f"{key.requests_per_second:g}",
-            "no limit" if key.credits is None else _amount(key.credits),
-        ]
-        if spent is not None:
-            used = spent.get(key.name, Decimal(0))
-            balance = "no limit" if key.credits is None else _amount(key.credits - used)
-            cells += [_amount(used), balance]
-        table.add_row(*cells)
-    out.print(table)
+        columns += [Column("spent", is_number=True), Column("balance", is_number=True)]
+    out.table(columns, [_key_cells(record, spent) for record in records])
+
+
+def _key_cells(record: key_file.KeyRecord, spent: Mapping[str, Decimal] | None) -> list[str]:
+    key = record.key
+    cells = [
+        *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
+        "-" if key.max_in_flight is None else f"{key.max_in_flight:,}",
+        "-" if key.requests_per_second is None else f"{key.requests_per_second:g}",
+        "no limit" if key.credits is None else _amount(key.credits),
+    ]
+    if spent is not None:
+        used = spent.get(key.name, Decimal(0))
+        balance = "no limit" if key.credits is None else _amount(key.credits - used)
+        cells += [_amount(used), balance]
+    return cells
 
 
 @keys_group.command("credit")
@@ -988,7 +990,7 @@ def keys_list(path: str, ledger: str | None) -> None:
 def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
     """Grant the key called NAME more CREDITS."""
     granted = key_file.credit_key(path, name, credits_added)
-    out.print(f"{name} is granted {_amount(granted)} credits in all", markup=False)
+    out.line(f"{name} is granted {_amount(granted)} credits in all")
 
 
 @keys_group.command("revoke")
@@ -997,11 +999,12 @@ def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
 def keys_revoke(name: str, path: str) -> None:
     """Refuse the key called NAME from now on; its name stays taken."""
     key_file.revoke_key(path, name)
-    out.print(f"{name} is revoked", markup=False)
+    out.line(f"{name} is revoked")
 
 
 def main() -> None:
     """Entry point: errors are one line, and their exit codes are documented."""
+    show_all_characters()
     try:
         with raising_at_sigterm():
             cli.main(standalone_mode=False)
@@ -1036,7 +1039,7 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:
-    err.print(f"beam-upscale: {message}", markup=False)
+    err.line(f"beam-upscale: {message}")
     if at_once:
         os._exit(code)
     sys.exit(code)

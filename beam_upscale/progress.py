@@ -1,6 +1,7 @@
 """The live line that shows how a run gets on."""
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,8 @@ from beam_upscale.control import Progress
 class ProgressLine:
     """One line that is drawn over and over; nothing where it is not shown.
 
+    A terminal that has gone ends the line, and not the run.
+
     Args:
         console: where to draw.
         shown: False for what is no terminal.
@@ -26,11 +29,9 @@ class ProgressLine:
         self.total = 0
         self._live = Live(console=console, transient=True, auto_refresh=False) if shown else None
         self._started_at = time.monotonic()
-        self._before: int | None = None
 
     def __enter__(self) -> Self:
-        if self._live is not None:
-            self._live.start()
+        self._draw(Live.start)
         return self
 
     def __exit__(
@@ -39,14 +40,21 @@ class ProgressLine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._draw(Live.stop)
 
     def update(self, done: Progress) -> None:
         """Draws what is done so far."""
-        if self._live is not None:
-            elapsed = time.monotonic() - self._started_at
-            self._live.update(Text(describe(done, self.total, elapsed)), refresh=True)
+        elapsed = time.monotonic() - self._started_at
+        text = Text(describe(done, self.total, elapsed))
+        self._draw(lambda live: live.update(text, refresh=True))
+
+    def _draw(self, act: Callable[[Live], None]) -> None:
+        if self._live is None:
+            return
+        try:
+            act(self._live)
+        except (OSError, ValueError):  # A closed file is a ValueError.
+            self._live = None
 
 
 def describe(done: Progress, total: int, elapsed: float) -> str:

@@ -114,3 +114,25 @@ def test_without_an_image_no_fields_are_named() -> None:
     values = front_matter(dataset_card(Layout.WEBDATASET, {"failed": 3}, RUN, fields))
 
     assert "dataset_info" not in values
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a`b``c.pth", "```a`b``c.pth```"),
+        ("`a`", "`` `a` ``"),
+        ("x\n---\n# title", r"`x\n---\n# title`"),
+        ("caf\udce9 \x1b[1m", r"`caf\xe9 \x1b[1m`"),
+        ('"quoted" [link](x) <b>', '`"quoted" [link](x) <b>`'),
+    ],
+)
+def test_no_name_of_weights_is_markup(name: str, shown: str) -> None:
+    run = {
+        "settings": {"stages": [{"engine": "e", "model": {"name": name, "weights_sha256": "0"}}]}
+    }
+
+    card = dataset_card(Layout.FILES, UPSCALED, run)
+
+    assert f"with the weights {shown} (SHA-256 `0`)" in card
+    assert front_matter(card)["tags"] == ["image", "super-resolution", "beam-upscale"]
+    assert card.encode()

@@ -1,6 +1,7 @@
 """The command line: what it prints, and the exit codes that scripts rely on."""
 
 import json
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -171,6 +172,50 @@ def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) 
         "tiny-x2.safetensors on cpu in fp32: 8 inputs\n"
         "1 files are left out: their names say that they are no images\n"
     )
+
+
+def test_names_are_printed_as_they_are(
+    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    odd = os.fsdecode(b"[b]x[ [ :smile: {} %s\x1b[31m\n`---`\xff")
+    shown = r"[b]x[ [ :smile: {} %s\x1b[31m\n`---`\xff"
+    source, output = tmp_path / f"in {odd}", tmp_path / f"out {odd}" / "b]"
+    weights = tmp_path / "[b]`[ [\x1b\n.safetensors"
+    weights.write_bytes(tiny_weights.read_bytes())
+    source.mkdir()
+    photograph().save(source / f"{odd}.png")
+    (source / "[broken]\u202e\x9b.png").write_text("not an image")
+
+    planned = command("plan", source)
+    as_json = command("plan", source, "--json")
+    done = command("run", source, output, *quick(weights))
+    verified = command("verify", output)
+    mistakes = [
+        command("run", source, output, "--engine", odd),
+        command("run", source, output, f"--{odd}"),
+        command("plan", f"{source}x"),
+        command("keys", "list", "--keys", output),
+    ]
+
+    assert [each.code for each in (planned, as_json, done, verified)] == [0, 0, 0, 0]
+    assert f"in {shown}" in planned.out
+    assert f"dataset {tmp_path}/out {shown}/b]" in done.out
+    assert r"[b]`[ [\x1b\n.safetensors on cpu" in done.err
+    assert verified.out == f"{tmp_path}/out {shown}/b] matches its manifest, byte for byte\n"
+    assert len(json.loads(as_json.out)["images"]) == 2
+    assert [(each.code, each.err.count("\n")) for each in mistakes] == 4 * [(2, 1)]
+    for each in (planned, as_json, done, verified, *mistakes):
+        text = (each.out + each.err).replace("\n", "")
+        assert text.isprintable()
+        assert text.encode()
+
+
+def test_weights_whose_name_is_no_utf_8_are_refused(tmp_path: Path, photographs: Path) -> None:
+    weights = os.fsdecode(bytes(tmp_path / "caf") + b"\xe9.pth")
+
+    finished = command("run", photographs, tmp_path / "out", "--weights", weights)
+
+    assert_refused(finished, "weights_unusable", r"caf\xe9.pth", "no UTF-8")
 
 
 def test_strict_makes_failed_images_an_error(

@@ -28,8 +28,8 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LO
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
     "rules": {
-        *("chain", "columns", "errors", "engines", "json_values", "layout", "manifest"),
-        *("parameters", "plan", "ranges"),
+        *("chain", "columns", "errors", "engines", "json_values", "layout", "literal"),
+        *("manifest", "parameters", "plan", "ranges"),
     },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},
@@ -78,8 +78,8 @@ FLOORS = {
         "transforms",
     },
     "face": {
-        *("__init__", "__main__", "cli", "preview", "progress", "request", "run"),
-        *("server", "termination", "verify", "yaml"),
+        *("__init__", "__main__", "cli", "preview", "printing", "progress", "request"),
+        *("run", "server", "termination", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

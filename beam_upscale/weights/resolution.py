@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from beam_upscale.engines import Network, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.literal import literal
 from beam_upscale.weights import hub, registry
 from beam_upscale.weights.hub import HubRepository
 from beam_upscale.weights.registry import REGISTRY
@@ -46,6 +47,8 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
             others came in their place; `WEIGHTS_INCOMPLETE` if a repository lacks some.
     """
     network = get_engine(engine).network
+    if spec is not None:
+        _require_utf8(spec)
     return _RESOLVERS[network](DEFAULT_WEIGHTS[engine] if spec is None else spec, engine, progress)
 
 
@@ -107,6 +110,16 @@ def _resolve_folder(name: str, engine: str, progress: Progress | None) -> Weight
 _RESOLVERS: Mapping[Network, Callable[[str, str, Progress | None], Weights]] = MappingProxyType(
     {Network.ESRGAN: _resolve_file, Network.LATENT_DIFFUSION: _resolve_folder}
 )
+
+
+def _require_utf8(name: str) -> None:
+    """Raises for a name that neither a manifest nor the libraries that read weights can hold."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise _unusable(
+            f"The weights {literal(name)} have a name that is no UTF-8; give them another"
+        ) from None
 
 
 def _at(path: Path, source: str) -> Weights:
