@@ -10,7 +10,6 @@ renamed. Files of web servers (`http_files`) are read only.
 import contextlib
 import dataclasses
 import errno
-import fnmatch
 import hashlib
 import io
 import itertools
@@ -20,7 +19,7 @@ import stat
 import tempfile
 import urllib.parse
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -30,9 +29,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import conditional_files, hadoop_files, http_files
 from beam_upscale.conditional_files import ConditionalStore, Guard
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
 
-_WILDCARDS = "*?["
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
 
@@ -552,22 +551,25 @@ def start_of_listing(pattern: str) -> str:
     if http_files.is_http(pattern):
         return pattern
     target = absolute(pattern)
-    is_glob = _has_wildcard(target) and not (is_local(target) and os.path.lexists(target))
-    return (_glob_base(target) or "/") if is_glob else target
+    is_glob = has_wildcard(target) and not (is_local(target) and os.path.lexists(target))
+    return (base_of(target) or "/") if is_glob else target
 
 
 def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
     """Every file that a pattern names, in no particular order.
 
     Args:
-        pattern: a file, a folder (descended into, symbolic links followed once) or a glob (`**`
-            crosses folders), on any of Beam's file systems. A folder that a glob matches is
-            descended into. A URL of a web server is that of one file.
+        pattern: a file, a folder (descended into, through symbolic links too, into each folder
+            once) or a glob (`**` crosses folders), on any of Beam's file systems. A folder that a
+            glob matches is descended into. A URL of a web server is that of one file.
         scope: what is passed over below a folder, or where a glob begins.
 
     Yields:
         The files. A local folder that may not be listed is given as an entry of its own, so that
         its reader's error names it. Names that begin with a dot are left out below a folder.
+
+    Raises:
+        SettingsError: another store does not list them, with the codes of `open_read`.
     """
     if http_files.is_http(pattern):
         yield FileEntry(pattern, http_files.path_of(pattern).rpartition("/")[2])
@@ -578,7 +580,7 @@ def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
 
 
 def _list_remote(pattern: str, scope: Scope) -> Iterator[FileEntry]:
-    if not _has_wildcard(pattern):
+    if not has_wildcard(pattern):
         # An object store has no folders to ask for, so what lies below is looked for first.
         below = _match(join(pattern, "**"), pattern, scope)
         first = next(below, None)
@@ -588,20 +590,36 @@ def _list_remote(pattern: str, scope: Scope) -> Iterator[FileEntry]:
         elif exists(pattern):
             yield FileEntry(pattern, pattern.rpartition("/")[2])
         return
-    base = _glob_base(pattern)
-    parts = pattern.removeprefix(base).strip("/").split("/")
-    for entry in _match(f"{_literal_start(pattern)}**", base, scope):
-        if _glob_matches(entry.name.split("/"), parts):
+    base = base_of(pattern)
+    glob = Glob(pattern.removeprefix(base))
+    for entry in _match(f"{literal_start(pattern)}**", base, scope):
+        if glob.matches(entry.name):
             yield entry
 
 
 def _match(pattern: str, base: str, scope: Scope) -> Iterator[FileEntry]:
     """What Beam finds, without hidden names and the empty objects that stand for folders."""
-    for path in _paths_below(pattern.removesuffix("**")):
+    for path in _listed_below(pattern.removesuffix("**")):
         name = path.removeprefix(base).lstrip("/")
         is_hidden = any(part.startswith(".") for part in name.split("/"))
         if not is_hidden and not path.endswith("/") and scope.sees(path):
             yield FileEntry(path, name)
+
+
+def _listed_below(prefix: str) -> Iterator[str]:
+    """As `_paths_below`, of inputs.
+
+    Raises:
+        SettingsError: PERMISSION_DENIED, NOT_FOUND or READ_ERROR, with the store's own words.
+    """
+    try:
+        yield from _paths_below(prefix)
+    except Exception as error:
+        found = read_error(prefix, error)
+        # The store names the folder, which may be one further down.
+        words = "" if found.code is ErrorCode.READ_ERROR else f": {error}"
+        message = f"the inputs cannot be listed: {found.message}{words}"
+        raise SettingsError(found.code, message) from error
 
 
 def _paths_below(prefix: str) -> Iterator[str]:
@@ -614,20 +632,6 @@ def _paths_below(prefix: str) -> Iterator[str]:
         yield metadata.path
 
 
-def _has_wildcard(pattern: str) -> bool:
-    return any(wildcard in pattern for wildcard in _WILDCARDS)
-
-
-def _literal_start(pattern: str) -> str:
-    """The part of a glob before its first wildcard."""
-    return pattern[: min(pattern.find(each) for each in _WILDCARDS if each in pattern)]
-
-
-def _glob_base(pattern: str) -> str:
-    """The part of a glob before its first wildcard, to the last slash."""
-    return _literal_start(pattern).rpartition("/")[0]
-
-
 def _list_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     path = Path(pattern)
     try:
@@ -636,67 +640,103 @@ def _list_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
         # In a folder that may not be entered: for the reader to say.
         is_folder, is_there = False, True
     if is_folder:
-        yield from _walk(pattern, pattern, frozenset(), scope)
+        yield from _Walk(pattern, Glob(), scope).files()
     elif is_there:
         yield FileEntry(pattern, path.name)
-    elif _has_wildcard(pattern):
-        yield from _glob_local(pattern, scope)
+    elif has_wildcard(pattern):
+        base = base_of(pattern) or "/"
+        yield from _Walk(base, Glob(pattern.removeprefix(base)), scope).files()
 
 
-def _glob_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
-    base = _glob_base(pattern) or "/"
-    parts = pattern.removeprefix(base).strip("/").split("/")
-    for entry in _walk(base, base, frozenset(), scope):
-        matches = _glob_may_reach if entry.is_folder else _glob_matches
-        if matches(entry.name.split("/"), parts):
-            yield entry
+@dataclasses.dataclass(frozen=True, order=True)
+class _Folder:
+    """A local folder that is to be listed.
+
+    Attributes:
+        path: by which it is reached.
+        state: how far that has come in the glob.
+    """
+
+    path: str
+    state: State = dataclasses.field(compare=False)
 
 
-def _glob_may_reach(folder: list[str], pattern: list[str]) -> bool:
-    """Whether a folder may hold something that matches a glob's parts."""
-    if folder in ([], ["."]) or not pattern or pattern[0] == "**":
+class _Walk:
+    """Lists a local folder and those below it: each once, however links and mounts lead to it.
+
+    What is reached without links comes first, then what links among that lead to, then what links
+    there lead to, and of several names always the first in order: a folder is listed by the same
+    name on every run. Under a glob it is listed once more only by a name that the glob takes
+    differently.
+
+    Args:
+        root: where names begin.
+        glob: what a name has to match.
+        scope: what is passed over.
+    """
+
+    def __init__(self, root: str, glob: Glob, scope: Scope) -> None:
+        self._root = root
+        self._glob = glob
+        self._scope = scope
+        self._seen: set[tuple[tuple[int, int], State]] = set()
+        self._linked: list[_Folder] = []
+
+    def files(self) -> Iterator[FileEntry]:
+        """The files, and the folders that cannot be listed."""
+        self._linked = [_Folder(self._root, self._glob.start)]
+        while self._linked:
+            level, self._linked = sorted(self._linked), []
+            for folder in level:
+                yield from self._below(folder)
+
+    def _below(self, begin: _Folder) -> Iterator[FileEntry]:
+        """What is reached without links; they are remembered."""
+        # Not by recursion: folders may be nested deeper than calls.
+        ahead = [begin]
+        while ahead:
+            folders: list[_Folder] = []
+            yield from self._listed(ahead.pop(), folders)
+            ahead += sorted(folders, reverse=True)
+
+    def _listed(self, folder: _Folder, folders: list[_Folder]) -> Iterator[FileEntry]:
+        """The files in a folder; the folders in it are added to a list."""
+        try:
+            status = os.stat(folder.path)  # noqa: PTH116 (odd bytes)
+            if self._enters(folder, (status.st_dev, status.st_ino)):
+                with os.scandir(folder.path) as children:
+                    yield from self._among(children, folder, folders)
+        except OSError:
+            # Also in its midst, where it goes or its disk fails.
+            yield FileEntry(folder.path, self._name(folder.path), is_folder=True)
+
+    def _enters(self, folder: _Folder, identity: tuple[int, int]) -> bool:
+        visit = identity, folder.state
+        if visit in self._seen or not self._scope.enters(folder.path, identity):
+            return False
+        self._seen.add(visit)
         return True
-    return fnmatch.fnmatchcase(folder[0], pattern[0]) and _glob_may_reach(folder[1:], pattern[1:])
 
-
-def _glob_matches(parts: list[str], pattern: list[str]) -> bool:
-    """Whether a relative path, or a folder above it, matches a glob's parts."""
-    if not pattern:
-        return True
-    if pattern[0] == "**":
-        return any(_glob_matches(parts[skip:], pattern[1:]) for skip in range(len(parts)))
-    if not parts:
-        return False
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _glob_matches(parts[1:], pattern[1:])
-
-
-def _walk(
-    folder: str, root: str, above: frozenset[tuple[int, int]], scope: Scope
-) -> Iterator[FileEntry]:
-    try:
-        status = os.stat(folder)  # noqa: PTH116 (odd bytes)
-        children = os.scandir(folder)
-    except OSError:
-        yield FileEntry(folder, os.path.relpath(folder, root), is_folder=True)
-        return
-    identity = (status.st_dev, status.st_ino)
-    folders: list[str] = []
-    with children:
-        if identity in above or not scope.enters(folder, identity):
-            return
-        passed_over = scope.passes_over(folder)
+    def _among(
+        self, children: Iterable[os.DirEntry[str]], folder: _Folder, folders: list[_Folder]
+    ) -> Iterator[FileEntry]:
+        passed_over = self._scope.passes_over(folder.path)
         for child in children:
             if child.name.startswith(".") or child.name in passed_over:
                 continue
-            if child.is_symlink() and not scope.follows(child.path):
+            state = self._glob.after(folder.state, child.name)
+            if not state:
+                continue
+            is_link = child.is_symlink()
+            if is_link and not self._scope.follows(child.path):
                 continue
             if _is_folder(child):
-                folders.append(child.path)
-            else:
-                yield FileEntry(child.path, os.path.relpath(child.path, root))
-    # Only now: each that is open takes a place among those a process may have.
-    for each in folders:
-        yield from _walk(each, root, above | {identity}, scope)
+                (self._linked if is_link else folders).append(_Folder(child.path, state))
+            elif self._glob.is_match(state):
+                yield FileEntry(child.path, self._name(child.path))
+
+    def _name(self, path: str) -> str:
+        return "." if path == self._root else path.removeprefix(join(self._root, ""))
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:

@@ -267,10 +267,10 @@ def test_one_result_and_those_that_a_table_names_are_inputs_of_another_run(out: 
 def test_a_link_among_named_results_may_lead_to_others_of_the_same_run(tmp_path: Path) -> None:
     out = make_dataset(tmp_path / "out", "a.png", "sub/b.png")
     other = make_dataset(tmp_path / "other", "c.png")
-    (out / "images" / "again").symlink_to("sub")
-    (out / "images" / "other").symlink_to(other / "images")
+    (out / "images" / "sub" / "up").symlink_to(out / "images")
+    (out / "images" / "sub" / "other").symlink_to(other / "images")
 
-    assert names(list_images(f"{out}/images")) == ["a.png", "again/b.png", "sub/b.png"]
+    assert names(list_images(f"{out}/images/sub")) == ["b.png", "up/a.png"]
 
 
 @pytest.mark.parametrize(

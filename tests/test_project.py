@@ -28,7 +28,7 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LO
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
     "rules": {
-        *("chain", "columns", "errors", "engines", "json_values", "layout", "literal"),
+        *("chain", "columns", "errors", "engines", "globs", "json_values", "layout", "literal"),
         *("manifest", "parameters", "plan", "ranges"),
     },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},

@@ -14,7 +14,8 @@ from memory_filesystem import MemoryFileSystem
 from memory_hdfs import MemoryHdfs, hdfs
 
 from beam_upscale import storage
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.listing import list_images
 
 NOBODY = 65534
 
@@ -377,6 +378,104 @@ def test_a_linked_folder_is_descended_into(tmp_path: Path) -> None:
     assert names(tmp_path / "in") == ["link/a.png"]
 
 
+@pytest.mark.parametrize("below", ["", "/*", "/**", "/**/*.png"])
+def test_folders_that_link_to_each_other_are_listed_once(tmp_path: Path, below: str) -> None:
+    for number in range(7):
+        make_files(tmp_path, f"{number}/x.png")
+        for other in set(range(7)) - {number}:
+            (tmp_path / f"{number}/to-{other}").symlink_to(tmp_path / f"{other}")
+        (tmp_path / f"{number}/up").symlink_to("..")
+        (tmp_path / f"{number}/here").symlink_to(".")
+
+    assert names(f"{tmp_path}{below}") == [f"{number}/x.png" for number in range(7)]
+
+
+def test_of_several_names_of_a_folder_the_one_with_the_fewest_links_wins_and_then_the_first(
+    tmp_path: Path,
+) -> None:
+    make_files(tmp_path, "in/z/a.png", "far/b.png", "far/more/c.png", "further/d.png")
+    links = {
+        "in/a": "z",  # A link to a folder that is there without one.
+        "in/two": "../far",
+        "in/one": "../far",
+        "in/three": "../far/more",  # Below another link, too.
+        "far/on": "../further",  # By two links,
+        "in/zz": "../further",  # and by one.
+    }
+    for order in (links, reversed(links)):
+        for link in order:
+            (tmp_path / link).unlink(missing_ok=True)
+            (tmp_path / link).symlink_to(links[link])
+
+        assert names(tmp_path / "in") == ["one/b.png", "one/more/c.png", "z/a.png", "zz/d.png"]
+
+
+def test_a_glob_names_a_folder_by_a_link_that_it_matches(tmp_path: Path) -> None:
+    make_files(tmp_path, "in/real/a.png")
+    (tmp_path / "in/link").symlink_to("real")
+
+    assert names(tmp_path / "in/l*/*.png") == ["link/a.png"]
+    assert names(tmp_path / "in/**/link/*.png") == ["link/a.png"]
+    assert names(tmp_path / "in/*/*.png") == ["real/a.png"]
+
+
+@pytest.fixture
+def deep_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder with an image below 1,200 more; what makes and removes files by recursion cannot."""
+    root, here = tmp_path / "deep", os.open(".", os.O_RDONLY)
+    try:
+        for part in [root, *["a"] * 1200]:
+            os.mkdir(part)  # noqa: PTH102
+            os.chdir(part)
+        Path("x.png").touch()
+        yield root
+        Path("x.png").unlink()
+        for part in [*["a"] * 1200, root]:
+            os.chdir("..")
+            os.rmdir(part)  # noqa: PTH106
+    finally:
+        os.chdir(here)
+        os.close(here)
+
+
+@pytest.mark.parametrize("below", ["", "/**/*.png"])
+def test_folders_are_listed_however_deep(deep_folder: Path, below: str) -> None:
+    (image,) = list_images(f"{deep_folder}{below}").images
+
+    assert image.uri == f"{deep_folder}/{'a/' * 1200}x.png"
+    assert len(image.output_name) < 700
+
+
+def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_files(tmp_path, "a/1.png", "b/2.png", "b/3.png")
+
+    class Failing:
+        """A folder whose disk fails behind its first name."""
+
+        def __init__(self, path: str) -> None:
+            self._children = scandir(path)
+            self._is_whole = not path.endswith("b")
+
+        def __enter__(self) -> Iterator[os.DirEntry[str]]:
+            for number, child in enumerate(self._children):
+                if number and not self._is_whole:
+                    raise OSError("stale file handle")
+                yield child
+
+        def __exit__(self, *_: object) -> None:
+            self._children.close()
+
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", Failing)
+
+    found = {entry.name: entry.is_folder for entry in storage.list_files(str(tmp_path))}
+
+    assert found.pop("b") is True
+    assert len(found) == 2 and not any(found.values())
+
+
 def test_a_link_to_nothing_is_listed_for_its_reader_to_say(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
 
@@ -455,6 +554,33 @@ def test_lists_a_folder_where_folders_exist(hadoop: dict[str, bytes]) -> None:
     ]
     assert names("hdfs://photos/sub/b.png") == ["b.png"]
     assert names("hdfs://photos/nothing") == names("hdfs://none") == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (PermissionError("/photos/private: user=me"), ErrorCode.PERMISSION_DENIED),
+        (ValueError("no credentials, bucket photos/private"), ErrorCode.READ_ERROR),
+    ],
+)
+@pytest.mark.parametrize("below", ["", "/*.png"])
+def test_a_store_that_does_not_list_is_told_in_its_own_words(
+    memory: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: ErrorCode,
+    below: str,
+) -> None:
+    def refuse(*_: object) -> Iterator[object]:
+        raise error
+        yield
+
+    monkeypatch.setattr(MemoryFileSystem, "_list", refuse)
+
+    with pytest.raises(SettingsError, match="photos/private") as caught:
+        list(storage.list_files(f"mem://bucket/in{below}"))
+
+    assert caught.value.code is code
 
 
 def test_reads_from_another_file_system(memory: dict[str, bytes]) -> None:
