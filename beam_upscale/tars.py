@@ -36,6 +36,16 @@ _MOST_EXTENDED_BYTES = 1 << 20
 _MOST_COLUMN_BYTES = 1 << 20
 _LONGEST_NAME = 4096
 
+# Whole blocks that are read at once while only zeros are expected.
+_READ_TOGETHER = 2048 * _BLOCK
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+
 _EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
 # The names of links are not followed, and what is said of all members names none.
 _PASSED_OVER = frozenset({tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK})
@@ -148,9 +158,10 @@ def read_tar(uri: str) -> TarListing:
 
     Returns:
         The inputs. A link, a file with holes, or one with a broken name is an input with a
-        `Missing` part, if its name is that of an image. Where the archive is cut off or damaged,
-        what stands before is as it would be otherwise, and what cannot be read is one more such
-        input without a name, unless it is the image that is cut itself.
+        `Missing` part, if its name is that of an image. Where the archive is cut off, has no end
+        or is damaged, what stands before is as it would be otherwise, and what cannot be read is
+        one more such input without a name, unless it is the image that is cut itself. Of several
+        archives in one file all are read.
     """
     try:
         with storage.open_read(uri) as file:
@@ -283,15 +294,19 @@ def _members(uri: str, file: BinaryIO) -> Iterator[_Member]:
     length = _length(uri, file)
     position = 0
     said = _Said()
-    while block := _bytes(uri, file, position, _BLOCK):
-        if block.count(0) == len(block):
-            return
+    while True:
+        block = _bytes(uri, file, position, _BLOCK)
+        if block and not block.strip(b"\0"):
+            # An end; one archive may stand behind another in one file.
+            behind = _behind_zeros(uri, file, position)
+            if behind is None:
+                return
+            position, said = behind, _Said()
+            block = _bytes(uri, file, position, _BLOCK)
         try:
-            info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            if info.size < 0:
-                raise tarfile.HeaderError("a negative size")
+            info = _header(block)
         except (tarfile.HeaderError, ValueError) as error:
-            yield _damaged(position, f"no header of a tar is there ({error})")
+            yield _damaged(position, _found_instead(block, position, error))
             return
         data = position + _BLOCK
         if info.type == tarfile.GNUTYPE_SPARSE:
@@ -310,6 +325,39 @@ def _members(uri: str, file: BinaryIO) -> Iterator[_Member]:
             return
         position = data + _rounded(member.extent.size)
         said = _Said()
+
+
+def _header(block: bytes) -> tarfile.TarInfo:
+    """What a header says.
+
+    Raises:
+        tarfile.HeaderError, ValueError: it is none.
+    """
+    info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    if info.size < 0:
+        raise tarfile.HeaderError("a negative size")
+    return info
+
+
+def _behind_zeros(uri: str, file: BinaryIO, position: int) -> int | None:
+    """Where the first block is that is not zeros; None where there is none."""
+    while data := _bytes(uri, file, position, _READ_TOGETHER):
+        zeros = len(data) - len(data.lstrip(b"\0"))
+        if zeros < len(data):
+            return position + zeros - zeros % _BLOCK
+        position += len(data)
+    return None
+
+
+def _found_instead(block: bytes, position: int, error: Exception) -> str:
+    """What stands where the next header should."""
+    if not block:
+        return "the archive is cut off there, or its writer left out the zeros that end one"
+    if position == 0:
+        for start, name in _COMPRESSED.items():
+            if block.startswith(start):
+                return f"the archive is compressed ({name}), and tars are read as they are"
+    return f"no header of a tar is there ({error})"
 
 
 def _damaged(position: int, found: str) -> _Member:

@@ -16,7 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
 from runs import command, quick, upscale
-from tar_files import member, tar
+from tar_files import END, member, tar
 from web_server import WebServer, file, serving, status
 
 from beam_upscale import http_files, storage
@@ -94,7 +94,7 @@ def webdataset(folder: Path, images: Images, bad: str) -> Path:
     parts.append(member(bad, type=tarfile.SYMTYPE, linkname="/etc/passwd"))
     columns = json.dumps({"label": bad}).encode()
     parts.append(member(bad.replace(".png", ".json"), columns))
-    (folder / "shard.tar").write_bytes(b"".join(parts))
+    (folder / "shard.tar").write_bytes(b"".join([*parts, END]))
     return folder / "shard.tar"
 
 

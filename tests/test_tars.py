@@ -1,5 +1,6 @@
 """Tars: what their members are, and what hostile ones come to."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -186,7 +187,8 @@ def test_a_listing_passes_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None
     Sought.read_bytes = 0
 
     assert len(read_tar("gs://bucket/a.tar").inputs) == 20
-    assert Sought.read_bytes <= 21 * BLOCK
+    # Headers, and the zeros at the end.
+    assert Sought.read_bytes <= 20 * BLOCK + BLOCK + tarfile.RECORDSIZE
 
 
 # What becomes of bad ones
@@ -282,18 +284,75 @@ def test_an_archive_that_is_cut_off_keeps_what_came_before(path: Path, length: i
 
     damage = ErrorCode.INVALID_ARCHIVE
     if length < BLOCK:
-        assert found == ({"": damage} if length else {})
+        assert found == {"": damage}
     elif length < 516:
         assert found == {"good.png": damage}
-    elif length < 1024 or length == 1024:
-        # The last block of a member may lack what only fills it.
-        assert found == {"good.png": b"good"}
     elif length < 1536:
+        # The last block of a member may lack what only fills it.
         assert found == {"good.png": b"good", "": damage}
     elif length < 1536 + 600:
         assert found == {"good.png": b"good", "cut.png": damage}
+    elif length <= 1536 + 1024:
+        assert found == {"good.png": b"good", "cut.png": b"c" * 600, "": damage}
     else:
+        # Whoever finds a part of the end finds an end.
         assert found == {"good.png": b"good", "cut.png": b"c" * 600}
+
+
+def messages(listing: TarListing) -> list[str]:
+    return [each.part.message for each in listing.inputs if isinstance(each.part, Missing)]
+
+
+@pytest.mark.parametrize(
+    ("parts", "found", "message"),
+    [
+        ([], {}, "from byte 0 on it cannot be read: the archive is cut off there"),
+        (
+            [GOOD, AFTER],
+            {"good.png": b"good", "later.png": b"later"},
+            "from byte 2,048 on it cannot be read: the archive is cut off there, or its writer",
+        ),
+        (
+            [GOOD, END, padded(b"no header"), AFTER, END],
+            {"good.png": b"good"},
+            "from byte 2,048 on it cannot be read: no header of a tar is there",
+        ),
+        (
+            # As where a part of a download has not come.
+            [GOOD, bytes(3 << 20), b"x" * 700, AFTER, END],
+            {"good.png": b"good"},
+            f"from byte {1024 + (3 << 20):,} on it cannot be read",
+        ),
+        (
+            [gzip.compress(GOOD + END)[:40]],
+            {},
+            "it cannot be read: the archive is compressed (gzip)",
+        ),
+    ],
+)
+def test_an_archive_that_is_not_whole_has_a_row_that_says_so(
+    path: Path, parts: list[bytes], found: dict[str, bytes], message: str
+) -> None:
+    listing = listed(path, *parts)
+
+    assert contents(listing, path) == {**found, "": ErrorCode.INVALID_ARCHIVE}
+    assert len(messages(listing)) == 1 and message in messages(listing)[0]
+
+
+@pytest.mark.parametrize("end", [END, bytes(BLOCK), bytes(20 * BLOCK), bytes(BLOCK - 1)])
+def test_any_zeros_end_an_archive(path: Path, end: bytes) -> None:
+    assert contents(listed(path, GOOD, end), path) == {"good.png": b"good"}
+    assert contents(listed(path, end * 2), path) == {}
+
+
+def test_of_two_archives_in_one_file_both_are_read(path: Path) -> None:
+    first, second = tar({"a.png": b"1", "a.json": b"{}"}), tar({"a.png": b"2", "b.png": b"3"})
+
+    listing = listed(path, first, second)
+
+    assert [each.name for each in listing.inputs] == ["a.png", "a.png", "b.png"]
+    parts = [each.part for each in listing.inputs if each.part is not None]
+    assert [locations.read(str(path), part, 10) for part in parts] == [b"1", b"2", b"3"]
 
 
 def test_what_is_cut_off_with_what_guides_an_image_costs_that_image(path: Path) -> None:
