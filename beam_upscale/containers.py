@@ -7,10 +7,11 @@ that a file claims: they cost a few reads for each chunk, box or directory that 
 A reader raises `struct.error` where the bytes end before what it looks for.
 """
 
+import functools
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
@@ -343,26 +344,52 @@ class ExtraSample(IntEnum):
 
 @dataclass(frozen=True)
 class TiffInfo:
-    """The first picture of a TIFF; names as in TIFF 6.0.
+    """The picture of a TIFF; names as in TIFF 6.0.
+
+    It is the first one in the chain of directories that is marked neither as a reduced copy of
+    another nor as a mask; where all are, the first.
 
     Attributes:
+        directory: where its directory begins.
+        bits_per_sample: of the first sample.
+        has_equal_samples: whether all samples have the same bits and format.
+        samples_per_pixel: with those beyond the color.
         extra_samples: what each sample beyond the color's own means.
+        is_planar: whether samples lie plane by plane, else pixel by pixel.
+        ink_set: what the samples of photometric interpretation 5 are; 1 for CMYK.
+        color_map: values of a palette, 0 to 65535: all red, then all green, then all blue ones.
         orientation: 1 to 8.
-        frames: pictures in the file, reduced copies of others not counted.
+        frames: pictures in the file, reduced copies of others and masks not counted.
+        is_reduced_copy: whether the picture is marked as a reduced copy itself.
+        reduced_copies: how many others are.
+        masks: how many pictures are marked as masks.
+        inner_pictures: how many pictures the directory's SubIFDs field points to.
         is_tiled: whether pixels lie in tiles, else in strips.
+        is_big_endian_big: whether it is a big-endian BigTIFF.
         data_end: the byte after the last byte of pixels that the directory points to.
     """
 
+    directory: int
     width: int
     height: int
     bits_per_sample: int
+    has_equal_samples: bool
     compression: int
     sample_format: int
     photometric: int
+    samples_per_pixel: int
     extra_samples: tuple[int, ...]
+    is_planar: bool
+    ink_set: int
+    color_map: tuple[int, ...]
     orientation: int
     frames: int
+    is_reduced_copy: bool
+    reduced_copies: int
+    masks: int
+    inner_pictures: int
     is_tiled: bool
+    is_big_endian_big: bool
     data_end: int
 
 
@@ -387,6 +414,28 @@ class _TiffLayout:
     def count_size(self) -> int:
         return struct.calcsize(self.order + self.count)
 
+    @property
+    def head_size(self) -> int:
+        """Bytes before which no directory lies."""
+        return 8 if self.offset == "I" else 16
+
+    def head(self, data: bytes, directory: int) -> bytes:
+        """The first bytes of a TIFF, for another first directory."""
+        return data[: self.head_size - self.value_size] + self.pack(self.offset, [directory])
+
+    def pack(self, format_: str, values: Sequence[int]) -> bytes:
+        """Packs integers of one size.
+
+        Raises:
+            ImageError: UNSUPPORTED_FORMAT, one is too large: the file is at the limit of its kind.
+        """
+        try:
+            return struct.pack(f"{self.order}{len(values)}{format_}", *values)
+        except struct.error as error:
+            raise ImageError(
+                ErrorCode.UNSUPPORTED_FORMAT, f"TIFF with a field that holds {max(values)}"
+            ) from error
+
     def read(self, format_: str, data: bytes, position: int) -> int:
         value: int
         (value,) = struct.unpack_from(self.order + format_, data, position)
@@ -396,13 +445,35 @@ class _TiffLayout:
 TIFF_UNCOMPRESSED = 1
 """The value of TIFF's Compression for samples as they are."""
 
+CMYK_INKS = 1
+"""The value of TIFF's InkSet for cyan, magenta, yellow and black."""
+
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 """struct codes of the integer field types BYTE, SHORT, LONG, IFD and LONG8."""
 
-_TIFF_TAGS = frozenset({256, 257, 258, 259, 262, 273, 274, 279, 324, 325, 338, 339})
+_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8}
+"""Bytes of a value of those types, of ASCII and of UNDEFINED."""
+
+_TIFF_TAGS = frozenset(
+    {
+        *(256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 320, 324, 325, 330, 332, 338, 339),
+        *(34310, 50706, 50740),
+    }
+)
 """The fields that `tiff_info` reads. Others (XMP is one) may be as long as the file."""
 
-_NEW_SUBFILE_TYPE = 254
+_TIFF_STORAGE_TAGS = frozenset(
+    {
+        *(256, 257, 258, 259, 266, 273, 277, 278, 279, 292, 293, 317, 322, 323, 324, 325, 339),
+        *(347, 34675),
+    }
+)
+"""The fields that say how samples are stored, and the ICC profile."""
+
+_NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
+_REDUCED_COPY, _MASK = 1, 4
+_OLD_REDUCED_COPY = 2
+_PLANAR = 2
 _MAX_TIFF_PICTURES = 65_536
 
 
@@ -414,26 +485,112 @@ def tiff_info(data: bytes) -> TiffInfo:
         struct.error: a directory lies beyond the end of `data`.
     """
     layout = _tiff_layout(data)
-    tags = _tiff_tags(data, layout, layout.first_directory)
+    pages = _tiff_pages(data, layout)
+    pictures = [start for start, kind in pages if not kind & (_REDUCED_COPY | _MASK)]
+    directory = pictures[0] if pictures else layout.first_directory
+    tags = _tiff_tags(data, layout, directory)
     width, height = _first(tags, 256, -1), _first(tags, 257, -1)
     if width < 0 or height < 0:
         raise ImageError(ErrorCode.CORRUPT, "TIFF directory without ImageWidth and ImageLength")
     orientation = _first(tags, 274, 1)
     starts = tags.get(273) or tags.get(324) or ()
     lengths = tags.get(279) or tags.get(325) or ()
+    samples = _first(tags, 277, 1)
+    is_reduced_copy = (directory, _REDUCED_COPY) in [(start, kind & 1) for start, kind in pages]
     return TiffInfo(
+        directory=directory,
         width=width,
         height=height,
         bits_per_sample=_first(tags, 258, 1),
+        has_equal_samples=all(len(set(tags.get(tag, ())[:samples])) <= 1 for tag in (258, 339)),
         compression=_first(tags, 259, TIFF_UNCOMPRESSED),
         sample_format=_first(tags, 339, SampleFormat.UNSIGNED),
         photometric=_first(tags, 262, Photometric.BLACK_IS_ZERO),
+        samples_per_pixel=samples,
         extra_samples=tags.get(338, ()),
+        is_planar=_first(tags, 284, 1) == _PLANAR,
+        ink_set=_first(tags, 332, CMYK_INKS),
+        color_map=tags.get(320, ()),
         orientation=orientation if 1 <= orientation <= 8 else 1,
-        frames=_count_tiff_pictures(data, layout),
+        frames=max(1, len(pictures)),
+        is_reduced_copy=is_reduced_copy,
+        reduced_copies=sum(kind & _REDUCED_COPY for _, kind in pages) - is_reduced_copy,
+        masks=sum(kind & _MASK > 0 for start, kind in pages if start != directory),
+        inner_pictures=len(tags.get(330, ())),
         is_tiled=324 in tags,
+        is_big_endian_big=(layout.order, layout.offset) == (">", "Q"),
         data_end=max((s + n for s, n in zip(starts, lengths, strict=False)), default=0),
     )
+
+
+class _RawPhotometric(IntEnum):
+    """Values of PhotometricInterpretation for what a sensor saw (DNG 1.7.1, page 24)."""
+
+    COLOR_FILTER_ARRAY = 32803
+    LINEAR_RAW = 34892
+
+
+_RAW_COMPRESSIONS = frozenset({32767, 32769, 32770, 32772, 34713, 65000, 65535})
+"""How Sony, Samsung, Nikon, Kodak and Pentax pack what a sensor saw."""
+
+_RAW_TAGS = {50706: "DNG", 50740: "with DNGPrivateData", 34310: "Leaf"}
+"""Fields that stand in the first directory of camera raw files only."""
+
+_MAKE = 271
+_LOOKED_AT = 16
+"""Directories that are searched for signs of a camera raw file."""
+
+
+def camera_raw(data: bytes) -> str | None:
+    """Names the kind of a TIFF that holds what a sensor saw, beside previews of it; else None.
+
+    Raises:
+        ImageError: as `tiff_info`.
+    """
+    layout = _tiff_layout(data)
+    if layout.first_directory != 8:
+        if data[8:10] == b"CR":
+            return "Canon CR2"
+        if data[8:12] in (b"IIII", b"MMMM"):
+            return "Phase One IIQ"
+    first = _tiff_tags(data, layout, layout.first_directory)
+    for tag, name in _RAW_TAGS.items():
+        if tag in first:
+            return name
+    pages = _tiff_pages(data, layout)
+    outer = [start for start, _ in pages[:_LOOKED_AT]] or [layout.first_directory]
+    inner = [start for start in first.get(330, ()) if start < len(data)][:_LOOKED_AT]
+    if any(map(functools.partial(_is_of_a_sensor, data, layout), (*outer, *inner))):
+        return _make(data, layout)
+    # A picture of which the chain has nothing but reduced copies lies where only its maker looks.
+    if all(kind & _REDUCED_COPY for _, kind in pages) and any(
+        not _subfile_type(data, layout, start) & (_REDUCED_COPY | _MASK) for start in inner
+    ):
+        return _make(data, layout)
+    return None
+
+
+def _is_of_a_sensor(data: bytes, layout: _TiffLayout, directory: int) -> bool:
+    try:
+        tags = _tiff_tags(data, layout, directory)
+    except struct.error:
+        return False
+    return (
+        _first(tags, 262, -1) in tuple(_RawPhotometric)
+        or _first(tags, 259, TIFF_UNCOMPRESSED) in _RAW_COMPRESSIONS
+    )
+
+
+def _make(data: bytes, layout: _TiffLayout) -> str:
+    """The camera's maker, as far as the first directory says it."""
+    for tag, entry in _raw_entries(data, layout, layout.first_directory):
+        if tag == _MAKE:
+            count = layout.read(layout.offset, entry, 4)
+            start = layout.read(layout.offset, entry, 4 + layout.value_size)
+            value = data[start : start + min(count, 40)] if count > layout.value_size else b""
+            name = value.split(b"\x00")[0].decode("ascii", "ignore")
+            return " ".join("".join(filter(str.isprintable, name)).split()) or "unnamed maker"
+    return "unnamed maker"
 
 
 def check_tiff(data: bytes) -> None:
@@ -445,6 +602,117 @@ def check_tiff(data: bytes) -> None:
     expected = tiff_info(data).data_end
     if len(data) < expected:
         raise _truncated("TIFF", f"has {len(data)} of {expected} bytes")
+
+
+@dataclass(frozen=True)
+class TiffView:
+    """Another TIFF that shares the bytes of one.
+
+    Attributes:
+        head: what stands in place of its first bytes.
+        tail_start: where `tail` stands, at or after the end of the TIFF.
+        tail: what follows it.
+    """
+
+    head: bytes
+    tail_start: int
+    tail: bytes
+
+
+def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
+    """TIFFs of the same samples that say nothing about what these mean.
+
+    A codec gives such samples as they are, while it guesses, for many a kind of color and alpha,
+    how they are to be joined or what is to be done with them.
+
+    Args:
+        data: a whole TIFF.
+        info: of it.
+
+    Returns:
+        One gray TIFF for each plane where samples lie plane by plane; else one in which all
+        samples but the first are unspecified extra ones.
+
+    Raises:
+        ImageError: CORRUPT, it does not have as many strips or tiles of each plane.
+    """
+    layout = _tiff_layout(data)
+    planes = info.samples_per_pixel if info.is_planar else 1
+    bands = info.samples_per_pixel // planes
+    kept = _entries_with_values(data, layout, info.directory)
+    where, lengths = (324, 325) if info.is_tiled else (273, 279)
+    tags = _tiff_tags(data, layout, info.directory)
+    blocks, odd = divmod(len(tags.get(where, ())), planes)
+    if odd or blocks == 0 or len(tags.get(lengths, ())) != blocks * planes:
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF of {planes} planes in {len(tags.get(where, ()))} strips or tiles, with "
+            f"{len(tags.get(lengths, ()))} lengths; each plane takes as many",
+        )
+    kept |= {
+        258: (3, bands, layout.pack("H", [info.bits_per_sample] * bands)),
+        262: (3, 1, layout.pack("H", [Photometric.BLACK_IS_ZERO])),
+        277: (3, 1, layout.pack("H", [bands])),
+        284: (3, 1, layout.pack("H", [1])),
+    }
+    if bands > 1:
+        extra = [ExtraSample.UNSPECIFIED] * (bands - 1)
+        kept[338] = (3, bands - 1, layout.pack("H", extra))
+    kind = 16 if layout.offset == "Q" else 4
+    views = []
+    for first in range(0, blocks * planes, blocks):
+        own = {
+            tag: (kind, blocks, layout.pack(layout.offset, tags[tag][first : first + blocks]))
+            for tag in (where, lengths)
+        }
+        views.append(_view(data, layout, {**kept, **own}))
+    return tuple(views)
+
+
+def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
+    """The view of a TIFF whose first picture is another one of its own; None where it is that."""
+    layout = _tiff_layout(data)
+    if directory == layout.first_directory:
+        return None
+    return TiffView(layout.head(data, directory), len(data), b"")
+
+
+_Field = tuple[int, int, bytes]
+"""A field's type, its number of values, and these."""
+
+
+def _entries_with_values(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, _Field]:
+    """The fields of a directory that say how samples are stored."""
+    fields = {}
+    for tag, entry in _raw_entries(data, layout, directory):
+        kind = layout.read("H", entry, 2)
+        count = layout.read(layout.offset, entry, 4)
+        if tag not in _TIFF_STORAGE_TAGS or kind not in _TIFF_SIZES:
+            continue
+        size, start = count * _TIFF_SIZES[kind], 4 + layout.value_size
+        if size <= layout.value_size:
+            value = entry[start : start + size]
+        else:
+            start = layout.read(layout.offset, entry, start)
+            value = data[start : start + size]
+        if len(value) == size:
+            fields[tag] = (kind, count, value)
+    return fields
+
+
+def _view(data: bytes, layout: _TiffLayout, fields: dict[int, _Field]) -> TiffView:
+    start = len(data) + len(data) % 2
+    end = start + layout.count_size + len(fields) * layout.entry_size + layout.value_size
+    entries, values = layout.pack(layout.count, [len(fields)]), b""
+    for tag, (kind, count, value) in sorted(fields.items()):
+        entries += layout.pack("H", [tag, kind]) + layout.pack(layout.offset, [count])
+        if len(value) <= layout.value_size:
+            entries += value.ljust(layout.value_size, b"\x00")
+        else:
+            entries += layout.pack(layout.offset, [end + len(values)])
+            values += value + b"\x00" * (len(value) % 2)
+    tail = entries + bytes(layout.value_size) + values
+    return TiffView(layout.head(data, start), start, tail)
 
 
 def exif_orientation(exif: bytes) -> int:
@@ -530,30 +798,41 @@ def _tiff_integers(data: bytes, layout: _TiffLayout, position: int, code: str) -
     return struct.unpack_from(f"{layout.order}{count}{code}", data, values)
 
 
-def _count_tiff_pictures(data: bytes, layout: _TiffLayout) -> int:
-    """Follows the chain of directories; a damaged or circular chain ends where it breaks."""
-    pictures = 0
+def _tiff_pages(data: bytes, layout: _TiffLayout) -> list[tuple[int, int]]:
+    """Where the directories of the chain begin, and the NewSubfileType of each.
+
+    A damaged or circular chain ends where it breaks.
+    """
+    pages: dict[int, int] = {}
     directory = layout.first_directory
-    seen: set[int] = set()
-    while directory and directory not in seen and len(seen) < _MAX_TIFF_PICTURES:
-        seen.add(directory)
+    while directory and directory not in pages and len(pages) < _MAX_TIFF_PICTURES:
         try:
             entries = layout.read(layout.count, data, directory)
             end = directory + layout.count_size + entries * layout.entry_size
             following = layout.read(layout.offset, data, end)
-            pictures += not _is_reduced_copy(data, layout, directory)
+            pages[directory] = _subfile_type(data, layout, directory)
         except struct.error:
             break
         directory = following
-    return max(1, pictures)
+    return list(pages.items())
 
 
-def _is_reduced_copy(data: bytes, layout: _TiffLayout, directory: int) -> bool:
-    """Whether a directory's first field, NewSubfileType, marks a reduced copy of a picture."""
-    entry = directory + layout.count_size
-    if layout.read("H", data, entry) != _NEW_SUBFILE_TYPE:
-        return False
-    return bool(layout.read("I", data, entry + layout.entry_size - layout.value_size) & 1)
+def _subfile_type(data: bytes, layout: _TiffLayout, directory: int) -> int:
+    """The NewSubfileType of a directory, which its oldest form, SubfileType, may stand for."""
+    position = directory + layout.count_size
+    for _ in range(layout.read(layout.count, data, directory)):
+        tag, kind = struct.unpack_from(layout.order + "HH", data, position)
+        # Fields are sorted, and these two come first.
+        if tag > _SUBFILE_TYPE:
+            break
+        if tag >= _NEW_SUBFILE_TYPE and kind in _TIFF_INTEGERS:
+            values = _tiff_integers(data, layout, position + 4, _TIFF_INTEGERS[kind])
+            value = values[0] if values else 0
+            if tag == _NEW_SUBFILE_TYPE:
+                return value
+            return _REDUCED_COPY if value == _OLD_REDUCED_COPY else 0
+        position += layout.entry_size
+    return 0
 
 
 def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:

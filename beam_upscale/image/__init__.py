@@ -15,8 +15,10 @@ with alpha apart:
 | YCbCr, L*a*b* (TIFF) | RGB |
 | more than 8 bits (AVIF, HEIC) | 8 bits |
 | TIFF of 12, 24, 32 or 64 bits, signed or float, of 16-bit CMYK, of plain YCbCr | refused |
+| TIFF in planes, with more extra samples than alpha | color and the first alpha, if any |
+| TIFF whose samples no codec gives with certainty (`image/tiff.py`), camera raw files | refused |
 | JPEG of 12 or 16 bits | refused |
-| several frames or pages | the first (HEIC: the primary); reduced copies do not count |
+| several frames or pages | the first (HEIC: the primary); reduced copies and masks do not count |
 | EXIF orientation | applied to the pixels, and 1 in the EXIF block |
 | ICC profile | kept where it describes the samples given |
 

@@ -1,12 +1,13 @@
 """From bytes to arrays."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyvips
@@ -23,8 +24,8 @@ from PIL import (
 )
 
 from beam_upscale import containers
-from beam_upscale.containers import ExtraSample, Photometric, SampleFormat
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
+from beam_upscale.image import tiff
 from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
@@ -43,22 +44,29 @@ class Source:
         orientation: EXIF orientation still to be applied to the decoded pixels, 1 to 8.
         exif: the file's EXIF block as it is.
         sample_bits: bits of a sample in the file.
+        notes: on what of the file is not taken.
     """
 
     header: ImageHeader
     orientation: int = 1
     exif: bytes | None = None
     sample_bits: int = 8
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Picture:
-    """Decoded samples as they lie in the file: (height, width) or (height, width, bands)."""
+    """Decoded samples: (height, width) or (height, width, bands).
+
+    Attributes:
+        is_upright: whether they are turned already; else they lie as in the file.
+    """
 
     samples: Pixels
     has_alpha: bool
     icc_profile: bytes | None
     notes: tuple[str, ...] = ()
+    is_upright: bool = False
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -111,6 +119,18 @@ _HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
 )
 
+_RAW_SIGNATURES = {
+    b"IIRO": "Olympus ORF",
+    b"IIRS": "Olympus ORF",
+    b"MMOR": "Olympus ORF",
+    b"IIU\x00": "Panasonic RW2",
+    b"FUJIFILMCCD-RAW": "Fujifilm RAF",
+    b"\x00MRM": "Minolta MRW",
+    b"FOVb": "Sigma X3F",
+    b"II\x1a\x00\x00\x00HEAPCCDR": "Canon CRW",
+}
+"""How camera raw files begin that are no TIFFs; `containers.camera_raw` tells the others."""
+
 _UNSUPPORTED_SIGNATURES = {
     b"\xff\x0a": "JPEG XL",
     b"\x00\x00\x00\x0cJXL ": "JPEG XL",
@@ -141,6 +161,11 @@ def identify(data: bytes) -> str:
         return "bmp"
     if data[4:8] == b"ftyp" and (format_ := _identify_iso(data)):
         return format_
+    for signature, name in _RAW_SIGNATURES.items():
+        if data.startswith(signature):
+            raise _camera_raw(name)
+    if data[4:12] == b"ftypcrx ":
+        raise _camera_raw("Canon CR3")
     for signature, name in _UNSUPPORTED_SIGNATURES.items():
         if data.startswith(signature):
             raise ImageError(
@@ -150,6 +175,13 @@ def identify(data: bytes) -> str:
     raise ImageError(
         ErrorCode.NOT_AN_IMAGE,
         f"the file begins with {data[:12]!r}, which is none of {', '.join(SUPPORTED_FORMATS)}",
+    )
+
+
+def _camera_raw(name: str) -> ImageError:
+    return ImageError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"camera raw file ({name}); develop it to TIFF, PNG or JPEG",
     )
 
 
@@ -219,57 +251,20 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
         data: the whole file, or a mapping of it.
         file: the same, for a library that takes no mapping.
     """
+    if name := containers.camera_raw(data):
+        raise _camera_raw(name)
     info = containers.tiff_info(data)
+    layout = tiff.layout(info)
     return _source(
         "tiff",
-        _tiff_mode(info),
+        layout.mode,
         info.width,
         info.height,
         info.frames,
         sample_bits=info.bits_per_sample,
         exif=_tiff_exif(file),
         orientation=info.orientation,
-    )
-
-
-_TIFF_MODES: dict[int, str] = {
-    Photometric.WHITE_IS_ZERO: "L",
-    Photometric.BLACK_IS_ZERO: "L",
-    Photometric.RGB: "RGB",
-    Photometric.PALETTE: "P",
-    Photometric.CMYK: "CMYK",
-    Photometric.YCBCR: "YCbCr",
-    Photometric.LAB: "LAB",
-}
-
-_SAMPLE_KINDS: dict[int, str] = {SampleFormat.SIGNED: "signed ", SampleFormat.FLOAT: "float "}
-
-ALPHA_SAMPLES = (ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA)
-
-
-def _tiff_mode(info: containers.TiffInfo) -> str:
-    """Names the mode of a TIFF that can be decoded to 8 or 16 bits, or refuses it."""
-    mode = _TIFF_MODES.get(info.photometric)
-    if mode == "L" and info.bits_per_sample == 1:
-        mode = "1"
-    if mode in ("L", "RGB") and info.extra_samples[:1] and info.extra_samples[0] in ALPHA_SAMPLES:
-        mode += "A"
-    if info.photometric == Photometric.YCBCR and info.compression == containers.TIFF_UNCOMPRESSED:
-        raise ImageError(
-            ErrorCode.UNSUPPORTED_FORMAT,
-            "uncompressed YCbCr TIFF; compress it (JPEG, LZW, Deflate) or convert it to RGB",
-        )
-    is_integer = info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
-    if mode and is_integer and info.bits_per_sample in (1, 2, 4, 8):
-        return mode
-    if mode in ("L", "LA", "RGB", "RGBA") and is_integer and info.bits_per_sample == 16:
-        return _SIXTEEN_BIT_MODES[mode]
-    kind = _SAMPLE_KINDS.get(info.sample_format, "")
-    raise ImageError(
-        ErrorCode.UNSUPPORTED_FORMAT,
-        f"TIFF of {info.bits_per_sample}-bit {kind}samples, photometric interpretation "
-        f"{info.photometric}; unsigned samples of 1 to 8 bits, and of 16 bits in gray or RGB, "
-        "are supported",
+        notes=tiff.notes(info, layout),
     )
 
 
@@ -286,6 +281,7 @@ def _source(
     sample_bits: int = 8,
     exif: bytes | None = None,
     orientation: int | None = None,
+    notes: tuple[str, ...] = (),
 ) -> Source:
     if orientation is None:
         orientation = containers.exif_orientation(exif) if exif else 1
@@ -297,7 +293,7 @@ def _source(
         mode = "1"
     bits = 16 if sample_bits == 16 else 8
     header = ImageHeader(format_, mode, width, height, frames, bits)
-    return Source(header, orientation, exif, sample_bits)
+    return Source(header, orientation, exif, sample_bits, notes)
 
 
 def _inspect_iso(format_: str, data: bytes) -> Source:
@@ -394,8 +390,8 @@ def _read_picture(data: bytes, source: Source) -> _Picture:
             return _read_png(data, source)
         if header.format == "jpeg" and header.mode != "CMYK":
             return _read_jpeg(data)
-        if header.format == "tiff" and header.bits == 16:
-            return _read_deep_tiff(data)
+        if header.format == "tiff":
+            return _read_tiff(data, source)
         return _read_by_pillow(data, source)
 
 
@@ -427,7 +423,7 @@ def _damage_code(error: Exception, reason: str) -> ErrorCode:
     if reason == "not identified by this driver":
         # The first bytes were the format's: what Pillow means is a width or height of 0.
         return ErrorCode.EMPTY_IMAGE
-    if "unsupported" in reason or "unknown pixel mode" in reason:
+    if any(sign in reason for sign in ("unsupported", "unknown pixel mode", "not configured")):
         return ErrorCode.UNSUPPORTED_FORMAT
     return ErrorCode.CORRUPT
 
@@ -467,30 +463,52 @@ def _read_jpeg(data: bytes) -> _Picture:
         return _from_vips(_open_vips(data, fail_on="error"), has_alpha=False)
 
 
-def _read_deep_tiff(data: bytes) -> _Picture:
-    """Reads 16-bit gray and RGB, which Pillow would give as 8 bits or not at all."""
+def _read_tiff(data: bytes, source: Source) -> _Picture:
     info = containers.tiff_info(data)
-    return _from_vips(*tiff_bands(_open_vips(data), info, "ushort"))
+    reader = tiff.layout(info).reader
+    if reader is tiff.Reader.BARE:
+        return _read_bare_tiff(data, info)
+    if view := containers.tiff_view_at(data, info.directory):
+        data = view.head + data[len(view.head) :]
+    if reader is tiff.Reader.VIPS:
+        return _from_vips(*tiff_bands(_open_vips(data), info))
+    picture = _read_by_pillow(data, source)
+    # Pillow turns a TIFF upright by itself.
+    return dataclasses.replace(picture, is_upright=True)
 
 
-def tiff_bands(image: Any, info: containers.TiffInfo, sample: str) -> tuple[Any, bool]:
+def _read_bare_tiff(data: bytes, info: containers.TiffInfo) -> _Picture:
+    def read(offset: int, size: int) -> bytes:
+        return data[offset : offset + size]
+
+    bare = tiff.BareTiff(info, containers.tiff_views(data, info), read)
+    image = bare.open()
+    samples = bare.meant(_samples(image))
+    profile = vips_profile(image)
+    if bare.colors < 4:
+        return _Picture(samples, bare.has_alpha, profile, bare.notes)
+    inks = Image.fromarray(np.ascontiguousarray(samples[..., :4]), "CMYK")
+    converted, notes = _cmyk_to_rgb(inks, profile)
+    color = np.asarray(converted)
+    if bare.has_alpha:
+        color = np.dstack([color, samples[..., 4]])
+    return _Picture(color, bare.has_alpha, profile, notes)
+
+
+def tiff_bands(image: Any, info: containers.TiffInfo) -> tuple[Any, bool]:
     """The color and alpha of a gray or RGB TIFF that libvips opened, and whether there is alpha.
 
     Args:
         image: the picture.
         info: of its file.
-        sample: what libvips calls its type.
 
     Raises:
         ImageError: CORRUPT, the picture is not what the file says.
     """
-    color_bands = 3 if info.photometric == Photometric.RGB else 1
-    has_alpha = info.extra_samples[:1] != () and info.extra_samples[0] in ALPHA_SAMPLES
-    if image.format != sample or image.bands < color_bands + has_alpha:
-        raise ImageError(
-            ErrorCode.CORRUPT, f"TIFF whose pixels are {image.bands} bands of {image.format}"
-        )
-    return image.extract_band(0, n=color_bands + has_alpha), has_alpha
+    layout = tiff.layout(info)
+    has_alpha = layout.alpha is not None
+    tiff.check_samples(image, info, at_least=layout.colors + has_alpha)
+    return image.extract_band(0, n=layout.colors + has_alpha), has_alpha
 
 
 def _open_vips(data: bytes, fail_on: str = "error") -> Any:
@@ -498,7 +516,14 @@ def _open_vips(data: bytes, fail_on: str = "error") -> Any:
 
 
 def _from_vips(image: Any, has_alpha: bool, notes: tuple[str, ...] = ()) -> _Picture:
-    return _Picture(image.numpy(), has_alpha, vips_profile(image), notes)
+    return _Picture(_samples(image), has_alpha, vips_profile(image), notes)
+
+
+def _samples(image: Any) -> Pixels:
+    """All samples, (height, width, bands): `numpy()` leaves out dimensions of 1."""
+    dtype = np.uint8 if image.format == "uchar" else np.uint16
+    samples = np.frombuffer(image.write_to_memory(), dtype)
+    return cast(Pixels, samples.reshape(image.height, image.width, image.bands))
 
 
 def vips_profile(image: Any) -> bytes | None:
@@ -570,9 +595,7 @@ def _assemble(source: Source, picture: _Picture) -> DecodedImage:
     header, samples = source.header, picture.samples
     if samples.ndim == 2:
         samples = samples[..., np.newaxis]
-    # Pillow turns a TIFF upright by itself.
-    turned_already = header.format == "tiff" and header.bits == 8
-    if not turned_already:
+    if not picture.is_upright:
         samples = upright(samples, source.orientation)
     check_size(header, width=samples.shape[1], height=samples.shape[0])
     color_channels = samples.shape[2] - picture.has_alpha
@@ -608,7 +631,7 @@ def kept_metadata(
         notes: on how they were made of those in the file.
     """
     kept = matching_profile(icc_profile, color_channels)
-    found = [*_frame_notes(source.header), *notes]
+    found = [*_frame_notes(source.header), *source.notes, *notes]
     if icc_profile is not None and kept is None and source.header.mode != "CMYK":
         found.append("unusable ICC profile dropped")
     exif, exif_notes = _kept_exif(source.exif)

@@ -7,7 +7,7 @@ What is given equals what `decode` gives, sample for sample. How it is read depe
 | TIFF in tiles: gray or RGB, 8 or 16 bits, upright, without alpha | by region, or by rows |
 | other gray and RGB TIFFs; PNG; JPEG but CMYK | by rows, as they lie in the file |
 | the same, turned by their EXIF orientation | by rows, over a file in the temporary folder |
-| others: TIFF with a palette or CMYK, CMYK JPEG, WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
+| others: CMYK; TIFF with a palette or JPEG; WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
 
 Where a decoder itself needs the whole picture, it takes that memory all the same: an interlaced
 PNG its samples, a progressive JPEG two bytes for each.
@@ -15,6 +15,7 @@ PNG its samples, a progressive JPEG two bytes for each.
 
 import contextlib
 import errno
+import functools
 import io
 import mmap
 import os
@@ -29,9 +30,9 @@ import numpy as np
 import pyvips
 
 from beam_upscale import containers
-from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
+from beam_upscale.containers import TiffInfo
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import reading
+from beam_upscale.image import reading, tiff
 from beam_upscale.image.codecs import quiet_pillow
 from beam_upscale.image.values import DecodedImage, ImageHeader, Pixels
 from beam_upscale.layout import Box
@@ -45,9 +46,6 @@ _INSPECTED_WHOLE = frozenset({"avif", "gif", "heif", "webp"})
 
 # Rows that are decoded together.
 _ROWS = 64
-
-# How libtiff's JPEG decoder turns colors is not how Pillow has it do that.
-_TIFF_JPEG = frozenset({6, 7})
 
 
 @dataclass(frozen=True)
@@ -223,27 +221,36 @@ def _reader(
         with _mapped(file) as data:
             info = containers.tiff_info(data)
             containers.check_tiff(data)
-        if header.bits == 16 or _is_plain(info):
-            return _tiff(file, source, info)
+            reader = tiff.layout(info).reader
+            views = containers.tiff_views(data, info) if reader is tiff.Reader.BARE else ()
+            view = containers.tiff_view_at(data, info.directory)
+        if views and header.mode != "CMYK":
+            return _bare_tiff(source, info, tiff.BareTiff(info, views, _reading(file)))
+        if tiff.is_for_vips(info):
+            return _tiff(functools.partial(_open_tiff, file, view), source, info)
     decoded = reading.decode(_whole(file), max_pixels=max_pixels, animated=animated)
     return PictureReader(_described(decoded), lambda: iter([_joined(decoded)]))
 
 
-def _is_plain(info: TiffInfo) -> bool:
-    """Whether an 8-bit TIFF holds its samples as they are, so that all decoders give the same."""
-    return (
-        info.bits_per_sample == 8
-        and info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
-        and info.photometric in (Photometric.BLACK_IS_ZERO, Photometric.RGB)
-        and info.compression not in _TIFF_JPEG
-        and info.extra_samples in ((), (ExtraSample.UNASSOCIATED_ALPHA,))
-    )
+def _reading(file: BinaryIO) -> Callable[[int, int], bytes]:
+    def read(offset: int, size: int) -> bytes:
+        return os.pread(file.fileno(), size, offset)
+
+    return read
 
 
-def _tiff(file: BinaryIO, source: reading.Source, info: TiffInfo) -> PictureReader:
+def _bare_tiff(source: reading.Source, info: TiffInfo, bare: tiff.BareTiff) -> PictureReader:
+    image = bare.open()
+    picture = _picture(source, image, bare.has_alpha, bare.notes, channels=bare.colors)
+    return PictureReader(picture, lambda: map(bare.meant, _rows(bare.open())), info.orientation)
+
+
+def _tiff(
+    open_: Callable[[str, int], Any], source: reading.Source, info: TiffInfo
+) -> PictureReader:
     def bands(access: str = "sequential") -> tuple[Any, bool]:
-        image = _open_tiff(file, access, source.header.bits)
-        return reading.tiff_bands(image, info, "ushort" if source.header.bits == 16 else "uchar")
+        image = open_(access, source.header.bits)
+        return reading.tiff_bands(image, info)
 
     image, has_alpha = bands()
     if info.is_tiled and info.orientation == 1 and not has_alpha:
@@ -254,15 +261,21 @@ def _tiff(file: BinaryIO, source: reading.Source, info: TiffInfo) -> PictureRead
     return PictureReader(picture, lambda: _rows(bands()[0]), info.orientation)
 
 
-def _open_tiff(file: BinaryIO, access: str, bits: int) -> Any:
+def _open_tiff(file: BinaryIO, view: containers.TiffView | None, access: str, bits: int) -> Any:
     """As `decode`: damage to 16-bit samples is not told, and to 8-bit ones it is.
 
     With libvips, what libtiff finds damaged is a warning; so are fields that it does not know.
     """
+
+    def open_(fail_on: str) -> Any:
+        if view is None:
+            return _open(file, access, fail_on)
+        return tiff.open_view(view, _reading(file), access, fail_on)
+
     if bits == 8:
         with contextlib.suppress(pyvips.Error):
-            return _open(file, access, fail_on="warning")
-    return _open(file, access)
+            return open_("warning")
+    return open_("error")
 
 
 def _picture(
@@ -272,9 +285,10 @@ def _picture(
     notes: tuple[str, ...] = (),
     *,
     by_region: bool = False,
+    channels: int | None = None,
 ) -> Picture:
     reading.check_size(source.header, image.width, image.height)
-    channels = image.bands - has_alpha
+    channels = channels or image.bands - has_alpha
     kept = reading.kept_metadata(source, reading.vips_profile(image), channels, notes)
     dtype = {"uchar": "uint8", "ushort": "uint16"}[image.format]
     return Picture(

@@ -1,0 +1,389 @@
+"""What the samples of a TIFF mean, and which codec gives them as they are.
+
+| in the file | read by |
+| --- | --- |
+| 16 bits, pixel by pixel, with no associated alpha but right behind the color; WebP | libvips |
+| up to 8 bits, pixel by pixel, of a kind that Pillow knows | Pillow |
+| others of gray, RGB, palette and CMYK, where their compression leaves samples apart | `BareTiff` |
+| what none of these gives with certainty | refused |
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import pyvips
+from numpy.typing import NDArray
+
+from beam_upscale import containers
+from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image.values import Pixels
+
+
+class Reader(Enum):
+    """What reads the samples of a TIFF."""
+
+    PILLOW = "Pillow"
+    VIPS = "libvips"
+    BARE = "libvips, which is not told what the samples mean"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the samples of a pixel are.
+
+    Attributes:
+        mode: as in `ImageHeader`, but for 16 bits.
+        colors: samples of the color itself, which come first.
+        alpha: which sample is alpha; None where none is.
+        is_associated: whether the color is multiplied by alpha.
+        dropped: samples that are neither.
+        reader: what reads them.
+    """
+
+    mode: str
+    colors: int
+    alpha: int | None
+    is_associated: bool
+    dropped: int
+    reader: Reader
+
+
+_MODES: dict[int, tuple[str, int]] = {
+    Photometric.WHITE_IS_ZERO: ("L", 1),
+    Photometric.BLACK_IS_ZERO: ("L", 1),
+    Photometric.RGB: ("RGB", 3),
+    Photometric.PALETTE: ("P", 1),
+    Photometric.CMYK: ("CMYK", 4),
+    Photometric.YCBCR: ("YCbCr", 3),
+    Photometric.LAB: ("LAB", 3),
+}
+"""Modes and samples of the color by photometric interpretation."""
+
+_COREL_ALPHA = 999
+"""What Corel Draw writes for unassociated alpha."""
+
+_ALPHA_SAMPLES = frozenset(
+    {ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA, _COREL_ALPHA}
+)
+
+_SAMPLE_KINDS: dict[int, str] = {SampleFormat.SIGNED: "signed ", SampleFormat.FLOAT: "float "}
+
+_KNOWN_TO_PILLOW: dict[int, frozenset[tuple[int, ...]]] = {
+    Photometric.WHITE_IS_ZERO: frozenset({()}),
+    Photometric.BLACK_IS_ZERO: frozenset({(), (2,)}),
+    Photometric.RGB: frozenset(
+        {(), (0,), (0, 0), (0, 0, 0), (1,), (1, 0), (1, 0, 0), (2,), (2, 0), (2, 0, 0), (999,)}
+    ),
+    Photometric.PALETTE: frozenset({(), (0,), (2,)}),
+    Photometric.CMYK: frozenset({(), (0,), (0, 0)}),
+    Photometric.YCBCR: frozenset({()}),
+    Photometric.LAB: frozenset({()}),
+}
+"""Extra samples by photometric interpretation that Pillow reads in 8 bits (`OPEN_INFO`)."""
+
+_OLD_JPEG, _JPEG, _WEBP = 6, 7, 50001
+_LZMA_OR_ZSTD = frozenset({34925, 50000})
+_PACKED = frozenset({containers.TIFF_UNCOMPRESSED, 5, 8, 32773, 32946})
+"""None, LZW, Deflate (two numbers) and PackBits: what both codecs know, and the same for all."""
+_PLANE_COMPRESSIONS = _PACKED | {2, 3, 4, _JPEG}
+"""What may hold one plane besides: CCITT's codes and JPEG."""
+_PILLOW_COMPRESSIONS = _PLANE_COMPRESSIONS | _LZMA_OR_ZSTD | {_OLD_JPEG, 32771, 32809}
+"""What Pillow's libtiff knows."""
+
+
+def layout(info: TiffInfo) -> Layout:
+    """Tells what the samples of a TIFF are.
+
+    Raises:
+        ImageError: UNSUPPORTED_FORMAT; CORRUPT, its fields contradict each other.
+    """
+    mode, colors = _MODES.get(info.photometric, ("", 0))
+    is_integer = info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
+    depths = (1, 2, 4, 8, 16) if mode in ("L", "RGB") else (1, 2, 4, 8)
+    if not mode or not is_integer or info.bits_per_sample not in depths:
+        kind = _SAMPLE_KINDS.get(info.sample_format, "")
+        raise _unsupported(
+            f"TIFF of {info.bits_per_sample}-bit {kind}samples, photometric interpretation "
+            f"{info.photometric}; unsigned samples of 1 to 8 bits, and of 16 bits in gray or RGB, "
+            "are supported"
+        )
+    _check_samples(info, mode, colors)
+    extra = _extra_samples(info, colors)
+    alphas = [number for number, kind in enumerate(extra) if kind in _ALPHA_SAMPLES]
+    alpha = colors + alphas[0] if alphas else None
+    is_associated = bool(alphas) and extra[alphas[0]] == ExtraSample.ASSOCIATED_ALPHA
+    reader = _reader(info, mode, colors, extra)
+    if is_associated and mode in ("P", "CMYK"):
+        raise _unsupported(f"TIFF in {mode} whose color is multiplied by alpha; convert it to RGB")
+    if mode in ("L", "RGB"):
+        mode = "1" if mode == "L" and info.bits_per_sample == 1 else mode
+        mode += "A" if alphas else ""
+    dropped = len(extra) - bool(alphas)
+    return Layout(mode, colors, alpha, is_associated, dropped, reader)
+
+
+def _check_samples(info: TiffInfo, mode: str, colors: int) -> None:
+    if mode == "YCbCr" and info.compression == containers.TIFF_UNCOMPRESSED:
+        raise _unsupported(
+            "uncompressed YCbCr TIFF; compress it (JPEG, LZW, Deflate) or convert it to RGB"
+        )
+    if mode == "CMYK" and info.ink_set != containers.CMYK_INKS:
+        raise _unsupported(f"TIFF of other inks than CMYK (InkSet {info.ink_set})")
+    if not info.has_equal_samples:
+        raise _unsupported("TIFF whose samples differ in bits or format; make them equal")
+    # What JPEG holds says itself how many samples there are.
+    if info.samples_per_pixel < colors and info.compression not in (_OLD_JPEG, _JPEG):
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF of {info.samples_per_pixel} samples a pixel, where {mode} takes {colors}",
+        )
+
+
+def _unsupported(found: str) -> ImageError:
+    return ImageError(ErrorCode.UNSUPPORTED_FORMAT, found)
+
+
+def _extra_samples(info: TiffInfo, colors: int) -> tuple[int, ...]:
+    """What each sample beyond the color is, also where the file does not say it."""
+    count = max(0, info.samples_per_pixel - colors)
+    said = info.extra_samples[:count]
+    if (
+        not said
+        and count == 1
+        and info.photometric == Photometric.RGB
+        and info.bits_per_sample == 8
+    ):
+        # As Pillow, libtiff and ImageMagick take it.
+        return (ExtraSample.UNASSOCIATED_ALPHA,)
+    return said + (ExtraSample.UNSPECIFIED,) * (count - len(said))
+
+
+def _reader(info: TiffInfo, mode: str, colors: int, extra: tuple[int, ...]) -> Reader:
+    if _is_known_to_vips(info, extra):
+        return Reader.VIPS
+    if _is_known_to_pillow(info, colors, extra):
+        return Reader.PILLOW
+    packed = _PLANE_COMPRESSIONS if info.is_planar else _PACKED
+    is_apart = info.is_planar or info.bits_per_sample >= 8 or info.samples_per_pixel == 1
+    if mode in ("YCbCr", "LAB") or info.compression not in packed or not is_apart:
+        raise _unsupported(
+            f"TIFF of {info.bits_per_sample}-bit {mode} with the extra samples {list(extra)}, "
+            f"{'plane by plane' if info.is_planar else 'pixel by pixel'}, in compression "
+            f"{info.compression}{' of a big-endian BigTIFF' if info.is_big_endian_big else ''}; "
+            "convert it to RGB of 8 or 16 bits, compressed by LZW or Deflate"
+        )
+    return Reader.BARE
+
+
+def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
+    if info.is_planar:
+        return False
+    if info.compression == _WEBP:
+        return info.bits_per_sample == 8 and info.photometric == Photometric.RGB and len(extra) <= 1
+    # It takes the last sample for associated alpha, and no other for alpha than the first.
+    is_associated = ExtraSample.ASSOCIATED_ALPHA in extra
+    has_late_alpha = any(kind in _ALPHA_SAMPLES for kind in extra[1:])
+    is_clear = not has_late_alpha and not (is_associated and len(extra) > 1)
+    return info.bits_per_sample == 16 and info.compression in _PACKED and is_clear
+
+
+def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> bool:
+    if info.compression not in _PILLOW_COMPRESSIONS or info.bits_per_sample == 16:
+        return False
+    if info.is_big_endian_big:
+        # It takes its directory for one of a classic TIFF.
+        return False
+    if info.is_planar:
+        # What `BareTiff` cannot unpack. It is right but for alpha behind gray.
+        is_right = info.photometric != Photometric.WHITE_IS_ZERO and (colors > 1 or not extra)
+        if info.compression not in _LZMA_OR_ZSTD or info.bits_per_sample < 8 or not is_right:
+            return False
+    if info.bits_per_sample == 8:
+        return extra in _KNOWN_TO_PILLOW[info.photometric]
+    return not extra and colors == 1
+
+
+def is_for_vips(info: TiffInfo) -> bool:
+    """Whether libvips gives what `decode` does, if it is asked for the color and alpha."""
+    found = layout(info)
+    if found.reader is Reader.PILLOW:
+        # How libtiff's JPEG decoder turns colors is not how Pillow has it do that.
+        is_plain = info.photometric in (Photometric.BLACK_IS_ZERO, Photometric.RGB)
+        is_whole = not (found.is_associated or found.dropped or info.is_planar)
+        return is_plain and is_whole and info.bits_per_sample == 8 and info.compression in _PACKED
+    return found.reader is Reader.VIPS
+
+
+def check_samples(image: Any, info: TiffInfo, at_least: int) -> None:
+    """Refuses an image that libvips finds other samples in than its file says.
+
+    Raises:
+        ImageError: CORRUPT, they are of another depth, or fewer in a pixel than `at_least`.
+    """
+    sample = "ushort" if info.bits_per_sample == 16 else "uchar"
+    if image.format != sample or image.bands < at_least:
+        raise ImageError(
+            ErrorCode.CORRUPT, f"TIFF whose pixels are {image.bands} bands of {image.format}"
+        )
+
+
+def notes(info: TiffInfo, found: Layout) -> tuple[str, ...]:
+    """What is said of a TIFF of which not all is taken."""
+    said = []
+    if info.is_reduced_copy:
+        said.append("marked as a reduced copy")
+    if info.reduced_copies:
+        said.append(f"reduced copies left out: {info.reduced_copies}")
+    if info.masks:
+        said.append(f"masks left out: {info.masks}")
+    if info.inner_pictures:
+        said.append(f"inner pictures left out: {info.inner_pictures}")
+    if found.dropped:
+        said.append(f"extra samples dropped: {found.dropped}")
+    return tuple(said)
+
+
+class BareTiff:
+    """The samples of a TIFF as they are, and what they become; for `Reader.BARE`."""
+
+    def __init__(
+        self,
+        info: TiffInfo,
+        views: tuple[containers.TiffView, ...],
+        read: Callable[[int, int], bytes],
+    ) -> None:
+        """Opens nothing yet.
+
+        Args:
+            info: of the file.
+            views: of it, from `containers.tiff_views`.
+            read: gives so many of its bytes from an offset on.
+        """
+        self._info = info
+        self._layout = layout(info)
+        self._views = views
+        self._read = read
+
+    @property
+    def colors(self) -> int:
+        """Samples of a pixel's color as `meant` gives it: 1, 3, or 4 for CMYK."""
+        return 3 if self._layout.mode == "P" else self._layout.colors
+
+    @property
+    def has_alpha(self) -> bool:
+        """Whether `meant` gives alpha behind the color."""
+        return self._layout.alpha is not None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is said of samples that are not given as they are in the file."""
+        if self._layout.mode == "P":
+            return ("palette expanded",)
+        if self._layout.mode in ("1", "1A"):
+            return ("1-bit as 8-bit grayscale",)
+        return ()
+
+    def open(self, access: str = "sequential") -> Any:
+        """An image of all samples of a pixel, of 8 or 16 bits."""
+        # A view has no field that libtiff might not know: all that it warns of is damage.
+        planes = [open_view(view, self._read, access, "warning") for view in self._views]
+        joined = planes[0].bandjoin(planes[1:]) if len(planes) > 1 else planes[0]
+        check_samples(joined, self._info, at_least=self._info.samples_per_pixel)
+        return joined
+
+    def meant(self, samples: Pixels) -> Pixels:
+        """Turns samples into color, and alpha behind it.
+
+        Args:
+            samples: (height, width, samples of a pixel).
+
+        Returns:
+            (height, width, `colors` and alpha): gray, RGB or CMYK.
+        """
+        full = np.iinfo(samples.dtype).max
+        color = samples[..., : self._layout.colors]
+        if self._info.photometric == Photometric.WHITE_IS_ZERO:
+            color = full - color
+        elif self._layout.mode == "P":
+            color = self._palette()[color[..., 0] // (full // (2**self._info.bits_per_sample - 1))]
+        if self._layout.alpha is None:
+            return color
+        alpha = samples[..., self._layout.alpha, np.newaxis]
+        if self._layout.is_associated:
+            color = _divided(color, alpha)
+        return np.concatenate([color, alpha], axis=2)
+
+    def _palette(self) -> NDArray[np.uint8]:
+        """(entries, 3), as Pillow takes it."""
+        entries = 2**self._info.bits_per_sample
+        values = self._info.color_map
+        if len(values) != 3 * entries:
+            raise ImageError(
+                ErrorCode.CORRUPT,
+                f"TIFF with a palette of {len(values)} values, where {3 * entries} are needed",
+            )
+        return (np.array(values, np.uint16) // 256).astype(np.uint8).reshape(3, entries).T
+
+
+def _divided(color: Pixels, alpha: Pixels) -> Pixels:
+    """Undoes the multiplication of color by alpha, row by row to save memory."""
+    full = np.iinfo(color.dtype).max
+    divided = np.empty_like(color)
+    for row, color_row, alpha_row in zip(divided, color, alpha, strict=True):
+        weight = np.maximum(alpha_row, 1).astype(np.uint32)
+        shown = (color_row.astype(np.uint32) * full + weight // 2) // weight
+        row[...] = np.where(alpha_row > 0, np.minimum(shown, full), 0)
+    return divided
+
+
+def open_view(
+    view: containers.TiffView, read: Callable[[int, int], bytes], access: str, fail_on: str
+) -> Any:
+    """An image that libvips reads from a view of a TIFF.
+
+    Args:
+        view: of the file.
+        read: gives so many of the file's bytes from an offset on.
+        access: as libvips has it.
+        fail_on: as libvips has it.
+    """
+    source = pyvips.SourceCustom()
+    file = _ViewFile(view, read)
+    source.on_read(file.read)
+    source.on_seek(file.seek)
+    return pyvips.Image.new_from_source(source, "", access=access, fail_on=fail_on)
+
+
+class _ViewFile:
+    """The bytes of a view, for libvips."""
+
+    def __init__(self, view: containers.TiffView, read: Callable[[int, int], bytes]) -> None:
+        self._view = view
+        self._read_file = read
+        self._position = 0
+
+    def seek(self, offset: int, whence: int) -> int:
+        end = self._view.tail_start + len(self._view.tail)
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: end}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int) -> bytes:
+        data = self._part(size)
+        self._position += len(data)
+        return data
+
+    def _part(self, size: int) -> bytes:
+        view, position = self._view, self._position
+        if position < len(view.head):
+            return view.head[position : position + size]
+        if position < view.tail_start:
+            data = self._read_file(position, min(size, view.tail_start - position))
+            # Between an odd end of the file and the tail.
+            return data or bytes(1)
+        return view.tail[position - view.tail_start :][:size]

@@ -1,0 +1,332 @@
+"""TIFFs of every kind: the samples that went in come out, or the file is refused."""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiff_files
+from numpy.typing import NDArray
+from tiff_files import ASCII, DEFLATE, LONG, LZMA, LZW, PACKBITS, SHORT, Page, tiff
+
+from beam_upscale import image
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image import DecodedImage
+from beam_upscale.image.regions import open_picture
+
+MAX_PIXELS = 1_000_000
+WIDTH, HEIGHT = 19, 13
+
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, PALETTE: 1, CMYK: 4}
+
+EXTRAS = ((), (0,), (1,), (2,), (0, 2), (1, 0, 0), (0, 0, 0, 0))
+
+STORED: tuple[tuple[dict[str, Any], str, bool], ...] = (
+    ({}, "<", False),
+    ({"tile": (16, 16), "compression": LZW}, ">", False),
+    ({"compression": DEFLATE, "predictor": 2}, "<", True),
+    ({"compression": PACKBITS, "rows": 4}, ">", True),
+    ({"tile": (32, 16)}, "<", False),
+)
+
+
+def decode(data: bytes) -> DecodedImage:
+    return image.decode(data, max_pixels=MAX_PIXELS)
+
+
+def error_of(data: bytes) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    return caught.value
+
+
+def joined(decoded: DecodedImage) -> NDArray[Any]:
+    if decoded.alpha is None:
+        return decoded.color
+    return np.dstack([decoded.color, decoded.alpha])
+
+
+def page_of(bits: int, photometric: int, extra: tuple[int, ...], **options: Any) -> Page:
+    """A page of noise; where its color is multiplied by alpha, that is at least a half."""
+    random = np.random.default_rng(bits + 100 * photometric)
+    colors, full = COLORS[photometric], 2**bits - 1
+    samples = random.integers(0, full + 1, (HEIGHT, WIDTH, colors + len(extra)))
+    if 1 in extra:
+        alpha = samples[..., colors + extra.index(1), np.newaxis]
+        alpha[...] = np.maximum(alpha, full // 2 + 1)
+        shown = samples[..., :colors] * alpha // full
+        samples[..., :colors] = full - shown if photometric == WHITE_IS_ZERO else shown
+    tags = {}
+    if photometric == PALETTE:
+        tags[320] = (SHORT, (random.integers(0, 256, 3 * (full + 1)) * 257).tolist())
+    if bits < 8:
+        options.pop("predictor", None)
+    dtype = np.uint16 if bits == 16 else np.uint8
+    return Page(samples.astype(dtype), bits, photometric, extra, tags=tags, **options)
+
+
+def name_of(page: Page) -> str:
+    names = ("bits", "photometric", "extra", "planes", "compression", "predictor", "tile")
+    return ", ".join(f"{name} {getattr(page, name)}" for name in names)
+
+
+def shown_by(page: Page) -> NDArray[np.int64]:
+    """Color and alpha that a page means, by TIFF 6.0 alone."""
+    full = 65_535 if page.bits == 16 else 255
+    colors, samples = COLORS[page.photometric], page.samples.astype(np.int64)
+    scaled = samples * (full // (2**page.bits - 1))
+    color = scaled[..., :colors]
+    if page.photometric == WHITE_IS_ZERO:
+        color = full - color
+    elif page.photometric == PALETTE:
+        entries = np.array(page.tags[320][1]).reshape(3, -1).T // 257
+        color = entries[samples[..., 0]]
+    elif page.photometric == CMYK:
+        color = np.rint((full - color[..., :3]) * (full - color[..., 3:]) / full).astype(np.int64)
+    kinds = [number for number, kind in enumerate(page.extra) if kind in (1, 2)]
+    if not kinds:
+        return color
+    alpha = scaled[..., colors + kinds[0], np.newaxis]
+    if page.extra[kinds[0]] == 1:
+        color = np.minimum(np.rint(color * full / np.maximum(alpha, 1)), full).astype(np.int64)
+    return np.concatenate([color, alpha], axis=2)
+
+
+def by_rows(data: bytes, path: Path) -> NDArray[Any]:
+    path.write_bytes(data)
+    with open_picture(path, max_pixels=MAX_PIXELS) as reader:
+        return np.concatenate(list(reader.bands(5)))
+
+
+def kinds(photometric: int) -> Iterator[tuple[Page, str, bool]]:
+    """Pages of all kinds of one color, each stored in one of several ways."""
+    ways = itertools.cycle(STORED)
+    depths = (1, 2, 4, 8) if photometric in (PALETTE, CMYK) else (1, 2, 4, 8, 16)
+    for bits, extra, planes in itertools.product(depths, EXTRAS, (False, True)):
+        options, order, big = next(ways)
+        yield page_of(bits, photometric, extra, planes=planes, **options), order, big
+
+
+@pytest.mark.parametrize("photometric", COLORS)
+def test_samples_are_right_or_refused(photometric: int, tmp_path: Path) -> None:
+    read = 0
+    for page, order, big in kinds(photometric):
+        data, kind = tiff(page, order=order, big=big), f"{name_of(page)}, {order}, {big}"
+        try:
+            found = joined(decode(data))
+        except ImageError as error:
+            assert error.code is ErrorCode.UNSUPPORTED_FORMAT, kind
+            with pytest.raises(ImageError) as caught:
+                by_rows(data, tmp_path / "picture")
+            assert caught.value.code is error.code, kind
+            is_common = page.bits >= 8 or (page.samples.shape[2] == 1)
+            assert 1 in page.extra or not (page.planes or is_common), kind
+            continue
+        expected = shown_by(page)
+        assert found.shape == expected.shape, kind
+        assert np.abs(found.astype(np.int64) - expected).max() <= 1, kind
+        np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), found, kind)
+        read += 1
+    assert read >= 20
+
+
+@pytest.mark.parametrize("extra", [(0,), (0, 0), (2, 0), (0, 1)])
+def test_samples_that_are_not_taken_are_noted(extra: tuple[int, ...]) -> None:
+    unused = sum(kind == 0 for kind in extra)
+
+    for bits in (8, 16):
+        assert decode(tiff(page_of(bits, RGB, extra))).notes == (
+            f"extra samples dropped: {unused}",
+        )
+
+
+def test_fourth_sample_that_nothing_is_said_of_is_alpha() -> None:
+    page = page_of(8, RGB, (2,))
+    data = tiff(Page(page.samples, 8, RGB))
+
+    np.testing.assert_array_equal(joined(decode(data)), page.samples)
+
+
+def test_samples_below_alpha_of_zero_do_not_matter() -> None:
+    samples = np.array([[[90, 0], [90, 255], [200, 100]]], np.uint8)
+
+    decoded = decode(tiff(Page(samples, 8, BLACK_IS_ZERO, extra=(1,))))
+
+    assert decoded.color[..., 0].tolist() == [[0, 90, 255]]
+    assert decoded.alpha is not None
+    assert decoded.alpha.tolist() == [[0, 255, 100]]
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_planes_are_turned_and_keep_their_profile(orientation: int, tmp_path: Path) -> None:
+    page = page_of(8, RGB, (2,), planes=True)
+    profile = b"\x00" * 16 + b"RGB " + b"\x00" * 200
+    tags = {274: (SHORT, [orientation]), 34675: (7, profile)}
+    data = tiff(Page(page.samples, 8, RGB, (2,), planes=True, tags=tags))
+
+    decoded = decode(data)
+
+    turns = {3: 2, 6: -1}[orientation]
+    np.testing.assert_array_equal(joined(decoded), np.rot90(page.samples, turns))
+    np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), joined(decoded))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_damaged_plane_is_no_picture(bits: int, tmp_path: Path) -> None:
+    data = bytearray(tiff(page_of(bits, RGB, (0, 2), planes=True, compression=DEFLATE)))
+    data[200:230] = bytes(30)
+
+    assert error_of(bytes(data)).code is ErrorCode.CORRUPT
+    with pytest.raises(ImageError) as caught:
+        by_rows(bytes(data), tmp_path / "picture")
+    assert caught.value.code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize(("bits", "photometric"), [(8, BLACK_IS_ZERO), (8, RGB), (16, RGB)])
+def test_compression_that_one_codec_lacks(
+    bits: int, photometric: int, planes: bool, tmp_path: Path
+) -> None:
+    page = page_of(bits, photometric, (), planes=planes, compression=LZMA)
+    data = tiff(page)
+
+    if bits == 16:
+        assert error_of(data).code is ErrorCode.UNSUPPORTED_FORMAT
+    else:
+        np.testing.assert_array_equal(decode(data).color, page.samples)
+        np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), page.samples)
+
+
+def test_fields_that_contradict_each_other_are_refused() -> None:
+    page = page_of(8, RGB, ())
+    contradictions: dict[ErrorCode, list[dict[int, Any]]] = {
+        ErrorCode.CORRUPT: [
+            {277: (SHORT, [1])},
+            {284: (SHORT, [2])},
+        ],
+        ErrorCode.UNSUPPORTED_FORMAT: [
+            {258: (SHORT, [5, 6, 5])},
+            {258: (SHORT, [8, 8, 16])},
+            {339: (SHORT, [1, 1, 2])},
+            {259: (SHORT, [34712])},
+            {262: (SHORT, [5]), 277: (SHORT, [4]), 258: (SHORT, [8] * 4), 332: (SHORT, [2])},
+        ],
+    }
+
+    for code, all_tags in contradictions.items():
+        for tags in all_tags:
+            data = tiff(Page(page.samples, 8, RGB, tags=tags))
+            assert error_of(data).code is code, tags
+
+
+REDUCED, MASK = {254: (LONG, [1])}, {254: (LONG, [4])}
+
+
+def page(width: int, tags: tiff_files.Tags | None = None, **options: Any) -> Page:
+    """A gray page that its width tells from others."""
+    samples = np.full((HEIGHT, width, 1), 100, np.uint8)
+    return Page(samples, tags=tags or {}, **options)
+
+
+@pytest.mark.parametrize(
+    ("pages", "frames", "notes"),
+    [
+        ((page(5, REDUCED), page(WIDTH)), 1, ("reduced copies left out: 1",)),
+        ((page(WIDTH), page(5, REDUCED)), 1, ("reduced copies left out: 1",)),
+        ((page(5, {255: (SHORT, [2])}), page(WIDTH)), 1, ("reduced copies left out: 1",)),
+        ((page(5, MASK), page(WIDTH), page(9, MASK)), 1, ("masks left out: 2",)),
+        (
+            (page(5, {254: (SHORT, [5])}), page(WIDTH, {254: (LONG, [2])}), page(7)),
+            2,
+            ("first of 2 frames", "reduced copies left out: 1", "masks left out: 1"),
+        ),
+        (
+            (page(WIDTH, inner=(page(9, REDUCED), page(5, REDUCED))),),
+            1,
+            ("inner pictures left out: 2",),
+        ),
+        ((page(WIDTH, REDUCED),), 1, ("marked as a reduced copy",)),
+    ],
+)
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", True)])
+def test_picture_is_no_reduced_copy_nor_a_mask(
+    pages: tuple[Page, ...],
+    frames: int,
+    notes: tuple[str, ...],
+    order: str,
+    big: bool,
+    tmp_path: Path,
+) -> None:
+    data = tiff(*pages, order=order, big=big)
+
+    decoded = decode(data)
+
+    assert (decoded.header.width, decoded.header.frames) == (WIDTH, frames)
+    assert decoded.header == image.read_header(data)
+    assert decoded.color.shape == (HEIGHT, WIDTH, 1)
+    assert decoded.notes == notes
+    np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), decoded.color)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_reduced_copy_first_is_passed_over_by_every_codec(
+    bits: int, tile: tuple[int, int] | None, tmp_path: Path
+) -> None:
+    full = page_of(bits, RGB, (), tile=tile, compression=LZW)
+    small = Page(full.samples[::4, ::4], bits, RGB, tags=REDUCED)
+    data = tiff(small, full)
+
+    np.testing.assert_array_equal(decode(data).color, full.samples)
+    np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), full.samples)
+
+
+SENSOR = Page(np.ones((64, 96, 1), np.uint16), 16, photometric=32_803)
+
+
+def preview(tags: tiff_files.Tags, *inner: Page) -> Page:
+    return page(16, {**REDUCED, **tags}, inner=inner)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (tiff(preview({271: (ASCII, b"NIKON CORPORATION\0")}, SENSOR)), "NIKON CORPORATION"),
+        (tiff(preview({50706: (1, bytes([1, 4, 0, 0]))}, SENSOR)), "DNG"),
+        (tiff(page(96, {50706: (1, bytes([1, 4, 0, 0]))})), "DNG"),
+        (tiff(preview({}), SENSOR), "unnamed"),
+        (tiff(preview({}, page(96, {262: (SHORT, [34_892])})), order=">"), "unnamed"),
+        (tiff(preview({271: (ASCII, b"SONY \0")}, page(96, {259: (SHORT, [32_767])}))), "SONY"),
+        (tiff(page(96, {259: (SHORT, [65_535]), 271: (ASCII, b"PENTAX\0\0")})), "PENTAX"),
+        (tiff(preview({271: (ASCII, b"Make [r]\n\x1b\0")}, page(96))), "Make [r]"),
+        (tiff(page(96, {34310: (LONG, [8])})), "Leaf"),
+        (b"II*\0\x10\0\0\0CR\x02\0\0\0\0\0" + bytes(40), "Canon CR2"),
+        (b"MM\0*\0\0\0\x20MMMMRawT" + bytes(40), "Phase One IIQ"),
+        (b"IIRO\x08\0\0\0" + bytes(40), "Olympus ORF"),
+        (b"IIRS\x08\0\0\0" + bytes(40), "Olympus ORF"),
+        (b"MMOR\0\0\0\x08" + bytes(40), "Olympus ORF"),
+        (b"IIU\0\x18\0\0\0" + bytes(40), "Panasonic RW2"),
+        (b"FUJIFILMCCD-RAW 0201" + bytes(40), "Fujifilm RAF"),
+        (b"\0MRM\0\0\0\x20" + bytes(40), "Minolta MRW"),
+        (b"FOVb\x01\0\x03\0" + bytes(40), "Sigma X3F"),
+        (b"II\x1a\0\0\0HEAPCCDR" + bytes(40), "Canon CRW"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\x01crx isom", "Canon CR3"),
+    ],
+)
+def test_camera_raw_files_are_refused_by_name(data: bytes, name: str, tmp_path: Path) -> None:
+    error = error_of(data)
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert name in error.message
+    with pytest.raises(ImageError, match="raw") as caught:
+        by_rows(data, tmp_path / "picture")
+    assert caught.value.message == error.message
+
+
+def test_camera_makers_name_alone_is_no_raw_file() -> None:
+    data = tiff(page(WIDTH, {271: (ASCII, b"NIKON CORPORATION\0")}, inner=(page(5, REDUCED),)))
+
+    assert decode(data).header.width == WIDTH
