@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from beam_upscale import storage
+from beam_upscale import storage, web_access
 from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
@@ -147,6 +147,16 @@ _INPUT_OPTIONS = (
         "--image-column",
         metavar="COLUMN",
         help="The column of a table that names or holds the images. [default: a usual name]",
+    ),
+    click.option(
+        "--deny-private-networks",
+        is_flag=True,
+        help="Refuse URLs whose host is this machine or on a private network.",
+    ),
+    click.option(
+        "--allow-link-local",
+        is_flag=True,
+        help="Read URLs whose host has a link-local address, where clouds give out keys.",
     ),
 )
 
@@ -447,6 +457,8 @@ def plan_command(
     beam_options: tuple[str, ...],
     input_format: str | None,
     image_column: str | None,
+    deny_private_networks: bool,
+    allow_link_local: bool,
     engine: str,
     then: tuple[str, ...],
     max_credits: Decimal | None,
@@ -463,6 +475,7 @@ def plan_command(
     if to is None and not is_local(beam_options):
         raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
     settings = _settings(engine, then, options)
+    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     storage.configure(beam_options)
     listing = Asking(input_, input_format, image_column).listing()
     if not listing.images:
@@ -484,7 +497,7 @@ def plan_command(
         if as_json:
             click.echo(_plan_as_json(settings.engines, list(planned)))
             return
-        title = f"{' and then '.join(settings.engines)} on {input_}"
+        title = f"{' and then '.join(settings.engines)} on {storage.printable(input_)}"
         _print_totals(title, by_status(planned))
         for image in planned:
             if image.error_code is not None:
@@ -561,6 +574,8 @@ def run_command(
     beam_options: tuple[str, ...],
     input_format: str | None,
     image_column: str | None,
+    deny_private_networks: bool,
+    allow_link_local: bool,
     engine: str,
     then: tuple[str, ...],
     weights: tuple[str, ...],
@@ -583,6 +598,7 @@ def run_command(
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
     _check_beam_options(beam_options)
+    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from types import MappingProxyType
 
-from beam_upscale import http_files
+from beam_upscale import urls
 
 
 class InputFormat(StrEnum):
@@ -41,7 +41,7 @@ _ENDINGS = MappingProxyType(
 
 def ending(uri: str) -> str:
     """What a file's name ends in, with its dot and in lower case."""
-    path = http_files.path_of(uri) if http_files.is_http(uri) else uri
+    path = urls.path_of(uri) if urls.is_web(uri) else uri
     return PurePosixPath(path.rpartition("/")[2]).suffix.lower()
 
 

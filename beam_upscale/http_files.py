@@ -1,5 +1,8 @@
 """Files of web servers: read only, with limits on time and size, and repeated where that may help.
 
+Nothing is sent but the request itself: no cookies, no credentials of `~/.netrc`, none of a URL,
+which may have none. A URL of https leads to https only, and `web_access` says to which addresses.
+
 A server may be slow, overloaded, or lie about what it sends. An answer that can change (no
 connection, 408, 425, 429, 5xx, a body that ends early) is asked for again, after a pause that
 doubles and is spread at random, or that the server names in `Retry-After`. All other answers are
@@ -10,25 +13,32 @@ import contextlib
 import dataclasses
 import email.utils
 import hashlib
+import logging
 import random
 import re
+import socket
 import tempfile
 import threading
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
-from typing import IO, BinaryIO, NoReturn, TypeVar, cast
+from typing import IO, Any, BinaryIO, NoReturn, TypeVar, cast
 
 import requests
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.util.connection import allowed_gai_family
 
+from beam_upscale import urls, web_access
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.urls import WebUrl
 
-_SCHEMES = ("http://", "https://")
 _CHUNK_BYTES = 1 << 16
 
 # A file that is opened waits in memory up to this size, beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
+
+# Of a server's own text in a message.
+_LONGEST_QUOTE = 200
 
 _HEADERS = {
     # The bytes are wanted as they are stored: their hash is the input's.
@@ -58,7 +68,11 @@ _FINAL_ERRORS = (
 )
 _PASSING_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
+# Of what is asked for, as the library's own warnings have it.
+_QUERY = re.compile(r"\?\S*")
+
 T = TypeVar("T")
+_Connection = TypeVar("_Connection", bound=HTTPConnection)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,22 +174,6 @@ class _Answer:
 
 
 _local = threading.local()
-
-
-def is_http(uri: str) -> bool:
-    """Whether a URI is one of a web server."""
-    return uri[:8].lower().startswith(_SCHEMES)
-
-
-def path_of(url: str) -> str:
-    """Host and path of a URL, without what stands after them, percent-decoded."""
-    try:
-        parts = urllib.parse.urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        # Brackets that are no address: its reader says so.
-        return url.partition("://")[2]
-    return f"{host}/{urllib.parse.unquote(parts.path).lstrip('/')}".rstrip("/")
 
 
 def read(url: str, max_bytes: int) -> bytes:
@@ -314,7 +312,23 @@ def _too_large(found: str, max_bytes: int) -> ImageError:
 
 
 def _failed(url: str, found: str) -> ImageError:
-    return ImageError(ErrorCode.READ_ERROR, f"{url} could not be read: {found}")
+    return ImageError(ErrorCode.READ_ERROR, f"{_shown(url)} could not be read: {found}")
+
+
+def _shown(url: str) -> str:
+    shown = urls.without_secrets(urls.trimmed(url))
+    return shown.encode(errors="backslashreplace").decode()
+
+
+def _words(error: Exception) -> str:
+    """What a library's error says, but for the URL, which may have secrets in it."""
+    found: object = error
+    while isinstance(found, requests.RequestException | urllib3.exceptions.MaxRetryError):
+        inner = getattr(found, "reason", None) or next(iter(found.args), None)
+        if not isinstance(inner, Exception):
+            break
+        found = inner
+    return str(found)
 
 
 def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> T:
@@ -325,16 +339,17 @@ def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> 
             with _get(url, headers) as answer:
                 _check_status(answer)
                 return consume(answer)
+        # Not `from error`: a library's error may show the URL with its secrets.
         except _FINAL_ERRORS as error:
-            raise _failed(url, str(error)) from error
+            raise _failed(url, _words(error)) from None
         except _PassingError as error:
             pause = _pause(attempt, error.pause)
             if attempt == PATIENCE.attempts or pause is None:
-                raise _given_up(url, error, attempt) from error
+                raise _given_up(url, error, attempt) from None
         except _PASSING_ERRORS as error:
             pause = _pause(attempt, None)
             if attempt == PATIENCE.attempts or pause is None:
-                raise _given_up(url, error, attempt) from error
+                raise _given_up(url, error, attempt) from None
         if time.monotonic() + pause > give_up_at:
             raise _failed(url, f"no answer within {PATIENCE.total_seconds:g} s")
         time.sleep(pause)
@@ -343,7 +358,7 @@ def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> 
 
 def _given_up(url: str, error: Exception, attempts: int) -> ImageError:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    return _failed(url, f"{error} ({tries})")
+    return _failed(url, f"{_words(error)} ({tries})")
 
 
 def _pause(attempt: int, asked: float | None) -> float | None:
@@ -360,32 +375,181 @@ def _pause(attempt: int, asked: float | None) -> float | None:
 def _get(url: str, headers: dict[str, str]) -> Iterator[_Answer]:
     """Asks for a file and follows redirects, whose own bodies are not read."""
     started = time.monotonic()
-    at = url
+    at = _parsed(url)
     for _ in range(PATIENCE.redirects + 1):
-        response = _session().get(
-            at,
-            headers={**_HEADERS, **headers},
-            stream=True,
-            allow_redirects=False,
-            timeout=(PATIENCE.connect_seconds, PATIENCE.silence_seconds),
-        )
-        with contextlib.closing(response):
-            target = response.headers.get("Location")
-            if response.status_code not in _REDIRECTS or target is None:
+        with contextlib.closing(_asked(at, headers)) as response:
+            target = _target(response)
+            if target is None:
                 yield _Answer(url, response, started)
                 return
-        at = urllib.parse.urljoin(at, target)
-        if not is_http(at):
-            raise _failed(url, f"it leads to {at!r}, which is no address of a web server")
-    raise _failed(url, f"it is redirected more than {PATIENCE.redirects} times, last to {at}")
+        at = _next(url, at, target)
+    raise _failed(
+        url, f"it is redirected more than {PATIENCE.redirects} times, last to {_shown(str(at))}"
+    )
+
+
+def _parsed(url: str) -> WebUrl:
+    try:
+        return urls.parse(url)
+    except ValueError as error:
+        raise _failed(url, _no_url(error)) from None
+
+
+def _no_url(error: ValueError) -> str:
+    # Those of the library that reads names of hosts quote them.
+    return "its host is no name" if isinstance(error, UnicodeError) else str(error)
+
+
+def _asked(at: WebUrl, headers: dict[str, str]) -> requests.Response:
+    """The answer to one request; a redirect is not followed."""
+    refusal = web_access.access().refusal_of_host(at.host)
+    if refusal is not None:
+        raise ImageError(ErrorCode.PERMISSION_DENIED, f"{_shown(str(at))} is not read: {refusal}")
+    session = _session()
+    request = requests.Request("GET", str(at), headers={**_HEADERS, **headers}, auth=_no_auth)
+    prepared = session.prepare_request(request)
+    # As it was parsed: the library would decode what stands percent-encoded.
+    prepared.url = str(at)
+    options = session.merge_environment_settings(prepared.url, {}, True, None, None)
+    # Not by the session, which keeps cookies, and reads the body and the place of a redirect.
+    return session.get_adapter(prepared.url).send(
+        prepared, timeout=(PATIENCE.connect_seconds, PATIENCE.silence_seconds), **options
+    )
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """No credentials; without it the library looks for some in `~/.netrc`."""
+    return request
+
+
+def _target(response: requests.Response) -> str | None:
+    """Where an answer leads; None where it does not.
+
+    A server that names several places may mean any, as may one that names none.
+    """
+    if response.status_code not in _REDIRECTS:
+        return None
+    found = {each.strip() for each in response.raw.headers.getlist("Location")}
+    if len(found) != 1 or not (location := found.pop()):
+        return None
+    # Bytes that are not ASCII come as Latin-1, and are mostly UTF-8; others are kept as they are.
+    return str(location).encode("latin-1").decode("utf-8", "surrogateescape")
+
+
+def _next(url: str, at: WebUrl, target: str) -> WebUrl:
+    """Where a redirect leads.
+
+    Raises:
+        ImageError: READ_ERROR, a URL may not lead there.
+    """
+    try:
+        found = urls.parse(target, at)
+    except urls.UserinfoError as error:
+        raise _failed(url, f"it leads to a URL that is not read: {error}") from None
+    except ValueError as error:
+        shown = _shown(target)[:_LONGEST_QUOTE]
+        reason = f"which is no address of a web server: {_no_url(error)}"
+        raise _failed(url, f"it leads to {shown!r}, {reason}") from None
+    if at.scheme == "https" and found.scheme != "https":
+        raise _failed(
+            url,
+            f"it leads from https to {_shown(str(found))}, which anybody on the way could replace; "
+            "name the file's own https URL",
+        )
+    return found
+
+
+def _guarded(kind: type[_Connection]) -> type[_Connection]:
+    """A connection's class that looks at each address before it connects."""
+
+    class Guarded(kind):  # type: ignore[misc,valid-type]
+        def _new_conn(self) -> socket.socket:
+            name: str = self._dns_host  # type: ignore[has-type]
+            addresses = _allowed_addresses(self, name, self.port)
+            try:
+                for address in addresses[:-1]:
+                    self._dns_host = address
+                    with contextlib.suppress(urllib3.exceptions.HTTPError):
+                        return cast(socket.socket, super()._new_conn())
+                self._dns_host = addresses[-1]
+                return cast(socket.socket, super()._new_conn())
+            finally:
+                self._dns_host = name
+
+    return Guarded
+
+
+def _allowed_addresses(connection: HTTPConnection, name: str, port: int | None) -> list[str]:
+    """The addresses of a host that may be connected to.
+
+    Raises:
+        ImageError: PERMISSION_DENIED, none may be.
+        urllib3.exceptions.NameResolutionError: it has none.
+    """
+    try:
+        name.encode("idna")
+        found = socket.getaddrinfo(name.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
+    except UnicodeError:
+        raise urllib3.exceptions.LocationParseError("its host is no name") from None
+    except socket.gaierror as error:
+        raise urllib3.exceptions.NameResolutionError(name, connection, error) from error
+    allowed, refusal = [], ""
+    access = web_access.access()
+    for *_, address in found:
+        refused = access.refusal(str(address[0]))
+        if refused is None:
+            allowed.append(str(address[0]))
+        else:
+            refusal = refused
+    if not allowed:
+        raise ImageError(ErrorCode.PERMISSION_DENIED, f"{name} is not read from: {refusal}")
+    return allowed
+
+
+class _HttpPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _guarded(HTTPConnection)
+
+
+class _HttpsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _guarded(HTTPSConnection)
+
+
+class _GuardedAdapter(requests.adapters.HTTPAdapter):
+    """Connects to hosts as `web_access` allows; to a proxy, which the user names, in any case."""
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+def _without_query(record: logging.LogRecord) -> bool:
+    """A filter of logs: tokens and signatures are in queries."""
+    if isinstance(record.args, tuple):
+        texts = (_QUERY.sub("?…", a) if isinstance(a, str) else a for a in record.args)
+        record.args = tuple(texts)
+    return True
+
+
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_without_query)
 
 
 def _session() -> requests.Session:
-    """Connections are kept, by thread: a session is not made for several."""
-    session = getattr(_local, "session", None)
-    if session is None:
-        session = _local.session = requests.Session()
-    return cast(requests.Session, session)
+    """Connections are kept, by thread: a session is not made for several.
+
+    They end when what may be connected to changes.
+    """
+    access = web_access.access()
+    if getattr(_local, "access", None) != access:
+        _local.access, _local.session = access, _new_session()
+    return cast(requests.Session, _local.session)
+
+
+def _new_session() -> requests.Session:
+    session = requests.Session()
+    for scheme in urls.WEB_SCHEMES:
+        session.mount(f"{scheme}://", _GuardedAdapter())
+    return session
 
 
 def _check_status(answer: _Answer) -> None:
@@ -404,7 +568,7 @@ def _refuse(answer: _Answer, status: int) -> NoReturn:
     if status in _MAY_CHANGE or status >= 500:
         raise _PassingError(found, _retry_after(answer.response.headers.get("Retry-After")))
     if status in _CODES:
-        raise ImageError(_CODES[status], f"{answer.url}: {found}")
+        raise ImageError(_CODES[status], f"{_shown(answer.url)}: {found}")
     raise _failed(answer.url, found)
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from beam_upscale import http_files, locations, storage
+from beam_upscale import locations, storage, urls
 from beam_upscale.booking import Prepaid, RunBooks
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, safe_name, stem
@@ -271,19 +271,22 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
             the last part of `uri`.
         **fields: further attributes of `SourceImage`.
     """
-    found = name or uri.rpartition("/")[2]
+    found = name or (urls.path_of(uri) if urls.is_web(uri) else uri).rpartition("/")[2]
     relative = safe_name(found)
-    fields.setdefault("columns", {"file_name": relative})
+    columns = fields.get("columns", {"file_name": relative})
+    fields["columns"] = urls.values_without_secrets(columns)
     fields.setdefault("input_id", _input_id(uri))
     # Without its extension first: a name that is too long loses its end.
     output_name = safe_name(stem(found))
     return SourceImage(uri=uri, name=relative, output_name=output_name, **fields)
 
 
-def _input_id(uri: str) -> str:
-    printable = storage.printable(uri)
+def _input_id(uri: str, inside: str = "") -> str:
+    """The id of a file, or of what is inside one."""
+    shown = urls.without_secrets(uri) + (inside and f"#{inside}")
+    printable = storage.encoded(shown)
     # Two names must not become one: a UTF-8 path never begins like this.
-    return printable if printable == uri else f"percent-encoded:{printable}"
+    return printable if printable == shown else f"percent-encoded:{printable}"
 
 
 def is_image_name(name: str) -> bool:
@@ -397,8 +400,10 @@ def list_images(
 
     Raises:
         SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
-            INVALID_OPTION, as `read_table`; INPUT_IN_OUTPUT.
+            INVALID_OPTION, as `read_table`; INVALID_OPTION, nothing reads such a URI;
+            INPUT_IN_OUTPUT.
     """
+    _refuse_unread(pattern)
     start = storage.start_of_listing(pattern)
     scope = InputScope(start, None if exclude is None else Output(exclude))
     scope.refuse_in_output("the input is", start)
@@ -406,6 +411,18 @@ def list_images(
     return dataclasses.replace(
         listing, datasets=scope.datasets, link_into_output=scope.link_into_output
     )
+
+
+def _refuse_unread(pattern: str) -> None:
+    """Raises where nothing here reads what a pattern names."""
+    scheme, refusal = storage.unread_scheme(pattern), ""
+    if scheme is not None:
+        refusal = storage.scheme_refusal(scheme)
+    elif urls.is_web(pattern) and urls.has_userinfo(pattern):
+        refusal = urls.USERINFO_REFUSAL
+    if refusal:
+        found = f"the input {storage.printable(pattern)} is not read: {refusal}"
+        raise SettingsError(ErrorCode.INVALID_OPTION, found)
 
 
 def _list_within(
@@ -423,8 +440,9 @@ def _list_within(
     if image_column is not None and not form.is_table:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {image_column!r}, and {pattern} is read as {form}, which has no such "
-            "column; leave it out, or say with --input-format which kind of table it is",
+            f"image_column is {image_column!r}, and {storage.printable(pattern)} is read as "
+            f"{form}, which has no such column; leave it out, or say with --input-format which "
+            "kind of table it is",
         )
     if form is InputFormat.FOLDER:
         return _list_folder(pattern, entries, scope)
@@ -489,7 +507,7 @@ class _Entries:
 def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
     """Whether a pattern names a folder, and all these files are below it."""
     target = storage.absolute(pattern)
-    return not http_files.is_http(pattern) and all(
+    return not urls.is_web(pattern) and all(
         entry.uri.startswith(storage.join(target, "")) or (entry.is_folder and entry.uri == target)
         for entry in entries
     )
@@ -502,8 +520,8 @@ def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
     if row.uri == table.uri:
         # Rows of several tables may call their images alike.
         named = storage.join(stem(table.name), named)
-    elif http_files.is_http(named):
-        named = http_files.path_of(named)
+    elif urls.is_web(named):
+        named = urls.path_of(named)
     elif "://" in named:
         named = named.partition("://")[2]
     elif not named.startswith("/"):
@@ -511,7 +529,7 @@ def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
     return source_image(
         row.uri,
         named,
-        input_id=_input_id(f"{table.uri}#{number}"),
+        input_id=_input_id(table.uri, number),
         part=row.part,
         columns=row.columns,
     )
@@ -535,7 +553,7 @@ def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
 
 def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
     """The input that members of a tar are; `taken` holds the ids of those before it."""
-    unmarked = input_id = _input_id(f"{tar.uri}#{member.name}")
+    unmarked = input_id = _input_id(tar.uri, member.name)
     times = 1
     while input_id in taken:
         # A tar may have several members of one name; one that grows has them at its end.
@@ -600,7 +618,8 @@ def _with_side_files(
     assert image.uri is not None
     columns, caption = rows.get(image.uri), _caption_uri(image.uri)
     if columns:
-        image = dataclasses.replace(image, columns={**image.columns, **columns})
+        shown = urls.values_without_secrets(columns)
+        image = dataclasses.replace(image, columns={**image.columns, **shown})
     return dataclasses.replace(image, caption_uri=caption) if caption in beside else image
 
 
@@ -616,7 +635,7 @@ def _side_files(
     scope: InputScope,
 ) -> SortedMap:
     """URIs of the files that may be metadata or captions of what a pattern names."""
-    if http_files.is_http(pattern):
+    if urls.is_web(pattern):
         return SortedMap()
     target = storage.absolute(pattern)
     if all(entry.uri.startswith(storage.join(target, "")) for entry in entries):
@@ -684,14 +703,14 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         others = len(listing.datasets) - 1
         return SettingsError(
             ErrorCode.NO_INPUT,
-            f"{pattern} holds no images but the results of runs, which are no inputs: those of "
-            f"{storage.printable(root)}{f' and {others:,} more' if others else ''}; to upscale "
-            f"them once more, name them: {storage.printable(results_to_name(root))}",
+            f"{storage.printable(pattern)} holds no images but the results of runs, which are no "
+            f"inputs: those of {storage.printable(root)}{f' and {others:,} more' if others else ''}"
+            f"; to upscale them once more, name them: {storage.printable(results_to_name(root))}",
         )
     return SettingsError(
         ErrorCode.NO_INPUT,
-        f"{pattern} holds no images ({listing.ignored} other files); a folder of tables or tars is "
-        "read with --input-format",
+        f"{storage.printable(pattern)} holds no images ({listing.ignored} other files); a folder "
+        "of tables or tars is read with --input-format",
     )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from beam_upscale import http_files, storage
+from beam_upscale import storage, urls
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.hold import RUN_JSON, STAGING
@@ -60,7 +60,7 @@ class Output:
 
     def holds(self, uri: str) -> bool:
         """Whether a file or folder, which need not exist, is in the output, or is the output."""
-        if http_files.is_http(uri) or storage.is_local(uri) != self.is_local or "\0" in uri:
+        if urls.is_web(uri) or storage.is_local(uri) != self.is_local or "\0" in uri:
             return False
         if self.is_local:
             return self._ways.first(storage.absolute(uri)) is not None

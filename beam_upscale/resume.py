@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_upscale import http_files, storage
+from beam_upscale import storage, urls
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.dataset import IMAGES, DatasetFolder, Record, stem
 from beam_upscale.errors import ErrorCode, ImageError
@@ -260,7 +260,7 @@ def still_holds(
         digest = image.sha256()
     except ImageError as error:
         # A row's number may be that of another URL by now.
-        is_same_url = http_files.is_http(image.uri or "") and earlier.source_uri == image.source_uri
+        is_same_url = urls.is_web(image.uri or "") and earlier.source_uri == image.source_uri
         if earlier.source_sha256 is None or not is_same_url:
             return earlier.error_code == error.code
         digest = earlier.source_sha256

@@ -19,6 +19,7 @@ from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_i
 from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
+from beam_upscale.web_access import add_to
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -207,6 +208,10 @@ class ReadImages(beam.PTransform):
             `list_images` does.
         image_column: the column of tables with images; None takes one with a usual name.
         lease_seconds: as of `WriteDataset`.
+        deny_private_networks: whether URLs are refused whose host is a worker's own machine or on a
+            private network. It holds for the whole pipeline, as its option of that name does.
+        allow_link_local: whether URLs are read whose host has a link-local address, where clouds
+            give out keys. It holds for the whole pipeline, as its option of that name does.
 
     Returns:
         A PCollection of `SourceImage`, spread over the workers.
@@ -219,9 +224,12 @@ class ReadImages(beam.PTransform):
     input_format: InputFormat | str | None = None
     image_column: str | None = None
     lease_seconds: float | None = None
+    deny_private_networks: bool = False
+    allow_link_local: bool = False
 
     def expand(self, root: Any) -> Any:
         """Wires listing and the search for earlier results."""
+        add_to(root.pipeline.options, self.deny_private_networks, self.allow_link_local)
         dataset = None
         if self.output is not None:
             dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)

@@ -23,14 +23,17 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystem import CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import conditional_files, hadoop_files, http_files
+from beam_upscale import conditional_files, hadoop_files, http_files, urls
 from beam_upscale.conditional_files import ConditionalStore, Guard
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
+
+_FILE_SCHEME = "file://"
+_KNOWN_SCHEMES = urls.WEB_SCHEMES | {"file", "gs", "s3", "azfs", "hdfs"}
 
 _CHUNK_BYTES = 1 << 20
 _DELETED_TOGETHER = 1000
@@ -100,7 +103,21 @@ def configure(beam_options: Sequence[str]) -> None:
 
 def is_local(uri: str) -> bool:
     """Whether a URI names a file of this machine: a plain path, or one with `file://`."""
-    return "://" not in uri or uri.startswith("file://")
+    if "://" in uri:
+        return uri[: len(_FILE_SCHEME)].lower() == _FILE_SCHEME
+    return not urls.is_web(uri)
+
+
+def unread_scheme(uri: str) -> str | None:
+    """The scheme of a URI that nothing here reads; None where it is a path, or something does.
+
+    A scheme of Beam's own whose client is not installed counts as read: its reader says what lacks.
+    """
+    scheme = urls.scheme_of(uri)
+    if scheme is None or scheme in _KNOWN_SCHEMES:
+        return None
+    known = {each.scheme() for each in FileSystem.get_all_subclasses()}
+    return None if scheme in known else scheme
 
 
 def _failures(uri: str) -> type[Exception] | tuple[type[Exception], ...]:
@@ -109,14 +126,19 @@ def _failures(uri: str) -> type[Exception] | tuple[type[Exception], ...]:
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, without `file://`; any other URI as it is, no trailing slash."""
+    """A local path made absolute, without `file://`; any other URI trimmed, no trailing slash."""
     if is_local(uri):
-        return os.path.abspath(uri.removeprefix("file://"))  # noqa: PTH100 (keeps odd bytes)
-    return uri if http_files.is_http(uri) else uri.rstrip("/")
+        return os.path.abspath(_without_scheme(uri))  # noqa: PTH100 (keeps odd bytes)
+    uri = urls.trimmed(uri)
+    return uri if urls.is_web(uri) else uri.rstrip("/")
 
 
 def _local_path(uri: str) -> Path:
-    return Path(uri.removeprefix("file://"))
+    return Path(_without_scheme(uri))
+
+
+def _without_scheme(uri: str) -> str:
+    return uri[len(_FILE_SCHEME) :] if "://" in uri else uri
 
 
 def join(base: str, *parts: str) -> str:
@@ -125,6 +147,11 @@ def join(base: str, *parts: str) -> str:
 
 
 def printable(uri: str) -> str:
+    """A URI as it is published: as `encoded`, without secrets such as a password or a signature."""
+    return encoded(urls.without_secrets(uri) if ":" in uri else uri)
+
+
+def encoded(uri: str) -> str:
     """A URI as text that every store takes: percent-encoded where it is not UTF-8.
 
     Names that are UTF-8 are left as they are, percent signs included. A name that is not is encoded
@@ -137,13 +164,21 @@ def printable(uri: str) -> str:
     return uri
 
 
+def scheme_refusal(scheme: str) -> str:
+    """What is wrong with a URI of a scheme that nothing here reads, and what to do."""
+    return (
+        f"{scheme}: is no scheme that is read; fetch the file, and name a path, an http(s) URL or "
+        "a URI on one of Beam's file systems"
+    )
+
+
 def open_read(uri: str) -> BinaryIO:
     """A file opened for reading.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR, with the store's own words.
     """
-    if http_files.is_http(uri):
+    if urls.is_web(uri):
         return http_files.open_read(uri)
     try:
         if is_local(uri):
@@ -214,7 +249,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
     """
-    if http_files.is_http(uri):
+    if urls.is_web(uri):
         return http_files.read_range(uri, offset, size)
     with open_read(uri) as file:
         try:
@@ -240,7 +275,7 @@ def read_at_most(uri: str, max_bytes: int) -> bytes:
     Raises:
         ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
     """
-    if http_files.is_http(uri):
+    if urls.is_web(uri):
         # In one request: a server need not say beforehand how much there is.
         return http_files.read(uri, max_bytes)
     check_size(size(uri), max_bytes)
@@ -263,12 +298,14 @@ def read_error(uri: str, error: Exception) -> ImageError:
         return ImageError(ErrorCode.NOT_FOUND, f"{name} does not exist")
     if isinstance(error, PermissionError):
         return ImageError(ErrorCode.PERMISSION_DENIED, f"{name} may not be read by this user")
+    if (scheme := unread_scheme(uri)) is not None:
+        return ImageError(ErrorCode.READ_ERROR, f"{name} is not read: {scheme_refusal(scheme)}")
     return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {error}")
 
 
 def exists(uri: str) -> bool:
     """Whether a file is there."""
-    if http_files.is_http(uri):
+    if urls.is_web(uri):
         return http_files.exists(uri)
     if hadoop_files.is_hdfs(uri):
         return hadoop_files.exists(uri)
@@ -288,16 +325,24 @@ def size(uri: str) -> int | None:
     try:
         if is_local(uri):
             return _local_path(uri).stat().st_size
-        if http_files.is_http(uri):
+        if urls.is_web(uri):
             return http_files.size(uri)
         if hadoop_files.is_hdfs(uri):
             return hadoop_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
     except _failures(uri) as error:
-        if is_local(uri) or http_files.is_http(uri) or not exists(uri):
+        if is_local(uri) or urls.is_web(uri) or _is_gone(uri):
             return None
         # Taken for gone, a result would be made, and paid for, again.
         raise read_error(uri, error) from error
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether a store says that there is no such file."""
+    try:
+        return not exists(uri)
+    except Exception:
+        return False
 
 
 def version(uri: str) -> tuple[object, ...]:
@@ -306,7 +351,7 @@ def version(uri: str) -> tuple[object, ...]:
         if is_local(uri):
             status = _local_path(uri).stat()
             return status.st_size, status.st_mtime_ns, status.st_ino
-        if http_files.is_http(uri):
+        if urls.is_web(uri):
             return (http_files.size(uri),)
         if hadoop_files.is_hdfs(uri):
             return hadoop_files.version(uri)
@@ -323,7 +368,7 @@ def sha256(uri: str) -> str:
     Raises:
         ImageError: as `read`.
     """
-    if http_files.is_http(uri):
+    if urls.is_web(uri):
         return http_files.sha256(uri)
     digest = hashlib.sha256()
     with open_read(uri) as file:
@@ -548,9 +593,9 @@ def start_of_listing(pattern: str) -> str:
 
     A local file or folder that is called like a glob is none.
     """
-    if http_files.is_http(pattern):
-        return pattern
     target = absolute(pattern)
+    if urls.is_web(pattern):
+        return target
     is_glob = has_wildcard(target) and not (is_local(target) and os.path.lexists(target))
     return (base_of(target) or "/") if is_glob else target
 
@@ -571,8 +616,8 @@ def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
     Raises:
         SettingsError: another store does not list them, with the codes of `open_read`.
     """
-    if http_files.is_http(pattern):
-        yield FileEntry(pattern, http_files.path_of(pattern).rpartition("/")[2])
+    if urls.is_web(pattern):
+        yield FileEntry(absolute(pattern), urls.path_of(pattern).rpartition("/")[2])
     elif is_local(pattern):
         yield from _list_local(absolute(pattern), scope)
     else:

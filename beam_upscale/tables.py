@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_upscale import http_files, storage
+from beam_upscale import storage, urls
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.json_values import is_unicode
@@ -189,7 +189,21 @@ def _named(uri: str, number: int, columns: Mapping[str, Any], column: str, place
     if problem:
         return _faulty(uri, number, columns, f"{place}: {column} {problem}")
     assert isinstance(value, str)
+    value = _without_blanks_around(uri, urls.trimmed(value))
     return TableRow(number, columns, value, resolved(uri, value))
+
+
+def _without_blanks_around(table: str, value: str) -> str:
+    """A name without the blanks around it where no file has them in its name, and one has not."""
+    bare = value.strip()
+    if bare == value or not bare or urls.is_web(value):
+        return value
+    try:
+        found = [storage.exists(resolved(table, name)) for name in (value, bare)]
+    except Exception:
+        # The clients of object stores raise errors of their own. The image's reader says what is.
+        return value
+    return bare if found == [False, True] else value
 
 
 def _problem(value: object) -> str:
@@ -203,6 +217,16 @@ def _problem(value: object) -> str:
         return f"has a NUL in it, which no path has; {must}"
     if len(value) > _LONGEST_URI:
         return f"has {len(value):,} characters, more than {_LONGEST_URI:,}; {must}"
+    return _problem_of_uri(value)
+
+
+def _problem_of_uri(value: str) -> str:
+    """Why an address leads to no image; empty where it may."""
+    scheme = storage.unread_scheme(value)
+    if scheme is not None:
+        return f"is an address that is not read: {storage.scheme_refusal(scheme)}"
+    if urls.is_web(value) and urls.has_userinfo(value):
+        return f"is a URL that is not read: {urls.USERINFO_REFUSAL}"
     return ""
 
 
@@ -222,10 +246,10 @@ def resolved(table: str, value: str) -> str:
     Absolute paths and URIs are as they are; all else is relative to the table's folder, with the
     other slashes where it was written on Windows. A table may name any file there is to read.
     """
-    if "://" in value or value.startswith("/"):
+    if urls.scheme_of(value) is not None or value.startswith("/"):
         return storage.absolute(value)
     relative = value.replace("\\", "/")
-    if http_files.is_http(table):
+    if urls.is_web(table):
         # Not `urljoin` alone: a file may be called `a?b`.
         return urllib.parse.urljoin(table, urllib.parse.quote(relative, safe="/%"))
     folder = table.rpartition("/")[0]

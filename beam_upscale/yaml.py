@@ -38,6 +38,9 @@ class ReadImages(beam.PTransform):
         shard_rows: Rows in a shard of that dataset.
         input_format: folder, jsonl, csv, parquet or webdataset; by default as the names say.
         image_column: The column of tables with images; by default one with a usual name.
+        deny_private_networks: Whether URLs are refused whose host is a worker's own machine or on a
+            private network.
+        allow_link_local: Whether URLs are read whose host has a link-local address.
         columns: Those of the dataset's own columns that are fields of the rows, each with its type:
             string, integer, number or boolean. A value that is not of its type is null.
 
@@ -58,11 +61,16 @@ class ReadImages(beam.PTransform):
         shard_rows: int = sources.DEFAULT_SHARD_ROWS,
         input_format: str | None = None,
         image_column: str | None = None,
+        deny_private_networks: bool = False,
+        allow_link_local: bool = False,
         columns: Mapping[str, str] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
-        known = "pattern output retry shard_rows input_format image_column columns"
+        known = (
+            "pattern output retry shard_rows input_format image_column deny_private_networks "
+            "allow_link_local columns"
+        )
         _refuse_unknown(unknown, known)
         statuses = [retry] if isinstance(retry, str) else retry
         self._read = sources.ReadImages(
@@ -72,6 +80,8 @@ class ReadImages(beam.PTransform):
             shard_rows=shard_rows,
             input_format=input_format and _member(InputFormat, "input_format", input_format),
             image_column=image_column,
+            deny_private_networks=deny_private_networks,
+            allow_link_local=allow_link_local,
         )
         self._columns = dict(columns or {})
         self._type = rows.input_type(self._columns)

@@ -1,15 +1,21 @@
 """Files of a web server that fails, stalls, leads elsewhere and lies."""
 
+import contextlib
 import dataclasses
 import email.utils
 import hashlib
 import itertools
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
+import trustme
 from web_server import (
     Handler,
     Reply,
@@ -24,8 +30,9 @@ from web_server import (
     without_length,
 )
 
-from beam_upscale import http_files, storage
+from beam_upscale import http_files, storage, urls, web_access
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.web_access import WebAccess
 
 DATA = bytes(range(256)) * 400
 
@@ -233,14 +240,225 @@ def test_redirects_are_followed_to_a_point(web: WebServer) -> None:
         "/out": status(302, {"Location": "file:///etc/hostname"}),
         "/nowhere": status(302, {"Location": "http://[/"}),
         "/unsaid": status(302),
+        "/empty": status(302, {"Location": ""}),
+        "/secret": status(302, {"Location": f"http://user:SECRET@{web.url[7:]}/c"}),
     }
 
     assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
     assert storage.read_range(f"{web.url}/a", 5, 5) == DATA[5:10]
-    for path in ("/round", "/out", "/nowhere", "/unsaid"):
+    for path in ("/round", "/out", "/nowhere", "/unsaid", "/empty", "/secret"):
         url = f"{web.url}{path}"
         assert code_of(lambda url=url: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
     assert web.asked["/round"] == 6
+
+
+def moved(*locations: bytes) -> Reply:
+    """A redirect with these bytes as its places."""
+
+    def reply(handler: Handler) -> None:
+        lines = b"".join(b"Location: " + each + b"\r\n" for each in locations)
+        handler.wfile.write(b"HTTP/1.1 302 Found\r\n" + lines + b"Content-Length: 0\r\n\r\n")
+
+    return reply
+
+
+def test_places_are_read_as_browsers_read_them(web: WebServer) -> None:
+    web.replies |= {
+        "/caf%C3%A9/%E7%8C%AB.png": file(DATA),
+        "/%E9.png": file(DATA),
+        "/utf-8": moved("/café/猫.png".encode()),
+        "/latin-1": moved(b"/\xe9.png"),
+        "/dots": moved(b" ..\\x/../caf%C3%A9/%E7%8C%AB.png#part "),
+        "/twice": moved(b"/%E9.png", b"/%E9.png"),
+        "/either": moved(b"/%E9.png", b"/other"),
+    }
+
+    for path in ("/utf-8", "/latin-1", "/dots", "/twice", "/café/猫.png"):
+        assert storage.read_at_most(f" {web.url}{path}\n", len(DATA)) == DATA, path
+    assert code_of(lambda: storage.read_at_most(f"{web.url}/either", 9)) is ErrorCode.READ_ERROR
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
+    """A web server that speaks TLS, whose certificate this process trusts."""
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    with serving(context) as server:
+        yield server
+
+
+def test_https_leads_to_https_only(web: WebServer, secure: WebServer) -> None:
+    web.replies |= {"/a": file(DATA), "/up": status(302, {"Location": f"{secure.url}/a"})}
+    secure.replies |= {
+        "/a": file(DATA),
+        "/here": status(302, {"Location": "//" + secure.url.partition("//")[2] + "/a"}),
+        "/down": status(302, {"Location": f"{web.url}/a?token=SECRET"}),
+    }
+
+    assert storage.read_at_most(f"{web.url}/up", len(DATA)) == DATA
+    assert storage.read_at_most(f"{secure.url}/here", len(DATA)) == DATA
+    with pytest.raises(ImageError, match=r"^[^S]* leads from https to [^S]*$") as caught:
+        storage.read_at_most(f"{secure.url}/down", len(DATA))
+    assert caught.value.code is ErrorCode.READ_ERROR
+    assert web.asked["/a"] == 0
+
+
+def test_no_credentials_are_sent(
+    web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login user password SECRET\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    sent: list[object] = []
+
+    def noted(handler: Handler) -> None:
+        sent.append((handler.headers.get("Authorization"), handler.headers.get("Cookie")))
+        send(handler, 200, DATA, {"Set-Cookie": "session=1"})
+
+    web.replies |= {"/a": noted, "/moved": status(302, {"Location": "/a", "Set-Cookie": "s=1"})}
+
+    for path in ("/a", "/a", "/moved"):
+        assert storage.read_at_most(f"{web.url}{path}", len(DATA)) == DATA
+
+    assert sent == [(None, None)] * 3
+    assert requests.utils.get_netrc_auth(web.url) == ("user", "SECRET")
+
+
+def test_what_is_secret_stands_in_no_message(
+    web: WebServer,
+    connections: list[str],
+    patience: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    patience(attempts=1)
+    bad_header = b"HTTP/1.1 200 OK\r\nbad header\r\nContent-Length: 0\r\n\r\n"
+    web.replies |= {
+        "/hangs": hang_up,
+        "/gone": status(404),
+        "/bad": lambda handler: (handler.wfile.write(bad_header), hang_up(handler)),
+        "/round": status(302, {"Location": "/round?token=SECRET"}),
+        "/odd": status(302, {"Location": "ftp://user:SECRET@h/"}),
+    }
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        silent = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
+        starts = [silent, "http://nowhere.example/a", "http://user:SECRET@127.0.0.1/a"]
+        for url in [*starts, *(f"{web.url}{path}" for path in web.replies)]:
+            with contextlib.suppress(ImageError):
+                storage.read_at_most(f"{url}?token=SECRET", 0)
+                assert url.endswith("/bad")
+            with pytest.raises(ImageError) as caught:
+                storage.read_at_most(f"{url}?x=1&sig=SECRET", -1)
+            error: BaseException | None = caught.value
+            while error is not None:
+                assert "SECRET" not in f"{error}", url
+                error = None if error.__suppress_context__ else error.__context__
+    assert "SECRET" not in caplog.text
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that are connected to; those of other machines are not.
+
+    Names lead where `LEADS` says, at each look-up to the next of its places.
+    """
+    tried: list[str] = []
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+    places = {name: iter(addresses) for name, addresses in LEADS.items()}
+
+    def noted(self: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
+        if address[0] != "127.0.0.1":
+            raise ConnectionRefusedError("not tried")
+        connect(self, address)
+
+    def answered(host: str, port: int, *rest: Any, **named: Any) -> Any:
+        found = next(places[host]) if host in places else [host]
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "no such host")
+        return [each for name in found for each in look_up(name, port, *rest, **named)]
+
+    monkeypatch.setattr(socket.socket, "connect", noted)
+    monkeypatch.setattr(socket, "getaddrinfo", answered)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    return tried
+
+
+LEADS = {
+    "nowhere.example": itertools.repeat([]),
+    "inside.example": itertools.repeat(["169.254.169.254"]),
+    "both.example": itertools.repeat(["169.254.169.254", "127.0.0.1"]),
+    "rebinding.example": itertools.chain(
+        [["127.0.0.1"]], itertools.repeat(["::ffff:169.254.169.254"])
+    ),
+}
+
+
+def test_link_local_addresses_are_connected_to_by_no_way(
+    web: WebServer, connections: list[str], patience: Callable[..., None]
+) -> None:
+    patience(attempts=1)
+    port = web.url.rpartition(":")[2]
+    web.replies |= {
+        "/a": lambda handler: (send(handler, 200, DATA), setattr(handler, "close_connection", 1)),
+        "/moved": status(302, {"Location": "http://0xa9fea9fe/"}),
+        "/named": status(307, {"Location": "//inside.example/"}),
+    }
+    for url in (
+        *("http://169.254.169.254/", "http://2852039166/", "http://0251.0376.0251.0376/"),
+        *("http://[fe80::1]/", "http://[::ffff:169.254.169.254]/", "http://[64:ff9b::a9fe:a9fe]/"),
+        *("http://inside.example/", f"{web.url}/moved", f"{web.url}/named"),
+    ):
+        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+    assert set(connections) == {"127.0.0.1"}
+
+    assert storage.read_at_most(f"http://both.example:{port}/a", len(DATA)) == DATA
+    assert storage.read_at_most(f"http://rebinding.example:{port}/a", len(DATA)) == DATA
+    again = f"http://rebinding.example:{port}/a"
+    assert code_of(lambda: storage.read_at_most(again, len(DATA))) is ErrorCode.PERMISSION_DENIED
+    assert set(connections) == {"127.0.0.1"}
+
+
+def test_what_may_be_connected_to_is_asked_anew(
+    web: WebServer, connections: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web.replies["/a"] = file(DATA)
+    assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
+
+    # The connection is open still.
+    monkeypatch.setattr(web_access, "access", lambda: WebAccess(denies_private=True))
+    port = web.url.rpartition(":")[2]
+    for host in ("127.0.0.1", "both.example", "localhost"):
+        url = f"http://{host}:{port}/a"
+        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+
+    monkeypatch.setattr(web_access, "access", lambda: WebAccess(allows_link_local=True))
+    assert code_of(lambda: storage.read_at_most("http://169.254.1.1/", 9)) is ErrorCode.READ_ERROR
+    assert connections.count("169.254.1.1") == http_files.PATIENCE.attempts
+
+
+def test_a_proxy_may_be_anywhere_and_is_asked_for_no_denied_host(
+    web: WebServer, connections: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", web.url.replace("//", "//me:proxy@"))
+    monkeypatch.setattr(web_access, "access", lambda: WebAccess(denies_private=True))
+    asked: list[tuple[str, str | None]] = []
+
+    def proxied(handler: Handler) -> None:
+        asked.append((handler.path, handler.headers.get("Proxy-Authorization")))
+        send(handler, 200, DATA)
+
+    web.replies["http://host.example/a"] = proxied
+
+    assert storage.read_at_most("http://host.example/a", len(DATA)) == DATA
+    for host in ("localhost", "10.0.0.1", "169.254.169.254", "metadata.google.internal"):
+        url = f"http://{host}/a"
+        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+    assert asked == [("http://host.example/a", "Basic bWU6cHJveHk=")]
 
 
 @pytest.mark.parametrize(
@@ -250,7 +468,7 @@ def test_what_is_no_address_is_an_error_at_once(url: str, patience: Callable[...
     patience(attempts=1)
 
     assert code_of(lambda: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
-    assert isinstance(http_files.path_of(url), str)
+    assert isinstance(urls.path_of(url), str)
 
 
 def test_bytes_that_are_packed_unasked_are_refused(web: WebServer) -> None:
@@ -311,5 +529,5 @@ def test_pauses_double_and_are_spread(web: WebServer, patience: Callable[..., No
     ],
 )
 def test_a_url_gives_a_name_without_its_query(url: str, path: str) -> None:
-    assert http_files.is_http(url)
-    assert http_files.path_of(url) == path
+    assert urls.is_web(url)
+    assert urls.path_of(url) == path

@@ -43,6 +43,8 @@ FLOORS = {
             "shared_weights",
             "sorted_map",
             "storage",
+            "urls",
+            "web_access",
         ),
     },
     "serving": {"grpc_api"},

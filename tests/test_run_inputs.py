@@ -12,6 +12,7 @@ import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
@@ -23,6 +24,7 @@ from beam_upscale import http_files, storage
 from beam_upscale.budget import read_header
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import SourceImage, list_images
 from beam_upscale.manifest import Row, Status
 from beam_upscale.sources import ReadImages
@@ -173,7 +175,16 @@ def test_a_run_over_urls(
     }
     names = ["a.png", "b?size=1", "b?size=2", "gone", "secret", "ill", "large"]
     source, output = tmp_path / "rows.jsonl", tmp_path / "out"
-    lines = [json.dumps({"url": f"{web.url}/{name}", "label": name}) for name in names]
+    host = web.url.partition("://")[2]
+    values = {name: f"{web.url}/{name}" for name in names} | {
+        "blanks": f" {web.url}/a.png\n",
+        "signed": f"{web.url}/a.png?v=1&X-Amz-Signature=SECRET",
+        "password": f"http://me:SECRET@{host}/a.png",
+        "ftp": f"ftp://me:SECRET@{host}/a.png",
+        "link-local": "http://0xa9fea9fe/a.png",
+    }
+    # Another column may have it, too.
+    lines = [json.dumps({"url": v, "origin": [v], "label": name}) for name, v in values.items()]
     source.write_text("\n".join(lines))
 
     planned = json.loads(command("plan", source, "--json", "--max-input-bytes", "50000").out)
@@ -189,7 +200,16 @@ def test_a_run_over_urls(
         "secret": "permission_denied",
         "ill": "read_error",
         "large": "file_too_large",
+        "blanks": None,
+        "signed": None,
+        "password": "invalid_row",
+        "ftp": "invalid_row",
+        "link-local": "permission_denied",
     }
+    assert first["blanks"].source_uri == f"{web.url}/a.png"
+    assert first["signed"].source_uri == f"{web.url}/a.png?v=1"
+    told = [*map(str, first.values()), json.dumps(planned), (output / "run.json").read_text()]
+    assert not any("SECRET" in text for text in told)
     assert {image["error_code"] for image in planned["images"]} == set(codes.values())
     assert first["a.png"].source_uri == f"{web.url}/a.png"
     assert list(verify(str(output))) == []
@@ -214,6 +234,31 @@ def test_an_image_may_be_named_by_its_url(
 
     ((_, row),) = DatasetFolder(str(tmp_path / "out")).committed_rows()
     assert (row.input_id, row.output_uri) == (f"{web.url}/in/a.png", "images/a.png")
+
+
+def test_private_networks_may_be_denied(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The command sets it for this process.
+    monkeypatch.setattr(FileSystems, "_pipeline_options", None)
+    url = f"{web.url}/a.png?token=SECRET"
+
+    planned = command("plan", url, "--json", "--deny-private-networks")
+
+    (image,) = json.loads(planned.out)["images"]
+    assert image["error_code"] == "permission_denied"
+    assert "SECRET" not in planned.out + planned.err
+    assert not web.asked
+
+
+def test_an_input_that_nothing_reads_is_refused_at_once(web: WebServer) -> None:
+    for uri, words in {
+        web.url.replace("//", "//me:SECRET@"): "a user name or a password",
+        "ftp://me:SECRET@host.example/t.csv": "ftp: is no scheme that is read",
+    }.items():
+        with pytest.raises(SettingsError, match=words) as caught:
+            list_images(uri)
+        assert caught.value.code is ErrorCode.INVALID_OPTION
+        assert "SECRET" not in caught.value.message
+    assert not web.asked
 
 
 def test_a_header_of_a_url_is_read_from_a_range(

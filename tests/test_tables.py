@@ -18,7 +18,7 @@ from beam_upscale import tables
 from beam_upscale.dataset import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, inferred
-from beam_upscale.listing import Listing, SourceImage, list_images
+from beam_upscale.listing import Listing, SourceImage, list_images, source_image
 from beam_upscale.locations import Cell, Missing
 from beam_upscale.tables import resolved
 
@@ -365,10 +365,57 @@ def test_an_empty_table_has_no_inputs(tmp_path: Path, name: str) -> None:
         ("gs://b/in/t.csv", "../a.png", "gs://b/a.png"),
         ("gs://b/in/t.csv", "hdfs://h/a.png", "hdfs://h/a.png"),
         ("https://h.example/in/t.csv?v=1", "a b?.png", "https://h.example/in/a%20b%3F.png"),
+        ("/in/t.csv", "HTTPS:\\\\h.example\\a.png", "https:\\\\h.example\\a.png"),
+        ("/in/t.csv", " http:/h.example/a.png\n", "http:/h.example/a.png"),
+        ("/in/t.csv", "FILE:///a.png", "/a.png"),
+        ("/in/t.csv", "S3://b/a.png ", "s3://b/a.png "),
     ],
 )
 def test_a_value_is_relative_to_the_tables_folder(table: str, value: str, uri: str) -> None:
     assert resolved(table, value) == uri
+
+
+def test_blanks_around_a_path_are_passed_over_where_no_file_is_called_so(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", " b.png "):
+        (tmp_path / name).write_bytes(name.encode())
+    names = [" a.png\n", " b.png ", "b.png ", f" {tmp_path}/a.png", " gone.png", "  "]
+    table = write(tmp_path / "rows.jsonl", [{"path": name} for name in names])
+
+    images = list_images(str(table)).images
+
+    found = [str(image.uri).removeprefix(f"{tmp_path}/") for image in images]
+    assert found == ["a.png", " b.png ", "b.png", "a.png", " gone.png", "  "]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("ftp://h/a.png", "ftp: is no scheme"),
+        (" IPFS://bafy/a.png", "ipfs: is no scheme"),
+        ("mailto:me@host.example", "mailto: is no scheme"),
+        ("http://user:SECRET@h/a.png", "a user name or a password"),
+        ("https:\\SECRET@h/a.png", "a user name or a password"),
+    ],
+)
+def test_an_address_that_is_not_read_is_refused_by_name(
+    tmp_path: Path, value: str, words: str
+) -> None:
+    table = write(tmp_path / "rows.jsonl", [{"path": value, "again": value}])
+
+    (image,) = list_images(str(table)).images
+
+    assert isinstance(image.part, Missing)
+    assert image.part.code is ErrorCode.INVALID_ROW
+    assert words in image.part.message
+    assert "SECRET" not in image.to_json()
+
+
+def test_an_id_has_no_secrets_in_it() -> None:
+    signed = source_image("https://h/a b.png?v=1&sig=SECRET&sv=2")
+
+    assert (signed.input_id, signed.source_uri) == ("https://h/a b.png?v=1",) * 2
+    assert signed.uri == "https://h/a b.png?v=1&sig=SECRET&sv=2"
+    assert (signed.name, signed.output_name) == ("a b.png", "a b")
 
 
 def test_tables_in_several_folders_keep_them_apart(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -70,14 +71,18 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[WebServer]:
-    """Serves on the loopback interface while the block runs."""
+def serving(context: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+    """Serves on the loopback interface while the block runs, by TLS where a context is given."""
     handler = type("OwnHandler", (Handler,), {"asked": Counter(), "ranges": []})
     server = QuietServer(("127.0.0.1", 0), handler)
+    start = "http://127.0.0.1"
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        start = "https://localhost"
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield WebServer(f"http://127.0.0.1:{server.server_address[1]}", handler)
+        yield WebServer(f"{start}:{server.server_address[1]}", handler)
     finally:
         server.shutdown()
         server.server_close()

@@ -1,5 +1,6 @@
 """From bytes to arrays."""
 
+import codecs
 import contextlib
 import dataclasses
 import functools
@@ -174,7 +175,7 @@ def identify(data: bytes) -> str:
             )
     raise ImageError(
         ErrorCode.NOT_AN_IMAGE,
-        f"the file begins with {data[:12]!r}, which is none of {', '.join(SUPPORTED_FORMATS)}",
+        f"the file seems to be {_kind(data)}, and is none of {', '.join(SUPPORTED_FORMATS)}",
     )
 
 
@@ -183,6 +184,55 @@ def _camera_raw(name: str) -> ImageError:
         ErrorCode.UNSUPPORTED_FORMAT,
         f"camera raw file ({name}); develop it to TIFF, PNG or JPEG",
     )
+
+
+# What often lies where an image is expected. Nothing of a file that is none is quoted: whoever
+# names files in a table is not to learn what is in them.
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive",
+    b"\x1f\x8b": "packed with gzip",
+    b"BZh": "packed with bzip2",
+    b"\xfd7zXZ\x00": "packed with xz",
+    b"(\xb5/\xfd": "packed with Zstandard",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a rar archive",
+    b"PAR1": "a Parquet table",
+    b"\x7fELF": "a program",
+    b"MZ": "a program",
+    b"ID3": "a sound",
+    b"OggS": "a sound or a video",
+    b"\x1aE\xdf\xa3": "a video",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+}
+_BYTES_OF_KIND = 512
+
+
+def _kind(data: bytes) -> str:
+    """What a file seems to be that is no image, by its beginning."""
+    for signature, kind in _OTHER_KINDS.items():
+        if data.startswith(signature):
+            return kind
+    if data[4:8] == b"ftyp":
+        return "a video"
+    start = data[:_BYTES_OF_KIND].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "a page of HTML"
+    if b"<svg" in start:
+        return "SVG, which is no picture of pixels"
+    if start.startswith(b"<?xml"):
+        return "XML"
+    if b"\0" in start:
+        return "no image that is known"
+    return "text" if _is_text(start) else "no image that is known"
+
+
+def _is_text(start: bytes) -> bool:
+    try:
+        # The last character may be cut.
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return all(each.isprintable() or each.isspace() for each in text)
 
 
 def _identify_iso(data: bytes) -> str | None:

@@ -565,6 +565,26 @@ def test_not_an_image(data: bytes) -> None:
     assert error_of(data).code is ErrorCode.NOT_AN_IMAGE
 
 
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"SECRET of some file\n", "text"),
+        (("\ufeff" + "SECRET caf\u00e9" * 60).encode(), "text"),
+        (b'\n<!DOCTYPE html><p class="SECRET">', "a page of HTML"),
+        (b"<?xml version='1.0'?><SECRET/>", "XML"),
+        (b"<svg xmlns='SECRET'/>", "SVG"),
+        (b"PK\x03\x04SECRET", "a zip archive"),
+        (b"SECRET\0\xff", "no image that is known"),
+        (b"\xff\xfeSECRET", "no image that is known"),
+    ],
+)
+def test_nothing_of_a_file_that_is_no_image_is_told(data: bytes, kind: str) -> None:
+    message = error_of(data).message
+
+    assert f"seems to be {kind}" in message
+    assert "SECRET" not in message
+
+
 @pytest.mark.parametrize(("bit_depth", "color_type"), [(8, 1), (3, 0)])
 def test_png_of_no_defined_kind_is_corrupt(bit_depth: int, color_type: int) -> None:
     header = struct.pack(">IIBBBBB", 4, 4, bit_depth, color_type, 0, 0, 0)

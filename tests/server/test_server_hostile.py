@@ -238,7 +238,7 @@ BAD: Mapping[str, Bad] = {
         ("2 images", "one"),
     ),
     "not an image": refused_image(
-        request(b"not an image"), said=("begins with",), error_code="not_an_image"
+        request(b"not an image"), said=("seems to be text",), error_code="not_an_image"
     ),
     "an empty image": refused_image(request(b""), said=("empty",), error_code="empty_file"),
     "a cut image": refused_image(

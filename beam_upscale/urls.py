@@ -1,0 +1,330 @@
+"""URLs: read as browsers read them, and shown without the secrets in them.
+
+How a URL is taken apart is that of the URL standard (https://url.spec.whatwg.org), as far as
+addresses of web servers need it.
+"""
+
+import dataclasses
+import ipaddress
+import re
+import socket
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+WEB_SCHEMES = frozenset({"http", "https"})
+
+USERINFO_REFUSAL = (
+    "it has a user name or a password in it, which would be published with the dataset; fetch the "
+    "file, or name a URL that needs none"
+)
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# What browsers pass over around a URL, and wherever it stands.
+_AROUND = "".join(map(chr, range(0x21)))
+_WITHIN = str.maketrans("", "", "\t\n\r")
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+_WEB = re.compile(r"[\x00-\x20]*https?:[\t\n\r]*[/\\]", re.IGNORECASE)
+
+# Schemes that no `//` follows. All else with a colon may be the name of a file.
+_OPAQUE_SCHEMES = frozenset(
+    {"about", "blob", "cid", "data", "javascript", "magnet", "mailto", "mid", "urn", "view-source"}
+)
+
+_PATH_SAFE = "!$%&'()*+,;=:@~[]/"
+_QUERY_SAFE = "!$%&'()*+,;=:@~[]/?"
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_DOT = re.compile(r"%2e", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
+_FORBIDDEN_IN_HOST = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
+
+# Names of parameters that carry a secret, in lower case, without what is no letter or digit.
+_SECRET = re.compile(
+    r"(signature|secret|token|password|passwd|credentials?|apikey|accesskey|accesskeyid|accessid"
+    r"|keypairid|hmac|jwt|authorization|hdnea|hdnts)$"
+    r"|^(sig|sign|auth|pwd|session|sessionid|sid)$"
+    r"|^x(amz|goog)[a-z0-9]+$"
+)
+
+# What stands beside a signature, and changes with it.
+_WITH_SIGNATURE = frozenset(
+    {
+        *("expires", "policy"),
+        *("se", "si", "sip", "sks", "skoid", "sktid", "ske", "skt", "skv", "sp", "spr", "sr"),
+        *("srt", "ss", "st", "sv", "sdd", "scid"),
+        *("xossdate", "xossexpires", "xosssignatureversion", "xossadditionalheaders"),
+        *("qsignalgorithm", "qsigntime", "qkeytime", "qheaderlist", "qurlparamlist", "qak"),
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WebUrl:
+    """A URL of a web server, as it is asked for: ASCII, without what a fragment says.
+
+    Attributes:
+        scheme: http or https.
+        host: a name, an IPv4 address with four numbers, or an IPv6 address in brackets.
+        port: None for the scheme's own.
+        path: it begins with `/`.
+        query: with its `?`; empty where there is none.
+    """
+
+    scheme: str
+    host: str
+    port: int | None
+    path: str
+    query: str
+
+    def __str__(self) -> str:
+        port = "" if self.port is None else f":{self.port}"
+        return f"{self.scheme}://{self.host}{port}{self.path}{self.query}"
+
+
+class UserinfoError(ValueError):
+    """A URL has a user name or a password in it."""
+
+
+def is_web(uri: str) -> bool:
+    """Whether a URI is one of a web server."""
+    return _WEB.match(uri) is not None
+
+
+def scheme_of(uri: str) -> str | None:
+    """The scheme of a URI, in lower case; None for a path, such as one of a drive of Windows."""
+    match = _SCHEME.match(uri.lstrip(_AROUND))
+    if match is None:
+        return None
+    scheme, rest = match[1].lower(), match.string[match.end() :]
+    is_uri = rest.startswith("//") or scheme in _OPAQUE_SCHEMES or is_web(uri)
+    return scheme if is_uri else None
+
+
+def trimmed(uri: str) -> str:
+    """A URI with its scheme in lower case, and a web server's without what browsers pass over.
+
+    Paths are given back as they are, and so is what follows another scheme: names of files may
+    have blanks in them.
+    """
+    scheme = scheme_of(uri)
+    if scheme is None:
+        return uri
+    text = uri.lstrip(_AROUND)
+    if scheme in WEB_SCHEMES:
+        text = text.rstrip(_AROUND).translate(_WITHIN)
+    return scheme + text[len(scheme) :]
+
+
+def parse(text: str, base: WebUrl | None = None) -> WebUrl:
+    """Takes a URL apart.
+
+    Args:
+        text: the URL.
+        base: what it is relative to; None where it must be absolute.
+
+    Raises:
+        UserinfoError: there is a user name or a password in it.
+        ValueError: it is no URL of a web server; with the reason, which quotes nothing of it.
+    """
+    text = text.strip(_AROUND).translate(_WITHIN).partition("#")[0]
+    match = _SCHEME.match(text)
+    scheme, rest = (match[1].lower(), text[match.end() :]) if match else (None, text)
+    if scheme is not None and scheme not in WEB_SCHEMES:
+        raise ValueError(f"{scheme}: is no scheme of a web server")
+    before, mark, after = rest.partition("?")
+    before, query = before.replace("\\", "/"), _query(mark, after)
+    is_absolute = scheme is not None and (
+        base is None or scheme != base.scheme or before.startswith("/")
+    )
+    if is_absolute or before.startswith("//"):
+        authority, slash, path = before.lstrip("/").partition("/")
+        found = scheme or (base.scheme if base is not None else None)
+        if found is None:
+            raise ValueError("it has no scheme")
+        return WebUrl(found, *_authority(authority, found), _path(slash + path), query)
+    if base is None:
+        raise ValueError("it has no scheme")
+    if not before:
+        return dataclasses.replace(base, query=query if mark else base.query)
+    if not before.startswith("/"):
+        before = f"{base.path.rpartition('/')[0]}/{before}"
+    return dataclasses.replace(base, path=_path(before), query=query)
+
+
+def _authority(text: str, scheme: str) -> tuple[str, int | None]:
+    """Host and port."""
+    if "@" in text:
+        raise UserinfoError(USERINFO_REFUSAL)
+    end = text.find("]") + 1
+    host, colon, port = text[end:].partition(":")
+    host = text[:end] + host
+    if colon and port and not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError("its port is no number of at most 65535")
+    number = int(port) if port else None
+    return _host(host), None if number == _DEFAULT_PORTS[scheme] else number
+
+
+def _host(text: str) -> str:
+    if text.startswith("["):
+        if not text.endswith("]") or "%" in text:
+            raise ValueError("its host begins as an IPv6 address, and is none")
+        try:
+            return f"[{ipaddress.IPv6Address(text[1:-1])}]"
+        except ValueError:
+            raise ValueError("its host begins as an IPv6 address, and is none") from None
+    host = _ascii_host(urllib.parse.unquote(text, errors="strict")).lower()
+    if not host.strip("."):
+        raise ValueError("it has no host")
+    if _FORBIDDEN_IN_HOST.search(host) or ".." in host or host.startswith("."):
+        raise ValueError("its host is no name that a host can have")
+    bare = host.removesuffix(".")
+    if _NUMBER.fullmatch(bare.rpartition(".")[2]):
+        try:
+            # Browsers and the C library know the same spellings: of fewer numbers, octal ones.
+            return socket.inet_ntoa(socket.inet_aton(bare))
+        except OSError:
+            raise ValueError("its host ends in a number, and is no IPv4 address") from None
+    return host
+
+
+def _ascii_host(host: str) -> str:
+    """A host's name as it is looked up, by UTS 46 and Punycode."""
+    if host.isascii():
+        return host
+    # Comes with requests. Few names need its tables.
+    import idna
+
+    mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
+    labels = mapped.split(".")
+    return ".".join(
+        label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels
+    )
+
+
+def _path(text: str) -> str:
+    """A path without `.` and `..`, percent-encoded where it has to be."""
+    segments: list[str] = []
+    parts = text.split("/")[1:] or [""]
+    for number, part in enumerate(parts, start=1):
+        dots = _DOT.sub(".", part)
+        if dots == ".." and segments:
+            segments.pop()
+        if dots not in (".", ".."):
+            segments.append(part)
+        elif number == len(parts):
+            segments.append("")
+    return "/" + _quoted("/".join(segments), _PATH_SAFE)
+
+
+def _query(mark: str, text: str) -> str:
+    return mark + _quoted(text, _QUERY_SAFE)
+
+
+def _quoted(text: str, safe: str) -> str:
+    # Half of a surrogate pair is a byte that is no UTF-8, as `Location` may have them.
+    return urllib.parse.quote(_STRAY_PERCENT.sub("%25", text), safe=safe, errors="surrogateescape")
+
+
+def path_of(url: str) -> str:
+    """Host and path of a web server's URL, without what stands after them, percent-decoded."""
+    text = without_secrets(trimmed(url)).partition("://")[2]
+    path = re.split(r"[?#]", text.replace("\\", "/"), maxsplit=1)[0]
+    authority, _, below = path.partition("/")
+    host = authority if authority.startswith("[") else authority.partition(":")[0]
+    return f"{host.lower()}/{urllib.parse.unquote(below).lstrip('/')}".rstrip("/")
+
+
+def has_userinfo(uri: str) -> bool:
+    """Whether a URI has a user name or a password in it."""
+    return without_secrets(uri, parameters=False) != uri
+
+
+def without_secrets(uri: str, *, parameters: bool = True) -> str:
+    """A URI as it may be published: no user name, no password, no signature, no token.
+
+    Args:
+        uri: the URI; a path, and a URI without secrets, are given back as they are.
+        parameters: whether those that carry secrets are left out as well.
+    """
+    match, scheme = _SCHEME.match(uri.lstrip(_AROUND)), scheme_of(uri)
+    if match is None or scheme is None or scheme == "data":
+        return uri
+    if scheme in _OPAQUE_SCHEMES:
+        head, colon, inner = uri.partition(":")
+        return head + colon + without_secrets(inner, parameters=parameters)
+    start = len(uri) - len(match.string) + match.end()
+    slashes = re.match(r"[/\\\t\n\r]*", uri[start:])
+    assert slashes is not None
+    start += slashes.end()
+    end = min((at for at in map(uri.find, "/\\?#", [start] * 4) if at >= 0), default=len(uri))
+    authority, rest = uri[start:end], uri[end:]
+    shown = _shown_authority(authority, scheme)
+    if shown is not None:
+        # Where the authority is none, an unquoted password may go on behind it.
+        authority, rest = shown, (rest if "@" in authority else rest.rpartition("@")[2])
+    if parameters and scheme in WEB_SCHEMES:
+        before, hash_mark, fragment = rest.partition("#")
+        path, mark, query = before.partition("?")
+        rest = path + _shown_query(mark, query) + _shown_query(hash_mark, fragment)
+    return uri[:start] + authority + rest
+
+
+def _shown_authority(authority: str, scheme: str) -> str | None:
+    """An authority without its secrets; None where it has none."""
+    userinfo, at, host = authority.rpartition("@")
+    if at:
+        # Some stores have a container's name there.
+        return host if ":" in userinfo or scheme in (*WEB_SCHEMES, "ftp", "ftps", "sftp") else None
+    name, _, port = authority.rpartition(":")
+    is_port = not name or name.endswith("]") or port.isdigit() or not port
+    if scheme not in WEB_SCHEMES or (is_port and "]" not in port):
+        return None
+    return authority if authority.startswith("[") else f"{name.partition(':')[0]}:…"
+
+
+def _shown_query(mark: str, text: str) -> str:
+    if not text:
+        return mark
+    parts = text.split("&")
+    names = [_parameter_name(part) for part in parts]
+    is_signed = any(map(_SECRET.search, names))
+    kept = [
+        _shown_parameter(part)
+        for part, name in zip(parts, names, strict=True)
+        if not _SECRET.search(name) and not (is_signed and name in _WITH_SIGNATURE)
+    ]
+    return mark + "&".join(kept) if kept else ""
+
+
+def _parameter_name(part: str) -> str:
+    name = urllib.parse.unquote_plus(part.partition("=")[0]).lower()
+    return "".join(filter(str.isalnum, name))
+
+
+def _shown_parameter(part: str) -> str:
+    """A parameter whose value may be a URL with secrets of its own."""
+    name, equals, value = part.partition("=")
+    inner = urllib.parse.unquote(value)
+    if scheme_of(inner) is None or (shown := without_secrets(inner)) == inner:
+        return part
+    return f"{name}{equals}{urllib.parse.quote(shown, safe='/:')}"
+
+
+def values_without_secrets(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A dataset's own values, where texts that are URLs have their secrets left out."""
+    shown = {name: _value_without_secrets(value) for name, value in values.items()}
+    return values if all(shown[name] is value for name, value in values.items()) else shown
+
+
+def _value_without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        shown = without_secrets(value) if ":" in value[:64] else value
+        return value if shown == value else shown
+    if isinstance(value, dict):
+        return values_without_secrets(value)
+    if isinstance(value, list) and any(isinstance(each, str | dict | list) for each in value):
+        shown_list = [_value_without_secrets(each) for each in value]
+        return value if all(a is b for a, b in zip(shown_list, value, strict=True)) else shown_list
+    return value

@@ -1,0 +1,161 @@
+"""Which addresses of a network may be connected to for a URL.
+
+Whoever writes a table of URLs decides where the workers go. Link-local addresses, where clouds give
+out keys, are refused unless they were allowed; private networks are refused where that was asked
+for. An address is looked at when it is connected to, so that no redirect and no other answer of a
+name server leads there.
+"""
+
+import dataclasses
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+# Where clouds answer beside link-local addresses: those of AWS, GCP and Oracle in IPv6, of Alibaba,
+# Azure and Oracle in IPv4.
+_METADATA = frozenset(
+    map(
+        ipaddress.ip_address,
+        (
+            *("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe"),
+            *("100.100.100.200", "168.63.129.16", "192.0.0.192"),
+        ),
+    )
+)
+_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog"})
+
+# Prefixes of IPv6 that an IPv4 address follows, and where it stands: NAT64 (RFC 6052, RFC 8215) and
+# IPv4-compatible addresses (RFC 4291); the library itself knows others.
+_EMBEDDING = tuple(
+    map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
+)
+
+
+class WebOptions(PipelineOptions):
+    """Beam's options of a pipeline that say what may be connected to; each worker has them."""
+
+    @classmethod
+    def _add_argparse_args(cls, parser: Any) -> None:
+        parser.add_argument(
+            "--deny_private_networks",
+            action="store_true",
+            default=False,
+            help="Refuse URLs whose host is this machine or on a private network.",
+        )
+        parser.add_argument(
+            "--allow_link_local",
+            action="store_true",
+            default=False,
+            help="Read URLs whose host has a link-local address, where clouds give out keys.",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class WebAccess:
+    """What may be connected to.
+
+    Attributes:
+        denies_private: whether this machine and private networks are refused.
+        allows_link_local: whether link-local addresses are connected to.
+    """
+
+    denies_private: bool = False
+    allows_link_local: bool = False
+
+    def refusal(self, address: str) -> str | None:
+        """Why an IP address is refused; None where it may be connected to.
+
+        Args:
+            address: as a resolver gives it, perhaps with a zone.
+        """
+        forms = list(_forms(ipaddress.ip_address(address.partition("%")[0])))
+        if not self.allows_link_local and any(map(_is_link_local, forms)):
+            return (
+                "its host has a link-local address, or that of a cloud's metadata, which a URL may "
+                "lead to only with --allow-link-local"
+            )
+        if self.denies_private and any(map(_is_private, forms)):
+            return "its host is on a private network, which --deny-private-networks forbids"
+        return None
+
+    def refusal_of_host(self, host: str) -> str | None:
+        """Why a host is refused before its name is looked up, such as by a proxy; None else.
+
+        Args:
+            host: of a `WebUrl`.
+        """
+        name = host.strip("[]").removesuffix(".")
+        if name == "localhost" or name.endswith(".localhost"):
+            return self.refusal("127.0.0.1")
+        if name in _METADATA_NAMES:
+            return self.refusal("169.254.169.254")
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return None
+        return self.refusal(name)
+
+
+def _forms(address: _Address) -> Iterator[_Address]:
+    """An address and the IPv4 addresses that it stands for."""
+    yield address
+    if isinstance(address, ipaddress.IPv4Address):
+        return
+    inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if any(address in network for network in _EMBEDDING):
+        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    yield from (each for each in inner if each is not None)
+
+
+def _is_link_local(address: _Address) -> bool:
+    return address.is_link_local or address in _METADATA
+
+
+def _is_private(address: _Address) -> bool:
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None or any(address in network for network in _EMBEDDING):
+            # What it stands for says it, but for the addresses of this machine itself.
+            return address.is_loopback or address.is_unspecified
+        if address.is_site_local:
+            return True
+    is_elsewhere = address.is_global and not address.is_multicast
+    return not is_elsewhere and not _is_link_local(address)
+
+
+# It takes Beam half a millisecond to view options as others; what is set later shows in the view.
+_latest: tuple[PipelineOptions, WebOptions] | None = None
+
+
+def access() -> WebAccess:
+    """What this process may connect to, as the options of its pipeline say."""
+    # Where Beam puts the options of a pipeline, in the submitting process and in every worker.
+    options = FileSystems._pipeline_options
+    if not isinstance(options, PipelineOptions):
+        return WebAccess()
+    global _latest
+    latest = _latest
+    if latest is None or latest[0] is not options:
+        _latest = latest = options, options.view_as(WebOptions)
+    known = latest[1]
+    return WebAccess(bool(known.deny_private_networks), bool(known.allow_link_local))
+
+
+def add_to(options: PipelineOptions, deny_private_networks: bool, allow_link_local: bool) -> None:
+    """Has the workers of a pipeline deny, or allow, more than its options say by now."""
+    known = options.view_as(WebOptions)
+    known.deny_private_networks = known.deny_private_networks or deny_private_networks
+    known.allow_link_local = known.allow_link_local or allow_link_local
+
+
+def beam_arguments(deny_private_networks: bool, allow_link_local: bool) -> tuple[str, ...]:
+    """The options as Beam's command lines have them."""
+    found = {
+        "--deny_private_networks": deny_private_networks,
+        "--allow_link_local": allow_link_local,
+    }
+    return tuple(name for name, is_given in found.items() if is_given)
