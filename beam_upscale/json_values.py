@@ -12,6 +12,9 @@ from typing import Any
 # be set applies (sys.set_int_max_str_digits). This many bits have at most 617 digits.
 _DECIMAL_INT_BITS = 2048
 
+DEEPEST = 100
+"""How deeply a value of a dataset may be nested; what reads and writes JSON goes by recursion."""
+
 # Types that JSON lacks and datasets' own columns have; prices are decimals too.
 _MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = MappingProxyType(
     {
@@ -65,10 +68,55 @@ def from_json(value: Any) -> Any:
     return {name: from_json(each) for name, each in value.items()}
 
 
+def parsed(text: str | bytes) -> Any:
+    """What a JSON text says; a whole number with more digits than Python reads is their text.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested more deeply than can be read.
+    """
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=_whole_number)
+
+
+def _whole_number(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
 def is_unicode(value: object) -> bool:
     """Whether all texts in what JSON gave are ones that every store takes."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):
         return False
+    return True
+
+
+def without_deep(columns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Columns that JSON gave; those that are nested more deeply than `DEEPEST` are JSON texts."""
+    if not any(isinstance(value, dict | list) for value in columns.values()):
+        return columns
+    return {
+        name: json.dumps(value) if _is_deep(value) else value for name, value in columns.items()
+    }
+
+
+def _is_deep(value: object) -> bool:
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        level = [
+            child
+            for each in level
+            if isinstance(each, dict | list)
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
     return True

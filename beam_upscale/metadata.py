@@ -12,11 +12,10 @@ does (`packaged_modules/folder_based_builder`), with these differences:
 - `file_name` alone names a file; `*_file_name` and `file_names` are columns like any other.
 """
 
-import csv
 import io
 import json
 import posixpath
-import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -25,12 +24,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale import storage
+from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.json_values import is_unicode
+from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.separated_values import MalformedError, records
 
 Columns = Mapping[str, Any]
-
-_UUID = "arrow.uuid"
 
 _FILE_NAME = "file_name"
 
@@ -157,7 +156,7 @@ def _json_lines(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
 def _json_object(uri: str, place: str, line: str) -> Columns:
     must = f"each line must be one JSON object, with {_FILE_NAME}"
     try:
-        value = json.loads(line)
+        value = parsed(line)
     except json.JSONDecodeError as error:
         raise _invalid(uri, place, f"{error.msg} at column {error.colno}; {must}") from None
     except (ValueError, RecursionError) as error:
@@ -167,7 +166,7 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
     if not is_unicode(value):
         # Half of a surrogate pair, escaped: no store would take it.
         raise _invalid(uri, place, f"{_shown(line)} is no valid Unicode")
-    return value
+    return without_deep(value)
 
 
 def _shown(line: str) -> str:
@@ -194,18 +193,14 @@ def _csv(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
 
 
 def _csv_records(uri: str, text: str) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    while True:
-        # A record may go on over several lines; it is named by its first.
-        place = f"line {reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise _invalid(uri, place, f"{error}; it must be comma-separated values") from None
-        if cells:
-            yield place, cells
+    try:
+        for record in records(io.StringIO(text, newline="")):
+            if record.problem:
+                raise _invalid(uri, record.place, record.problem)
+            yield record.place, record.cells
+    except MalformedError as error:
+        found = f"{error.found}; it must be comma-separated values"
+        raise _invalid(uri, error.place, found) from None
 
 
 def _csv_header(uri: str, cells: list[str]) -> list[str]:
@@ -226,7 +221,8 @@ def named_columns(cells: list[str]) -> list[str]:
 
 def name_of_two(names: list[str]) -> str | None:
     """The first name that several columns have; None where there is none."""
-    return next((name for name in names if names.count(name) > 1), None)
+    several = Counter(names)
+    return next((name for name in names if several[name] > 1), None)
 
 
 def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
@@ -242,32 +238,6 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
         raise _without_file_name(uri, "schema", table.column_names)
     for number, row in enumerate(rows, start=1):
         yield f"row {number}", row
-
-
-def rows_of_arrow(table: pa.Table) -> list[dict[str, Any]]:
-    """A table's rows, in types that any manifest has: times in microseconds, UUIDs as text."""
-    # Only pandas has a type for nanoseconds.
-    fields = [field.with_type(_microseconds(field.type)) for field in table.schema]
-    rows: list[dict[str, Any]] = table.cast(pa.schema(fields), safe=False).to_pylist()
-    return _with_uuids_as_text(rows) if _UUID in str(table.schema) else rows
-
-
-def _with_uuids_as_text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _with_uuids_as_text(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):  # Of a map Arrow gives pairs.
-        return [_with_uuids_as_text(each) for each in value]
-    return str(value) if isinstance(value, uuid.UUID) else value
-
-
-def _microseconds(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_timestamp(kind) and kind.unit == "ns":
-        return pa.timestamp("us", kind.tz)
-    if pa.types.is_duration(kind) and kind.unit == "ns":
-        return pa.duration("us")
-    if pa.types.is_time64(kind) and kind.unit == "ns":
-        return pa.time64("us")
-    return kind
 
 
 _Parser = Callable[[str, bytes], Iterable[tuple[str, Columns]]]

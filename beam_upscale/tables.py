@@ -6,7 +6,6 @@ that cannot be read at all stops the run before it begins.
 """
 
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -20,11 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale import storage, urls
+from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
-from beam_upscale.json_values import is_unicode
+from beam_upscale.json_values import is_unicode, parsed, without_deep
 from beam_upscale.locations import Cell, Missing, Part
-from beam_upscale.metadata import name_of_two, named_columns, rows_of_arrow
+from beam_upscale.metadata import name_of_two, named_columns
+from beam_upscale.separated_values import MalformedError, Record, records
 
 IMAGE_COLUMNS = (
     "image",
@@ -47,6 +48,7 @@ _LONGEST_URI = 8192
 _LONGEST_LINE = 16 << 20
 
 _ROWS_AT_A_TIME = 1024
+_BYTES_AT_A_TIME = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,7 +286,7 @@ def _pass_over_line(file: BinaryIO) -> None:
 def _json_line(place: str, data: bytes) -> _Line:
     must = "each line must be one JSON object"
     try:
-        value = json.loads(data.decode())
+        value = parsed(data.decode())
     except UnicodeDecodeError as error:
         found = f"byte {data[error.start]:#04x} at {error.start:,}"
         return _Line(place, {}, f"{found} is not UTF-8; save it as UTF-8")
@@ -296,28 +298,31 @@ def _json_line(place: str, data: bytes) -> _Line:
         return _Line(place, {}, f"{_shown(value)} is no JSON object; {must}")
     if not is_unicode(value):
         return _Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
-    return _Line(place, value)
+    return _Line(place, without_deep(value))
 
 
 def _csv_lines(uri: str, file: BinaryIO) -> Iterator[_Line]:
     header: list[str] | None = None
-    for place, cells in _csv_records(uri, file):
+    for record in _csv_records(uri, file):
+        cells = record.cells
         if header is None:
+            if record.problem:
+                raise _invalid(uri, f"{record.place}: {record.problem}")
             header = named_columns(cells)
             _require_unique(uri, header)
             continue
         values = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
         columns = dict(zip(header, values, strict=False))
-        problem = ""
+        problem = record.problem
         if len(cells) > len(header):
             problem = (
                 f"{len(cells)} cells where the first line has {len(header)}; quote those that "
                 "have the separator in them"
             )
-        yield _Line(place, columns, problem)
+        yield _Line(record.place, columns, problem)
 
 
-def _csv_records(uri: str, file: BinaryIO) -> Iterator[tuple[str, list[str]]]:
+def _csv_records(uri: str, file: BinaryIO) -> Iterator[Record]:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         yield from _text_records(uri, text)
@@ -326,22 +331,18 @@ def _csv_records(uri: str, file: BinaryIO) -> Iterator[tuple[str, list[str]]]:
         text.detach()
 
 
-def _text_records(uri: str, text: io.TextIOWrapper) -> Iterator[tuple[str, list[str]]]:
-    reader = csv.reader(text, strict=True, delimiter="\t" if ending(uri) == ".tsv" else ",")
-    while True:
-        # A record may go on over several lines; it is named by its first.
-        place = f"line {reader.line_num + 1}"
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except UnicodeDecodeError as error:
-            found = f"byte {error.object[error.start]:#04x} after {place} is not UTF-8"
-            raise _invalid(uri, f"{found}; save it as UTF-8") from None
-        except csv.Error as error:
-            raise _invalid(uri, f"{place}: {error}; it must be separated values") from None
-        if cells:
-            yield place, cells
+def _text_records(uri: str, text: io.TextIOWrapper) -> Iterator[Record]:
+    place = "line 1"
+    try:
+        for record in records(text, "\t" if ending(uri) == ".tsv" else ","):
+            place = record.place
+            yield record
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#04x} after {place} is not UTF-8"
+        raise _invalid(uri, f"{found}; save it as UTF-8") from None
+    except MalformedError as error:
+        found = f"{error.place}: {error.found}; it must be separated values"
+        raise _invalid(uri, found) from None
 
 
 def _require_unique(uri: str, names: list[str]) -> None:
@@ -394,7 +395,8 @@ def _group_rows(
             yield {}
         return
     with _as_invalid(uri):
-        batches = file.iter_batches(_ROWS_AT_A_TIME, row_groups=[group], columns=columns)
+        together = _rows_together(file.metadata.row_group(group), columns)
+        batches = file.iter_batches(together, row_groups=[group], columns=columns)
     while True:
         with _as_invalid(uri):
             batch = next(batches, None)
@@ -402,6 +404,14 @@ def _group_rows(
                 return
             rows = rows_of_arrow(pa.Table.from_batches([batch]))
         yield from rows
+
+
+def _rows_together(group: pq.RowGroupMetaData, columns: list[str]) -> int:
+    """How many rows are held at a time: fewer where cells are long."""
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    read = [each for each in chunks if each.path_in_schema.startswith(tuple(columns))]
+    size = sum(int(each.total_uncompressed_size) for each in read)
+    return max(1, min(_ROWS_AT_A_TIME, _BYTES_AT_A_TIME * int(group.num_rows) // max(1, size)))
 
 
 def _path(value: object) -> str:

@@ -10,14 +10,13 @@ and ends at the first that is damaged.
 """
 
 import dataclasses
-import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.json_values import is_unicode
+from beam_upscale.json_values import is_unicode, parsed, without_deep
 from beam_upscale.locations import Extent, Missing, Part
 
 IMAGE_SUFFIXES = (
@@ -246,12 +245,12 @@ def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, An
         found = f"has {member.extent.size:,} bytes; it may have {_MOST_COLUMN_BYTES:,}"
         return {}, f"{where} {found}"
     try:
-        value = json.loads(_bytes(uri, file, member.extent.offset, member.extent.size))
+        value = parsed(_bytes(uri, file, member.extent.offset, member.extent.size))
     except (ValueError, RecursionError) as error:
         return {}, f"{where} is no JSON in UTF-8: {error}"
     if not isinstance(value, dict) or not is_unicode(value):
         return {}, f"{where} is no JSON object of valid Unicode, whose members would be columns"
-    return value, ""
+    return without_deep(value), ""
 
 
 def _bytes(uri: str, file: BinaryIO, offset: int, size: int) -> bytes:

@@ -144,6 +144,15 @@ def test_a_byte_order_mark_and_other_line_ends_are_taken(tmp_path: Path, name: s
     assert found == {"ä.png": {"prompt": "né\u2028e"}, "b.png": {"prompt": "x"}}
 
 
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
+def test_long_cells_are_read_whole(tmp_path: Path, name: str) -> None:
+    rows = [{"file_name": "a.png", "text": "z" * 300_000}]
+    data = json_lines(rows) if name == "metadata.jsonl" else comma_separated(rows)
+    (tmp_path / name).write_bytes(data)
+
+    assert read_metadata(str(tmp_path / name)) == {f"{tmp_path}/a.png": {"text": "z" * 300_000}}
+
+
 def test_empty_json_lines_are_passed_over(tmp_path: Path) -> None:
     assert read(tmp_path, "metadata.jsonl", '\n{"file_name": "a"}\n  \n\n') == {"a": {}}
     assert read(tmp_path, "metadata.jsonl", "") == {}

@@ -28,8 +28,17 @@ LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LO
 # From the ground up. A module imports from its own floor and from those below.
 FLOORS = {
     "rules": {
-        *("chain", "columns", "errors", "engines", "globs", "json_values", "layout", "literal"),
-        *("manifest", "parameters", "plan", "ranges"),
+        *(
+            "arrow_values",
+            "chain",
+            "columns",
+            "errors",
+            "engines",
+            "globs",
+            "json_values",
+            "layout",
+        ),
+        *("literal", "manifest", "parameters", "plan", "ranges", "separated_values"),
     },
     "pixels": {"color", "containers", "decoding", "image", "tiling"},
     "models": {"batching", "models", "steps", "weights"},

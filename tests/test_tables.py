@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale import tables
+from beam_upscale import separated_values, tables
 from beam_upscale.dataset import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, inferred
@@ -245,6 +245,83 @@ def test_a_line_that_is_too_long_is_passed_over(
 
     assert [bool(problem) for problem in found] == [False, True, False, True]
     assert "line 2: it has more bytes" in found[1]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
+def test_long_and_odd_cells_are_read_whole(tmp_path: Path, name: str) -> None:
+    rows = [
+        {"url": "a.png", "text": "z" * 300_000},
+        {"url": "b.png", "text": "a\0b"},
+        {"url": "c.png", "text": "9" * 10_000},
+    ]
+    path = write(tmp_path / name, rows)
+
+    found = list_images(str(path)).images
+
+    assert [image.columns for image in found] == rows
+
+
+def test_a_csv_row_that_is_too_long_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(separated_values, "LONGEST_RECORD", 100)
+    path = tmp_path / "rows.csv"
+    long = "a.png," + "x" * 500
+    path.write_text(f'url,text\r\na.png,"1\n2"\r\n{long}\r\nb.png,3\r\n{long}')
+
+    listing = list_images(str(path))
+
+    assert [bool(problem) for problem in problems(listing)] == [False, True, False, True]
+    assert (
+        "line 4: it has more characters than a row may have; at most 100" in (problems(listing)[1])
+    )
+    assert [image.columns["text"] for image in listing.images] == ["1\n2", None, "3", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('url\na.png\n"b.png\nc.png', "line 3: it ends within a quoted cell"),
+        ('url\na.png\n"b.png\n' + "c.png\n" * 50, "line 3: a quoted cell does not end within 100"),
+        ("u" * 200 + "\na.png\n", "line 1: it has more characters"),
+    ],
+)
+def test_a_quote_that_is_never_closed_is_told_and_not_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    monkeypatch.setattr(separated_values, "LONGEST_RECORD", 100)
+    (tmp_path / "rows.csv").write_text(text)
+
+    error = refused(tmp_path / "rows.csv")
+
+    assert error.code is ErrorCode.INVALID_TABLE
+    assert words in error.message
+
+
+def test_what_json_holds_and_python_does_not_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    digits, deep = "1" * 10_000, "[" * 400 + "]" * 400
+    path.write_text(f'{{"url": "a.png", "n": {digits}, "x": {deep}, "y": [[1]], "z": 1e999}}\n')
+
+    (image,) = list_images(str(path)).images
+
+    assert dict(image.columns) == {
+        "url": "a.png",
+        "n": digits,
+        "x": deep,
+        "y": [[1]],
+        "z": float("inf"),
+    }
+
+
+def test_many_columns_take_no_time(tmp_path: Path) -> None:
+    names = ["url", *(f"c{number}" for number in range(30_000))]
+    path = tmp_path / "rows.csv"
+    path.write_text(",".join(names) + "\na.png\n")
+
+    (image,) = list_images(str(path)).images
+
+    assert len(image.columns) == len(names)
 
 
 def test_no_sound_line_is_no_missing_column(tmp_path: Path) -> None:
