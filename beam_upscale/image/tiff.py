@@ -3,8 +3,8 @@
 | in the file | read by |
 | --- | --- |
 | 16 bits, pixel by pixel, with no associated alpha but right behind the color; WebP | libvips |
-| up to 8 bits, pixel by pixel, of a kind that Pillow knows | Pillow |
-| others of gray, RGB, palette and CMYK, where their compression leaves samples apart | `BareTiff` |
+| up to 8 bits, pixel by pixel, of a kind that Pillow knows, but for CCITT's codes | Pillow |
+| others of gray, RGB, palette and CMYK, where compression leaves samples apart | `BareTiff` |
 | what none of these gives with certainty | refused |
 """
 
@@ -90,10 +90,13 @@ _OLD_JPEG, _JPEG, _WEBP = 6, 7, 50001
 _LZMA_OR_ZSTD = frozenset({34925, 50000})
 _PACKED = frozenset({containers.TIFF_UNCOMPRESSED, 5, 8, 32773, 32946})
 """None, LZW, Deflate (two numbers) and PackBits: what both codecs know, and the same for all."""
-_PLANE_COMPRESSIONS = _PACKED | {2, 3, 4, _JPEG}
-"""What may hold one plane besides: CCITT's codes and JPEG."""
-_PILLOW_COMPRESSIONS = _PLANE_COMPRESSIONS | _LZMA_OR_ZSTD | {_OLD_JPEG, 32771, 32809}
-"""What Pillow's libtiff knows."""
+_CCITT = frozenset({2, 3, 4, 32771})
+"""The codes of fax machines, for one sample of 1 bit."""
+_PLANE_COMPRESSIONS = _PACKED | _CCITT | {_JPEG}
+"""What may hold one plane besides."""
+_PILLOW_COMPRESSIONS = _PACKED | _LZMA_OR_ZSTD | {_OLD_JPEG, _JPEG, 32809}
+"""What Pillow's libtiff knows. In CCITT's codes it passes damage over: rows behind it are whatever
+lay in memory."""
 
 
 def layout(info: TiffInfo) -> Layout:
@@ -169,6 +172,8 @@ def _reader(info: TiffInfo, mode: str, colors: int, extra: tuple[int, ...]) -> R
     if _is_known_to_pillow(info, colors, extra):
         return Reader.PILLOW
     packed = _PLANE_COMPRESSIONS if info.is_planar else _PACKED
+    if info.samples_per_pixel == 1:
+        packed |= _CCITT
     is_apart = info.is_planar or info.bits_per_sample >= 8 or info.samples_per_pixel == 1
     if mode in ("YCbCr", "LAB") or info.compression not in packed or not is_apart:
         raise _unsupported(

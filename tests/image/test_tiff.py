@@ -1,5 +1,6 @@
 """TIFFs of every kind: the samples that went in come out, or the file is refused."""
 
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import tiff_files
 from numpy.typing import NDArray
+from PIL import Image
 from tiff_files import ASCII, DEFLATE, LONG, LZMA, LZW, PACKBITS, SHORT, Page, tiff
 
 from beam_upscale import image
@@ -330,3 +332,31 @@ def test_camera_makers_name_alone_is_no_raw_file() -> None:
     data = tiff(page(WIDTH, {271: (ASCII, b"NIKON CORPORATION\0")}, inner=(page(5, REDUCED),)))
 
     assert decode(data).header.width == WIDTH
+
+
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
+def test_fax_codes_give_their_rows_or_are_refused(compression: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    samples = random.integers(0, 2, (40, 61), np.uint8) * 255
+    buffer = io.BytesIO()
+    Image.fromarray(samples).convert("1").save(buffer, "TIFF", compression=compression)
+    whole = buffer.getvalue()
+
+    decoded = decode(whole)
+    refused = 0
+    for at in range(8, len(whole) - 200, 5):
+        damaged = whole[:at] + bytes([whole[at] ^ 0x5A]) + whole[at + 1 :]
+        try:
+            first, second = decode(damaged), decode(damaged)
+        except ImageError as error:
+            assert error.code in (ErrorCode.CORRUPT, ErrorCode.TRUNCATED)
+            refused += 1
+        else:
+            # No row is what happened to lie in memory.
+            assert np.array_equal(first.color, second.color)
+
+    assert np.array_equal(decoded.color[..., 0], samples)
+    assert decoded.header.mode == "1"
+    assert decoded.notes == ("1-bit as 8-bit grayscale",)
+    assert np.array_equal(by_rows(whole, tmp_path / "picture"), decoded.color)
+    assert refused > 10
