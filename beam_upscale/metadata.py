@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from beam_upscale import storage
 from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, parsed, without_deep
 from beam_upscale.separated_values import MalformedError, records
 
@@ -114,7 +115,9 @@ def _relative(uri: str, place: str, row: Columns) -> str:
         raise _without_file_name(uri, place, row)
     name = row[_FILE_NAME]
     if not isinstance(name, str) or not name:
-        raise _invalid(uri, place, f"{_FILE_NAME} is {name!r}; it must be the path of an image")
+        raise _invalid(
+            uri, place, f"{_FILE_NAME} is {shown(name)}; it must be the path of an image"
+        )
     # Written on Windows, it has the other slashes.
     path = posixpath.normpath(name.replace("\\", "/"))
     if "://" in name or path.startswith("/") or path.split("/")[0] == "..":
@@ -162,15 +165,17 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
     except (ValueError, RecursionError) as error:
         raise _invalid(uri, place, f"{error}; {must}") from None
     if not isinstance(value, dict):
-        raise _invalid(uri, place, f"{_shown(line)} is no JSON object; {must}")
+        raise _invalid(uri, place, f"{shown(line)} is no JSON object; {must}")
     if not is_unicode(value):
         # Half of a surrogate pair, escaped: no store would take it.
-        raise _invalid(uri, place, f"{_shown(line)} is no valid Unicode")
+        raise _invalid(uri, place, f"{shown(line)} is no valid Unicode")
     return without_deep(value)
 
 
-def _shown(line: str) -> str:
-    return repr(line if len(line) <= 40 else f"{line[:40]}…")
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def _csv(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
@@ -232,7 +237,8 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
-            f"{storage.printable(uri)} is no Parquet file that can be read: {error}; write it anew",
+            f"{storage.printable(uri)} is no Parquet file that can be read: {one_line(error)}; "
+            "write it anew",
         ) from error
     if _FILE_NAME not in table.column_names:
         raise _without_file_name(uri, "schema", table.column_names)

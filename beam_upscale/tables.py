@@ -22,9 +22,10 @@ from beam_upscale import storage, urls
 from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
+from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, parsed, without_deep
 from beam_upscale.locations import Cell, Missing, Part
-from beam_upscale.metadata import name_of_two, named_columns
+from beam_upscale.metadata import name_of_two, named_columns, shown
 from beam_upscale.separated_values import MalformedError, Record, records
 
 IMAGE_COLUMNS = (
@@ -214,7 +215,7 @@ def _problem(value: object) -> str:
     if value is None or value == "":
         return f"has no value; {must}"
     if not isinstance(value, str):
-        return f"is {_shown(value)}, which is no text; {must}"
+        return f"is {shown(value)}, which is no text; {must}"
     if "\0" in value:
         return f"has a NUL in it, which no path has; {must}"
     if len(value) > _LONGEST_URI:
@@ -235,11 +236,6 @@ def _problem_of_uri(value: str) -> str:
 def _faulty(uri: str, number: int, columns: Mapping[str, Any], found: str) -> TableRow:
     missing = Missing(ErrorCode.INVALID_ROW, f"{storage.printable(uri)}, {found}")
     return TableRow(number, columns, "", uri, missing)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def resolved(table: str, value: str) -> str:
@@ -295,7 +291,7 @@ def _json_line(place: str, data: bytes) -> _Line:
     except (ValueError, RecursionError) as error:
         return _Line(place, {}, f"{error}; {must}")
     if not isinstance(value, dict):
-        return _Line(place, {}, f"{_shown(value)} is no JSON object; {must}")
+        return _Line(place, {}, f"{shown(value)} is no JSON object; {must}")
     if not is_unicode(value):
         return _Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
     return _Line(place, without_deep(value))
@@ -383,7 +379,7 @@ def _as_invalid(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        found = f"it is no Parquet file that can be read: {error}; write it anew"
+        found = f"it is no Parquet file that can be read: {one_line(error)}; write it anew"
         raise _invalid(uri, found) from error
 
 

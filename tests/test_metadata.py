@@ -286,6 +286,16 @@ def test_parquet_that_is_wrong_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_what_is_wrong_is_told_shortly_and_on_one_line(tmp_path: Path) -> None:
+    whole = parquet([{"file_name": "a.png"}])
+    length = int.from_bytes(whole[-8:-4], "little")
+    damaged = whole[: -8 - length] + b"\xff" * length + whole[-8:]
+    image = parquet([{"file_name": bytes(100_000)}])
+
+    assert "\n" not in refusal(tmp_path, "metadata.parquet", damaged)
+    assert len(refusal(tmp_path, "metadata.parquet", image)) < 200
+
+
 def test_metadata_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").symlink_to("gone.csv")
 

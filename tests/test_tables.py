@@ -406,6 +406,7 @@ def test_a_column_for_what_has_none_is_refused(tmp_path: Path) -> None:
         ("a.csv", b"url\n\xff\n", "not UTF-8"),
         ("a.csv", b'url\n"a\n', "line 2"),
         ("a.parquet", b"PAR1 not", "no Parquet file"),
+        ("a.parquet", b"PAR1" + b"\xff" * 20 + b"\x14\0\0\0PAR1", "no Parquet file"),
     ],
 )
 def test_a_table_that_cannot_be_read_stops_the_run(
@@ -417,6 +418,7 @@ def test_a_table_that_cannot_be_read_stops_the_run(
 
     assert error.code is ErrorCode.INVALID_TABLE
     assert words in error.message
+    assert "\n" not in error.message
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
