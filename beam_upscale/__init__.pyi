@@ -6,7 +6,7 @@ from .formats import InputFormat
 from .listing import SourceImage, list_images, source_image
 from .manifest import Row, Status, Totals
 from .parameters import Parameters
-from .plan import Animated, OutputFormat, Oversize, Plan, PlanOptions, plan
+from .plan import Animated, MetadataRule, OutputFormat, Oversize, Plan, PlanOptions, plan
 from .request import FailureLimit, Run, RunResult
 from .settings import PinnedSettings, UpscaleSettings, VaeTiling
 from .sinks import WriteDataset
@@ -26,6 +26,7 @@ __all__ = [
     "ImageError",
     "InputFormat",
     "Layout",
+    "MetadataRule",
     "Network",
     "OutputFormat",
     "Oversize",

@@ -28,7 +28,7 @@ from beam_upscale.local_runner import is_local
 from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
-from beam_upscale.plan import Animated, OutputFormat, Oversize
+from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize
 from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
 from beam_upscale.printing import Column, Printer, show_all_characters
 from beam_upscale.progress import ProgressLine
@@ -312,6 +312,13 @@ _MODEL_OPTIONS = (
 _ENCODE_OPTIONS = (
     click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
     click.option("--lossless", is_flag=True, help="WebP without loss."),
+    click.option(
+        "--metadata",
+        type=_choice(MetadataRule),
+        default=str(_DEFAULT_SETTINGS.metadata),
+        show_default=True,
+        help="Whether results keep EXIF, GPS and XMP; colors stay in any case.",
+    ),
 )
 
 _SERVICE_OPTIONS = (

@@ -11,7 +11,7 @@ import functools
 import io
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import BinaryIO
@@ -154,22 +154,21 @@ def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
             return
 
 
-def png_with_metadata(data: bytes, exif: bytes | None) -> bytes:
-    """Gives a PNG exactly this EXIF block, and no resolution that an encoder made up.
+def png_with_chunks(data: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Gives a PNG exactly these chunks, and no resolution that an encoder made up.
 
     Args:
-        data: a whole PNG.
-        exif: an EXIF block without `EXIF_PREFIX`, or None for no eXIf chunk.
+        data: a whole PNG, or its beginning with the first pixels.
+        chunks: their types and payloads.
 
     Returns:
-        The PNG without its pHYs and eXIf chunks, with one eXIf chunk before the pixels.
+        The PNG without its pHYs and eXIf chunks, with those given before the pixels.
     """
     view = memoryview(data)
     parts: list[bytes | memoryview] = [PNG_SIGNATURE]
     for chunk in png_chunks(data):
         if chunk.type == b"IDAT":
-            if exif is not None:
-                parts.append(_png_chunk(b"eXIf", exif))
+            parts += [_png_chunk(kind, payload) for kind, payload in chunks]
             parts.append(view[chunk.start - 8 :])
             break
         if chunk.type not in (b"pHYs", b"eXIf"):
@@ -214,7 +213,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
         struct.error: `data` ends before the frame header.
     """
     frame, exif = None, None
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in jpeg_segments(data):
         if marker in _JPEG_FRAME and frame is None:
             frame = struct.unpack_from(">BHHB", data, start)
         elif marker == _JPEG_APP1 and exif is None and data.startswith(EXIF_PREFIX, start):
@@ -229,7 +228,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
     return JpegInfo(width, height, components, precision, exif)
 
 
-def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, start, end) of the segments in `data`; start and end are the payload's."""
     position = 2
     while True:
@@ -268,7 +267,7 @@ def webp_info(data: bytes) -> WebpInfo:
     """
     width, height, has_alpha = _webp_canvas(data)
     frames, exif = 0, None
-    for chunk in _riff_chunks(data):
+    for chunk in riff_chunks(data):
         if chunk.type == b"ANMF":
             frames += 1
         elif chunk.type == b"EXIF" and chunk.end <= len(data):
@@ -305,7 +304,8 @@ def _webp_canvas(data: bytes) -> tuple[int, int, bool]:
     raise ImageError(ErrorCode.CORRUPT, f"WebP whose first chunk is {kind!r}, not VP8, VP8L, VP8X")
 
 
-def _riff_chunks(data: bytes) -> Iterator[Chunk]:
+def riff_chunks(data: bytes) -> Iterator[Chunk]:
+    """Yields the chunks of a WebP; the last one may claim to end behind `data`."""
     position = 12
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
@@ -722,15 +722,6 @@ def exif_orientation(exif: bytes) -> int:
         return 1
     value = _tiff_layout(exif).read("H", exif, position)
     return value if 1 <= value <= 8 else 1
-
-
-def upright_exif(exif: bytes) -> bytes:
-    """Returns the block with its orientation set to 1; every other byte stays as it is."""
-    position = _orientation_position(exif)
-    if position is None:
-        return exif
-    upright = struct.pack(_tiff_layout(exif).order + "H", 1)
-    return exif[:position] + upright + exif[position + 2 :]
 
 
 def tiff_with_tags(data: bytes, tags: bytes) -> bytes:

@@ -43,8 +43,9 @@ import pyvips
 
 from beam_upscale import image
 from beam_upscale.errors import FULL_DISK, BrokenProcessError, ErrorCode, ImageError
-from beam_upscale.image import DecodedImage, ImageHeader, Pixels
+from beam_upscale.image import DecodedImage, ImageHeader, Metadata, Pixels
 from beam_upscale.image.regions import Picture, open_picture, read_file_header
+from beam_upscale.image.values import NO_METADATA, Resolution
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
 
@@ -60,6 +61,8 @@ _PIPE_SIZE = 2**20
 _MAX_OBJECT = 2**20
 _MAX_METADATA = 256 * 2**20
 """Bytes that a parent takes as a frame's JSON object, and as an ICC profile or EXIF block."""
+_MOST_RESOLUTION = 2**40
+"""Pixels in an inch that a parent takes."""
 _EXIT_SECONDS = 5.0
 """How long a child whose streams are closed may take to end by itself."""
 _START_SECONDS = 5.0
@@ -641,16 +644,17 @@ def _picture_answers(request: dict[str, Any], path: Path) -> Iterator[_Answer]:
     animated = Animated(request["animated"])
     with open_picture(path, max_pixels=request["max_pixels"], animated=animated) as reader:
         picture = reader.picture
-        fields = dataclasses.asdict(picture)
-        icc_profile, exif = fields.pop("icc_profile"), fields.pop("exif")
+        told, buffers = _metadata_answer(picture.metadata)
+        fields = told | dataclasses.asdict(dataclasses.replace(picture, metadata=NO_METADATA))
+        del fields["metadata"]
         match request["request"]:
             case "picture":
-                yield fields, [icc_profile, exif]
+                yield fields, buffers
             case "region":
                 region = reader.region(Box(*request["box"]))
-                yield fields, [icc_profile, exif, _bytes_of(region)]
+                yield fields, [*buffers, _bytes_of(region)]
             case "bands":
-                yield fields, [icc_profile, exif]
+                yield fields, buffers
                 for rows in reader.bands(request["height"]):
                     yield {"rows": len(rows)}, [_bytes_of(rows)]
 
@@ -660,14 +664,42 @@ def _bytes_of(pixels: Pixels) -> memoryview:
 
 
 def _image_answer(decoded: DecodedImage) -> _Answer:
+    metadata, buffers = _metadata_answer(decoded.metadata)
     fields = {
+        **metadata,
         "header": dataclasses.asdict(decoded.header),
         "notes": decoded.notes,
         "dtype": decoded.color.dtype.name,
         "shape": decoded.color.shape,
     }
     alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
-    return fields, [decoded.color.data.cast("B"), alpha, decoded.icc_profile, decoded.exif]
+    return fields, [decoded.color.data.cast("B"), alpha, *buffers]
+
+
+def _metadata_answer(metadata: Metadata) -> _Answer:
+    """What a message says of metadata; its buffers stand behind those of the pixels."""
+    resolution = metadata.resolution
+    told = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
+    return told, [metadata.icc_profile, metadata.exif, metadata.xmp]
+
+
+def _receive_metadata(
+    fields: dict[str, Any], lengths: Sequence[int | None], stream: _Readable
+) -> Metadata:
+    """Reads the buffers of metadata, which come next."""
+    icc_length, exif_length, xmp_length = lengths
+    resolution = None
+    if fields["resolution"] is not None:
+        x, y, is_ratio = fields["resolution"]
+        if not all(0 < each < _MOST_RESOLUTION for each in (x, y)):
+            raise ValueError(f"a resolution of {x} x {y}")
+        resolution = Resolution(float(x), float(y), bool(is_ratio))
+    return Metadata(
+        icc_profile=_read_metadata(stream, icc_length),
+        exif=_read_metadata(stream, exif_length),
+        xmp=_read_metadata(stream, xmp_length),
+        resolution=resolution,
+    )
 
 
 def _receive_header(reply: _Frame, _: _Readable) -> ImageHeader:
@@ -695,14 +727,12 @@ def _receive_picture(max_pixels: int, reply: _Frame, stream: _Readable) -> Pictu
         raise ValueError(f"a picture of {header.width} x {header.height}")
     if fields["dtype"] not in _DTYPES or fields["channels"] not in (1, 3):
         raise ValueError(f"pixels of {fields['channels']} x {fields['dtype']}")
-    icc_length, exif_length, *_ = reply.lengths
     return Picture(
         header=header,
         dtype=fields["dtype"],
         channels=fields["channels"],
         has_alpha=bool(fields["has_alpha"]),
-        icc_profile=_read_metadata(stream, icc_length),
-        exif=_read_metadata(stream, exif_length),
+        metadata=_receive_metadata(fields, reply.lengths[:3], stream),
         notes=tuple(map(str, fields["notes"])),
         by_region=bool(fields["by_region"]),
     )
@@ -713,7 +743,7 @@ def _receive_region(
 ) -> tuple[Picture, Pixels]:
     picture = _receive_picture(max_pixels, reply, stream)
     shape = box.height, box.width, picture.bands
-    return picture, _read_pixels(stream, reply.lengths[2], shape, _DTYPES[picture.dtype])
+    return picture, _read_pixels(stream, reply.lengths[3], shape, _DTYPES[picture.dtype])
 
 
 def _receive_bands(
@@ -793,7 +823,7 @@ def _receive_image(max_pixels: int, reply: _Frame, stream: _Readable) -> Decoded
     height, width, channels = fields["shape"]
     if not 0 < height * width <= max_pixels or channels not in (1, 3):
         raise ValueError(f"pixels of shape {fields['shape']}")
-    color_length, alpha_length, icc_length, exif_length = reply.lengths
+    color_length, alpha_length, *lengths = reply.lengths
     color = _read_pixels(stream, color_length, (height, width, channels), dtype)
     alpha = None
     if alpha_length is not None:
@@ -802,8 +832,7 @@ def _receive_image(max_pixels: int, reply: _Frame, stream: _Readable) -> Decoded
         header=ImageHeader(**fields["header"]),
         color=color,
         alpha=alpha,
-        icc_profile=_read_metadata(stream, icc_length),
-        exif=_read_metadata(stream, exif_length),
+        metadata=_receive_metadata(fields, lengths, stream),
         notes=tuple(map(str, fields["notes"])),
     )
 

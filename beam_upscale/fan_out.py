@@ -214,9 +214,7 @@ def cut(
     except BrokenProcessError as stop:
         return UpscaledImage(prepared.source, None, stop=stop)
     row = dataclasses.replace(prepared.row, notes=picture.notes)
-    prepared = dataclasses.replace(
-        prepared, row=row, icc_profile=picture.icc_profile, exif=picture.exif
-    )
+    prepared = dataclasses.replace(prepared, row=row, metadata=picture.metadata)
     key = _key(giant, decision)
     shape = Shape(
         decision.output_width,
@@ -657,8 +655,7 @@ def _assembled(
             path,
             rows,
             shape,
-            icc_profile=prepared.icc_profile,
-            exif=prepared.exif,
+            metadata=prepared.metadata,
             options=settings.encode,
         )
         row = with_output(prepared.row, plan, settings, notes)

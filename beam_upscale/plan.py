@@ -20,6 +20,7 @@ __all__ = [
     "Action",
     "Animated",
     "Box",
+    "MetadataRule",
     "OutputFormat",
     "Oversize",
     "Piece",
@@ -58,6 +59,13 @@ class Animated(StrEnum):
 
     FIRST = "first"
     REJECT = "reject"
+
+
+class MetadataRule(StrEnum):
+    """What of an input's metadata its result keeps; colors stay in any case."""
+
+    KEEP = "keep"
+    STRIP = "strip"
 
 
 class OutputFormat(StrEnum):

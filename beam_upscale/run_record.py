@@ -11,7 +11,7 @@ from beam_upscale import books, storage
 from beam_upscale.books import BOOKS, BOOKS_FORMAT
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.plan import Oversize
+from beam_upscale.plan import MetadataRule, Oversize
 from beam_upscale.settings import PinnedSettings
 
 # What a run leaves below its output.
@@ -41,6 +41,9 @@ _EARLIER_OVERSIZE = "earlier_oversize"
 
 # The guards decide whether an input is done, never how; the last is compared by what was done.
 _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
+
+# What runs did that were recorded before there was a choice.
+_UNSAID = {"settings.encode.metadata": str(MetadataRule.KEEP)}
 
 
 def run_record(
@@ -91,9 +94,9 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
     changes = [
-        f"{name}: {before.get(name)} -> {now.get(name)}"
+        f"{name}: {before.get(name, _UNSAID.get(name))} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
-        if _matters(name, before.get(name), now.get(name))
+        if _matters(name, before.get(name, _UNSAID.get(name)), now.get(name))
     ]
     fitted, fits = _fitted(earlier), _fitted(record)
     if fitted and fits and fitted != fits:

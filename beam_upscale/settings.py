@@ -15,7 +15,7 @@ from beam_upscale.image.streaming import STREAMED_FORMATS
 from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize, PlanOptions
 from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.remote_models import RemoteModel
 
@@ -35,6 +35,7 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
     "animated": Animated,
     "backend": Backend,
     "device": Device,
+    "metadata": MetadataRule,
     "output_format": OutputFormat,
     "oversize": Oversize,
     "precision": Precision,
@@ -119,6 +120,8 @@ class UpscaleSettings:
         backend: where the engines are.
         quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
         lossless: for WebP.
+        metadata: whether results keep the EXIF block, GPS included, the XMP packet and the
+            resolution of their inputs, or are stripped of them. Color profiles stay.
         keep_intermediates: whether what lies between the engines of a chain is stored too.
         fan_out_above: megapixels of output; the tiles of a larger image are spread over the
             workers. None spreads none.
@@ -166,6 +169,7 @@ class UpscaleSettings:
     backend: Backend = Backend.LOCAL
     quality: int | None = None
     lossless: bool = False
+    metadata: MetadataRule = MetadataRule.KEEP
     keep_intermediates: bool = False
     fan_out_above: float | None = None
     weights: str | Mapping[str, str] | None = None
@@ -321,7 +325,10 @@ class UpscaleSettings:
         """
         rules = self.rules
         encode = EncodeOptions(
-            format=self.plan.output_format, quality=self.quality, lossless=self.lossless
+            format=self.plan.output_format,
+            quality=self.quality,
+            lossless=self.lossless,
+            metadata=self.metadata,
         )
         if self.backend is Backend.LOCAL and self.endpoint is not None:
             raise SettingsError(

@@ -29,7 +29,8 @@ from beam_upscale.errors import (
     ImageError,
     SettingsError,
 )
-from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
+from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader, Metadata
+from beam_upscale.image.values import NO_METADATA
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status, status_of
@@ -83,8 +84,7 @@ class Prepared:
         outcome: the result, where there is nothing for a network to do.
         plan: what the rules say.
         parameters: what guides the engines that take a prompt; None where none does.
-        icc_profile: of the input, for the output.
-        exif: likewise.
+        metadata: of the input, for the output.
         stage: index of the engine that the tiles are for.
         has_alpha_tiles: whether the second half of the tiles is the alpha channel.
         alpha: (H, W, 1), the alpha channel beside tiles that do without it; None where there is
@@ -102,8 +102,7 @@ class Prepared:
     outcome: UpscaledImage | None = None
     plan: ChainPlan | None = None
     parameters: Parameters | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = NO_METADATA
     stage: int = 0
     has_alpha_tiles: bool = False
     alpha: Pixels | None = None
@@ -385,9 +384,7 @@ def _decoded(
         color = image.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
     row = dataclasses.replace(prepared.row, notes=decoded.notes)
-    prepared = dataclasses.replace(
-        prepared, row=row, icc_profile=decoded.icc_profile, exif=decoded.exif
-    )
+    prepared = dataclasses.replace(prepared, row=row, metadata=decoded.metadata)
     return _tiled(prepared, color, alpha, settings)
 
 
@@ -543,7 +540,7 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
         color, alpha = _results(prepared, inference)
         details = _stage_details(prepared, settings, inference)
         if settings.keep_intermediates:
-            options = EncodeOptions(format=INTERMEDIATE_FORMAT)
+            options = EncodeOptions(INTERMEDIATE_FORMAT, metadata=settings.encode.metadata)
             kept = _encode(prepared, color, alpha, options).data
             prepared = dataclasses.replace(prepared, intermediates=(*prepared.intermediates, kept))
             details |= _stored(kept)
@@ -656,8 +653,7 @@ def _encode(
     return image.encode(
         color,
         None if alpha is None else alpha[:, :, 0],
-        icc_profile=prepared.icc_profile,
-        exif=prepared.exif,
+        metadata=prepared.metadata,
         options=options,
     )
 

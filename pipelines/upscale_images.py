@@ -55,6 +55,12 @@ def option_parser() -> argparse.ArgumentParser:
         "--format", default="png", choices=[str(form) for form in bu.OutputFormat], help="of images"
     )
     parser.add_argument(
+        "--metadata",
+        default="keep",
+        choices=[str(rule) for rule in bu.MetadataRule],
+        help="of inputs: EXIF, GPS and XMP; colors stay in any case",
+    )
+    parser.add_argument(
         *_both("shard-rows"), type=int, default=DEFAULT_SHARD_ROWS, help="rows in a shard"
     )
     parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
@@ -93,6 +99,7 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         oversize=bu.Oversize(own.oversize),
         output_format=bu.OutputFormat(own.format),
         fan_out_above=own.fan_out_above,
+        metadata=bu.MetadataRule(own.metadata),
         weights=weights_by_engine(own.weights),
         device=own.device,
         precision=own.precision,

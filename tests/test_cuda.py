@@ -123,7 +123,7 @@ def test_a_run_on_the_gpu_accounts_for_every_input(tmp_path: Path) -> None:
     folder.mkdir()
     for index, name in enumerate(("astronaut", "chelsea", "coffee", "rocket") * 3):
         encoded = image.encode(
-            crop(name), None, icc_profile=None, exif=None, options=image.EncodeOptions()
+            crop(name), None, metadata=image.Metadata(), options=image.EncodeOptions()
         )
         (folder / f"{index:02d}-{name}.png").write_bytes(encoded.data)
     settings = UpscaleSettings(device=Device.CUDA)

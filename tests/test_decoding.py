@@ -28,7 +28,7 @@ from PIL import Image
 from beam_upscale import decoding, image
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.image import DecodedImage, ImageHeader
+from beam_upscale.image import DecodedImage, ImageHeader, Metadata
 from beam_upscale.image.regions import Picture
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
@@ -96,7 +96,7 @@ def test_child_decodes_as_this_process_does(pool: DecoderPool) -> None:
         assert same(decoded, image.decode(data, max_pixels=MAX_PIXELS))
         assert decoded.color.flags.writeable
         assert decoded.alpha is not None
-        assert decoded.exif is not None
+        assert decoded.metadata.exif is not None
 
 
 def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
@@ -104,12 +104,12 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = np.random.default_rng(0).integers(0, 65_536, (9, 7, 3), dtype=np.uint16)
-    data = image.encode(deep, icc_profile=profile).data
+    data = image.encode(deep, metadata=Metadata(profile)).data
 
     decoded = pool.decode(data, max_pixels=MAX_PIXELS)
 
     assert np.array_equal(decoded.color, deep)
-    assert (decoded.alpha, decoded.icc_profile) == (None, profile)
+    assert (decoded.alpha, decoded.metadata.icc_profile) == (None, profile)
 
 
 def test_child_reads_headers(pool: DecoderPool) -> None:
@@ -139,7 +139,7 @@ def test_child_sends_rows_of_a_file(pool: DecoderPool, png_file: Path) -> None:
     heights: list[int] = []
 
     def take(picture: Picture, bands: Iterator[Any]) -> np.ndarray:
-        assert (picture.bands, picture.exif is None) == (4, False)
+        assert (picture.bands, picture.metadata.exif is None) == (4, False)
         rows = list(bands)
         heights.extend(map(len, rows))
         return np.concatenate(rows)
@@ -728,7 +728,8 @@ def reply_to_decode(**changes: Any) -> tuple[decoding._Frame, io.BytesIO]:
         "notes": [],
         "dtype": "uint8",
         "shape": [1, 2, 3],
-        "lengths": (6, None, None, None),
+        "resolution": None,
+        "lengths": (6, None, None, None, None),
         **changes,
     }
     lengths = fields.pop("lengths")
@@ -748,12 +749,15 @@ def test_honest_reply_is_taken() -> None:
         {"shape": [1, 2, 4]},
         {"shape": [1, 2]},
         {"dtype": "object"},
-        {"lengths": (7, None, None, None)},
-        {"lengths": (6, 3, None, None)},
-        {"lengths": (None, None, None, None)},
-        {"lengths": (6, None, -1, None)},
-        {"lengths": (6, None, None, 2**40)},
+        {"lengths": (7, None, None, None, None)},
+        {"lengths": (6, 3, None, None, None)},
+        {"lengths": (None, None, None, None, None)},
+        {"lengths": (6, None, -1, None, None)},
+        {"lengths": (6, None, None, None, 2**40)},
         {"lengths": (6,)},
+        {"resolution": (300, 0, False)},
+        {"resolution": (float("nan"), 300, False)},
+        {"resolution": (300,)},
         {"header": {"width": 1}},
     ],
 )

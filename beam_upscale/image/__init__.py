@@ -20,9 +20,22 @@ with alpha apart:
 | JPEG of 12 or 16 bits | refused |
 | several frames or pages | the first (HEIC: the primary); reduced copies and masks do not count |
 | EXIF orientation | applied to the pixels, and 1 in the EXIF block |
-| ICC profile | kept where it describes the samples given |
 
-What differs from plain 8-bit gray or RGB is said in `DecodedImage.notes`.
+What is carried over besides is `Metadata`:
+
+- An ICC profile that describes the samples given, cut to its size; one that is damaged is dropped.
+- Where there is none: one that says what the file says otherwise of its colors, but for sRGB
+  (`image/color_tags.py`): cICP, gAMA and cHRM of PNG by their rank, of which cICP is above an ICC
+  profile, code points of AVIF and HEIC, WhitePoint, PrimaryChromaticities and TransferFunction of
+  TIFF, calibrated colors of BMP, Adobe RGB and Gamma in EXIF. PQ and HLG are a note.
+- EXIF, without its thumbnail, pictures in maker's notes and places in pixels; sizes become the
+  result's. Other notes of makers stay where they stand in the block: what they say of places in the
+  source's file does not hold for the result.
+- XMP likewise, without what it says of gain maps and other parts of the source's file.
+- The resolution, where the format of the result has a place for it.
+
+What differs from plain 8-bit gray or RGB, and what is left behind (further pictures, gain and depth
+maps, comments, texts, IPTC, what follows the picture), is said in `DecodedImage.notes`.
 
 A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it.
 """
@@ -33,6 +46,7 @@ from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
     DecodedImage,
     ImageHeader,
+    Metadata,
     Pixels,
 )
 from beam_upscale.image.writing import Encoded, EncodeOptions, encode
@@ -43,6 +57,7 @@ __all__ = [
     "EncodeOptions",
     "Encoded",
     "ImageHeader",
+    "Metadata",
     "Pixels",
     "decode",
     "encode",

@@ -26,12 +26,15 @@ from PIL import (
 
 from beam_upscale import containers
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import tiff
-from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
+from beam_upscale.image import beside, color_tags, profiles, tiff, xmp
+from beam_upscale.image import exif as exif_blocks
+from beam_upscale.image.beside import Beside
+from beam_upscale.image.codecs import one_line, quiet_pillow
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
     DecodedImage,
     ImageHeader,
+    Metadata,
     Pixels,
 )
 from beam_upscale.plan import Animated
@@ -46,6 +49,7 @@ class Source:
         exif: the file's EXIF block as it is.
         sample_bits: bits of a sample in the file.
         notes: on what of the file is not taken.
+        beside: what else stands beside the pixels.
     """
 
     header: ImageHeader
@@ -53,6 +57,7 @@ class Source:
     exif: bytes | None = None
     sample_bits: int = 8
     notes: tuple[str, ...] = ()
+    beside: Beside = dataclasses.field(default_factory=Beside)
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,9 +271,15 @@ def _inspect_png(data: bytes) -> Source:
             ErrorCode.CORRUPT,
             f"PNG of color type {info.color_type} and bit depth {info.bit_depth}",
         )
-    exif = _bare_exif(info.exif)
     return _source(
-        "png", mode, info.width, info.height, info.frames, sample_bits=info.bit_depth, exif=exif
+        "png",
+        mode,
+        info.width,
+        info.height,
+        info.frames,
+        sample_bits=info.bit_depth,
+        exif=_bare_exif(info.exif),
+        found=beside.of_png(data, info.bit_depth),
     )
 
 
@@ -281,13 +292,22 @@ def _inspect_jpeg(data: bytes) -> Source:
             f"JPEG of {info.components} components of {info.precision} bits; "
             "1, 3 or 4 components of 8 bits are supported",
         )
-    return _source("jpeg", mode, info.width, info.height, exif=info.exif)
+    found = beside.of_jpeg(data)
+    return _source("jpeg", mode, info.width, info.height, exif=info.exif, found=found)
 
 
 def _inspect_webp(data: bytes) -> Source:
     info = containers.webp_info(data)
     mode = "RGBA" if info.has_alpha else "RGB"
-    return _source("webp", mode, info.width, info.height, info.frames, exif=_bare_exif(info.exif))
+    return _source(
+        "webp",
+        mode,
+        info.width,
+        info.height,
+        info.frames,
+        exif=_bare_exif(info.exif),
+        found=beside.of_webp(data),
+    )
 
 
 def _inspect_tiff(data: bytes) -> Source:
@@ -315,6 +335,7 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
         exif=_tiff_exif(file),
         orientation=info.orientation,
         notes=tiff.notes(info, layout),
+        found=beside.of_tiff(data, info.directory),
     )
 
 
@@ -332,6 +353,7 @@ def _source(
     exif: bytes | None = None,
     orientation: int | None = None,
     notes: tuple[str, ...] = (),
+    found: Beside,
 ) -> Source:
     if orientation is None:
         orientation = containers.exif_orientation(exif) if exif else 1
@@ -343,7 +365,7 @@ def _source(
         mode = "1"
     bits = 16 if sample_bits == 16 else 8
     header = ImageHeader(format_, mode, width, height, frames, bits)
-    return Source(header, orientation, exif, sample_bits, notes)
+    return Source(header, orientation, exif or found.exif, sample_bits, notes, found)
 
 
 def _inspect_iso(format_: str, data: bytes) -> Source:
@@ -364,7 +386,16 @@ def _inspect_by_pillow(format_: str, data: bytes) -> Source:
             frames,
             exif=exif,
             sample_bits=image.info.get("bit_depth", 8),
+            found=_BESIDE[format_](data, image.info),
         )
+
+
+_BESIDE: dict[str, Callable[[bytes, dict[Any, Any]], Beside]] = {
+    "avif": beside.of_avif,
+    "bmp": beside.of_bmp,
+    "gif": beside.of_gif,
+    "heif": beside.of_heif,
+}
 
 
 _INSPECTORS: dict[str, Callable[[bytes], Source]] = {
@@ -438,11 +469,19 @@ def _read_picture(data: bytes, source: Source) -> _Picture:
     with damage_as_image_error(header.format):
         if header.format == "png":
             return _read_png(data, source)
-        if header.format == "jpeg" and header.mode != "CMYK":
-            return _read_jpeg(data)
+        if header.format == "jpeg":
+            look_behind(data, source)
+            if header.mode != "CMYK":
+                return _read_jpeg(data)
         if header.format == "tiff":
             return _read_tiff(data, source)
         return _read_by_pillow(data, source)
+
+
+def look_behind(data: bytes, source: Source) -> None:
+    """Notes what follows a JPEG's picture, which takes its whole file to see."""
+    if source.beside.pictures == 1 and beside.trailer_of_jpeg(data):
+        source.beside.leave(beside.TRAILER)
 
 
 @contextlib.contextmanager
@@ -620,9 +659,12 @@ def _cmyk_to_rgb(
 ) -> tuple[Image.Image, tuple[str, ...]]:
     if icc_profile is None:
         return image.convert("RGB"), ("converted from CMYK",)
+    usable = profiles.usable_profile(icc_profile, 4)
+    if usable is None:
+        return image.convert("RGB"), ("converted from CMYK", profiles.UNUSABLE)
     try:
         transform = ImageCms.buildTransform(
-            ImageCms.ImageCmsProfile(io.BytesIO(icc_profile)),
+            ImageCms.ImageCmsProfile(io.BytesIO(usable)),
             ImageCms.createProfile("sRGB"),
             "CMYK",
             "RGB",
@@ -630,7 +672,7 @@ def _cmyk_to_rgb(
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
     except (ImageCms.PyCMSError, OSError):
-        return image.convert("RGB"), ("converted from CMYK", "unusable ICC profile dropped")
+        return image.convert("RGB"), ("converted from CMYK", profiles.UNUSABLE)
     return transform.apply(image), ("converted from CMYK by its ICC profile",)
 
 
@@ -649,30 +691,20 @@ def _assemble(source: Source, picture: _Picture) -> DecodedImage:
         samples = upright(samples, source.orientation)
     check_size(header, width=samples.shape[1], height=samples.shape[0])
     color_channels = samples.shape[2] - picture.has_alpha
-    kept = kept_metadata(source, picture.icc_profile, color_channels, picture.notes)
+    metadata, notes = kept_metadata(source, picture.icc_profile, color_channels, picture.notes)
     return DecodedImage(
         header,
         color=np.ascontiguousarray(samples[..., :color_channels]),
         alpha=np.ascontiguousarray(samples[..., -1]) if picture.has_alpha else None,
-        icc_profile=kept.icc_profile,
-        exif=kept.exif,
-        notes=kept.notes,
+        metadata=metadata,
+        notes=notes,
     )
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What is kept of a file besides its pixels; see `DecodedImage`."""
-
-    icc_profile: bytes | None
-    exif: bytes | None
-    notes: tuple[str, ...]
 
 
 def kept_metadata(
     source: Source, icc_profile: bytes | None, color_channels: int, notes: tuple[str, ...]
-) -> Metadata:
-    """What is kept of a file, and what is said of its picture.
+) -> tuple[Metadata, tuple[str, ...]]:
+    """What is carried over from a file, and what is said of its picture.
 
     Args:
         source: the file.
@@ -680,12 +712,57 @@ def kept_metadata(
         color_channels: of the samples given, 1 or 3.
         notes: on how they were made of those in the file.
     """
-    kept = matching_profile(icc_profile, color_channels)
-    found = [*_frame_notes(source.header), *source.notes, *notes]
-    if icc_profile is not None and kept is None and source.header.mode != "CMYK":
-        found.append("unusable ICC profile dropped")
-    exif, exif_notes = _kept_exif(source.exif)
-    return Metadata(kept, exif, (*found, *exif_notes))
+    found = source.beside
+    profile, profile_notes = _kept_profile(source, icc_profile or found.profile, color_channels)
+    block, exif_notes = _kept_exif(source.exif)
+    packet, xmp_notes = _kept_xmp(source)
+    left = [*xmp_notes, *found.notes]
+    if found.pictures > 1 and beside.GAIN_MAP not in left:
+        left.append(f"first of {found.pictures} pictures")
+    metadata = Metadata(profile, block, packet, found.resolution)
+    all_notes = (
+        *_frame_notes(source.header),
+        *source.notes,
+        *notes,
+        *profile_notes,
+        *exif_notes,
+        *left,
+    )
+    return metadata, beside.noted_once(all_notes)
+
+
+def _kept_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
+    return exif_blocks.of_result(exif) if exif else (None, ())
+
+
+def _kept_xmp(source: Source) -> tuple[bytes | None, tuple[str, ...]]:
+    packet = source.beside.xmp
+    if packet is None:
+        return None, ()
+    return xmp.of_result(packet, is_turned=source.orientation != 1)
+
+
+def _kept_profile(
+    source: Source, icc_profile: bytes | None, channels: int
+) -> tuple[bytes | None, tuple[str, ...]]:
+    """The profile of the samples given: the file's own, or one of what it says instead."""
+    if source.header.mode in ("CMYK", "LAB"):
+        # They were converted to sRGB, by the profile where there was one.
+        is_told = source.header.mode == "CMYK" or icc_profile is None
+        return None, () if is_told else (profiles.UNUSABLE,)
+    usable = None if icc_profile is None else profiles.usable_profile(icc_profile, channels)
+    # A decoder may have passed over a profile, or over one of its parts.
+    is_lost = usable is None and (source.beside.has_profile or icc_profile is not None)
+    notes = (profiles.UNUSABLE,) if is_lost else ()
+    tags = source.beside.colors or (color_tags.of_exif(source.exif) if usable is None else None)
+    if tags is None or (usable is not None and not tags.outranks_profile):
+        return usable, notes
+    if tags.note is not None:
+        return usable, (*notes, tags.note)
+    if tags.is_srgb(channels):
+        return None, notes
+    made = tags.profile(channels)
+    return made, notes if made is not None else (*notes, color_tags.NOT_UNDERSTOOD)
 
 
 def check_size(header: ImageHeader, width: int, height: int) -> None:
@@ -718,14 +795,6 @@ def upright(samples: Pixels, orientation: int) -> Pixels:
 
 def _bare_exif(exif: bytes | None) -> bytes | None:
     return exif.removeprefix(containers.EXIF_PREFIX) if exif else None
-
-
-def _kept_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
-    if not exif:
-        return None, ()
-    if exif[:4] not in (b"II*\x00", b"MM\x00*"):
-        return None, ("unreadable EXIF dropped",)
-    return containers.upright_exif(exif), ()
 
 
 _TIFF_EXIF_TAGS = frozenset(

@@ -34,7 +34,7 @@ from beam_upscale.containers import TiffInfo
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image import reading, tiff
 from beam_upscale.image.codecs import quiet_pillow
-from beam_upscale.image.values import DecodedImage, ImageHeader, Pixels
+from beam_upscale.image.values import DecodedImage, ImageHeader, Metadata, Pixels
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
 
@@ -57,8 +57,7 @@ class Picture:
         dtype: of its samples, uint8 or uint16.
         channels: of its color, 1 or 3.
         has_alpha: whether alpha follows the color, as a last channel.
-        icc_profile: as in `DecodedImage`.
-        exif: as in `DecodedImage`.
+        metadata: as in `DecodedImage`.
         notes: as in `DecodedImage`.
         by_region: whether a region can be read without the rows above it.
     """
@@ -67,8 +66,7 @@ class Picture:
     dtype: str
     channels: int
     has_alpha: bool
-    icc_profile: bytes | None
-    exif: bytes | None
+    metadata: Metadata
     notes: tuple[str, ...]
     by_region: bool = False
 
@@ -215,6 +213,8 @@ def _reader(
         picture = _picture(source, image, image.bands in (2, 4), reading.png_notes(source))
         return PictureReader(picture, lambda: _rows(_open(file)), source.orientation)
     if header.format == "jpeg" and header.mode != "CMYK":
+        with _mapped(file) as data:
+            reading.look_behind(data, source)
         picture = _picture(source, _open(file), has_alpha=False)
         return PictureReader(picture, lambda: _jpeg_rows(file), source.orientation)
     if header.format == "tiff":
@@ -289,16 +289,15 @@ def _picture(
 ) -> Picture:
     reading.check_size(source.header, image.width, image.height)
     channels = channels or image.bands - has_alpha
-    kept = reading.kept_metadata(source, reading.vips_profile(image), channels, notes)
+    metadata, notes = reading.kept_metadata(source, reading.vips_profile(image), channels, notes)
     dtype = {"uchar": "uint8", "ushort": "uint16"}[image.format]
     return Picture(
         source.header,
         dtype,
         channels,
         has_alpha,
-        kept.icc_profile,
-        kept.exif,
-        kept.notes,
+        metadata,
+        notes,
         by_region,
     )
 
@@ -309,8 +308,7 @@ def _described(decoded: DecodedImage) -> Picture:
         decoded.color.dtype.name,
         decoded.color.shape[2],
         decoded.alpha is not None,
-        decoded.icc_profile,
-        decoded.exif,
+        decoded.metadata,
         decoded.notes,
     )
 

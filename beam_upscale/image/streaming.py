@@ -18,9 +18,10 @@ import pyvips
 
 from beam_upscale import containers
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image.codecs import matching_profile, one_line
-from beam_upscale.image.values import Pixels
-from beam_upscale.image.writing import EncodeOptions, as_vips
+from beam_upscale.image.codecs import one_line
+from beam_upscale.image.fitting import fit, png_chunks
+from beam_upscale.image.values import Metadata, Pixels
+from beam_upscale.image.writing import KEPT_IN_TIFF, EncodeOptions, as_vips, with_tiff_metadata
 from beam_upscale.plan import OutputFormat
 
 STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
@@ -70,8 +71,7 @@ def encode_rows(
     rows: Iterator[Pixels],
     shape: Shape,
     *,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     options: EncodeOptions,
 ) -> tuple[str, ...]:
     """Writes a picture to a local file, with memory for some of its rows.
@@ -83,8 +83,7 @@ def encode_rows(
         path: of the file.
         rows: arrays of (rows, width, bands), from top to bottom.
         shape: of all of them together.
-        icc_profile: written where it describes the color.
-        exif: a TIFF-structured EXIF block.
+        metadata: as for `encode`.
         options: how to write it; of `STREAMED_FORMATS`.
 
     Returns:
@@ -96,16 +95,21 @@ def encode_rows(
         Exception: what `rows` raises.
     """
     stream = _Stream(rows, shape)
-    picture = as_vips(
-        stream.open(), shape.channels, shape.dtype, matching_profile(icc_profile, shape.channels)
+    metadata, notes = fit(
+        metadata,
+        options.format,
+        options.metadata,
+        width=shape.width,
+        height=shape.height,
+        channels=shape.channels,
     )
+    picture = as_vips(stream.open(), shape.channels, shape.dtype, metadata.icc_profile)
     try:
         if options.format is OutputFormat.PNG:
-            _write_png(path, picture, exif, options)
-            notes: tuple[str, ...] = ()
+            _write_png(path, picture, metadata, options)
         else:
-            _write_tiff(path, picture)
-            notes = () if exif is None else ("EXIF not kept in a BigTIFF",)
+            _write_tiff(path, with_tiff_metadata(picture, metadata))
+            notes = notes if metadata.exif is None else (*notes, "EXIF not kept in a BigTIFF")
     except pyvips.Error as error:
         if stream.error is None:
             raise _encode_error(shape, options, error) from error
@@ -123,7 +127,7 @@ def _encode_error(shape: Shape, options: EncodeOptions, error: Exception) -> Ima
     return ImageError(ErrorCode.ENCODE_ERROR, text)
 
 
-def _write_png(path: Path, picture: Any, exif: bytes | None, options: EncodeOptions) -> None:
+def _write_png(path: Path, picture: Any, metadata: Metadata, options: EncodeOptions) -> None:
     bare = path.with_name(f"{path.name}.bare")
     try:
         with _telling_of_a_full_disk(bare):
@@ -131,7 +135,8 @@ def _write_png(path: Path, picture: Any, exif: bytes | None, options: EncodeOpti
                 str(bare), compression=options.png_compression, filter="all", keep="icc"
             )
         with bare.open("rb") as source, path.open("wb") as target:
-            target.write(containers.png_with_metadata(source.read(_PNG_HEAD_BYTES), exif))
+            head = source.read(_PNG_HEAD_BYTES)
+            target.write(containers.png_with_chunks(head, png_chunks(metadata)))
             while data := source.read(_COPIED_BYTES):
                 target.write(data)
     finally:
@@ -145,7 +150,7 @@ def _write_tiff(path: Path, picture: Any) -> None:
             compression="deflate",
             predictor="horizontal",
             resunit="inch",
-            keep="icc",
+            keep=KEPT_IN_TIFF,
             tile=True,
             tile_width=_TILE_SIDE,
             tile_height=_TILE_SIDE,

@@ -33,6 +33,42 @@ class ImageHeader:
     bits: int
 
 
+@dataclass(frozen=True)
+class Resolution:
+    """Pixels in an inch, or, where no length is told, the sides of a pixel.
+
+    Attributes:
+        x: pixels in an inch of a row.
+        y: pixels in an inch of a column.
+        is_ratio: whether only the ratio of the two means something.
+    """
+
+    x: float
+    y: float
+    is_ratio: bool = False
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What is carried from a file to its result, besides pixels.
+
+    Attributes:
+        icc_profile: describes the color; None where there is none, or it no longer applies.
+        exif: a TIFF-structured EXIF block (no prefix) whose orientation is 1 and that has no
+            thumbnail, or None.
+        xmp: an XMP packet whose orientation is 1, or None.
+        resolution: as the file says it outside of EXIF; None where it does not.
+    """
+
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    resolution: Resolution | None = None
+
+
+NO_METADATA = Metadata()
+
+
 @dataclass(frozen=True, eq=False)
 class DecodedImage:
     """One picture, upright.
@@ -41,14 +77,12 @@ class DecodedImage:
         header: what the file said about itself.
         color: (height, width, 1 or 3), uint8 or uint16, contiguous.
         alpha: (height, width) of the same dtype, 0 transparent, or None.
-        icc_profile: describes `color`; None where there is none or it no longer applies.
-        exif: a TIFF-structured EXIF block (no `EXIF_PREFIX`) whose orientation is 1, or None.
-        notes: what was done to the picture, as short stable phrases.
+        metadata: what is carried over to the result.
+        notes: what was done to the picture and what is left behind, as short stable phrases.
     """
 
     header: ImageHeader
     color: Pixels
     alpha: Pixels | None = None
-    icc_profile: bytes | None = None
-    exif: bytes | None = None
+    metadata: Metadata = NO_METADATA
     notes: tuple[str, ...] = ()

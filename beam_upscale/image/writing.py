@@ -12,9 +12,10 @@ from PIL import Image
 
 from beam_upscale import containers
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image.codecs import matching_profile, one_line, quiet_pillow
-from beam_upscale.image.values import Pixels
-from beam_upscale.plan import OutputFormat
+from beam_upscale.image.codecs import one_line, quiet_pillow
+from beam_upscale.image.fitting import fit, jpeg_with_resolution, png_chunks, tiff_resolution
+from beam_upscale.image.values import NO_METADATA, Metadata, Pixels
+from beam_upscale.plan import MetadataRule, OutputFormat
 
 DEFAULT_JPEG_QUALITY = 95
 
@@ -34,12 +35,14 @@ class EncodeOptions:
         lossless: WebP without loss; `quality` is then ignored.
         png_compression: zlib level, 0 to 9. 3 is within 0.1 % of the size of 6 on photographs and
             a fifth faster.
+        metadata: what of a source's metadata its result keeps, besides its colors.
     """
 
     format: OutputFormat = OutputFormat.PNG
     quality: int | None = None
     lossless: bool = False
     png_compression: int = DEFAULT_PNG_COMPRESSION
+    metadata: MetadataRule = MetadataRule.KEEP
 
     def __post_init__(self) -> None:
         if self.quality is not None and not 1 <= self.quality <= 100:
@@ -67,8 +70,7 @@ def encode(
     color: Pixels,
     alpha: Pixels | None = None,
     *,
-    icc_profile: bytes | None = None,
-    exif: bytes | None = None,
+    metadata: Metadata = NO_METADATA,
     options: EncodeOptions | None = None,
 ) -> Encoded:
     """Encodes one picture; the same arguments always give the same bytes.
@@ -79,9 +81,9 @@ def encode(
     Args:
         color: (height, width, 1 or 3), uint8 or uint16.
         alpha: (height, width) of the same dtype, or None.
-        icc_profile: written where it describes `color`.
-        exif: a TIFF-structured EXIF block. A JPEG holds at most 65,527 bytes of it; a TIFF takes
-            its fields, but not its thumbnail.
+        metadata: of the source; its profile is written where it describes `color`, sizes in it
+            become those of `color`. What the format does not take is left out, with a note: a JPEG
+            holds at most 65,527 bytes of EXIF.
         options: None for a PNG.
 
     Raises:
@@ -98,16 +100,23 @@ def encode(
             f"{options.format} ends at {limit} px a side and the picture has {longest}; "
             "write PNG or TIFF",
         )
-    icc_profile = matching_profile(icc_profile, color.shape[2])
+    metadata, left_out = fit(
+        metadata,
+        options.format,
+        options.metadata,
+        width=width,
+        height=height,
+        channels=color.shape[2],
+    )
     try:
-        data, notes = _ENCODERS[options.format](color, alpha, icc_profile, exif, options)
+        data, notes = _ENCODERS[options.format](color, alpha, metadata, options)
     except (pyvips.Error, OSError, ValueError, OverflowError) as error:
         raise ImageError(
             ErrorCode.ENCODE_ERROR,
             f"a {width} x {height} picture could not be written as {options.format}: "
             f"{one_line(error)}",
         ) from error
-    return Encoded(data, width, height, notes)
+    return Encoded(data, width, height, (*notes, *left_out))
 
 
 def _check_arrays(color: Pixels, alpha: Pixels | None) -> None:
@@ -129,35 +138,47 @@ _EncodeResult = tuple[bytes, tuple[str, ...]]
 def _encode_png(
     color: Pixels,
     alpha: Pixels | None,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     options: EncodeOptions,
 ) -> _EncodeResult:
-    image = _to_vips(color, alpha, icc_profile)
+    image = _to_vips(color, alpha, metadata.icc_profile)
     data: bytes = image.write_to_buffer(
         ".png", compression=options.png_compression, filter="all", keep="icc"
     )
-    return containers.png_with_metadata(data, exif), ()
+    return containers.png_with_chunks(data, png_chunks(metadata)), ()
 
 
 def _encode_tiff(
     color: Pixels,
     alpha: Pixels | None,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     options: EncodeOptions,
 ) -> _EncodeResult:
-    image = _to_vips(color, alpha, icc_profile)
+    image = with_tiff_metadata(_to_vips(color, alpha, metadata.icc_profile), metadata)
     data: bytes = image.write_to_buffer(
-        ".tif", compression="deflate", predictor="horizontal", resunit="inch", keep="icc"
+        ".tif", compression="deflate", predictor="horizontal", resunit="inch", keep=KEPT_IN_TIFF
     )
-    if exif is None:
+    if metadata.exif is None:
         return data, ()
     data += b"\x00" * (len(data) % 2)
-    tags = _exif_directory(exif, data[:2], len(data))
+    tags = _exif_directory(metadata.exif, data[:2], len(data))
     if tags is None:
         return data, ("unreadable EXIF dropped",)
     return containers.tiff_with_tags(data, tags), ()
+
+
+# libvips's flags for the profile and XMP.
+KEPT_IN_TIFF = 8 | 2
+
+
+def with_tiff_metadata(image: Any, metadata: Metadata) -> Any:
+    """A vips image with the XMP packet and the resolution that a TIFF is to have."""
+    if (resolution := tiff_resolution(metadata)) is not None:
+        image = image.copy(xres=resolution.x / 25.4, yres=resolution.y / 25.4)
+    if metadata.xmp is not None:
+        image = image.copy()
+        image.set_type(pyvips.GValue.blob_type, "xmp-data", metadata.xmp)
+    return image
 
 
 def _exif_directory(exif: bytes, byte_order: bytes, offset: int) -> bytes | None:
@@ -177,45 +198,34 @@ def _exif_directory(exif: bytes, byte_order: bytes, offset: int) -> bytes | None
 def _encode_jpeg(
     color: Pixels,
     alpha: Pixels | None,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     options: EncodeOptions,
 ) -> _EncodeResult:
     color, alpha, notes = _to_eight_bits(color, alpha)
     if alpha is not None:
         color = _on_white(color, alpha)
         notes = (*notes, "alpha flattened")
-    if exif is not None and len(exif) > _JPEG_EXIF_LIMIT:
-        exif = None
-        notes = (*notes, "EXIF too long for JPEG dropped")
     data = _save_by_pillow(
         _to_pillow(color, None),
         "JPEG",
-        icc_profile,
-        containers.EXIF_PREFIX + exif if exif else None,
+        metadata,
         quality=options.quality or DEFAULT_JPEG_QUALITY,
         subsampling="4:4:4",
     )
-    return data, notes
-
-
-_JPEG_EXIF_LIMIT = 65_533 - len(containers.EXIF_PREFIX)
-"""A segment's length field counts itself and ends at 65,535."""
+    return jpeg_with_resolution(data, metadata.resolution), notes
 
 
 def _encode_webp(
     color: Pixels,
     alpha: Pixels | None,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     options: EncodeOptions,
 ) -> _EncodeResult:
     color, alpha, notes = _to_eight_bits(color, alpha)
     data = _save_by_pillow(
         _to_pillow(color, alpha),
         "WEBP",
-        icc_profile,
-        exif,
+        metadata,
         lossless=options.lossless,
         # Without loss, quality means effort; 50 is a good deal faster than 100 and hardly larger.
         quality=50 if options.lossless else options.quality or DEFAULT_WEBP_QUALITY,
@@ -226,7 +236,7 @@ def _encode_webp(
 
 _ENCODERS: dict[
     OutputFormat,
-    Callable[[Pixels, Pixels | None, bytes | None, bytes | None, EncodeOptions], _EncodeResult],
+    Callable[[Pixels, Pixels | None, Metadata, EncodeOptions], _EncodeResult],
 ] = {
     OutputFormat.PNG: _encode_png,
     OutputFormat.JPEG: _encode_jpeg,
@@ -283,12 +293,16 @@ def _to_pillow(color: Pixels, alpha: Pixels | None) -> Image.Image:
 def _save_by_pillow(
     image: Image.Image,
     format_: str,
-    icc_profile: bytes | None,
-    exif: bytes | None,
+    metadata: Metadata,
     **options: Any,
 ) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format_, icc_profile=icc_profile, exif=exif or b"", **options)
+    if metadata.xmp is not None:
+        options["xmp"] = metadata.xmp
+    exif = metadata.exif or b""
+    if exif and format_ == "JPEG":
+        exif = containers.EXIF_PREFIX + exif
+    image.save(buffer, format_, icc_profile=metadata.icc_profile, exif=exif, **options)
     return buffer.getvalue()
 
 

@@ -239,7 +239,7 @@ def test_cmyk_tiff_with_unusable_profile() -> None:
     decoded = decode(saved(rgb().convert("CMYK"), "TIFF", icc_profile=b"no profile at all"))
 
     assert_pixels(decoded, gradient(3))
-    assert decoded.icc_profile is None
+    assert decoded.metadata.icc_profile is None
     assert decoded.notes == ("converted from CMYK", "unusable ICC profile dropped")
 
 
@@ -256,7 +256,7 @@ def test_cmyk_goes_through_its_profile(format_: str) -> None:
 
     assert_pixels(decoded, np.asarray(muted), tolerance=16)
     assert np.abs(np.asarray(printed.convert("RGB")).astype(int) - np.asarray(muted)).max() > 20
-    assert decoded.icc_profile is None
+    assert decoded.metadata.icc_profile is None
     assert decoded.notes == ("converted from CMYK by its ICC profile",)
 
 
@@ -381,9 +381,9 @@ def test_exif_orientation_is_applied(format_: str, orientation: int) -> None:
 
     assert (decoded.header.width, decoded.header.height) == (WIDTH, HEIGHT)
     assert_pixels(decoded, gradient(3), tolerance=16)
-    assert decoded.exif is not None
+    assert decoded.metadata.exif is not None
     exif = Image.Exif()
-    exif.load(decoded.exif)
+    exif.load(decoded.metadata.exif)
     assert exif.get(274, 1) == 1
     assert exif[271] == "Maker"
     assert exif.get_ifd(0x8769)[0x9003] == "2020:01:02 03:04:05"
@@ -412,7 +412,7 @@ def test_sixteen_bit_tiff_is_turned() -> None:
 def test_unreadable_exif_is_dropped() -> None:
     decoded = decode(saved(rgb(), "PNG", exif=b"this is no EXIF"))
 
-    assert decoded.exif is None
+    assert decoded.metadata.exif is None
     assert decoded.notes == ("unreadable EXIF dropped",)
 
 
@@ -420,14 +420,14 @@ def test_unreadable_exif_is_dropped() -> None:
 def test_icc_profile_is_kept(format_: str) -> None:
     decoded = decode(saved(rgb(), format_, icc_profile=SRGB))
 
-    assert decoded.icc_profile == SRGB
+    assert decoded.metadata.icc_profile == SRGB
     assert decoded.notes == ()
 
 
 def test_profile_of_another_color_space_is_dropped() -> None:
     decoded = decode(saved(rgb(), "JPEG", icc_profile=GRAY))
 
-    assert decoded.icc_profile is None
+    assert decoded.metadata.icc_profile is None
     assert decoded.notes == ("unusable ICC profile dropped",)
 
 

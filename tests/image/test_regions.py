@@ -160,8 +160,7 @@ def test_rows_are_those_of_the_whole(name: str, stored: Callable[[bytes], Path])
         dtype=expected.color.dtype.name,
         channels=expected.color.shape[2],
         has_alpha=expected.alpha is not None,
-        icc_profile=expected.icc_profile,
-        exif=expected.exif,
+        metadata=expected.metadata,
         notes=expected.notes,
         by_region=name in BY_REGION,
     )

@@ -15,8 +15,9 @@ from small_networks import noise
 
 from beam_upscale import containers, image
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import EncodeOptions, streaming
+from beam_upscale.image import EncodeOptions, Metadata, streaming
 from beam_upscale.image.streaming import Shape, encode_rows
+from beam_upscale.image.values import Resolution
 from beam_upscale.plan import OutputFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -27,6 +28,9 @@ def exif() -> bytes:
     fields = Image.Exif()
     fields[271] = "Maker"
     return fields.tobytes().removeprefix(containers.EXIF_PREFIX)
+
+
+METADATA = Metadata(SRGB, exif(), b"<xmp/>", Resolution(300, 150))
 
 
 def in_bands(pixels: np.ndarray, height: int = 50) -> Iterator[np.ndarray]:
@@ -51,8 +55,7 @@ def written(
         path,
         in_bands(pixels),
         shape,
-        icc_profile=SRGB,
-        exif=exif(),
+        metadata=METADATA,
         options=EncodeOptions(format=format_),
     )
 
@@ -67,7 +70,7 @@ def test_png_has_the_bytes_of_the_whole(
 
     notes = written(path, pixels, has_alpha, OutputFormat.PNG)
 
-    expected = image.encode(np.ascontiguousarray(color), alpha, icc_profile=SRGB, exif=exif())
+    expected = image.encode(np.ascontiguousarray(color), alpha, metadata=METADATA)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == hashlib.sha256(expected.data).hexdigest()
     assert notes == expected.notes
@@ -89,7 +92,7 @@ def test_tiff_is_a_big_one_of_tiles_with_the_same_samples(
     if decoded.alpha is not None:
         np.testing.assert_array_equal(decoded.alpha, pixels[..., -1])
     assert (decoded.alpha is not None) == has_alpha
-    assert decoded.icc_profile == (SRGB if channels == 3 else None)
+    assert decoded.metadata.icc_profile == (SRGB if channels == 3 else None)
     assert data[:4] == b"II\x2b\x00"
     assert containers.tiff_info(data).is_tiled
     assert notes == ("EXIF not kept in a BigTIFF",)
@@ -102,7 +105,7 @@ def failing() -> Iterator[np.ndarray]:
 
 def options(rows: Iterator[np.ndarray], path: Path) -> tuple[str, ...]:
     shape = Shape(WIDTH, HEIGHT, 3, False, "uint8")
-    return encode_rows(path, rows, shape, icc_profile=None, exif=None, options=EncodeOptions())
+    return encode_rows(path, rows, shape, metadata=Metadata(), options=EncodeOptions())
 
 
 def test_failure_to_give_rows_is_raised_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from tiff_files import DEFLATE, SHORT, Page, tiff
 
 from beam_upscale import image
-from beam_upscale.image import EncodeOptions, Pixels
+from beam_upscale.image import EncodeOptions, Metadata, Pixels
 from beam_upscale.image.regions import open_picture
 from beam_upscale.image.streaming import STREAMED_FORMATS, Shape, encode_rows
 from beam_upscale.layout import Box
@@ -134,7 +134,7 @@ def test_is_written_in_every_format(
         if format_ in STREAMED_FORMATS:
             np.testing.assert_array_equal(decoded.color, color)
             path = tmp_path / f"picture.{format_}"
-            encode_rows(path, iter(samples), shape, icc_profile=None, exif=None, options=options)
+            encode_rows(path, iter(samples), shape, metadata=Metadata(), options=options)
             again = image.decode(path.read_bytes(), max_pixels=100)
             np.testing.assert_array_equal(again.color, color)
             np.testing.assert_array_equal(again.alpha, alpha)

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 
 from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import EncodeOptions, Pixels
+from beam_upscale.image import EncodeOptions, Metadata, Pixels
 from beam_upscale.plan import OutputFormat
 
 WIDTH, HEIGHT = 40, 30
@@ -39,8 +39,9 @@ def opened(data: bytes) -> Image.Image:
 
 
 def encode(color: Pixels, alpha: Pixels | None = None, **options: Any) -> image.Encoded:
-    metadata = {key: options.pop(key) for key in ("icc_profile", "exif") if key in options}
-    return image.encode(color, alpha, options=EncodeOptions(**options), **metadata)
+    names = ("icc_profile", "exif", "xmp", "resolution")
+    metadata = Metadata(**{key: options.pop(key) for key in names if key in options})
+    return image.encode(color, alpha, metadata=metadata, options=EncodeOptions(**options))
 
 
 @pytest.mark.parametrize("format_", [OutputFormat.PNG, OutputFormat.TIFF])

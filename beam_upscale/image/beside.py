@@ -1,0 +1,368 @@
+"""What stands in a file beside its pixels: what is carried over, and notes on what is left behind.
+
+It is looked for in the few segments, chunks, fields and boxes of a file; what is long (text that is
+packed, XMP) is unpacked and read only where a picture is decoded.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from beam_upscale import containers
+from beam_upscale.image import color_tags
+from beam_upscale.image.boxes import iso_info
+from beam_upscale.image.color_tags import ColorTags, PngColors
+from beam_upscale.image.directories import (
+    Layout,
+    Tag,
+    content_of,
+    fields_by_tag,
+)
+from beam_upscale.image.values import Resolution
+from beam_upscale.image.xmp import LARGEST_PACKET
+
+COMMENT, TEXT, IPTC = "comment dropped", "text dropped", "IPTC dropped"
+PHOTOSHOP, OTHERS = "Photoshop data dropped", "other metadata dropped"
+CREDENTIALS, GAIN_MAP = "content credentials dropped", "gain map dropped"
+TRAILER = "data after the image dropped"
+
+_METERS_PER_INCH = 0.0254
+
+
+@dataclass
+class Beside:
+    """What stands beside the pixels of a file.
+
+    Attributes:
+        exif: an EXIF block that stands where readers of today do not look.
+        has_profile: whether it holds an ICC profile, or parts of one.
+        profile: an ICC profile that not all decoders find.
+        colors: what it says of its colors otherwise.
+        xmp: an XMP packet.
+        resolution: outside of EXIF.
+        pictures: how many there are, where decoders see one.
+        notes: on what is left behind.
+    """
+
+    exif: bytes | None = None
+    has_profile: bool = False
+    profile: bytes | None = None
+    colors: ColorTags | None = None
+    xmp: bytes | None = None
+    resolution: Resolution | None = None
+    pictures: int = 1
+    notes: list[str] = field(default_factory=list)
+
+    def leave(self, *notes: str) -> None:
+        """Notes what is left behind, once."""
+        self.notes += [note for note in notes if note not in self.notes]
+
+
+def _resolution(x: float, y: float, *, is_ratio: bool = False) -> Resolution | None:
+    """A resolution that says something: more than square pixels of no size."""
+    if x <= 0 or y <= 0 or (is_ratio and x == y):
+        return None
+    return Resolution(x, y, is_ratio)
+
+
+# JPEG
+
+
+_XMP = b"http://ns.adobe.com/xap/1.0/\0"
+_XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
+_JPEG_SILENT = frozenset({0xE0, 0xEE})
+"""APP0 (JFIF, and its thumbnails) and APP14 (Adobe, which decoders take to heart)."""
+_COMMENT_MARKER = 0xFE
+_IPTC_SIGN = b"8BIM\x04\x04"
+
+
+def of_jpeg(data: bytes) -> Beside:
+    """What stands in the segments before the pixels of a JPEG, or the beginning of one."""
+    found = Beside()
+    for marker, start, end in containers.jpeg_segments(data):
+        if marker == 0xDA:
+            break
+        if marker == _COMMENT_MARKER:
+            found.leave(COMMENT)
+        elif 0xE0 <= marker <= 0xEF:
+            _look_at_segment(found, marker, data[start:end])
+    return found
+
+
+def _look_at_segment(found: Beside, marker: int, content: bytes) -> None:
+    if marker == 0xE0 and content.startswith(b"JFIF\0"):
+        found.resolution = _jfif_resolution(content)
+    elif marker == 0xE1 and content.startswith(_XMP):
+        found.xmp = found.xmp or content[len(_XMP) :]
+    elif marker == 0xE1 and content.startswith(_XMP_EXTENSION):
+        found.leave("extended XMP dropped")
+    elif marker == 0xE2:
+        _look_at_app2(found, content)
+    elif marker == 0xED and content.startswith(b"Photoshop 3.0\0"):
+        found.leave(IPTC if _IPTC_SIGN in content else PHOTOSHOP)
+    elif marker == 0xEB and b"c2pa" in content:
+        found.leave(CREDENTIALS)
+    elif not _is_silent(marker, content):
+        found.leave(OTHERS)
+
+
+def _is_silent(marker: int, content: bytes) -> bool:
+    """Whether a segment says only how its file was encoded, or is looked at elsewhere."""
+    if marker == 0xE1:
+        return content.startswith(containers.EXIF_PREFIX)
+    return marker in _JPEG_SILENT or (marker == 0xEC and content.startswith(b"Ducky"))
+
+
+def _jfif_resolution(content: bytes) -> Resolution | None:
+    if len(content) < 12:
+        return None
+    unit, x, y = struct.unpack_from(">BHH", content, 7)
+    per_inch = 2.54 if unit == 2 else 1
+    return _resolution(x * per_inch, y * per_inch, is_ratio=unit not in (1, 2))
+
+
+def _look_at_app2(found: Beside, content: bytes) -> None:
+    if content.startswith(b"ICC_PROFILE\0"):
+        found.has_profile = True
+    elif content.startswith(b"MPF\0"):
+        found.pictures = _mpf_pictures(content[4:])
+    elif content.startswith(b"urn:iso:std:iso:ts:21496:"):
+        found.leave(GAIN_MAP)
+    else:
+        found.leave(OTHERS)
+
+
+def _mpf_pictures(content: bytes) -> int:
+    """The number of pictures that an MPF index tells (CIPA DC-007)."""
+    layout = Layout.of(content)
+    if layout is None:
+        return 1
+    value = content_of(content, fields_by_tag(content, layout, layout.first).get(0xB001))
+    return 1 if value is None or len(value) != 4 else struct.unpack(f"{layout.order}I", value)[0]
+
+
+_BLANK = re.compile(rb"[\0\s]*")
+_END_OF_IMAGE = b"\xff\xd9"
+
+
+def trailer_of_jpeg(data: bytes) -> bool:
+    """Whether something follows the picture of a whole JPEG, beside padding."""
+    start = next((end for mark, _, end in containers.jpeg_segments(data) if mark == 0xDA), -1)
+    end = data.find(_END_OF_IMAGE, start) if start >= 0 else -1
+    return end >= 0 and not _BLANK.fullmatch(data[end + 2 : end + (1 << 16)])
+
+
+# PNG
+
+
+_PNG_SILENT = frozenset(
+    {
+        *(b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf", b"acTL", b"fcTL", b"fdAT"),
+        *(b"bKGD", b"hIST", b"sBIT", b"sPLT", b"tIME", b"mDCV", b"cLLI", b"sTER", b"CgBI"),
+        *PngColors.KINDS,
+    }
+)
+_RAW_PROFILE = re.compile(rb"\s*(\S+)\s+(\d+)\s+([0-9a-fA-F\s]*)\Z")
+
+
+def of_png(data: bytes, bit_depth: int) -> Beside:
+    """What stands in the chunks of a PNG."""
+    found, colors = Beside(), PngColors(bit_depth)
+    for chunk in containers.png_chunks(data):
+        if chunk.type in _PNG_SILENT:
+            if chunk.type in PngColors.KINDS:
+                start = data[chunk.start : min(chunk.end, chunk.start + 40)]
+                colors.chunks.setdefault(chunk.type, start)
+        elif chunk.type == b"pHYs":
+            found.resolution = _png_resolution(data[chunk.start : chunk.end])
+        elif chunk.type in (b"tEXt", b"zTXt", b"iTXt"):
+            _look_at_text(found, chunk.type, data[chunk.start : chunk.end])
+        else:
+            found.leave(CREDENTIALS if chunk.type == b"caBX" else OTHERS)
+    found.has_profile = b"iCCP" in colors.chunks
+    found.colors = colors.tags()
+    return found
+
+
+def _png_resolution(content: bytes) -> Resolution | None:
+    if len(content) != 9:
+        return None
+    x, y, unit = struct.unpack(">IIB", content)
+    if unit != 1:
+        return _resolution(x, y, is_ratio=True)
+    return _resolution(x * _METERS_PER_INCH, y * _METERS_PER_INCH)
+
+
+def _look_at_text(found: Beside, kind: bytes, content: bytes) -> None:
+    keyword, _, rest = content.partition(b"\0")
+    if keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
+        found.xmp = found.xmp or _international_text(rest)
+        if found.xmp is None:
+            found.leave("unreadable XMP dropped")
+    elif keyword.startswith(b"Raw profile type "):
+        text = _unpacked(rest[1:]) if kind == b"zTXt" else rest
+        _look_at_raw_profile(found, keyword[17:].strip().lower(), text)
+    else:
+        found.leave(TEXT)
+
+
+def _international_text(content: bytes) -> bytes | None:
+    """The text of an iTXt chunk, behind its keyword."""
+    is_packed, text = content[:1] == b"\x01", content[2:]
+    for _ in range(2):
+        # A language and a translated keyword.
+        _, _, text = text.partition(b"\0")
+    return _unpacked(text) if is_packed else text or None
+
+
+def _unpacked(packed: bytes) -> bytes | None:
+    """What zlib packed, where it is no longer than what anyone reads; else None."""
+    decompressor = zlib.decompressobj()
+    try:
+        text = decompressor.decompress(packed, 4 * LARGEST_PACKET)
+    except zlib.error:
+        return None
+    return None if decompressor.unconsumed_tail else text
+
+
+def _look_at_raw_profile(found: Beside, kind: bytes, text: bytes | None) -> None:
+    """What ImageMagick and others wrote before PNG had chunks for it: hexadecimal digits."""
+    match = _RAW_PROFILE.match(text or b"")
+    try:
+        content = bytes.fromhex(match[3].decode()) if match else b""
+    except ValueError:
+        content = b""
+    if kind in (b"exif", b"app1") and content.startswith(containers.EXIF_PREFIX):
+        found.exif = found.exif or content.removeprefix(containers.EXIF_PREFIX)
+    elif kind in (b"app1", b"xmp") and b"<" in content[:64]:
+        found.xmp = found.xmp or content.removeprefix(_XMP)
+    elif kind in (b"exif", b"app1"):
+        found.leave("unreadable EXIF dropped")
+    else:
+        found.leave(IPTC if kind in (b"iptc", b"8bim") else TEXT)
+
+
+# WebP
+
+
+_WEBP_SILENT = frozenset(
+    {*(b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP", b"EXIF", b"XMP ")}
+)
+
+
+def of_webp(data: bytes) -> Beside:
+    """What stands in the chunks of a WebP."""
+    found = Beside()
+    for chunk in containers.riff_chunks(data):
+        if chunk.type == b"XMP " and chunk.end <= len(data):
+            found.xmp = found.xmp or data[chunk.start : chunk.end]
+        elif chunk.type == b"ICCP":
+            found.has_profile = True
+        elif chunk.type not in _WEBP_SILENT:
+            found.leave(CREDENTIALS if chunk.type == b"C2PA" else OTHERS)
+    return found
+
+
+# TIFF
+
+
+_TIFF_SILENT = frozenset(
+    {
+        # How pixels are stored, and which picture of several this is.
+        *range(254, 270),
+        *(273, 274, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291, 292, 293, 297),
+        *(301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337),
+        *range(338, 348),
+        *range(512, 533),
+        # What goes into the EXIF block, or is looked at here or by decoders.
+        *(270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33_432, 34_665, 34_853),
+        *(700, 34_675, 33_723, 34_377),
+    }
+)
+_GEO_TAGS = frozenset({33_550, 33_922, 34_264, 34_735, 34_736, 34_737})
+
+
+def of_tiff(data: bytes, directory: int) -> Beside:
+    """What stands in the directory of a TIFF's picture."""
+    found, layout = Beside(), Layout.of(data)
+    if layout is None:
+        return found
+    fields = fields_by_tag(data, layout, directory)
+    found.has_profile = Tag.ICC_PROFILE in fields
+    found.profile = content_of(data, fields.get(Tag.ICC_PROFILE))
+    found.colors = color_tags.of_tiff(data, layout, fields)
+    found.xmp = content_of(data, fields.get(Tag.XMP)) or None
+    if Tag.IPTC in fields:
+        found.leave(IPTC)
+    if Tag.PHOTOSHOP in fields:
+        found.leave(PHOTOSHOP)
+    if fields.keys() & _GEO_TAGS:
+        found.leave("georeference dropped")
+    if fields.keys() - _TIFF_SILENT - _GEO_TAGS:
+        found.leave(OTHERS)
+    return found
+
+
+# AVIF and HEIC, GIF and BMP
+
+
+def of_heif(data: bytes, information: dict[Any, Any]) -> Beside:
+    """What stands in the boxes of a HEIC, and what its reader found."""
+    boxes = iso_info(data)
+    found = Beside(colors=boxes.colors, notes=list(boxes.notes))
+    found.has_profile = bool(information.get("icc_profile"))
+    found.xmp = information.get("xmp") or None
+    return found
+
+
+def of_avif(data: bytes, information: dict[Any, Any]) -> Beside:
+    """What stands in the boxes of an AVIF, and what Pillow found, which shows all of a picture."""
+    found = of_heif(data, information)
+    if iso_info(data).is_cropped:
+        found.leave("clean aperture not applied")
+    return found
+
+
+def of_bmp(data: bytes, information: dict[Any, Any]) -> Beside:
+    """What stands in the header of a BMP."""
+    found = Beside()
+    found.profile, found.colors = color_tags.of_bmp(data)
+    found.has_profile = found.profile is not None
+    if dpi := information.get("dpi"):
+        found.resolution = _resolution(*dpi)
+    return found
+
+
+_GIF_PROFILE = b"!\xff\x0bICCRGBG1012"
+_GIF_XMP = b"!\xff\x0bXMP DataXMP"
+
+
+def of_gif(data: bytes, information: dict[Any, Any]) -> Beside:
+    """What stands in the extensions of a GIF."""
+    found = Beside()
+    if information.get("comment"):
+        found.leave(COMMENT)
+    start = data.find(_GIF_PROFILE)
+    if start >= 0:
+        found.has_profile = True
+        found.profile = b"".join(_gif_blocks(data, start + len(_GIF_PROFILE)))
+    start = data.find(_GIF_XMP)
+    if start >= 0:
+        # It stands there as it is, before a ramp of bytes that ends any way to read it as blocks.
+        end = data.find(b"\x01\xff\xfe\xfd", start)
+        found.xmp = data[start + len(_GIF_XMP) : end] if end > 0 else None
+    return found
+
+
+def _gif_blocks(data: bytes, at: int) -> Iterator[bytes]:
+    while at < len(data) and data[at]:
+        yield data[at + 1 : at + 1 + data[at]]
+        at += 1 + data[at]
+
+
+def noted_once(notes: Iterable[str]) -> tuple[str, ...]:
+    """The notes, each of them once, in their order."""
+    return tuple(dict.fromkeys(notes))

@@ -1,0 +1,236 @@
+"""EXIF blocks that speak of the result: upright, without its source's thumbnail, of its size.
+
+A block is changed where it stands, never written anew: what makers keep in notes of their own finds
+its parts by their places.
+"""
+
+import struct
+from collections.abc import Collection, Iterable, Iterator
+
+from beam_upscale.image.directories import (
+    Field,
+    Layout,
+    Tag,
+    content_of,
+    fields_by_tag,
+    fields_of,
+    number_of,
+    numbers_of,
+)
+from beam_upscale.image.values import Resolution
+
+UNREADABLE = "unreadable EXIF dropped"
+"""The note on a block without a directory to read."""
+
+_JPEG_START = b"\xff\xd8\xff"
+
+# How pixels are stored: of the file that the block comes from, and that the result's own say.
+_OF_STORAGE = frozenset(
+    {
+        *(0x00FE, 0x00FF, 0x0102, 0x0103, 0x0106, 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C),
+        *(0x013D, 0x0140, 0x0142, 0x0143, 0x0144, 0x0145, 0x014A, 0x0152, 0x0153, 0x015B),
+        *range(0x0200, 0x020A),
+        *(Tag.XMP, Tag.IPTC, Tag.PHOTOSHOP, Tag.ICC_PROFILE),
+    }
+)
+_OF_OLD_PIXELS = frozenset({int(Tag.SUBJECT_AREA), int(Tag.SUBJECT_LOCATION)})
+
+
+def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
+    """Takes out of a block what describes its source's pixels; `with_size` adds the result's size.
+
+    Orientation becomes 1. The thumbnail goes, and so do maker's notes that hold a picture.
+
+    Args:
+        exif: a TIFF-structured block, without a prefix.
+
+    Returns:
+        The block, None where it cannot be read, and notes.
+    """
+    layout = Layout.of(exif)
+    if layout is None or layout.is_big:
+        return None, (UNREADABLE,)
+    block = bytearray(exif)
+    try:
+        gone = list(_thumbnail(block, layout))
+        _set_numbers(block, layout, layout.first, {Tag.ORIENTATION: 1})
+        gone += _remove(block, layout, layout.first, _OF_STORAGE)
+        notes: tuple[str, ...] = ()
+        for directory in _directories(block, layout)[1:]:
+            removed = set(_OF_OLD_PIXELS)
+            if _has_preview(block, layout, directory):
+                removed.add(Tag.MAKER_NOTE)
+                notes = ("maker notes with a preview dropped",)
+            gone += _remove(block, layout, directory, removed)
+        _erase(block, layout, gone)
+    except struct.error:
+        return None, (UNREADABLE,)
+    return bytes(block), notes
+
+
+def with_size(exif: bytes, width: int, height: int) -> bytes:
+    """Gives a block the size of the result wherever it speaks of one.
+
+    Args:
+        exif: as `of_result` gave it.
+        width: of the result, in pixels.
+        height: likewise.
+    """
+    layout = Layout.of(exif)
+    if layout is None or layout.is_big:
+        return exif
+    block = bytearray(exif)
+    try:
+        for directory in _directories(block, layout):
+            _set_numbers(
+                block,
+                layout,
+                directory,
+                {
+                    Tag.IMAGE_WIDTH: width,
+                    Tag.IMAGE_LENGTH: height,
+                    Tag.PIXEL_X_DIMENSION: width,
+                    Tag.PIXEL_Y_DIMENSION: height,
+                    Tag.RELATED_IMAGE_WIDTH: width,
+                    Tag.RELATED_IMAGE_LENGTH: height,
+                },
+            )
+    except struct.error:
+        return exif
+    return bytes(block)
+
+
+def resolution_of(exif: bytes | None) -> Resolution | None:
+    """What a block says of the resolution; None where it says nothing."""
+    layout = None if exif is None else Layout.of(exif)
+    if exif is None or layout is None:
+        return None
+    fields = fields_by_tag(exif, layout, layout.first)
+    sides = [
+        numbers_of(exif, layout, fields.get(tag)) for tag in (Tag.X_RESOLUTION, Tag.Y_RESOLUTION)
+    ]
+    if not all(sides) or not all(0 < side[0] < 1e6 for side in sides):
+        return None
+    unit = number_of(exif, layout, fields.get(Tag.RESOLUTION_UNIT))
+    if unit == 1:
+        return None
+    per_inch = 2.54 if unit == 3 else 1.0
+    return Resolution(sides[0][0] * per_inch, sides[1][0] * per_inch)
+
+
+def _directories(block: bytearray, layout: Layout) -> list[int]:
+    """Where the directories of a block begin: its own, EXIF's, and that of interoperability."""
+    starts = [layout.first]
+    fields = fields_by_tag(block, layout, layout.first)
+    for tag in (Tag.EXIF_DIRECTORY, Tag.INTEROPERABILITY_DIRECTORY):
+        start = number_of(block, layout, fields.get(tag))
+        if not start or start in starts or start + 2 > len(block):
+            break
+        starts.append(start)
+        fields = fields_by_tag(block, layout, start)
+    return starts
+
+
+def _set_numbers(block: bytearray, layout: Layout, directory: int, numbers: dict[Tag, int]) -> None:
+    """Changes fields of one number, where they are there."""
+    for tag, field in fields_by_tag(block, layout, directory).items():
+        number = numbers.get(tag)  # type: ignore[call-overload]
+        if number is None:
+            continue
+        is_short = number <= 0xFFFF and field.kind != 4
+        code = "HHIHxx" if is_short else "HHII"
+        kind = 3 if is_short else 4
+        struct.pack_into(f"{layout.order}{code}", block, field.at, tag, kind, 1, number)
+
+
+_Extent = tuple[int, int]
+
+
+def _remove(
+    block: bytearray, layout: Layout, directory: int, tags: Collection[int]
+) -> list[_Extent]:
+    """Takes fields out of a directory; those behind them move up.
+
+    Returns:
+        Where the values stand that no field of it points to any more.
+    """
+    fields = list(fields_of(block, layout, directory))
+    kept = [field for field in fields if field.tag not in tags]
+    if len(kept) == len(fields):
+        return []
+    end = directory + layout.head_size + len(fields) * layout.field_size
+    following = bytes(block[end : end + 4])
+    parts = [bytes(block[field.at : field.at + layout.field_size]) for field in kept]
+    moved = b"".join((struct.pack(f"{layout.order}H", len(kept)), *parts, following))
+    block[directory : directory + len(moved)] = moved
+    gap = directory + len(moved)
+    block[gap : end + len(following)] = bytes(end + len(following) - gap)
+    return [
+        (field.start, field.start + field.size)
+        for field in fields
+        if field.tag in tags and not 0 <= field.start - directory < end - directory
+    ]
+
+
+def _has_preview(block: bytearray, layout: Layout, directory: int) -> bool:
+    """Whether the maker's notes hold a picture, which is one of the source."""
+    content = content_of(block, fields_by_tag(block, layout, directory).get(Tag.MAKER_NOTE))
+    return content is not None and _JPEG_START in content
+
+
+def _thumbnail(block: bytearray, layout: Layout) -> Iterator[_Extent]:
+    """Cuts the directory of the thumbnail off the chain; yields where it and its parts stand."""
+    fields = list(fields_of(block, layout, layout.first))
+    link = layout.first + layout.head_size + len(fields) * layout.field_size
+    if link + 4 > len(block):
+        return
+    (start,) = struct.unpack_from(f"{layout.order}I", block, link)
+    struct.pack_into(f"{layout.order}I", block, link, 0)
+    if not start or start == layout.first:
+        return
+    found = fields_by_tag(block, layout, start)
+    yield from _extents(layout, start, found.values())
+    for starts, lengths in ((Tag.JPEG_START, Tag.JPEG_LENGTH), (0x0111, 0x0117)):
+        places = numbers_of(block, layout, found.get(starts))
+        sizes = numbers_of(block, layout, found.get(lengths))
+        for place, size in zip(places, sizes, strict=False):
+            yield int(place), int(place + size)
+
+
+def _extents(layout: Layout, directory: int, fields: Iterable[Field]) -> Iterator[_Extent]:
+    """Where a directory and the values of its fields stand."""
+    fields = list(fields)
+    yield directory, directory + layout.head_size + len(fields) * layout.field_size + 4
+    for field in fields:
+        yield field.start, field.start + field.size
+
+
+def _erase(block: bytearray, layout: Layout, extents: Iterable[_Extent]) -> None:
+    """Overwrites parts of a block, but for what its directories need, and cuts them off its end."""
+    erased = _joined(extents, len(block))
+    if not erased:
+        return
+    used = [(0, 8)]
+    fields = fields_by_tag(block, layout, layout.first)
+    gps = number_of(block, layout, fields.get(Tag.GPS_DIRECTORY))
+    for directory in (*_directories(block, layout), *([gps] if gps else [])):
+        used += _extents(layout, directory, fields_by_tag(block, layout, directory).values())
+    used = _joined(used, len(block))
+    kept = [(start, bytes(block[start:end])) for start, end in used]
+    for start, end in erased:
+        block[start:end] = bytes(end - start)
+    for start, content in kept:
+        block[start : start + len(content)] = content
+    del block[max(used[-1][1], len(block.rstrip(b"\0"))) :]
+
+
+def _joined(extents: Iterable[_Extent], length: int) -> list[_Extent]:
+    """Extents within a length, in their order, of which none overlap: fields may claim anything."""
+    joined: list[_Extent] = []
+    for start, end in sorted(extents):
+        end = min(end, length)
+        if joined and start <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        elif start < end:
+            joined.append((start, end))
+    return joined

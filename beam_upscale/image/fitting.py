@@ -1,0 +1,113 @@
+"""What of a picture's metadata its output takes: what a format refuses is left out, with a note."""
+
+import dataclasses
+
+from beam_upscale.image import exif as exif_blocks
+from beam_upscale.image import xmp as xmp_packets
+from beam_upscale.image.codecs import matching_profile
+from beam_upscale.image.values import NO_METADATA, Metadata, Resolution
+from beam_upscale.plan import MetadataRule, OutputFormat
+
+# A JPEG segment's length field counts itself and ends at 65,535; a prefix says what is in it.
+_JPEG_EXIF_LIMIT = 65_533 - len(b"Exif\0\0")
+_JPEG_XMP_LIMIT = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
+_JPEG_MOST_DENSITY = 65_535
+
+
+def fit(
+    metadata: Metadata,
+    format_: OutputFormat,
+    rule: MetadataRule,
+    *,
+    width: int,
+    height: int,
+    channels: int,
+) -> tuple[Metadata, tuple[str, ...]]:
+    """Makes metadata that of a result in its format; no encoder fails on what is returned.
+
+    Args:
+        metadata: of the source.
+        format_: of the result.
+        rule: what of it is to be kept.
+        width: of the result, in pixels.
+        height: likewise.
+        channels: of its color, 1 or 3.
+
+    Returns:
+        The metadata, and notes on what is left out.
+    """
+    profile = matching_profile(metadata.icc_profile, channels)
+    if metadata == NO_METADATA or rule is MetadataRule.STRIP:
+        return Metadata(profile), ()
+    exif, xmp = metadata.exif, metadata.xmp
+    if exif is not None:
+        exif = exif_blocks.with_size(exif, width, height)
+    if xmp is not None:
+        xmp = xmp_packets.with_size(xmp, width, height)
+    fitting = Metadata(profile, exif, xmp, metadata.resolution)
+    if format_ is OutputFormat.JPEG:
+        return _in_jpeg(fitting)
+    if format_ is OutputFormat.WEBP and fitting.resolution and not exif_blocks.resolution_of(exif):
+        return fitting, ("resolution not kept in WebP",)
+    return fitting, ()
+
+
+def _in_jpeg(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
+    notes: tuple[str, ...] = ()
+    if metadata.exif is not None and len(metadata.exif) > _JPEG_EXIF_LIMIT:
+        metadata = dataclasses.replace(metadata, exif=None)
+        notes = ("EXIF too long for JPEG dropped",)
+    if metadata.xmp is not None and len(metadata.xmp) > _JPEG_XMP_LIMIT:
+        metadata = dataclasses.replace(metadata, xmp=None)
+        notes = (*notes, "XMP too long for JPEG dropped")
+    if metadata.resolution is not None and _density(metadata.resolution) is None:
+        metadata = dataclasses.replace(metadata, resolution=None)
+        notes = (*notes, "resolution not kept in JPEG")
+    return metadata, notes
+
+
+def _density(resolution: Resolution) -> tuple[int, int] | None:
+    """A resolution in whole numbers; None where a JPEG's header has no room for it."""
+    x, y = round(resolution.x), round(resolution.y)
+    return (x, y) if 1 <= x <= _JPEG_MOST_DENSITY and 1 <= y <= _JPEG_MOST_DENSITY else None
+
+
+def jpeg_with_resolution(data: bytes, resolution: Resolution | None) -> bytes:
+    """Writes a resolution into the JFIF header with which a JPEG begins."""
+    density = None if resolution is None else _density(resolution)
+    if density is None or resolution is None or data[6:11] != b"JFIF\0":
+        return data
+    unit = b"\0" if resolution.is_ratio else b"\1"
+    sides = b"".join(each.to_bytes(2, "big") for each in density)
+    return b"".join((data[:13], unit, sides, memoryview(data)[18:]))
+
+
+_INCHES_PER_METER = 39.37007874015748
+_MOST_PNG_DENSITY = 2**31 - 1
+
+
+def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
+    """The chunks of a PNG that hold metadata, but for its profile."""
+    chunks = []
+    if metadata.resolution is not None:
+        chunks.append((b"pHYs", _png_resolution(metadata.resolution)))
+    if metadata.xmp is not None:
+        chunks.append((b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp))
+    if metadata.exif is not None:
+        chunks.append((b"eXIf", metadata.exif))
+    return chunks
+
+
+def _png_resolution(resolution: Resolution) -> bytes:
+    scale = 1.0 if resolution.is_ratio else _INCHES_PER_METER
+    sides = (
+        min(max(1, round(each * scale)), _MOST_PNG_DENSITY) for each in (resolution.x, resolution.y)
+    )
+    unit = b"\0" if resolution.is_ratio else b"\1"
+    return b"".join(each.to_bytes(4, "big") for each in sides) + unit
+
+
+def tiff_resolution(metadata: Metadata) -> Resolution | None:
+    """The resolution for the fields of a TIFF, which has one place for both of them."""
+    resolution = metadata.resolution or exif_blocks.resolution_of(metadata.exif)
+    return None if resolution is None or resolution.is_ratio else resolution
