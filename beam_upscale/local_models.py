@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from beam_upscale import shared_weights, storage, weights
+from beam_upscale import shared_weights, storage, urls, weights
 from beam_upscale.decoding import usable_cores
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -199,4 +199,5 @@ def _find_weights(spec: str | None, engine: str) -> tuple[weights.Weights, str]:
         return found, str(Path(found.path).absolute())
     sha256 = shared_weights.sha256(spec)
     cached = shared_weights.fetch(spec, sha256)
-    return weights.Weights(PurePosixPath(spec).name, cached, sha256, source=spec), spec
+    name = PurePosixPath(urls.path_of(spec) if urls.is_web(spec) else spec).name
+    return weights.Weights(name, cached, sha256, source=storage.printable(spec)), spec

@@ -9,8 +9,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from beam_upscale import storage, weights
+from beam_upscale import storage, urls, weights
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+
+# What a store says that does not list its files.
+_OF_LISTING = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
 
 
 def sha256(uri: str) -> str:
@@ -37,7 +40,8 @@ def fetch(uri: str, expected: str) -> Path:
     with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
-            suffix = PurePosixPath(uri).suffix
+            # A URL may go on behind the file's name.
+            suffix = PurePosixPath(urls.path_of(uri) if urls.is_web(uri) else uri).suffix
             return weights.store(expected, suffix, functools.partial(storage.open_read, uri))
         return weights.store_folder(
             expected, names, lambda name: storage.open_read(storage.join(uri, name))
@@ -99,11 +103,17 @@ def _names(uri: str) -> list[str]:
 def _unavailable_on_failure(uri: str) -> Iterator[None]:
     try:
         yield
-    except SettingsError:
-        raise
+    except SettingsError as error:
+        if error.code not in _OF_LISTING:
+            raise
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNAVAILABLE,
+            f"the weights {storage.printable(uri)} cannot be read: {error.message}",
+        ) from error
     except _failures(uri) as error:
         raise SettingsError(
-            ErrorCode.WEIGHTS_UNAVAILABLE, f"the weights {uri} cannot be read: {_reason(error)}"
+            ErrorCode.WEIGHTS_UNAVAILABLE,
+            f"the weights {storage.printable(uri)} cannot be read: {_reason(error)}",
         ) from error
 
 

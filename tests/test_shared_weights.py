@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from memory_filesystem import MemoryFileSystem
 from memory_hdfs import hdfs
+from web_server import file, serving
 
-from beam_upscale import shared_weights, weights
+from beam_upscale import http_files, local_models, shared_weights, weights
 from beam_upscale.errors import ErrorCode, SettingsError
 
 FILES = {
@@ -178,3 +179,21 @@ def test_errors_of_a_storage_client_are_unavailable(
             action()
         assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_weights_at_a_url_have_the_name_of_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_files, "PATIENCE", http_files.Patience(attempts=1))
+    content = os.urandom(1000)
+    with serving() as web:
+        web.replies["/w/small.pth"] = file(content)
+
+        found, uri = local_models._find_weights(f"{web.url}/w/small.pth?sig=SECRET", "any")
+
+    assert (found.name, found.source) == ("small.pth", f"{web.url}/w/small.pth")
+    assert found.path.suffix == ".pth"
+    assert found.path.read_bytes() == content
+    # Workers need all of it, and it is not recorded.
+    assert uri.endswith("?sig=SECRET")
+    with pytest.raises(SettingsError) as caught:
+        shared_weights.sha256("http://127.0.0.1:1/small.pth?sig=SECRET")
+    assert "SECRET" not in caught.value.message

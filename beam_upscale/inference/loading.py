@@ -48,8 +48,8 @@ def _by_name(model: LocalModel) -> Path:
         return _verified(weights.fetch_by_name(model.name).path, model)
     raise SettingsError(
         ErrorCode.WEIGHTS_UNAVAILABLE,
-        f"{model.weights_uri} is not there for this worker; put the weights where all workers can "
-        "read them and pass that URI",
+        f"{storage.printable(model.weights_uri)} is not there for this worker; put the weights "
+        "where all workers can read them and pass that URI",
     )
 
 

@@ -1,6 +1,7 @@
 """What a folder in diffusers' layout holds, and whether it is whole, from its JSON and headers."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.device import Precision
+from beam_upscale.models.weight_files import SAFETENSORS, ProgramError, refuse_program
 
 PIPELINE = "StableDiffusionUpscalePipeline"
 
@@ -26,6 +28,26 @@ _CONFIGS = {
     "low_res_scheduler": "scheduler_config.json",
 }
 """The components that the pipeline cannot do without, and the file that describes each."""
+
+_CLASSES = {
+    "unet": ("diffusers", r"UNet2DConditionModel"),
+    "vae": ("diffusers", r"AutoencoderKL"),
+    "text_encoder": ("transformers", r"CLIPTextModel"),
+    "tokenizer": ("transformers", r"CLIPTokenizer(Fast)?"),
+    "scheduler": ("diffusers", r"[A-Za-z0-9]+Scheduler"),
+    "low_res_scheduler": ("diffusers", r"[A-Za-z0-9]+Scheduler"),
+}
+"""The library of each component, and a pattern of its class: a folder may name no other code."""
+
+_NEVER_LOADED = frozenset({"safety_checker", "feature_extractor", "watermarker"})
+
+_CODE_KEYS = frozenset(
+    {"auto_map", "custom_pipelines", "custom_pipeline", "trust_remote_code", "quantization_config"}
+)
+"""What a configuration names code by, its own or another library's."""
+
+_KERNEL_KEYS = frozenset({"attn_implementation", "_attn_implementation"})
+"""What names code by `OWNER/NAME` of a repository of the hub."""
 
 _WEIGHTS = {
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -67,7 +89,8 @@ def inspect(folder: Path) -> LatentInfo:
 
     Raises:
         SettingsError: `WEIGHTS_INCOMPLETE` if a file is missing that `model_index.json` or an index
-            of weights asks for; `WEIGHTS_UNUSABLE` if it is another pipeline, if JSON is corrupt,
+            of weights asks for; `WEIGHTS_UNUSABLE` if it is another pipeline, if a file is or names
+            code, if JSON is corrupt,
             if a `.safetensors` file is not as long as its header says, or if the modules' channels
             do not fit together.
     """
@@ -77,7 +100,12 @@ def inspect(folder: Path) -> LatentInfo:
     for component in _CONFIGS:
         if not index.get(component):
             raise unusable(folder, f"model_index.json names no {component}")
+    _require_known_classes(folder, index)
+    _require_no_key_of_code(folder / "model_index.json", index)
     configs = {name: _read_json(folder / name / file) for name, file in _CONFIGS.items()}
+    for name, config in configs.items():
+        _require_no_program(folder / name)
+        _require_no_key_of_code(folder / name / _CONFIGS[name], config)
     _require_vocabulary(folder / "tokenizer")
     for component, names in _WEIGHTS.items():
         _require_weights(folder / component, names)
@@ -102,6 +130,45 @@ def _read_json(path: Path) -> Config:
     if not isinstance(content, dict):
         raise unusable(path, f"it holds a {type(content).__name__}, not an object")
     return content
+
+
+def _require_known_classes(folder: Path, index: Config) -> None:
+    for component, named in index.items():
+        if not isinstance(named, list) or component in _NEVER_LOADED or named == [None, None]:
+            continue
+        library, pattern = _CLASSES.get(component, (None, ""))
+        is_known = len(named) == 2 and named[0] == library and isinstance(named[1], str)
+        if not is_known or not re.fullmatch(pattern, named[1]):
+            raise unusable(
+                folder,
+                f"model_index.json has {component} made by {named}, and only {PIPELINE}'s own "
+                "classes of diffusers and transformers are used",
+            )
+
+
+def _require_no_program(folder: Path) -> None:
+    code = min(folder.glob("*.py"), default=None)
+    if code is not None:
+        raise unusable(code, "it is code, and none that comes with weights is run; remove it")
+
+
+def _require_no_key_of_code(path: Path, config: Config) -> None:
+    key = _key_of_code(config)
+    if key is not None:
+        raise unusable(path, f"it asks by {key} for code that is not this pipeline's; remove that")
+
+
+def _key_of_code(value: object) -> str | None:
+    """The first key of a configuration, or of what is in it, that names code; None without one."""
+    if isinstance(value, list):
+        return next(filter(None, map(_key_of_code, value)), None)
+    if not isinstance(value, dict):
+        return None
+    for key, inner in value.items():
+        is_kernel = key in _KERNEL_KEYS and isinstance(inner, str) and "/" in inner
+        if (key in _CODE_KEYS and inner) or is_kernel:
+            return str(key)
+    return _key_of_code(list(value.values()))
 
 
 def _require_vocabulary(folder: Path) -> None:
@@ -132,18 +199,26 @@ def _parts(index: Path) -> Sequence[str]:
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise unusable(index, "it has no weight_map")
-    return sorted({str(part) for part in weight_map.values()})
+    parts = sorted({str(part) for part in weight_map.values()})
+    for part in parts:
+        if Path(part).name != part:
+            raise unusable(index, f"it names {part!r}, which is no file beside it")
+    return parts
 
 
 def _require_whole(path: Path) -> None:
     if not path.is_file():
         raise _incomplete(path)
-    if path.suffix != ".safetensors":
-        return
     try:
+        if path.suffix != SAFETENSORS:
+            # Both libraries make only tensors and plain containers of what is left.
+            refuse_program(path)
+            return
         # Opening reads the header alone, and compares it with the length of the file.
         with safe_open(path, framework="numpy"):
             pass
+    except ProgramError as error:
+        raise unusable(path, str(error)) from error
     except (SafetensorError, OSError) as error:
         raise unusable(path, f"it is truncated or corrupt ({error})") from error
 

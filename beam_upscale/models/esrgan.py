@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from spandrel import ImageModelDescriptor, ModelLoader
+from spandrel import ImageModelDescriptor, ModelLoader, canonicalize_state_dict
 from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -23,6 +23,7 @@ from beam_upscale.models.networks import (
     halo_of,
 )
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly
+from beam_upscale.models.weight_files import ProgramError, read_state_dict
 
 ImageBatch = NDArray[np.uint8 | np.uint16]
 
@@ -219,7 +220,10 @@ class EsrganModel:
 
 def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     try:
-        descriptor = ModelLoader(device="cpu").load_from_file(path)
+        state = canonicalize_state_dict(read_state_dict(path))
+        descriptor = ModelLoader(device="cpu").load_from_state_dict(state)
+    except ProgramError as error:
+        raise _unusable(path, str(error)) from error
     except Exception as error:
         # What a damaged or foreign file raises is not a closed set: spandrel passes on the errors
         # of zip, pickle, safetensors and each architecture's own code.

@@ -483,7 +483,7 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
     for logs in (diffusers.utils.logging, transformers.utils.logging):
         logs.set_verbosity_error()
         logs.disable_progress_bar()
-    options = {"dtype": dtype, "local_files_only": True}
+    options = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
     # What fails here is the installation, not the weights.
     encoder_class = transformers.CLIPTextModel
     pipeline_class = diffusers.StableDiffusionUpscalePipeline

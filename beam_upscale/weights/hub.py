@@ -18,7 +18,7 @@ from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.weights.cache import ensure, weights_directory
-from beam_upscale.weights.digest import files_of
+from beam_upscale.weights.digest import files_of, folder_sha256, sha256_of
 from beam_upscale.weights.errors import reason, unavailable
 from beam_upscale.weights.values import Progress, Weights
 
@@ -46,6 +46,7 @@ _TIMEOUT_SECONDS = 10
 _PART = r"\w+(?:[.-]\w+)*"
 _SPEC = re.compile(rf"(?P<name>{_PART}/{_PART})(?:@(?P<revision>.*))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Wei
 
     Raises:
         SettingsError: `WEIGHTS_UNAVAILABLE` if the files cannot be had now, `WEIGHTS_INCOMPLETE` if
-            the repository lacks some of a pipeline's.
+            the repository lacks some of a pipeline's, `WEIGHTS_MISMATCH` if one was changed here.
     """
     entry = f"{repository.name.replace('/', '--')}--{repository.revision}"
     folder = weights_directory() / entry
@@ -121,7 +122,32 @@ def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Wei
         size = sum((folder / name).stat().st_size for name in files_of(folder))
         progress(size, size)
     source = f"the repository {repository.name} of the hub at commit {repository.revision}"
-    return Weights.hashed(str(repository), folder, source)
+    return Weights(str(repository), folder, _verified_sha256(folder), source)
+
+
+def _verified_sha256(folder: Path) -> str:
+    """The SHA-256 of a folder of links into the library's cache, whose files are what they were.
+
+    The library calls a large file by its SHA-256, and looks at none again: whoever can write to
+    its cache could put others in their place.
+
+    Raises:
+        SettingsError: `WEIGHTS_MISMATCH`, a file is another; `WEIGHTS_UNAVAILABLE`, it cannot be
+            read.
+    """
+    try:
+        found = {name: sha256_of(folder / name) for name in files_of(folder)}
+        blobs = {name: (folder / name).resolve() for name in found}
+    except OSError as error:
+        raise unavailable(f"The weights {folder} cannot be read ({reason(error)})") from error
+    for name, blob in blobs.items():
+        if _SHA256.fullmatch(blob.name) and blob.name != found[name]:
+            raise SettingsError(
+                ErrorCode.WEIGHTS_MISMATCH,
+                f"The file {blob} of the hub's cache has SHA-256 {found[name]}, and is called by "
+                "another: it was changed or damaged. Remove it, to have it fetched again.",
+            )
+    return folder_sha256(found)
 
 
 @dataclass(frozen=True)

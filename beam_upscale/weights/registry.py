@@ -2,6 +2,7 @@
 
 import http.client
 import importlib.resources
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models import ncnn
@@ -66,7 +67,7 @@ class Download:
     def _receive(self, target: Path, size: int, progress: Progress | None) -> int:
         received = 0
         with (
-            urllib.request.urlopen(self.url, timeout=_TIMEOUT_SECONDS) as response,
+            _opener().open(self.url, timeout=_TIMEOUT_SECONDS) as response,
             target.open("wb") as stream,
         ):
             # A byte too many is enough to know that it is another file.
@@ -76,6 +77,21 @@ class Download:
                 if progress is not None:
                     progress(received, size)
         return received
+
+
+class _HttpsToHttps(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but none from https to what anybody on the way could replace."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.lower().startswith("https:"):
+            raise urllib.error.URLError("it leads from https to another scheme")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_HttpsToHttps)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,55 @@ def test_folders_of_something_else_are_unusable(
         inspect(own_pipeline)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("model_index.json", {"unet": ["os", "system"]}, "unet made by .*os"),
+        ("model_index.json", {"unet": ["diffusers", "DiffusionPipeline"]}, "unet made by"),
+        ("model_index.json", {"scheduler": ["mine", "MyScheduler"]}, "scheduler made by"),
+        ("model_index.json", {"tokenizer": ["transformers", "AutoTokenizer"]}, "tokenizer made by"),
+        ("model_index.json", {"vae": "AutoencoderKL", "more": ["os", "system"]}, "more made by"),
+        ("model_index.json", {"trust_remote_code": True}, "trust_remote_code"),
+        ("tokenizer/tokenizer_config.json", {"auto_map": {"AutoTokenizer": "a.B"}}, "auto_map"),
+        ("text_encoder/config.json", {"a": [{"auto_map": {"AutoModel": "a.B"}}]}, "auto_map"),
+        ("text_encoder/config.json", {"_attn_implementation": "own/kernel"}, "_attn_implementa"),
+        ("unet/config.json", {"quantization_config": {"quant_method": "torchao"}}, "quantization"),
+    ],
+)
+def test_configuration_that_names_other_code_is_refused(
+    own_pipeline: Path, file: str, changes: dict[str, Any], message: str
+) -> None:
+    change_config(own_pipeline, file, **changes)
+
+    with pytest.raises(SettingsError, match=message) as caught:
+        inspect(own_pipeline)
+
+    assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
+
+
+def test_code_beside_a_component_is_refused(own_pipeline: Path) -> None:
+    (own_pipeline / "unet" / "diffusers.py").write_text("raise SystemExit")
+
+    with pytest.raises(SettingsError, match=r"unet/diffusers\.py .* it is code"):
+        inspect(own_pipeline)
+
+
+def test_programs_in_the_place_of_weights_are_refused(own_pipeline: Path) -> None:
+    path = own_pipeline / UNET_WEIGHTS
+    path.unlink()
+    with zipfile.ZipFile(path.with_suffix(".bin"), "w") as archive:
+        archive.writestr("archive/constants.pkl", b"")
+
+    with pytest.raises(SettingsError, match="TorchScript"):
+        inspect(own_pipeline)
+
+    path.with_suffix(".bin").unlink()
+    index = path.with_name(f"{path.name}.index.json")
+    index.write_text(json.dumps({"weight_map": {"a": "../vae/weights.bin"}}))
+    with pytest.raises(SettingsError, match="no file beside it"):
+        inspect(own_pipeline)
 
 
 def test_weights_in_parts_are_loaded_and_checked(own_pipeline: Path, tiny_pipeline: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import shlex
 import shutil
@@ -6,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import local_hub
 import pytest
 from local_hub import LocalHub
 from weight_files import files_in, write_files
@@ -88,6 +90,22 @@ def test_what_was_downloaded_needs_no_hub(hub: LocalHub, monkeypatch: pytest.Mon
     shutil.rmtree(first.path)
     refuse_connections(hub, monkeypatch)
     assert fetch(hub) == first
+
+
+def test_a_file_of_the_library_s_cache_that_was_changed_is_refused(
+    hub: LocalHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the hub calls large files.
+    monkeypatch.setattr(local_hub, "_etag", lambda content: hashlib.sha256(content).hexdigest())
+    hub.fill_library_cache(*hub.files)
+    fetch(hub)
+
+    blob = (hub.snapshot / "vae/config.json").resolve()
+    blob.write_bytes(bytes(len(blob.read_bytes())))
+
+    error = refusal(hub)
+    assert error.code is ErrorCode.WEIGHTS_MISMATCH
+    assert str(blob) in error.message
 
 
 def test_of_a_library_cache_filled_by_others_the_hub_is_asked_once(

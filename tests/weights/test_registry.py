@@ -1,7 +1,9 @@
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +15,7 @@ from weight_files import files_in
 
 from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.weights import CacheState, Download, RegisteredWeights
+from beam_upscale.weights import CacheState, Download, RegisteredWeights, registry
 
 CONTENT = os.urandom(200_000)
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -115,6 +117,20 @@ def test_other_content_is_a_mismatch_with_both_hashes_and_is_removed(
     assert CONTENT_SHA256 in caught.value.message
     assert hashlib.sha256(web.content).hexdigest() in caught.value.message
     assert files_in(cache) == set()
+
+
+def test_a_download_is_not_led_from_https_to_http() -> None:
+    redirects = registry._HttpsToHttps()
+    for start, target, is_followed in [
+        ("https://h/a", "https://o/b", True),
+        ("http://h/a", "https://o/b", True),
+        ("http://h/a", "http://o/b", True),
+        ("https://h/a", "HTTP://o/b", False),
+        ("https://h/a", "ftp://o/b", False),
+    ]:
+        request = urllib.request.Request(start)
+        with contextlib.nullcontext() if is_followed else pytest.raises(OSError, match="https"):
+            assert redirects.redirect_request(request, None, 302, "", {}, target) is not None
 
 
 def test_longer_content_is_a_mismatch(web: WebServer, cache: Path) -> None:
