@@ -71,10 +71,13 @@ class Prepaid:
     Attributes:
         work: as `work_of`, of the input that it holds for.
         credits: what these calls cost.
+        unresolved: the part of it that is not known to be charged: a repeat may be charged, as the
+            first time.
     """
 
     work: str
     credits: Decimal
+    unresolved: Decimal = Decimal(0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import apache_beam as beam
 
 from beam_upscale import storage
 from beam_upscale.booking import Prepaid, prepaid, repeatable_entries
-from beam_upscale.books import Place, read_sums, work_of
+from beam_upscale.books import Place, State, read_sums, work_of
 from beam_upscale.chain import ChainPlan, Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool, shared_pool
@@ -225,9 +225,11 @@ def _prepaid(
     guided = rules.is_guided
     parameters = source.parameters(rules.parameters, rules.prompt_column) if guided else None
     work = work_of(source.sha256(), parameters)
-    groups = (prepaid(found, work, model, books) for found in entries)
-    paid = sum((group.first.credits for group in groups if group is not None), Decimal(0))
-    return Prepaid(work, paid) if paid else None
+    found = (prepaid(each, work, model, books) for each in entries)
+    groups = [group for group in found if group is not None]
+    paid = sum((group.first.credits for group in groups), Decimal(0))
+    unresolved = sum((g.first.credits for g in groups if g.state is State.SENT), Decimal(0))
+    return Prepaid(work, paid, unresolved) if paid else None
 
 
 def spent_on(row: Row) -> Decimal:
@@ -266,11 +268,21 @@ def _admit(
 ) -> SourceImage:
     last = NOTHING if admitted is None else admitted.last
     spare = settled.left if admitted is None else admitted.spare
-    # What costs nothing more is within every budget: its charge is in the books.
-    is_within = settled.admits(order(source.input_id), last) or source.claimed == 0
+    is_within = settled.admits(order(source.input_id), last) or _is_in_books(source, settled)
     return dataclasses.replace(
         source, within_budget=is_within, spare_calls=max(0, int(spare // highest))
     )
+
+
+def _is_in_books(source: SourceImage, settled: Reach) -> bool:
+    """Whether an input costs nothing beyond what the books hold, and may be done for that.
+
+    Where they hold more than the budget, as one that was lowered, calls that are not known to be
+    charged must not be: they are not repeated.
+    """
+    is_overdrawn = settled.left < 0
+    may_be_charged = source.prepaid is not None and source.prepaid.unresolved > 0
+    return source.claimed == 0 and not (is_overdrawn and may_be_charged)
 
 
 def _last_bucket(asked: Claim, settled: Reach) -> Iterator[tuple[None, Claim]]:

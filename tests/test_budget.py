@@ -334,7 +334,8 @@ def test_a_claim_is_without_what_is_repeated_for_free(tmp_path: Path, fate: Fate
     changed = claim(dataclasses.replace(source, data=png(20, 11)), RULES, shared_pool(), MODEL)
     elsewhere = claim(source, RULES, shared_pool(), dataclasses.replace(MODEL, ledger="another"))
 
-    assert (found.credits, found.prepaid) == (0, Prepaid(WORK, PRICE))
+    unresolved = PRICE if fate is None else Decimal(0)
+    assert (found.credits, found.prepaid) == (0, Prepaid(WORK, PRICE, unresolved))
     assert (changed.credits, changed.prepaid) == (PRICE, None)
     assert (elsewhere.credits, elsewhere.prepaid) == (PRICE, None)
 
@@ -357,14 +358,21 @@ def test_what_earlier_rows_took_is_counted_in_the_books_and_not_again(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("budget", "within", "spare"),
-    [("0.2", {"b"}, 0), ("0.4", {"a", "b"}, 0), ("0.8", {"a", "b"}, 2), ("0.1", {"b"}, 0)],
+    ("fate", "budget", "within", "spare"),
+    [
+        (None, "0.2", {"b"}, 0),
+        (None, "0.4", {"a", "b"}, 0),
+        (None, "0.8", {"a", "b"}, 2),
+        (Fate.CHARGED, "0.1", {"b"}, 0),
+        # The repeat may be charged for the first time, and the books hold more than the budget.
+        (None, "0.1", set(), 0),
+    ],
 )
-def test_free_repeats_are_within_every_budget_and_what_is_left_is_to_spare(
-    tmp_path: Path, budget: str, within: set[str], spare: int
+def test_free_repeats_are_within_a_budget_and_what_is_left_is_to_spare(
+    tmp_path: Path, fate: Fate | None, budget: str, within: set[str], spare: int
 ) -> None:
     """What is charged for `b` already takes its part of a budget."""
-    booked(tmp_path, None, "b")
+    booked(tmp_path, fate, "b")
     run = later_run(tmp_path)
     sources = [SourceImage(name, data=png(20, 10), books=run) for name in ("a", "b")]
 
