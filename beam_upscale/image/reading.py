@@ -627,7 +627,9 @@ def _read_by_pillow(data: bytes, source: Source) -> _Picture:
     with _open(header.format, data) as image:
         check_size(header, *image.size)
         image.load()
-        icc_profile = image.info.get("icc_profile")
+        found = image.info.get("icc_profile")
+        # A TIFF's field may hold something else, such as a number.
+        icc_profile = found if isinstance(found, bytes) else None
         converted, notes = _to_gray_or_rgb(image, icc_profile)
         if header.format in ("avif", "heif") and source.sample_bits > 8:
             notes = (*notes, f"{source.sample_bits}-bit reduced to 8 bits")

@@ -360,3 +360,12 @@ def test_fax_codes_give_their_rows_or_are_refused(compression: str, tmp_path: Pa
     assert decoded.notes == ("1-bit as 8-bit grayscale",)
     assert np.array_equal(by_rows(whole, tmp_path / "picture"), decoded.color)
     assert refused > 10
+
+
+@pytest.mark.parametrize("value", [(SHORT, [7]), (LONG, [1, 2]), (ASCII, b"profile\0")])
+def test_profile_field_that_holds_no_profile_is_dropped_with_a_note(value: Any) -> None:
+    decoded = decode(tiff(page(WIDTH, {34675: value})))
+
+    assert np.array_equal(decoded.color, decode(tiff(page(WIDTH))).color)
+    assert decoded.metadata.icc_profile is None
+    assert "unusable ICC profile dropped" in decoded.notes
