@@ -216,7 +216,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
     for marker, start, end in jpeg_segments(data):
         if marker in _JPEG_FRAME and frame is None:
             frame = struct.unpack_from(">BHHB", data, start)
-        elif marker == _JPEG_APP1 and exif is None and data.startswith(EXIF_PREFIX, start):
+        elif marker == _JPEG_APP1 and exif is None and data[start : start + 6] == EXIF_PREFIX:
             exif = data[start + len(EXIF_PREFIX) : end]
         elif marker in (_JPEG_SOS, _JPEG_EOI):
             if frame is None:

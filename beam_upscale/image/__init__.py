@@ -37,7 +37,8 @@ What is carried over besides is `Metadata`:
 What differs from plain 8-bit gray or RGB, and what is left behind (further pictures, gain and depth
 maps, comments, texts, IPTC, what follows the picture), is said in `DecodedImage.notes`.
 
-A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it.
+A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it. What it
+stumbles over though no pixel is lost (`image/jpeg.py`) is noted.
 """
 
 from beam_upscale.image.reading import decode, read_header

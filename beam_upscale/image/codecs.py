@@ -4,7 +4,12 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
+import pyvips
 from PIL import Image
+
+# pyvips hands libvips's warnings to Python's logging. There the garbage collector may run, close an
+# image that has a warning of its own to give, and GLib ends a process in which warnings nest.
+pyvips._remove_log_handler()
 
 
 @contextlib.contextmanager
@@ -18,6 +23,26 @@ def quiet_pillow() -> Iterator[None]:
             yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def forget_errors() -> None:
+    """Has libvips forget what it said of earlier pictures: that would stand before its next error.
+
+    It keeps the warnings of pictures that it read all the same.
+    """
+    pyvips.vips_lib.vips_error_clear()
+
+
+def raise_jpeg_warnings() -> None:
+    """Raises what libjpeg warned of since `forget_errors`, even if there is a picture.
+
+    libvips, asked to fail on warnings, looks at them before it reads rows: not behind the last.
+
+    Raises:
+        pyvips.Error: there was a warning.
+    """
+    if b"VipsJpeg" in pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()):
+        raise pyvips.Error("the last rows are damaged")
 
 
 def matching_profile(icc_profile: bytes | None, channels: int) -> bytes | None:

@@ -8,7 +8,7 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 import pyvips
@@ -19,17 +19,21 @@ from PIL import (
     Image,
     ImageCms,
     ImageFile,
-    JpegImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
 )
 
 from beam_upscale import containers
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import beside, color_tags, profiles, tiff, xmp
+from beam_upscale.image import beside, color_tags, jpeg, profiles, tiff, xmp
 from beam_upscale.image import exif as exif_blocks
 from beam_upscale.image.beside import Beside
-from beam_upscale.image.codecs import one_line, quiet_pillow
+from beam_upscale.image.codecs import (
+    forget_errors,
+    one_line,
+    quiet_pillow,
+    raise_jpeg_warnings,
+)
 from beam_upscale.image.values import (
     SUPPORTED_FORMATS,
     DecodedImage,
@@ -38,6 +42,8 @@ from beam_upscale.image.values import (
     Pixels,
 )
 from beam_upscale.plan import Animated
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -413,7 +419,6 @@ _PILLOW_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "avif": AvifImagePlugin.AvifImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
     "gif": GifImagePlugin.GifImageFile,
-    "jpeg": JpegImagePlugin.JpegImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
     "webp": WebPImagePlugin.WebPImageFile,
 }
@@ -471,8 +476,7 @@ def _read_picture(data: bytes, source: Source) -> _Picture:
             return _read_png(data, source)
         if header.format == "jpeg":
             look_behind(data, source)
-            if header.mode != "CMYK":
-                return _read_jpeg(data)
+            return _read_jpeg(data, source)
         if header.format == "tiff":
             return _read_tiff(data, source)
         return _read_by_pillow(data, source)
@@ -525,7 +529,7 @@ def _is_truncation(error: Exception, reason: str) -> bool:
 
 
 def _read_png(data: bytes, source: Source) -> _Picture:
-    image = _open_vips(data)
+    image = open_vips(data)
     return _from_vips(image, has_alpha=image.bands in (2, 4), notes=png_notes(source))
 
 
@@ -538,18 +542,64 @@ def png_notes(source: Source) -> tuple[str, ...]:
     return ()
 
 
-JPEG_DAMAGE = ("premature end of", "bad huffman code", "instead of rst", "corrupt")
-
-
-def _read_jpeg(data: bytes) -> _Picture:
+def _read_jpeg(data: bytes, source: Source) -> _Picture:
     """Decodes as Pillow does, to the level, but notices when the decoder made up missing data."""
+    open_ = functools.partial(open_vips, data)
+    picture, odd = whole_jpeg(data, open_, lambda image: _from_vips(image, has_alpha=False))
+    if source.header.mode != "CMYK":
+        return dataclasses.replace(picture, notes=odd.notes) if odd else picture
+    # Its samples are those that Pillow gives, Adobe's inversion undone.
+    inks = Image.fromarray(picture.samples, "CMYK")
+    converted, notes = _cmyk_to_rgb(inks, picture.icc_profile)
+    notes = (*odd.notes, *notes) if odd else notes
+    return dataclasses.replace(picture, samples=np.asarray(converted), notes=notes)
+
+
+def whole_jpeg(
+    data: bytes, open_: Callable[[str], Any], read: Callable[[Any], T]
+) -> tuple[T, jpeg.Mended | None]:
+    """Reads a JPEG of which no pixel is lost; see `jpeg` for what may be odd about it.
+
+    Args:
+        data: the file, or a mapping of it.
+        open_: opens it by libvips, which is to fail on what is given.
+        read: gives what is wanted of the opened image, and reads all of it.
+
+    Returns:
+        What `read` gave, and the file that was opened where it is not `data`.
+
+    Raises:
+        ImageError: TRUNCATED.
+        pyvips.Error: pixels are lost otherwise.
+    """
+    found: pyvips.Error | None = None
     try:
-        return _from_vips(_open_vips(data, fail_on="warning"), has_alpha=False)
+        whole = _read_strictly(open_, read)
+        # libjpeg does not always look for the end marker.
+        if data[-2:] == b"\xff\xd9" or not jpeg.is_cut(data):
+            return whole, None
     except pyvips.Error as error:
-        if any(sign in str(error).lower() for sign in JPEG_DAMAGE):
-            raise
-        # Warnings about oddities that cost no pixel, such as an unknown version number.
-        return _from_vips(_open_vips(data, fail_on="error"), has_alpha=False)
+        found = error
+    for deeply in (False, True):
+        odd = jpeg.mended(data, deeply=deeply)
+        if odd is not None and odd.notes:
+            try:
+                return _read_strictly(functools.partial(open_vips, odd.data), read), odd
+            except pyvips.Error as error:
+                found = error
+    # libjpeg told its first warning; that the end is missing says more.
+    if jpeg.is_cut(data):
+        raise ImageError(
+            ErrorCode.TRUNCATED, f"JPEG ends after {len(data)} bytes, before its end marker"
+        ) from found
+    assert found is not None
+    raise found
+
+
+def _read_strictly(open_: Callable[[str], Any], read: Callable[[Any], T]) -> T:
+    found = read(open_("warning"))
+    raise_jpeg_warnings()
+    return found
 
 
 def _read_tiff(data: bytes, source: Source) -> _Picture:
@@ -560,7 +610,7 @@ def _read_tiff(data: bytes, source: Source) -> _Picture:
     if view := containers.tiff_view_at(data, info.directory):
         data = view.head + data[len(view.head) :]
     if reader is tiff.Reader.VIPS:
-        return _from_vips(*tiff_bands(_open_vips(data), info))
+        return _from_vips(*tiff_bands(open_vips(data), info))
     picture = _read_by_pillow(data, source)
     # Pillow turns a TIFF upright by itself.
     return dataclasses.replace(picture, is_upright=True)
@@ -600,7 +650,9 @@ def tiff_bands(image: Any, info: containers.TiffInfo) -> tuple[Any, bool]:
     return image.extract_band(0, n=layout.colors + has_alpha), has_alpha
 
 
-def _open_vips(data: bytes, fail_on: str = "error") -> Any:
+def open_vips(data: bytes, fail_on: str = "error") -> Any:
+    """An image that libvips reads from a file's bytes, from top to bottom."""
+    forget_errors()
     return pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on=fail_on)
 
 

@@ -32,8 +32,8 @@ import pyvips
 from beam_upscale import containers
 from beam_upscale.containers import TiffInfo
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import reading, tiff
-from beam_upscale.image.codecs import quiet_pillow
+from beam_upscale.image import jpeg, reading, tiff
+from beam_upscale.image.codecs import forget_errors, quiet_pillow, raise_jpeg_warnings
 from beam_upscale.image.values import DecodedImage, ImageHeader, Metadata, Pixels
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
@@ -213,10 +213,7 @@ def _reader(
         picture = _picture(source, image, image.bands in (2, 4), reading.png_notes(source))
         return PictureReader(picture, lambda: _rows(_open(file)), source.orientation)
     if header.format == "jpeg" and header.mode != "CMYK":
-        with _mapped(file) as data:
-            reading.look_behind(data, source)
-        picture = _picture(source, _open(file), has_alpha=False)
-        return PictureReader(picture, lambda: _jpeg_rows(file), source.orientation)
+        return _jpeg(file, source)
     if header.format == "tiff":
         with _mapped(file) as data:
             info = containers.tiff_info(data)
@@ -230,6 +227,26 @@ def _reader(
             return _tiff(functools.partial(_open_tiff, file, view), source, info)
     decoded = reading.decode(_whole(file), max_pixels=max_pixels, animated=animated)
     return PictureReader(_described(decoded), lambda: iter([_joined(decoded)]))
+
+
+def _jpeg(file: BinaryIO, source: reading.Source) -> PictureReader:
+    """Opens a JPEG, and reads it once before where it may be odd: a note is to say so."""
+    open_ = functools.partial(_open, file, "sequential")
+    with _mapped(file) as data:
+        reading.look_behind(data, source)
+        odd = jpeg.mended(data)
+        if odd is None or odd.notes or not odd.is_plain:
+            _, odd = reading.whole_jpeg(data, open_, lambda image: image.avg())
+            if odd is not None:
+                open_ = functools.partial(reading.open_vips, odd.data)
+    notes = odd.notes if odd is not None else ()
+    picture = _picture(source, open_("warning"), has_alpha=False, notes=notes)
+    return PictureReader(picture, lambda: _jpeg_rows(open_), source.orientation)
+
+
+def _jpeg_rows(open_: Callable[[str], Any]) -> Iterator[Pixels]:
+    yield from _rows(open_("warning"))
+    raise_jpeg_warnings()
 
 
 def _reading(file: BinaryIO) -> Callable[[int, int], bytes]:
@@ -324,6 +341,7 @@ def _open(file: BinaryIO, access: str = "sequential", fail_on: str = "error") ->
 
     Each opens the file anew: what shares a descriptor shares its place in the file.
     """
+    forget_errors()
     descriptor = os.open(file.name, os.O_RDONLY)
     try:
         source = pyvips.Source.new_from_descriptor(descriptor)
@@ -348,19 +366,6 @@ def _fetched(region: Any, image: Any, box: Box) -> Pixels:
     data = region.fetch(box.left, box.top, box.width, box.height)
     dtype = np.uint8 if image.format == "uchar" else np.uint16
     return cast(Pixels, np.frombuffer(data, dtype).reshape(box.height, box.width, image.bands))
-
-
-def _jpeg_rows(file: BinaryIO) -> Iterator[Pixels]:
-    """As `decode`: it goes on behind a warning about an oddity that costs no pixel."""
-    done = 0
-    try:
-        for rows in _rows(_open(file, fail_on="warning")):
-            yield rows
-            done += len(rows)
-    except pyvips.Error as error:
-        if any(sign in str(error).lower() for sign in reading.JPEG_DAMAGE):
-            raise
-        yield from _rows(_open(file, fail_on="error"), done)
 
 
 def _regrouped(rows: Iterator[Pixels], height: int) -> Iterator[Pixels]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from beam_upscale import containers
 from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image.codecs import forget_errors
 from beam_upscale.image.values import Pixels
 
 
@@ -357,6 +358,7 @@ def open_view(
         access: as libvips has it.
         fail_on: as libvips has it.
     """
+    forget_errors()
     source = pyvips.SourceCustom()
     file = _ViewFile(view, read)
     source.on_read(file.read)

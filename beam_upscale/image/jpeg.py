@@ -1,0 +1,546 @@
+"""JPEGs that are odd but whole: what libjpeg skips or sets right is taken out of their bytes.
+
+A picture is decoded so that every warning of libjpeg is an error, for most tell of pixels that are
+lost. Which of them cost none (libjpeg-turbo 3.1, `jerror.h`):
+
+| warning | cause | pixels lost | what `mended` does |
+| --- | --- | --- | --- |
+| EXTRANEOUS_DATA | bytes before a marker: in the header | none | takes them out |
+| | behind a scan or a restart interval that is whole | none | takes them out |
+| | behind one that is not: its bytes were damaged | some | nothing |
+| MUST_RESYNC | a restart marker out of order, between whole intervals | none | numbers it |
+| | an interval is missing or damaged | some | nothing |
+| JFIF_MAJOR | an unknown version of JFIF | none | sets 1.02 |
+| ADOBE_XFORM | an unknown color transform in Adobe's segment | none | sets libjpeg's choice |
+| NOT_SEQUENTIAL | a sequential scan with parameters of a progressive one | none | sets its own |
+| BOGUS_ICC | a damaged ICC profile; neither codec here lets libjpeg read it | none | nothing |
+| HIT_MARKER | "premature end of data segment" | some | nothing |
+| JPEG_EOF | "premature end of JPEG file" | some, or the end marker | nothing |
+| HUFF_BAD_CODE, ARITH_BAD_CODE | codes that do not exist | some | nothing |
+| BOGUS_PROGRESSION | scans that do not go on from each other | some | nothing |
+| TOO_MUCH_DATA | a mistake in a program that writes | none | nothing |
+
+So a JPEG is upscaled if, with this done, libjpeg has nothing to warn of. It tells only the first
+warning of a file: that one is harmless says nothing of the others.
+"""
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from beam_upscale import containers
+from beam_upscale.errors import ImageError
+
+_TEM, _SOI, _EOI, _SOS, _DHT, _DRI = 0x01, 0xD8, 0xD9, 0xDA, 0xC4, 0xDD
+_APP0, _APP14 = 0xE0, 0xEE
+_RESTARTS = range(0xD0, 0xD8)
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+
+_MAX_WALKED_BYTES = 2 << 20
+_MAX_WALKED_BLOCKS = 4 << 20
+"""Entropy-coded bytes and blocks up to which it is looked where intervals end: seconds of work."""
+
+_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+"""A marker that ends entropy-coded data, and fill bytes before it."""
+_RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
+
+EXTRANEOUS = "extraneous bytes skipped"
+RENUMBERED = "restart markers numbered anew"
+ODD_VERSION = "unknown JFIF version ignored"
+ODD_TRANSFORM = "unknown Adobe color transform ignored"
+ODD_SCAN = "odd scan parameters ignored"
+
+_KNOWN_TRANSFORMS = {3: (0, 1), 4: (0, 2)}
+"""Color transforms of Adobe's segment by components; libjpeg takes the last for an unknown one."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A JPEG of the same pixels without what libjpeg would warn of and skip.
+
+    Attributes:
+        data: the file; the very bytes where nothing was odd.
+        notes: what was odd.
+        is_plain: whether there is one scan without restart markers. Behind it libjpeg looks at
+            nothing more.
+    """
+
+    data: bytes
+    notes: tuple[str, ...]
+    is_plain: bool
+
+
+def mended(data: bytes, *, deeply: bool = False) -> Mended | None:
+    """Takes out of a JPEG what is odd but costs no pixel.
+
+    Args:
+        data: the whole file, or a mapping of it.
+        deeply: whether to look where scans and restart intervals end, too: seconds for a megabyte.
+
+    Returns:
+        The file without what was found; None where it is damaged, or of a kind that is not known.
+    """
+    try:
+        return _Mender(data, deeply).mend()
+    except (_DamagedError, ImageError, struct.error):
+        return None
+
+
+def is_cut(data: bytes) -> bool:
+    """Whether a JPEG ends before its end marker, or before what a segment says is there.
+
+    Args:
+        data: the whole file, or a mapping of it.
+    """
+    try:
+        _Mender(data, deeply=False).mend()
+    except _CutError:
+        return True
+    except (_DamagedError, ImageError, struct.error):
+        return False
+    return False
+
+
+class _DamagedError(Exception):
+    """The file is not what can be mended."""
+
+
+class _CutError(_DamagedError):
+    """The file ends before its end marker."""
+
+
+@dataclass(frozen=True)
+class _Component:
+    """A component of a frame.
+
+    Attributes:
+        across: its blocks in a unit of an interleaved scan, side by side.
+        down: the same, one below the other.
+        blocks: its blocks in a scan of its own.
+        nonzero: which coefficients of each of these are not 0 so far, one bit for each.
+    """
+
+    across: int
+    down: int
+    blocks: int
+    nonzero: list[int] = field(default_factory=list)
+
+
+class _Mender:
+    """One pass over a file."""
+
+    def __init__(self, data: bytes, deeply: bool) -> None:
+        self._data = data
+        self._deeply = deeply
+        self._info = containers.jpeg_info(data)
+        self._parts: list[bytes | range] = [data[:2]]
+        self._notes: dict[str, None] = {}
+        self._scans = 0
+        self._walked_bytes = 0
+        self._walked_blocks = 0
+        self._doubts = 0
+        self._interval = 0
+        self._had_restarts = False
+        self._tables: dict[int, Sequence[int]] = {}
+        self._frame = -1
+        self._units = 0
+        self._components: dict[int, _Component] = {}
+
+    def mend(self) -> Mended:
+        position = 2
+        while True:
+            marker, position = self._next_marker(position)
+            if marker == _EOI:
+                return self._end()
+            if marker == _SOI:
+                raise _DamagedError
+            if marker == _TEM or marker in _RESTARTS:
+                continue
+            end = position + max(2, int.from_bytes(self._data[position : position + 2], "big"))
+            if end > len(self._data):
+                raise _CutError
+            payload = self._segment(marker, bytes(self._data[position + 2 : end]))
+            self._parts.append(struct.pack(">BBH", 0xFF, marker, len(payload) + 2) + payload)
+            position = self._scan(end, payload) if marker == _SOS else end
+
+    def _end(self) -> Mended:
+        # Of many intervals with bytes behind them, some of these look like blocks by chance.
+        if self._doubts > 0:
+            raise _DamagedError
+        is_plain = self._scans == 1 and not self._had_restarts
+        if not self._notes:
+            return Mended(self._data, (), is_plain)
+        kept = (
+            self._data[part.start : part.stop] if isinstance(part, range) else part
+            for part in (*self._parts, b"\xff\xd9")
+        )
+        return Mended(b"".join(kept), tuple(self._notes), is_plain)
+
+    def _next_marker(self, start: int) -> tuple[int, int]:
+        """Finds a marker as libjpeg does; returns its code, and where it ends."""
+        data, position = self._data, start
+        while True:
+            first = position = data.find(b"\xff", position)
+            if position < 0:
+                raise _CutError
+            while position < len(data) and data[position] == 0xFF:
+                position += 1
+            if position == len(data):
+                raise _CutError
+            if data[position] != 0:
+                if first > start:
+                    self._notes[EXTRANEOUS] = None
+                return data[position], position + 1
+
+    def _segment(self, marker: int, payload: bytes) -> bytes:
+        """Takes in what a segment says; returns it set right."""
+        if marker == _APP0 and payload[:5] == b"JFIF\x00" and payload[5:6] != b"\x01":
+            self._notes[ODD_VERSION] = None
+            return payload[:5] + b"\x01\x02" + payload[7:]
+        if marker == _APP14 and payload[:5] == b"Adobe" and len(payload) >= 12:
+            known = _KNOWN_TRANSFORMS.get(self._info.components)
+            if known and payload[11] not in known:
+                self._notes[ODD_TRANSFORM] = None
+                return payload[:11] + bytes([known[-1]]) + payload[12:]
+        elif marker in _FRAMES:
+            self._set_frame(marker, payload)
+        elif marker == _DHT:
+            self._set_tables(payload)
+        elif marker == _DRI:
+            self._interval = int.from_bytes(payload[:2], "big")
+            self._had_restarts = self._had_restarts or self._interval > 0
+        elif marker == _SOS:
+            self._scans += 1
+            if self._frame in _SEQUENTIAL and payload[-3:] != b"\x00\x3f\x00":
+                self._notes[ODD_SCAN] = None
+                return payload[:-3] + b"\x00\x3f\x00"
+        return payload
+
+    def _set_frame(self, marker: int, payload: bytes) -> None:
+        if self._frame >= 0 or len(payload) < 6 or len(payload) < 6 + 3 * payload[5]:
+            raise _DamagedError
+        self._frame = marker
+        _, height, width, count = struct.unpack_from(">BHHB", payload)
+        kinds = {payload[at]: payload[at + 1] for at in range(6, 6 + 3 * count, 3)}
+        highest = [
+            max((kind >> shift & 15 for kind in kinds.values()), default=0) for shift in (4, 0)
+        ]
+        if not all(highest):
+            raise _DamagedError
+        across, down = highest
+        self._units = -(-width // (8 * across)) * -(-height // (8 * down))
+        for name, kind in kinds.items():
+            own_width = -(-width * (kind >> 4) // across)
+            own_height = -(-height * (kind & 15) // down)
+            blocks = -(-own_width // 8) * -(-own_height // 8)
+            self._components[name] = _Component(kind >> 4, kind & 15, blocks)
+
+    def _set_tables(self, payload: bytes) -> None:
+        """Reads Huffman tables (ITU-T T.81, B.2.4.2 and C)."""
+        position = 0
+        while self._deeply and position < len(payload):
+            counts = payload[position + 1 : position + 17]
+            values = payload[position + 17 : position + 17 + sum(counts)]
+            if len(counts) < 16 or len(values) < sum(counts):
+                raise _DamagedError
+            self._tables[payload[position]] = _lookup(counts, values)
+            position += 17 + len(values)
+
+    def _scan(self, start: int, header: bytes) -> int:
+        """Takes in the entropy-coded data behind a scan's header; returns where it ends."""
+        found = _END_OF_SCAN.search(self._data, start)
+        if found is None:
+            raise _CutError
+        end = found.start()
+        if not self._deeply:
+            self._parts.append(range(start, end))
+            return end
+        scan = self._read_scan(header)
+        self._walked_bytes += end - start
+        self._walked_blocks += scan.units * scan.blocks
+        if self._walked_bytes > _MAX_WALKED_BYTES or self._walked_blocks > _MAX_WALKED_BLOCKS:
+            raise _DamagedError
+        intervals = list(_intervals(bytes(self._data[start:end])))
+        length = self._interval or scan.units
+        if not scan.units or len(intervals) != -(-scan.units // length):
+            raise _DamagedError
+        for number, (marker, coded) in enumerate(intervals):
+            wanted = 0xD0 + (number - 1) % 8
+            if number > 0:
+                if marker != wanted:
+                    self._notes[RENUMBERED] = None
+                self._parts.append(bytes([0xFF, wanted]))
+            units = range(number * length, min(scan.units, (number + 1) * length))
+            self._parts.append(self._whole(scan, coded, units))
+        return end
+
+    def _whole(self, scan: "_Scan", coded: bytes, units: range) -> bytes:
+        """The bytes of an interval that hold its units, without those behind."""
+        plain = coded.replace(b"\xff\x00", b"\xff")
+        used = scan.read(plain, units)
+        size = -(-used // 8)
+        if size > len(plain):
+            raise _DamagedError
+        if size == len(plain):
+            return coded
+        # Damage makes units longer or shorter, and then bytes of the last ones are left over.
+        if not _is_padded(plain[:size], used):
+            raise _DamagedError
+        self._doubts += 1 if scan.goes_on(plain, used) else -1
+        self._notes[EXTRANEOUS] = None
+        return plain[:size].replace(b"\xff", b"\xff\x00")
+
+    def _read_scan(self, header: bytes) -> "_Scan":
+        count = header[0] if header else 0
+        if self._frame not in (*_SEQUENTIAL, _PROGRESSIVE) or len(header) < 4 + 2 * count:
+            raise _DamagedError
+        parts = []
+        for at in range(1, 1 + 2 * count, 2):
+            component = self._components.get(header[at])
+            if component is None:
+                raise _DamagedError
+            tables = header[at + 1]
+            dc, ac = self._tables.get(tables >> 4), self._tables.get(0x10 | tables & 15)
+            parts.append((component, dc or (), ac or ()))
+        first, last, approximation = header[1 + 2 * count : 4 + 2 * count]
+        return _Scan(
+            tuple(parts),
+            self._units if count > 1 else parts[0][0].blocks if parts else 0,
+            self._frame == _PROGRESSIVE,
+            first,
+            last,
+            approximation >> 4,
+        )
+
+
+def _is_padded(plain: bytes, used: int) -> bool:
+    """Whether the bits behind those used, up to the end of the bytes, are ones, as is the rule."""
+    left = 8 * len(plain) - used
+    if not 0 < left < 8:
+        return left == 0
+    ones = (1 << left) - 1
+    return plain[-1] & ones == ones
+
+
+_BITS = 16
+"""The longest Huffman code."""
+
+
+def _lookup(counts: bytes, values: bytes) -> list[int]:
+    """A table by the next 16 bits: the code's length above the 8 bits of its value; 0 for none."""
+    table: list[int] = []
+    position = 0
+    for length, count in enumerate(counts, start=1):
+        for value in values[position : position + count]:
+            table += [length << 8 | value] * (1 << (_BITS - length))
+        position += count
+    if len(table) > 1 << _BITS:
+        raise _DamagedError
+    return table + [0] * ((1 << _BITS) - len(table))
+
+
+def _intervals(coded: bytes) -> Iterator[tuple[int, bytes]]:
+    """The restart intervals of a scan, each with the marker before it."""
+    marker, start = 0, 0
+    for found in _RESTART.finditer(coded):
+        yield marker, coded[start : found.start()]
+        marker, start = coded[found.end() - 1], found.end()
+    yield marker, coded[start:]
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What a scan's data hold (ITU-T T.81, annexes F and G).
+
+    Attributes:
+        parts: its components, each with its DC and its AC table.
+        units: how many groups of blocks there are.
+        is_progressive: whether the next three say what is coded.
+        first: the first coefficient of each block.
+        last: the last one.
+        high: bits that earlier scans gave to them, 0 for the first scan of them.
+    """
+
+    parts: tuple[tuple[_Component, Sequence[int], Sequence[int]], ...]
+    units: int
+    is_progressive: bool
+    first: int
+    last: int
+    high: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a unit."""
+        return len(self._blocks_of_a_unit())
+
+    def read(self, data: bytes, units: range) -> int:
+        """Goes over the codes of some units.
+
+        Args:
+            data: entropy-coded bytes, without what is stuffed between them.
+            units: their numbers.
+
+        Returns:
+            The bits that they take.
+
+        Raises:
+            _DamagedError: there is a code that does not exist, or a block that is too long.
+        """
+        bits = _Bits(data)
+        if not self.is_progressive:
+            blocks = self._blocks_of_a_unit()
+            for _ in units:
+                for dc, ac in blocks:
+                    bits.skip_value(dc)
+                    _skip_sequential(bits, ac)
+        elif self.first == 0:
+            for _ in units:
+                for dc, _ in self._blocks_of_a_unit():
+                    if self.high:
+                        bits.skip(1)
+                    else:
+                        bits.skip_value(dc)
+        else:
+            self._read_ac(bits, units)
+        return bits.position
+
+    def goes_on(self, data: bytes, position: int) -> bool:
+        """Whether what follows reads as further blocks, to the very end of the bytes."""
+        if self.is_progressive:
+            # Blocks are short there: most bytes read so.
+            return False
+        bits = _Bits(data)
+        bits.position = position
+        try:
+            while bits.position < 8 * len(data):
+                for dc, ac in self._blocks_of_a_unit():
+                    bits.skip_value(dc)
+                    _skip_sequential(bits, ac)
+                    if _is_padded(data, bits.position):
+                        return True
+        except _DamagedError:
+            return False
+        return False
+
+    def _blocks_of_a_unit(self) -> list[tuple[Sequence[int], Sequence[int]]]:
+        if len(self.parts) == 1:
+            return [self.parts[0][1:]]
+        return [(dc, ac) for part, dc, ac in self.parts for _ in range(part.across * part.down)]
+
+    def _read_ac(self, bits: "_Bits", units: range) -> None:
+        if len(self.parts) != 1 or self.last > 63:
+            raise _DamagedError
+        component, _, table = self.parts[0]
+        if not component.nonzero:
+            component.nonzero.extend([0] * component.blocks)
+        run = 0
+        read = self._refine if self.high else self._read_first
+        for block in units:
+            component.nonzero[block], run = read(bits, table, component.nonzero[block], run)
+        if run:
+            raise _DamagedError
+
+    def _read_first(
+        self, bits: "_Bits", table: Sequence[int], nonzero: int, run: int
+    ) -> tuple[int, int]:
+        """The coefficients of a block that no scan had before; `run` counts blocks without any."""
+        if run:
+            return nonzero, run - 1
+        at = self.first
+        while at <= self.last:
+            zeros, size = divmod(bits.code(table), 16)
+            if size == 0 and zeros < 15:
+                return nonzero, (1 << zeros) + bits.take(zeros) - 1
+            at += zeros
+            bits.skip(size)
+            if at > self.last:
+                raise _DamagedError
+            nonzero |= (size > 0) << at
+            at += 1
+        return nonzero, 0
+
+    def _refine(
+        self, bits: "_Bits", table: Sequence[int], nonzero: int, run: int
+    ) -> tuple[int, int]:
+        """One more bit of each coefficient (ITU-T T.81, G.1.2.3)."""
+        at = self.first
+        known = nonzero
+        while at <= self.last and run == 0:
+            zeros, size = divmod(bits.code(table), 16)
+            if size == 0 and zeros < 15:
+                run = (1 << zeros) + bits.take(zeros)
+                break
+            bits.skip(size)
+            while at <= self.last and (known >> at & 1 or zeros):
+                if known >> at & 1:
+                    bits.skip(1)
+                else:
+                    zeros -= 1
+                at += 1
+            if size > 1 or (size and at > self.last):
+                raise _DamagedError
+            nonzero |= size << at
+            at += 1
+        if run:
+            left = known >> at & ((1 << max(0, self.last - at + 1)) - 1)
+            bits.skip(left.bit_count())
+            run -= 1
+        return nonzero, run
+
+
+def _skip_sequential(bits: "_Bits", table: Sequence[int]) -> None:
+    at = 1
+    while at < 64:
+        zeros, size = divmod(bits.code(table), 16)
+        if size == 0 and zeros < 15:
+            return
+        at += zeros + 1
+        bits.skip(size)
+    if at > 64:
+        raise _DamagedError
+
+
+class _Bits:
+    """A place in entropy-coded data.
+
+    Attributes:
+        position: bits before it.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        # As libjpeg, which goes on with zeros where bytes are missing.
+        self._data = data + bytes(4)
+        self._end = 8 * len(data)
+        self.position = 0
+
+    def code(self, table: Sequence[int]) -> int:
+        """The value of the Huffman code that begins here."""
+        position = self.position
+        byte = position >> 3
+        window = int.from_bytes(self._data[byte : byte + 3], "big") >> (8 - (position & 7))
+        entry = table[window & 0xFFFF] if table else 0
+        if entry == 0 or position >= self._end:
+            raise _DamagedError
+        self.position = position + (entry >> 8)
+        return entry & 0xFF
+
+    def skip_value(self, table: Sequence[int]) -> None:
+        """A code that says how many bits follow it."""
+        size = self.code(table)
+        if size > 16:
+            raise _DamagedError
+        self.position += size
+
+    def skip(self, bits: int) -> None:
+        """Leaves out some bits."""
+        self.position += bits
+
+    def take(self, bits: int) -> int:
+        """The next bits as a number."""
+        first = self.position
+        self.position += bits
+        byte = first >> 3
+        window = int.from_bytes(self._data[byte : byte + 4].ljust(4, b"\x00"), "big")
+        return window >> (32 - (first & 7) - bits) & ((1 << bits) - 1)
