@@ -187,14 +187,14 @@ def test_damage_in_mid_file_comes_after_the_rows_before(pool: DecoderPool, tmp_p
     path, taken = tmp_path / "half.jpg", []
     noise = np.random.default_rng(0).integers(0, 256, (400, 300, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[:60_000])
+    path.write_bytes(path.read_bytes()[:60_000] + b"\xff\xd9")
 
     with pytest.raises(ImageError) as caught:
         pool.read_bands(path, 16, lambda _, bands: taken.extend(bands), **GUARDS)
     with pytest.raises(ImageError) as gone:
         pool.read_picture(tmp_path / "none", **GUARDS)
 
-    assert caught.value.code is ErrorCode.TRUNCATED
+    assert caught.value.code is ErrorCode.CORRUPT
     assert 0 < len(taken) < 25
     assert gone.value.code is ErrorCode.READ_ERROR
     assert len(processes_of(pool)) >= 1
