@@ -106,7 +106,8 @@ def _write_parquet(
             if len(group) == _ROW_GROUP_ROWS or held >= _ROW_GROUP_BYTES:
                 writer.write_table(_parquet_table(group, inputs[done - len(group) : done]))
                 group, held = [], 0
-        if group or not rows:
+        # No row group without a row: Hugging Face's datasets would read by batches of no rows.
+        if group:
             writer.write_table(_parquet_table(group, inputs[len(rows) - len(group) :]))
 
 

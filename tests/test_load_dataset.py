@@ -1,6 +1,7 @@
 """Results as others open them: Hugging Face's datasets, webdataset, DuckDB and pandas."""
 
 import hashlib
+import io
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -8,10 +9,17 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import polars
+import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from runs import rows, upscale
+
+from beam_upscale.data_shards import write_images
+from beam_upscale.dataset import Layout
+from beam_upscale.manifest import Row, Status
 
 ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 # Where packed images are not looked at, one layout that packs them stands for the others.
@@ -138,6 +146,55 @@ def test_manifest_loads_where_there_is_no_image(
     upscale(tmp_path / "in", tmp_path / "out", tiny_weights, layout=layout)
 
     assert len(load(str(tmp_path / "out"), "manifest", split="train")) == 1
+
+
+@pytest.mark.parametrize("filled", [[0], [1], [0, 2], [1, 2]])
+def test_shards_without_images_are_no_obstacle(
+    tmp_path: Path,
+    photograph: Callable[..., Image.Image],
+    load: Callable[..., Any],
+    filled: list[int],
+) -> None:
+    """One of three shards has a column that is null in it, too."""
+    kind = pa.struct([("file_name", pa.string()), ("label", pa.int64())])
+    shards = [[sample(number, photograph)] if number in filled else [] for number in range(3)]
+    (tmp_path / "data").mkdir()
+    for number, samples in enumerate(shards):
+        with (tmp_path / f"data/{number}.parquet").open("wb") as file:
+            rows, images = [row for row, _ in samples], [data for _, data in samples]
+            write_images(file, Layout.PARQUET, rows, images, kind)
+    pattern = str(tmp_path / "data/*.parquet")
+
+    eager = load("parquet", data_files=pattern, split="train")
+    streamed = load("parquet", data_files=pattern, split="train", streaming=True)
+
+    ids = [row.input_id for samples in shards for row, _ in samples]
+    assert eager["input_id"][:] == [row["input_id"] for row in streamed] == ids
+    assert [image.size for image in eager["image"]] == [(8, 8)] * len(ids)
+    assert eager["input"][0]["label"] == (None if filled[0] == 1 else filled[0])
+    assert duckdb.sql(f"SELECT input_id FROM '{pattern}' ORDER BY 1").fetchall() == [
+        (each,) for each in ids
+    ]
+    assert polars.read_parquet(pattern)["input_id"].to_list() == ids
+    assert ds.dataset(tmp_path / "data").to_table()["input_id"].to_pylist() == ids
+    frames = [pd.read_parquet(path) for path in sorted((tmp_path / "data").iterdir())]
+    assert [len(frame) for frame in frames] == [len(samples) for samples in shards]
+
+
+def sample(number: int, photograph: Callable[..., Image.Image]) -> tuple[Row, bytes]:
+    """A row with its image; that of the number 1 has no label."""
+    file = io.BytesIO()
+    photograph(number, 8, 8).save(file, "PNG")
+    row = Row(
+        f"{number}.png",
+        f"{number}.png",
+        Status.UPSCALED,
+        output_format="png",
+        output_width=8,
+        output_height=8,
+        input={"file_name": f"{number}.png", "label": None if number == 1 else number},
+    )
+    return row, file.getvalue()
 
 
 @FILES_OR_PACKED
