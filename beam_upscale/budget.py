@@ -20,6 +20,7 @@ from beam_upscale.image import ImageHeader
 from beam_upscale.listing import HEADER_BYTES, SourceImage
 from beam_upscale.manifest import Row, Status
 from beam_upscale.remote_models import RemoteModel
+from beam_upscale.stages import as_image_error
 
 # What stands at their end, frames and orientation, decides too.
 _LATE_FORMATS = frozenset({"gif", "webp"})
@@ -163,12 +164,18 @@ def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPla
     """What the rules say of an input, from its header and its parameters alone.
 
     Raises:
-        ImageError: the file, its header or its caption cannot be read, or a column is no parameter.
+        ImageError: the file, its header or its caption cannot be read, or a column is no parameter;
+            whatever else goes wrong is one image's, as in a run: see `as_image_error`.
     """
-    if rules.is_guided:
-        rules.check(source.parameters(rules.parameters, rules.prompt_column))
-    header = read_header(source, decoders, rules.options.max_input_bytes)
-    return rules.plan(header.width, header.height, frames=header.frames)
+    try:
+        if rules.is_guided:
+            rules.check(source.parameters(rules.parameters, rules.prompt_column))
+        header = read_header(source, decoders, rules.options.max_input_bytes)
+        return rules.plan(header.width, header.height, frames=header.frames)
+    except ImageError:
+        raise
+    except Exception as error:
+        raise as_image_error(error) from error
 
 
 def claim(

@@ -47,12 +47,14 @@ def infer_input_type(columns: Iterable[Mapping[str, Any]]) -> pa.StructType | No
             not held.
 
     Returns:
-        A struct with `file_name` first and the others by name; None where there is no column.
+        A struct with `file_name` first and the others by name; None where there is no column. One
+        whose name is no valid Unicode is left out: no store takes it.
     """
     seen: defaultdict[str, _Seen] = defaultdict(_Seen)
     for each in columns:
         for name, value in each.items():
-            seen[name].add(value)
+            if _is_field_name(name):
+                seen[name].add(value)
     if not seen:
         return None
     names = sorted(seen, key=lambda name: (name != _FIRST, name))

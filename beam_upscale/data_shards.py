@@ -30,6 +30,9 @@ from beam_upscale.plan import OutputFormat
 _ROW_GROUP_ROWS = 100
 _ROW_GROUP_BYTES = 16 << 20
 
+MOST_PARQUET_BYTES = (1 << 31) - (64 << 20)
+"""Of an image: Arrow counts a column's bytes in a row group by 31 bits."""
+
 # Hugging Face's datasets takes a struct of bytes and path for an image if the schema says so.
 _IMAGE_FEATURE = {"info": {"features": {"image": {"_type": "Image"}}}}
 _PARQUET_COLUMNS = pa.schema(
@@ -116,7 +119,7 @@ def _parquet_table(group: list[dict[str, Any]], inputs: pa.Array) -> pa.Table:
 
 
 def _parquet_row(row: Row, data: bytes) -> dict[str, Any]:
-    path = str(row.input.get("file_name") or row.input_id.rpartition("/")[2])
+    path = _file_name(row.input.get("file_name")) or row.input_id.rpartition("/")[2]
     # A column may hold any text; half of a surrogate pair is none that Arrow takes.
     path = path.encode(errors="backslashreplace").decode()
     return {
@@ -125,6 +128,14 @@ def _parquet_row(row: Row, data: bytes) -> dict[str, Any]:
         "width": row.output_width,
         "height": row.output_height,
     }
+
+
+def _file_name(value: Any) -> str:
+    try:
+        return str(value or "")
+    except ValueError:
+        # Python writes no number of more than some thousand digits.
+        return ""
 
 
 def _read_parquet(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:

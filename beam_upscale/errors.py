@@ -10,6 +10,11 @@ Codes are part of the public interface: they are stored in manifests and never c
 import errno
 from enum import StrEnum
 
+from beam_upscale.literal import shortened
+
+LONGEST_MESSAGE = 4000
+"""Characters; a longer message loses its middle."""
+
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The `errno` of an OSError that is no input's fault: the run is to stop, and to go on later."""
 
@@ -104,6 +109,8 @@ class BeamUpscaleError(Exception):
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
+        # Every store takes it: a library's own words may be of any length, or quote odd bytes.
+        message = shortened(message.encode(errors="backslashreplace").decode(), LONGEST_MESSAGE)
         super().__init__(code, message)
         self.code = code
         self.message = message

@@ -38,20 +38,49 @@ _MARKS = frozenset({*_MARKED, _ESCAPE})
 
 
 def to_json(value: Any) -> Any:
-    """A value in JSON's types; NumPy's scalars and arrays become Python's, tuples lists."""
+    """A value in JSON's types; NumPy's scalars and arrays become Python's, tuples lists.
+
+    A value of a type that is not known here becomes its text, and so does what is nested far more
+    deeply than `DEEPEST`.
+    """
+    return _to_json(value, 4 * DEEPEST)
+
+
+def _to_json(value: Any, deepest: int) -> Any:
     if isinstance(value, Mapping):
-        values = {name: to_json(each) for name, each in value.items()}
+        if not deepest:
+            return _deep_text(value)
+        values: dict[Any, Any] = {}
+        # A comprehension would be one more call in each of many that are nested.
+        for name, each in value.items():
+            values[_key(name)] = _to_json(each, deepest - 1)
         return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
     if hasattr(value, "tolist"):
-        return to_json(value.tolist())
+        return _to_json(value.tolist(), deepest)
     if isinstance(value, list | tuple):
-        return [to_json(each) for each in value]
+        if not deepest:
+            return _deep_text(value)
+        items: list[Any] = []
+        for each in value:
+            items.append(_to_json(each, deepest - 1))  # noqa: PERF401 (as above)
+        return items
     if isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS:
         return value
     for mark, (kind, encode, _) in _MARKED.items():
         if isinstance(value, kind):
             return {mark: encode(value)}
-    return value
+    return value if isinstance(value, str | float | None) else str(value)
+
+
+def _key(name: Any) -> Any:
+    return name if isinstance(name, str | int | float | None) else str(name)
+
+
+def _deep_text(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)
+    except (RecursionError, TypeError, ValueError):
+        return "nested too deeply"
 
 
 def from_json(value: Any) -> Any:

@@ -8,7 +8,7 @@ staged record and a committed manifest say the same.
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 
 from beam_upscale.columns import from_struct_array, struct_array
-from beam_upscale.errors import ErrorCode
-from beam_upscale.json_values import from_json, to_json
+from beam_upscale.errors import LONGEST_MESSAGE, ErrorCode
+from beam_upscale.json_values import from_json, is_unicode, to_json
+from beam_upscale.literal import shortened
 
 
 class Status(StrEnum):
@@ -231,6 +232,40 @@ class Row:
 _FIELDS = (*COLUMNS.names, "input")
 
 
+@functools.cache
+def _whole_numbers() -> Mapping[str, int]:
+    """The columns of whole numbers that may be null, with how many bits each holds but the sign."""
+    fields = [field for field in COLUMNS if pa.types.is_integer(field.type)]
+    return {field.name: field.type.bit_width - 1 for field in fields if field.name != "calls"}
+
+
+def fitted(row: Row) -> Row:
+    """A row whose columns hold it: what one does not is None, and a note says so.
+
+    A number may be one that a stranger's file claims, and a text one that a library made of it.
+    """
+    changes: dict[str, Any] = {}
+    found: list[str] = []
+    for name, bits in _whole_numbers().items():
+        value = getattr(row, name)
+        if value is not None and not -(1 << bits) <= value < 1 << bits:
+            changes[name] = None
+            found.append(f"{name} is {value:#x}, more than the {bits} bits of its column")
+    if any(map(_is_odd, row.notes)) or found:
+        changes["notes"] = tuple(map(_plain, (*row.notes, *found)))
+    if row.error_message is not None and _is_odd(row.error_message):
+        changes["error_message"] = _plain(row.error_message)
+    return dataclasses.replace(row, **changes) if changes else row
+
+
+def _is_odd(text: str) -> bool:
+    return len(text) > LONGEST_MESSAGE or not (text.isascii() or is_unicode(text))
+
+
+def _plain(text: str) -> str:
+    return shortened(text.encode(errors="backslashreplace").decode(), LONGEST_MESSAGE)
+
+
 def row_from_dict(values: Mapping[str, Any]) -> Row:
     """The inverse of `Row.to_dict`, also of what Arrow's `to_pylist` gives."""
     known = {name: values[name] for name in _FIELDS if name in values}
@@ -272,6 +307,93 @@ def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Ta
     inputs = input_column(ordered, input_type)
     schema = COLUMNS.append(pa.field("input", inputs.type))
     return pa.Table.from_arrays([*arrays, inputs], schema=schema)
+
+
+def held_table(
+    rows: Iterable[Row], input_type: pa.StructType | None = None
+) -> tuple[list[Row], pa.Table]:
+    """As `table`, whatever is in the rows: one that its columns do not hold costs no other.
+
+    Returns:
+        The rows, those that are not held with what is: without own columns that are not of the
+        type, and where that does not suffice, without their result (INTERNAL_ERROR). And their
+        table.
+    """
+    ordered = list(rows)
+    try:
+        return ordered, table(ordered, input_type)
+    except Exception:
+        # One by one, which takes longer: mostly all are held.
+        ordered = [_held(row, input_type) for row in ordered]
+    return ordered, table(ordered, input_type)
+
+
+def _held(row: Row, input_type: pa.StructType | None) -> Row:
+    if _works(table, [row], input_type):
+        return row
+    own = {
+        name: value
+        for name, value in row.input.items()
+        if _works(struct_array, [{name: value}], input_type)
+    }
+    notes = [
+        f"the input's column {name} is left out: its value is not of the type of the others"
+        for name in row.input
+        if name not in own
+    ]
+    row = fitted(dataclasses.replace(row, input=own, notes=(*row.notes, *notes)))
+    try:
+        table([row], input_type)
+    except Exception as error:
+        message = f"its row cannot be stored: {type(error).__name__}: {error}"
+        return without_result(row, ErrorCode.INTERNAL_ERROR, message)
+    return row
+
+
+def without_result(row: Row, code: ErrorCode, message: str) -> Row:
+    """The row of an input whose result cannot be stored: what is known of it, and that it failed.
+
+    What was billed stays.
+
+    Args:
+        row: the row with the result.
+        code: of the error.
+        message: likewise.
+    """
+    known = {
+        field.name: getattr(row, field.name)
+        for field in COLUMNS
+        if field.name in _KNOWN_WITHOUT_RESULT and _works(_column, [row], field)
+    }
+    failed = Row(
+        row.input_id,
+        row.source_uri,
+        status_of(code),
+        error_code=str(code),
+        error_message=message,
+        input=row.input,
+        **known,
+    )
+    return fitted(failed)
+
+
+# What is known of an input whether it has a result or not.
+_KNOWN_WITHOUT_RESULT = frozenset(
+    {
+        *("source_sha256", "notes", "engine", "backend", "model", "weights_sha256"),
+        *("device_type", "precision", "halo", "prompt", "negative_prompt", "cfg_scale", "steps"),
+        *("seed", "noise_level", "input_width", "input_height", "input_format", "input_mode"),
+        *("billed_credits", "request_ids"),
+    }
+)
+
+
+def _works(make: Callable[..., object], *arguments: object) -> bool:
+    try:
+        make(*arguments)
+    except Exception:
+        return False
+    return True
 
 
 def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:

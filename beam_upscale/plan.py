@@ -17,6 +17,7 @@ from beam_upscale.ranges import check_at_least
 __all__ = [
     "DEFAULT_MAX_INPUT_BYTES",
     "DEFAULT_MAX_INPUT_PIXELS",
+    "MOST_PIXELS",
     "Action",
     "Animated",
     "Box",
@@ -28,6 +29,9 @@ __all__ = [
     "PlanOptions",
     "plan",
 ]
+
+MOST_PIXELS = 1 << 36
+"""A header that says more is not believed: to list the tiles alone would take minutes."""
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
@@ -104,7 +108,8 @@ class PlanOptions:
         oversize: what to do with an image beyond the engine's limit.
         min_side: images with both sides at least this long are skipped.
         skip_larger_than: (width, height); images that are wider or higher are skipped.
-        max_input_pixels: images of more pixels are refused before they are decoded; None: no guard.
+        max_input_pixels: images of more pixels are refused before they are decoded; None: no guard
+            below `MOST_PIXELS`.
         max_input_bytes: larger files are refused before they are read; they are held in memory.
         animated: what to do with a file of several frames.
         output_format: file format of the results.
@@ -269,6 +274,11 @@ def _check_readable(width: int, height: int, options: PlanOptions) -> None:
     if width < 1 or height < 1:
         raise ImageError(
             ErrorCode.EMPTY_IMAGE, f"{width} x {height} has no pixels; a side is at least 1 px"
+        )
+    if width * height > MOST_PIXELS:
+        raise ImageError(
+            ErrorCode.TOO_MANY_PIXELS,
+            f"{_size(width, height)}; images of more than {MOST_PIXELS:,} px are never taken",
         )
     allowed = options.max_input_pixels
     if allowed is not None and width * height > allowed:

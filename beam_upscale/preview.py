@@ -37,7 +37,7 @@ class PlannedImage:
         status: as far as its header tells; what the pixels hide shows only in a run.
         error_code: why not, where it would not be upscaled.
         message: likewise.
-        width: input pixels, None where the header cannot be read.
+        width: input pixels, None where the header cannot be read, or says more than 31 bits hold.
         height: likewise.
         output_width: pixels of the result, None where there is none.
         output_height: likewise.
@@ -253,8 +253,8 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
         status=Status.UPSCALED,
         error_code=decision.error_code,
         message=decision.message,
-        width=decision.input_width,
-        height=decision.input_height,
+        width=_held(decision.input_width),
+        height=_held(decision.input_height),
     )
     if decision.action is Action.SKIP:
         return dataclasses.replace(found, status=Status.SKIPPED)
@@ -262,11 +262,16 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
         return dataclasses.replace(found, status=status_of(decision.error_code))
     return dataclasses.replace(
         found,
-        output_width=decision.output_width,
-        output_height=decision.output_height,
+        output_width=_held(decision.output_width),
+        output_height=_held(decision.output_height),
         calls=decision.calls,
         credits=decision.credits,
     )
+
+
+def _held(side: int) -> int | None:
+    """A side as far as a plan's file holds it; a header may say anything, and the message tells."""
+    return side if side < 2**31 else None
 
 
 def _claim(planned: PlannedImage) -> Claim:

@@ -6,6 +6,7 @@ last, its manifest, whose appearance commits the shard. Doing any of it twice wr
 under the same names.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -44,7 +45,12 @@ from beam_upscale.control import (
     stop_after_failures,
     stop_reason,
 )
-from beam_upscale.data_shards import read_images, sample_fields, write_images
+from beam_upscale.data_shards import (
+    MOST_PARQUET_BYTES,
+    read_images,
+    sample_fields,
+    write_images,
+)
 from beam_upscale.dataset import (
     IMAGES,
     INTERMEDIATES,
@@ -64,10 +70,10 @@ from beam_upscale.global_window import refuse_windows
 from beam_upscale.lineage import applied_in, upscales, upstream
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Totals, status_of
+from beam_upscale.manifest import Row, Totals, fitted, status_of
 from beam_upscale.places import Output
 from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import readdressed, relabeled, replaced
+from beam_upscale.resume import delete_files, readdressed, relabeled, replaced
 from beam_upscale.run_record import continued, differences, refuse_foreign_files, run_record
 from beam_upscale.sources import ReadImages, ReadListed
 from beam_upscale.stages import INTERMEDIATE_FORMAT, UpscaledImage
@@ -127,8 +133,9 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     Raises:
         OSError: the output cannot be written; the run stops, and the next one goes on from here.
     """
-    assert upscaled.record is not None
+    upscaled = _storable(upscaled, layout)
     source, record = upscaled.source, upscaled.record
+    assert record is not None
     if upscaled.data is not None:
         row = record.row
         relative = output_uri(source, row, layout, shard_of(source))
@@ -149,6 +156,21 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         record = Record(row, telemetry)
     dataset.write(dataset.record_uri(source.input_id), record.to_json())
     return record
+
+
+def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
+    """A result as columns of numbers and texts hold it, and without an image that none holds."""
+    record = upscaled.record
+    assert record is not None
+    row, size = fitted(record.row), len(upscaled.data or b"")
+    if layout is Layout.PARQUET and size > MOST_PARQUET_BYTES:
+        found = f"the result has {size:,} bytes, and a value in Parquet at most "
+        message = f"{found}{MOST_PARQUET_BYTES:,}; take the layout files or webdataset"
+        row = manifest.without_result(row, ErrorCode.ENCODE_ERROR, message)
+        upscaled = dataclasses.replace(upscaled, data=None, intermediates=())
+    if row is record.row:
+        return upscaled
+    return dataclasses.replace(upscaled, record=Record(row, record.telemetry))
 
 
 def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
@@ -340,16 +362,30 @@ def commit_shard(
         input_type = infer_input_type(row.input for row in ordered)
     if layout.is_packed:
         ordered = [_in_data_shard(row, shard, layout) for row in ordered]
+    ordered, table = _held_rows(ordered, dataset, input_type)
+    if layout.is_packed:
         with_images = [row for row in ordered if row.output_uri]
         _write_images(shard, with_images, dataset, layout, input_type)
     _write_telemetry(shard, records, dataset, run_id)
     with dataset.publish(dataset.manifest_uri(shard)) as file:
-        pq.write_table(manifest.table(ordered, input_type), file)
+        pq.write_table(table, file)
     books.close_rows((record.row for record in records), dataset)
     if layout.is_packed:
         for row in ordered:
             # They stand in the data shard now; a dataset is not to need its size twice.
             dataset.delete(dataset.staged_image_uri(row.input_id))
+
+
+def _held_rows(
+    rows: list[Row], dataset: DatasetFolder, input_type: pa.StructType | None
+) -> tuple[list[Row], pa.Table]:
+    """The rows as a manifest holds them, and their table; images without a row go."""
+    held, table = manifest.held_table(rows, input_type)
+    for before, row in zip(rows, held, strict=True):
+        if row is not before:
+            _logger.warning("%s: %s", row.input_id, row.error_message or row.notes[-1])
+            delete_files(before, dataset, but_for=row)
+    return held, table
 
 
 def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
@@ -401,18 +437,40 @@ def _write_telemetry(
         {
             "input_id": record.row.input_id,
             **dataclasses.asdict(record.telemetry),
-            "started_at": datetime.datetime.fromtimestamp(
-                record.telemetry.started_at, datetime.UTC
-            ),
+            "started_at": _time(record.telemetry.started_at),
         }
         for record in records
         if record.telemetry is not None
     ]
     if not rows:
         return
+    table = _telemetry_table(rows)
     uri = storage.join(dataset.root, "telemetry", f"{shard_name(shard)}-{run_id}.parquet")
     with dataset.publish(uri) as file:
-        pq.write_table(pa.Table.from_pylist(rows, schema=manifest.TELEMETRY), file)
+        pq.write_table(table, file)
+
+
+def _time(seconds: float) -> datetime.datetime | None:
+    with contextlib.suppress(ArithmeticError, OSError, ValueError):
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return None
+
+
+def _telemetry_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """A table of telemetry, without what its columns do not hold: it is no one's proof."""
+    try:
+        return pa.Table.from_pylist(rows, schema=manifest.TELEMETRY)
+    except Exception:
+        return pa.Table.from_pylist(list(map(_held_telemetry, rows)), schema=manifest.TELEMETRY)
+
+
+def _held_telemetry(values: Mapping[str, Any]) -> dict[str, Any]:
+    held = {}
+    for field in manifest.TELEMETRY:
+        with contextlib.suppress(Exception):
+            pa.scalar(values[field.name], field.type)
+            held[field.name] = values[field.name]
+    return held
 
 
 def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Iterator[Record]:

@@ -33,7 +33,7 @@ from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader
 from beam_upscale.image.values import NO_METADATA
 from beam_upscale.inference import Inference, Tile, TiledImage
 from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status, status_of
+from beam_upscale.manifest import Row, Status, fitted, status_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Action, Box, OutputFormat, Piece, Plan
 from beam_upscale.resume import Asked, is_asked_alike
@@ -363,12 +363,14 @@ def as_image_error(error: Exception) -> ImageError:
 
 
 def _with_header(row: Row, header: ImageHeader) -> Row:
-    return dataclasses.replace(
-        row,
-        input_width=header.width,
-        input_height=header.height,
-        input_format=header.format,
-        input_mode=header.mode,
+    return fitted(
+        dataclasses.replace(
+            row,
+            input_width=header.width,
+            input_height=header.height,
+            input_format=header.format,
+            input_mode=header.mode,
+        )
     )
 
 
@@ -383,7 +385,7 @@ def _decoded(
     if alpha is not None:
         color = image.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
-    row = dataclasses.replace(prepared.row, notes=decoded.notes)
+    row = dataclasses.replace(prepared.row, notes=(*prepared.row.notes, *decoded.notes))
     prepared = dataclasses.replace(prepared, row=row, metadata=decoded.metadata)
     return _tiled(prepared, color, alpha, settings)
 
@@ -491,7 +493,8 @@ def failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
 def _decided(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
     if decision.error_code is not None:
         return failed(prepared, ImageError(decision.error_code, decision.message))
-    row = dataclasses.replace(prepared.row, status=Status.SKIPPED, notes=(decision.message,))
+    notes = (*prepared.row.notes, decision.message)
+    row = dataclasses.replace(prepared.row, status=Status.SKIPPED, notes=notes)
     return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
 
 

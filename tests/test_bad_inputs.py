@@ -82,6 +82,9 @@ def test_each_bad_input_has_its_own_code(
     (inputs / "bomb.png").write_bytes(claims(50_000, 50_000, bytes(1_000_000)))
     (inputs / "no-width.png").write_bytes(claims(0, 20))
     (inputs / "no-width.bmp").write_bytes(bitmap(0, 5))
+    # More than any column of a manifest holds.
+    (inputs / "wide.png").write_bytes(claims(2**31, 64))
+    (inputs / "wide.bmp").write_bytes(bitmap(-127, 64))
     (inputs / "link.png").symlink_to(tmp_path / "nowhere.png")
     os.mkfifo(inputs / "pipe.png")
 
@@ -96,9 +99,14 @@ def test_each_bad_input_has_its_own_code(
         "bomb.png": "too_many_pixels",
         "no-width.png": "empty_image",
         "no-width.bmp": "empty_image",
+        "wide.png": "too_many_pixels",
+        "wide.bmp": "too_many_pixels",
         "link.png": "not_found",
         "pipe.png": "read_error",
     }
+    wide = rows(tmp_path / "out")["wide.png"]
+    assert (wide.input_width, wide.input_height) == (None, 64)
+    assert wide.notes == ("input_width is 0x80000000, more than the 31 bits of its column",)
     assert (inputs / "bomb.png").stat().st_size < 4096
     assert_good_ones_are_done(tmp_path / "out")
     again = command("run", inputs, tmp_path / "out", *quick(tiny_weights))

@@ -1,5 +1,6 @@
 import datetime as dt
 import json
+import uuid
 from decimal import Decimal
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.json_values import from_json, to_json
+from beam_upscale.json_values import from_json, parsed, to_json, without_deep
 
 scalars = (
     st.none()
@@ -68,3 +69,36 @@ def test_what_text_hardly_holds_survives(value: Any) -> None:
 )
 def test_form_of_values(value: Any, expected: Any) -> None:
     assert to_json(value) == expected
+
+
+def test_a_number_of_many_digits_is_their_text() -> None:
+    digits = "7" * 5000
+
+    assert parsed(f'{{"a": [{digits}, 1, -{digits}], "b": 2}}') == {
+        "a": [digits, 1, f"-{digits}"],
+        "b": 2,
+    }
+    for text in ("{", '{"a": 1', b"\xff"):
+        with pytest.raises(ValueError):
+            parsed(text)
+
+
+@pytest.mark.parametrize("brackets", ["[]", "{}"])
+def test_deep_columns_are_texts(brackets: str) -> None:
+    begin, end = ("[", "]") if brackets == "[]" else ('{"a": ', "}")
+    shallow, deep = (json.loads(begin * n + brackets + end * n) for n in (99, 101))
+
+    assert without_deep({"x": shallow, "y": 1}) == {"x": shallow, "y": 1}
+    assert without_deep({"x": deep, "y": [1]}) == {"x": json.dumps(deep), "y": [1]}
+
+
+def test_anything_at_all_becomes_json() -> None:
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    identity = uuid.UUID(int=7)
+
+    found = to_json({"id": identity, ("a", 1): {1}, "deep": deep, None: b""})
+
+    assert json.loads(json.dumps(found))["id"] == str(identity)
+    assert found["('a', 1)"] == "{1}"

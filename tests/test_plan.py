@@ -81,6 +81,15 @@ def test_the_guard_refuses_what_claims_too_many_pixels() -> None:
     assert "250,000,000 px" in result.message
 
 
+def test_a_header_that_says_more_than_any_picture_has_is_not_believed() -> None:
+    unguarded = PlanOptions(oversize=Oversize.TILE, max_input_pixels=None)
+
+    result = plan(ESRGAN, 2**32 - 1, 2**32 - 1, unguarded)
+
+    assert result.error_code is ErrorCode.TOO_MANY_PIXELS
+    assert "68,719,476,736 px are never taken" in result.message
+
+
 def test_the_guard_can_be_set_and_lifted() -> None:
     at_most_100 = PlanOptions(max_input_pixels=100)
 

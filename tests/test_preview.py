@@ -1,3 +1,5 @@
+import struct
+import zlib
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from pathlib import Path
@@ -8,12 +10,13 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
+from beam_upscale import budget
 from beam_upscale.budget import Claim, admission, order
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import get_engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.inference import TiledImage
 from beam_upscale.listing import Inputs, SourceImage, list_images
 from beam_upscale.manifest import Status
@@ -54,16 +57,40 @@ def plan(
     return list(read_plan(str(folder)))
 
 
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a PNG of this size."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n\0\0\0\r" + header + struct.pack(">I", zlib.crc32(header))
+
+
+def test_a_mistake_of_ours_costs_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise IndexError("tuple index out of range")
+
+    monkeypatch.setattr(budget, "read_header", fail)
+
+    with pytest.raises(ImageError, match="tuple index out of range") as caught:
+        budget.decide(SourceImage("a", data=b""), RULES, shared_pool())
+
+    assert caught.value.code is ErrorCode.INTERNAL_ERROR
+
+
 def test_every_input_is_planned_in_order(
     tmp_path: Path, photograph: Callable[..., Image.Image]
 ) -> None:
     small = image_of(photograph(0, 40, 30), tmp_path, "small.png")
     large = image_of(Image.new("L", (1025, 1024)), tmp_path, "large.png")
     broken = SourceImage("broken", data=b"")
+    claim = SourceImage("claim", data=png_header(2**31, 2**32 - 1))
 
-    planned = plan([small, broken, large], RULES, tmp_path / "plan")
+    planned = plan([small, broken, claim, large], RULES, tmp_path / "plan")
 
-    assert [each.input_id for each in planned] == [large.input_id, small.input_id, "broken"]
+    assert [each.input_id for each in planned] == [
+        *(large.input_id, small.input_id, "broken", "claim")
+    ]
+    # A column of a plan holds no such side; the message says it.
+    assert (planned[3].error_code, planned[3].width) == (ErrorCode.TOO_MANY_PIXELS, None)
+    assert "2147483648 x 4294967295" in planned[3].message
     assert planned[0].error_code is ErrorCode.INPUT_TOO_LARGE
     assert (planned[0].status, planned[0].credits, planned[0].calls) == (Status.REJECTED, 0, 0)
     assert (planned[2].status, planned[2].error_code) == (Status.FAILED, ErrorCode.EMPTY_FILE)

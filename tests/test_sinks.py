@@ -8,10 +8,12 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
+from beam_upscale import sinks
 from beam_upscale.arrivals import Arrivals, Listed, key_of
 from beam_upscale.booking import RunBooks
 from beam_upscale.books import read_sums
@@ -122,6 +124,68 @@ def paid(request_id: str, data: bytes | None = b"image", **columns: Any) -> Upsc
     """A result of a content, or a failure to make it, that was billed once."""
     billed = {"billed_credits": Decimal("0.2"), "request_ids": (request_id,)}
     return with_row(result("a", data), **{"source_sha256": "s", **billed, **columns})
+
+
+@pytest.mark.parametrize("layout", list(Layout))
+def test_a_row_that_cannot_be_stored_costs_no_other(dataset: DatasetFolder, layout: Layout) -> None:
+    kind = pa.struct([("file_name", pa.string()), ("n", pa.int64())])
+    huge = {"input_width": 2**32, "seed": -(2**63) - 1, "error_message": "\udc80" + "x" * 9000}
+    made = [
+        result("a", b"1"),
+        # A surprise in a place that nothing looks at before.
+        with_row(paid("1", b"2"), output_uri=None, credits=Decimal("1e30"), input_width=8),
+        with_row(result("c", b"3"), input={"file_name": "c.jpg", "n": "many"}),
+        with_row(result("d", None), **huge),
+        with_row(result("e", b"5"), notes=("\udcff",), input_height=2**31),
+    ]
+    made[1] = dataclasses.replace(made[1], source=result("b", None).source)
+    made[1] = with_row(made[1], input_id="/in/b.jpg")
+    records = [stage(each, dataset, layout) for each in made]
+    odd = dataclasses.replace(TELEMETRY, attempts=2**40, started_at=1e300)
+    records[0] = dataclasses.replace(records[0], telemetry=odd)
+
+    for _ in range(2):
+        commit_shard(0, records, dataset, layout, "run", kind)
+
+    rows = dataset.read_manifest(0)
+    assert [row.error_code for row in rows] == [None, "internal_error", None, None, None]
+    a, b, c, d, e = rows
+    assert (b.status, b.billed_credits, b.request_ids) == (Status.FAILED, Decimal("0.2"), ("1",))
+    assert (b.credits, b.output_uri, b.output_sha256, b.input_width) == (0, None, None, 8)
+    assert "its row cannot be stored: " in (b.error_message or "")
+    assert dict(c.input) == {"file_name": "c.jpg", "n": None}
+    assert c.notes == (
+        "the input's column n is left out: its value is not of the type of the others",
+    )
+    assert (d.input_width, d.seed) == (None, None)
+    assert d.notes == (
+        "seed is -0x8000000000000001, more than the 63 bits of its column",
+        "input_width is 0x100000000, more than the 31 bits of its column",
+    )
+    assert (d.error_message or "").startswith("\\udc80xxx") and len(d.error_message or "") < 4100
+    assert e.notes[0] == "\\udcff" and e.input_height is None
+    images = {row.input_id for row in (a, c, e)}
+    if layout.is_packed:
+        found = dict(read_images(dataset.data_uri(0, layout), layout))
+        assert found.keys() == images
+    else:
+        files = Path(dataset.resolve("images")).iterdir()
+        assert {path.name for path in files} == {"a.png", "c.png", "e.png"}
+    (telemetry,) = Path(dataset.resolve("telemetry")).iterdir()
+    assert pq.read_table(telemetry)["attempts"].to_pylist() == [None, 1, 1, 1, 1]
+
+
+def test_an_image_that_parquet_does_not_hold_is_one_row(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sinks, "MOST_PARQUET_BYTES", 4)
+
+    record = stage(paid("1", b"image"), dataset, Layout.PARQUET)
+
+    assert (record.row.status, record.row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+    assert record.row.billed_credits == Decimal("0.2")
+    assert not Path(dataset.staged_image_uri("/in/a.jpg")).exists()
+    commit_shard(0, [record], dataset, Layout.PARQUET, "run")
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -253,7 +317,7 @@ def test_a_shard_that_breaks_leaves_what_was_there(dataset: DatasetFolder, layou
 
 @pytest.mark.parametrize(
     ("count", "size", "expected"),
-    [(250, 100, [100, 100, 50]), (40, 1 << 20, [16, 16, 8]), (3, 17 << 20, [1, 1, 1]), (0, 0, [0])],
+    [(250, 100, [100, 100, 50]), (40, 1 << 20, [16, 16, 8]), (3, 17 << 20, [1, 1, 1]), (0, 0, [])],
     ids=["many rows", "many bytes", "large images", "no images"],
 )
 def test_row_groups_are_small_enough_to_stream(
