@@ -98,7 +98,8 @@ class GiantTile:
         stored: the part of the picture that its file holds; None where it is read from the input.
         channels: of the color.
         has_alpha: whether alpha follows the color in its file.
-        version: of the input when it was looked at.
+        version: of the input when it was looked at, as of `file_version`.
+        sha256: of the input.
         booking: puts a paid call for it into the books.
     """
 
@@ -110,6 +111,7 @@ class GiantTile:
     channels: int
     has_alpha: bool
     version: tuple[object, ...]
+    sha256: str | None
     booking: ImageBooking | None = None
 
 
@@ -236,6 +238,7 @@ def cut(
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=giant.version,
+            sha256=giant.prepared.row.source_sha256,
             booking=prepared.booking,
         )
         for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
@@ -277,11 +280,12 @@ def _cut(
     }
     folder = _Folder.of(dataset, _key(giant, decision))
     folder.forget_failures(dataset)
-    with locations.on_disk(source.uri, source.part) as path:
-        _check_version(source, giant.version)
-        picture = decoders.read_picture(path, **guards)
+    sha256 = giant.prepared.row.source_sha256
+    with locations.on_disk(source.uri, source.part, sha256) as held:
+        _check_version(source, giant.version, sha256)
+        picture = decoders.read_picture(held.path, **guards)
         if picture.header != giant.header:
-            raise _changed(source)
+            raise locations.changed(source.uri)
         if picture.by_region:
             return picture, [None] * len(decision.pieces)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
@@ -294,8 +298,8 @@ def _cut(
         missing = set(range(len(boxes))) - folder.done() - folder.cut()
         if missing:
             cutter = _Cutter({index: boxes[index] for index in missing}, folder, dataset)
-            _read(path, cutter, decoders, guards, picture.has_alpha)
-            _check_version(source, giant.version)
+            _read(held.path, cutter, decoders, guards, picture.has_alpha)
+            _check_version(source, giant.version, sha256)
     return picture, boxes
 
 
@@ -308,15 +312,19 @@ def _with_margin(piece: Piece, width: int, height: int) -> Box:
     return Box(left, top, right - left, bottom - top)
 
 
-def _check_version(source: SourceImage, version: tuple[object, ...]) -> None:
-    if file_version(source) != version:
-        raise _changed(source)
+def _check_version(source: SourceImage, version: tuple[object, ...], sha256: str | None) -> None:
+    """Raises where an input's own file is no longer the one that was hashed.
 
-
-def _changed(source: SourceImage) -> ImageError:
-    return ImageError(
-        ErrorCode.READ_ERROR, f"{source.source_uri} was changed or removed while it was read"
-    )
+    Raises:
+        ImageError: READ_ERROR.
+    """
+    found = file_version(source)
+    if found == version:
+        return
+    is_same_machine = found[:1] == version[:1]
+    # Another machine sees other numbers of the same file, and its mode or a link may have changed.
+    if found[1:3] != version[1:3] or (is_same_machine and source.sha256() != sha256):
+        raise locations.changed(source.uri or source.input_id)
 
 
 def _read(
@@ -470,15 +478,15 @@ def _tile_pixels(
         return color, np.ascontiguousarray(pixels[..., -1:]) if tile.has_alpha else None
     source, options = tile.source, settings.rules.options
     assert source.uri is not None
-    _check_version(source, tile.version)
-    with locations.on_disk(source.uri, source.part) as path:
+    _check_version(source, tile.version, tile.sha256)
+    with locations.on_disk(source.uri, source.part, tile.sha256) as held:
         _, color = decoders.read_region(
-            path,
+            held.path,
             tile.piece.extended,
             max_pixels=options.max_input_pixels or _NO_LIMIT,
             animated=options.animated,
         )
-    _check_version(source, tile.version)
+    _check_version(source, tile.version, tile.sha256)
     return color, None
 
 

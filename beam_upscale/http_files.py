@@ -238,6 +238,22 @@ def size(url: str) -> int | None:
     return _ask(url, {"Range": "bytes=0-0"}, consume)
 
 
+def version(url: str) -> tuple[object, ...]:
+    """What the server says that changes with a file: its size, its tag and its date.
+
+    Few servers say all of them; where one says none but the size, another file may have the same.
+
+    Raises:
+        ImageError: as `read_range`.
+    """
+
+    def consume(answer: _Answer) -> tuple[object, ...]:
+        headers = answer.response.headers
+        return answer.total(), headers.get("ETag"), headers.get("Last-Modified")
+
+    return _ask(url, {"Range": "bytes=0-0"}, consume)
+
+
 def exists(url: str) -> bool:
     """Whether a file is there and may be read.
 

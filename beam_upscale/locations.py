@@ -151,27 +151,61 @@ def sha256(uri: str, part: Part | None) -> str:
             raise part.error()
 
 
+@dataclasses.dataclass(frozen=True)
+class OnDisk:
+    """A file of this machine that holds an input's bytes.
+
+    Attributes:
+        path: where it is.
+        sha256: of the bytes, in hexadecimal; None for an input's own file, which was not read.
+    """
+
+    path: Path
+    sha256: str | None
+
+
 @contextlib.contextmanager
-def on_disk(uri: str, part: Part | None) -> Iterator[Path]:
+def on_disk(uri: str, part: Part | None, sha256: str | None = None) -> Iterator[OnDisk]:
     """A file of this machine that holds the bytes, for whoever reads them in parts.
 
-    What is not a local file of its own is copied to the temporary folder. The copies that were used
-    last are kept, by all threads of a process, and go with the process.
+    What is not a local file of its own is copied to the temporary folder, and told by the hash of
+    the copy: by nothing else is it known that a file elsewhere was not replaced. The copies that
+    were used last are kept, by all threads of a process, and go with the process.
 
     Args:
         uri: as for `read`.
         part: as for `read`.
+        sha256: what the bytes must hash to; an input's own file is not hashed. None takes them as
+            they are now.
 
     Raises:
-        ImageError: as `read`, but for its limit.
+        ImageError: as `read`, but for its limit; READ_ERROR, they are others than expected.
     """
-    if part is None and storage.is_local(uri):
+    if is_in_place(uri, part):
         # Says why where it cannot be read.
         storage.open_read(uri).close()
-        yield Path(storage.absolute(uri))
+        yield OnDisk(Path(storage.absolute(uri)), None)
         return
-    with _copies.held(uri, part) as path:
-        yield path
+    with _copies.held(uri, part, sha256) as held:
+        yield held
+
+
+def is_in_place(uri: str, part: Part | None) -> bool:
+    """Whether `on_disk` gives the input's own file and no copy."""
+    return part is None and storage.is_local(uri)
+
+
+def changed(uri: str) -> ImageError:
+    """The error of a file that is another than it was a moment ago."""
+    return ImageError(
+        ErrorCode.READ_ERROR,
+        f"{storage.printable(uri)} was changed or removed while it was read",
+    )
+
+
+def forget(uri: str) -> None:
+    """Has a file's cells read anew: not every store tells that a file was replaced."""
+    _cells.forget(uri)
 
 
 def _pieces(extent: Extent) -> Iterator[Extent]:
@@ -219,14 +253,15 @@ class _Cells:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._kept: OrderedDict[tuple[Hashable, ...], _Kept] = OrderedDict()
         self._last_of: weakref.WeakKeyDictionary[threading.Thread, Hashable]
         self._last_of = weakref.WeakKeyDictionary()
 
     def read(self, uri: str, cell: Cell) -> bytes:
         """A cell's bytes; errors are those of `locations.read`."""
-        # A file that was replaced meanwhile is another one.
-        key = uri, storage.version(uri), cell.row_group, cell.column
+        # A file that was replaced meanwhile is another one, and so is one that has no version.
+        version = storage.version(uri) or (object(),)
+        key = uri, version, cell.row_group, cell.column
         with self._lock:
             kept = self._kept.setdefault(key, _Kept())
             self._kept.move_to_end(key)
@@ -248,6 +283,12 @@ class _Cells:
                 f"the column {cell.column} holds nothing in this row; it must hold an image",
             )
         return bytes(value)
+
+    def forget(self, uri: str) -> None:
+        """Forgets what is kept of a file."""
+        with self._lock:
+            for key in [key for key in self._kept if key[0] == uri]:
+                del self._kept[key]
 
     def _forget_oldest(self) -> None:
         with self._lock:
@@ -329,39 +370,52 @@ class _Copies:
         self._folder: Path | None = None
 
     @contextlib.contextmanager
-    def held(self, uri: str, part: Part | None) -> Iterator[Path]:
+    def held(self, uri: str, part: Part | None, sha256: str | None) -> Iterator[OnDisk]:
         """A copy that stays where it is while the block runs."""
-        # A file that was replaced meanwhile is another one.
-        key = uri, part, storage.version(uri)
+        made = self._made(uri, part) if sha256 is None else None
+        expected = sha256 if made is None else made[1]
         with self._lock:
+            key = uri, part, expected
             copy = self._copies.setdefault(key, _Copy())
             self._copies.move_to_end(key)
             copy.users += 1
         try:
             with copy.lock:
                 if copy.path is None:
-                    copy.path = self._made(uri, part)
-            yield copy.path
+                    path, found = made or self._made(uri, part)
+                    made = None
+                    if found != expected:
+                        path.unlink()
+                        raise changed(uri)
+                    copy.path = path
+            yield OnDisk(copy.path, expected)
         finally:
+            if made is not None:
+                # There was one already.
+                made[0].unlink()
             with self._lock:
                 copy.users -= 1
+                if copy.path is None and not copy.users:
+                    self._copies.pop(key, None)
                 self._forget_oldest()
 
-    def _made(self, uri: str, part: Part | None) -> Path:
+    def _made(self, uri: str, part: Part | None) -> tuple[Path, str]:
+        """A new copy, and the SHA-256 of what is in it."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="beam-upscale-"))
                 atexit.register(shutil.rmtree, self._folder, ignore_errors=True)
         descriptor, name = tempfile.mkstemp(dir=self._folder)
-        path = Path(name)
+        path, digest = Path(name), hashlib.sha256()
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for data in _chunks(uri, part):
                     file.write(data)
+                    digest.update(data)
         except BaseException:
             path.unlink()
             raise
-        return path
+        return path, digest.hexdigest()
 
     def _forget_oldest(self) -> None:
         unused = [key for key, copy in self._copies.items() if not copy.users]

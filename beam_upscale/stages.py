@@ -8,6 +8,7 @@ stands RunInference; an image without tiles passes through it.
 import dataclasses
 import hashlib
 import os
+import platform
 import socket
 import time
 from collections.abc import Mapping
@@ -121,7 +122,7 @@ class Giant:
         prepared: its row as far as it is known. The plan, which is as long as it has tiles, is left
             out; it follows from the header.
         header: of its file.
-        version: of its file when it was looked at.
+        version: as of `file_version`, before its bytes were hashed.
     """
 
     prepared: Prepared
@@ -167,7 +168,7 @@ def prepare(
     try:
         prepared = _with_parameters(prepared, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
-            return _giant(prepared, large, settings)
+            return _giant(prepared, *large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
     except Exception as error:
         return _ended(prepared, error)
@@ -286,10 +287,11 @@ def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
 
 def _large_header(
     source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
-) -> ImageHeader | None:
-    """The header of an image that is to be spread over the workers; None of any other.
+) -> tuple[ImageHeader, str | None] | None:
+    """The header of an image that is to be spread over the workers, and the SHA-256 of its bytes.
 
-    An image that no file holds is in memory already. What is wrong with one shows when it is read.
+    None of any other. The hash is None where the bytes were not read as a whole. An image that no
+    file holds is in memory already. What is wrong with one shows when it is read.
     """
     above, uri = settings.fan_out_above, source.uri
     if above is None or uri is None or source.data is not None:
@@ -300,11 +302,11 @@ def _large_header(
         header = _early_header(source, decoders)
         if header is not None and header.width * header.height <= least:
             return None
-        with locations.on_disk(uri, source.part) as path:
-            header = decoders.read_file_header(path)
+        with locations.on_disk(uri, source.part) as held:
+            header = decoders.read_file_header(held.path)
     except ImageError:
         return None
-    return header if header.width * header.height > least else None
+    return (header, held.sha256) if header.width * header.height > least else None
 
 
 def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | None:
@@ -321,10 +323,12 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
         return None
 
 
-def _giant(prepared: Prepared, header: ImageHeader, settings: PinnedSettings) -> TiledImage:
+def _giant(
+    prepared: Prepared, header: ImageHeader, sha256: str | None, settings: PinnedSettings
+) -> TiledImage:
     source = prepared.source
     version = file_version(source)
-    prepared = _with_content(prepared, source.sha256(), settings)
+    prepared = _with_content(prepared, sha256 or source.sha256(), settings)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
     prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header))
     if (refusal := _refusal(prepared, decision)) is not None:
@@ -340,8 +344,13 @@ def _giant(prepared: Prepared, header: ImageHeader, settings: PinnedSettings) ->
 
 
 def file_version(source: SourceImage) -> tuple[object, ...]:
-    """What changes when an input's file is replaced: its size and, where there is one, its time."""
-    return () if source.uri is None else storage.version(source.uri)[:2]
+    """What changes when an input's own file, which is read in place, is replaced; else nothing.
+
+    Its first value is the machine's, which sees numbers of its own.
+    """
+    if source.uri is None or not locations.is_in_place(source.uri, source.part):
+        return ()
+    return platform.node(), *storage.version(source.uri)
 
 
 def as_image_error(error: Exception) -> ImageError:

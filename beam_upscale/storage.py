@@ -331,18 +331,12 @@ def size(uri: str) -> int | None:
             return hadoop_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
     except _failures(uri) as error:
-        if is_local(uri) or urls.is_web(uri) or _is_gone(uri):
+        if is_local(uri) or urls.is_web(uri):
+            return None
+        if unread_scheme(uri) is None and not exists(uri):
             return None
         # Taken for gone, a result would be made, and paid for, again.
         raise read_error(uri, error) from error
-
-
-def _is_gone(uri: str) -> bool:
-    """Whether a store says that there is no such file."""
-    try:
-        return not exists(uri)
-    except Exception:
-        return False
 
 
 def version(uri: str) -> tuple[object, ...]:
@@ -350,14 +344,19 @@ def version(uri: str) -> tuple[object, ...]:
     try:
         if is_local(uri):
             status = _local_path(uri).stat()
-            return status.st_size, status.st_mtime_ns, status.st_ino
+            # The last cannot be set: it tells of a file that was given the times of another.
+            return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
         if urls.is_web(uri):
-            return (http_files.size(uri),)
+            return http_files.version(uri)
         if hadoop_files.is_hdfs(uri):
             return hadoop_files.version(uri)
+        store = conditional_files.store_of(uri)
+        if store is not None:
+            found = store.version(uri)
+            return () if found is None else (found,)
         (match,) = FileSystems.match([uri])
-        (found,) = match.metadata_list
-        return found.size_in_bytes, found.last_updated_in_seconds
+        (entry,) = match.metadata_list
+        return entry.size_in_bytes, entry.last_updated_in_seconds
     except _failures(uri):
         return ()
 

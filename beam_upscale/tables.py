@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_upscale import storage, urls
+from beam_upscale import locations, storage, urls
 from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
@@ -107,6 +107,7 @@ def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> 
         SettingsError: INVALID_TABLE, the table is not what it is read as, or cannot be read;
             INVALID_OPTION, no column is the one with images.
     """
+    locations.forget(uri)
     try:
         with storage.open_read(uri) as file:
             if form is InputFormat.PARQUET:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import hashlib
+import os
 import signal
 from collections.abc import Callable
 from decimal import Decimal
@@ -28,6 +30,7 @@ from runs import (
     tree,
     upscale,
 )
+from web_server import file, serving
 
 import beam_upscale as bu
 from beam_upscale import decoding, engines, fan_out, image
@@ -251,12 +254,20 @@ def test_files_damaged_within_have_the_codes_of_one_place(
     assert list(verify(str(tmp_path / "spread"))) == []
 
 
+def change_by_stealth(path: Path) -> None:
+    """Changes a file that keeps its size, its time and its place on the disk."""
+    before, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "tiles.tif"])
 @pytest.mark.parametrize(
     ("change", "code"),
     [
         (lambda path: path.unlink(), "not_found"),
         (lambda path: path.write_bytes(path.read_bytes() + b"0"), "read_error"),
+        (change_by_stealth, "read_error"),
     ],
 )
 def test_file_that_changes_before_its_tiles_are_read(
@@ -289,6 +300,46 @@ def test_file_that_changes_before_its_tiles_are_read(
     # Of a file that is gone, what tells that it changed may be looked at first.
     assert row.error_code in {code, "read_error"}
     assert (row.status, row.output_uri) == (Status.FAILED, None)
+
+
+def test_file_that_is_touched_but_not_changed_is_done(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = tmp_path / "tiles.tif"
+    path.write_bytes((inputs / path.name).read_bytes())
+    original = fan_out.read_tile
+
+    def touching(*arguments: Any) -> Any:
+        path.chmod(path.stat().st_mode ^ 0o100)
+        return original(*arguments)
+
+    monkeypatch.setattr("beam_upscale.giants.read_tile", touching)
+    upscale(path, tmp_path / "out", tiny_weights, **SPREAD)
+
+    assert rows(tmp_path / "out")[path.name].status is Status.UPSCALED
+
+
+def test_file_of_a_web_server_that_was_replaced_is_not_taken_for_the_old(
+    tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    made = {}
+    with serving() as web:
+        for level in (50, 200):
+            Image.new("RGB", (100, 90), (level, level, level)).save(tmp_path / "a.tif")
+            data = (tmp_path / "a.tif").read_bytes()
+            # It has no tag and no date, and the same size.
+            web.replies["/a.tif"] = file(data)
+            upscale(f"{web.url}/a.tif", tmp_path / f"{level}", tiny_weights, **SPREAD)
+            row = rows(tmp_path / f"{level}")["a.tif"]
+            assert row.source_sha256 == hashlib.sha256(data).hexdigest()
+            made[level] = row.output_sha256
+
+    assert None not in made.values()
+    assert made[50] != made[200]
 
 
 def test_full_temporary_folder_stops_the_run_and_the_next_goes_on(
@@ -380,7 +431,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
     dataset = DatasetFolder(str(tmp_path / "out"))
     box = Box(0, 0, 8, 8)
     tiles = [
-        fan_out.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, ())
+        fan_out.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None)
         for index in range(3)
     ]
     unusable = ImageError(ErrorCode.INVALID_RESULT, "no image")

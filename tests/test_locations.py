@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from web_server import file, serving, status
 
 from beam_upscale import locations, storage
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.listing import list_images
 from beam_upscale.locations import Cell, Extent, Missing, Part
 
 
@@ -202,6 +205,42 @@ def test_a_file_that_was_replaced_is_read_anew(path: Path) -> None:
     assert locations.read(str(path), cell, 10) == b"X"
 
 
+def test_a_file_that_was_replaced_by_one_of_its_size_and_time_is_read_anew(path: Path) -> None:
+    table(path)
+    before, cell = path.stat(), Cell(0, 0, "image")
+    assert locations.read(str(path), cell, 10) == b"0"
+
+    data = path.read_bytes()
+    pq.write_table(pa.table({"image": [b"X", b"1"]}), path)
+    path.write_bytes(path.read_bytes().ljust(len(data))[: len(data)])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(ImageError):
+        locations.read(str(path), cell, 10)
+
+
+def test_a_table_of_a_web_server_that_was_replaced_is_read_anew(path: Path) -> None:
+    tables = {}
+    for value in (b"one", b"two"):
+        pq.write_table(pa.table({"image": [value]}), path)
+        tables[value] = path.read_bytes()
+    assert len({len(data) for data in tables.values()}) == 1
+
+    with serving() as web:
+        url = f"{web.url}/t.parquet"
+        # Neither is dated or tagged: only a new listing tells.
+        for value, data in tables.items():
+            web.replies["/t.parquet"] = file(data)
+            (image,) = list_images(url).images
+            assert image.read(10) == value
+
+        seen = storage.version(url)
+        for headers in ({"ETag": '"1"'}, {"ETag": '"2"'}, {"Last-Modified": "Mon"}):
+            web.replies["/t.parquet"] = status(200, headers, data)
+            assert storage.version(url) != seen
+            seen = storage.version(url)
+
+
 @pytest.mark.parametrize(
     "cell", [Cell(9, 0, "image"), Cell(0, 9, "image"), Cell(0, 0, "other")], ids=str
 )
@@ -230,7 +269,7 @@ def test_local_file_is_where_it_is(path: Path) -> None:
     path.write_bytes(b"0123456789")
 
     with locations.on_disk(str(path), None) as found:
-        assert found == path
+        assert found == locations.OnDisk(path, None)
 
 
 @pytest.mark.parametrize("part", [Extent(2, 5), Cell(1, 1, "image")])
@@ -244,12 +283,37 @@ def test_parts_are_copied_to_be_read_in_parts(
     expected = locations.read(str(path), part, 100)
     opened.clear()
 
+    sha256 = None
     for _ in range(3):
-        with locations.on_disk(str(path), part) as found:
-            assert found.read_bytes() == expected
+        with locations.on_disk(str(path), part, sha256) as found:
+            assert found.path.read_bytes() == expected
+            sha256 = found.sha256
 
-    assert found != path
+    assert sha256 == hashlib.sha256(expected).hexdigest()
+    assert found.path != path
     assert len(opened) <= 1
+
+
+def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: locations._Copies) -> None:
+    part = Extent(0, 5)
+    path.write_bytes(b"first")
+    with locations.on_disk(str(path), part) as first:
+        again = first.path
+    path.write_bytes(b"other")
+
+    with locations.on_disk(str(path), part, first.sha256) as kept:
+        assert (kept.path, kept.path.read_bytes()) == (again, b"first")
+    with locations.on_disk(str(path), part) as now, locations.on_disk(str(path), part) as same:
+        assert now == same
+        assert now.path.read_bytes() == b"other"
+    with (
+        pytest.raises(ImageError, match="was changed or removed while it was read") as caught,
+        locations.on_disk(str(path), part, "0" * 64),
+    ):
+        pass
+
+    assert caught.value.code is ErrorCode.READ_ERROR
+    assert {each.name for each in again.parent.iterdir()} == {again.name, now.path.name}
 
 
 def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
@@ -259,13 +323,13 @@ def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
     with locations.on_disk(str(path), Extent(0, 1)) as held:
         for offset in range(1, 6):
             with locations.on_disk(str(path), Extent(offset, 2)) as found:
-                assert found.read_bytes() == b"0123456789"[offset : offset + 2]
-        assert held.read_bytes() == b"0"
+                assert found.path.read_bytes() == b"0123456789"[offset : offset + 2]
+        assert held.path.read_bytes() == b"0"
     path.write_bytes(b"abcdefghijkl")
     with locations.on_disk(str(path), Extent(0, 1)) as found:
-        assert found.read_bytes() == b"a"
+        assert found.path.read_bytes() == b"a"
 
-    assert len(list(found.parent.iterdir())) == 2
+    assert len(list(found.path.parent.iterdir())) == 2
 
 
 def test_what_cannot_be_copied_says_why(path: Path, copies: locations._Copies) -> None:
