@@ -369,3 +369,13 @@ def test_profile_field_that_holds_no_profile_is_dropped_with_a_note(value: Any) 
     assert np.array_equal(decoded.color, decode(tiff(page(WIDTH))).color)
     assert decoded.metadata.icc_profile is None
     assert "unusable ICC profile dropped" in decoded.notes
+
+
+def test_planes_are_read_where_a_format_is_said_for_each_sample(tmp_path: Path) -> None:
+    samples = np.random.default_rng(5).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    whole = tiff(
+        Page(samples, photometric=RGB, planes=True, rows=5, tags={339: (SHORT, [1, 1, 1])})
+    )
+
+    assert np.array_equal(decode(whole).color, samples)
+    assert np.array_equal(by_rows(whole, tmp_path / "picture"), samples)
