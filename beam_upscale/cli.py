@@ -67,8 +67,27 @@ _HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goe
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
+# Of the stores that Beam knows.
+_SCHEMES = frozenset({"azfs", "file", "gs", "hdfs", "http", "https", "s3"})
+
 out = Printer()
 err = Printer(is_for_errors=True)
+
+
+class PlaceType(click.ParamType[str]):
+    """A path or a URI, as it is given."""
+
+    name = "PLACE"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Fails on what a script gives where a variable is not set, and on half a URI."""
+        place = str(value)
+        if not place.strip():
+            self.fail("it is empty; name a file or a folder", param, ctx)
+        scheme, is_uri, rest = place.partition(":/")
+        if is_uri and not rest.startswith("/") and scheme in _SCHEMES and not Path(place).exists():
+            self.fail(f"{place!r} has one slash; a URI has two: {scheme}://…", param, ctx)
+        return place
 
 
 class SizeType(click.ParamType[tuple[int, int]]):
@@ -273,6 +292,7 @@ _PARAMETER_OPTIONS = (
 _MODEL_OPTIONS = (
     click.option(
         "--weights",
+        type=PlaceType(),
         multiple=True,
         metavar="[ENGINE=]WEIGHTS",
         help="A registered name, a path, or OWNER/NAME@REVISION on the hub; see "
@@ -325,11 +345,13 @@ _SERVICE_OPTIONS = (
     click.option("--endpoint", metavar="HOST:PORT", help="The service, with --backend grpc."),
     click.option(
         "--api-key-file",
+        type=PlaceType(),
         metavar="FILE",
         help=f"Holds the service's API key. [default: the variable {API_KEY_VARIABLE}]",
     ),
     click.option(
         "--ca-file",
+        type=PlaceType(),
         metavar="FILE",
         help="PEM of the authorities to trust; with it TLS is spoken on this machine too.",
     ),
@@ -450,12 +472,13 @@ def cli() -> None:
 
 
 @cli.command("plan")
-@click.argument("input_", metavar="INPUT")
+@click.argument("input_", metavar="INPUT", type=PlaceType())
 @_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
 @click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
 @click.option(
     "--to",
+    type=PlaceType(),
     metavar="FOLDER",
     help="Keep the plan there, as Parquet. With a runner of Beam's, where all workers write it.",
 )
@@ -568,8 +591,8 @@ def _print_left_out(listing: Listing, printer: Printer) -> None:
 
 
 @cli.command("run")
-@click.argument("input_", metavar="INPUT")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("input_", metavar="INPUT", type=PlaceType())
+@click.argument("output", metavar="OUTPUT", type=PlaceType())
 @_BEAM_OPTIONS
 @_options(
     *(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS, _MODEL_OPTIONS),
@@ -693,7 +716,7 @@ def _exit_code(result: RunResult, strict: bool) -> int:
 
 
 @cli.command("verify")
-@click.argument("output", metavar="OUTPUT")
+@click.argument("output", metavar="OUTPUT", type=PlaceType())
 @_BEAM_OPTIONS
 def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""

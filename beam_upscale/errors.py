@@ -8,7 +8,9 @@ Codes are part of the public interface: they are stored in manifests and never c
 """
 
 import errno
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 
 from beam_upscale.literal import shortened
 
@@ -140,3 +142,61 @@ class BrokenProcessError(SettingsError):
     def copy(self) -> "BrokenProcessError":
         """The same error anew: each thread raises its own, as raising adds to the traceback."""
         return BrokenProcessError(self.code, self.message)
+
+
+_NO_PERMISSION = "this user has no permission"
+
+_REASONS: Mapping[int, str] = MappingProxyType(
+    {
+        errno.EACCES: _NO_PERMISSION,
+        errno.EPERM: _NO_PERMISSION,
+        errno.EROFS: "the disk is read-only",
+        errno.ENAMETOOLONG: "the name is too long",
+        errno.ENOENT: "there is no such file or folder",
+        errno.ENOTDIR: "a part of its path is a file, not a folder",
+        errno.EISDIR: "it is a folder, not a file",
+        errno.EEXIST: "something else has this name",
+        errno.ELOOP: "its links lead in a circle",
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "this user's share of the disk is used up",
+        errno.EMFILE: "this process has too many files open",
+        errno.ENFILE: "this machine has too many files open",
+        errno.EIO: "the disk or the connection to it has an error",
+    }
+)
+
+
+def reason(error: BaseException, of: object = None) -> str:
+    """Says on one line and in plain words why the system or a library refused something.
+
+    Args:
+        error: of the operating system, of a store's client, or any other.
+        of: the file that the caller names; another file that the error is about is added.
+    """
+    if isinstance(error, BeamUpscaleError):
+        return error.message
+    inner = getattr(error, "reason", None)
+    if isinstance(inner, Exception):  # Of urllib's errors, which only wrap others.
+        return reason(inner)
+    if isinstance(error, OSError) and error.errno is not None:
+        words = _REASONS.get(error.errno) or (error.strerror or str(error)).lower()
+        file = error.filename
+        return words if file is None or str(file) == str(of) else f"{words}: {file}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is no UTF-8: byte {error.object[error.start]:#04x} at {error.start:,}"
+    lines = _words(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    # What these say makes no sentence: of a KeyError it is the key.
+    is_bare = isinstance(error, LookupError | TypeError | AttributeError | AssertionError)
+    return f"{type(error).__name__}: {lines[0]}" if is_bare else lines[0]
+
+
+def _words(error: BaseException) -> str:
+    """The message alone, where a store's client keeps it apart from the request and its number."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        message = response.get("Error", {}).get("Message")
+    else:
+        message = getattr(error, "message", None)
+    return message if isinstance(message, str) and message else str(error)

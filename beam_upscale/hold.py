@@ -38,8 +38,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from beam_upscale import storage
-from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
+from beam_upscale import storage, urls
+from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError, reason
 
 DEFAULT_LEASE_SECONDS = 30.0
 
@@ -737,7 +737,44 @@ def _clock() -> float:
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
+def refuse_impossible(root: str) -> None:
+    """Raises where a folder cannot be, whatever rights this user has.
+
+    Args:
+        root: URI or absolute path of what is to be the folder.
+
+    Raises:
+        SettingsError: OUTPUT_UNAVAILABLE.
+    """
+    if urls.is_web(root):
+        raise _unavailable(root, "is on a web server, where nothing can be written")
+    if not storage.is_local(root):
+        scheme = storage.unread_scheme(root)
+        if scheme is not None:
+            raise _unavailable(
+                root, f"cannot be written: no file system of the scheme {scheme} is known"
+            )
+        return
+    try:
+        for each in (Path(root), *Path(root).parents):
+            if each.is_dir():
+                return
+            if each.is_symlink() and not each.exists():
+                raise _unavailable(root, f"cannot be a folder: {each} is a link that leads nowhere")
+            if each.exists():
+                where = "is" if each == Path(root) else f"cannot be a folder: {each} is"
+                raise _unavailable(root, f"{where} a file, not a folder")
+    except OSError as error:
+        raise _unavailable(root, f"cannot be a folder: {reason(error, of=root)}") from error
+
+
+def _unavailable(root: str, found: str) -> SettingsError:
+    name = root if storage.is_local(root) else storage.printable(root)
+    return SettingsError(ErrorCode.OUTPUT_UNAVAILABLE, f"{name} {found}; take another output")
+
+
 def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _State:
+    refuse_impossible(hold.root)
     try:
         for _ in range(_MOST_TRIES):
             with contextlib.suppress(FileNotFoundError):
@@ -747,10 +784,7 @@ def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _Sta
     except SettingsError:
         raise
     except Exception as error:  # The clients of object stores raise errors of their own.
-        reason = str(error) or type(error).__name__
-        raise SettingsError(
-            ErrorCode.OUTPUT_UNAVAILABLE, f"{hold.root} cannot be written: {reason}"
-        ) from error
+        raise _unavailable(hold.root, f"cannot be written: {reason(error)}") from error
 
 
 def _join(hold: Hold) -> _State:

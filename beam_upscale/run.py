@@ -28,7 +28,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder, held, held_by_pipeline, untouched_on_failure
-from beam_upscale.errors import HoldLostError
+from beam_upscale.errors import HoldLostError, reason
 from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
@@ -239,7 +239,7 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
             if billed:
                 yield f"there were none, and {billed} credits were billed by its rows"
     except Exception as error:  # What is damaged is to be deleted, too.
-        yield f"the old books could not be read: {error}"
+        yield f"the old books could not be read: {reason(error)}"
 
 
 def _with_processes(request: Run) -> UpscaleSettings:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import ssl
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from beam_upscale import parameters, storage
 from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, Network, get_engine
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.image import EncodeOptions
 from beam_upscale.image.streaming import STREAMED_FORMATS
 from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
@@ -298,10 +299,10 @@ class UpscaleSettings:
             f"{asked.output_format} is not written row by row; choose "
             f"{' or '.join(sorted(STREAMED_FORMATS))}": asked.output_format not in STREAMED_FORMATS,
         }
-        for reason, is_so in reasons.items():
+        for found, is_so in reasons.items():
             if is_so:
                 raise SettingsError(
-                    ErrorCode.INVALID_OPTION, f"fan_out_above does not go with that: {reason}"
+                    ErrorCode.INVALID_OPTION, f"fan_out_above does not go with that: {found}"
                 )
 
     @property
@@ -375,7 +376,7 @@ class UpscaleSettings:
             endpoint=self.endpoint,
             api_key_file=None if self.api_key_file is None else storage.absolute(self.api_key_file),
             insecure=self.insecure,
-            ca=None if self.ca_file is None else _text_file("ca_file", self.ca_file),
+            ca=None if self.ca_file is None else _certificates("ca_file", self.ca_file),
             max_in_flight=self.max_in_flight,
             requests_per_second=self._share_of_rate(),
             deadline_seconds=self.deadline_seconds,
@@ -466,13 +467,20 @@ _SWITCHED: Mapping[VaeTiling, bool | None] = {
 }
 
 
-def _text_file(name: str, uri: str) -> str:
+def _certificates(name: str, uri: str) -> str:
     try:
-        return storage.read(storage.absolute(uri)).decode()
+        text = storage.read(storage.absolute(uri)).decode()
+        # gRPC only logs what it thinks of such a file, and then reaches no one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ImageError, UnicodeDecodeError) as error:
         raise SettingsError(
-            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which cannot be read: {error}"
+            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which cannot be read: {reason(error)}"
         ) from None
+    except (ssl.SSLError, ValueError):
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which holds no certificates in PEM"
+        ) from None
+    return text
 
 
 def _member(name: str, value: Any) -> Any:

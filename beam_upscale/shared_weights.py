@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from beam_upscale import storage, urls, weights
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 
 # What a store says that does not list its files.
 _OF_LISTING = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
@@ -113,14 +113,10 @@ def _unavailable_on_failure(uri: str) -> Iterator[None]:
     except _failures(uri) as error:
         raise SettingsError(
             ErrorCode.WEIGHTS_UNAVAILABLE,
-            f"the weights {storage.printable(uri)} cannot be read: {_reason(error)}",
+            f"the weights {storage.printable(uri)} cannot be read: {reason(error)}",
         ) from error
 
 
 def _failures(uri: str) -> tuple[type[Exception], ...]:
     """What reading may raise; the clients of object stores raise errors of their own."""
     return (ImageError, OSError) if storage.is_local(uri) else (Exception,)
-
-
-def _reason(error: Exception) -> str:
-    return error.message if isinstance(error, ImageError) else f"{type(error).__name__}: {error}"

@@ -29,7 +29,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale import conditional_files, hadoop_files, http_files, urls
 from beam_upscale.conditional_files import ConditionalStore, Guard
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
 
 _FILE_SCHEME = "file://"
@@ -300,7 +300,7 @@ def read_error(uri: str, error: Exception) -> ImageError:
         return ImageError(ErrorCode.PERMISSION_DENIED, f"{name} may not be read by this user")
     if (scheme := unread_scheme(uri)) is not None:
         return ImageError(ErrorCode.READ_ERROR, f"{name} is not read: {scheme_refusal(scheme)}")
-    return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {error}")
+    return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {reason(error, of=uri)}")
 
 
 def exists(uri: str) -> bool:

@@ -12,7 +12,7 @@ from beam_upscale import storage
 from beam_upscale.books import BOOKS, read_sums
 from beam_upscale.data_shards import read_images
 from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
-from beam_upscale.errors import BeamUpscaleError, ImageError
+from beam_upscale.errors import BeamUpscaleError, ImageError, reason
 from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.manifest import Row, totals
 
@@ -119,7 +119,7 @@ def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[P
     try:
         found = storage.sha256(uri)
     except ImageError as error:
-        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {error.message}")
+        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {reason(error)}")
         return
     if found != expected:
         yield Problem(ProblemKind.CHANGED, path, f"SHA-256 is {found}, was {expected}")
@@ -152,7 +152,7 @@ def _verify_data_shard(
             for input_id, data in read_images(uri, layout)
         }
     except (ImageError, OSError, ValueError) as error:
-        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {error}")
+        yield Problem(ProblemKind.CHANGED, path, f"cannot be read: {reason(error)}")
         return
     for input_id in expected.keys() - found.keys():
         yield Problem(ProblemKind.MISSING_ROW, path, f"there is no image of {input_id}")
@@ -185,7 +185,7 @@ def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Pr
     try:
         books = read_sums(dataset)
     except (BeamUpscaleError, OSError, ValueError, KeyError, TypeError) as error:
-        yield Problem(ProblemKind.CHANGED, BOOKS, f"cannot be read: {error}")
+        yield Problem(ProblemKind.CHANGED, BOOKS, f"cannot be read: {reason(error)}")
         return
     found = {"charged_credits": books.charged, "unresolved_credits": books.unresolved}
     for name, amount in found.items():

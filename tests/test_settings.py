@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from memory_filesystem import MemoryFileSystem
 from safetensors.torch import save_file
 from small_networks import esrgan
@@ -236,7 +237,8 @@ def remote(engine: str = ENGINE, **options: Any) -> RemoteModel:
 
 
 def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").write_text("-----BEGIN CERTIFICATE-----")
+    authority = trustme.CA().cert_pem
+    authority.write_to_path(str(tmp_path / "ca.pem"))
 
     model = remote(
         ca_file=str(tmp_path / "ca.pem"),
@@ -251,7 +253,7 @@ def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -
         engine=ENGINE,
         endpoint="gpu.example:443",
         api_key_file=str(tmp_path / "key"),
-        ca="-----BEGIN CERTIFICATE-----",
+        ca=authority.bytes().decode(),
         max_in_flight=8,
         requests_per_second=7.5,
         deadline_seconds=5,
@@ -302,3 +304,11 @@ def test_no_key_is_part_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(API_KEY_VARIABLE, "bu_secret")
 
     assert "bu_secret" not in repr(remote())
+
+
+@pytest.mark.parametrize("content", [b"no certificate", b"", b"caf\xe9"])
+def test_authorities_that_are_none_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ca.pem").write_bytes(content)
+
+    with pytest.raises(SettingsError, match=r"ca\.pem, which (holds no|cannot)"):
+        remote(ca_file=str(tmp_path / "ca.pem"))

@@ -1,5 +1,6 @@
 """API keys: a file of JSON lines that holds their SHA-256 and never the keys themselves."""
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -18,7 +19,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale import storage
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 
 CREDIT_STEP = Decimal("0.0001")
 """The smallest amount that is accounted for, in credits."""
@@ -133,16 +135,20 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
         SettingsError: INVALID_OPTION, it cannot be read or holds a line that is no key.
     """
     try:
-        text = Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise _invalid(f"the keys {path} cannot be read: {error}") from error
+        text = storage.read(str(Path(path).absolute())).decode()
+    except ImageError as error:
+        raise _invalid(f"the keys: {error.message}") from error
+    except UnicodeDecodeError as error:
+        raise _invalid(f"the keys {path} cannot be read: {reason(error)}") from error
     records: list[KeyRecord] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
             records.append(_record(json.loads(line, parse_float=Decimal)))
-        except (ValueError, RecursionError) as error:
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise _invalid(f"the keys {path}, line {number}, are no JSON") from error
+        except ValueError as error:
             raise _invalid(f"the keys {path}, line {number}: {error}") from error
     _require_unique(path, "name", [record.key.name for record in records])
     _require_unique(path, "sha256", [record.sha256 for record in records])
@@ -339,18 +345,23 @@ def _change(
 ) -> None:
     """Replaces the file; others that change it at the same time wait."""
     # A link stays one.
-    target = Path(path).resolve()
-    needed = target.parent if make else target
-    if not needed.exists():
-        # Before the lock, which would make the folder.
-        raise _invalid(f"the keys {path} cannot be changed: there is no {needed}")
+    target = Path(os.path.realpath(path))
     try:
+        # Before the lock, which would make files and folders.
+        with contextlib.suppress(FileNotFoundError):
+            Path(path).stat()
+        if target.exists() and not target.is_file():
+            raise _invalid(f"the keys {path} are no file")
+        if make and not target.parent.is_dir():
+            raise _invalid(f"the keys {path} cannot be made: {target.parent} is no folder")
+        if not make and not target.exists():
+            raise _invalid(f"the keys {path} cannot be changed: there is no {target}")
         with FileLock(f"{target}.lock", mode=0o600):
             records = () if make and not target.exists() else read_keys(target)
             text = "".join(_line(record) for record in change(records))
             _replace(target, text.encode())
     except OSError as error:
-        raise _invalid(f"the keys {path} cannot be written: {error}") from error
+        raise _invalid(f"the keys {path} cannot be written: {reason(error, of=path)}") from error
 
 
 def _line(record: KeyRecord) -> str:

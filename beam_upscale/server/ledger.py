@@ -34,7 +34,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.server.keys import CREDIT_STEP, Key
 
 DEFAULT_REPLAY_SECONDS = 24 * 60 * 60
@@ -617,6 +617,25 @@ def read_charges(path: Path | str) -> Iterator[Charge]:
             yield Charge(key, request_id, fingerprint, engine, _credits(amount), when)
 
 
+def require_ledger_place(path: Path) -> None:
+    """Raises where no ledger is or can be made; makes none.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    with _invalid_on_failure(path):
+        if path.exists():
+            read_spent(path)
+            return
+    if not path.parent.is_dir():
+        found = f"{path.parent} is no folder; make that first"
+    elif not os.access(path.parent, os.W_OK):
+        found = f"this user can make no file in {path.parent}"
+    else:
+        return
+    raise SettingsError(ErrorCode.INVALID_OPTION, f"the ledger {path} cannot be made: {found}")
+
+
 def read_spent(path: Path | str) -> Mapping[str, Decimal]:
     """What each key has been charged in all, in credits, also while a server has the ledger.
 
@@ -630,6 +649,7 @@ def read_spent(path: Path | str) -> Mapping[str, Decimal]:
 @contextlib.contextmanager
 def _reading(path: Path | str) -> Iterator[sqlite3.Connection]:
     with _invalid_on_failure(Path(path)):
+        _require_file(Path(path))
         address = f"{Path(path).absolute().as_uri()}?mode=ro"
         database = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS)
         with contextlib.closing(database):
@@ -654,7 +674,14 @@ def _only_server(path: Path) -> Iterator[None]:
         lock.release()
 
 
+def _require_file(path: Path) -> None:
+    """Raises an OSError for a pipe or a device, from which SQLite may read for ever."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is no file")
+
+
 def _open(path: Path) -> sqlite3.Connection:
+    _require_file(path)
     # SQLite gives a database's other files its mode.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(
@@ -700,7 +727,7 @@ def _invalid_on_failure(path: Path) -> Iterator[None]:
         yield
     except (OSError, sqlite3.Error) as error:
         raise SettingsError(
-            ErrorCode.INVALID_OPTION, f"the ledger {path} cannot be used: {error}"
+            ErrorCode.INVALID_OPTION, f"the ledger {path} cannot be used: {reason(error, of=path)}"
         ) from error
 
 

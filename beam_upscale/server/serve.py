@@ -7,6 +7,7 @@ import logging
 import os
 import resource
 import signal
+import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -16,14 +17,14 @@ from typing import Any, NoReturn
 import grpc
 from prometheus_client import start_http_server
 
-from beam_upscale.errors import BrokenProcessError, ErrorCode, SettingsError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, SettingsError, reason
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.server import leash
 from beam_upscale.server.admission import Admission
 from beam_upscale.server.aio_server import AioServer
 from beam_upscale.server.calls import Calls
-from beam_upscale.server.keys import Keys
-from beam_upscale.server.ledger import Ledger
+from beam_upscale.server.keys import Keys, read_keys
+from beam_upscale.server.ledger import Ledger, require_ledger_place
 from beam_upscale.server.logs import log_as_json
 from beam_upscale.server.metrics import Metrics
 from beam_upscale.server.service import Service
@@ -99,6 +100,7 @@ def serve(
     """
     log_as_json()
     leash.allow_many_files()
+    _require_files(settings)
     try:
         worker = Worker.load(settings.upscale)
         try:
@@ -110,6 +112,19 @@ def serve(
         _exit_at_once(EXIT_BROKEN)
     if not finished:
         _exit_at_once(0)
+
+
+def _require_files(settings: ServeSettings) -> None:
+    """Looks at the files that are named, before networks are loaded, which takes long.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    _credentials(settings)
+    if settings.keys is not None:
+        read_keys(settings.keys)
+    if settings.ledger is not None:
+        require_ledger_place(settings.ledger)
 
 
 def _exit_at_once(code: int) -> NoReturn:
@@ -377,7 +392,25 @@ def _credentials(settings: ServeSettings) -> Any:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     pair = _read(settings.tls_key, "tls_key"), _read(settings.tls_cert, "tls_cert")
+    _require_pair(settings)
     return grpc.ssl_server_credentials([pair])
+
+
+def _require_pair(settings: ServeSettings) -> None:
+    """Raises where files hold no certificate and its key: gRPC would blame the address."""
+    certificate, key = settings.tls_cert, settings.tls_key
+    if certificate is None or key is None or not (certificate.is_file() and key.is_file()):
+        # A pipe can be read once only.
+        return
+    try:
+        # Without a password: none is asked for on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError):
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"tls_cert {certificate} and tls_key {key} are no certificate and its key, in PEM and "
+            "without a password",
+        ) from None
 
 
 def _read(path: Path, name: str) -> bytes:
@@ -385,7 +418,8 @@ def _read(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SettingsError(
-            ErrorCode.INVALID_OPTION, f"{name} is {path}, which cannot be read: {error}"
+            ErrorCode.INVALID_OPTION,
+            f"{name} is {path}, which cannot be read: {reason(error, of=path)}",
         ) from None
 
 
@@ -404,7 +438,8 @@ def _serve_metrics(
         server, thread = start_http_server(port, _LOOPBACK, metrics.registry)
     except OSError as error:
         raise SettingsError(
-            ErrorCode.INVALID_OPTION, f"the metrics port {port} cannot be listened on: {error}"
+            ErrorCode.INVALID_OPTION,
+            f"the metrics port {port} cannot be listened on: {reason(error)}",
         ) from None
     stack.callback(thread.join)
     stack.callback(server.server_close)

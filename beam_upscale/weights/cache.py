@@ -13,9 +13,9 @@ from uuid import uuid4
 
 from filelock import FileLock
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.weights.digest import sha256_of
-from beam_upscale.weights.errors import reason, unavailable
+from beam_upscale.weights.errors import unavailable
 
 _logger = logging.getLogger(__name__)
 

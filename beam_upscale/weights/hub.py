@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.weights.cache import ensure, weights_directory
 from beam_upscale.weights.digest import files_of, folder_sha256, sha256_of
-from beam_upscale.weights.errors import reason, unavailable
+from beam_upscale.weights.errors import unavailable
 from beam_upscale.weights.values import Progress, Weights
 
 _logger = logging.getLogger(__name__)

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.models import ncnn
 from beam_upscale.weights.cache import ensure, has_sha256, require_sha256, weights_directory
-from beam_upscale.weights.errors import reason, unavailable
+from beam_upscale.weights.errors import unavailable
 from beam_upscale.weights.values import Progress, Weights
 
 _CHUNK_BYTES = 1 << 20

@@ -6,9 +6,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from beam_upscale.engines import Network, get_engine
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.literal import literal
 from beam_upscale.weights import hub, registry
+from beam_upscale.weights.errors import unavailable
 from beam_upscale.weights.hub import HubRepository
 from beam_upscale.weights.registry import REGISTRY
 from beam_upscale.weights.values import Progress, Weights
@@ -47,9 +48,12 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
             others came in their place; `WEIGHTS_INCOMPLETE` if a repository lacks some.
     """
     network = get_engine(engine).network
-    if spec is not None:
-        _require_utf8(spec)
-    return _RESOLVERS[network](DEFAULT_WEIGHTS[engine] if spec is None else spec, engine, progress)
+    name = DEFAULT_WEIGHTS[engine] if spec is None else spec
+    _require_utf8(name)
+    try:
+        return _RESOLVERS[network](name, engine, progress)
+    except OSError as error:
+        raise unavailable(f"The weights {name} cannot be had: {reason(error, of=name)}") from error
 
 
 def fetch_by_name(name: str, *, progress: Progress | None = None) -> Weights:

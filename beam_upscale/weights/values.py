@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from beam_upscale.errors import reason
 from beam_upscale.weights.digest import sha256_of
-from beam_upscale.weights.errors import reason, unavailable
+from beam_upscale.weights.errors import unavailable
 
 Progress = Callable[[int, int], None]
 """Called with the bytes received and the bytes expected."""
@@ -39,4 +40,6 @@ class Weights:
         try:
             return cls(name, path, sha256_of(path), source)
         except OSError as error:
-            raise unavailable(f"The weights {path} cannot be read ({reason(error)})") from error
+            raise unavailable(
+                f"The weights {path} cannot be read ({reason(error, of=path)})"
+            ) from error
