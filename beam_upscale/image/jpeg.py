@@ -288,7 +288,8 @@ class _Mender:
         # Damage makes units longer or shorter, and then bytes of the last ones are left over.
         if not _is_padded(plain[:size], used):
             raise _DamagedError
-        self._doubts += 1 if scan.goes_on(plain, used) else -1
+        is_blank = not plain[size:].strip(_BLANKS)
+        self._doubts += -1 if is_blank or not scan.goes_on(plain, used) else 1
         self._notes[EXTRANEOUS] = None
         return plain[:size].replace(b"\xff", b"\xff\x00")
 
@@ -313,6 +314,10 @@ class _Mender:
             last,
             approximation >> 4,
         )
+
+
+_BLANKS = b"\x00\t\n\r "
+"""What tools add to files, and what is seldom the end of entropy-coded data."""
 
 
 def _is_padded(plain: bytes, used: int) -> bool:
