@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from beam_upscale.decoding import usable_cores
+
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: tests wait for the processes that they start."""
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")
