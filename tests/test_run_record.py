@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -96,6 +97,24 @@ def test_what_changes_no_image_is_free_to_change(
     before: dict[str, object], now: dict[str, object]
 ) -> None:
     continued(record(**before), record(**now))
+
+
+def test_a_record_from_before_there_was_a_choice_kept_metadata(
+    tiny_weights: Path,
+) -> None:
+    def recorded(**options: object) -> dict[str, Any]:
+        quick = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32", "threads": 1}
+        settings = bu.UpscaleSettings.of("esrgan-v1-x2plus", **quick, **options).pin()
+        return run_record(settings, Layout.FILES, shard_rows=10)
+
+    earlier = recorded()
+    assert earlier["settings"]["encode"].pop("metadata") == "keep"
+
+    assert continued(earlier, recorded())["settings"]["encode"]["metadata"] == "keep"
+    for before in (earlier, recorded()):
+        with pytest.raises(SettingsError, match="metadata: keep -> strip") as caught:
+            continued(before, recorded(metadata="strip"))
+        assert caught.value.code is ErrorCode.SETTINGS_CHANGED
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones() -> None:

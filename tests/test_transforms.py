@@ -211,6 +211,23 @@ def test_the_color_profile_is_carried_over(
     assert Image.open(io.BytesIO(result.data)).info["icc_profile"] == profile
 
 
+def test_a_result_is_stripped_of_all_but_the_color_profile(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif.get_ifd(0x8825)[1] = "N"
+    data = encoded(photograph(), "JPEG", icc_profile=profile, exif=exif, xmp=b"<where/>")
+
+    kept, stripped = (upscale(source(data), pin(metadata=rule)) for rule in ("keep", "strip"))
+
+    assert kept.data is not None
+    assert stripped.data is not None
+    assert all(each in kept.data for each in (b"Maker", b"<where/>", b"iCCP"))
+    assert set(Image.open(io.BytesIO(stripped.data)).info) == {"icc_profile"}
+
+
 def test_a_requested_width_is_reduced_from_the_engines_result(
     pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
 ) -> None:

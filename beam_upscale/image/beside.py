@@ -13,7 +13,7 @@ from typing import Any
 
 from beam_upscale import containers
 from beam_upscale.image import color_tags
-from beam_upscale.image.boxes import iso_info
+from beam_upscale.image.boxes import IsoInfo, iso_info
 from beam_upscale.image.color_tags import ColorTags, PngColors
 from beam_upscale.image.directories import (
     Layout,
@@ -21,13 +21,18 @@ from beam_upscale.image.directories import (
     content_of,
     fields_by_tag,
 )
+from beam_upscale.image.exif import UNREADABLE as UNREADABLE_EXIF
 from beam_upscale.image.values import Resolution
 from beam_upscale.image.xmp import LARGEST_PACKET
+from beam_upscale.image.xmp import UNREADABLE as UNREADABLE_XMP
 
 COMMENT, TEXT, IPTC = "comment dropped", "text dropped", "IPTC dropped"
 PHOTOSHOP, OTHERS = "Photoshop data dropped", "other metadata dropped"
 CREDENTIALS, GAIN_MAP = "content credentials dropped", "gain map dropped"
 TRAILER = "data after the image dropped"
+
+LOST_EXIF = "lost_exif"
+"""The name by which what Pillow found says that it found no EXIF block where there is one."""
 
 _METERS_PER_INCH = 0.0254
 
@@ -198,15 +203,22 @@ def _png_resolution(content: bytes) -> Resolution | None:
 
 def _look_at_text(found: Beside, kind: bytes, content: bytes) -> None:
     keyword, _, rest = content.partition(b"\0")
-    if keyword == b"XML:com.adobe.xmp" and kind == b"iTXt":
-        found.xmp = found.xmp or _international_text(rest)
+    if keyword == b"XML:com.adobe.xmp":
+        found.xmp = found.xmp or _text_of(kind, rest)
         if found.xmp is None:
-            found.leave("unreadable XMP dropped")
+            found.leave(UNREADABLE_XMP)
     elif keyword.startswith(b"Raw profile type "):
-        text = _unpacked(rest[1:]) if kind == b"zTXt" else rest
-        _look_at_raw_profile(found, keyword[17:].strip().lower(), text)
+        _look_at_raw_profile(found, keyword[17:].strip().lower(), _text_of(kind, rest))
     else:
         found.leave(TEXT)
+
+
+def _text_of(kind: bytes, content: bytes) -> bytes | None:
+    """The text of a chunk behind its keyword; None where it cannot be unpacked."""
+    if kind == b"iTXt":
+        return _international_text(content)
+    # libvips packs XMP so.
+    return _unpacked(content[1:]) if kind == b"zTXt" else content
 
 
 def _international_text(content: bytes) -> bytes | None:
@@ -240,7 +252,7 @@ def _look_at_raw_profile(found: Beside, kind: bytes, text: bytes | None) -> None
     elif kind in (b"app1", b"xmp") and b"<" in content[:64]:
         found.xmp = found.xmp or content.removeprefix(_XMP)
     elif kind in (b"exif", b"app1"):
-        found.leave("unreadable EXIF dropped")
+        found.leave(UNREADABLE_EXIF)
     else:
         found.leave(IPTC if kind in (b"iptc", b"8bim") else TEXT)
 
@@ -311,18 +323,24 @@ def of_tiff(data: bytes, directory: int) -> Beside:
 
 def of_heif(data: bytes, information: dict[Any, Any]) -> Beside:
     """What stands in the boxes of a HEIC, and what its reader found."""
-    boxes = iso_info(data)
-    found = Beside(colors=boxes.colors, notes=list(boxes.notes))
-    found.has_profile = bool(information.get("icc_profile"))
-    found.xmp = information.get("xmp") or None
-    return found
+    return _of_iso(iso_info(data), information)
 
 
 def of_avif(data: bytes, information: dict[Any, Any]) -> Beside:
     """What stands in the boxes of an AVIF, and what Pillow found, which shows all of a picture."""
-    found = of_heif(data, information)
-    if iso_info(data).is_cropped:
+    boxes = iso_info(data)
+    found = _of_iso(boxes, information)
+    if information.get(LOST_EXIF):
+        found.leave(UNREADABLE_EXIF)
+    if boxes.is_cropped:
         found.leave("clean aperture not applied")
+    return found
+
+
+def _of_iso(boxes: IsoInfo, information: dict[Any, Any]) -> Beside:
+    found = Beside(colors=boxes.colors, notes=list(boxes.notes))
+    found.has_profile = bool(information.get("icc_profile"))
+    found.xmp = information.get("xmp") or None
     return found
 
 

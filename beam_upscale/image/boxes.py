@@ -1,5 +1,6 @@
 """What the boxes of AVIF and HEIC say besides pixels (ISO/IEC 14496-12 and 23008-12)."""
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,20 @@ def iso_info(data: bytes) -> IsoInfo:
     except (struct.error, IndexError):
         return IsoInfo()
     return IsoInfo() if found is None else found.info()
+
+
+_EXIF_ITEM = re.compile(rb"(infe\x02\0\0[\0\1].{4})Exif", re.DOTALL)
+_NO_ITEM = rb"\1free"
+
+
+def has_exif(data: bytes) -> bool:
+    """Whether an AVIF or HEIC says that it has an EXIF block."""
+    return _EXIF_ITEM.search(data) is not None
+
+
+def without_exif(data: bytes) -> bytes:
+    """An AVIF or HEIC whose EXIF block is not found by its readers; its length stays."""
+    return _EXIF_ITEM.sub(_NO_ITEM, data, count=1)
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[Chunk]:

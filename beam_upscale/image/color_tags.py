@@ -205,10 +205,15 @@ def _primaries(corners: list[float], white: tuple[float, float]) -> Primaries:
     return Primaries((red_x, red_y), (green_x, green_y), (blue_x, blue_y), white)
 
 
+_SHORT = 3
+"""The type of a TIFF's numbers of 16 bits."""
+
+
 def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTags | None:
     """What the fields of a TIFF say (TIFF 6.0, section 20)."""
     primaries = _primaries_of(data, layout, fields)
-    table = numbers_of(data, layout, fields.get(Tag.TRANSFER_FUNCTION))
+    transfer = fields.get(Tag.TRANSFER_FUNCTION)
+    table = numbers_of(data, layout, transfer)
     bits = number_of(data, layout, fields.get(0x0102)) or 1
     photometric = number_of(data, layout, fields.get(0x0106))
     if not table or photometric == 3:
@@ -217,7 +222,8 @@ def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTa
         near = primaries.is_near(SRGB_PRIMARIES)
         return ColorTags(primaries, (SRGB_CURVE,) if near else _power(2.2))
     entries = 1 << bits
-    if len(table) not in (entries, 3 * entries):
+    is_short = transfer is not None and transfer.kind == _SHORT
+    if not is_short or len(table) not in (entries, 3 * entries):
         return ColorTags(note=NOT_UNDERSTOOD)
     curves = np.array(table).reshape(-1, entries)
     if photometric == 0:

@@ -4,6 +4,7 @@ Nothing is allocated that a directory claims. A function raises `struct.error` w
 before what it looks for.
 """
 
+import math
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -141,7 +142,8 @@ def fields_by_tag(data: ByteString, layout: Layout, directory: int) -> dict[int,
     try:
         for field in fields_of(data, layout, directory):
             found.setdefault(field.tag, field)
-    except struct.error:
+    except (struct.error, IndexError, OverflowError):
+        # It ends behind the data, or is said to begin where no offset reaches.
         pass
     return found
 
@@ -170,7 +172,7 @@ def numbers_of(data: ByteString, layout: Layout, field: Field | None) -> tuple[f
 def number_of(data: ByteString, layout: Layout, field: Field | None) -> int | None:
     """The first number of a field, as an integer; None where it has none."""
     numbers = numbers_of(data, layout, field)
-    return int(numbers[0]) if numbers else None
+    return int(numbers[0]) if numbers and math.isfinite(numbers[0]) else None
 
 
 def directory_below(

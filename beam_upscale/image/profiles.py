@@ -30,17 +30,25 @@ _MODES = {1: ("L", b"GRAY"), 3: ("RGB", b"RGB "), 4: ("CMYK", b"CMYK")}
 Matrix = NDArray[np.float64]
 
 
-@functools.lru_cache(maxsize=16)
 def usable_profile(profile: bytes, channels: int) -> bytes | None:
     """Returns a profile as it can be carried over; None where it cannot.
 
-    What follows the size that it declares is cut off. Pictures of a dataset share a few profiles,
-    so the last ones are kept: a look takes LittleCMS a millisecond.
+    What follows the size that it declares is cut off.
 
     Args:
         profile: as it was found.
         channels: of the picture's color: 1 gray, 3 RGB, 4 CMYK.
     """
+    look = _looked_at if len(profile) <= _REMEMBERED_BYTES else _looked_at.__wrapped__
+    return look(profile, channels)
+
+
+_REMEMBERED_BYTES = 1 << 20
+
+
+@functools.lru_cache(maxsize=16)
+def _looked_at(profile: bytes, channels: int) -> bytes | None:
+    """Does what `usable_profile` does; the pictures of a dataset share a few profiles."""
     mode, space = _MODES[channels]
     if len(profile) < _HEADER_BYTES + 4 or profile[_SIGNATURE] != b"acsp":
         return None
@@ -132,6 +140,9 @@ Curve = Parametric | Sampled
 SRGB_CURVE = Parametric(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
 """IEC 61966-2-1."""
 
+_LARGEST_NUMBER = 100
+"""In a matrix of any colors that make sense; 32,767 is the end of what a profile holds."""
+
 _D50 = (0.9642, 1.0, 0.8249)
 """White of the space in which profiles connect (7.2.16)."""
 
@@ -178,7 +189,8 @@ def rgb_profile(primaries: Primaries, curves: tuple[Curve, ...], name: str) -> b
         adaptation, colorants = _to_d50(primaries)
     except (np.linalg.LinAlgError, ZeroDivisionError):
         return None
-    if not np.isfinite(colorants).all() or np.abs(colorants).max() > 4:
+    numbers = np.stack([adaptation, colorants])
+    if not np.isfinite(numbers).all() or np.abs(numbers).max() > _LARGEST_NUMBER:
         return None
     tags: dict[bytes, bytes] = {
         b"chad": struct.pack(">4s4x", b"sf32") + b"".join(map(_fixed, adaptation.ravel()))

@@ -28,6 +28,7 @@ from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image import beside, color_tags, jpeg, profiles, tiff, xmp
 from beam_upscale.image import exif as exif_blocks
 from beam_upscale.image.beside import Beside
+from beam_upscale.image.boxes import has_exif, without_exif
 from beam_upscale.image.codecs import (
     forget_errors,
     one_line,
@@ -416,7 +417,6 @@ _INSPECTORS: dict[str, Callable[[bytes], Source]] = {
 }
 
 _PILLOW_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
-    "avif": AvifImagePlugin.AvifImageFile,
     "bmp": BmpImagePlugin.BmpImageFile,
     "gif": GifImagePlugin.GifImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
@@ -428,7 +428,21 @@ def _open(format_: str, data: bytes) -> ImageFile.ImageFile:
     """Opens by the one reader that is meant: `Image.open` hides why a reader gave up."""
     if format_ == "heif":
         return _open_heif(data)
+    if format_ == "avif":
+        return _open_avif(data)
     return _PILLOW_READERS[format_](io.BytesIO(data))
+
+
+def _open_avif(data: bytes) -> ImageFile.ImageFile:
+    """Opens an AVIF, if need be without an EXIF block for which Pillow would give up."""
+    try:
+        return AvifImagePlugin.AvifImageFile(io.BytesIO(data))
+    except Exception:
+        if not has_exif(data):
+            raise
+        image = AvifImagePlugin.AvifImageFile(io.BytesIO(without_exif(data)))
+        image.info[beside.LOST_EXIF] = True
+        return image
 
 
 def _open_heif(data: bytes) -> ImageFile.ImageFile:

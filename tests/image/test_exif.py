@@ -269,3 +269,18 @@ def test_metadata_of_nothing_is_nothing() -> None:
     plain = image.encode(np.zeros((2, 2, 3), np.uint8)).data
 
     assert image.decode(plain, max_pixels=4).metadata == Metadata()
+
+
+@pytest.mark.parametrize(
+    ("place", "junk"), [(b"Exif\0\0II", b"Exxx\0\0II"), (b"Exif\0\0II", b"Exif\0\0XX")]
+)
+def test_an_avif_is_not_lost_for_its_exif(place: bytes, junk: bytes) -> None:
+    data = file_with("AVIF", of_camera())
+    assert data.count(place) == 1
+
+    decoded = image.decode(data.replace(place, junk), max_pixels=10_000)
+
+    assert b"Maker" not in (decoded.metadata.exif or b"")
+    assert decoded.notes == ("unreadable EXIF dropped",)
+    # Pillow tells the turn in the file's own way too.
+    assert decoded.header.width == HEIGHT

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import described_colors
 import numpy as np
 import pillow_heif
 import pytest
@@ -83,6 +84,20 @@ FILES: dict[str, Callable[[], bytes]] = {
         for n in range(2, 9)
     },
     "png": lambda: by_pillow("RGB", "PNG", icc_profile=SRGB),
+    "png by primaries": lambda: described_colors.png(
+        pixels(3), described_colors.chrm(described_colors.ADOBE), described_colors.gama(0.45455)
+    ),
+    "png by code points, with texts": lambda: described_colors.png(
+        pixels(1)[..., 0],
+        described_colors.cicp(12, 8),
+        (b"tEXt", b"Comment\0hello"),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<a/>"),
+    ),
+    "jpeg with all kinds of metadata": lambda: (
+        by_pillow("RGB", "JPEG", dpi=(300, 150), xmp=b"<a/>", comment=b"hello", exif=turned(6))
+        + b"more behind it"
+    ),
+    "jpeg with a damaged profile": lambda: by_pillow("RGB", "JPEG", icc_profile=SRGB[:-9]),
     "png gray": lambda: by_pillow("L", "PNG"),
     "png palette": lambda: by_pillow("P", "PNG"),
     "png bits": lambda: by_pillow("1", "PNG"),
@@ -95,6 +110,13 @@ FILES: dict[str, Callable[[], bytes]] = {
     "webp": lambda: by_pillow("RGB", "WEBP", lossless=True),
     "webp alpha": lambda: by_pillow("RGBA", "WEBP", quality=80),
     "tiff": lambda: by_pillow("RGB", "TIFF", icc_profile=SRGB),
+    "tiff by primaries": lambda: described_colors.tiff(
+        pixels(3),
+        {
+            318: (5, (3127, 10_000, 3290, 10_000)),
+            319: (5, (64, 100, 33, 100, 21, 100, 71, 100, 15, 100, 6, 100)),
+        },
+    ),
     "tiff gray": lambda: by_pillow("L", "TIFF", compression="tiff_lzw"),
     "tiff alpha": lambda: by_pillow("RGBA", "TIFF", compression="tiff_adobe_deflate"),
     "tiff jpeg": lambda: by_pillow("RGB", "TIFF", compression="jpeg"),
