@@ -227,7 +227,9 @@ def cut(
     )
     found = prepared.source
     # What else it has is the image's, and is not needed a thousand times.
-    source = SourceImage(found.input_id, uri=found.uri, part=found.part)
+    source = SourceImage(
+        found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
+    )
     tiles = [
         GiantTile(
             source=source,
@@ -281,7 +283,7 @@ def _cut(
     folder = _Folder.of(dataset, _key(giant, decision))
     folder.forget_failures(dataset)
     sha256 = giant.prepared.row.source_sha256
-    with locations.on_disk(source.uri, source.part, sha256) as held:
+    with source.on_disk(sha256) as held:
         _check_version(source, giant.version, sha256)
         picture = decoders.read_picture(held.path, **guards)
         if picture.header != giant.header:
@@ -479,7 +481,7 @@ def _tile_pixels(
     source, options = tile.source, settings.rules.options
     assert source.uri is not None
     _check_version(source, tile.version, tile.sha256)
-    with locations.on_disk(source.uri, source.part, tile.sha256) as held:
+    with source.on_disk(tile.sha256) as held:
         _, color = decoders.read_region(
             held.path,
             tile.piece.extended,

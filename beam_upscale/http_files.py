@@ -399,9 +399,8 @@ def _get(url: str, headers: dict[str, str]) -> Iterator[_Answer]:
                 yield _Answer(url, response, started)
                 return
         at = _next(url, at, target)
-    raise _failed(
-        url, f"it is redirected more than {PATIENCE.redirects} times, last to {_shown(str(at))}"
-    )
+    last = _shown(str(at))[:_LONGEST_QUOTE]
+    raise _failed(url, f"it is redirected more than {PATIENCE.redirects} times, last to {last}")
 
 
 def _parsed(url: str) -> WebUrl:
@@ -469,8 +468,8 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
     if at.scheme == "https" and found.scheme != "https":
         raise _failed(
             url,
-            f"it leads from https to {_shown(str(found))}, which anybody on the way could replace; "
-            "name the file's own https URL",
+            f"it leads from https to {_shown(str(found))[:_LONGEST_QUOTE]}, which anybody on the "
+            "way could replace; name the file's own https URL",
         )
     return found
 
@@ -574,13 +573,15 @@ def _check_status(answer: _Answer) -> None:
     if status == 200 or (status in (206, 416) and asked_for_range):
         encoding = answer.response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            raise _failed(answer.url, f"it is sent as {encoding}, which was not asked for")
+            sent = encoding[:_LONGEST_QUOTE]
+            raise _failed(answer.url, f"it is sent as {sent}, which was not asked for")
         return
     _refuse(answer, status)
 
 
 def _refuse(answer: _Answer, status: int) -> NoReturn:
-    found = f"the server answers {status} {answer.response.reason or ''}".rstrip()
+    reason = str(answer.response.reason or "")[:_LONGEST_QUOTE]
+    found = f"the server answers {status} {reason}".rstrip()
     if status in _MAY_CHANGE or status >= 500:
         raise _PassingError(found, _retry_after(answer.response.headers.get("Retry-After")))
     if status in _CODES:

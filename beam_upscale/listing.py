@@ -1,5 +1,6 @@
 """Which files are inputs, who they are, and what their results are called."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,14 +13,14 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-from beam_upscale import locations, storage, urls
+from beam_upscale import locations, storage, urls, web_access
 from beam_upscale.booking import Prepaid, RunBooks
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import Record, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, format_of, inferred
 from beam_upscale.json_values import from_json, to_json
-from beam_upscale.locations import Cell, Extent, Missing, Part
+from beam_upscale.locations import Cell, Extent, Missing, OnDisk, Part
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
 from beam_upscale.output_names import Wish, unique_names
 from beam_upscale.parameters import Parameters
@@ -28,6 +29,7 @@ from beam_upscale.sorted_map import SortedMap
 from beam_upscale.storage import FileEntry
 from beam_upscale.tables import TableRow, read_table
 from beam_upscale.tars import TarInput, read_tar
+from beam_upscale.web_access import WebAccess, within
 
 # The standard library's own table, without what this machine's administrator added to it, and what
 # stands beside images in datasets.
@@ -79,6 +81,7 @@ class SourceImage:
         postponed: True marks the input as one that a later run is to do.
         data_sha256: of `data`, in hexadecimal, where the bytes themselves are no longer needed.
         listed_as: the input as the output's own listing has it; None where it comes from elsewhere.
+        web_access: what its URL may lead to, besides what its reader's process allows or denies.
     """
 
     input_id: str
@@ -103,6 +106,7 @@ class SourceImage:
     postponed: bool = False
     data_sha256: str | None = None
     listed_as: "SourceImage | None" = None
+    web_access: WebAccess = dataclasses.field(default=web_access.DEFAULT, compare=False)
 
     @property
     def source_uri(self) -> str:
@@ -149,7 +153,8 @@ class SourceImage:
         """
         if self.data is not None:
             return self.data
-        return locations.read(self.uri or self.input_id, self.part, max_bytes)
+        with within(self.web_access):
+            return locations.read(self.uri or self.input_id, self.part, max_bytes)
 
     def read_start(self, limit: int = HEADER_BYTES) -> bytes:
         """The first bytes of the encoded image, at most `limit`, or all where no less can be read.
@@ -159,12 +164,15 @@ class SourceImage:
         """
         if self.data is not None:
             return self.data[:limit]
-        return locations.read_start(self.uri or self.input_id, self.part, limit)
+        with within(self.web_access):
+            return locations.read_start(self.uri or self.input_id, self.part, limit)
 
     def check_size(self, max_bytes: int) -> None:
         """Raises an ImageError, FILE_TOO_LARGE, where a file has more bytes."""
         if self.data is None:
-            storage.check_size(locations.size(self.uri or self.input_id, self.part), max_bytes)
+            with within(self.web_access):
+                size = locations.size(self.uri or self.input_id, self.part)
+            storage.check_size(size, max_bytes)
 
     def sha256(self) -> str:
         """The SHA-256 of the encoded image, in hexadecimal; a file is not held in memory.
@@ -174,7 +182,19 @@ class SourceImage:
         """
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
-        return locations.sha256(self.uri or self.input_id, self.part)
+        with within(self.web_access):
+            return locations.sha256(self.uri or self.input_id, self.part)
+
+    @contextlib.contextmanager
+    def on_disk(self, sha256: str | None = None) -> Iterator[OnDisk]:
+        """A file of this machine that holds the encoded image; see `locations.on_disk`.
+
+        Raises:
+            ImageError: as `read`, but for its limit; READ_ERROR, the bytes are not those expected.
+        """
+        assert self.uri is not None
+        with within(self.web_access), locations.on_disk(self.uri, self.part, sha256) as held:
+            yield held
 
     def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
         """What guides a diffusion engine for this image.
@@ -193,13 +213,16 @@ class SourceImage:
                 INVALID_PROMPT.
         """
         if self.caption_uri is not None and self.columns.get(prompt_column) is None:
-            caption = _caption(self.caption_uri, self.caption_part)
+            with within(self.web_access):
+                caption = _caption(self.caption_uri, self.caption_part)
             defaults = dataclasses.replace(defaults, prompt=caption)
         return defaults.overridden(self.columns, prompt_column)
 
     def to_json(self) -> str:
         """What a listing says of the input, as JSON on one line; not what is known besides."""
         values = self._json_values(_LISTED)
+        if self.web_access != web_access.DEFAULT:
+            values["web_access"] = dataclasses.astuple(self.web_access)
         return json.dumps({name: value for name, value in values.items() if value is not None})
 
     def _json_values(self, names: Iterable[str]) -> dict[str, Any]:
@@ -226,6 +249,8 @@ def source_from_json(text: str) -> SourceImage:
     for name in ("part", "caption_part"):
         if name in values:
             values[name] = _part_from_json(values[name])
+    if "web_access" in values:
+        values["web_access"] = WebAccess(*values["web_access"])
     return SourceImage(**values)
 
 
@@ -276,6 +301,9 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
     columns = fields.get("columns", {"file_name": relative})
     fields["columns"] = urls.values_without_secrets(columns)
     fields.setdefault("input_id", _input_id(uri))
+    if urls.is_web(uri):
+        # A worker may not know what holds where the image is listed.
+        fields.setdefault("web_access", web_access.access())
     # Without its extension first: a name that is too long loses its end.
     output_name = safe_name(stem(found))
     return SourceImage(uri=uri, name=relative, output_name=output_name, **fields)

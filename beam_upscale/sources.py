@@ -7,6 +7,7 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam_upscale import web_access
 from beam_upscale.booking import RunBooks, repeatable_entries
 from beam_upscale.books import work_of
 from beam_upscale.columns import are_stored_alike
@@ -19,7 +20,7 @@ from beam_upscale.listing import Inputs, Listing, SourceImage, list_images, no_i
 from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
-from beam_upscale.web_access import add_to
+from beam_upscale.web_access import WebAccess
 
 DEFAULT_SHARD_ROWS = 1000
 
@@ -34,6 +35,7 @@ class Asking:
         image_column: of tables.
         dataset: the output; None where there is none.
         shard_rows: rows in a shard of it.
+        web_access: what its URLs, and those of its inputs, may lead to, besides what holds already.
     """
 
     pattern: str
@@ -41,6 +43,7 @@ class Asking:
     image_column: str | None = None
     dataset: DatasetFolder | None = None
     shard_rows: int = DEFAULT_SHARD_ROWS
+    web_access: WebAccess = web_access.DEFAULT
 
     def listing(self) -> Listing:
         """Lists what is there now, without the output.
@@ -49,7 +52,8 @@ class Asking:
             SettingsError: as `list_images`; NO_INPUT, nothing is there but results of runs.
         """
         exclude = None if self.dataset is None else self.dataset.root
-        listing = list_images(self.pattern, exclude, self.input_format, self.image_column)
+        with web_access.within(self.web_access):
+            listing = list_images(self.pattern, exclude, self.input_format, self.image_column)
         if listing.datasets and not listing.images:
             raise no_input(self.pattern, listing)
         return listing
@@ -209,9 +213,9 @@ class ReadImages(beam.PTransform):
         image_column: the column of tables with images; None takes one with a usual name.
         lease_seconds: as of `WriteDataset`.
         deny_private_networks: whether URLs are refused whose host is a worker's own machine or on a
-            private network. It holds for the whole pipeline, as its option of that name does.
+            private network; Beam's option of that name does the same.
         allow_link_local: whether URLs are read whose host has a link-local address, where clouds
-            give out keys. It holds for the whole pipeline, as its option of that name does.
+            give out keys; Beam's option of that name does the same.
 
     Returns:
         A PCollection of `SourceImage`, spread over the workers.
@@ -229,12 +233,17 @@ class ReadImages(beam.PTransform):
 
     def expand(self, root: Any) -> Any:
         """Wires listing and the search for earlier results."""
-        add_to(root.pipeline.options, self.deny_private_networks, self.allow_link_local)
         dataset = None
         if self.output is not None:
             dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)
+        own = WebAccess(self.deny_private_networks, self.allow_link_local)
         asking = Asking(
-            self.pattern, self.input_format, self.image_column, dataset, self.shard_rows
+            self.pattern,
+            self.input_format,
+            self.image_column,
+            dataset,
+            self.shard_rows,
+            web_access.asked_by(root.pipeline.options).joined(own),
         )
         begin = root | "Begin" >> beam.Impulse()
         if dataset is None:

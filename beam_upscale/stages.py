@@ -302,7 +302,7 @@ def _large_header(
         header = _early_header(source, decoders)
         if header is not None and header.width * header.height <= least:
             return None
-        with locations.on_disk(uri, source.part) as held:
+        with source.on_disk() as held:
             header = decoders.read_file_header(held.path)
     except ImageError:
         return None

@@ -4,8 +4,13 @@ Whoever writes a table of URLs decides where the workers go. Link-local addresse
 out keys, are refused unless they were allowed; private networks are refused where that was asked
 for. An address is looked at when it is connected to, so that no redirect and no other answer of a
 name server leads there.
+
+What was asked for is among Beam's options, and goes with each input besides: a worker of a pool
+that was started before the pipeline does not know the pipeline's options.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import ipaddress
 from collections.abc import Iterator
@@ -37,7 +42,7 @@ _EMBEDDING = tuple(
 
 
 class WebOptions(PipelineOptions):
-    """Beam's options of a pipeline that say what may be connected to; each worker has them."""
+    """Beam's options of a pipeline that say what may be connected to."""
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
@@ -66,6 +71,13 @@ class WebAccess:
 
     denies_private: bool = False
     allows_link_local: bool = False
+
+    def joined(self, other: "WebAccess") -> "WebAccess":
+        """What is denied by either, and allowed by either."""
+        return WebAccess(
+            self.denies_private or other.denies_private,
+            self.allows_link_local or other.allows_link_local,
+        )
 
     def refusal(self, address: str) -> str | None:
         """Why an IP address is refused; None where it may be connected to.
@@ -127,29 +139,46 @@ def _is_private(address: _Address) -> bool:
     return not is_elsewhere and not _is_link_local(address)
 
 
+DEFAULT = WebAccess()
+
+_within = contextvars.ContextVar("web_access", default=DEFAULT)
+
 # It takes Beam half a millisecond to view options as others; what is set later shows in the view.
 _latest: tuple[PipelineOptions, WebOptions] | None = None
 
 
 def access() -> WebAccess:
-    """What this process may connect to, as the options of its pipeline say."""
-    # Where Beam puts the options of a pipeline, in the submitting process and in every worker.
-    options = FileSystems._pipeline_options
-    if not isinstance(options, PipelineOptions):
-        return WebAccess()
+    """What may be connected to now, by the process's options and by `within`."""
+    # Where Beam puts the options of a pipeline, in the submitting process and in most workers.
+    return _asked_by(FileSystems._pipeline_options).joined(_within.get())
+
+
+@contextlib.contextmanager
+def within(asked: WebAccess) -> Iterator[None]:
+    """Has what is read in the block be read as was asked for, besides what holds already."""
+    token = _within.set(_within.get().joined(asked))
+    try:
+        yield
+    finally:
+        _within.reset(token)
+
+
+def asked_by(options: PipelineOptions) -> WebAccess:
+    """What the options of a pipeline ask for."""
+    known = options.view_as(WebOptions)
+    return WebAccess(bool(known.deny_private_networks), bool(known.allow_link_local))
+
+
+def _asked_by(options: object) -> WebAccess:
+    """As `asked_by`, of options that are asked often."""
     global _latest
+    if not isinstance(options, PipelineOptions):
+        return DEFAULT
     latest = _latest
     if latest is None or latest[0] is not options:
         _latest = latest = options, options.view_as(WebOptions)
     known = latest[1]
     return WebAccess(bool(known.deny_private_networks), bool(known.allow_link_local))
-
-
-def add_to(options: PipelineOptions, deny_private_networks: bool, allow_link_local: bool) -> None:
-    """Has the workers of a pipeline deny, or allow, more than its options say by now."""
-    known = options.view_as(WebOptions)
-    known.deny_private_networks = known.deny_private_networks or deny_private_networks
-    known.allow_link_local = known.allow_link_local or allow_link_local
 
 
 def beam_arguments(deny_private_networks: bool, allow_link_local: bool) -> tuple[str, ...]:

@@ -696,3 +696,18 @@ def test_a_file_that_could_not_be_written_is_not_there(
         storage._create_without_links(tmp_path / "a", b"first")
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("uri", ["ftp://me:SECRET@h/a.png", "IPFS://bafy/a.png"])
+def test_a_scheme_that_nothing_reads_is_refused_by_name(uri: str) -> None:
+    for act in (
+        lambda: storage.read_at_most(uri, 10),
+        lambda: storage.read(uri, limit=10),
+        lambda: storage.open_read(uri),
+        lambda: storage.sha256(uri),
+        lambda: storage.size(uri),
+    ):
+        with pytest.raises(ImageError, match="is no scheme that is read") as caught:
+            act()
+        assert caught.value.code is ErrorCode.READ_ERROR
+        assert "SECRET" not in caught.value.message

@@ -1,13 +1,19 @@
 """Which addresses may be connected to for a URL."""
 
+from typing import NoReturn
+
 import apache_beam as beam
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 import beam_upscale as bu
 from beam_upscale import web_access
-from beam_upscale.web_access import WebAccess, WebOptions
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.listing import source_from_json, source_image
+from beam_upscale.sources import Asking
+from beam_upscale.web_access import WebAccess
 
 
 @pytest.fixture(autouse=True)
@@ -56,20 +62,51 @@ def test_a_host_is_refused_by_what_it_is_called_where_that_tells() -> None:
     assert denying.refusal_of_host("example.org") is None
 
 
-def test_every_worker_has_the_options_of_its_pipeline() -> None:
-    pipeline = beam.Pipeline(options=PipelineOptions(["--deny_private_networks"]))
+def test_what_is_asked_for_holds_within_a_block_and_adds_up() -> None:
+    FileSystems.set_options(PipelineOptions(["--deny_private_networks"]))
+
+    with web_access.within(WebAccess(allows_link_local=True)), web_access.within(WebAccess()):
+        assert web_access.access() == WebAccess(denies_private=True, allows_link_local=True)
+
     assert web_access.access() == WebAccess(denies_private=True)
 
-    # Reading adds to what the command line says.
-    _ = pipeline | bu.ReadImages("photos", allow_link_local=True)
 
-    sent = PipelineOptions.from_dictionary(pipeline.options.get_all_options(drop_default=True))
-    assert sent.view_as(WebOptions).deny_private_networks
-    assert sent.view_as(WebOptions).allow_link_local
-    assert web_access.access() == WebAccess(denies_private=True, allows_link_local=True)
+def test_every_input_has_what_was_asked_for() -> None:
+    with web_access.within(WebAccess(denies_private=True)):
+        image = source_image("http://127.0.0.1:1/a.png")
 
-    FileSystems.set_options(PipelineOptions([]))
-    assert web_access.access() == WebAccess()
+    # In a worker that knows nothing of the options.
+    sent = source_from_json(image.to_json())
+
+    assert sent.web_access == WebAccess(denies_private=True)
+    for read in (
+        lambda: sent.read(10),
+        sent.read_start,
+        sent.sha256,
+        lambda: sent.on_disk().__enter__(),
+    ):
+        with pytest.raises(ImageError, match="--deny-private"):
+            read()
+    assert "web_access" not in source_image("https://example.org/a.png").to_json()
+
+
+def test_reading_asks_as_its_options_and_the_pipeline_s_say() -> None:
+    seen: list[WebAccess] = []
+    options = PipelineOptions(["--deny_private_networks"])
+
+    def listed(asking: Asking) -> NoReturn:
+        seen.append(asking.web_access)
+        raise SettingsError(ErrorCode.NO_INPUT, "seen")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Asking, "listing", listed)
+        with (
+            pytest.raises(Exception, match="seen"),
+            beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline,
+        ):
+            _ = pipeline | bu.ReadImages("photos", allow_link_local=True)
+
+    assert seen[0] == WebAccess(denies_private=True, allows_link_local=True)
 
 
 def test_options_of_the_command_line_are_beams() -> None:
