@@ -201,7 +201,9 @@ def claim(
     try:
         decision = decide(source, rules, decoders)
         known = _prepaid(source, decision, rules, model) if earlier is None else None
-    except ImageError:
+    except Exception as error:
+        # It has no row here; it fails alike when it is read.
+        as_image_error(error)
         return Claim(place, Decimal(0), spent=False)
     counted = Decimal(0) if known is None else known.credits
     if earlier is not None and is_counted:

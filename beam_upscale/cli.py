@@ -897,6 +897,13 @@ _SERVE_OPTIONS = (
         help="Seconds that a request may take to arrive.",
     ),
     click.option(
+        "--decode-seconds",
+        type=float,
+        default=_DEFAULT_SERVE_SETTINGS.decode_seconds,
+        show_default=True,
+        help="Seconds that an image may take to be decoded; a slower one is refused.",
+    ),
+    click.option(
         "--idle-timeout",
         "idle_seconds",
         type=float,

@@ -4,17 +4,23 @@ Codec libraries hide or skip some of it: Pillow ignores the checksums of a PNG, 
 to read the size of a WebP, and knows only the TIFFs it can decode. These readers allocate nothing
 that a file claims: they cost a few reads for each chunk, box or directory that is really there.
 
-A reader raises `struct.error` where the bytes end before what it looks for.
+Whatever numbers a file holds, a reader raises nothing but an `ImageError`: it looks at bytes
+through `unpack`, which checks that they are there. Any other exception is a mistake of ours.
 """
 
 import functools
 import io
+import itertools
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 from beam_upscale.errors import ErrorCode, ImageError
 
@@ -24,7 +30,57 @@ EXIF_PREFIX = b"Exif\x00\x00"
 
 _ORIENTATION_TAG = 0x0112
 
+_MAX_INNER_PIXELS = 1 << 24
+_MAX_INNER_BYTES = 1 << 25
+"""What a part of a file may be decoded to for a small picture: a tile, a strip, a grid's cell."""
+
 _READ_BYTES = 1 << 20
+
+
+def unpack(format_: str, data: bytes | bytearray, position: int) -> tuple[Any, ...]:
+    """Reads numbers from a file's bytes, wherever the file says that they lie.
+
+    Args:
+        format_: a format of `struct`.
+        data: the bytes, or a mapping of them.
+        position: of the first number; any integer.
+
+    Raises:
+        ImageError: TRUNCATED, `data` does not reach that far.
+    """
+    end = position + struct.calcsize(format_)
+    if not 0 <= position <= end <= len(data):
+        raise _too_short(data, position, end)
+    return struct.unpack_from(format_, data, position)
+
+
+def _too_short(data: bytes | bytearray, position: int, end: int) -> ImageError:
+    return ImageError(
+        ErrorCode.TRUNCATED,
+        f"the file's header needs the bytes {position} to {end}, and {len(data)} are there; "
+        "the file was cut off",
+    )
+
+
+_MAX_PARTS = 1 << 20
+_MIN_PART_BYTES = 1 << 10
+
+
+def _part_numbers(file_bytes: int, format_: str) -> Iterator[int]:
+    """Counts the chunks, boxes or blocks of a file that are looked at, one after the other.
+
+    A file of nothing else than the smallest ones would take minutes. Real ones have far fewer than
+    a million, or hold a kilobyte each.
+
+    Raises:
+        ImageError: UNSUPPORTED_FORMAT, behind the last one that is looked at.
+    """
+    most = max(_MAX_PARTS, file_bytes // _MIN_PART_BYTES)
+    yield from range(most)
+    raise ImageError(
+        ErrorCode.UNSUPPORTED_FORMAT,
+        f"{format_} of more than {most:,} chunks; at most as many are looked at; save it anew",
+    )
 
 
 @dataclass(frozen=True)
@@ -57,11 +113,11 @@ class PngInfo:
 
 def png_info(data: bytes) -> PngInfo:
     """Reads a PNG or the beginning of one (PNG specification, third edition, section 11)."""
-    width, height, bit_depth, color_type = struct.unpack_from(">IIBB", data, 16)
+    width, height, bit_depth, color_type = unpack(">IIBB", data, 16)
     frames, exif = 1, None
     for chunk in png_chunks(data):
         if chunk.type == b"acTL":
-            (frames,) = struct.unpack_from(">I", data, chunk.start)
+            (frames,) = unpack(">I", data, chunk.start)
         elif chunk.type == b"eXIf":
             exif = data[chunk.start : chunk.end]
     return PngInfo(width, height, bit_depth, color_type, max(1, frames), exif)
@@ -70,8 +126,10 @@ def png_info(data: bytes) -> PngInfo:
 def png_chunks(data: bytes) -> Iterator[Chunk]:
     """Yields the chunks that lie whole in `data`, up to and with IEND."""
     position = len(PNG_SIGNATURE)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
+    for _ in _part_numbers(len(data), "PNG"):
+        if position + 12 > len(data):
+            return
+        length, kind = unpack(">I4s", data, position)
         chunk = Chunk(kind, position + 8, position + 8 + length)
         position = chunk.end + 4
         if position > len(data):
@@ -90,7 +148,7 @@ def check_png(data: bytes) -> None:
     view = memoryview(data)
     last = b""
     for chunk in png_chunks(data):
-        (stored,) = struct.unpack_from(">I", data, chunk.end)
+        (stored,) = unpack(">I", data, chunk.end)
         _check_png_chunk(chunk, zlib.crc32(view[chunk.start - 4 : chunk.end]), stored)
         last = chunk.type
     if last != b"IEND":
@@ -120,7 +178,7 @@ def check_png_file(file: BinaryIO) -> None:
         while left > 0 and (data := file.read(min(left, _READ_BYTES))):
             computed = zlib.crc32(data, computed)
             left -= len(data)
-        (stored,) = struct.unpack(">I", file.read(4))
+        (stored,) = unpack(">I", file.read(4), 0)
         _check_png_chunk(chunk, computed, stored)
         last = chunk.type
     if last != b"IEND":
@@ -142,9 +200,11 @@ def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
     """Yields the chunks that lie whole in a file, up to and with IEND."""
     size = file.seek(0, io.SEEK_END)
     position = len(PNG_SIGNATURE)
-    while position + 12 <= size:
+    for _ in _part_numbers(size, "PNG"):
+        if position + 12 > size:
+            return
         file.seek(position)
-        length, kind = struct.unpack(">I4s", file.read(8))
+        length, kind = unpack(">I4s", file.read(8), 0)
         chunk = Chunk(kind, position + 8, position + 8 + length)
         position = chunk.end + 4
         if position > size:
@@ -198,8 +258,6 @@ class JpegInfo:
     exif: bytes | None
 
 
-_JPEG_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Markers without a length: TEM, RST0 to RST7, SOI."""
 _JPEG_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of frame headers: SOF0 to SOF15, without DHT, JPG and DAC, which share their range."""
 _JPEG_APP1, _JPEG_EOI, _JPEG_SOS = 0xE1, 0xD9, 0xDA
@@ -209,13 +267,13 @@ def jpeg_info(data: bytes) -> JpegInfo:
     """Reads a JPEG or the beginning of one (ITU-T T.81, annex B).
 
     Raises:
-        ImageError: CORRUPT where the pixels begin before any frame header.
-        struct.error: `data` ends before the frame header.
+        ImageError: CORRUPT where the pixels begin before any frame header; TRUNCATED where `data`
+            ends before it.
     """
     frame, exif = None, None
     for marker, start, end in jpeg_segments(data):
         if marker in _JPEG_FRAME and frame is None:
-            frame = struct.unpack_from(">BHHB", data, start)
+            frame = unpack(">BHHB", data, start)
         elif marker == _JPEG_APP1 and exif is None and data[start : start + 6] == EXIF_PREFIX:
             exif = data[start + len(EXIF_PREFIX) : end]
         elif marker in (_JPEG_SOS, _JPEG_EOI):
@@ -223,24 +281,55 @@ def jpeg_info(data: bytes) -> JpegInfo:
                 raise ImageError(ErrorCode.CORRUPT, "JPEG without a frame header")
             break
     if frame is None:
-        raise struct.error("no frame header before the end of the data")
+        raise _truncated("JPEG", f"ends after {len(data)} bytes, before its frame header")
     precision, height, width, components = frame
     return JpegInfo(width, height, components, precision, exif)
+
+
+_MAX_SCANS = 100
+_MAX_SCANNED_PIXELS = _MAX_SCANS << 26
+_ALWAYS_SCANS = 32
+"""Scans that a JPEG may have at any size: about twice as many as any encoder makes."""
+
+_JPEG_SCAN_SIGN = re.compile(rb"\xff\xda")
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""A marker with a length: not TEM, RST0 to RST7 or SOI."""
+
+
+def check_jpeg(data: bytes, pixels: int) -> None:
+    """Checks that a JPEG does not have its pixels gone over many times.
+
+    Each scan costs time for all of them, whether it says something about them or not.
+
+    Args:
+        data: a whole file, or a mapping of one.
+        pixels: of the picture.
+
+    Raises:
+        ImageError: UNSUPPORTED_FORMAT.
+    """
+    most = max(_ALWAYS_SCANS, min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, pixels)))
+    # A marker's bytes also stand in metadata, such as thumbnails: these are worth a second look.
+    signs = itertools.islice(_JPEG_SCAN_SIGN.finditer(data), most + 1)
+    if sum(1 for _ in signs) > most and (scans := _jpeg_scans(data)) > most:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"JPEG of {scans} scans; at most {most} are decoded for {pixels} px; save it anew",
+        )
+
+
+def _jpeg_scans(data: bytes) -> int:
+    return sum(marker == _JPEG_SOS for marker, _, _ in jpeg_segments(data))
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yields (marker, start, end) of the segments in `data`; start and end are the payload's."""
     position = 2
-    while True:
-        position = data.find(b"\xff", position)
-        while 0 <= position < len(data) and data[position] == 0xFF:
-            position += 1
-        if not 0 <= position < len(data):
+    for _ in _part_numbers(len(data), "JPEG"):
+        found = _JPEG_MARKER.search(data, position)
+        if found is None:
             return
-        marker = data[position]
-        position += 1
-        if marker == 0 or marker in _JPEG_ALONE:
-            continue
+        marker, position = found[1][0], found.end()
         if position + 2 > len(data) or marker == _JPEG_EOI:
             yield marker, position, position
             return
@@ -287,19 +376,19 @@ def check_webp(data: bytes) -> None:
 
 
 def _webp_canvas(data: bytes) -> tuple[int, int, bool]:
-    (kind,) = struct.unpack_from("4s", data, 12)
+    (kind,) = unpack("4s", data, 12)
     if kind == b"VP8X":
-        flags, width, height = struct.unpack_from("<B3x3s3s", data, 20)
+        flags, width, height = unpack("<B3x3s3s", data, 20)
         return (
             int.from_bytes(width, "little") + 1,
             int.from_bytes(height, "little") + 1,
             bool(flags & 0x10),
         )
     if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
+        (bits,) = unpack("<I", data, 21)
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1, bool(bits >> 28 & 1)
     if kind == b"VP8 ":
-        width, height = struct.unpack_from("<HH", data, 26)
+        width, height = unpack("<HH", data, 26)
         return width & 0x3FFF, height & 0x3FFF, False
     raise ImageError(ErrorCode.CORRUPT, f"WebP whose first chunk is {kind!r}, not VP8, VP8L, VP8X")
 
@@ -307,11 +396,58 @@ def _webp_canvas(data: bytes) -> tuple[int, int, bool]:
 def riff_chunks(data: bytes) -> Iterator[Chunk]:
     """Yields the chunks of a WebP; the last one may claim to end behind `data`."""
     position = 12
-    while position + 8 <= len(data):
-        kind, length = struct.unpack_from("<4sI", data, position)
+    for _ in _part_numbers(len(data), "WebP"):
+        if position + 8 > len(data):
+            return
+        kind, length = unpack("<4sI", data, position)
         chunk = Chunk(kind, position + 8, position + 8 + length)
         yield chunk
         position = chunk.end + length % 2
+
+
+_GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+_MAX_GIF_FRAMES = 65_536
+
+
+def gif_frames(data: bytes) -> int:
+    """Counts the frames of a GIF, up to 65,536; those that lie whole or begun in `data` (GIF89a).
+
+    Raises:
+        ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
+    """
+    (flags,) = unpack("B", data, 10)
+    position = 13 + _gif_table_bytes(flags)
+    frames = 0
+    numbers = _part_numbers(len(data), "GIF")
+    while position < len(data) and frames < _MAX_GIF_FRAMES:
+        next(numbers)
+        kind = data[position]
+        position += 1
+        if kind == _GIF_TRAILER:
+            break
+        if kind == _GIF_EXTENSION:
+            position = _behind_gif_blocks(data, position + 1, numbers)
+        elif kind == _GIF_IMAGE and position + 9 <= len(data):
+            frames += 1
+            (flags,) = unpack("B", data, position + 8)
+            position = _behind_gif_blocks(data, position + 10 + _gif_table_bytes(flags), numbers)
+    return max(1, frames)
+
+
+def _gif_table_bytes(flags: int) -> int:
+    """Bytes of the color table that a screen's or a frame's flags announce."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+def _behind_gif_blocks(data: bytes, position: int, numbers: Iterator[int]) -> int:
+    """Where a sequence of data blocks ends: each begins with its length, the last has none."""
+    while position < len(data):
+        next(numbers)
+        length = data[position]
+        position += 1 + length
+        if not length:
+            break
+    return position
 
 
 class Photometric(IntEnum):
@@ -438,7 +574,7 @@ class _TiffLayout:
 
     def read(self, format_: str, data: bytes, position: int) -> int:
         value: int
-        (value,) = struct.unpack_from(self.order + format_, data, position)
+        (value,) = unpack(self.order + format_, data, position)
         return value
 
 
@@ -451,16 +587,35 @@ CMYK_INKS = 1
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 """struct codes of the integer field types BYTE, SHORT, LONG, IFD and LONG8."""
 
-_TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 7: 1, 13: 4, 16: 8}
-"""Bytes of a value of those types, of ASCII and of UNDEFINED."""
+_TIFF_TYPE_BYTES = {
+    type_: size
+    for size, types in (
+        (1, (1, 2, 6, 7)),
+        (2, (3, 8)),
+        (4, (4, 9, 11, 13)),
+        (8, (5, 10, 12, 16, 17, 18)),
+    )
+    for type_ in types
+}
+"""Bytes of a value of each field type."""
+
+_COPIED_TYPES = frozenset({1, 2, 3, 4, 7, 13, 16})
+"""The types of whole numbers, ASCII and UNDEFINED."""
 
 _TIFF_TAGS = frozenset(
     {
-        *(256, 257, 258, 259, 262, 273, 274, 277, 279, 284, 320, 324, 325, 330, 332, 338, 339),
+        *(256, 257, 258, 259, 262, 274, 277, 278, 284, 320, 322, 323, 330, 332, 338, 339),
         *(34310, 50706, 50740),
     }
 )
 """The fields that `tiff_info` reads. Others (XMP is one) may be as long as the file."""
+
+_TIFF_PLACES = frozenset({273, 279, 324, 325})
+"""The fields that say where strips and tiles lie, and how long they are."""
+
+_MAX_TIFF_FIELDS = 65_535
+_MAX_TIFF_VALUES = 3 << 16
+"""As many as the longest palette has."""
 
 _TIFF_STORAGE_TAGS = frozenset(
     {
@@ -481,20 +636,19 @@ def tiff_info(data: bytes) -> TiffInfo:
     """Reads the directories of a TIFF or BigTIFF.
 
     Raises:
-        ImageError: CORRUPT where the file has no directory with a width and a height.
-        struct.error: a directory lies beyond the end of `data`.
+        ImageError: CORRUPT where the file has no directory with a width and a height; TRUNCATED
+            where a directory or a field's values lie beyond the end of `data`.
     """
     layout = _tiff_layout(data)
     pages = _tiff_pages(data, layout)
     pictures = [start for start, kind in pages if not kind & (_REDUCED_COPY | _MASK)]
     directory = pictures[0] if pictures else layout.first_directory
-    tags = _tiff_tags(data, layout, directory)
+    tags, places = _tiff_fields(data, layout, directory)
     width, height = _first(tags, 256, -1), _first(tags, 257, -1)
     if width < 0 or height < 0:
         raise ImageError(ErrorCode.CORRUPT, "TIFF directory without ImageWidth and ImageLength")
     orientation = _first(tags, 274, 1)
-    starts = tags.get(273) or tags.get(324) or ()
-    lengths = tags.get(279) or tags.get(325) or ()
+    _check_tiff_parts(tags, width, height)
     samples = _first(tags, 277, 1)
     is_reduced_copy = (directory, _REDUCED_COPY) in [(start, kind & 1) for start, kind in pages]
     return TiffInfo(
@@ -517,9 +671,9 @@ def tiff_info(data: bytes) -> TiffInfo:
         reduced_copies=sum(kind & _REDUCED_COPY for _, kind in pages) - is_reduced_copy,
         masks=sum(kind & _MASK > 0 for start, kind in pages if start != directory),
         inner_pictures=len(tags.get(330, ())),
-        is_tiled=324 in tags,
+        is_tiled=324 in places,
         is_big_endian_big=(layout.order, layout.offset) == (">", "Q"),
-        data_end=max((s + n for s, n in zip(starts, lengths, strict=False)), default=0),
+        data_end=_tiff_data_end(places),
     )
 
 
@@ -553,7 +707,7 @@ def camera_raw(data: bytes) -> str | None:
             return "Canon CR2"
         if data[8:12] in (b"IIII", b"MMMM"):
             return "Phase One IIQ"
-    first = _tiff_tags(data, layout, layout.first_directory)
+    first, _ = _tiff_fields(data, layout, layout.first_directory)
     for tag, name in _RAW_TAGS.items():
         if tag in first:
             return name
@@ -572,8 +726,8 @@ def camera_raw(data: bytes) -> str | None:
 
 def _is_of_a_sensor(data: bytes, layout: _TiffLayout, directory: int) -> bool:
     try:
-        tags = _tiff_tags(data, layout, directory)
-    except struct.error:
+        tags, _ = _tiff_fields(data, layout, directory)
+    except ImageError:
         return False
     return (
         _first(tags, 262, -1) in tuple(_RawPhotometric)
@@ -641,13 +795,13 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
     bands = info.samples_per_pixel // planes
     kept = _entries_with_values(data, layout, info.directory)
     where, lengths = (324, 325) if info.is_tiled else (273, 279)
-    tags = _tiff_tags(data, layout, info.directory)
-    blocks, odd = divmod(len(tags.get(where, ())), planes)
-    if odd or blocks == 0 or len(tags.get(lengths, ())) != blocks * planes:
+    _, places = _tiff_fields(data, layout, info.directory)
+    blocks, odd = divmod(len(places.get(where, ())), planes)
+    if odd or blocks == 0 or len(places.get(lengths, ())) != blocks * planes:
         raise ImageError(
             ErrorCode.CORRUPT,
-            f"TIFF of {planes} planes in {len(tags.get(where, ()))} strips or tiles, with "
-            f"{len(tags.get(lengths, ()))} lengths; each plane takes as many",
+            f"TIFF of {planes} planes in {len(places.get(where, ()))} strips or tiles, with "
+            f"{len(places.get(lengths, ()))} lengths; each plane takes as many",
         )
     kept |= {
         258: (3, bands, layout.pack("H", [info.bits_per_sample] * bands)),
@@ -664,7 +818,11 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
     views = []
     for first in range(0, blocks * planes, blocks):
         own = {
-            tag: (kind, blocks, layout.pack(layout.offset, tags[tag][first : first + blocks]))
+            tag: (
+                kind,
+                blocks,
+                layout.pack(layout.offset, places[tag][first : first + blocks].tolist()),
+            )
             for tag in (where, lengths)
         }
         views.append(_view(data, layout, {**kept, **own}))
@@ -689,9 +847,9 @@ def _entries_with_values(data: bytes, layout: _TiffLayout, directory: int) -> di
     for tag, entry in _raw_entries(data, layout, directory):
         kind = layout.read("H", entry, 2)
         count = layout.read(layout.offset, entry, 4)
-        if tag not in _TIFF_STORAGE_TAGS or kind not in _TIFF_SIZES:
+        if tag not in _TIFF_STORAGE_TAGS or kind not in _COPIED_TYPES:
             continue
-        size, start = count * _TIFF_SIZES[kind], 4 + layout.value_size
+        size, start = count * _TIFF_TYPE_BYTES[kind], 4 + layout.value_size
         if size <= layout.value_size:
             value = entry[start : start + size]
         else:
@@ -752,79 +910,192 @@ def _tiff_layout(data: bytes) -> _TiffLayout:
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         raise ImageError(ErrorCode.CORRUPT, f"TIFF byte order {data[:2]!r}, neither II nor MM")
-    (version,) = struct.unpack_from(order + "H", data, 2)
+    (version,) = unpack(order + "H", data, 2)
     if version == 43:
-        (first,) = struct.unpack_from(order + "Q", data, 8)
+        (first,) = unpack(order + "Q", data, 8)
         return _TiffLayout(order, "Q", "Q", first)
-    (first,) = struct.unpack_from(order + "I", data, 4)
+    (first,) = unpack(order + "I", data, 4)
     return _TiffLayout(order, "H", "I", first)
 
 
 def _raw_entries(data: bytes, layout: _TiffLayout, directory: int) -> Iterator[tuple[int, bytes]]:
     position = directory + layout.count_size
-    for _ in range(layout.read(layout.count, data, directory)):
+    for _ in range(_count_tiff_fields(data, layout, directory)):
         yield layout.read("H", data, position), data[position : position + layout.entry_size]
         position += layout.entry_size
 
 
-def _tiff_tags(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, tuple[int, ...]]:
-    """Reads the integer fields of one directory."""
-    tags = {}
+def _count_tiff_fields(data: bytes, layout: _TiffLayout, directory: int) -> int:
+    """The fields that a directory says it has.
+
+    Raises:
+        ImageError: CORRUPT; TRUNCATED.
+    """
+    count = layout.read(layout.count, data, directory)
+    if count > _MAX_TIFF_FIELDS:
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF directory of {count} fields; at most {_MAX_TIFF_FIELDS} are read",
+        )
+    return count
+
+
+_TiffTags = dict[int, tuple[int, ...]]
+_TiffPlaces = dict[int, NDArray[np.unsignedinteger[Any]]]
+
+
+@dataclass(frozen=True)
+class _TiffField:
+    """A directory's entry.
+
+    Attributes:
+        code: the values' struct code with their byte order; None where they are no whole numbers.
+        count: of the values.
+        size: bytes of them all.
+        start: where they lie.
+    """
+
+    tag: int
+    code: str | None
+    count: int
+    size: int
+    start: int
+
+
+def _tiff_entries(data: bytes, layout: _TiffLayout, directory: int) -> Iterator[_TiffField]:
+    entry = f"{layout.order}HH{layout.offset}{layout.offset}"
     position = directory + layout.count_size
-    for _ in range(layout.read(layout.count, data, directory)):
-        tag, kind = struct.unpack_from(layout.order + "HH", data, position)
-        if tag in _TIFF_TAGS and kind in _TIFF_INTEGERS:
-            tags[tag] = _tiff_integers(data, layout, position + 4, _TIFF_INTEGERS[kind])
+    for _ in range(_count_tiff_fields(data, layout, directory)):
+        tag, kind, count, start = unpack(entry, data, position)
+        size = count * _TIFF_TYPE_BYTES.get(kind, 1)
+        if size <= layout.value_size:
+            start = position + layout.entry_size - layout.value_size
+        code = _TIFF_INTEGERS.get(kind)
+        yield _TiffField(tag, code and layout.order + code, count, size, start)
         position += layout.entry_size
-    return tags
 
 
-def _tiff_integers(data: bytes, layout: _TiffLayout, position: int, code: str) -> tuple[int, ...]:
-    count = layout.read(layout.offset, data, position)
-    size = count * struct.calcsize(layout.order + code)
-    values = position + layout.value_size
-    if size > layout.value_size:
-        values = layout.read(layout.offset, data, values)
-    # Checked here because struct would build a format of any length that a file claims.
-    if values + size > len(data):
-        raise struct.error("a field's values lie beyond the end of the file")
-    return struct.unpack_from(f"{layout.order}{count}{code}", data, values)
+def _tiff_fields(data: bytes, layout: _TiffLayout, directory: int) -> tuple[_TiffTags, _TiffPlaces]:
+    """Reads the integer fields of one directory; of a tag that stands there twice, the first.
+
+    Raises:
+        ImageError: CORRUPT where fields share their values, which every reader would copy for each;
+            TRUNCATED.
+    """
+    tags: _TiffTags = {}
+    places: _TiffPlaces = {}
+    total = 0
+    for field in _tiff_entries(data, layout, directory):
+        if field.code is not None and field.tag in _TIFF_TAGS and field.tag not in tags:
+            tags[field.tag] = _tiff_integers(data, field)
+        elif field.code is not None and field.tag in _TIFF_PLACES and field.tag not in places:
+            places[field.tag] = _tiff_places(data, field)
+        # Readers leave out what lies beyond the end.
+        total += field.size if field.start + field.size <= len(data) else 0
+    if total > 2 * len(data):
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF directory whose fields hold {total} bytes, in a file of {len(data)}",
+        )
+    return tags, places
+
+
+def _tiff_integers(data: bytes, field: _TiffField) -> tuple[int, ...]:
+    assert field.code is not None
+    _check_tiff_values(data, field)
+    count = min(field.count, _MAX_TIFF_VALUES)
+    return unpack(f"{field.code[0]}{count}{field.code[1]}", data, field.start)
+
+
+def _tiff_places(data: bytes, field: _TiffField) -> NDArray[np.unsignedinteger[Any]]:
+    """As `_tiff_integers`, of a field that may have millions of values."""
+    _check_tiff_values(data, field)
+    return np.frombuffer(data[field.start : field.start + field.size], field.code)
+
+
+def _check_tiff_values(data: bytes, field: _TiffField) -> None:
+    """Checks that a field's values lie within the file.
+
+    Raises:
+        ImageError: TRUNCATED.
+    """
+    end = field.start + field.size
+    if end > len(data):
+        raise _too_short(data, field.start, end)
+
+
+def _tiff_data_end(places: _TiffPlaces) -> int:
+    """The byte after the last one that strips or tiles lie at."""
+    starts, lengths = (places.get(a, places.get(b)) for a, b in ((273, 324), (279, 325)))
+    if starts is None or lengths is None:
+        return 0
+    count = min(len(starts), len(lengths))
+    if not count:
+        return 0
+    # Beyond any file, and their sum is below 2^64.
+    ends = [np.minimum(each[:count].astype(np.uint64), 1 << 62) for each in (starts, lengths)]
+    return int((ends[0] + ends[1]).max())
+
+
+def _check_tiff_parts(tags: _TiffTags, width: int, height: int) -> None:
+    """Checks that no strip or tile, each of which is decoded whole, is far larger than the picture.
+
+    Raises:
+        ImageError: UNSUPPORTED_FORMAT.
+    """
+    is_planar = _first(tags, 284, 1) == 2
+    bits = _first(tags, 258, 1) * (1 if is_planar else _first(tags, 277, 1))
+    strip = width * min(height, _first(tags, 278, height))
+    tile = _first(tags, 322, 0) * _first(tags, 323, 0)
+    size = max(strip, tile) * bits // 8
+    most = max(_MAX_INNER_BYTES, 32 * width * height)
+    if size > most:
+        what = "tiles" if tile > strip else "strips"
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"TIFF of {width} x {height} px in {what}, {size} bytes each; at most {most} are "
+            "decoded at a time; save it anew",
+        )
 
 
 def _tiff_pages(data: bytes, layout: _TiffLayout) -> list[tuple[int, int]]:
     """Where the directories of the chain begin, and the NewSubfileType of each.
 
     A damaged or circular chain ends where it breaks.
+
+    Raises:
+        ImageError: CORRUPT where directories share their bytes: all of them would take hours.
     """
     pages: dict[int, int] = {}
+    looked_at = 0
     directory = layout.first_directory
     while directory and directory not in pages and len(pages) < _MAX_TIFF_PICTURES:
         try:
-            entries = layout.read(layout.count, data, directory)
+            entries = _count_tiff_fields(data, layout, directory)
             end = directory + layout.count_size + entries * layout.entry_size
             following = layout.read(layout.offset, data, end)
             pages[directory] = _subfile_type(data, layout, directory)
-        except struct.error:
+        except ImageError:
             break
+        looked_at += entries * layout.entry_size
+        if looked_at > 2 * len(data):
+            raise ImageError(ErrorCode.CORRUPT, "TIFF whose directories lie in one another")
         directory = following
     return list(pages.items())
 
 
 def _subfile_type(data: bytes, layout: _TiffLayout, directory: int) -> int:
     """The NewSubfileType of a directory, which its oldest form, SubfileType, may stand for."""
-    position = directory + layout.count_size
-    for _ in range(layout.read(layout.count, data, directory)):
-        tag, kind = struct.unpack_from(layout.order + "HH", data, position)
+    for field in _tiff_entries(data, layout, directory):
         # Fields are sorted, and these two come first.
-        if tag > _SUBFILE_TYPE:
+        if field.tag > _SUBFILE_TYPE:
             break
-        if tag >= _NEW_SUBFILE_TYPE and kind in _TIFF_INTEGERS:
-            values = _tiff_integers(data, layout, position + 4, _TIFF_INTEGERS[kind])
+        if field.tag >= _NEW_SUBFILE_TYPE and field.code is not None:
+            values = _tiff_integers(data, field)
             value = values[0] if values else 0
-            if tag == _NEW_SUBFILE_TYPE:
+            if field.tag == _NEW_SUBFILE_TYPE:
                 return value
             return _REDUCED_COPY if value == _OLD_REDUCED_COPY else 0
-        position += layout.entry_size
     return 0
 
 
@@ -842,7 +1113,7 @@ def _orientation_position(exif: bytes) -> int | None:
             if tag == _ORIENTATION_TAG and layout.read("H", entry, 2) == 3:
                 return position + 8 if position + 10 <= len(exif) else None
             position += layout.entry_size
-    except (ImageError, struct.error):
+    except ImageError:
         return None
     return None
 
@@ -854,15 +1125,71 @@ def check_boxes(data: bytes, format_: str) -> None:
         ImageError: TRUNCATED.
     """
     position = 0
-    while position + 8 <= len(data):
-        (size,) = struct.unpack_from(">I", data, position)
-        if size == 1 and position + 16 <= len(data):
-            (size,) = struct.unpack_from(">Q", data, position + 8)
-        if size == 0:
-            return
-        position += max(size, 8)
+    for box in _boxes(data, 0, len(data), format_):
+        position = box.end
     if position > len(data):
         raise _truncated(format_.upper(), f"has {len(data)} of {position} bytes")
+
+
+def check_iso_sizes(data: bytes, format_: str, pixels: int) -> None:
+    """Checks that no picture inside an AVIF or HEIC is far larger than the one that is shown.
+
+    A cell of a grid, an alpha plane or what is cropped is decoded as a whole, of the size that its
+    `ispe` property says (ISO/IEC 23008-12, 6.5.3).
+
+    Args:
+        data: a whole file.
+        format_: "avif" or "heif".
+        pixels: of the picture that is shown.
+
+    Raises:
+        ImageError: UNSUPPORTED_FORMAT.
+    """
+    most = max(_MAX_INNER_PIXELS, 4 * pixels)
+    for width, height in _iso_sizes(data, format_):
+        if width * height > most:
+            raise ImageError(
+                ErrorCode.UNSUPPORTED_FORMAT,
+                f"{format_.upper()} of {pixels} px that holds a picture of {width} x {height}; at "
+                f"most {most} px are decoded for it; save it anew",
+            )
+
+
+def _iso_sizes(data: bytes, format_: str) -> Iterator[tuple[int, int]]:
+    """The sizes of all pictures in an AVIF or HEIC: /meta/iprp/ipco/ispe."""
+    spans = [(0, len(data))]
+    # A "meta" begins with a version and flags.
+    for kind, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0)):
+        spans = [
+            (box.start + skipped, min(box.end, end))
+            for start, end in spans
+            for box in _boxes(data, start, end, format_)
+            if box.type == kind
+        ]
+    for start, end in spans:
+        for box in _boxes(data, start, end, format_):
+            if box.type == b"ispe" and box.start + 12 <= len(data):
+                width, height = unpack(">II", data, box.start + 4)
+                yield width, height
+
+
+def _boxes(data: bytes, start: int, end: int, format_: str) -> Iterator[Chunk]:
+    """Yields the boxes of a part of a file one after the other; the last may end beyond it."""
+    position = start
+    for _ in _part_numbers(end - start, format_.upper()):
+        if position + 8 > end:
+            return
+        size, kind = unpack(">I4s", data, position)
+        payload = position + 8
+        if size == 1 and position + 16 <= end:
+            (size,) = unpack(">Q", data, payload)
+            payload += 8
+        if size == 0:
+            # It goes on to the end.
+            yield Chunk(kind, payload, end)
+            return
+        position += max(size, 8)
+        yield Chunk(kind, payload, position)
 
 
 def _truncated(format_: str, found: str) -> ImageError:

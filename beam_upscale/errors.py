@@ -8,6 +8,9 @@ Codes are part of the public interface: they are stored in manifests and never c
 """
 
 import errno
+import logging
+import threading
+import traceback
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -16,6 +19,8 @@ from beam_upscale.literal import shortened
 
 LONGEST_MESSAGE = 4000
 """Characters; a longer message loses its middle."""
+
+_logger = logging.getLogger(__name__)
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
 """The `errno` of an OSError that is no input's fault: the run is to stop, and to go on later."""
@@ -200,3 +205,48 @@ def _words(error: BaseException) -> str:
     else:
         message = getattr(error, "message", None)
     return message if isinstance(message, str) and message else str(error)
+
+
+_MAX_TEXT = 300
+
+_logged_tracebacks: set[str] = set()
+_logged_lock = threading.Lock()
+_MAX_LOGGED = 1000
+
+
+def internal_error(error: Exception) -> ImageError:
+    """Makes an exception that nobody expected the error of the one input at which it was raised.
+
+    The log has its traceback, once for each.
+    """
+    log_mistake(traceback_of(error))
+    return ImageError(ErrorCode.INTERNAL_ERROR, described_mistake(error))
+
+
+def described_mistake(error: Exception) -> str:
+    """The message of an exception that our own code raised: in one line, and where it was."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if len(text) > _MAX_TEXT:
+        text = f"{text[: _MAX_TEXT - 3]}..."
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].name}, line {frames[-1].lineno})" if frames else ""
+    return (
+        f"a mistake in beam-upscale, not in the file: {text}{place}; please report it, with the "
+        "traceback that --debug shows"
+    )
+
+
+def traceback_of(error: Exception) -> str:
+    """An exception's traceback, as Python prints it."""
+    return "".join(traceback.format_exception(error))
+
+
+def log_mistake(text: str) -> None:
+    """Logs a traceback, unless this process has logged one from the same place before."""
+    # Where it was raised; the message may be another for each input.
+    place = "".join(line for line in text.splitlines() if line.lstrip().startswith("File ")) or text
+    with _logged_lock:
+        if place in _logged_tracebacks or len(_logged_tracebacks) >= _MAX_LOGGED:
+            return
+        _logged_tracebacks.add(place)
+    _logger.error("a mistake in beam-upscale, please report it:\n%s", text)

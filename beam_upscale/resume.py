@@ -28,6 +28,9 @@ _PARAMETER_CODES = frozenset(
         ErrorCode.INVALID_NOISE_LEVEL,
     }
 )
+_LOOKED_AT_ANEW = frozenset(
+    {ErrorCode.FILE_TOO_LARGE, ErrorCode.LEFT_OUT, ErrorCode.INTERNAL_ERROR}
+)
 _READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
 
 
@@ -236,9 +239,9 @@ def still_holds(
 
     It is while the same bytes go in, the same is asked of them, and the image that came out is
     there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
-    alike. One that was too large to be read, or that another step left out, is looked at anew. What
-    was read from a web server once holds where the server gives it no more: links rot, and what was
-    made of them is not to go.
+    alike. One that was too large to be read, that another step left out, or at which our own code
+    failed (which may be mended by now) is looked at anew. What was read from a web server once
+    holds where the server gives it no more: links rot, and what was made of them is not to go.
 
     Args:
         image: the input, with its columns and caption of now.
@@ -246,7 +249,7 @@ def still_holds(
         dataset: the output.
         asked: of every image; None where no engine takes parameters.
     """
-    if earlier.error_code in (ErrorCode.FILE_TOO_LARGE, ErrorCode.LEFT_OUT):
+    if earlier.error_code in _LOOKED_AT_ANEW:
         return False
     if asked is not None and _concerns_parameters(earlier):
         try:

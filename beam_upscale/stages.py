@@ -29,6 +29,7 @@ from beam_upscale.errors import (
     ErrorCode,
     ImageError,
     SettingsError,
+    internal_error,
 )
 from beam_upscale.image import DecodedImage, Encoded, EncodeOptions, ImageHeader, Metadata
 from beam_upscale.image.values import NO_METADATA
@@ -152,8 +153,6 @@ def prepare(
     last = settings.stages[-1]
     if source.data is not None:
         source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
-    if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
-        source = source.without_earlier()
     row = Row(
         input_id=source.input_id,
         source_uri=source.source_uri,
@@ -163,18 +162,18 @@ def prepare(
         **_described(last, settings),
     )
     prepared = Prepared(dataclasses.replace(source, data=None), row, time.time())
-    if source.earlier is not None or source.postponed:
-        return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
     try:
+        if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
+            source = source.without_earlier()
+            prepared = dataclasses.replace(prepared, source=prepared.source.without_earlier())
+        if source.earlier is not None or source.postponed:
+            return _without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
         prepared = _with_parameters(prepared, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
             return _giant(prepared, *large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
-    except Exception as error:
-        return _ended(prepared, error)
-    digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
-    prepared = _with_content(prepared, digest, settings)
-    try:
+        digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+        prepared = _with_content(prepared, digest, settings)
         return _decode(data, header, prepared, settings, decoders)
     except Exception as error:
         return _ended(prepared, error)
@@ -368,7 +367,7 @@ def as_image_error(error: Exception) -> ImageError:
         raise error
     if isinstance(error, MemoryError):
         return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")
-    return ImageError(ErrorCode.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+    return internal_error(error)
 
 
 def _with_header(row: Row, header: ImageHeader) -> Row:

@@ -95,8 +95,10 @@ def test_field_that_claims_more_values_than_the_file_has() -> None:
     data = bytearray(pages(0))
     struct.pack_into("<I", data, 8 + 2 + 12 + 4, 2**31)  # the count of ImageWidth
 
-    with pytest.raises(struct.error):
+    with pytest.raises(ImageError) as caught:
         containers.tiff_info(bytes(data))
+
+    assert caught.value.code is ErrorCode.TRUNCATED
 
 
 def test_tiff_without_a_size() -> None:

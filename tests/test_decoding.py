@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import resource
 import signal
 import struct
 import subprocess
@@ -23,10 +24,13 @@ import psutil
 import pytest
 import pyvips
 from children import WITHOUT_SPACE
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from beam_upscale import decoding, image
-from beam_upscale.decoding import DecoderPool
+from beam_upscale.decoding import DecoderPool, frames, limits
+from beam_upscale.decoding import child as decoder
+from beam_upscale.decoding.environment import module_path
+from beam_upscale.decoding.frames import Frame
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.image import DecodedImage, ImageHeader, Metadata
 from beam_upscale.image.regions import Picture
@@ -404,7 +408,7 @@ def test_closing_ends_children_and_takes_no_more() -> None:
 
 def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
     pool = DecoderPool(1)
-    with pool._killed_when_late(child := pool._start()):
+    with pool._killed_when_late(child := pool._start(), 60):
         pool.close()
         pool._keep(child, 0)
 
@@ -428,7 +432,7 @@ time.sleep(600)
 def test_children_end_with_a_parent_that_was_killed() -> None:
     """One child is idle, the other one in the middle of an image."""
     script = ORPHANING.format(command=misbehaving("time.sleep(600)"), data=png())
-    environment = {**os.environ, "PYTHONPATH": decoding._module_path()}
+    environment = {**os.environ, "PYTHONPATH": module_path()}
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, text=True
     ) as parent:
@@ -542,7 +546,7 @@ def test_interrupted_exchange_ends_the_child() -> None:
 
     with DecoderPool(1) as pool:
         child = pool._start()
-        with pytest.raises(StopRequestError), pool._killed_when_late(child):
+        with pytest.raises(StopRequestError), pool._killed_when_late(child, 60):
             raise StopRequestError
 
         assert child._process.returncode == 0
@@ -587,7 +591,7 @@ print(status, after == parents)
 
 
 def test_forked_process_has_a_pool_of_its_own() -> None:
-    environment = {**os.environ, "PYTHONPATH": decoding._module_path()}
+    environment = {**os.environ, "PYTHONPATH": module_path()}
     finished = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORKING],
         input=png(),
@@ -613,6 +617,10 @@ def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     exited = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: exited.set())
     monkeypatch.setattr(signal, "signal", lambda number, action: None)
+    # This process goes on, with as many files as it likes.
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    monkeypatch.setattr(limits, "harden", lambda: None)
+    monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 0)
 
     def read_header(data: bytes) -> ImageHeader:
         # The watch ends with the pipe, which is closed; this process is not to end with it later.
@@ -660,7 +668,7 @@ def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
 
 def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
     replies = io.BytesIO()
-    decoding.serve(io.BytesIO(b"".join(requests)), replies, **functions)
+    decoder.serve(io.BytesIO(b"".join(requests)), replies, **functions)
     replies.seek(0)
     return replies
 
@@ -691,7 +699,7 @@ def test_loop_answers_between_two_readies() -> None:
     [
         (ImageError(ErrorCode.CORRUPT, "damaged"), "corrupt"),
         (MemoryError(), "out_of_memory"),
-        (ZeroDivisionError("a mistake"), "decoder_crashed"),
+        (ZeroDivisionError("a mistake"), "internal_error"),
     ],
 )
 def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
@@ -713,15 +721,15 @@ def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str 
 
     replies = serve(frame(DECODE, b"x"), decode=fail)
     _, (fields, _), _ = (take(replies) for _ in range(3))
-    told = decoding._told(decoding._Frame(fields, ()))
+    told = decoding._told(Frame(fields, ()))
 
     assert isinstance(told, OSError)
     assert (told.errno, str(told)) == (errno.EDQUOT, str(full))
     with pytest.raises(ValueError, match="full disk"):
-        decoding._told(decoding._Frame({**fields, "full_disk": errno.EACCES}, ()))
+        decoding._told(Frame({**fields, "full_disk": errno.EACCES}, ()))
 
 
-def reply_to_decode(**changes: Any) -> tuple[decoding._Frame, io.BytesIO]:
+def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
     """What a child may say after a pirate took it over."""
     fields = {
         "header": dataclasses.asdict(image.read_header(png(2, 1))),
@@ -733,7 +741,7 @@ def reply_to_decode(**changes: Any) -> tuple[decoding._Frame, io.BytesIO]:
         **changes,
     }
     lengths = fields.pop("lengths")
-    return decoding._Frame(fields, lengths), io.BytesIO(bytes(1000))
+    return Frame(fields, lengths), io.BytesIO(bytes(1000))
 
 
 def test_honest_reply_is_taken() -> None:
@@ -768,12 +776,12 @@ def test_replies_that_claim_other_sizes_are_refused(changes: dict[str, Any]) -> 
 
 def test_frame_of_an_absurd_length_is_refused() -> None:
     with pytest.raises(ValueError, match="at most"):
-        decoding._read_frame(io.BytesIO(b"\xff\xff\xff\xff" + bytes(100)))
+        frames.read_frame(io.BytesIO(b"\xff\xff\xff\xff" + bytes(100)))
 
 
 def test_stream_that_ends_within_a_frame() -> None:
     with pytest.raises(EOFError):
-        decoding._read_frame(io.BytesIO(frame({"ready": 1})[:-3]))
+        frames.read_frame(io.BytesIO(frame({"ready": 1})[:-3]))
 
 
 def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -782,7 +790,7 @@ def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Path, "read_text", missing)
 
-    assert decoding._resident_bytes() > 1_000_000
+    assert limits.resident_bytes() > 1_000_000
 
 
 def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -795,7 +803,7 @@ def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatc
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     reader, writer = os.pipe()
-    watch = threading.Thread(target=decoding._exit_with_parent, args=(reader,))
+    watch = threading.Thread(target=decoder.exit_with_parent, args=(reader,))
     watch.start()
 
     was_watching = watch.is_alive()

@@ -50,6 +50,7 @@ class Beside:
         resolution: outside of EXIF.
         pictures: how many there are, where decoders see one.
         notes: on what is left behind.
+        unpacked: how many texts of a PNG were unpacked.
     """
 
     exif: bytes | None = None
@@ -60,6 +61,7 @@ class Beside:
     resolution: Resolution | None = None
     pictures: int = 1
     notes: list[str] = field(default_factory=list)
+    unpacked: int = 0
 
     def leave(self, *notes: str) -> None:
         """Notes what is left behind, once."""
@@ -170,7 +172,9 @@ _PNG_SILENT = frozenset(
         *PngColors.KINDS,
     }
 )
-_RAW_PROFILE = re.compile(rb"\s*(\S+)\s+(\d+)\s+([0-9a-fA-F\s]*)\Z")
+_RAW_PROFILE = re.compile(rb"\s*+(\S++)\s++(\d++)\s++([0-9a-fA-F\s]*+)\Z")
+_MOST_UNPACKED = 16
+"""Each of them may unfold to some megabytes."""
 
 
 def of_png(data: bytes, bit_depth: int) -> Beside:
@@ -203,11 +207,16 @@ def _png_resolution(content: bytes) -> Resolution | None:
 
 def _look_at_text(found: Beside, kind: bytes, content: bytes) -> None:
     keyword, _, rest = content.partition(b"\0")
+    if found.unpacked >= _MOST_UNPACKED:
+        found.leave(TEXT)
+        return
     if keyword == b"XML:com.adobe.xmp":
+        found.unpacked += 1
         found.xmp = found.xmp or _text_of(kind, rest)
         if found.xmp is None:
             found.leave(UNREADABLE_XMP)
     elif keyword.startswith(b"Raw profile type "):
+        found.unpacked += 1
         _look_at_raw_profile(found, keyword[17:].strip().lower(), _text_of(kind, rest))
     else:
         found.leave(TEXT)

@@ -1,11 +1,11 @@
 """What the boxes of AVIF and HEIC say besides pixels (ISO/IEC 14496-12 and 23008-12)."""
 
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from beam_upscale.containers import Chunk
+from beam_upscale.containers import Chunk, unpack
+from beam_upscale.errors import ImageError
 from beam_upscale.image.color_tags import ColorTags, of_code_points
 
 _MOST_BOXES = 65_536
@@ -34,9 +34,9 @@ def iso_info(data: bytes) -> IsoInfo:
     """Reads what stands in the boxes before the pixels; damaged ones say nothing."""
     try:
         found = _Boxes.of(data)
-    except (struct.error, IndexError):
+        return IsoInfo() if found is None else found.info()
+    except ImageError:
         return IsoInfo()
-    return IsoInfo() if found is None else found.info()
 
 
 _EXIF_ITEM = re.compile(rb"(infe\x02\0\0[\0\1].{4})Exif", re.DOTALL)
@@ -58,10 +58,10 @@ def _boxes(data: bytes, start: int, end: int) -> Iterator[Chunk]:
     for _ in range(_MOST_BOXES):
         if start + 8 > end:
             return
-        size, kind = struct.unpack_from(">I4s", data, start)
+        size, kind = unpack(">I4s", data, start)
         head = 8
         if size == 1:
-            (size,) = struct.unpack_from(">Q", data, start + 8)
+            (size,) = unpack(">Q", data, start + 8)
             head = 16
         stop = end if size == 0 else start + size
         if stop > end or stop < start + head:
@@ -91,7 +91,7 @@ class _Boxes:
         if b"pitm" not in inside or b"iprp" not in inside:
             return cls(data, meta, ())
         start = inside[b"pitm"].start
-        primary = _number(data, start + 4, 4 if data[start] else 2)
+        primary = _number(data, start + 4, 4 if _number(data, start, 1) else 2)
         below = list(_boxes(data, inside[b"iprp"].start, inside[b"iprp"].end))
         known = [
             each
@@ -112,17 +112,15 @@ class _Boxes:
     def _colors(self) -> ColorTags | None:
         for box in self.properties:
             if box.type == b"colr" and self.data[box.start : box.start + 4] == b"nclx":
-                return of_code_points(*struct.unpack_from(">HH", self.data, box.start + 4))
+                return of_code_points(*unpack(">HH", self.data, box.start + 4))
         return None
 
     def _is_cropped(self) -> bool:
         found = {box.type: box for box in self.properties}
         if b"clap" not in found or b"ispe" not in found:
             return False
-        sizes = struct.unpack_from(">II", self.data, found[b"ispe"].start + 4)
-        width, of_width, height, of_height = struct.unpack_from(
-            ">IIII", self.data, found[b"clap"].start
-        )
+        sizes = unpack(">II", self.data, found[b"ispe"].start + 4)
+        width, of_width, height, of_height = unpack(">IIII", self.data, found[b"clap"].start)
         return (width, height) != (sizes[0] * of_width, sizes[1] * of_height)
 
 
@@ -132,14 +130,14 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 def _associated(data: bytes, box: Chunk, item: int) -> Iterator[int]:
     """Yields the numbers of an item's properties, in their order."""
-    version, flags = data[box.start], data[box.start + 3]
+    version, flags = _number(data, box.start, 1), _number(data, box.start + 3, 1)
     item_size, number_size = (2 if version < 1 else 4), (2 if flags & 1 else 1)
     mask = 0x7FFF if flags & 1 else 0x7F
     count, at = _number(data, box.start + 4, 4), box.start + 8
     for _ in range(min(count, _MOST_BOXES)):
         if at + item_size >= box.end:
             return
-        found, numbers = _number(data, at, item_size), data[at + item_size]
+        found, numbers = _number(data, at, item_size), _number(data, at + item_size, 1)
         at += item_size + 1
         if found == item:
             for place in range(at, min(at + numbers * number_size, box.end), number_size):

@@ -1,15 +1,26 @@
 """What reading and writing share."""
 
 import contextlib
+import struct
+import traceback
 import warnings
 from collections.abc import Iterator
 
 import pyvips
 from PIL import Image
 
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
+
 # pyvips hands libvips's warnings to Python's logging. There the garbage collector may run, close an
 # image that has a warning of its own to give, and GLib ends a process in which warnings nest.
 pyvips._remove_log_handler()
+
+_CODECS = frozenset({"PIL", "pillow_heif", "pyvips"})
+_OURS = frozenset({"beam_upscale"})
+
+
+class CodecError(ImageError):
+    """A codec library cannot read a file; what for is in its words."""
 
 
 @contextlib.contextmanager
@@ -57,3 +68,67 @@ def one_line(error: Exception) -> str:
     """An error's text without line breaks, and not longer than a row of a table can bear."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+@contextlib.contextmanager
+def damage_as_image_error(format_: str) -> Iterator[None]:
+    """Gives what a codec raises on damaged bytes a stable code.
+
+    Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
+    also ValueError, TypeError, IndexError, struct.error and others. What our own code raises is no
+    damage, and passes; nor is a full disk.
+    """
+    try:
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        is_full_disk = isinstance(error, OSError) and error.errno in FULL_DISK
+        if is_full_disk or not is_raised_by_codec(error):
+            raise
+        message = one_line(error)
+        reason = message.lower()
+        if any(sign in reason for sign in _MEMORY_SIGNS):
+            raise MemoryError(message) from error
+        code = _damage_code(error, reason)
+        raise CodecError(code, f"{format_.upper()} cannot be decoded: {message}") from error
+
+
+_MEMORY_SIGNS = ("out of memory", "unable to allocate", "unable to mmap", "cannot allocate memory")
+
+
+def is_raised_by_codec(error: Exception) -> bool:
+    """Whether an exception comes out of a codec library, or out of what that calls.
+
+    Told by its class, and by the traceback: which of theirs and our functions was entered last.
+    """
+    if _package(type(error).__module__) in _CODECS:
+        return True
+    by_codec = False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = _package(str(frame.f_globals.get("__name__")))
+        if package in _CODECS or package in _OURS:
+            by_codec = package in _CODECS
+    return by_codec
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def _damage_code(error: Exception, reason: str) -> ErrorCode:
+    if _is_truncation(error, reason):
+        return ErrorCode.TRUNCATED
+    if reason == "not identified by this driver":
+        # The first bytes were the format's: what Pillow means is a width or height of 0.
+        return ErrorCode.EMPTY_IMAGE
+    if any(sign in reason for sign in ("unsupported", "unknown pixel mode", "not configured")):
+        return ErrorCode.UNSUPPORTED_FORMAT
+    return ErrorCode.CORRUPT
+
+
+def _is_truncation(error: Exception, reason: str) -> bool:
+    ran_out = (EOFError, IndexError, struct.error)
+    if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out):
+        return True
+    return any(sign in reason for sign in ("truncat", "premature end of jpeg image"))

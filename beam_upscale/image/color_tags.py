@@ -221,9 +221,9 @@ def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTa
             return None
         near = primaries.is_near(SRGB_PRIMARIES)
         return ColorTags(primaries, (SRGB_CURVE,) if near else _power(2.2))
-    entries = 1 << bits
+    entries = 1 << bits if 0 < bits <= 16 else 0
     is_short = transfer is not None and transfer.kind == _SHORT
-    if not is_short or len(table) not in (entries, 3 * entries):
+    if not is_short or not entries or len(table) not in (entries, 3 * entries):
         return ColorTags(note=NOT_UNDERSTOOD)
     curves = np.array(table).reshape(-1, entries)
     if photometric == 0:

@@ -1,6 +1,6 @@
 """The directories of TIFF files and EXIF blocks: which fields they have, and what these say.
 
-Nothing is allocated that a directory claims. A function raises `struct.error` where the bytes end
+Nothing is allocated that a directory claims. A function raises an `ImageError` where the bytes end
 before what it looks for.
 """
 
@@ -9,6 +9,9 @@ import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+
+from beam_upscale.containers import unpack
+from beam_upscale.errors import ImageError
 
 ByteString = bytes | bytearray
 """A file's bytes or an EXIF block without a prefix; a mapping of a file does too."""
@@ -53,6 +56,7 @@ _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12
 
 _NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 11: "f", 12: "d", 13: "I", 16: "Q"}
 _RATIONALS = {5: "I", 10: "i"}
+_MOST_FIELDS = 65_535
 _MOST_NUMBERS = 3 << 16
 """As many as the longest field of interest, a TransferFunction, has."""
 
@@ -77,11 +81,11 @@ class Layout:
         order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
         if order is None or len(data) < 8:
             return None
-        (version,) = struct.unpack_from(f"{order}H", data, 2)
+        (version,) = unpack(f"{order}H", data, 2)
         if version == 42:
-            return cls(order, False, struct.unpack_from(f"{order}I", data, 4)[0])
+            return cls(order, False, unpack(f"{order}I", data, 4)[0])
         if version == 43 and len(data) >= 16:
-            return cls(order, True, struct.unpack_from(f"{order}Q", data, 8)[0])
+            return cls(order, True, unpack(f"{order}Q", data, 8)[0])
         return None
 
     @property
@@ -124,15 +128,15 @@ class Field:
 def fields_of(data: ByteString, layout: Layout, directory: int) -> Iterator[Field]:
     """Yields the fields of a directory, in their order."""
     head = f"{layout.order}{'Q' if layout.is_big else 'H'}"
-    (count,) = struct.unpack_from(head, data, directory)
+    (count,) = unpack(head, data, directory)
     inline = 8 if layout.is_big else 4
-    for number in range(count):
+    for number in range(min(count, _MOST_FIELDS)):
         at = directory + layout.head_size + number * layout.field_size
-        tag, kind, values = struct.unpack_from(f"{layout.order}HH{layout.offset}", data, at)
+        tag, kind, values = unpack(f"{layout.order}HH{layout.offset}", data, at)
         start = at + layout.field_size - inline
         size = values * _SIZES.get(kind, 0)
         if size > inline:
-            (start,) = struct.unpack_from(f"{layout.order}{layout.offset}", data, start)
+            (start,) = unpack(f"{layout.order}{layout.offset}", data, start)
         yield Field(at, tag, kind, values, start, size)
 
 
@@ -142,8 +146,7 @@ def fields_by_tag(data: ByteString, layout: Layout, directory: int) -> dict[int,
     try:
         for field in fields_of(data, layout, directory):
             found.setdefault(field.tag, field)
-    except (struct.error, IndexError, OverflowError):
-        # It ends behind the data, or is said to begin where no offset reaches.
+    except ImageError:
         pass
     return found
 
@@ -161,7 +164,8 @@ def numbers_of(data: ByteString, layout: Layout, field: Field | None) -> tuple[f
     if content is None or field is None or field.count > _MOST_NUMBERS:
         return ()
     if code := _NUMBERS.get(field.kind):
-        return struct.unpack(f"{layout.order}{field.count}{code}", content)
+        found = struct.unpack(f"{layout.order}{field.count}{code}", content)
+        return tuple(each if math.isfinite(each) else 0 for each in found)
     if code := _RATIONALS.get(field.kind):
         parts = struct.unpack(f"{layout.order}{2 * field.count}{code}", content)
         pairs = zip(parts[::2], parts[1::2], strict=True)

@@ -7,6 +7,8 @@ its parts by their places.
 import struct
 from collections.abc import Collection, Iterable, Iterator
 
+from beam_upscale.containers import unpack
+from beam_upscale.errors import ImageError
 from beam_upscale.image.directories import (
     Field,
     Layout,
@@ -21,6 +23,9 @@ from beam_upscale.image.values import Resolution
 
 UNREADABLE = "unreadable EXIF dropped"
 """The note on a block without a directory to read."""
+
+LARGEST_BLOCK = 1 << 26
+"""Bytes. The largest blocks of cameras, with previews in makers' notes, take a few million."""
 
 _JPEG_START = b"\xff\xd8\xff"
 
@@ -48,7 +53,7 @@ def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
         The block, None where it cannot be read, and notes.
     """
     layout = Layout.of(exif)
-    if layout is None or layout.is_big:
+    if layout is None or layout.is_big or len(exif) > LARGEST_BLOCK:
         return None, (UNREADABLE,)
     block = bytearray(exif)
     try:
@@ -63,7 +68,7 @@ def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
                 notes = ("maker notes with a preview dropped",)
             gone += _remove(block, layout, directory, removed)
         _erase(block, layout, gone)
-    except struct.error:
+    except ImageError:
         return None, (UNREADABLE,)
     return bytes(block), notes
 
@@ -95,7 +100,7 @@ def with_size(exif: bytes, width: int, height: int) -> bytes:
                     Tag.RELATED_IMAGE_LENGTH: height,
                 },
             )
-    except struct.error:
+    except ImageError:
         return exif
     return bytes(block)
 
@@ -184,7 +189,7 @@ def _thumbnail(block: bytearray, layout: Layout) -> Iterator[_Extent]:
     link = layout.first + layout.head_size + len(fields) * layout.field_size
     if link + 4 > len(block):
         return
-    (start,) = struct.unpack_from(f"{layout.order}I", block, link)
+    (start,) = unpack(f"{layout.order}I", block, link)
     struct.pack_into(f"{layout.order}I", block, link, 0)
     if not start or start == layout.first:
         return

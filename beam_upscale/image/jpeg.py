@@ -42,9 +42,10 @@ _MAX_WALKED_BYTES = 2 << 20
 _MAX_WALKED_BLOCKS = 4 << 20
 """Entropy-coded bytes and blocks up to which it is looked where intervals end: seconds of work."""
 
-_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]", re.DOTALL)
+# Each begins with the first of its fill bytes: a search from every one of them would take hours.
+_END_OF_SCAN = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A marker that ends entropy-coded data, and fill bytes before it."""
-_RESTART = re.compile(rb"\xff+[\xd0-\xd7]")
+_RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
 
 EXTRANEOUS = "extraneous bytes skipped"
 RENUMBERED = "restart markers numbered anew"
@@ -84,7 +85,7 @@ def mended(data: bytes, *, deeply: bool = False) -> Mended | None:
     """
     try:
         return _Mender(data, deeply).mend()
-    except (_DamagedError, ImageError, struct.error):
+    except (_DamagedError, ImageError):
         return None
 
 
@@ -98,7 +99,7 @@ def is_cut(data: bytes) -> bool:
         _Mender(data, deeply=False).mend()
     except _CutError:
         return True
-    except (_DamagedError, ImageError, struct.error):
+    except (_DamagedError, ImageError):
         return False
     return False
 

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from beam_upscale.image.codecs import is_raised_by_codec
+
 LARGEST_PROFILE = 255 * 65_519
 """Bytes: what a JPEG holds, in 255 segments. No profile of a device comes near it."""
 
@@ -91,7 +93,9 @@ def _is_understood(profile: bytes, mode: str) -> bool:
             flags=ImageCms.Flags.NOOPTIMIZE,
         )
         return transform.apply(Image.new(mode, (1, 1))) is not None
-    except (ImageCms.PyCMSError, OSError, ValueError):
+    except Exception as error:
+        if isinstance(error, MemoryError) or not is_raised_by_codec(error):
+            raise
         return False
 
 

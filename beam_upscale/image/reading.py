@@ -1,12 +1,10 @@
 """From bytes to arrays."""
 
 import codecs
-import contextlib
 import dataclasses
 import functools
 import io
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -24,14 +22,15 @@ from PIL import (
 )
 
 from beam_upscale import containers
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import beside, color_tags, jpeg, profiles, tiff, xmp
 from beam_upscale.image import exif as exif_blocks
 from beam_upscale.image.beside import Beside
 from beam_upscale.image.boxes import has_exif, without_exif
 from beam_upscale.image.codecs import (
+    damage_as_image_error,
     forget_errors,
-    one_line,
+    is_raised_by_codec,
     quiet_pillow,
     raise_jpeg_warnings,
 )
@@ -98,7 +97,13 @@ def read_header(data: bytes) -> ImageHeader:
         return inspect(data).header
 
 
-def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST) -> DecodedImage:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int,
+    animated: Animated = Animated.FIRST,
+    before_pixels: Callable[[ImageHeader], None] | None = None,
+) -> DecodedImage:
     """Decodes one picture; the module's docstring says what becomes of each kind of pixel.
 
     While it runs, Pillow's warnings and its own limit of pixels are off in the whole process, and
@@ -109,6 +114,7 @@ def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST)
         data: a whole file.
         max_pixels: the most pixels (width times height) that the file may claim.
         animated: whether a file of several frames gives its first or is refused.
+        before_pixels: called once the header is known and accepted.
 
     Raises:
         ImageError: EMPTY_FILE, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, EMPTY_IMAGE (no width or height),
@@ -119,7 +125,9 @@ def decode(data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST)
     with quiet_pillow():
         source = inspect(data)
         check_acceptable(source.header, max_pixels, animated)
-        _check_complete(data, source.header.format)
+        if before_pixels is not None:
+            before_pixels(source.header)
+        _check_complete(data, source.header.format, source.header.width * source.header.height)
         picture = _read_picture(data, source)
         return _assemble(source, picture)
 
@@ -260,14 +268,7 @@ def _identify_iso(data: bytes) -> str | None:
 
 def inspect(data: bytes) -> Source:
     """Reads a file's header, and what decoding its pixels needs to know; as `read_header`."""
-    format_ = identify(data)
-    try:
-        return _INSPECTORS[format_](data)
-    except struct.error as error:
-        raise ImageError(
-            ErrorCode.TRUNCATED,
-            f"{format_.upper()} ends after {len(data)} bytes, within its header",
-        ) from error
+    return _INSPECTORS[identify(data)](data)
 
 
 def _inspect_png(data: bytes) -> Source:
@@ -377,14 +378,15 @@ def _source(
 
 def _inspect_iso(format_: str, data: bytes) -> Source:
     containers.check_boxes(data, format_)
-    return _inspect_by_pillow(format_, data)
+    source = _inspect_by_pillow(format_, data)
+    containers.check_iso_sizes(data, format_, source.header.width * source.header.height)
+    return source
 
 
 def _inspect_by_pillow(format_: str, data: bytes) -> Source:
     """Inspects by readers that leave the pixels for later."""
     with damage_as_image_error(format_), _open(format_, data) as image:
-        # Counting the frames of a GIF skips over their blocks without decoding them.
-        frames = getattr(image, "n_frames", 1)
+        frames = containers.gif_frames(data) if format_ == "gif" else getattr(image, "n_frames", 1)
         exif = _bare_exif(image.info.get("exif"))
         return _source(
             format_,
@@ -474,13 +476,15 @@ def check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -
         )
 
 
-def _check_complete(data: bytes, format_: str) -> None:
+def _check_complete(data: bytes, format_: str, pixels: int) -> None:
     if format_ == "png":
         containers.check_png(data)
     elif format_ == "webp":
         containers.check_webp(data)
     elif format_ == "tiff":
         containers.check_tiff(data)
+    elif format_ == "jpeg":
+        containers.check_jpeg(data, pixels)
 
 
 def _read_picture(data: bytes, source: Source) -> _Picture:
@@ -500,46 +504,6 @@ def look_behind(data: bytes, source: Source) -> None:
     """Notes what follows a JPEG's picture, which takes its whole file to see."""
     if source.beside.pictures == 1 and beside.trailer_of_jpeg(data):
         source.beside.leave(beside.TRAILER)
-
-
-@contextlib.contextmanager
-def damage_as_image_error(format_: str) -> Iterator[None]:
-    """Gives what a codec raises on damaged bytes a stable code.
-
-    Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
-    also ValueError, TypeError, IndexError, struct.error and others. That a disk is full is none.
-    """
-    try:
-        yield
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL_DISK:
-            raise
-        message = one_line(error)
-        reason = message.lower()
-        if "out of memory" in reason or "unable to allocate" in reason:
-            raise MemoryError(message) from error
-        code = _damage_code(error, reason)
-        raise ImageError(code, f"{format_.upper()} cannot be decoded: {message}") from error
-
-
-def _damage_code(error: Exception, reason: str) -> ErrorCode:
-    if _is_truncation(error, reason):
-        return ErrorCode.TRUNCATED
-    if reason == "not identified by this driver":
-        # The first bytes were the format's: what Pillow means is a width or height of 0.
-        return ErrorCode.EMPTY_IMAGE
-    if any(sign in reason for sign in ("unsupported", "unknown pixel mode", "not configured")):
-        return ErrorCode.UNSUPPORTED_FORMAT
-    return ErrorCode.CORRUPT
-
-
-def _is_truncation(error: Exception, reason: str) -> bool:
-    ran_out = (EOFError, IndexError, struct.error)
-    if isinstance(error, ran_out) or isinstance(error.__cause__, ran_out):
-        return True
-    return any(sign in reason for sign in ("truncat", "premature end of jpeg image"))
 
 
 def _read_png(data: bytes, source: Source) -> _Picture:
@@ -893,6 +857,8 @@ def _tiff_exif(file: BinaryIO) -> bytes | None:
         for tag in set(exif) - _TIFF_EXIF_TAGS:
             del exif[tag]
         return _bare_exif(exif.tobytes()) if len(exif) else None
-    except Exception:
+    except Exception as error:
+        if isinstance(error, MemoryError) or not is_raised_by_codec(error):
+            raise
         # Damaged fields raise what they like; they are no reason to lose the picture.
         return None

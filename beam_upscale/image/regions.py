@@ -19,7 +19,6 @@ import functools
 import io
 import mmap
 import os
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +32,12 @@ from beam_upscale import containers
 from beam_upscale.containers import TiffInfo
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.image import jpeg, reading, tiff
-from beam_upscale.image.codecs import forget_errors, quiet_pillow, raise_jpeg_warnings
+from beam_upscale.image.codecs import (
+    damage_as_image_error,
+    forget_errors,
+    quiet_pillow,
+    raise_jpeg_warnings,
+)
 from beam_upscale.image.values import DecodedImage, ImageHeader, Metadata, Pixels
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
@@ -105,7 +109,7 @@ class PictureReader:
             OSError: of `FULL_DISK`, the temporary folder has no space for a turned picture.
         """
         header = self.picture.header
-        with reading.damage_as_image_error(header.format):
+        with damage_as_image_error(header.format):
             if self._orientation <= 2:
                 rows = self._rows()
                 if self._orientation == 2:
@@ -126,7 +130,7 @@ class PictureReader:
         Raises:
             ImageError: as `decode`.
         """
-        with reading.damage_as_image_error(self.picture.header.format):
+        with damage_as_image_error(self.picture.header.format):
             return _fetch(self._image, box)
 
 
@@ -143,7 +147,11 @@ def read_file_header(path: Path) -> ImageHeader:
 
 @contextlib.contextmanager
 def open_picture(
-    path: Path, *, max_pixels: int, animated: Animated = Animated.FIRST
+    path: Path,
+    *,
+    max_pixels: int,
+    animated: Animated = Animated.FIRST,
+    before_pixels: Callable[[ImageHeader], None] | None = None,
 ) -> Iterator[PictureReader]:
     """Opens a file to read its picture in parts.
 
@@ -151,6 +159,7 @@ def open_picture(
         path: of the file.
         max_pixels: as for `decode`.
         animated: as for `decode`.
+        before_pixels: as for `decode`.
 
     Raises:
         ImageError: as `decode`.
@@ -159,7 +168,9 @@ def open_picture(
     with path.open("rb") as file, quiet_pillow():
         source = _inspect(file)
         reading.check_acceptable(source.header, max_pixels, animated)
-        with reading.damage_as_image_error(source.header.format):
+        if before_pixels is not None:
+            before_pixels(source.header)
+        with damage_as_image_error(source.header.format):
             reader = _reader(file, source, max_pixels, animated)
         yield reader
 
@@ -171,13 +182,8 @@ def _inspect(file: BinaryIO) -> reading.Source:
         return reading.inspect(containers.png_without_pixels(file))
     if format_ == "tiff":
         with _mapped(file) as data:
-            try:
-                file.seek(0)
-                return reading.inspect_tiff(data, file)
-            except struct.error as error:
-                raise ImageError(
-                    ErrorCode.TRUNCATED, f"TIFF ends after {len(data)} bytes, within its header"
-                ) from error
+            file.seek(0)
+            return reading.inspect_tiff(data, file)
     if format_ in _INSPECTED_WHOLE:
         return reading.inspect(_whole(file))
     while True:
@@ -233,6 +239,7 @@ def _jpeg(file: BinaryIO, source: reading.Source) -> PictureReader:
     """Opens a JPEG, and reads it once before where it may be odd: a note is to say so."""
     open_ = functools.partial(_open, file, "sequential")
     with _mapped(file) as data:
+        containers.check_jpeg(data, source.header.width * source.header.height)
         reading.look_behind(data, source)
         odd = jpeg.mended(data)
         if odd is None or odd.notes or not odd.is_plain:

@@ -141,7 +141,8 @@ def _check_samples(info: TiffInfo, mode: str, colors: int) -> None:
     if not info.has_equal_samples:
         raise _unsupported("TIFF whose samples differ in bits or format; make them equal")
     # What JPEG holds says itself how many samples there are.
-    if info.samples_per_pixel < colors and info.compression not in (_OLD_JPEG, _JPEG):
+    least = 1 if info.compression in (_OLD_JPEG, _JPEG) else colors
+    if info.samples_per_pixel < least:
         raise ImageError(
             ErrorCode.CORRUPT,
             f"TIFF of {info.samples_per_pixel} samples a pixel, where {mode} takes {colors}",
@@ -328,10 +329,11 @@ class BareTiff:
         """(entries, 3), as Pillow takes it."""
         entries = 2**self._info.bits_per_sample
         values = self._info.color_map
-        if len(values) != 3 * entries:
+        if len(values) != 3 * entries or max(values) > 0xFFFF:
             raise ImageError(
                 ErrorCode.CORRUPT,
-                f"TIFF with a palette of {len(values)} values, where {3 * entries} are needed",
+                f"TIFF with a palette of {len(values)} values, the largest of which is "
+                f"{max(values, default=0)}; {3 * entries} up to 65535 are needed",
             )
         return (np.array(values, np.uint16) // 256).astype(np.uint8).reshape(3, entries).T
 

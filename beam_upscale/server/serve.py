@@ -102,7 +102,7 @@ def serve(
     leash.allow_many_files()
     _require_files(settings)
     try:
-        worker = Worker.load(settings.upscale)
+        worker = Worker.load(settings.upscale, settings.decode_seconds)
         try:
             finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
         finally:

@@ -9,6 +9,8 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.settings import UpscaleSettings
 
+DEFAULT_DECODE_SECONDS = 30.0
+
 _ANY_PORT = 0
 _LAST_PORT = 2**16 - 1
 
@@ -40,6 +42,7 @@ class ServeSettings:
             a key's own limit takes its place.
         requests_per_second_per_key: calls begun in a second, likewise; None sets no limit.
         request_timeout_seconds: how long a request may take to arrive.
+        decode_seconds: how long an image may take to be decoded.
         idle_seconds: how long a connection may stay without a call.
         keep_alive_seconds: how long a caller hears nothing while it waits.
         drain_seconds: how long calls may take to finish when the server is asked to stop.
@@ -63,6 +66,7 @@ class ServeSettings:
     max_in_flight_per_key: int = 64
     requests_per_second_per_key: float | None = None
     request_timeout_seconds: float = 30.0
+    decode_seconds: float = DEFAULT_DECODE_SECONDS
     idle_seconds: float = 60.0
     keep_alive_seconds: float = 10.0
     drain_seconds: float = 60.0
@@ -91,6 +95,7 @@ class ServeSettings:
         check_positive(
             requests_per_second_per_key=self.requests_per_second_per_key,
             request_timeout_seconds=self.request_timeout_seconds,
+            decode_seconds=self.decode_seconds,
             idle_seconds=self.idle_seconds,
             keep_alive_seconds=self.keep_alive_seconds,
         )

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_upscale.decoding import SIGNALS_OF_PARENT, blocked
+from beam_upscale.decoding.environment import plain_environment
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.server import leash
 from beam_upscale.server.web_bootstrap import ANY_ORIGIN, NAME, Address, Bootstrap
@@ -272,6 +273,7 @@ class _Envoy:
                     stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
+                    env=plain_environment(),
                     text=True,
                     errors="replace",
                     process_group=0,

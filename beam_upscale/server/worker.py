@@ -23,6 +23,7 @@ from beam_upscale.models.failures import Fault, device_lost, fault_of
 from beam_upscale.parameters import Parameters
 from beam_upscale.server.refusals import of_error, of_image
 from beam_upscale.server.requests import Call
+from beam_upscale.server.settings import DEFAULT_DECODE_SECONDS
 from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
 from beam_upscale.stages import UpscaledImage, advance, finish, prepare
 
@@ -108,23 +109,29 @@ class Worker:
 
     Args:
         networks: one for each engine that is served.
+        decode_seconds: the longest that an image may take to be decoded. Callers wait for it, and
+            an image is at most as large as its engine takes.
     """
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(
+        self, networks: Sequence[Network], decode_seconds: float = DEFAULT_DECODE_SECONDS
+    ) -> None:
         self._networks: Mapping[str, Network] = {
             network.stage.engine.name: network for network in networks
         }
-        self._decoders = DecoderPool(usable_cores())
+        self._decoders = DecoderPool(usable_cores(), decode_seconds)
         self._encode = EncodeOptions()
 
     @classmethod
-    def load(cls, settings: UpscaleSettings) -> "Worker":
+    def load(
+        cls, settings: UpscaleSettings, decode_seconds: float = DEFAULT_DECODE_SECONDS
+    ) -> "Worker":
         """Settles every `auto` on this machine and loads the networks of all engines.
 
         Raises:
             SettingsError: as `UpscaleSettings.pin`.
         """
-        return cls([Network.load(stage) for stage in settings.pin().stages])
+        return cls([Network.load(stage) for stage in settings.pin().stages], decode_seconds)
 
     @property
     def engines(self) -> tuple[str, ...]:

@@ -8,25 +8,25 @@ Bytes from strangers can end a codec library with a signal, hang it or exhaust m
            - request, file's bytes ->
            <- reply, pixels -             and so on; it exits when its parent is gone
 
-A message is a frame: four bytes with the length of a JSON object, the object, and raw buffers whose
-lengths stand in the object. Nothing is pickled: whoever takes over a child must not be able to hand
-objects to the parent, and the parent checks every size that it is told.
+`frames` are what they send each other; the parent checks every size that it is told. A picture that
+is not to be held whole stays in its file: the request names that, and the child sends a region of
+it, or all its rows in as many messages as they take.
 
-A picture that is not to be held whole stays in its file: the request names that, and the child
-sends a region of it, or all its rows in as many messages as they take.
+A child is told nothing of its parent but where things are (`environment`), and limits itself
+(`limits`). What a codec makes of memory that it is not given differs (libwebp cannot create a
+decoder, libavif cannot decode planes, libvips cannot map). So a file that a codec refuses is given
+to it once more, with the address space that it asks for: the parent watches how much that is, ends
+the child where it is more than was allowed, and says OUT_OF_MEMORY then.
 """
 
 import atexit
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
-import resource
 import select
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -36,31 +36,60 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import pyvips
 
-from beam_upscale import image
-from beam_upscale.errors import FULL_DISK, BrokenProcessError, ErrorCode, ImageError
+from beam_upscale.decoding.child import SIGNALS_OF_PARENT, main, usable_cores
+from beam_upscale.decoding.environment import module_path, plain_environment
+from beam_upscale.decoding.frames import (
+    Frame,
+    Readable,
+    read_buffer,
+    read_frame,
+    read_into,
+    write_frame,
+)
+from beam_upscale.decoding.limits import address_space_of
+from beam_upscale.errors import (
+    FULL_DISK,
+    BrokenProcessError,
+    ErrorCode,
+    ImageError,
+    log_mistake,
+)
 from beam_upscale.image import DecodedImage, ImageHeader, Metadata, Pixels
-from beam_upscale.image.regions import Picture, open_picture, read_file_header
-from beam_upscale.image.values import NO_METADATA, Resolution
+from beam_upscale.image.regions import Picture
+from beam_upscale.image.values import Resolution
 from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
+
+__all__ = [
+    "CHILD_COMMAND",
+    "DEFAULT_TIMEOUT_SECONDS",
+    "HEADER_TIMEOUT_SECONDS",
+    "IDLE_RESIDENT_LIMIT",
+    "SIGNALS_OF_PARENT",
+    "DecoderPool",
+    "blocked",
+    "main",
+    "shared_pool",
+    "usable_cores",
+]
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.decoding")
 """How a child is started. Another command has to call `main`."""
 
 DEFAULT_TIMEOUT_SECONDS = 300.0
+HEADER_TIMEOUT_SECONDS = 30.0
+"""The longest that a header may take, where pixels may take longer."""
 IDLE_RESIDENT_LIMIT = 256 * 2**20
 """Bytes. A child that still holds more than this after a request is replaced."""
 
 _PIPE_SIZE = 2**20
 """Bytes; the most that Linux gives an ordinary user."""
-_MAX_OBJECT = 2**20
 _MAX_METADATA = 256 * 2**20
-"""Bytes that a parent takes as a frame's JSON object, and as an ICC profile or EXIF block."""
+"""Bytes that a parent takes as an ICC profile or EXIF block."""
 _MOST_RESOLUTION = 2**40
 """Pixels in an inch that a parent takes."""
 _EXIT_SECONDS = 5.0
@@ -69,9 +98,8 @@ _START_SECONDS = 5.0
 """Seconds for which the system may refuse to start a child while no other one works."""
 _SECONDS_BETWEEN_STARTS = 0.1
 
-SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
-"""They ask the parent to end, which finishes what is begun, and reach its children too: a terminal
-sends them to a process group, Slurm and systemd to every process of a job."""
+_SECONDS_BETWEEN_LOOKS = 0.005
+"""How often the parent looks at the address space of a child that the system does not limit."""
 
 _CHILD_ENVIRONMENT = {
     # Keep the working directory off the module path: a data set may hold a numpy.py.
@@ -81,6 +109,8 @@ _CHILD_ENVIRONMENT = {
     "VIPS_CONCURRENCY": "1",
     # glibc: give large blocks back to the system when they are freed.
     "MALLOC_MMAP_THRESHOLD_": "131072",
+    # Also glibc: each of the others takes 64 MB of address space.
+    "MALLOC_ARENA_MAX": "2",
 }
 
 T = TypeVar("T")
@@ -89,33 +119,26 @@ T = TypeVar("T")
 _Told = ImageError | OSError
 
 
-class _Readable(Protocol):
-    def readinto(self, view: memoryview, /) -> int: ...
-
-
-class _Writable(Protocol):
-    def write(self, view: memoryview, /) -> int: ...
-
-
 class _ChildLostError(Exception):
     """The child ended, or answered what no child answers; the text says how."""
 
 
-class _ConsumerError(Exception):
-    """Whoever takes the rows that a child sends failed; its cause says how."""
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """A message without its buffers, which are still to be read from the stream.
+class _CodecRefusalError(ImageError):
+    """What a codec says of a file, under a limit that may be why.
 
     Attributes:
-        fields: the JSON object.
-        lengths: bytes of each buffer; None for one that is absent.
+        limit: bytes of address space that the child was allowed.
     """
 
-    fields: dict[str, Any]
-    lengths: tuple[int | None, ...]
+    limit: int
+
+
+class _OverLimitError(Exception):
+    """A child takes more address space than it may."""
+
+
+class _ConsumerError(Exception):
+    """Whoever takes the rows that a child sends failed; its cause says how."""
 
 
 class DecoderPool:
@@ -143,12 +166,14 @@ class DecoderPool:
 
         Args:
             max_processes: the most children at a time, at least 1.
-            timeout_seconds: the longest that one image may take.
+            timeout_seconds: the longest that one image may take; a header takes
+                `HEADER_TIMEOUT_SECONDS` at most.
             command: how a child is started; None for `CHILD_COMMAND`.
         """
         self.command = tuple(command or CHILD_COMMAND)
         self._max_processes = max_processes
         self._timeout_seconds = timeout_seconds
+        self._header_seconds = min(timeout_seconds, HEADER_TIMEOUT_SECONDS)
         self._is_closed = False
         self._forget_children()
         _pools.add(self)
@@ -174,7 +199,7 @@ class DecoderPool:
                 OUT_OF_MEMORY as in `decode`.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
-        return self._ask({"request": "header"}, data, _receive_header)
+        return self._ask({"request": "header"}, data, _receive_header, self._header_seconds)
 
     def read_file_header(self, path: Path) -> ImageHeader:
         """Does what `regions.read_file_header` does, in a child.
@@ -183,7 +208,8 @@ class DecoderPool:
             ImageError: as `read_header`; READ_ERROR.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
-        return self._ask({"request": "file_header"}, os.fsencode(path), _receive_header)
+        request = {"request": "file_header"}
+        return self._ask(request, _name(path), _receive_header, self._header_seconds)
 
     def read_picture(self, path: Path, *, max_pixels: int, animated: Animated) -> Picture:
         """What a file says of its picture.
@@ -194,7 +220,7 @@ class DecoderPool:
         """
         request = {"request": "picture", "max_pixels": max_pixels, "animated": animated}
         receive = functools.partial(_receive_picture, max_pixels)
-        return self._ask(request, os.fsencode(path), receive)
+        return self._ask(request, _name(path), receive)
 
     def read_region(
         self, path: Path, box: Box, *, max_pixels: int, animated: Animated
@@ -212,7 +238,7 @@ class DecoderPool:
             "animated": animated,
         }
         receive = functools.partial(_receive_region, max_pixels, box)
-        return self._ask(request, os.fsencode(path), receive)
+        return self._ask(request, _name(path), receive)
 
     def read_bands(
         self,
@@ -251,7 +277,7 @@ class DecoderPool:
             _receive_bands, max_pixels, height, self._timeout_seconds, consume
         )
         try:
-            return self._ask(request, os.fsencode(path), receive)
+            return self._ask(request, _name(path), receive)
         except _ConsumerError as error:
             assert error.__cause__ is not None
             raise error.__cause__ from None
@@ -279,53 +305,96 @@ class DecoderPool:
         self,
         request: dict[str, Any],
         data: bytes,
-        receive: Callable[[_Frame, _Readable], T | _Told],
+        receive: Callable[[Frame, Readable], T | _Told],
+        seconds: float | None = None,
     ) -> T:
+        exchange = _Exchange(request, data, seconds or self._timeout_seconds)
         with self._slots:
             try:
-                child = self._take_idle() or self._start_patiently(self._take_idle)
-                return self._ask_child(child, request, data, receive)
-            except _ChildLostError:
-                # An earlier image may have damaged this child: a fresh one tells.
-                fresh = self._start_patiently(self._end_idle)
-            try:
-                return self._ask_child(fresh, request, data, receive)
-            except _ChildLostError as lost:
-                raise ImageError(
-                    ErrorCode.DECODER_CRASHED,
-                    f"two decoder processes were lost on this input, the last one by {lost}; "
-                    "the file is damaged or hostile, or memory ran out",
-                ) from lost
+                return self._ask_twice(exchange, receive)
+            except _CodecRefusalError as refusal:
+                raise self._explained(refusal, exchange) from refusal.__cause__
+
+    def _ask_twice(
+        self, exchange: "_Exchange", receive: Callable[[Frame, Readable], T | _Told]
+    ) -> T:
+        try:
+            child = self._take_idle() or self._start_patiently(self._take_idle)
+            return self._ask_child(child, exchange, receive)
+        except _ChildLostError:
+            # An earlier image may have damaged this child: a fresh one tells.
+            fresh = self._start_patiently(self._end_idle)
+        try:
+            return self._ask_child(fresh, exchange, receive)
+        except _ChildLostError as lost:
+            raise ImageError(
+                ErrorCode.DECODER_CRASHED,
+                f"two decoder processes were lost on this input, the last one by {lost}; "
+                "the file is damaged or hostile, or memory ran out",
+            ) from lost
 
     def _ask_child(
         self,
         child: "_Child",
-        request: dict[str, Any],
-        data: bytes,
-        receive: Callable[[_Frame, _Readable], T | _Told],
+        exchange: "_Exchange",
+        receive: Callable[[Frame, Readable], T | _Told],
     ) -> T:
-        with self._at_work(), self._killed_when_late(child):
-            answer = child.ask(request, data, receive)
+        with self._at_work(), self._killed_when_late(child, exchange.seconds):
+            answer = child.ask(exchange, receive)
             resident = child.wait_until_ready()
         self._keep(child, resident)
         if isinstance(answer, _Told):
             raise answer
         return answer
 
+    def _explained(self, refusal: _CodecRefusalError, exchange: "_Exchange") -> ImageError:
+        """Tells a file that a codec cannot read from one that takes more memory than it may."""
+        if self._takes_more(exchange, refusal.limit):
+            return ImageError(
+                ErrorCode.OUT_OF_MEMORY,
+                "its decoder asks for more memory than a picture of its size takes (its process "
+                f"may have {refusal.limit >> 20:,} MiB of address space); the file is damaged or "
+                "hostile",
+            )
+        return ImageError(refusal.code, refusal.message)
+
+    def _takes_more(self, exchange: "_Exchange", limit: int) -> bool:
+        """Whether a child that is given the address space it asks for takes more than this."""
+        child = self._take_idle() or self._start_patiently(self._take_idle)
+        for _ in range(2):
+            try:
+                with self._at_work(), self._killed_when_late(child, exchange.seconds):
+                    before, peak = child.look_again(exchange, limit)
+                    resident = child.wait_until_ready()
+            except _OverLimitError:
+                return True
+            except (_ChildLostError, ImageError):
+                return False
+            if peak > max(limit, before) or before <= limit:
+                self._keep(child, resident)
+                return peak > limit
+            # It took as much for an earlier image; a fresh one tells.
+            child.close()
+            child = self._start_patiently(self._end_idle)
+        child.close()
+        return False
+
     @contextlib.contextmanager
-    def _killed_when_late(self, child: "_Child") -> Iterator[None]:
+    def _killed_when_late(self, child: "_Child", seconds: float) -> Iterator[None]:
         """Runs an exchange with a child; a child that does not get through it is ended."""
-        child.must_answer_within(self._timeout_seconds)
+        child.must_answer_within(seconds)
         try:
             yield
         except TimeoutError as error:
             child.kill()
-            raise ImageError(
-                ErrorCode.DECODER_TIMEOUT,
-                f"decoding took longer than {self._timeout_seconds:g} seconds",
-            ) from error
+            raise _too_late(seconds) from error
+        except _OverLimitError:
+            child.kill()
+            raise
         except BaseException as error:
             ending = child.end()
+            if child.ran_out_of_seconds:
+                raise _too_late(seconds) from error
             if isinstance(error, (EOFError, OSError, ValueError, KeyError, TypeError)):
                 raise _ChildLostError(ending) from error
             raise
@@ -389,7 +458,7 @@ class DecoderPool:
         with self._lock:
             self._children.add(child)
         try:
-            with self._at_work(), self._killed_when_late(child):
+            with self._at_work(), self._killed_when_late(child, self._timeout_seconds):
                 child.wait_until_ready()
         except (_ChildLostError, ImageError) as error:
             raise self._unavailable(error) from error
@@ -423,6 +492,34 @@ class DecoderPool:
         self._forget_children()
 
 
+@dataclass(frozen=True)
+class _Exchange:
+    """What a child is asked.
+
+    Attributes:
+        request: the fields of the message.
+        data: a file's bytes, or its name.
+        seconds: the longest that the child may take.
+    """
+
+    request: dict[str, Any]
+    data: bytes
+    seconds: float
+
+    def send(self, stream: "_TimedPipe", **fields: Any) -> None:
+        """Sends it, with further fields."""
+        write_frame(stream, {**self.request, "seconds": self.seconds, **fields}, [self.data])
+
+
+def _name(path: Path) -> bytes:
+    """A file's name for a child, which works in another folder."""
+    return os.fsencode(path.absolute())
+
+
+def _too_late(seconds: float) -> ImageError:
+    return ImageError(ErrorCode.DECODER_TIMEOUT, f"decoding took longer than {seconds:g} seconds")
+
+
 class _Child:
     """The parent's end of one child process."""
 
@@ -434,7 +531,8 @@ class _Child:
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, **_CHILD_ENVIRONMENT, "PYTHONPATH": _module_path()},
+                cwd=os.path.sep,
+                env={**plain_environment(), **_CHILD_ENVIRONMENT, "PYTHONPATH": module_path()},
                 process_group=0,
                 pipesize=_PIPE_SIZE,
             )
@@ -446,18 +544,38 @@ class _Child:
         self._requests.deadline = self._replies.deadline = time.monotonic() + seconds
 
     def wait_until_ready(self) -> int:
-        """Returns the bytes of memory that the child holds."""
-        return int(_read_frame(self._replies).fields["ready"])
+        """Returns the bytes of memory that the child holds.
+
+        Address space that it has not given back counts half: it leaves less for the next image.
+        """
+        fields = read_frame(self._replies).fields
+        return max(int(fields["ready"]), int(fields.get("grown", 0)) // 2)
 
     def ask(
-        self,
-        request: dict[str, Any],
-        data: bytes,
-        receive: Callable[[_Frame, _Readable], T | _Told],
+        self, exchange: _Exchange, receive: Callable[[Frame, Readable], T | _Told]
     ) -> T | _Told:
-        _write_frame(self._requests, request, [data])
-        reply = _read_frame(self._replies)
+        exchange.send(self._requests)
+        reply = read_frame(self._replies)
         return _told(reply) or receive(reply, self._replies)
+
+    def look_again(self, exchange: _Exchange, limit: int) -> tuple[int, int]:
+        """The most address space that the child ever took, before an image and after it.
+
+        Raises:
+            _OverLimitError: it takes more than `limit`, at this moment.
+        """
+        self._replies.check = functools.partial(_check_address_space, self._process.pid, limit)
+        try:
+            exchange.send(self._requests, second_look=True)
+            fields = read_frame(self._replies).fields
+        finally:
+            self._replies.check = None
+        return int(fields["before"]), int(fields["peak"])
+
+    @property
+    def ran_out_of_seconds(self) -> bool:
+        """Whether the child has ended by its limit of CPU seconds."""
+        return self._process.returncode == -signal.SIGXCPU
 
     def kill(self) -> None:
         """Ends a child that may be doing anything."""
@@ -487,6 +605,12 @@ class _Child:
         self._replies.close()
 
 
+def _check_address_space(pid: int, limit: int) -> None:
+    taken = address_space_of(pid)
+    if taken is not None and taken > limit:
+        raise _OverLimitError
+
+
 @contextlib.contextmanager
 def blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """Within it, this thread takes none of these signals, and what it starts none for good.
@@ -505,6 +629,7 @@ class _TimedPipe:
 
     Attributes:
         deadline: of the monotonic clock, in seconds; what is not done by then raises TimeoutError.
+        check: called over and over while there is nothing to do but wait.
     """
 
     def __init__(self, end: Any, event: int) -> None:
@@ -519,6 +644,7 @@ class _TimedPipe:
         self._poll = select.poll()
         self._poll.register(end, event)
         self.deadline = math.inf
+        self.check: Callable[[], None] | None = None
 
     def readinto(self, view: memoryview) -> int:
         while (count := self._end.readinto(view)) is None:
@@ -534,9 +660,13 @@ class _TimedPipe:
         self._end.close()
 
     def _wait(self) -> None:
-        seconds = self.deadline - time.monotonic()
-        if seconds <= 0 or not self._poll.poll(math.ceil(1000 * seconds)):
-            raise TimeoutError
+        while (seconds := self.deadline - time.monotonic()) > 0:
+            if self.check is not None:
+                self.check()
+                seconds = min(seconds, _SECONDS_BETWEEN_LOOKS)
+            if self._poll.poll(math.ceil(1000 * seconds)):
+                return
+        raise TimeoutError
 
 
 _pools: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
@@ -554,137 +684,8 @@ def shared_pool() -> DecoderPool:
         return _shared
 
 
-def main(
-    decode: Callable[..., DecodedImage] = image.decode,
-    read_header: Callable[[bytes], ImageHeader] = image.read_header,
-) -> None:
-    """Runs a child on standard input and output until its parent is gone.
-
-    Args:
-        decode: replaces `image.decode`, e.g. by one that crashes, in tests.
-        read_header: replaces `image.read_header`.
-    """
-    for number in SIGNALS_OF_PARENT:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
-    with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
-        # What a codec library prints must reach neither the protocol nor a terminal.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
-        # Kept operations hold files open, and what they last read of them.
-        pyvips.cache_set_max(0)
-        watch = threading.Thread(target=_exit_with_parent, args=(requests.fileno(),), daemon=True)
-        watch.start()
-        serve(requests, replies, decode, read_header)
-
-
-def serve(
-    requests: _Readable,
-    replies: _Writable,
-    decode: Callable[..., DecodedImage] = image.decode,
-    read_header: Callable[[bytes], ImageHeader] = image.read_header,
-) -> None:
-    """Answers requests until their stream ends."""
-    while True:
-        _write_frame(replies, {"ready": _resident_bytes()})
-        try:
-            request = _read_frame(requests)
-        except EOFError:
-            return
-        data = bytes(_read_buffer(requests, request.lengths[0] or 0))
-        for fields, buffers in _answers(request.fields, data, decode, read_header):
-            _write_frame(replies, fields, buffers)
-            # Freed before the next "ready" tells how much this process holds.
-            del fields, buffers
-        del data
-
-
-_Answer = tuple[dict[str, Any], list[bytes | memoryview | None]]
-
-
-def _answers(
-    request: dict[str, Any],
-    data: bytes,
-    decode: Callable[..., DecodedImage],
-    read_header: Callable[[bytes], ImageHeader],
-) -> Iterator[_Answer]:
-    """The messages that answer a request; the last one says what went wrong, where that did."""
-    try:
-        match request["request"]:
-            case "header":
-                yield {"header": dataclasses.asdict(read_header(data))}, []
-            case "decode":
-                animated = Animated(request["animated"])
-                max_pixels = request["max_pixels"]
-                yield _image_answer(decode(data, max_pixels=max_pixels, animated=animated))
-            case "file_header":
-                header = read_file_header(Path(os.fsdecode(data)))
-                yield {"header": dataclasses.asdict(header)}, []
-            case _:
-                yield from _picture_answers(request, Path(os.fsdecode(data)))
-    except ImageError as error:
-        yield {"error": error.code, "message": error.message}, []
-    except MemoryError as error:
-        message = f"the picture does not fit into memory: {error}"
-        yield {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
-    except OSError as error:
-        if error.errno in FULL_DISK:
-            # What it was read into, then: the temporary folder.
-            yield {"full_disk": error.errno, "message": error.strerror, "in": error.filename}, []
-            return
-        yield {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}, []
-    except Exception as error:
-        # A mistake of ours, told where it can be seen: standard error is closed.
-        message = f"the decoder failed with {type(error).__name__}: {error}"
-        yield {"error": ErrorCode.DECODER_CRASHED, "message": message}, []
-
-
-def _picture_answers(request: dict[str, Any], path: Path) -> Iterator[_Answer]:
-    animated = Animated(request["animated"])
-    with open_picture(path, max_pixels=request["max_pixels"], animated=animated) as reader:
-        picture = reader.picture
-        told, buffers = _metadata_answer(picture.metadata)
-        fields = told | dataclasses.asdict(dataclasses.replace(picture, metadata=NO_METADATA))
-        del fields["metadata"]
-        match request["request"]:
-            case "picture":
-                yield fields, buffers
-            case "region":
-                region = reader.region(Box(*request["box"]))
-                yield fields, [*buffers, _bytes_of(region)]
-            case "bands":
-                yield fields, buffers
-                for rows in reader.bands(request["height"]):
-                    yield {"rows": len(rows)}, [_bytes_of(rows)]
-
-
-def _bytes_of(pixels: Pixels) -> memoryview:
-    return np.ascontiguousarray(pixels).data.cast("B")
-
-
-def _image_answer(decoded: DecodedImage) -> _Answer:
-    metadata, buffers = _metadata_answer(decoded.metadata)
-    fields = {
-        **metadata,
-        "header": dataclasses.asdict(decoded.header),
-        "notes": decoded.notes,
-        "dtype": decoded.color.dtype.name,
-        "shape": decoded.color.shape,
-    }
-    alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
-    return fields, [decoded.color.data.cast("B"), alpha, *buffers]
-
-
-def _metadata_answer(metadata: Metadata) -> _Answer:
-    """What a message says of metadata; its buffers stand behind those of the pixels."""
-    resolution = metadata.resolution
-    told = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
-    return told, [metadata.icc_profile, metadata.exif, metadata.xmp]
-
-
 def _receive_metadata(
-    fields: dict[str, Any], lengths: Sequence[int | None], stream: _Readable
+    fields: dict[str, Any], lengths: Sequence[int | None], stream: Readable
 ) -> Metadata:
     """Reads the buffers of metadata, which come next."""
     icc_length, exif_length, xmp_length = lengths
@@ -702,15 +703,15 @@ def _receive_metadata(
     )
 
 
-def _receive_header(reply: _Frame, _: _Readable) -> ImageHeader:
+def _receive_header(reply: Frame, _: Readable) -> ImageHeader:
     return ImageHeader(**reply.fields["header"])
 
 
-def _told(reply: _Frame) -> _Told | None:
+def _told(reply: Frame) -> _Told | None:
     """The error that a message is; None for any other."""
     fields = reply.fields
     if "error" in fields:
-        return ImageError(ErrorCode(fields["error"]), str(fields["message"]))
+        return _told_error(fields)
     if "full_disk" not in fields:
         return None
     if fields["full_disk"] not in FULL_DISK:
@@ -719,7 +720,18 @@ def _told(reply: _Frame) -> _Told | None:
     return OSError(fields["full_disk"], str(fields["message"]), *folder)
 
 
-def _receive_picture(max_pixels: int, reply: _Frame, stream: _Readable) -> Picture:
+def _told_error(fields: dict[str, Any]) -> ImageError:
+    code, message = ErrorCode(fields["error"]), str(fields["message"])
+    if "traceback" in fields:
+        log_mistake(str(fields["traceback"]))
+    if fields.get("limit") is None:
+        return ImageError(code, message)
+    refusal = _CodecRefusalError(code, message)
+    refusal.limit = int(fields["limit"])
+    return refusal
+
+
+def _receive_picture(max_pixels: int, reply: Frame, stream: Readable) -> Picture:
     """Reads what a child says of a picture, if it may say that."""
     fields = reply.fields
     header = ImageHeader(**fields["header"])
@@ -739,7 +751,7 @@ def _receive_picture(max_pixels: int, reply: _Frame, stream: _Readable) -> Pictu
 
 
 def _receive_region(
-    max_pixels: int, box: Box, reply: _Frame, stream: _Readable
+    max_pixels: int, box: Box, reply: Frame, stream: Readable
 ) -> tuple[Picture, Pixels]:
     picture = _receive_picture(max_pixels, reply, stream)
     shape = box.height, box.width, picture.bands
@@ -751,8 +763,8 @@ def _receive_bands(
     height: int,
     seconds: float,
     consume: Callable[[Picture, Iterator[Pixels]], T],
-    reply: _Frame,
-    stream: _Readable,
+    reply: Frame,
+    stream: Readable,
 ) -> T | _Told:
     picture = _receive_picture(max_pixels, reply, stream)
     bands = _Bands(stream, picture, height, seconds)
@@ -793,7 +805,7 @@ class _Bands:
             # The time that whoever takes the rows needs is not the child's.
             self._stream.deadline = time.monotonic() + self._seconds
             try:
-                frame = _read_frame(self._stream)
+                frame = read_frame(self._stream)
                 self.told = _told(frame)
                 rows = None if self.told else self._read(frame, min(self._height, left))
             except Exception as error:
@@ -805,7 +817,7 @@ class _Bands:
             left -= len(rows)
             yield rows
 
-    def _read(self, frame: _Frame, rows: int) -> Pixels:
+    def _read(self, frame: Frame, rows: int) -> Pixels:
         if frame.fields["rows"] != rows:
             raise ValueError(f"{frame.fields['rows']} rows where {rows} are due")
         picture = self._picture
@@ -816,7 +828,7 @@ class _Bands:
 _DTYPES: dict[str, type[np.uint8 | np.uint16]] = {"uint8": np.uint8, "uint16": np.uint16}
 
 
-def _receive_image(max_pixels: int, reply: _Frame, stream: _Readable) -> DecodedImage:
+def _receive_image(max_pixels: int, reply: Frame, stream: Readable) -> DecodedImage:
     """Reads pixels straight into arrays of the size that the reply claims, if it may."""
     fields = reply.fields
     dtype = _DTYPES[fields["dtype"]]
@@ -838,7 +850,7 @@ def _receive_image(max_pixels: int, reply: _Frame, stream: _Readable) -> Decoded
 
 
 def _read_pixels(
-    stream: _Readable,
+    stream: Readable,
     length: int | None,
     shape: tuple[int, ...],
     dtype: type[np.uint8 | np.uint16],
@@ -846,92 +858,16 @@ def _read_pixels(
     pixels: Pixels = np.empty(shape, dtype)
     if length != pixels.nbytes:
         raise ValueError(f"{length} bytes for pixels of {pixels.nbytes}")
-    _read_into(stream, pixels.data.cast("B"))
+    read_into(stream, pixels.data.cast("B"))
     return pixels
 
 
-def _read_metadata(stream: _Readable, length: int | None) -> bytes | None:
+def _read_metadata(stream: Readable, length: int | None) -> bytes | None:
     if length is None:
         return None
     if not 0 <= length <= _MAX_METADATA:
         raise ValueError(f"metadata of {length} bytes")
-    return bytes(_read_buffer(stream, length))
-
-
-def _write_frame(
-    stream: _Writable,
-    fields: dict[str, Any],
-    buffers: Sequence[bytes | memoryview | None] = (),
-) -> None:
-    lengths = [None if buffer is None else len(buffer) for buffer in buffers]
-    encoded = json.dumps({**fields, "lengths": lengths}).encode()
-    _write_all(stream, struct.pack(">I", len(encoded)) + encoded)
-    for buffer in buffers:
-        if buffer is not None:
-            _write_all(stream, buffer)
-
-
-def _read_frame(stream: _Readable) -> _Frame:
-    """Reads a message up to its buffers.
-
-    Raises:
-        EOFError: the stream ends.
-        ValueError: what comes is no frame.
-    """
-    (length,) = struct.unpack(">I", _read_buffer(stream, 4))
-    if length > _MAX_OBJECT:
-        raise ValueError(f"a frame's object of {length} bytes; at most {_MAX_OBJECT} are taken")
-    fields = json.loads(_read_buffer(stream, length))
-    return _Frame(fields, tuple(fields.pop("lengths")))
-
-
-def _read_buffer(stream: _Readable, length: int) -> bytearray:
-    buffer = bytearray(length)
-    _read_into(stream, memoryview(buffer))
-    return buffer
-
-
-def _read_into(stream: _Readable, view: memoryview) -> None:
-    while view:
-        count = stream.readinto(view)
-        if not count:
-            raise EOFError("the stream ended within a message")
-        view = view[count:]
-
-
-def _write_all(stream: _Writable, data: bytes | memoryview) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[stream.write(view) :]
-
-
-def _exit_with_parent(descriptor: int) -> None:
-    """Ends this process as soon as no one can write to the pipe any more, even in mid-image."""
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    poll.poll()
-    os._exit(0)
-
-
-def _resident_bytes() -> int:
-    """Memory that this process holds; where the system tells only the peak, that."""
-    with contextlib.suppress(OSError):
-        pages = Path("/proc/self/statm").read_text().split()[1]
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _module_path() -> str:
-    """Where this process finds its modules, for a child to find the same ones."""
-    return os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return bytes(read_buffer(stream, length))
 
 
 def _leave_children_to_parent() -> None:
@@ -943,7 +879,3 @@ def _leave_children_to_parent() -> None:
 
 
 os.register_at_fork(after_in_child=_leave_children_to_parent)
-
-
-if __name__ == "__main__":
-    main()
