@@ -235,6 +235,21 @@ def test_rows_begin_anew_with_another_child(png_file: Path) -> None:
     assert len(begun) == 2
 
 
+@pytest.mark.parametrize("height", [1, 16, 1000])
+def test_damage_to_the_last_rows_is_told_before_they_are_sent(
+    pool: DecoderPool, tmp_path: Path, height: int
+) -> None:
+    buffer = io.BytesIO()
+    Image.effect_noise((40, 200), 60).save(buffer, "JPEG")
+    path = tmp_path / "damaged"
+    path.write_bytes(buffer.getvalue()[:-6] + b"\xff\xd9")
+
+    with pytest.raises(ImageError) as caught:
+        pool.read_bands(path, height, lambda _, bands: list(bands), **GUARDS)
+
+    assert caught.value.code in (ErrorCode.CORRUPT, ErrorCode.TRUNCATED)
+
+
 def test_errors_of_an_image_cross(pool: DecoderPool) -> None:
     for data, limit in ((b"", 10), (b"no image", 10), (png(), 10), (png()[:-20], MAX_PIXELS)):
         with pytest.raises(ImageError) as here:

@@ -252,8 +252,15 @@ def _jpeg(file: BinaryIO, source: reading.Source) -> PictureReader:
 
 
 def _jpeg_rows(open_: Callable[[str], Any]) -> Iterator[Pixels]:
-    yield from _rows(open_("warning"))
+    waiting = None
+    for rows in _rows(open_("warning")):
+        if waiting is not None:
+            yield waiting
+        waiting = rows
+    # Before the last rows: who has them all asks for no error any more.
     raise_jpeg_warnings()
+    if waiting is not None:
+        yield waiting
 
 
 def _reading(file: BinaryIO) -> Callable[[int, int], bytes]:
