@@ -51,7 +51,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     plain = _microseconds(kind)
     if plain is not kind:
         column = column.cast(plain, safe=False)
-    if not any(map(_is_converted, _types_in(plain))):
+    if not any(map(_is_converted, types_in(plain))):
         with contextlib.suppress(*_NOT_HELD):
             return cast(list[Any], column.to_pylist())
     return [_value(each) for each in column]
@@ -66,7 +66,8 @@ def _depth(kind: pa.DataType) -> int:
     return depth - 1
 
 
-def _types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
+def types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
+    """A type, and those that are nested in it."""
     ahead = [kind]
     while ahead:
         found = ahead.pop()

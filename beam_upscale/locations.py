@@ -48,11 +48,13 @@ class Cell:
         row_group: of the file, from 0.
         row: in that group, from 0.
         column: path of a binary column, with dots between its parts.
+        otherwise: the file that is read where the value is empty; None reads nothing else.
     """
 
     row_group: int
     row: int
     column: str
+    otherwise: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,8 @@ def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
             return _checked(storage.read_range(uri, offset, size), uri, part)
         case Cell():
             data = _cells.read(uri, part)
+            if not data and part.otherwise is not None:
+                return read(part.otherwise, None, max_bytes)
             storage.check_size(len(data), max_bytes)
             return data
         case Missing():
@@ -114,7 +118,10 @@ def read_start(uri: str, part: Part | None, limit: int) -> bytes:
             start = Extent(offset, min(size, limit))
             return _checked(storage.read_range(uri, offset, start.size), uri, start)
         case Cell():
-            return _cells.read(uri, part)
+            data = _cells.read(uri, part)
+            if not data and part.otherwise is not None:
+                return read_start(part.otherwise, None, limit)
+            return data
         case Missing():
             raise part.error()
 
@@ -146,7 +153,10 @@ def sha256(uri: str, part: Part | None) -> str:
                 digest.update(_checked(data, uri, piece))
             return digest.hexdigest()
         case Cell():
-            return hashlib.sha256(_cells.read(uri, part)).hexdigest()
+            data = _cells.read(uri, part)
+            if not data and part.otherwise is not None:
+                return sha256(part.otherwise, None)
+            return hashlib.sha256(data).hexdigest()
         case Missing():
             raise part.error()
 
@@ -313,7 +323,7 @@ def _column(uri: str, cell: Cell) -> pa.ChunkedArray | None:
         sizes = [each.total_uncompressed_size for each in chunks if _is_of(each, cell)]
         if sum(sizes) > _MOST_KEPT_BYTES:
             return None
-        return _only(file.read_row_group(cell.row_group, columns=[cell.column]))
+        return only_column(file.read_row_group(cell.row_group, columns=[cell.column]))
 
 
 def _is_of(chunk: pq.ColumnChunkMetaData, cell: Cell) -> bool:
@@ -329,13 +339,13 @@ def _value(uri: str, cell: Cell) -> bytes | None:
         )
         for batch in batches:
             if cell.row < before + batch.num_rows:
-                values = _only(pa.Table.from_batches([batch]))
+                values = only_column(pa.Table.from_batches([batch]))
                 return cast(bytes | None, values[cell.row - before].as_py())
             before += batch.num_rows
     raise IndexError(f"row group {cell.row_group} has {before} rows, and no row {cell.row}")
 
 
-def _only(table: pa.Table) -> pa.ChunkedArray:
+def only_column(table: pa.Table) -> pa.ChunkedArray:
     """The only column of a table, or the only member of its only column."""
     while pa.types.is_struct(table.schema.types[0]):
         table = table.flatten()
@@ -437,7 +447,11 @@ def _chunks(uri: str, part: Part | None) -> Iterator[bytes]:
             for piece in _pieces(part):
                 yield _checked(storage.read_range(uri, piece.offset, piece.size), uri, piece)
         case Cell():
-            yield _cells.read(uri, part)
+            data = _cells.read(uri, part)
+            if not data and part.otherwise is not None:
+                yield from _file_chunks(part.otherwise)
+            else:
+                yield data
         case Missing():
             raise part.error()
 

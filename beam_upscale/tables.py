@@ -1,13 +1,16 @@
 """Tables whose rows are inputs: JSON lines, comma- or tab-separated values, Parquet.
 
 One column names the image, or holds it (Parquet only): as bytes, or as Hugging Face's struct of
-`bytes` and `path`. A row that does not is an input all the same, one that cannot be read. A table
-that cannot be read at all stops the run before it begins.
+`bytes` and `path`, of which the path names the image where there are no bytes. A row that does not
+is an input all the same, one that cannot be read. A table that cannot be read at all stops the run
+before it begins.
 """
 
 import contextlib
 import dataclasses
+import enum
 import io
+import itertools
 import json
 import os
 import posixpath
@@ -19,12 +22,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale import locations, storage, urls
-from beam_upscale.arrow_values import rows_of_arrow
+from beam_upscale.arrow_values import rows_of_arrow, types_in
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, parsed, without_deep
-from beam_upscale.locations import Cell, Missing, Part
+from beam_upscale.locations import Cell, Missing, Part, only_column
 from beam_upscale.metadata import name_of_two, named_columns, shown
 from beam_upscale.separated_values import MalformedError, Record, records
 
@@ -187,11 +190,37 @@ def _lines(uri: str, form: InputFormat, file: BinaryIO) -> Iterator[_Line]:
 
 
 def _named(uri: str, number: int, columns: Mapping[str, Any], column: str, place: str) -> TableRow:
-    """A row that names its image."""
+    """A row that names its image, by a text or in a struct."""
     value = columns.get(column)
+    if isinstance(value, Mapping) and "path" in value:
+        return _named_in_struct(uri, number, columns, column, value, place)
+    return _with_name(uri, number, columns, value, f"{place}: {column}")
+
+
+def _named_in_struct(
+    uri: str,
+    number: int,
+    columns: Mapping[str, Any],
+    column: str,
+    value: Mapping[str, Any],
+    place: str,
+) -> TableRow:
+    """A row whose struct has a path; that of a text has no bytes, whatever stands for them."""
+    if value.get("bytes"):
+        found = (
+            "has bytes as text, which are not read; put images into Parquet or files of their own"
+        )
+        return _faulty(uri, number, columns, f"{place}: {column} {found}")
+    return _with_name(uri, number, columns, value["path"], f"{place}: {column}.path")
+
+
+def _with_name(
+    uri: str, number: int, columns: Mapping[str, Any], value: object, place: str
+) -> TableRow:
+    """A row with what it calls its image."""
     problem = _problem(value)
     if problem:
-        return _faulty(uri, number, columns, f"{place}: {column} {problem}")
+        return _faulty(uri, number, columns, f"{place} {problem}")
     assert isinstance(value, str)
     value = _without_blanks_around(uri, urls.trimmed(value))
     return TableRow(number, columns, value, resolved(uri, value))
@@ -358,21 +387,83 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
         names = schema.names
     _require_unique(uri, names)
     there = ", ".join(f"{field.name} ({field.type})" for field in schema)
-    fitting = [field.name for field in schema if _is_text(field.type) or _bytes_path(field)]
+    fitting = [field.name for field in schema if _names(field.type) or _bytes_path(field)]
     column = _image_column(uri, asked, fitting, there)
     image = schema.field(column)
     cells = _bytes_path(image)
     read = [name for field in schema for name in _read_columns(field, image)]
     number = 0
     for group in range(file.num_row_groups):
-        for row_in_group, columns in enumerate(_group_rows(uri, file, group, read)):
-            if cells is None:
+        rows = _group_rows(uri, file, group, read)
+        if cells is None:
+            for columns in rows:
                 yield _named(uri, number, columns, column, f"row {number}")
-            else:
-                embedded = columns.pop(column, None) or {}
-                cell = Cell(group, row_in_group, cells)
-                yield TableRow(number, columns, _path(embedded.get("path")), uri, cell)
+                number += 1
+            continue
+        held = _held(uri, file, group, cells, has_paths=f"{column}.path" in read)
+        for row_in_group, (columns, bytes_) in enumerate(zip(rows, held, strict=True)):
+            path = (columns.pop(column, None) or {}).get("path")
+            cell = Cell(group, row_in_group, cells)
+            yield _embedded(uri, number, columns, path, cell, bytes_, f"{column}.path")
             number += 1
+
+
+class _Bytes(enum.Enum):
+    """Whether a row of Parquet holds its image."""
+
+    THERE = enum.auto()
+    MISSING = enum.auto()
+    PERHAPS_EMPTY = enum.auto()
+
+
+def _embedded(
+    uri: str,
+    number: int,
+    columns: Mapping[str, Any],
+    path: object,
+    cell: Cell,
+    found: _Bytes,
+    column: str,
+) -> TableRow:
+    """A row of a table that holds images: this one's, or its path."""
+    if found is _Bytes.MISSING:
+        return _with_name(uri, number, columns, path, f"row {number}: {column}")
+    name = _path(path)
+    if name and found is _Bytes.PERHAPS_EMPTY:
+        cell = dataclasses.replace(cell, otherwise=resolved(uri, name))
+    return TableRow(number, columns, name, uri, cell)
+
+
+def _held(
+    uri: str, file: pq.ParquetFile, group: int, cells: str, *, has_paths: bool
+) -> Iterator[_Bytes]:
+    """Whether each row of a row group holds its image; bytes are read only where some do not."""
+    rows, found = file.metadata.row_group(group).num_rows, None
+    if not has_paths:
+        found = _Bytes.THERE
+    else:
+        with _as_invalid(uri):
+            found = _held_by_statistics(file.metadata.row_group(group), cells)
+    if found is not None:
+        yield from itertools.repeat(found, rows)
+        return
+    for values in _batches(uri, file, group, [cells]):
+        for value in only_column(values).to_pylist():
+            yield _Bytes.THERE if value else _Bytes.MISSING
+
+
+def _held_by_statistics(group: pq.RowGroupMetaData, cells: str) -> _Bytes | None:
+    """What all rows of a row group have in common; None where their bytes have to be looked at."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    statistics = next(each for each in chunks if each.path_in_schema == cells).statistics
+    if statistics is None or not statistics.has_null_count:
+        return None
+    if statistics.null_count:
+        return _Bytes.MISSING if statistics.null_count == group.num_rows else None
+    if not statistics.has_min_max:
+        # Writers leave out those of long values, such as images mostly are.
+        return _Bytes.PERHAPS_EMPTY
+    return _Bytes.THERE if statistics.min else None
 
 
 @contextlib.contextmanager
@@ -391,6 +482,13 @@ def _group_rows(
         for _ in range(file.metadata.row_group(group).num_rows):
             yield {}
         return
+    for values in _batches(uri, file, group, columns):
+        with _as_invalid(uri):
+            rows = rows_of_arrow(values)
+        yield from rows
+
+
+def _batches(uri: str, file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
     with _as_invalid(uri):
         together = _rows_together(file.metadata.row_group(group), columns)
         batches = file.iter_batches(together, row_groups=[group], columns=columns)
@@ -399,8 +497,8 @@ def _group_rows(
             batch = next(batches, None)
             if batch is None:
                 return
-            rows = rows_of_arrow(pa.Table.from_batches([batch]))
-        yield from rows
+            found = pa.Table.from_batches([batch])
+        yield found
 
 
 def _rows_together(group: pq.RowGroupMetaData, columns: list[str]) -> int:
@@ -423,7 +521,7 @@ def _read_columns(field: pa.Field, image: pa.Field) -> list[str]:
             return [field.name]
         has_path = _member(field.type, "path", _is_text)
         return [f"{field.name}.path"] if has_path else []
-    return [] if _is_image_struct(field.type) else [field.name]
+    return [] if any(map(_is_image_struct, types_in(field.type))) else [field.name]
 
 
 def _bytes_path(field: pa.Field) -> str | None:
@@ -431,6 +529,11 @@ def _bytes_path(field: pa.Field) -> str | None:
     if _is_binary(field.type):
         return str(field.name)
     return f"{field.name}.bytes" if _is_image_struct(field.type) else None
+
+
+def _names(kind: pa.DataType) -> bool:
+    """Whether values of a type name images and hold none."""
+    return _is_text(kind) or (_member(kind, "path", _is_text) and not _is_image_struct(kind))
 
 
 def _is_image_struct(kind: pa.DataType) -> bool:

@@ -1,8 +1,10 @@
 """Tables: their rows as inputs, what they name, and what becomes of rows that name nothing."""
 
 import datetime as dt
+import hashlib
 import json
 import uuid
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -14,11 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale import separated_values, tables
+from beam_upscale import locations, separated_values, tables
 from beam_upscale.dataset import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, inferred
-from beam_upscale.listing import Listing, SourceImage, list_images, source_image
+from beam_upscale.listing import (
+    Listing,
+    SourceImage,
+    list_images,
+    source_from_json,
+    source_image,
+)
 from beam_upscale.locations import Cell, Missing
 from beam_upscale.tables import resolved
 
@@ -50,9 +58,11 @@ def refused(path: Path | str, **options: Any) -> SettingsError:
 
 def problems(listing: Listing) -> list[str]:
     """What is wrong with each input, or nothing."""
-    return [
-        image.part.message if isinstance(image.part, Missing) else "" for image in listing.images
-    ]
+    return problems_of(listing.images)
+
+
+def problems_of(images: Iterable[SourceImage]) -> list[str]:
+    return [image.part.message if isinstance(image.part, Missing) else "" for image in images]
 
 
 # Formats
@@ -598,26 +608,102 @@ def test_a_binary_column_holds_images_too(tmp_path: Path, kind: pa.DataType) -> 
     assert caught.value.code is ErrorCode.INVALID_ROW
 
 
-def test_a_cell_without_bytes_is_an_error(tmp_path: Path) -> None:
-    values = [None, {"bytes": None, "path": "a.png"}, {"bytes": b"x", "path": None}]
-    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT))
+def test_a_struct_without_bytes_names_a_file_where_it_has_a_path(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"file")
+    values = [
+        {"bytes": b"x", "path": "a.png"},
+        {"bytes": None, "path": "a.png"},
+        {"bytes": b"", "path": f"file://{tmp_path}/a.png"},
+        {"bytes": None, "path": "http://localhost:1/b.png"},
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": b"", "path": ""},
+        {"bytes": None, "path": "data:image/png;base64,AAAA"},
+    ]
+    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT), n=list(range(8)))
 
-    def code(image: SourceImage) -> ErrorCode | None:
-        try:
-            image.sha256()
-        except ImageError as error:
-            return error.code
-        return None
+    images = tuple(list_images(str(path)).images)
 
-    codes = [code(image) for image in list_images(str(path)).images]
-    assert codes == [ErrorCode.INVALID_ROW, ErrorCode.INVALID_ROW, None]
+    inside, beside, absolute, elsewhere, *without = images
+    assert (inside.uri, inside.read(10)) == (str(path), b"x")
+    for image in (beside, absolute):
+        assert (image.uri, image.part, image.read(10)) == (f"{tmp_path}/a.png", None, b"file")
+    assert elsewhere.uri == "http://localhost:1/b.png"
+    assert [problem.partition(", ")[2].partition(";")[0] for problem in problems_of(without)] == [
+        *(f"row {n}: image.path has no value" for n in (4, 5, 6)),
+        "row 7: image.path is an address that is not read: data: is no scheme that is read",
+    ]
+    assert [dict(image.columns) for image in images] == [{"n": n} for n in range(8)]
+
+
+def test_bytes_are_read_by_a_listing_only_where_some_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.png").write_bytes(b"file")
+    long = b"x" * 5000
+    read: list[list[str]] = []
+    batches = tables._batches
+    monkeypatch.setattr(tables, "_batches", lambda *each: read.append(each[3]) or batches(*each))
+
+    def parts(*values: bytes | None) -> list[bool]:
+        """Whether each image of a row group is in the table."""
+        structs = [{"bytes": value, "path": "a.png"} for value in values]
+        path = tmp_path / "a.parquet"
+        pq.write_table(pa.table({"image": pa.array(structs, STRUCT)}), path)
+        read.clear()
+        return [isinstance(image.part, Cell) for image in list_images(str(path)).images]
+
+    assert (parts(b"a", b"b"), ["image.bytes"] in read) == ([True, True], False)
+    assert (parts(long, b"b"), ["image.bytes"] in read) == ([True, True], False)
+    assert (parts(None, None), ["image.bytes"] in read) == ([False, False], False)
+    assert (parts(None, long), ["image.bytes"] in read) == ([False, True], True)
+    assert (parts(b"", b"b"), ["image.bytes"] in read) == ([False, True], True)
+
+
+def test_an_empty_value_among_long_ones_is_read_from_its_path(tmp_path: Path) -> None:
+    """Their statistics do not tell of it."""
+    (tmp_path / "a.png").write_bytes(b"file")
+    values = [{"bytes": b"", "path": "a.png"}, {"bytes": b"x" * 5000, "path": "gone.png"}]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": pa.array(values, STRUCT)}), path, write_statistics=True)
+
+    empty, long = (source_from_json(image.to_json()) for image in list_images(str(path)).images)
+
+    assert (empty.read(10), empty.read_start(2)) == (b"file", b"fi")
+    assert empty.sha256() == hashlib.sha256(b"file").hexdigest()
+    with locations.on_disk(str(path), empty.part) as copy:
+        assert copy.read_bytes() == b"file"
+    assert long.read(5000) == b"x" * 5000
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_struct_with_a_path_alone_names_a_file(tmp_path: Path, name: str) -> None:
+    rows = [{"image": {"path": "a.png", "bytes": None}}, {"image": {"path": "", "bytes": None}}]
+    path = write(tmp_path / name, rows)
+
+    images = tuple(list_images(str(path)).images)
+
+    assert images[0].uri == f"{tmp_path}/a.png"
+    assert "image.path has no value" in problems_of(images)[1]
+
+
+def test_bytes_in_a_text_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"image": {"path": "a.png", "bytes": "iVBORw0KGgo="}}])
+
+    (problem,) = problems(list_images(str(path)))
+
+    assert "image has bytes as text, which are not read" in problem
+    assert "iVBOR" not in problem
 
 
 def test_bytes_of_other_images_stay_where_they_are(tmp_path: Path) -> None:
     values = pa.array([{"bytes": b"x", "path": None}], STRUCT)
     masks = pa.array([{"bytes": b"mask", "path": "m.png"}], STRUCT)
+    lists = pa.ListArray.from_arrays([0, 1], masks)
+    nested = pa.StructArray.from_arrays([lists, pa.array([1])], ["images", "count"])
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"mask": masks, "image": values, "n": [1]}), path)
+    columns = {"mask": masks, "image": values, "n": [1], "more": lists, "others": nested}
+    pq.write_table(pa.table(columns), path)
 
     (image,) = list_images(str(path)).images
     (mask,) = list_images(str(path), image_column="mask").images
