@@ -274,7 +274,7 @@ def _caption(uri: str, part: Extent | None) -> str:
         size = locations.size(uri, part) or len(data)
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
-            f"the caption {storage.printable(uri)} has {size:,} bytes; it may have "
+            f"the caption {storage.named(uri)} has {size:,} bytes; it may have "
             f"{_MAX_CAPTION_BYTES:,}: a {_CAPTION} beside an image is taken for its prompt",
         )
     try:
@@ -282,7 +282,7 @@ def _caption(uri: str, part: Extent | None) -> str:
     except UnicodeDecodeError as error:
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
-            f"the caption {storage.printable(uri)} is not UTF-8: byte {data[error.start]:#04x} at "
+            f"the caption {storage.named(uri)} is not UTF-8: byte {data[error.start]:#04x} at "
             f"{error.start:,}; save it as UTF-8",
         ) from None
 
@@ -449,7 +449,7 @@ def _refuse_unread(pattern: str) -> None:
     elif urls.is_web(pattern) and urls.has_userinfo(pattern):
         refusal = urls.USERINFO_REFUSAL
     if refusal:
-        found = f"the input {storage.printable(pattern)} is not read: {refusal}"
+        found = f"the input {storage.named(pattern)} is not read: {refusal}"
         raise SettingsError(ErrorCode.INVALID_OPTION, found)
 
 
@@ -468,7 +468,7 @@ def _list_within(
     if image_column is not None and not form.is_table:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {image_column!r}, and {storage.printable(pattern)} is read as "
+            f"image_column is {image_column!r}, and {storage.named(pattern)} is read as "
             f"{form}, which has no such column; leave it out, or say with --input-format which "
             "kind of table it is",
         )
@@ -493,7 +493,7 @@ def _rows(
     """The rows of a table, none of which names a file in the output."""
     for row in read_table(table, form, image_column):
         if row.uri != table:
-            row_of = f"{storage.printable(table)}, row {row.number}"
+            row_of = f"{storage.named(table)}, row {row.number}"
             scope.refuse_in_output(f"{row_of}: the image is", row.uri)
         yield row
 
@@ -731,13 +731,13 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         others = len(listing.datasets) - 1
         return SettingsError(
             ErrorCode.NO_INPUT,
-            f"{storage.printable(pattern)} holds no images but the results of runs, which are no "
-            f"inputs: those of {storage.printable(root)}{f' and {others:,} more' if others else ''}"
+            f"{storage.named(pattern)} holds no images but the results of runs, which are no "
+            f"inputs: those of {storage.named(root)}{f' and {others:,} more' if others else ''}"
             f"; to upscale them once more, name them: {storage.printable(results_to_name(root))}",
         )
     return SettingsError(
         ErrorCode.NO_INPUT,
-        f"{storage.printable(pattern)} holds no images ({listing.ignored} other files); a folder "
+        f"{storage.named(pattern)} holds no images ({listing.ignored} other files); a folder "
         "of tables or tars is read with --input-format",
     )
 

@@ -230,7 +230,7 @@ def _checked(data: bytes, uri: str, extent: Extent) -> bytes:
         return data
     raise ImageError(
         ErrorCode.TRUNCATED,
-        f"{storage.printable(uri)} has {len(data):,} bytes at {extent.offset:,}, where "
+        f"{storage.named(uri)} has {len(data):,} bytes at {extent.offset:,}, where "
         f"{extent.size:,} should be; it was cut off, or changed since it was listed",
     )
 

@@ -28,6 +28,7 @@ from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.literal import shortened
 from beam_upscale.separated_values import MalformedError, records
 
 Columns = Mapping[str, Any]
@@ -64,7 +65,9 @@ def read_metadata(uri: str) -> dict[str, Columns]:
         target = storage.join(folder, name)
         if target in found:
             raise _invalid(
-                uri, place, f"names {name}, which {places[target]} does too; keep one of them"
+                uri,
+                place,
+                f"names {shortened(name, 400)}, which {places[target]} does too; keep one of them",
             )
         found[target] = {column: row[column] for column in row if column != _FILE_NAME}
         places[target] = place
@@ -88,8 +91,8 @@ def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
             if other is not None and other.rpartition("/")[0] == uri.rpartition("/")[0]:
                 raise SettingsError(
                     ErrorCode.INVALID_METADATA,
-                    f"{storage.printable(other)} and {storage.printable(uri)} both name "
-                    f"{storage.printable(target)}; keep one of them, or one row",
+                    f"{storage.named(other)} and {storage.named(uri)} both name "
+                    f"{storage.named(target)}; keep one of them, or one row",
                 )
             chosen[target], owners[target] = columns, uri
     return chosen
@@ -106,7 +109,7 @@ def _read(uri: str) -> bytes:
 
 
 def _invalid(uri: str, place: str, found: str) -> SettingsError:
-    return SettingsError(ErrorCode.INVALID_METADATA, f"{storage.printable(uri)}, {place}: {found}")
+    return SettingsError(ErrorCode.INVALID_METADATA, f"{storage.named(uri)}, {place}: {found}")
 
 
 def _relative(uri: str, place: str, row: Columns) -> str:
@@ -124,7 +127,8 @@ def _relative(uri: str, place: str, row: Columns) -> str:
         raise _invalid(
             uri,
             place,
-            f"{_FILE_NAME} is {name!r}; it must be a path below the folder of the metadata file",
+            f"{_FILE_NAME} is {shown(name)}; it must be a path below the folder of the metadata "
+            "file",
         )
     return path
 
@@ -133,8 +137,8 @@ def _without_file_name(uri: str, place: str, columns: Iterable[str]) -> Settings
     return _invalid(
         uri,
         place,
-        f"there is no {_FILE_NAME}, only {', '.join(columns) or 'nothing'}; name the images in it, "
-        "or call this file something else if it is not about images",
+        f"there is no {_FILE_NAME}, only {shortened(', '.join(columns), 1000) or 'nothing'}; name "
+        "the images in it, or call this file something else if it is not about images",
     )
 
 
@@ -237,7 +241,7 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
-            f"{storage.printable(uri)} is no Parquet file that can be read: {one_line(error)}; "
+            f"{storage.named(uri)} is no Parquet file that can be read: {one_line(error)}; "
             "write it anew",
         ) from error
     if _FILE_NAME not in table.column_names:

@@ -98,12 +98,12 @@ class Output:
 
     def error(self, what: str, uri: str) -> SettingsError:
         """The error that `refuse` raises."""
-        name = storage.printable(uri)
+        name = storage.named(uri)
         if self.is_local and (real := os.path.realpath(uri)) != uri:
-            name = f"{name} ({storage.printable(real)})"
+            name = f"{name} ({storage.named(real)})"
         return SettingsError(
             ErrorCode.INPUT_IN_OUTPUT,
-            f"{what} {name}, which lies in the output {storage.printable(self.uri)}, where a run "
+            f"{what} {name}, which lies in the output {storage.named(self.uri)}, where a run "
             "replaces and deletes files; take another output",
         )
 

@@ -14,6 +14,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -31,11 +32,19 @@ from beam_upscale import conditional_files, hadoop_files, http_files, urls
 from beam_upscale.conditional_files import ConditionalStore, Guard
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
+from beam_upscale.literal import shortened
 
 _FILE_SCHEME = "file://"
 _KNOWN_SCHEMES = urls.WEB_SCHEMES | {"file", "gs", "s3", "azfs", "hdfs"}
 
 _CHUNK_BYTES = 1 << 20
+
+# Characters.
+_LONGEST_NAMED = 400
+_LONGEST_DATA = 40
+
+# A path on a drive of Windows, or on a server as Windows names one.
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _DELETED_TOGETHER = 1000
 
 # A file that vanishes ends the removal of its folder.
@@ -148,7 +157,17 @@ def join(base: str, *parts: str) -> str:
 
 def printable(uri: str) -> str:
     """A URI as it is published: as `encoded`, without secrets such as a password or a signature."""
-    return encoded(urls.without_secrets(uri) if ":" in uri else uri)
+    if ":" not in uri:
+        return encoded(uri)
+    if urls.scheme_of(uri) == "data":
+        # It is no place but what would stand there.
+        uri = shortened(uri, _LONGEST_DATA)
+    return encoded(urls.without_secrets(uri))
+
+
+def named(uri: str) -> str:
+    """A URI as messages name it: as `printable`, without its middle where it is long."""
+    return shortened(printable(uri), _LONGEST_NAMED)
 
 
 def encoded(uri: str) -> str:
@@ -162,6 +181,11 @@ def encoded(uri: str) -> str:
     except UnicodeEncodeError:
         return urllib.parse.quote(os.fsencode(uri), safe="/:")
     return uri
+
+
+def is_windows_path(uri: str) -> bool:
+    """Whether a path is an absolute one of Windows, which leads nowhere here."""
+    return _WINDOWS_PATH.match(uri) is not None
 
 
 def scheme_refusal(scheme: str) -> str:
@@ -293,14 +317,15 @@ def check_size(found: int | None, max_bytes: int) -> None:
 
 def read_error(uri: str, error: Exception) -> ImageError:
     """The `ImageError` that says why a file could not be read."""
-    name = printable(uri)
+    name = named(uri)
     if isinstance(error, FileNotFoundError):
         return ImageError(ErrorCode.NOT_FOUND, f"{name} does not exist")
     if isinstance(error, PermissionError):
         return ImageError(ErrorCode.PERMISSION_DENIED, f"{name} may not be read by this user")
     if (scheme := unread_scheme(uri)) is not None:
         return ImageError(ErrorCode.READ_ERROR, f"{name} is not read: {scheme_refusal(scheme)}")
-    return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {reason(error, of=uri)}")
+    words = shortened(reason(error, of=uri), _LONGEST_NAMED)
+    return ImageError(ErrorCode.READ_ERROR, f"{name} could not be read: {words}")
 
 
 def exists(uri: str) -> bool:

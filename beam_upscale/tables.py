@@ -27,6 +27,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.literal import shortened
 from beam_upscale.locations import Cell, Missing, Part, only_column
 from beam_upscale.metadata import name_of_two, named_columns, shown
 from beam_upscale.separated_values import MalformedError, Record, records
@@ -49,6 +50,9 @@ IMAGE_COLUMNS = (
 
 # Neither a path nor a URL is longer.
 _LONGEST_URI = 8192
+
+# Of all columns' names in a message.
+_LONGEST_LIST = 1000
 _LONGEST_LINE = 16 << 20
 
 _ROWS_AT_A_TIME = 1024
@@ -126,7 +130,7 @@ def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> 
 
 
 def _invalid(uri: str, found: str) -> SettingsError:
-    return SettingsError(ErrorCode.INVALID_TABLE, f"{storage.printable(uri)}: {found}")
+    return SettingsError(ErrorCode.INVALID_TABLE, f"{storage.named(uri)}: {found}")
 
 
 # The column with images
@@ -146,16 +150,17 @@ def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: 
             return asked
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {asked!r}, and {storage.printable(uri)} has no such column that "
-            f"could name or hold images; there are: {there}",
+            f"image_column is {asked!r}, and {storage.named(uri)} has no such column that "
+            f"could name or hold images; there are: {shortened(there, _LONGEST_LIST)}",
         )
     by_name = {name.casefold(): name for name in reversed(list(fitting))}
     found = next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
     if found is None:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"{storage.printable(uri)} has no column with a usual name for images "
-            f"({', '.join(IMAGE_COLUMNS)}); there are: {there}; name one with --image-column",
+            f"{storage.named(uri)} has no column with a usual name for images "
+            f"({', '.join(IMAGE_COLUMNS)}); there are: {shortened(there, _LONGEST_LIST)}; name "
+            "one with --image-column",
         )
     return found
 
@@ -248,23 +253,32 @@ def _problem(value: object) -> str:
         return f"is {shown(value)}, which is no text; {must}"
     if "\0" in value:
         return f"has a NUL in it, which no path has; {must}"
+    # First, as nothing tells more of `data:` and the image behind it.
+    found = _problem_of_scheme(value)
+    if found:
+        return found
     if len(value) > _LONGEST_URI:
         return f"has {len(value):,} characters, more than {_LONGEST_URI:,}; {must}"
-    return _problem_of_uri(value)
-
-
-def _problem_of_uri(value: str) -> str:
-    """Why an address leads to no image; empty where it may."""
-    scheme = storage.unread_scheme(value)
-    if scheme is not None:
-        return f"is an address that is not read: {storage.scheme_refusal(scheme)}"
     if urls.is_web(value) and urls.has_userinfo(value):
         return f"is a URL that is not read: {urls.USERINFO_REFUSAL}"
     return ""
 
 
+def _problem_of_scheme(value: str) -> str:
+    """Why an address leads to no image by how it begins; empty where it may."""
+    scheme = storage.unread_scheme(value)
+    if scheme is not None:
+        return f"is an address that is not read: {storage.scheme_refusal(scheme)}"
+    if storage.is_windows_path(value):
+        return (
+            f"is {shown(value)}, a path on a drive or a server of Windows, which is none "
+            "here; name a path of this machine, or one relative to the table's folder"
+        )
+    return ""
+
+
 def _faulty(uri: str, number: int, columns: Mapping[str, Any], found: str) -> TableRow:
-    missing = Missing(ErrorCode.INVALID_ROW, f"{storage.printable(uri)}, {found}")
+    missing = Missing(ErrorCode.INVALID_ROW, f"{storage.named(uri)}, {found}")
     return TableRow(number, columns, "", uri, missing)
 
 
@@ -386,7 +400,7 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
         schema = file.schema_arrow
         names = schema.names
     _require_unique(uri, names)
-    there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+    there = ", ".join(f"{field.name} ({shortened(str(field.type), 200)})" for field in schema)
     fitting = [field.name for field in schema if _names(field.type) or _bytes_path(field)]
     column = _image_column(uri, asked, fitting, there)
     image = schema.field(column)

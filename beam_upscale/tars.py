@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.literal import shortened
 from beam_upscale.locations import Extent, Missing, Part
 
 IMAGE_SUFFIXES = (
@@ -34,6 +35,7 @@ _BLOCK = 512
 _MOST_EXTENDED_BYTES = 1 << 20
 _MOST_COLUMN_BYTES = 1 << 20
 _LONGEST_NAME = 4096
+_LONGEST_SHOWN = 400
 
 # Whole blocks that are read at once while only zeros are expected.
 _READ_TOGETHER = 2048 * _BLOCK
@@ -231,14 +233,18 @@ def _input(uri: str, sample: _Sample) -> TarInput | None:
 
 
 def _missing(uri: str, member: _Member) -> Missing:
-    named = f"{member.name!r} " if member.name else ""
-    message = f"{storage.printable(uri)}: {named}{member.problem}"
+    named = f"{_shown(member)} " if member.name else ""
+    message = f"{storage.named(uri)}: {named}{member.problem}"
     return Missing(ErrorCode.INVALID_ARCHIVE, message)
+
+
+def _shown(member: _Member) -> str:
+    return repr(shortened(member.name, _LONGEST_SHOWN))
 
 
 def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, Any], str]:
     """A `.json` member's columns, and what is wrong with them."""
-    where = f"{storage.printable(uri)}: {member.name!r}"
+    where = f"{storage.named(uri)}: {_shown(member)}"
     if member.problem:
         return {}, f"{where} {member.problem}"
     if member.extent.size > _MOST_COLUMN_BYTES:

@@ -135,6 +135,25 @@ def test_other_names_are_percent_encoded_whole() -> None:
 # Reading
 
 
+def test_what_a_data_uri_holds_is_quoted_nowhere() -> None:
+    uri = f"data:image/png;base64,{'iVBORw0K' * 10_000}"
+
+    with pytest.raises(ImageError) as caught:
+        storage.read(uri)
+
+    assert len(storage.printable(uri)) < 80
+    assert len(caught.value.message) < 300
+    assert "data: is no scheme that is read" in caught.value.message
+
+
+def test_a_long_name_is_short_in_a_message(tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        storage.read(f"{tmp_path}/{'n' * 5000}.png")
+
+    assert len(caught.value.message) < 1200
+    assert "nnn.png could not be read" in caught.value.message
+
+
 def test_reads_a_file_whole_and_in_part(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"0123456789")

@@ -532,6 +532,58 @@ def test_a_table_on_another_file_system(monkeypatch: pytest.MonkeyPatch) -> None
     assert two.uri == "mem://bucket/in/2.png"
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("data:image/png;base64," + "iVBORw0K" * 4000, "data: is no scheme that is read"),
+        ("DATA:,%89PNG", "data: is no scheme that is read"),
+        ("blob:https://host/5-6", "blob: is no scheme that is read"),
+        ("about:blank", "about: is no scheme that is read"),
+        ("cid:part1@host", "cid: is no scheme that is read"),
+        ("C:\\photos\\a.png", "is 'C:\\\\photos\\\\a.png', a path on a drive"),
+        ("d:/photos/a.png", "a path on a drive or a server of Windows"),
+        ("\\\\server\\share\\a.png", "a path on a drive or a server of Windows"),
+        ("x" * 9000 + ".png", "has 9,004 characters, more than 8,192"),
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_what_is_no_path_and_no_url_is_refused_as_what_it_is(
+    tmp_path: Path, name: str, value: str, words: str
+) -> None:
+    path = tmp_path / name
+    text = json.dumps({"url": value}) if name == "rows.jsonl" else f'url\n"{value}"'
+    path.write_text(text + "\n")
+
+    (image,) = list_images(str(path)).images
+
+    (problem,) = problems_of([image])
+    assert words in problem
+    assert len(problem) < 600 + len(str(path)) and "iVBOR" not in problem
+    assert image.source_uri == str(path)
+
+
+def test_names_with_a_colon_are_files(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"url": "12:30.png"}, {"url": "a: b.png"}])
+
+    assert [image.uri for image in list_images(str(path)).images] == [
+        f"{tmp_path}/12:30.png",
+        f"{tmp_path}/a: b.png",
+    ]
+
+
+def test_messages_name_long_files_shortly(tmp_path: Path) -> None:
+    deep = "/".join(["n" * 200] * 15)
+    path = write(tmp_path / "rows.jsonl", [{"url": f"{deep}/a.png"}])
+
+    (image,) = list_images(str(path)).images
+    with pytest.raises(ImageError) as caught:
+        image.read(10)
+
+    assert len(caught.value.message) < 500
+    assert "nn/a.png does not exist" in caught.value.message
+    assert image.source_uri == f"{tmp_path}/{deep}/a.png"
+
+
 odd_values = st.one_of(
     st.text(st.sampled_from("aA./\\:éÉ?#%\0 \n"), max_size=12),
     st.sampled_from(["..", "/", "//", "a.png", "a.jpg", "A.PNG", "a.png/b.jpg", "x" * 300]),
@@ -672,7 +724,7 @@ def test_an_empty_value_among_long_ones_is_read_from_its_path(tmp_path: Path) ->
     assert (empty.read(10), empty.read_start(2)) == (b"file", b"fi")
     assert empty.sha256() == hashlib.sha256(b"file").hexdigest()
     with locations.on_disk(str(path), empty.part) as copy:
-        assert copy.read_bytes() == b"file"
+        assert copy.path.read_bytes() == b"file"
     assert long.read(5000) == b"x" * 5000
 
 
