@@ -29,8 +29,8 @@ What is carried over besides is `Metadata`:
   profile, code points of AVIF and HEIC, WhitePoint, PrimaryChromaticities and TransferFunction of
   TIFF, calibrated colors of BMP, Adobe RGB and Gamma in EXIF. PQ and HLG are a note.
 - EXIF, without its thumbnail, pictures in maker's notes and places in pixels; sizes become the
-  result's. Other notes of makers stay where they stand in the block: what they say of places in the
-  source's file does not hold for the result.
+  result's. Other notes of makers stay where they stand in the block (a TIFF leaves them out): what
+  they say of places in the source's file does not hold for the result.
 - XMP likewise, without what it says of gain maps and other parts of the source's file.
 - The resolution, where the format of the result has a place for it.
 

@@ -256,7 +256,8 @@ def _look_at_raw_profile(found: Beside, kind: bytes, text: bytes | None) -> None
         content = bytes.fromhex(match[3].decode()) if match else b""
     except ValueError:
         content = b""
-    if kind in (b"exif", b"app1") and content.startswith(containers.EXIF_PREFIX):
+    is_exif = content.startswith((containers.EXIF_PREFIX, b"II*\0", b"MM\0*"))
+    if kind in (b"exif", b"app1") and is_exif:
         found.exif = found.exif or content.removeprefix(containers.EXIF_PREFIX)
     elif kind in (b"app1", b"xmp") and b"<" in content[:64]:
         found.xmp = found.xmp or content.removeprefix(_XMP)

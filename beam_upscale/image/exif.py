@@ -105,6 +105,36 @@ def with_size(exif: bytes, width: int, height: int) -> bytes:
     return bytes(block)
 
 
+def without_maker_notes(exif: bytes) -> bytes:
+    """Takes maker's notes out of a block.
+
+    Args:
+        exif: as `of_result` gave it.
+    """
+    layout = Layout.of(exif)
+    if layout is None or layout.is_big:
+        return exif
+    block = bytearray(exif)
+    try:
+        gone: list[_Extent] = []
+        for directory in _directories(block, layout)[1:]:
+            gone += _remove(block, layout, directory, {Tag.MAKER_NOTE})
+        _erase(block, layout, gone)
+    except ImageError:
+        return exif
+    return bytes(block)
+
+
+def of_resolution(resolution: Resolution) -> bytes:
+    """Makes a block that tells a resolution and nothing else."""
+    sides = [min(round(each * 100), 0xFFFF_FFFF) for each in (resolution.x, resolution.y)]
+    fields = struct.pack("<HHII", Tag.X_RESOLUTION, 5, 1, 50)
+    fields += struct.pack("<HHII", Tag.Y_RESOLUTION, 5, 1, 58)
+    fields += struct.pack("<HHIHxx", Tag.RESOLUTION_UNIT, 3, 1, 2)
+    values = struct.pack("<4I", sides[0], 100, sides[1], 100)
+    return b"II*\0" + struct.pack("<IH", 8, 3) + fields + bytes(4) + values
+
+
 def resolution_of(exif: bytes | None) -> Resolution | None:
     """What a block says of the resolution; None where it says nothing."""
     layout = None if exif is None else Layout.of(exif)

@@ -1,6 +1,7 @@
 """What of a picture's metadata its output takes: what a format refuses is left out, with a note."""
 
 import dataclasses
+from collections.abc import Callable
 
 from beam_upscale.image import exif as exif_blocks
 from beam_upscale.image import xmp as xmp_packets
@@ -12,6 +13,8 @@ from beam_upscale.plan import MetadataRule, OutputFormat
 _JPEG_EXIF_LIMIT = 65_533 - len(b"Exif\0\0")
 _JPEG_XMP_LIMIT = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 _JPEG_MOST_DENSITY = 65_535
+# Pillow opens no PNG with a longer profile (`PngImagePlugin.MAX_TEXT_CHUNK`).
+_PNG_PROFILE_LIMIT = 1 << 20
 
 
 def fit(
@@ -37,19 +40,44 @@ def fit(
         The metadata, and notes on what is left out.
     """
     profile = matching_profile(metadata.icc_profile, channels)
-    if metadata == NO_METADATA or rule is MetadataRule.STRIP:
-        return Metadata(profile), ()
+    if rule is MetadataRule.STRIP:
+        return _FITTED[format_](Metadata(profile))
+    if metadata == NO_METADATA:
+        return metadata, ()
     exif, xmp = metadata.exif, metadata.xmp
     if exif is not None:
         exif = exif_blocks.with_size(exif, width, height)
     if xmp is not None:
         xmp = xmp_packets.with_size(xmp, width, height)
-    fitting = Metadata(profile, exif, xmp, metadata.resolution)
-    if format_ is OutputFormat.JPEG:
-        return _in_jpeg(fitting)
-    if format_ is OutputFormat.WEBP and fitting.resolution and not exif_blocks.resolution_of(exif):
-        return fitting, ("resolution not kept in WebP",)
-    return fitting, ()
+    return _FITTED[format_](Metadata(profile, exif, xmp, metadata.resolution))
+
+
+def _in_png(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
+    if metadata.icc_profile is None or len(metadata.icc_profile) <= _PNG_PROFILE_LIMIT:
+        return metadata, ()
+    return dataclasses.replace(metadata, icc_profile=None), (
+        "ICC profile too long for PNG dropped",
+    )
+
+
+def _in_webp(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
+    """Has EXIF tell the resolution, for which WebP has no other place."""
+    resolution = metadata.resolution
+    if resolution is None or exif_blocks.resolution_of(metadata.exif) is not None:
+        return metadata, ()
+    if metadata.exif is None and not resolution.is_ratio:
+        return dataclasses.replace(metadata, exif=exif_blocks.of_resolution(resolution)), ()
+    return metadata, ("resolution not kept in WebP",)
+
+
+def _in_tiff(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
+    """Leaves out maker's notes: a TIFF's fields are written anew, and their parts have places."""
+    if metadata.exif is None:
+        return metadata, ()
+    exif = exif_blocks.without_maker_notes(metadata.exif)
+    if exif == metadata.exif:
+        return metadata, ()
+    return dataclasses.replace(metadata, exif=exif), ("maker notes not kept in TIFF",)
 
 
 def _in_jpeg(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
@@ -64,6 +92,14 @@ def _in_jpeg(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
         metadata = dataclasses.replace(metadata, resolution=None)
         notes = (*notes, "resolution not kept in JPEG")
     return metadata, notes
+
+
+_FITTED: dict[OutputFormat, Callable[[Metadata], tuple[Metadata, tuple[str, ...]]]] = {
+    OutputFormat.JPEG: _in_jpeg,
+    OutputFormat.PNG: _in_png,
+    OutputFormat.TIFF: _in_tiff,
+    OutputFormat.WEBP: _in_webp,
+}
 
 
 def _density(resolution: Resolution) -> tuple[int, int] | None:

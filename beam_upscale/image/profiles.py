@@ -16,8 +16,8 @@ from PIL import Image, ImageCms
 
 from beam_upscale.image.codecs import is_raised_by_codec
 
-LARGEST_PROFILE = 255 * 65_519
-"""Bytes: what a JPEG holds, in 255 segments. No profile of a device comes near it."""
+LARGEST_PROFILE = 4 << 20
+"""Bytes. No profile of a device comes near it, and libvips reads 6 MB of a JPEG's at most."""
 
 UNUSABLE = "unusable ICC profile dropped"
 """The note on a profile that no picture can be shown by."""

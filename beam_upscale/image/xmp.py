@@ -38,6 +38,9 @@ _OF_STORAGE = frozenset(
         *(_TIFF + name for name in ("BitsPerSample", "Compression", "PhotometricInterpretation")),
         *(_TIFF + name for name in ("PlanarConfiguration", "SamplesPerPixel", "YCbCrSubSampling")),
         "http://ns.adobe.com/xap/1.0/Thumbnails",
+        # Places in the source's pixels.
+        _EXIF + "SubjectArea",
+        _EXIF + "SubjectLocation",
         # They name a part that JPEG keeps apart from the packet.
         "http://ns.adobe.com/xmp/note/HasExtendedXMP",
     }
@@ -61,13 +64,16 @@ def of_result(packet: bytes, *, is_turned: bool) -> tuple[bytes | None, tuple[st
     Returns:
         The packet, None where it cannot be read, and notes.
     """
-    removed = [_REGIONS, _MICROSOFT_REGIONS + "RegionInfo"] if is_turned else []
+    removed = (_REGIONS, _MICROSOFT_REGIONS + "RegionInfo") if is_turned else ()
     if len(packet) > LARGEST_PACKET:
         return None, (TOO_LONG,)
     found = _edited(packet.rstrip(b"\0"), _UPRIGHT, (*_OF_FILE, *removed))
     if found is None:
         return None, (UNREADABLE,)
-    return found, _signs(packet)
+    has_regions = is_turned and any(
+        space.encode() in packet for space in (_REGIONS, _MICROSOFT_REGIONS)
+    )
+    return found, (*_signs(packet), *(("image regions dropped",) if has_regions else ()))
 
 
 def _signs(packet: bytes) -> tuple[str, ...]:
@@ -78,11 +84,6 @@ def _signs(packet: bytes) -> tuple[str, ...]:
     if _VIDEO_SIGN.search(packet):
         notes.append("video dropped")
     return tuple(notes)
-
-
-def signs_in(packet: bytes | None) -> tuple[str, ...]:
-    """Notes on what else is in a packet's file, where the packet itself is left out."""
-    return () if packet is None else _signs(packet)
 
 
 def with_size(packet: bytes, width: int, height: int) -> bytes:

@@ -115,8 +115,8 @@ def test_xmp_packed_without_end_is_dropped() -> None:
 def test_old_exif_of_png() -> None:
     prefixed = b"Exif\0\0" + exif()
 
-    for kind in ("exif", "APP1"):
-        decoded = decode(png(swatches(), raw_profile(kind, prefixed)))
+    for kind, content in (("exif", prefixed), ("APP1", prefixed), ("exif", exif())):
+        decoded = decode(png(swatches(), raw_profile(kind, content)))
         assert (decoded.metadata.exif, decoded.notes) == (exif(), ())
     broken = b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n 9\nxyz\n")
     assert decode(png(swatches(), broken)).notes == ("unreadable EXIF dropped",)
@@ -154,12 +154,20 @@ def test_resolution_in_every_format() -> None:
         encoded = image.encode(
             decoded.color, metadata=decoded.metadata, options=EncodeOptions(output)
         )
-        information = Image.open(io.BytesIO(encoded.data)).info
-        if output is OutputFormat.WEBP:
-            assert encoded.notes == ("resolution not kept in WebP",)
-        else:
-            assert information["dpi"] == pytest.approx((300, 150), rel=1e-4)
-            assert encoded.notes == ()
+        picture = Image.open(io.BytesIO(encoded.data))
+        fields = picture.getexif()
+        told = (fields[282], fields[283]) if output is OutputFormat.WEBP else picture.info["dpi"]
+        assert told == pytest.approx((300, 150), rel=1e-4)
+        assert encoded.notes == ()
+
+
+def test_resolution_of_webp_that_has_exif_without_one() -> None:
+    metadata = Metadata(exif=exif(), resolution=Resolution(300, 300))
+    options = EncodeOptions(OutputFormat.WEBP)
+
+    encoded = image.encode(swatches(), metadata=metadata, options=options)
+
+    assert encoded.notes == ("resolution not kept in WebP",)
 
 
 def test_resolution_that_a_format_has_no_room_for() -> None:

@@ -81,6 +81,19 @@ def test_a_huge_profile_is_not_used() -> None:
     assert usable_profile(SOUND + bytes(17 << 20), 3) == SOUND
 
 
+def test_a_profile_that_no_reader_of_png_takes() -> None:
+    long = bytearray(SOUND + np.random.default_rng(0).bytes(1 << 20))
+    struct.pack_into(">I", long, 0, len(long))
+    kept = usable_profile(bytes(long), 3)
+
+    for output in OutputFormat:
+        encoded = image.encode(swatches(), metadata=Metadata(kept), options=EncodeOptions(output))
+        is_png = output is OutputFormat.PNG
+        assert encoded.notes == (("ICC profile too long for PNG dropped",) if is_png else ())
+        found = Image.open(io.BytesIO(encoded.data)).info.get("icc_profile")
+        assert found == (None if is_png else kept)
+
+
 def test_a_profile_of_odd_length_is_padded() -> None:
     # Some end with a text that is not padded, and declare that.
     odd = bytearray(SOUND + b"x")
