@@ -501,6 +501,7 @@ class TiffInfo:
         masks: how many pictures are marked as masks.
         inner_pictures: how many pictures the directory's SubIFDs field points to.
         is_tiled: whether pixels lie in tiles, else in strips.
+        has_lengths: whether it is said how long these are.
         is_big_endian_big: whether it is a big-endian BigTIFF.
         data_end: the byte after the last byte of pixels that the directory points to.
     """
@@ -525,6 +526,7 @@ class TiffInfo:
     masks: int
     inner_pictures: int
     is_tiled: bool
+    has_lengths: bool
     is_big_endian_big: bool
     data_end: int
 
@@ -659,7 +661,8 @@ def tiff_info(data: bytes) -> TiffInfo:
         has_equal_samples=all(len(set(tags.get(tag, ())[:samples])) <= 1 for tag in (258, 339)),
         compression=_first(tags, 259, TIFF_UNCOMPRESSED),
         sample_format=_first(tags, 339, SampleFormat.UNSIGNED),
-        photometric=_first(tags, 262, Photometric.BLACK_IS_ZERO),
+        # What Pillow takes for it, and nothing that can be taken for it in color.
+        photometric=_first(tags, 262, Photometric.WHITE_IS_ZERO if samples == 1 else -1),
         samples_per_pixel=samples,
         extra_samples=tags.get(338, ()),
         is_planar=_first(tags, 284, 1) == _PLANAR,
@@ -672,6 +675,7 @@ def tiff_info(data: bytes) -> TiffInfo:
         masks=sum(kind & _MASK > 0 for start, kind in pages if start != directory),
         inner_pictures=len(tags.get(330, ())),
         is_tiled=324 in places,
+        has_lengths=279 in places or 325 in places,
         is_big_endian_big=(layout.order, layout.offset) == (">", "Q"),
         data_end=_tiff_data_end(places),
     )

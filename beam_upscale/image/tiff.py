@@ -187,8 +187,14 @@ def _reader(info: TiffInfo, mode: str, colors: int, extra: tuple[int, ...]) -> R
     return Reader.BARE
 
 
+def _is_clear(info: TiffInfo, extra: tuple[int, ...]) -> bool:
+    """Whether codecs and this module understand a file's fields alike."""
+    is_unsigned = info.sample_format == SampleFormat.UNSIGNED
+    return is_unsigned and len(info.extra_samples) <= len(extra)
+
+
 def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
-    if info.is_planar:
+    if info.is_planar or not _is_clear(info, extra):
         return False
     if info.compression == _WEBP:
         return info.bits_per_sample == 8 and info.photometric == Photometric.RGB and len(extra) <= 1
@@ -202,8 +208,8 @@ def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
 def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> bool:
     if info.compression not in _PILLOW_COMPRESSIONS or info.bits_per_sample == 16:
         return False
-    if info.is_big_endian_big:
-        # It takes its directory for one of a classic TIFF.
+    # It takes a big-endian BigTIFF's directory for one of a classic TIFF.
+    if info.is_big_endian_big or not _is_clear(info, extra):
         return False
     if info.is_planar:
         # What `BareTiff` cannot unpack. It is right but for alpha behind gray.
@@ -221,7 +227,7 @@ def is_for_vips(info: TiffInfo) -> bool:
     if found.reader is Reader.PILLOW:
         # How libtiff's JPEG decoder turns colors is not how Pillow has it do that.
         is_plain = info.photometric in (Photometric.BLACK_IS_ZERO, Photometric.RGB)
-        is_whole = not (found.is_associated or found.dropped or info.is_planar)
+        is_whole = not (found.is_associated or found.dropped or info.is_planar) and info.has_lengths
         return is_plain and is_whole and info.bits_per_sample == 8 and info.compression in _PACKED
     return found.reader is Reader.VIPS
 

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,40 @@ def test_fields_that_contradict_each_other_are_refused() -> None:
         for tags in all_tags:
             data = tiff(Page(page.samples, 8, RGB, tags=tags))
             assert error_of(data).code is code, tags
+
+
+def without(page: Page, *tags: int) -> bytes:
+    """A page whose directory lacks some fields."""
+    data = bytearray(tiff(page))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    entries = [data[at : at + 12] for at in range(start + 2, start + 2 + 12 * count, 12)]
+    kept = [entry for entry in entries if struct.unpack_from("<H", entry)[0] not in tags]
+    data += bytes(len(data) % 2)
+    struct.pack_into("<I", data, 4, len(data))
+    return bytes(data + struct.pack("<H", len(kept)) + b"".join(kept) + bytes(4))
+
+
+def test_missing_fields_have_the_same_meaning_to_all_codecs(tmp_path: Path) -> None:
+    gray, color = page_of(8, BLACK_IS_ZERO, (), rows=HEIGHT), page_of(8, RGB, (), rows=HEIGHT)
+    undefined = Page(gray.samples, tags={339: (SHORT, [4])})
+    too_many = Page(color.samples, 8, RGB, tags={338: (SHORT, [2])})
+    files = [
+        (without(gray, 277), gray.samples),
+        (without(gray, 278), gray.samples),
+        (without(gray, 279), gray.samples),
+        (without(color, 279, 284), color.samples),
+        # By the oldest rule, which Pillow and tifffile follow: white is 0.
+        (without(gray, 262), 255 - gray.samples),
+        (tiff(undefined), gray.samples),
+        (tiff(too_many), color.samples),
+    ]
+
+    for number, (data, expected) in enumerate(files):
+        np.testing.assert_array_equal(decode(data).color, expected, str(number))
+        np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), expected, str(number))
+    for tag, code in ((262, ErrorCode.UNSUPPORTED_FORMAT), (277, ErrorCode.CORRUPT)):
+        assert error_of(without(color, tag)).code is code
 
 
 REDUCED, MASK = {254: (LONG, [1])}, {254: (LONG, [4])}
