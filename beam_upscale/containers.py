@@ -8,7 +8,6 @@ Whatever numbers a file holds, a reader raises nothing but an `ImageError`: it l
 through `unpack`, which checks that they are there. Any other exception is a mistake of ours.
 """
 
-import functools
 import io
 import itertools
 import re
@@ -716,9 +715,10 @@ def camera_raw(data: bytes) -> str | None:
         if tag in first:
             return name
     pages = _tiff_pages(data, layout)
-    outer = [start for start, _ in pages[:_LOOKED_AT]] or [layout.first_directory]
+    outer = [start for start, _ in pages[1:_LOOKED_AT]]
     inner = [start for start in first.get(330, ()) if start < len(data)][:_LOOKED_AT]
-    if any(map(functools.partial(_is_of_a_sensor, data, layout), (*outer, *inner))):
+    further = (tags for start in (*outer, *inner) if (tags := _some_tags(data, layout, start)))
+    if _is_of_a_sensor(first) or any(map(_is_of_a_sensor, further)):
         return _make(data, layout)
     # A picture of which the chain has nothing but reduced copies lies where only its maker looks.
     if all(kind & _REDUCED_COPY for _, kind in pages) and any(
@@ -728,11 +728,15 @@ def camera_raw(data: bytes) -> str | None:
     return None
 
 
-def _is_of_a_sensor(data: bytes, layout: _TiffLayout, directory: int) -> bool:
+def _some_tags(data: bytes, layout: _TiffLayout, directory: int) -> _TiffTags:
+    """The integer fields of a directory; none of a damaged one."""
     try:
-        tags, _ = _tiff_fields(data, layout, directory)
+        return _tiff_fields(data, layout, directory)[0]
     except ImageError:
-        return False
+        return {}
+
+
+def _is_of_a_sensor(tags: _TiffTags) -> bool:
     return (
         _first(tags, 262, -1) in tuple(_RawPhotometric)
         or _first(tags, 259, TIFF_UNCOMPRESSED) in _RAW_COMPRESSIONS
@@ -751,15 +755,14 @@ def _make(data: bytes, layout: _TiffLayout) -> str:
     return "unnamed maker"
 
 
-def check_tiff(data: bytes) -> None:
+def check_tiff(data: bytes, info: TiffInfo) -> None:
     """Checks that the pixels a TIFF points to lie within it.
 
     Raises:
         ImageError: TRUNCATED.
     """
-    expected = tiff_info(data).data_end
-    if len(data) < expected:
-        raise _truncated("TIFF", f"has {len(data)} of {expected} bytes")
+    if len(data) < info.data_end:
+        raise _truncated("TIFF", f"has {len(data)} of {info.data_end} bytes")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ with alpha apart:
 | --- | --- |
 | gray, RGB, 8 bits | as it is; gray stays one channel |
 | gray, RGB, 16 bits (PNG, TIFF) | uint16 |
-| alpha | kept apart from the color; associated (premultiplied) alpha of a TIFF is divided out |
+| alpha | kept apart from the color; associated (premultiplied) alpha is divided out |
 | palette | RGB, also where all its entries are gray; transparent entries become alpha |
 | transparent color (PNG's tRNS) | alpha |
 | 1, 2, 4 bits | 8-bit gray over the full range |

@@ -56,6 +56,7 @@ class Source:
         sample_bits: bits of a sample in the file.
         notes: on what of the file is not taken.
         beside: what else stands beside the pixels.
+        tiff: what a TIFF says of its picture.
     """
 
     header: ImageHeader
@@ -64,6 +65,7 @@ class Source:
     sample_bits: int = 8
     notes: tuple[str, ...] = ()
     beside: Beside = dataclasses.field(default_factory=Beside)
+    tiff: containers.TiffInfo | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ def decode(
         check_acceptable(source.header, max_pixels, animated)
         if before_pixels is not None:
             before_pixels(source.header)
-        _check_complete(data, source.header.format, source.header.width * source.header.height)
+        _check_complete(data, source)
         picture = _read_picture(data, source)
         return _assemble(source, picture)
 
@@ -333,7 +335,7 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
         raise _camera_raw(name)
     info = containers.tiff_info(data)
     layout = tiff.layout(info)
-    return _source(
+    source = _source(
         "tiff",
         layout.mode,
         info.width,
@@ -345,6 +347,7 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
         notes=tiff.notes(info, layout),
         found=beside.of_tiff(data, info.directory),
     )
+    return dataclasses.replace(source, tiff=info)
 
 
 _SIXTEEN_BIT_MODES = {"L": "I;16", "LA": "LA;16", "RGB": "RGB;16", "RGBA": "RGBA;16"}
@@ -476,15 +479,15 @@ def check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -
         )
 
 
-def _check_complete(data: bytes, format_: str, pixels: int) -> None:
-    if format_ == "png":
+def _check_complete(data: bytes, source: Source) -> None:
+    if source.header.format == "png":
         containers.check_png(data)
-    elif format_ == "webp":
+    elif source.header.format == "webp":
         containers.check_webp(data)
-    elif format_ == "tiff":
-        containers.check_tiff(data)
-    elif format_ == "jpeg":
-        containers.check_jpeg(data, pixels)
+    elif source.header.format == "jpeg":
+        containers.check_jpeg(data, source.header.width * source.header.height)
+    elif source.tiff is not None:
+        containers.check_tiff(data, source.tiff)
 
 
 def _read_picture(data: bytes, source: Source) -> _Picture:
@@ -495,8 +498,8 @@ def _read_picture(data: bytes, source: Source) -> _Picture:
         if header.format == "jpeg":
             look_behind(data, source)
             return _read_jpeg(data, source)
-        if header.format == "tiff":
-            return _read_tiff(data, source)
+        if source.tiff is not None:
+            return _read_tiff(data, source, source.tiff)
         return _read_by_pillow(data, source)
 
 
@@ -580,8 +583,7 @@ def _read_strictly(open_: Callable[[str], Any], read: Callable[[Any], T]) -> T:
     return found
 
 
-def _read_tiff(data: bytes, source: Source) -> _Picture:
-    info = containers.tiff_info(data)
+def _read_tiff(data: bytes, source: Source, info: containers.TiffInfo) -> _Picture:
     reader = tiff.layout(info).reader
     if reader is tiff.Reader.BARE:
         return _read_bare_tiff(data, info)
@@ -676,6 +678,8 @@ def _to_gray_or_rgb(
         return image, ()
     if mode == "1":
         return image.convert("L"), ("1-bit as 8-bit grayscale",)
+    if mode == "RGBa":
+        return image.convert("RGBA"), ()
     if mode in ("P", "PA"):
         target = "RGBA" if image.has_transparency_data else "RGB"
         return image.convert(target), ("palette expanded",)

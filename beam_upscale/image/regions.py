@@ -220,10 +220,9 @@ def _reader(
         return PictureReader(picture, lambda: _rows(_open(file)), source.orientation)
     if header.format == "jpeg" and header.mode != "CMYK":
         return _jpeg(file, source)
-    if header.format == "tiff":
+    if (info := source.tiff) is not None:
         with _mapped(file) as data:
-            info = containers.tiff_info(data)
-            containers.check_tiff(data)
+            containers.check_tiff(data, info)
             reader = tiff.layout(info).reader
             views = containers.tiff_views(data, info) if reader is tiff.Reader.BARE else ()
             view = containers.tiff_view_at(data, info.directory)

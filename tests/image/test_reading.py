@@ -467,6 +467,19 @@ def test_primary_of_several_pictures_in_a_heic() -> None:
     assert decode(buffer.getvalue()).notes == ("primary of 2 frames",)
 
 
+def test_associated_alpha_of_a_heic_is_divided_out() -> None:
+    stored = np.empty((HEIGHT, WIDTH, 4), np.uint8)
+    stored[..., :3], stored[..., 3] = 60, 120
+    buffer = io.BytesIO()
+    pillow_heif.from_bytes("RGBa", (WIDTH, HEIGHT), stored.tobytes()).save(buffer, quality=-1)
+
+    decoded = decode(buffer.getvalue())
+
+    assert_pixels(decoded, np.full((HEIGHT, WIDTH, 3), 127), tolerance=3)
+    assert decoded.alpha is not None
+    assert set(np.unique(decoded.alpha)) == {120}
+
+
 def test_ten_bit_heic_is_reduced() -> None:
     deep = gradient(3, np.uint16)
     file = pillow_heif.from_bytes("RGB;16", (WIDTH, HEIGHT), deep.tobytes())
