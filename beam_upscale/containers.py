@@ -728,7 +728,7 @@ def camera_raw(data: bytes) -> str | None:
     return None
 
 
-def _some_tags(data: bytes, layout: _TiffLayout, directory: int) -> _TiffTags:
+def _some_tags(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, tuple[int, ...]]:
     """The integer fields of a directory; none of a damaged one."""
     try:
         return _tiff_fields(data, layout, directory)[0]
@@ -736,7 +736,7 @@ def _some_tags(data: bytes, layout: _TiffLayout, directory: int) -> _TiffTags:
         return {}
 
 
-def _is_of_a_sensor(tags: _TiffTags) -> bool:
+def _is_of_a_sensor(tags: dict[int, tuple[int, ...]]) -> bool:
     return (
         _first(tags, 262, -1) in tuple(_RawPhotometric)
         or _first(tags, 259, TIFF_UNCOMPRESSED) in _RAW_COMPRESSIONS
