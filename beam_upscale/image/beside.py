@@ -7,7 +7,7 @@ packed, XMP) is unpacked and read only where a picture is decoded.
 import re
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,17 +151,6 @@ def _mpf_pictures(content: bytes) -> int:
     return 1 if value is None or len(value) != 4 else struct.unpack(f"{layout.order}I", value)[0]
 
 
-_BLANK = re.compile(rb"[\0\s]*")
-_END_OF_IMAGE = b"\xff\xd9"
-
-
-def trailer_of_jpeg(data: bytes) -> bool:
-    """Whether something follows the picture of a whole JPEG, beside padding."""
-    start = next((end for mark, _, end in containers.jpeg_segments(data) if mark == 0xDA), -1)
-    end = data.find(_END_OF_IMAGE, start) if start >= 0 else -1
-    return end >= 0 and not _BLANK.fullmatch(data[end + 2 : end + (1 << 16)])
-
-
 # PNG
 
 
@@ -277,8 +266,10 @@ _WEBP_SILENT = frozenset(
 
 def of_webp(data: bytes) -> Beside:
     """What stands in the chunks of a WebP."""
-    found = Beside()
+    found, end = Beside(), _end_of_webp(data)
     for chunk in containers.riff_chunks(data):
+        if chunk.start >= end:
+            break
         if chunk.type == b"XMP " and chunk.end <= len(data):
             found.xmp = found.xmp or data[chunk.start : chunk.end]
         elif chunk.type == b"ICCP":
@@ -389,6 +380,52 @@ def _gif_blocks(data: bytes, at: int) -> Iterator[bytes]:
     while at < len(data) and data[at]:
         yield data[at + 1 : at + 1 + data[at]]
         at += 1 + data[at]
+
+
+# Behind the picture
+
+
+_BLANK = re.compile(rb"[\0\s]*")
+_END_OF_IMAGE = b"\xff\xd9"
+_LOOKED_AT = 1 << 16
+
+
+def look_behind(found: Beside, format_: str, data: bytes) -> None:
+    """Notes what follows the picture of a whole file, beside padding.
+
+    Args:
+        found: what stands beside the picture otherwise, which is added to.
+        format_: of the file.
+        data: all of it, or a mapping of it.
+    """
+    end = _ENDS[format_](data) if format_ in _ENDS else None
+    if end is None or found.pictures > 1:
+        return
+    rest = data[end : end + _LOOKED_AT]
+    if not _BLANK.fullmatch(rest):
+        found.leave("video dropped" if b"ftyp" in rest else TRAILER)
+
+
+def _end_of_jpeg(data: bytes) -> int | None:
+    scan = next((end for mark, _, end in containers.jpeg_segments(data) if mark == 0xDA), -1)
+    end = data.find(_END_OF_IMAGE, scan) if scan >= 0 else -1
+    return None if end < 0 else end + 2
+
+
+def _end_of_png(data: bytes) -> int | None:
+    return next((c.end + 4 for c in containers.png_chunks(data) if c.type == b"IEND"), None)
+
+
+def _end_of_webp(data: bytes) -> int:
+    size = int.from_bytes(data[4:8], "little")
+    return 8 + size + size % 2
+
+
+_ENDS: dict[str, Callable[[bytes], int | None]] = {
+    "jpeg": _end_of_jpeg,
+    "png": _end_of_png,
+    "webp": _end_of_webp,
+}
 
 
 def noted_once(notes: Iterable[str]) -> tuple[str, ...]:

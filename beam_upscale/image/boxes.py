@@ -9,6 +9,8 @@ from beam_upscale.errors import ImageError
 from beam_upscale.image.color_tags import ColorTags, of_code_points
 
 _MOST_BOXES = 65_536
+_VIDEO_OF_PHOTO = b"mpvd"
+"""The box behind a picture that cameras keep a video in."""
 _SIGNS = {
     "gain map dropped": (b"tmap", b":hdrgainmap\0"),
     "depth map dropped": (b":auxid:2\0", b":auxiliary:depth\0", b":disparitymap\0"),
@@ -106,8 +108,10 @@ class _Boxes:
 
     def info(self) -> IsoInfo:
         meta = self.data[self.meta.start : self.meta.end]
-        notes = tuple(note for note, signs in _SIGNS.items() if any(sign in meta for sign in signs))
-        return IsoInfo(self._colors(), self._is_cropped(), notes)
+        notes = [note for note, signs in _SIGNS.items() if any(sign in meta for sign in signs)]
+        if _first(self.data, _VIDEO_OF_PHOTO, 0, len(self.data)) is not None:
+            notes.append("video dropped")
+        return IsoInfo(self._colors(), self._is_cropped(), tuple(notes))
 
     def _colors(self) -> ColorTags | None:
         for box in self.properties:

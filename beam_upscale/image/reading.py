@@ -492,21 +492,15 @@ def _check_complete(data: bytes, source: Source) -> None:
 
 def _read_picture(data: bytes, source: Source) -> _Picture:
     header = source.header
+    beside.look_behind(source.beside, header.format, data)
     with damage_as_image_error(header.format):
         if header.format == "png":
             return _read_png(data, source)
         if header.format == "jpeg":
-            look_behind(data, source)
             return _read_jpeg(data, source)
         if source.tiff is not None:
             return _read_tiff(data, source, source.tiff)
         return _read_by_pillow(data, source)
-
-
-def look_behind(data: bytes, source: Source) -> None:
-    """Notes what follows a JPEG's picture, which takes its whole file to see."""
-    if source.beside.pictures == 1 and beside.trailer_of_jpeg(data):
-        source.beside.leave(beside.TRAILER)
 
 
 def _read_png(data: bytes, source: Source) -> _Picture:

@@ -31,7 +31,7 @@ import pyvips
 from beam_upscale import containers
 from beam_upscale.containers import TiffInfo
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import jpeg, reading, tiff
+from beam_upscale.image import beside, jpeg, reading, tiff
 from beam_upscale.image.codecs import (
     damage_as_image_error,
     forget_errors,
@@ -215,6 +215,8 @@ def _reader(
     header = source.header
     if header.format == "png":
         containers.check_png_file(file)
+        with _mapped(file) as data:
+            beside.look_behind(source.beside, "png", data)
         image = _open(file)
         picture = _picture(source, image, image.bands in (2, 4), reading.png_notes(source))
         return PictureReader(picture, lambda: _rows(_open(file)), source.orientation)
@@ -239,7 +241,7 @@ def _jpeg(file: BinaryIO, source: reading.Source) -> PictureReader:
     open_ = functools.partial(_open, file, "sequential")
     with _mapped(file) as data:
         containers.check_jpeg(data, source.header.width * source.header.height)
-        reading.look_behind(data, source)
+        beside.look_behind(source.beside, "jpeg", data)
         odd = jpeg.mended(data)
         if odd is None or odd.notes or not odd.is_plain:
             _, odd = reading.whole_jpeg(data, open_, lambda image: image.avg())

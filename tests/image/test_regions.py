@@ -87,11 +87,14 @@ FILES: dict[str, Callable[[], bytes]] = {
     "png by primaries": lambda: described_colors.png(
         pixels(3), described_colors.chrm(described_colors.ADOBE), described_colors.gama(0.45455)
     ),
-    "png by code points, with texts": lambda: described_colors.png(
-        pixels(1)[..., 0],
-        described_colors.cicp(12, 8),
-        (b"tEXt", b"Comment\0hello"),
-        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<a/>"),
+    "png by code points, with texts": lambda: (
+        described_colors.png(
+            pixels(1)[..., 0],
+            described_colors.cicp(12, 8),
+            (b"tEXt", b"Comment\0hello"),
+            (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<a/>"),
+        )
+        + b"more behind it"
     ),
     "jpeg with all kinds of metadata": lambda: (
         by_pillow("RGB", "JPEG", dpi=(300, 150), xmp=b"<a/>", comment=b"hello", exif=turned(6))
