@@ -68,6 +68,9 @@ _FINAL_ERRORS = (
 )
 _PASSING_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
+# What the library's errors of connections begin with.
+_OF_CONNECTION = re.compile(r"^\w+\(host=\S*, port=\d+\): ")
+
 # Of what is asked for, as the library's own warnings have it.
 _QUERY = re.compile(r"\?\S*")
 
@@ -344,7 +347,7 @@ def _words(error: Exception) -> str:
         if not isinstance(inner, Exception):
             break
         found = inner
-    return str(found)
+    return _OF_CONNECTION.sub("", str(found))
 
 
 def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> T:

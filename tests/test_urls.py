@@ -1,6 +1,10 @@
 """URLs as browsers read them, and as they may be published."""
 
+import contextlib
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from beam_upscale import urls
 
@@ -142,3 +146,72 @@ def test_texts_that_are_urls_have_no_secrets_in_them() -> None:
     assert urls.values_without_secrets(
         {"u": "http://u:p@h/", "l": [1, "http://h/?token=1"], "d": {"v": "http://u@h/"}, "n": None}
     ) == {"u": "http://h/", "l": [1, "http://h/"], "d": {"v": "http://h/"}, "n": None}
+
+
+PIECES = st.sampled_from(
+    [
+        *(
+            "http",
+            "https:",
+            "ftp",
+            "data",
+            ":",
+            "//",
+            "/",
+            "\\",
+            "@",
+            "#",
+            "?",
+            "&",
+            "=",
+            "%",
+            "%2e",
+        ),
+        *(
+            ".",
+            "..",
+            "[",
+            "]",
+            "::1",
+            "h",
+            "h.example",
+            "1.2.3",
+            "0x",
+            "é",
+            "\u3002",
+            "\udcff",
+            "\x00",
+        ),
+        *(
+            " ",
+            "\n",
+            "\t",
+            "token",
+            "sig",
+            "user:pw",
+            "xn--",
+            "80",
+            "99999",
+            "\u200d",
+            "\u0130",
+            "|",
+        ),
+    ]
+)
+
+
+@given(st.lists(PIECES, max_size=14).map("".join))
+@example("http://h/%zz?%")
+@example("http:[/@")
+def test_whatever_a_text_is_it_is_a_url_or_none(text: str) -> None:
+    shown = urls.without_secrets(text)
+    assert urls.without_secrets(shown) == shown
+    assert isinstance(urls.path_of(text), str)
+    assert urls.trimmed(urls.trimmed(text)) == urls.trimmed(text)
+    base = urls.parse("https://h.example/a/b")
+    for against in (None, base):
+        with contextlib.suppress(ValueError):
+            found = str(urls.parse(text, against))
+            assert found.isascii() and found.isprintable() and " " not in found
+            assert str(urls.parse(found)) == found
+            assert not urls.has_userinfo(found)
