@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.parquet_footers import column_chunks
 
 _CHUNK_BYTES = 16 << 20
 
@@ -48,13 +49,11 @@ class Cell:
         row_group: of the file, from 0.
         row: in that group, from 0.
         column: path of a binary column, with dots between its parts.
-        otherwise: the file that is read where the value is empty; None reads nothing else.
     """
 
     row_group: int
     row: int
     column: str
-    otherwise: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,8 +96,6 @@ def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
             return _checked(storage.read_range(uri, offset, size), uri, part)
         case Cell():
             data = _cells.read(uri, part)
-            if not data and part.otherwise is not None:
-                return read(part.otherwise, None, max_bytes)
             storage.check_size(len(data), max_bytes)
             return data
         case Missing():
@@ -118,10 +115,7 @@ def read_start(uri: str, part: Part | None, limit: int) -> bytes:
             start = Extent(offset, min(size, limit))
             return _checked(storage.read_range(uri, offset, start.size), uri, start)
         case Cell():
-            data = _cells.read(uri, part)
-            if not data and part.otherwise is not None:
-                return read_start(part.otherwise, None, limit)
-            return data
+            return _cells.read(uri, part)
         case Missing():
             raise part.error()
 
@@ -153,10 +147,7 @@ def sha256(uri: str, part: Part | None) -> str:
                 digest.update(_checked(data, uri, piece))
             return digest.hexdigest()
         case Cell():
-            data = _cells.read(uri, part)
-            if not data and part.otherwise is not None:
-                return sha256(part.otherwise, None)
-            return hashlib.sha256(data).hexdigest()
+            return hashlib.sha256(_cells.read(uri, part)).hexdigest()
         case Missing():
             raise part.error()
 
@@ -319,15 +310,15 @@ def _column(uri: str, cell: Cell) -> pa.ChunkedArray | None:
     with storage.open_read(uri) as opened:
         file = pq.ParquetFile(opened)
         group = file.metadata.row_group(cell.row_group)
-        chunks = (group.column(index) for index in range(group.num_columns))
-        sizes = [each.total_uncompressed_size for each in chunks if _is_of(each, cell)]
-        if sum(sizes) > _MOST_KEPT_BYTES:
+        if group.total_byte_size > _MOST_KEPT_BYTES and _is_large(opened, cell):
             return None
         return only_column(file.read_row_group(cell.row_group, columns=[cell.column]))
 
 
-def _is_of(chunk: pq.ColumnChunkMetaData, cell: Cell) -> bool:
-    return bool(chunk.path_in_schema == cell.column)
+def _is_large(file: BinaryIO, cell: Cell) -> bool:
+    """Whether a column of a large row group is too large to be held, as far as is known."""
+    chunks = column_chunks(file, cell.column)[cell.row_group : cell.row_group + 1]
+    return all(chunk is None or chunk.size > _MOST_KEPT_BYTES for chunk in chunks)
 
 
 def _value(uri: str, cell: Cell) -> bytes | None:
@@ -447,11 +438,7 @@ def _chunks(uri: str, part: Part | None) -> Iterator[bytes]:
             for piece in _pieces(part):
                 yield _checked(storage.read_range(uri, piece.offset, piece.size), uri, piece)
         case Cell():
-            data = _cells.read(uri, part)
-            if not data and part.otherwise is not None:
-                yield from _file_chunks(part.otherwise)
-            else:
-                yield data
+            yield _cells.read(uri, part)
         case Missing():
             raise part.error()
 

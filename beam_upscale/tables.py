@@ -8,7 +8,6 @@ before it begins.
 
 import contextlib
 import dataclasses
-import enum
 import io
 import itertools
 import json
@@ -30,6 +29,7 @@ from beam_upscale.json_values import is_unicode, parsed, without_deep
 from beam_upscale.literal import shortened
 from beam_upscale.locations import Cell, Missing, Part, only_column
 from beam_upscale.metadata import name_of_two, named_columns, shown
+from beam_upscale.parquet_footers import ColumnChunk, column_chunks
 from beam_upscale.separated_values import MalformedError, Record, records
 
 IMAGE_COLUMNS = (
@@ -406,78 +406,76 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
     image = schema.field(column)
     cells = _bytes_path(image)
     read = [name for field in schema for name in _read_columns(field, image)]
-    number = 0
-    for group in range(file.num_row_groups):
-        rows = _group_rows(uri, file, group, read)
-        if cells is None:
-            for columns in rows:
+    numbers = itertools.count()
+    if cells is None:
+        for group in range(file.num_row_groups):
+            for columns in _group_rows(uri, file, group, read):
+                number = next(numbers)
                 yield _named(uri, number, columns, column, f"row {number}")
-                number += 1
-            continue
-        held = _held(uri, file, group, cells, has_paths=f"{column}.path" in read)
-        for row_in_group, (columns, bytes_) in enumerate(zip(rows, held, strict=True)):
+        return
+    has_paths = f"{column}.path" in read
+    for group, is_held in enumerate(_held_by_groups(opened, file, cells, has_paths=has_paths)):
+        rows = _group_rows(uri, file, group, read)
+        held = _held(uri, file, group, cells, is_held)
+        for row_in_group, (columns, is_there) in enumerate(_pairs(uri, rows, held)):
+            number = next(numbers)
             path = (columns.pop(column, None) or {}).get("path")
-            cell = Cell(group, row_in_group, cells)
-            yield _embedded(uri, number, columns, path, cell, bytes_, f"{column}.path")
-            number += 1
+            if is_there:
+                cell = Cell(group, row_in_group, cells)
+                yield TableRow(number, columns, _path(path), uri, cell)
+            else:
+                yield _with_name(uri, number, columns, path, f"row {number}: {column}.path")
 
 
-class _Bytes(enum.Enum):
-    """Whether a row of Parquet holds its image."""
+def _held_by_groups(
+    opened: BinaryIO, file: pq.ParquetFile, cells: str, *, has_paths: bool
+) -> list[bool | None]:
+    """Whether the rows of each row group hold their images, as `_is_held_by_all` says.
 
-    THERE = enum.auto()
-    MISSING = enum.auto()
-    PERHAPS_EMPTY = enum.auto()
+    Where there are no paths it does not matter: what else could they name?
+    """
+    groups = file.num_row_groups
+    if not has_paths:
+        return [True] * groups
+    found = [
+        _is_held_by_all(chunk, file.metadata.row_group(group).num_rows)
+        for group, chunk in enumerate(column_chunks(opened, cells)[:groups])
+    ]
+    return [*found, *[None] * (groups - len(found))]
 
 
-def _embedded(
-    uri: str,
-    number: int,
-    columns: Mapping[str, Any],
-    path: object,
-    cell: Cell,
-    found: _Bytes,
-    column: str,
-) -> TableRow:
-    """A row of a table that holds images: this one's, or its path."""
-    if found is _Bytes.MISSING:
-        return _with_name(uri, number, columns, path, f"row {number}: {column}")
-    name = _path(path)
-    if name and found is _Bytes.PERHAPS_EMPTY:
-        cell = dataclasses.replace(cell, otherwise=resolved(uri, name))
-    return TableRow(number, columns, name, uri, cell)
+def _pairs(
+    uri: str, rows: Iterator[dict[str, Any]], held: Iterator[bool]
+) -> Iterator[tuple[dict[str, Any], bool]]:
+    for columns, is_there in itertools.zip_longest(rows, held):
+        if columns is None or is_there is None:
+            found = "a row group has columns of different lengths"
+            raise _invalid(uri, f"it is no Parquet file that can be read: {found}; write it anew")
+        yield columns, is_there
 
 
 def _held(
-    uri: str, file: pq.ParquetFile, group: int, cells: str, *, has_paths: bool
-) -> Iterator[_Bytes]:
-    """Whether each row of a row group holds its image; bytes are read only where some do not."""
-    rows, found = file.metadata.row_group(group).num_rows, None
-    if not has_paths:
-        found = _Bytes.THERE
-    else:
-        with _as_invalid(uri):
-            found = _held_by_statistics(file.metadata.row_group(group), cells)
-    if found is not None:
-        yield from itertools.repeat(found, rows)
+    uri: str, file: pq.ParquetFile, group: int, cells: str, is_held: bool | None
+) -> Iterator[bool]:
+    """Whether each row of a row group holds its image; bytes are read where that is not known."""
+    if is_held is not None:
+        yield from itertools.repeat(is_held, file.metadata.row_group(group).num_rows)
         return
     for values in _batches(uri, file, group, [cells]):
-        for value in only_column(values).to_pylist():
-            yield _Bytes.THERE if value else _Bytes.MISSING
+        yield from map(bool, only_column(values).to_pylist())
 
 
-def _held_by_statistics(group: pq.RowGroupMetaData, cells: str) -> _Bytes | None:
-    """What all rows of a row group have in common; None where their bytes have to be looked at."""
-    chunks = (group.column(index) for index in range(group.num_columns))
-    statistics = next(each for each in chunks if each.path_in_schema == cells).statistics
-    if statistics is None or not statistics.has_null_count:
+def _is_held_by_all(chunk: ColumnChunk | None, rows: int) -> bool | None:
+    """Whether all rows of a row group hold their images, or none does; None where it is not known.
+
+    An empty value holds none.
+    """
+    if chunk is None or chunk.nulls is None:
         return None
-    if statistics.null_count:
-        return _Bytes.MISSING if statistics.null_count == group.num_rows else None
-    if not statistics.has_min_max:
-        # Writers leave out those of long values, such as images mostly are.
-        return _Bytes.PERHAPS_EMPTY
-    return _Bytes.THERE if statistics.min else None
+    if chunk.nulls:
+        return False if chunk.nulls == rows else None
+    # Writers leave out a least value that is long, as those of images mostly are.
+    return None if chunk.least == b"" else True
 
 
 @contextlib.contextmanager
@@ -504,7 +502,7 @@ def _group_rows(
 
 def _batches(uri: str, file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.Table]:
     with _as_invalid(uri):
-        together = _rows_together(file.metadata.row_group(group), columns)
+        together = _rows_together(file.metadata.row_group(group))
         batches = file.iter_batches(together, row_groups=[group], columns=columns)
     while True:
         with _as_invalid(uri):
@@ -515,12 +513,10 @@ def _batches(uri: str, file: pq.ParquetFile, group: int, columns: list[str]) -> 
         yield found
 
 
-def _rows_together(group: pq.RowGroupMetaData, columns: list[str]) -> int:
-    """How many rows are held at a time: fewer where cells are long."""
-    chunks = [group.column(index) for index in range(group.num_columns)]
-    read = [each for each in chunks if each.path_in_schema.startswith(tuple(columns))]
-    size = sum(int(each.total_uncompressed_size) for each in read)
-    return max(1, min(_ROWS_AT_A_TIME, _BYTES_AT_A_TIME * int(group.num_rows) // max(1, size)))
+def _rows_together(group: pq.RowGroupMetaData) -> int:
+    """How many rows are held at a time: fewer where they are large."""
+    size = max(1, int(group.total_byte_size))
+    return max(1, min(_ROWS_AT_A_TIME, _BYTES_AT_A_TIME * int(group.num_rows) // size))
 
 
 def _path(value: object) -> str:
