@@ -71,6 +71,8 @@ _PASSING_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSEr
 # What the library's errors of connections begin with.
 _OF_CONNECTION = re.compile(r"^\w+\(host=\S*, port=\d+\): ")
 
+_URL = re.compile(r"\w+://[^\s'\"]+")
+
 # Of what is asked for, as the library's own warnings have it.
 _QUERY = re.compile(r"\?\S*")
 
@@ -347,7 +349,9 @@ def _words(error: Exception) -> str:
         if not isinstance(inner, Exception):
             break
         found = inner
-    return _OF_CONNECTION.sub("", str(found))
+    words = _OF_CONNECTION.sub("", str(found))
+    # That of a proxy, too, may have a password in it.
+    return _URL.sub(lambda match: urls.without_secrets(match[0]), words)
 
 
 def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> T:

@@ -461,6 +461,22 @@ def test_a_proxy_may_be_anywhere_and_is_asked_for_no_denied_host(
     assert asked == [("http://host.example/a", "Basic bWU6cHJveHk=")]
 
 
+@pytest.mark.parametrize("place", ["http://me:SECRET@[::1", "http://me:SECRET@127.0.0.1:1"])
+def test_a_password_of_a_proxy_stands_in_no_message(
+    monkeypatch: pytest.MonkeyPatch, patience: Callable[..., None], place: str
+) -> None:
+    patience(attempts=1)
+    monkeypatch.setenv("http_proxy", place)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    with pytest.raises(ImageError) as caught:
+        storage.read_at_most("http://host.example/a", 10)
+
+    assert caught.value.code is ErrorCode.READ_ERROR
+    assert "SECRET" not in caught.value.message
+
+
 @pytest.mark.parametrize(
     "url", ["http://", "http://[::1", "http://a..b/", "http://:x/", "https://\udcff/"]
 )
