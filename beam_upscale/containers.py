@@ -405,6 +405,8 @@ def riff_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
+_GIF_CONTROL = b"\xf9"
+"""The label of the extension that says what becomes of the frame behind it."""
 _MAX_GIF_FRAMES = 65_536
 
 
@@ -414,23 +416,53 @@ def gif_frames(data: bytes) -> int:
     Raises:
         ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
     """
+    frames = 0
+    for kind, position in _gif_parts(data):
+        frames += kind == _GIF_IMAGE and position + 9 <= len(data)
+        if frames == _MAX_GIF_FRAMES:
+            break
+    return max(1, frames)
+
+
+def gif_that_stays(data: bytes) -> bytes:
+    """A GIF whose first frame is not to be disposed of, and which is the same besides.
+
+    Pillow makes room for what takes that frame's place where it only opens a file, and the frame
+    may say any size.
+
+    Raises:
+        ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
+    """
+    for kind, position in _gif_parts(data):
+        if kind == _GIF_IMAGE:
+            break
+        flags = position + 2
+        if data[position : position + 1] == _GIF_CONTROL and data[flags : flags + 1] > b"\x03":
+            data = data[:flags] + bytes([data[flags] & 0x03]) + data[flags + 1 :]
+    return data
+
+
+def _gif_parts(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yields what kind each part of a GIF is, up to the trailer, and where it goes on behind that.
+
+    Raises:
+        ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
+    """
     (flags,) = unpack("B", data, 10)
     position = 13 + _gif_table_bytes(flags)
-    frames = 0
     numbers = _part_numbers(len(data), "GIF")
-    while position < len(data) and frames < _MAX_GIF_FRAMES:
+    while position < len(data):
         next(numbers)
         kind = data[position]
         position += 1
+        yield kind, position
         if kind == _GIF_TRAILER:
-            break
+            return
         if kind == _GIF_EXTENSION:
             position = _behind_gif_blocks(data, position + 1, numbers)
         elif kind == _GIF_IMAGE and position + 9 <= len(data):
-            frames += 1
             (flags,) = unpack("B", data, position + 8)
             position = _behind_gif_blocks(data, position + 10 + _gif_table_bytes(flags), numbers)
-    return max(1, frames)
 
 
 def _gif_table_bytes(flags: int) -> int:

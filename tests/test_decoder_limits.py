@@ -4,6 +4,7 @@ import ctypes
 import io
 import os
 import resource
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,9 +102,9 @@ def test_decoder_works_in_the_root_folder_on_files_named_from_elsewhere(
 
 @pytest.fixture(scope="module")
 def narrow_pool() -> Iterator[DecoderPool]:
-    """Decoders that may take 64 MiB over what they took first, and nothing for pixels."""
+    """Decoders that may take 76 MiB over what they took first, and nothing for pixels."""
     narrow = """
-limits.HEADROOM_BYTES, limits.PIXEL_BYTES, limits._FILE_COPIES = 64 << 20, 0, 0
+limits.HEADROOM_BYTES, limits.PIXEL_BYTES, limits._FILE_COPIES = 76 << 20, 0, 0
 at_first = limits.address_space_of()
 limits.address_space_of = lambda: at_first
 """
@@ -133,6 +134,21 @@ def test_file_that_asks_for_more_memory_than_its_decoder_has_is_not_called_damag
     flat = Image.new("RGBA", (SIDE, SIDE), (10, 20, 30, 40))
 
     assert code_of(narrow_pool, LARGE[format_](flat)) is ErrorCode.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("disposals", [(2,), (3,), (0, 2), (2, 0, 3)])
+def test_gif_of_a_large_frame_takes_no_memory_for_its_header(
+    narrow_pool: DecoderPool, disposals: tuple[int, ...]
+) -> None:
+    controls = [bytes([0x21, 0xF9, 4, way << 2 | 1, 0, 0, 0, 0]) for way in disposals]
+    frame = struct.pack("<BHHHHB", 0x2C, 0, 0, 65_535, 65_535, 0) + b"\2\2\x4c\1\0"
+    screen = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0x80, 0, 0) + b"\1\2\3\4\5\6"
+    data = screen + b"".join(controls) + frame + b";"
+
+    header = narrow_pool.read_header(data)
+
+    assert (header.width, header.height) == (65_535, 65_535)
+    assert code_of(narrow_pool, data) is ErrorCode.TOO_MANY_PIXELS
 
 
 @linux_only

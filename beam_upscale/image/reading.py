@@ -423,7 +423,6 @@ _INSPECTORS: dict[str, Callable[[bytes], Source]] = {
 
 _PILLOW_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "bmp": BmpImagePlugin.BmpImageFile,
-    "gif": GifImagePlugin.GifImageFile,
     "tiff": TiffImagePlugin.TiffImageFile,
     "webp": WebPImagePlugin.WebPImageFile,
 }
@@ -433,6 +432,8 @@ def _open(format_: str, data: bytes) -> ImageFile.ImageFile:
     """Opens by the one reader that is meant: `Image.open` hides why a reader gave up."""
     if format_ == "heif":
         return _open_heif(data)
+    if format_ == "gif":
+        return GifImagePlugin.GifImageFile(io.BytesIO(containers.gif_that_stays(data)))
     if format_ == "avif":
         return _open_avif(data)
     return _PILLOW_READERS[format_](io.BytesIO(data))
