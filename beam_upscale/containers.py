@@ -868,6 +868,26 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
     return tuple(views)
 
 
+def tiff_jpegs(data: bytes, info: TiffInfo) -> Iterator[bytes]:
+    """The JPEGs in which a TIFF holds its samples, one for each strip or tile (TIFF Technote 2).
+
+    Args:
+        data: a whole TIFF, compressed by JPEG.
+        info: of it.
+    """
+    layout = _tiff_layout(data)
+    _, _, tables = _entries_with_values(data, layout, info.directory).get(347, (0, 0, b""))
+    tables = tables.removeprefix(_JPEG_START).removesuffix(_JPEG_END)
+    _, places = _tiff_fields(data, layout, info.directory)
+    starts, lengths = (places.get(a, places.get(b, ())) for a, b in ((273, 324), (279, 325)))
+    for start, length in zip(map(int, starts), map(int, lengths), strict=False):
+        part = data[start : start + length].removeprefix(_JPEG_START)
+        if part:
+            # libtiff does without an end marker.
+            end = b"" if _JPEG_END in part[-_PADDING:] else _JPEG_END
+            yield _JPEG_START + tables + part + end
+
+
 def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
     """The view of a TIFF whose first picture is another one of its own; None where it is that."""
     layout = _tiff_layout(data)
@@ -875,6 +895,10 @@ def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
         return None
     return TiffView(layout.head(data, directory), len(data), b"")
 
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PADDING = 64
+"""Bytes that may follow the end of what lies in a strip or tile."""
 
 _Field = tuple[int, int, bytes]
 """A field's type, its number of values, and these."""

@@ -578,7 +578,24 @@ def _read_strictly(open_: Callable[[str], Any], read: Callable[[Any], T]) -> T:
     return found
 
 
+def check_jpegs(data: bytes, info: containers.TiffInfo) -> None:
+    """Decodes the JPEGs in a TIFF for their damage, which libtiff passes over.
+
+    Args:
+        data: the file, or a mapping of it.
+        info: of it.
+
+    Raises:
+        ImageError: TRUNCATED.
+        pyvips.Error: pixels are lost otherwise.
+    """
+    if info.compression == tiff.JPEG:
+        for part in containers.tiff_jpegs(data, info):
+            whole_jpeg(part, functools.partial(open_vips, part), lambda image: image.avg())
+
+
 def _read_tiff(data: bytes, source: Source, info: containers.TiffInfo) -> _Picture:
+    check_jpegs(data, info)
     reader = tiff.layout(info).reader
     if reader is tiff.Reader.BARE:
         return _read_bare_tiff(data, info)

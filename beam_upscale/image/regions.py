@@ -227,6 +227,8 @@ def _reader(
             containers.check_tiff(data, info)
             reader = tiff.layout(info).reader
             views = containers.tiff_views(data, info) if reader is tiff.Reader.BARE else ()
+            if views:
+                reading.check_jpegs(data, info)
             view = containers.tiff_view_at(data, info.directory)
         if views and header.mode != "CMYK":
             return _bare_tiff(source, info, tiff.BareTiff(info, views, _reading(file)))

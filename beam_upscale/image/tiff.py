@@ -87,15 +87,15 @@ _KNOWN_TO_PILLOW: dict[int, frozenset[tuple[int, ...]]] = {
 }
 """Extra samples by photometric interpretation that Pillow reads in 8 bits (`OPEN_INFO`)."""
 
-_OLD_JPEG, _JPEG, _WEBP = 6, 7, 50001
+_OLD_JPEG, JPEG, _WEBP = 6, 7, 50001
 _LZMA_OR_ZSTD = frozenset({34925, 50000})
 _PACKED = frozenset({containers.TIFF_UNCOMPRESSED, 5, 8, 32773, 32946})
 """None, LZW, Deflate (two numbers) and PackBits: what both codecs know, and the same for all."""
 _CCITT = frozenset({2, 3, 4, 32771})
 """The codes of fax machines, for one sample of 1 bit."""
-_PLANE_COMPRESSIONS = _PACKED | _CCITT | {_JPEG}
+_PLANE_COMPRESSIONS = _PACKED | _CCITT | {JPEG}
 """What may hold one plane besides."""
-_PILLOW_COMPRESSIONS = _PACKED | _LZMA_OR_ZSTD | {_OLD_JPEG, _JPEG, 32809}
+_PILLOW_COMPRESSIONS = _PACKED | _LZMA_OR_ZSTD | {_OLD_JPEG, JPEG, 32809}
 """What Pillow's libtiff knows. In CCITT's codes it passes damage over: rows behind it are whatever
 lay in memory."""
 
@@ -141,7 +141,7 @@ def _check_samples(info: TiffInfo, mode: str, colors: int) -> None:
     if not info.has_equal_samples:
         raise _unsupported("TIFF whose samples differ in bits or format; make them equal")
     # What JPEG holds says itself how many samples there are.
-    least = 1 if info.compression in (_OLD_JPEG, _JPEG) else colors
+    least = 1 if info.compression in (_OLD_JPEG, JPEG) else colors
     if info.samples_per_pixel < least:
         raise ImageError(
             ErrorCode.CORRUPT,

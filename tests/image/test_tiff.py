@@ -1,5 +1,6 @@
 """TIFFs of every kind: the samples that went in come out, or the file is refused."""
 
+import dataclasses
 import io
 import itertools
 import struct
@@ -414,3 +415,53 @@ def test_planes_are_read_where_a_format_is_said_for_each_sample(tmp_path: Path) 
 
     assert np.array_equal(decode(whole).color, samples)
     assert np.array_equal(by_rows(whole, tmp_path / "picture"), samples)
+
+
+def jpegs(page: Page, blocks: list[bytes]) -> bytes:
+    """A page whose strips are these JPEGs."""
+
+    def with_strips_at(start: int) -> bytes:
+        offsets = [start + sum(map(len, blocks[:number])) for number in range(len(blocks))]
+        lengths = [len(block) for block in blocks]
+        places = {273: (LONG, offsets), 279: (LONG, lengths)}
+        tags = {**page.tags, **places, 259: (SHORT, [7]), 278: (LONG, [len(page.samples)])}
+        return tiff(dataclasses.replace(page, tags=tags))
+
+    start = len(with_strips_at(0))
+    return with_strips_at(start) + b"".join(blocks)
+
+
+def jpeg_of(samples: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+SMOOTH = np.add.outer(np.arange(64), np.arange(48) * 2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("planes", [False, True])
+def test_jpegs_in_a_tiff_are_read_and_their_damage_is_told(planes: bool, tmp_path: Path) -> None:
+    samples = np.stack([SMOOTH, SMOOTH // 2, 255 - SMOOTH], axis=2)
+    page, path = Page(samples, 8, RGB, planes=planes), tmp_path / "picture"
+    if planes:
+        blocks = [jpeg_of(plane) for plane in np.moveaxis(samples, 2, 0)]
+    else:
+        page = dataclasses.replace(page, photometric=6, tags={530: (SHORT, [1, 1])})
+        blocks = [jpeg_of(samples)]
+    scan = blocks[0].index(b"\xff\xda")
+    middle = (scan + len(blocks[0])) // 2
+    damaged = blocks[0][:middle] + b"\xff\xd9" * 9 + blocks[0][middle + 18 :]
+
+    data = jpegs(page, blocks)
+    without_end = jpegs(page, [block[:-2] for block in blocks])
+
+    # libvips, which reads planes, does not do without an end marker.
+    for each in (data,) if planes else (data, without_end):
+        assert np.abs(decode(each).color.astype(int) - samples).max() <= 8
+        np.testing.assert_array_equal(by_rows(each, path), decode(data).color)
+    spoilt = jpegs(page, [damaged, *blocks[1:]])
+    assert error_of(spoilt).code is ErrorCode.CORRUPT
+    with pytest.raises(ImageError) as caught:
+        by_rows(spoilt, path)
+    assert caught.value.code is ErrorCode.CORRUPT
