@@ -796,6 +796,18 @@ def test_a_result_that_is_gone_or_cut_is_made_again(
     assert find(image, dataset).earlier is None
 
 
+def test_an_input_at_which_our_own_code_failed_is_looked_at_anew(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = dataclasses.replace(
+        upscaled(picture, output_uri=None), status=Status.FAILED, error_code="corrupt"
+    )
+    ours = dataclasses.replace(row, error_code="internal_error")
+
+    assert still_holds(picture, row, dataset)
+    assert not still_holds(picture, ours, dataset)
+
+
 def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:

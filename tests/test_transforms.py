@@ -19,7 +19,7 @@ from apache_beam.transforms.window import FixedWindows, GlobalWindow, Timestampe
 from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
-from beam_upscale import image
+from beam_upscale import image, stages
 from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import (
@@ -461,6 +461,31 @@ def test_another_error_of_the_system_is_a_failed_row(
     tiled = prepare(source(b"not looked at"), settings, shared_pool())
 
     assert row_of(finish(tiled, Inference(), settings)).error_code == "internal_error"
+
+
+@pytest.mark.parametrize("step", ["_still_stands", "_with_parameters", "_with_content", "_decoded"])
+def test_mistake_while_an_input_is_prepared_is_its_row(
+    step: str,
+    settings: PinnedSettings,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise KeyError("a mistake")
+
+    picture = source(encoded(photograph()))
+    earlier = Record(Row("a", "a", Status.UPSCALED), telemetry=None)
+    monkeypatch.setattr(stages, step, fail)
+
+    tiled = prepare(
+        dataclasses.replace(picture, earlier=earlier) if step == "_still_stands" else picture,
+        settings,
+        shared_pool(),
+    )
+
+    row = row_of(finish(tiled, Inference(), settings))
+    assert row.error_code == "internal_error"
+    assert "a mistake in beam-upscale, not in the file: KeyError" in str(row.error_message)
 
 
 def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(

@@ -44,6 +44,7 @@ def test_other_addresses_need_tls_unless_one_insists() -> None:
         ({"max_in_flight_per_key": 0}, "max_in_flight_per_key is 0"),
         ({"requests_per_second_per_key": 0.0}, "requests_per_second_per_key is 0.0"),
         ({"request_timeout_seconds": float("nan")}, "request_timeout_seconds is nan"),
+        ({"decode_seconds": 0}, "decode_seconds is 0"),
         ({"idle_seconds": float("inf")}, "idle_seconds is inf"),
         ({"drain_seconds": -1.0}, "drain_seconds is -1.0"),
         ({"tls_cert": Path("cert.pem")}, "--tls-key"),

@@ -25,6 +25,7 @@ import psutil
 import pytest
 import trustme
 
+from beam_upscale.decoding.environment import plain_environment
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.server.web import WebBridge
@@ -614,6 +615,8 @@ def test_an_interrupt_from_a_terminal_is_not_for_envoy(serve: Serve) -> None:
 
     assert serve.bridge._envoy is not None
     assert os.getpgid(serve.bridge._envoy._process.pid) != os.getpgid(0)
+    environment = psutil.Process(serve.bridge._envoy._process.pid).environ()
+    assert set(environment) <= set(plain_environment())
 
 
 def test_an_end_of_envoy_shows(serve: Serve) -> None:

@@ -9,6 +9,7 @@ import runs
 from PIL import Image
 from serving import DIFFUSION, ENGINE, broken, chain, png, request
 
+from beam_upscale.decoding import DEFAULT_TIMEOUT_SECONDS
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.refusals import RefusedError
@@ -82,6 +83,13 @@ def test_the_header_tells_the_price(worker: Worker, image: bytes) -> None:
 
     assert found.credits == Decimal("0.2")
     assert (found.header.width, found.header.height) == (40, 30)
+
+
+def test_decoding_has_far_less_time_than_in_a_run(worker: Worker) -> None:
+    hurried = Worker(list(worker._networks.values()), 2.5)
+
+    assert worker._decoders._timeout_seconds == 30 < DEFAULT_TIMEOUT_SECONDS
+    assert hurried._decoders._timeout_seconds == 2.5
 
 
 def test_an_image_beyond_the_limit_is_told_both_numbers(worker: Worker) -> None:
