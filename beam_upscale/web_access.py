@@ -48,12 +48,15 @@ class WebOptions(PipelineOptions):
     def _add_argparse_args(cls, parser: Any) -> None:
         parser.add_argument(
             "--deny_private_networks",
+            # As the command writes it: a denial that Beam passes over would be none.
+            "--deny-private-networks",
             action="store_true",
             default=False,
             help="Refuse URLs whose host is this machine or on a private network.",
         )
         parser.add_argument(
             "--allow_link_local",
+            "--allow-link-local",
             action="store_true",
             default=False,
             help="Read URLs whose host has a link-local address, where clouds give out keys.",

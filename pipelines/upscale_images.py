@@ -8,7 +8,9 @@ steps of your own between.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import apache_beam as beam
 
@@ -19,6 +21,11 @@ from beam_upscale.plan import DEFAULT_MAX_INPUT_PIXELS
 from beam_upscale.request import default_workers
 from beam_upscale.settings import weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS
+
+# Templates give every option a value.
+_SWITCH: Mapping[str, Any] = MappingProxyType(
+    {"nargs": "?", "const": "true", "default": "false", "choices": ["false", "true"]}
+)
 
 
 def option_parser() -> argparse.ArgumentParser:
@@ -35,6 +42,16 @@ def option_parser() -> argparse.ArgumentParser:
         help="where the names of its files do not say it",
     )
     parser.add_argument(*_both("image-column"), help="of a table that names or holds the images")
+    parser.add_argument(
+        *_both("deny-private-networks"),
+        **_SWITCH,
+        help="refuse URLs whose host is a worker's own machine or on a private network",
+    )
+    parser.add_argument(
+        *_both("allow-link-local"),
+        **_SWITCH,
+        help="read URLs whose host has a link-local address, where clouds give out keys",
+    )
     parser.add_argument("--engine", default="esrgan-v1-x2plus")
     parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
     parser.add_argument("--prompt", help="for engines that take one")
@@ -119,6 +136,8 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
             shard_rows=own.shard_rows,
             input_format=own.input_format,
             image_column=own.image_column,
+            deny_private_networks=own.deny_private_networks == "true",
+            allow_link_local=own.allow_link_local == "true",
         )
         | upscale
         # With a step between that leaves inputs out on purpose, may_leave_out=True gives them rows.

@@ -114,3 +114,12 @@ def test_options_of_the_command_line_are_beams() -> None:
         for allows in (False, True):
             FileSystems.set_options(PipelineOptions(web_access.beam_arguments(denies, allows)))
             assert web_access.access() == WebAccess(denies, allows)
+
+
+@pytest.mark.parametrize("between", ["-", "_"])
+def test_beam_takes_the_options_as_either_writes_them(between: str) -> None:
+    names = [f"--deny{between}private{between}networks", f"--allow{between}link{between}local"]
+
+    assert web_access.asked_by(PipelineOptions(names)) == WebAccess(True, True)
+    sent = PipelineOptions(names).get_all_options(drop_default=True)
+    assert web_access.asked_by(PipelineOptions.from_dictionary(sent)) == WebAccess(True, True)
