@@ -15,12 +15,19 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from beam_upscale import storage, web_access
+from beam_upscale import storage, urls, web_access
 from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
 from beam_upscale.dataset import Layout
 from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
-from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, HoldLostError
+from beam_upscale.errors import (
+    BeamUpscaleError,
+    BrokenProcessError,
+    ErrorCode,
+    HoldLostError,
+    reason,
+)
+from beam_upscale.explanations import explained
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.listing import Listing, no_input, require_prompt_column
@@ -29,8 +36,15 @@ from beam_upscale.manifest import Status
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize
-from beam_upscale.preview import PlannedImage, StatusTotals, by_status, preview, read_plan
-from beam_upscale.printing import Column, Printer, show_all_characters
+from beam_upscale.preview import (
+    PlannedImage,
+    StatusTotals,
+    by_status,
+    limits_of_knowledge,
+    preview,
+    read_plan,
+)
+from beam_upscale.printing import Column, Debugging, Printer, flush, show_all_characters
 from beam_upscale.progress import ProgressLine
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.request import (
@@ -46,6 +60,7 @@ from beam_upscale.server.ledger import read_spent
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
 from beam_upscale.sources import DEFAULT_SHARD_ROWS, Asking
+from beam_upscale.summary import HOW_TO_GO_ON, amount, print_result
 from beam_upscale.termination import EXIT_TERMINATED, TerminatedError, raising_at_sigterm
 from beam_upscale.verify import verify
 
@@ -57,13 +72,6 @@ _DEFAULT_SETTINGS = UpscaleSettings()
 _DEFAULT_SERVE_SETTINGS = ServeSettings(_DEFAULT_SETTINGS)
 
 (_DEFAULT_ENGINE,) = _DEFAULT_SETTINGS.engines
-
-# What Beam adds to an error, in the middle of one that has a code.
-_BEAM_STEP = re.compile(r" \[while running '[^']*'\]")
-
-_JAVA_TRACE = re.compile(r"at \S.*\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
-
-_HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -439,12 +447,22 @@ _RUN_OPTIONS = (
     ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
-    click.option("--debug", is_flag=True, help="Beam's log, and tracebacks."),
 )
 
 
 # Of Beam, after --: a runner's, and those of the file systems.
 _BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs=-1)
+
+
+def debugging() -> Debugging:
+    """Whether the command at hand was asked for tracebacks."""
+    return click.get_current_context().find_object(Debugging) or Debugging()
+
+
+def _quieten_beam() -> None:
+    """Beam logs a failed bundle with every traceback; the command ends with one line instead."""
+    if not debugging().is_on:
+        logging.getLogger().setLevel(logging.CRITICAL)
 
 
 def _check_beam_options(beam_options: tuple[str, ...]) -> None:
@@ -511,8 +529,7 @@ def plan_command(
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
-    # Beam logs a failed bundle with every traceback; the command ends with one line instead.
-    logging.getLogger().setLevel(logging.CRITICAL)
+    _quieten_beam()
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
         preview(
@@ -524,15 +541,19 @@ def plan_command(
             on_wait=err.line,
         )
         planned = read_plan(folder)
+        note = limits_of_knowledge(
+            fans_out=settings.fan_out_above is not None, has_budget=max_credits is not None
+        )
         if as_json:
-            click.echo(_plan_as_json(settings.engines, list(planned)))
+            click.echo(_plan_as_json(settings.engines, list(planned), note))
             return
-        title = f"{' and then '.join(settings.engines)} on {storage.printable(input_)}"
+        title = f"{' and then '.join(settings.engines)} on {urls.without_secrets(input_)}"
         _print_totals(title, by_status(planned))
         for image in planned:
             if image.error_code is not None:
                 line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
                 out.line(line)
+    out.line(note)
     _print_left_out(listing, out)
 
 
@@ -544,10 +565,12 @@ def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> Up
     return settings
 
 
-def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage]) -> str:
+def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage], note: str) -> str:
     """A plan as JSON; amounts are strings, which keeps every digit."""
     values = {
         "engines": engines,
+        "known_from": "headers",
+        "note": note,
         "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(planned).items()},
         "images": [dataclasses.asdict(image) for image in planned],
     }
@@ -564,17 +587,12 @@ def _print_totals(title: str, sums: Mapping[Status, StatusTotals]) -> None:
                 status,
                 f"{sum_.images:,}",
                 f"{sum_.calls:,}",
-                _amount(sum_.credits),
-                _amount(sum_.usd),
+                amount(sum_.credits),
+                amount(sum_.usd),
             )
             for status, sum_ in sums.items()
         ],
     )
-
-
-def _amount(value: Decimal) -> str:
-    """A decimal without needless zeros."""
-    return f"{value.normalize():f}"
 
 
 def _print_left_out(listing: Listing, printer: Printer) -> None:
@@ -620,7 +638,6 @@ def run_command(
     lease_seconds: float,
     strict: bool,
     quiet: bool,
-    debug: bool,
     **options: Any,
 ) -> None:
     """Upscale INPUT into the dataset OUTPUT.
@@ -632,8 +649,7 @@ def run_command(
     # The other commands are quicker without Beam's inference, which loads torch.
     from beam_upscale.run import run
 
-    # Beam logs a failed bundle with every traceback; the command ends with one line instead.
-    logging.getLogger().setLevel(logging.INFO if debug else logging.CRITICAL)
+    _quieten_beam()
     request = Run(
         input=input_,
         output=output,
@@ -670,40 +686,20 @@ def run_command(
             raise
         except KeyboardInterrupt:
             # The pipeline's threads may be in the middle of an image; what is done is durable.
-            _fail(f"interrupted; {_HOW_TO_GO_ON}", _EXIT_INTERRUPTED, at_once=True)
+            _fail(f"interrupted; {HOW_TO_GO_ON}", _EXIT_INTERRUPTED, at_once=True)
         except TerminatedError as error:
-            why = "" if error.__cause__ is None else f" ({_in_one_line(error.__cause__)})"
-            _fail(f"{TERMINATED}{why}; {_HOW_TO_GO_ON}", EXIT_TERMINATED, at_once=True)
+            why = "" if error.__cause__ is None else f" ({explained(error.__cause__)})"
+            _fail(f"{TERMINATED}{why}; {HOW_TO_GO_ON}", EXIT_TERMINATED, at_once=True)
         except Exception as error:
-            if debug:
-                raise
-            _fail(f"{_in_one_line(error)}; {_HOW_TO_GO_ON}", _EXIT_FAILED, at_once=True)
-    _print_result(output, result)
+            debugging().trace(error)
+            _fail(f"{explained(error)}; {HOW_TO_GO_ON}", _EXIT_FAILED, at_once=True)
+    try:
+        print_result(out, output, result)
+        flush()
+    except OSError as error:
+        # The work is done, whatever became of the words about it.
+        err.line(f"the summary could not be printed: {reason(error)}")
     sys.exit(_exit_code(result, strict))
-
-
-def _print_result(output: str, result: RunResult) -> None:
-    totals = result.totals
-    out.line(f"{totals.rows:,} inputs")
-    counts = [(status, totals.by_status.get(status, 0)) for status in Status]
-    out.table(
-        [Column("status"), Column("images", is_number=True)],
-        [(status, f"{count:,}") for status, count in counts if count],
-    )
-    out.line(
-        f"list price {_amount(totals.credits)} credits (${_amount(totals.usd)}), "
-        f"billed {_amount(totals.billed_credits)} credits"
-    )
-    if totals.charged_credits != totals.billed_credits or totals.unresolved_credits:
-        out.line(
-            f"charged for this output in all {_amount(totals.charged_credits)} credits; unresolved "
-            f"{_amount(totals.unresolved_credits)} credits of {totals.unresolved_calls:,} calls "
-            "whose answers are not known"
-        )
-    if result.stopped is not None:
-        out.line(f"stopped: {result.stopped}; {_HOW_TO_GO_ON}")
-        return
-    out.line(f"dataset {output} (manifest in {output}/manifest, settings in {output}/run.json)")
 
 
 def _exit_code(result: RunResult, strict: bool) -> int:
@@ -1027,12 +1023,12 @@ def _key_cells(record: key_file.KeyRecord, spent: Mapping[str, Decimal] | None) 
         *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
         "-" if key.max_in_flight is None else f"{key.max_in_flight:,}",
         "-" if key.requests_per_second is None else f"{key.requests_per_second:g}",
-        "no limit" if key.credits is None else _amount(key.credits),
+        "no limit" if key.credits is None else amount(key.credits),
     ]
     if spent is not None:
         used = spent.get(key.name, Decimal(0))
-        balance = "no limit" if key.credits is None else _amount(key.credits - used)
-        cells += [_amount(used), balance]
+        balance = "no limit" if key.credits is None else amount(key.credits - used)
+        cells += [amount(used), balance]
     return cells
 
 
@@ -1043,7 +1039,7 @@ def _key_cells(record: key_file.KeyRecord, spent: Mapping[str, Decimal] | None) 
 def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
     """Grant the key called NAME more CREDITS."""
     granted = key_file.credit_key(path, name, credits_added)
-    out.line(f"{name} is granted {_amount(granted)} credits in all")
+    out.line(f"{name} is granted {amount(granted)} credits in all")
 
 
 @keys_group.command("revoke")
@@ -1058,41 +1054,75 @@ def keys_revoke(name: str, path: str) -> None:
 def main() -> None:
     """Entry point: errors are one line, and their exit codes are documented."""
     show_all_characters()
-    try:
-        with raising_at_sigterm():
-            cli.main(standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        sys.exit(_EXIT_USAGE)
-    except click.UsageError as error:
-        command = error.ctx.command_path if error.ctx else "beam-upscale"
-        _fail(f"{error.format_message()} (see {command} --help)", _EXIT_USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        _fail(INTERRUPTED, _EXIT_INTERRUPTED, at_once=True)
-    except TerminatedError:
-        _fail(TERMINATED, EXIT_TERMINATED, at_once=True)
-    except (BrokenProcessError, HoldLostError) as error:
-        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_FAILED, at_once=True)
-    except BeamUpscaleError as error:
-        _fail(_BEAM_STEP.sub("", str(error)), _EXIT_USAGE)
-    except Exception as error:
-        if "--debug" in sys.argv:
+    with Debugging() as asked:
+        try:
+            with raising_at_sigterm():
+                cli.main(standalone_mode=False, obj=asked)
+            flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(_EXIT_USAGE)
+        except Exception as error:
+            asked.trace(error)
+            _end(error)
+        except KeyboardInterrupt:
+            _fail(INTERRUPTED, _EXIT_INTERRUPTED, at_once=True)
+        except TerminatedError:
+            _fail(TERMINATED, EXIT_TERMINATED, at_once=True)
+        except SystemExit:
+            with contextlib.suppress(OSError):
+                flush()
             raise
-        _fail(_in_one_line(error), _EXIT_FAILED, at_once=True)
 
 
-def _in_one_line(error: BaseException) -> str:
-    """Beam puts a worker's traceback before what matters, an engine in Java its own after it."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    telling = [line for line in lines if line and not _JAVA_TRACE.fullmatch(line)]
-    told = _BEAM_STEP.sub("", telling[-1] if telling else "")
-    _, is_ours, line = told.partition(f"{BeamUpscaleError.__module__}.")
-    # Of an error of this package, its code says more than its class.
-    return line.partition(": ")[2] if is_ours else f"{type(error).__name__}: {told}"
+def _end(error: Exception) -> NoReturn:
+    """Ends this process with one line that explains an error."""
+    match error:
+        case click.Abort():
+            _fail(INTERRUPTED, _EXIT_INTERRUPTED, at_once=True)
+        case click.UsageError():
+            command = error.ctx.command_path if error.ctx else "beam-upscale"
+            message = f"{ErrorCode.INVALID_OPTION}: {error.format_message()}"
+            _fail(f"{message} (see {command} --help)", _EXIT_USAGE)
+        case BrokenPipeError():
+            # Who reads has seen enough, as `head` has.
+            _fail(None, _EXIT_FAILED, at_once=True)
+        case BrokenProcessError() | HoldLostError():
+            _fail(explained(error), _EXIT_FAILED, at_once=True)
+        case BeamUpscaleError():
+            _fail(explained(error), _EXIT_USAGE)
+        case _:
+            _fail(explained(error), _EXIT_FAILED, at_once=True)
 
 
-def _fail(message: str, code: int, at_once: bool = False) -> NoReturn:
-    err.line(f"beam-upscale: {message}")
+def _fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
+    if message is not None:
+        err.line(f"beam-upscale: {message}")
     if at_once:
         os._exit(code)
     sys.exit(code)
+
+
+def _take_debug(command: click.Command) -> None:
+    """Has a command and all commands below it take --debug."""
+    command.params.append(
+        click.Option(
+            ["--debug"],
+            is_flag=True,
+            expose_value=False,
+            callback=_begin_debugging,
+            help="Print logs, and the traceback of an error.",
+        )
+    )
+    if isinstance(command, click.Group):
+        for each in command.commands.values():
+            _take_debug(each)
+
+
+def _begin_debugging(context: click.Context, _: click.Parameter, is_asked: bool) -> None:
+    asked = context.find_object(Debugging)
+    if is_asked and asked is not None:
+        asked.begin()
+
+
+_take_debug(cli)

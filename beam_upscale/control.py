@@ -92,6 +92,12 @@ class ProgressFile:
             self._write_if_due()
             return self._total
 
+    @property
+    def total(self) -> Progress:
+        """What this process has done in all."""
+        with self._lock:
+            return self._total
+
     def listen(self) -> Callable[[], None]:
         """Follows the steps of what this process computes.
 
@@ -145,6 +151,19 @@ def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
     """The one `ProgressFile` of this process for a run, shared by its threads."""
     with _files_lock:
         return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
+
+
+def final_progress(dataset: DatasetFolder, run_id: str, heard: Progress) -> Progress:
+    """The progress of a run that has ended, whose files may be gone.
+
+    Args:
+        dataset: the output.
+        run_id: of the run.
+        heard: what was last read of it, for a run whose workers are other processes.
+    """
+    with _files_lock:
+        own = _files.pop((dataset.root, run_id), None)
+    return heard if own is None else own.total
 
 
 # When this process last knew of a request to stop, of the monotonic clock, by output.

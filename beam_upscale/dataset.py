@@ -34,6 +34,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
+from beam_upscale.error_counts import ErrorTally
 from beam_upscale.hold import HOLDS, RUN_JSON, STAGING, Hold, Kind, new_token, of_pipeline
 from beam_upscale.manifest import (
     Row,
@@ -371,14 +372,21 @@ class DatasetFolder:
         with storage.open_read(self.manifest_uri(shard)) as file:
             return int(pq.read_metadata(file).num_rows)
 
-    def totals(self) -> Totals:
-        """Sums over all committed rows; only what is summed is read."""
+    def totals(self, errors: ErrorTally | None = None) -> Totals:
+        """Sums over all committed rows; only what is summed is read.
+
+        Args:
+            errors: also counts the rows' errors.
+        """
         columns = ["status", "calls", "credits", "billed_credits", "usd", "output_bytes"]
-        return totals(
+        if errors is not None:
+            columns += ["input_id", "error_code", "error_message"]
+        rows = (
             row_from_dict({"input_id": "", "source_uri": "", **values})
             for shard in self.committed_shards()
             for values in self._read_columns(shard, columns).to_pylist()
         )
+        return totals(rows if errors is None else errors.watch(rows))
 
     def _read_columns(self, shard: int, columns: list[str]) -> pa.Table:
         with storage.open_read(self.manifest_uri(shard)) as file:
@@ -412,9 +420,9 @@ class DatasetFolder:
         uri = self.record_uri(input_id)
         return record_from_json(storage.read(uri)) if storage.exists(uri) else None
 
-    def unfinished_totals(self) -> Totals:
-        """Sums over the rows of a run that was stopped."""
-        return totals(self.unfinished_rows())
+    def unfinished_totals(self, errors: ErrorTally) -> Totals:
+        """Sums over the rows of a run that was stopped, with a count of their errors."""
+        return totals(errors.watch(self.unfinished_rows()))
 
     def unfinished_rows(self) -> Iterator[Row]:
         """The rows of a run that was stopped: a staged one stands for a committed one."""

@@ -78,6 +78,10 @@ class ErrorCode(StrEnum):
     # The process can go on with no input: the run stops, and goes on later.
     DEVICE_LOST = "device_lost"
     DECODER_UNAVAILABLE = "decoder_unavailable"
+    # The machine, or what carries the pipeline out: the run stops, and goes on later.
+    DISK_FULL = "disk_full"
+    MISSING_PACKAGE = "missing_package"
+    RUNNER_ERROR = "runner_error"
     # Settings: the whole run is refused.
     INVALID_OPTION = "invalid_option"
     UNKNOWN_ENGINE = "unknown_engine"

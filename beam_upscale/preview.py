@@ -43,6 +43,8 @@ class PlannedImage:
         output_height: likewise.
         calls: priced pieces.
         credits: their price.
+        known_from: what of the input was looked at: `header`, and none of its pixels; None where
+            not even that can be read.
     """
 
     input_id: str
@@ -55,6 +57,7 @@ class PlannedImage:
     output_height: int | None = None
     calls: int = 0
     credits: Decimal = Decimal(0)
+    known_from: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +90,30 @@ _SCHEMA = pa.schema(
         ("output_height", pa.int32()),
         ("calls", pa.int32()),
         ("credits", CREDITS),
+        ("known_from", pa.string()),
     ]
 )
+
+_HEADER = "header"
+
+
+def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
+    """Says in one line what a plan cannot know, and what that does to its numbers.
+
+    Args:
+        fans_out: whether large images are spread over the workers tile by tile.
+        has_budget: whether `max_credits` is set.
+    """
+    price = "costs nothing"
+    if fans_out:
+        price += " (of one whose tiles are spread, at most the tiles before the damage)"
+    if has_budget:
+        price += ", which leaves its part of --max-credits unspent"
+    return (
+        "this is what headers say; no pixels were read. An image that is damaged behind its header "
+        f"counts as upscaled here, fails in a run and {price}. Pages or frames that the beginning "
+        "of a file does not show, and sizes that a web server does not tell, are met in a run too"
+    )
 
 
 def preview(
@@ -255,6 +280,7 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
         message=decision.message,
         width=_held(decision.input_width),
         height=_held(decision.input_height),
+        known_from=_HEADER,
     )
     if decision.action is Action.SKIP:
         return dataclasses.replace(found, status=Status.SKIPPED)

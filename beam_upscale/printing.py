@@ -8,8 +8,11 @@ import contextlib
 import dataclasses
 import io
 import logging
+import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 from rich.console import Console
 from rich.table import Table
@@ -115,8 +118,57 @@ class _LiteralFormatter(logging.Formatter):
         return "\n".join(map(literal, super().format(record).split("\n")))
 
 
+class Debugging:
+    """Prints logs and tracebacks on standard error within it, once it has begun.
+
+    Attributes:
+        is_on: whether it has begun.
+    """
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        self.is_on = False
+
+    def begin(self) -> None:
+        """Prints what is logged from now on."""
+        if not self.is_on:
+            self.is_on = True
+            self._stack.enter_context(_logs_shown())
+
+    def trace(self, error: BaseException) -> None:
+        """Prints an error's traceback, where that was asked for."""
+        if self.is_on:
+            Printer(is_for_errors=True).lines("".join(traceback.format_exception(error)))
+
+
+def flush() -> None:
+    """Has standard output take what was printed.
+
+    Raises:
+        OSError: it does not. Python's own attempt at the end of the process would tell it in words
+            of its own; it is made to none.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        raise
+
+
 @contextlib.contextmanager
-def logs_shown() -> Iterator[None]:
+def _logs_shown() -> Iterator[None]:
     """Prints logs on standard error within it."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LiteralFormatter("%(levelname)s %(name)s: %(message)s"))

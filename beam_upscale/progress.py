@@ -81,11 +81,12 @@ def describe(done: Progress, total: int, elapsed: float) -> str:
     ]
     made = done.images - done.earlier + begun
     if made > 0 and done.images < total:
-        parts.append(f"{_clock(elapsed / made * (total - done.images - begun))} left")
+        parts.append(f"{clock(elapsed / made * (total - done.images - begun))} left")
     return " · ".join(parts)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A time as `1:05`, or `2:01:05` with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from beam_upscale.dataset import Layout
 from beam_upscale.decoding import usable_cores
+from beam_upscale.error_counts import ErrorCount
 from beam_upscale.formats import InputFormat
 from beam_upscale.hold import DEFAULT_LEASE_SECONDS
 from beam_upscale.manifest import Status, Totals
@@ -88,16 +89,36 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Pace:
+    """What one run did in which time, without what earlier ones had done.
+
+    Attributes:
+        seconds: from its first look at the settings to its end.
+        images: inputs that got a row. Where workers are other processes these are the ones that
+            were last heard of, a second before the end.
+        pixels: of the inputs that were upscaled among them.
+    """
+
+    seconds: float
+    images: int
+    pixels: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RunResult:
     """What a run left.
 
     Attributes:
         totals: over all rows of the dataset, staged ones included where the run was stopped.
         stopped: why the run was stopped before its end; None where it is complete.
+        errors: of the same rows, by status and code.
+        pace: of this run.
     """
 
     totals: Totals
     stopped: str | None = None
+    errors: tuple[ErrorCount, ...] = ()
+    pace: Pace | None = None
 
 
 def default_workers(device: Device | None) -> int:

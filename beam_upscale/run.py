@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ from beam_upscale.control import (
     HeedStop,
     Progress,
     clear_stop,
+    final_progress,
     forget_stop,
     read_progress,
     request_stop,
@@ -28,6 +30,7 @@ from beam_upscale.control import (
     stop_reason,
 )
 from beam_upscale.dataset import DatasetFolder, held, held_by_pipeline, untouched_on_failure
+from beam_upscale.error_counts import ErrorTally
 from beam_upscale.errors import HoldLostError, reason
 from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
@@ -36,7 +39,7 @@ from beam_upscale.local_models import LocalModel
 from beam_upscale.local_runner import end_servers, is_local, new_pipeline
 from beam_upscale.places import refuse_needed_in_results
 from beam_upscale.ranges import check_not_negative
-from beam_upscale.request import INTERRUPTED, TERMINATED, Run, RunResult, default_workers
+from beam_upscale.request import INTERRUPTED, TERMINATED, Pace, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
     continued,
@@ -97,6 +100,7 @@ def _run(
     on_note: Callable[[str], None],
     termination: Termination,
 ) -> RunResult:
+    begun = time.monotonic()
     storage.configure(request.beam_options)
     is_here = is_local(request.beam_options)
     seconds = request.lease_seconds
@@ -107,7 +111,7 @@ def _run(
             ready = _ready(request, dataset)
         if request.overwrite:
             _clear(dataset, on_note)
-        return _carry_out(request, ready, dataset, on_start, on_progress, termination)
+        return _carry_out(request, ready, dataset, on_start, on_progress, termination, begun)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +168,7 @@ def _carry_out(
     on_start: Callable[[PinnedSettings, Listing], None],
     on_progress: Callable[[Progress], None],
     termination: Termination,
+    begun: float,
 ) -> RunResult:
     listing, pipeline, record = ready.listing, ready.pipeline, ready.record
     if ready.settings.remote_model is not None:
@@ -181,15 +186,19 @@ def _carry_out(
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
     termination.begin(lambda: _ask_to_stop(dataset, TERMINATED))
     execution = _Execution(_begin(pipeline, request))
-    _watch(execution, dataset, run_id, most_failures, on_progress, termination)
+    heard = _watch(execution, dataset, run_id, most_failures, on_progress, termination)
+    done = final_progress(dataset, run_id, heard)
+    pace = Pace(time.monotonic() - begun, done.images - done.earlier, done.pixels)
+    errors = ErrorTally()
     if (dataset.read_run() or {}).get("complete"):
         forget_stop(dataset)
-        return RunResult(books.with_books(dataset.totals(), dataset))
-    reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
-    totals = books.with_books(dataset.unfinished_totals(), dataset)
+        totals = books.with_books(dataset.totals(errors), dataset)
+        return RunResult(totals, errors=errors.counts(), pace=pace)
+    why = stop_reason(dataset) or "the pipeline ended before every input had a row"
+    totals = books.with_books(dataset.unfinished_totals(errors), dataset)
     values = {**record, "complete": False, "totals": dataclasses.asdict(totals)}
     dataset.write_json(dataset.run_json, values)
-    return RunResult(totals, reason)
+    return RunResult(totals, why, errors.counts(), pace)
 
 
 def _open_books(dataset: DatasetFolder) -> None:
@@ -380,10 +389,10 @@ def _watch(
     most_failures: int | None,
     on_progress: Callable[[Progress], None],
     termination: Termination | None = None,
-) -> None:
-    """Waits for a pipeline, and asks it to stop where that is due."""
+) -> Progress:
+    """Waits for a pipeline, and asks it to stop where that is due; its last progress."""
     execution.start()
-    interrupted = False
+    interrupted, done = False, Progress()
     while not execution.ended.is_set():
         try:
             if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
@@ -402,3 +411,4 @@ def _watch(
             _ask_to_stop(dataset, INTERRUPTED)
     if execution.error is not None:
         raise execution.error
+    return done

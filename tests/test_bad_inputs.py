@@ -67,6 +67,10 @@ def assert_good_ones_are_done(output: Path) -> None:
     assert list(verify(str(output))) == []
 
 
+def without_time(printed: str) -> list[str]:
+    return [line for line in printed.splitlines() if not line.startswith("took ")]
+
+
 def test_each_bad_input_has_its_own_code(
     tmp_path: Path, inputs: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
 ) -> None:
@@ -110,7 +114,7 @@ def test_each_bad_input_has_its_own_code(
     assert (inputs / "bomb.png").stat().st_size < 4096
     assert_good_ones_are_done(tmp_path / "out")
     again = command("run", inputs, tmp_path / "out", *quick(tiny_weights))
-    assert (again.code, again.out) == (0, finished.out)
+    assert (again.code, without_time(again.out)) == (0, without_time(finished.out))
 
 
 def test_odd_names_are_simply_done(
@@ -227,7 +231,7 @@ def test_output_that_may_not_be_written_is_refused_with_one_line(
     assert finished.code == 2
     assert "Traceback" not in finished.err
     assert "output_unavailable" in finished.err.splitlines()[-1]
-    assert "Permission denied" in finished.err.splitlines()[-1]
+    assert "this user has no permission" in finished.err.splitlines()[-1]
 
 
 def test_more_pixels_than_allowed_are_not_decoded(

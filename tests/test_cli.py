@@ -1,20 +1,23 @@
 """The command line: what it prints, and the exit codes that scripts rely on."""
 
+import errno
 import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import click
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
 from runs import Finished, command, quick, rows
 
 from beam_upscale import ENGINES
-from beam_upscale.cli import _in_one_line, _print_result
-from beam_upscale.manifest import Status, totals
-from beam_upscale.request import RunResult
+from beam_upscale.cli import cli
+from beam_upscale.manifest import Status
 
 
 @pytest.fixture
@@ -38,6 +41,9 @@ def photographs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
     folder.mkdir()
     photograph().save(folder / "a.png")
     return folder
+
+
+FANNED_OUT = ("--oversize=tile", "--format=tiff")
 
 
 def assert_refused(finished: Finished, *words: str) -> None:
@@ -159,6 +165,29 @@ def test_plan_prints_a_table_and_every_input_that_would_not_be_done(inputs: Path
     assert f"failed  not_an_image  {inputs}/broken.png" in finished.out
     assert f"rejected  output_side_too_long  {inputs}/long.png" in finished.out
     assert "1 files are left out" in finished.out
+    assert "this is what headers say; no pixels were read" in finished.out
+    assert "fails in a run and costs nothing. " in finished.out
+
+
+def test_a_plan_tells_what_it_cannot_know(
+    tmp_path: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    photograph(0, 200, 150).save(tmp_path / "whole.jpg")
+    data = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(data[: len(data) // 2])
+    (tmp_path / "none.jpg").write_bytes(b"")
+
+    told = command("plan", tmp_path, "--max-credits=9", "--fan-out-above=1", *FANNED_OUT)
+    values = json.loads(command("plan", tmp_path, "--json", "--to", tmp_path / "plan").out)
+
+    assert "at most the tiles before the damage" in told.out
+    assert "leaves its part of --max-credits unspent" in told.out
+    assert values["known_from"] == "headers"
+    assert "damaged behind its header counts as upscaled here" in values["note"]
+    assert values["totals"]["upscaled"]["images"] == 2
+    found = {Path(image["input_id"]).name: image["known_from"] for image in values["images"]}
+    assert found == {"whole.jpg": "header", "half.jpg": "header", "none.jpg": None}
+    assert pq.read_table(tmp_path / "plan" / "plan")["known_from"].to_pylist().count("header") == 2
 
 
 def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
@@ -168,6 +197,12 @@ def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) 
     assert finished.out.startswith("8 inputs")
     assert "list price 1.2 credits ($0.012), billed 0 credits" in finished.out
     assert f"dataset {tmp_path}/out" in finished.out
+    assert "rejected  input_too_large  1 of the images\n" in finished.out
+    assert "failed  not_an_image  1 of the images\n" in finished.out
+    assert f"    {inputs}/broken.png: the file " in finished.out
+    assert re.search(r"^took 0:\d\d for 8 images of this run: \S+ images/s, ", finished.out, re.M)
+    assert "to try these again: the same command with --retry failed\n" in finished.out
+    assert "what a rule rejected is done by the same command with another rule" in finished.out
     assert finished.err == (
         "tiny-x2.safetensors on cpu in fp32: 8 inputs\n"
         "1 files are left out: their names say that they are no images\n"
@@ -276,32 +311,49 @@ def test_help() -> None:
     assert "Upscale INPUT into the dataset OUTPUT" in command("run", "-h").out
 
 
-def test_a_reason_to_stop_is_printed_as_a_service_gave_it(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("words", [["--debug", "engines"], ["engines", "--debug"]])
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_an_error_of_python_is_one_line_and_debug_has_the_rest(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], is_asked: bool
 ) -> None:
-    _print_result("out", RunResult(totals(()), "UNAUTHENTICATED: [red]expired[/no]"))
+    def break_down(_: object) -> None:
+        raise LookupError("a [b]\x1b[31m")
 
-    assert "stopped: UNAUTHENTICATED: [red]expired[/no]; " in capsys.readouterr().out
+    monkeypatch.setattr("beam_upscale.cli._prices", break_down)
+
+    finished = command(*(word for word in words if is_asked or word != "--debug"))
+
+    *trace, last = finished.err.splitlines()
+    assert finished.code == 1
+    assert last.startswith(r"beam-upscale: internal_error: LookupError: a [b]\x1b[31m; ")
+    assert "--debug" in last
+    assert bool(trace) is is_asked
+    assert not is_asked or trace[0] == "Traceback (most recent call last):"
+    assert "\x1b" not in finished.err
 
 
-@pytest.mark.parametrize(
-    ("message", "told"),
-    [
-        (
-            "Traceback (most recent call last):\n  File x\nOSError: disk full\n",
-            "OSError: disk full",
-        ),
-        (
-            "Job aborted: java.io.IOException: lost\n"
-            "\tat org.apache.spark.Executor$Task.run(Executor.scala:623)\n"
-            "\tat java.base/java.lang.Thread.run(Thread.java:840)\n"
-            "Caused by: java.net.ConnectException: Connection refused: localhost:50000\n"
-            "\tat io.netty.Socket.finishConnect(Native Method)\n"
-            "\t... 39 more\n\nDriver stacktrace:",
-            "Caused by: java.net.ConnectException: Connection refused: localhost:50000",
-        ),
-        ("", ""),
-    ],
-)
-def test_error_of_an_engine_is_the_line_that_tells_something(message: str, told: str) -> None:
-    assert _in_one_line(RuntimeError(message)) == f"RuntimeError: {told}"
+def test_every_command_takes_debug() -> None:
+    def commands(group: click.Group) -> Iterator[click.Command]:
+        for each in group.commands.values():
+            yield from commands(each) if isinstance(each, click.Group) else [each]
+
+    found = [cli, *commands(cli)]
+
+    assert len(found) > 10
+    for each in found:
+        assert [option.name for option in each.params].count("debug") == 1
+
+
+def test_a_run_is_not_broken_because_its_summary_cannot_be_printed(
+    tmp_path: Path, photographs: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("beam_upscale.cli.print_result", refuse)
+
+    finished = command("run", photographs, tmp_path / "out", *quick(tiny_weights))
+
+    assert finished.code == 0
+    assert "the summary could not be printed: the disk is full\n" in finished.err
+    assert command("verify", tmp_path / "out").code == 0

@@ -114,7 +114,7 @@ def assert_stopped_for_space(finished: Finished) -> None:
     assert finished.code == 1, finished
     assert "Traceback" not in finished.out + finished.err
     [said] = [line for line in finished.err.splitlines() if line.startswith("beam-upscale: ")]
-    assert "No space left on device" in said
+    assert "disk_full: the disk is full" in said
     assert "the same command without --overwrite goes on" in said
 
 

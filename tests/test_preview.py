@@ -104,7 +104,9 @@ def test_every_input_is_planned_in_order(
         output_height=60,
         calls=1,
         credits=Decimal("0.2"),
+        known_from="header",
     )
+    assert planned[2].known_from is None
 
 
 def test_tiles_and_skips(tmp_path: Path) -> None:

@@ -4,10 +4,11 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from beam_upscale.printing import Column, Printer, logs_shown, show_all_characters
+from beam_upscale.printing import Column, Debugging, Printer, show_all_characters
 
 MARKUP = "[b]bold[/b] [/no] :smile: [link=x] {} %s"
 
@@ -70,7 +71,9 @@ def test_nothing_fails_because_an_error_cannot_be_printed() -> None:
 
 
 def test_logs_are_literal(capsys: pytest.CaptureFixture[str]) -> None:
-    with logs_shown():
+    with Debugging() as debugging:
+        logging.getLogger("x").info("before")
+        debugging.begin()
         logging.getLogger("x").info("a\x1b[31m %s", "%d {}\nsecond")
 
     assert capsys.readouterr().err == "INFO x: a\\x1b[31m %d {}\nsecond\n"
@@ -82,3 +85,24 @@ def test_a_process_without_streams_prints_nothing() -> None:
     finished = subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" >&- 2>&-'], check=False)
 
     assert finished.returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
+def test_what_cannot_be_flushed_is_told_once() -> None:
+    code = (
+        "import sys; from beam_upscale.printing import flush\n"
+        "sys.stdout.write('x')\n"
+        "try: flush()\n"
+        "except OSError: sys.exit(7)"
+    )
+
+    with Path("/dev/full").open("w") as full:
+        finished = subprocess.run(
+            [sys.executable, "-c", code],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONUNBUFFERED": ""},
+            check=False,
+        )
+
+    assert (finished.returncode, finished.stderr) == (7, b"")

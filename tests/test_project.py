@@ -32,6 +32,7 @@ FLOORS = {
             "arrow_values",
             "chain",
             "columns",
+            "error_counts",
             "errors",
             "engines",
             "globs",
@@ -90,8 +91,17 @@ FLOORS = {
         "transforms",
     },
     "face": {
-        *("__init__", "__main__", "cli", "preview", "printing", "progress", "request"),
-        *("run", "server", "termination", "verify", "yaml"),
+        *(
+            "__init__",
+            "__main__",
+            "cli",
+            "explanations",
+            "preview",
+            "printing",
+            "progress",
+            "request",
+        ),
+        *("run", "server", "summary", "termination", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
