@@ -658,6 +658,9 @@ _TIFF_STORAGE_TAGS = frozenset(
 )
 """The fields that say how samples are stored, and the ICC profile."""
 
+_COLOR_TAGS = frozenset({262, 284, 338})
+"""Fields that say what samples mean, and in which order they lie."""
+
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 _REDUCED_COPY, _MASK = 1, 4
 _OLD_REDUCED_COPY = 2
@@ -888,6 +891,15 @@ def tiff_jpegs(data: bytes, info: TiffInfo) -> Iterator[bytes]:
             yield _JPEG_START + tables + part + end
 
 
+def tiff_plain_view(data: bytes, info: TiffInfo) -> TiffView:
+    """The view of a TIFF's picture without any field that its samples do not need.
+
+    libtiff warns of fields that it does not know as it does of damage.
+    """
+    layout = _tiff_layout(data)
+    return _view(data, layout, _entries_with_values(data, layout, info.directory, _COLOR_TAGS))
+
+
 def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
     """The view of a TIFF whose first picture is another one of its own; None where it is that."""
     layout = _tiff_layout(data)
@@ -904,13 +916,15 @@ _Field = tuple[int, int, bytes]
 """A field's type, its number of values, and these."""
 
 
-def _entries_with_values(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, _Field]:
-    """The fields of a directory that say how samples are stored."""
+def _entries_with_values(
+    data: bytes, layout: _TiffLayout, directory: int, further: frozenset[int] = frozenset()
+) -> dict[int, _Field]:
+    """The fields of a directory that say how samples are stored, and some further ones."""
     fields = {}
     for tag, entry in _raw_entries(data, layout, directory):
         kind = layout.read("H", entry, 2)
         count = layout.read(layout.offset, entry, 4)
-        if tag not in _TIFF_STORAGE_TAGS or kind not in _COPIED_TYPES:
+        if tag not in _TIFF_STORAGE_TAGS | further or kind not in _COPIED_TYPES:
             continue
         size, start = count * _TIFF_TYPE_BYTES[kind], 4 + layout.value_size
         if size <= layout.value_size:

@@ -599,20 +599,34 @@ def _read_tiff(data: bytes, source: Source, info: containers.TiffInfo) -> _Pictu
     reader = tiff.layout(info).reader
     if reader is tiff.Reader.BARE:
         return _read_bare_tiff(data, info)
-    if view := containers.tiff_view_at(data, info.directory):
-        data = view.head + data[len(view.head) :]
+    view = containers.tiff_view_at(data, info.directory)
     if reader is tiff.Reader.VIPS:
-        return _from_vips(*tiff_bands(open_vips(data), info))
+        plain = functools.partial(open_vips, data) if view is None else None
+        return _from_vips(*tiff_bands(tiff.open_strictly(plain, _plainly(data, info)), info))
+    if view is not None:
+        data = view.head + data[len(view.head) :]
     picture = _read_by_pillow(data, source)
     # Pillow turns a TIFF upright by itself.
     return dataclasses.replace(picture, is_upright=True)
 
 
-def _read_bare_tiff(data: bytes, info: containers.TiffInfo) -> _Picture:
+def _plainly(data: bytes, info: containers.TiffInfo) -> Callable[[str], Any]:
+    def open_(fail_on: str) -> Any:
+        view = containers.tiff_plain_view(data, info)
+        return tiff.open_view(view, _reading(data), "sequential", fail_on)
+
+    return open_
+
+
+def _reading(data: bytes) -> Callable[[int, int], bytes]:
     def read(offset: int, size: int) -> bytes:
         return data[offset : offset + size]
 
-    bare = tiff.BareTiff(info, containers.tiff_views(data, info), read)
+    return read
+
+
+def _read_bare_tiff(data: bytes, info: containers.TiffInfo) -> _Picture:
+    bare = tiff.BareTiff(info, containers.tiff_views(data, info), _reading(data))
     image = bare.open()
     samples = bare.meant(_samples(image))
     profile = vips_profile(image)

@@ -229,11 +229,12 @@ def _reader(
             views = containers.tiff_views(data, info) if reader is tiff.Reader.BARE else ()
             if views:
                 reading.check_jpegs(data, info)
-            view = containers.tiff_view_at(data, info.directory)
+            view = containers.tiff_plain_view(data, info)
+            is_first = containers.tiff_view_at(data, info.directory) is None
         if views and header.mode != "CMYK":
             return _bare_tiff(source, info, tiff.BareTiff(info, views, _reading(file)))
         if tiff.is_for_vips(info):
-            return _tiff(functools.partial(_open_tiff, file, view), source, info)
+            return _tiff(functools.partial(_open_tiff, file, view, is_first), source, info)
     decoded = reading.decode(_whole(file), max_pixels=max_pixels, animated=animated)
     return PictureReader(_described(decoded), lambda: iter([_joined(decoded)]))
 
@@ -279,12 +280,9 @@ def _bare_tiff(source: reading.Source, info: TiffInfo, bare: tiff.BareTiff) -> P
     return PictureReader(picture, lambda: map(bare.meant, _rows(bare.open())), info.orientation)
 
 
-def _tiff(
-    open_: Callable[[str, int], Any], source: reading.Source, info: TiffInfo
-) -> PictureReader:
+def _tiff(open_: Callable[[str], Any], source: reading.Source, info: TiffInfo) -> PictureReader:
     def bands(access: str = "sequential") -> tuple[Any, bool]:
-        image = open_(access, source.header.bits)
-        return reading.tiff_bands(image, info)
+        return reading.tiff_bands(open_(access), info)
 
     image, has_alpha = bands()
     if info.is_tiled and info.orientation == 1 and not has_alpha:
@@ -295,21 +293,19 @@ def _tiff(
     return PictureReader(picture, lambda: _rows(bands()[0]), info.orientation)
 
 
-def _open_tiff(file: BinaryIO, view: containers.TiffView | None, access: str, bits: int) -> Any:
-    """As `decode`: damage to 16-bit samples is not told, and to 8-bit ones it is.
+def _open_tiff(file: BinaryIO, view: containers.TiffView, is_first: bool, access: str) -> Any:
+    """As `decode` does.
 
-    With libvips, what libtiff finds damaged is a warning; so are fields that it does not know.
+    Args:
+        file: the file.
+        view: its `containers.tiff_plain_view`.
+        is_first: whether its first page is its picture.
+        access: as libvips has it.
     """
-
-    def open_(fail_on: str) -> Any:
-        if view is None:
-            return _open(file, access, fail_on)
-        return tiff.open_view(view, _reading(file), access, fail_on)
-
-    if bits == 8:
-        with contextlib.suppress(pyvips.Error):
-            return open_("warning")
-    return open_("error")
+    plain = functools.partial(_open, file, access) if is_first else None
+    return tiff.open_strictly(
+        plain, functools.partial(tiff.open_view, view, _reading(file), access)
+    )
 
 
 def _picture(

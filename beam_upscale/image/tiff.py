@@ -8,6 +8,7 @@
 | what none of these gives with certainty | refused |
 """
 
+import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -372,6 +373,24 @@ def open_view(
     source.on_read(file.read)
     source.on_seek(file.seek)
     return pyvips.Image.new_from_source(source, "", access=access, fail_on=fail_on)
+
+
+def open_strictly(plain: Callable[[str], Any] | None, bare: Callable[[str], Any]) -> Any:
+    """An image of libvips whose damage is an error when it is read.
+
+    With libvips, what libtiff warns of can be an error. That is damage, and fields that it does
+    not know; of these it warns at once.
+
+    Args:
+        plain: opens the file, which is to fail on what is given; None where its first page is not
+            the picture.
+        bare: opens `containers.tiff_plain_view` of it.
+    """
+    for open_ in (plain, bare):
+        if open_ is not None:
+            with contextlib.suppress(pyvips.Error):
+                return open_("warning")
+    return bare("error")
 
 
 class _ViewFile:

@@ -465,3 +465,20 @@ def test_jpegs_in_a_tiff_are_read_and_their_damage_is_told(planes: bool, tmp_pat
     with pytest.raises(ImageError) as caught:
         by_rows(spoilt, path)
     assert caught.value.code is ErrorCode.CORRUPT
+
+
+@pytest.mark.parametrize("tags", [{}, {50_000: (LONG, [7])}])
+def test_damage_to_deep_samples_is_told_beside_unknown_fields(
+    tags: tiff_files.Tags, tmp_path: Path
+) -> None:
+    page = page_of(16, RGB, (), compression=LZW, tile=(16, 16))
+    data = bytearray(tiff(dataclasses.replace(page, tags=tags)))
+    whole = bytes(data)
+    data[300:340] = b"\xff" * 40
+
+    np.testing.assert_array_equal(decode(whole).color, page.samples)
+    np.testing.assert_array_equal(by_rows(whole, tmp_path / "picture"), page.samples)
+    assert error_of(bytes(data)).code is ErrorCode.CORRUPT
+    with pytest.raises(ImageError) as caught:
+        by_rows(bytes(data), tmp_path / "picture")
+    assert caught.value.code is ErrorCode.CORRUPT
