@@ -211,6 +211,17 @@ def test_the_color_profile_is_carried_over(
     assert Image.open(io.BytesIO(result.data)).info["icc_profile"] == profile
 
 
+def test_a_damaged_profile_is_noted_before_the_network_runs(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph(), "JPEG", icc_profile=b"no profile")
+
+    tiled = prepare(source(data), settings, shared_pool())
+
+    assert tiled.context.row.notes == ("unusable ICC profile dropped",)
+    assert row_of(finish(tiled, double(tiled), settings)).status is Status.UPSCALED
+
+
 def test_a_result_is_stripped_of_all_but_the_color_profile(
     pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
 ) -> None:

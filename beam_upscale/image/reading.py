@@ -809,9 +809,10 @@ def _kept_profile(
 ) -> tuple[bytes | None, tuple[str, ...]]:
     """The profile of the samples given: the file's own, or one of what it says instead."""
     if source.header.mode in ("CMYK", "LAB"):
-        # They were converted to sRGB, by the profile where there was one.
-        is_told = source.header.mode == "CMYK" or icc_profile is None
-        return None, () if is_told else (profiles.UNUSABLE,)
+        # They were converted to sRGB; for CMYK notes say whether by the profile that was found.
+        is_told = source.header.mode == "CMYK" and icc_profile is not None
+        is_lost = source.beside.has_profile and not is_told
+        return None, (profiles.UNUSABLE,) if is_lost else ()
     usable = None if icc_profile is None else profiles.usable_profile(icc_profile, channels)
     # A decoder may have passed over a profile, or over one of its parts.
     is_lost = usable is None and (source.beside.has_profile or icc_profile is not None)

@@ -165,6 +165,17 @@ def test_pieces_of_a_profile() -> None:
         assert (partial.metadata.icc_profile, partial.notes) == (None, NOTE)
 
 
+def test_pieces_of_a_profile_of_cmyk() -> None:
+    file = io.BytesIO()
+    Image.fromarray(swatches()).convert("CMYK").save(file, "JPEG")
+    content = b"ICC_PROFILE\0" + bytes([1, 2]) + SOUND
+    segment = b"\xff\xe2" + struct.pack(">H", len(content) + 2) + content
+
+    decoded = image.decode(file.getvalue()[:2] + segment + file.getvalue()[2:], max_pixels=10_000)
+
+    assert decoded.notes == ("converted from CMYK", *NOTE)
+
+
 def test_profiles_that_are_made_are_the_same_each_time() -> None:
     made: list[Any] = []
     for _ in range(2):
