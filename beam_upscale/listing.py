@@ -719,7 +719,7 @@ def _is_side_file(entry: FileEntry) -> bool:
 def _is_there(uri: str) -> bool:
     try:
         return storage.exists(uri)
-    except OSError:
+    except (ImageError, OSError):
         # In a folder that may not be entered: the image's own error says so.
         return False
 
@@ -735,6 +735,10 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
             f"inputs: those of {storage.named(root)}{f' and {others:,} more' if others else ''}"
             f"; to upscale them once more, name them: {storage.printable(results_to_name(root))}",
         )
+    form = format_of(pattern)
+    if form is not None and not listing.ignored and _is_there(pattern):
+        nothing = "a table without rows" if form.is_table else "a tar without images"
+        return SettingsError(ErrorCode.NO_INPUT, f"{storage.named(pattern)} is {nothing}")
     return SettingsError(
         ErrorCode.NO_INPUT,
         f"{storage.named(pattern)} holds no images ({listing.ignored} other files); a folder "

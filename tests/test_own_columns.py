@@ -1,5 +1,6 @@
 """The dataset's own columns: one type in all files, whatever runs come one after the other."""
 
+import datetime as dt
 import functools
 import json
 import signal
@@ -410,3 +411,39 @@ def test_only_shards_of_another_type_are_found(
         0,
         1,
     ]
+
+
+def test_values_that_python_does_not_hold_reach_the_manifest(
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    load: Callable[..., Any],
+) -> None:
+    """Of three images, in shards of their own, one is beside the table and one is none."""
+    photograph(0, 8, 8).save(tmp_path / "0.png")
+    data = (tmp_path / "0.png").read_bytes()
+    images = [{"bytes": data, "path": None}, {"bytes": b"", "path": "0.png"}, {"bytes": b"no"}]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    days = pa.array([19_000, 10_000_000, None], pa.int32()).view(pa.date32())
+    times = pa.array([0, 2**62, None], pa.int64()).view(pa.timestamp("us", "Mars/Base"))
+    pairs = pa.array([[("a", 1), ("a", 2)], [], None], pa.map_(pa.string(), pa.int64()))
+    table = {"image": pa.array(images, kind), "day": days, "time": times, "pairs": pairs}
+    pq.write_table(pa.table(table), tmp_path / "in.parquet")
+    output = tmp_path / "out"
+
+    upscale(tmp_path / "in.parquet", output, tiny_weights, layout="parquet", shard_rows=1)
+    before = tree(output)
+    upscale(tmp_path / "in.parquet", output, tiny_weights, layout="parquet", shard_rows=1)
+
+    assert tree(output) == before
+    assert list(verify(str(output))) == []
+    found = [row for _, row in DatasetFolder(str(output)).committed_rows()]
+    assert [row.error_code for row in found] == [None, None, "not_an_image"]
+    assert [row.source_uri for row in found[:2]] == [
+        *(f"{tmp_path}/in.parquet", f"{tmp_path}/0.png"),
+    ]
+    assert [row.input["day"] for row in found] == [dt.date(2022, 1, 8), "+29349-01-26", None]
+    assert found[0].input["time"] == dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+    assert found[1].input["time"] == "+148108-07-06T14:00:27.387904Z"
+    assert found[0].input["pairs"] == [["a", 1], ["a", 2]]
+    assert len(load(str(output))) == 2

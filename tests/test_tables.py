@@ -23,6 +23,7 @@ from beam_upscale.listing import (
     Listing,
     SourceImage,
     list_images,
+    no_input,
     source_image,
 )
 from beam_upscale.locations import Cell, Missing
@@ -414,6 +415,7 @@ def test_a_column_for_what_has_none_is_refused(tmp_path: Path) -> None:
         ("a.csv", b"url\n\xff\n", "not UTF-8"),
         ("a.csv", b'url\n"a\n', "line 2"),
         ("a.parquet", b"PAR1 not", "no Parquet file"),
+        ("a.parquet", b"", "no Parquet file"),
         ("a.parquet", b"PAR1" + b"\xff" * 20 + b"\x14\0\0\0PAR1", "no Parquet file"),
     ],
 )
@@ -429,11 +431,15 @@ def test_a_table_that_cannot_be_read_stops_the_run(
     assert "\n" not in error.message
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
-def test_an_empty_table_has_no_inputs(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"")
+@pytest.mark.parametrize(("name", "text"), [("a.jsonl", ""), ("a.csv", ""), ("a.csv", "url,x\n")])
+def test_a_table_without_rows_has_no_inputs(tmp_path: Path, name: str, text: str) -> None:
+    path = str(tmp_path / name)
+    (tmp_path / name).write_text(text)
 
-    assert len(list_images(str(tmp_path / name)).images) == 0
+    listing = list_images(path)
+
+    assert len(listing.images) == 0
+    assert no_input(path, listing).message == f"{path} is a table without rows"
 
 
 # What values name
