@@ -216,7 +216,8 @@ _PLAN_OPTIONS = (
         type=_choice(Oversize),
         default=str(_DEFAULT_SETTINGS.plan.oversize),
         show_default=True,
-        help="Above the engine's input limit.",
+        help="What to do with an image above the engine's input limit: reject it, cut it "
+        "into priced tiles, or shrink it to fit.",
     ),
     click.option(
         "--min-side", type=_POSITIVE, help="Skip images whose shorter side has as many pixels."
@@ -229,21 +230,21 @@ _PLAN_OPTIONS = (
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.plan.max_input_pixels,
         show_default=True,
-        help="Refuse images that claim more.",
+        help="Reject images whose headers claim more pixels.",
     ),
     click.option(
         "--max-input-bytes",
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.plan.max_input_bytes,
         show_default=True,
-        help="Refuse larger files.",
+        help="Reject larger files.",
     ),
     click.option(
         "--animated",
         type=_choice(Animated),
         default=str(_DEFAULT_SETTINGS.plan.animated),
         show_default=True,
-        help="The first frame of animations, or reject them.",
+        help="What to do with animations: take the first frame, or reject them.",
     ),
     click.option(
         "--format",
@@ -251,7 +252,7 @@ _PLAN_OPTIONS = (
         type=_choice(OutputFormat),
         default=str(_DEFAULT_SETTINGS.plan.output_format),
         show_default=True,
-        help="Of the output.",
+        help="Format of the output images.",
     ),
     click.option(
         "--fan-out-above",
@@ -270,7 +271,7 @@ _PLAN_OPTIONS = (
 # checked where those of a dataset are, with the same codes.
 _PARAMETER_OPTIONS = (
     click.option("--prompt", help="What the images show."),
-    click.option("--negative-prompt", help="What they do not show."),
+    click.option("--negative-prompt", help="What the images do not show."),
     click.option(
         "--cfg-scale",
         metavar="NUMBER",
@@ -279,15 +280,19 @@ _PARAMETER_OPTIONS = (
     click.option(
         "--steps",
         metavar="N",
-        help=f"Of denoising, at most {MAX_STEPS}. [default: {_DEFAULT_SETTINGS.parameters.steps}]",
+        help=f"Steps of denoising, at most {MAX_STEPS}. "
+        f"[default: {_DEFAULT_SETTINGS.parameters.steps}]",
     ),
     click.option(
-        "--seed", metavar="N", help="Of the noise; none, or 0, derives one from each image."
+        "--seed",
+        metavar="N",
+        help="Seed of the noise; without one, or with 0, it is derived from each image.",
     ),
     click.option(
         "--noise-level",
         metavar="N",
-        help=f"Noise on the input. [default: {_DEFAULT_SETTINGS.parameters.noise_level}]",
+        help="Level of the noise that is added to the input. "
+        f"[default: {_DEFAULT_SETTINGS.parameters.noise_level}]",
     ),
     click.option(
         "--prompt-column",
@@ -324,7 +329,7 @@ _MODEL_OPTIONS = (
         help="Cut larger inputs for the device's memory; no change of price.",
     ),
     click.option("--max-batch-pixels", type=_POSITIVE, help="Input pixels in a batch on a GPU."),
-    click.option("--exact", is_flag=True, help="One image at a time on a GPU too."),
+    click.option("--exact", is_flag=True, help="Compute one image at a time on a GPU too."),
     click.option(
         "--vae-tiling",
         type=_choice(VaeTiling),
@@ -338,8 +343,8 @@ _MODEL_OPTIONS = (
 )
 
 _ENCODE_OPTIONS = (
-    click.option("--quality", type=click.IntRange(1, 100), help="Of JPEG and lossy WebP."),
-    click.option("--lossless", is_flag=True, help="WebP without loss."),
+    click.option("--quality", type=click.IntRange(1, 100), help="Quality of JPEG and lossy WebP."),
+    click.option("--lossless", is_flag=True, help="Write WebP without loss."),
     click.option(
         "--metadata",
         type=_choice(MetadataRule),
@@ -384,14 +389,14 @@ _SERVICE_OPTIONS = (
         type=float,
         default=_DEFAULT_SETTINGS.deadline_seconds,
         show_default=True,
-        help="For one attempt of a call.",
+        help="Seconds that one attempt of a call may take.",
     ),
     click.option(
         "--retry-seconds",
         type=float,
         default=_DEFAULT_SETTINGS.retry_seconds,
         show_default=True,
-        help="How long a call is repeated while the service cannot do it.",
+        help="Seconds for which a call is repeated while the service cannot do it.",
     ),
 )
 
@@ -443,7 +448,7 @@ _RUN_OPTIONS = (
         type=click.FloatRange(min=0),
         default=DEFAULT_GRACE_SECONDS,
         show_default=True,
-        help="For images that are begun to finish after SIGTERM.",
+        help="Seconds that begun images may take to finish after SIGTERM.",
     ),
     click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
     click.option("--quiet", is_flag=True, help="No progress line."),
@@ -912,7 +917,7 @@ _SERVE_OPTIONS = (
         type=float,
         default=_DEFAULT_SERVE_SETTINGS.drain_seconds,
         show_default=True,
-        help="For calls to finish when the server is asked to stop.",
+        help="Seconds that calls may take to finish when the server is asked to stop.",
     ),
 )
 
