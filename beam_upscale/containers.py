@@ -932,7 +932,7 @@ def _entries_with_values(
         else:
             start = layout.read(layout.offset, entry, start)
             value = data[start : start + size]
-        if len(value) == size:
+        if count and len(value) == size:
             fields[tag] = (kind, count, value)
     return fields
 

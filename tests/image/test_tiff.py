@@ -241,6 +241,7 @@ def without(page: Page, *tags: int) -> bytes:
 def test_missing_fields_have_the_same_meaning_to_all_codecs(tmp_path: Path) -> None:
     gray, color = page_of(8, BLACK_IS_ZERO, (), rows=HEIGHT), page_of(8, RGB, (), rows=HEIGHT)
     undefined = Page(gray.samples, tags={339: (SHORT, [4])})
+    empty = Page(gray.samples, tags={277: (SHORT, [])})
     too_many = Page(color.samples, 8, RGB, tags={338: (SHORT, [2])})
     files = [
         (without(gray, 277), gray.samples),
@@ -250,6 +251,7 @@ def test_missing_fields_have_the_same_meaning_to_all_codecs(tmp_path: Path) -> N
         # By the oldest rule, which Pillow and tifffile follow: white is 0.
         (without(gray, 262), 255 - gray.samples),
         (tiff(undefined), gray.samples),
+        (tiff(empty), gray.samples),
         (tiff(too_many), color.samples),
     ]
 
