@@ -27,7 +27,7 @@ from beam_upscale.stages import UpscaledImage
 _TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 _BOX = Box(0, 0, 4, 4)
 _SOURCE = SourceImage("/in/a.png", uri="/in/a.png")
-_TILE = fan_out.GiantTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, ())
+_TILE = fan_out.GiantTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, (), None)
 
 
 @dataclasses.dataclass(frozen=True)

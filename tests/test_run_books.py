@@ -170,7 +170,7 @@ def test_damaged_books_forbid_a_run_before_anything_is_begun(history: History) -
 
     assert history.service.total == spent
     assert Path(history.dataset.run_json).read_bytes() == before
-    assert "the old books could not be read: books_damaged: " in overwritten(history)
+    assert "the old books could not be read: " in overwritten(history)
     assert not damaged.exists()
 
 
