@@ -50,8 +50,10 @@ test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Pyt
 	fi
 
 .PHONY: fuzz
-fuzz: install-dev ## fuzz the decoder of the gRPC API's requests, 5 minutes or SECONDS=N
+fuzz: install-dev ## fuzz requests, then images, tables, tars and addresses: 5 minutes each, SECONDS=N or INPUTS=N
 	$(VENV)/python tests/fuzz_requests.py --seconds $(or $(SECONDS),300)
+	$(VENV)/python tests/fuzz_inputs.py --keep out/fuzz --seed $(or $(SEED),0) \
+		$(if $(INPUTS),--inputs $(INPUTS),--seconds $(or $(SECONDS),300))
 
 .PHONY: clients
 clients: install-dev ## install and build the clients of the API that the slow tests run
@@ -60,6 +62,10 @@ clients: install-dev ## install and build the clients of the API that the slow t
 .PHONY: runners
 runners: install-dev ## fetch Flink, Spark, Beam's job servers, Prism, HDFS and a fake of GCS, for the slow tests
 	@$(VENV)/python tests/runners/fetch.py
+
+.PHONY: corpora
+corpora: install-dev ## fetch image files that others test their decoders with, for the slow tests
+	@$(VENV)/python tests/corpora/archives.py
 
 .PHONY: protos
 protos: clients ## generate the messages of the gRPC API from protos/, for Python and TypeScript
@@ -95,7 +101,7 @@ python:
 
 .PHONY: clean
 clean: ## remove what the commands made, .venv included
-	rm -rf tests/runners/out clients/python/.venv clients/typescript/node_modules clients/typescript/out \
+	rm -rf tests/corpora/out tests/runners/out clients/python/.venv clients/typescript/node_modules clients/typescript/out \
 		tests/clients/browser/node_modules tests/clients/browser/out
 	rm -rf .venv out dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
