@@ -78,11 +78,14 @@ def damage_as_image_error(format_: str) -> Iterator[None]:
     also ValueError, TypeError, IndexError, struct.error and others. What our own code raises is no
     damage, and passes; nor is a full disk.
     """
+    _kept.clear()
     try:
         yield
     except (ImageError, MemoryError):
+        _raise_kept()
         raise
     except Exception as error:
+        _raise_kept()
         is_full_disk = isinstance(error, OSError) and error.errno in FULL_DISK
         if is_full_disk or not is_raised_by_codec(error):
             raise
@@ -92,6 +95,20 @@ def damage_as_image_error(format_: str) -> Iterator[None]:
             raise MemoryError(message) from error
         code = _damage_code(error, reason)
         raise CodecError(code, f"{format_.upper()} cannot be decoded: {message}") from error
+    _raise_kept()
+
+
+_kept: list[Exception] = []
+
+
+def keep(error: Exception) -> None:
+    """Has an error raised behind the codec that it cannot be raised through, whatever that does."""
+    _kept.append(error)
+
+
+def _raise_kept() -> None:
+    if _kept:
+        raise _kept.pop(0)
 
 
 _MEMORY_SIGNS = ("out of memory", "unable to allocate", "unable to mmap", "cannot allocate memory")

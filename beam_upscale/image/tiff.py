@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from beam_upscale import containers
 from beam_upscale.containers import ExtraSample, Photometric, SampleFormat, TiffInfo
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image.codecs import forget_errors
+from beam_upscale.image.codecs import forget_errors, keep
 from beam_upscale.image.values import Pixels
 
 
@@ -402,13 +402,24 @@ class _ViewFile:
         self._position = 0
 
     def seek(self, offset: int, whence: int) -> int:
+        try:
+            return self._sought(offset, whence)
+        except Exception as error:
+            keep(error)
+            return -1
+
+    def _sought(self, offset: int, whence: int) -> int:
         end = self._view.tail_start + len(self._view.tail)
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: end}[whence]
         self._position = start + offset
         return self._position
 
     def read(self, size: int) -> bytes:
-        data = self._part(size)
+        try:
+            data = self._part(size)
+        except Exception as error:
+            keep(error)
+            return b""
         self._position += len(data)
         return data
 

@@ -136,6 +136,10 @@ class _Edits:
         return name in _OF_STORAGE or name.startswith(self.removed)
 
 
+class _OddTagError(Exception):
+    """A tag is not where the parser sees one, or lies too deep."""
+
+
 def _edited(packet: bytes, texts: Mapping[str, str], removed: tuple[str, ...]) -> bytes | None:
     """A packet with other texts of some properties and without others; None where it is no XML."""
     # Entities may unfold without end. Zeros are another encoding than UTF-8.
@@ -144,7 +148,7 @@ def _edited(packet: bytes, texts: Mapping[str, str], removed: tuple[str, ...]) -
     edits = _Edits(packet, texts, removed)
     try:
         _parse(edits)
-    except (xml.parsers.expat.ExpatError, ValueError):
+    except (xml.parsers.expat.ExpatError, _OddTagError):
         return None
     parts, end = [], 0
     for start, stop, text in edits.found:
@@ -179,7 +183,7 @@ def _parse(edits: _Edits) -> None:
 def _open_element(edits: _Edits, at: int, name: str) -> None:
     tag = _TAG.match(edits.packet, at)
     if tag is None or len(edits.scopes) > 200:
-        raise ValueError("no tag where the parser sees one, or too many in one another")
+        raise _OddTagError("no tag where the parser sees one, or too many in one another")
     attributes = list(_attributes(edits.packet, at, tag.end()))
     scope = edits.scopes[-1]
     if named := {n[6:]: value for n, value, _, _ in attributes if n.startswith("xmlns:")}:
@@ -212,7 +216,7 @@ def _close_element(edits: _Edits, at: int) -> None:
     tag = _TAG.match(edits.packet, at)
     if edits.gone_since is not None and edits.gone_since[1] == depth:
         if tag is None:
-            raise ValueError("no tag where the parser sees one")
+            raise _OddTagError("no tag where the parser sees one")
         edits.found.append((edits.gone_since[0], tag.end(), b""))
         edits.gone_since = None
     elif edits.text_since is not None and edits.text_since[1] == depth:

@@ -50,15 +50,13 @@ def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
     return answers[-2].fields
 
 
-BACK_CALLED = frozenset({"seek", "read", "_part"})
-"""What libvips calls to read a file: nothing can be raised through it."""
-BY_EXPAT = frozenset({"_expanded", "_close_element", "start", "end"})
-"""What expat calls to read XMP, whose own errors of some kinds are those of damage."""
+BACK_CALLED = frozenset({"_ViewFile.seek", "_ViewFile.read"})
+"""What libvips calls to read a file: nothing can be raised through it, and they raise nothing."""
 
 
 def is_reading(code: CodeType, module: str) -> bool:
     """Whether a function is ours, has to do with files, and may raise something."""
-    if code.co_name in BACK_CALLED | BY_EXPAT:
+    if code.co_qualname in BACK_CALLED:
         return False
     return module.startswith("beam_upscale.") and not module.startswith("beam_upscale.decoding")
 
