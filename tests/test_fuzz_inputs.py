@@ -17,7 +17,7 @@ from beam_upscale import image
 from beam_upscale.errors import ErrorCode
 from beam_upscale.manifest import Status
 
-INPUTS = 8_000
+INPUTS = 5_000
 RUN_INPUTS = 400
 
 
@@ -62,6 +62,7 @@ def test_what_no_input_may_lead_to_is_a_fault(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_input_is_at_fault(tmp_path: Path) -> None:
     report = fuzz_inputs.campaign(INPUTS, seed=2, keep=tmp_path)
 
