@@ -190,7 +190,7 @@ def test_threshold_of_a_run_that_goes_on_may_change(
     assert tree(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("results", [1, 25])
+@pytest.mark.parametrize("results", [1, pytest.param(25, marks=pytest.mark.slow)])
 def test_killed_run_goes_on_with_the_tiles_it_has(
     results: int,
     inputs: Path,

@@ -28,6 +28,9 @@ IMAGES = 6
 SHARD_ROWS = 3
 # Where packed images are not looked at, one layout that packs them stands for the others.
 FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
+FILES_OR_SLOWLY_PACKED = pytest.mark.parametrize(
+    "layout", ["files", pytest.param("parquet", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture
@@ -144,7 +147,7 @@ def test_columns_of_some_images_are_those_of_all_files(
     assert_all_open(tmp_path / "out", load, expected)
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_columns_that_come_later_are_those_of_all_files(
     tmp_path: Path,
     inputs: Path,
@@ -213,7 +216,7 @@ def test_rerun_leaves_the_columns_of_a_fresh_run(
     assert write_times(tmp_path / "out") == times
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_values_of_inputs_that_are_gone_stay_as_they_are(
     tmp_path: Path,
     inputs: Path,
@@ -244,7 +247,7 @@ def test_values_of_inputs_that_are_gone_stay_as_they_are(
     assert trees[0] == trees[2] != trees[1]
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_column_that_only_inputs_have_that_are_gone_stays(
     tmp_path: Path,
     inputs: Path,
@@ -271,7 +274,7 @@ def test_column_that_only_inputs_have_that_are_gone_stays(
     [
         ("files", r"manifest/.*\.parquet", (1, 1)),
         pytest.param("parquet", r"manifest/.*\.parquet", (1, 1), marks=pytest.mark.slow),
-        ("parquet", r"data/.*\.parquet", (1, 2)),
+        pytest.param("parquet", r"data/.*\.parquet", (1, 2), marks=pytest.mark.slow),
         pytest.param("webdataset", r"data/.*\.tar", (1, 2), marks=pytest.mark.slow),
     ],
 )

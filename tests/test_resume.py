@@ -79,9 +79,9 @@ KILLS = {
 @pytest.mark.parametrize(
     ("layout", "pattern", "count"),
     [
+        *(pytest.param("files", *kill, id=f"files, {name}") for name, kill in KILLS.items()),
         *(
-            pytest.param(layout, *kill, id=f"{layout}, {name}")
-            for layout in ("files", "parquet")
+            pytest.param("parquet", *kill, id=f"parquet, {name}", marks=pytest.mark.slow)
             for name, kill in KILLS.items()
         ),
         pytest.param("webdataset", r"data/.*\.tar", 2, id="webdataset, in a commit"),
@@ -115,7 +115,7 @@ def test_killed_run_goes_on_where_it_stopped(
     assert {path: path.stat().st_mtime_ns for path in images} == images
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_interrupted_run_finishes_its_images_and_goes_on_later(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -182,7 +182,7 @@ def test_rerun_adds_new_inputs_and_redoes_changed_ones(
     assert list(verify(str(output))) == []
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_rerun_takes_over_columns_and_makes_no_image_again(
     tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
 ) -> None:
@@ -265,7 +265,7 @@ def test_what_is_refused_no_more_is_done(
     assert tree(output) == tree(fresh)
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 def test_input_that_became_unreadable_leaves_no_image_behind(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
 ) -> None:
@@ -279,7 +279,7 @@ def test_input_that_became_unreadable_leaves_no_image_behind(
     assert list(verify(str(output))) == []
 
 
-@FILES_OR_PACKED
+@FILES_OR_SLOWLY_PACKED
 @pytest.mark.parametrize("change", ["gone", "broken"])
 def test_inputs_that_change_while_a_run_is_interrupted_leave_no_image_behind(
     tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, change: str

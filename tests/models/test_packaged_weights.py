@@ -37,7 +37,11 @@ def test_a_result_reduced_again_is_near_the_picture(model: EsrganModel, name: st
 @pytest.mark.skipif(
     not torch.cpu.get_capabilities().get("avx512_bf16"), reason="the CPU does not compute in bf16"
 )
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize(
+    # The slow tests have fifty photographs.
+    "name",
+    [PICTURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PICTURES[1:])],
+)
 def test_bf16_is_within_48_decibels_of_fp32(
     model: EsrganModel, packaged_weights: Path, name: str
 ) -> None:
