@@ -1,5 +1,6 @@
 """Results as others open them: Hugging Face's datasets, webdataset, DuckDB and pandas."""
 
+import functools
 import hashlib
 import io
 from collections.abc import Callable
@@ -32,10 +33,26 @@ def image_column(layout: str) -> str:
     return "png" if layout == "webdataset" else "image"
 
 
-@pytest.fixture
-def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+) -> Callable[[str], Path]:
+    """Makes a dataset of several shards, to be read only; each layout once."""
+    inputs = pictures(tmp_path_factory.mktemp("in"), photograph)
+
+    @functools.cache
+    def make(layout: str) -> Path:
+        output = tmp_path_factory.mktemp(layout) / "out"
+        upscale(inputs, output, tiny_weights, layout=layout, shard_rows=3)
+        return output
+
+    return make
+
+
+def pictures(folder: Path, photograph: Callable[..., Image.Image]) -> Path:
     """Images of different sizes in folders that look like labels and splits."""
-    folder = tmp_path / "in"
     for number in range(IMAGES):
         below = folder / ("", "cats", "dogs", "train", "test/validation")[number % 5]
         below.mkdir(parents=True, exist_ok=True)
@@ -59,13 +76,11 @@ def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 @ALL_LAYOUTS
 def test_load_dataset_opens_the_images(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+    made: Callable[[str], Path], load: Callable[..., Any], layout: str
 ) -> None:
     import datasets
 
-    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
-
-    found = load(str(tmp_path / "out"))
+    found = load(str(made(layout)))
 
     assert list(found) == ["train"]
     assert isinstance(found["train"].features[image_column(layout)], datasets.Image)
@@ -77,34 +92,27 @@ def test_load_dataset_opens_the_images(
 
 @ALL_LAYOUTS
 def test_load_dataset_streams(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+    made: Callable[[str], Path], load: Callable[..., Any], layout: str
 ) -> None:
-    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
-
-    found = load(str(tmp_path / "out"), split="train", streaming=True)
+    found = load(str(made(layout)), split="train", streaming=True)
 
     assert len([row[image_column(layout)].size for row in found]) == IMAGES
 
 
 @FILES_OR_PACKED
 def test_load_dataset_opens_the_manifest(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any], layout: str
+    made: Callable[[str], Path], load: Callable[..., Any], layout: str
 ) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=3)
-
-    found = load("parquet", data_files=f"{output}/manifest/*.parquet", split="train")
+    found = load("parquet", data_files=f"{made(layout)}/manifest/*.parquet", split="train")
 
     assert len(found) == IMAGES + 1
     assert sum(found["credits"]) == Decimal("1.4")
 
 
 def test_card_of_parquet_opens_the_manifest_too(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any]
+    made: Callable[[str], Path], load: Callable[..., Any]
 ) -> None:
-    upscale(inputs, tmp_path / "out", tiny_weights, layout="parquet")
-
-    assert len(load(str(tmp_path / "out"), "manifest", split="train")) == IMAGES + 1
+    assert len(load(str(made("parquet")), "manifest", split="train")) == IMAGES + 1
 
 
 @ALL_LAYOUTS
@@ -198,11 +206,8 @@ def sample(number: int, photograph: Callable[..., Image.Image]) -> tuple[Row, by
 
 
 @FILES_OR_PACKED
-def test_duckdb_and_pandas_read_the_manifest(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
-) -> None:
-    upscale(inputs, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
-    manifest = tmp_path / "out/manifest"
+def test_duckdb_and_pandas_read_the_manifest(made: Callable[[str], Path], layout: str) -> None:
+    manifest = made(layout) / "manifest"
 
     [(count, listed, file_names)] = duckdb.sql(
         "select count(*), sum(credits), count(distinct input.file_name) "
@@ -218,11 +223,9 @@ def test_duckdb_and_pandas_read_the_manifest(
 
 
 def test_parquet_holds_images_as_others_write_them(
-    tmp_path: Path, inputs: Path, tiny_weights: Path
+    made: Callable[[str], Path],
 ) -> None:
-    upscale(inputs, tmp_path / "out", tiny_weights, layout="parquet")
-
-    table = pq.read_table(tmp_path / "out/data/000000.parquet")
+    table = pq.read_table(made("parquet") / "data/000000.parquet")
 
     assert table.column_names == ["image", "input_id", "width", "height", "input"]
     assert b"huggingface" in table.schema.metadata
@@ -231,11 +234,10 @@ def test_parquet_holds_images_as_others_write_them(
         assert (row["width"], row["height"]) == (row["width"], 28)
 
 
-def test_webdataset_opens_the_tars(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
+def test_webdataset_opens_the_tars(made: Callable[[str], Path]) -> None:
     import webdataset
 
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights, layout="webdataset", shard_rows=3)
+    output = made("webdataset")
     tars = f"{output}/data/{{000000..000002}}.tar"
 
     samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode("pil"))
@@ -254,8 +256,12 @@ def test_webdataset_opens_the_tars(tmp_path: Path, inputs: Path, tiny_weights: P
 
 
 def test_tars_open_where_the_first_has_no_image(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, load: Callable[..., Any]
+    tmp_path: Path,
+    tiny_weights: Path,
+    photograph: Callable[..., Image.Image],
+    load: Callable[..., Any],
 ) -> None:
+    inputs = pictures(tmp_path / "in", photograph)
     for number in range(2):
         (inputs / f"000{number}.png").write_text("not an image")
     upscale(

@@ -1,5 +1,7 @@
 """`verify` finds whatever is not as a run left it."""
 
+import functools
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,23 +19,35 @@ ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset
 FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
 
 
-@pytest.fixture
-def output(
-    tmp_path: Path,
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
     tiny_weights: Path,
     photograph: Callable[..., Image.Image],
-    request: pytest.FixtureRequest,
-) -> Path:
-    """A dataset of four images and a failure in two shards, in the test's layout."""
-    folder = tmp_path / "in"
-    (folder / "more").mkdir(parents=True)
+) -> Callable[[str], Path]:
+    """Makes a dataset of four images and a failure in two shards; each layout once."""
+    inputs = tmp_path_factory.mktemp("in")
+    (inputs / "more").mkdir()
     for number in range(4):
-        photograph(number, 20, 14).save(folder / f"more/{number}.png")
-    (folder / "broken.png").write_text("not an image")
-    layout = request.node.callspec.params["layout"]
-    upscale(folder, tmp_path / "out", tiny_weights, layout=layout, shard_rows=3)
-    assert list(verify(str(tmp_path / "out"))) == []
-    return tmp_path / "out"
+        photograph(number, 20, 14).save(inputs / f"more/{number}.png")
+    (inputs / "broken.png").write_text("not an image")
+
+    @functools.cache
+    def make(layout: str) -> Path:
+        output = tmp_path_factory.mktemp(layout) / "out"
+        upscale(inputs, output, tiny_weights, layout=layout, shard_rows=3)
+        assert list(verify(str(output))) == []
+        return output
+
+    return make
+
+
+@pytest.fixture
+def output(tmp_path: Path, made: Callable[[str], Path], request: pytest.FixtureRequest) -> Path:
+    """A copy of that dataset, in the test's layout."""
+    copied = tmp_path / "out"
+    shutil.copytree(made(request.node.callspec.params["layout"]), copied)
+    return copied
 
 
 def problems(output: Path) -> Counter[tuple[ProblemKind, str]]:
