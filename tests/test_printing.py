@@ -106,3 +106,18 @@ def test_what_cannot_be_flushed_is_told_once() -> None:
         )
 
     assert (finished.returncode, finished.stderr) == (7, b"")
+
+
+def test_a_process_that_is_started_without_streams_opens_them(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from beam_upscale.__main__ import _open_standard_streams as opened\n"
+        "opened()\n"
+        "null = os.stat(os.devnull).st_rdev\n"
+        "found = [os.fstat(number).st_rdev == null for number in range(3)]\n"
+        "open(sys.argv[1], 'w').write(str(found))\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "found"]
+
+    subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], check=True)
+
+    assert (tmp_path / "found").read_text() == "[True, True, True]"
