@@ -16,8 +16,8 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than cores: tests wait for the processes that they start."""
-    return usable_cores() + 1
+    """Two processes more than cores: tests wait for the processes that they start."""
+    return usable_cores() + 2
 
 
 @pytest.fixture(scope="session")
