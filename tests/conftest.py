@@ -16,8 +16,8 @@ hypothesis.settings.load_profile("tests")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes more than cores: tests wait for the processes that they start."""
-    return usable_cores() + 2
+    """One process more than cores: tests wait for the processes that they start."""
+    return usable_cores() + 1
 
 
 @pytest.fixture(scope="session")
