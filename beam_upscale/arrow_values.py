@@ -58,7 +58,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _depth(kind: pa.DataType) -> int:
-    """How deeply a type is nested; not found by recursion, which ends where types go on."""
+    """Counts the levels of a nested type, without recursion, which deep types would exhaust."""
     depth, level = 0, [kind]
     while level:
         depth += 1
@@ -84,7 +84,7 @@ def _children(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def _is_converted(kind: pa.DataType) -> bool:
-    """Whether values of a type are never taken as Arrow gives them."""
+    """Tells whether values of a type are always converted, never taken as Arrow gives them."""
     return isinstance(kind, pa.UuidType) or _microseconds(kind) is not kind
 
 

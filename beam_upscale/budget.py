@@ -284,7 +284,7 @@ def _admit(
 
 
 def _is_in_books(source: SourceImage, settled: Reach) -> bool:
-    """Whether an input costs nothing beyond what the books hold, and may be done for that.
+    """Tells whether the books hold the whole cost of an input, so that it may be done.
 
     Where they hold more than the budget, as one that was lowered, calls that are not known to be
     charged must not be: they are not repeated.

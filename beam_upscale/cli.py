@@ -460,7 +460,7 @@ _BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", narg
 
 
 def debugging() -> Debugging:
-    """Whether the command at hand was asked for tracebacks."""
+    """Returns what the current command was told by `--debug`."""
     return click.get_current_context().find_object(Debugging) or Debugging()
 
 

@@ -31,7 +31,7 @@ _ORIENTATION_TAG = 0x0112
 
 _MAX_INNER_PIXELS = 1 << 24
 _MAX_INNER_BYTES = 1 << 25
-"""What a part of a file may be decoded to for a small picture: a tile, a strip, a grid's cell."""
+"""Pixels and bytes that a tile, a strip or a grid's cell of a small picture may be decoded to."""
 
 _READ_BYTES = 1 << 20
 
@@ -471,7 +471,7 @@ def _gif_table_bytes(flags: int) -> int:
 
 
 def _behind_gif_blocks(data: bytes, position: int, numbers: Iterator[int]) -> int:
-    """Where a sequence of data blocks ends: each begins with its length, the last has none."""
+    """Finds the end of a row of data blocks: each begins with its length; the last is empty."""
     while position < len(data):
         next(numbers)
         length = data[position]
@@ -723,7 +723,7 @@ class _RawPhotometric(IntEnum):
 
 
 _RAW_COMPRESSIONS = frozenset({32767, 32769, 32770, 32772, 34713, 65000, 65535})
-"""How Sony, Samsung, Nikon, Kodak and Pentax pack what a sensor saw."""
+"""Compressions of raw sensor data by Sony, Samsung, Nikon, Kodak and Pentax."""
 
 _RAW_TAGS = {50706: "DNG", 50740: "with DNGPrivateData", 34310: "Leaf"}
 """Fields that stand in the first directory of camera raw files only."""
