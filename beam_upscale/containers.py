@@ -672,8 +672,9 @@ def tiff_info(data: bytes) -> TiffInfo:
     """Reads the directories of a TIFF or BigTIFF.
 
     Raises:
-        ImageError: CORRUPT where the file has no directory with a width and a height; TRUNCATED
-            where a directory or a field's values lie beyond the end of `data`.
+        ImageError: CORRUPT where the file has no directory with a width and a height, or one that
+            says of the same pixels that they lie in strips and in tiles; TRUNCATED where a
+            directory or a field's values lie beyond the end of `data`.
     """
     layout = _tiff_layout(data)
     pages = _tiff_pages(data, layout)
@@ -685,6 +686,7 @@ def tiff_info(data: bytes) -> TiffInfo:
         raise ImageError(ErrorCode.CORRUPT, "TIFF directory without ImageWidth and ImageLength")
     orientation = _first(tags, 274, 1)
     _check_tiff_parts(tags, width, height)
+    _check_strips_or_tiles(tags, places)
     samples = _first(tags, 277, 1)
     is_reduced_copy = (directory, _REDUCED_COPY) in [(start, kind & 1) for start, kind in pages]
     return TiffInfo(
@@ -1132,6 +1134,25 @@ def _check_tiff_parts(tags: _TiffTags, width: int, height: int) -> None:
             ErrorCode.UNSUPPORTED_FORMAT,
             f"TIFF of {width} x {height} px in {what}, {size} bytes each; at most {most} are "
             "decoded at a time; save it anew",
+        )
+
+
+def _check_strips_or_tiles(tags: _TiffTags, places: _TiffPlaces) -> None:
+    """Checks that all fields agree on whether pixels lie in strips or in tiles.
+
+    Where they do not, Pillow goes by where the parts lie and libtiff by whether tiles have a size.
+
+    Raises:
+        ImageError: CORRUPT.
+    """
+    tile_sizes = {322, 323} & tags.keys()
+    has_both = places.keys() >= {273, 324} or places.keys() >= {279, 325}
+    if has_both or (tile_sizes and 273 in places) or (not tile_sizes and 324 in places):
+        said = sorted(tile_sizes | places.keys())
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF whose fields {said} say that the same pixels lie in strips and in tiles; "
+            "save it anew",
         )
 
 

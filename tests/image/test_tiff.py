@@ -226,6 +226,31 @@ def test_fields_that_contradict_each_other_are_refused() -> None:
             assert error_of(data).code is code, tags
 
 
+@pytest.mark.parametrize(
+    ("tile", "tags", "lacking"),
+    [
+        pytest.param(None, {324: (SHORT, [1])}, (), id="places of tiles"),
+        pytest.param(None, {324: (LONG, [8])}, (273,), id="no places of strips"),
+        pytest.param(None, {322: (SHORT, [16]), 323: (SHORT, [16])}, (), id="sizes of tiles"),
+        pytest.param(None, {325: (LONG, [8])}, (), id="lengths of tiles"),
+        pytest.param((16, 16), {273: (LONG, [8])}, (), id="places of strips"),
+        pytest.param((16, 16), {279: (LONG, [8])}, (), id="lengths of strips"),
+        pytest.param((16, 16), {}, (322, 323), id="no sizes of tiles"),
+    ],
+)
+@pytest.mark.parametrize("compression", [1, LZW], ids=["plain", "LZW"])
+def test_pixels_lie_in_strips_or_in_tiles(
+    compression: int,
+    tile: tuple[int, int] | None,
+    tags: tiff_files.Tags,
+    lacking: tuple[int, ...],
+) -> None:
+    page = page_of(8, RGB, (), tile=tile, compression=compression)
+    data = without(dataclasses.replace(page, tags=tags), *lacking)
+
+    assert error_of(data).code is ErrorCode.CORRUPT
+
+
 def without(page: Page, *tags: int) -> bytes:
     """A page whose directory lacks some fields."""
     data = bytearray(tiff(page))
