@@ -94,6 +94,8 @@ def _made_by(stage: Mapping[str, Any]) -> str:
     model, engine = stage.get("model", {}), _code(stage.get("engine", "unknown"))
     if model and "weights_sha256" not in model:
         return f"the engine {engine} of a service, called over gRPC"
+    if model and model["weights_sha256"] is None:
+        return f"the engine {engine} with the baseline {_code(model['name'])}"
     weights, sha256 = (_code(model.get(name, "unknown")) for name in ("name", "weights_sha256"))
     return f"the engine {engine} with the weights {weights} (SHA-256 {sha256})"
 

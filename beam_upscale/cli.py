@@ -308,8 +308,8 @@ _MODEL_OPTIONS = (
         type=PlaceType(),
         multiple=True,
         metavar="[ENGINE=]WEIGHTS",
-        help="A registered name, a path, or OWNER/NAME@REVISION on the hub; see "
-        "`beam-upscale weights list`.",
+        help="A registered name, a path, OWNER/NAME@REVISION on the hub, or nearest, bicubic or "
+        "lanczos for no network; see `beam-upscale weights list`.",
     ),
     click.option(
         "--device", type=_choice(Device), default=str(_DEFAULT_SETTINGS.device), show_default=True

@@ -1,13 +1,17 @@
-"""Networks as they are pinned at submission: what a worker loads, with nothing left to choose."""
+"""What upscales locally, as pinned at submission: nothing is left for a worker to choose."""
 
+import abc
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any
 
 from beam_upscale import shared_weights, storage, urls, weights
 from beam_upscale.decoding import usable_cores
-from beam_upscale.engines import Engine
+from beam_upscale.engines import Engine, Network
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.image.resampling import Filter
 from beam_upscale.models.device import Device, Precision
 
 # A CPU gains nothing from a batch, and results there must not depend on one.
@@ -15,26 +19,82 @@ ONE_AT_A_TIME = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalModel:
-    """A network, its weights and where it runs.
+class LocalModel(abc.ABC):
+    """What upscales on a worker.
 
     Attributes:
-        name: of the weights.
-        weights_sha256: what the weights' file or folder must hash to.
-        weights_uri: where a worker finds it, on any of Beam's file systems.
+        name: what the manifest calls it; a network has the name of its weights.
         device: cpu, cuda or mps.
-        precision: fp32, bf16 or fp16.
-        threads: of the CPU, within one call of the network.
         max_batch_pixels: input pixels in one batch on the device; 0 runs one image at a time.
     """
 
     name: str
+    device: Device
+    max_batch_pixels: int
+
+    @property
+    @abc.abstractmethod
+    def place(self) -> str:
+        """What upscales and where, for people."""
+
+    @abc.abstractmethod
+    def description(self) -> dict[str, Any]:
+        """The columns of a manifest that say what upscales."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """What results depend on, as plain values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalBaseline(LocalModel):
+    """A resampling filter in a network's place: no weights, no arithmetic to choose, one thread.
+
+    Attributes:
+        filter: what enlarges.
+    """
+
+    filter: Filter
+
+    @property
+    def place(self) -> str:
+        """What upscales and where, for people."""
+        return f"{self.name} on {self.device}"
+
+    def description(self) -> dict[str, Any]:
+        """The columns of a manifest; without weights and precision."""
+        return {
+            "model": self.name,
+            "weights_sha256": None,
+            "device_type": str(self.device),
+            "precision": None,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results depend on: the filter."""
+        return {
+            "name": self.name,
+            "weights_sha256": None,
+            "device": str(self.device),
+            "precision": None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalNetwork(LocalModel):
+    """A network, its weights and where it runs.
+
+    Attributes:
+        weights_sha256: what the weights' file or folder must hash to.
+        weights_uri: where a worker finds it, on any of Beam's file systems.
+        precision: fp32, bf16 or fp16.
+        threads: of the CPU, within one call of the network.
+    """
+
     weights_sha256: str
     weights_uri: str
-    device: Device
     precision: Precision
     threads: int
-    max_batch_pixels: int
 
     @property
     def place(self) -> str:
@@ -63,7 +123,7 @@ class LocalModel:
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalEsrgan(LocalModel):
+class LocalEsrgan(LocalNetwork):
     """A super-resolution network.
 
     Attributes:
@@ -76,7 +136,7 @@ class LocalEsrgan(LocalModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalLatent(LocalModel):
+class LocalLatent(LocalNetwork):
     """A latent diffusion upscaler.
 
     Attributes:
@@ -109,6 +169,26 @@ class Choices:
         if self.exact or device is Device.CPU:
             return ONE_AT_A_TIME
         return default if self.max_batch_pixels is None else self.max_batch_pixels
+
+
+def pin_baseline(name: str) -> LocalBaseline:
+    """The baseline called `name`. Nothing is looked for, so nothing can be missing."""
+    shown = f"{name} (baseline, no network)"
+    return LocalBaseline(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
+
+
+def pin(engine: Engine, choices: Choices) -> LocalModel:
+    """Settles what upscales for an engine on this machine.
+
+    What concerns networks only (device, precision, threads, tiles for memory) means nothing for a
+    baseline: a trial has the options of the run that it stands for.
+
+    Raises:
+        SettingsError: as `pin_esrgan` and `pin_latent`.
+    """
+    if choices.weights is not None and choices.weights in weights.BASELINES:
+        return pin_baseline(choices.weights)
+    return _PIN[engine.network](engine, choices)
 
 
 # Enough tiles to fill a large device.
@@ -177,6 +257,11 @@ def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
         vae_tiling=not on_cpu if choices.vae_tiling is None else choices.vae_tiling,
         color_fix=choices.color_fix,
     )
+
+
+_PIN: Mapping[Network, Callable[[Engine, Choices], LocalNetwork]] = MappingProxyType(
+    {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
+)
 
 
 def _require_scale(scale: int, engine: Engine, found: weights.Weights) -> None:

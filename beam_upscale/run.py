@@ -35,7 +35,7 @@ from beam_upscale.errors import HoldLostError, reason
 from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
 from beam_upscale.listing import Listing, no_input, require_prompt_column
-from beam_upscale.local_models import LocalModel
+from beam_upscale.local_models import LocalModel, LocalNetwork
 from beam_upscale.local_runner import end_servers, is_local, new_pipeline
 from beam_upscale.places import refuse_needed_in_results
 from beam_upscale.ranges import check_not_negative
@@ -218,7 +218,7 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
     """Names files that must outlive the results that are replaced, beside the listed inputs."""
     for stage in settings.stages:
-        if isinstance(stage.model, LocalModel):
+        if isinstance(stage.model, LocalNetwork):
             yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
     link = listing.link_into_output
     if request.overwrite and link is not None:
@@ -273,14 +273,14 @@ def _with_reachable_weights(
         return settings
     stages = tuple(
         dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
-        if isinstance(stage.model, LocalModel)
+        if isinstance(stage.model, LocalNetwork)
         else stage
         for stage in settings.stages
     )
     return dataclasses.replace(settings, stages=stages)
 
 
-def _with_staged_weights(model: LocalModel, dataset: DatasetFolder) -> LocalModel:
+def _with_staged_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
     if not storage.is_local(model.weights_uri):
         return model
     path = Path(model.weights_uri)

@@ -9,11 +9,11 @@ from typing import Any
 
 from beam_upscale import parameters, storage
 from beam_upscale.chain import Backend, Rules
-from beam_upscale.engines import ENGINES, Engine, Network, get_engine
+from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.image import EncodeOptions
 from beam_upscale.image.streaming import STREAMED_FORMATS
-from beam_upscale.local_models import Choices, LocalModel, pin_esrgan, pin_latent
+from beam_upscale.local_models import Choices, LocalModel, pin
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize, PlanOptions
@@ -43,12 +43,10 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
     "vae_tiling": VaeTiling,
 }
 
-_PIN = {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
-
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One engine of a chain and what stands behind it: a network, or a service."""
+    """One engine of a chain and what stands behind it: a network, a baseline, or a service."""
 
     engine: Engine
     model: LocalModel | RemoteModel
@@ -126,8 +124,9 @@ class UpscaleSettings:
         keep_intermediates: whether what lies between the engines of a chain is stored too.
         fan_out_above: megapixels of output; the tiles of a larger image are spread over the
             workers. None spreads none.
-        weights: a registered name, a path or a URI on any of Beam's file systems; for a chain,
-            those by the engine's name. None takes the engine's default.
+        weights: a registered name, a path or a URI on any of Beam's file systems, or a baseline in
+            a network's place: nearest, bicubic or lanczos; for a chain, those by the engine's name.
+            None takes the engine's default.
         device: where the networks run.
         precision: their floating-point type.
         remote_workers: whether the workers are other machines than this one. A device and a
@@ -347,7 +346,7 @@ class UpscaleSettings:
             return PinnedSettings(remote, rules, encode, self.keep_intermediates, self._fan_out)
         before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
         stages = [
-            Stage(engine, _PIN[engine.network](engine, self._choices(engine, kept)))
+            Stage(engine, pin(engine, self._choices(engine, kept)))
             for engine, kept in zip(
                 rules.engines, itertools.chain(before, itertools.repeat({})), strict=False
             )
@@ -400,7 +399,8 @@ class UpscaleSettings:
         device, precision = self.device, self.precision
         if kept and device is Device.AUTO:
             device = Device(kept["device"])
-        if kept and precision is Precision.AUTO:
+        # A baseline has none.
+        if kept.get("precision") and precision is Precision.AUTO:
             precision = Precision(kept["precision"])
         return Choices(
             weights=self._weights_of(engine),

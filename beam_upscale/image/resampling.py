@@ -1,7 +1,9 @@
 """Resizing, and the colors below transparency that resizing would draw into the rim."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,31 +12,51 @@ from PIL import Image
 from beam_upscale.image.values import Pixels
 
 
-def resize(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Resizes with Pillow's antialiased Lanczos filter (three lobes).
+class Filter(StrEnum):
+    """The filters that pixels can be resized with, by Pillow's names.
+
+    Attributes:
+        NEAREST: repeats pixels, or leaves some out.
+        BICUBIC: cubic convolution (a = -0.5), antialiased where it makes smaller.
+        LANCZOS: three lobes, antialiased where it makes smaller.
+    """
+
+    NEAREST = "nearest"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+_PILLOW: Mapping[Filter, Image.Resampling] = MappingProxyType(
+    {each: Image.Resampling[each.name] for each in Filter}
+)
+
+
+def resize(pixels: Pixels, width: int, height: int, by: Filter = Filter.LANCZOS) -> Pixels:
+    """Resizes with one of Pillow's filters.
 
     Args:
         pixels: (h, w), (h, w, 1) or (h, w, 3), uint8 or uint16. uint8 gives what
-            `Image.resize((width, height), LANCZOS)` gives; uint16 is computed in float32, rounded
+            `Image.resize((width, height), …)` gives; uint16 is computed in float32, rounded
             and clipped.
         width: of the result, at least 1.
         height: of the result, at least 1.
+        by: the filter.
 
     Returns:
         The same number of dimensions and dtype as `pixels`: a new, writable array, or `pixels`
         itself where it has that size.
     """
     if pixels.shape[:2] == (height, width):
-        # The filter changes nothing then; Pillow would copy all of it three times.
+        # A filter changes nothing then; Pillow would copy all of it three times.
         return pixels
     if pixels.ndim == 2 or pixels.shape[2] == 1:
         plane = pixels.reshape(pixels.shape[:2])
-        return _resize_plane(plane, width, height).reshape(height, width, *pixels.shape[2:])
+        return _resize_plane(plane, width, height, by).reshape(height, width, *pixels.shape[2:])
     if pixels.dtype == np.uint8:
-        return _resize_plane(pixels, width, height)
+        return _resize_plane(pixels, width, height, by)
     resized = np.empty((height, width, pixels.shape[2]), pixels.dtype)
     for channel in range(pixels.shape[2]):
-        resized[..., channel] = _resize_plane(pixels[..., channel], width, height)
+        resized[..., channel] = _resize_plane(pixels[..., channel], width, height, by)
     return resized
 
 
@@ -153,13 +175,13 @@ def _filled(color: Pixels, hidden: NDArray[np.bool_], bled: "_Plane") -> Pixels:
     return filled
 
 
-def _resize_plane(pixels: Pixels, width: int, height: int) -> Pixels:
+def _resize_plane(pixels: Pixels, width: int, height: int, by: Filter) -> Pixels:
     """Resizes (h, w) of either dtype, or (h, w, 3) of uint8."""
     if pixels.dtype == np.uint8:
         image = Image.fromarray(np.ascontiguousarray(pixels))
-        return np.array(image.resize((width, height), Image.Resampling.LANCZOS))
+        return np.array(image.resize((width, height), _PILLOW[by]))
     image = Image.fromarray(pixels.astype(np.float32))
-    resized = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
+    resized = np.asarray(image.resize((width, height), _PILLOW[by]))
     deep: Pixels = np.clip(np.rint(resized), 0, 65_535).astype(np.uint16)
     return deep
 

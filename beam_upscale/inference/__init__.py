@@ -7,6 +7,7 @@ batch there changes no result on a CPU.
 
 from typing import Any
 
+from beam_upscale.inference.baseline import BaselineHandler
 from beam_upscale.inference.elements import (
     METRICS,
     Inference,
@@ -17,10 +18,11 @@ from beam_upscale.inference.elements import (
 from beam_upscale.inference.esrgan import EsrganHandler
 from beam_upscale.inference.handler import TiledImageHandler, UpscaleModelHandler
 from beam_upscale.inference.latent import LatentHandler
-from beam_upscale.local_models import LocalEsrgan, LocalLatent, LocalModel
+from beam_upscale.local_models import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
 
 __all__ = [
     "METRICS",
+    "BaselineHandler",
     "EsrganHandler",
     "Inference",
     "LatentHandler",
@@ -33,11 +35,12 @@ __all__ = [
 ]
 
 _HANDLERS: dict[type[LocalModel], type[UpscaleModelHandler[Any]]] = {
+    LocalBaseline: BaselineHandler,
     LocalEsrgan: EsrganHandler,
     LocalLatent: LatentHandler,
 }
 
 
 def handler_for(model: LocalModel, **kwargs: Any) -> UpscaleModelHandler[Any]:
-    """The handler that runs a pinned network; `kwargs` are Beam's own options of one."""
+    """The handler that runs what was pinned; `kwargs` are Beam's own options of one."""
     return _HANDLERS[type(model)](model, **kwargs)

@@ -72,10 +72,10 @@ class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
 
 
 class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
-    """Upscales images with a local network.
+    """Upscales images on a worker.
 
     Args:
-        model: the pinned network.
+        model: the pinned network or baseline.
         **kwargs: Beam's own: `min_batch_size`, `max_batch_size`, `large_model`, `model_copies`,
             `env_vars`. Batch sizes count input pixels.
 

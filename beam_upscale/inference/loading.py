@@ -6,7 +6,7 @@ from pathlib import Path
 
 from beam_upscale import shared_weights, storage, weights
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.local_models import LocalModel
+from beam_upscale.local_models import LocalNetwork
 from beam_upscale.models.failures import DeviceState, Fault, device_lost, fault_of
 
 
@@ -28,7 +28,7 @@ def on_device(state: DeviceState) -> Iterator[None]:
         raise lost from error
 
 
-def weights_path(model: LocalModel) -> Path:
+def weights_path(model: LocalNetwork) -> Path:
     """A file or folder on this machine that holds the pinned weights.
 
     Raises:
@@ -42,7 +42,7 @@ def weights_path(model: LocalModel) -> Path:
     return _verified(Path(storage.absolute(uri)), model)
 
 
-def _by_name(model: LocalModel) -> Path:
+def _by_name(model: LocalNetwork) -> Path:
     """Weights whose path is the submitting machine's; this one may have them by their name."""
     if model.name in weights.REGISTRY or weights.HubRepository.parse(model.name) is not None:
         return _verified(weights.fetch_by_name(model.name).path, model)
@@ -53,7 +53,7 @@ def _by_name(model: LocalModel) -> Path:
     )
 
 
-def _verified(path: Path, model: LocalModel) -> Path:
+def _verified(path: Path, model: LocalNetwork) -> Path:
     # Raises WEIGHTS_UNAVAILABLE where they cannot be read.
     found = weights.Weights.hashed(model.name, path, source=str(path)).sha256
     if found != model.weights_sha256:

@@ -4,6 +4,7 @@ They are a file for the ESRGAN family and a folder in diffusers' layout for diff
 chooses other weights than those asked for: what cannot be had is an error.
 """
 
+from beam_upscale.weights.baselines import BASELINES
 from beam_upscale.weights.cache import cache_directory, store, store_folder
 from beam_upscale.weights.digest import files_of, folder_sha256, sha256_of
 from beam_upscale.weights.hub import HubRepository
@@ -26,6 +27,7 @@ from beam_upscale.weights.resolution import (
 from beam_upscale.weights.values import Progress, Weights
 
 __all__ = [
+    "BASELINES",
     "DEFAULT_WEIGHTS",
     "FILE_SUFFIXES",
     "REGISTRY",

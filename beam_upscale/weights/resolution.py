@@ -9,6 +9,7 @@ from beam_upscale.engines import Network, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.literal import literal
 from beam_upscale.weights import hub, registry
+from beam_upscale.weights.baselines import BASELINES
 from beam_upscale.weights.errors import unavailable
 from beam_upscale.weights.hub import HubRepository
 from beam_upscale.weights.registry import REGISTRY
@@ -26,7 +27,12 @@ DEFAULT_WEIGHTS: Mapping[str, str] = MappingProxyType(
 )
 """The weights that each engine uses when none are asked for."""
 
-_FOLDER_SPECS = "a folder in diffusers' layout, or a repository of the hub as OWNER/NAME@REVISION"
+_BASELINES = f"a baseline without a network ({', '.join(BASELINES)})"
+
+_FOLDER_SPECS = (
+    "a folder in diffusers' layout, a repository of the hub as OWNER/NAME@REVISION, or "
+    f"{_BASELINES}"
+)
 
 
 def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) -> Weights:
@@ -85,8 +91,8 @@ def _resolve_file(name: str, engine: str, progress: Progress | None) -> Weights:
     path = Path(name)
     if path.is_dir():
         raise _unusable(
-            f"{name} is a folder; {engine} takes a file ({', '.join(FILE_SUFFIXES)}) or one of the "
-            f"names {', '.join(REGISTRY)}"
+            f"{name} is a folder; {engine} takes a file ({', '.join(FILE_SUFFIXES)}), one of the "
+            f"names {', '.join(REGISTRY)}, or {_BASELINES}"
         )
     if not path.is_file():
         raise _unknown_file(name)
@@ -141,6 +147,6 @@ def _unknown_file(spec: str) -> SettingsError:
         found = f"There are no weights named {spec}"
     return SettingsError(
         ErrorCode.UNKNOWN_WEIGHTS,
-        f"{found}. Give the path of a file ({', '.join(FILE_SUFFIXES)}) or one of the names "
-        f"{', '.join(REGISTRY)}.",
+        f"{found}. Give the path of a file ({', '.join(FILE_SUFFIXES)}), one of the names "
+        f"{', '.join(REGISTRY)}, or {_BASELINES}.",
     )

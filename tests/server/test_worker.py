@@ -6,6 +6,7 @@ from typing import Any
 import grpc
 import pytest
 import runs
+import serving
 from PIL import Image
 from serving import DIFFUSION, ENGINE, broken, chain, png, request
 
@@ -76,6 +77,21 @@ def test_diffusion_and_chains_are_the_pipelines_to_the_byte(
     assert upscaled.data == data
     assert upscaled.row.seed == row.seed != 0
     assert call.credits == upscaled.row.credits == row.credits == Decimal("8.2")
+
+
+def test_baselines_are_the_pipelines_to_the_byte(
+    photograph: Callable[..., Image.Image], tmp_path: Path
+) -> None:
+    worker = serving.load({ENGINE: "bicubic", DIFFUSION: "nearest"}, ENGINE, DIFFUSION)
+    picture = photograph(mode="RGBA")
+
+    upscaled = worker.upscale(priced(worker, request(png(picture), width=50)))
+
+    worker.close()
+    data, row = pipeline(tmp_path, picture, {ENGINE: "bicubic"}, ENGINE, width=50)
+    assert upscaled.data == data
+    assert upscaled.row.model == row.model == "bicubic (baseline, no network)"
+    assert worker.places[1] == "nearest (baseline, no network) on cpu"
 
 
 def test_the_header_tells_the_price(worker: Worker, image: bytes) -> None:
