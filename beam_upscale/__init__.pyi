@@ -1,8 +1,8 @@
 from .chain import Backend, ChainPlan, Rules
-from .dataset import Layout, Record, Telemetry
+from .dataset import Record, Telemetry
 from .engines import ENGINES, Engine, Network, get_engine
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
-from .formats import InputFormat
+from .formats import InputFormat, Layout
 from .listing import SourceImage, list_images, source_image
 from .manifest import Row, Status, Totals
 from .parameters import Parameters

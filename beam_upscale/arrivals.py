@@ -8,8 +8,9 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from beam_upscale.dataset import DatasetFolder, record_from_json, shard_name
+from beam_upscale.dataset import DatasetFolder, record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import shard_name
 from beam_upscale.json_values import to_json
 from beam_upscale.listed import listed_shards, read_part
 from beam_upscale.listing import SourceImage

@@ -6,7 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_upscale.dataset import IMAGES, Layout
+from beam_upscale.dataset import IMAGES
+from beam_upscale.formats import Layout
 from beam_upscale.literal import literal, shortened
 from beam_upscale.manifest import Status
 

@@ -11,15 +11,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from beam_upscale import storage, urls, web_access
-from beam_upscale import weights as weights_cache
 from beam_upscale.chain import Backend
-from beam_upscale.dataset import Layout
-from beam_upscale.engines import ENGINES, USD_PER_CREDIT, Engine
+from beam_upscale.defaults import (
+    DEFAULT_GRACE_SECONDS,
+    DEFAULT_LEASE_SECONDS,
+    DEFAULT_SHARD_ROWS,
+)
 from beam_upscale.errors import (
     BeamUpscaleError,
     BrokenProcessError,
@@ -28,41 +29,31 @@ from beam_upscale.errors import (
     reason,
 )
 from beam_upscale.explanations import explained
-from beam_upscale.formats import InputFormat
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS
-from beam_upscale.listing import Listing, no_input, require_prompt_column
-from beam_upscale.local_runner import is_local
-from beam_upscale.manifest import Status
+from beam_upscale.formats import InputFormat, Layout
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize
-from beam_upscale.preview import (
-    PlannedImage,
-    StatusTotals,
-    by_status,
-    limits_of_knowledge,
-    preview,
-    read_plan,
-)
-from beam_upscale.printing import Column, Debugging, Printer, flush, show_all_characters
-from beam_upscale.progress import ProgressLine
+from beam_upscale.printing import Column, Debugging, Printer, amount, flush, show_all_characters
 from beam_upscale.remote_models import API_KEY_VARIABLE
-from beam_upscale.request import (
-    DEFAULT_GRACE_SECONDS,
+from beam_upscale.server.settings import ServeSettings
+from beam_upscale.settings import UpscaleSettings, VaeTiling, weights_by_engine
+from beam_upscale.termination import (
+    EXIT_TERMINATED,
     INTERRUPTED,
     TERMINATED,
-    FailureLimit,
-    Run,
-    RunResult,
+    TerminatedError,
+    raising_at_sigterm,
 )
-from beam_upscale.server import keys as key_file
-from beam_upscale.server.ledger import read_spent
-from beam_upscale.server.settings import ServeSettings
-from beam_upscale.settings import PinnedSettings, UpscaleSettings, VaeTiling, weights_by_engine
-from beam_upscale.sources import DEFAULT_SHARD_ROWS, Asking
-from beam_upscale.summary import HOW_TO_GO_ON, amount, print_result
-from beam_upscale.termination import EXIT_TERMINATED, TerminatedError, raising_at_sigterm
-from beam_upscale.verify import verify
+
+# The parser needs little, and answers at once; each command imports what it runs.
+if TYPE_CHECKING:
+    from beam_upscale.engines import Engine
+    from beam_upscale.listing import Listing
+    from beam_upscale.manifest import Status
+    from beam_upscale.preview import PlannedImage, StatusTotals
+    from beam_upscale.request import FailureLimit, RunResult
+    from beam_upscale.server.keys import KeyRecord
+    from beam_upscale.settings import PinnedSettings
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
@@ -127,13 +118,15 @@ class CreditsType(click.ParamType[Decimal]):
         return amount
 
 
-class StatusesType(click.ParamType[frozenset[Status]]):
+class StatusesType(click.ParamType["frozenset[Status]"]):
     """`failed,over_budget` as a set of statuses."""
 
     name = "STATUS,…"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> frozenset[Status]:
+    def convert(self, value: Any, param: Any, ctx: Any) -> "frozenset[Status]":
         """Fails on a name that is no status."""
+        from beam_upscale.manifest import Status
+
         names = [name.strip() for name in str(value).split(",")]
         for name in names:
             if name not in list(Status):
@@ -142,13 +135,15 @@ class StatusesType(click.ParamType[frozenset[Status]]):
         return frozenset(Status(name) for name in names)
 
 
-class FailureLimitType(click.ParamType[FailureLimit]):
+class FailureLimitType(click.ParamType["FailureLimit"]):
     """`20` or `5%`."""
 
     name = "N|P%"
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> FailureLimit:
+    def convert(self, value: Any, param: Any, ctx: Any) -> "FailureLimit":
         """Fails on anything else."""
+        from beam_upscale.request import FailureLimit
+
         match = re.fullmatch(r"(?P<percent>\d+(\.\d+)?)%|(?P<count>[1-9]\d*)", str(value))
         if match is None:
             message = f"{value!r} is neither a number of 1 or more nor a share such as 5%"
@@ -525,6 +520,12 @@ def plan_command(
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
     _check_beam_options(beam_options)
+    from beam_upscale import storage, urls, web_access
+    from beam_upscale.listing import no_input, require_prompt_column
+    from beam_upscale.local_runner import is_local
+    from beam_upscale.preview import by_status, limits_of_knowledge, preview, read_plan
+    from beam_upscale.sources import Asking
+
     if to is None and not is_local(beam_options):
         raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
     settings = _settings(engine, then, options)
@@ -570,8 +571,10 @@ def _settings(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> Up
     return settings
 
 
-def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage], note: str) -> str:
+def _plan_as_json(engines: tuple[str, ...], planned: "list[PlannedImage]", note: str) -> str:
     """A plan as JSON; amounts are strings, which keeps every digit."""
+    from beam_upscale.preview import by_status
+
     values = {
         "engines": engines,
         "known_from": "headers",
@@ -582,7 +585,7 @@ def _plan_as_json(engines: tuple[str, ...], planned: list[PlannedImage], note: s
     return json.dumps(values, indent=2, default=str)
 
 
-def _print_totals(title: str, sums: Mapping[Status, StatusTotals]) -> None:
+def _print_totals(title: str, sums: "Mapping[Status, StatusTotals]") -> None:
     out.line(title)
     numbers = ("images", "tiles", "credits", "dollars")
     out.table(
@@ -600,7 +603,7 @@ def _print_totals(title: str, sums: Mapping[Status, StatusTotals]) -> None:
     )
 
 
-def _print_left_out(listing: Listing, printer: Printer) -> None:
+def _print_left_out(listing: "Listing", printer: Printer) -> None:
     if listing.ignored:
         printer.line(
             f"{listing.ignored:,} files are left out: their names say that they are no images"
@@ -635,8 +638,8 @@ def run_command(
     layout: str,
     shard_rows: int,
     max_credits: Decimal | None,
-    retry: frozenset[Status] | None,
-    max_failures: FailureLimit | None,
+    retry: "frozenset[Status] | None",
+    max_failures: "FailureLimit | None",
     overwrite: bool,
     workers: int | None,
     grace_seconds: float,
@@ -650,10 +653,13 @@ def run_command(
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
     _check_beam_options(beam_options)
-    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
-    # The other commands are quicker without Beam's inference, which loads torch.
+    from beam_upscale import web_access
+    from beam_upscale.progress import ProgressLine
+    from beam_upscale.request import FailureLimit, Run
     from beam_upscale.run import run
+    from beam_upscale.summary import HOW_TO_GO_ON, print_result
 
+    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     _quieten_beam()
     request = Run(
         input=input_,
@@ -674,7 +680,7 @@ def run_command(
     )
     with ProgressLine(err.console, shown=err.console.is_terminal and not quiet) as line:
 
-        def started(settings: PinnedSettings, listing: Listing) -> None:
+        def started(settings: "PinnedSettings", listing: "Listing") -> None:
             line.total = len(listing.images)
             engines = " and then ".join(stage.model.place for stage in settings.stages)
             err.line(f"{engines}: {line.total:,} inputs")
@@ -707,7 +713,9 @@ def run_command(
     sys.exit(_exit_code(result, strict))
 
 
-def _exit_code(result: RunResult, strict: bool) -> int:
+def _exit_code(result: "RunResult", strict: bool) -> int:
+    from beam_upscale.manifest import Status
+
     if result.stopped == INTERRUPTED:
         return _EXIT_INTERRUPTED
     if result.stopped == TERMINATED:
@@ -722,6 +730,9 @@ def _exit_code(result: RunResult, strict: bool) -> int:
 def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
     """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
     _check_beam_options(beam_options)
+    from beam_upscale import storage
+    from beam_upscale.verify import verify
+
     storage.configure(beam_options)
     problems = 0
     for problem in verify(output):
@@ -737,6 +748,8 @@ def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def engines_command(as_json: bool) -> None:
     """List the engines with their limits, prices and parameters."""
+    from beam_upscale.engines import ENGINES, USD_PER_CREDIT
+
     if as_json:
         click.echo(json.dumps([_engine_values(engine) for engine in ENGINES.values()], indent=2))
         return
@@ -758,14 +771,14 @@ def engines_command(as_json: bool) -> None:
     out.line(f"1 credit is ${USD_PER_CREDIT}; limits count pixels, at any aspect ratio")
 
 
-def _prices(engine: Engine) -> list[str]:
+def _prices(engine: "Engine") -> list[str]:
     return [
         f"{tier.credits} up to {tier.up_to_pixels:,} px" if tier.up_to_pixels else f"{tier.credits}"
         for tier in engine.prices
     ]
 
 
-def _engine_values(engine: Engine) -> dict[str, Any]:
+def _engine_values(engine: "Engine") -> dict[str, Any]:
     return {
         "name": engine.name,
         "description": engine.description,
@@ -788,6 +801,8 @@ def weights_group() -> None:
 @weights_group.command("list")
 def weights_list() -> None:
     """List the registered weights, and which of them are in the cache."""
+    from beam_upscale import weights as weights_cache
+
     out.table(
         list(map(Column, ("name", "scale", "size", "cache", "SHA-256", "source"))),
         [
@@ -812,6 +827,8 @@ def weights_list() -> None:
 @click.argument("name")
 def weights_fetch(name: str) -> None:
     """Bring the weights NAME, registered or OWNER/NAME@REVISION on the hub, into the cache."""
+    from beam_upscale import weights as weights_cache
+
     found = weights_cache.fetch_by_name(name)
     out.line(f"{found.name}  {found.sha256}  {found.path}")
 
@@ -819,6 +836,8 @@ def weights_fetch(name: str) -> None:
 @weights_group.command("verify")
 def weights_verify() -> None:
     """Verify the SHA-256 of everything that is in the cache."""
+    from beam_upscale import weights as weights_cache
+
     damaged = 0
     for status in weights_cache.available():
         out.line(f"{status.registered.name}  {status.state}")
@@ -992,6 +1011,8 @@ def keys_add(
     requests_per_second: float | None,
 ) -> None:
     """Make a key called NAME and print it, this once. A running server takes it at once."""
+    from beam_upscale.server import keys as key_file
+
     token = key_file.add_key(
         path,
         name,
@@ -1013,6 +1034,9 @@ def keys_add(
 )
 def keys_list(path: str, ledger: str | None) -> None:
     """List the keys with their limits."""
+    from beam_upscale.server import keys as key_file
+    from beam_upscale.server.ledger import read_spent
+
     records = key_file.read_keys(path)
     spent = None if ledger is None else read_spent(ledger)
     columns = [Column("name"), Column("made", is_whole=True)]
@@ -1022,7 +1046,7 @@ def keys_list(path: str, ledger: str | None) -> None:
     out.table(columns, [_key_cells(record, spent) for record in records])
 
 
-def _key_cells(record: key_file.KeyRecord, spent: Mapping[str, Decimal] | None) -> list[str]:
+def _key_cells(record: "KeyRecord", spent: Mapping[str, Decimal] | None) -> list[str]:
     key = record.key
     cells = [
         *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
@@ -1043,6 +1067,8 @@ def _key_cells(record: key_file.KeyRecord, spent: Mapping[str, Decimal] | None) 
 @_KEYS_OPTION
 def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
     """Grant the key called NAME more CREDITS."""
+    from beam_upscale.server import keys as key_file
+
     granted = key_file.credit_key(path, name, credits_added)
     out.line(f"{name} is granted {amount(granted)} credits in all")
 
@@ -1052,6 +1078,8 @@ def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
 @_KEYS_OPTION
 def keys_revoke(name: str, path: str) -> None:
     """Refuse the key called NAME from now on; its name stays taken."""
+    from beam_upscale.server import keys as key_file
+
     key_file.revoke_key(path, name)
     out.line(f"{name} is revoked")
 

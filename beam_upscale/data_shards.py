@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale import manifest, storage
 from beam_upscale.columns import plain_type, plain_value
-from beam_upscale.dataset import Layout
+from beam_upscale.formats import Layout
 from beam_upscale.manifest import Row
 from beam_upscale.plan import OutputFormat
 

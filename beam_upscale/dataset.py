@@ -24,7 +24,6 @@ import json
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import AbstractContextManager
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -35,6 +34,7 @@ import pyarrow.parquet as pq
 from beam_upscale import storage
 from beam_upscale.columns import from_struct_array
 from beam_upscale.error_counts import ErrorTally
+from beam_upscale.formats import Layout, shard_name
 from beam_upscale.hold import HOLDS, RUN_JSON, STAGING, Hold, Kind, new_token, of_pipeline
 from beam_upscale.manifest import (
     Row,
@@ -60,24 +60,6 @@ _LONGEST_NAME = 200
 
 # Object stores take 1024 bytes, of which an output's own place needs some.
 _LONGEST_PATH = 600
-
-
-class Layout(StrEnum):
-    """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
-
-    FILES = "files"
-    PARQUET = "parquet"
-    WEBDATASET = "webdataset"
-
-    @property
-    def is_packed(self) -> bool:
-        """Whether a shard's images are in one file, `data_path`, instead of one each."""
-        return self is not Layout.FILES
-
-    def data_path(self, shard: int) -> str:
-        """The file of a shard's images, relative to the dataset's root, where they are packed."""
-        extension = {Layout.PARQUET: ".parquet", Layout.WEBDATASET: ".tar"}[self]
-        return f"data/{shard_name(shard)}{extension}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +140,6 @@ def stem(name: str) -> str:
     """A relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix else name
-
-
-def shard_name(shard: int) -> str:
-    """The name of a shard's files without extension; shards are counted from 0."""
-    return f"{shard:06d}"
 
 
 @contextlib.contextmanager

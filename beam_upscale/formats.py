@@ -1,4 +1,4 @@
-"""In which form a dataset comes: a folder of images, tables that name or hold them, or tars."""
+"""In which form a dataset comes, and in which one its results are stored."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -25,6 +25,29 @@ class InputFormat(StrEnum):
     def is_table(self) -> bool:
         """Whether an image is a row."""
         return self in (InputFormat.JSONL, InputFormat.CSV, InputFormat.PARQUET)
+
+
+class Layout(StrEnum):
+    """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
+
+    FILES = "files"
+    PARQUET = "parquet"
+    WEBDATASET = "webdataset"
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether a shard's images are in one file, `data_path`, instead of one each."""
+        return self is not Layout.FILES
+
+    def data_path(self, shard: int) -> str:
+        """The file of a shard's images, relative to the dataset's root, where they are packed."""
+        extension = {Layout.PARQUET: ".parquet", Layout.WEBDATASET: ".tar"}[self]
+        return f"data/{shard_name(shard)}{extension}"
+
+
+def shard_name(shard: int) -> str:
+    """The name of a shard's files without extension; shards are counted from 0."""
+    return f"{shard:06d}"
 
 
 _ENDINGS = MappingProxyType(

@@ -15,10 +15,11 @@ import apache_beam as beam
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.arrivals import refuse_two_sources
-from beam_upscale.dataset import DatasetFolder, Layout, ShownBundle
+from beam_upscale.dataset import DatasetFolder, ShownBundle
 from beam_upscale.decoding import shared_pool
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.fan_out import CutImage, GiantTile, TileResult, assemble, cut, keep, read_tile
+from beam_upscale.formats import Layout
 from beam_upscale.inference import Inference, TiledImage
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row

@@ -39,9 +39,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from beam_upscale import storage, urls
+from beam_upscale.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError, reason
-
-DEFAULT_LEASE_SECONDS = 30.0
 
 _logger = logging.getLogger(__name__)
 

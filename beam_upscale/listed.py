@@ -12,7 +12,8 @@ import json
 from collections.abc import Hashable, Iterable, Iterator
 
 from beam_upscale import storage
-from beam_upscale.dataset import DatasetFolder, shard_name
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.formats import shard_name
 from beam_upscale.listing import SourceImage, source_from_json
 from beam_upscale.locations import Cell
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from beam_upscale import storage, urls
-from beam_upscale.dataset import IMAGES, DatasetFolder, Layout
+from beam_upscale.dataset import IMAGES, DatasetFolder
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.output_names import folded
 from beam_upscale.run_record import RESULTS

@@ -16,16 +16,17 @@ from beam_upscale.budget import NOTHING, Admission, Claim, Reach, SettleBudget, 
 from beam_upscale.chain import Rules
 from beam_upscale.dataset import DatasetFolder, held, untouched_on_failure
 from beam_upscale.decoding import DecoderPool, shared_pool, usable_cores
+from beam_upscale.defaults import DEFAULT_LEASE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.engines import USD_PER_CREDIT
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS, bind
+from beam_upscale.hold import bind
 from beam_upscale.json_values import from_json, to_json
 from beam_upscale.listing import Inputs, SourceImage
 from beam_upscale.local_runner import is_local, new_pipeline
 from beam_upscale.manifest import CREDITS, Status, status_of
 from beam_upscale.plan import Action
 from beam_upscale.sorted_map import SortedMap
-from beam_upscale.sources import DEFAULT_SHARD_ROWS, ReadListed, write_down
+from beam_upscale.sources import ReadListed, write_down
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import Self
 
 from rich.console import Console
@@ -146,6 +147,11 @@ class Debugging:
         """Prints an error's traceback, where that was asked for."""
         if self.is_on:
             Printer(is_for_errors=True).lines("".join(traceback.format_exception(error)))
+
+
+def amount(value: Decimal) -> str:
+    """A decimal without needless zeros."""
+    return f"{value.normalize():f}"
 
 
 def flush() -> None:

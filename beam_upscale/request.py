@@ -5,24 +5,15 @@ import math
 from collections.abc import Sequence
 from decimal import Decimal
 
-from beam_upscale.dataset import Layout
 from beam_upscale.decoding import usable_cores
+from beam_upscale.defaults import DEFAULT_GRACE_SECONDS, DEFAULT_LEASE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.error_counts import ErrorCount
-from beam_upscale.formats import InputFormat
-from beam_upscale.hold import DEFAULT_LEASE_SECONDS
+from beam_upscale.formats import InputFormat, Layout
 from beam_upscale.manifest import Status, Totals
 from beam_upscale.models.device import Device
 from beam_upscale.settings import UpscaleSettings
-from beam_upscale.sources import DEFAULT_SHARD_ROWS
 
 _MOST_WORKERS = 16
-
-# The reason of a run that was stopped by hand, and of one that SIGTERM stopped.
-INTERRUPTED = "interrupted"
-TERMINATED = "terminated"
-
-DEFAULT_GRACE_SECONDS = 25.0
-"""Kubernetes gives 30 seconds between SIGTERM and SIGKILL, Slurm likewise."""
 
 
 @dataclasses.dataclass(frozen=True)

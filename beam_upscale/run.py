@@ -39,7 +39,7 @@ from beam_upscale.local_models import LocalModel, LocalNetwork
 from beam_upscale.local_runner import end_servers, is_local, new_pipeline
 from beam_upscale.places import refuse_needed_in_results
 from beam_upscale.ranges import check_not_negative
-from beam_upscale.request import INTERRUPTED, TERMINATED, Pace, Run, RunResult, default_workers
+from beam_upscale.request import Pace, Run, RunResult, default_workers
 from beam_upscale.run_record import (
     RESULTS,
     continued,
@@ -49,7 +49,7 @@ from beam_upscale.run_record import (
 from beam_upscale.settings import PinnedSettings, UpscaleSettings
 from beam_upscale.sinks import WriteDataset, new_run_id
 from beam_upscale.sources import Asking, FindDone, ReadListed, write_down
-from beam_upscale.termination import TerminatedError, Termination
+from beam_upscale.termination import INTERRUPTED, TERMINATED, TerminatedError, Termination
 from beam_upscale.transforms import Upscale, check_service
 
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -9,8 +9,9 @@ from typing import Any
 
 from beam_upscale import books, storage
 from beam_upscale.books import BOOKS, BOOKS_FORMAT
-from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
+from beam_upscale.dataset import RUN_FORMAT, DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.plan import MetadataRule, Oversize
 from beam_upscale.settings import PinnedSettings
 

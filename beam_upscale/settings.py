@@ -5,20 +5,22 @@ import itertools
 import ssl
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from beam_upscale import parameters, storage
+from beam_upscale import parameters
 from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
-from beam_upscale.image import EncodeOptions
-from beam_upscale.image.streaming import STREAMED_FORMATS
-from beam_upscale.local_models import Choices, LocalModel, pin
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize, PlanOptions
 from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.remote_models import RemoteModel
+
+# Help texts show defaults from here, in less time than these take to be imported.
+if TYPE_CHECKING:
+    from beam_upscale.image import EncodeOptions
+    from beam_upscale.local_models import Choices, LocalModel
 
 # As many as the larger engine takes in one call: within the limit nothing is cut.
 _TILE_PIXELS = 1024 * 1024
@@ -49,7 +51,7 @@ class Stage:
     """One engine of a chain and what stands behind it: a network, a baseline, or a service."""
 
     engine: Engine
-    model: LocalModel | RemoteModel
+    model: "LocalModel | RemoteModel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ class PinnedSettings:
 
     stages: tuple[Stage, ...]
     rules: Rules
-    encode: EncodeOptions
+    encode: "EncodeOptions"
     keep_intermediates: bool = False
     fan_out_above: int | None = None
 
@@ -285,6 +287,8 @@ class UpscaleSettings:
         """Refuses what cannot be done tile by tile, without the whole in one place."""
         if self.fan_out_above is None:
             return
+        from beam_upscale.image.streaming import STREAMED_FORMATS
+
         asked = self.plan
         sizes = (asked.width, asked.height, asked.short_side, asked.long_side)
         engines = [get_engine(name) for name in self.engines]
@@ -323,6 +327,9 @@ class UpscaleSettings:
             SettingsError: an unknown engine or one that cannot run here, weights that cannot be
                 had or used, a device or a precision that is not there, an option out of range.
         """
+        from beam_upscale import local_models
+        from beam_upscale.image import EncodeOptions
+
         rules = self.rules
         encode = EncodeOptions(
             format=self.plan.output_format,
@@ -346,7 +353,7 @@ class UpscaleSettings:
             return PinnedSettings(remote, rules, encode, self.keep_intermediates, self._fan_out)
         before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
         stages = [
-            Stage(engine, pin(engine, self._choices(engine, kept)))
+            Stage(engine, local_models.pin(engine, self._choices(engine, kept)))
             for engine, kept in zip(
                 rules.engines, itertools.chain(before, itertools.repeat({})), strict=False
             )
@@ -370,6 +377,8 @@ class UpscaleSettings:
                 ErrorCode.INVALID_OPTION,
                 "insecure and ca_file are both given: the one is plaintext, the other is for TLS",
             )
+        from beam_upscale import storage
+
         return RemoteModel(
             engine=engine.name,
             endpoint=self.endpoint,
@@ -394,8 +403,10 @@ class UpscaleSettings:
             )
         return self.requests_per_second / self.worker_processes
 
-    def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> Choices:
+    def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> "Choices":
         """What is asked of one engine's network; `auto` is what was `kept` from an earlier run."""
+        from beam_upscale.local_models import Choices
+
         device, precision = self.device, self.precision
         if kept and device is Device.AUTO:
             device = Device(kept["device"])
@@ -468,6 +479,8 @@ _SWITCHED: Mapping[VaeTiling, bool | None] = {
 
 
 def _certificates(name: str, uri: str) -> str:
+    from beam_upscale import storage
+
     try:
         text = storage.read(storage.absolute(uri)).decode()
         # gRPC only logs what it thinks of such a file, and then reaches no one.

@@ -55,16 +55,15 @@ from beam_upscale.dataset import (
     IMAGES,
     INTERMEDIATES,
     DatasetFolder,
-    Layout,
     Record,
     ShownBundle,
     held_by_pipeline,
     mark,
     record_from_json,
     safe_name,
-    shard_name,
 )
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
+from beam_upscale.formats import Layout, shard_name
 from beam_upscale.giants import GIANTS, FanOut, refuse_packed
 from beam_upscale.global_window import refuse_windows
 from beam_upscale.lineage import applied_in, upscales, upstream

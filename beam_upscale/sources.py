@@ -13,6 +13,7 @@ from beam_upscale.books import work_of
 from beam_upscale.columns import are_stored_alike
 from beam_upscale.control import clear_stop
 from beam_upscale.dataset import DatasetFolder, Record, held_by_pipeline
+from beam_upscale.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.errors import ImageError
 from beam_upscale.formats import InputFormat
 from beam_upscale.listed import Batch, read_index, read_part, together, write_listing
@@ -21,8 +22,6 @@ from beam_upscale.manifest import Row, Status, with_earlier_billing
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.resume import Asked, asked_by, assign_shards, still_holds
 from beam_upscale.web_access import WebAccess
-
-DEFAULT_SHARD_ROWS = 1000
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,10 @@
 """What `run` prints at its end: what became of the inputs and why, the price, the pace."""
 
 from collections.abc import Iterable, Iterator
-from decimal import Decimal
 
 from beam_upscale.error_counts import ErrorCount
 from beam_upscale.manifest import Status, Totals
-from beam_upscale.printing import Column, Printer
+from beam_upscale.printing import Column, Printer, amount
 from beam_upscale.progress import clock
 from beam_upscale.request import Pace, RunResult
 
@@ -91,8 +90,3 @@ def _retries(errors: Iterable[ErrorCount]) -> Iterator[str]:
             "what a rule rejected is done by the same command with another rule "
             "(--oversize, --max-input-pixels, --max-input-bytes)"
         )
-
-
-def amount(value: Decimal) -> str:
-    """A decimal without needless zeros."""
-    return f"{value.normalize():f}"

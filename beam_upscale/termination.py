@@ -16,6 +16,10 @@ from typing import Any, Self
 EXIT_TERMINATED = 128 + signal.SIGTERM
 """The exit code of a process that SIGTERM ended, as shells have it."""
 
+# The reason of a run that was stopped by hand, and of one that SIGTERM stopped.
+INTERRUPTED = "interrupted"
+TERMINATED = "terminated"
+
 _SECONDS_BETWEEN_REMINDERS = 1.0
 
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None

@@ -11,8 +11,9 @@ from typing import Any
 from beam_upscale import storage
 from beam_upscale.books import BOOKS, read_sums
 from beam_upscale.data_shards import read_images
-from beam_upscale.dataset import IMAGES, DatasetFolder, Layout, shard_name
+from beam_upscale.dataset import IMAGES, DatasetFolder
 from beam_upscale.errors import BeamUpscaleError, ImageError, reason
+from beam_upscale.formats import Layout, shard_name
 from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.manifest import Row, totals
 

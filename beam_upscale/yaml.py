@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import apache_beam as beam
 
 from beam_upscale import rows, sinks, sources, transforms
-from beam_upscale.dataset import Layout
+from beam_upscale.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import InputFormat
+from beam_upscale.formats import InputFormat, Layout
 from beam_upscale.manifest import Status
 
 PROVIDERS = Path(__file__).with_name("providers.yaml")
@@ -58,7 +58,7 @@ class ReadImages(beam.PTransform):
         *,
         output: str | None = None,
         retry: str | Sequence[str] = (),
-        shard_rows: int = sources.DEFAULT_SHARD_ROWS,
+        shard_rows: int = DEFAULT_SHARD_ROWS,
         input_format: str | None = None,
         image_column: str | None = None,
         deny_private_networks: bool = False,

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from beam_upscale import weights
-from beam_upscale.dataset import Layout
+from beam_upscale.formats import Layout
 from beam_upscale.local_runner import new_pipeline
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel

@@ -12,8 +12,9 @@ import numpy as np
 from beam_upscale import conditional_files, fan_out, storage
 from beam_upscale import hold as hold_module
 from beam_upscale.control import ProgressFile, clear_stop, request_stop
-from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.dataset import DatasetFolder, Record, Telemetry
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
+from beam_upscale.formats import Layout
 from beam_upscale.hold import Hold, Kind, new_token, state_of_output
 from beam_upscale.inference import Inference, TiledImage
 from beam_upscale.layout import Box, Piece

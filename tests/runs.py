@@ -33,7 +33,10 @@ processes = multiprocessing.get_context("forkserver")
 """Beam and torch are imported once, in the process that all of these are forked from."""
 
 processes.set_forkserver_preload(
-    ["beam_upscale.run", "beam_upscale.cli", "beam_upscale.models.esrgan", "spandrel"]
+    [
+        *("beam_upscale.cli", "beam_upscale.preview", "beam_upscale.progress", "beam_upscale.run"),
+        *("beam_upscale.summary", "beam_upscale.verify", "beam_upscale.models.esrgan", "spandrel"),
+    ]
 )
 
 

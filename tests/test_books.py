@@ -30,8 +30,9 @@ from beam_upscale.books import (
     with_books,
     work_of,
 )
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.manifest import Row, Status, totals
 from beam_upscale.parameters import Parameters
 from beam_upscale.remote_models import RemoteModel

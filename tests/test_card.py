@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from beam_upscale.card import dataset_card
-from beam_upscale.dataset import Layout
+from beam_upscale.formats import Layout
 
 RUN = {
     "settings": {

@@ -350,7 +350,7 @@ def test_a_run_is_not_broken_because_its_summary_cannot_be_printed(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("beam_upscale.cli.print_result", refuse)
+    monkeypatch.setattr("beam_upscale.summary.print_result", refuse)
 
     finished = command("run", photographs, tmp_path / "out", *quick(tiny_weights))
 

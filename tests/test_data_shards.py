@@ -15,7 +15,7 @@ from memory_filesystem import MemoryFileSystem
 
 from beam_upscale import storage
 from beam_upscale.data_shards import read_images, sample_fields, sample_key, write_images
-from beam_upscale.dataset import Layout
+from beam_upscale.formats import Layout
 from beam_upscale.manifest import Row, Status
 
 PACKED = pytest.mark.parametrize("layout", [layout for layout in Layout if layout.is_packed])

@@ -8,16 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_upscale import manifest
-from beam_upscale.dataset import (
-    DatasetFolder,
-    Layout,
-    Record,
-    Telemetry,
-    record_from_json,
-    safe_name,
-    shard_name,
-    stem,
-)
+from beam_upscale.dataset import DatasetFolder, Record, Telemetry, record_from_json, safe_name, stem
+from beam_upscale.formats import Layout, shard_name
 from beam_upscale.manifest import Row, Status
 
 TELEMETRY = Telemetry(

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import small_autoencoder
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.formats import Layout
 from beam_upscale.inference import METRICS
 from beam_upscale.models.latent import Job, LatentModel
 from beam_upscale.models.numerics import require_finite

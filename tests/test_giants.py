@@ -35,10 +35,11 @@ from web_server import file, serving
 import beam_upscale as bu
 from beam_upscale import decoding, engines, fan_out, image
 from beam_upscale.control import request_stop
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import shared_pool
 from beam_upscale.engines import Engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.inference import Inference, TiledImage
 from beam_upscale.layout import Box, Piece
 from beam_upscale.listing import SourceImage

@@ -22,14 +22,9 @@ from runs import command, processes, quick
 
 from beam_upscale import conditional_files, storage
 from beam_upscale import hold as hold_module
-from beam_upscale.dataset import (
-    DatasetFolder,
-    Layout,
-    ShownBundle,
-    held,
-    untouched_on_failure,
-)
+from beam_upscale.dataset import DatasetFolder, ShownBundle, held, untouched_on_failure
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.hold import Hold, Kind, new_token
 from beam_upscale.sinks import _completed
 

@@ -19,7 +19,7 @@ from PIL import Image
 from runs import rows, upscale
 
 from beam_upscale.data_shards import write_images
-from beam_upscale.dataset import Layout
+from beam_upscale.formats import Layout
 from beam_upscale.manifest import Row, Status
 
 ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])

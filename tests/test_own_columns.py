@@ -19,7 +19,8 @@ from PIL import Image
 from runs import ENGINE, command, command_elsewhere, quick, rows, signal_after, tree, upscale
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder
+from beam_upscale.formats import Layout
 from beam_upscale.listing import SourceImage, source_image
 from beam_upscale.sinks import commit_shard, shards_to_retype
 from beam_upscale.verify import verify

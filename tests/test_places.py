@@ -20,8 +20,9 @@ from tar_files import write_tar
 
 from beam_upscale import ReadImages, Upscale, WriteDataset, storage
 from beam_upscale.data_shards import write_images
-from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Layout
+from beam_upscale.dataset import RUN_FORMAT, DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.listing import Listing, list_images, no_input, source_image
 from beam_upscale.manifest import Row, Status
 from beam_upscale.places import Output, is_dataset, normalized

@@ -32,6 +32,7 @@ FLOORS = {
             "arrow_values",
             "chain",
             "columns",
+            "defaults",
             "error_counts",
             "errors",
             "engines",

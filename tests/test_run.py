@@ -28,8 +28,8 @@ from beam_upscale.dataset import DatasetFolder, Record
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status
-from beam_upscale.request import INTERRUPTED
 from beam_upscale.run import _Execution, _watch
+from beam_upscale.termination import INTERRUPTED
 from beam_upscale.verify import verify
 from pipelines import upscale_images
 

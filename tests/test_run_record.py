@@ -9,8 +9,9 @@ from PIL import Image
 from runs import rows, upscale
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.run_record import continued, refuse_foreign_files, run_record
 from beam_upscale.verify import verify
 

@@ -19,8 +19,9 @@ from beam_upscale.booking import RunBooks
 from beam_upscale.books import read_sums
 from beam_upscale.control import clear_stop, stop_reason
 from beam_upscale.data_shards import read_images
-from beam_upscale.dataset import DatasetFolder, Layout, Record, Telemetry
+from beam_upscale.dataset import DatasetFolder, Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.formats import Layout
 from beam_upscale.listed import write_listing
 from beam_upscale.listing import SourceImage
 from beam_upscale.manifest import Row, Status

@@ -38,9 +38,8 @@ from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.request import TERMINATED
 from beam_upscale.run import _Execution, _watch
-from beam_upscale.termination import TerminatedError, Termination, raising_at_sigterm
+from beam_upscale.termination import TERMINATED, TerminatedError, Termination, raising_at_sigterm
 from beam_upscale.verify import verify
 
 IMAGES = 12

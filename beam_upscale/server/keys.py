@@ -19,7 +19,6 @@ from typing import Any
 
 from filelock import FileLock
 
-from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 
 CREDIT_STEP = Decimal("0.0001")
@@ -135,7 +134,7 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
         SettingsError: INVALID_OPTION, it cannot be read or holds a line that is no key.
     """
     try:
-        text = storage.read(str(Path(path).absolute())).decode()
+        text = _read(Path(path).absolute()).decode()
     except ImageError as error:
         raise _invalid(f"the keys: {error.message}") from error
     except UnicodeDecodeError as error:
@@ -153,6 +152,21 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
     _require_unique(path, "name", [record.key.name for record in records])
     _require_unique(path, "sha256", [record.sha256 for record in records])
     return tuple(records)
+
+
+def _read(path: Path) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        ImageError: as `storage.read`, whose import takes longer than all else that a command on
+            keys does.
+    """
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            return path.read_bytes()
+    from beam_upscale import storage
+
+    return storage.read(str(path))
 
 
 def add_key(

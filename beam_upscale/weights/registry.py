@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from beam_upscale.errors import ErrorCode, SettingsError, reason
-from beam_upscale.models import ncnn
 from beam_upscale.weights.cache import ensure, has_sha256, require_sha256, weights_directory
 from beam_upscale.weights.errors import unavailable
 from beam_upscale.weights.values import Progress, Weights
@@ -124,6 +123,9 @@ class NcnnPackage:
                 importlib.resources.as_file(files / f"{self.stem}.bin") as values,
             ):
                 require_sha256(values, self.bin_sha256, self.description)
+                # NumPy takes long to import, and most weights are converted already.
+                from beam_upscale.models import ncnn
+
                 ncnn.write_safetensors(ncnn.read_state_dict(graph, values), target)
         except (ModuleNotFoundError, FileNotFoundError) as error:
             raise unavailable(
