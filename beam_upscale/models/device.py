@@ -1,7 +1,14 @@
-"""Choosing the device and the floating-point precision that a network runs with."""
+"""Choosing the device and the floating-point precision that a network runs with.
 
+PyTorch is asked only where the operating system does not tell: its import takes longer than a small
+network does.
+"""
+
+import ctypes
+import sys
 from collections.abc import Collection, Mapping
 from enum import StrEnum
+from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
 
@@ -30,6 +37,9 @@ _CPU_FEATURES = {
     Precision.BF16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"),
     Precision.FP16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
 }
+
+# What Linux shows of the drivers of NVIDIA's and AMD's devices, also in WSL and on Jetson.
+_DRIVER_FILES = ("/dev/kfd", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 
 # fp16 comes first because its 11 significant bits come closer to fp32 than the 8 of bf16.
 _AUTO_ORDER = {
@@ -129,14 +139,13 @@ def _require_support(precision: Precision, supported: Collection[Precision]) -> 
 def _settle_precision(
     device: Device, precision: Precision, supported: Collection[Precision]
 ) -> Precision:
-    possible = [Precision.FP32] + [
-        reduced
-        for reduced in (Precision.BF16, Precision.FP16)
-        if reduced in supported and _computes_in(device, reduced)
-    ]
+    def is_possible(choice: Precision) -> bool:
+        return choice is Precision.FP32 or (choice in supported and _computes_in(device, choice))
+
     if precision is Precision.AUTO:
-        return next(choice for choice in _AUTO_ORDER[device] if choice in possible)
-    if precision not in possible:
+        return next(choice for choice in _AUTO_ORDER[device] if is_possible(choice))
+    if not is_possible(precision):
+        possible = filter(is_possible, (Precision.FP32, Precision.BF16, Precision.FP16))
         reason = (
             f"the device {device} has no arithmetic in it"
             if precision in supported
@@ -151,12 +160,37 @@ def _settle_precision(
 
 
 def _has_cuda() -> bool:
+    if not _has_driver():
+        return False
     import torch
 
     return torch.cuda.is_available()
 
 
+def _has_driver() -> bool:
+    """Whether a driver of CUDA or ROCm may be there; without one PyTorch finds no device."""
+    match sys.platform:
+        case "darwin":
+            return False
+        case "linux":
+            return any(Path(each).exists() for each in _DRIVER_FILES) or _loads("libcuda.so.1")
+        case "win32":
+            return _loads("nvcuda.dll") or _loads("amdhip64.dll")
+        case _:
+            return True
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
 def _has_mps() -> bool:
+    if sys.platform != "darwin":
+        return False
     import torch
 
     return torch.backends.mps.is_available()
@@ -164,14 +198,44 @@ def _has_mps() -> bool:
 
 def _computes_in(device: Device, precision: Precision) -> bool:
     """Whether the device multiplies in bf16 or fp16 itself, not by emulation."""
-    import torch
-
     if device is Device.CPU:
-        features = _cpu_features()
-        return any(features.get(name) is True for name in _CPU_FEATURES[precision])
+        told = _told_by_linux(precision)
+        return _told_by_torch(precision) if told is None else told
     if device is Device.CUDA and precision is Precision.BF16:
+        import torch
+
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return True
+
+
+def _told_by_linux(precision: Precision) -> bool | None:
+    """Whether Linux says that the CPU multiplies in a type; None where it does not tell.
+
+    It may be older than a feature of the CPU and not name it. But an x86 CPU without AVX-512 has
+    none of these.
+    """
+    flags = _linux_flags()
+    if not flags.isdisjoint(_CPU_FEATURES[precision]):
+        return True
+    return False if "sse2" in flags and "avx512f" not in flags else None
+
+
+def _linux_flags() -> frozenset[str]:
+    """The features that Linux names of the first CPU; none elsewhere."""
+    try:
+        with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                name, _, values = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    return frozenset(values.split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def _told_by_torch(precision: Precision) -> bool:
+    features = _cpu_features()
+    return any(features.get(name) is True for name in _CPU_FEATURES[precision])
 
 
 def _cpu_features() -> Mapping[str, object]:

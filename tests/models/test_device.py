@@ -1,3 +1,4 @@
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 import torch
 
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.models import device
 from beam_upscale.models.device import Device, Precision, settle
 
 
@@ -12,6 +14,9 @@ from beam_upscale.models.device import Device, Precision, settle
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A machine of which the test says what it has; nothing but a CPU without bf16 at first."""
     has = SimpleNamespace(cuda=False, cuda_bf16=True, mps=False, cpu={})
+    monkeypatch.setattr(device, "_has_driver", lambda: has.cuda)
+    monkeypatch.setattr(device, "_linux_flags", frozenset)
+    monkeypatch.setattr(device, "sys", SimpleNamespace(platform="darwin"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has.cuda)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: has.cuda_bf16)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has.mps)
@@ -143,3 +148,59 @@ def test_what_is_settled_is_settled(machine: Any) -> None:
     machine.cuda = False
     with pytest.raises(SettingsError):
         settle(*settled)
+
+
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_linux_tells_of_this_cpu_what_torch_tells(precision: Precision) -> None:
+    assert device._told_by_linux(precision) in (None, device._told_by_torch(precision))
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ("fpu sse2 avx2", False),
+        ("fpu sse2 avx2 avx512f", None),  # Linux may be older than the CPU.
+        ("fpu sse2 avx512f avx512_bf16", True),
+        ("fpu sse2 avx512f amx_bf16", True),
+        ("fp asimd", None),
+        ("fp asimd bf16", True),
+        ("", None),
+    ],
+)
+def test_torch_is_asked_where_linux_does_not_tell_of_bf16(
+    flags: str, told: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_linux_flags", lambda: frozenset(flags.split()))
+
+    assert device._told_by_linux(Precision.BF16) is told
+
+
+def test_linux_names_features_of_every_cpu() -> None:
+    if sys.platform != "linux":
+        pytest.skip("there is no /proc/cpuinfo")
+
+    assert device._linux_flags() & {"sse2", "asimd"}
+
+
+def test_without_a_driver_there_is_no_cuda_and_torch_is_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_has_driver", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: pytest.fail("asked"))
+
+    assert not device._has_cuda()
+
+
+def test_torch_finds_no_device_where_no_driver_is_found() -> None:
+    assert device._has_driver() or not torch.cuda.is_available()
+
+
+def test_a_cpu_of_which_linux_tells_is_settled_without_torch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(device, "_has_driver", lambda: False)
+    monkeypatch.setattr(device, "sys", SimpleNamespace(platform="linux"))
+    monkeypatch.setattr(device, "_linux_flags", lambda: {"sse2", "avx512f", "avx512_bf16"})
+    monkeypatch.setattr(device, "_told_by_torch", lambda _: pytest.fail("asked"))
+
+    assert settle(Device.AUTO, Precision.AUTO) == (Device.CPU, Precision.BF16)

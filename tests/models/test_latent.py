@@ -104,7 +104,7 @@ def test_every_parameter_changes_the_result(model: LatentModel, changes: dict[st
 def test_fp16_decodes_in_fp32_where_the_autoencoder_asks_for_it(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_fp16": True})
+    monkeypatch.setattr("beam_upscale.models.device._linux_flags", lambda: {"avx512_fp16"})
     pixels = picture(16, 16)
 
     half = LatentModel.load(tiny_pipeline, Device.CPU, Precision.FP16, threads=1)
