@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from beam_upscale.request import FailureLimit, RunResult
     from beam_upscale.server.keys import KeyRecord
     from beam_upscale.settings import PinnedSettings
+    from beam_upscale.weights import WeightsStatus
 
 _EXIT_FAILED = 1
 _EXIT_USAGE = 2
@@ -521,6 +522,7 @@ def plan_command(
     """
     _check_beam_options(beam_options)
     from beam_upscale import storage, urls, web_access
+    from beam_upscale import weights as weights_cache
     from beam_upscale.listing import no_input, require_prompt_column
     from beam_upscale.local_runner import is_local
     from beam_upscale.preview import by_status, limits_of_knowledge, preview, read_plan
@@ -560,6 +562,9 @@ def plan_command(
                 line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
                 out.line(line)
     out.line(note)
+    if settings.backend is Backend.LOCAL:
+        for hint in weights_cache.default_hints(settings.engines):
+            out.line(f"by default {hint}")
     _print_left_out(listing, out)
 
 
@@ -601,6 +606,19 @@ def _print_totals(title: str, sums: "Mapping[Status, StatusTotals]") -> None:
             for status, sum_ in sums.items()
         ],
     )
+
+
+def _reduction_hints(settings: "PinnedSettings") -> list[str]:
+    """The hints for networks that make more than their engines give; each once."""
+    from beam_upscale import weights as weights_cache
+    from beam_upscale.local_models import LocalEsrgan
+
+    found = [
+        weights_cache.reduction_hint(stage.model.name, stage.model.scale, stage.engine.scale)
+        for stage in settings.stages
+        if isinstance(stage.model, LocalEsrgan)
+    ]
+    return [hint for hint in dict.fromkeys(found) if hint is not None]
 
 
 def _print_left_out(listing: "Listing", printer: Printer) -> None:
@@ -684,6 +702,8 @@ def run_command(
             line.total = len(listing.images)
             engines = " and then ".join(stage.model.place for stage in settings.stages)
             err.line(f"{engines}: {line.total:,} inputs")
+            for hint in _reduction_hints(settings):
+                err.line(hint)
             _print_left_out(listing, err)
 
         try:
@@ -799,28 +819,52 @@ def weights_group() -> None:
 
 
 @weights_group.command("list")
-def weights_list() -> None:
-    """List the registered weights, and which of them are in the cache."""
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with SHA-256, license and source.")
+def weights_list(as_json: bool) -> None:
+    """List the registered weights: their scale, work and use, and which are in the cache."""
     from beam_upscale import weights as weights_cache
 
-    out.table(
-        list(map(Column, ("name", "scale", "size", "cache", "SHA-256", "source"))),
-        [
-            (
-                status.registered.name,
-                str(status.registered.scale),
-                f"{status.registered.bytes / 1e6:.1f} MB",
-                status.state,
-                status.registered.sha256,
-                status.registered.origin.description,
-            )
-            for status in weights_cache.available()
-        ],
+    found = weights_cache.available()
+    if as_json:
+        click.echo(json.dumps([_weights_values(status) for status in found], indent=2))
+        return
+    names = ("scale", "work", "good for", "cache")
+    registered = [
+        (
+            status.registered.name,
+            str(status.registered.scale),
+            weights_cache.work_text(status.registered.work),
+            status.registered.description,
+            status.state,
+        )
+        for status in found
+    ]
+    baselines = [(name, "any", "0", use, "-") for name, use in weights_cache.BASELINES.items()]
+    out.table([Column("name", is_whole=True), *map(Column, names)], [*registered, *baselines])
+    out.line(
+        "work counts multiply-adds for each input pixel, in those of realesrgan-x4plus; the last "
+        f"{len(baselines)} are no networks"
     )
     for name in weights_cache.DEFAULT_WEIGHTS.values():
         if name not in weights_cache.REGISTRY:
             out.line(f"and, on the hub, {name}")
     out.line(f"cache {weights_cache.cache_directory()}")
+
+
+def _weights_values(status: "WeightsStatus") -> dict[str, Any]:
+    registered = status.registered
+    return {
+        "name": registered.name,
+        "scale": registered.scale,
+        "multiply_adds": registered.multiply_adds,
+        "work": round(float(registered.work), 4),
+        "description": registered.description,
+        "license": registered.license,
+        "bytes": registered.bytes,
+        "sha256": registered.sha256,
+        "source": registered.origin.description,
+        "cache": str(status.state),
+    }
 
 
 @weights_group.command("fetch")

@@ -127,12 +127,20 @@ class LocalEsrgan(LocalNetwork):
     """A super-resolution network.
 
     Attributes:
+        scale: of the network; what is more than the engine's is reduced.
         max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
         halo: input pixels around a cut that results need.
     """
 
+    scale: int
     max_tile_pixels: int
     halo: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What results depend on; the scale is the weights' own."""
+        values = super().to_dict()
+        del values["scale"]
+        return values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +227,7 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
         precision=precision,
         threads=choices.threads or usable_cores(),
         max_batch_pixels=choices.batch_pixels(place, _ESRGAN_BATCH_PIXELS),
+        scale=info.scale,
         max_tile_pixels=choices.max_tile_pixels,
         halo=info.halo if choices.tile_halo is None else choices.tile_halo,
     )

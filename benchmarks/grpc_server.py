@@ -83,6 +83,7 @@ def network() -> Network:
         precision=Precision.FP32,
         threads=1,
         max_batch_pixels=0,
+        scale=2,
         max_tile_pixels=2**20,
         halo=0,
     )

@@ -13,10 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from runs import Finished, command, quick, rows
+from safetensors.torch import save_file
+from small_networks import compact
 
-from beam_upscale import ENGINES
+from beam_upscale import ENGINES, weights
 from beam_upscale.cli import cli
+from beam_upscale.cli import out as printer
 from beam_upscale.manifest import Status
 
 
@@ -304,6 +308,69 @@ def test_weights_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert finished.code == 0
     assert f"cache {tmp_path}" in finished.out
     assert finished.out.count("absent") == 7
+
+
+def test_weights_are_compared_in_a_table_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(printer, "console", Console(width=80, force_terminal=True))
+
+    listed = command("weights", "list").out
+
+    rows = [line.split("│")[1:-1] for line in listed.splitlines() if "│" in line]
+    first = {name.strip(): (scale.strip(), work.strip()) for name, scale, work, *_ in rows}
+    assert first["realesrgan-x4plus-anime-ncnn"] == ("4", "1/3.1")
+    assert first["realesrgan-x2plus"] == ("2", "1/4")
+    assert first["nearest"] == ("any", "0")
+
+
+def test_weights_are_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path))
+
+    finished = command("weights", "list", "--json")
+
+    listed = {each["name"]: each for each in json.loads(finished.out)}
+    assert listed.keys() == weights.REGISTRY.keys()
+    assert listed["realesrgan-x2plus"] == {
+        "name": "realesrgan-x2plus",
+        "scale": 2,
+        "multiply_adds": 4_483_008,
+        "work": 0.2501,
+        "description": "photographs; 67 MB to download",
+        "license": "BSD-3-Clause",
+        "bytes": 67_061_725,
+        "sha256": weights.REGISTRY["realesrgan-x2plus"].sha256,
+        "source": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.1/"
+        "RealESRGAN_x2plus.pth",
+        "cache": "absent",
+    }
+
+
+def test_plan_tells_once_of_networks_that_take_less_work(photographs: Path) -> None:
+    planned = command("plan", photographs, "--then", "esrgan-v1-x2plus")
+    elsewhere = command("plan", photographs, "--backend", "grpc")
+    values = command("plan", photographs, "--json")
+
+    hint = "by default realesrgan-x4plus-ncnn enlarges 4 times, and results are reduced to 2 times"
+    assert planned.out.count(hint) == 1
+    assert "`beam-upscale weights fetch realesrgan-x2plus`" in planned.out
+    assert elsewhere.code == 0
+    assert "enlarges" not in elsewhere.out + elsewhere.err + values.out + values.err
+    assert json.loads(values.out)["totals"]
+
+
+def test_run_tells_once_of_networks_that_take_less_work(
+    tmp_path: Path, photographs: Path, tiny_weights: Path
+) -> None:
+    path = tmp_path / "tiny-x4.safetensors"
+    save_file({n: v.contiguous() for n, v in compact(scale=4).state_dict().items()}, path)
+    arguments = ("run", photographs, tmp_path / "out", "--then", "esrgan-v1-x2plus")
+
+    reduced = command(*arguments, *quick(path))
+    fitting = command(*arguments, "--overwrite", *quick(tiny_weights))
+
+    assert (reduced.code, fitting.code) == (0, 0)
+    hint = "tiny-x4.safetensors enlarges 4 times, and results are reduced to 2 times. Less work"
+    assert reduced.err.count(hint) == 1
+    assert "enlarges" not in reduced.out + fitting.err
 
 
 def test_help() -> None:

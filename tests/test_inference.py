@@ -38,6 +38,7 @@ def model(tiny_weights: Path) -> LocalEsrgan:
         device=Device.CPU,
         precision=Precision.FP32,
         threads=1,
+        scale=2,
         max_tile_pixels=10**6,
         max_batch_pixels=0,
         halo=16,

@@ -151,6 +151,7 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
     assert record["plan"]["skip_larger_than"] == [100, 200]
     assert record["stages"][0]["model"]["device"] == "cpu"
     assert record["stages"][0]["model"]["threads"] == 2
+    assert "scale" not in record["stages"][0]["model"]  # Records of earlier versions have none.
     (stage,) = pinned.stages
     elsewhere = dataclasses.replace(stage.model, weights_uri="gs://bucket/w.safetensors")
     moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, model=elsewhere),))

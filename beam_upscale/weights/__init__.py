@@ -4,6 +4,7 @@ They are a file for the ESRGAN family and a folder in diffusers' layout for diff
 chooses other weights than those asked for: what cannot be had is an error.
 """
 
+from beam_upscale.weights.advice import default_hints, reduction_hint, work_text
 from beam_upscale.weights.baselines import BASELINES
 from beam_upscale.weights.cache import cache_directory, store, store_folder
 from beam_upscale.weights.digest import files_of, folder_sha256, sha256_of
@@ -41,12 +42,15 @@ __all__ = [
     "WeightsStatus",
     "available",
     "cache_directory",
+    "default_hints",
     "fetch",
     "fetch_by_name",
     "files_of",
     "folder_sha256",
+    "reduction_hint",
     "resolve",
     "sha256_of",
     "store",
     "store_folder",
+    "work_text",
 ]

