@@ -8,10 +8,11 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from spandrel import ImageModelDescriptor, ModelLoader, canonicalize_state_dict
 from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.models import architectures
+from beam_upscale.models.architectures import ImageModelDescriptor
 from beam_upscale.models.device import Device, Precision, settle
 from beam_upscale.models.failures import is_out_of_memory
 from beam_upscale.models.memory import release_memory
@@ -220,8 +221,7 @@ class EsrganModel:
 
 def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     try:
-        state = canonicalize_state_dict(read_state_dict(path))
-        descriptor = ModelLoader(device="cpu").load_from_state_dict(state)
+        descriptor = architectures.load(read_state_dict(path))
     except ProgramError as error:
         raise _unusable(path, str(error)) from error
     except Exception as error:

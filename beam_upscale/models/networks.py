@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from spandrel import ImageModelDescriptor, SizeRequirements
-from spandrel.architectures.Compact import Compact
-from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 from torch.nn import functional
 
+from beam_upscale.models.architectures import (
+    ESRGAN,
+    Compact,
+    ImageModelDescriptor,
+    SizeRequirements,
+)
 from beam_upscale.models.numerics import require_finite
 from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, reach, transform_in_strips
 
