@@ -37,6 +37,7 @@ from beam_upscale.printing import Column, Debugging, Printer, amount, flush, sho
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import UpscaleSettings, VaeTiling, weights_by_engine
+from beam_upscale.start_up import import_inference
 from beam_upscale.termination import (
     EXIT_TERMINATED,
     INTERRUPTED,
@@ -521,6 +522,7 @@ def plan_command(
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
     _check_beam_options(beam_options)
+    import_inference()
     from beam_upscale import storage, urls, web_access
     from beam_upscale import weights as weights_cache
     from beam_upscale.listing import no_input, require_prompt_column
@@ -671,6 +673,7 @@ def run_command(
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
     _check_beam_options(beam_options)
+    import_inference()
     from beam_upscale import web_access
     from beam_upscale.progress import ProgressLine
     from beam_upscale.request import FailureLimit, Run
@@ -1001,6 +1004,7 @@ def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options:
     Where the device is lost, or no decoder can be started any more, the exit code is 75: start it
     anew.
     """
+    import_inference()
     try:
         from beam_upscale.server.serve import serve
     except ModuleNotFoundError as error:

@@ -102,7 +102,7 @@ FLOORS = {
             "progress",
             "request",
         ),
-        *("run", "server", "summary", "termination", "verify", "yaml"),
+        *("run", "server", "start_up", "summary", "termination", "verify", "yaml"),
     },
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -1,10 +1,17 @@
 """Each command imports what it needs, and no heavy library besides."""
 
+import importlib
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from runs import quick
+from small_networks import noise
+
+from beam_upscale.start_up import import_inference
 
 HEAVY = frozenset(
     {
@@ -47,3 +54,65 @@ def test_what_only_looks_something_up_imports_nothing_heavy(
     Path("kept.jsonl").touch()
 
     assert heavy_imports(*command.split()) == set()
+
+
+# Beam's own, and those of images and of what they are stored in.
+OF_BEAM = frozenset({"apache_beam", "grpc", "numpy", "pandas", "pyarrow", "requests"})
+OF_IMAGES = frozenset({"PIL", "pyvips"})
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    Image.fromarray(noise(16, 16, 3)).save(folder / "noise.png")
+    return folder
+
+
+def test_plan_imports_no_network(photos: Path) -> None:
+    assert heavy_imports("plan", photos) <= OF_BEAM | OF_IMAGES
+
+
+def test_run_of_a_baseline_imports_no_network(photos: Path) -> None:
+    output = photos.parent / "output"
+
+    imported = heavy_imports("run", photos, output, "--weights", "nearest")
+
+    assert imported <= OF_BEAM | OF_IMAGES
+    assert (output / "images/noise.png").is_file()
+
+
+def test_run_of_an_esrgan_imports_pytorch_and_no_torchvision(
+    photos: Path, tiny_weights: Path
+) -> None:
+    output = photos.parent / "output"
+
+    imported = heavy_imports("run", photos, output, *quick(tiny_weights))
+
+    assert imported <= OF_BEAM | OF_IMAGES | {"spandrel", "torch"}
+    assert (output / "images/noise.png").is_file()
+
+
+IMPORT_OF_INFERENCE = """
+import sys
+from beam_upscale.start_up import import_inference
+
+import_inference()
+from apache_beam.ml.inference import base
+assert base.ModelManager is None
+assert base.resource is sys.modules["resource"]
+assert "torch" not in sys.modules
+# A pipeline that asks for the manager of models can import it.
+assert "apache_beam.ml.inference.model_manager" not in sys.modules
+"""
+
+
+def test_inference_is_imported_without_its_manager_of_models() -> None:
+    subprocess.run([sys.executable, "-c", IMPORT_OF_INFERENCE], check=True)
+
+
+def test_inference_that_is_imported_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda _: pytest.fail("imported"))
+    monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
+
+    import_inference()
