@@ -30,6 +30,7 @@ from beam_upscale.errors import (
 )
 from beam_upscale.explanations import explained
 from beam_upscale.formats import InputFormat, Layout
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import MAX_STEPS
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize
@@ -316,6 +317,13 @@ _MODEL_OPTIONS = (
         type=_choice(Precision),
         default=str(_DEFAULT_SETTINGS.precision),
         show_default=True,
+    ),
+    click.option(
+        "--network-backend",
+        type=_choice(NetworkBackend),
+        default=str(_DEFAULT_SETTINGS.network_backend),
+        show_default=True,
+        help="What runs super-resolution networks; auto takes OpenVINO on an x86-64 CPU.",
     ),
     click.option("--threads", type=_POSITIVE, help="CPU threads of the network. [default: all]"),
     click.option(

@@ -369,10 +369,10 @@ class DatasetFolder:
         with storage.open_read(self.manifest_uri(shard)) as file:
             return pq.read_table(file, columns=columns)
 
-    def input_type(self, shard: int) -> pa.DataType:
-        """The type of the dataset's own columns in a committed shard; its rows are not read."""
+    def manifest_schema(self, shard: int) -> pa.Schema:
+        """The columns of a committed shard's manifest, `input` last; its rows are not read."""
         with storage.open_read(self.manifest_uri(shard)) as file:
-            return pq.read_schema(file).field("input").type
+            return pq.read_schema(file)
 
     def output_formats(self) -> list[str]:
         """The formats of the images of committed shards, in order."""

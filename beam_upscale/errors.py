@@ -96,6 +96,7 @@ class ErrorCode(StrEnum):
     WEIGHTS_UNUSABLE = "weights_unusable"
     DEVICE_UNAVAILABLE = "device_unavailable"
     PRECISION_UNAVAILABLE = "precision_unavailable"
+    NETWORK_BACKEND_UNAVAILABLE = "network_backend_unavailable"
     NO_INPUT = "no_input"
     INVALID_METADATA = "invalid_metadata"
     INVALID_TABLE = "invalid_table"

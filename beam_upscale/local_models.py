@@ -12,7 +12,10 @@ from beam_upscale.decoding import usable_cores
 from beam_upscale.engines import Engine, Network
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.image.resampling import Filter
+from beam_upscale.models import backend, device, weight_files
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.recognition import NetworkInfo, recognize
 
 # A CPU gains nothing from a batch, and results there must not depend on one.
 ONE_AT_A_TIME = 0
@@ -130,11 +133,22 @@ class LocalEsrgan(LocalNetwork):
         scale: of the network; what is more than the engine's is reduced.
         max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
         halo: input pixels around a cut that results need.
+        network_backend: torch or openvino.
     """
 
     scale: int
     max_tile_pixels: int
     halo: int
+    network_backend: NetworkBackend
+
+    @property
+    def place(self) -> str:
+        """What upscales and where, for people."""
+        return f"{super().place} by {self.network_backend.library}"
+
+    def description(self) -> dict[str, Any]:
+        """The columns of a manifest that say what upscales."""
+        return {**super().description(), "network_backend": str(self.network_backend)}
 
     def to_dict(self) -> dict[str, Any]:
         """What results depend on; the scale is the weights' own."""
@@ -163,6 +177,7 @@ class Choices:
     weights: str | None
     device: Device
     precision: Precision
+    network_backend: NetworkBackend
     threads: int | None
     max_batch_pixels: int | None
     exact: bool
@@ -210,15 +225,14 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
         SettingsError: weights that cannot be had or used, a device or a precision that is not
             there.
     """
-    # Only who runs a network needs torch.
-    from beam_upscale.models import device, esrgan
-
     found, uri = _find_weights(choices.weights, engine.name)
-    info = esrgan.inspect(found.path)
+    info, known = _inspect(found.path)
     _require_scale(info.scale, engine, found)
     place, precision = device.settle(
         choices.device, choices.precision, info.precisions, elsewhere=choices.remote_workers
     )
+    asked = choices.network_backend
+    network_backend = backend.settle(asked, place, precision, is_known=known)
     return LocalEsrgan(
         name=found.name,
         weights_sha256=found.sha256,
@@ -230,7 +244,19 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
         scale=info.scale,
         max_tile_pixels=choices.max_tile_pixels,
         halo=info.halo if choices.tile_halo is None else choices.tile_halo,
+        network_backend=network_backend,
     )
+
+
+def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
+    """What weights hold, and whether their network is known without PyTorch."""
+    known = recognize(weight_files.read_shapes(path) or {})
+    if known is not None:
+        return known.info, True
+    # It takes a second to import, and more for spandrel's other networks.
+    from beam_upscale.models import esrgan
+
+    return esrgan.inspect(path), False
 
 
 def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
@@ -242,7 +268,7 @@ def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
         SettingsError: weights that cannot be had or used, a device or a precision that is not
             there.
     """
-    from beam_upscale.models import device, latent
+    from beam_upscale.models import latent
 
     found, uri = _find_weights(choices.weights, engine.name)
     info = latent.inspect(found.path)

@@ -93,6 +93,7 @@ STAGE = pa.struct(
         ("weights_sha256", pa.string()),
         ("device_type", pa.string()),
         ("precision", pa.string()),
+        ("network_backend", pa.string()),
         ("halo", pa.int32()),
         ("seed", pa.int64()),
         ("input_width", pa.int32()),
@@ -124,6 +125,7 @@ COLUMNS = pa.schema(
         ("weights_sha256", pa.string()),
         ("device_type", pa.string()),
         ("precision", pa.string()),
+        ("network_backend", pa.string()),
         ("halo", pa.int32()),
         ("prompt", pa.string()),
         ("negative_prompt", pa.string()),
@@ -199,6 +201,7 @@ class Row:
     weights_sha256: str | None = None
     device_type: str | None = None
     precision: str | None = None
+    network_backend: str | None = None
     halo: int | None = None
     prompt: str | None = None
     negative_prompt: str | None = None
@@ -381,7 +384,16 @@ def without_result(row: Row, code: ErrorCode, message: str) -> Row:
 _KNOWN_WITHOUT_RESULT = frozenset(
     {
         *("source_sha256", "notes", "engine", "backend", "model", "weights_sha256"),
-        *("device_type", "precision", "halo", "prompt", "negative_prompt", "cfg_scale", "steps"),
+        *(
+            "device_type",
+            "precision",
+            "network_backend",
+            "halo",
+            "prompt",
+            "negative_prompt",
+            "cfg_scale",
+            "steps",
+        ),
         *("seed", "noise_level", "input_width", "input_height", "input_format", "input_mode"),
         *("billed_credits", "request_ids"),
     }
@@ -411,6 +423,12 @@ def rows_of(stored: pa.Table) -> list[Row]:
     return [
         row_from_dict({**values, "input": own}) for values, own in zip(rows, inputs, strict=True)
     ]
+
+
+def is_of_this_version(schema: pa.Schema) -> bool:
+    """Whether a stored manifest has the columns of `COLUMNS`, and none else but the dataset's."""
+    own = schema.remove(schema.get_field_index("input"))
+    return bool(own.equals(COLUMNS))
 
 
 def _column(rows: Sequence[Row], field: pa.Field) -> pa.Array:

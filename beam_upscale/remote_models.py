@@ -101,7 +101,9 @@ class RemoteModel:
 
     def description(self) -> dict[str, Any]:
         """The columns of a manifest that say what upscales; the service does not tell."""
-        return {"model": None, "weights_sha256": None, "device_type": None, "precision": None}
+        return dict.fromkeys(
+            ("model", "weights_sha256", "device_type", "precision", "network_backend")
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What results depend on and can be known: where the service stands may change."""

@@ -12,6 +12,7 @@ from beam_upscale.books import BOOKS, BOOKS_FORMAT
 from beam_upscale.dataset import RUN_FORMAT, DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.formats import Layout
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.plan import MetadataRule, Oversize
 from beam_upscale.settings import PinnedSettings
 
@@ -26,6 +27,7 @@ _PACKAGES = (
     "beam-upscale",
     "diffusers",
     "numpy",
+    "openvino",
     "pillow",
     "pillow-heif",
     "pyarrow",
@@ -45,6 +47,7 @@ _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_by
 
 # What runs did that were recorded before there was a choice.
 _UNSAID = {"settings.encode.metadata": str(MetadataRule.KEEP)}
+_UNSAID_OF_MODELS = {".model.network_backend": str(NetworkBackend.TORCH)}
 
 
 def run_record(
@@ -95,9 +98,9 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
     changes = [
-        f"{name}: {before.get(name, _UNSAID.get(name))} -> {now.get(name)}"
+        f"{name}: {before.get(name, _unsaid(name))} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
-        if _matters(name, before.get(name, _UNSAID.get(name)), now.get(name))
+        if _matters(name, before.get(name, _unsaid(name)), now.get(name))
     ]
     fitted, fits = _fitted(earlier), _fitted(record)
     if fitted and fits and fitted != fits:
@@ -110,6 +113,14 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
             f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
         )
     return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
+
+
+def _unsaid(name: str) -> str | None:
+    """What an earlier record that lacks a value means."""
+    for end, value in _UNSAID_OF_MODELS.items():
+        if name.endswith(end):
+            return value
+    return _UNSAID.get(name)
 
 
 def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from beam_upscale import parameters
 from beam_upscale.chain import Backend, Rules
 from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.parameters import Parameters
 from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize, PlanOptions
@@ -39,6 +40,7 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
     "backend": Backend,
     "device": Device,
     "metadata": MetadataRule,
+    "network_backend": NetworkBackend,
     "output_format": OutputFormat,
     "oversize": Oversize,
     "precision": Precision,
@@ -131,6 +133,8 @@ class UpscaleSettings:
             None takes the engine's default.
         device: where the networks run.
         precision: their floating-point type.
+        network_backend: the library that runs super-resolution networks; `auto` is OpenVINO where
+            it runs the network on an x86-64 CPU, else PyTorch. Diffusion runs on PyTorch.
         remote_workers: whether the workers are other machines than this one. A device and a
             precision that are both named are then left to each worker to check; what is `auto` is
             settled here all the same.
@@ -177,6 +181,7 @@ class UpscaleSettings:
     weights: str | Mapping[str, str] | None = None
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
+    network_backend: NetworkBackend = NetworkBackend.AUTO
     remote_workers: bool = False
     threads: int | None = None
     max_tile_pixels: int = _TILE_PIXELS
@@ -413,10 +418,15 @@ class UpscaleSettings:
         # A baseline has none.
         if kept.get("precision") and precision is Precision.AUTO:
             precision = Precision(kept["precision"])
+        backend = self.network_backend
+        if kept and backend is NetworkBackend.AUTO:
+            # There was no other before it was recorded.
+            backend = NetworkBackend(kept.get("network_backend", NetworkBackend.TORCH))
         return Choices(
             weights=self._weights_of(engine),
             device=device,
             precision=precision,
+            network_backend=backend,
             threads=self.threads or kept.get("threads"),
             max_batch_pixels=self.max_batch_pixels,
             exact=self.exact,

@@ -595,21 +595,25 @@ def shards_to_retype(
     """The committed shards whose own columns are not of the one type, each with that type.
 
     A shard that has not changed for long may lack columns that came since, or have some that are
-    gone; one whose type was inferred has only its own. Footers tell it, and no row is read where
-    they agree.
+    gone; one whose type was inferred has only its own. One that an earlier version wrote may lack
+    columns of the manifest. Footers tell it, and no row is read where they agree.
 
     Args:
         dataset: the output.
         input_type: the one type; None takes that of all rows, unless the shards agree.
     """
-    found = {shard: dataset.input_type(shard) for shard in dataset.committed_shards()}
+    schemas = {shard: dataset.manifest_schema(shard) for shard in dataset.committed_shards()}
+    found = {shard: schema.field("input").type for shard, schema in schemas.items()}
+    earlier = {
+        shard for shard, schema in schemas.items() if not manifest.is_of_this_version(schema)
+    }
     if input_type is None:
-        if _are_all_equal(list(found.values())):
+        if not earlier and _are_all_equal(list(found.values())):
             return
         input_type = infer_input_type(row.input for _, row in dataset.committed_rows())
     wanted = stored_type(input_type)
     for shard, kind in found.items():
-        if not kind.equals(wanted, check_metadata=True):
+        if shard in earlier or not kind.equals(wanted, check_metadata=True):
             yield shard, input_type
 
 
@@ -695,7 +699,9 @@ def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
     shards = dataset.committed_shards()
     if layout is not Layout.WEBDATASET or not shards:
         return None
-    return sample_fields(dataset.output_formats(), dataset.input_type(shards[0]))
+    return sample_fields(
+        dataset.output_formats(), dataset.manifest_schema(shards[0]).field("input").type
+    )
 
 
 def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.inference import Inference, TiledImage
 from beam_upscale.local_models import LocalEsrgan
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.server.keys import add_key
 from beam_upscale.server.logs import log_as_json
@@ -86,6 +87,7 @@ def network() -> Network:
         scale=2,
         max_tile_pixels=2**20,
         halo=0,
+        network_backend=NetworkBackend.TORCH,
     )
     return Network(Stage(get_engine(ENGINE), model), RepeatedPixels(), None)
 

@@ -36,7 +36,7 @@ from beam_upscale import weights
 from beam_upscale.formats import Layout
 from beam_upscale.local_runner import new_pipeline
 from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.request import Run
 from beam_upscale.run import run
 from beam_upscale.settings import UpscaleSettings
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="a folder for the raw numbers")
     arguments = parser.parse_args()
     weights.resolve(None, "esrgan-v1-x2plus")
-    setattr(EsrganModel, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
+    setattr(SuperResolution, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
     started = datetime.datetime.now(datetime.UTC)
     if arguments.output is not None:
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,8 @@ from beam_upscale import decoding
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.errors import ErrorCode
 from beam_upscale.manifest import Status
-from beam_upscale.models.esrgan import EsrganModel
 from beam_upscale.models.latent import LatentModel
+from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.verify import verify
 
 slow = pytest.mark.slow
@@ -70,13 +70,14 @@ def fail_after(sound: int, owner: Any, name: str, make_error: Callable[[], Excep
 
 def lose_device(sound: int = SOUND) -> None:
     """Has ESRGAN's and diffusion's passes fail as on a device whose context is destroyed."""
-    for owner, name in ((EsrganModel, "_forward"), (LatentModel, "_denoise")):
+    for owner, name in ((SuperResolution, "upscale"), (LatentModel, "_denoise")):
         fail_after(sound, owner, name, lambda: torch.AcceleratorError(ILLEGAL_ACCESS))
 
 
 def fill_device() -> None:
     """Has a device without memory for anything, which another program took."""
-    fail_after(SOUND, EsrganModel, "_forward", lambda: torch.OutOfMemoryError("CUDA out of memory"))
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    fail_after(SOUND, SuperResolution, "upscale", lambda: error)
 
 
 def lose_embeddings() -> None:

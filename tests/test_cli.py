@@ -208,7 +208,7 @@ def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) 
     assert "to try these again: the same command with --retry failed\n" in finished.out
     assert "what a rule rejected is done by the same command with another rule" in finished.out
     assert finished.err == (
-        "tiny-x2.safetensors on cpu in fp32: 8 inputs\n"
+        "tiny-x2.safetensors on cpu in fp32 by OpenVINO: 8 inputs\n"
         "1 files are left out: their names say that they are no images\n"
     )
 

@@ -22,8 +22,10 @@ from beam_upscale import image, weights
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.inference import METRICS, EsrganHandler, Inference, Tile, TiledImage
 from beam_upscale.local_models import LocalEsrgan
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.plan import Box
 
 PATIENCE = 30
@@ -42,6 +44,7 @@ def model(tiny_weights: Path) -> LocalEsrgan:
         max_tile_pixels=10**6,
         max_batch_pixels=0,
         halo=16,
+        network_backend=NetworkBackend.TORCH,
     )
 
 
@@ -72,15 +75,15 @@ def spy(
     neighbors: what shares a batch is seen where the batcher hands it over.
     """
     batches: list[tuple[int, ...]] = []
-    original = EsrganModel.upscale
+    original = SuperResolution.upscale
 
-    def upscale(self: EsrganModel, batch: np.ndarray) -> np.ndarray:
+    def upscale(self: SuperResolution, batch: np.ndarray) -> np.ndarray:
         batches.append(batch.shape)
         if len(batches) == 1:
             meanwhile()
         return original(self, batch)
 
-    monkeypatch.setattr(EsrganModel, "upscale", upscale)
+    monkeypatch.setattr(SuperResolution, "upscale", upscale)
     yield batches
 
 
@@ -156,14 +159,14 @@ def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalEsrgan) -> N
 
 
 def fail_on_black(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
-    original = EsrganModel.upscale
+    original = SuperResolution.upscale
 
-    def upscale(self: EsrganModel, batch: np.ndarray) -> np.ndarray:
+    def upscale(self: SuperResolution, batch: np.ndarray) -> np.ndarray:
         if any(not pixels.any() for pixels in batch):
             raise error
         return original(self, batch)
 
-    monkeypatch.setattr(EsrganModel, "upscale", upscale)
+    monkeypatch.setattr(SuperResolution, "upscale", upscale)
 
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])

@@ -403,7 +403,7 @@ def test_only_shards_of_another_type_are_found(
         layout=layout,
     )
     dataset = DatasetFolder(str(tmp_path / "out"))
-    as_text = dataset.input_type(0)
+    as_text = dataset.manifest_schema(0).field("input").type
     commit_shard(1, [], dataset, Layout(layout), "run")
 
     (found,) = shards_to_retype(dataset)

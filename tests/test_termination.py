@@ -37,7 +37,7 @@ from beam_upscale.control import request_stop, stop_reason
 from beam_upscale.dataset import DatasetFolder
 from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.run import _Execution, _watch
 from beam_upscale.termination import TERMINATED, TerminatedError, Termination, raising_at_sigterm
 from beam_upscale.verify import verify
@@ -92,7 +92,7 @@ def hang(begun: Path) -> None:
         begun.touch()
         time.sleep(2 * PATIENCE)
 
-    EsrganModel._forward = forward
+    SuperResolution.upscale = forward
 
 
 class Command:
@@ -319,16 +319,16 @@ def test_a_run_from_python_stops_and_gives_its_handler_back(
     handler: object,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    forward, sent = EsrganModel._forward, []
+    forward, sent = SuperResolution.upscale, []
 
-    def sending(self: EsrganModel, *arguments: Any) -> Any:
+    def sending(self: SuperResolution, *arguments: Any) -> Any:
         if not sent:
             sent.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
             until(lambda: stop_reason(DatasetFolder(str(tmp_path / "out"))))
         return forward(self, *arguments)
 
-    monkeypatch.setattr(EsrganModel, "_forward", sending)
+    monkeypatch.setattr(SuperResolution, "upscale", sending)
     result = upscale(inputs, tmp_path / "out", tiny_weights, workers=1)
 
     assert result.stopped == TERMINATED

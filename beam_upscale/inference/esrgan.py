@@ -1,6 +1,7 @@
 """Super-resolution networks under RunInference."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,22 @@ from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
 from beam_upscale.inference.loading import on_device, weights_path
 from beam_upscale.local_models import LocalEsrgan
+from beam_upscale.models import backend
+from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.failures import state_of
+from beam_upscale.models.super_resolution import SuperResolution
+
+
+def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
+    # A worker imports what runs its network, and nothing that it does not need.
+    if model.network_backend is NetworkBackend.OPENVINO:
+        backend.require_openvino()
+        from beam_upscale.models.openvino_network import OpenVinoModel
+
+        return OpenVinoModel.load(path, model.precision, model.threads)
+    from beam_upscale.models.esrgan import EsrganModel
+
+    return EsrganModel.load(path, model.device, model.precision, model.threads)
 
 
 class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
@@ -24,13 +40,10 @@ class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
 
     def load_model(self) -> Batcher[Patch]:
         """Brings the weights to this machine, loads the network and puts the batcher before it."""
-        # Only a worker that runs the network needs torch.
-        from beam_upscale.models.esrgan import EsrganModel
-
         model = self._model
         path, state = weights_path(model), state_of(model.device)
         with on_device(state):
-            network = EsrganModel.load(path, model.device, model.precision, model.threads)
+            network = _load(model, path)
 
         def upscale(patches: Sequence[Patch]) -> list[np.ndarray]:
             return list(network.upscale(np.stack([patch.pixels for patch in patches])))

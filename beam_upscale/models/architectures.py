@@ -97,6 +97,7 @@ __all__ = [
     "Compact",
     "ImageModelDescriptor",
     "SizeRequirements",
+    "canonicalize_state_dict",
     "load",
 ]
 

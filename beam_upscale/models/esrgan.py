@@ -1,13 +1,10 @@
 """Super-resolution networks on local hardware, from any weights that spandrel knows."""
 
-import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -24,32 +21,9 @@ from beam_upscale.models.networks import (
     halo_of,
 )
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly
+from beam_upscale.models.recognition import NetworkInfo
+from beam_upscale.models.super_resolution import IMAGE_CHANNELS, ImageBatch, SuperResolution
 from beam_upscale.models.weight_files import ProgramError, read_state_dict
-
-ImageBatch = NDArray[np.uint8 | np.uint16]
-
-_IMAGE_CHANNELS = (1, 3)
-
-
-@dataclass(frozen=True)
-class NetworkInfo:
-    """What weights hold, before they are on a device.
-
-    Attributes:
-        architecture: spandrel's name for the architecture, such as `ESRGAN`.
-        scale: output pixels for each input pixel along a side.
-        channels: channels of the network's input and output, 1 or 3.
-        parameters: number of weights.
-        precisions: the precisions that the architecture supports.
-        halo: input pixels that a tile needs on each side for a result without seams.
-    """
-
-    architecture: str
-    scale: int
-    channels: int
-    parameters: int
-    precisions: frozenset[Precision]
-    halo: int
 
 
 def inspect(path: Path) -> NetworkInfo:
@@ -65,13 +39,13 @@ def inspect(path: Path) -> NetworkInfo:
     return _info(_load_descriptor(path))
 
 
-class EsrganModel:
-    """A super-resolution network on a device.
+class EsrganModel(SuperResolution):
+    """A super-resolution network on a device, run by PyTorch.
 
-    One forward pass runs at a time; other threads wait.
+    On a CPU images run one by one, so that none depends on its neighbors. On running out of memory
+    a batch is halved, then the strips, and the work goes on with the same result.
 
     Attributes:
-        info: what the weights hold.
         device: where the network runs.
         precision: what it computes in.
         network: the network, which yields its result in pieces.
@@ -86,12 +60,11 @@ class EsrganModel:
         precision: Precision,
         threads: int,
     ) -> None:
-        self.info = info
+        super().__init__(info)
         self.network = network
         self.device = device
         self.precision = precision
         self.threads = threads
-        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, path: Path, device: Device, precision: Precision, threads: int) -> Self:
@@ -116,46 +89,9 @@ class EsrganModel:
         network = build_network(descriptor.to(device.value), DTYPES[precision])
         return cls(info, network, device, precision, threads)
 
-    @property
-    def scale(self) -> int:
-        """Output pixels for each input pixel along a side."""
-        return self.info.scale
-
-    @property
-    def architecture(self) -> str:
-        """The name spandrel gives the architecture."""
-        return self.info.architecture
-
-    @property
-    def halo(self) -> int:
-        """Input pixels that a tile needs on each side for a result without seams."""
-        return self.network.halo
-
-    def upscale(self, batch: ImageBatch) -> ImageBatch:
-        """Upscales images of one size by the network's scale.
-
-        On a CPU images run one by one, so that none depends on its neighbors. A network of other
-        channels than the image's is run on its channels one by one (a network for grayscale), or
-        on three copies whose results are averaged (a network for color). On running out of
-        memory the batch is halved, then the strips, and the work goes on with the same result.
-
-        Args:
-            batch: (N, H, W, C), C 1 or 3, uint8 or uint16, full range.
-
-        Returns:
-            (N, H · scale, W · scale, C) of the same type, values rounded to the nearest.
-
-        Raises:
-            ImageError: `OUT_OF_MEMORY` if one image does not fit, `NOT_A_NUMBER` if the network
-                gave values that are not finite. It concerns the batch: repeat its images one by
-                one to learn which.
-            ValueError: another shape or type, or no pixels.
-        """
-        _check(batch)
-        if batch.shape[-1] > self.info.channels:
-            return self._upscale_channels(batch)
+    def _run(self, batch: ImageBatch) -> ImageBatch:
         parts = [batch] if self._shares_passes else np.split(batch, len(batch))
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             # A thread keeps the number that it began with, which may be another model's.
             torch.set_num_threads(self.threads)
             return np.concatenate([self._upscale_within_memory(part) for part in parts])
@@ -163,13 +99,6 @@ class EsrganModel:
     @property
     def _shares_passes(self) -> bool:
         return self.network.batches and self.device is not Device.CPU
-
-    def _upscale_channels(self, batch: ImageBatch) -> ImageBatch:
-        count, height, width, channels = batch.shape
-        planes = np.moveaxis(batch, -1, 1).reshape(count * channels, height, width, 1)
-        enlarged = self.upscale(planes)
-        enlarged = enlarged.reshape(count, channels, *enlarged.shape[1:3])
-        return np.ascontiguousarray(np.moveaxis(enlarged, 1, -1))
 
     def _upscale_within_memory(
         self, batch: ImageBatch, strip_pixels: int = STRIP_PIXELS
@@ -234,7 +163,7 @@ def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.purpose == "FaceSR":
         raise _unusable(path, f"{descriptor.architecture.name} is no super-resolution network")
     channels = (descriptor.input_channels, descriptor.output_channels)
-    if channels[0] != channels[1] or channels[0] not in _IMAGE_CHANNELS:
+    if channels[0] != channels[1] or channels[0] not in IMAGE_CHANNELS:
         raise _unusable(path, f"it takes {channels[0]} channels and gives {channels[1]}")
     return descriptor
 
@@ -262,10 +191,3 @@ def _info(descriptor: ImageModelDescriptor[nn.Module]) -> NetworkInfo:
         precisions=frozenset(precisions),
         halo=halo_of(descriptor.model),
     )
-
-
-def _check(batch: ImageBatch) -> None:
-    if batch.ndim != 4 or batch.shape[-1] not in _IMAGE_CHANNELS or batch.size == 0:
-        raise ValueError(f"(N, H, W, C) with C 1 or 3 and pixels expected, {batch.shape} found")
-    if batch.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"uint8 or uint16 expected, {batch.dtype} found")

@@ -21,6 +21,7 @@ _OUT_OF_MEMORY = (
     "MPS backend out of memory",
     "kIOGPUCommandBufferCallbackErrorOutOfMemory",
     "DefaultCPUAllocator",
+    "bad_alloc",
 )
 
 # As cudaGetErrorString (and ROCm's hipGetErrorString) words them, PyTorch and NVIDIA's driver. The

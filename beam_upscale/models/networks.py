@@ -1,7 +1,7 @@
 """How the networks that spandrel loads are run on a device: in strips, or whole."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,14 +16,8 @@ from beam_upscale.models.architectures import (
     SizeRequirements,
 )
 from beam_upscale.models.numerics import require_finite
-from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, reach, transform_in_strips
-
-# The network sees further, but a tile's border at this distance changes no pixel of the result by
-# more than 2 of 255 levels, and no more than one in 10,000 by more than 1
-# (tests/models/test_seams.py).
-ESRGAN_HALO = 96
-# Networks with attention or pooling see the whole tile; no distance is exact for them.
-UNKNOWN_HALO = 128
+from beam_upscale.models.recognition import ESRGAN_HALO, UNKNOWN_HALO
+from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, lines
 
 # Input pixels of one strip of a residual dense block, which holds up to 400 channels of them at
 # once: 420 MB in fp32. A strip of the tail has an eighth of that, as the tail of a network for
@@ -104,6 +98,33 @@ def halo_of(model: nn.Module) -> int:
             return math.ceil(reach(model))
         case _:
             return UNKNOWN_HALO
+
+
+def reach(layers: nn.Module) -> float:
+    """How far a chain of stride-1 convolutions and upsamplings sees, in pixels of its input.
+
+    Exact for layers that run one after the other; an upper bound where some run side by side.
+    """
+    pixels, scale = 0.0, 1.0
+    for layer in layers.modules():
+        if isinstance(layer, nn.Upsample):
+            scale *= float(layer.scale_factor)  # type: ignore[arg-type]
+        elif isinstance(layer, nn.Conv2d):
+            pixels += layer.kernel_size[0] // 2 * layer.dilation[0] / scale
+    return pixels
+
+
+def transform_in_strips(
+    transform: Callable[[Tensor], Tensor], images: Tensor, cut: Cut, halo: int
+) -> Tensor:
+    """`transform(images)` for a transform that keeps shape and type and sees `halo` pixels."""
+    if cut.lines >= cut.length:
+        return transform(images)
+    result = torch.empty_like(images)
+    for strip in cut.strips(halo):
+        piece = strip.trim(transform(strip.read(images, cut.dim)), cut.dim, scale=1)
+        lines(result, cut.dim, strip.start, strip.stop).copy_(piece)
+    return result
 
 
 class StripedEsrgan:

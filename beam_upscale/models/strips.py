@@ -7,17 +7,28 @@ always does. The network's memory is then a strip's, not an image's.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
-
-import torch
-from torch import Tensor, nn
+from typing import Any, Protocol, Self, TypeVar
 
 HEIGHT = 2
 WIDTH = 3
 
-Transform = Callable[[Tensor], Tensor]
+
+class Images(Protocol):
+    """Tensors of PyTorch and arrays of NumPy alike, (N, C, H, W)."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sizes of the dimensions."""
+        ...
+
+    def __getitem__(self, key: tuple[slice, ...], /) -> Any:
+        """A view on a part."""
+        ...
+
+
+ImagesT = TypeVar("ImagesT", bound=Images)
 
 
 @dataclass(frozen=True)
@@ -36,15 +47,20 @@ class Strip:
     read_start: int
     read_stop: int
 
-    def read(self, images: Tensor, dim: int) -> Tensor:
+    def read(self, images: ImagesT, dim: int) -> ImagesT:
         """The strip and its halo, as a view on `images`."""
-        return images.narrow(dim, self.read_start, self.read_stop - self.read_start)
+        return lines(images, dim, self.read_start, self.read_stop)
 
-    def trim(self, result: Tensor, dim: int, scale: int) -> Tensor:
+    def trim(self, result: ImagesT, dim: int, scale: int) -> ImagesT:
         """The strip's own lines of what a module computed from `read`."""
-        return result.narrow(
-            dim, (self.start - self.read_start) * scale, (self.stop - self.start) * scale
-        )
+        start, stop = self.start - self.read_start, self.stop - self.read_start
+        return lines(result, dim, start * scale, stop * scale)
+
+
+def lines(images: ImagesT, dim: int, start: int, stop: int) -> ImagesT:
+    """Some lines along a dimension, as a view on `images`."""
+    view: ImagesT = images[(*[slice(None)] * dim, slice(start, stop))]
+    return view
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,7 @@ class Cut:
     lines: int
 
     @classmethod
-    def of(cls, images: Tensor, pixels: int) -> Self:
+    def of(cls, images: Images, pixels: int) -> Self:
         """Cuts the longer side into strips of about the same height, of at most `pixels` pixels.
 
         It depends on the height and the width of `images`, (N, C, H, W), and on nothing else. No
@@ -74,28 +90,3 @@ class Cut:
         for start in range(0, self.length, self.lines):
             stop = min(start + self.lines, self.length)
             yield Strip(start, stop, max(0, start - halo), min(self.length, stop + halo))
-
-
-def transform_in_strips(transform: Transform, images: Tensor, cut: Cut, halo: int) -> Tensor:
-    """`transform(images)` for a transform that keeps shape and type and sees `halo` pixels."""
-    if cut.lines >= cut.length:
-        return transform(images)
-    result = torch.empty_like(images)
-    for strip in cut.strips(halo):
-        piece = strip.trim(transform(strip.read(images, cut.dim)), cut.dim, scale=1)
-        result.narrow(cut.dim, strip.start, strip.stop - strip.start).copy_(piece)
-    return result
-
-
-def reach(layers: nn.Module) -> float:
-    """How far a chain of stride-1 convolutions and upsamplings sees, in pixels of its input.
-
-    Exact for layers that run one after the other; an upper bound where some run side by side.
-    """
-    pixels, scale = 0.0, 1.0
-    for layer in layers.modules():
-        if isinstance(layer, nn.Upsample):
-            scale *= float(layer.scale_factor)  # type: ignore[arg-type]
-        elif isinstance(layer, nn.Conv2d):
-            pixels += layer.kernel_size[0] // 2 * layer.dilation[0] / scale
-    return pixels

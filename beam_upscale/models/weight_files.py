@@ -1,9 +1,17 @@
 """Reads files of weights without running anything that stands in them, whatever they are called."""
 
 import collections
+import json
+import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_upscale.models.recognition import Shapes
 
 PICKLES = (".pth", ".pt", ".ckpt")
 """Suffixes of what `torch.save` writes."""
@@ -13,6 +21,13 @@ SAFETENSORS = ".safetensors"
 # What `torch.jit.save` writes besides tensors.
 _PROGRAM_FILES = frozenset({"constants.pkl"})
 _PROGRAM_FOLDERS = frozenset({"code"})
+
+
+_NUMPY_TYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+"""How NumPy reads the types of safetensors; the bits of bf16 as whole numbers."""
+
+# What safetensors allows, too.
+_LONGEST_HEADER = 100_000_000
 
 
 class ProgramError(ValueError):
@@ -45,6 +60,74 @@ def read_state_dict(path: Path) -> Any:
     # By this name, too, networks of Real-ESRGAN's kind are saved.
     with torch.serialization.safe_globals([(collections.OrderedDict, "typing.OrderedDict")]):
         return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def read_shapes(path: Path) -> Shapes | None:
+    """The shapes of the weights in a file; of safetensors without PyTorch and without the weights.
+
+    Args:
+        path: a file of weights.
+
+    Returns:
+        None where it is damaged, or holds others than fp32, fp16 and bf16; loading it with PyTorch
+        tells what is wrong.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if path.suffix.lower() != SAFETENSORS:
+        return _pickled_shapes(path)
+    with path.open("rb") as file:
+        size = file.read(8)
+        length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
+        header = file.read(length) if length <= _LONGEST_HEADER else b""
+    try:
+        entries = json.loads(header)
+        entries.pop("__metadata__", None)
+        if any(entry["dtype"] not in _NUMPY_TYPES for entry in entries.values()):
+            return None
+        return {name: tuple(entry["shape"]) for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _pickled_shapes(path: Path) -> Shapes | None:
+    try:
+        weights = _unpickled(path)
+        return {name: tuple(values.shape) for name, values in weights.items()}
+    except OSError:
+        raise
+    except Exception:
+        return None
+
+
+def _unpickled(path: Path) -> Mapping[str, Any]:
+    # Only who has such a file needs PyTorch and spandrel for it.
+    from beam_upscale.models.architectures import canonicalize_state_dict
+
+    weights: Mapping[str, Any] = canonicalize_state_dict(read_state_dict(path))
+    return weights
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    """The weights in a file of which `read_shapes` knows the shapes; safetensors without PyTorch.
+
+    Raises:
+        Exception: it cannot be read, with the errors of zip, pickle and safetensors.
+    """
+    if path.suffix.lower() != SAFETENSORS:
+        return {name: values.float().numpy() for name, values in _unpickled(path).items()}
+    import safetensors
+
+    entries = safetensors.deserialize(path.read_bytes())  # type: ignore[no-untyped-call]
+    return {name: _array(entry).reshape(entry["shape"]) for name, entry in entries}
+
+
+def _array(entry: Mapping[str, Any]) -> NDArray[np.float32]:
+    values = np.frombuffer(entry["data"], _NUMPY_TYPES[entry["dtype"]])
+    if entry["dtype"] == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
 
 
 def refuse_program(path: Path) -> None:

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, reach, transform_in_strips
+from beam_upscale.models.networks import reach, transform_in_strips
+from beam_upscale.models.strips import HEIGHT, WIDTH, Cut
 
 sides = st.integers(1, 60)
 

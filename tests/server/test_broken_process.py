@@ -30,6 +30,8 @@ from beam_upscale import decoding
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of
 from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.models.openvino_network import OpenVinoModel
+from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.server.calls import Calls
 from beam_upscale.server.ledger import read_charges
 from beam_upscale.server.worker import Worker
@@ -107,14 +109,14 @@ def fail_after(sound: int, waiting: int, passes_file: Path) -> None:
 
     Each pass, failing or not, leaves a line.
     """
-    passes, forward = itertools.count(1), EsrganModel._forward
+    passes, forward = itertools.count(1), SuperResolution.upscale
     begun, begin = threading.Semaphore(0), Calls._begin
 
     def counting(self: Calls, *arguments: Any) -> Any:
         begun.release()
         return begin(self, *arguments)
 
-    def failing(self: EsrganModel, *arguments: Any) -> Any:
+    def failing(self: SuperResolution, *arguments: Any) -> Any:
         with passes_file.open("a") as file:
             file.write("pass\n")
         if next(passes) <= sound:
@@ -124,7 +126,7 @@ def fail_after(sound: int, waiting: int, passes_file: Path) -> None:
         raise LOST
 
     Calls._begin = counting
-    EsrganModel._forward = failing
+    SuperResolution.upscale = failing
 
 
 def refuse_processes() -> None:
@@ -143,7 +145,7 @@ def lose_device_while_loading() -> None:
     def lose(*_: Any) -> None:
         raise LOST
 
-    EsrganModel.load = lose
+    EsrganModel.load = OpenVinoModel.load = lose
 
 
 def test_the_command_ends_with_its_code_when_the_device_is_lost(

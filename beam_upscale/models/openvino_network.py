@@ -1,0 +1,229 @@
+"""Super-resolution networks run by OpenVINO on a CPU, without PyTorch."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.models import openvino_graphs
+from beam_upscale.models.device import Precision
+from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.openvino_runtime import openvino
+from beam_upscale.models.recognition import Architecture, Compact, Esrgan, NetworkInfo, recognize
+from beam_upscale.models.strips import HEIGHT, WIDTH, Cut
+from beam_upscale.models.super_resolution import ImageBatch, SuperResolution
+from beam_upscale.models.weight_files import read_arrays, read_shapes
+
+Values = NDArray[np.float32]
+"""(1, C, H, W)."""
+
+_TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
+
+# Up to here a trunk of free height and width takes up to 1 GB; beyond, a graph compiled for one
+# size needs a third of what a free one does, and compiling takes less than a tenth of its run.
+_MOST_FREE_PIXELS = 512 * 512
+
+# Pixels of the trunk's resolution of which the tail makes up to 16 times as many at once: up to
+# 400 MB, and no less speed.
+_TAIL_PIXELS = 1 << 16
+
+# OpenVINO keeps what it prepared for each size. Unbounded, 400 sizes take 1.2 GB.
+_KEPT_SIZES = 16
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a network's result, from line `top` and column `left` on."""
+
+    values: Values
+    top: int = 0
+    left: int = 0
+
+
+class OpenVinoModel(SuperResolution):
+    """A super-resolution network that OpenVINO runs.
+
+    Images run one by one, so that none depends on its neighbors.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: openvino_graphs.Weights,
+        info: NetworkInfo,
+        precision: Precision,
+        threads: int,
+    ) -> None:
+        super().__init__(info)
+        self._architecture = architecture
+        self._graphs = openvino_graphs.build(architecture, weights)
+        self._compiler = _Compiler(threads)
+        self._first = self._compiler.compile(self._graphs.first, Precision.FP32)
+        self._trunk = self._compiler.compile(self._graphs.trunk, precision)
+        self._tail = self._graphs.tail and self._compiler.compile(self._graphs.tail, precision)
+        self._last = self._compiler.compile(self._graphs.last, Precision.FP32)
+        self._precision = precision
+        self._of_one_size: tuple[tuple[int, ...], _Compiled] | None = None
+
+    @classmethod
+    def load(cls, path: Path, precision: Precision, threads: int) -> Self:
+        """Builds and compiles a network.
+
+        Args:
+            path: a file of weights of an ESRGAN or a Compact network.
+            precision: fp32 or bf16.
+            threads: of one pass, at least 1.
+
+        Raises:
+            SettingsError: `WEIGHTS_UNUSABLE`, it is another file or network.
+        """
+        found = recognize(read_shapes(path) or {})
+        if found is None:
+            raise SettingsError(
+                ErrorCode.WEIGHTS_UNUSABLE,
+                f"The weights {path} cannot be run by OpenVINO here: they are not known as an "
+                "ESRGAN or Compact network. Use --network-backend torch.",
+            )
+        arrays = read_arrays(path)
+        weights = {name: arrays[in_file] for name, in_file in found.names.items()}
+        return cls(found.architecture, weights, found.info, precision, threads)
+
+    def _run(self, batch: ImageBatch) -> ImageBatch:
+        count, height, width, channels = batch.shape
+        shape = (count, height * self.scale, width * self.scale, channels)
+        result = np.empty(shape, batch.dtype)
+        for pixels, enlarged in zip(batch, result, strict=True):
+            self._upscale(pixels, enlarged)
+        return result
+
+    def _upscale(self, pixels: NDArray[Any], result: NDArray[Any]) -> None:
+        """Upscales one image, (H, W, C), into `result`."""
+        levels = np.float32(np.iinfo(pixels.dtype).max)
+        image = np.moveaxis(pixels, 2, 0)[np.newaxis].astype(np.float32) / levels
+        image = np.broadcast_to(image, (1, self.info.channels, *image.shape[2:]))
+        try:
+            for piece in self._pieces(np.ascontiguousarray(image)):
+                _write(piece, levels, result)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            height, width, _ = pixels.shape
+            raise ImageError(
+                ErrorCode.OUT_OF_MEMORY,
+                f"One image of {width} x {height} pixels does not fit in memory. Use smaller "
+                "tiles or a machine with more.",
+            ) from error
+
+    def _pieces(self, image: Values) -> Iterator[_Piece]:
+        match self._architecture:
+            case Esrgan() as network:
+                yield from self._esrgan_pieces(network, image)
+            case Compact():
+                values = self._last(self._run_trunk(self._first(image)), image)
+                _require_finite(values)
+                # As spandrel does before anything else is done to them.
+                yield _Piece(np.clip(values, 0, 1))
+
+    def _esrgan_pieces(self, network: Esrgan, image: Values) -> Iterator[_Piece]:
+        assert self._tail is not None
+        image = _unshuffled(_padded(image, network.multiple_of), network.shuffle)
+        features = self._run_trunk(self._first(image))
+        scale = 2**network.doublings
+        cut = Cut.of(features, _TAIL_PIXELS)
+        for strip in cut.strips(network.tail_reach):
+            part = np.ascontiguousarray(strip.read(features, cut.dim))
+            values = strip.trim(self._last(self._tail(part)), cut.dim, scale)
+            offset = strip.start * scale
+            yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
+
+    def _run_trunk(self, features: Values) -> Values:
+        height, width = features.shape[HEIGHT], features.shape[WIDTH]
+        if height * width <= _MOST_FREE_PIXELS:
+            return self._trunk(features)
+        if self._of_one_size is None or self._of_one_size[0] != features.shape:
+            # Freed first: it may hold as much as the next.
+            self._of_one_size = None
+            graph = self._graphs.trunk.clone()
+            graph.reshape(list(features.shape))
+            compiled = self._compiler.compile(graph, self._precision)
+            self._of_one_size = (features.shape, compiled)
+        return self._of_one_size[1](features)
+
+
+class _Compiled:
+    """A graph that is ready to run; what it gives lasts until it is run again."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, *inputs: Values) -> Values:
+        outputs = self._request.infer(
+            dict(enumerate(inputs)), share_inputs=True, share_outputs=True
+        )
+        values: Values = outputs[0]
+        return values
+
+
+class _Compiler:
+    """Compiles graphs for this machine's CPU."""
+
+    def __init__(self, threads: int) -> None:
+        self._core = openvino.Core()
+        self._threads = threads
+
+    def compile(self, graph: Any, precision: Precision) -> _Compiled:
+        options = {
+            "INFERENCE_PRECISION_HINT": _TYPES[precision],
+            "INFERENCE_NUM_THREADS": self._threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            # Several processes of one machine would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+            "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_SIZES,
+        }
+        return _Compiled(self._core.compile_model(graph, "CPU", options))
+
+
+def _padded(image: Values, multiple: int) -> Values:
+    """Pads below and to the right: by reflection, and beyond that by repeating the last line."""
+    height, width = image.shape[HEIGHT], image.shape[WIDTH]
+    below, right = -height % multiple, -width % multiple
+    # Smaller images are none to spandrel.
+    below, right = max(below, 2 - height), max(right, 2 - width)
+    reflected = (min(below, height - 1), min(right, width - 1))
+    image = np.pad(image, ((0, 0), (0, 0), (0, reflected[0]), (0, reflected[1])), "reflect")
+    rest = (below - reflected[0], right - reflected[1])
+    return np.pad(image, ((0, 0), (0, 0), (0, rest[0]), (0, rest[1])), "edge")
+
+
+def _unshuffled(image: Values, factor: int) -> Values:
+    """Makes squares of pixels channels, as `torch.pixel_unshuffle` does."""
+    _, channels, height, width = image.shape
+    rows, columns = height // factor, width // factor
+    squares = image.reshape(1, channels, rows, factor, columns, factor)
+    ordered = squares.transpose(0, 1, 3, 5, 2, 4)
+    return np.ascontiguousarray(ordered).reshape(1, channels * factor**2, rows, columns)
+
+
+def _write(piece: _Piece, levels: np.float32, result: NDArray[Any]) -> None:
+    """Rounds a piece into its place in (H, W, C)."""
+    values = piece.values
+    _require_finite(values)
+    if result.shape[2] == 1:
+        values = values.mean(1, keepdims=True)
+    rounded = np.rint(np.clip(values[0], 0, 1) * levels)
+    part = result[piece.top :, piece.left :][: rounded.shape[1], : rounded.shape[2]]
+    part[...] = np.moveaxis(rounded, 0, 2)[: part.shape[0], : part.shape[1]]
+
+
+def _require_finite(values: Values) -> None:
+    if not np.isfinite(values).all():
+        raise ImageError(
+            ErrorCode.NOT_A_NUMBER,
+            "The network gave values that are infinite or not a number; every value must be "
+            "finite. Check the weights or use --precision fp32.",
+        )
