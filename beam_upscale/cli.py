@@ -38,7 +38,7 @@ from beam_upscale.printing import Column, Debugging, Printer, amount, flush, sho
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import UpscaleSettings, VaeTiling, weights_by_engine
-from beam_upscale.start_up import import_inference
+from beam_upscale.start_up import begin_decoding, import_inference
 from beam_upscale.termination import (
     EXIT_TERMINATED,
     INTERRUPTED,
@@ -530,6 +530,9 @@ def plan_command(
     images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
     """
     _check_beam_options(beam_options)
+    if not beam_options:
+        # With a runner of Beam's, other processes decode.
+        begin_decoding()
     import_inference()
     from beam_upscale import storage, urls, web_access
     from beam_upscale import weights as weights_cache
@@ -681,6 +684,9 @@ def run_command(
     Run the same command again to go on with a run that was interrupted, or to add new images.
     """
     _check_beam_options(beam_options)
+    if not beam_options:
+        # With a runner of Beam's, other processes decode.
+        begin_decoding()
     import_inference()
     from beam_upscale import web_access
     from beam_upscale.progress import ProgressLine

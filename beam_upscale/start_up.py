@@ -12,6 +12,13 @@ _INFERENCE = "apache_beam.ml.inference.base"
 _MANAGER = "apache_beam.ml.inference.model_manager"
 
 
+def begin_decoding() -> None:
+    """Starts a decoder, which becomes ready on another core while this process imports Beam."""
+    from beam_upscale.decoding import shared_pool
+
+    shared_pool().start_early()
+
+
 def import_inference() -> None:
     """Imports RunInference without PyTorch.
 

@@ -93,6 +93,40 @@ def wait_for_end(pid: int) -> bool:
     return False
 
 
+def test_child_that_was_started_early_serves_the_first_image() -> None:
+    with DecoderPool(2) as pool:
+        pool.start_early()
+        pool.start_early()
+        (early,) = pool._early
+
+        pool.read_header(png())
+        pool.start_early()
+
+        assert pool._idle == [early]
+        assert pool._early == []
+
+
+def test_child_that_was_started_early_ends_with_its_pool() -> None:
+    pool = DecoderPool(1)
+    pool.start_early()
+    (early,) = pool._early
+
+    pool.close()
+
+    assert early._process.returncode is not None
+
+
+def test_child_that_cannot_be_started_early_is_told_by_the_first_image(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(decoding, "_START_SECONDS", 0.0)
+    with DecoderPool(1, command=["/no/such/program"]) as pool:
+        pool.start_early()
+
+        with pytest.raises(BrokenProcessError, match="no decoder process could be started"):
+            pool.read_header(png())
+
+
 def test_child_decodes_as_this_process_does(pool: DecoderPool) -> None:
     for data in (png(), png(1, 1), png(300, 200)):
         decoded = pool.decode(data, max_pixels=MAX_PIXELS)

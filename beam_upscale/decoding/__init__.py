@@ -144,14 +144,15 @@ class _ConsumerError(Exception):
 class DecoderPool:
     """Child processes that decode images; safe to use from any number of threads.
 
-    Children are started when first needed and reused. A call waits while all of them are busy.
-    Where the system lets no further child be started, a call waits for one of those that work.
-    A process forked off starts children of its own.
+    Children are started when first needed, one of them earlier where that is asked for, and reused.
+    A call waits while all of them are busy. Where the system lets no further child be started, a
+    call waits for one of those that work. A process forked off starts children of its own.
     """
 
     _lock: threading.Lock
     _slots: threading.BoundedSemaphore
     _idle: "list[_Child]"
+    _early: "list[_Child]"
     _children: "weakref.WeakSet[_Child]"
     _working: int
 
@@ -177,6 +178,19 @@ class DecoderPool:
         self._is_closed = False
         self._forget_children()
         _pools.add(self)
+
+    def start_early(self) -> None:
+        """Starts a child, unless there is one; it becomes ready while its parent does other things.
+
+        Where none can be started, the first call that needs one finds that out.
+        """
+        with self._lock:
+            if self._is_closed or self._children:
+                return
+            with contextlib.suppress(OSError):
+                child = _Child(self.command)
+                self._early.append(child)
+                self._children.add(child)
 
     def decode(
         self, data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST
@@ -287,6 +301,10 @@ class DecoderPool:
         with self._lock:
             self._is_closed = True
             children, self._idle = self._idle, []
+            early, self._early = self._early, []
+        for child in early:
+            # It would begin its work before it saw that there is none.
+            child.kill()
         for child in children:
             child.close()
 
@@ -454,9 +472,12 @@ class DecoderPool:
             OSError: the system starts none.
             BrokenProcessError: DECODER_UNAVAILABLE, it ended at once.
         """
-        child = _Child(self.command)
         with self._lock:
-            self._children.add(child)
+            child = self._early.pop() if self._early else None
+        if child is None:
+            child = _Child(self.command)
+            with self._lock:
+                self._children.add(child)
         try:
             with self._at_work(), self._killed_when_late(child, self._timeout_seconds):
                 child.wait_until_ready()
@@ -482,6 +503,7 @@ class DecoderPool:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(self._max_processes)
         self._idle = []
+        self._early = []
         self._children = weakref.WeakSet()
         self._working = 0
 
