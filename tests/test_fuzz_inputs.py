@@ -10,7 +10,7 @@ import fuzz_inputs
 import fuzzed_images
 import pytest
 from mutated_images import FORMS, mutated
-from runs import quick, rows
+from runs import rows
 from seed_images import seed_images
 
 from beam_upscale import image
@@ -75,7 +75,7 @@ def test_no_input_is_at_fault(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_takes_all_of_them(tmp_path: Path, tiny_weights: Path) -> None:
+def test_a_run_takes_all_of_them(tmp_path: Path) -> None:
     seeds = seed_images()
     others = [data for each in seeds.values() for data in each]
     (tmp_path / "in").mkdir()
@@ -83,12 +83,12 @@ def test_a_run_takes_all_of_them(tmp_path: Path, tiny_weights: Path) -> None:
         format_ = list(seeds)[number % len(seeds)]
         data = mutated(random.Random(f"run-{number}"), format_, seeds[format_], others)
         (tmp_path / f"in/{number:03}.{format_}").write_bytes(data)
-    network = Path(__file__).with_name("nearest_network.py")
-    command = [sys.executable, network, "run", tmp_path / "in", tmp_path / "out"]
+    command = [sys.executable, "-m", "beam_upscale", "run", tmp_path / "in", tmp_path / "out"]
 
     finished = subprocess.run(
-        [*command, *quick(tiny_weights)], capture_output=True, text=True, check=False
-    )
+        [*command, "--weights", "nearest", "--workers", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
 
     found = rows(tmp_path / "out")
     codes = Counter(row.error_code for row in found.values())

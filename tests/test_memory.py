@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,7 @@ MIB = 2**20
 GIB = 2**30
 SECONDS_BETWEEN_SAMPLES = 0.05
 
-# `beam-upscale` whose network takes no time.
-NEAREST = [str(Path(__file__).with_name("nearest_network.py"))]
+NO_NETWORK = ["--weights", "nearest", "--workers", "2"]
 
 Report = Callable[[str], None]
 
@@ -93,11 +92,9 @@ def resident(process: psutil.Process) -> int:
     return total
 
 
-def peak_of_run(
-    folder: Path, output: Path, *options: str, program: Sequence[str] = ("-m", "beam_upscale")
-) -> int:
+def peak_of_run(folder: Path, output: Path, *options: str) -> int:
     """The peak of `beam-upscale run` as a user starts it, in bytes."""
-    command = [sys.executable, *program, "run", str(folder), str(output), *options]
+    command = [sys.executable, "-m", "beam_upscale", "run", str(folder), str(output), *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     with watched(psutil.Process(process.pid)) as peak:
         _, errors = process.communicate()
@@ -107,7 +104,7 @@ def peak_of_run(
 
 
 def test_memory_does_not_grow_with_the_dataset(
-    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image], report: Report
+    tmp_path: Path, photograph: Callable[..., Image.Image], report: Report
 ) -> None:
     side, few, many = 416, 300, 3000
     folders = [tmp_path / "few", tmp_path / "many"]
@@ -119,11 +116,9 @@ def test_memory_does_not_grow_with_the_dataset(
                 photograph(number, side, side).save(path)
             else:
                 path.hardlink_to(folder / f"{number % 20:04}.jpg")
-    options = [*quick(tiny_weights)[:-1], "2", "--format", "jpeg"]
+    options = [*NO_NETWORK, "--format", "jpeg"]
 
-    low, high = (
-        peak_of_run(folder, Path(f"{folder}-out"), *options, program=NEAREST) for folder in folders
-    )
+    low, high = (peak_of_run(folder, Path(f"{folder}-out"), *options) for folder in folders)
 
     allowance = low // 10
     pixels = many * side * side * 3
@@ -152,9 +147,7 @@ def test_large_image_in_tiles(
 @pytest.mark.parametrize(
     ("suffix", "side"), [(".jpg[Q=90]", 16_000), (".tif[tile,compression=deflate]", 12_000)]
 )
-def test_giant_tile_by_tile(
-    tmp_path: Path, tiny_weights: Path, report: Report, suffix: str, side: int
-) -> None:
+def test_giant_tile_by_tile(tmp_path: Path, report: Report, suffix: str, side: int) -> None:
     # By rows, and by region.
     folder, part = tmp_path / "in", 1000
     folder.mkdir()
@@ -163,12 +156,12 @@ def test_giant_tile_by_tile(
     busy.copy(interpretation="srgb").replicate(side // part, side // part).write_to_file(
         f"{folder / 'giant'}{suffix}"
     )
-    options = [*quick(tiny_weights)[:-1], "2", "--oversize", "tile", "--format", "tiff"]
+    options = [*NO_NETWORK, "--oversize", "tile", "--format", "tiff"]
     options += ["--max-input-pixels", str(side**2), "--fan-out-above", "500"]
     # The real network takes a machine hours, and no more memory than for any one tile.
     started = time.monotonic()
 
-    peak = peak_of_run(folder, tmp_path / "out", *options, program=NEAREST)
+    peak = peak_of_run(folder, tmp_path / "out", *options)
 
     seconds = time.monotonic() - started
     name = suffix.partition("[")[0]

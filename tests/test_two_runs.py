@@ -12,11 +12,12 @@ import faults
 import pytest
 import two_runs
 from runs import ENGINE, command, rows
-from two_runs import Command, at_once, pictures, standing, the_line, words
+from two_runs import WEIGHTS, Command, pictures, standing, the_line, words
 
 from beam_upscale import Upscale, WriteDataset, sinks
 from beam_upscale import preview as preview_module
 from beam_upscale.dataset import DatasetFolder
+from beam_upscale.inference.baseline import Resampler
 from beam_upscale.local_runner import new_pipeline
 from beam_upscale.sinks import new_run_id
 from beam_upscale.sources import ReadImages
@@ -61,10 +62,10 @@ def test_a_second_run_is_refused_while_the_first_works_sleeps_and_works_on(
     first.wait_until_it_stands()
     left = everything(output)
 
-    second = Command(tmp_path / "2", *words(other, output, options), prepare=at_once).finished()
+    second = Command(tmp_path / "2", *words(other, output, options)).finished()
     first.signal(signal.SIGSTOP)
     overwriting = [*options, "--overwrite"]
-    third = Command(tmp_path / "3", *words(other, output, overwriting), prepare=at_once).finished()
+    third = Command(tmp_path / "3", *words(other, output, overwriting)).finished()
     verified = command("verify", output)
     now = everything(output)
     first.signal(signal.SIGCONT)
@@ -108,7 +109,7 @@ def test_the_output_of_a_killed_run_is_taken_over(
     images = {name: data for name, data in everything(output).items() if name.startswith("images")}
     first.kill()
 
-    second = Command(tmp_path / "2", *words(source, output), prepare=at_once).finished()
+    second = Command(tmp_path / "2", *words(source, output)).finished()
 
     assert second.code == 0
     assert done
@@ -184,7 +185,7 @@ def _own(source: Path, output: Path, lease_seconds: float = 30.0) -> beam.Pipeli
     results = (
         pipeline
         | ReadImages(str(source), str(output), lease_seconds=lease_seconds)
-        | Upscale(ENGINE, device="cpu", precision="fp32", threads=1)
+        | Upscale(ENGINE, weights=WEIGHTS)
         | WriteDataset(str(output), run_id=new_run_id(), lease_seconds=lease_seconds)
     )
     del results
@@ -192,26 +193,24 @@ def _own(source: Path, output: Path, lease_seconds: float = 30.0) -> beam.Pipeli
 
 
 @pytest.fixture
-def network(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
-    """Has the network of this process repeat pixels, and do something before."""
-    from beam_upscale.inference import esrgan
-
-    monkeypatch.setattr(esrgan.EsrganHandler, "load_model", esrgan.EsrganHandler.load_model)
-    return two_runs.repeat_pixels
+def before_each_image(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+    """Has the baseline of this process do something before each image, in this test."""
+    monkeypatch.setattr(Resampler, "enlarge", Resampler.enlarge)
+    return two_runs.before_each_image
 
 
 def test_a_pipeline_of_ones_own_and_a_run_keep_each_other_out(
-    tmp_path: Path, source: Path, network: Callable[[Callable[[], None]], None]
+    tmp_path: Path, source: Path, before_each_image: Callable[[Callable[[], None]], None]
 ) -> None:
     output = tmp_path / "out"
     (tmp_path / "own").mkdir()
-    network(two_runs.wait_at(3, tmp_path / "own"))
+    before_each_image(two_runs.wait_at(3, tmp_path / "own"))
     own, late = _own(source, output, 2), _own(source, output, 2)
     thread = threading.Thread(target=lambda: own.run().wait_until_finish())
     thread.start()
     two_runs.until((tmp_path / "own" / "waits").exists)
 
-    run = Command(tmp_path / "1", *words(source, output), prepare=at_once).finished()
+    run = Command(tmp_path / "1", *words(source, output)).finished()
     left = everything(output)
     with pytest.raises(Exception, match="output_held"):
         late.run().wait_until_finish()
@@ -230,10 +229,7 @@ def test_a_pipeline_of_ones_own_and_a_run_keep_each_other_out(
     assert_done(output, source)
 
 
-def test_a_pipeline_of_ones_own_is_refused_by_a_run(
-    tmp_path: Path, source: Path, network: Callable[[Callable[[], None]], None]
-) -> None:
-    network(lambda: None)
+def test_a_pipeline_of_ones_own_is_refused_by_a_run(tmp_path: Path, source: Path) -> None:
     output = tmp_path / "out"
     run = Command(tmp_path / "1", *words(source, output), prepare=standing())
     run.wait_until_it_stands()
@@ -251,19 +247,17 @@ def test_a_pipeline_of_ones_own_is_refused_by_a_run(
 def test_a_pipeline_of_ones_own_that_broke_leaves_no_thread_that_holds_the_output(
     tmp_path: Path,
     source: Path,
-    network: Callable[[Callable[[], None]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("the commit broke")
 
     output = tmp_path / "out"
-    network(lambda: None)
     monkeypatch.setattr(sinks, "commit_shard", fail)
     with pytest.raises(Exception, match="the commit broke"):
         _own(source, output, lease_seconds=1).run().wait_until_finish()
 
-    finished = Command(tmp_path / "1", *words(source, output), prepare=at_once).finished()
+    finished = Command(tmp_path / "1", *words(source, output)).finished()
 
     assert finished.code == 0, finished
     assert_done(output, source)

@@ -5,20 +5,18 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nearest_network import doubled
 from PIL import Image
 from runs import Finished, command_in_child, do_nothing, processes
 
-from beam_upscale.batching import Batcher
-from beam_upscale.inference import esrgan
+from beam_upscale.inference.baseline import Resampler
 
 PATIENCE = 120
-QUICK = ("--device=cpu", "--precision=fp32", "--threads=1", "--workers=1", "--quiet")
+WEIGHTS = "nearest"
 
 
 def pictures(folder: Path, count: int, seed: int = 0) -> Path:
@@ -31,14 +29,15 @@ def pictures(folder: Path, count: int, seed: int = 0) -> Path:
     return folder
 
 
-def repeat_pixels(before: Callable[[], None] = do_nothing) -> None:
-    """Has the network of this process repeat each pixel; something is done before each pass."""
+def before_each_image(act: Callable[[], None]) -> None:
+    """Has the baseline of this process do something before each image."""
+    enlarge = Resampler.enlarge
 
-    def network(patches: Iterable[Any]) -> list[np.ndarray]:
-        before()
-        return doubled(list(patches))
+    def enlarge_after(self: Resampler, *arguments: Any) -> Any:
+        act()
+        return enlarge(self, *arguments)
 
-    esrgan.EsrganHandler.load_model = lambda _: Batcher(network)  # type: ignore[method-assign]
+    Resampler.enlarge = enlarge_after  # type: ignore[method-assign]
 
 
 def wait_at(image: int, folder: Path) -> Callable[[], None]:
@@ -54,8 +53,8 @@ def wait_at(image: int, folder: Path) -> Callable[[], None]:
 
 
 def stand_still_at(image: int, folder: Path) -> None:
-    """Has the network of this process wait at an image."""
-    repeat_pixels(wait_at(image, folder))
+    """Has the baseline of this process wait at an image."""
+    before_each_image(wait_at(image, folder))
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -134,9 +133,8 @@ def standing(image: int = 3) -> Callable[[Path], None]:
 
 def at_once(_: Path) -> None:
     """Has a command not wait."""
-    repeat_pixels()
 
 
 def words(source: object, output: object, options: Sequence[str] = ()) -> Iterator[object]:
-    """Of `beam-upscale run`, with a network that takes no time."""
-    yield from ("run", source, output, *QUICK, *options)
+    """Of `beam-upscale run`, without a network."""
+    yield from ("run", source, output, "--weights", WEIGHTS, "--workers=1", "--quiet", *options)
