@@ -532,6 +532,8 @@ class TiffInfo:
         masks: how many pictures are marked as masks.
         inner_pictures: how many pictures the directory's SubIFDs field points to.
         is_tiled: whether pixels lie in tiles, else in strips.
+        parts: strips or tiles that the picture takes, of each plane where it is planar.
+        has_spare_parts: whether the directory points to more of them.
         has_lengths: whether it is said how long these are.
         is_big_endian_big: whether it is a big-endian BigTIFF.
         data_end: the byte after the last byte of pixels that the directory points to.
@@ -557,6 +559,8 @@ class TiffInfo:
     masks: int
     inner_pictures: int
     is_tiled: bool
+    parts: int
+    has_spare_parts: bool
     has_lengths: bool
     is_big_endian_big: bool
     data_end: int
@@ -613,6 +617,9 @@ class _TiffLayout:
 
 TIFF_UNCOMPRESSED = 1
 """The value of TIFF's Compression for samples as they are."""
+
+TIFF_OLD_JPEG = 6
+"""The value of TIFF's Compression for a JPEG that other fields may point to."""
 
 CMYK_INKS = 1
 """The value of TIFF's InkSet for cyan, magenta, yellow and black."""
@@ -673,8 +680,9 @@ def tiff_info(data: bytes) -> TiffInfo:
 
     Raises:
         ImageError: CORRUPT where the file has no directory with a width and a height, or one that
-            says of the same pixels that they lie in strips and in tiles; TRUNCATED where a
-            directory or a field's values lie beyond the end of `data`.
+            says of the same pixels that they lie in strips and in tiles, or that points to fewer
+            of these than the picture takes; TRUNCATED where a directory or a field's values lie
+            beyond the end of `data`; UNSUPPORTED_FORMAT where a strip or tile is left out.
     """
     layout = _tiff_layout(data)
     pages = _tiff_pages(data, layout)
@@ -688,6 +696,12 @@ def tiff_info(data: bytes) -> TiffInfo:
     _check_tiff_parts(tags, width, height)
     _check_strips_or_tiles(tags, places)
     samples = _first(tags, 277, 1)
+    is_planar = _first(tags, 284, 1) == _PLANAR
+    starts = places.get(324, places.get(273))
+    parts = _tiff_parts(tags, width, height)
+    all_parts = parts * (samples if is_planar else 1)
+    if starts is not None and _first(tags, 259, TIFF_UNCOMPRESSED) != TIFF_OLD_JPEG:
+        _check_tiff_starts(starts, all_parts, layout)
     is_reduced_copy = (directory, _REDUCED_COPY) in [(start, kind & 1) for start, kind in pages]
     return TiffInfo(
         directory=directory,
@@ -701,7 +715,7 @@ def tiff_info(data: bytes) -> TiffInfo:
         photometric=_first(tags, 262, Photometric.WHITE_IS_ZERO if samples == 1 else -1),
         samples_per_pixel=samples,
         extra_samples=tags.get(338, ()),
-        is_planar=_first(tags, 284, 1) == _PLANAR,
+        is_planar=is_planar,
         ink_set=_first(tags, 332, CMYK_INKS),
         color_map=tags.get(320, ()),
         orientation=orientation if 1 <= orientation <= 8 else 1,
@@ -711,6 +725,8 @@ def tiff_info(data: bytes) -> TiffInfo:
         masks=sum(kind & _MASK > 0 for start, kind in pages if start != directory),
         inner_pictures=len(tags.get(330, ())),
         is_tiled=324 in places,
+        parts=parts,
+        has_spare_parts=starts is not None and len(starts) > all_parts,
         has_lengths=279 in places or 325 in places,
         is_big_endian_big=(layout.order, layout.offset) == (">", "Q"),
         data_end=_tiff_data_end(places),
@@ -840,12 +856,13 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
     kept = _entries_with_values(data, layout, info.directory)
     where, lengths = (324, 325) if info.is_tiled else (273, 279)
     _, places = _tiff_fields(data, layout, info.directory)
-    blocks, odd = divmod(len(places.get(where, ())), planes)
-    if odd or blocks == 0 or len(places.get(lengths, ())) != blocks * planes:
+    blocks = info.parts
+    found = [len(places.get(tag, ())) for tag in (where, lengths)]
+    if min(found) < blocks * planes:
         raise ImageError(
             ErrorCode.CORRUPT,
-            f"TIFF of {planes} planes in {len(places.get(where, ()))} strips or tiles, with "
-            f"{len(places.get(lengths, ()))} lengths; each plane takes as many",
+            f"TIFF of {planes} planes in {found[0]} strips or tiles, with {found[1]} lengths; "
+            f"each plane takes {blocks}",
         )
     kept |= {
         258: (3, bands, layout.pack("H", [info.bits_per_sample] * bands)),
@@ -1122,7 +1139,7 @@ def _check_tiff_parts(tags: _TiffTags, width: int, height: int) -> None:
     Raises:
         ImageError: UNSUPPORTED_FORMAT.
     """
-    is_planar = _first(tags, 284, 1) == 2
+    is_planar = _first(tags, 284, 1) == _PLANAR
     bits = _first(tags, 258, 1) * (1 if is_planar else _first(tags, 277, 1))
     strip = width * min(height, _first(tags, 278, height))
     tile = _first(tags, 322, 0) * _first(tags, 323, 0)
@@ -1153,6 +1170,52 @@ def _check_strips_or_tiles(tags: _TiffTags, places: _TiffPlaces) -> None:
             ErrorCode.CORRUPT,
             f"TIFF whose fields {said} say that the same pixels lie in strips and in tiles; "
             "save it anew",
+        )
+
+
+def _tiff_parts(tags: _TiffTags, width: int, height: int) -> int:
+    """The strips or tiles that one plane of a picture takes.
+
+    Raises:
+        ImageError: CORRUPT, tiles have no width or height.
+    """
+    if not width or not height:
+        return 0
+    if not {322, 323} & tags.keys():
+        # Codecs take 0 for all rows, as they do where the field is not there.
+        return -(-height // (_first(tags, 278, 0) or height))
+    across, down = _first(tags, 322, 0), _first(tags, 323, 0)
+    if across <= 0 or down <= 0:
+        raise ImageError(ErrorCode.CORRUPT, f"TIFF of tiles of {across} x {down} px")
+    return -(-width // across) * -(-height // down)
+
+
+def _check_tiff_starts(
+    starts: NDArray[np.unsignedinteger[Any]], needed: int, layout: _TiffLayout
+) -> None:
+    """Checks that there is data for all pixels.
+
+    Codecs leave the pixels of a missing strip or tile black, or decode the file's header for them.
+
+    Args:
+        starts: where the strips or tiles lie.
+        needed: how many of them the picture takes.
+        layout: of the file.
+
+    Raises:
+        ImageError: CORRUPT, there are fewer; UNSUPPORTED_FORMAT, some are left out on purpose.
+    """
+    if len(starts) < needed:
+        raise ImageError(
+            ErrorCode.CORRUPT,
+            f"TIFF that points to {len(starts)} strips or tiles; its size takes {needed}",
+        )
+    empty = int((starts[:needed] < layout.head_size).sum())
+    if empty:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            f"sparse TIFF: {empty} of its {needed} strips or tiles lie nowhere in the file; save "
+            "it whole, for example with gdal_translate -co SPARSE_OK=FALSE",
         )
 
 

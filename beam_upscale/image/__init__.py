@@ -9,6 +9,7 @@ with alpha apart:
 | gray, RGB, 16 bits (PNG, TIFF) | uint16 |
 | alpha | kept apart from the color; associated (premultiplied) alpha is divided out |
 | palette | RGB, also where all its entries are gray; transparent entries become alpha |
+| palette of 8-bit values (TIFF, whose own have 16) | RGB of these values |
 | transparent color (PNG's tRNS) | alpha |
 | 1, 2, 4 bits | 8-bit gray over the full range |
 | CMYK | sRGB through the embedded profile, which is then dropped; else by Pillow's formula |
@@ -17,6 +18,7 @@ with alpha apart:
 | TIFF of 12, 24, 32 or 64 bits, signed or float, of 16-bit CMYK, of plain YCbCr | refused |
 | TIFF in planes, with more extra samples than alpha | color and the first alpha, if any |
 | TIFF whose samples no codec gives with certainty (`image/tiff.py`), camera raw files | refused |
+| TIFF that lacks strips or tiles, or leaves some empty (sparse) | refused |
 | JPEG of 12 or 16 bits | refused |
 | several frames or pages | the first (HEIC: the primary); reduced copies and masks do not count |
 | EXIF orientation | applied to the pixels, and 1 in the EXIF block |

@@ -3,7 +3,7 @@
 | in the file | read by |
 | --- | --- |
 | 16 bits, pixel by pixel, with no associated alpha but right behind the color; WebP | libvips |
-| up to 8 bits, pixel by pixel, of a kind that Pillow knows, but for CCITT's codes | Pillow |
+| up to 8 bits, pixel by pixel, of a kind that Pillow reads right | Pillow |
 | others of gray, RGB, palette and CMYK, where compression leaves samples apart | `BareTiff` |
 | what none of these gives with certainty | refused |
 """
@@ -88,7 +88,7 @@ _KNOWN_TO_PILLOW: dict[int, frozenset[tuple[int, ...]]] = {
 }
 """Extra samples by photometric interpretation that Pillow reads in 8 bits (`OPEN_INFO`)."""
 
-_OLD_JPEG, JPEG, _WEBP = 6, 7, 50001
+_OLD_JPEG, JPEG, _WEBP = containers.TIFF_OLD_JPEG, 7, 50001
 _LZMA_OR_ZSTD = frozenset({34925, 50000})
 _PACKED = frozenset({containers.TIFF_UNCOMPRESSED, 5, 8, 32773, 32946})
 """None, LZW, Deflate (two numbers) and PackBits: what both codecs know, and the same for all."""
@@ -209,6 +209,9 @@ def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
 def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> bool:
     if info.compression not in _PILLOW_COMPRESSIONS or info.bits_per_sample == 16:
         return False
+    # It would put spare strips where the first ones belong, and takes 8-bit colors for black.
+    if info.has_spare_parts or has_8_bit_color_map(info):
+        return False
     # It takes a big-endian BigTIFF's directory for one of a classic TIFF.
     if info.is_big_endian_big or not _is_clear(info, extra):
         return False
@@ -220,6 +223,14 @@ def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> 
     if info.bits_per_sample == 8:
         return extra in _KNOWN_TO_PILLOW[info.photometric]
     return not extra and colors == 1
+
+
+def has_8_bit_color_map(info: TiffInfo) -> bool:
+    """Whether a palette's values seem to be of 8 bits, which some programs write for 16.
+
+    Libtiff's tools tell it so too.
+    """
+    return info.photometric == Photometric.PALETTE and 0 < max(info.color_map, default=0) < 256
 
 
 def is_for_vips(info: TiffInfo) -> bool:
@@ -297,7 +308,8 @@ class BareTiff:
     def notes(self) -> tuple[str, ...]:
         """What is said of samples that are not given as they are in the file."""
         if self._layout.mode == "P":
-            return ("palette expanded",)
+            scaled = ("8-bit palette scaled",) if has_8_bit_color_map(self._info) else ()
+            return ("palette expanded", *scaled)
         if self._layout.mode in ("1", "1A"):
             return ("1-bit as 8-bit grayscale",)
         return ()
@@ -342,7 +354,8 @@ class BareTiff:
                 f"TIFF with a palette of {len(values)} values, the largest of which is "
                 f"{max(values, default=0)}; {3 * entries} up to 65535 are needed",
             )
-        return (np.array(values, np.uint16) // 256).astype(np.uint8).reshape(3, entries).T
+        unit = 1 if has_8_bit_color_map(self._info) else 256
+        return (np.array(values, np.uint16) // unit).astype(np.uint8).reshape(3, entries).T
 
 
 def _divided(color: Pixels, alpha: Pixels) -> Pixels:

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import itertools
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tiff_files import ASCII, DEFLATE, LONG, LZMA, LZW, PACKBITS, SHORT, Page, t
 from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import DecodedImage
+from beam_upscale.image.directories import Layout, fields_by_tag, numbers_of
 from beam_upscale.image.regions import open_picture
 
 MAX_PIXELS = 1_000_000
@@ -261,6 +262,69 @@ def without(page: Page, *tags: int) -> bytes:
     data += bytes(len(data) % 2)
     struct.pack_into("<I", data, 4, len(data))
     return bytes(data + struct.pack("<H", len(kept)) + b"".join(kept) + bytes(4))
+
+
+PARTS = [
+    pytest.param(page_of(8, RGB, ()), id="plain strips"),
+    pytest.param(page_of(8, RGB, (), compression=DEFLATE), id="Deflate"),
+    pytest.param(page_of(8, RGB, (), tile=(16, 16)), id="plain tiles"),
+    pytest.param(page_of(8, BLACK_IS_ZERO, (), tile=(16, 16), compression=LZW), id="LZW tiles"),
+    pytest.param(page_of(8, PALETTE, ()), id="palette"),
+    pytest.param(page_of(8, RGB, (), planes=True), id="planes"),
+    pytest.param(page_of(16, RGB, ()), id="16 bits"),
+    pytest.param(page_of(1, BLACK_IS_ZERO, ()), id="1 bit"),
+]
+
+
+def with_places(page: Page, change: Callable[[list[int]], list[int]]) -> bytes:
+    """A page whose strips or tiles lie elsewhere, or are more or fewer than it takes."""
+    data = tiff(page)
+    layout = Layout.of(data)
+    assert layout is not None
+    fields = fields_by_tag(data, layout, layout.first)
+    changed: dict[int, tuple[int, list[int]]] = {}
+    for tag in {273, 279, 324, 325} & fields.keys():
+        found = numbers_of(data, layout, fields[tag])
+        changed[tag] = (LONG, change([int(each) for each in found]))
+    return tiff(dataclasses.replace(page, tags={**page.tags, **changed}))
+
+
+def both_errors(data: bytes, path: Path) -> set[ErrorCode]:
+    with pytest.raises(ImageError) as caught:
+        by_rows(data, path)
+    return {error_of(data).code, caught.value.code}
+
+
+@pytest.mark.parametrize("page", PARTS)
+def test_pictures_of_which_parts_are_missing_are_refused(page: Page, tmp_path: Path) -> None:
+    fewer = with_places(page, lambda found: found[:-1])
+    sparse = with_places(page, lambda found: [*found[:-1], 0])
+
+    assert both_errors(fewer, tmp_path / "fewer") == {ErrorCode.CORRUPT}
+    assert both_errors(sparse, tmp_path / "sparse") == {ErrorCode.UNSUPPORTED_FORMAT}
+
+
+@pytest.mark.parametrize("page", PARTS)
+def test_spare_parts_are_left_alone(page: Page, tmp_path: Path) -> None:
+    spare = with_places(page, lambda found: [*found, found[1]])
+    expected = joined(decode(tiff(page)))
+
+    np.testing.assert_array_equal(joined(decode(spare)), expected)
+    np.testing.assert_array_equal(by_rows(spare, tmp_path / "picture"), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_palettes_of_8_bit_values_are_scaled(bits: int, tmp_path: Path) -> None:
+    page = page_of(bits, PALETTE, ())
+    values = [each // 257 for each in page.tags[320][1]]
+    data = tiff(dataclasses.replace(page, tags={320: (SHORT, values)}))
+
+    found = decode(data)
+
+    np.testing.assert_array_equal(found.color, shown_by(page))
+    np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), found.color)
+    assert found.notes == ("palette expanded", "8-bit palette scaled")
+    assert decode(tiff(page)).notes == ("palette expanded",)
 
 
 def test_missing_fields_have_the_same_meaning_to_all_codecs(tmp_path: Path) -> None:
