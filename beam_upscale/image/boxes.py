@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from beam_upscale.containers import Chunk, unpack
-from beam_upscale.errors import ImageError
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.image.av1 import CodedSize, coded_size
 from beam_upscale.image.color_tags import ColorTags, of_code_points
 
 _MOST_BOXES = 65_536
@@ -102,7 +103,12 @@ class _Boxes:
             for each in _boxes(data, box.start, box.end)
         ]
         numbers = [
-            each for box in below if box.type == b"ipma" for each in _associated(data, box, primary)
+            number
+            for box in below
+            if box.type == b"ipma"
+            for item, own in _associations(data, box)
+            if item == primary
+            for number in own
         ]
         return cls(data, meta, tuple(known[n - 1] for n in numbers if 1 <= n <= len(known)))
 
@@ -132,8 +138,8 @@ def _number(data: bytes, at: int, size: int) -> int:
     return int.from_bytes(data[at : at + size], "big")
 
 
-def _associated(data: bytes, box: Chunk, item: int) -> Iterator[int]:
-    """Yields the numbers of an item's properties, in their order."""
+def _associations(data: bytes, box: Chunk) -> Iterator[tuple[int, list[int]]]:
+    """Yields items and the numbers of their properties, in their order."""
     version, flags = _number(data, box.start, 1), _number(data, box.start + 3, 1)
     item_size, number_size = (2 if version < 1 else 4), (2 if flags & 1 else 1)
     mask = 0x7FFF if flags & 1 else 0x7F
@@ -141,9 +147,124 @@ def _associated(data: bytes, box: Chunk, item: int) -> Iterator[int]:
     for _ in range(min(count, _MOST_BOXES)):
         if at + item_size >= box.end:
             return
-        found, numbers = _number(data, at, item_size), _number(data, at + item_size, 1)
+        item, numbers = _number(data, at, item_size), _number(data, at + item_size, 1)
         at += item_size + 1
-        if found == item:
-            for place in range(at, min(at + numbers * number_size, box.end), number_size):
-                yield _number(data, place, number_size) & mask
+        places = range(at, min(at + numbers * number_size, box.end), number_size)
+        yield item, [_number(data, place, number_size) & mask for place in places]
         at += numbers * number_size
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """The size that boxes say of a picture, and where its AV1 stream lies."""
+
+    width: int
+    height: int
+    start: int
+    end: int
+
+
+def check_coded_sizes(data: bytes) -> None:
+    """Checks that the pictures in an AVIF are coded in the sizes that its boxes say.
+
+    Decoders stretch them to these without a word.
+
+    Raises:
+        ImageError: CORRUPT.
+    """
+    for claim in _claims(data):
+        coded = _coded_size(data, claim)
+        if coded is not None and not coded.is_of(claim.width, claim.height):
+            raise ImageError(
+                ErrorCode.CORRUPT,
+                f"AVIF that says {claim.width} x {claim.height} px of a picture coded in "
+                f"{coded.width} x {coded.height}",
+            )
+
+
+def _coded_size(data: bytes, claim: _Claim) -> CodedSize | None:
+    try:
+        return coded_size(data, claim.start, claim.end)
+    except ImageError:
+        # Its decoder tells better what is missing.
+        return None
+
+
+def _claims(data: bytes) -> list[_Claim]:
+    """All that can be read; of damaged boxes none."""
+    found: list[_Claim] = []
+    try:
+        for box in _boxes(data, 0, len(data)):
+            if box.type == b"meta":
+                found += _item_claims(data, box)
+            elif box.type == b"moov":
+                tracks = (each for each in _boxes(data, box.start, box.end) if each.type == b"trak")
+                found += [claim for track in tracks if (claim := _track_claim(data, track))]
+    except ImageError:
+        return []
+    return found
+
+
+def _item_claims(data: bytes, meta: Chunk) -> Iterator[_Claim]:
+    inside = {box.type: box for box in _boxes(data, meta.start + 4, meta.end)}
+    if b"iprp" not in inside or b"iloc" not in inside:
+        return
+    places = _item_places(data, inside[b"iloc"], inside.get(b"idat"))
+    below = list(_boxes(data, inside[b"iprp"].start, inside[b"iprp"].end))
+    known = [p for box in below if box.type == b"ipco" for p in _boxes(data, box.start, box.end)]
+    for box in below:
+        if box.type != b"ipma":
+            continue
+        for item, numbers in _associations(data, box):
+            own = {known[n - 1].type: known[n - 1] for n in numbers if 1 <= n <= len(known)}
+            if item in places and own.keys() >= {b"av1C", b"ispe"}:
+                width, height = unpack(">II", data, own[b"ispe"].start + 4)
+                yield _Claim(width, height, *places[item])
+
+
+def _item_places(data: bytes, iloc: Chunk, idat: Chunk | None) -> dict[int, tuple[int, int]]:
+    """Where the first bytes of each item lie (ISO/IEC 14496-12, 8.11.3)."""
+    version, sizes = unpack(">B3xH", data, iloc.start)
+    offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
+    index_size = sizes & 15 if version in (1, 2) else 0
+    id_size = 2 if version < 2 else 4
+    count, at = _number(data, iloc.start + 6, id_size), iloc.start + 6 + id_size
+    found: dict[int, tuple[int, int]] = {}
+    for _ in range(min(count, _MOST_BOXES)):
+        item, method = _number(data, at, id_size), 0
+        at += id_size
+        if version in (1, 2):
+            method = _number(data, at, 2) & 15
+            at += 2
+        base = _number(data, at + 2, base_size)
+        at += 2 + base_size
+        extents = _number(data, at, 2)
+        first = at + 2 + index_size
+        start = base + _number(data, first, offset_size)
+        length = _number(data, first + offset_size, length_size)
+        at += 2 + extents * (index_size + offset_size + length_size)
+        if at > iloc.end:
+            break
+        # Method 0 counts from the beginning of the file, 1 from that of the box for small items.
+        if extents and (method == 0 or (method == 1 and idat is not None)):
+            start += idat.start if method == 1 and idat is not None else 0
+            found.setdefault(item, (start, start + length if length else len(data)))
+    return found
+
+
+def _track_claim(data: bytes, track: Chunk) -> _Claim | None:
+    """The claim of a sequence of pictures; None where it is not of AV1."""
+    header = _first(data, b"tkhd", track.start, track.end)
+    table: Chunk | None = track
+    for kind in (b"mdia", b"minf", b"stbl"):
+        table = table and _first(data, kind, table.start, table.end)
+    if header is None or table is None:
+        return None
+    inside = {box.type: box for box in _boxes(data, table.start, table.end)}
+    kinds, chunks = inside.get(b"stsd"), inside.get(b"stco") or inside.get(b"co64")
+    if kinds is None or chunks is None or data[kinds.start + 12 : kinds.start + 16] != b"av01":
+        return None
+    (start,) = unpack(">I" if chunks.type == b"stco" else ">Q", data, chunks.start + 8)
+    # They are the last numbers of the box, of 16 bits before and behind the point.
+    width, height = unpack(">II", data, header.end - 8)
+    return _Claim(width >> 16, height >> 16, start, len(data))

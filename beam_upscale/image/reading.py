@@ -26,7 +26,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import beside, color_tags, jpeg, profiles, tiff, xmp
 from beam_upscale.image import exif as exif_blocks
 from beam_upscale.image.beside import Beside
-from beam_upscale.image.boxes import has_exif, without_exif
+from beam_upscale.image.boxes import check_coded_sizes, has_exif, without_exif
 from beam_upscale.image.codecs import (
     damage_as_image_error,
     forget_errors,
@@ -383,6 +383,8 @@ def _inspect_iso(format_: str, data: bytes) -> Source:
     containers.check_boxes(data, format_)
     source = _inspect_by_pillow(format_, data)
     containers.check_iso_sizes(data, format_, source.header.width * source.header.height)
+    if format_ == "avif":
+        check_coded_sizes(data)
     return source
 
 
