@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,8 +19,7 @@ def sha256_of(path: Path) -> str:
         OSError: something of it cannot be read.
     """
     if not path.is_dir():
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return _sha256_of_file(path)
     names = files_of(path)
     if not names:
         raise SettingsError(
@@ -28,6 +28,33 @@ def sha256_of(path: Path) -> str:
             "diffusers' layout, with model_index.json in it.",
         )
     return folder_sha256({name: sha256_of(path / name) for name in names})
+
+
+# Of files that this process has read, by what changes with their content. A run asks twice: when
+# it pins its weights, and when it loads them.
+_known: dict[tuple[int, ...], str] = {}
+
+# File systems' clocks are coarse: a file may be written twice at what they call one time.
+_SECONDS_UNTIL_SETTLED = 2.0
+
+
+def _sha256_of_file(path: Path) -> str:
+    version = _version_of(path)
+    if version is not None and version in _known:
+        return _known[version]
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if version is not None and version == _version_of(path):
+        _known[version] = found
+    return found
+
+
+def _version_of(path: Path) -> tuple[int, ...] | None:
+    """What differs once a file's content does; None where it may have changed just now."""
+    found = path.stat()
+    if time.time() - max(found.st_mtime, found.st_ctime) < _SECONDS_UNTIL_SETTLED:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def folder_sha256(sha256_by_name: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from weight_files import write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.weights import files_of, folder_sha256, sha256_of
+from beam_upscale.weights import digest, files_of, folder_sha256, sha256_of
 
 
 def sha256(content: bytes) -> str:
@@ -20,6 +21,46 @@ def test_the_sha256_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     path.write_bytes(b"weights")
 
     assert sha256_of(path) == sha256(b"weights")
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The SHA-256 that were computed from a file's bytes, in order."""
+    found: list[str] = []
+
+    def compute(*arguments: Any) -> Any:
+        computed = plain_digest(*arguments)
+        found.append(computed.hexdigest())
+        return computed
+
+    plain_digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", compute)
+    return found
+
+
+def test_a_file_is_read_once(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_SECONDS_UNTIL_SETTLED", 0.0)
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"weights")
+
+    assert sha256_of(path) == sha256_of(path) == sha256(b"weights")
+    assert len(reads) == 1
+
+    before = path.stat()
+    path.write_bytes(b"changed")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+
+    assert sha256_of(path) == sha256(b"changed")
+
+
+def test_a_file_that_was_written_just_now_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+    path = tmp_path / "mine.pth"
+    path.write_bytes(b"weights")
+
+    assert sha256_of(path) == sha256_of(path)
+    assert len(reads) == 2
 
 
 def test_the_sha256_of_a_folder_is_that_of_what_sha256sum_prints(tmp_path: Path) -> None:
