@@ -73,23 +73,20 @@ def test_plan_imports_no_network(photos: Path) -> None:
     assert heavy_imports("plan", photos) <= OF_BEAM | OF_IMAGES
 
 
-def test_run_of_a_baseline_imports_no_network(photos: Path) -> None:
-    output = photos.parent / "output"
-
-    imported = heavy_imports("run", photos, output, "--weights", "nearest")
-
-    assert imported <= OF_BEAM | OF_IMAGES
-    assert (output / "images/noise.png").is_file()
-
-
-def test_run_of_an_esrgan_imports_pytorch_and_no_torchvision(
-    photos: Path, tiny_weights: Path
+@pytest.mark.parametrize(
+    ("network_backend", "its_own"), [("openvino", {"openvino"}), ("torch", {"spandrel", "torch"})]
+)
+def test_run_imports_what_runs_its_network_and_no_other(
+    network_backend: str, its_own: set[str], photos: Path, tiny_weights: Path
 ) -> None:
+    if network_backend == "openvino":
+        pytest.importorskip("openvino")
     output = photos.parent / "output"
+    arguments = [*quick(tiny_weights), "--network-backend", network_backend]
 
-    imported = heavy_imports("run", photos, output, *quick(tiny_weights))
+    imported = heavy_imports("run", photos, output, *arguments)
 
-    assert imported <= OF_BEAM | OF_IMAGES | {"spandrel", "torch"}
+    assert imported - OF_BEAM - OF_IMAGES == its_own
     assert (output / "images/noise.png").is_file()
 
 
