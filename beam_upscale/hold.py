@@ -750,9 +750,10 @@ def refuse_impossible(root: str) -> None:
     if not storage.is_local(root):
         scheme = storage.unread_scheme(root)
         if scheme is not None:
-            raise _unavailable(
-                root, f"cannot be written: no file system of the scheme {scheme} is known"
-            )
+            found = f"no file system of the scheme {scheme} is known"
+            if scheme == "file":
+                found = "it is on another machine"
+            raise _unavailable(root, f"cannot be written: {found}")
         return
     try:
         for each in (Path(root), *Path(root).parents):

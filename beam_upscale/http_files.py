@@ -28,8 +28,9 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.util.connection import allowed_gai_family
 
-from beam_upscale import urls, web_access
+from beam_upscale import urls, web_access, web_failures
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.literal import shortened
 from beam_upscale.urls import WebUrl
 
 _CHUNK_BYTES = 1 << 16
@@ -37,8 +38,9 @@ _CHUNK_BYTES = 1 << 16
 # A file that is opened waits in memory up to this size, beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
 
-# Of a server's own text in a message.
-_LONGEST_QUOTE = 200
+# Characters in a message.
+_LONGEST_URL = 400
+_LONGEST_HOST = 200
 
 _HEADERS = {
     # The bytes are wanted as they are stored: their hash is the input's.
@@ -68,10 +70,9 @@ _FINAL_ERRORS = (
 )
 _PASSING_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-# What the library's errors of connections begin with.
-_OF_CONNECTION = re.compile(r"^\w+\(host=\S*, port=\d+\): ")
-
-_URL = re.compile(r"\w+://[^\s'\"]+")
+# Of bytes in a file. Python refuses numbers of thousands of digits.
+_DIGITS = "[0-9]{1,30}"
+_NUMBER = re.compile(_DIGITS)
 
 # Of what is asked for, as the library's own warnings have it.
 _QUERY = re.compile(r"\?\S*")
@@ -142,14 +143,15 @@ class _Answer:
     def length(self) -> int | None:
         """Bytes that the body is said to have."""
         text = self.response.headers.get("Content-Length", "")
-        return int(text) if text.isdecimal() and text.isascii() else None
+        return int(text) if _NUMBER.fullmatch(text) else None
 
     def total(self) -> int | None:
         """Bytes that the whole file is said to have."""
         if self.is_whole:
             return self.length()
         match = re.fullmatch(
-            r"bytes (?:\d+-\d+|\*)/(\d+)", self.response.headers.get("Content-Range", "")
+            rf"bytes (?:{_DIGITS}-{_DIGITS}|\*)/({_DIGITS})",
+            self.response.headers.get("Content-Range", ""),
         )
         return int(match[1]) if match else None
 
@@ -157,7 +159,7 @@ class _Answer:
         """Offset of the body's first byte in the file."""
         if self.is_whole:
             return 0
-        match = re.match(r"bytes (\d+)-", self.response.headers.get("Content-Range", ""))
+        match = re.match(rf"bytes ({_DIGITS})-", self.response.headers.get("Content-Range", ""))
         return int(match[1]) if match else None
 
     def chunks(self) -> Iterator[bytes]:
@@ -338,20 +340,7 @@ def _failed(url: str, found: str) -> ImageError:
 
 def _shown(url: str) -> str:
     shown = urls.without_secrets(urls.trimmed(url))
-    return shown.encode(errors="backslashreplace").decode()
-
-
-def _words(error: Exception) -> str:
-    """What a library's error says, but for the URL, which may have secrets in it."""
-    found: object = error
-    while isinstance(found, requests.RequestException | urllib3.exceptions.MaxRetryError):
-        inner = getattr(found, "reason", None) or next(iter(found.args), None)
-        if not isinstance(inner, Exception):
-            break
-        found = inner
-    words = _OF_CONNECTION.sub("", str(found))
-    # That of a proxy, too, may have a password in it.
-    return _URL.sub(lambda match: urls.without_secrets(match[0]), words)
+    return shortened(shown, _LONGEST_URL).encode(errors="backslashreplace").decode()
 
 
 def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> T:
@@ -364,24 +353,24 @@ def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> 
                 return consume(answer)
         # Not `from error`: a library's error may show the URL with its secrets.
         except _FINAL_ERRORS as error:
-            raise _failed(url, _words(error)) from None
+            raise _failed(url, web_failures.words(error)) from None
         except _PassingError as error:
             pause = _pause(attempt, error.pause)
             if attempt == PATIENCE.attempts or pause is None:
-                raise _given_up(url, error, attempt) from None
+                raise _given_up(url, str(error), attempt) from None
         except _PASSING_ERRORS as error:
             pause = _pause(attempt, None)
             if attempt == PATIENCE.attempts or pause is None:
-                raise _given_up(url, error, attempt) from None
+                raise _given_up(url, web_failures.words(error), attempt) from None
         if time.monotonic() + pause > give_up_at:
             raise _failed(url, f"no answer within {PATIENCE.total_seconds:g} s")
         time.sleep(pause)
     raise AssertionError("there is at least one attempt")
 
 
-def _given_up(url: str, error: Exception, attempts: int) -> ImageError:
+def _given_up(url: str, found: str, attempts: int) -> ImageError:
     tries = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-    return _failed(url, f"{_words(error)} ({tries})")
+    return _failed(url, f"{found} ({tries})")
 
 
 def _pause(attempt: int, asked: float | None) -> float | None:
@@ -406,8 +395,9 @@ def _get(url: str, headers: dict[str, str]) -> Iterator[_Answer]:
                 yield _Answer(url, response, started)
                 return
         at = _next(url, at, target)
-    last = _shown(str(at))[:_LONGEST_QUOTE]
-    raise _failed(url, f"it is redirected more than {PATIENCE.redirects} times, last to {last}")
+    raise _failed(
+        url, f"it is redirected more than {PATIENCE.redirects} times, last to {_host(at)}"
+    )
 
 
 def _parsed(url: str) -> WebUrl:
@@ -426,7 +416,7 @@ def _asked(at: WebUrl, headers: dict[str, str]) -> requests.Response:
     """The answer to one request; a redirect is not followed."""
     refusal = web_access.access().refusal_of_host(at.host)
     if refusal is not None:
-        raise ImageError(ErrorCode.PERMISSION_DENIED, f"{_shown(str(at))} is not read: {refusal}")
+        raise ImageError(ErrorCode.PERMISSION_DENIED, f"{_host(at)} is not read: {refusal}")
     session = _session()
     request = requests.Request("GET", str(at), headers={**_HEADERS, **headers}, auth=_no_auth)
     prepared = session.prepare_request(request)
@@ -469,16 +459,20 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
     except urls.UserinfoError as error:
         raise _failed(url, f"it leads to a URL that is not read: {error}") from None
     except ValueError as error:
-        shown = _shown(target)[:_LONGEST_QUOTE]
-        reason = f"which is no address of a web server: {_no_url(error)}"
-        raise _failed(url, f"it leads to {shown!r}, {reason}") from None
+        reason = f"it leads to what is no address of a web server: {_no_url(error)}"
+        raise _failed(url, reason) from None
     if at.scheme == "https" and found.scheme != "https":
         raise _failed(
             url,
-            f"it leads from https to {_shown(str(found))[:_LONGEST_QUOTE]}, which anybody on the "
-            "way could replace; name the file's own https URL",
+            f"it leads from https to {_host(found)}, which anybody on the way could replace; name "
+            "the file's own https URL",
         )
     return found
+
+
+def _host(url: WebUrl) -> str:
+    """Where a redirect leads, without the path, which an answer may have filled with anything."""
+    return shortened(f"{url.scheme}://{url.host}", _LONGEST_HOST)
 
 
 def _guarded(kind: type[_Connection]) -> type[_Connection]:
@@ -580,15 +574,13 @@ def _check_status(answer: _Answer) -> None:
     if status == 200 or (status in (206, 416) and asked_for_range):
         encoding = answer.response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
-            sent = encoding[:_LONGEST_QUOTE]
-            raise _failed(answer.url, f"it is sent as {sent}, which was not asked for")
+            raise _failed(answer.url, web_failures.encoding(encoding))
         return
     _refuse(answer, status)
 
 
 def _refuse(answer: _Answer, status: int) -> NoReturn:
-    reason = str(answer.response.reason or "")[:_LONGEST_QUOTE]
-    found = f"the server answers {status} {reason}".rstrip()
+    found = web_failures.status(status)
     if status in _MAY_CHANGE or status >= 500:
         raise _PassingError(found, _retry_after(answer.response.headers.get("Retry-After")))
     if status in _CODES:

@@ -446,7 +446,7 @@ def _refuse_unread(pattern: str) -> None:
     scheme, refusal = storage.unread_scheme(pattern), ""
     if scheme is not None:
         refusal = storage.scheme_refusal(scheme)
-    elif urls.is_web(pattern) and urls.has_userinfo(pattern):
+    elif urls.has_userinfo(pattern):
         refusal = urls.USERINFO_REFUSAL
     if refusal:
         found = f"the input {storage.named(pattern)} is not read: {refusal}"

@@ -34,8 +34,11 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
 from beam_upscale.literal import shortened
 
-_FILE_SCHEME = "file://"
-_KNOWN_SCHEMES = urls.WEB_SCHEMES | {"file", "gs", "s3", "azfs", "hdfs"}
+_KNOWN_SCHEMES = urls.WEB_SCHEMES | {"gs", "s3", "azfs", "hdfs"}
+
+# A file of this machine as RFC 8089 writes it: of no host, or of one that is always this.
+_LOCAL_FILE = re.compile(r"file:(?:/(?!/)|//(?:localhost)?(?:/|$))", re.IGNORECASE)
+_OF_LOCAL_FILE = re.compile(r"file:(?://(?:localhost)?(?=/|$))?", re.IGNORECASE)
 
 _CHUNK_BYTES = 1 << 20
 
@@ -111,10 +114,12 @@ def configure(beam_options: Sequence[str]) -> None:
 
 
 def is_local(uri: str) -> bool:
-    """Whether a URI names a file of this machine: a plain path, or one with `file://`."""
-    if "://" in uri:
-        return uri[: len(_FILE_SCHEME)].lower() == _FILE_SCHEME
-    return not urls.is_web(uri)
+    """Whether a URI names a file of this machine: a plain path, or one with `file:`."""
+    if ":" not in uri:
+        return True
+    if _LOCAL_FILE.match(uri):
+        return True
+    return "://" not in uri and not urls.is_web(uri)
 
 
 def unread_scheme(uri: str) -> str | None:
@@ -123,7 +128,7 @@ def unread_scheme(uri: str) -> str | None:
     A scheme of Beam's own whose client is not installed counts as read: its reader says what lacks.
     """
     scheme = urls.scheme_of(uri)
-    if scheme is None or scheme in _KNOWN_SCHEMES:
+    if scheme is None or scheme in _KNOWN_SCHEMES or (scheme == "file" and is_local(uri)):
         return None
     known = {each.scheme() for each in FileSystem.get_all_subclasses()}
     return None if scheme in known else scheme
@@ -135,7 +140,7 @@ def _failures(uri: str) -> type[Exception] | tuple[type[Exception], ...]:
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, without `file://`; any other URI trimmed, no trailing slash."""
+    """A local path made absolute, without `file:`; any other URI trimmed, no trailing slash."""
     if is_local(uri):
         return os.path.abspath(_without_scheme(uri))  # noqa: PTH100 (keeps odd bytes)
     uri = urls.trimmed(uri)
@@ -147,7 +152,7 @@ def _local_path(uri: str) -> Path:
 
 
 def _without_scheme(uri: str) -> str:
-    return uri[len(_FILE_SCHEME) :] if "://" in uri else uri
+    return _OF_LOCAL_FILE.sub("", uri, count=1) if _LOCAL_FILE.match(uri) else uri
 
 
 def join(base: str, *parts: str) -> str:
@@ -190,6 +195,11 @@ def is_windows_path(uri: str) -> bool:
 
 def scheme_refusal(scheme: str) -> str:
     """What is wrong with a URI of a scheme that nothing here reads, and what to do."""
+    if scheme == "file":
+        return (
+            "it is a file of another machine; fetch the file, or name one of this machine, by its "
+            "path or as file:///path"
+        )
     return (
         f"{scheme}: is no scheme that is read; fetch the file, and name a path, an http(s) URL or "
         "a URI on one of Beam's file systems"

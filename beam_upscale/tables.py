@@ -259,8 +259,6 @@ def _problem(value: object) -> str:
         return found
     if len(value) > _LONGEST_URI:
         return f"has {len(value):,} characters, more than {_LONGEST_URI:,}; {must}"
-    if urls.is_web(value) and urls.has_userinfo(value):
-        return f"is a URL that is not read: {urls.USERINFO_REFUSAL}"
     return ""
 
 
@@ -269,6 +267,8 @@ def _problem_of_scheme(value: str) -> str:
     scheme = storage.unread_scheme(value)
     if scheme is not None:
         return f"is an address that is not read: {storage.scheme_refusal(scheme)}"
+    if urls.has_userinfo(value):
+        return f"is a URL that is not read: {urls.USERINFO_REFUSAL}"
     if storage.is_windows_path(value):
         return (
             f"is {shown(value)}, a path on a drive or a server of Windows, which is none "

@@ -19,6 +19,9 @@ USERINFO_REFUSAL = (
     "file, or name a URL that needs none"
 )
 
+# Characters that a message quotes of one.
+_LONGEST_SCHEME = 20
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # What browsers pass over around a URL, and wherever it stands.
@@ -26,25 +29,38 @@ _AROUND = "".join(map(chr, range(0x21)))
 _WITHIN = str.maketrans("", "", "\t\n\r")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
-_WEB = re.compile(r"[\x00-\x20]*https?:[\t\n\r]*[/\\]", re.IGNORECASE)
+_WEB = re.compile(r"https?:", re.IGNORECASE)
+_SLASHES = re.compile(r"[/\\]*")
+
+# Where a URL may stand in a text, or behind a scheme that nobody knows.
+_WITHIN_TEXT = re.compile(r"(?:https?:[/\\]*|[/\\]{2,})[^\s\"'<>`]+", re.IGNORECASE)
+
+# Followed by a path of this machine, where a host's name could stand.
+_FILE_PATH = re.compile(r"file://(?=/)", re.IGNORECASE)
 
 # Schemes that no `//` follows. All else with a colon may be the name of a file.
 _OPAQUE_SCHEMES = frozenset(
     {"about", "blob", "cid", "data", "javascript", "magnet", "mailto", "mid", "urn", "view-source"}
 )
 
+_WITHOUT_SLASHES = _OPAQUE_SCHEMES | WEB_SCHEMES
+
 _PATH_SAFE = "!$%&'()*+,;=:@~[]/"
 _QUERY_SAFE = "!$%&'()*+,;=:@~[]/?"
+_SEPARATORS = re.compile("([&;])")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _DOT = re.compile(r"%2e", re.IGNORECASE)
+_PORT = re.compile(r"0*[0-9]{1,5}")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 _FORBIDDEN_IN_HOST = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
 
 # Names of parameters that carry a secret, in lower case, without what is no letter or digit.
 _SECRET = re.compile(
-    r"(signature|secret|token|password|passwd|credentials?|apikey|accesskey|accesskeyid|accessid"
+    r"(signature|secret|token|password|passwd|passphrase|credentials?|accesskeyid|accessid"
     r"|keypairid|hmac|jwt|authorization|hdnea|hdnts)$"
-    r"|^(sig|sign|auth|pwd|session|sessionid|sid)$"
+    r"|(^|api|access|account|auth|client|license|private|secret|session|sign|signing|subscription)"
+    r"key$"
+    r"|^(sig|sign|auth|authcode|bearer|code|otp|pass|passcode|pwd|session|sessionid|sid|verify)$"
     r"|^x(amz|goog)[a-z0-9]+$"
 )
 
@@ -89,16 +105,25 @@ class UserinfoError(ValueError):
 
 def is_web(uri: str) -> bool:
     """Whether a URI is one of a web server."""
-    return _WEB.match(uri) is not None
+    return _WEB.match(_bare(uri)) is not None
+
+
+def _bare(uri: str) -> str:
+    """What browsers read of a URI's beginning; a path stays as it is."""
+    if ":" not in uri:
+        return uri
+    text = uri.lstrip(_AROUND)
+    bare = text.translate(_WITHIN)
+    return bare if _WEB.match(bare) else text
 
 
 def scheme_of(uri: str) -> str | None:
     """The scheme of a URI, in lower case; None for a path, such as one of a drive of Windows."""
-    match = _SCHEME.match(uri.lstrip(_AROUND))
+    match = _SCHEME.match(_bare(uri))
     if match is None:
         return None
     scheme, rest = match[1].lower(), match.string[match.end() :]
-    is_uri = rest.startswith("//") or scheme in _OPAQUE_SCHEMES or is_web(uri)
+    is_uri = rest.startswith("/" if scheme == "file" else "//") or scheme in _WITHOUT_SLASHES
     return scheme if is_uri else None
 
 
@@ -111,9 +136,9 @@ def trimmed(uri: str) -> str:
     scheme = scheme_of(uri)
     if scheme is None:
         return uri
-    text = uri.lstrip(_AROUND)
+    text = _bare(uri)
     if scheme in WEB_SCHEMES:
-        text = text.rstrip(_AROUND).translate(_WITHIN)
+        text = text.rstrip(_AROUND)
     return scheme + text[len(scheme) :]
 
 
@@ -132,7 +157,7 @@ def parse(text: str, base: WebUrl | None = None) -> WebUrl:
     match = _SCHEME.match(text)
     scheme, rest = (match[1].lower(), text[match.end() :]) if match else (None, text)
     if scheme is not None and scheme not in WEB_SCHEMES:
-        raise ValueError(f"{scheme}: is no scheme of a web server")
+        raise ValueError(f"{scheme[:_LONGEST_SCHEME]}: is no scheme of a web server")
     before, mark, after = rest.partition("?")
     before, query = before.replace("\\", "/"), _query(mark, after)
     is_absolute = scheme is not None and (
@@ -157,10 +182,12 @@ def _authority(text: str, scheme: str) -> tuple[str, int | None]:
     """Host and port."""
     if "@" in text:
         raise UserinfoError(USERINFO_REFUSAL)
+    if text.startswith("[") and "]" not in text:
+        raise ValueError("its host begins as an IPv6 address, and is none")
     end = text.find("]") + 1
     host, colon, port = text[end:].partition(":")
     host = text[:end] + host
-    if colon and port and not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+    if colon and port and not (_PORT.fullmatch(port) and int(port) < 1 << 16):
         raise ValueError("its port is no number of at most 65535")
     number = int(port) if port else None
     return _host(host), None if number == _DEFAULT_PORTS[scheme] else number
@@ -229,7 +256,7 @@ def _quoted(text: str, safe: str) -> str:
 
 def path_of(url: str) -> str:
     """Host and path of a web server's URL, without what stands after them, percent-decoded."""
-    text = without_secrets(trimmed(url)).partition("://")[2]
+    text = _SLASHES.sub("", without_secrets(trimmed(url)).partition(":")[2], count=1)
     path = re.split(r"[?#]", text.replace("\\", "/"), maxsplit=1)[0]
     authority, _, below = path.partition("/")
     host = authority if authority.startswith("[") else authority.partition(":")[0]
@@ -244,22 +271,51 @@ def has_userinfo(uri: str) -> bool:
 def without_secrets(uri: str, *, parameters: bool = True) -> str:
     """A URI as it may be published: no user name, no password, no signature, no token.
 
+    Those of URLs within a text, in quotes, or behind a scheme of another's are left out as well;
+    of what is no URL, passwords before an `@` where a host could stand.
+
     Args:
-        uri: the URI; a path, and a URI without secrets, are given back as they are.
+        uri: the URI, or any text; a path, and a URI without secrets, are given back as they are.
         parameters: whether those that carry secrets are left out as well.
     """
-    match, scheme = _SCHEME.match(uri.lstrip(_AROUND)), scheme_of(uri)
-    if match is None or scheme is None or scheme == "data":
+    scheme = scheme_of(uri)
+    if ":" not in uri or scheme == "data":
         return uri
+    file = _FILE_PATH.match(uri)
+    if file is not None:
+        return file[0] + without_secrets(uri[file.end() :], parameters=parameters)
+    shown = uri
+    if scheme is not None:
+        # Where nothing is left out, what browsers pass over is no one's secret.
+        bare = _bare(uri)
+        start = uri[: len(uri) - len(bare)] if uri.endswith(bare) else ""
+        found = _shown_uri(bare, scheme, parameters)
+        shown = uri if found == bare else start + found
+    return _WITHIN_TEXT.sub(lambda match: _shown_within(match[0], parameters), shown)
+
+
+def _shown_uri(uri: str, scheme: str, parameters: bool) -> str:
+    """A URI, which begins with its scheme, without secrets."""
+    head, colon, inner = uri.partition(":")
     if scheme in _OPAQUE_SCHEMES:
-        head, colon, inner = uri.partition(":")
         return head + colon + without_secrets(inner, parameters=parameters)
-    start = len(uri) - len(match.string) + match.end()
-    slashes = re.match(r"[/\\\t\n\r]*", uri[start:])
+    return head + colon + _shown_behind_scheme(inner, scheme, parameters)
+
+
+def _shown_within(text: str, parameters: bool) -> str:
+    """What may be a URL, or the end of one, within a text."""
+    scheme = scheme_of(text)
+    if scheme is not None:
+        return _shown_uri(text, scheme, parameters)
+    return _shown_behind_scheme(text, "", parameters)
+
+
+def _shown_behind_scheme(text: str, scheme: str, parameters: bool) -> str:
+    slashes = _SLASHES.match(text)
     assert slashes is not None
-    start += slashes.end()
-    end = min((at for at in map(uri.find, "/\\?#", [start] * 4) if at >= 0), default=len(uri))
-    authority, rest = uri[start:end], uri[end:]
+    start = slashes.end()
+    end = min((at for at in map(text.find, "/\\?#", [start] * 4) if at >= 0), default=len(text))
+    authority, rest = text[start:end], text[end:]
     shown = _shown_authority(authority, scheme)
     if shown is not None:
         # Where the authority is none, an unquoted password may go on behind it.
@@ -268,7 +324,7 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
         before, hash_mark, fragment = rest.partition("#")
         path, mark, query = before.partition("?")
         rest = path + _shown_query(mark, query) + _shown_query(hash_mark, fragment)
-    return uri[:start] + authority + rest
+    return text[:start] + authority + rest
 
 
 def _shown_authority(authority: str, scheme: str) -> str | None:
@@ -287,15 +343,20 @@ def _shown_authority(authority: str, scheme: str) -> str | None:
 def _shown_query(mark: str, text: str) -> str:
     if not text:
         return mark
-    parts = text.split("&")
+    # A separator, then a parameter; the first has none.
+    pieces = ["", *_SEPARATORS.split(text)]
+    separators, parts = pieces[::2], pieces[1::2]
     names = [_parameter_name(part) for part in parts]
     is_signed = any(map(_SECRET.search, names))
-    kept = [
-        _shown_parameter(part)
-        for part, name in zip(parts, names, strict=True)
-        if not _SECRET.search(name) and not (is_signed and name in _WITH_SIGNATURE)
-    ]
-    return mark + "&".join(kept) if kept else ""
+    kept: list[str] = []
+    is_secret = False
+    for separator, part, name in zip(separators, parts, names, strict=True):
+        # Without a name of its own, it may be the rest of a secret.
+        if separator != ";" or "=" in part:
+            is_secret = bool(_SECRET.search(name)) or (is_signed and name in _WITH_SIGNATURE)
+        if not is_secret:
+            kept.append((separator if kept else "") + _shown_parameter(part))
+    return mark + "".join(kept) if kept else ""
 
 
 def _parameter_name(part: str) -> str:
@@ -313,14 +374,14 @@ def _shown_parameter(part: str) -> str:
 
 
 def values_without_secrets(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A dataset's own values, where texts that are URLs have their secrets left out."""
+    """A dataset's own values, where URLs, also within texts, have their secrets left out."""
     shown = {name: _value_without_secrets(value) for name, value in values.items()}
     return values if all(shown[name] is value for name, value in values.items()) else shown
 
 
 def _value_without_secrets(value: Any) -> Any:
     if isinstance(value, str):
-        shown = without_secrets(value) if ":" in value[:64] else value
+        shown = without_secrets(value)
         return value if shown == value else shown
     if isinstance(value, dict):
         return values_without_secrets(value)

@@ -200,7 +200,7 @@ def test_a_server_that_is_silent_is_asked_again(
 def test_a_server_that_lies_to_the_end_is_an_error(web: WebServer) -> None:
     web.replies["/a"] = status(200, {"Content-Length": "5000"}, DATA[:10])
 
-    with pytest.raises(ImageError, match=r"10 of 5,000 bytes|IncompleteRead.*3 attempts") as caught:
+    with pytest.raises(ImageError, match=r"ended after 10 of 5,000 bytes \(3 attempts") as caught:
         storage.read_at_most(f"{web.url}/a", 10**6)
 
     assert caught.value.code is ErrorCode.READ_ERROR
@@ -229,6 +229,26 @@ def test_a_port_without_a_server_is_an_error() -> None:
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.png"
 
         assert code_of(lambda: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
+
+
+def test_why_there_is_no_connection_is_said_in_plain_words(
+    connections: list[str], secure: WebServer, patience: Callable[..., None]
+) -> None:
+    patience(attempts=1)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        for url, found in {
+            f"http://127.0.0.1:{port}/": "the connection is refused",
+            "http://nowhere.example/": "its host has no address",
+            secure.url.replace(
+                "localhost", "127.0.0.1"
+            ): "the server's certificate is not accepted",
+            secure.url.replace("https", "http"): "the server closed the connection|broke off",
+        }.items():
+            with pytest.raises(ImageError, match=f"could not be read: {found}") as caught:
+                storage.read_at_most(url, 10)
+            assert "Error" not in caught.value.message, url
 
 
 def test_redirects_are_followed_to_a_point(web: WebServer) -> None:
@@ -357,6 +377,81 @@ def test_what_is_secret_stands_in_no_message(
                 assert "SECRET" not in f"{error}", url
                 error = None if error.__suppress_context__ else error.__context__
     assert "SECRET" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        (b"SSH-2.0-OpenSSH_8.9 SECRET\r\n", "the answer is no HTTP"),
+        (b"-ERR unknown command SECRET\r\n", "the answer is no HTTP"),
+        (b"SECRET" * 20_000, "a line of the answer is too long for HTTP"),
+        (b"HTTP/1.1 404 SECRET\r\n\r\n", "the server answers 404 Not Found"),
+        (b"HTTP/1.1 599 SECRET\r\n\r\n", "the server answers 599 (1 attempt)"),
+        (b"HTTP/1.1 SECRET OK\r\n\r\n", "the answer is no HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"SECRET: 1\r\n" * 200, "the answer has too many headers"),
+        (
+            b"HTTP/1.1 200 OK\r\nSECRET: " + b"SECRET" * 20_000,
+            "a line of the answer is too long for HTTP",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
+            "the answer's headers contradict each other",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nSECRET\r\n",
+            "it broke off after 0 bytes",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: SECRET\r\n\r\nabc",
+            "it is sent in an encoding, which was not asked for",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: GZIP\r\n\r\nabc",
+            "it is sent as gzip, which was not asked for",
+        ),
+        (b"", "the server closed the connection without an answer"),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: ftp://me:SECRET@h/x?token=SECRET\r\n\r\n",
+            "it leads to what is no address of a web server: ftp: is no scheme of a web server",
+        ),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: data:image/png;base64,SECRET\r\n\r\n",
+            "it leads to what is no address of a web server: data: is no scheme of a web server",
+        ),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: http://h:99999/SECRET\r\n\r\n",
+            "it leads to what is no address of a web server: its port is no number of at most",
+        ),
+        (
+            b"HTTP/1.1 302 x\r\nLocation: http://169.254.169.254/SECRET\r\n\r\n",
+            "http://169.254.169.254 is not read",
+        ),
+    ],
+)
+def test_nothing_of_an_answer_is_quoted(
+    patience: Callable[..., None], said: bytes, found: str
+) -> None:
+    patience(attempts=1)
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(said)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,))
+        thread.start()
+        with pytest.raises(ImageError) as caught:
+            storage.read_at_most(f"http://127.0.0.1:{listener.getsockname()[1]}/a", 1000)
+        thread.join()
+
+    assert found in caught.value.message
+    assert "SECRET" not in caught.value.message
+    # Nor a library's error as Python writes it.
+    assert "Error" not in caught.value.message
 
 
 @pytest.fixture

@@ -57,6 +57,7 @@ FLOORS = {
             "storage",
             "urls",
             "web_access",
+            "web_failures",
         ),
     },
     "serving": {"grpc_api"},

@@ -717,6 +717,29 @@ def test_a_file_that_could_not_be_written_is_not_there(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("start", ["file:", "FILE://", "file://localhost", "file://LocalHost"])
+def test_a_file_uri_of_this_machine_is_read(tmp_path: Path, start: str) -> None:
+    (tmp_path / "a.png").write_bytes(b"here")
+    uri = f"{start}{tmp_path}/a.png"
+
+    assert storage.is_local(uri)
+    assert storage.unread_scheme(uri) is None
+    assert storage.absolute(uri) == f"{tmp_path}/a.png"
+    assert storage.read(uri) == b"here"
+
+
+def test_a_file_uri_of_another_machine_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/a.png").write_bytes(b"not this")
+
+    with pytest.raises(ImageError, match=r"file://other/a.png is not read: .*another machine") as e:
+        storage.read("file://other/a.png")
+    assert e.value.code is ErrorCode.READ_ERROR
+
+
 @pytest.mark.parametrize("uri", ["ftp://me:SECRET@h/a.png", "IPFS://bafy/a.png"])
 def test_a_scheme_that_nothing_reads_is_refused_by_name(uri: str) -> None:
     for act in (

@@ -488,6 +488,16 @@ def test_blanks_around_a_path_are_passed_over_where_no_file_is_called_so(tmp_pat
         ("mailto:me@host.example", "mailto: is no scheme"),
         ("http://user:SECRET@h/a.png", "a user name or a password"),
         ("https:\\SECRET@h/a.png", "a user name or a password"),
+        ("http:me:SECRET@h/a.png", "a user name or a password"),
+        ("h\tttp://me:SECRET@h/a.png", "a user name or a password"),
+        ("file://me:SECRET@/a.png", "another machine"),
+        ("//me:SECRET@h/a.png", "a user name or a password"),
+        ("\\\\me:SECRET@h\\a.png", "a user name or a password"),
+        ("s3://me:SECRET@b/a.png", "a user name or a password"),
+        ("url:http://me:SECRET@h/a.png", "a user name or a password"),
+        ('"http://me:SECRET@h/a.png"', "a user name or a password"),
+        ("<http://me:SECRET@h/a.png>", "a user name or a password"),
+        ("file://other/a.png", "another machine"),
     ],
 )
 def test_an_address_that_is_not_read_is_refused_by_name(

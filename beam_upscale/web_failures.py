@@ -1,0 +1,117 @@
+"""Says why a web server could not be read from, in words of our own.
+
+What listens at an address that a table names may be no web server: what it says may be a secret,
+and messages are published. So nothing of an answer is quoted, nor what a library says of one.
+"""
+
+import errno
+import http.client
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from typing import Any
+
+import requests
+from urllib3 import exceptions as of_urllib3
+
+_NO_HTTP = "the answer is no HTTP"
+_NO_ANSWER = "no answer came in time"
+_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
+
+_CONNECTION_WORDS = {
+    errno.ECONNREFUSED: "the connection is refused",
+    errno.ECONNRESET: "the server broke off the connection",
+    errno.ECONNABORTED: "the server broke off the connection",
+    errno.EPIPE: "the server broke off the connection",
+    errno.ETIMEDOUT: _NO_ANSWER,
+    errno.EHOSTUNREACH: "no way leads to its host",
+    errno.ENETUNREACH: "no way leads to its host",
+}
+
+
+def _received(error: Any) -> str:
+    partial = error.partial if isinstance(error.partial, int) else len(error.partial)
+    if not isinstance(error.expected, int):
+        return f"it broke off after {partial:,} bytes"
+    return f"it ended after {partial:,} of {partial + error.expected:,} bytes"
+
+
+def _of_certificate(error: Any) -> str:
+    # OpenSSL's own words, which quote the host's name at most.
+    return f"the server's certificate is not accepted: {error.verify_message}"
+
+
+def _of_connecting(error: Any) -> str:
+    is_timeout = not isinstance(error, of_urllib3.NewConnectionError)
+    return "no connection came about in time" if is_timeout else ""
+
+
+def _of_system(error: Any) -> str:
+    return _CONNECTION_WORDS.get(error.errno, "")
+
+
+# The first that fits and has words is taken: a kind stands before those that it belongs to.
+_WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
+    ((of_urllib3.ProxyError, requests.exceptions.ProxyError), "the proxy gives no connection"),
+    ((of_urllib3.NameResolutionError, socket.gaierror), "its host has no address"),
+    ((ssl.SSLCertVerificationError,), _of_certificate),
+    (
+        (of_urllib3.SSLError, requests.exceptions.SSLError, ssl.SSLError),
+        "the server does not encrypt as https has it",
+    ),
+    ((http.client.RemoteDisconnected,), "the server closed the connection without an answer"),
+    ((of_urllib3.InvalidChunkLength,), "the answer's chunks are no HTTP"),
+    ((http.client.IncompleteRead,), _received),
+    ((http.client.LineTooLong,), "a line of the answer is too long for HTTP"),
+    ((http.client.BadStatusLine, http.client.UnknownProtocol), _NO_HTTP),
+    ((of_urllib3.InvalidHeader,), "the answer's headers contradict each other"),
+    # Raised as it is where there are more than 100.
+    ((http.client.HTTPException,), "the answer has too many headers"),
+    ((of_urllib3.ConnectTimeoutError,), _of_connecting),
+    ((of_urllib3.LocationParseError, UnicodeError), "its host is no name"),
+    ((requests.exceptions.InvalidURL,), "it is no URL that can be asked for"),
+    ((of_urllib3.ReadTimeoutError, requests.exceptions.ReadTimeout, TimeoutError), _NO_ANSWER),
+    ((OSError,), _of_system),
+    ((of_urllib3.ProtocolError,), "the connection broke off"),
+    ((ValueError,), _NO_HTTP),
+)
+
+
+def words(error: BaseException) -> str:
+    """Why a request failed, told by the kinds of a library's error and of its causes."""
+    causes = list(_causes(error))
+    for kinds, found in _WORDS:
+        for each in causes:
+            if isinstance(each, kinds):
+                text = found if isinstance(found, str) else found(each)
+                if text:
+                    return text
+    return "the connection failed"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what it wraps, outermost first."""
+    ahead, seen = [error], set[int]()
+    while ahead:
+        found = ahead.pop(0)
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        yield found
+        inner = (getattr(found, "reason", None), *found.args, found.__cause__)
+        ahead += [each for each in inner if isinstance(each, BaseException)]
+
+
+def status(number: int) -> str:
+    """What a server answers, by the number of its status and not by its own words for it."""
+    try:
+        return f"the server answers {number} {HTTPStatus(number).phrase}"
+    except ValueError:
+        return f"the server answers {number}"
+
+
+def encoding(sent: str) -> str:
+    """What is wrong with a file that is sent in another encoding than its own."""
+    shown = f"as {sent}" if sent in _ENCODINGS else "in an encoding"
+    return f"it is sent {shown}, which was not asked for"
