@@ -199,7 +199,7 @@ def test_no_service_is_contacted(
     )
 
     assert finished.code == 0
-    assert finished.err == "tiny-x2.safetensors on cpu in fp32: 12 inputs\n"
+    assert finished.err == "tiny-x2.safetensors on cpu in fp32 by OpenVINO: 12 inputs\n"
     assert not contacts.exists()
 
 

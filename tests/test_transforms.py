@@ -120,6 +120,7 @@ def test_a_photograph(settings: PinnedSettings, photograph: Callable[..., Image.
         weights_sha256=settings.stages[0].model.weights_sha256,
         device_type="cpu",
         precision="fp32",
+        network_backend="openvino",
         halo=96,
         input_width=40,
         input_height=30,

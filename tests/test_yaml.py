@@ -267,8 +267,8 @@ def test_images_cross_no_shuffle_between_our_steps_and_beams(
 FIELDS_BY_TYPE = {
     "STRING": "name columns_json",
     "STRING?": "input_id source_uri source_sha256 status error_code error_message engine backend "
-    "model weights_sha256 device_type precision prompt negative_prompt input_format input_mode "
-    "output_uri output_format output_sha256 label",
+    "model weights_sha256 device_type precision network_backend prompt negative_prompt "
+    "input_format input_mode output_uri output_format output_sha256 label",
     "INT64?": "halo steps seed noise_level input_width input_height output_width output_height "
     "output_bytes calls votes",
     "DOUBLE?": "cfg_scale score",

@@ -161,8 +161,8 @@ def _read(path: Path) -> bytes:
         ImageError: as `storage.read`, whose import takes longer than all else that a command on
             keys does.
     """
-    if path.is_file():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if path.is_file():
             return path.read_bytes()
     from beam_upscale import storage
 
