@@ -33,6 +33,9 @@ _MAX_INNER_PIXELS = 1 << 24
 _MAX_INNER_BYTES = 1 << 25
 """Pixels and bytes that a tile, a strip or a grid's cell of a small picture may be decoded to."""
 
+MOST_FRAMES = 65_536
+"""Frames of a GIF and pictures of a TIFF that are counted; where there are as many may be more."""
+
 _READ_BYTES = 1 << 20
 
 
@@ -110,12 +113,25 @@ class PngInfo:
     exif: bytes | None
 
 
+_ACTL_BYTES = 8
+
+
 def png_info(data: bytes) -> PngInfo:
-    """Reads a PNG or the beginning of one (PNG specification, third edition, section 11)."""
+    """Reads a PNG or the beginning of one (PNG specification, third edition, section 11).
+
+    Raises:
+        ImageError: TRUNCATED; UNSUPPORTED_FORMAT, it is one of Apple's own kind.
+    """
+    if data[12:16] == b"CgBI":
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            "PNG of Apple's own kind (CgBI), as apps for iPhone hold it; make it a PNG again, for "
+            "example with pngcrush -revert-iphone-optimizations",
+        )
     width, height, bit_depth, color_type = unpack(">IIBB", data, 16)
     frames, exif = 1, None
     for chunk in png_chunks(data):
-        if chunk.type == b"acTL":
+        if chunk.type == b"acTL" and chunk.end - chunk.start == _ACTL_BYTES:
             (frames,) = unpack(">I", data, chunk.start)
         elif chunk.type == b"eXIf":
             exif = data[chunk.start : chunk.end]
@@ -260,6 +276,8 @@ class JpegInfo:
 _JPEG_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of frame headers: SOF0 to SOF15, without DHT, JPG and DAC, which share their range."""
 _JPEG_APP1, _JPEG_EOI, _JPEG_SOS = 0xE1, 0xD9, 0xDA
+_JPEG_LINES = b"\xff\xdc\x00\x04"
+"""The DNL marker and its length (T.81, B.2.5)."""
 
 
 def jpeg_info(data: bytes) -> JpegInfo:
@@ -267,7 +285,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
 
     Raises:
         ImageError: CORRUPT where the pixels begin before any frame header; TRUNCATED where `data`
-            ends before it.
+            ends before it; UNSUPPORTED_FORMAT where the height stands behind the pixels.
     """
     frame, exif = None, None
     for marker, start, end in jpeg_segments(data):
@@ -282,6 +300,12 @@ def jpeg_info(data: bytes) -> JpegInfo:
     if frame is None:
         raise _truncated("JPEG", f"ends after {len(data)} bytes, before its frame header")
     precision, height, width, components = frame
+    # Within pixels, no marker but those between their parts has this form.
+    if height == 0 and marker == _JPEG_SOS and data.find(_JPEG_LINES, end) >= 0:
+        raise ImageError(
+            ErrorCode.UNSUPPORTED_FORMAT,
+            "JPEG whose height stands behind its pixels (DNL marker); save it anew",
+        )
     return JpegInfo(width, height, components, precision, exif)
 
 
@@ -407,7 +431,6 @@ def riff_chunks(data: bytes) -> Iterator[Chunk]:
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 _GIF_CONTROL = b"\xf9"
 """The label of the extension that says what becomes of the frame behind it."""
-_MAX_GIF_FRAMES = 65_536
 
 
 def gif_frames(data: bytes) -> int:
@@ -419,7 +442,7 @@ def gif_frames(data: bytes) -> int:
     frames = 0
     for kind, position in _gif_parts(data):
         frames += kind == _GIF_IMAGE and position + 9 <= len(data)
-        if frames == _MAX_GIF_FRAMES:
+        if frames == MOST_FRAMES:
             break
     return max(1, frames)
 
@@ -672,7 +695,6 @@ _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 _REDUCED_COPY, _MASK = 1, 4
 _OLD_REDUCED_COPY = 2
 _PLANAR = 2
-_MAX_TIFF_PICTURES = 65_536
 
 
 def tiff_info(data: bytes) -> TiffInfo:
@@ -1230,7 +1252,7 @@ def _tiff_pages(data: bytes, layout: _TiffLayout) -> list[tuple[int, int]]:
     pages: dict[int, int] = {}
     looked_at = 0
     directory = layout.first_directory
-    while directory and directory not in pages and len(pages) < _MAX_TIFF_PICTURES:
+    while directory and directory not in pages and len(pages) < MOST_FRAMES:
         try:
             entries = _count_tiff_fields(data, layout, directory)
             end = directory + layout.count_size + entries * layout.entry_size

@@ -182,6 +182,8 @@ def of_png(data: bytes, bit_depth: int) -> Beside:
             found.leave(CREDENTIALS if chunk.type == b"caBX" else OTHERS)
     found.has_profile = b"iCCP" in colors.chunks
     found.colors = colors.tags()
+    if colors.has_odd_code_points:
+        found.leave(color_tags.NOT_UNDERSTOOD)
     return found
 
 
@@ -307,6 +309,8 @@ def of_tiff(data: bytes, directory: int) -> Beside:
     found.has_profile = Tag.ICC_PROFILE in fields
     found.profile = content_of(data, fields.get(Tag.ICC_PROFILE))
     found.colors = color_tags.of_tiff(data, layout, fields)
+    if color_tags.has_other_levels(data, layout, fields):
+        found.leave(color_tags.NOT_UNDERSTOOD)
     found.xmp = content_of(data, fields.get(Tag.XMP)) or None
     if Tag.IPTC in fields:
         found.leave(IPTC)

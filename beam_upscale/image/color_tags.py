@@ -169,10 +169,20 @@ class PngColors:
 
     KINDS = frozenset({b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM"})
 
+    @property
+    def has_odd_code_points(self) -> bool:
+        """Whether there are code points that PNG does not allow: they are passed over."""
+        return b"cICP" in self.chunks and not self._has_code_points
+
+    @property
+    def _has_code_points(self) -> bool:
+        cicp = self.chunks.get(b"cICP", b"")
+        return len(cicp) == 4 and cicp[2] == 0 and cicp[3] in (0, 1)
+
     def tags(self) -> ColorTags | None:
         """What they say, in their order of rank (PNG specification, third edition, 4.3)."""
-        cicp = self.chunks.get(b"cICP", b"")
-        if len(cicp) == 4 and cicp[2] == 0 and cicp[3] in (0, 1):
+        if self._has_code_points:
+            cicp = self.chunks[b"cICP"]
             narrow_bits = max(8, self.bit_depth) if cicp[3] == 0 else None
             found = of_code_points(cicp[0], cicp[1], narrow_bits=narrow_bits, outranks_profile=True)
             if found is not None:
@@ -214,8 +224,8 @@ def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTa
     primaries = _primaries_of(data, layout, fields)
     transfer = fields.get(Tag.TRANSFER_FUNCTION)
     table = numbers_of(data, layout, transfer)
-    bits = number_of(data, layout, fields.get(0x0102)) or 1
-    photometric = number_of(data, layout, fields.get(0x0106))
+    bits = number_of(data, layout, fields.get(Tag.BITS_PER_SAMPLE)) or 1
+    photometric = number_of(data, layout, fields.get(Tag.PHOTOMETRIC))
     if not table or photometric == 3:
         if primaries is None:
             return None
@@ -229,6 +239,29 @@ def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTa
     if photometric == 0:
         curves = curves[:, ::-1]
     return ColorTags(primaries or SRGB_PRIMARIES, _tabulated(curves / 65_535))
+
+
+_RGB, _YCBCR, _JPEG = 2, 6, 7
+
+
+def has_other_levels(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> bool:
+    """Whether a TIFF says which light its levels are in a way that no codec follows.
+
+    That is GrayResponseCurve, and a ReferenceBlackWhite other than all of the range (TIFF 6.0,
+    sections 8 and 20).
+    """
+    photometric = number_of(data, layout, fields.get(Tag.PHOTOMETRIC))
+    if photometric in (0, 1):
+        return Tag.GRAY_RESPONSE_CURVE in fields
+    if Tag.REFERENCE_BLACK_WHITE not in fields:
+        return False
+    levels = numbers_of(data, layout, fields[Tag.REFERENCE_BLACK_WHITE])
+    if photometric == _RGB:
+        bits = number_of(data, layout, fields.get(Tag.BITS_PER_SAMPLE)) or 1
+        return levels != (0, 2 ** min(bits, 64) - 1) * 3
+    # Without JPEG, libtiff follows it.
+    is_jpeg = number_of(data, layout, fields.get(Tag.COMPRESSION)) == _JPEG
+    return photometric == _YCBCR and is_jpeg and levels != (0, 255, 128, 255, 128, 255)
 
 
 def _tabulated(tables: Matrix) -> tuple[Curve, ...]:
@@ -283,7 +316,13 @@ def _by_exif_fields(exif: bytes, layout: Layout, fields: Mapping[int, Field]) ->
 
 
 _BMP_FIXED = 65_536
-_BMP_CALIBRATED, _BMP_EMBEDDED = 0, int.from_bytes(b"MBED", "big")
+_BMP_CALIBRATED, _BMP_DEVICE = 0, 1
+_BMP_EMBEDDED, _BMP_LINKED, _BMP_SRGB, _BMP_WINDOWS = (
+    int.from_bytes(name, "big") for name in (b"MBED", b"LINK", b"sRGB", b"Win ")
+)
+
+LINKED_PROFILE = "linked ICC profile dropped"
+"""The note on a profile that lies in another file, which a BMP names."""
 
 
 def of_bmp(data: bytes) -> tuple[bytes | None, ColorTags | None]:
@@ -294,8 +333,11 @@ def of_bmp(data: bytes) -> tuple[bytes | None, ColorTags | None]:
     if size == 124 and kind == _BMP_EMBEDDED and len(data) >= 14 + 124:
         start, length = struct.unpack_from("<II", data, 14 + 112)
         return data[14 + start : 14 + start + length], None
-    if size < 108 or kind != _BMP_CALIBRATED:
+    if size < 108 or kind in (_BMP_DEVICE, _BMP_SRGB, _BMP_WINDOWS):
         return None, None
+    if kind != _BMP_CALIBRATED:
+        is_linked = size == 124 and kind == _BMP_LINKED
+        return None, ColorTags(note=LINKED_PROFILE if is_linked else NOT_UNDERSTOOD)
     corners = np.array(struct.unpack_from("<9i", data, 14 + 60)).reshape(3, 3) / 2**30
     gammas = [each / _BMP_FIXED for each in struct.unpack_from("<3I", data, 14 + 96)]
     if not corners.any():

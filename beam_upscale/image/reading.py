@@ -844,7 +844,8 @@ def _frame_notes(header: ImageHeader) -> tuple[str, ...]:
     if header.frames == 1:
         return ()
     which = "primary" if header.format == "heif" else "first"
-    return (f"{which} of {header.frames} frames",)
+    is_counted = header.format in ("gif", "tiff") and header.frames >= containers.MOST_FRAMES
+    return (f"{which} of {header.frames} {'or more ' if is_counted else ''}frames",)
 
 
 def upright(samples: Pixels, orientation: int) -> Pixels:

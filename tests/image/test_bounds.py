@@ -190,10 +190,14 @@ def test_frames_of_a_gif_are_counted_as_pillow_does() -> None:
 
 
 def test_frames_of_a_gif_are_counted_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "_MAX_GIF_FRAMES", 3)
+    monkeypatch.setattr(containers, "MOST_FRAMES", 3)
     frame = b"," + bytes(9) + b"\x02\0"
 
     assert containers.gif_frames(b"GIF89a" + bytes(7) + frame * 9) == 3
+    frames = [Image.new("L", (9, 7), 30 * number) for number in range(4)]
+    for format_ in ("GIF", "TIFF"):
+        data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
+        assert "first of 3 or more frames" in image.decode(data, max_pixels=MAX_PIXELS).notes
 
 
 def test_picture_in_an_avif_that_is_far_larger_than_what_is_shown(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
+import tiff_files
 from described_colors import (
     ADOBE,
     BT2020,
@@ -29,6 +30,7 @@ from described_colors import (
     tiff,
 )
 from PIL import Image, ImageCms
+from tiff_files import Page
 
 from beam_upscale import image
 from beam_upscale.image import DecodedImage, EncodeOptions
@@ -86,8 +88,25 @@ def test_colors_of_png(name: str) -> None:
 
     decoded = assert_shown(png(swatches(), *chunks), corners, light)
 
-    is_damaged = "damaged" in name
-    assert decoded.notes == (("unusable ICC profile dropped",) if is_damaged else ())
+    notes = {
+        "a profile that is damaged, and gamma": ("unusable ICC profile dropped",),
+        "code points that PNG does not allow": (NOT_UNDERSTOOD,),
+    }
+    assert decoded.notes == notes.get(name, ())
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [(b"cICP", b"\1\2"), (b"cICP", bytes([1, 13, 0, 1, 0])), cicp(12, 13, 0, 2), cicp(255, 255)],
+    ids=["short", "long", "another range", "reserved"],
+)
+def test_code_points_that_say_nothing_are_noted(chunk: tuple[bytes, bytes]) -> None:
+    alone = decode(png(swatches(), chunk))
+    beside_profile = decode(png(swatches(), chunk, iccp(SRGB_PROFILE)))
+
+    assert (alone.metadata.icc_profile, alone.notes) == (None, (NOT_UNDERSTOOD,))
+    assert beside_profile.metadata.icc_profile == SRGB_PROFILE
+    assert beside_profile.notes == (NOT_UNDERSTOOD,)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +262,34 @@ def test_colors_of_tiff() -> None:
     assert decode(tiff(swatches(), {301: (3, (1, 2, 3))})).notes == (NOT_UNDERSTOOD,)
 
 
+def test_levels_of_tiff_that_no_codec_follows_are_noted() -> None:
+    gray = swatches()[..., :1]
+    curve = {290: (3, (2,)), 291: (3, tuple(range(256)))}
+    video, whole = rationals(*(16, 235) * 3), rationals(*(0, 255) * 3)
+
+    def notes(samples: np.ndarray, tags: dict[int, Any], photometric: int) -> tuple[str, ...]:
+        data = tiff_files.tiff(Page(samples, photometric=photometric, tags=tags))
+        return decode(data).notes
+
+    assert notes(gray, curve, 1) == notes(gray, curve, 0) == (NOT_UNDERSTOOD,)
+    assert notes(swatches(), {532: video}, 2) == (NOT_UNDERSTOOD,)
+    assert notes(gray, {290: (3, (2,))}, 1) == notes(swatches(), {532: whole}, 2) == ()
+    deep = rationals(*(0, 65_535) * 3)
+    data = tiff_files.tiff(Page(swatches().astype(np.uint16), 16, 2, tags={532: deep}))
+    assert decode(data).notes == ()
+
+
+def test_levels_of_ycbcr_in_a_tiff() -> None:
+    file = io.BytesIO()
+    Image.fromarray(swatches()).convert("YCbCr").save(file, "TIFF", compression="jpeg")
+    whole, video = struct.pack("<4I", 0, 1, 255, 1), struct.pack("<4I", 16, 1, 235, 1)
+    data = file.getvalue()
+    assert whole in data
+
+    assert decode(data).notes == ()
+    assert decode(data.replace(whole, video)).notes == (NOT_UNDERSTOOD,)
+
+
 def bmp(samples: np.ndarray, color: bytes, profile: bytes = b"") -> bytes:
     """A BMP with the last header's 84 bytes that begin with the kind of its colors."""
     rows = samples[::-1, :, ::-1].tobytes()
@@ -271,6 +318,25 @@ def test_colors_of_bmp() -> None:
         "unusable ICC profile dropped",
     )
     assert decode(bmp(swatches(), bytes(68))).metadata.icc_profile is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "notes"),
+    [
+        (b"BGRs", ()),
+        (b" niW", ()),
+        (b"\1\0\0\0", ()),
+        (b"KNIL", ("linked ICC profile dropped",)),
+        (b"junk", (NOT_UNDERSTOOD,)),
+    ],
+)
+def test_kinds_of_colors_in_a_bmp(kind: bytes, notes: tuple[str, ...]) -> None:
+    name = b"C:\\colors.icc\0"
+    place = struct.pack("<4I", 4, 124 + swatches().nbytes, len(name), 0)
+
+    decoded = decode(bmp(swatches(), kind + bytes(48) + place, name))
+
+    assert (decoded.metadata.icc_profile, decoded.notes) == (None, notes)
 
 
 def camera_exif(space: int, index: str | None = None, **fields: Any) -> bytes:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from beam_upscale import image
+from beam_upscale import containers, image
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.image import DecodedImage, ImageHeader, reading
 from beam_upscale.plan import Animated
@@ -444,6 +444,38 @@ def test_first_of_several_frames(format_: str) -> None:
     assert decoded.header.frames == 3
     assert_pixels(decoded, gradient(3), tolerance=12)
     assert decoded.notes[0] == "first of 3 frames"
+
+
+def test_a_damaged_number_of_frames_is_passed_over() -> None:
+    chunks = [(b"acTL", b"\0\3")]
+    data = containers.png_with_chunks(FILES["png"], chunks)
+
+    assert decode(data).header.frames == 1
+
+
+def test_a_jpeg_whose_height_stands_behind_its_pixels() -> None:
+    data = bytearray(FILES["jpeg"])
+    frame = data.index(b"\xff\xc0")
+    height = bytes(data[frame + 5 : frame + 7])
+    data[frame + 5 : frame + 7] = bytes(2)
+    scan = data.index(b"\xff\xd9")
+    data[scan:scan] = b"\xff\xdc\x00\x04" + height
+
+    error = error_of(bytes(data))
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "DNL" in error.message
+
+
+def test_a_png_of_apple() -> None:
+    chunk = struct.pack(">I", 4) + b"CgBI" + bytes([0x50, 0, 0x20, 2])
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    signature = len(containers.PNG_SIGNATURE)
+
+    error = error_of(FILES["png"][:signature] + chunk + FILES["png"][signature:])
+
+    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
+    assert "Apple" in error.message
 
 
 @pytest.mark.parametrize("format_", ["gif", "png", "webp", "tiff", "avif"])
