@@ -1,6 +1,7 @@
 """What reading and writing share."""
 
 import contextlib
+import re
 import struct
 import traceback
 import warnings
@@ -53,7 +54,7 @@ def raise_jpeg_warnings() -> None:
         pyvips.Error: there was a warning.
     """
     if b"VipsJpeg" in pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()):
-        raise pyvips.Error("the last rows are damaged")
+        raise pyvips.Error("the last rows are damaged:")
 
 
 def matching_profile(icc_profile: bytes | None, channels: int) -> bytes | None:
@@ -94,8 +95,35 @@ def damage_as_image_error(format_: str) -> Iterator[None]:
         if any(sign in reason for sign in _MEMORY_SIGNS):
             raise MemoryError(message) from error
         code = _damage_code(error, reason)
-        raise CodecError(code, f"{format_.upper()} cannot be decoded: {message}") from error
+        raise CodecError(code, f"{format_.upper()} cannot be decoded: {_plain(message)}") from error
     _raise_kept()
+
+
+_WORDS_OF_CALLS = re.compile(
+    r"\b(?:unable to (?:call|load from source|write to memory|fetch from region)"
+    r"|VipsForeign\w+:?|(?:VipsJpeg|vipspng|tiff2vips):)\s*"
+)
+"""What libvips says of its own calls, around what is wrong with the file."""
+
+_SAID_AGAIN = re.compile(r"(.+?)(?: \1)+")
+
+_PLAIN_WORDS = {
+    "": "its header or its pixels are damaged",
+    "libpng read error": "its compressed pixels are damaged, or fewer than its size takes",
+    "could not create decoder object": "its canvas, its frames or its chunks contradict each other",
+    "decoder error -2": "the pixels of a strip or tile are damaged, or fewer than its size takes",
+    "not identified by this driver": "it has no width or no height",
+    "Failed to decode image: BMFF parsing failed": "its boxes are damaged or contradict each other",
+}
+"""What libraries mean by words that only they understand."""
+
+
+def _plain(message: str) -> str:
+    """A library's message without its own names; in plain words where it says nothing else."""
+    text = _WORDS_OF_CALLS.sub("", message).strip()
+    again = _SAID_AGAIN.fullmatch(text)
+    text = again[1] if again else text
+    return _PLAIN_WORDS.get(text, text)
 
 
 _kept: list[Exception] = []
