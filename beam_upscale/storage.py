@@ -28,7 +28,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileSystem
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import conditional_files, hadoop_files, http_files, urls
+from beam_upscale import conditional_files, hadoop_files, http_files, stores, urls
 from beam_upscale.conditional_files import ConditionalStore, Guard
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.globs import Glob, State, base_of, has_wildcard, literal_start
@@ -111,6 +111,7 @@ def configure(beam_options: Sequence[str]) -> None:
     """
     FileSystems.set_options(PipelineOptions(list(beam_options)))
     conditional_files.forget_clients()
+    stores.forget()
 
 
 def is_local(uri: str) -> bool:
@@ -214,6 +215,7 @@ def open_read(uri: str) -> BinaryIO:
     """
     if urls.is_web(uri):
         return http_files.open_read(uri)
+    _check_store(uri)
     try:
         if is_local(uri):
             return _open_regular(_local_path(uri))
@@ -222,6 +224,15 @@ def open_read(uri: str) -> BinaryIO:
         return cast(BinaryIO, FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED))
     except _failures(uri) as error:
         raise read_error(uri, error) from error
+
+
+def _check_store(uri: str) -> None:
+    """Raises an ImageError, which names the file, where its store cannot be asked at all."""
+    try:
+        stores.check(uri)
+    except ImageError as error:
+        found = f"{named(uri)} could not be read: {error.message}"
+        raise ImageError(error.code, found) from error
 
 
 def _open_regular(path: Path) -> BinaryIO:
@@ -241,6 +252,7 @@ def read(uri: str, limit: int | None = None) -> bytes:
     """
     if limit is not None:
         return read_range(uri, 0, limit)
+    _check_store(uri)
     store = conditional_files.store_of(uri)
     if store is not None:
         return _read_from(store, uri)
@@ -327,6 +339,8 @@ def check_size(found: int | None, max_bytes: int) -> None:
 
 def read_error(uri: str, error: Exception) -> ImageError:
     """The `ImageError` that says why a file could not be read."""
+    if isinstance(error, ImageError):
+        return error
     name = named(uri)
     if isinstance(error, FileNotFoundError):
         return ImageError(ErrorCode.NOT_FOUND, f"{name} does not exist")
@@ -339,9 +353,15 @@ def read_error(uri: str, error: Exception) -> ImageError:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file is there."""
+    """Whether a file is there.
+
+    Raises:
+        ImageError: its store cannot be asked at all, with the codes of `stores.check`.
+        Exception: of the store's client.
+    """
     if urls.is_web(uri):
         return http_files.exists(uri)
+    _check_store(uri)
     if hadoop_files.is_hdfs(uri):
         return hadoop_files.exists(uri)
     if is_local(uri):
@@ -362,16 +382,25 @@ def size(uri: str) -> int | None:
             return _local_path(uri).stat().st_size
         if urls.is_web(uri):
             return http_files.size(uri)
+        _check_store(uri)
         if hadoop_files.is_hdfs(uri):
             return hadoop_files.size(uri)
         return int(FileSystems.get_filesystem(uri).size(uri))
     except _failures(uri) as error:
         if is_local(uri) or urls.is_web(uri):
             return None
-        if unread_scheme(uri) is None and not exists(uri):
+        if unread_scheme(uri) is None and _is_gone(uri):
             return None
         # Taken for gone, a result would be made, and paid for, again.
         raise read_error(uri, error) from error
+
+
+def _is_gone(uri: str) -> bool:
+    """Whether a file is not there for sure."""
+    try:
+        return not exists(uri)
+    except Exception:
+        return False
 
 
 def version(uri: str) -> tuple[object, ...]:
@@ -383,6 +412,7 @@ def version(uri: str) -> tuple[object, ...]:
             return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
         if urls.is_web(uri):
             return http_files.version(uri)
+        _check_store(uri)
         if hadoop_files.is_hdfs(uri):
             return hadoop_files.version(uri)
         store = conditional_files.store_of(uri)
@@ -434,6 +464,7 @@ def publish(
         A binary file. When the block or the guard raises, nothing appears.
     """
     is_conditional = guard is not None
+    _check_store(uri)
     store = conditional_files.store_of(uri) if is_conditional else None
     guard = guard or contextlib.nullcontext
     with guard():
@@ -532,6 +563,7 @@ def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
         OSError: it cannot be written.
     """
     folder = partial_folder or uri.rpartition("/")[0]
+    _check_store(uri)
     store = conditional_files.store_of(uri)
     if is_local(uri):
         created = _create_local(_local_path(uri), _local_path(folder), data)
@@ -692,11 +724,13 @@ def _listed_below(prefix: str) -> Iterator[str]:
         SettingsError: PERMISSION_DENIED, NOT_FOUND or READ_ERROR, with the store's own words.
     """
     try:
+        _check_store(prefix)
         yield from _paths_below(prefix)
     except Exception as error:
         found = read_error(prefix, error)
         # The store names the folder, which may be one further down.
-        words = "" if found.code is ErrorCode.READ_ERROR else f": {error}"
+        is_told = found is error or found.code is ErrorCode.READ_ERROR
+        words = "" if is_told else f": {error}"
         message = f"the inputs cannot be listed: {found.message}{words}"
         raise SettingsError(found.code, message) from error
 

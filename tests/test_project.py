@@ -55,6 +55,7 @@ FLOORS = {
             "shared_weights",
             "sorted_map",
             "storage",
+            "stores",
             "urls",
             "web_access",
             "web_failures",
