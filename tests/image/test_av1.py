@@ -65,6 +65,79 @@ def test_pictures_with_alpha() -> None:
     assert caught.value.code is ErrorCode.CORRUPT
 
 
+def box(kind: bytes, *parts: bytes) -> bytes:
+    content = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def full_box(kind: bytes, version: int, *parts: bytes) -> bytes:
+    return box(kind, bytes([version, 0, 0, 0]), *parts)
+
+
+def box_in(data: bytes, kind: bytes) -> bytes:
+    start = data.index(kind) - 4
+    return data[start : start + int.from_bytes(data[start : start + 4], "big")]
+
+
+def grid_of_two(size: tuple[int, int], cell: tuple[int, int], in_meta: bool) -> bytes:
+    """An AVIF of two cells, each coded in 64 x 64, side by side (ISO/IEC 23008-12, 6.6.2.3).
+
+    Args:
+        size: that its box says of the whole.
+        cell: that its box says of a cell.
+        in_meta: whether the streams lie in the box that describes them.
+    """
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, "AVIF")
+    single = file.getvalue()
+    stream = single[single.index(b"mdat") + 4 :]
+    grid = bytes([0, 0, 0, 1]) + struct.pack(">HH", 128, 64)
+
+    def head(start: int) -> bytes:
+        starts = (start, start + len(grid), start + len(grid) + len(stream))
+        lengths = (len(grid), len(stream), len(stream))
+        places = b"".join(
+            struct.pack(">HHHHII", item, in_meta, 0, 1, offset, length)
+            for item, offset, length in zip((1, 2, 3), starts, lengths, strict=True)
+        )
+        items = b"".join(
+            full_box(b"infe", 2, struct.pack(">HH4sB", item, 0, kind, 0))
+            for item, kind in ((1, b"grid"), (2, b"av01"), (3, b"av01"))
+        )
+        sizes = [full_box(b"ispe", 0, struct.pack(">II", *each)) for each in (size, cell)]
+        known = box(b"ipco", *sizes, box_in(single, b"av1C"), box_in(single, b"pixi"))
+        own = struct.pack(">IHBBB", 3, 1, 2, 1, 4)
+        own += b"".join(struct.pack(">HBBBB", item, 3, 2, 0x83, 4) for item in (2, 3))
+        return full_box(
+            b"meta",
+            0,
+            full_box(b"hdlr", 0, bytes(4), b"pict", bytes(13)),
+            full_box(b"pitm", 0, struct.pack(">H", 1)),
+            full_box(b"iloc", 1, b"\x44\0", struct.pack(">H", 3), places),
+            full_box(b"iinf", 0, struct.pack(">H", 3), items),
+            full_box(b"iref", 0, box(b"dimg", struct.pack(">HHHH", 1, 2, 2, 3))),
+            box(b"iprp", known, full_box(b"ipma", 0, own)),
+            box(b"idat", grid, stream, stream) if in_meta else b"",
+        )
+
+    kind = box(b"ftyp", b"avif", bytes(4), b"avifmif1miaf")
+    if in_meta:
+        return kind + head(0)
+    return kind + head(len(kind) + len(head(0)) + 8) + box(b"mdat", grid, stream, stream)
+
+
+@pytest.mark.parametrize("in_meta", [False, True])
+def test_cells_of_a_grid(in_meta: bool) -> None:
+    data = grid_of_two((128, 64), (64, 64), in_meta)
+    assert image.decode(data, max_pixels=10_000).color.shape == (64, 128, 3)
+
+    with pytest.raises(ImageError) as caught:
+        image.read_header(grid_of_two((256, 128), (128, 128), in_meta))
+
+    assert caught.value.code is ErrorCode.CORRUPT
+    assert "128 x 128 px of a picture coded in 64 x 64" in caught.value.message
+
+
 def unit(*fields: tuple[int, int]) -> bytes:
     """A delimiter and a sequence header of these numbers and their bits."""
     bits = "".join(f"{number:0{count}b}" for number, count in fields)
