@@ -209,8 +209,10 @@ def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
 def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> bool:
     if info.compression not in _PILLOW_COMPRESSIONS or info.bits_per_sample == 16:
         return False
-    # It would put spare strips where the first ones belong, and takes 8-bit colors for black.
-    if info.has_spare_parts or has_8_bit_color_map(info):
+    # It puts spare strips where the first ones belong, if they are not packed, and takes 8-bit
+    # colors for black.
+    is_plain = info.compression == containers.TIFF_UNCOMPRESSED
+    if (info.has_spare_parts and is_plain) or has_8_bit_color_map(info):
         return False
     # It takes a big-endian BigTIFF's directory for one of a classic TIFF.
     if info.is_big_endian_big or not _is_clear(info, extra):

@@ -267,6 +267,7 @@ def without(page: Page, *tags: int) -> bytes:
 PARTS = [
     pytest.param(page_of(8, RGB, ()), id="plain strips"),
     pytest.param(page_of(8, RGB, (), compression=DEFLATE), id="Deflate"),
+    pytest.param(page_of(8, RGB, (), compression=LZMA), id="LZMA"),
     pytest.param(page_of(8, RGB, (), tile=(16, 16)), id="plain tiles"),
     pytest.param(page_of(8, BLACK_IS_ZERO, (), tile=(16, 16), compression=LZW), id="LZW tiles"),
     pytest.param(page_of(8, PALETTE, ()), id="palette"),
