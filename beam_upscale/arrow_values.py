@@ -1,8 +1,9 @@
 """Tables of Arrow as Python values, in types that any manifest has.
 
-Times are in microseconds, UUIDs are text. Arrow holds more than Python does: a date after the year
-9999 or before the year 1, a time in a zone that this machine does not know, a text that is no
-UTF-8, a struct with two members of one name. No such value is in the way of the others.
+Times are in microseconds, or text where they are between two; UUIDs are text. Arrow holds more than
+Python does: a date after the year 9999 or before the year 1, nanoseconds, a time in a zone that
+this machine does not know, a text that is no UTF-8, a struct with two members of one name. No such
+value is in the way of the others.
 """
 
 import contextlib
@@ -50,7 +51,11 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
     # Only pandas has a type for nanoseconds.
     plain = _microseconds(kind)
     if plain is not kind:
-        column = column.cast(plain, safe=False)
+        try:
+            column = column.cast(plain)
+        except pa.ArrowInvalid:
+            # One of them is between two microseconds: all are text, so that they have one type.
+            return [_leaf_text(each) if each.is_valid else None for each in column]
     if not any(map(_is_converted, types_in(plain))):
         with contextlib.suppress(*_NOT_HELD):
             return cast(list[Any], column.to_pylist())
@@ -130,7 +135,10 @@ def _members(names: list[str], values: Iterable[pa.Scalar]) -> Any:
 def _leaf(scalar: pa.Scalar) -> Any:
     plain = _microseconds(scalar.type)
     if plain is not scalar.type:
-        scalar = scalar.cast(plain, safe=False)
+        try:
+            scalar = scalar.cast(plain)
+        except pa.ArrowInvalid:
+            return _leaf_text(scalar)
     with contextlib.suppress(*_NOT_HELD):
         return scalar.as_py()
     kind = scalar.type
@@ -149,6 +157,8 @@ def _leaf_text(scalar: pa.Scalar) -> str | None:
         return _date_text(scalar.value // _MILLISECONDS_PER_DAY)
     if pa.types.is_timestamp(kind):
         return _timestamp_text(scalar.value, kind)
+    if pa.types.is_time(kind) and kind.unit == "ns":
+        return _clock_text(scalar.value, kind.unit)
     if pa.types.is_time(kind) or pa.types.is_duration(kind):
         return f"{scalar.value} {kind.unit}"
     if hasattr(scalar, "as_buffer"):
@@ -157,13 +167,16 @@ def _leaf_text(scalar: pa.Scalar) -> str | None:
 
 
 def _timestamp_text(value: int, kind: pa.TimestampType) -> str:
-    per_second = _UNITS_PER_SECOND[kind.unit]
-    seconds, fraction = divmod(value, per_second)
-    days, second = divmod(seconds, _SECONDS_PER_DAY)
-    clock = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
-    digits = f".{fraction:0{len(str(per_second)) - 1}}" if fraction else ""
+    days, rest = divmod(value, _SECONDS_PER_DAY * _UNITS_PER_SECOND[kind.unit])
     # Whatever the zone, Arrow counts from an instant in UTC.
-    return f"{_date_text(days)}T{clock}{digits}{'' if kind.tz is None else 'Z'}"
+    return f"{_date_text(days)}T{_clock_text(rest, kind.unit)}{'' if kind.tz is None else 'Z'}"
+
+
+def _clock_text(value: int, unit: str) -> str:
+    per_second = _UNITS_PER_SECOND[unit]
+    second, fraction = divmod(value, per_second)
+    digits = f".{fraction:0{len(str(per_second)) - 1}}" if fraction else ""
+    return f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}{digits}"
 
 
 def _date_text(days: int) -> str:

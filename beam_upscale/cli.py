@@ -637,10 +637,16 @@ def _reduction_hints(settings: "PinnedSettings") -> list[str]:
 def _print_left_out(listing: "Listing", printer: Printer) -> None:
     if listing.ignored:
         printer.line(
-            f"{listing.ignored:,} files are left out: their names say that they are no images"
+            "1 file is left out: its name says that it is no image"
+            if listing.ignored == 1
+            else f"{listing.ignored:,} files are left out: their names say that they are no images"
         )
     if listing.unmatched:
-        printer.line(f"{listing.unmatched:,} rows of metadata name no image that is here")
+        printer.line(
+            "1 row of metadata names no image that is here"
+            if listing.unmatched == 1
+            else f"{listing.unmatched:,} rows of metadata name no image that is here"
+        )
     if listing.datasets:
         first, *others = listing.datasets
         more = f" and of {len(others):,} other datasets" if others else ""
@@ -776,7 +782,7 @@ def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
         problems += 1
         out.line(f"{problem.kind}  {problem.path}  {problem.message}")
     if problems:
-        out.line(f"{problems} problems")
+        out.line("1 problem" if problems == 1 else f"{problems:,} problems")
         sys.exit(_EXIT_FAILED)
     out.line(f"{output} matches its manifest, byte for byte")
 

@@ -8,6 +8,11 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
+from beam_upscale.literal import shortened
+
+# Characters of a value in a message.
+_LONGEST_SHOWN = 40
+
 # Python writes and reads whole numbers of any number of digits up to 640; beyond, a limit that can
 # be set applies (sys.set_int_max_str_digits). This many bits have at most 617 digits.
 _DECIMAL_INT_BITS = 2048
@@ -110,6 +115,20 @@ def parsed(text: str | bytes) -> Any:
         raise
     except ValueError:
         return json.loads(text, parse_int=_whole_number)
+
+
+def json_problem(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text that `parsed` refused, in plain words."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"it is no JSON from column {error.colno:,} on"
+    if isinstance(error, RecursionError):
+        return "it is nested more deeply than can be read"
+    return "it is no JSON"
+
+
+def shown_json(value: object) -> str:
+    """A value that JSON gave, as JSON has it, for a message; cut where it is long."""
+    return shortened(json.dumps(value, ensure_ascii=False), _LONGEST_SHOWN)
 
 
 def _whole_number(digits: str) -> int | str:

@@ -13,7 +13,6 @@ does (`packaged_modules/folder_based_builder`), with these differences:
 """
 
 import io
-import json
 import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from beam_upscale import storage
 from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image.codecs import one_line
-from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.json_values import is_unicode, json_problem, parsed, shown_json, without_deep
 from beam_upscale.literal import shortened
 from beam_upscale.separated_values import MalformedError, records
 
@@ -164,12 +163,10 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
     must = f"each line must be one JSON object, with {_FILE_NAME}"
     try:
         value = parsed(line)
-    except json.JSONDecodeError as error:
-        raise _invalid(uri, place, f"{error.msg} at column {error.colno}; {must}") from None
     except (ValueError, RecursionError) as error:
-        raise _invalid(uri, place, f"{error}; {must}") from None
+        raise _invalid(uri, place, f"{json_problem(error)}; {must}") from None
     if not isinstance(value, dict):
-        raise _invalid(uri, place, f"{shown(line)} is no JSON object; {must}")
+        raise _invalid(uri, place, f"{shown_json(value)} is no JSON object; {must}")
     if not is_unicode(value):
         # Half of a surrogate pair, escaped: no store would take it.
         raise _invalid(uri, place, f"{shown(line)} is no valid Unicode")

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import io
 import itertools
-import json
 import os
 import posixpath
 import urllib.parse
@@ -25,7 +24,7 @@ from beam_upscale.arrow_values import rows_of_arrow, types_in
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.image.codecs import one_line
-from beam_upscale.json_values import is_unicode, parsed, without_deep
+from beam_upscale.json_values import is_unicode, json_problem, parsed, shown_json, without_deep
 from beam_upscale.literal import shortened
 from beam_upscale.locations import Cell, Missing, Part, only_column
 from beam_upscale.metadata import name_of_two, named_columns, shown
@@ -330,12 +329,10 @@ def _json_line(place: str, data: bytes) -> _Line:
     except UnicodeDecodeError as error:
         found = f"byte {data[error.start]:#04x} at {error.start:,}"
         return _Line(place, {}, f"{found} is not UTF-8; save it as UTF-8")
-    except json.JSONDecodeError as error:
-        return _Line(place, {}, f"{error.msg} at column {error.colno}; {must}")
     except (ValueError, RecursionError) as error:
-        return _Line(place, {}, f"{error}; {must}")
+        return _Line(place, {}, f"{json_problem(error)}; {must}")
     if not isinstance(value, dict):
-        return _Line(place, {}, f"{shown(value)} is no JSON object; {must}")
+        return _Line(place, {}, f"{shown_json(value)} is no JSON object; {must}")
     if not is_unicode(value):
         return _Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
     return _Line(place, without_deep(value))

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.json_values import is_unicode, parsed, without_deep
-from beam_upscale.literal import shortened
+from beam_upscale.json_values import is_unicode, json_problem, parsed, without_deep
+from beam_upscale.literal import literal, shortened
 from beam_upscale.locations import Extent, Missing, Part
 
 IMAGE_SUFFIXES = (
@@ -252,8 +252,10 @@ def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, An
         return {}, f"{where} {found}"
     try:
         value = parsed(_bytes(uri, file, member.extent.offset, member.extent.size))
+    except UnicodeDecodeError:
+        return {}, f"{where} is no JSON in UTF-8"
     except (ValueError, RecursionError) as error:
-        return {}, f"{where} is no JSON in UTF-8: {error}"
+        return {}, f"{where} is no JSON that can be read: {json_problem(error)}"
     if not isinstance(value, dict) or not is_unicode(value):
         return {}, f"{where} is no JSON object of valid Unicode, whose members would be columns"
     return without_deep(value), ""
@@ -391,7 +393,9 @@ def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> _Memb
         size = 0
     kind = _NO_FILES.get(info.type)
     if kind is None and info.type not in _WITH_DATA | {tarfile.DIRTYPE}:
-        kind = f"a member of the type {info.type!r}"
+        kind = (
+            f"a member of a type that tars do not define ({literal(info.type.decode('latin-1'))})"
+        )
     problem = said.problem or ("" if kind is None else f"is {kind}")
     if "\0" in name:
         problem, name = "has a NUL in its name", name.replace("\0", "_")

@@ -62,7 +62,25 @@ ODD: list[tuple[pa.Array, list[Any]]] = [
     ),
     (as_type([2**62], pa.timestamp("us", "Mars/Base")), ["+148108-07-06T14:00:27.387904Z"]),
     (
-        as_type([1_234_567], pa.timestamp("ns", "Europe/Paris")),
+        as_type([1_234_567, None, 10**9], pa.timestamp("ns", "Europe/Paris")),
+        ["1970-01-01T00:00:00.001234567Z", None, "1970-01-01T00:00:01Z"],
+    ),
+    (
+        as_type([1_700_000_000_123_456_789], pa.timestamp("ns")),
+        ["2023-11-14T22:13:20.123456789"],
+    ),
+    (as_type([1_001, 86_399 * 10**9], pa.time64("ns")), ["00:00:00.000001001", "23:59:59"]),
+    (
+        nested(as_type([1], pa.time64("ns"))),
+        [
+            {
+                "pairs": {"key": "k", "value": ["00:00:00.000000001"]},
+                "lists": ["00:00:00.000000001"],
+            }
+        ],
+    ),
+    (
+        as_type([1_234_000], pa.timestamp("ns", "Europe/Paris")),
         [dt.datetime(1970, 1, 1, 1, 0, 0, 1234, ZoneInfo("Europe/Paris"))],
     ),
     # The year 1 in UTC, and the year before it in New York.
@@ -71,7 +89,8 @@ ODD: list[tuple[pa.Array, list[Any]]] = [
         [dt.datetime(1, 1, 1, tzinfo=UTC)],
     ),
     (as_type([1_000], pa.time64("ns")), [dt.time(0, 0, 0, 1)]),
-    (as_type([1_999], pa.duration("ns")), [dt.timedelta(microseconds=1)]),
+    (as_type([1_000], pa.duration("ns")), [dt.timedelta(microseconds=1)]),
+    (as_type([1_999, 1_000, -5], pa.duration("ns")), ["1999 ns", "1000 ns", "-5 ns"]),
     (as_type([2**60], pa.duration("s")), [f"{2**60} s"]),
     (pa.array([1], pa.decimal256(76, 75)), pa.array([1], pa.decimal256(76, 75)).to_pylist()),
     (

@@ -168,7 +168,7 @@ def test_plan_prints_a_table_and_every_input_that_would_not_be_done(inputs: Path
     assert ["rejected", "2", "0", "0", "0"] in words
     assert f"failed  not_an_image  {inputs}/broken.png" in finished.out
     assert f"rejected  output_side_too_long  {inputs}/long.png" in finished.out
-    assert "1 files are left out" in finished.out
+    assert "1 file is left out" in finished.out
     assert "this is what headers say; no pixels were read" in finished.out
     assert "fails in a run and costs nothing. " in finished.out
 
@@ -209,7 +209,7 @@ def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) 
     assert "what a rule rejected is done by the same command with another rule" in finished.out
     assert finished.err == (
         "tiny-x2.safetensors on cpu in fp32 by OpenVINO: 8 inputs\n"
-        "1 files are left out: their names say that they are no images\n"
+        "1 file is left out: its name says that it is no image\n"
     )
 
 

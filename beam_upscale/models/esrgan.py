@@ -23,7 +23,7 @@ from beam_upscale.models.networks import (
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly
 from beam_upscale.models.recognition import NetworkInfo
 from beam_upscale.models.super_resolution import IMAGE_CHANNELS, ImageBatch, SuperResolution
-from beam_upscale.models.weight_files import ProgramError, read_state_dict
+from beam_upscale.models.weight_files import read_state_dict, unreadable
 
 
 def inspect(path: Path) -> NetworkInfo:
@@ -151,15 +151,10 @@ class EsrganModel(SuperResolution):
 def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     try:
         descriptor = architectures.load(read_state_dict(path))
-    except ProgramError as error:
-        raise _unusable(path, str(error)) from error
     except Exception as error:
         # What a damaged or foreign file raises is not a closed set: spandrel passes on the errors
         # of zip, pickle, safetensors and each architecture's own code.
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise _unusable(
-            path, f"spandrel cannot load it ({type(error).__name__}: {reason})"
-        ) from error
+        raise _unusable(path, unreadable(error)) from error
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.purpose == "FaceSR":
         raise _unusable(path, f"{descriptor.architecture.name} is no super-resolution network")
     channels = (descriptor.input_channels, descriptor.output_channels)

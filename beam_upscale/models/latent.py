@@ -30,6 +30,7 @@ from beam_upscale.models.embeddings import Embedding, EmbeddingCache
 from beam_upscale.models.failures import is_out_of_memory
 from beam_upscale.models.memory import release_memory
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly, require_finite
+from beam_upscale.models.weight_files import unreadable
 from beam_upscale.models.windows import Window, share, windows_of
 from beam_upscale.parameters import Parameters
 
@@ -504,10 +505,7 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
         raise
     except Exception as error:
         # What foreign or damaged weights raise is not a closed set.
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise unusable(
-            folder, f"diffusers cannot load it ({type(error).__name__}: {reason})"
-        ) from error
+        raise unusable(folder, unreadable(error, "diffusers")) from error
     missing = sorted(loading["missing_keys"])
     # diffusers leaves what is missing without values.
     for module in (pipeline.unet, pipeline.vae):

@@ -2,6 +2,8 @@
 
 import collections
 import json
+import pickle
+import re
 import struct
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_upscale.errors import reason
+from beam_upscale.literal import literal, shortened
 from beam_upscale.models.recognition import Shapes
 
 PICKLES = (".pth", ".pt", ".ckpt")
@@ -26,12 +30,39 @@ _PROGRAM_FOLDERS = frozenset({"code"})
 _NUMPY_TYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 """How NumPy reads the types of safetensors; the bits of bf16 as whole numbers."""
 
+# Escapes by which a terminal would change colors.
+_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+
+# Characters of a library's own words in a message.
+_LONGEST = 300
+
 # What safetensors allows, too.
 _LONGEST_HEADER = 100_000_000
 
 
 class ProgramError(ValueError):
     """A file of weights is a program, which loading it would run."""
+
+
+def unreadable(error: Exception, library: str = "spandrel") -> str:
+    """Why weights could not be loaded, without a library's advice on how to run what is in them."""
+    kind = type(error).__name__
+    if isinstance(error, ProgramError):
+        return str(error)
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "it is no pickle of tensors and plain containers alone, or a damaged one; save the "
+            "network's state_dict, as safetensors or with torch.save"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return reason(error)
+    if isinstance(error, EOFError):
+        return "it is empty, or cut off"
+    if kind == "UnsupportedModelError":
+        return "it has the weights of no network that spandrel knows"
+    lines = _STYLES.sub("", str(error)).strip().splitlines()
+    words = f": {shortened(literal(lines[0]), _LONGEST)}" if lines else ""
+    return f"{library} cannot load it ({kind}{words})"
 
 
 def read_state_dict(path: Path) -> Any:

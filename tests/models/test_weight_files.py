@@ -69,6 +69,20 @@ def refusal(path: Path) -> str:
     return caught.value.message
 
 
+def test_what_is_wrong_with_a_file_is_said_in_plain_words(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    assert "there is no such file" in refusal(path)
+    path.write_bytes(b"")
+    assert "it is empty, or cut off" in refusal(path)
+    torch.save({"a": torch.zeros(1)}, path)
+    assert "it has the weights of no network that spandrel knows" in refusal(path)
+    torch.save({"a": Harmful(tmp_path / "mark")}, path)
+    found = refusal(path)
+    assert "it is no pickle of tensors and plain containers alone" in found
+    # PyTorch's advice is to run it.
+    assert "weights_only" not in found and "\x1b" not in found
+
+
 @pytest.mark.parametrize("suffix", [*PICKLES, ".PT", SAFETENSORS])
 def test_torchscript_is_refused_unopened(
     tmp_path: Path, script: tuple[bytes, Path], suffix: str
