@@ -34,7 +34,6 @@ from beam_upscale.error_counts import ErrorTally
 from beam_upscale.errors import HoldLostError, reason
 from beam_upscale.giants import refuse_packed
 from beam_upscale.hold import bind
-from beam_upscale.inference import loading_early
 from beam_upscale.listing import Listing, no_input, require_prompt_column
 from beam_upscale.local_models import LocalModel, LocalNetwork
 from beam_upscale.local_runner import end_servers, is_local, new_pipeline
@@ -112,9 +111,7 @@ def _run(
             ready = _ready(request, dataset)
         if request.overwrite:
             _clear(dataset, on_note)
-        models = [stage.model for stage in ready.settings.stages] if is_here else []
-        with loading_early(models):
-            return _carry_out(request, ready, dataset, on_start, on_progress, termination, begun)
+        return _carry_out(request, ready, dataset, on_start, on_progress, termination, begun)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,16 +20,8 @@ from small_networks import noise
 
 from beam_upscale import image, weights
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.inference import (
-    METRICS,
-    EsrganHandler,
-    Inference,
-    Tile,
-    TiledImage,
-    early,
-    loading_early,
-)
-from beam_upscale.local_models import LocalEsrgan, pin_baseline
+from beam_upscale.inference import METRICS, EsrganHandler, Inference, Tile, TiledImage
+from beam_upscale.local_models import LocalEsrgan
 from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
@@ -525,65 +517,3 @@ def test_weights_reach_a_worker_by_uri_and_are_verified(
     monkeypatch.setitem(MemoryFileSystem.files, uri, b"other")
     other = dataclasses.replace(remote, weights_sha256="0" * 64)
     assert load_code(other) is ErrorCode.WEIGHTS_MISMATCH
-
-
-# Networks that are loaded while the pipeline is built
-
-
-@pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files of weights that networks are loaded from, in order."""
-    files: list[Path] = []
-
-    def load(cls: type[EsrganModel], path: Path, *arguments: Any) -> EsrganModel:
-        files.append(path)
-        return plain_load(path, *arguments)
-
-    plain_load = EsrganModel.load
-    monkeypatch.setattr(EsrganModel, "load", classmethod(load))
-    return files
-
-
-def test_a_network_that_was_loaded_early_is_taken_once(
-    model: LocalEsrgan, loads: list[Path]
-) -> None:
-    images = [whole(noise(9, 7, 3))]
-
-    with loading_early([model, model]):
-        (first,) = infer(EsrganHandler(model), images)
-        assert len(loads) == 1
-        (second,) = infer(EsrganHandler(model), images)
-
-    assert len(loads) == 2
-    np.testing.assert_array_equal(first.cores[0], second.cores[0])
-
-
-def test_other_networks_than_those_loaded_early_are_loaded(
-    model: LocalEsrgan, loads: list[Path]
-) -> None:
-    with loading_early([dataclasses.replace(model, threads=2)]):
-        EsrganHandler(model).load_model()
-
-    assert len(loads) == 2
-
-
-def test_nothing_keeps_a_network_that_was_loaded_early(model: LocalEsrgan) -> None:
-    with loading_early([model]):
-        pass
-
-    assert early.take(model) is None
-    assert early._begun == {}
-
-
-def test_a_network_that_could_not_be_loaded_early_fails_where_it_is_needed(
-    model: LocalEsrgan,
-) -> None:
-    changed = dataclasses.replace(model, weights_sha256="0" * 64)
-
-    with loading_early([changed]):
-        assert load_code(changed) is ErrorCode.WEIGHTS_MISMATCH
-
-
-def test_baselines_are_not_loaded_early() -> None:
-    with loading_early([pin_baseline("nearest"), None]):
-        assert early._begun == {}

@@ -1,6 +1,5 @@
 """Super-resolution networks under RunInference."""
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 from beam_upscale import tiling
 from beam_upscale.batching import Batched, Batcher, Patch
 from beam_upscale.errors import BrokenProcessError
-from beam_upscale.inference import early
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
 from beam_upscale.inference.loading import on_device, weights_path
@@ -19,11 +17,6 @@ from beam_upscale.models import backend
 from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.failures import state_of
 from beam_upscale.models.super_resolution import SuperResolution
-
-
-def begin_loading(model: LocalEsrgan) -> contextlib.AbstractContextManager[None]:
-    """Loads a network ahead of its handler, which takes it within this context."""
-    return early.loading(model, lambda: _load(model, weights_path(model)))
 
 
 def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
@@ -48,12 +41,9 @@ class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
     def load_model(self) -> Batcher[Patch]:
         """Brings the weights to this machine, loads the network and puts the batcher before it."""
         model = self._model
-        state = state_of(model.device)
-        network: SuperResolution | None = early.take(model)
-        if network is None:
-            path = weights_path(model)
-            with on_device(state):
-                network = _load(model, path)
+        path, state = weights_path(model), state_of(model.device)
+        with on_device(state):
+            network = _load(model, path)
 
         def upscale(patches: Sequence[Patch]) -> list[np.ndarray]:
             return list(network.upscale(np.stack([patch.pixels for patch in patches])))
