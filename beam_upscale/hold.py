@@ -38,9 +38,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, NoReturn
 
-from beam_upscale import storage, urls
+from beam_upscale import storage, stores, urls
 from beam_upscale.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError, reason
+from beam_upscale.errors import ErrorCode, HoldLostError, ImageError, SettingsError, reason
 
 _logger = logging.getLogger(__name__)
 
@@ -743,7 +743,7 @@ def refuse_impossible(root: str) -> None:
         root: URI or absolute path of what is to be the folder.
 
     Raises:
-        SettingsError: OUTPUT_UNAVAILABLE.
+        SettingsError: OUTPUT_UNAVAILABLE; MISSING_PACKAGE, its store's client is not installed.
     """
     if urls.is_web(root):
         raise _unavailable(root, "is on a web server, where nothing can be written")
@@ -754,6 +754,7 @@ def refuse_impossible(root: str) -> None:
             if scheme == "file":
                 found = "it is on another machine"
             raise _unavailable(root, f"cannot be written: {found}")
+        _refuse_unready(root)
         return
     try:
         for each in (Path(root), *Path(root).parents):
@@ -766,6 +767,17 @@ def refuse_impossible(root: str) -> None:
                 raise _unavailable(root, f"{where} a file, not a folder")
     except OSError as error:
         raise _unavailable(root, f"cannot be a folder: {reason(error, of=root)}") from error
+
+
+def _refuse_unready(root: str) -> None:
+    """Raises where this process lacks what a store's client needs."""
+    try:
+        stores.check(root)
+    except ImageError as error:
+        found = f"cannot be written: {error.message}"
+        if error.code is ErrorCode.MISSING_PACKAGE:
+            raise SettingsError(error.code, f"{storage.printable(root)} {found}") from error
+        raise _unavailable(root, found) from error
 
 
 def _unavailable(root: str, found: str) -> SettingsError:

@@ -30,7 +30,8 @@ _CONNECT_ATTEMPTS = 2
 # What lacks is looked for again after so long.
 _SECONDS_LACKING = 300.0
 
-_found: dict[str, tuple[float, ImageError | None]] = {}
+# By scheme: under which options of the process it was found, and until when it holds.
+_found: dict[str, tuple[object, float, ImageError | None]] = {}
 
 
 def check(uri: str) -> None:
@@ -45,11 +46,12 @@ def check(uri: str) -> None:
     scheme = uri.partition("://")[0]
     if scheme not in _PACKAGES:
         return
-    until, problem = _found.get(scheme, (0.0, None))
-    if time.monotonic() >= until:
+    options = FileSystems._pipeline_options
+    under, until, problem = _found.get(scheme, (None, 0.0, None))
+    if under is not options or time.monotonic() >= until:
         problem = _problem(scheme, uri)
         lasts = float("inf") if problem is None else _SECONDS_LACKING
-        _found[scheme] = time.monotonic() + lasts, problem
+        _found[scheme] = options, time.monotonic() + lasts, problem
     if problem is not None:
         raise ImageError(problem.code, problem.message)
 
@@ -64,7 +66,7 @@ def _problem(scheme: str, uri: str) -> ImageError | None:
     if not _is_installed(module):
         return ImageError(
             ErrorCode.MISSING_PACKAGE,
-            f"{scheme}:// cannot be read: there is no module {module}; install what it needs: "
+            f"{scheme}:// needs the module {module}, which is not installed; "
             f"pip install 'beam-upscale[{extra}]'",
         )
     look = _CHECKS.get(scheme)
@@ -84,8 +86,8 @@ def _hdfs(uri: str) -> ImageError | None:
     except ValueError:
         return ImageError(
             ErrorCode.READ_ERROR,
-            "hdfs:// cannot be read without Beam's options --hdfs_host, --hdfs_port and "
-            "--hdfs_user; pass them, on the command line behind --",
+            "hdfs:// needs Beam's options --hdfs_host, --hdfs_port and --hdfs_user; pass them, on "
+            "the command line behind --",
         )
     return None
 

@@ -4,9 +4,12 @@ import importlib.util
 import socket
 from collections.abc import Callable, Iterator
 
+import memory_hdfs
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import storage, stores
+from beam_upscale import hold, storage, stores
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 
 
@@ -49,6 +52,10 @@ def assert_refused(uri: str, code: ErrorCode, words: str) -> None:
     with pytest.raises(SettingsError, match=words) as listed:
         list(storage.list_files(uri))
     assert listed.value.code is code
+    with pytest.raises(SettingsError, match=words.partition(": ")[2] or words) as written:
+        hold.refuse_impossible(uri)
+    is_missing = code is ErrorCode.MISSING_PACKAGE
+    assert written.value.code is (code if is_missing else ErrorCode.OUTPUT_UNAVAILABLE)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +82,15 @@ def test_hdfs_without_options_says_which() -> None:
     words = r"hdfs://x/a.png/? could not be read: .*--hdfs_host, --hdfs_port and --hdfs_user"
 
     assert_refused("hdfs://x/a.png", ErrorCode.READ_ERROR, words)
+
+
+def test_options_that_a_pipeline_sets_count_at_once() -> None:
+    with pytest.raises(ImageError):
+        stores.check("hdfs://x/a.png")
+
+    FileSystems.set_options(PipelineOptions(list(memory_hdfs.OPTIONS)))
+
+    stores.check("hdfs://x/a.png")
 
 
 def test_s3_without_credentials_is_refused_and_asked_once(
