@@ -12,7 +12,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.models import openvino_graphs
 from beam_upscale.models.device import Precision
 from beam_upscale.models.failures import is_out_of_memory
-from beam_upscale.models.openvino_runtime import openvino
+from beam_upscale.models.openvino_runtime import core
 from beam_upscale.models.recognition import Architecture, Compact, Esrgan, NetworkInfo, recognize
 from beam_upscale.models.strips import HEIGHT, WIDTH, Cut
 from beam_upscale.models.super_resolution import ImageBatch, SuperResolution
@@ -172,7 +172,6 @@ class _Compiler:
     """Compiles graphs for this machine's CPU."""
 
     def __init__(self, threads: int) -> None:
-        self._core = openvino.Core()
         self._threads = threads
 
     def compile(self, graph: Any, precision: Precision) -> _Compiled:
@@ -185,7 +184,7 @@ class _Compiler:
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_SIZES,
         }
-        return _Compiled(self._core.compile_model(graph, "CPU", options))
+        return _Compiled(core().compile_model(graph, "CPU", options))
 
 
 def _padded(image: Values, multiple: int) -> Values:

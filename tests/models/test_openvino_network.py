@@ -186,6 +186,26 @@ def test_without_openvino_auto_takes_pytorch(monkeypatch: pytest.MonkeyPatch) ->
         settle(NetworkBackend.OPENVINO, Device.CPU, Precision.FP32, is_known=True)
 
 
+def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:
+    code = (
+        "import faulthandler, os, signal, sys, threading, numpy as np; from pathlib import Path\n"
+        "from beam_upscale.models.openvino_network import OpenVinoModel\n"
+        "from beam_upscale.models.device import Precision\n"
+        "faulthandler.enable()\n"
+        "signal.signal(signal.SIGINT, lambda *_: print('taken'))\n"
+        "models = [OpenVinoModel.load(Path(sys.argv[1]), Precision.FP32, 1)]\n"
+        "models[0].upscale(np.zeros((1, 8, 8, 3), np.uint8))\n"
+        "thread = threading.Thread(target=models.clear)\n"
+        "thread.start(); thread.join()\n"
+        "os.kill(os.getpid(), signal.SIGINT)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(save(esrgan(2)))], capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stdout) == (0, "taken\n")
+
+
 def test_neither_pytorch_nor_telemetry_is_imported(save: Save) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
