@@ -44,7 +44,7 @@ def build(architecture: Architecture, weights: Weights) -> Graphs:
     """Builds a network's graphs; the weights become part of them."""
     match architecture:
         case Esrgan():
-            return _Esrgan(weights).graphs(architecture)
+            return EsrganGraphs(weights).graphs(architecture)
         case Compact():
             return _Compact(weights).graphs(architecture)
 
@@ -54,6 +54,7 @@ class _Layers:
         self._weights = weights
 
     def convolution(self, name: str, values: Any) -> Any:
+        """A convolution that keeps height and width, with its bias."""
         kernel = opset.constant(self._weights[f"{name}.weight"])
         bias = self._weights[f"{name}.bias"].reshape(1, -1, 1, 1)
         ones = [1, 1]
@@ -62,7 +63,8 @@ class _Layers:
         )
 
 
-def _input(channels: int) -> Any:
+def image_input(channels: int) -> Any:
+    """An input of one image, (1, channels, H, W), of any height and width."""
     return opset.parameter([1, channels, -1, -1], np.float32)
 
 
@@ -87,19 +89,23 @@ def _leaky(values: Any) -> Any:
     return opset.prelu(values, opset.constant(np.array([_SLOPE], np.float32)))
 
 
-class _Esrgan(_Layers):
+class EsrganGraphs(_Layers):
+    """Makes the parts of an ESRGAN's graph."""
+
     def graphs(self, network: Esrgan) -> Graphs:
-        image = _input(network.channels * network.shuffle**2)
-        shallow, deep, features = (_input(network.filters) for _ in range(3))
+        """All parts, each as a graph of its own."""
+        image = image_input(network.channels * network.shuffle**2)
+        shallow, deep, features = (image_input(network.filters) for _ in range(3))
         first = self.convolution("first", image)
         return Graphs(
             first=openvino.Model([first], [image]),
-            trunk=openvino.Model([self._trunk(network, shallow)], [shallow]),
-            tail=openvino.Model([self._tail(network, deep)], [deep]),
+            trunk=openvino.Model([self.trunk(network, shallow)], [shallow]),
+            tail=openvino.Model([self.tail(network, deep)], [deep]),
             last=openvino.Model([self.convolution("last", features)], [features]),
         )
 
-    def _trunk(self, network: Esrgan, shallow: Any) -> Any:
+    def trunk(self, network: Esrgan, shallow: Any) -> Any:
+        """What lies between the first convolution and the first doubling."""
         values = shallow
         for block in range(network.blocks):
             inner = values
@@ -115,7 +121,8 @@ class _Esrgan(_Layers):
             features = opset.concat([features, grown], 1)
         return opset.add(_scaled(self.convolution(f"{name}.5", features), _RESIDUAL_SCALE), values)
 
-    def _tail(self, network: Esrgan, features: Any) -> Any:
+    def tail(self, network: Esrgan, features: Any) -> Any:
+        """The doublings, and all that follows but the last convolution."""
         for doubling in range(1, network.doublings + 1):
             features = _leaky(self.convolution(f"up.{doubling}", _enlarged(features, 2)))
         return _leaky(self.convolution("high", features))
@@ -123,8 +130,8 @@ class _Esrgan(_Layers):
 
 class _Compact(_Layers):
     def graphs(self, network: Compact) -> Graphs:
-        image, again = _input(network.channels), _input(network.channels)
-        shallow, deep = _input(network.features), _input(network.features)
+        image, again = image_input(network.channels), image_input(network.channels)
+        shallow, deep = image_input(network.features), image_input(network.features)
         values = shallow
         for number in range(network.convolutions):
             values = self._prelu(2 * number + 3, self.convolution(f"{2 * number + 2}", values))

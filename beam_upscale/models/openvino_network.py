@@ -61,13 +61,13 @@ class OpenVinoModel(SuperResolution):
         super().__init__(info)
         self._architecture = architecture
         self._graphs = openvino_graphs.build(architecture, weights)
-        self._compiler = _Compiler(threads)
+        self._compiler = Compiler(threads)
         self._first = self._compiler.compile(self._graphs.first, Precision.FP32)
         self._trunk = self._compiler.compile(self._graphs.trunk, precision)
         self._tail = self._graphs.tail and self._compiler.compile(self._graphs.tail, precision)
         self._last = self._compiler.compile(self._graphs.last, Precision.FP32)
         self._precision = precision
-        self._of_one_size: tuple[tuple[int, ...], _Compiled] | None = None
+        self._of_one_size: tuple[tuple[int, ...], Compiled] | None = None
 
     @classmethod
     def load(cls, path: Path, precision: Precision, threads: int) -> Self:
@@ -154,13 +154,14 @@ class OpenVinoModel(SuperResolution):
         return self._of_one_size[1](features)
 
 
-class _Compiled:
+class Compiled:
     """A graph that is ready to run; what it gives lasts until it is run again."""
 
     def __init__(self, compiled: Any) -> None:
         self._request = compiled.create_infer_request()
 
     def __call__(self, *inputs: Values) -> Values:
+        """Runs the graph."""
         outputs = self._request.infer(
             dict(enumerate(inputs)), share_inputs=True, share_outputs=True
         )
@@ -168,13 +169,14 @@ class _Compiled:
         return values
 
 
-class _Compiler:
+class Compiler:
     """Compiles graphs for this machine's CPU."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
 
-    def compile(self, graph: Any, precision: Precision) -> _Compiled:
+    def compile(self, graph: Any, precision: Precision) -> Compiled:
+        """Compiles a graph to compute in fp32 or bf16."""
         options = {
             "INFERENCE_PRECISION_HINT": _TYPES[precision],
             "INFERENCE_NUM_THREADS": self._threads,
@@ -184,7 +186,7 @@ class _Compiler:
             "ENABLE_CPU_PINNING": False,
             "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_SIZES,
         }
-        return _Compiled(core().compile_model(graph, "CPU", options))
+        return Compiled(core().compile_model(graph, "CPU", options))
 
 
 def _padded(image: Values, multiple: int) -> Values:
