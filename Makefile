@@ -62,6 +62,11 @@ fuzz: install-dev ## fuzz requests, then images, tables, tars and addresses: 5 m
 	$(VENV)/python tests/fuzz_inputs.py --keep out/fuzz --seed $(or $(SEED),0) \
 		$(if $(INPUTS),--inputs $(INPUTS),--seconds $(or $(SECONDS),300))
 
+.PHONY: bench-network
+bench-network: install-dev ## speed, likeness, memory and start of the default network, beside peers: 10 minutes
+	$(VENV)/python benchmarks/network.py --output benchmarks/results
+	$(VENV)/python benchmarks/start_up.py --output benchmarks/results
+
 .PHONY: clients
 clients: install-dev ## install and build the clients of the API that the slow tests run
 	@$(VENV)/python tests/clients/set_up.py
