@@ -75,7 +75,11 @@ def test_plan_imports_no_network(photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network_backend", "its_own"), [("openvino", {"openvino"}), ("torch", {"spandrel", "torch"})]
+    ("network_backend", "its_own"),
+    [
+        ("openvino", {"openvino"}),
+        pytest.param("torch", {"spandrel", "torch"}, marks=pytest.mark.slow),
+    ],
 )
 def test_run_imports_what_runs_its_network_and_no_other(
     network_backend: str, its_own: set[str], photos: Path, tiny_weights: Path

@@ -154,6 +154,7 @@ assert spandrel.architectures.SwinIR and spandrel.util.KeyCondition
 """
 
 
+@pytest.mark.slow
 def test_spandrel_can_be_used_as_ever_after_a_part_of_it(
     save: Callable[[nn.Module], Path],
 ) -> None:
