@@ -4,7 +4,7 @@ The first and the last convolution are graphs of their own: they are run in fp32
 is run in, so that 16-bit images keep their tonal steps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,12 +107,27 @@ class EsrganGraphs(_Layers):
     def trunk(self, network: Esrgan, shallow: Any) -> Any:
         """What lies between the first convolution and the first doubling."""
         values = shallow
-        for block in range(network.blocks):
-            inner = values
-            for dense in _DENSE_BLOCKS:
-                inner = self._dense_block(f"body.{block}.{dense}", inner)
-            values = opset.add(_scaled(inner, _RESIDUAL_SCALE), values)
+        for number in range(network.blocks):
+            values = self._block(number, values)
         return opset.add(self.convolution("body", values), shallow)
+
+    def trunk_in_parts(self, network: Esrgan) -> Iterator[Any]:
+        """The trunk as a graph for each residual block, and one for what follows these.
+
+        The last takes the features of the last block, and those that the trunk took.
+        """
+        for number in range(network.blocks):
+            features = image_input(network.filters)
+            yield openvino.Model([self._block(number, features)], [features])
+        deep, shallow = image_input(network.filters), image_input(network.filters)
+        end = opset.add(self.convolution("body", deep), shallow)
+        yield openvino.Model([end], [deep, shallow])
+
+    def _block(self, number: int, values: Any) -> Any:
+        inner = values
+        for dense in _DENSE_BLOCKS:
+            inner = self._dense_block(f"body.{number}.{dense}", inner)
+        return opset.add(_scaled(inner, _RESIDUAL_SCALE), values)
 
     def _dense_block(self, name: str, values: Any) -> Any:
         features = values

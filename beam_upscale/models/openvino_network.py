@@ -14,7 +14,7 @@ from beam_upscale.models.device import Precision
 from beam_upscale.models.failures import is_out_of_memory
 from beam_upscale.models.openvino_runtime import core
 from beam_upscale.models.recognition import Architecture, Compact, Esrgan, NetworkInfo, recognize
-from beam_upscale.models.strips import HEIGHT, WIDTH, Cut
+from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, lines
 from beam_upscale.models.super_resolution import ImageBatch, SuperResolution
 from beam_upscale.models.weight_files import read_arrays, read_shapes
 
@@ -23,12 +23,11 @@ Values = NDArray[np.float32]
 
 _TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
 
-# Up to here a trunk of free height and width takes up to 1 GB; beyond, a graph compiled for one
-# size needs a third of what a free one does, and compiling takes less than a tenth of its run.
-_MOST_FREE_PIXELS = 512 * 512
+# Pixels of the trunk's resolution up to which it runs in one piece, in up to 1 GB. A larger one
+# runs block by block, each in strips of so many pixels: an eighth more work, for their halos.
+_TRUNK_PIXELS = 1 << 18
 
-# Pixels of the trunk's resolution of which the tail makes up to 16 times as many at once: up to
-# 400 MB, and no less speed.
+# Pixels of the trunk's resolution of which the tail makes up to 16 times as many at once.
 _TAIL_PIXELS = 1 << 16
 
 # OpenVINO keeps what it prepared for each size. Unbounded, 400 sizes take 1.2 GB.
@@ -60,14 +59,14 @@ class OpenVinoModel(SuperResolution):
     ) -> None:
         super().__init__(info)
         self._architecture = architecture
-        self._graphs = openvino_graphs.build(architecture, weights)
+        self._weights = weights
         self._compiler = Compiler(threads)
-        self._first = self._compiler.compile(self._graphs.first, Precision.FP32)
-        self._trunk = self._compiler.compile(self._graphs.trunk, precision)
-        self._tail = self._graphs.tail and self._compiler.compile(self._graphs.tail, precision)
-        self._last = self._compiler.compile(self._graphs.last, Precision.FP32)
+        graphs = openvino_graphs.build(architecture, weights)
+        self._first = self._compiler.compile(graphs.first, Precision.FP32)
+        self._trunk = self._compiler.compile(graphs.trunk, precision)
+        self._tail = graphs.tail and self._compiler.compile(graphs.tail, precision)
+        self._last = self._compiler.compile(graphs.last, Precision.FP32)
         self._precision = precision
-        self._of_one_size: tuple[tuple[int, ...], Compiled] | None = None
 
     @classmethod
     def load(cls, path: Path, precision: Precision, threads: int) -> Self:
@@ -142,22 +141,35 @@ class OpenVinoModel(SuperResolution):
 
     def _run_trunk(self, features: Values) -> Values:
         height, width = features.shape[HEIGHT], features.shape[WIDTH]
-        if height * width <= _MOST_FREE_PIXELS:
-            return self._trunk(features)
-        if self._of_one_size is None or self._of_one_size[0] != features.shape:
-            # Freed first: it may hold as much as the next.
-            self._of_one_size = None
-            graph = self._graphs.trunk.clone()
-            graph.reshape(list(features.shape))
-            compiled = self._compiler.compile(graph, self._precision)
-            self._of_one_size = (features.shape, compiled)
-        return self._of_one_size[1](features)
+        match self._architecture:
+            case Esrgan() as network if height * width > _TRUNK_PIXELS:
+                return self._run_trunk_in_parts(network, features)
+        return self._trunk(features)
+
+    def _run_trunk_in_parts(self, network: Esrgan, features: Values) -> Values:
+        # What smaller images left there would stand beside what this one needs.
+        self._trunk.release()
+        parts = openvino_graphs.EsrganGraphs(self._weights).trunk_in_parts(network)
+        cut = Cut.of(features, _TRUNK_PIXELS)
+        values = features
+        for _, graph in zip(range(network.blocks), parts, strict=False):
+            # Compiled each time, which takes 50 ms: graphs that are kept keep their memory too.
+            block = self._compiler.compile(graph, self._precision)
+            result = np.empty_like(values)
+            for strip in cut.strips(network.block_reach):
+                read = np.ascontiguousarray(strip.read(values, cut.dim))
+                own = lines(result, cut.dim, strip.start, strip.stop)
+                own[...] = strip.trim(block(read), cut.dim, scale=1)
+            values = result
+        end = self._compiler.compile(next(parts), self._precision)
+        return end(values, features).copy()
 
 
 class Compiled:
     """A graph that is ready to run; what it gives lasts until it is run again."""
 
     def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
         self._request = compiled.create_infer_request()
 
     def __call__(self, *inputs: Values) -> Values:
@@ -167,6 +179,12 @@ class Compiled:
         )
         values: Values = outputs[0]
         return values
+
+    def release(self) -> None:
+        """Gives back the memory of what was run."""
+        self._request = None
+        self._compiled.release_memory()
+        self._request = self._compiled.create_infer_request()
 
 
 class Compiler:

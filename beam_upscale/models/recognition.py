@@ -80,7 +80,12 @@ class Esrgan:
     @property
     def trunk_reach(self) -> int:
         """Pixels that the trunk sees in each direction, at its own resolution."""
-        return 2 + self.blocks * _DENSE_BLOCKS * _DENSE_CONVOLUTIONS
+        return 2 + self.blocks * self.block_reach
+
+    @property
+    def block_reach(self) -> int:
+        """Pixels that a block sees in each direction."""
+        return _DENSE_BLOCKS * _DENSE_CONVOLUTIONS
 
     @property
     def tail_reach(self) -> int:

@@ -94,13 +94,14 @@ def test_results_do_not_depend_on_how_memory_is_saved(
     expected = load(path, precision).upscale(batch)
 
     monkeypatch.setattr(openvino_network, "_TAIL_PIXELS", 1000)
-    monkeypatch.setattr(openvino_network, "_MOST_FREE_PIXELS", 500)
+    monkeypatch.setattr(openvino_network, "_TRUNK_PIXELS", 500)
     model = load(path, precision)
     found = differences(model.upscale(batch), expected)
 
-    # oneDNN may sum in another order for another shape.
+    # oneDNN may sum in another order for another shape, and what lies between two graphs is rounded
+    # to bf16 once more.
     assert found.max() <= (1 if precision is Precision.FP32 else 3)
-    assert np.mean(found == 0) > 0.98
+    assert np.mean(found == 0) > (0.99 if precision is Precision.FP32 else 0.85)
     np.testing.assert_array_equal(model.upscale(batch), model.upscale(batch))
 
 
