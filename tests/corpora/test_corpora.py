@@ -49,6 +49,7 @@ EXPLAINED = {
     "370-corrupt.jpg": "a bad Huffman code, behind which Pillow makes pixels up",
     "515-TransparencyTestStripAssociated.tif": _ASSOCIATED,
     "517-TransparencyTestTileAssociated.tif": _ASSOCIATED,
+    "551-IndexColorPaletteTiled.tif": "two tiles to spare, which Pillow puts over the first ones",
     "558-USGS_13_n38w077_dir5.tiff": "heights in meters as float samples, which are no picture",
 }
 """Why samples are not those of Pillow or tifffile, or why a file that Pillow reads is refused."""
