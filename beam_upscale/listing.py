@@ -20,6 +20,7 @@ from beam_upscale.dataset import Record, safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, format_of, inferred
 from beam_upscale.json_values import from_json, to_json
+from beam_upscale.literal import literal
 from beam_upscale.locations import Cell, Extent, Missing, OnDisk, Part
 from beam_upscale.metadata import METADATA_NAMES, is_metadata_name, nearest, read_metadata
 from beam_upscale.output_names import Wish, unique_names
@@ -760,5 +761,5 @@ def require_prompt_column(listing: Listing, rules: Rules) -> None:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"prompt_column is {column!r}, and no input has such a column; there are: "
-            f"{', '.join(sorted(found)) or 'none'}",
+            f"{literal(', '.join(sorted(found))) or 'none'}",
         )

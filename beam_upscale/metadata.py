@@ -27,7 +27,7 @@ from beam_upscale.arrow_values import rows_of_arrow
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, json_problem, parsed, shown_json, without_deep
-from beam_upscale.literal import shortened
+from beam_upscale.literal import literal, shortened
 from beam_upscale.separated_values import MalformedError, records
 
 Columns = Mapping[str, Any]
@@ -136,7 +136,8 @@ def _without_file_name(uri: str, place: str, columns: Iterable[str]) -> Settings
     return _invalid(
         uri,
         place,
-        f"there is no {_FILE_NAME}, only {shortened(', '.join(columns), 1000) or 'nothing'}; name "
+        f"there is no {_FILE_NAME}, only "
+        f"{shortened(literal(', '.join(columns)), 1000) or 'nothing'}; name "
         "the images in it, or call this file something else if it is not about images",
     )
 

@@ -25,7 +25,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.formats import InputFormat, ending
 from beam_upscale.image.codecs import one_line
 from beam_upscale.json_values import is_unicode, json_problem, parsed, shown_json, without_deep
-from beam_upscale.literal import shortened
+from beam_upscale.literal import literal, shortened
 from beam_upscale.locations import Cell, Missing, Part, only_column
 from beam_upscale.metadata import name_of_two, named_columns, shown
 from beam_upscale.parquet_footers import ColumnChunk, column_chunks
@@ -150,7 +150,7 @@ def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: 
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"image_column is {asked!r}, and {storage.named(uri)} has no such column that "
-            f"could name or hold images; there are: {shortened(there, _LONGEST_LIST)}",
+            f"could name or hold images; there are: {shortened(literal(there), _LONGEST_LIST)}",
         )
     by_name = {name.casefold(): name for name in reversed(list(fitting))}
     found = next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
@@ -158,8 +158,8 @@ def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: 
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"{storage.named(uri)} has no column with a usual name for images "
-            f"({', '.join(IMAGE_COLUMNS)}); there are: {shortened(there, _LONGEST_LIST)}; name "
-            "one with --image-column",
+            f"({', '.join(IMAGE_COLUMNS)}); there are: "
+            f"{shortened(literal(there), _LONGEST_LIST)}; name one with --image-column",
         )
     return found
 

@@ -312,6 +312,16 @@ def test_a_quote_that_is_never_closed_is_told_and_not_read_on(
     assert words in error.message
 
 
+@pytest.mark.parametrize("asked", [None, "x"])
+def test_columns_are_named_in_one_line(asked: str | None, tmp_path: Path) -> None:
+    (tmp_path / "rows.tsv").write_text('"i\n\nmage\x1b[1m"\n"a.png"\n')
+
+    error = refused(tmp_path / "rows.tsv", image_column=asked)
+
+    assert r"there are: i\n\nmage\x1b[1m" in error.message
+    assert error.message.isprintable()
+
+
 def test_what_json_holds_and_python_does_not_is_text(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     digits, deep = "1" * 10_000, "[" * 400 + "]" * 400
