@@ -28,7 +28,7 @@ class InputFormat(StrEnum):
 
 
 class Layout(StrEnum):
-    """How images are stored: in a file each, in Parquet, or in tars for WebDataset."""
+    """The way images are stored: in a file each, in Parquet, or in tars for WebDataset."""
 
     FILES = "files"
     PARQUET = "parquet"
@@ -36,7 +36,7 @@ class Layout(StrEnum):
 
     @property
     def is_packed(self) -> bool:
-        """Whether a shard's images are in one file, `data_path`, instead of one each."""
+        """Tells whether a shard's images are in one file, `data_path`, instead of one each."""
         return self is not Layout.FILES
 
     def data_path(self, shard: int) -> str:

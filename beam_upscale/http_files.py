@@ -471,7 +471,7 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
 
 
 def _host(url: WebUrl) -> str:
-    """Where a redirect leads, without the path, which an answer may have filled with anything."""
+    """Names where a redirect leads, without the path, which an answer may fill with anything."""
     return shortened(f"{url.scheme}://{url.host}", _LONGEST_HOST)
 
 

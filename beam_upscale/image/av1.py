@@ -23,7 +23,7 @@ class CodedSize:
     is_exact: bool
 
     def is_of(self, width: int, height: int) -> bool:
-        """Whether a picture of this stream can have a width and a height."""
+        """Tells whether a picture of this stream can have a width and a height."""
         if self.is_exact:
             return (width, height) == (self.width, self.height)
         return width <= self.width and height <= self.height

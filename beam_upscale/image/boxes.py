@@ -223,7 +223,7 @@ def _item_claims(data: bytes, meta: Chunk) -> Iterator[_Claim]:
 
 
 def _item_places(data: bytes, iloc: Chunk, idat: Chunk | None) -> dict[int, tuple[int, int]]:
-    """Where the first bytes of each item lie (ISO/IEC 14496-12, 8.11.3)."""
+    """Finds where the first bytes of each item lie (ISO/IEC 14496-12, 8.11.3)."""
     version, sizes = unpack(">B3xH", data, iloc.start)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version in (1, 2) else 0

@@ -103,7 +103,7 @@ _WORDS_OF_CALLS = re.compile(
     r"\b(?:unable to (?:call|load from source|write to memory|fetch from region)"
     r"|VipsForeign\w+:?|(?:VipsJpeg|vipspng|tiff2vips):)\s*"
 )
-"""What libvips says of its own calls, around what is wrong with the file."""
+"""Words of libvips about its own calls, around what is wrong with the file."""
 
 _SAID_AGAIN = re.compile(r"(.+?)(?: \1)+")
 
@@ -115,7 +115,7 @@ _PLAIN_WORDS = {
     "not identified by this driver": "it has no width or no height",
     "Failed to decode image: BMFF parsing failed": "its boxes are damaged or contradict each other",
 }
-"""What libraries mean by words that only they understand."""
+"""Plain words for those that only the libraries understand."""
 
 
 def _plain(message: str) -> str:

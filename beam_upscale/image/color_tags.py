@@ -171,7 +171,7 @@ class PngColors:
 
     @property
     def has_odd_code_points(self) -> bool:
-        """Whether there are code points that PNG does not allow: they are passed over."""
+        """Tells whether there are code points that PNG does not allow: they are passed over."""
         return b"cICP" in self.chunks and not self._has_code_points
 
     @property

@@ -1,5 +1,6 @@
 """Super-resolution networks run by OpenVINO on a CPU, without PyTorch."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ class OpenVinoModel(SuperResolution):
         share = 2 if self._precision is Precision.FP32 else 1
         cut = Cut.of(features, _TRUNK_PIXELS // share)
         values = features
-        for _, graph in zip(range(network.blocks), parts, strict=False):
+        for graph in itertools.islice(parts, network.blocks):
             # Compiled each time, which takes 50 ms: graphs that are kept keep their memory too.
             block = self._compiler.compile(graph, self._precision)
             result = np.empty_like(values)
