@@ -23,12 +23,14 @@ No clocks of different machines are compared: who watches waits for a change, by
 import contextlib
 import dataclasses
 import datetime
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
 import socket
+import stat
 import threading
 import time
 import uuid
@@ -758,15 +760,27 @@ def refuse_impossible(root: str) -> None:
         return
     try:
         for each in (Path(root), *Path(root).parents):
-            if each.is_dir():
+            # Asked once: between two looks another run may make the folder.
+            mode = _mode(each)
+            if mode is not None and stat.S_ISDIR(mode):
                 return
-            if each.is_symlink() and not each.exists():
-                raise _unavailable(root, f"cannot be a folder: {each} is a link that leads nowhere")
-            if each.exists():
+            if mode is not None:
                 where = "is" if each == Path(root) else f"cannot be a folder: {each} is"
                 raise _unavailable(root, f"{where} a file, not a folder")
+            if each.is_symlink() and _mode(each) is None:
+                raise _unavailable(root, f"cannot be a folder: {each} is a link that leads nowhere")
     except OSError as error:
         raise _unavailable(root, f"cannot be a folder: {reason(error, of=root)}") from error
+
+
+def _mode(path: Path) -> int | None:
+    """The type and rights of what a path leads to; None where there is nothing."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
 
 
 def _refuse_unready(root: str) -> None:
@@ -789,8 +803,9 @@ def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _Sta
     refuse_impossible(hold.root)
     try:
         for _ in range(_MOST_TRIES):
-            with contextlib.suppress(FileNotFoundError):
-                # A run that ends removes its empty folders, maybe between two steps of this one.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                # A run that ends removes its empty folders, maybe between two steps of this one:
+                # also between those of `Path.mkdir`, to which a folder is there and then none.
                 return _Taking(hold, on_wait).state()
         return _Taking(hold, on_wait).state()
     except SettingsError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import os
 import pickle
@@ -278,6 +279,29 @@ def test_of_several_that_race_one_has_the_output_at_a_time(
     assert len(won) == RACERS
     assert sum(won) > 0
     assert not (tmp_path / "busy").exists()
+
+
+@pytest.mark.parametrize("folder", ["hold", "partial"])
+def test_a_folder_that_another_run_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    make, removed = os.mkdir, []
+
+    def find_it_and_then_have_it_removed(path: Path, *mode: int) -> None:
+        if Path(path).name == folder and not removed:
+            removed.append(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", find_it_and_then_have_it_removed)
+    hold = lock(tmp_path / "out")
+    hold.acquire()
+
+    assert removed
+    hold.check()
+    hold.end()
+    hold.release()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("removed", [".staging/hold/lock", ".staging/hold", ".staging"])

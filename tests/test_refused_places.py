@@ -10,7 +10,7 @@ from PIL import Image
 from runs import command
 
 from beam_upscale.errors import SettingsError
-from beam_upscale.hold import Hold, Kind, new_token
+from beam_upscale.hold import Hold, Kind, new_token, refuse_impossible
 
 GRPC = ("--backend=grpc", "--endpoint=127.0.0.1:1")
 
@@ -158,3 +158,20 @@ def test_a_disk_that_takes_no_output_is_told_in_plain_words(
 def test_a_store_that_takes_nothing_is_no_output(root: str, found: str) -> None:
     with pytest.raises(SettingsError, match=f"^output_unavailable: {root} {found}"):
         Hold(root, new_token(), Kind.LEASE).acquire()
+
+
+def test_a_folder_that_another_run_makes_meanwhile_is_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = Path.stat
+
+    def look_and_then_make(path: Path, **options: bool) -> os.stat_result:
+        try:
+            return look(path, **options)
+        except FileNotFoundError:
+            os.makedirs(path, exist_ok=True)  # noqa: PTH103 (it would look itself)
+            raise
+
+    monkeypatch.setattr(Path, "stat", look_and_then_make)
+
+    refuse_impossible(f"{tmp_path}/out")
