@@ -38,7 +38,7 @@ from beam_upscale.printing import Column, Debugging, Printer, amount, flush, sho
 from beam_upscale.remote_models import API_KEY_VARIABLE
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.settings import UpscaleSettings, VaeTiling, weights_by_engine
-from beam_upscale.start_up import begin_decoding, import_inference
+from beam_upscale.start_up import begin_decoding, import_inference, loading_network
 from beam_upscale.termination import (
     EXIT_TERMINATED,
     INTERRUPTED,
@@ -693,6 +693,9 @@ def run_command(
     if not beam_options:
         # With a runner of Beam's, other processes decode.
         begin_decoding()
+    settings = _settings(engine, then, {**options, "weights": weights_by_engine(weights)})
+    if not beam_options:
+        click.get_current_context().with_resource(loading_network(settings))
     import_inference()
     from beam_upscale import web_access
     from beam_upscale.progress import ProgressLine
@@ -705,7 +708,7 @@ def run_command(
     request = Run(
         input=input_,
         output=output,
-        settings=_settings(engine, then, {**options, "weights": weights_by_engine(weights)}),
+        settings=settings,
         layout=Layout(layout),
         shard_rows=shard_rows,
         max_credits=max_credits,

@@ -423,7 +423,7 @@ class UpscaleSettings:
             # There was no other before it was recorded.
             backend = NetworkBackend(kept.get("network_backend", NetworkBackend.TORCH))
         return Choices(
-            weights=self._weights_of(engine),
+            weights=self.weights_of(engine),
             device=device,
             precision=precision,
             network_backend=backend,
@@ -437,7 +437,12 @@ class UpscaleSettings:
             remote_workers=self.remote_workers,
         )
 
-    def _weights_of(self, engine: Engine) -> str | None:
+    def weights_of(self, engine: Engine) -> str | None:
+        """The weights that are asked for of an engine; None for its default.
+
+        Raises:
+            SettingsError: INVALID_OPTION, they are given for other engines, or for several.
+        """
         if isinstance(self.weights, Mapping):
             unknown = sorted(self.weights.keys() - set(self.engines))
             if unknown:

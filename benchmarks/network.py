@@ -109,14 +109,15 @@ def speed(turns: int) -> Iterator[dict[str, Any]]:
 
 
 def photographs(count: int, side: int) -> Iterator[NDArray[np.uint8]]:
-    """Square crops of photographs, each another one."""
+    """Square crops of photographs, each another one, those of the tests."""
     from PIL import Image
     from skimage import data
 
     random = np.random.default_rng(0)
     for number in range(count):
         whole = np.asarray(Image.fromarray(getattr(data, SUBJECTS[number % 7])()).convert("RGB"))
-        top, left = (int(random.integers(0, length - side + 1)) for length in whole.shape[:2])
+        left = int(random.integers(0, whole.shape[1] - side + 1))
+        top = int(random.integers(0, whole.shape[0] - side + 1))
         yield whole[top : top + side, left : left + side]
 
 

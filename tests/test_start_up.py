@@ -1,23 +1,34 @@
 """Each command imports what it needs, and no heavy library besides."""
 
+import contextlib
 import importlib
 import importlib.util
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from runs import quick
 from small_networks import noise
 
-from beam_upscale.start_up import import_inference
+from beam_upscale import weights
+from beam_upscale.chain import Backend
+from beam_upscale.local_models import LocalEsrgan
+from beam_upscale.models import openvino_early
+from beam_upscale.models.backend import NetworkBackend
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.settings import UpscaleSettings
+from beam_upscale.start_up import import_inference, loading_network
 
 HEAVY = frozenset(
     {
-        *("PIL", "apache_beam", "diffusers", "grpc", "numpy", "openvino", "pandas", "pyarrow"),
-        *("pyvips", "requests", "scipy", "spandrel", "torch", "torchvision", "transformers"),
+        *("PIL", "apache_beam", "bson", "diffusers", "grpc", "numpy", "openvino", "pandas"),
+        *("pyarrow", "pymongo", "pyvips", "requests", "scipy", "spandrel", "torch"),
+        *("torchvision", "transformers"),
     }
 )
 
@@ -103,13 +114,14 @@ import_inference()
 from apache_beam.ml.inference import base
 assert base.ModelManager is None
 assert base.resource is sys.modules["resource"]
-assert "torch" not in sys.modules
-# A pipeline that asks for the manager of models can import it.
+assert sys.modules.keys().isdisjoint(("torch", "pymongo", "bson"))
+# What asks for them later can import them, such as the manager of models.
 assert "apache_beam.ml.inference.model_manager" not in sys.modules
+import pymongo
 """
 
 
-def test_inference_is_imported_without_its_manager_of_models() -> None:
+def test_inference_is_imported_without_what_no_command_uses() -> None:
     subprocess.run([sys.executable, "-c", IMPORT_OF_INFERENCE], check=True)
 
 
@@ -118,3 +130,63 @@ def test_inference_that_is_imported_is_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
 
     import_inference()
+
+
+# Networks that are loaded while Beam is imported
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Precision, int]]:
+    """The networks whose loading is begun."""
+    pytest.importorskip("openvino")
+    begun: list[tuple[Path, Precision, int]] = []
+
+    @contextlib.contextmanager
+    def loading(*network: Any) -> Iterator[None]:
+        begun.append(network)
+        yield
+
+    monkeypatch.setattr(openvino_early, "loading", loading)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    return begun
+
+
+def test_the_network_that_a_run_takes_is_loaded(
+    loads: list[tuple[Path, Precision, int]],
+) -> None:
+    path = weights.resolve(None, "esrgan-v1-x2plus").path
+    settings = UpscaleSettings(precision=Precision.FP32, device=Device.CPU, threads=3)
+
+    with loading_network(settings):
+        pinned = settings.pin().stages[0].model
+
+    assert isinstance(pinned, LocalEsrgan)
+    assert loads == [(Path(pinned.weights_uri), pinned.precision, pinned.threads)]
+    assert loads == [(path, Precision.FP32, 3)]
+
+
+def test_no_other_network_is_loaded_early(
+    loads: list[tuple[Path, Precision, int]],
+    tiny_weights: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latent = "stable-diffusion-x4-latent-upscaler"
+    for settings in (
+        UpscaleSettings(network_backend=NetworkBackend.TORCH),
+        UpscaleSettings(backend=Backend.GRPC, endpoint="localhost:1"),
+        UpscaleSettings.of((latent,)),
+        UpscaleSettings(weights="nearest"),
+        UpscaleSettings(weights=str(tiny_weights)),
+        UpscaleSettings(weights="nothing of this name"),
+        UpscaleSettings(weights={latent: "for no engine of this run"}),
+    ):
+        with loading_network(settings):
+            pass
+    # Nothing is fetched for it, nor made of a package.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with loading_network(UpscaleSettings()):
+        pass
+
+    assert loads == []
+    assert not weights.REGISTRY["realesrgan-x4plus-ncnn"].path.exists()

@@ -13,7 +13,7 @@ from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handler import UpscaledTile, UpscaleModelHandler
 from beam_upscale.inference.loading import on_device, weights_path
 from beam_upscale.local_models import LocalEsrgan
-from beam_upscale.models import backend
+from beam_upscale.models import backend, openvino_early
 from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.failures import state_of
 from beam_upscale.models.super_resolution import SuperResolution
@@ -23,6 +23,9 @@ def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
     # A worker imports what runs its network, and nothing that it does not need.
     if model.network_backend is NetworkBackend.OPENVINO:
         backend.require_openvino()
+        found = openvino_early.take(path, model.precision, model.threads)
+        if found is not None:
+            return found
         from beam_upscale.models.openvino_network import OpenVinoModel
 
         return OpenVinoModel.load(path, model.precision, model.threads)

@@ -7,7 +7,6 @@ other code of this process: from then on the package is as if it had been import
 
 import contextlib
 import importlib.util
-import re
 import sys
 import threading
 import types
@@ -15,16 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PACKAGE = "spandrel"
-
-# What a network of ESRGAN's has, and no other: in the order of the original, and as in Real-ESRGAN
-# and BSRGAN.
-_OF_ESRGAN = re.compile(
-    r"(?:model\.\d+"
-    r"|model\.1\.sub\.\d+(?:\.RDB\d\.conv(?:\d\.0|1x1))?"
-    r"|(?:body|RRDB_trunk)\.\d+\.(?:rdb|RDB)\d\.conv\d"
-    r"|conv_first|conv_body|trunk_conv|conv_up\d|upconv\d|conv_hr|HRconv|conv_last)"
-    r"\.(?:weight|bias)"
-)
+_OF_ESRGAN_PLUS = ".conv1x1.weight"
 
 
 class _DeferredPackage(types.ModuleType):
@@ -92,6 +82,8 @@ from spandrel.__helpers.model_descriptor import (  # noqa: E402
 from spandrel.architectures.Compact import Compact, CompactArch  # noqa: E402
 from spandrel.architectures.ESRGAN import ESRGAN, ESRGANArch  # noqa: E402
 
+from beam_upscale.models import recognition  # noqa: E402
+
 __all__ = [
     "ESRGAN",
     "Compact",
@@ -134,10 +126,16 @@ def _load_alone(state: Mapping[str, Any]) -> ModelDescriptor | None:
 
 def _known(state: Mapping[str, Any]) -> CompactArch | ESRGANArch | None:
     """The architecture of weights, where it is one of the two for certain."""
-    # The registry looks for Compact first. Before ESRGAN it looks for others with such names among
-    # theirs, such as MM-RealSR.
-    if CompactArch().detect(state):
-        return CompactArch()
-    if all(map(_OF_ESRGAN.fullmatch, state)) and ESRGANArch().detect(state):
-        return ESRGANArch()
-    return None
+    # What only looks like one of them, such as MM-RealSR, is for the registry. ESRGAN+ is an ESRGAN
+    # with a further convolution in each dense block.
+    shapes = {name: tuple(values.shape) for name, values in state.items()}
+    found = recognition.recognize(
+        {name: shape for name, shape in shapes.items() if not name.endswith(_OF_ESRGAN_PLUS)}
+    )
+    match found and found.architecture:
+        case recognition.Compact():
+            return CompactArch()
+        case recognition.Esrgan():
+            return ESRGANArch()
+        case _:
+            return None

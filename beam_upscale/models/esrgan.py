@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models import architectures
 from beam_upscale.models.architectures import ImageModelDescriptor
 from beam_upscale.models.device import Device, Precision, settle
-from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.failures import does_not_fit, is_out_of_memory
 from beam_upscale.models.memory import release_memory
 from beam_upscale.models.networks import (
     SMALLEST_STRIP_PIXELS,
@@ -120,11 +120,8 @@ class EsrganModel(SuperResolution):
         if self.network.shrinks and strip_pixels > SMALLEST_STRIP_PIXELS:
             return self._upscale_within_memory(batch, strip_pixels // 2)
         _, height, width, _ = batch.shape
-        raise ImageError(
-            ErrorCode.OUT_OF_MEMORY,
-            f"One image of {width} x {height} pixels does not fit in the memory of the device "
-            f"{self.device} ({message.splitlines()[0]}). Use smaller tiles or another device.",
-        )
+        advice = "Use smaller tiles or another device."
+        raise does_not_fit(width, height, self.device, message, advice)
 
     def _forward(self, batch: ImageBatch, strip_pixels: int) -> ImageBatch:
         count, height, width, channels = batch.shape

@@ -127,6 +127,32 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(each in text for each in _OUT_OF_MEMORY)
 
 
+def does_not_fit(width: int, height: int, device: Device, error: str, advice: str) -> ImageError:
+    """The error of an image that is alone in its batch and does not fit in a device's memory.
+
+    Args:
+        width: of the image, in pixels.
+        height: of the image, in pixels.
+        device: that has too little memory.
+        error: the library's own words, of which the first line is told.
+        advice: what to do.
+    """
+    return ImageError(
+        ErrorCode.OUT_OF_MEMORY,
+        f"One image of {width} x {height} pixels does not fit in the memory of the device "
+        f"{device} ({error.splitlines()[0]}). {advice}",
+    )
+
+
+def not_a_number() -> ImageError:
+    """The error of a pass that gave values that are not finite."""
+    return ImageError(
+        ErrorCode.NOT_A_NUMBER,
+        "The network gave values that are infinite or not a number; every value must be finite. "
+        "Check the weights or use --precision fp32.",
+    )
+
+
 def device_lost(error: BaseException) -> BrokenProcessError:
     """The error that stops a run after a pass that failed with another one."""
     if isinstance(error, BrokenProcessError):

@@ -27,7 +27,7 @@ from beam_upscale.layout import Piece
 from beam_upscale.models.device import Device, Precision, settle
 from beam_upscale.models.diffusers_folder import LatentInfo, inspect, unusable
 from beam_upscale.models.embeddings import Embedding, EmbeddingCache
-from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.failures import does_not_fit, is_out_of_memory
 from beam_upscale.models.memory import release_memory
 from beam_upscale.models.numerics import DTYPES, compute_reproducibly, require_finite
 from beam_upscale.models.weight_files import unreadable
@@ -265,12 +265,8 @@ class LatentModel:
             first = self._upscale_within_memory(jobs[:half], texts[:half], progress)
             return first + self._upscale_within_memory(jobs[half:], texts[half:], progress)
         height, width, _ = jobs[0].pixels.shape
-        raise ImageError(
-            ErrorCode.OUT_OF_MEMORY,
-            f"One image of {width} x {height} pixels does not fit in the memory of the device "
-            f"{self.device} ({message.splitlines()[0]}). Use --vae-tiling on, a smaller image or "
-            "a device with more memory.",
-        )
+        advice = "Use --vae-tiling on, a smaller image or a device with more memory."
+        raise does_not_fit(width, height, self.device, message, advice)
 
     def _denoise(
         self, jobs: Sequence[Job], texts: Sequence[Texts], progress: "_Progress"

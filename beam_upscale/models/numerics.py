@@ -6,8 +6,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.models.device import Precision
+from beam_upscale.models.failures import not_a_number
 
 DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
     {
@@ -30,8 +30,4 @@ def compute_reproducibly() -> None:
 def require_finite(values: Tensor) -> None:
     """Raises `ImageError` (`NOT_A_NUMBER`) if a value is infinite or not a number."""
     if not torch.isfinite(values).all():
-        raise ImageError(
-            ErrorCode.NOT_A_NUMBER,
-            f"The network gave values that are infinite or not a number in {values.dtype}; "
-            "every value must be finite. Check the weights or use --precision fp32.",
-        )
+        raise not_a_number()

@@ -1,7 +1,10 @@
 """ESRGAN and its compact sibling as graphs of OpenVINO, built from their weights.
 
-The first and the last convolution are graphs of their own: they are run in fp32, whatever the rest
-is run in, so that 16-bit images keep their tonal steps.
+The first and the last convolution are as exact as in fp32, whatever the rest is run in, so that
+16-bit images keep their tonal steps. The first is a graph of its own, which is run in fp32, and so
+is the last one of the compact network. That of ESRGAN takes 16 times as many pixels and would take
+a tenth of the time: it is run in bf16 with weights that are split into three numbers of bf16 each.
+Products of two such numbers are exact in fp32, and they are summed in fp32.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from beam_upscale.models.device import Precision
 from beam_upscale.models.openvino_runtime import openvino, opset
 from beam_upscale.models.recognition import Architecture, Compact, Esrgan
 
@@ -22,29 +26,54 @@ _RESIDUAL_SCALE = 0.2
 _DENSE_BLOCKS = (1, 2, 3)
 _HEIGHT_AND_WIDTH = (2, 3)
 
+# Numbers of bf16, of 8 bits each, that a float32 of 24 bits is the sum of.
+_PARTS = 3
+
 
 @dataclass(frozen=True)
 class Graphs:
-    """The parts of a network; each takes and gives (1, C, H, W), float32, of free height and width.
+    """The parts of a network, each of one image, in float32, of free height and width.
 
     Attributes:
-        first: from the image to features.
-        trunk: at the resolution of the features.
-        tail: from the trunk's features to those that the last convolution takes.
-        last: to the result.
+        first: from the image, (1, C, H, W), to features, (1, H, W, C), as the network orders them
+            inside; to be run in fp32.
+        trunk: of those features, at their resolution; gives (1, C, H, W), as the others do.
+        last: from the trunk's features to the result. Of ESRGAN, whose tail it is, `parts` results
+            one after the other, which `with_bias` sums. Of a compact network it is to be run in
+            fp32, and takes the image as well.
+        parts: see there.
+        bias: of the last convolution of ESRGAN.
     """
 
     first: Any
     trunk: Any
-    tail: Any | None
     last: Any
+    parts: int = 1
+    bias: NDArray[np.float32] | None = None
+
+    def with_bias(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The sum of an ESRGAN's results, (1, parts * C, H, W), and its bias: (1, C, H, W)."""
+        assert self.bias is not None
+        _, channels, height, width = values.shape
+        largest, *smaller = values.reshape(self.parts, 1, channels // self.parts, height, width)
+        # The small ones first: each sum is rounded.
+        total = self.bias
+        for each in [*reversed(smaller), largest]:
+            total = total + each
+        return total
 
 
-def build(architecture: Architecture, weights: Weights) -> Graphs:
-    """Builds a network's graphs; the weights become part of them."""
+def build(architecture: Architecture, weights: Weights, precision: Precision) -> Graphs:
+    """Builds a network's graphs; the weights become part of them.
+
+    Args:
+        architecture: the network's.
+        weights: by name.
+        precision: that the trunk and ESRGAN's tail are to be run in, fp32 or bf16.
+    """
     match architecture:
         case Esrgan():
-            return EsrganGraphs(weights).graphs(architecture)
+            return EsrganGraphs(weights).graphs(architecture, precision)
         case Compact():
             return _Compact(weights).graphs(architecture)
 
@@ -55,12 +84,41 @@ class _Layers:
 
     def convolution(self, name: str, values: Any) -> Any:
         """A convolution that keeps height and width, with its bias."""
-        kernel = opset.constant(self._weights[f"{name}.weight"])
-        bias = self._weights[f"{name}.bias"].reshape(1, -1, 1, 1)
-        ones = [1, 1]
-        return opset.add(
-            opset.convolution(values, kernel, ones, ones, ones, ones), opset.constant(bias)
-        )
+        product = _convolution(values, self._weights[f"{name}.weight"])
+        return opset.add(product, opset.constant(self.bias(name)))
+
+    def split_convolution(self, name: str, values: Any, parts: int) -> Any:
+        """Convolutions whose sum and bias are as exact as in fp32; one after the other."""
+        kernels = _split(self._weights[f"{name}.weight"], parts)
+        return _convolution(values, np.concatenate(kernels))
+
+    def bias(self, name: str) -> NDArray[np.float32]:
+        """The bias of a convolution, (1, C, 1, 1)."""
+        return self._weights[f"{name}.bias"].reshape(1, -1, 1, 1)
+
+
+def _convolution(values: Any, kernel: NDArray[np.float32]) -> Any:
+    ones = [1, 1]
+    return opset.convolution(values, opset.constant(kernel), ones, ones, ones, ones)
+
+
+def _split(values: NDArray[np.float32], parts: int) -> list[NDArray[np.float32]]:
+    """Splits numbers into that many which bf16 has, the largest first; into one as they are."""
+    if parts == 1:
+        return [values]
+    # The upper half of a float32, cut off, is a number of bf16. What it lacks needs 8 bits less.
+    upper = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return [upper, *_split(values - upper, parts - 1)]
+
+
+def _channels_last(values: Any) -> Any:
+    return opset.transpose(values, opset.constant(np.array([0, 2, 3, 1])))
+
+
+def features_input(channels: int) -> tuple[Any, Any]:
+    """An input of features, (1, H, W, channels), and its values as (1, channels, H, W)."""
+    features = opset.parameter([1, -1, -1, channels], np.float32)
+    return features, opset.transpose(features, opset.constant(np.array([0, 3, 1, 2])))
 
 
 def image_input(channels: int) -> Any:
@@ -92,16 +150,20 @@ def _leaky(values: Any) -> Any:
 class EsrganGraphs(_Layers):
     """Makes the parts of an ESRGAN's graph."""
 
-    def graphs(self, network: Esrgan) -> Graphs:
+    def graphs(self, network: Esrgan, precision: Precision) -> Graphs:
         """All parts, each as a graph of its own."""
         image = image_input(network.channels * network.shuffle**2)
-        shallow, deep, features = (image_input(network.filters) for _ in range(3))
-        first = self.convolution("first", image)
+        shallow, values = features_input(network.filters)
+        deep = image_input(network.filters)
+        parts = 1 if precision is Precision.FP32 else _PARTS
+        first = _channels_last(self.convolution("first", image))
+        last = self.split_convolution("last", self.tail(network, deep), parts)
         return Graphs(
             first=openvino.Model([first], [image]),
-            trunk=openvino.Model([self.trunk(network, shallow)], [shallow]),
-            tail=openvino.Model([self.tail(network, deep)], [deep]),
-            last=openvino.Model([self.convolution("last", features)], [features]),
+            trunk=openvino.Model([self.trunk(network, values)], [shallow]),
+            last=openvino.Model([last], [deep]),
+            parts=parts,
+            bias=self.bias("last"),
         )
 
     def trunk(self, network: Esrgan, shallow: Any) -> Any:
@@ -146,8 +208,8 @@ class EsrganGraphs(_Layers):
 class _Compact(_Layers):
     def graphs(self, network: Compact) -> Graphs:
         image, again = image_input(network.channels), image_input(network.channels)
-        shallow, deep = image_input(network.features), image_input(network.features)
-        values = shallow
+        shallow, values = features_input(network.features)
+        deep = image_input(network.features)
         for number in range(network.convolutions):
             values = self._prelu(2 * number + 3, self.convolution(f"{2 * number + 2}", values))
         first = self._prelu(1, self.convolution("0", image))
@@ -156,9 +218,8 @@ class _Compact(_Layers):
             last = opset.depth_to_space(last, "depth_first", network.scale)
         base = _enlarged(again, network.scale) if network.scale > 1 else again
         return Graphs(
-            first=openvino.Model([first], [image]),
+            first=openvino.Model([_channels_last(first)], [image]),
             trunk=openvino.Model([values], [shallow]),
-            tail=None,
             last=openvino.Model([opset.add(last, base)], [deep, again]),
         )
 

@@ -9,10 +9,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models import openvino_graphs
-from beam_upscale.models.device import Precision
-from beam_upscale.models.failures import is_out_of_memory
+from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.failures import does_not_fit, is_out_of_memory, not_a_number
 from beam_upscale.models.openvino_runtime import core
 from beam_upscale.models.recognition import Architecture, Compact, Esrgan, NetworkInfo, recognize
 from beam_upscale.models.strips import HEIGHT, WIDTH, Cut, lines
@@ -63,11 +63,11 @@ class OpenVinoModel(SuperResolution):
         self._architecture = architecture
         self._weights = weights
         self._compiler = Compiler(threads)
-        graphs = openvino_graphs.build(architecture, weights)
-        self._first = self._compiler.compile(graphs.first, Precision.FP32)
-        self._trunk = self._compiler.compile(graphs.trunk, precision)
-        self._tail = graphs.tail and self._compiler.compile(graphs.tail, precision)
-        self._last = self._compiler.compile(graphs.last, Precision.FP32)
+        self._graphs = openvino_graphs.build(architecture, weights, precision)
+        of_last = precision if isinstance(architecture, Esrgan) else Precision.FP32
+        self._first = self._compiler.compile(self._graphs.first, Precision.FP32)
+        self._trunk = self._compiler.compile(self._graphs.trunk, precision)
+        self._last = self._compiler.compile(self._graphs.last, of_last)
         self._precision = precision
 
     @classmethod
@@ -82,14 +82,14 @@ class OpenVinoModel(SuperResolution):
         Raises:
             SettingsError: `WEIGHTS_UNUSABLE`, it is another file or network.
         """
-        found = recognize(read_shapes(path) or {})
+        arrays = read_arrays(path) if read_shapes(path) else {}
+        found = recognize({name: values.shape for name, values in arrays.items()})
         if found is None:
             raise SettingsError(
                 ErrorCode.WEIGHTS_UNUSABLE,
                 f"The weights {path} cannot be run by OpenVINO here: they are not known as an "
                 "ESRGAN or Compact network. Use --network-backend torch.",
             )
-        arrays = read_arrays(path)
         weights = {name: arrays[in_file] for name, in_file in found.names.items()}
         return cls(found.architecture, weights, found.info, precision, threads)
 
@@ -113,11 +113,8 @@ class OpenVinoModel(SuperResolution):
             if not is_out_of_memory(error):
                 raise
             height, width, _ = pixels.shape
-            raise ImageError(
-                ErrorCode.OUT_OF_MEMORY,
-                f"One image of {width} x {height} pixels does not fit in memory. Use smaller "
-                "tiles or a machine with more.",
-            ) from error
+            advice = "Use smaller tiles or a machine with more memory."
+            raise does_not_fit(width, height, Device.CPU, str(error), advice) from error
 
     def _pieces(self, image: Values) -> Iterator[_Piece]:
         match self._architecture:
@@ -130,22 +127,23 @@ class OpenVinoModel(SuperResolution):
                 yield _Piece(np.clip(values, 0, 1))
 
     def _esrgan_pieces(self, network: Esrgan, image: Values) -> Iterator[_Piece]:
-        assert self._tail is not None
         image = _unshuffled(_padded(image, network.multiple_of), network.shuffle)
         features = self._run_trunk(self._first(image))
         scale = 2**network.doublings
         cut = Cut.of(features, _TAIL_PIXELS)
         for strip in cut.strips(network.tail_reach):
             part = np.ascontiguousarray(strip.read(features, cut.dim))
-            values = strip.trim(self._last(self._tail(part)), cut.dim, scale)
+            values = strip.trim(self._graphs.with_bias(self._last(part)), cut.dim, scale)
             offset = strip.start * scale
             yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
 
     def _run_trunk(self, features: Values) -> Values:
-        height, width = features.shape[HEIGHT], features.shape[WIDTH]
+        """Runs the trunk on the features that the first graph gives, (1, H, W, C)."""
+        _, height, width, _ = features.shape
         match self._architecture:
             case Esrgan() as network if height * width > _TRUNK_PIXELS:
-                return self._run_trunk_in_parts(network, features)
+                ordered = np.ascontiguousarray(np.moveaxis(features, 3, 1))
+                return self._run_trunk_in_parts(network, ordered)
         return self._trunk(features)
 
     def _run_trunk_in_parts(self, network: Esrgan, features: Values) -> Values:
@@ -244,8 +242,4 @@ def _write(piece: _Piece, levels: np.float32, result: NDArray[Any]) -> None:
 
 def _require_finite(values: Values) -> None:
     if not np.isfinite(values).all():
-        raise ImageError(
-            ErrorCode.NOT_A_NUMBER,
-            "The network gave values that are infinite or not a number; every value must be "
-            "finite. Check the weights or use --precision fp32.",
-        )
+        raise not_a_number()

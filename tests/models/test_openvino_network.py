@@ -11,9 +11,10 @@ import pytest
 import torch
 from small_networks import compact, esrgan, noise
 from torch import nn
+from torch.nn import functional
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.models import openvino_network
+from beam_upscale.models import openvino_graphs, openvino_network
 from beam_upscale.models.backend import NetworkBackend, settle
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
@@ -54,6 +55,37 @@ def test_fp32_results_are_within_a_level_of_pytorchs(name: str, save: Save) -> N
     assert max(each.max() for each in found) <= 1
     everywhere = np.concatenate([each.ravel() for each in found])
     assert np.mean(everywhere == 0) > 0.999
+
+
+def test_weights_are_split_into_numbers_of_bf16_and_lose_nothing() -> None:
+    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+
+    parts = openvino_graphs._split(values, 3)
+
+    assert all(np.all(part.view(np.uint32) & 0xFFFF == 0) for part in parts)
+    np.testing.assert_array_equal(sum(reversed(parts)), values)
+    assert openvino_graphs._split(values, 1)[0] is values
+
+
+def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
+    random = np.random.default_rng(0)
+    kernel = random.normal(size=(3, 64, 3, 3)).astype(np.float32)
+    bias = random.normal(size=3).astype(np.float32)
+    # Small whole numbers, which bf16 has.
+    features = random.integers(-64, 64, (1, 64, 20, 30)).astype(np.float32)
+    layers = openvino_graphs._Layers({"last.weight": kernel, "last.bias": bias})
+    image = openvino_graphs.image_input(64)
+    graph = openvino_graphs.openvino.Model([layers.split_convolution("last", image, 3)], [image])
+    graphs = openvino_graphs.Graphs(None, None, graph, 3, layers.bias("last"))
+
+    compiled = openvino_network.Compiler(1).compile(graph, Precision.BF16)
+    found = graphs.with_bias(compiled(features))
+
+    expected = functional.conv2d(
+        *(torch.from_numpy(each).double() for each in (features, kernel, bias)), padding=1
+    ).numpy()
+    # A sum of 576 products in bf16 would be off by more than 1.
+    assert np.abs(found - expected).max() < 0.005
 
 
 def _noise(shape: tuple[int, int, int]) -> ImageBatch:
@@ -101,7 +133,7 @@ def test_results_do_not_depend_on_how_memory_is_saved(
     # oneDNN may sum in another order for another shape, and what lies between two graphs is rounded
     # to bf16 once more.
     assert found.max() <= (1 if precision is Precision.FP32 else 3)
-    assert np.mean(found == 0) > (0.99 if precision is Precision.FP32 else 0.85)
+    assert np.mean(found == 0) > (0.99 if precision is Precision.FP32 else 0.8)
     np.testing.assert_array_equal(model.upscale(batch), model.upscale(batch))
 
 

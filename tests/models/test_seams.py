@@ -15,7 +15,8 @@ from pictures import halved, picture
 
 from beam_upscale.models.device import Device, Precision
 from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.networks import ESRGAN_HALO
+from beam_upscale.models.recognition import ESRGAN_HALO
+from beam_upscale.models.super_resolution import SuperResolution
 
 # A face, stars and small print: what differs most in pictures of `pictures`.
 PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png"]
@@ -39,9 +40,14 @@ class Seam:
         return cls(int(levels.max()), float(np.mean(levels > 1)))
 
 
-@pytest.fixture(scope="module")
-def model(packaged_weights: Path) -> EsrganModel:
-    return EsrganModel.load(packaged_weights, Device.CPU, Precision.FP32, threads=2)
+@pytest.fixture(scope="module", params=["torch", "openvino"])
+def model(request: pytest.FixtureRequest, packaged_weights: Path) -> SuperResolution:
+    if request.param == "torch":
+        return EsrganModel.load(packaged_weights, Device.CPU, Precision.FP32, threads=2)
+    pytest.importorskip("openvino")
+    from beam_upscale.models.openvino_network import OpenVinoModel
+
+    return OpenVinoModel.load(packaged_weights, Precision.FP32, threads=2)
 
 
 def middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -49,7 +55,9 @@ def middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return pixels[top : top + side, left : left + side]
 
 
-def seams(model: EsrganModel, name: str, *, core: int, halo: int, margin: int) -> tuple[Seam, Seam]:
+def seams(
+    model: SuperResolution, name: str, *, core: int, halo: int, margin: int
+) -> tuple[Seam, Seam]:
     """The seam at scale 4, and after the reduction to scale 2.
 
     Args:
@@ -71,7 +79,7 @@ def seams(model: EsrganModel, name: str, *, core: int, halo: int, margin: int) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_tiles_with_the_halo_show_no_seams(
-    model: EsrganModel, name: str, capsys: pytest.CaptureFixture[str]
+    model: SuperResolution, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     enlarged, reduced = seams(model, name, core=32, halo=ESRGAN_HALO, margin=ESRGAN_HALO + 32)
 
@@ -83,7 +91,7 @@ def test_tiles_with_the_halo_show_no_seams(
 
 
 @pytest.mark.slow
-def test_a_halo_of_ten_pixels_shows_seams(model: EsrganModel) -> None:
+def test_a_halo_of_ten_pixels_shows_seams(model: SuperResolution) -> None:
     enlarged, reduced = seams(model, "chelsea.png", core=24, halo=10, margin=28)
 
     assert enlarged.worst > 20
