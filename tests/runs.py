@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from beam_upscale import storage
 from beam_upscale.dataset import DatasetFolder
@@ -72,6 +73,11 @@ class Finished:
     out: str
     err: str
 
+
+every_backend = pytest.mark.parametrize(
+    "network_backend", ["auto", pytest.param("torch", marks=pytest.mark.slow)]
+)
+"""For what must hold whatever runs the network; OpenVINO is `auto` on x86-64."""
 
 ON_CPU = ["--device", "cpu", "--precision", "fp32", "--threads", "1", "--workers", "1"]
 """The options that make `beam-upscale run` use the machine as `upscale` does."""

@@ -24,6 +24,7 @@ from runs import (
     command,
     command_elsewhere,
     error_codes,
+    every_backend,
     quick,
     rows,
     signal_after,
@@ -132,17 +133,20 @@ def giants_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 SPREAD: dict[str, Any] = {"oversize": "tile", "fan_out_above": ABOVE}
 
 
+@every_backend
 def test_files_and_rows_are_those_of_one_place(
     inputs: Path,
     tmp_path: Path,
     tiny_weights: Path,
     small_calls: None,
     monkeypatch: pytest.MonkeyPatch,
+    network_backend: str,
 ) -> None:
-    upscale(inputs, tmp_path / "plain", tiny_weights, oversize="tile")
+    plain = {"oversize": "tile", "network_backend": network_backend}
+    upscale(inputs, tmp_path / "plain", tiny_weights, **plain)
     giants = giants_of(monkeypatch)
 
-    upscale(inputs, tmp_path / "spread", tiny_weights, **SPREAD, workers=2)
+    upscale(inputs, tmp_path / "spread", tiny_weights, **SPREAD | plain, workers=2)
 
     found = rows(tmp_path / "spread")
     assert {row.status for row in found.values()} == {Status.UPSCALED}

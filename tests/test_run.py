@@ -19,7 +19,7 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from numpy.typing import NDArray
 from PIL import Image
-from runs import command, command_elsewhere, quick, rows, tree, upscale
+from runs import command, command_elsewhere, every_backend, quick, rows, tree, upscale
 from skimage import data
 
 from beam_upscale import budget, storage, transforms, weights
@@ -100,14 +100,17 @@ def test_folder_structure_is_kept(tmp_path: Path, photographs: Path, tiny_weight
         pytest.param("webdataset", marks=pytest.mark.slow),
     ],
 )
+@every_backend
 def test_order_and_parallelism_change_nothing(
     tmp_path: Path,
     photographs: Path,
     tiny_weights: Path,
     monkeypatch: pytest.MonkeyPatch,
     layout: str,
+    network_backend: str,
 ) -> None:
     options: dict[str, Any] = {"layout": layout, "shard_rows": 5, "max_credits": Decimal("1.9")}
+    options["network_backend"] = network_backend
     upscale(photographs, tmp_path / "one", tiny_weights, workers=1, **options)
     expected = tree(tmp_path / "one")
     list_files = storage.list_files
