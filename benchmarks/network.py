@@ -223,7 +223,7 @@ def measure(photographs: int, turns: int, sizes: int) -> Iterator[dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--photographs", type=int, default=50)
-    parser.add_argument("--turns", type=int, default=6, help="of each network at each size")
+    parser.add_argument("--turns", type=int, default=3, help="of each network at each size")
     parser.add_argument("--sizes", type=int, default=1000, help="of images in one process")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")

@@ -121,14 +121,14 @@ class OpenVinoModel(SuperResolution):
             case Esrgan() as network:
                 yield from self._esrgan_pieces(network, image)
             case Compact():
-                values = self._last(self._run_trunk(self._first(image)), image)
+                values = self._last(self._trunk(self._first(image)), image)
                 _require_finite(values)
                 # As spandrel does before anything else is done to them.
                 yield _Piece(np.clip(values, 0, 1))
 
     def _esrgan_pieces(self, network: Esrgan, image: Values) -> Iterator[_Piece]:
         image = _unshuffled(_padded(image, network.multiple_of), network.shuffle)
-        features = self._run_trunk(self._first(image))
+        features = self._trunk_features(network, image)
         scale = 2**network.doublings
         cut = Cut.of(features, _TAIL_PIXELS)
         for strip in cut.strips(network.tail_reach):
@@ -137,33 +137,39 @@ class OpenVinoModel(SuperResolution):
             offset = strip.start * scale
             yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
 
-    def _run_trunk(self, features: Values) -> Values:
-        """Runs the trunk on the features that the first graph gives, (1, H, W, C)."""
+    def _trunk_features(self, network: Esrgan, image: Values) -> Values:
+        """What the trunk makes of an image."""
+        features = self._first(image)
         _, height, width, _ = features.shape
-        match self._architecture:
-            case Esrgan() as network if height * width > _TRUNK_PIXELS:
-                ordered = np.ascontiguousarray(np.moveaxis(features, 3, 1))
-                return self._run_trunk_in_parts(network, ordered)
-        return self._trunk(features)
-
-    def _run_trunk_in_parts(self, network: Esrgan, features: Values) -> Values:
-        # What smaller images left there would stand beside what this one needs.
+        if height * width <= _TRUNK_PIXELS:
+            return self._trunk(features)
+        # What smaller images left there, and the first features twice, would stand beside what this
+        # image needs.
         self._trunk.release()
+        shallow = np.ascontiguousarray(np.moveaxis(features, 3, 1))
+        del features
+        self._first.release()
+        return self._run_trunk_in_parts(network, shallow)
+
+    def _run_trunk_in_parts(self, network: Esrgan, shallow: Values) -> Values:
         parts = openvino_graphs.EsrganGraphs(self._weights).trunk_in_parts(network)
         share = 2 if self._precision is Precision.FP32 else 1
-        cut = Cut.of(features, _TRUNK_PIXELS // share)
-        values = features
+        cut = Cut.of(shallow, _TRUNK_PIXELS // share)
+        values = shallow
         for graph in itertools.islice(parts, network.blocks):
-            # Compiled each time, which takes 50 ms: graphs that are kept keep their memory too.
-            block = self._compiler.compile(graph, self._precision)
-            result = np.empty_like(values)
-            for strip in cut.strips(network.block_reach):
-                read = np.ascontiguousarray(strip.read(values, cut.dim))
-                own = lines(result, cut.dim, strip.start, strip.stop)
-                own[...] = strip.trim(block(read), cut.dim, scale=1)
-            values = result
-        end = self._compiler.compile(next(parts), self._precision)
-        return end(values, features).copy()
+            values = self._run_part(graph, cut, network.block_reach, values)
+        return self._run_part(next(parts), cut, network.end_reach, values, shallow)
+
+    def _run_part(self, graph: Any, cut: Cut, reach: int, *inputs: Values) -> Values:
+        """Runs a part of the trunk in strips."""
+        # Compiled each time, which takes 50 ms: graphs that are kept keep their memory too.
+        part = self._compiler.compile(graph, self._precision)
+        result = np.empty_like(inputs[0])
+        for strip in cut.strips(reach):
+            read = (np.ascontiguousarray(strip.read(each, cut.dim)) for each in inputs)
+            own = lines(result, cut.dim, strip.start, strip.stop)
+            own[...] = strip.trim(part(*read), cut.dim, scale=1)
+        return result
 
 
 class Compiled:

@@ -80,7 +80,12 @@ class Esrgan:
     @property
     def trunk_reach(self) -> int:
         """Pixels that the trunk sees in each direction, at its own resolution."""
-        return 2 + self.blocks * self.block_reach
+        return 1 + self.blocks * self.block_reach + self.end_reach
+
+    @property
+    def end_reach(self) -> int:
+        """The pixels of them that what follows the blocks sees."""
+        return 1
 
     @property
     def block_reach(self) -> int:
