@@ -1,7 +1,8 @@
-"""Tells which of a shard's inputs have arrived, and refuses two inputs with one `input_id`.
+"""The check that all inputs of a shard arrived, and that no two of them share an `input_id`.
 
-Inputs that are as the output's own listing has them are told by their ids alone, a few bytes each.
-Of any other, its record crosses the shuffle: no other input can have taken its place meanwhile.
+An input that equals its entry in the output's listing crosses the shuffle as eight bytes, a hash
+of its id. Any other input crosses with its record, so that no other input with that id can replace
+it unnoticed.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from beam_upscale.sorted_map import SortedMap
 
 _KEY_BYTES = 8
 
-# What a row says of its input, and of what was asked for it.
+# The fields of a row that describe its input and its requested parameters.
 _COMPARED = (
     *("source_uri", "engine", "model", "prompt", "negative_prompt", "cfg_scale", "steps"),
     *("seed", "noise_level", "output_uri"),
@@ -28,12 +29,12 @@ _COMPARED = (
 
 @dataclasses.dataclass(frozen=True)
 class Listed:
-    """Inputs of one part of the listing that came as they are listed.
+    """The inputs of one part of the listing that arrived unchanged from their entries there.
 
     Attributes:
-        part: of the listing.
-        keys: of the inputs, one after the other, each as `key_of` gives it.
-        is_new: whether something was made of them since their shard was committed.
+        part: the part of the listing.
+        keys: the keys of the inputs, concatenated; each is the eight bytes of `key_of`.
+        is_new: True if their results were made after the last commit of their shard.
     """
 
     part: str
@@ -43,12 +44,12 @@ class Listed:
 
 @dataclasses.dataclass(frozen=True)
 class Own:
-    """An input that stands in no listing, or that a step of the pipeline has changed since.
+    """An input that is in no listing, or that a step of the pipeline has changed since.
 
     Attributes:
-        record: as `Record.to_json` gives it.
-        fingerprint: of the input.
-        is_new: as of `Listed`.
+        record: the input's record, as `Record.to_json` encodes it.
+        fingerprint: the input's `SourceImage.fingerprint`.
+        is_new: as in `Listed`.
     """
 
     record: bytes
@@ -57,11 +58,11 @@ class Own:
 
 
 ShardUpdate = Listed | Own | None
-"""An update of a shard; None says that an input is left to a later run."""
+"""An update of a shard; None stands for an input that is left to a later run."""
 
 
 def key_of(input_id: str) -> bytes:
-    """Eight bytes of the SHA-256 of an id: there may be millions."""
+    """Returns the first eight bytes of the SHA-256 of an id; short, as there may be millions."""
     return hashlib.sha256(input_id.encode()).digest()[:_KEY_BYTES]
 
 
@@ -70,11 +71,11 @@ class Arrivals:
     """The inputs of one shard that arrived.
 
     Attributes:
-        parts: of the listing, of which something arrived.
-        keys: of inputs that came as they are listed.
-        new_keys: of those of them of which something was made.
-        own: the others, by their ids.
-        is_postponed: whether an input is left to a later run.
+        parts: the parts of the listing of which at least one input arrived.
+        keys: the keys of the inputs that arrived as they are listed.
+        new_keys: those of `keys` whose results are new since the last commit.
+        own: the other inputs, by their ids; several only where inputs share an id.
+        is_postponed: True if an input is left to a later run.
     """
 
     parts: frozenset[str]
@@ -89,7 +90,7 @@ class Arrivals:
         found = set(updates)
         listed = [each for each in found if isinstance(each, Listed)]
         own: dict[str, list[Own]] = {}
-        # In a set they have no order, and what is said of two is to be the same each time.
+        # A set has no order; sorted, an error about two inputs has the same text each time.
         for each in sorted((e for e in found if isinstance(e, Own)), key=lambda own: own.record):
             own.setdefault(record_from_json(each.record).row.input_id, []).append(each)
         return cls(
@@ -104,7 +105,7 @@ class Arrivals:
 
     @property
     def new_own(self) -> dict[str, tuple[Own, ...]]:
-        """Those of the others of which something was made."""
+        """The inputs of `own` whose results are new since the last commit, by their ids."""
         return {
             input_id: several
             for input_id, several in self.own.items()
@@ -113,11 +114,11 @@ class Arrivals:
 
     @property
     def is_new(self) -> bool:
-        """Whether there is something to commit."""
+        """True if there is a new result to commit."""
         return bool(self.new_keys or self.new_own)
 
     def has(self, input_id: str) -> bool:
-        """Whether an input arrived."""
+        """Checks whether an input arrived."""
         return input_id in self.own or key_of(input_id) in self.keys
 
 
@@ -126,10 +127,10 @@ def _separate(keys: bytes) -> Iterable[bytes]:
 
 
 def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder) -> None:
-    """Raises where a listed input did not arrive, and no step may leave one out.
+    """Raises if an input of these parts of the listing did not arrive.
 
     Raises:
-        LookupError: the runner lost it.
+        LookupError: the runner lost an input; no step leaves one out.
     """
     for part in parts:
         for image in read_part(dataset, part):
@@ -138,7 +139,7 @@ def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
-    """Raises where two inputs of a shard have one id and are not the same input twice.
+    """Raises if two different inputs of a shard have one id; the same input twice is allowed.
 
     Raises:
         SettingsError: DUPLICATE_ID.
@@ -160,7 +161,7 @@ def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
 
 
 def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
-    """Raises where inputs of one id and with the same bytes are not the same input.
+    """Raises if inputs with one id and the same bytes are not the same input.
 
     Raises:
         SettingsError: DUPLICATE_ID.
@@ -177,7 +178,7 @@ def _row(own: Own) -> Row:
 
 
 def _row_of(image: SourceImage) -> Row:
-    """The row of an input, as far as it is known now."""
+    """Returns the row of an input, with the fields that are known before it is upscaled."""
     try:
         digest = image.sha256()
     except ImageError:
@@ -218,10 +219,10 @@ def _difference(row: Row, other: Row) -> str:
 
 
 class Places:
-    """The shards that ids stand in: of committed rows, and of the listing.
+    """The shard of each id, from the committed rows and from the listing.
 
     Args:
-        dataset: the output, as it is now.
+        dataset: the output, read at construction.
     """
 
     def __init__(self, dataset: DatasetFolder) -> None:
@@ -232,7 +233,7 @@ class Places:
             self._shards.add((image.input_id, str(shard)) for image in read_part(dataset, part))
 
     def refuse_others(self, input_ids: Iterable[str], shard: int) -> None:
-        """Raises where an id of a shard's stands in another shard.
+        """Raises if an id of this shard is also in another shard.
 
         Raises:
             SettingsError: DUPLICATE_ID.
@@ -244,7 +245,7 @@ class Places:
 
 
 def refuse_two_places(dataset: DatasetFolder) -> None:
-    """Raises where one id has rows in two committed shards.
+    """Raises if one id has rows in two committed shards.
 
     Raises:
         SettingsError: DUPLICATE_ID.

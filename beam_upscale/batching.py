@@ -1,4 +1,4 @@
-"""One device, many threads: tiles of different images share a batch."""
+"""Batching on one device: tiles of different images, from many threads, share a batch."""
 
 import dataclasses
 import threading
@@ -13,16 +13,16 @@ from beam_upscale.models.failures import DeviceState, Fault, device_lost, fault_
 
 
 class Batchable(Protocol):
-    """What a batch is made of: a tile, or an image with what it needs beside its pixels."""
+    """An item of a batch: a tile, or an image with the data it needs beside its pixels."""
 
     @property
     def area(self) -> int:
-        """Pixels that it fills of a batch."""
+        """The item's share of a batch, in pixels."""
         ...
 
     @property
     def kind(self) -> Hashable:
-        """Equal for all that may share a batch."""
+        """A key that is equal for items that may share a batch."""
         ...
 
 
@@ -31,7 +31,7 @@ Item = TypeVar("Item", bound=Batchable)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Patch:
-    """Pixels and nothing beside them; those of one shape and type share batches.
+    """An item of pixels alone; patches of the same shape and dtype may share a batch.
 
     Attributes:
         pixels: (H, W, C), uint8 or uint16.
@@ -41,25 +41,25 @@ class Patch:
 
     @property
     def area(self) -> int:
-        """Height times width."""
+        """The height times the width, in pixels."""
         height, width, _ = self.pixels.shape
         return int(height * width)
 
     @property
     def kind(self) -> Hashable:
-        """Shape and dtype."""
+        """The shape and the dtype of the pixels."""
         return self.pixels.shape, self.pixels.dtype
 
 
 @dataclasses.dataclass(frozen=True)
 class Batched:
-    """What one tile gets back.
+    """The result of one tile, and the timing of its batch.
 
     Attributes:
         pixels: the result, (H x scale, W x scale, C), of the input's dtype.
         device_seconds: this tile's even share of its batch's time on the device.
-        queue_seconds: time it waited before that.
-        batch_size: tiles in that batch.
+        queue_seconds: time that the tile waited for its batch to start.
+        batch_size: number of tiles in the batch.
     """
 
     pixels: np.ndarray
@@ -80,16 +80,17 @@ class _Waiting(Generic[Item]):
 class Batcher(Generic[Item]):
     """Runs a network for many threads, one batch at a time.
 
-    Whoever finds the device free runs the next batch: the tile that has waited longest, and all
-    waiting tiles of the same kind up to a bound in pixels. While it runs, tiles gather,
-    so that batches grow with the load and a lone tile never waits for company. A tile is never
-    padded to fit a batch. Once the device is lost, all tiles fail alike, and no batch is run.
+    The thread that finds the device free runs the next batch: the tile that has waited longest,
+    and other waiting tiles of its kind, up to a bound in pixels. While a batch runs, tiles gather,
+    so that batches grow with the load, and a lone tile never waits for others. A tile is never
+    padded to fit a batch. Once the device is lost, all tiles fail with the same error, and no
+    further batch is run.
 
     Args:
-        upscale: takes tiles of one kind and gives for each (H x scale, W x scale, C).
-        max_batch_pixels: input pixels in a batch at most; 0 runs one tile at a time. A tile larger
+        upscale: takes tiles of one kind and returns a result, (H x scale, W x scale, C), for each.
+        max_batch_pixels: most input pixels in a batch; 0 runs one tile at a time. A tile larger
             than that has a batch of its own.
-        state: of the device that the network runs on; None for one that no other network shares.
+        state: the state of the network's device; None if no other network shares the device.
     """
 
     def __init__(
@@ -106,20 +107,20 @@ class Batcher(Generic[Item]):
         self._busy = False
 
     def upscale(self, item: Item) -> Batched:
-        """Upscales one tile, together with others that wait.
+        """Upscales one tile, together with others that are waiting.
 
         Args:
             item: the tile.
 
         Raises:
-            ImageError: what the network raised for this tile; another tile's error stays its own.
-            BrokenProcessError: the device is lost, whichever tile met that.
+            ImageError: the network failed on this tile; errors of other tiles are not raised.
+            BrokenProcessError: the device is lost, through this tile or another.
         """
         self._state.check()
         waiting = _Waiting(item, time.monotonic())
         with self._condition:
             self._queue.append(waiting)
-        # The batch of the oldest tile need not hold this thread's own.
+        # The batch of the oldest tile may not include this thread's own tile.
         while batch := self._lead(waiting):
             try:
                 self._run(batch)
@@ -133,11 +134,11 @@ class Batcher(Generic[Item]):
         return waiting.result
 
     def lose_device(self, error: BrokenProcessError) -> None:
-        """Has all tiles that wait, and all later ones, fail with this error."""
+        """Makes all waiting tiles, and all later ones, fail with `error`."""
         self._state.lose(error)
 
     def _lead(self, waiting: _Waiting[Item]) -> list[_Waiting[Item]]:
-        """The batch that this thread is to run; empty once its own tile is done."""
+        """Returns the batch that this thread must run next; empty once its own tile is done."""
         with self._condition:
             self._condition.wait_for(lambda: waiting.done or not self._busy)
             if waiting.done:
@@ -175,7 +176,7 @@ class Batcher(Generic[Item]):
             self._settle(batch, lost.copy)
             return
         if len(batch) > 1:
-            # One tile spoiled the batch; alone, each shows whether it was the one.
+            # One tile made the batch fail; running each tile alone shows which.
             for waiting in batch:
                 self._run([waiting])
             return

@@ -1,9 +1,9 @@
-"""Puts paid calls into the books of an output before they are sent, and says which are free.
+"""Enters paid calls in the books of an output before they are sent, and finds free repeats.
 
-A sending counts as a new charge unless it repeats, at a service that is known to charge a repeated
-request once and soon enough for that, one that counts already. With a budget an input's claim has
-room for one new charge at each place; what goes beyond that takes from what the budget has to spare
-for the whole run, or is not sent.
+A sending counts as a new charge, unless it repeats one that counts already, at a service that is
+known to charge a repeated request once, and soon enough for that. With a budget, an input's claim
+has room for one new charge at each place. A further charge takes from what the budget can spare for
+the whole run; if nothing is left, the call is not sent.
 """
 
 import dataclasses
@@ -38,19 +38,19 @@ from beam_upscale.sorted_map import SortedMap
 
 _MOST_CREDITS = Decimal(10**12)
 
-# Claims of so many images are remembered by a process.
+# A process remembers the claims of this many images.
 _MOST_CLAIMS = 1 << 16
 
 
 @dataclasses.dataclass(frozen=True)
 class RunBooks:
-    """The books that a run puts its paid calls into.
+    """The books in which a run enters its paid calls.
 
     Attributes:
-        dataset: the output that they belong to.
+        dataset: the output that the books belong to.
         run: names the run.
-        started_at: when it was begun, in seconds since the epoch: by this time all its processes
-            tell which calls of earlier runs a budget takes for free repeats.
+        started_at: the start of the run, in seconds since the epoch. All its processes use this
+            time to decide which calls of earlier runs a budget counts as free repeats.
     """
 
     dataset: DatasetFolder
@@ -59,20 +59,20 @@ class RunBooks:
 
     @classmethod
     def begin(cls, dataset: DatasetFolder) -> "RunBooks":
-        """The books for a run that begins now."""
+        """Returns the books for a run that begins now."""
         run = uuid.uuid4().hex if dataset.hold is None else dataset.hold.token
         return cls(dataset, run, time.time())
 
 
 @dataclasses.dataclass(frozen=True)
 class Prepaid:
-    """The credits that an input's claim leaves out: repeats of earlier calls for it are free.
+    """The credits that an input's claim leaves out, because repeats of earlier calls are free.
 
     Attributes:
-        work: as `work_of`, of the input that it holds for.
-        credits: what these calls cost.
-        unresolved: the part of it that is not known to be charged: a repeat may be charged, as the
-            first time.
+        work: the input's work, as `work_of` gives it.
+        credits: the price of these calls.
+        unresolved: the part of `credits` that is not known to be charged. A repeat of such a call
+            may be charged, as if sent for the first time.
     """
 
     work: str
@@ -85,8 +85,8 @@ class Limit:
     """The limits that a budget sets to the calls of an image.
 
     Attributes:
-        is_prepaid: whether its claim is without what the books hold for free repeats of its calls.
-        spare_calls: how many calls the whole run may make beyond its inputs' claims.
+        is_prepaid: True if its claim leaves out the calls that the books hold for free repeats.
+        spare_calls: the calls that the whole run may make beyond its inputs' claims.
     """
 
     is_prepaid: bool
@@ -95,13 +95,13 @@ class Limit:
 
 @dataclasses.dataclass(frozen=True)
 class ImageBooking:
-    """Puts the paid calls of one image into the books.
+    """Enters the paid calls of one image in the books.
 
     Attributes:
         books: of the run.
         input_id: of the image.
-        work: as `work_of`.
-        limit: of a budget; None where there is none.
+        work: the image's work, as `work_of` gives it.
+        limit: of a budget; None if there is no budget.
     """
 
     books: RunBooks
@@ -112,7 +112,7 @@ class ImageBooking:
     def call(
         self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
     ) -> "BookedCall":
-        """One of the image's calls, as `paid_calls.Booking` has it."""
+        """Returns the booking of one call of the image, as `paid_calls.Booking` defines it."""
         return BookedCall(self, Place(self.input_id, *place), request_id, price, model)
 
 
@@ -121,9 +121,9 @@ class BookedCall:
 
     Args:
         booking: of its image.
-        place: whose call it is.
-        request_id: what the service knows its repeats by.
-        price: of it.
+        place: the input, the stage and the tile that the call is for.
+        request_id: the id by which the service recognizes repeats.
+        price: of the call, in credits.
         model: the engine, and how its service is called.
     """
 
@@ -146,16 +146,16 @@ class BookedCall:
 
     @property
     def is_repeat(self) -> bool:
-        """Whether the sending repeats one that counts already."""
+        """True if the sending repeats one that counts already."""
         return self._group is not None
 
     def begin(self) -> None:
-        """Makes a sending durable: as one that counts, or as a free repeat of one that does."""
+        """Makes a sending durable, as a new charge or as a free repeat of an earlier one."""
         limit, has_room = self._booking.limit, False
         if limit is not None:
             _keep_to_claimed_work(self._booking)
         if self._dataset.hold is not None:
-            # A run that has ended books nothing.
+            # A run that has ended must not book anything.
             self._dataset.hold.check()
         earlier = repeatable_entries(self._booking.books, self._model).at(self._place)
         here: list[Entry] = []
@@ -172,16 +172,17 @@ class BookedCall:
             found = read_entry(uri)
             here += [] if found is None else [found]
         if self._dataset.hold is not None:
-            # Only now: a run that takes the output over finds this entry, or is found by this one.
+            # After the write: a run that takes the output over either finds this entry, or is
+            # noticed here.
             self._dataset.hold.check()
 
     def _repeated(self, entries: Iterable[Entry], now: float) -> Group | None:
-        """The group that a sending belongs to; None where it may be charged anew."""
+        """Returns the group that a sending repeats for free; None if it may be charged anew."""
         groups = (g for g in grouped(entries) if g.first.request_id == self._request_id)
         return next((g for g in groups if g.is_repeated_free(self._model, now)), None)
 
     def _is_beyond_claim(self, earlier: Iterable[Entry], here: Iterable[Entry]) -> bool:
-        """Whether the image's claim has no room for a sending: it was for one, or for none."""
+        """Checks whether a sending exceeds the image's claim, which has room for one or none."""
         if self._group is not None:
             return False
         books, limit = self._booking.books, self._booking.limit
@@ -212,10 +213,14 @@ class BookedCall:
         )
 
     def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
-        """Makes it durable what became of the sending that was begun last.
+        """Makes the outcome of the last sending durable.
 
-        What is known of the whole group then settles what earlier runs left open of it. A service
-        that took credits for a repeat of what was charged has charged twice.
+        The outcome also settles entries of the same group that earlier runs left open. A service
+        that takes credits for a repeat of a charged call has charged twice.
+
+        Args:
+            fate: the outcome.
+            charged: the credits that the service reports as taken; None if it reports none.
         """
         assert self._entry is not None
         state = State.CHARGED if fate is Fate.CHARGED else State.FREE
@@ -235,14 +240,14 @@ class BookedCall:
                     self._write(dataclasses.replace(each, state=state, credits=entry.credits))
 
     def _is_charged_already(self) -> bool:
-        """Whether the group is known to be charged, without the sending that was begun last."""
+        """Checks whether the group is known to be charged, apart from the last sending."""
         entries = () if self._group is None else self._group.entries
         return any((self._now(each) or each).state is State.CHARGED for each in entries)
 
     def _now(self, entry: Entry) -> Entry | None:
-        """An open entry as it is now; None where it is closed."""
+        """Reads the present state of an open entry; returns None if it is closed."""
         found = read_entry(open_uri(self._dataset, self._place, entry.n))
-        # Another entry may have its number by now.
+        # By now another entry may have its number.
         return found if found is not None and found.id == entry.id else None
 
     def _write(self, entry: Entry) -> None:
@@ -250,18 +255,18 @@ class BookedCall:
 
 
 def _amount(told: Decimal, price: Decimal) -> Decimal:
-    """The amount that a service says it took; the price where the books cannot hold that."""
+    """Returns the amount that a service reports, or the price if the books cannot hold it."""
     return told.quantize(STEP, ROUND_UP) if told < _MOST_CREDITS else price
 
 
 def prepaid(
     entries: Iterable[Entry], work: str, model: RemoteModel, books: RunBooks
 ) -> Group | None:
-    """The group of a place whose repeat a claim takes for free; None where the price is claimed.
+    """Returns the group of a place that a claim counts as free; None if the price is claimed.
 
     Args:
         entries: of the place.
-        work: as `work_of`, of the input as it is now.
+        work: the work of the input as it is now, as `work_of` gives it.
         model: how the service is called.
         books: of the run.
     """
@@ -277,7 +282,7 @@ def prepaid(
 
 
 class RepeatableEntries:
-    """Entries of earlier runs that a repeat may count as one with, by their places; thread-safe.
+    """The entries of earlier runs that may have a free repeat, by place; thread-safe.
 
     Args:
         entries: in any order.
@@ -296,13 +301,13 @@ class RepeatableEntries:
             self._map[entry.place.key] = json.dumps([*others, entry.to_json().decode()])
 
     def at(self, place: Place) -> list[Entry]:
-        """The entries of a place."""
+        """Returns the entries of a place."""
         with self._lock:
             found = self._map.get(place.key)
         return [] if found is None else [entry_from_json(each) for each in json.loads(found)]
 
     def unresolved(self, input_id: str) -> Iterator[Group]:
-        """The groups of an input's calls of which it is not known whether they were charged."""
+        """Yields the groups of an input's calls that are not known to be charged or free."""
         with self._lock:
             found = self._waiting.get(input_id)
         places = set() if found is None else {tuple(each) for each in json.loads(found)}
@@ -317,12 +322,12 @@ _NONE = RepeatableEntries()
 
 
 def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries:
-    """The calls of earlier runs to a service, read once for a run.
+    """Returns the calls of earlier runs to a service; they are read once for each run.
 
     Args:
         books: of the run. Its earlier entries were closed before it began.
-        model: how the service is called; at one that is not known to charge a repeated request
-            once, there is nothing to know.
+        model: how the service is called. A service that is not known to charge a repeated request
+            once has no such calls.
     """
     if model.ledger is None or model.repeat_seconds <= 0:
         return _NONE
@@ -336,7 +341,7 @@ def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries
 
 
 def _young(books: RunBooks, model: RemoteModel) -> Iterator[Entry]:
-    """The closed entries at a ledger that it may remember still."""
+    """Yields the closed entries of a ledger that the service may still remember."""
     since = books.started_at - model.repeat_seconds
     for batch in closed_batches(books.dataset):
         is_known = pc.fill_null(pc.equal(batch["ledger"], model.ledger), fill_value=False)
@@ -349,9 +354,9 @@ _claimed: dict[tuple[str, str, str], str] = {}
 
 
 def _keep_to_claimed_work(booking: ImageBooking) -> None:
-    """Raises where calls for an earlier content of the input use its claim.
+    """Raises an error if calls for an earlier content of the input use its claim.
 
-    A bundle that is repeated may find a file replaced: the claim is for one content only.
+    A repeated bundle may find that a file was replaced. The claim is for one content only.
 
     Raises:
         ImageError: OVER_BUDGET.
@@ -378,10 +383,10 @@ _next_spare: dict[tuple[str, str], int] = {}
 
 
 def _take_spare_call(books: RunBooks, limit: Limit, price: Decimal) -> None:
-    """Takes room for a call beyond its image's claim.
+    """Takes a spare call of the run, for a call beyond its image's claim.
 
     Raises:
-        ImageError: OVER_BUDGET, there is none.
+        ImageError: OVER_BUDGET, no spare call is left.
     """
     key = books.dataset.root, books.run
     for number in range(_next_spare.get(key, 0), limit.spare_calls):

@@ -1,4 +1,4 @@
-"""The books of an output: every paid call that was sent for it, and what is known of its charge.
+"""The books of an output: every paid call that was sent for it, and the known state of its charge.
 
     books/open/<2 hex>/<place>.<n>.json   one sending of a call: durable before the call is sent
     books/closed/*.parquet                entries that were settled, many in a file
@@ -10,9 +10,9 @@ entry of its own; `n` is taken by exclusive creation, so that no two workers sha
 repeated request once, a further sending of it names the entry that it repeats: both are one group,
 which counts once.
 
-What counts as spent are the groups that are charged, and those that may be: of these no entry is
-charged, and one is still `sent`. Books are read as the union of all files by the entries' ids, in
-which what is settled takes precedence: a crash while entries are closed leaves some in two files.
+A group counts as spent if it is charged, or if it may be: none of its entries is charged, and one
+is still `sent`. Books are read as the union of all files by the entries' ids. Of two entries with
+the same id, the settled one counts: a crash while entries are closed leaves some in two files.
 """
 
 import contextlib
@@ -53,14 +53,14 @@ STEP = Decimal(1).scaleb(-CREDITS.scale)
 _READERS = 32
 _CLOSED_TOGETHER = 50_000
 
-# Whoever browses the output, or copies it, may leave files of its own among these.
+# Programs that browse or copy the output may leave their own files among these.
 _OPEN_NAME = re.compile(r"([0-9a-f]{64}\.[0-9]+|row-[0-9a-f]{64})\.json")
 _CLOSED_NAME = re.compile(r"[^.].*\.parquet")
 _FILE = re.compile(rf"open/[0-9a-f]{{2}}/{_OPEN_NAME.pattern}|closed/[^./][^/]*\.parquet")
 
 _UNRESOLVED = "unresolved.parquet"
 
-# Where there are no hard links an entry is there before all of it is written.
+# Seconds before a file is read again: without hard links, it appears before it is fully written.
 _PAUSES = (0.05, 0.2, 0.5)
 
 
@@ -77,7 +77,7 @@ class Place:
     """The place of a paid call: its input, engine and tile.
 
     Attributes:
-        input_id: of the input.
+        input_id: id of the input.
         stage: index of the engine in its chain.
         tile: index of the tile among the image's.
     """
@@ -88,7 +88,7 @@ class Place:
 
     @property
     def key(self) -> str:
-        """A short name, spread over 256 folders."""
+        """The place's path in the books: one of 256 folders, and a SHA-256 in hexadecimal."""
         text = json.dumps([self.input_id, self.stage, self.tile])
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{digest[:2]}/{digest}"
@@ -99,21 +99,21 @@ class Entry:
     """One sending of a paid call.
 
     Attributes:
-        id: tells it from every other entry.
-        n: number of its file among those of its place.
-        request_id: what the service knows the call by.
-        input_id: of the input.
+        id: unique among all entries.
+        n: number of the entry's file at its place, from 1; 0 for an entry made of a row.
+        request_id: the id by which the service knows the call.
+        input_id: id of the input.
         stage: index of the engine in the chain.
         tile: index of the tile.
-        engine: its name.
-        work: as `work_of`: tells whether the input is still what it was.
-        credits: the price, by the price list; what was charged, where the service says that.
-        run: that sent it.
-        endpoint: that it was sent to.
-        ledger: of the service for the key, where a repeat of a request is charged once; else None.
-        sent_at: when, in seconds since the epoch.
-        repeats: id of the first entry of its group; None for that one itself.
-        state: what is known of its charge.
+        engine: name of the engine.
+        work: the hash of `work_of`; shows whether the input and its parameters are unchanged.
+        credits: the price, by the price list; the amount charged, where the service reports it.
+        run: the run that sent the call.
+        endpoint: the service that the call was sent to.
+        ledger: the service's ledger for the key, if it charges a repeated request once; else None.
+        sent_at: time of sending, in seconds since the epoch.
+        repeats: id of the first entry of the group; None for the first entry itself.
+        state: the known state of the charge.
     """
 
     id: str
@@ -143,23 +143,23 @@ class Entry:
         return self.repeats or self.id
 
     def to_json(self) -> bytes:
-        """The entry as UTF-8 JSON, exact to the last digit."""
+        """Returns the entry as UTF-8 JSON, exact to the last digit."""
         return json.dumps({**self.to_dict(), "credits": str(self.credits)}).encode()
 
     def to_dict(self) -> dict[str, Any]:
-        """The attributes by their names."""
+        """Returns the attributes by their names."""
         return {name: getattr(self, name) for name in _SCHEMA.names}
 
 
 def entry_from_json(data: bytes) -> Entry:
-    """The inverse of `Entry.to_json`."""
+    """Parses an entry; the inverse of `Entry.to_json`."""
     return entry_of(json.loads(data))
 
 
 def entry_of(values: Mapping[str, Any]) -> Entry:
-    """The entry of a dictionary of its attributes, as JSON and Arrow give it.
+    """Makes an entry of a dictionary of its attributes, as JSON and Arrow give it.
 
-    What else is in it, a later version may have put there.
+    Other keys are ignored: a later version may have added them.
     """
     amount, state = Decimal(values["credits"]), State(values["state"])
     known = {name: values[name] for name in _SCHEMA.names}
@@ -188,11 +188,11 @@ _SCHEMA = pa.schema(
 
 
 def work_of(source_sha256: str, parameters: Parameters | None) -> str:
-    """A hash of what is asked of an input, without what the run asks of all.
+    """Hashes an input's bytes and its own parameters, without the settings of the run.
 
     Args:
-        source_sha256: of its bytes.
-        parameters: its own, before a seed is derived; None where no engine takes any.
+        source_sha256: SHA-256 of the input's bytes.
+        parameters: the input's own, before a seed is derived; None if no engine takes any.
     """
     values = None if parameters is None else dataclasses.astuple(parameters)
     return hashlib.sha256(json.dumps([source_sha256, values]).encode()).hexdigest()
@@ -200,7 +200,7 @@ def work_of(source_sha256: str, parameters: Parameters | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Entries for one charge at most.
+    """The entries of a call and its repeats, which are charged once at most.
 
     Attributes:
         first: the entry that was sent first.
@@ -217,18 +217,18 @@ class Group:
         return next(state for state in (State.CHARGED, State.SENT, State.FREE) if state in states)
 
     def is_repeated_free(self, model: RemoteModel, at: float) -> bool:
-        """Whether a repeat that is sent at a time counts no more than the group does already."""
+        """Tells whether a repeat sent at a time, in epoch seconds, adds no charge to the group."""
         is_known = model.ledger is not None and self.first.ledger == model.ledger
         is_young = model.charges_once_after(at - self.first.sent_at)
         return is_known and is_young and self.state is not State.FREE
 
 
 def grouped(entries: Iterable[Entry]) -> list[Group]:
-    """The groups of entries, the one that was sent last first.
+    """Groups entries; the group whose first entry was sent last comes first.
 
     Args:
-        entries: of one place; one that is there twice is taken as it was settled. Those whose first
-            entry is not among them are left out.
+        entries: entries of one place. Of two with the same id, the settled one counts. Groups whose
+            first entry is missing are left out.
     """
     by_id: dict[str, Entry] = {}
     for entry in entries:
@@ -251,8 +251,8 @@ class BookSums:
 
     Attributes:
         charged: credits that services took.
-        unresolved: credits that they may have taken: of calls without a known answer.
-        unresolved_calls: how many those are.
+        unresolved: credits that services may have taken, for calls without a known answer.
+        unresolved_calls: number of calls without a known answer.
     """
 
     charged: Decimal = Decimal(0)
@@ -291,7 +291,7 @@ class _Adder:
         self._database.close()
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Adds entries; one that is there already is taken as it was settled."""
+        """Adds entries; of two with the same id, the settled one counts."""
         self._database.executemany(
             "INSERT INTO entries VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
             "SET rank = excluded.rank, units = excluded.units "
@@ -303,7 +303,7 @@ class _Adder:
         )
 
     def by_request_id(self) -> SortedMap:
-        """Credits of all calls that are not free, by their request ids."""
+        """Returns the credits of all calls that are not free, by their request ids."""
         rows = self._database.execute(
             "SELECT request_id, SUM(units) FROM entries WHERE id = grp AND rank > 0 "
             "GROUP BY request_id"
@@ -311,7 +311,7 @@ class _Adder:
         return SortedMap((request_id, str(units * STEP)) for request_id, units in rows)
 
     def sums(self) -> BookSums:
-        """The sums over all groups."""
+        """Returns the sums over all groups."""
         rows = self._database.execute(
             "SELECT rank, SUM(units), COUNT(*) FROM (SELECT MAX(rank) AS rank, MAX(units) AS units "
             "FROM entries GROUP BY grp) GROUP BY rank"
@@ -322,7 +322,7 @@ class _Adder:
 
 
 def with_books(sums: Totals, dataset: DatasetFolder) -> Totals:
-    """Totals of rows with what the books of their output add up to."""
+    """Returns totals of rows with the sums of their output's books."""
     books = read_sums(dataset)
     return dataclasses.replace(
         sums,
@@ -337,12 +337,12 @@ def _folder(dataset: DatasetFolder, *parts: str) -> str:
 
 
 def open_uri(dataset: DatasetFolder, place: Place, n: int) -> str:
-    """The file of the open entry with a number."""
+    """Returns the URI of a place's open entry with the number `n`."""
     return _folder(dataset, "open", f"{place.key}.{n}.json")
 
 
 def _closed(dataset: DatasetFolder, uris: Set[str] | None = None) -> Iterator[list[Entry]]:
-    """The entries of all closed files, or of some, some at a time."""
+    """Yields the entries of all closed files, or of the given ones, in batches."""
     for batch in closed_batches(dataset, uris):
         yield [entry_of(values) for values in batch.to_pylist()]
 
@@ -350,11 +350,11 @@ def _closed(dataset: DatasetFolder, uris: Set[str] | None = None) -> Iterator[li
 def closed_batches(
     dataset: DatasetFolder, uris: Set[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The closed entries as Arrow tables with a column for each attribute, some at a time.
+    """Yields the closed entries as Arrow record batches with a column for each attribute.
 
     Args:
         dataset: the output.
-        uris: the files that are read, where they are there; None reads all.
+        uris: the files to read, if they exist; None reads all.
 
     Raises:
         SettingsError: BOOKS_DAMAGED.
@@ -375,7 +375,7 @@ def closed_batches(
 
 
 def _named(folder: str, name: re.Pattern[str]) -> Iterator[str]:
-    """The files below a folder whose names, without their folders, are of a kind."""
+    """Yields the URIs of the files below a folder whose base names match a pattern."""
     for found in storage.list_below(folder):
         if name.fullmatch(found.name.rpartition("/")[2]):
             yield found.uri
@@ -401,13 +401,13 @@ def check(dataset: DatasetFolder) -> None:
 
 
 def _open(dataset: DatasetFolder) -> Iterator[list[Entry]]:
-    """The open entries, some at a time."""
+    """Yields the open entries in batches."""
     for found in _open_files(dataset):
         yield [entry for _, entry in found]
 
 
 def _open_files(dataset: DatasetFolder) -> Iterator[list[tuple[str, Entry]]]:
-    """The files of open entries with what they hold, some at a time."""
+    """Yields the URIs of open entries with the entries themselves, in batches."""
     uris = _named(_folder(dataset, "open"), _OPEN_NAME)
     with ThreadPoolExecutor(_READERS) as readers:
         while some := list(itertools.islice(uris, _CLOSED_TOGETHER)):
@@ -417,7 +417,7 @@ def _open_files(dataset: DatasetFolder) -> Iterator[list[tuple[str, Entry]]]:
 
 
 def read_entry(uri: str) -> Entry | None:
-    """The entry in a file; None where the file is gone.
+    """Reads the entry in a file; None if the file is gone.
 
     Raises:
         SettingsError: BOOKS_DAMAGED.
@@ -440,7 +440,7 @@ def read_entry(uri: str) -> Entry | None:
 
 
 def close(dataset: DatasetFolder) -> None:
-    """Moves settled entries into files of many; what is not settled stays open, and is copied.
+    """Moves settled entries into shared files; the others stay open, and are copied.
 
     No other run may be under way.
     """
@@ -460,7 +460,7 @@ def close(dataset: DatasetFolder) -> None:
 
 
 def _only_copied(copied: dict[str, Entry], dataset: DatasetFolder) -> Iterator[Entry]:
-    """The copies of open entries whose own files are lost."""
+    """Yields the copies of open entries whose own files are lost."""
     others = set(_named(_folder(dataset, "closed"), _CLOSED_NAME))
     others.discard(_folder(dataset, "closed", _UNRESOLVED))
     if copied:
@@ -471,10 +471,10 @@ def _only_copied(copied: dict[str, Entry], dataset: DatasetFolder) -> Iterator[E
 
 
 def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
-    """Moves the entries of rows' calls into one file, where these were billed.
+    """Moves the settled entries of rows with paid calls into one file.
 
-    A shard's commit does so, for all of its workers' entries not to be left to one at the end.
-    Where a repeat may be charged again, they stay until then: a worker that is late looks for them.
+    Each shard's commit calls this, so that the end of the run need not close all entries alone.
+    Where a repeat may be charged again, entries stay open until then: a late worker looks for them.
     """
     places = [place for row in rows if row.request_ids for place in _places(row)]
     if not places:
@@ -485,7 +485,7 @@ def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
 
 
 def _is_over(found: Iterable[tuple[str, Entry]]) -> bool:
-    """Whether no worker has to know of a place's entries any more."""
+    """Tells whether a place's entries are all settled and in ledgers: no worker needs them open."""
     return all(entry.state is not State.SENT and entry.ledger is not None for _, entry in found)
 
 
@@ -496,7 +496,7 @@ def _places(row: Row) -> Iterator[Place]:
 
 
 def _entries_at(place: Place, dataset: DatasetFolder) -> Iterator[tuple[str, Entry]]:
-    """The open entries of a place that follow each other from the first, with their files."""
+    """Yields a place's open entries with their URIs, from number 1 up to the first gap."""
     for n in itertools.count(1):
         uri = open_uri(dataset, place, n)
         entry = read_entry(uri)
@@ -509,7 +509,7 @@ def _close(found: Sequence[tuple[str, Entry]], dataset: DatasetFolder) -> None:
     settled = [(uri, entry) for uri, entry in found if entry.state is not State.SENT]
     if not settled:
         return
-    # A name of its own: an attempt that was interrupted may have deleted what only its file has.
+    # A new name each time: an interrupted attempt may have deleted entries that only its file has.
     uri = _folder(dataset, "closed", f"{uuid.uuid4().hex}.parquet")
     _publish(uri, [entry for _, entry in settled], dataset)
     with ThreadPoolExecutor(_READERS) as threads:
@@ -527,12 +527,12 @@ def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None
 
 
 def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
-    """Enters what rows were billed beyond what the books hold of their calls.
+    """Enters the credits that rows were billed beyond the books' entries for their calls.
 
-    Earlier versions of this package kept no books. Done again, it changes nothing.
+    Earlier versions of this package kept no books. Repeating it changes nothing.
 
     Args:
-        rows: of the output.
+        rows: the output's rows.
         dataset: the output.
     """
     with contextlib.closing(_Adder()) as adder:
@@ -550,14 +550,14 @@ def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
 
 
 def exist(dataset: DatasetFolder) -> bool:
-    """Whether an output has books."""
+    """Tells whether an output has books."""
     return any(True for _ in storage.list_below(_folder(dataset)))
 
 
 def are_all_there_is(dataset: DatasetFolder) -> bool:
-    """Whether the folder of the books has entries, and nothing but those.
+    """Checks whether the folder of the books holds entries, all readable, and no other files.
 
-    A pipeline of one's own may be gone between its first entry and its `run.json`.
+    Hidden files are ignored. A user's own pipeline may end between its first entry and `run.json`.
     """
     found = [each.name for each in storage.list_below(_folder(dataset))]
     names = [name for name in found if not name.rpartition("/")[2].startswith(".")]
@@ -569,12 +569,12 @@ def are_all_there_is(dataset: DatasetFolder) -> bool:
 
 
 def are_kept(run: Mapping[str, Any] | None) -> bool:
-    """Whether the books hold all calls of an output, by what its `run.json` says, if there is one.
+    """Tells whether the books hold all calls of an output, by its `run.json`; True without one.
 
-    Earlier versions of this package kept none.
+    Earlier versions of this package kept no books.
 
     Raises:
-        SettingsError: BOOKS_UNKNOWN, they are of a later version.
+        SettingsError: BOOKS_UNKNOWN, the books are of a later version.
     """
     format_ = None if run is None else run.get(BOOKS)
     if isinstance(format_, int) and format_ > BOOKS_FORMAT:
@@ -588,9 +588,9 @@ def are_kept(run: Mapping[str, Any] | None) -> bool:
 
 
 def enter_row(row: Row, dataset: DatasetFolder) -> None:
-    """Enters what a row was billed, where its calls were not put into these books.
+    """Enters the credits that a row was billed, if its calls are not in these books.
 
-    Done again for the same row, it changes nothing.
+    Repeating it for the same row changes nothing.
     """
     if row.billed_credits:
         entry = _entry_of_row(row)
@@ -599,7 +599,7 @@ def enter_row(row: Row, dataset: DatasetFolder) -> None:
 
 
 def _entry_of_row(row: Row) -> Entry:
-    """One entry for all that a row was billed."""
+    """Makes one entry for all credits that a row was billed."""
     text = json.dumps([row.input_id, row.request_ids, str(row.billed_credits)])
     return Entry(
         id=f"row-{hashlib.sha256(text.encode()).hexdigest()}",

@@ -1,4 +1,4 @@
-"""The budget: which inputs it reaches is settled from their headers, before anything is spent."""
+"""The budget: selects the inputs it pays for, from their headers, before anything is spent."""
 
 import dataclasses
 import hashlib
@@ -22,29 +22,29 @@ from beam_upscale.manifest import Row, Status
 from beam_upscale.remote_models import RemoteModel
 from beam_upscale.stages import as_image_error
 
-# What stands at their end, frames and orientation, decides too.
+# Formats whose plan needs the end of the file too: frame count and orientation may be there.
 _LATE_FORMATS = frozenset({"gif", "webp"})
 
 _WHY_TOGETHER = "a budget is for all inputs together"
 
-# Sorts before every hash: nothing new is admitted.
+# Sorts before every hash, so that no new input is admitted.
 NOTHING = ""
 # Sorts after every hash.
 _EVERYTHING = "g"
 
-# Claims whose hashes begin alike are added up first, so that no worker holds all of them.
+# Claims are first added up by the first digits of their hashes, so that no worker holds them all.
 _BUCKET_DIGITS = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What an input asks of the budget.
+    """The credits that an input claims from the budget.
 
     Attributes:
-        order: hash of the input's id; the budget is given out in this order.
-        credits: what it would cost, or did cost.
-        spent: whether an earlier run spent it.
-        prepaid: what `credits` leaves out; None where that is nothing.
+        order: the hash of the input's id; the budget is assigned in this order.
+        credits: the credits that the input would cost, or did cost; at least 0.
+        spent: True if an earlier run spent them.
+        prepaid: calls that are paid already and that `credits` leaves out; None if there are none.
     """
 
     order: str
@@ -54,17 +54,17 @@ class Claim:
 
 
 def order(input_id: str) -> str:
-    """Where an input stands in the queue for the budget: at random, but always the same."""
+    """Returns the position of an input in the queue for the budget: random, but reproducible."""
     return hashlib.sha256(input_id.encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
 class Admission:
-    """The end of what a budget admits, and what is left beside it.
+    """The last claim that a budget admits, and the credits that remain.
 
     Attributes:
-        last: the last place in the queue that is within it; `NOTHING` if none is.
-        spare: credits that are left beside the claims up to there.
+        last: the `order` of the last admitted claim; `NOTHING` if none is admitted.
+        spare: the credits that remain after all admitted claims.
     """
 
     last: str
@@ -72,13 +72,13 @@ class Admission:
 
 
 def admission(claims: Iterable[Claim], left: Decimal) -> Admission:
-    """Admits claims of which none is spent, in order up to the first that does not fit.
+    """Admits unspent claims in their order, up to the first that does not fit.
 
-    Free ones at the end are admitted too.
+    Claims of 0 credits directly after the last paid one are admitted too.
 
     Args:
-        claims: in any order; equal claims give an equal answer.
-        left: of the budget.
+        claims: the claims, in any order; their order does not change the answer.
+        left: the credits that remain of the budget.
     """
     reached = Admission(NOTHING, left)
     for claim in sorted(claims, key=lambda claim: claim.order):
@@ -91,37 +91,38 @@ def admission(claims: Iterable[Claim], left: Decimal) -> Admission:
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """How far a budget goes: claims before `bucket` fit, and of those in it as many as `left` pays.
+    """The bucket in which a budget ends; all claims of the buckets before it fit.
 
     Attributes:
-        bucket: what the orders of claims begin with among which it ends; every hash sorts before
-            it where all fit.
-        left: credits for claims in that bucket.
+        bucket: the first digits of `Claim.order` in the bucket where the budget ends; if all claims
+            fit, a text that sorts after every hash.
+        left: the credits that remain for the claims of that bucket; negative if more was spent
+            than the budget.
     """
 
     bucket: str
     left: Decimal
 
     def is_last(self, place: str) -> bool:
-        """Whether an order is one of the bucket in which the budget ends."""
+        """Checks whether an order lies in the bucket in which the budget ends."""
         return place.startswith(self.bucket)
 
     def admits(self, place: str, last: str) -> bool:
-        """Whether an order is within the budget, with the last of the bucket's `Admission`."""
+        """Checks whether an order is within the budget; `last` is that of the `Admission`."""
         return place <= last if self.is_last(place) else place < self.bucket
 
 
 def bucket(asked: Claim) -> str:
-    """What a claim is added up with; what was spent stands apart."""
+    """Returns the key by which a claim is added up; `NOTHING` for a claim that is spent."""
     return NOTHING if asked.spent else asked.order[:_BUCKET_DIGITS]
 
 
 def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
-    """Where a budget ends.
+    """Finds the bucket in which a budget ends.
 
     Args:
-        sums: of the claims of each bucket, in any order.
-        max_credits: the budget, for this output as a whole.
+        sums: (bucket, sum of its claims in credits) pairs, in any order.
+        max_credits: the budget in credits, for this output as a whole.
     """
     by_bucket = dict(sums)
     left = max_credits - by_bucket.pop(NOTHING, Decimal(0))
@@ -133,12 +134,12 @@ def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
 
 
 def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> ImageHeader:
-    """An input's header, from the beginning of its file where that is enough.
+    """Reads an input's header, from the beginning of its file where that is enough.
 
     Args:
         source: the input.
-        decoders: where headers are read.
-        max_bytes: of a larger file nothing is read, as in a run.
+        decoders: the processes that parse headers.
+        max_bytes: the largest file in bytes; a larger one is rejected, as in a run.
 
     Raises:
         ImageError: the file or its header cannot be read.
@@ -147,7 +148,7 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
         return decoders.read_header(source.read(max_bytes))
     start = source.read_start()
     if len(start) != HEADER_BYTES:
-        # All of it, which may be more where no less can be read.
+        # This is the whole file; it may be longer than requested if the store cannot read a range.
         storage.check_size(len(start), max_bytes)
         return decoders.read_header(start)
     try:
@@ -161,11 +162,11 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
 
 
 def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
-    """What the rules say of an input, from its header and its parameters alone.
+    """Plans an input from its header and its parameters alone.
 
     Raises:
         ImageError: the file, its header or its caption cannot be read, or a column is no parameter;
-            whatever else goes wrong is one image's, as in a run: see `as_image_error`.
+            any other exception becomes the error of this image, as in a run (`as_image_error`).
     """
     try:
         if rules.is_guided:
@@ -181,17 +182,17 @@ def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPla
 def claim(
     source: SourceImage, rules: Rules, decoders: DecoderPool, model: RemoteModel | None = None
 ) -> Claim:
-    """What an input asks of the budget; nothing if it will not be upscaled.
+    """Computes the claim of an input; 0 credits if it will not be upscaled.
 
-    An input that an earlier run did not upscale asks for what it asked then, so that what it did
-    not spend makes no room that an uninterrupted run would not have had. What stands in the books
-    of a service's calls, or in a committed shard, is counted there.
+    An input that an earlier run did not upscale claims the same credits as then: unspent credits
+    must not admit inputs that an uninterrupted run would not have admitted. Credits in the books of
+    a service's calls, or in a committed shard, are counted there and not here.
 
     Args:
         source: the input.
-        rules: as it will be planned and priced.
-        decoders: where its header is read.
-        model: how the service is called whose calls are in the books; None where there are none.
+        rules: the rules by which the run plans and prices it.
+        decoders: the processes that parse its header.
+        model: the service whose calls are in the books; None if there are no books.
     """
     place = order(source.input_id)
     earlier = None if source.earlier is None else source.earlier.row
@@ -202,7 +203,7 @@ def claim(
         decision = decide(source, rules, decoders)
         known = _prepaid(source, decision, rules, model) if earlier is None else None
     except Exception as error:
-        # It has no row here; it fails alike when it is read.
+        # The input gets its failed row later: it fails in the same way when it is read.
         as_image_error(error)
         return Claim(place, Decimal(0), spent=False)
     counted = Decimal(0) if known is None else known.credits
@@ -242,17 +243,17 @@ def _prepaid(
 
 
 def spent_on(row: Row) -> Decimal:
-    """What an input took of the budget: its price, or what was billed for it though it failed."""
+    """Returns the credits an input spent: its price, or those billed for it although it failed."""
     return max(row.credits, row.billed_credits)
 
 
 def spent(output: str | None, model: RemoteModel | None) -> Decimal:
-    """Credits that earlier runs spent on all inputs of a dataset, also on those that are gone.
+    """Returns the credits earlier runs spent on a dataset, on inputs since removed too.
 
     Args:
-        output: the dataset; None counts none.
-        model: how a service is called, whose calls are in the books, with what is not known of
-            them; None where nothing is paid, and committed rows tell what would have been.
+        output: the dataset; None gives 0.
+        model: the service whose calls are in the books; calls of unknown outcome count as spent.
+            None if nothing is paid: the committed rows then give the price.
     """
     if output is None:
         return Decimal(0)
@@ -284,10 +285,10 @@ def _admit(
 
 
 def _is_in_books(source: SourceImage, settled: Reach) -> bool:
-    """Tells whether the books hold the whole cost of an input, so that it may be done.
+    """Checks whether the books hold the whole cost of an input, so that it may be upscaled.
 
-    Where they hold more than the budget, as one that was lowered, calls that are not known to be
-    charged must not be: they are not repeated.
+    If the books hold more than the budget, e.g. because it was lowered, calls that may not have
+    been charged yet are not repeated, as that could charge them.
     """
     is_overdrawn = settled.left < 0
     may_be_charged = source.prepaid is not None and source.prepaid.unresolved > 0
@@ -301,17 +302,17 @@ def _last_bucket(asked: Claim, settled: Reach) -> Iterator[tuple[None, Claim]]:
 
 @dataclasses.dataclass(eq=False)
 class SettleBudget(beam.PTransform):
-    """Settles which claims a budget reaches, in two steps: sums of buckets, then one bucket.
+    """Finds the claims that a budget reaches, in two steps: sums of buckets, then one bucket.
 
     Attributes:
-        max_credits: as `LimitCredits`.
-        output: likewise.
-        model: likewise.
-        already_spent: likewise.
+        max_credits: as in `LimitCredits`.
+        output: as in `LimitCredits`.
+        model: as in `LimitCredits`.
+        already_spent: as in `LimitCredits`.
 
     Returns:
-        Of the `Claim`s two PCollections of one element at most: a `Reach`, and the `Admission` of
-        its bucket.
+        Two PCollections of at most one element each, from the `Claim`s: a `Reach`, and the
+        `Admission` of its bucket.
     """
 
     max_credits: Decimal
@@ -320,7 +321,7 @@ class SettleBudget(beam.PTransform):
     already_spent: Decimal | None = None
 
     def expand(self, claims: Any) -> Any:
-        """Gathers what is small."""
+        """Gathers the sums of the buckets, then the claims of the last bucket alone."""
         refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
         max_credits, output, model = self.max_credits, self.output, self.model
         known = self.already_spent
@@ -351,19 +352,18 @@ class SettleBudget(beam.PTransform):
 
 @dataclasses.dataclass(eq=False)
 class LimitCredits(beam.PTransform):
-    """Marks the inputs that a budget does not reach.
+    """Marks each input as within the budget or beyond it.
 
     Attributes:
-        max_credits: for the output as a whole, earlier runs included; at least 0.
-        rules: as the inputs will be planned and priced.
-        output: the dataset, for which earlier runs have spent of it; None counts none.
-        model: how a service is called whose calls are in the dataset's books; None where nothing is
-            paid.
-        already_spent: what earlier runs spent of it, where that is known; None looks it up when
-            the pipeline runs. A runner may repeat that look when this run has spent some.
+        max_credits: the budget for the output as a whole, earlier runs included; at least 0.
+        rules: the rules by which the run plans and prices the inputs.
+        output: the dataset, whose earlier runs count against the budget; None counts none.
+        model: the service whose calls are in the dataset's books; None if nothing is paid.
+        already_spent: the credits that earlier runs spent, if known; None reads them when the
+            pipeline runs. A runner may repeat that read after this run has spent some.
 
     Returns:
-        The `SourceImage`s, with `within_budget`, `claimed`, `prepaid` and `spare_calls` settled.
+        The `SourceImage`s, with `within_budget`, `claimed`, `prepaid` and `spare_calls` set.
     """
 
     max_credits: Decimal
@@ -373,7 +373,7 @@ class LimitCredits(beam.PTransform):
     already_spent: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:
-        """Asks every input's claim, settles the budget, and marks the inputs."""
+        """Computes the claim of every input, settles the budget, and marks the inputs."""
         refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
         claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.model))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])

@@ -1,4 +1,4 @@
-"""The dataset card: lets `load_dataset(OUTPUT)` open the images, and a person see what it is."""
+"""The dataset card: lets `load_dataset(OUTPUT)` open the images, and describes them to people."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from beam_upscale.manifest import Status
 
 _LONGEST_NAME = 255
 
-# Folders such as __MACOSX are passed over unless a pattern names them.
+# `load_dataset` skips folders such as __MACOSX unless a pattern names them.
 _FILES_CONFIG = f"""\
 - config_name: default
   drop_labels: true
@@ -52,14 +52,14 @@ def dataset_card(
     run: Mapping[str, Any],
     fields: pa.Schema | None = None,
 ) -> str:
-    """The text of the dataset's README.md, in the form of the Hugging Face Hub.
+    """Returns the text of the dataset's README.md, in the form of the Hugging Face Hub.
 
     Args:
-        layout: where the images are.
-        by_status: rows of the manifest by status.
-        run: what `run.json` says; `settings` is looked at.
-        fields: of the images' configuration, where the data does not say itself what they are;
-            binary ones are images. Types are those of `plain_type`.
+        layout: how the images are stored.
+        by_status: number of rows of the manifest by status.
+        run: the contents of `run.json`; only `settings` is read.
+        fields: fields of the images' configuration; None if the data itself states them. Binary
+            fields are images. Types are those of `plain_type`.
     """
     stages = (run.get("settings") or {}).get("stages") or [{}]
     made = ", then by\n".join(_made_by(stage) for stage in stages)
@@ -102,7 +102,7 @@ def _made_by(stage: Mapping[str, Any]) -> str:
 
 
 def _code(text: str) -> str:
-    """Any text as Markdown's inline code: of a file's name no character is markup."""
+    """Formats any text as Markdown inline code, so that no character of it acts as markup."""
     shown = literal(shortened(text, _LONGEST_NAME))
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     pad = " " if shown[:1] in ("`", " ") or shown[-1:] in ("`", " ") else ""
@@ -110,7 +110,7 @@ def _code(text: str) -> str:
 
 
 def _config(layout: Layout, has_images: bool) -> str:
-    """What `load_dataset` opens: all of it by one reader, that of the first configuration."""
+    """Returns the card's configurations; `load_dataset` opens all by the first one's reader."""
     if not has_images:
         # A pattern that matches nothing is an error.
         return _MANIFEST_CONFIG
@@ -124,7 +124,10 @@ def _config(layout: Layout, has_images: bool) -> str:
 
 
 def _dataset_info(fields: pa.Schema) -> str:
-    """What a sample of a tar holds: `load_dataset` would go by the first five of the first tar."""
+    """Returns the features of a tar's samples, as YAML.
+
+    Without them, `load_dataset` would infer features from the first five samples of the first tar.
+    """
     members = [_feature(field.name, field.type) for field in fields]
     members += [_feature(name, pa.string()) for name in ("__key__", "__url__")]
     features = "".join(f"  - {{{member}}}\n" for member in members)
@@ -136,7 +139,7 @@ def _feature(name: str, kind: pa.DataType) -> str:
 
 
 def _feature_type(kind: pa.DataType) -> str:
-    """A type in Hugging Face's words, which are Arrow's for what is plain but for doubles."""
+    """Returns a type in Hugging Face's words: Arrow's names, but `float64` for floating point."""
     if pa.types.is_struct(kind):
         members = ", ".join(f"{{{_feature(field.name, field.type)}}}" for field in kind)
         return f"struct: [{members}]"
@@ -148,7 +151,11 @@ def _feature_type(kind: pa.DataType) -> str:
 
 
 def _yaml_text(text: str) -> str:
-    """Any text in quotes: YAML escapes what JSON's quotes leave as it is, or as two halves."""
+    """Quotes any text for YAML.
+
+    JSON's quoting does not do: it leaves some characters that YAML must escape as they are, and
+    writes others as two surrogates.
+    """
     escaped = (
         each
         if each.isascii() and each.isprintable() and each not in '"\\'

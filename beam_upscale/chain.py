@@ -1,7 +1,7 @@
-"""Chains: an image through one engine after another, decided and priced before anything runs.
+"""Plans and prices the way of an image through a chain of engines, before anything runs.
 
-A chain of one engine is the ordinary case. All that asks what becomes of an image (the preview of a
-run, the run itself, the budget) asks `Rules`, so that the answers cannot differ.
+A chain of one engine is the ordinary case. The preview of a run, the run itself and the budget all
+decide by `Rules`, so that their answers cannot differ.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from beam_upscale.plan import Action, OutputFormat, Oversize, Plan, PlanOptions,
 
 
 class Backend(StrEnum):
-    """Where the engines are."""
+    """The place of the engines: local networks, or a service behind the gRPC API."""
 
     LOCAL = "local"
     GRPC = "grpc"
@@ -24,11 +24,11 @@ class Backend(StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ChainPlan:
-    """What happens to one image in a chain of engines; sizes in pixels.
+    """The plan for one image in a chain of engines; sizes in pixels.
 
     Attributes:
         engines: names of all engines of the chain, in order.
-        stages: the plan of each engine, in order; the last one's where an engine refuses or skips.
+        stages: the plan of each engine, in order, up to one that rejects or skips the image.
     """
 
     engines: tuple[str, ...]
@@ -36,7 +36,7 @@ class ChainPlan:
 
     @property
     def action(self) -> Action:
-        """REJECT or SKIP where a stage says so; else what is first done besides accepting."""
+        """REJECT or SKIP if a stage says so; else the first action other than ACCEPT, or ACCEPT."""
         last = self.stages[-1].action
         if last in (Action.REJECT, Action.SKIP):
             return last
@@ -45,7 +45,7 @@ class ChainPlan:
 
     @property
     def is_upscaled(self) -> bool:
-        """Whether the image goes through all engines."""
+        """True if the image goes through all engines."""
         return self.action not in (Action.REJECT, Action.SKIP)
 
     @property
@@ -87,36 +87,36 @@ class ChainPlan:
 
     @property
     def error_code(self) -> ErrorCode | None:
-        """Why the image is rejected; None otherwise."""
+        """The reason why the image is rejected; None otherwise."""
         return self.stages[-1].error_code
 
     @property
     def message(self) -> str:
-        """Why the image is skipped or rejected, and at which stage; empty otherwise."""
+        """The reason why the image is skipped or rejected, with the stage; empty otherwise."""
         message = self.stages[-1].message
         return self.at_stage(len(self.stages) - 1, message) if message else ""
 
     def at_stage(self, index: int, message: str) -> str:
-        """A message that says at which stage; as it is where there is only one."""
+        """Adds the stage's number to a message; leaves it as it is in a chain of one engine."""
         count = len(self.engines)
         return message if count == 1 else f"stage {index + 1} of {count}: {message}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What a run asks of every image, before any pixel is read.
+    """The rules of a run that decide about every image before any pixel is read.
 
     Attributes:
         engines: the chain, in order; at least one.
         options: sizes, limits and the output format.
-        parameters: what guides an engine that takes a prompt, unless the image's own columns say
+        parameters: guide an engine that takes a prompt, unless the image's own columns say
             otherwise.
         prompt_column: the column that holds an image's prompt.
         backend: where the engines are.
 
     Raises:
-        SettingsError: INVALID_OPTION, no engine, or pieces of an image on a backend where they
-            cannot share their noise; or what `check` refuses.
+        SettingsError: INVALID_OPTION, no engine, or tiles for an engine that takes a prompt over
+            gRPC, where the tiles of an image cannot share their noise; or an error of `check`.
     """
 
     engines: tuple[Engine, ...]
@@ -148,11 +148,11 @@ class Rules:
 
     @property
     def is_guided(self) -> bool:
-        """Whether an engine of the chain takes a prompt."""
+        """True if an engine of the chain takes a prompt."""
         return any(engine.is_guided for engine in self.engines)
 
     def check(self, parameters: Parameters) -> None:
-        """Refuses parameters that the backend cannot carry.
+        """Rejects parameters that the backend cannot carry.
 
         Raises:
             ImageError: INVALID_NOISE_LEVEL, the gRPC API has no field for it.
@@ -173,8 +173,8 @@ class Rules:
 
         Args:
             width: of the image, after EXIF orientation.
-            height: likewise.
-            frames: in the image's file.
+            height: of the image, after EXIF orientation.
+            frames: the number of frames in the image's file.
         """
         stages: list[Plan] = []
         for engine, options in zip(self.engines, self._options(), strict=True):
@@ -186,7 +186,7 @@ class Rules:
         return ChainPlan(tuple(engine.name for engine in self.engines), tuple(stages))
 
     def _options(self) -> Iterator[PlanOptions]:
-        """The options of each stage."""
+        """Yields the options of each stage."""
         last = len(self.engines) - 1
         for index in range(len(self.engines)):
             options = self.options
@@ -195,7 +195,7 @@ class Rules:
                     options, min_side=None, skip_larger_than=None, max_input_pixels=None
                 )
             if index < last:
-                # Between engines the pixels have every size and no file format.
+                # Between engines, pixels may have any size and have no file format.
                 options = dataclasses.replace(
                     options,
                     width=None,

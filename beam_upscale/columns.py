@@ -1,11 +1,11 @@
 """The dataset's own columns: one Arrow type for those of all inputs, and values of that type.
 
-Others open a dataset's files together, which takes columns that are the same in each. So the type
-is that of all inputs' values, whatever part of them a file holds.
+Readers open the files of a dataset together and need the same columns in each. So the type covers
+the values of all inputs, also in a file that holds only some of them.
 
-A column whose values have no type in common, or none that Arrow and Parquet can hold, is text: each
-value as JSON, in the form of `beam_upscale.json_values`. The field's metadata tells such a column
-from one of texts, in Parquet too.
+A column whose values have no common type, or none that Arrow and Parquet can hold, is text: each
+value as JSON, in the form of `beam_upscale.json_values`. The field's metadata distinguishes such a
+column from an ordinary text column, in Parquet too.
 """
 
 import json
@@ -23,10 +23,10 @@ from beam_upscale.json_values import from_json, to_json
 
 _JSON_TEXT = MappingProxyType({b"beam_upscale": b"json"})
 
-# The name of the input stands before the others.
+# The input's file name is the first column.
 _FIRST = "file_name"
 
-# What is nested deeper is JSON text: readers of Parquet have limits of their own.
+# Values nested deeper become JSON text: readers of Parquet limit the depth.
 _DEEPEST = 32
 
 _INT64 = range(-(2**63), 2**63)
@@ -37,18 +37,18 @@ _MOST_DECIMAL_DIGITS = 76
 
 
 def infer_input_type(columns: Iterable[Mapping[str, Any]]) -> pa.StructType | None:
-    """The type that holds the columns of all inputs.
+    """Infers the Arrow type that holds the columns of all inputs.
 
-    Whole numbers among fractions are doubles where those are exact; times of several zones are in
-    UTC; objects have the members of all. A column without any value is of Arrow's type null.
+    Integers mixed with floats become doubles if all are exact as doubles; times of several zones
+    become UTC; objects get the union of their members. A column without values has the type null.
 
     Args:
-        columns: of each input, in any order, which does not matter to the answer; read once, and
-            not held.
+        columns: the columns of each input; their order does not change the answer. Read once, and
+            not held in memory.
 
     Returns:
-        A struct with `file_name` first and the others by name; None where there is no column. One
-        whose name is no valid Unicode is left out: no store takes it.
+        A struct with `file_name` first and the others sorted by name; None if there is no column. A
+        column whose name is not valid Unicode is left out: no store accepts it.
     """
     seen: defaultdict[str, _Seen] = defaultdict(_Seen)
     for each in columns:
@@ -68,10 +68,9 @@ def _field(name: str, kind: pa.DataType | None) -> pa.Field:
 
 
 class _Seen:
-    """What values have in common, as far as it decides on their type.
+    """The properties of a column's values that decide on its type.
 
-    It is the same whatever order values are added in: of each property it keeps the union or the
-    extremes.
+    The order in which values are added does not matter: each property is a union or an extreme.
     """
 
     def __init__(self, depth: int = 0) -> None:
@@ -84,7 +83,7 @@ class _Seen:
         self._has_no_type = False
 
     def add(self, value: Any) -> None:
-        """Adds a value; None says nothing of a type."""
+        """Adds a value; None does not affect the type."""
         if hasattr(value, "tolist"):
             # NumPy's scalars and arrays.
             value = value.tolist()
@@ -118,7 +117,7 @@ class _Seen:
         self._scalars.add(pa.decimal128(1))
         self._digits_after_point = max(self._digits_after_point, -exponent)
         if value:
-            # A zero may be written with any number of them, as Arrow does.
+            # A zero needs no digits before the point: Arrow writes it with any number of them.
             self._digits_before_point = max(self._digits_before_point, value.adjusted() + 1)
 
     def _add_items(self, values: Iterable[Any]) -> None:
@@ -144,7 +143,7 @@ class _Seen:
             self._has_no_type = True
 
     def arrow_type(self) -> pa.DataType | None:
-        """The type that holds all values; None where there is none."""
+        """Returns the type that holds all values; None if there is none."""
         is_scalar, is_list = bool(self._scalars), self._items is not None
         is_struct = self._members is not None
         if self._has_no_type or is_scalar + is_list + is_struct > 1:
@@ -194,7 +193,7 @@ def _struct(members: Mapping[str, pa.DataType | None]) -> pa.StructType | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """False where there is half of a surrogate pair in it."""
+    """Checks whether a text is valid Unicode, i.e. has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -209,14 +208,14 @@ def _is_field_name(name: object) -> bool:
 def struct_array(
     columns: Sequence[Mapping[str, Any]], input_type: pa.StructType | None = None
 ) -> pa.Array:
-    """Inputs' own columns as an array of structs, which `from_struct_array` reads.
+    """Converts the inputs' columns to an array of structs, which `from_struct_array` reads.
 
     Args:
-        columns: of each input.
-        input_type: of the array; None infers it from these inputs.
+        columns: the columns of each input.
+        input_type: the type of the array; None infers it from these inputs.
 
     Returns:
-        An array as long as `columns`; nulls where no input has columns.
+        An array as long as `columns`; all nulls if no input has columns.
 
     Raises:
         pa.ArrowException, TypeError, ValueError, OverflowError: a value is not of that type.
@@ -236,7 +235,7 @@ def _with_text(columns: Mapping[str, Any], names: frozenset[str]) -> dict[str, A
 
 
 def from_struct_array(structs: pa.Array | pa.ChunkedArray) -> Iterator[dict[str, Any]]:
-    """The columns of each input, with None where it has no value in a column that others have."""
+    """Yields the columns of each input; None where it has no value in a column of the others."""
     names = _json_columns(structs.type)
     for values in structs.to_pylist():
         found = dict(values or {})
@@ -255,7 +254,7 @@ def _json_columns(kind: pa.DataType) -> frozenset[str]:
 
 
 def stored_type(input_type: pa.StructType | None) -> pa.DataType:
-    """A type as Parquet gives it back: some details, such as names of list items, are its own."""
+    """Returns a type as Parquet reads it back; details such as names of list items may change."""
     kind = pa.null() if input_type is None else input_type
     file = pa.BufferOutputStream()
     pq.write_table(pa.schema([("input", kind)]).empty_table(), file)
@@ -263,7 +262,7 @@ def stored_type(input_type: pa.StructType | None) -> pa.DataType:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """The type that values have as plain JSON, for readers who know no marks: see `plain_value`."""
+    """Returns the type of the values that `plain_value` gives: plain JSON without type marks."""
     if pa.types.is_struct(kind):
         return pa.struct([(field.name, plain_type(field.type)) for field in kind])
     if _is_list(kind):
@@ -271,21 +270,21 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_floating(kind):
         return pa.float64()
     if pa.types.is_integer(kind):
-        # Readers of JSON take whole numbers for 64 bits with a sign, at most.
+        # Readers of JSON hold integers in at most 64 bits with a sign.
         return pa.string() if pa.types.is_uint64(kind) else kind
     return kind if pa.types.is_null(kind) or pa.types.is_boolean(kind) else pa.string()
 
 
 def plain_value(value: Any, kind: pa.DataType) -> Any:
-    """A value, as Arrow gives it, in plain JSON.
+    """Converts a value, as Arrow gives it, to plain JSON.
 
-    What JSON has no type for is text: decimals and unsigned 64-bit numbers by their digits, dates
-    and times in ISO 8601, spans of time as microseconds, bytes in base64, anything else as JSON of
-    its own. A number that is none (NaN, infinities) is None.
+    Values without a JSON type become text: decimals and unsigned 64-bit integers as their digits,
+    dates and times in ISO 8601, durations as microseconds, bytes in base64, anything else as a JSON
+    text. NaN and infinities become None.
 
     Args:
-        value: of this type, or None.
-        kind: the type.
+        value: a value of the type `kind`, or None.
+        kind: its Arrow type.
 
     Returns:
         A value of the type `plain_type(kind)`, or None.
@@ -312,7 +311,7 @@ def _plain_text(value: Any) -> str:
     if isinstance(in_json, str):
         return in_json
     if isinstance(in_json, Mapping) and not isinstance(value, Mapping):
-        # The text that is marked, without its mark.
+        # The text without its type mark.
         (in_json,) = in_json.values()
         return str(in_json)
     return json.dumps(in_json, default=str)
@@ -323,14 +322,14 @@ def are_stored_alike(
     other: Mapping[str, Any],
     input_type: pa.StructType | None = None,
 ) -> bool:
-    """Whether two inputs' columns are the same once they are stored.
+    """Checks whether the columns of two inputs are equal once they are stored.
 
-    As a double, 3 is 3.0; as JSON text it is not. A column that the type lacks does not count.
+    As doubles, 3 equals 3.0; as JSON text it does not. Columns that the type lacks are ignored.
 
     Args:
-        one: an input's columns.
-        other: another's.
-        input_type: that they are stored by; None takes one that holds both.
+        one: the columns of an input.
+        other: the columns of the other input.
+        input_type: the type they are stored with; None infers one that holds both.
     """
     kind = infer_input_type([one, other]) if input_type is None else input_type
     if kind is None:
@@ -338,10 +337,10 @@ def are_stored_alike(
     try:
         return _stored_text(one, kind) == _stored_text(other, kind)
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        # What does not fit the type is not what it holds.
+        # A value that does not fit the type differs from any stored value.
         return False
 
 
 def _stored_text(columns: Mapping[str, Any], kind: pa.StructType) -> str:
-    """Text that is equal for equal values of one type, and for what is not a number."""
+    """Returns a text that is equal for equal values of one type; NaN equals NaN here."""
     return json.dumps(to_json(struct_array([columns], kind).to_pylist()))

@@ -1,9 +1,9 @@
-"""Writes and deletions of files that depend on what is there, by each store's own means.
+"""Conditional writes and deletions of files, by each store's own means.
 
-Beam's `FileSystems` can only create and replace. Two workers that may know nothing of each other
-need more: to create a file only where there is none, and to replace or delete only what was seen.
-A local disk has hard links for the former, HDFS a rename that does not replace; S3, GCS and Azure
-have conditions for both.
+Beam's `FileSystems` can only create and replace. Two workers that do not know of each other need
+more: to create a file only if there is none, and to replace or delete a file only if it is still
+the version that they saw. For the first, a local disk has hard links, and HDFS has a rename that
+does not replace. S3, GCS and Azure have conditions for both.
 """
 
 import contextlib
@@ -21,63 +21,63 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.utils import retry
 
 Guard = Callable[[], AbstractContextManager[None]]
-"""Gives a context within which a file may be written or deleted; raises where it may not."""
+"""A function that returns a context for writing or deleting a file, or raises to forbid it."""
 
-# Of one request to S3, which is in memory; larger files go in parts of this size.
+# The most bytes of one request to S3, held in memory; larger files go in parts of this size.
 _PART_BYTES = 64 << 20
 
-# As many connections as boto3's and requests' pools keep.
+# The connection pools of boto3 and requests keep as many connections.
 _DELETED_AT_ONCE = 10
 
-# Someone else changed the file between a look and a write so many times.
+# The most attempts to replace a file that other writers keep changing.
 _MOST_TRIES = 10
 _LONGEST_PAUSE = 0.2
 
 
 class ConditionalStore(Protocol):
-    """A store whose writes may depend on what is there."""
+    """A store whose writes and deletions can depend on a file's current version."""
 
     def version(self, uri: str) -> str | None:
-        """A text that changes with a file's content; None where there is no file."""
+        """Returns a text that changes with a file's content; None if there is no file."""
         ...
 
     def read(self, uri: str) -> bytes | None:
-        """A file's content; None where there is no file."""
+        """Returns a file's content; None if there is no file."""
         ...
 
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """The URIs that begin like this, each with its version."""
+        """Yields the URIs that begin with `prefix`, each with its version."""
         ...
 
     def write(self, uri: str, file: IO[bytes], expected: str | None) -> bool:
-        """Writes a file if its version is the expected one; whether it did.
+        """Writes a file if its version is the expected one; returns True if it was written.
 
         Args:
-            uri: the file's.
-            file: its content, from its beginning.
-            expected: what `version` gave; None for no file.
+            uri: of the file.
+            file: the content; it is read from its beginning.
+            expected: the version that `version` returned; None if there must be no file.
         """
         ...
 
     def delete(self, uri: str, expected: str) -> bool:
-        """Deletes a file if its version is the expected one; whether it is gone."""
+        """Deletes a file if its version is the expected one; returns True if the file is gone."""
         ...
 
 
 def store_of(uri: str) -> ConditionalStore | None:
-    """The store of a URI; None where the store has no conditions."""
+    """Returns the store of a URI; None if that store has no conditional writes."""
     scheme = uri.partition("://")[0] if "://" in uri else ""
     kind = _STORES.get(scheme)
     if kind is None:
         return None
     filesystem = FileSystems.get_filesystem(uri)
-    # Without options, as in a process that was given none, it has an empty dict, or None.
+    # In a process that was given no options, the file system has an empty dict, or None.
     kept = (getattr(filesystem, name, None) for name in ("_options", "_pipeline_options"))
     return _store(kind, _comparable(next((each for each in kept if each is not None), {})))
 
 
 class _Options:
-    """Options of Beam that compare by their values, so that stores with equal ones are shared."""
+    """Beam's options, compared by their values, so that stores with equal options are shared."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -94,7 +94,7 @@ _latest: tuple[Any, _Options] | None = None
 
 
 def _comparable(options: Any) -> _Options:
-    # It takes Beam milliseconds to tell the values; mostly they are the process's own.
+    # Reading the values takes Beam milliseconds; mostly, the options are those of the last call.
     global _latest
     latest = _latest
     if latest is None or latest[0] is not options:
@@ -113,7 +113,7 @@ def _store(kind: Callable[[Any], ConditionalStore], options: _Options) -> Condit
 
 
 def forget_clients() -> None:
-    """Has clients made anew: options or the environment may say something else by now."""
+    """Drops the cached clients, since the options or the environment may have changed."""
     _store.cache_clear()
 
 
@@ -121,7 +121,7 @@ os.register_at_fork(after_in_child=forget_clients)
 
 
 class _S3:
-    """S3, by ETags: `If-None-Match` and `If-Match` of PutObject and its kin."""
+    """S3, by ETags: `If-None-Match` and `If-Match` of PutObject and similar requests."""
 
     def __init__(self, options: Any) -> None:
         from apache_beam.io.aws.clients.s3 import boto3_client
@@ -159,7 +159,7 @@ class _S3:
         refusal = _s3_conflict if expected is None else _s3_refusal
         with _false_where(refusal) as refused:
             if size <= _PART_BYTES:
-                # Read whole: boto3 closes a file it is given.
+                # Read the file as a whole, since boto3 closes a file that it is given.
                 self._client.put_object(Bucket=bucket, Key=key, Body=file.read(), **condition)
             else:
                 self._put_in_parts(bucket, key, file, condition)
@@ -191,7 +191,7 @@ class _S3:
 
 
 class _Met:
-    """Whether an expected refusal came."""
+    """A flag: `met` is True once an expected refusal was raised."""
 
     met = False
 
@@ -214,7 +214,7 @@ def _s3_status(error: Exception) -> int | None:
 
 
 def _patiently(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Repeats a call that only reads for minutes, as Beam's own are; boto3 does so for seconds."""
+    """Makes a read-only call retry for minutes, as Beam's own do; boto3 retries for seconds."""
     patient: Callable[..., Any] = retry.with_exponential_backoff(retry_filter=_is_s3_busy)(call)
     return patient
 
@@ -341,7 +341,7 @@ class _Azure:
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """The bucket and the name of an object."""
+    """Splits an object's URI into its bucket and its name."""
     bucket, _, name = uri.partition("://")[2].partition("/")
     return bucket, name
 
@@ -352,18 +352,18 @@ _STORES: dict[str, Callable[[Any], ConditionalStore]] = {"s3": _S3, "gs": _Gcs, 
 def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> None:
     """Replaces a file, unless the guard refuses or another run has changed it.
 
-    The order is what makes it safe: the content that is to be replaced is looked at first, then the
-    guard is asked, then that very content is replaced. A run that takes the output over after the
-    guard was asked has changed the file, or will find this one and replace it.
+    The order makes this safe: first the version to be replaced is read, then the guard is called,
+    then exactly that version is replaced. A run that takes the output over after the guard was
+    called either has changed the file, or will find this one and replace it.
 
     Raises:
-        OSError: others keep changing the file.
-        Exception: of the guard, or of the store.
+        OSError: other writers keep changing the file.
+        Exception: any exception of the guard or of the store.
     """
     expected: str | None = None
     for attempt in range(_MOST_TRIES):
         if attempt > 1:
-            # Another writer of this very file is at work.
+            # Another writer is changing the same file.
             time.sleep(random.uniform(0, _LONGEST_PAUSE))
         with guard():
             is_written = store.write(uri, file, expected)
@@ -374,12 +374,12 @@ def put(store: ConditionalStore, uri: str, file: IO[bytes], guard: Guard) -> Non
 
 
 def delete_seen(store: ConditionalStore, seen: Iterable[tuple[str, str]], guard: Guard) -> None:
-    """Deletes files as they were seen; those that have changed since stay.
+    """Deletes files whose versions are unchanged; files that have changed since stay.
 
     Args:
         store: of the files.
-        seen: their URIs with their versions; looked at before the guard is asked.
-        guard: asked before each.
+        seen: URIs with the versions that were seen; all are read before the guard is called.
+        guard: called before each deletion.
     """
     pairs = list(seen)
 

@@ -1,11 +1,11 @@
-"""What image files say about themselves, read from their bytes alone.
+"""Reads headers and metadata of image files from their bytes alone.
 
 Codec libraries hide or skip some of it: Pillow ignores the checksums of a PNG, allocates a canvas
 to read the size of a WebP, and knows only the TIFFs it can decode. These readers allocate nothing
 that a file claims: they cost a few reads for each chunk, box or directory that is really there.
 
 Whatever numbers a file holds, a reader raises nothing but an `ImageError`: it looks at bytes
-through `unpack`, which checks that they are there. Any other exception is a mistake of ours.
+through `unpack`, which checks that they are there. Any other exception is a bug.
 """
 
 import io
@@ -25,7 +25,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 EXIF_PREFIX = b"Exif\x00\x00"
-"""Stands before the EXIF block in a JPEG segment, and by mistake in some PNG and WebP files."""
+"""The prefix of the EXIF block in a JPEG segment, and by mistake in some PNG and WebP files."""
 
 _ORIENTATION_TAG = 0x0112
 
@@ -34,7 +34,7 @@ _MAX_INNER_BYTES = 1 << 25
 """Pixels and bytes that a tile, a strip or a grid's cell of a small picture may be decoded to."""
 
 MOST_FRAMES = 65_536
-"""Frames of a GIF and pictures of a TIFF that are counted; where there are as many may be more."""
+"""The most frames of a GIF or pictures of a TIFF that are counted; a file may have more."""
 
 _READ_BYTES = 1 << 20
 
@@ -69,13 +69,13 @@ _MIN_PART_BYTES = 1 << 10
 
 
 def _part_numbers(file_bytes: int, format_: str) -> Iterator[int]:
-    """Counts the chunks, boxes or blocks of a file that are looked at, one after the other.
+    """Yields a number for each chunk, box or block of a file that may be read, from 0.
 
-    A file of nothing else than the smallest ones would take minutes. Real ones have far fewer than
-    a million, or hold a kilobyte each.
+    A file that has only the smallest chunks would take minutes. Real files have far fewer than a
+    million chunks, or at least a kilobyte in each.
 
     Raises:
-        ImageError: UNSUPPORTED_FORMAT, behind the last one that is looked at.
+        ImageError: UNSUPPORTED_FORMAT, after the last number.
     """
     most = max(_MAX_PARTS, file_bytes // _MIN_PART_BYTES)
     yield from range(most)
@@ -96,7 +96,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PngInfo:
-    """The header of a PNG and what stands beside its pixels.
+    """The header of a PNG, its number of frames and its EXIF block.
 
     Attributes:
         bit_depth: bits of a sample: 1, 2, 4, 8 or 16.
@@ -201,7 +201,7 @@ def check_png_file(file: BinaryIO) -> None:
 
 
 def png_without_pixels(file: BinaryIO) -> bytes:
-    """A PNG's bytes but for its pixels: all that `png_info` looks at."""
+    """Returns a PNG's bytes without its pixels: all that `png_info` reads."""
     file.seek(0)
     parts = [file.read(len(PNG_SIGNATURE))]
     for chunk in _png_file_chunks(file):
@@ -230,7 +230,7 @@ def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 def png_with_chunks(data: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Gives a PNG exactly these chunks, and no resolution that an encoder made up.
+    """Gives a PNG these chunks in place of its EXIF and of the resolution an encoder made up.
 
     Args:
         data: a whole PNG, or its beginning with the first pixels.
@@ -300,7 +300,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
     if frame is None:
         raise _truncated("JPEG", f"ends after {len(data)} bytes, before its frame header")
     precision, height, width, components = frame
-    # Within pixels, no marker but those between their parts has this form.
+    # Among pixels, only the markers between their parts have this form.
     if height == 0 and marker == _JPEG_SOS and data.find(_JPEG_LINES, end) >= 0:
         raise ImageError(
             ErrorCode.UNSUPPORTED_FORMAT,
@@ -320,9 +320,9 @@ _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 
 
 def check_jpeg(data: bytes, pixels: int) -> None:
-    """Checks that a JPEG does not have its pixels gone over many times.
+    """Checks that a JPEG does not have too many scans.
 
-    Each scan costs time for all of them, whether it says something about them or not.
+    Each scan costs time for all pixels, even if it holds no data for them.
 
     Args:
         data: a whole file, or a mapping of one.
@@ -332,7 +332,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
         ImageError: UNSUPPORTED_FORMAT.
     """
     most = max(_ALWAYS_SCANS, min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, pixels)))
-    # A marker's bytes also stand in metadata, such as thumbnails: these are worth a second look.
+    # A marker's bytes also stand in metadata, such as thumbnails, so a high count is verified.
     signs = itertools.islice(_JPEG_SCAN_SIGN.finditer(data), most + 1)
     if sum(1 for _ in signs) > most and (scans := _jpeg_scans(data)) > most:
         raise ImageError(
@@ -363,7 +363,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 @dataclass(frozen=True)
 class WebpInfo:
-    """The size of a WebP's canvas and what stands beside its pixels."""
+    """The size of a WebP's canvas, its alpha, its number of frames and its EXIF block."""
 
     width: int
     height: int
@@ -430,11 +430,11 @@ def riff_chunks(data: bytes) -> Iterator[Chunk]:
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
 _GIF_CONTROL = b"\xf9"
-"""The label of the extension that says what becomes of the frame behind it."""
+"""The label of the extension that sets the disposal of the frame behind it."""
 
 
 def gif_frames(data: bytes) -> int:
-    """Counts the frames of a GIF, up to 65,536; those that lie whole or begun in `data` (GIF89a).
+    """Counts the frames of a GIF that at least begin in `data`, from 1 to 65,536 (GIF89a).
 
     Raises:
         ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
@@ -448,10 +448,10 @@ def gif_frames(data: bytes) -> int:
 
 
 def gif_that_stays(data: bytes) -> bytes:
-    """A GIF whose first frame is not to be disposed of, and which is the same besides.
+    """Returns a GIF without disposal of its first frame, and otherwise unchanged.
 
-    Pillow makes room for what takes that frame's place where it only opens a file, and the frame
-    may say any size.
+    Already when it opens a file, Pillow allocates memory for what takes that frame's place, and the
+    frame may claim any size.
 
     Raises:
         ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
@@ -466,7 +466,7 @@ def gif_that_stays(data: bytes) -> bytes:
 
 
 def _gif_parts(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields what kind each part of a GIF is, up to the trailer, and where it goes on behind that.
+    """Yields the kind of each part of a GIF, up to the trailer, and the position behind the kind.
 
     Raises:
         ImageError: TRUNCATED; UNSUPPORTED_FORMAT.
@@ -489,7 +489,7 @@ def _gif_parts(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _gif_table_bytes(flags: int) -> int:
-    """Bytes of the color table that a screen's or a frame's flags announce."""
+    """Returns the bytes of the color table that a screen's or a frame's flags announce."""
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
@@ -540,25 +540,25 @@ class TiffInfo:
     another nor as a mask; where all are, the first.
 
     Attributes:
-        directory: where its directory begins.
+        directory: the position of its directory in the file.
         bits_per_sample: of the first sample.
-        has_equal_samples: whether all samples have the same bits and format.
+        has_equal_samples: True if all samples have the same bits and format.
         samples_per_pixel: with those beyond the color.
-        extra_samples: what each sample beyond the color's own means.
-        is_planar: whether samples lie plane by plane, else pixel by pixel.
-        ink_set: what the samples of photometric interpretation 5 are; 1 for CMYK.
+        extra_samples: the meaning of each sample beyond the color's own, as an `ExtraSample`.
+        is_planar: True if samples lie plane by plane, False if pixel by pixel.
+        ink_set: the inks of photometric interpretation 5; 1 for CMYK.
         color_map: values of a palette, 0 to 65535: all red, then all green, then all blue ones.
         orientation: 1 to 8.
         frames: pictures in the file, reduced copies of others and masks not counted.
-        is_reduced_copy: whether the picture is marked as a reduced copy itself.
-        reduced_copies: how many others are.
-        masks: how many pictures are marked as masks.
-        inner_pictures: how many pictures the directory's SubIFDs field points to.
-        is_tiled: whether pixels lie in tiles, else in strips.
-        parts: strips or tiles that the picture takes, of each plane where it is planar.
-        has_spare_parts: whether the directory points to more of them.
-        has_lengths: whether it is said how long these are.
-        is_big_endian_big: whether it is a big-endian BigTIFF.
+        is_reduced_copy: True if the picture itself is marked as a reduced copy.
+        reduced_copies: the number of other pictures that are marked as reduced copies.
+        masks: the number of other pictures that are marked as masks.
+        inner_pictures: the number of pictures that the directory's SubIFDs field points to.
+        is_tiled: True if pixels lie in tiles, False if in strips.
+        parts: the number of strips or tiles that the picture takes; of each plane if planar.
+        has_spare_parts: True if the directory points to more strips or tiles than that.
+        has_lengths: True if the directory has the lengths of the strips or tiles.
+        is_big_endian_big: True if the file is a big-endian BigTIFF.
         data_end: the byte after the last byte of pixels that the directory points to.
     """
 
@@ -612,11 +612,11 @@ class _TiffLayout:
 
     @property
     def head_size(self) -> int:
-        """Bytes before which no directory lies."""
+        """The bytes of the file's header; no directory begins before its end."""
         return 8 if self.offset == "I" else 16
 
     def head(self, data: bytes, directory: int) -> bytes:
-        """The first bytes of a TIFF, for another first directory."""
+        """Returns the first bytes of a TIFF, changed to point to another first directory."""
         return data[: self.head_size - self.value_size] + self.pack(self.offset, [directory])
 
     def pack(self, format_: str, values: Sequence[int]) -> bytes:
@@ -639,7 +639,7 @@ class _TiffLayout:
 
 
 TIFF_UNCOMPRESSED = 1
-"""The value of TIFF's Compression for samples as they are."""
+"""The value of TIFF's Compression for uncompressed samples."""
 
 TIFF_OLD_JPEG = 6
 """The value of TIFF's Compression for a JPEG that other fields may point to."""
@@ -674,11 +674,11 @@ _TIFF_TAGS = frozenset(
 """The fields that `tiff_info` reads. Others (XMP is one) may be as long as the file."""
 
 _TIFF_PLACES = frozenset({273, 279, 324, 325})
-"""The fields that say where strips and tiles lie, and how long they are."""
+"""The fields with the positions and lengths of strips and tiles."""
 
 _MAX_TIFF_FIELDS = 65_535
 _MAX_TIFF_VALUES = 3 << 16
-"""As many as the longest palette has."""
+"""The number of values in the longest palette."""
 
 _TIFF_STORAGE_TAGS = frozenset(
     {
@@ -733,7 +733,7 @@ def tiff_info(data: bytes) -> TiffInfo:
         has_equal_samples=all(len(set(tags.get(tag, ())[:samples])) <= 1 for tag in (258, 339)),
         compression=_first(tags, 259, TIFF_UNCOMPRESSED),
         sample_format=_first(tags, 339, SampleFormat.UNSIGNED),
-        # What Pillow takes for it, and nothing that can be taken for it in color.
+        # Without the field: for gray the value that Pillow assumes, for color no valid value.
         photometric=_first(tags, 262, Photometric.WHITE_IS_ZERO if samples == 1 else -1),
         samples_per_pixel=samples,
         extra_samples=tags.get(338, ()),
@@ -756,7 +756,7 @@ def tiff_info(data: bytes) -> TiffInfo:
 
 
 class _RawPhotometric(IntEnum):
-    """Values of PhotometricInterpretation for what a sensor saw (DNG 1.7.1, page 24)."""
+    """Values of PhotometricInterpretation for raw sensor data (DNG 1.7.1, page 24)."""
 
     COLOR_FILTER_ARRAY = 32803
     LINEAR_RAW = 34892
@@ -770,11 +770,11 @@ _RAW_TAGS = {50706: "DNG", 50740: "with DNGPrivateData", 34310: "Leaf"}
 
 _MAKE = 271
 _LOOKED_AT = 16
-"""Directories that are searched for signs of a camera raw file."""
+"""The most directories that are searched for signs of a camera raw file."""
 
 
 def camera_raw(data: bytes) -> str | None:
-    """Names the kind of a TIFF that holds what a sensor saw, beside previews of it; else None.
+    """Names the kind of a TIFF that holds raw sensor data beside previews; else returns None.
 
     Raises:
         ImageError: as `tiff_info`.
@@ -795,7 +795,7 @@ def camera_raw(data: bytes) -> str | None:
     further = (tags for start in (*outer, *inner) if (tags := _some_tags(data, layout, start)))
     if _is_of_a_sensor(first) or any(map(_is_of_a_sensor, further)):
         return _make(data, layout)
-    # A picture of which the chain has nothing but reduced copies lies where only its maker looks.
+    # If the chain has only reduced copies, the picture is where only the maker's programs look.
     if all(kind & _REDUCED_COPY for _, kind in pages) and any(
         not _subfile_type(data, layout, start) & (_REDUCED_COPY | _MASK) for start in inner
     ):
@@ -804,7 +804,7 @@ def camera_raw(data: bytes) -> str | None:
 
 
 def _some_tags(data: bytes, layout: _TiffLayout, directory: int) -> dict[int, tuple[int, ...]]:
-    """The integer fields of a directory; none of a damaged one."""
+    """Returns the integer fields of a directory; none of a damaged one."""
     try:
         return _tiff_fields(data, layout, directory)[0]
     except ImageError:
@@ -819,7 +819,7 @@ def _is_of_a_sensor(tags: dict[int, tuple[int, ...]]) -> bool:
 
 
 def _make(data: bytes, layout: _TiffLayout) -> str:
-    """The camera's maker, as far as the first directory says it."""
+    """Returns the camera's maker from the first directory, or "unnamed maker"."""
     for tag, entry in _raw_entries(data, layout, layout.first_directory):
         if tag == _MAKE:
             count = layout.read(layout.offset, entry, 4)
@@ -842,12 +842,12 @@ def check_tiff(data: bytes, info: TiffInfo) -> None:
 
 @dataclass(frozen=True)
 class TiffView:
-    """Another TIFF that shares the bytes of one.
+    """A TIFF that shares most bytes of an original one.
 
     Attributes:
-        head: what stands in place of its first bytes.
-        tail_start: where `tail` stands, at or after the end of the TIFF.
-        tail: what follows it.
+        head: replaces the first bytes of the original.
+        tail_start: the position of `tail`, at or after the end of the original.
+        tail: the bytes that follow the original.
     """
 
     head: bytes
@@ -856,21 +856,21 @@ class TiffView:
 
 
 def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
-    """TIFFs of the same samples that say nothing about what these mean.
+    """Makes TIFFs of the same samples that do not declare the samples' meaning.
 
-    A codec gives such samples as they are, while it guesses, for many a kind of color and alpha,
-    how they are to be joined or what is to be done with them.
+    A codec returns such samples unchanged. For many kinds of color and alpha, it would guess how to
+    join or convert the samples.
 
     Args:
         data: a whole TIFF.
-        info: of it.
+        info: of the TIFF.
 
     Returns:
         One gray TIFF for each plane where samples lie plane by plane; else one in which all
         samples but the first are unspecified extra ones.
 
     Raises:
-        ImageError: CORRUPT, it does not have as many strips or tiles of each plane.
+        ImageError: CORRUPT, the TIFF has too few strips or tiles for its planes.
     """
     layout = _tiff_layout(data)
     planes = info.samples_per_pixel if info.is_planar else 1
@@ -913,11 +913,11 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
 
 
 def tiff_jpegs(data: bytes, info: TiffInfo) -> Iterator[bytes]:
-    """The JPEGs in which a TIFF holds its samples, one for each strip or tile (TIFF Technote 2).
+    """Yields the JPEGs that hold a TIFF's samples, one for each strip or tile (TIFF Technote 2).
 
     Args:
         data: a whole TIFF, compressed by JPEG.
-        info: of it.
+        info: of the TIFF.
     """
     layout = _tiff_layout(data)
     _, _, tables = _entries_with_values(data, layout, info.directory).get(347, (0, 0, b""))
@@ -927,22 +927,22 @@ def tiff_jpegs(data: bytes, info: TiffInfo) -> Iterator[bytes]:
     for start, length in zip(map(int, starts), map(int, lengths), strict=False):
         part = data[start : start + length].removeprefix(_JPEG_START)
         if part:
-            # libtiff does without an end marker.
+            # libtiff does not need an end marker.
             end = b"" if _JPEG_END in part[-_PADDING:] else _JPEG_END
             yield _JPEG_START + tables + part + end
 
 
 def tiff_plain_view(data: bytes, info: TiffInfo) -> TiffView:
-    """The view of a TIFF's picture without any field that its samples do not need.
+    """Returns the view of a TIFF's picture without any field that its samples do not need.
 
-    libtiff warns of fields that it does not know as it does of damage.
+    libtiff warns of unknown fields in the same way as of damage.
     """
     layout = _tiff_layout(data)
     return _view(data, layout, _entries_with_values(data, layout, info.directory, _COLOR_TAGS))
 
 
 def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
-    """The view of a TIFF whose first picture is another one of its own; None where it is that."""
+    """Returns the view of a TIFF that begins with this directory; None if the TIFF itself does."""
     layout = _tiff_layout(data)
     if directory == layout.first_directory:
         return None
@@ -951,16 +951,16 @@ def tiff_view_at(data: bytes, directory: int) -> TiffView | None:
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PADDING = 64
-"""Bytes that may follow the end of what lies in a strip or tile."""
+"""The most bytes of padding after the data in a strip or tile."""
 
 _Field = tuple[int, int, bytes]
-"""A field's type, its number of values, and these."""
+"""The type, the number of values and the values' bytes of a field."""
 
 
 def _entries_with_values(
     data: bytes, layout: _TiffLayout, directory: int, further: frozenset[int] = frozenset()
 ) -> dict[int, _Field]:
-    """The fields of a directory that say how samples are stored, and some further ones."""
+    """Returns the fields of a directory that say how samples are stored, and some further ones."""
     fields = {}
     for tag, entry in _raw_entries(data, layout, directory):
         kind = layout.read("H", entry, 2)
@@ -1044,7 +1044,7 @@ def _raw_entries(data: bytes, layout: _TiffLayout, directory: int) -> Iterator[t
 
 
 def _count_tiff_fields(data: bytes, layout: _TiffLayout, directory: int) -> int:
-    """The fields that a directory says it has.
+    """Reads the number of fields that a directory says it has.
 
     Raises:
         ImageError: CORRUPT; TRUNCATED.
@@ -1067,10 +1067,10 @@ class _TiffField:
     """A directory's entry.
 
     Attributes:
-        code: the values' struct code with their byte order; None where they are no whole numbers.
-        count: of the values.
-        size: bytes of them all.
-        start: where they lie.
+        code: the values' struct code with their byte order; None if they are no whole numbers.
+        count: the number of values.
+        size: the bytes of all values.
+        start: the position of the values in the file.
     """
 
     tag: int
@@ -1094,7 +1094,7 @@ def _tiff_entries(data: bytes, layout: _TiffLayout, directory: int) -> Iterator[
 
 
 def _tiff_fields(data: bytes, layout: _TiffLayout, directory: int) -> tuple[_TiffTags, _TiffPlaces]:
-    """Reads the integer fields of one directory; of a tag that stands there twice, the first.
+    """Reads the integer fields of one directory; if a tag occurs twice, the first one.
 
     Raises:
         ImageError: CORRUPT where fields share their values, which every reader would copy for each;
@@ -1108,7 +1108,7 @@ def _tiff_fields(data: bytes, layout: _TiffLayout, directory: int) -> tuple[_Tif
             tags[field.tag] = _tiff_integers(data, field)
         elif field.code is not None and field.tag in _TIFF_PLACES and field.tag not in places:
             places[field.tag] = _tiff_places(data, field)
-        # Readers leave out what lies beyond the end.
+        # Readers ignore values beyond the end of the file.
         total += field.size if field.start + field.size <= len(data) else 0
     if total > 2 * len(data):
         raise ImageError(
@@ -1126,7 +1126,7 @@ def _tiff_integers(data: bytes, field: _TiffField) -> tuple[int, ...]:
 
 
 def _tiff_places(data: bytes, field: _TiffField) -> NDArray[np.unsignedinteger[Any]]:
-    """As `_tiff_integers`, of a field that may have millions of values."""
+    """Reads the values of a field that may have millions of them, as an array."""
     _check_tiff_values(data, field)
     return np.frombuffer(data[field.start : field.start + field.size], field.code)
 
@@ -1143,14 +1143,14 @@ def _check_tiff_values(data: bytes, field: _TiffField) -> None:
 
 
 def _tiff_data_end(places: _TiffPlaces) -> int:
-    """The byte after the last one that strips or tiles lie at."""
+    """Returns the byte after the last byte of strips or tiles; 0 if the fields name none."""
     starts, lengths = (places.get(a, places.get(b)) for a, b in ((273, 324), (279, 325)))
     if starts is None or lengths is None:
         return 0
     count = min(len(starts), len(lengths))
     if not count:
         return 0
-    # Beyond any file, and their sum is below 2^64.
+    # 2^62 is beyond any file, and a sum of two such values stays below 2^64.
     ends = [np.minimum(each[:count].astype(np.uint64), 1 << 62) for each in (starts, lengths)]
     return int((ends[0] + ends[1]).max())
 
@@ -1179,7 +1179,7 @@ def _check_tiff_parts(tags: _TiffTags, width: int, height: int) -> None:
 def _check_strips_or_tiles(tags: _TiffTags, places: _TiffPlaces) -> None:
     """Checks that all fields agree on whether pixels lie in strips or in tiles.
 
-    Where they do not, Pillow goes by where the parts lie and libtiff by whether tiles have a size.
+    If they disagree, Pillow goes by the field of positions, libtiff by the presence of a tile size.
 
     Raises:
         ImageError: CORRUPT.
@@ -1196,7 +1196,7 @@ def _check_strips_or_tiles(tags: _TiffTags, places: _TiffPlaces) -> None:
 
 
 def _tiff_parts(tags: _TiffTags, width: int, height: int) -> int:
-    """The strips or tiles that one plane of a picture takes.
+    """Returns the number of strips or tiles that one plane of a picture takes.
 
     Raises:
         ImageError: CORRUPT, tiles have no width or height.
@@ -1204,7 +1204,7 @@ def _tiff_parts(tags: _TiffTags, width: int, height: int) -> int:
     if not width or not height:
         return 0
     if not {322, 323} & tags.keys():
-        # Codecs take 0 for all rows, as they do where the field is not there.
+        # Codecs take 0 for all rows, as they do without the field.
         return -(-height // (_first(tags, 278, 0) or height))
     across, down = _first(tags, 322, 0), _first(tags, 323, 0)
     if across <= 0 or down <= 0:
@@ -1220,8 +1220,8 @@ def _check_tiff_starts(
     Codecs leave the pixels of a missing strip or tile black, or decode the file's header for them.
 
     Args:
-        starts: where the strips or tiles lie.
-        needed: how many of them the picture takes.
+        starts: the positions of the strips or tiles.
+        needed: the number of strips or tiles that the picture takes.
         layout: of the file.
 
     Raises:
@@ -1242,12 +1242,12 @@ def _check_tiff_starts(
 
 
 def _tiff_pages(data: bytes, layout: _TiffLayout) -> list[tuple[int, int]]:
-    """Where the directories of the chain begin, and the NewSubfileType of each.
+    """Returns the position and the NewSubfileType of each directory of the chain.
 
     A damaged or circular chain ends where it breaks.
 
     Raises:
-        ImageError: CORRUPT where directories share their bytes: all of them would take hours.
+        ImageError: CORRUPT where directories share their bytes: reading all would take hours.
     """
     pages: dict[int, int] = {}
     looked_at = 0
@@ -1268,7 +1268,7 @@ def _tiff_pages(data: bytes, layout: _TiffLayout) -> list[tuple[int, int]]:
 
 
 def _subfile_type(data: bytes, layout: _TiffLayout, directory: int) -> int:
-    """The NewSubfileType of a directory, which its oldest form, SubfileType, may stand for."""
+    """Returns the NewSubfileType of a directory, or its value by the older field SubfileType."""
     for field in _tiff_entries(data, layout, directory):
         # Fields are sorted, and these two come first.
         if field.tag > _SUBFILE_TYPE:
@@ -1288,7 +1288,7 @@ def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
 
 
 def _orientation_position(exif: bytes) -> int | None:
-    """Where the orientation's value lies in an EXIF block; None where there is none to read."""
+    """Returns the position of the orientation's value in an EXIF block; None if not readable."""
     try:
         layout = _tiff_layout(exif)
         position = layout.first_directory + layout.count_size
@@ -1317,8 +1317,8 @@ def check_boxes(data: bytes, format_: str) -> None:
 def check_iso_sizes(data: bytes, format_: str, pixels: int) -> None:
     """Checks that no picture inside an AVIF or HEIC is far larger than the one that is shown.
 
-    A cell of a grid, an alpha plane or what is cropped is decoded as a whole, of the size that its
-    `ispe` property says (ISO/IEC 23008-12, 6.5.3).
+    A cell of a grid, an alpha plane or a picture that is cropped is decoded as a whole, in the size
+    of its `ispe` property (ISO/IEC 23008-12, 6.5.3).
 
     Args:
         data: a whole file.
@@ -1339,7 +1339,7 @@ def check_iso_sizes(data: bytes, format_: str, pixels: int) -> None:
 
 
 def _iso_sizes(data: bytes, format_: str) -> Iterator[tuple[int, int]]:
-    """The sizes of all pictures in an AVIF or HEIC: /meta/iprp/ipco/ispe."""
+    """Yields the sizes of all pictures in an AVIF or HEIC: /meta/iprp/ipco/ispe."""
     spans = [(0, len(data))]
     # A "meta" begins with a version and flags.
     for kind, skipped in ((b"meta", 4), (b"iprp", 0), (b"ipco", 0)):
@@ -1368,7 +1368,7 @@ def _boxes(data: bytes, start: int, end: int, format_: str) -> Iterator[Chunk]:
             (size,) = unpack(">Q", data, payload)
             payload += 8
         if size == 0:
-            # It goes on to the end.
+            # Size 0: the box goes on to the end.
             yield Chunk(kind, payload, end)
             return
         position += max(size, 8)

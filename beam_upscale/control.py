@@ -1,7 +1,7 @@
-"""A run as seen from outside: what is done so far, and the word to stop.
+"""A run's progress and its stop requests, for use outside of its workers.
 
-Both go through small files in the dataset's staging folder, so that they work on any runner whose
-workers share the output with whoever started the run.
+Both are small files in the dataset's staging folder. They work on any runner whose workers share
+the output folder with the process that started the run.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a run, or one of its workers, has done.
+    """The progress of a run, or of one of its workers.
 
     Attributes:
-        images: inputs with a row, those of earlier runs included.
-        earlier: inputs whose row an earlier run made.
+        images: the number of inputs with a row, those of earlier runs included.
+        earlier: the number of inputs whose row an earlier run made.
         pixels: input pixels upscaled by this run.
-        failures: rows `failed`, made by this run.
-        credits: of images upscaled by this run, by the price list.
-        step: passes of a network done of what is being computed now.
-        steps: passes of it in all; 0 where nothing is computed that takes more than one.
+        failures: rows with the status `failed`, made by this run.
+        credits: the price of the images upscaled by this run, by the price list.
+        step: network passes done in the computation that is in progress.
+        steps: all passes of that computation; 0 if none with more than one pass is in progress.
     """
 
     images: int = 0
@@ -59,7 +59,7 @@ class Progress:
 
 
 def progress_of(record: Record, earlier: bool) -> Progress:
-    """One input's part in a run's progress."""
+    """Returns what one input adds to a run's progress; `earlier`: an earlier run made its row."""
     row = record.row
     if earlier:
         return Progress(images=1, earlier=1)
@@ -70,11 +70,11 @@ def progress_of(record: Record, earlier: bool) -> Progress:
 
 
 class ProgressFile:
-    """This process's progress in one run, written at most once a second.
+    """The progress of this process in one run, written at most once a second.
 
     Args:
         dataset: the output.
-        run_id: tells this run's files from those of an interrupted one.
+        run_id: the run's id; keeps its files apart from those of an interrupted run.
     """
 
     def __init__(self, dataset: DatasetFolder, run_id: str) -> None:
@@ -86,7 +86,7 @@ class ProgressFile:
         self._written_at = 0.0
 
     def add(self, done: Progress) -> Progress:
-        """Counts what was done, and tells what this process has done in all."""
+        """Adds progress, and returns the total of this process."""
         with self._lock:
             self._total += done
             self._write_if_due()
@@ -94,16 +94,16 @@ class ProgressFile:
 
     @property
     def total(self) -> Progress:
-        """What this process has done in all."""
+        """The total progress of this process in the run."""
         with self._lock:
             return self._total
 
     def listen(self) -> Callable[[], None]:
-        """Follows the steps of what this process computes.
+        """Starts to follow the network passes that this process computes.
 
         Returns:
-            What ends that. It is due before the run completes: its folder of progress files is
-            deleted then, and what this process computes later would bring it back.
+            A function that ends this. Call it before the run completes: the folder of progress
+            files is deleted then, and a later write would create it again.
         """
         return steps.listen(self._follow)
 
@@ -114,7 +114,7 @@ class ProgressFile:
             self._write_if_due()
 
     def flush(self) -> None:
-        """Writes what is counted."""
+        """Writes the progress file now."""
         with self._lock:
             self._write()
 
@@ -129,15 +129,15 @@ class ProgressFile:
 
 
 def read_progress(dataset: DatasetFolder, run_id: str) -> Progress:
-    """The progress of all of a run's workers together."""
+    """Adds up the progress of all workers of a run."""
     total = Progress()
     for entry in list(storage.list_below(dataset.progress)):
         if entry.name.startswith(run_id):
             try:
                 values = json.loads(storage.read(entry.uri))
             except (ImageError, ValueError):
-                # The run has ended between the listing and now; or the file was replaced by a
-                # longer one after an object store had told its size.
+                # The run ended after the files were listed; or the file was replaced by a longer
+                # one after the object store had reported its size.
                 continue
             total += Progress(**{**values, "credits": Decimal(values["credits"])})
     return total
@@ -148,46 +148,46 @@ _files_lock = threading.Lock()
 
 
 def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
-    """The one `ProgressFile` of this process for a run, shared by its threads."""
+    """Returns this process's `ProgressFile` for a run; all its threads share it."""
     with _files_lock:
         return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
 
 
 def final_progress(dataset: DatasetFolder, run_id: str, heard: Progress) -> Progress:
-    """The progress of a run that has ended, whose files may be gone.
+    """Returns the progress of a run that has ended; its files may be gone.
 
     Args:
         dataset: the output.
-        run_id: of the run.
-        heard: what was last read of it, for a run whose workers are other processes.
+        run_id: the run's id.
+        heard: the progress last read from the files; returned if the workers are other processes.
     """
     with _files_lock:
         own = _files.pop((dataset.root, run_id), None)
     return heard if own is None else own.total
 
 
-# When this process last knew of a request to stop, of the monotonic clock, by output.
+# By output: the monotonic time at which this process last knew of a stop request.
 _stopped: dict[str, float] = {}
 
 
 def request_stop(dataset: DatasetFolder, reason: str) -> None:
-    """Asks all workers to finish what they have begun and to begin nothing more."""
+    """Asks all workers to finish the inputs they have begun and to begin no more."""
     # This process need not wait until it looks for the file again.
     _stopped[dataset.root] = time.monotonic()
     dataset.write(dataset.stop_file, reason.encode())
 
 
 def stop_after_failures(dataset: DatasetFolder, failures: int, most: int | None) -> None:
-    """Asks for a stop once a run has failed too often; no `most`, no limit."""
+    """Requests a stop once `most` inputs of a run have failed; None sets no limit."""
     if most is not None and failures >= most and not is_stopped(dataset):
         request_stop(dataset, f"{failures} inputs failed (--max-failures)")
 
 
 def is_stopped(dataset: DatasetFolder) -> bool:
-    """Whether this process knows of a request.
+    """Checks whether this process knows of a stop request.
 
-    It looks once a second whether the request still stands: a later run has withdrawn it, perhaps
-    in another process.
+    At most once a second it checks that the stop file still exists: a later run may have withdrawn
+    the request, perhaps in another process.
     """
     known_at = _stopped.get(dataset.root)
     if known_at is None:
@@ -202,23 +202,23 @@ def is_stopped(dataset: DatasetFolder) -> bool:
 
 
 def stop_reason(dataset: DatasetFolder) -> str | None:
-    """Why the run was asked to stop; None where it was not."""
+    """Reads the reason for which the run was asked to stop; None if it was not."""
     return storage.read(dataset.stop_file).decode() if storage.exists(dataset.stop_file) else None
 
 
 def clear_stop(dataset: DatasetFolder) -> None:
-    """Forgets an earlier request."""
+    """Withdraws an earlier stop request: forgets it and deletes its file."""
     forget_stop(dataset)
     dataset.delete(dataset.stop_file)
 
 
 def forget_stop(dataset: DatasetFolder) -> None:
-    """Has this process forget a request; its file has gone with the run, or stays for others."""
+    """Forgets a stop request in this process; leaves its file, which others may still need."""
     _stopped.pop(dataset.root, None)
 
 
 class HeedStop(beam.DoFn):
-    """Postpones inputs once the run is asked to stop; they have no row, a later run does them."""
+    """The DoFn that postpones inputs after a stop request: without a row, for a later run."""
 
     def __init__(self, dataset: DatasetFolder) -> None:
         self._dataset = dataset
@@ -226,12 +226,12 @@ class HeedStop(beam.DoFn):
         self._found = False
 
     def start_bundle(self) -> None:
-        """A later bundle may belong to a later run."""
+        """Resets the check, as a later bundle may belong to a later run."""
         self._looked_at = 0.0
         self._found = False
 
     def process(self, source: SourceImage) -> Iterator[SourceImage]:
-        """Looks for other processes' requests at most once a second."""
+        """Marks the input as postponed if a stop is requested; looks at most once a second."""
         now = time.monotonic()
         if not self._found and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
             self._found = storage.exists(self._dataset.stop_file)

@@ -1,12 +1,12 @@
 """A shard's images in one file: Parquet that embeds them, or a tar in WebDataset's form.
 
-Both hold the images of a shard's rows, and of each as much as training on it takes, in the order of
+Both hold the images of a shard's rows, with the columns that training needs, in the order of
 `input_id`. They are written and read one image at a time, and equal rows give equal bytes. The
-manifest says more of each row, whether or not it has an image.
+manifest has more columns, and also the rows without an image.
 
 A tar has two members for each row, `<key>.<extension of the image>` and `<key>.json`. A key has no
-dot, since WebDataset takes what follows the first one for the extension; derived from `input_id`
-alone, it is the same whatever else there is, and no name of an input reaches a name in a tar.
+dot, since WebDataset reads all that follows the first dot as the extension. It is derived from
+`input_id` alone: it does not depend on other rows, and no input's name appears in a member's name.
 """
 
 import hashlib
@@ -26,12 +26,12 @@ from beam_upscale.formats import Layout
 from beam_upscale.manifest import Row
 from beam_upscale.plan import OutputFormat
 
-# A row group is what a reader holds at once.
+# A reader holds one row group in memory at a time.
 _ROW_GROUP_ROWS = 100
 _ROW_GROUP_BYTES = 16 << 20
 
 MOST_PARQUET_BYTES = (1 << 31) - (64 << 20)
-"""Of an image: Arrow counts a column's bytes in a row group by 31 bits."""
+"""The most bytes of one image: Arrow counts a column's bytes in a row group by 31 bits."""
 
 # Hugging Face's datasets takes a struct of bytes and path for an image if the schema says so.
 _IMAGE_FEATURE = {"info": {"features": {"image": {"_type": "Image"}}}}
@@ -44,9 +44,9 @@ _PARQUET_COLUMNS = pa.schema(
     ]
 )
 
-# What img2dataset puts into its tars too (key, width, height, original_width, original_height,
-# sha256) is named as it is there, so that what reads those reads these; the others are named as in
-# the manifest. All are there in every sample: readers take the first few for what all are like.
+# Columns that img2dataset's tars have too (key, width, height, original_width, original_height,
+# sha256) have the same names as there, so that its readers read these tars. The others are named as
+# in the manifest. Every sample has all columns: readers infer them from the first few samples.
 _SAMPLE_COLUMNS = pa.schema(
     [
         ("key", pa.string()),
@@ -61,7 +61,7 @@ _SAMPLE_COLUMNS = pa.schema(
 )
 _JSON = ".json"
 
-# 128 bits: even inputs that are named to make two keys meet will not.
+# 128 bits: even inputs that are named with the intent to make two keys equal will not.
 _KEY_DIGITS = 32
 
 
@@ -75,21 +75,22 @@ def write_images(
     """Writes a data shard.
 
     Args:
-        file: where to, from its beginning.
-        layout: one that packs images.
-        rows: those that have an image, ordered by `input_id`.
-        images: of each row, encoded; one is held at a time in a tar, a row group's in Parquet.
-        input_type: of the dataset's own columns; None infers it from the rows.
+        file: the shard's file, written from its beginning.
+        layout: a layout that packs images.
+        rows: the rows that have an image, ordered by `input_id`.
+        images: the encoded image of each row. A tar holds one image in memory at a time, Parquet
+            those of a row group.
+        input_type: type of the dataset's own columns; None infers it from the rows.
     """
     _WRITERS[layout](file, rows, images, manifest.input_column(rows, input_type))
 
 
 def read_images(uri: str, layout: Layout) -> Iterator[tuple[str, bytes]]:
-    """The images of a data shard, one after the other, each with its `input_id`.
+    """Yields the `input_id` and the encoded image of each row of a data shard.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
-        OSError, ValueError: it is not what `write_images` wrote.
+        OSError, ValueError: the file is not one that `write_images` wrote.
     """
     with storage.open_read(uri) as file:
         yield from _READERS[layout](file)
@@ -109,7 +110,7 @@ def _write_parquet(
             if len(group) == _ROW_GROUP_ROWS or held >= _ROW_GROUP_BYTES:
                 writer.write_table(_parquet_table(group, inputs[done - len(group) : done]))
                 group, held = [], 0
-        # No row group without a row: Hugging Face's datasets would read by batches of no rows.
+        # An empty row group would make Hugging Face's datasets read in batches of no rows.
         if group:
             writer.write_table(_parquet_table(group, inputs[len(rows) - len(group) :]))
 
@@ -120,7 +121,7 @@ def _parquet_table(group: list[dict[str, Any]], inputs: pa.Array) -> pa.Table:
 
 def _parquet_row(row: Row, data: bytes) -> dict[str, Any]:
     path = _file_name(row.input.get("file_name")) or row.input_id.rpartition("/")[2]
-    # A column may hold any text; half of a surrogate pair is none that Arrow takes.
+    # A column may hold any text, but Arrow does not take half of a surrogate pair.
     path = path.encode(errors="backslashreplace").decode()
     return {
         "image": {"bytes": data, "path": path + _extension(row)},
@@ -134,7 +135,7 @@ def _file_name(value: Any) -> str:
     try:
         return str(value or "")
     except ValueError:
-        # Python writes no number of more than some thousand digits.
+        # Python does not print a number of more than some thousand digits.
         return ""
 
 
@@ -146,19 +147,19 @@ def _read_parquet(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def sample_key(input_id: str) -> str:
-    """What the members of an input's sample are named by, without their extensions."""
+    """Returns the name of an input's members in a tar, without their extensions."""
     return hashlib.sha256(input_id.encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def sample_fields(formats: Iterable[str], input_type: pa.DataType) -> pa.Schema:
-    """What a reader of the tars finds in a sample, by the extensions of its members.
+    """Returns the schema of a tar's samples: a field for each extension of a member.
 
     Args:
-        formats: of the images of all shards.
-        input_type: of the dataset's own columns, or Arrow's null type where there are none.
+        formats: the image formats of all shards.
+        input_type: type of the dataset's own columns; Arrow's null type if there are none.
 
     Returns:
-        A binary field for each format of images, and the struct `json`. Types are those of values
+        A binary field for each image format, and the struct `json`. Its types are those of values
         in JSON.
     """
     extensions = [OutputFormat(each).extension.removeprefix(".") for each in formats]
@@ -178,14 +179,14 @@ def _write_tar(
 
 
 def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # A member's time, owner and rights are those of TarInfo: 0, 0 without a name, and 0644.
+    # A member's time, owner and mode are TarInfo's defaults: 0, 0 without a name, and 0644.
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
 
 
 def _sample_json(row: Row, own_columns: Any) -> bytes:
-    """A sample's columns in the one form that their values have: sorted, without spaces, UTF-8."""
+    """Serializes a sample's columns to canonical JSON: sorted keys, no spaces, UTF-8."""
     values = {
         "key": sample_key(row.input_id),
         "input_id": row.input_id,

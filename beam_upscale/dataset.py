@@ -1,12 +1,12 @@
-"""The output directory: what lies where, and how a run finds what an earlier one left.
+"""The output directory: its files, and the reading of what an earlier run left in it.
 
     README.md                        a dataset card
     images/<relative path>.<ext>     layout files
     data/<shard>.parquet             layout parquet
     data/<shard>.tar                 layout webdataset
-    intermediates/<stage>/<path>     between the engines of a chain, where that is kept
+    intermediates/<stage>/<path>     results between the engines of a chain, if they are kept
     manifest/<shard>.parquet         one row per input
-    telemetry/*.parquet              what varies from run to run
+    telemetry/*.parquet              measurements, which vary from run to run
     run.json                         settings, pinned choices, versions, totals
     books/                           paid calls and what is known of their charges (see `books`)
     .staging/                        work in progress, gone when a run completes
@@ -50,21 +50,21 @@ from beam_upscale.sorted_map import SortedMap
 # The folder of images in layout files, below the dataset's root.
 IMAGES = "images"
 
-# The folder of what lies between the engines of a chain, where that is kept.
+# The folder of the results between the engines of a chain, if they are kept.
 INTERMEDIATES = "intermediates"
 
-# Tells a run.json of ours from any other.
+# The value of `format` in run.json, by which it is told from any other.
 RUN_FORMAT = "beam-upscale/1"
 
 _LONGEST_NAME = 200
 
-# Object stores take 1024 bytes, of which an output's own place needs some.
+# Object stores take 1024 bytes, some of which are the output's own path.
 _LONGEST_PATH = 600
 
 
 @dataclasses.dataclass(frozen=True)
 class Telemetry:
-    """What varies from run to run.
+    """The measurements of one input, which vary from run to run.
 
     Attributes:
         device_seconds: time on the device, shared out evenly over a batch.
@@ -91,13 +91,13 @@ class Record:
     telemetry: Telemetry | None
 
     def to_json(self) -> bytes:
-        """The record as UTF-8 JSON, exact to the last digit."""
+        """Returns the record as UTF-8 JSON, exact to the last digit."""
         telemetry = None if self.telemetry is None else dataclasses.asdict(self.telemetry)
         return json.dumps({"row": row_to_json(self.row), "telemetry": telemetry}).encode()
 
 
 def record_from_json(data: bytes) -> Record:
-    """The inverse of `Record.to_json`."""
+    """Parses a record that `Record.to_json` wrote."""
     values = json.loads(data)
     telemetry = values["telemetry"]
     return Record(
@@ -107,11 +107,11 @@ def record_from_json(data: bytes) -> Record:
 
 
 def safe_name(name: str) -> str:
-    """A relative path that stays below the folder it is put in, whatever `name` says.
+    """Returns a relative path that stays below the folder it is put in, whatever `name` holds.
 
-    Parts that are empty, `.` or `..` are dropped, NUL is replaced, and a part longer than file
-    systems take is cut and marked with a hash of the whole. Of a path longer than stores take there
-    is the last part, below a folder that is such a hash.
+    Parts that are empty, `.` or `..` are dropped, and NUL is replaced. A part longer than file
+    systems take is cut and marked with a hash of the whole part. A path longer than stores take is
+    reduced to its last part, below a folder that is named by a hash of the path.
     """
     parts = [
         part.replace("\0", "_")
@@ -132,12 +132,12 @@ def _shorten(part: str) -> str:
 
 
 def mark(text: str) -> str:
-    """Sixteen hexadecimal digits that tell a name from others that look like it."""
+    """Returns sixteen hexadecimal digits of a hash, which tell a name from similar ones."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stem(name: str) -> str:
-    """A relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
+    """Returns a relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix else name
 
@@ -150,12 +150,12 @@ def held(
     lease_seconds: float,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> Iterator["DatasetFolder"]:
-    """Gives an output that no other run has meanwhile.
+    """Holds an output while the context lasts, so that no other run can write to it.
 
     Args:
         output: URI or path.
-        in_this_process: whether all that is written there comes from this process.
-        lease_seconds: of the hold, where the operating system's locks do not tell.
+        in_this_process: True if everything that is written there comes from this process.
+        lease_seconds: lease of the hold, if it is not a lock of the operating system.
         on_wait: called with a message before waiting for another run.
 
     Raises:
@@ -174,7 +174,7 @@ def held(
         if in_this_process:
             hold.release()
         else:
-            # A job that this process can follow no longer may well go on.
+            # The job may go on although this process can no longer follow it.
             hold.leave()
         raise
     hold.release()
@@ -182,12 +182,12 @@ def held(
 
 @contextlib.contextmanager
 def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
-    """Leaves no trace of a hold where it ends with an error: what was held is as it was before."""
+    """Removes all traces of the hold on an error, so that the output is as it was before."""
     try:
         yield
     except BaseException:
         if dataset.hold is not None:
-            # What forbids the run is what the user is to read.
+            # The user must see the error that ended the run, not one of this cleanup.
             with contextlib.suppress(Exception):
                 dataset.hold.end()
         raise
@@ -196,10 +196,10 @@ def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
 def held_by_pipeline(
     pipeline: Any, output: str, lease_seconds: float | None = None
 ) -> "DatasetFolder":
-    """The output of a pipeline's transforms, under the one hold that they share.
+    """Returns the output of a pipeline's transforms, under the one hold that they share.
 
     Args:
-        pipeline: Beam's.
+        pipeline: Beam's pipeline.
         output: URI or path.
         lease_seconds: of the hold; see `of_pipeline`.
     """
@@ -209,12 +209,12 @@ def held_by_pipeline(
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFolder:
-    """The places in one output directory.
+    """The files and folders of one output directory.
 
     Attributes:
         root: URI or local path, without a slash at its end.
-        hold: of the run that writes and deletes here; None writes without asking, where no run can
-            be at work.
+        hold: the hold of the run that writes and deletes here; None writes without checking one,
+            for outputs on which no run can be at work.
     """
 
     root: str
@@ -222,62 +222,62 @@ class DatasetFolder:
 
     @property
     def staging(self) -> str:
-        """Work in progress."""
+        """The URI of the folder of work in progress."""
         return storage.join(self.root, STAGING)
 
     @property
     def partial(self) -> str:
-        """Where files are written before they are renamed, on a local disk and on HDFS."""
+        """The folder in which files are written before a rename, on a local disk and on HDFS."""
         return storage.join(self.staging, "partial")
 
     @property
     def run_json(self) -> str:
-        """Settings, pinned choices, versions and totals."""
+        """The URI of `run.json`: settings, pinned choices, versions and totals."""
         return storage.join(self.root, RUN_JSON)
 
     @property
     def assignment_json(self) -> str:
-        """Which inputs the shards in progress were assigned from."""
+        """The URI of the file that says from which inputs the shards in progress were assigned."""
         return storage.join(self.staging, "assignment.json")
 
     @property
     def listing(self) -> str:
-        """The inputs, shard by shard, as the run in progress found them."""
+        """The URI of the listing: the inputs, shard by shard, as the run in progress found them."""
         return storage.join(self.staging, "listing")
 
     @property
     def stop_file(self) -> str:
-        """Its presence asks every worker to begin no further image."""
+        """The URI of a file whose presence tells every worker to begin no further image."""
         return storage.join(self.staging, "stop")
 
     @property
     def progress(self) -> str:
-        """One small file for each worker process, with what it has done."""
+        """The URI of the folder of progress, with one small file for each worker process."""
         return storage.join(self.staging, "progress")
 
     def manifest_uri(self, shard: int) -> str:
-        """A shard's manifest."""
+        """Returns the URI of a shard's manifest."""
         return storage.join(self.root, "manifest", f"{shard_name(shard)}.parquet")
 
     def data_uri(self, shard: int, layout: Layout) -> str:
-        """A shard's images, in a layout that packs them."""
+        """Returns the URI of a shard's images, in a layout that packs them."""
         return self.resolve(layout.data_path(shard))
 
     def resolve(self, relative: str) -> str:
-        """The URI of a path that is relative to the dataset's root."""
+        """Returns the URI of a path that is relative to the dataset's root."""
         return storage.join(self.root, relative)
 
     def staged_image_uri(self, input_id: str) -> str:
-        """Where an image waits for the shard that it is packed into."""
+        """Returns the URI at which an image waits for the shard that it is packed into."""
         return storage.join(self.staging, "images", _key(input_id))
 
     @property
     def records(self) -> str:
-        """Records of finished inputs whose shards are not committed."""
+        """The URI of the folder of records of finished inputs in uncommitted shards."""
         return storage.join(self.staging, "records")
 
     def record_uri(self, input_id: str) -> str:
-        """Where a finished input's record waits for its shard."""
+        """Returns the URI at which a finished input's record waits for its shard."""
         return storage.join(self.records, _record_name(input_id))
 
     @contextlib.contextmanager
@@ -297,7 +297,7 @@ class DatasetFolder:
             file.write(data)
 
     def delete(self, uri: str) -> None:
-        """Removes a file or a folder of this dataset, where there is one.
+        """Removes a file or a folder of this dataset, if there is one.
 
         Raises:
             HoldLostError: the output is no longer this run's; nothing is removed.
@@ -305,39 +305,39 @@ class DatasetFolder:
         storage.delete(uri, None if self.hold is None else self.hold.guard)
 
     def shown(self) -> AbstractContextManager[None]:
-        """Shows other runs that this one is there while something takes long; see `Hold.shown`."""
+        """Returns a context that shows other runs that this run is alive; see `Hold.shown`."""
         return contextlib.nullcontext() if self.hold is None else self.hold.shown()
 
     def delete_staging(self) -> None:
-        """Removes the work in progress; last, what keeps other runs away."""
+        """Removes the work in progress, and then the hold, which keeps other runs away."""
         self.clear_staging()
         if self.hold is not None:
             self.hold.end()
 
     def clear_staging(self) -> None:
-        """Removes the work in progress, and leaves what keeps other runs away."""
+        """Removes the work in progress, but not the hold, which keeps other runs away."""
         guard = None if self.hold is None else self.hold.guard
         storage.delete_below(self.staging, guard, but_for=HOLDS)
 
     def committed_shards(self) -> list[int]:
-        """The numbers of the shards that have a manifest, in order."""
+        """Returns the numbers of the shards that have a manifest, in ascending order."""
         names = (entry.name for entry in storage.list_below(storage.join(self.root, "manifest")))
         stems = (PurePosixPath(name).stem for name in names if name.endswith(".parquet"))
         return sorted(int(name) for name in stems if name.isdigit())
 
     def read_manifest(self, shard: int) -> list[Row]:
-        """A committed shard's rows."""
+        """Reads the rows of a committed shard."""
         with storage.open_read(self.manifest_uri(shard)) as file:
             return rows_of(pq.read_table(file))
 
     def committed_rows(self) -> Iterator[tuple[int, Row]]:
-        """Every row of every committed shard, with the shard's number."""
+        """Yields every row of every committed shard, with the shard's number."""
         for shard in self.committed_shards():
             for row in self.read_manifest(shard):
                 yield shard, row
 
     def committed_names(self) -> Iterator[tuple[int, str, str | None]]:
-        """Of every committed row the shard's number, the input's id and the image's URI, if any."""
+        """Yields the shard's number, the input's id and the image's URI or None of every row."""
         for shard in self.committed_shards():
             stored = self._read_columns(shard, ["input_id", "output_uri"])
             pairs = zip(*(column.to_pylist() for column in stored.columns), strict=True)
@@ -345,15 +345,15 @@ class DatasetFolder:
                 yield shard, input_id, output_uri
 
     def committed_count(self, shard: int) -> int:
-        """How many rows a committed shard has."""
+        """Returns the number of rows in a committed shard."""
         with storage.open_read(self.manifest_uri(shard)) as file:
             return int(pq.read_metadata(file).num_rows)
 
     def totals(self, errors: ErrorTally | None = None) -> Totals:
-        """Sums over all committed rows; only what is summed is read.
+        """Sums up all committed rows; reads only the columns that are needed.
 
         Args:
-            errors: also counts the rows' errors.
+            errors: a tally that also counts the rows' errors; None counts none.
         """
         columns = ["status", "calls", "credits", "billed_credits", "usd", "output_bytes"]
         if errors is not None:
@@ -370,12 +370,12 @@ class DatasetFolder:
             return pq.read_table(file, columns=columns)
 
     def manifest_schema(self, shard: int) -> pa.Schema:
-        """The columns of a committed shard's manifest, `input` last; its rows are not read."""
+        """Reads the columns of a committed shard's manifest, `input` last, without its rows."""
         with storage.open_read(self.manifest_uri(shard)) as file:
             return pq.read_schema(file)
 
     def output_formats(self) -> list[str]:
-        """The formats of the images of committed shards, in order."""
+        """Returns the formats of the images in committed shards, sorted by name."""
         found: set[str] = set()
         for shard in self.committed_shards():
             stored = self._read_columns(shard, ["output_uri", "output_format"])
@@ -384,7 +384,7 @@ class DatasetFolder:
         return sorted(found)
 
     def columns_of_others(self, input_ids: Container[str]) -> Iterator[dict[str, Any]]:
-        """The columns, without those that have no value, of committed inputs that are not these."""
+        """Yields the columns that have a value, of each committed input not in `input_ids`."""
         for shard in self.committed_shards():
             stored = self._read_columns(shard, ["input_id", "input"])
             is_other = [each not in input_ids for each in stored["input_id"].to_pylist()]
@@ -393,16 +393,16 @@ class DatasetFolder:
                 yield {name: value for name, value in columns.items() if value is not None}
 
     def staged_record(self, input_id: str) -> Record | None:
-        """The record of a finished input whose shard is not committed."""
+        """Reads the record of a finished input in an uncommitted shard; None if there is none."""
         uri = self.record_uri(input_id)
         return record_from_json(storage.read(uri)) if storage.exists(uri) else None
 
     def unfinished_totals(self, errors: ErrorTally) -> Totals:
-        """Sums over the rows of a run that was stopped, with a count of their errors."""
+        """Sums up the rows of a run that was stopped, and counts their errors in `errors`."""
         return totals(errors.watch(self.unfinished_rows()))
 
     def unfinished_rows(self) -> Iterator[Row]:
-        """The rows of a run that was stopped: a staged one stands for a committed one."""
+        """Yields the rows of a run that was stopped; a staged row replaces a committed one."""
         staged = SortedMap((entry.name, "") for entry in storage.list_below(self.records))
         committed = (
             row for _, row in self.committed_rows() if _record_name(row.input_id) not in staged
@@ -410,12 +410,12 @@ class DatasetFolder:
         return itertools.chain(committed, (each.row for each in self.staged_records()))
 
     def staged_records(self) -> Iterator[Record]:
-        """The records of all finished inputs whose shards are not committed."""
+        """Yields the records of all finished inputs in uncommitted shards."""
         for entry in storage.list_below(self.records):
             yield record_from_json(storage.read(entry.uri))
 
     def read_run(self) -> dict[str, Any] | None:
-        """What `run.json` says; None where there is none, or none that a run wrote."""
+        """Reads `run.json`; None if there is none, or none that a run wrote."""
         try:
             values = self._read_json(self.run_json)
         except ValueError:
@@ -424,7 +424,7 @@ class DatasetFolder:
         return values if is_ours else None
 
     def read_assignment(self) -> dict[str, Any] | None:
-        """The assignment in progress; None where there is none."""
+        """Reads the assignment in progress; None if there is none."""
         return self._read_json(self.assignment_json)
 
     def write_json(self, uri: str, values: Mapping[str, Any]) -> None:
@@ -440,7 +440,7 @@ class DatasetFolder:
 
 
 class ShownBundle:
-    """Shows other runs that this one is there while a step has a bundle; see `Hold.shown`.
+    """Shows other runs that this run is alive while a step has a bundle; see `Hold.shown`.
 
     Args:
         dataset: the output.
@@ -451,14 +451,14 @@ class ShownBundle:
         self._context: AbstractContextManager[None] | None = None
 
     def begin(self) -> None:
-        """A bundle has begun; the one before may have failed, and is over."""
+        """Begins a bundle, and ends the one before, which may have failed."""
         self.end()
         context = self._dataset.shown()
         context.__enter__()
         self._context = context
 
     def end(self) -> None:
-        """The bundle, if there is one, has ended."""
+        """Ends the bundle, if there is one."""
         if self._context is not None:
             context, self._context = self._context, None
             context.__exit__(None, None, None)
@@ -475,6 +475,6 @@ def _record_name(input_id: str) -> str:
 
 
 def _key(input_id: str) -> str:
-    """A short name for an input, spread over 256 folders."""
+    """Returns a short name for an input, spread over 256 folders."""
     digest = hashlib.sha256(input_id.encode()).hexdigest()
     return f"{digest[:2]}/{digest}"

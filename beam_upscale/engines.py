@@ -2,7 +2,7 @@
 
 Limits, prices and parameters are those of the public documentation of the upscaling service
 (Stability-AI/platform, June 2023). Limits count pixels, not sides: any aspect ratio is allowed.
-Everything that asks "may I, what size, at what price" reads `ENGINES`; a new engine is one entry.
+All code that checks a limit, a size or a price reads `ENGINES`; a new engine is one entry.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ USD_PER_CREDIT = Decimal("0.01")
 
 
 class Network(StrEnum):
-    """The kind of network that stands behind an engine on a local backend."""
+    """The kind of network behind an engine on the local backend."""
 
     ESRGAN = "esrgan"
     LATENT_DIFFUSION = "latent_diffusion"
@@ -29,7 +29,7 @@ class PriceTier:
     """The price of one call for inputs up to a size.
 
     Attributes:
-        up_to_pixels: largest input of this tier in pixels, inclusive; None where there is no end.
+        up_to_pixels: largest input of this tier in pixels, inclusive; None for no upper end.
         credits: price of one call.
     """
 
@@ -39,20 +39,19 @@ class PriceTier:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What an upscaling engine accepts, gives and costs.
+    """An upscaling engine: its limits, prices and parameters.
 
     Attributes:
         name: the engine's id on the service.
-        description: one line for people.
-        scale: factor from the input's sides to the result's.
-        input_limit: most input pixels of one call.
-        output_limit: most output pixels of one call.
+        description: one line for people to read.
+        scale: the factor from the input's sides to the result's.
+        input_limit: the most input pixels of one call.
+        output_limit: the most output pixels of one call.
         prices: tiers from small to large inputs, never cheaper for a larger one; the last has
             no end.
         parameters: names of the request parameters that the engine takes.
-        network: what upscales locally.
-        halo: input pixels that a piece of an image needs around its core, so that no seam shows
-            where the pieces meet.
+        network: the kind of network that upscales on the local backend.
+        halo: input pixels that a tile needs around its core, so that no seam shows between tiles.
 
     Raises:
         ValueError: the price tiers are not in the order described above.
@@ -79,16 +78,16 @@ class Engine:
 
     @property
     def is_guided(self) -> bool:
-        """Whether a prompt and the parameters around it guide the engine."""
+        """True if a prompt and the parameters that belong to it guide the engine."""
         return "prompt" in self.parameters
 
     @property
     def call_limit(self) -> int:
-        """Most input pixels of one call that keep both its input and its output within limits."""
+        """The most input pixels of one call whose input and output are both within limits."""
         return min(self.input_limit, self.output_limit // self.scale**2)
 
     def credits(self, width: int, height: int) -> Decimal:
-        """Price of one call for an input of `width` x `height` pixels, whatever the limits say."""
+        """Returns the price of a call for `width` x `height` input pixels; checks no limits."""
         pixels = width * height
         return next(
             tier.credits
@@ -133,7 +132,7 @@ def get_engine(name: str) -> Engine:
     """Returns the engine called `name`.
 
     Raises:
-        SettingsError: UNKNOWN_ENGINE, with the names that are known.
+        SettingsError: UNKNOWN_ENGINE, with the names of all engines.
     """
     engine = ENGINES.get(name)
     if engine is None:

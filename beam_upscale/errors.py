@@ -2,8 +2,7 @@
 
 An `ImageError` concerns one input: it becomes that input's row in the manifest and the run goes on.
 A `SettingsError` concerns all inputs alike: it is raised before the first image is touched. A
-`BrokenProcessError` is met later, and from then on this process can do nothing for any input: the
-run stops.
+`BrokenProcessError` occurs later: this process can handle no further input, and the run stops.
 Codes are part of the public interface: they are stored in manifests and never change their meaning.
 """
 
@@ -23,11 +22,11 @@ LONGEST_MESSAGE = 4000
 _logger = logging.getLogger(__name__)
 
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""The `errno` of an OSError that is no input's fault: the run is to stop, and to go on later."""
+"""The `errno` values of a full disk, which is no input's fault: the run stops, to go on later."""
 
 
 class ErrorCode(StrEnum):
-    """Stable codes, as they stand in the manifest's `error_code` and in error messages."""
+    """The stable codes, as in the manifest's `error_code` and in error messages."""
 
     # Reading an input.
     NOT_FOUND = "not_found"
@@ -36,7 +35,7 @@ class ErrorCode(StrEnum):
     FILE_TOO_LARGE = "file_too_large"
     INVALID_ROW = "invalid_row"
     INVALID_ARCHIVE = "invalid_archive"
-    # What an input holds.
+    # The content of an input.
     EMPTY_FILE = "empty_file"
     NOT_AN_IMAGE = "not_an_image"
     UNSUPPORTED_FORMAT = "unsupported_format"
@@ -48,7 +47,7 @@ class ErrorCode(StrEnum):
     ANIMATED = "animated"
     DECODER_CRASHED = "decoder_crashed"
     DECODER_TIMEOUT = "decoder_timeout"
-    # What the rules refuse.
+    # The rules refuse the input.
     INPUT_TOO_LARGE = "input_too_large"
     OUTPUT_TOO_LARGE = "output_too_large"
     OUTPUT_SIDE_TOO_LONG = "output_side_too_long"
@@ -58,16 +57,16 @@ class ErrorCode(StrEnum):
     INVALID_SEED = "invalid_seed"
     INVALID_NOISE_LEVEL = "invalid_noise_level"
     OVER_BUDGET = "over_budget"
-    # What a pipeline's own steps did.
+    # A step of a user's own pipeline left the result out.
     LEFT_OUT = "left_out"
-    # What an engine could not do.
+    # An engine failed.
     OUT_OF_MEMORY = "out_of_memory"
     NOT_A_NUMBER = "not_a_number"
     MODEL_ERROR = "model_error"
     ENCODE_ERROR = "encode_error"
     NEEDS_FAN_OUT = "needs_fan_out"
     INTERNAL_ERROR = "internal_error"
-    # What a service made of a paid call.
+    # A service failed or refused a paid call.
     FILTERED = "filtered"
     REQUEST_REFUSED = "request_refused"
     SERVICE_UNAVAILABLE = "service_unavailable"
@@ -75,10 +74,10 @@ class ErrorCode(StrEnum):
     NO_RESULT = "no_result"
     INVALID_RESULT = "invalid_result"
     WRONG_RESULT_SIZE = "wrong_result_size"
-    # The process can go on with no input: the run stops, and goes on later.
+    # The process can handle no further input: the run stops, and a later one goes on.
     DEVICE_LOST = "device_lost"
     DECODER_UNAVAILABLE = "decoder_unavailable"
-    # The machine, or what carries the pipeline out: the run stops, and goes on later.
+    # The machine or the runner failed: the run stops, and a later one goes on.
     DISK_FULL = "disk_full"
     MISSING_PACKAGE = "missing_package"
     RUNNER_ERROR = "runner_error"
@@ -121,7 +120,7 @@ class BeamUpscaleError(Exception):
     """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
-        # Every store takes it: a library's own words may be of any length, or quote odd bytes.
+        # A form that every store accepts: a library's message may be long, or quote odd bytes.
         message = shortened(message.encode(errors="backslashreplace").decode(), LONGEST_MESSAGE)
         super().__init__(code, message)
         self.code = code
@@ -132,11 +131,11 @@ class BeamUpscaleError(Exception):
 
 
 class ImageError(BeamUpscaleError):
-    """One input cannot be done; it becomes a row with this code and message."""
+    """An error of one input, which becomes a row with this code and message."""
 
 
 class SettingsError(BeamUpscaleError):
-    """What was asked cannot be done for any input; raised before anything is spent."""
+    """An error of the settings, which concerns all inputs; raised before anything is spent."""
 
 
 class HoldLostError(SettingsError):
@@ -150,7 +149,7 @@ class BrokenProcessError(SettingsError):
     """
 
     def copy(self) -> "BrokenProcessError":
-        """The same error anew: each thread raises its own, as raising adds to the traceback."""
+        """Returns a new equal error: each thread raises its own, as raising adds a traceback."""
         return BrokenProcessError(self.code, self.message)
 
 
@@ -180,8 +179,9 @@ def reason(error: BaseException, of: object = None) -> str:
     """Says on one line and in plain words why the system or a library refused something.
 
     Args:
-        error: of the operating system, of a store's client, or any other.
-        of: the file that the caller names; another file that the error is about is added.
+        error: an error of the operating system, of a store's client, or any other.
+        of: the file that the caller names already; if the error is about another file, that file
+            is added.
     """
     if isinstance(error, BeamUpscaleError):
         return error.message
@@ -197,13 +197,13 @@ def reason(error: BaseException, of: object = None) -> str:
     lines = _words(error).strip().splitlines()
     if not lines:
         return type(error).__name__
-    # What these say makes no sentence: of a KeyError it is the key.
+    # The text of these errors makes no sentence: that of a KeyError is only the key.
     is_bare = isinstance(error, LookupError | TypeError | AttributeError | AssertionError)
     return f"{type(error).__name__}: {lines[0]}" if is_bare else lines[0]
 
 
 def _words(error: BaseException) -> str:
-    """The message alone, where a store's client keeps it apart from the request and its number."""
+    """Returns the message alone, where a store's client keeps it apart from status and request."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         message = response.get("Error", {}).get("Message")
@@ -220,16 +220,16 @@ _MAX_LOGGED = 1000
 
 
 def internal_error(error: Exception) -> ImageError:
-    """Makes an exception that nobody expected the error of the one input at which it was raised.
+    """Turns an unexpected exception into the error of the one input at which it was raised.
 
-    The log has its traceback, once for each.
+    Logs its traceback, once for each place in the code.
     """
     log_mistake(traceback_of(error))
     return ImageError(ErrorCode.INTERNAL_ERROR, described_mistake(error))
 
 
 def described_mistake(error: Exception) -> str:
-    """The message of an exception that our own code raised: in one line, and where it was."""
+    """Describes an exception that our own code raised, in one line, with its place in the code."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     if len(text) > _MAX_TEXT:
         text = f"{text[: _MAX_TEXT - 3]}..."
@@ -242,13 +242,13 @@ def described_mistake(error: Exception) -> str:
 
 
 def traceback_of(error: Exception) -> str:
-    """An exception's traceback, as Python prints it."""
+    """Returns an exception's traceback, as Python prints it."""
     return "".join(traceback.format_exception(error))
 
 
 def log_mistake(text: str) -> None:
     """Logs a traceback, unless this process has logged one from the same place before."""
-    # Where it was raised; the message may be another for each input.
+    # The lines of places alone: the message may differ from input to input.
     place = "".join(line for line in text.splitlines() if line.lstrip().startswith("File ")) or text
     with _logged_lock:
         if place in _logged_tracebacks or len(_logged_tracebacks) >= _MAX_LOGGED:

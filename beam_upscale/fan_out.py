@@ -1,17 +1,17 @@
-"""What happens to a giant: an image whose tiles are spread over the workers.
+"""The steps for a large image, whose tiles are spread over the workers.
 
-`cut` has its picture read from top to bottom, once, and puts each tile where any worker finds it;
-where the format lets a region be read, it leaves the picture where it is. `read_tile` gives a tile
-to the network as the ordinary path would, `keep` makes its result durable, and `assemble` writes
-the image from them row by row. All lie in the run's staging folder:
+`cut` reads the picture from top to bottom, once, and writes each tile to a file that any worker can
+read; if the format lets a region be read, it writes nothing. `read_tile` gives a tile to the
+network as the ordinary path would, `keep` persists the tile's result, and `assemble` writes the
+image from the results row by row. The files lie in the run's staging folder:
 
-    giants/<key>/tiles/<index>      a tile as the network is to see it, until it is done
-    giants/<key>/results/<index>    what the network made of it
-    giants/<key>/failures/<index>   what a network said of one that failed, and what that cost
-    giants/<key>/failed             where one of them failed, so that no further one is begun
+    giants/<key>/tiles/<index>      a tile's input pixels, until its result is persisted
+    giants/<key>/results/<index>    a tile's result
+    giants/<key>/failures/<index>   a tile's error, and what its calls cost
+    giants/<key>/failed             exists once a tile has failed, so that no other tile is begun
 
-The key tells the input, its bytes and how it is cut: what an interrupted run left is used, and what
-was left of another file is not.
+The key is a hash of the input's id, its bytes and its tile layout. So files that an interrupted run
+left are used again, but never those of another file.
 """
 
 import dataclasses
@@ -59,26 +59,26 @@ from beam_upscale.stages import (
 )
 from beam_upscale.tile_files import TileFile, in_parts, packed
 
-# Pixels around a core from which its alpha is enlarged: Lanczos reaches three.
+# Input pixels around a core that enlarging its alpha needs: Lanczos reaches three.
 _ALPHA_MARGIN = 4
 
-# Rows of the result that are put together at a time.
+# Rows of the result that are assembled at a time.
 _ROWS = 128
 
 _COPIED_BYTES = 1 << 20
 
-# Pixels of an input, where no guard is set.
+# The limit on input pixels if none is set.
 _NO_LIMIT = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
 class CutImage:
-    """A giant whose tiles can be read.
+    """A large image whose tiles can be read.
 
     Attributes:
-        prepared: its row, and what its file holds besides pixels. Without the plan.
-        key: names its folder.
-        shape: of the result.
+        prepared: the image's row and metadata, without its plan.
+        key: the name of its folder below `giants/`.
+        shape: the shape of the result.
     """
 
     prepared: Prepared
@@ -88,19 +88,19 @@ class CutImage:
 
 @dataclasses.dataclass(frozen=True)
 class GiantTile:
-    """A tile of a giant, without its pixels.
+    """A tile of a large image, without its pixels.
 
     Attributes:
-        source: the input, as far as its tile is read from it.
-        key: of the giant.
-        index: among its tiles.
-        piece: where it lies.
-        stored: the part of the picture that its file holds; None where it is read from the input.
-        channels: of the color.
-        has_alpha: whether alpha follows the color in its file.
-        version: of the input when it was looked at, as of `file_version`.
-        sha256: of the input.
-        booking: puts a paid call for it into the books.
+        source: the input, with only the fields that reading the tile needs.
+        key: the image's `CutImage.key`.
+        index: the tile's position in the plan.
+        piece: the tile's core and its extended box, in input pixels.
+        stored: the box of the picture in the tile's file; None if it is read from the input.
+        channels: the number of color channels.
+        has_alpha: True if alpha follows the color in the tile's file.
+        version: the input's `file_version` from before it was hashed.
+        sha256: the SHA-256 of the input; None if unknown.
+        booking: books the paid call for the tile; None if nothing is paid.
     """
 
     source: SourceImage
@@ -117,11 +117,11 @@ class GiantTile:
 
 @dataclasses.dataclass(frozen=True)
 class TileResult:
-    """What became of a tile, without its pixels.
+    """The outcome of a tile, without its pixels.
 
     Attributes:
-        index: among the giant's tiles.
-        inference: what the network said of it; None where it was not begun.
+        index: the tile's position in the plan.
+        inference: the network's outcome, without cores; None if the tile was not begun.
     """
 
     index: int
@@ -130,12 +130,12 @@ class TileResult:
 
 @dataclasses.dataclass(frozen=True)
 class _WithNetwork:
-    """What `keep` needs of a tile that is with a network.
+    """The context that `read_tile` passes to `keep` around the network.
 
     Attributes:
         tile: the tile.
-        result: what became of it, where there is nothing for a network to do.
-        alpha: (h, w, 1), of the core and the margin around it, where the network has none.
+        result: the outcome, if there is nothing for the network to do.
+        alpha: (h, w, 1), the alpha of the stored box, if the network does not upscale alpha.
     """
 
     tile: GiantTile
@@ -145,7 +145,7 @@ class _WithNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class _Folder:
-    """The places of one giant's tiles."""
+    """The staging folder of one large image, with the paths of its tiles' files."""
 
     root: str
 
@@ -172,11 +172,11 @@ class _Folder:
             dataset.delete(self.failure(index))
 
     def done(self) -> set[int]:
-        """The tiles whose results are there."""
+        """Lists the indices of the tiles whose results are persisted."""
         return _numbers(storage.join(self.root, "results"))
 
     def cut(self) -> set[int]:
-        """The tiles whose files are there."""
+        """Lists the indices of the tiles whose input pixels are written."""
         return _numbers(storage.join(self.root, "tiles"))
 
 
@@ -187,19 +187,19 @@ def _numbers(folder: str) -> set[int]:
 def cut(
     giant: Giant, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
 ) -> tuple[CutImage, list[GiantTile]] | UpscaledImage:
-    """Makes the tiles of a giant readable one by one.
+    """Makes the tiles of a large image readable one by one.
 
-    What an interrupted run cut is not cut again.
+    Tiles that an interrupted run has written are not written again.
 
     Args:
-        giant: the image.
-        settings: of the run.
+        giant: the large image.
+        settings: the settings of the run.
         dataset: the output.
-        decoders: where its file is decoded.
+        decoders: the processes that decode its file.
 
     Returns:
-        The image and all its tiles; or its result, which has no record where the run was asked to
-        stop before its turn or has to stop, and else a failed one.
+        The image and all its tiles. Otherwise a result: without a record if a stop was requested or
+        the run has to stop, with a failed record if the picture cannot be read.
 
     Raises:
         OSError: a tile cannot be written.
@@ -226,7 +226,7 @@ def cut(
         picture.dtype,
     )
     found = prepared.source
-    # What else it has is the image's, and is not needed a thousand times.
+    # Only the fields that a tile needs, as each of perhaps thousands of tiles holds a copy.
     source = SourceImage(
         found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
     )
@@ -269,7 +269,7 @@ def _cut(
     dataset: DatasetFolder,
     decoders: DecoderPool,
 ) -> tuple[Picture, Sequence[Box | None]]:
-    """The picture, and what of it the file of each tile holds.
+    """Returns the picture, and the box that each tile's file holds (None: read from the input).
 
     Raises:
         ImageError: the picture cannot be read.
@@ -306,7 +306,7 @@ def _cut(
 
 
 def _with_margin(piece: Piece, width: int, height: int) -> Box:
-    """A piece's extended box, or more where its halo is less than enlarging alpha needs."""
+    """Returns a tile's extended box, grown to the margin that enlarging its alpha needs."""
     wide = Piece.around(piece.core, _ALPHA_MARGIN, width, height).extended
     left, top = min(wide.left, piece.extended.left), min(wide.top, piece.extended.top)
     right = max(wide.right, piece.extended.right)
@@ -315,7 +315,7 @@ def _with_margin(piece: Piece, width: int, height: int) -> Box:
 
 
 def _check_version(source: SourceImage, version: tuple[object, ...], sha256: str | None) -> None:
-    """Raises where an input's own file is no longer the one that was hashed.
+    """Raises if the input's file has changed since it was hashed.
 
     Raises:
         ImageError: READ_ERROR.
@@ -324,7 +324,7 @@ def _check_version(source: SourceImage, version: tuple[object, ...], sha256: str
     if found == version:
         return
     is_same_machine = found[:1] == version[:1]
-    # Another machine sees other numbers of the same file, and its mode or a link may have changed.
+    # Another machine may see other inode numbers, and a changed mode or link is no new content.
     if found[1:3] != version[1:3] or (is_same_machine and source.sha256() != sha256):
         raise locations.changed(source.uri or source.input_id)
 
@@ -353,11 +353,11 @@ def _read(
 
 
 class _Cutter:
-    """Cuts rows, as they come, into tiles; each is written once its last row is there.
+    """The writer that cuts rows into tiles; each tile is written once its last row has come.
 
     Args:
-        boxes: what of the picture goes into the file of each tile, by index.
-        folder: where the files go.
+        boxes: the box of the picture that each tile's file holds, by the tile's index.
+        folder: the folder of the image.
         dataset: the output.
     """
 
@@ -368,13 +368,13 @@ class _Cutter:
         self.begin()
 
     def begin(self) -> None:
-        """Looks for rows from the top."""
+        """Starts again at the top row of the picture."""
         self._row = 0
         self._parts: dict[int, list[Pixels]] = {}
         self._left = sorted(self._boxes, key=lambda index: self._boxes[index].top, reverse=True)
 
     def add(self, rows: Pixels) -> None:
-        """Takes the next rows."""
+        """Adds the next rows, and writes the tiles that they complete."""
         bottom = self._row + len(rows)
         while self._left and self._boxes[self._left[-1]].top < bottom:
             self._parts[self._left.pop()] = []
@@ -395,12 +395,12 @@ def read_tile(
 
     Args:
         tile: the tile.
-        settings: of the run.
+        settings: the settings of the run.
         dataset: the output.
-        decoders: where the input is decoded, if its tile is read from it.
+        decoders: the processes that decode the input, if the tile is read from it.
 
     Returns:
-        An image of that tile alone, for `keep`; without tiles where there is nothing to do.
+        An image of that tile alone, for `keep`; it has no tiles if the network has nothing to do.
     """
     folder = _Folder.of(dataset, tile.key)
     done = _done(tile, folder)
@@ -413,7 +413,7 @@ def read_tile(
     try:
         color, alpha = _tile_pixels(tile, settings, folder, decoders)
     except FileNotFoundError:
-        # Whoever else was given this tile has done it meanwhile.
+        # Another worker with the same tile has finished it meanwhile.
         done = _done(tile, folder)
         if done is None:
             raise
@@ -442,9 +442,9 @@ def read_tile(
 
 
 def _failure(tile: GiantTile, folder: _Folder) -> Inference | None:
-    """What this tile failed with, where it is among those whose failure lost the image.
+    """Reads the persisted failure of a tile; None if this tile has none.
 
-    Whoever failed with it, and paid for it, may have been lost before telling.
+    The attempt that failed, and was charged, may have been lost before it returned its result.
     """
     uri = folder.failure(tile.index)
     if not storage.exists(uri):
@@ -463,7 +463,7 @@ def _without_tiles(tile: GiantTile, result: TileResult) -> TiledImage:
 
 
 def _done(tile: GiantTile, folder: _Folder) -> TileResult | None:
-    """What an earlier attempt made of a tile."""
+    """Reads the persisted result of an earlier attempt at a tile; None if there is none."""
     uri = folder.result(tile.index)
     if not storage.exists(uri):
         return None
@@ -473,7 +473,7 @@ def _done(tile: GiantTile, folder: _Folder) -> TileResult | None:
 def _tile_pixels(
     tile: GiantTile, settings: PinnedSettings, folder: _Folder, decoders: DecoderPool
 ) -> tuple[Pixels, Pixels | None]:
-    """Color and alpha, (h, w, C), of what is stored of a tile, or of its extended box."""
+    """Reads color and alpha, (h, w, C), of a tile's stored box, or of its extended box."""
     if tile.stored is not None:
         pixels = TileFile(folder.tile(tile.index)).pixels()
         color = np.ascontiguousarray(pixels[..., : tile.channels])
@@ -493,7 +493,7 @@ def _tile_pixels(
 
 
 def _part(pixels: Pixels, tile: GiantTile, box: Box) -> Pixels:
-    """A part of what is stored of a tile."""
+    """Crops the pixels of a tile's stored or extended box to a box inside it."""
     held = tile.stored or tile.piece.extended
     if held == box:
         return pixels
@@ -502,15 +502,15 @@ def _part(pixels: Pixels, tile: GiantTile, box: Box) -> Pixels:
 
 
 def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> TileResult:
-    """Makes what a network made of a tile durable.
+    """Persists the network's result for a tile, or its failure.
 
     Args:
-        tiled: what `read_tile` gave.
-        inference: what the network made of it.
+        tiled: the image that `read_tile` returned; its tiles are cleared.
+        inference: the network's outcome for it.
         dataset: the output.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the result cannot be written.
     """
     held: _WithNetwork = tiled.context
     tile, folder = held.tile, _Folder.of(dataset, held.tile.key)
@@ -542,20 +542,20 @@ def _stop_run(stop: SettingsError | None, dataset: DatasetFolder) -> None:
 def _tell_of_failure(
     index: int, inference: Inference | None, folder: _Folder, dataset: DatasetFolder
 ) -> None:
-    """A paid call for a further tile of an image that is lost would be for nothing."""
+    """Persists a tile's failure, so that no other tile of the lost image is paid for."""
     if inference is None or inference.error is None:
         return
     error, values = inference.error, _values(inference)
     told = {"code": str(error.code), "message": error.message, "values": values}
     dataset.write(folder.failure(index), json.dumps(told).encode())
-    # Last: who finds it is to find why.
+    # Written last, so that a worker that finds it finds the reason too.
     dataset.write(folder.failed, str(index).encode())
 
 
 def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:
-    """The alpha of a core as that of the whole image would be enlarged.
+    """Enlarges the alpha of a core exactly as that of the whole image would be.
 
-    Where the factor is a power of two, each result is the same sum wherever the picture begins.
+    If the factor is a power of two, each sample is the same sum, wherever the picture begins.
     """
     assert tile.stored is not None
     height, width = alpha.shape[:2]
@@ -566,7 +566,7 @@ def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:
 
 
 def _values(inference: Inference) -> dict[str, Any]:
-    """What an inference says besides its cores and what ended it, as plain JSON."""
+    """Converts an inference to plain JSON, without its cores, its error and its stop."""
     return {
         "notes": list(inference.notes),
         "device_seconds": inference.device_seconds,
@@ -579,7 +579,7 @@ def _values(inference: Inference) -> dict[str, Any]:
 
 
 def _inference(values: Mapping[str, Any]) -> Inference:
-    """The inverse of `_values`."""
+    """Creates an inference from the values that `_values` gave."""
     return Inference(
         **{
             **values,
@@ -597,24 +597,25 @@ def assemble(
     dataset: DatasetFolder,
     place: Callable[[SourceImage, Row], str],
 ) -> UpscaledImage:
-    """Writes a giant's result, where all its tiles are done, and its row.
+    """Writes a large image's result, if all its tiles succeeded, and creates its row.
 
     Args:
-        cut_image: the giant.
-        results: what became of each of its tiles, in any order; some may come twice.
-        settings: of the run.
+        cut_image: the large image.
+        results: the outcomes of its tiles, in any order; a tile may come twice.
+        settings: the settings of the run.
         dataset: the output.
-        place: where a result's image stands, relative to the dataset's root.
+        place: gives the path of a result's image, relative to the dataset's root.
 
     Returns:
-        The result, without its bytes: they are in place.
+        The result, without its bytes: they are published already. It has no record if a tile was
+        not begun or the run has to stop.
 
     Raises:
         OSError: the image cannot be written.
     """
     prepared = cut_image.prepared
     assert prepared.row.input_width is not None and prepared.row.input_height is not None
-    # Frames have been looked at: here they decide nothing.
+    # The number of frames was checked when the image was cut; it does not matter here.
     plan = _chain_plan(prepared.row.input_width, prepared.row.input_height, 1, settings)
     decision = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
@@ -635,7 +636,7 @@ def assemble(
 
 
 def _together(inferences: Sequence[Inference]) -> Inference:
-    """What became of all tiles, as if they had been with the network together."""
+    """Merges the outcomes of all tiles into one, as of one call of the network."""
     notes = (note for each in inferences for note in each.notes)
     return Inference(
         error=next((each.error for each in inferences if each.error is not None), None),
@@ -676,7 +677,7 @@ def _assembled(
 
 
 def _rows(decision: Plan, shape: Shape, folder: _Folder) -> Iterator[Pixels]:
-    """The result from top to bottom; of each tile, the rows that are due are read."""
+    """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
     scale = decision.engine_width // decision.work_width
     tops = [piece.core.top for piece in decision.pieces]
     left = sorted(range(len(tops)), key=tops.__getitem__, reverse=True)
@@ -699,7 +700,7 @@ def _rows(decision: Plan, shape: Shape, folder: _Folder) -> Iterator[Pixels]:
 
 
 def _publish(path: Path, uri: str, dataset: DatasetFolder) -> tuple[int, str]:
-    """Puts a local file in place; returns its size in bytes and its SHA-256."""
+    """Publishes a local file at a URI; returns its size in bytes and its SHA-256."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as source, dataset.publish(uri) as target:
         while data := source.read(_COPIED_BYTES):

@@ -1,4 +1,4 @@
-"""In which form a dataset comes, and in which one its results are stored."""
+"""The formats of input datasets, and the layouts in which results are stored."""
 
 from collections.abc import Iterable
 from enum import StrEnum
@@ -9,9 +9,9 @@ from beam_upscale import urls
 
 
 class InputFormat(StrEnum):
-    """What an input is read as.
+    """The format in which an input dataset is read.
 
-    FOLDER is image files by themselves; JSONL, CSV and PARQUET are tables with a row for each
+    FOLDER is image files without a table; JSONL, CSV and PARQUET are tables with a row for each
     image; WEBDATASET is tars with a few members for each image.
     """
 
@@ -23,7 +23,7 @@ class InputFormat(StrEnum):
 
     @property
     def is_table(self) -> bool:
-        """Whether an image is a row."""
+        """True if each image is a row of a table."""
         return self in (InputFormat.JSONL, InputFormat.CSV, InputFormat.PARQUET)
 
 
@@ -36,17 +36,17 @@ class Layout(StrEnum):
 
     @property
     def is_packed(self) -> bool:
-        """Tells whether a shard's images are in one file, `data_path`, instead of one each."""
+        """True if a shard's images are in one file, `data_path`, instead of one file each."""
         return self is not Layout.FILES
 
     def data_path(self, shard: int) -> str:
-        """The file of a shard's images, relative to the dataset's root, where they are packed."""
+        """Returns the path of a shard's packed images, relative to the dataset's root."""
         extension = {Layout.PARQUET: ".parquet", Layout.WEBDATASET: ".tar"}[self]
         return f"data/{shard_name(shard)}{extension}"
 
 
 def shard_name(shard: int) -> str:
-    """The name of a shard's files without extension; shards are counted from 0."""
+    """Returns the name of a shard's files without extension; shards are counted from 0."""
     return f"{shard:06d}"
 
 
@@ -63,17 +63,17 @@ _ENDINGS = MappingProxyType(
 
 
 def ending(uri: str) -> str:
-    """What a file's name ends in, with its dot and in lower case."""
+    """Returns the extension of a file's name, with its dot and in lower case; empty for none."""
     path = urls.path_of(uri) if urls.is_web(uri) else uri
     return PurePosixPath(path.rpartition("/")[2]).suffix.lower()
 
 
 def format_of(uri: str) -> InputFormat | None:
-    """The format of a table or a tar by its name; None for any other file."""
+    """Returns the format of a table or a tar by its name; None for any other file."""
     return _ENDINGS.get(ending(uri))
 
 
 def inferred(uris: Iterable[str]) -> InputFormat:
-    """The format that all of these files have; of files of several, or of none, FOLDER."""
+    """Returns the format that all files have; FOLDER if they have several, or there are none."""
     found = {format_of(uri) for uri in uris}
     return (found.pop() if len(found) == 1 else None) or InputFormat.FOLDER

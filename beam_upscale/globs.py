@@ -1,4 +1,4 @@
-"""Globs: a pattern's parts against a path's, one after the other.
+"""Globs, whose parts are matched with the parts of a path one after the other.
 
 `**` stands for any number of folders. A folder that a glob matches is matched with all that lies
 below it.
@@ -11,11 +11,11 @@ WILDCARDS = "*?["
 _ANY_FOLDERS = "**"
 
 State = frozenset[int]
-"""How far a path has come in a pattern: the numbers of the parts that may come next."""
+"""The progress of a path through a pattern: the numbers of the parts that may match next."""
 
 
 class Glob:
-    """A pattern that paths are matched with part by part, so that none is looked at twice.
+    """A pattern, matched part by part, so that no part of a path is matched twice.
 
     Args:
         pattern: relative, with `/` between its parts; an empty one matches everything.
@@ -28,7 +28,7 @@ class Glob:
         self.start: State = frozenset({0})
 
     def after(self, state: State, part: str) -> State:
-        """The state behind one more part of a path; empty where nothing below it can match."""
+        """Returns the state after one more part of a path; empty if nothing below it can match."""
         if state == self._matched:
             return state
         found: set[int] = set()
@@ -42,7 +42,7 @@ class Glob:
         return self._matched if found >= self._matched else frozenset(found)
 
     def _reachable(self, state: State) -> set[int]:
-        """A state's positions with those behind a `**` that stands for no folder."""
+        """Returns a state's positions, and those after a `**` that stands for no folder."""
         found = set(state)
         for position in state:
             while self._parts[position] == _ANY_FOLDERS and position + 1 < len(self._parts):
@@ -51,11 +51,11 @@ class Glob:
         return found
 
     def is_match(self, state: State) -> bool:
-        """Whether a path that has come this far matches."""
+        """Tells whether a path that has reached this state matches."""
         return state == self._matched
 
     def matches(self, path: str) -> bool:
-        """Whether a relative path, or a folder above it, matches."""
+        """Tells whether a relative path, or a folder above it, matches."""
         state = self.start
         for part in path.split("/"):
             state = self.after(state, part)
@@ -63,15 +63,15 @@ class Glob:
 
 
 def has_wildcard(pattern: str) -> bool:
-    """Whether a path is a glob by its form."""
+    """Tells whether a path is a glob: whether it holds `*`, `?` or `[`."""
     return any(wildcard in pattern for wildcard in WILDCARDS)
 
 
 def literal_start(pattern: str) -> str:
-    """The part of a glob before its first wildcard."""
+    """Returns the part of a glob before its first wildcard."""
     return pattern[: min(pattern.find(each) for each in WILDCARDS if each in pattern)]
 
 
 def base_of(pattern: str) -> str:
-    """The part of a glob before its first wildcard, to the last slash."""
+    """Returns the part of a glob before its first wildcard, up to the last slash there."""
     return literal_start(pattern).rpartition("/")[0]

@@ -1,8 +1,8 @@
-"""Files on HDFS: what Beam's file system for it does not do, or not as it is needed here.
+"""Operations on HDFS that Beam's file system lacks, or does not do as needed here.
 
-Beam's `HadoopFileSystem` gives of a folder only what lies in it directly, folders as if they were
-files; it takes a server that fails for a file that is missing, and renames onto nothing that is
-there. The client of WebHDFS that it holds can do all of that.
+Beam's `HadoopFileSystem` lists only the direct entries of a folder, and subfolders as if they were
+files. It reports a failing server as a missing file, and cannot rename onto an existing file. The
+WebHDFS client inside it can do all of this.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from apache_beam.io.filesystems import FileSystems
 
 _SCHEME = "hdfs://"
 
-# By the names that the server gives its errors.
+# The OSError classes, by the server's names of its errors.
 _OS_ERRORS = {
     "FileNotFoundException": FileNotFoundError,
     "AccessControlException": PermissionError,
@@ -23,16 +23,16 @@ _OS_ERRORS = {
 
 
 def is_hdfs(uri: str) -> bool:
-    """Whether a URI names a file on HDFS."""
+    """Checks whether a URI is on HDFS."""
     return uri.startswith(_SCHEME)
 
 
 def open_read(uri: str) -> BinaryIO:
-    """A file opened for reading.
+    """Opens a file for reading.
 
     Raises:
         OSError: a FileNotFoundError or a PermissionError.
-        Exception: of the client, for anything else.
+        Exception: an error of the WebHDFS client, for anything else.
     """
     with _os_errors():
         file = FileSystems.open(uri, compression_type=CompressionTypes.UNCOMPRESSED)
@@ -40,11 +40,11 @@ def open_read(uri: str) -> BinaryIO:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file is there; a folder is none.
+    """Checks whether a file exists; False for a folder.
 
     Raises:
         OSError: a PermissionError.
-        Exception: of the client, for anything else.
+        Exception: an error of the WebHDFS client, for anything else.
     """
     try:
         return bool(_status(uri)["type"] == "FILE")
@@ -53,12 +53,12 @@ def exists(uri: str) -> bool:
 
 
 def size(uri: str) -> int:
-    """A file's size in bytes; raises as `open_read`."""
+    """Returns a file's size in bytes; raises the errors of `open_read`."""
     return int(_status(uri)["length"])
 
 
 def version(uri: str) -> tuple[object, ...]:
-    """What changes when a file is replaced; raises as `open_read`."""
+    """Returns values that change when a file is replaced; raises the errors of `open_read`."""
     status = _status(uri)
     return status["length"], status["modificationTime"], status["fileId"]
 
@@ -70,11 +70,11 @@ def _status(uri: str) -> dict[str, Any]:
 
 
 def paths_below(prefix: str) -> Iterator[str]:
-    """The URIs of the files that begin like this, folder by folder; none where there is no folder.
+    """Yields the URIs of all files with a prefix, folder by folder; none if the folder is missing.
 
     Raises:
         OSError: a PermissionError, also for a folder further down.
-        Exception: of the client, for anything else.
+        Exception: an error of the WebHDFS client, for anything else.
     """
     folders = [prefix.rpartition("/")[0]]
     while folders:
@@ -90,7 +90,7 @@ def paths_below(prefix: str) -> Iterator[str]:
 
 
 def _children(folder: str) -> Iterator[tuple[str, bool]]:
-    """The names in a folder, and whether each is that of a folder."""
+    """Yields (name, True for a subfolder) for each entry of a folder; none if it is missing."""
     client, path = _client(folder)
     try:
         with _os_errors():
@@ -98,28 +98,28 @@ def _children(folder: str) -> Iterator[tuple[str, bool]]:
     except FileNotFoundError:
         return
     for status in answer["FileStatuses"]["FileStatus"]:
-        # A file is listed as one thing without a name.
+        # A file is listed as a single entry without a name.
         if status["pathSuffix"]:
             yield status["pathSuffix"], status["type"] == "DIRECTORY"
 
 
 def replace(source: str, target: str) -> None:
-    """Renames a file, also onto one that is there: in one step, at no time is there neither.
+    """Renames a file in one atomic step, also onto an existing file.
 
     Args:
         source: its URI.
         target: the new one; missing folders are made.
 
     Raises:
-        OSError: the server does not replace files, as HttpFS does not; or as `open_read`.
-        Exception: of the client, for anything else.
+        OSError: the server cannot replace files, as HttpFS cannot; or the errors of `open_read`.
+        Exception: an error of the WebHDFS client, for anything else.
     """
     client, path = _client(source)
     _, destination = _client(target)
     with _os_errors():
         client.makedirs(posixpath.dirname(destination))
         answer = client._rename(path, destination=destination, renameoptions="OVERWRITE")
-    # A server that knows the option answers nothing; one that does not tells whether it renamed.
+    # A server that knows the option sends an empty answer; another sends {"boolean": renamed}.
     if answer.content and not answer.json()["boolean"]:
         raise OSError(
             f"{target} could not be replaced: this server of WebHDFS does not rename onto a file "
@@ -128,15 +128,15 @@ def replace(source: str, target: str) -> None:
 
 
 def rename(source: str, target: str) -> bool:
-    """Renames a file, unless the new name is taken; whether it was renamed.
+    """Renames a file unless the target exists; returns True if it was renamed.
 
     Args:
         source: its URI.
         target: the new one; missing folders are made.
 
     Raises:
-        OSError: as `open_read`.
-        Exception: of the client, for anything else.
+        OSError: the errors of `open_read`.
+        Exception: an error of the WebHDFS client, for anything else.
     """
     client, path = _client(source)
     _, destination = _client(target)
@@ -146,7 +146,7 @@ def rename(source: str, target: str) -> bool:
 
 
 def _client(uri: str) -> tuple[Any, str]:
-    """The client that Beam's options set up, and a URI's path on its server."""
+    """Returns the WebHDFS client that Beam's options set up, and a URI's path on its server."""
     filesystem = FileSystems.get_filesystem(uri)
     _, path = filesystem._parse_url(uri)
     return filesystem._hdfs_client, path
@@ -154,7 +154,7 @@ def _client(uri: str) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """Raises those of the client's errors that Python has a name for by that."""
+    """Converts the client's errors to the OSErrors of `_OS_ERRORS`; others pass unchanged."""
     try:
         yield
     except Exception as error:

@@ -1,23 +1,25 @@
 """A run's hold on its output: one output has one run at a time.
 
-A hold is a file below `.staging/hold`, created only where there is none: `000001.json` says who
-holds the output, and the next run that takes it over creates `000002.json`. The run of the highest
-number has the output; every other finds that out before its next commit or deletion.
+A hold is a numbered file below `.staging/hold`, created only if it does not exist: `000001.json`
+names the run that holds the output, and the next run that takes it over creates `000002.json`. The
+run with the highest number has the output; every other run finds that out before its next commit or
+deletion.
 
-Whether a run is still there is told in one of two ways:
+There are two ways to find out whether a run is still alive:
 
 - `LOCK`, for a run in this process on a local disk: a lock of the operating system, which ends with
   the process. Another run is refused at once, and a killed run's output is taken over at once.
-- `LEASE`, for everything else: the run's processes write a sign of life every few seconds, each a
-  file of its own in `000001/`. A run without any for `lease_seconds` is gone. The one that takes
-  over looks once more after it has created its number, and a process writes its sign of life before
-  it looks for a higher number: whichever of the two is later sees the other.
+- `LEASE`, for everything else: each process of the run writes a sign of life every few seconds, to
+  its own file in `000001/`. A run without any sign for `lease_seconds` is gone. The run that takes
+  over checks the signs once more after it has created its number, and a process writes its sign of
+  life before it looks for a higher number: whichever of the two is later sees the other.
 
-A process relies on its last look for a while. So a run that gives the output up marks its number
-`released` first, and others have it only when each process with a sign of life has found that, and
-removed the sign, or no longer relies on what it saw.
+A process relies on its last look for a while. So a run that gives the output up first marks its
+number `released`. Another run gets the output only when every process with a sign of life has found
+the mark and removed its sign, or no longer relies on its last look.
 
-No clocks of different machines are compared: who watches waits for a change, by its own clock.
+Clocks of different machines are never compared: a watching run waits for a change, by its own
+clock.
 """
 
 import contextlib
@@ -46,8 +48,9 @@ from beam_upscale.errors import ErrorCode, HoldLostError, ImageError, SettingsEr
 
 _logger = logging.getLogger(__name__)
 
-# Parts of `lease_seconds`: between two signs of life; how long a process relies on its last one
-# without looking, which must be less than the whole; and how long at most another run watches.
+# Fractions of `lease_seconds`: the time between two signs of life; the time for which a process
+# relies on its last one without looking, which must be less than 1; and the longest time for which
+# another run waits.
 _BEAT = 1 / 6
 _TRUSTED = 2 / 3
 _WATCHED = 3 / 2
@@ -57,23 +60,23 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 # A local lock is held for the moment of a rename.
 _SECONDS_BETWEEN_TRIES = 0.01
 
-# A run that is just taking the output, or leaving it, has not said who it is, or no more.
+# A run that is just taking or leaving the output may have no file with its name at the moment.
 _SECONDS_TO_SAY_WHO = 1.0
 
-# What is being written when the output is given up is waited for. Where it takes longer, the lock
-# ends with the process, and the lease for want of signs of life.
+# The longest wait for writes in progress when the output is given up. If they take longer, the lock
+# ends with the process, and the lease by its missing signs of life.
 _SECONDS_TO_FINISH = 10.0
 
 _MOST_TRIES = 5
 
 RUN_JSON = "run.json"
-"""The file, below the output, in which a run says what it is."""
+"""The file, below the output, that describes the run."""
 
 STAGING = ".staging"
 """The folder of work in progress, below the output."""
 
 HOLDS = "hold"
-"""The folder of the holds, below that of work in progress."""
+"""The folder of the holds, below the folder of work in progress."""
 
 
 class Kind(StrEnum):
@@ -85,16 +88,17 @@ class Kind(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class _Owner:
-    """A run that holds an output, or did.
+    """A run that holds an output, or held it.
 
     Attributes:
-        number: of its hold.
-        token: of the run.
-        kind: how other runs find out whether it is still alive.
-        who: user, machine and process, for people.
-        since: when it took the output, for people.
-        lease_seconds: without a sign of life after which it is gone, of the kind LEASE.
-        released: whether it gave the output up.
+        number: the number of its hold.
+        token: the run's token.
+        kind: the way in which other runs find out whether it is still alive.
+        who: its user, machine and process, for messages.
+        since: the time at which it took the output, for messages.
+        lease_seconds: the seconds without a sign of life after which a run of the kind LEASE is
+            gone.
+        released: True if it gave the output up.
     """
 
     number: int
@@ -106,7 +110,7 @@ class _Owner:
     released: bool = False
 
     def to_json(self) -> bytes:
-        """The content of its file; the number is the file's name."""
+        """Returns the content of its file; the number is the file's name."""
         values = dataclasses.asdict(self)
         del values["number"]
         return json.dumps(values).encode()
@@ -114,11 +118,11 @@ class _Owner:
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """The holds on an output, as they were seen.
+    """The holds on an output, as one look found them.
 
     Attributes:
-        owner: the run with the highest number that did not withdraw; None where there is none.
-        last: the highest number, of those that withdrew too; 0 where there is none.
+        owner: the run with the highest number that is not withdrawn; None if there is none.
+        last: the highest number, withdrawn ones included; 0 if there is none.
     """
 
     owner: _Owner | None
@@ -129,22 +133,22 @@ class _Folder:
     """The files of the holds on one output.
 
     Args:
-        root: of the output.
+        root: the root of the output.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
         self.uri = storage.join(root, STAGING, HOLDS)
-        # Its own: what is left in that of the output's other files is removed before the hold.
+        # A folder of its own, as the output's other partial files are removed before the hold is.
         self._partial = storage.join(self.uri, "partial")
 
     @property
     def lock_path(self) -> str | None:
-        """The file that is locked; None where the output is on no local disk."""
+        """The path of the file that is locked; None if the output is not on a local disk."""
         return storage.join(self.uri, "lock") if storage.is_local(self.uri) else None
 
     def look(self) -> _Seen:
-        """The holds as they are now.
+        """Reads the holds as they are now.
 
         Raises:
             OSError: the store does not answer.
@@ -155,7 +159,7 @@ class _Folder:
             if f"{number:06}.withdrawn" in names:
                 continue
             owner = self._owner(number)
-            # Where it is None, it has ended between the listing and now.
+            # None means that the run has ended since the files were listed.
             return _Seen(owner, numbers[0] if owner is not None else 0)
         return _Seen(None, max(numbers, default=0))
 
@@ -166,14 +170,14 @@ class _Folder:
         try:
             values = json.loads(found)
         except ValueError:
-            # A disk without hard links shows it while it is written.
+            # On a disk without hard links the file is visible while it is written.
             return _Owner(number, "", Kind.LEASE, "an unknown user", "now", DEFAULT_LEASE_SECONDS)
         return _Owner(number, **{**values, "kind": Kind(values["kind"])})
 
     def content(self, number: int) -> bytes | None:
-        """The content of a hold's file on a local disk; None where there is none.
+        """Reads the content of a hold's file on a local disk; None if it cannot be read.
 
-        Its inode would not do: numbers begin anew, and disks use inodes again.
+        The inode would not identify a hold: numbers start again, and disks reuse inodes.
         """
         try:
             return Path(self._file(number, ".json")).read_bytes()
@@ -181,20 +185,20 @@ class _Folder:
             return None
 
     def create(self, owner: _Owner) -> bool:
-        """Takes a number; whether no other run has it."""
+        """Creates the file of an owner's number; returns False if another run has the number."""
         return storage.create(self._file(owner.number, ".json"), owner.to_json(), self._partial)
 
     def mark_released(self, owner: _Owner) -> None:
-        """Says of a hold that its run gave it up, in one step."""
+        """Marks a hold as given up by its run, in one atomic step."""
         released = dataclasses.replace(owner, released=True)
         self._write(self._file(owner.number, ".json"), released.to_json())
 
     def mark_withdrawn(self, number: int) -> None:
-        """Says of a hold that its run was never begun."""
+        """Marks a hold as withdrawn: its run never began."""
         self._write(self._file(number, ".withdrawn"), b"")
 
     def signs_of_life(self, number: int) -> dict[str, bytes]:
-        """The content of every file of a lease's processes, by name."""
+        """Reads the signs of life of a lease's processes: the files' content by name."""
         signs = {}
         for entry in list(storage.list_below(self._file(number, ""))):
             found = storage.read_if_there(entry.uri)
@@ -203,11 +207,11 @@ class _Folder:
         return signs
 
     def names_of_living(self, number: int) -> set[str]:
-        """The names of the files of a lease's processes."""
+        """Lists the names of the signs of life of a lease's processes."""
         return {entry.name for entry in storage.list_below(self._file(number, ""))}
 
     def wait_for_silence(self, owner: _Owner, but_for: Set[str]) -> None:
-        """Waits until no process can rely any more on having seen a hold that is released."""
+        """Waits until no process can still rely on a look before the hold was released."""
         end = _clock() + _TRUSTED * owner.lease_seconds
         while self.names_of_living(owner.number) - but_for and _clock() < end:
             time.sleep(min(_SECONDS_BETWEEN_LOOKS, _BEAT * owner.lease_seconds))
@@ -217,7 +221,7 @@ class _Folder:
         self._write(self._sign(number, name), str(count).encode())
 
     def delete_sign(self, number: int, name: str) -> None:
-        """Removes the signs of life of a process that shows none any more."""
+        """Removes the sign of life of a process that stops showing it."""
         storage.delete(self._sign(number, name), _allowed)
 
     def _write(self, uri: str, data: bytes) -> None:
@@ -227,7 +231,7 @@ class _Folder:
         return storage.join(self._file(number, ""), name)
 
     def delete(self, number: int) -> None:
-        """Deletes what holds up to a number left, and those that withdrew; its own file last."""
+        """Deletes all files but those of later, not withdrawn holds; the number's own file last."""
         names = {entry.name for entry in storage.list_below(self.uri)}
         gone = {each for each in names if _is_up_to(number, each, names)}
         own = f"{number:06}.json"
@@ -242,18 +246,19 @@ class _Folder:
         return storage.join(self.uri, f"{number:06}{ending}")
 
 
-# Stores' own clients are used for what is guarded; what others' holds are about is always allowed.
+# The guard of the holds' own files, which allows everything. With a guard, stores' own clients are
+# used.
 _allowed = contextlib.nullcontext
 
 
 def _number_of(name: str) -> int | None:
-    """The number of a hold, by the name of its file; None for any other file."""
+    """Returns the number of a hold from the name of its file; None for any other file."""
     digits = name.removesuffix(".json")
     return int(digits) if digits != name and digits.isdigit() else None
 
 
 def _is_up_to(number: int, name: str, names: set[str]) -> bool:
-    """Whether a file is of a hold that is over once that of a number is."""
+    """Checks whether a file is no longer needed once the hold of a number is over."""
     digits = name.partition("/")[0].partition(".")[0]
     return not digits.isdigit() or int(digits) <= number or f"{digits}.withdrawn" in names
 
@@ -262,7 +267,7 @@ class _FileLock:
     """A lock of the operating system on a file; it ends with the process.
 
     Args:
-        path: of the file.
+        path: the file's path.
     """
 
     def __init__(self, path: str) -> None:
@@ -271,20 +276,20 @@ class _FileLock:
         self._identity = 0, 0
 
     def take(self) -> bool:
-        """Takes it for this process alone, where no one has it; makes the file.
+        """Locks the file for this process alone, and creates it; returns False if it is locked.
 
         Raises:
             FileNotFoundError: there is no folder for the file.
-            OSError: it cannot be opened or locked.
+            OSError: the file cannot be opened or locked.
         """
         return self._take(os.O_CREAT, fcntl.LOCK_EX)
 
     def share(self) -> bool:
-        """Takes it together with others that share it, where no one has it alone.
+        """Locks the file, shared with other processes; returns False if one has it alone.
 
         Raises:
             FileNotFoundError: there is no file.
-            OSError: it cannot be opened or locked.
+            OSError: the file cannot be opened or locked.
         """
         return self._take(0, fcntl.LOCK_SH)
 
@@ -297,7 +302,7 @@ class _FileLock:
             if self.is_in_place():
                 self._descriptor, descriptor = descriptor, -1
                 return True
-            # It was removed before it was locked.
+            # The file was removed before it was locked.
             return False
         except BlockingIOError:
             return False
@@ -307,11 +312,11 @@ class _FileLock:
 
     @property
     def is_held(self) -> bool:
-        """Whether this process has it."""
+        """True if this process has the lock."""
         return self._descriptor is not None
 
     def is_in_place(self) -> bool:
-        """Whether the file has its name still: others would lock another one."""
+        """Checks whether the locked file still has its name; else others would lock a new file."""
         try:
             found = os.stat(self.path)  # noqa: PTH116 (quick)
         except OSError:
@@ -319,20 +324,20 @@ class _FileLock:
         return (found.st_dev, found.st_ino) == self._identity
 
     def release(self) -> None:
-        """Gives it up, for a process that was forked meanwhile as well."""
+        """Releases the lock, also for processes that were forked meanwhile."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             self.forget()
 
     def forget(self) -> None:
-        """Has this process, which was forked, leave the lock to its parent."""
+        """Leaves the lock to the parent of this process, which was forked."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 class _Writers:
-    """Those of this process that write or delete at the moment."""
+    """The writers of this process: the contexts that write or delete at the moment."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -354,12 +359,12 @@ class _Writers:
             act()
 
     def have_finished(self) -> bool:
-        """Waits a while for them; whether there are none."""
+        """Waits up to `_SECONDS_TO_FINISH` for all writers; returns True if none is left."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._number, _SECONDS_TO_FINISH)
 
     def when_finished(self, act: Callable[[], None]) -> None:
-        """Has the last of them call this; calls it now where there are none."""
+        """Calls a function after the last writer has finished; at once if there is none."""
         with self._changed:
             if self._number:
                 self._act = act
@@ -372,12 +377,13 @@ class Hold:
     """One run's hold on one output; workers have copies of it.
 
     Attributes:
-        root: of the output.
-        token: of the run.
-        kind: how other runs find out whether it is still alive.
-        lease_seconds: without a sign of life after which a run with a lease is gone.
-        begun_on: the SHA-256 of `run.json` when the pipeline was put together, of a pipeline of
-            one's own, whose workers take the output themselves; None where `acquire` took it.
+        root: the root of the output.
+        token: the run's token.
+        kind: the way in which other runs find out whether it is still alive.
+        lease_seconds: the seconds without a sign of life after which a run with a lease is gone.
+        begun_on: for a user's own pipeline, whose workers take the output themselves: the SHA-256
+            of `run.json` when the pipeline was constructed, empty if there was none. None if
+            `acquire` takes the output.
     """
 
     root: str
@@ -388,43 +394,43 @@ class Hold:
 
     @property
     def is_taken_by_workers(self) -> bool:
-        """Whether no one takes the output before the pipeline begins."""
+        """True if the workers take the output, and not the process that starts the pipeline."""
         return self.begun_on is not None
 
     def acquire(self, on_wait: Callable[[str], None] = _logger.warning) -> None:
-        """Takes the output for this run, or finds that it is taken.
+        """Takes the output for this run.
 
-        Until `release` this process shows that the run is there.
+        Until `release`, this process shows signs of life of the run.
 
         Args:
             on_wait: called with a message before waiting for another run.
 
         Raises:
-            SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be
-                written.
+            SettingsError: OUTPUT_HELD, another run has the output; OUTPUT_UNAVAILABLE, the output
+                cannot be written.
         """
         state = _begin(self, on_wait)
         state.show(+1)
 
     def release(self, *, is_at_once: bool = False) -> None:
-        """Gives the output up, if this process has it; what is done by then stays.
+        """Gives the output up, if this process has it; finished work stays.
 
         Args:
-            is_at_once: whether the process is to end: then nothing is waited for. A lock goes with
-                the last writer, and a lease ends for want of signs of life.
+            is_at_once: True returns without waiting, for a process that is about to end. A lock is
+                released after the last writer, and a lease ends by its missing signs of life.
         """
         state = _states.pop((self.root, self.token), None)
         if state is not None:
             state.release(is_at_once=is_at_once)
 
     def leave(self) -> None:
-        """Leaves the output to the run's other processes, which go on without this one."""
+        """Leaves the output to the run's other processes, which continue without this one."""
         state = _states.pop((self.root, self.token), None)
         if state is not None:
             state.leave()
 
     def end(self) -> None:
-        """Removes all traces of holds: the run is complete, or was refused before it began."""
+        """Removes all files of holds; the run is complete, or was refused before it began."""
         state = _states.get((self.root, self.token))
         if state is not None:
             state.end()
@@ -440,13 +446,13 @@ class Hold:
             yield
 
     def check(self) -> None:
-        """Raises a HoldLostError where another run has the output, or this one has ended."""
+        """Raises a HoldLostError if another run has the output, or this one has ended."""
         with self.guard():
             pass
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows that the run is there while something takes long, from any process of it."""
+        """Shows signs of life of the run within this context, in any of its processes."""
         state = self._state()
         state.show(+1)
         try:
@@ -464,7 +470,7 @@ class Hold:
 
 
 def new_token() -> str:
-    """A token for a run."""
+    """Creates a unique token for a run."""
     return uuid.uuid4().hex
 
 
@@ -475,13 +481,13 @@ def _ended(root: str) -> HoldLostError:
 
 
 class _State:
-    """This process's part in a run's hold.
+    """The part of this process in a run's hold.
 
     Args:
         hold: the hold.
-        number: of it.
-        lock: that is kept until the run ends, of the kind LOCK.
-        made: folders that were made for the hold, the inner ones first.
+        number: the number of the hold.
+        lock: the lock that is kept until the run ends; None for the kind LEASE.
+        made: the folders that were created for the hold, the inner ones first.
     """
 
     def __init__(
@@ -504,7 +510,7 @@ class _State:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raises a HoldLostError where the output is no longer this run's."""
+        """Raises a HoldLostError if the output is no longer this run's."""
         if self._over is not None:
             raise self._over
         if self.lock is not None:
@@ -515,11 +521,11 @@ class _State:
             self._confirm()
 
     def _confirm(self) -> None:
-        """Shows that the run is there, and then looks whether another has taken the output."""
+        """Writes a sign of life, and then checks that no other run has taken the output."""
         with self._turn:
             if self._over is not None:
                 raise self._over
-            # What is lost already is not written to.
+            # Checked before too: an output that is lost already must not be written to.
             self._require_ours()
             begun = _clock()
             self._count += 1
@@ -548,9 +554,9 @@ class _State:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """Checks, and keeps the output from being given up or taken over within this context.
+        """Checks the hold, and keeps the output from being given up within this context.
 
-        Others are kept from it on a local disk only.
+        On a local disk, other runs are also kept from taking it over.
         """
         path = self._folder.lock_path
         with self._writers:
@@ -568,12 +574,12 @@ class _State:
                 lock.release()
 
     def _is_untouched(self) -> bool:
-        """Whether a short look tells that no run has taken the output, and this one has it."""
+        """Checks by two small files whether this run certainly still has the output."""
         found, next_one = map(self._folder.content, (self._number, self._number + 1))
         return found is not None and found == self._content and next_one is None
 
     def _shared(self, path: str) -> _FileLock:
-        """Shares the lock that a run must hold alone to take the output over."""
+        """Shares the lock that another run would need alone to take the output over."""
         lock = _FileLock(path)
         end = _clock() + _WATCHED * self._hold.lease_seconds
         while self._over is None:
@@ -583,7 +589,7 @@ class _State:
             except FileNotFoundError:
                 self._over = _ended(self._hold.root)
                 break
-            # Its holder is just looking, or has taken the output.
+            # The lock's holder is just looking, or has taken the output.
             self._require_ours()
             if _clock() >= end:
                 raise TimeoutError(f"another process has the lock {path} and does not go on")
@@ -591,7 +597,7 @@ class _State:
         raise self._over
 
     def show(self, change: int) -> None:
-        """Begins to show that the run is there, or ends it when nothing asks for it any more."""
+        """Starts (+1) or ends (-1) one request for signs of life; without requests they stop."""
         if self.lock is not None:
             return
         with self._turn:
@@ -614,11 +620,11 @@ class _State:
                 self._confirm()
             except HoldLostError:
                 continue
-            except Exception as error:  # A store may fail for a while; the next look tells more.
+            except Exception as error:  # A store may fail for a while; the next beat tries again.
                 _logger.debug("no sign of life was written: %s", error)
 
     def _withdraw_sign(self) -> None:
-        """No longer relies on the last sign of life, and removes it: no one has to wait for it."""
+        """Stops relying on the last sign of life and removes it, so that no run waits for it."""
         with self._turn:
             self._confirmed = -float("inf")
             if self._count:
@@ -626,10 +632,10 @@ class _State:
                     self._folder.delete_sign(self._number, self._name)
 
     def give_way(self) -> bool:
-        """Gives the output up to a run of this process, where nothing is done with it any more.
+        """Gives an idle output up to another run of this process; returns True if it is free.
 
-        So a pipeline that broke need not be waited for by the next one. Where the first goes on
-        all the same, in a bundle that begins later, it finds that it has lost the output.
+        So a pipeline need not wait for an earlier one that broke. If the earlier one continues all
+        the same, in a later bundle, it finds that it has lost the output.
         """
         with self._turn:
             is_idle = self._shown <= 0 and _clock() - self._idle_since >= _SECONDS_TO_SAY_WHO
@@ -664,7 +670,7 @@ class _State:
             self._withdraw_sign()
 
     def end(self) -> None:
-        """Removes all traces of holds.
+        """Removes all files of holds.
 
         Raises:
             HoldLostError: another run has the output.
@@ -680,7 +686,7 @@ class _State:
         if not self._writers.have_finished():
             return
         if self._folder.lock_path is None:
-            # On a local disk they look each time.
+            # On a local disk, other processes look before each write.
             self._wait_for_others()
         with self._alone():
             owner = self._folder.look().owner
@@ -691,7 +697,7 @@ class _State:
                 folder.rmdir()
 
     def _wait_for_others(self) -> None:
-        """Has the run's other processes, which rely on a look for a while, find that it is over."""
+        """Waits until the run's other processes have found, or must find, that the run is over."""
         owner = self._folder.look().owner
         if owner is not None and owner.token == self._hold.token:
             self._folder.mark_released(owner)
@@ -699,7 +705,7 @@ class _State:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """On a local disk, keeps others from looking at the output within this context."""
+        """Keeps other processes from looking at an output on a local disk within this context."""
         path = self._folder.lock_path
         if self.lock is not None or path is None:
             yield
@@ -721,7 +727,7 @@ _begins = threading.Lock()
 
 
 def _forget_in_child() -> None:
-    # A hold is each process's own. Where a child outlives a run, it must not keep its lock either.
+    # A child has no part in a hold. If it outlives the run, it must not keep the lock either.
     global _begins
     _begins = threading.Lock()
     for state in _states.values():
@@ -734,15 +740,15 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def _clock() -> float:
-    """Seconds that go on while the machine sleeps, where there is such a clock."""
+    """Returns the seconds of a clock that goes on while the machine sleeps, if there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def refuse_impossible(root: str) -> None:
-    """Raises where a folder cannot be, whatever rights this user has.
+    """Raises if a folder cannot exist at this place, whatever rights this user has.
 
     Args:
-        root: URI or absolute path of what is to be the folder.
+        root: the URI or absolute path of the folder.
 
     Raises:
         SettingsError: OUTPUT_UNAVAILABLE; MISSING_PACKAGE, its store's client is not installed.
@@ -760,7 +766,7 @@ def refuse_impossible(root: str) -> None:
         return
     try:
         for each in (Path(root), *Path(root).parents):
-            # Asked once: between two looks another run may make the folder.
+            # Read once, as another run may create the folder between two reads.
             mode = _mode(each)
             if mode is not None and stat.S_ISDIR(mode):
                 return
@@ -774,7 +780,7 @@ def refuse_impossible(root: str) -> None:
 
 
 def _mode(path: Path) -> int | None:
-    """The type and rights of what a path leads to; None where there is nothing."""
+    """Returns the mode (type and rights) of the file at a path; None if there is none."""
     try:
         return path.stat().st_mode
     except OSError as error:
@@ -784,7 +790,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _refuse_unready(root: str) -> None:
-    """Raises where this process lacks what a store's client needs."""
+    """Raises if this process lacks a requirement of a store's client."""
     try:
         stores.check(root)
     except ImageError as error:
@@ -804,8 +810,8 @@ def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _Sta
     try:
         for _ in range(_MOST_TRIES):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
-                # A run that ends removes its empty folders, maybe between two steps of this one:
-                # also between those of `Path.mkdir`, to which a folder is there and then none.
+                # A run that ends removes its empty folders, perhaps between two steps of this one,
+                # even inside `Path.mkdir`: the folder exists, and then it does not.
                 return _Taking(hold, on_wait).state()
         return _Taking(hold, on_wait).state()
     except SettingsError:
@@ -815,7 +821,7 @@ def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> _Sta
 
 
 def _join(hold: Hold) -> _State:
-    """The state of a process that has none yet: of a worker."""
+    """Returns the state of a process that has none yet, i.e. of a worker."""
     with _begins:
         found = _states.get((hold.root, hold.token))
         if found is not None:
@@ -829,7 +835,7 @@ def _join(hold: Hold) -> _State:
 
 
 def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
-    """Whether a process has shown a sign of life since; one that has removed its own shows none."""
+    """Checks whether a sign of life is new or changed; a removed sign does not count."""
     return any(before.get(name) != sign for name, sign in now.items())
 
 
@@ -842,18 +848,18 @@ class _Taking:
         self._folder = _Folder(hold.root)
         path = self._folder.lock_path
         self._lock = None if path is None else _FileLock(path)
-        # Folders that were not there, the inner ones first.
+        # The folders that this attempt created, the inner ones first.
         self._made: list[Path] = []
         self._begun = _clock()
-        # A run that was watched without a sign of life: its number, and its last ones.
+        # A run that was watched and showed no sign of life: its number, and its last signs.
         self._silent: tuple[int, Mapping[str, bytes]] | None = None
 
     def state(self) -> _State:
-        """The state of the run that now has the output.
+        """Takes the output, and returns the state of the run, which now has it.
 
         Raises:
             SettingsError: OUTPUT_HELD.
-            HoldLostError: the pipeline was put together before another run.
+            HoldLostError: the pipeline was constructed before another run began or ended.
         """
         is_kept = False
         try:
@@ -917,7 +923,7 @@ class _Taking:
                 self._lock.release()
 
     def _forget_stop(self) -> None:
-        """Withdraws a request to stop that was meant for the run before; `run` does so itself."""
+        """Withdraws a stop request for the run before, in a user's pipeline; `run` does it too."""
         if self._hold.is_taken_by_workers:
             storage.delete(storage.join(self._folder.root, STAGING, "stop"), _allowed)
 
@@ -926,14 +932,14 @@ class _Taking:
         owner = self._folder.look().owner
         patience = _SECONDS_TO_SAY_WHO
         if owner is not None and owner.kind is Kind.LEASE:
-            # A worker has it for the moment of a commit, unless it was stopped in it.
+            # A worker holds the lock only during a commit, unless it was suspended in it.
             patience = _WATCHED * owner.lease_seconds
         if _clock() - self._begun >= patience:
             raise self._refusal(owner)
 
     def _is_gone(self, owner: _Owner | None) -> bool:
         if owner is None or owner.kind is Kind.LOCK:
-            # Its lock is ours now.
+            # The lock of such a run is now ours, so it has ended.
             return True
         if owner.released:
             if self._lock is None:
@@ -945,7 +951,7 @@ class _Taking:
         """Waits for a sign of life of another run.
 
         Raises:
-            SettingsError: OUTPUT_HELD, there was one.
+            SettingsError: OUTPUT_HELD, there was a sign of life.
         """
         self._on_wait(
             f"{self._hold.root} was taken by {owner.who} since {owner.since}; waiting up to "
@@ -1010,12 +1016,12 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError, ImportError):
-        # A container's user may have no name.
+        # The user of a container may have no name.
         return str(os.getuid())
 
 
 def state_of_output(root: str) -> str:
-    """The SHA-256 of an output's `run.json`; empty where there is none."""
+    """Computes the SHA-256 of an output's `run.json`; empty if there is none."""
     uri = storage.join(root, RUN_JSON)
     return hashlib.sha256(storage.read(uri)).hexdigest() if storage.exists(uri) else ""
 
@@ -1024,23 +1030,23 @@ _of_pipelines: "weakref.WeakKeyDictionary[Any, dict[str, Hold]]" = weakref.WeakK
 
 
 def bind(pipeline: Any, hold: Hold) -> None:
-    """Has the transforms of a pipeline write under a hold that was acquired for it."""
+    """Makes the transforms of a pipeline write under a hold that was acquired for it."""
     _of_pipelines.setdefault(pipeline, {})[hold.root] = hold
 
 
 def of_pipeline(pipeline: Any, root: str, lease_seconds: float | None = None) -> Hold:
-    """The one hold of a pipeline's transforms on an output.
+    """Returns the one hold of a pipeline's transforms on an output.
 
-    Where none was bound, the pipeline's workers take the output when they first write to it.
+    If none was bound, the pipeline's workers take the output when they first write to it.
 
     Args:
-        pipeline: Beam's.
-        root: of the output.
-        lease_seconds: that one of the transforms asks for; None takes what another one asked for
-            before, or the default.
+        pipeline: the Beam pipeline.
+        root: the root of the output.
+        lease_seconds: the seconds that a transform requests; None takes those of an earlier
+            transform, or the default.
 
     Raises:
-        SettingsError: INVALID_OPTION, another transform has asked for other seconds.
+        SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
     """
     holds = _of_pipelines.setdefault(pipeline, {})
     if root not in holds:

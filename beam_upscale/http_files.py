@@ -1,10 +1,10 @@
-"""Files of web servers: read only, with limits on time and size, and repeated where that may help.
+"""Files of web servers: read only, with limits on time and size, and retries where these may help.
 
-Nothing is sent but the request itself: no cookies, no credentials of `~/.netrc`, none of a URL,
-which may have none. A URL of https leads to https only, and `web_access` says to which addresses.
+Nothing is sent but the request itself: no cookies, no credentials of `~/.netrc`; a URL may hold no
+credentials. A URL of https leads to https only, and `web_access` decides to which addresses.
 
 A server may be slow, overloaded, or lie about what it sends. An answer that can change (no
-connection, 408, 425, 429, 5xx, a body that ends early) is asked for again, after a pause that
+connection, 408, 425, 429, 5xx, a body that ends early) is requested again, after a pause that
 doubles and is spread at random, or that the server names in `Retry-After`. All other answers are
 final.
 """
@@ -35,15 +35,15 @@ from beam_upscale.urls import WebUrl
 
 _CHUNK_BYTES = 1 << 16
 
-# A file that is opened waits in memory up to this size, beyond it on the local disk.
+# An opened file is kept in memory up to this size, and beyond it on the local disk.
 _BYTES_IN_MEMORY = 32 << 20
 
-# Characters in a message.
+# The most characters in a message.
 _LONGEST_URL = 400
 _LONGEST_HOST = 200
 
 _HEADERS = {
-    # The bytes are wanted as they are stored: their hash is the input's.
+    # Bytes must come as they are stored: their hash is the input's.
     "Accept-Encoding": "identity",
     # Some hosts refuse clients without a name.
     "User-Agent": "beam-upscale",
@@ -58,23 +58,23 @@ _CODES = {
 }
 _MAY_CHANGE = frozenset({408, 425, 429})
 
-# Asking again would give the same.
+# Errors that a retry would meet again.
 _FINAL_ERRORS = (
     requests.exceptions.InvalidURL,
     requests.exceptions.InvalidSchema,
     requests.exceptions.MissingSchema,
     requests.exceptions.SSLError,
     urllib3.exceptions.LocationParseError,
-    # Addresses that are none: of what passes by, nothing is one.
+    # Invalid addresses; no error that may pass is a ValueError.
     ValueError,
 )
 _PASSING_ERRORS = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
-# Of bytes in a file. Python refuses numbers of thousands of digits.
+# A number of bytes in a file. Python refuses numbers of thousands of digits.
 _DIGITS = "[0-9]{1,30}"
 _NUMBER = re.compile(_DIGITS)
 
-# Of what is asked for, as the library's own warnings have it.
+# The query of a URL, as in the library's own log messages.
 _QUERY = re.compile(r"\?\S*")
 
 T = TypeVar("T")
@@ -83,19 +83,21 @@ _Connection = TypeVar("_Connection", bound=HTTPConnection)
 
 @dataclasses.dataclass(frozen=True)
 class Patience:
-    """How long a server is waited for.
+    """The limits on time, attempts and size for one file of a server.
 
     Attributes:
-        connect_seconds: for a connection.
-        silence_seconds: without a byte of an answer.
-        answer_seconds: for one whole answer, and longer where it brings `least_rate`.
-        least_rate: bytes in a second of an answer that may take longer.
-        total_seconds: after which nothing is asked for again.
+        connect_seconds: the longest wait for a connection.
+        silence_seconds: the longest wait without a byte of an answer.
+        answer_seconds: the longest wait for a whole answer, plus the time that its bytes so far
+            take at `least_rate`.
+        least_rate: bytes per second.
+        total_seconds: time after which a file is not requested again.
         attempts: requests for one file, at least 1.
-        first_pause_seconds: before the second attempt; it doubles before each further one.
-        longest_pause_seconds: a server that wants more is not waited for.
-        redirects: that are followed in one attempt.
-        most_bytes: of a file that is opened or hashed as a whole, which takes no limit of its own.
+        first_pause_seconds: pause before the second attempt; it doubles before each further one.
+        longest_pause_seconds: the longest pause; a server that asks for more is given up.
+        redirects: the most redirects that are followed in one attempt.
+        most_bytes: the largest file that is opened or hashed as a whole, for which the caller
+            gives no limit.
     """
 
     connect_seconds: float = 10
@@ -114,7 +116,7 @@ PATIENCE = Patience()
 
 
 class _PassingError(Exception):
-    """What may be otherwise the next time; `pause` holds the seconds that the server asks for."""
+    """A failure that may pass; `pause` holds the seconds that the server asks for, or None."""
 
     def __init__(self, message: str, pause: float | None = None) -> None:
         super().__init__(message)
@@ -126,9 +128,9 @@ class _Answer:
     """The answer to a request, its body unread.
 
     Attributes:
-        url: that was asked for; redirects may have led elsewhere.
-        response: of the library.
-        started: when it was asked for, on the monotonic clock.
+        url: the requested URL; redirects may have led elsewhere.
+        response: the library's response.
+        started: time of the request, in seconds of the monotonic clock.
     """
 
     url: str
@@ -137,16 +139,16 @@ class _Answer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it holds the whole file and not a range of it, or word that there is none."""
+        """True if the body is the whole file (200), not a range (206) or no such range (416)."""
         return self.response.status_code == 200
 
     def length(self) -> int | None:
-        """Bytes that the body is said to have."""
+        """Returns the number of bytes that the body is said to have; None if it is not said."""
         text = self.response.headers.get("Content-Length", "")
         return int(text) if _NUMBER.fullmatch(text) else None
 
     def total(self) -> int | None:
-        """Bytes that the whole file is said to have."""
+        """Returns the number of bytes that the file is said to have; None if it is not said."""
         if self.is_whole:
             return self.length()
         match = re.fullmatch(
@@ -156,14 +158,14 @@ class _Answer:
         return int(match[1]) if match else None
 
     def start(self) -> int | None:
-        """Offset of the body's first byte in the file."""
+        """Returns the offset of the body's first byte in the file; None if it is not said."""
         if self.is_whole:
             return 0
         match = re.match(rf"bytes ({_DIGITS})-", self.response.headers.get("Content-Range", ""))
         return int(match[1]) if match else None
 
     def chunks(self) -> Iterator[bytes]:
-        """The body; a passing error where it ends before its length or takes too long."""
+        """Yields the body; raises _PassingError if it ends before its length or takes too long."""
         received = 0
         while chunk := self._next_chunk(received):
             received += len(chunk)
@@ -176,7 +178,7 @@ class _Answer:
         allowed = PATIENCE.answer_seconds + received / PATIENCE.least_rate
         if time.monotonic() - self.started > allowed:
             raise _PassingError(f"it sent {received:,} bytes in more than {allowed:g} s")
-        # One read of the connection: a server that drips would hold a larger one up for good.
+        # One read of the connection: a server that sends byte by byte would block a larger one.
         return cast(bytes, self.response.raw.read1(_CHUNK_BYTES, decode_content=False))
 
 
@@ -184,11 +186,11 @@ _local = threading.local()
 
 
 def read(url: str, max_bytes: int) -> bytes:
-    """A whole file.
+    """Reads a whole file.
 
     Args:
-        url: of the file.
-        max_bytes: of a larger one no more is read, whatever length it claims.
+        url: URL of the file.
+        max_bytes: the largest size allowed; no more is read, whatever length the server claims.
 
     Raises:
         ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
@@ -204,9 +206,9 @@ def read(url: str, max_bytes: int) -> bytes:
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
-    """A part of a file; less where the file ends before.
+    """Reads a part of a file; fewer bytes if the file ends before.
 
-    A server that knows no ranges sends the whole file, of which what comes before is passed over.
+    A server that knows no ranges sends the whole file; the bytes before `offset` are skipped.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
@@ -232,7 +234,7 @@ def read_range(url: str, offset: int, size: int) -> bytes:
 
 
 def size(url: str) -> int | None:
-    """A file's size in bytes, None where the server does not say.
+    """Returns a file's size in bytes; None if the server does not say.
 
     Raises:
         ImageError: as `read_range`.
@@ -246,9 +248,9 @@ def size(url: str) -> int | None:
 
 
 def version(url: str) -> tuple[object, ...]:
-    """What the server says that changes with a file: its size, its tag and its date.
+    """Returns a file's size, ETag and date, by which a changed file can be noticed.
 
-    Few servers say all of them; where one says none but the size, another file may have the same.
+    Few servers state all three. Where only the size is stated, another file may have the same.
 
     Raises:
         ImageError: as `read_range`.
@@ -262,7 +264,7 @@ def version(url: str) -> tuple[object, ...]:
 
 
 def exists(url: str) -> bool:
-    """Whether a file is there and may be read.
+    """Checks whether a file exists and may be read.
 
     Raises:
         ImageError: READ_ERROR, the server does not say.
@@ -277,7 +279,7 @@ def exists(url: str) -> bool:
 
 
 def sha256(url: str) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; the file is not held in memory.
+    """Returns the SHA-256 of a file's bytes in hexadecimal; the file is not held in memory.
 
     Raises:
         ImageError: as `read`.
@@ -293,14 +295,14 @@ def sha256(url: str) -> str:
 
 
 def open_read(url: str) -> BinaryIO:
-    """A whole file, brought here first, opened for reading; any part of it can be sought.
+    """Downloads a whole file and opens it for reading; the opened file is seekable.
 
     Raises:
         ImageError: as `read`.
     """
 
     def consume(answer: _Answer) -> IO[bytes]:
-        # Closed by whoever opens it.
+        # The caller closes it.
         file = tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY)  # noqa: SIM115
         try:
             for chunk in _within(answer, PATIENCE.most_bytes):
@@ -315,7 +317,7 @@ def open_read(url: str) -> BinaryIO:
 
 
 def _within(answer: _Answer, max_bytes: int) -> Iterator[bytes]:
-    """The body, as far as it has no more bytes than are allowed."""
+    """Yields the body; raises FILE_TOO_LARGE if it has more than `max_bytes`."""
     received = answer.length() or 0
     if received > max_bytes:
         raise _too_large(f"{received:,}", max_bytes)
@@ -344,7 +346,7 @@ def _shown(url: str) -> str:
 
 
 def _ask(url: str, headers: dict[str, str], consume: Callable[[_Answer], T]) -> T:
-    """What `consume` makes of the answer; it is called anew where its answer breaks off."""
+    """Requests a file; returns the result of `consume`, called again if its answer breaks off."""
     give_up_at = time.monotonic() + PATIENCE.total_seconds
     for attempt in range(1, PATIENCE.attempts + 1):
         try:
@@ -374,7 +376,7 @@ def _given_up(url: str, found: str, attempts: int) -> ImageError:
 
 
 def _pause(attempt: int, asked: float | None) -> float | None:
-    """Seconds before the next attempt; None where the server asks for too many."""
+    """Returns the seconds before the next attempt; None if the server asks for too many."""
     if asked is not None and asked > PATIENCE.longest_pause_seconds:
         return None
     grown = PATIENCE.first_pause_seconds * 2.0 ** (attempt - 1)
@@ -408,36 +410,36 @@ def _parsed(url: str) -> WebUrl:
 
 
 def _no_url(error: ValueError) -> str:
-    # Those of the library that reads names of hosts quote them.
+    # A UnicodeError of the library that reads host names quotes them.
     return "its host is no name" if isinstance(error, UnicodeError) else str(error)
 
 
 def _asked(at: WebUrl, headers: dict[str, str]) -> requests.Response:
-    """The answer to one request; a redirect is not followed."""
+    """Sends one request and returns its response; a redirect is not followed."""
     refusal = web_access.access().refusal_of_host(at.host)
     if refusal is not None:
         raise ImageError(ErrorCode.PERMISSION_DENIED, f"{_host(at)} is not read: {refusal}")
     session = _session()
     request = requests.Request("GET", str(at), headers={**_HEADERS, **headers}, auth=_no_auth)
     prepared = session.prepare_request(request)
-    # As it was parsed: the library would decode what stands percent-encoded.
+    # The URL as it was parsed: the library would decode percent-encoded characters.
     prepared.url = str(at)
     options = session.merge_environment_settings(prepared.url, {}, True, None, None)
-    # Not by the session, which keeps cookies, and reads the body and the place of a redirect.
+    # Not sent by the session, which keeps cookies, and reads the body and target of a redirect.
     return session.get_adapter(prepared.url).send(
         prepared, timeout=(PATIENCE.connect_seconds, PATIENCE.silence_seconds), **options
     )
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """No credentials; without it the library looks for some in `~/.netrc`."""
+    """Adds no credentials; without this function the library looks for some in `~/.netrc`."""
     return request
 
 
 def _target(response: requests.Response) -> str | None:
-    """Where an answer leads; None where it does not.
+    """Returns the target of a redirect; None for any other response.
 
-    A server that names several places may mean any, as may one that names none.
+    None also if the redirect names several targets or none: the intended one is unknown.
     """
     if response.status_code not in _REDIRECTS:
         return None
@@ -449,10 +451,10 @@ def _target(response: requests.Response) -> str | None:
 
 
 def _next(url: str, at: WebUrl, target: str) -> WebUrl:
-    """Where a redirect leads.
+    """Returns the URL that a redirect leads to.
 
     Raises:
-        ImageError: READ_ERROR, a URL may not lead there.
+        ImageError: READ_ERROR, a redirect may not lead there.
     """
     try:
         found = urls.parse(target, at)
@@ -471,12 +473,12 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
 
 
 def _host(url: WebUrl) -> str:
-    """Names where a redirect leads, without the path, which an answer may fill with anything."""
+    """Returns a URL's scheme and host, without the path, which an answer may fill with anything."""
     return shortened(f"{url.scheme}://{url.host}", _LONGEST_HOST)
 
 
 def _guarded(kind: type[_Connection]) -> type[_Connection]:
-    """A connection's class that looks at each address before it connects."""
+    """Returns a subclass of a connection's class that checks each address before it connects."""
 
     class Guarded(kind):  # type: ignore[misc,valid-type]
         def _new_conn(self) -> socket.socket:
@@ -496,11 +498,11 @@ def _guarded(kind: type[_Connection]) -> type[_Connection]:
 
 
 def _allowed_addresses(connection: HTTPConnection, name: str, port: int | None) -> list[str]:
-    """The addresses of a host that may be connected to.
+    """Returns the addresses of a host that may be connected to.
 
     Raises:
-        ImageError: PERMISSION_DENIED, none may be.
-        urllib3.exceptions.NameResolutionError: it has none.
+        ImageError: PERMISSION_DENIED, no address may be connected to.
+        urllib3.exceptions.NameResolutionError: the host has no address.
     """
     try:
         name.encode("idna")
@@ -539,7 +541,7 @@ class _GuardedAdapter(requests.adapters.HTTPAdapter):
 
 
 def _without_query(record: logging.LogRecord) -> bool:
-    """A filter of logs: tokens and signatures are in queries."""
+    """Removes the queries of URLs from a log record: they may hold tokens and signatures."""
     if isinstance(record.args, tuple):
         texts = (_QUERY.sub("?…", a) if isinstance(a, str) else a for a in record.args)
         record.args = tuple(texts)
@@ -551,9 +553,9 @@ for _name in ("urllib3.connection", "urllib3.connectionpool"):
 
 
 def _session() -> requests.Session:
-    """Connections are kept, by thread: a session is not made for several.
+    """Returns this thread's session, which keeps its connections: sessions are not thread-safe.
 
-    They end when what may be connected to changes.
+    A new session begins when the allowed addresses change.
     """
     access = web_access.access()
     if getattr(_local, "access", None) != access:
@@ -589,12 +591,12 @@ def _refuse(answer: _Answer, status: int) -> NoReturn:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds that `Retry-After` names, as a number or a date (RFC 9110, 10.2.3)."""
+    """Returns the seconds of `Retry-After`, a number or a date (RFC 9110, 10.2.3); else None."""
     if value is None:
         return None
     text = value.strip()
     if text.isdecimal() and text.isascii():
-        # Whatever its length, it is too long.
+        # A number of 10 digits or more is too long a pause.
         return float(text) if len(text) < 10 else float("inf")
     try:
         date = email.utils.parsedate_to_datetime(text)

@@ -1,4 +1,4 @@
-"""Values as JSON and back, exactly: what JSON has no type for is marked with its own."""
+"""Converts values to JSON and back, exactly: types that JSON lacks are marked by name."""
 
 import base64
 import datetime as dt
@@ -18,9 +18,9 @@ _LONGEST_SHOWN = 40
 _DECIMAL_INT_BITS = 2048
 
 DEEPEST = 100
-"""How deeply a value of a dataset may be nested; what reads and writes JSON goes by recursion."""
+"""The deepest nesting of a value of a dataset; readers and writers of JSON are recursive."""
 
-# Types that JSON lacks and datasets' own columns have; prices are decimals too.
+# Types that JSON lacks and that occur in datasets' own columns; prices are decimals too.
 _MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = MappingProxyType(
     {
         "$int": (int, hex, lambda digits: int(digits, 16)),
@@ -43,10 +43,10 @@ _MARKS = frozenset({*_MARKED, _ESCAPE})
 
 
 def to_json(value: Any) -> Any:
-    """A value in JSON's types; NumPy's scalars and arrays become Python's, tuples lists.
+    """Converts a value to JSON's types; NumPy's scalars and arrays become Python's, tuples lists.
 
-    A value of a type that is not known here becomes its text, and so does what is nested far more
-    deeply than `DEEPEST`.
+    A value of an unknown type becomes its text, and so does a value that is nested far more deeply
+    than `DEEPEST`.
     """
     return _to_json(value, 4 * DEEPEST)
 
@@ -56,7 +56,7 @@ def _to_json(value: Any, deepest: int) -> Any:
         if not deepest:
             return _deep_text(value)
         values: dict[Any, Any] = {}
-        # A comprehension would be one more call in each of many that are nested.
+        # A comprehension would add one more call at each level of nesting.
         for name, each in value.items():
             values[_key(name)] = _to_json(each, deepest - 1)
         return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
@@ -89,7 +89,7 @@ def _deep_text(value: Any) -> str:
 
 
 def from_json(value: Any) -> Any:
-    """The inverse of `to_json`."""
+    """Converts a result of `to_json` back to the value."""
     if isinstance(value, list):
         return [from_json(each) for each in value]
     if not isinstance(value, Mapping):
@@ -103,7 +103,7 @@ def from_json(value: Any) -> Any:
 
 
 def parsed(text: str | bytes) -> Any:
-    """What a JSON text says; a whole number with more digits than Python reads is their text.
+    """Parses a JSON text; a whole number with more digits than Python reads stays a text.
 
     Raises:
         ValueError: it is no JSON.
@@ -118,7 +118,7 @@ def parsed(text: str | bytes) -> Any:
 
 
 def json_problem(error: ValueError | RecursionError) -> str:
-    """What is wrong with a text that `parsed` refused, in plain words."""
+    """Describes, in plain words, why `parsed` rejected a text."""
     if isinstance(error, json.JSONDecodeError):
         return f"it is no JSON from column {error.colno:,} on"
     if isinstance(error, RecursionError):
@@ -127,7 +127,7 @@ def json_problem(error: ValueError | RecursionError) -> str:
 
 
 def shown_json(value: object) -> str:
-    """A value that JSON gave, as JSON has it, for a message; cut where it is long."""
+    """Returns a value from JSON as a JSON text for a message, cut if it is long."""
     return shortened(json.dumps(value, ensure_ascii=False), _LONGEST_SHOWN)
 
 
@@ -139,7 +139,7 @@ def _whole_number(digits: str) -> int | str:
 
 
 def is_unicode(value: object) -> bool:
-    """Whether all texts in what JSON gave are ones that every store takes."""
+    """Checks whether all texts of a value from JSON are valid Unicode, which every store takes."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except (UnicodeEncodeError, RecursionError):
@@ -148,7 +148,7 @@ def is_unicode(value: object) -> bool:
 
 
 def without_deep(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Columns that JSON gave; those that are nested more deeply than `DEEPEST` are JSON texts."""
+    """Turns columns from JSON into JSON texts where they are nested more deeply than `DEEPEST`."""
     if not any(isinstance(value, dict | list) for value in columns.values()):
         return columns
     return {

@@ -1,7 +1,7 @@
-"""An output's own listing: inputs written down shard by shard, in `.staging/listing`.
+"""The listing of an output: its inputs, written shard by shard to `.staging/listing`.
 
-What crosses a shuffle is where some inputs stand in it. Workers read them there, and so does the
-commit of a shard, which has to know all of its inputs.
+Only positions in the listing cross a shuffle. Workers read the inputs there, and so does the commit
+of a shard, which has to know all inputs of the shard.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from beam_upscale.formats import shard_name
 from beam_upscale.listing import SourceImage, source_from_json
 from beam_upscale.locations import Cell
 
-# Inputs that a worker is given at once: few while there are few, so that every worker has some.
+# The most inputs in a batch; fewer in a small dataset, so that every worker gets some.
 _MOST_TOGETHER = 64
 _BATCHES = 1024
 
-# A worker that reads one row of a Parquet file has read its whole row group: neighbors stay
-# together sooner.
+# To read one row of a Parquet file, a worker reads its whole row group. So neighbors stay together
+# in smaller datasets, too.
 _BATCHES_OF_CELLS = 256
 _FEWEST_CELLS_TOGETHER = 8
 
@@ -31,13 +31,13 @@ _INDEX = "index.jsonl.gz"
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Inputs that a worker is given at once.
+    """A range of inputs that a worker gets together.
 
     Attributes:
-        shard: that they belong to.
-        part: of the listing: the shard's inputs.
-        first: of these inputs in the part, from 0.
-        count: how many.
+        shard: the shard that the inputs belong to.
+        part: the part of the listing that holds the shard's inputs.
+        first: index of the first of these inputs in the part, from 0.
+        count: the number of inputs.
     """
 
     shard: int
@@ -47,11 +47,11 @@ class Batch:
 
 
 def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceImage]]:
-    """Inputs in the lists that are spread over the workers.
+    """Groups inputs into the lists that are spread over the workers.
 
     Args:
-        images: in order; neighbors in one row group of a Parquet file are so here.
-        total: how many there are in all of the dataset.
+        images: in order; inputs of one row group of a Parquet file follow each other.
+        total: the number of inputs in the whole dataset.
     """
     alone = min(_MOST_TOGETHER, max(1, total // _BATCHES))
     cells = min(_MOST_TOGETHER, max(_FEWEST_CELLS_TOGETHER, total // _BATCHES_OF_CELLS))
@@ -61,20 +61,20 @@ def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceI
 
 
 def _read_with(image: SourceImage) -> Hashable:
-    """What is read with an input's bytes; None for what is read by itself."""
+    """Returns a key of the row group that is read with an input; None if it is read by itself."""
     return (image.uri, image.part.row_group) if isinstance(image.part, Cell) else None
 
 
 def write_listing(
     images: Iterable[SourceImage], total: int, dataset: DatasetFolder
 ) -> Iterator[Batch]:
-    """Writes a listing down, and gives the batches of it.
+    """Writes a listing and returns its batches.
 
-    Parts are named by their content: a second run over other inputs leaves those of the first.
+    Parts are named by their content, so a second run over other inputs keeps those of the first.
 
     Args:
-        images: with their shards, those of one after those of another.
-        total: how many there are.
+        images: with their shards; images of one shard follow each other.
+        total: the number of images.
         dataset: the output.
     """
     index: list[bytes] = []
@@ -91,7 +91,7 @@ def write_listing(
 
 
 def read_index(dataset: DatasetFolder) -> Iterator[Batch]:
-    """The batches of the listing that was written last; none where there is no listing."""
+    """Yields the batches of the listing that was written last; none if there is no listing."""
     for shard, part, sizes in _index(dataset):
         first = 0
         for size in sizes:
@@ -100,13 +100,13 @@ def read_index(dataset: DatasetFolder) -> Iterator[Batch]:
 
 
 def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
-    """The shards of the listing that was written last, each with its part."""
+    """Yields the shards of the listing that was written last, each with its part."""
     for shard, part, _ in _index(dataset):
         yield shard, part
 
 
 def read_part(dataset: DatasetFolder, part: str) -> list[SourceImage]:
-    """The inputs of a part, in order."""
+    """Reads the inputs of a part, in order."""
     lines = gzip.decompress(storage.read(_part_uri(dataset, part))).decode().splitlines()
     listed = map(source_from_json, lines)
     return [dataclasses.replace(image, listed_in=part, listed_as=image) for image in listed]
@@ -120,7 +120,7 @@ def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:
 
 
 def _compressed(data: bytes) -> bytes:
-    # Quickly: it is read a few times and goes with the run. Equal inputs give equal bytes.
+    # Fast: it is read a few times and deleted after the run. Equal inputs give equal bytes.
     return gzip.compress(data, 1, mtime=0)
 
 

@@ -1,4 +1,4 @@
-"""Which files are inputs, who they are, and what their results are called."""
+"""Lists the inputs of a run: their ids, their columns, and the names of their results."""
 
 import contextlib
 import dataclasses
@@ -32,57 +32,59 @@ from beam_upscale.tables import TableRow, read_table
 from beam_upscale.tars import TarInput, read_tar
 from beam_upscale.web_access import WebAccess, within
 
-# The standard library's own table, without what this machine's administrator added to it, and what
-# stands beside images in datasets.
+# The standard library's own table, without entries of this machine's administrator, and extensions
+# of files that stand beside images in datasets.
 _MIME_TYPES = mimetypes.MimeTypes()
 _SIDE_FILES = frozenset(
     {".db", ".ini", ".jsonl", ".log", ".md", ".parquet", ".toml", ".yaml", ".yml"}
 )
 
-# A text that says what an image shows has the image's name and this ending.
+# A caption, a text that describes an image, has the image's name with this ending.
 _CAPTION = ".txt"
 _MAX_CAPTION_BYTES = 1 << 20
 
-# Digits of a row's number in an id: more than any table needs, so that a table that grows keeps the
-# ids it has, and ids sort as rows do. Numbers of as many digits as one run needs would do neither.
+# Digits of a row's number in an id: more than any table needs. So ids sort as rows do, and do not
+# change when a table grows.
 _ROW_DIGITS = 12
 
 HEADER_BYTES = 256 * 1024
-"""Most headers lie within this much of a file."""
+"""Bytes at the beginning of a file that hold most headers."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
-    """An input: what `Upscale` takes.
+    """An input of `Upscale`: one image of the dataset.
 
     Attributes:
         input_id: stable identity: order, shards and request ids derive from it. Plain text.
         uri: the file with the bytes, on any of Beam's file systems or a web server; None when
             `data` holds them.
         part: of that file; None is the whole.
-        data: the encoded image, when it does not stand in a file of its own.
+        data: the encoded image, if it is not in a file of its own.
         name: the input's path relative to the dataset it comes from.
         output_name: relative path of the result without its extension.
         columns: the dataset's own columns; they reach the manifest untouched.
-        caption_uri: a text file that says what the image shows, on any of Beam's file systems.
+        caption_uri: a text file that describes the image, on any of Beam's file systems.
         caption_part: of that file; None is the whole.
-        shard: which shard the result belongs to; None lets the sink choose.
-        listed_in: the part of the output's own listing that it stands in, which the commit of its
-            shard reads; None where it comes from elsewhere.
-        earlier: the record that an earlier run wrote for this input, when it still holds.
-        committed: whether that record stands in a committed shard already.
-        staged_otherwise: whether one of the same result, with other columns, is staged besides,
+        shard: the number of the shard that the result belongs to; None lets the sink choose.
+        listed_in: the part of the output's own listing that holds the input, which the commit of
+            its shard reads; None if the input comes from elsewhere.
+        earlier: the record that an earlier run wrote for this input, if it is still valid.
+        committed: True if that record is in a committed shard already.
+        staged_otherwise: True if a record of the same result with other columns is staged, too,
             which the next commit of that shard would take.
-        within_budget: False marks the input as one that the budget does not reach.
-        claimed: credits that the budget sets aside for it: where it turns out to cost more, it is
-            beyond the budget. None where there is no budget.
-        prepaid: what they leave out, of calls that an earlier run paid; None where that is nothing.
-        spare_calls: how many calls the whole run may make beyond what is set aside for its inputs.
-        books: which paid calls for it are put into; None where no books are kept.
-        postponed: True marks the input as one that a later run is to do.
-        data_sha256: of `data`, in hexadecimal, where the bytes themselves are no longer needed.
-        listed_as: the input as the output's own listing has it; None where it comes from elsewhere.
-        web_access: what its URL may lead to, besides what its reader's process allows or denies.
+        within_budget: False if the budget does not reach the input.
+        claimed: credits that the budget sets aside for the input. An input that turns out to cost
+            more is over the budget. None if there is no budget.
+        prepaid: the credits that `claimed` leaves out, for calls that an earlier run paid; None if
+            there are none.
+        spare_calls: the calls that the whole run may make beyond the claims of its inputs.
+        books: the books for paid calls of the input; None if no books are kept.
+        postponed: True leaves the input to a later run.
+        data_sha256: of `data`, in hexadecimal, if the bytes themselves are no longer needed.
+        listed_as: the input as it is in the output's own listing; None if it comes from elsewhere.
+        web_access: the networks that its URL may lead to, besides those that the reading process
+            allows or denies.
     """
 
     input_id: str
@@ -111,28 +113,28 @@ class SourceImage:
 
     @property
     def source_uri(self) -> str:
-        """The file where the input was read, as text that every store takes."""
+        """The file that holds the input, as text that every store takes; without one, the id."""
         return self.input_id if self.uri is None else storage.printable(self.uri)
 
     def without_earlier(self) -> "SourceImage":
-        """The input as one that is to be done, whatever earlier runs did."""
+        """Returns the input as one that is to be done, whatever earlier runs did."""
         return dataclasses.replace(self, earlier=None, committed=False, staged_otherwise=False)
 
     @property
     def is_as_listed(self) -> bool:
-        """Whether no step of a pipeline has changed what the output's own listing says of it."""
+        """True if the input is in the output's own listing, and no step has changed it since."""
         listed = self.listed_as
         has_data = self.data is not None or self.data_sha256 is not None
         if listed is None or self.listed_in is None or has_data:
             return False
-        # Of most inputs they are the same objects.
+        # For most inputs, the values are the same objects.
         return (
             all(getattr(self, name) is getattr(listed, name) for name in _IDENTITY)
             or self._identity() == listed._identity()
         )
 
     def fingerprint(self) -> str:
-        """A hash of what tells it from other inputs, the same whatever became of it."""
+        """Returns a hash of the values that identify the input, independent of its outcome."""
         return hashlib.sha256(self._identity().encode()).hexdigest()
 
     def _identity(self) -> str:
@@ -143,13 +145,13 @@ class SourceImage:
         return json.dumps(values, sort_keys=True)
 
     def read(self, max_bytes: int) -> bytes:
-        """The encoded image.
+        """Reads the encoded image.
 
         Args:
-            max_bytes: a larger file is not read.
+            max_bytes: the limit for an image in a file.
 
         Raises:
-            ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR; of a part of a
+            ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR; for a part of a
                 file also TRUNCATED, INVALID_ROW or INVALID_ARCHIVE.
         """
         if self.data is not None:
@@ -158,7 +160,7 @@ class SourceImage:
             return locations.read(self.uri or self.input_id, self.part, max_bytes)
 
     def read_start(self, limit: int = HEADER_BYTES) -> bytes:
-        """The first bytes of the encoded image, at most `limit`, or all where no less can be read.
+        """Reads the first bytes of the encoded image, at most `limit`, or all of a Parquet cell.
 
         Raises:
             ImageError: as `read`, but for its limit.
@@ -169,14 +171,14 @@ class SourceImage:
             return locations.read_start(self.uri or self.input_id, self.part, limit)
 
     def check_size(self, max_bytes: int) -> None:
-        """Raises an ImageError, FILE_TOO_LARGE, where a file has more bytes."""
+        """Raises an ImageError, FILE_TOO_LARGE, if the image's file has more than `max_bytes`."""
         if self.data is None:
             with within(self.web_access):
                 size = locations.size(self.uri or self.input_id, self.part)
             storage.check_size(size, max_bytes)
 
     def sha256(self) -> str:
-        """The SHA-256 of the encoded image, in hexadecimal; a file is not held in memory.
+        """Returns the SHA-256 of the encoded image, in hexadecimal; does not hold a file in memory.
 
         Raises:
             ImageError: as `read`.
@@ -188,7 +190,7 @@ class SourceImage:
 
     @contextlib.contextmanager
     def on_disk(self, sha256: str | None = None) -> Iterator[OnDisk]:
-        """A file of this machine that holds the encoded image; see `locations.on_disk`.
+        """Provides a local file that holds the encoded image; see `locations.on_disk`.
 
         Raises:
             ImageError: as `read`, but for its limit; READ_ERROR, the bytes are not those expected.
@@ -198,7 +200,7 @@ class SourceImage:
             yield held
 
     def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
-        """What guides a diffusion engine for this image.
+        """Returns the parameters that guide a diffusion engine for this image.
 
         The prompt is that of the image's columns, else its caption, which is read now, else the
         default. The other parameters are those of the columns, else the defaults.
@@ -220,7 +222,7 @@ class SourceImage:
         return defaults.overridden(self.columns, prompt_column)
 
     def to_json(self) -> str:
-        """What a listing says of the input, as JSON on one line; not what is known besides."""
+        """Returns the attributes that a listing holds, as one line of JSON, without the others."""
         values = self._json_values(_LISTED)
         if self.web_access != web_access.DEFAULT:
             values["web_access"] = dataclasses.astuple(self.web_access)
@@ -244,7 +246,7 @@ _PARTS: Mapping[str, type[Part]] = MappingProxyType(
 
 
 def source_from_json(text: str) -> SourceImage:
-    """The inverse of `SourceImage.to_json`."""
+    """Returns the input that `SourceImage.to_json` wrote."""
     values = json.loads(text)
     values["columns"] = from_json(values["columns"])
     for name in ("part", "caption_part"):
@@ -289,7 +291,7 @@ def _caption(uri: str, part: Extent | None) -> str:
 
 
 def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImage:
-    """The `SourceImage` of a file.
+    """Makes the `SourceImage` of a file.
 
     Args:
         uri: the file, on any of Beam's file systems.
@@ -303,15 +305,15 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
     fields["columns"] = urls.values_without_secrets(columns)
     fields.setdefault("input_id", _input_id(uri))
     if urls.is_web(uri):
-        # A worker may not know what holds where the image is listed.
+        # A worker may not know the rules of the machine that lists the image.
         fields.setdefault("web_access", web_access.access())
-    # Without its extension first: a name that is too long loses its end.
+    # Remove the extension first: `safe_name` cuts off the end of a name that is too long.
     output_name = safe_name(stem(found))
     return SourceImage(uri=uri, name=relative, output_name=output_name, **fields)
 
 
 def _input_id(uri: str, inside: str = "") -> str:
-    """The id of a file, or of what is inside one."""
+    """Returns the id of a file, or of a row or member inside one."""
     shown = urls.without_secrets(uri) + (inside and f"#{inside}")
     printable = storage.encoded(shown)
     # Two names must not become one: a UTF-8 path never begins like this.
@@ -319,9 +321,9 @@ def _input_id(uri: str, inside: str = "") -> str:
 
 
 def is_image_name(name: str) -> bool:
-    """False for names that say they are something else: `notes.txt`, `metadata.jsonl`, `a.mp4`.
+    """Returns False for names of other files: `notes.txt`, `metadata.jsonl`, `a.mp4`.
 
-    What a file holds is told from its bytes; its name only keeps side files out of a listing.
+    A file's format is read from its bytes; its name only keeps side files out of a listing.
     """
     if PurePosixPath(name).suffix.lower() in _SIDE_FILES:
         return False
@@ -330,10 +332,10 @@ def is_image_name(name: str) -> bool:
 
 
 class Inputs(Collection[SourceImage]):
-    """Inputs in the order of their ids, on the local disk: there may be millions.
+    """The inputs in the order of their ids, on the local disk, since there may be millions.
 
     Args:
-        images: in any order; of two with one id the first is kept.
+        images: in any order; of two with the same id, the first is kept.
     """
 
     def __init__(self, images: Iterable[SourceImage] = ()) -> None:
@@ -344,7 +346,7 @@ class Inputs(Collection[SourceImage]):
         return zip((key for key, _ in self._images.items()), unique_names(self.wishes), strict=True)
 
     def wishes(self) -> Iterator[Wish]:
-        """What each input's result would be called."""
+        """Yields the requested name of each input's result."""
         return map(wish_of, self._listed())
 
     def _listed(self) -> Iterator[SourceImage]:
@@ -362,28 +364,28 @@ class Inputs(Collection[SourceImage]):
 
     @property
     def ids(self) -> Container[str]:
-        """The ids of all."""
+        """The ids of all inputs."""
         return self._images
 
 
 def wish_of(image: SourceImage) -> Wish:
-    """What an input's result would be called."""
+    """Returns the requested name of an input's result."""
     return Wish(image.input_id, image.output_name, image.name)
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """What a pattern names.
+    """The inputs that a pattern names, and counts of other files.
 
     Attributes:
         images: the inputs, ordered by `input_id`, with the names of their results.
-        ignored: how many files, or members of tars, were left out: their names say that they are no
-            images, and they are neither metadata nor a caption of one.
-        unmatched: how many rows of listed metadata files name no listed image. Those of a file
-            that the pattern does not name do not count: it may well be about more images.
-        datasets: the roots of datasets whose results were passed over.
-        link_into_output: the first link that was passed over because it leads to something in the
-            output; None where there is none.
+        ignored: the number of files, or members of tars, that were left out: by their names they
+            are no images, and they are neither metadata nor a caption of one.
+        unmatched: the number of rows of listed metadata files that name no listed image. Rows of a
+            file that the pattern does not name do not count: it may describe more images.
+        datasets: the roots of datasets whose results were left out.
+        link_into_output: the first link that was left out because it leads into the output; None if
+            there is none.
     """
 
     images: Inputs
@@ -399,26 +401,27 @@ def list_images(
     input_format: InputFormat | str | None = None,
     image_column: str | None = None,
 ) -> Listing:
-    """Lists inputs, gives each its output name, and its columns and caption where it has them.
+    """Lists inputs, each with its output name, and with its columns and caption if it has them.
 
     Of a folder, columns come from the metadata files of `beam_upscale.metadata` in an image's own
     and in those above, up to the folder that is listed or that a glob begins in; for a single file,
     only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
 
-    Of tables and tars see `beam_upscale.tables` and `beam_upscale.tars`. An input there is known by
-    its file's URI, `#`, and the number of its row or the name of its member.
+    For tables and tars see `beam_upscale.tables` and `beam_upscale.tars`. The id of an input there
+    is its file's URI, `#`, and the number of its row or the name of its member.
 
-    Results are no inputs: below a folder, or where a glob begins, what a run left in any dataset is
-    passed over, through links too. They are inputs of a pattern that begins among them, and of a
-    table that names them.
+    Results are no inputs: below a folder, or where a glob begins, files that a run left in any
+    dataset are left out, through links too. They are inputs of a pattern that begins among them,
+    and of a table that names them.
 
     Args:
         pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
             URL of a file of a web server.
-        exclude: the output that the inputs are for: what lies in it is passed over likewise, and is
-            refused where the pattern, or a table, names it.
-        input_format: how it is read. None infers it: a single file, or a glob, of tables or tars of
-            one format by their names is that; all else, and every folder, is a folder of images.
+        exclude: the output that the inputs are for. Files in it are left out, too; a pattern or
+            a table that names one is rejected.
+        input_format: the format of the input. None infers it: a single file, or a glob, whose names
+            are those of tables or tars of one format has that format; all else, and every folder,
+            is a folder of images.
         image_column: the column of tables with images; None takes one with a usual name.
 
     Returns:
@@ -443,7 +446,7 @@ def list_images(
 
 
 def _refuse_unread(pattern: str) -> None:
-    """Raises where nothing here reads what a pattern names."""
+    """Raises an error if no reader takes the address of a pattern."""
     scheme, refusal = storage.unread_scheme(pattern), ""
     if scheme is not None:
         refusal = storage.scheme_refusal(scheme)
@@ -475,7 +478,7 @@ def _list_within(
         )
     if form is InputFormat.FOLDER:
         return _list_folder(pattern, entries, scope)
-    # What a folder holds besides, such as a README; whoever names a file or a glob means it.
+    # A folder also holds other files, such as a README; a file or a glob is read as it is named.
     files = [each for each in entries if not is_folder or format_of(each.uri) is form]
     ignored = len(entries) - len(files)
     if form is InputFormat.WEBDATASET:
@@ -491,7 +494,7 @@ def _list_within(
 def _rows(
     table: str, form: InputFormat, image_column: str | None, scope: InputScope
 ) -> Iterator[TableRow]:
-    """The rows of a table, none of which names a file in the output."""
+    """Yields the rows of a table; rejects one that names a file in the output."""
     for row in read_table(table, form, image_column):
         if row.uri != table:
             row_of = f"{storage.named(table)}, row {row.number}"
@@ -500,7 +503,7 @@ def _rows(
 
 
 def _entries(pattern: str, scope: InputScope) -> "_Entries":
-    """The files that a pattern names, but for results."""
+    """Returns the files that a pattern names, without results."""
     entries = _Entries(storage.list_files(pattern, scope))
     scope.finish()
     if not scope.has_results_elsewhere:
@@ -509,7 +512,7 @@ def _entries(pattern: str, scope: InputScope) -> "_Entries":
 
 
 class _Entries:
-    """Files in the order of their URIs, on the local disk.
+    """The files in the order of their URIs, on the local disk.
 
     Args:
         entries: in any order.
@@ -528,13 +531,13 @@ class _Entries:
             yield FileEntry(uri, *json.loads(text))
 
     def get(self, uri: str) -> FileEntry | None:
-        """The file of a URI; None where it is not among them."""
+        """Returns the file with a URI; None if it is not among them."""
         text = self._entries.get(uri)
         return None if text is None else FileEntry(uri, *json.loads(text))
 
 
 def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
-    """Whether a pattern names a folder, and all these files are below it."""
+    """Checks whether a pattern names a folder, and all these files are below it."""
     target = storage.absolute(pattern)
     return not urls.is_web(pattern) and all(
         entry.uri.startswith(storage.join(target, "")) or (entry.is_folder and entry.uri == target)
@@ -543,11 +546,11 @@ def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
 
 
 def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
-    """The input that a table's row is."""
+    """Makes the input of a table's row."""
     number = f"{row.number:0{_ROW_DIGITS}}"
     named = row.name or f"row-{number}"
     if row.uri == table.uri:
-        # Rows of several tables may call their images alike.
+        # Rows of several tables may use the same names.
         named = storage.join(stem(table.name), named)
     elif urls.is_web(named):
         named = urls.path_of(named)
@@ -581,18 +584,18 @@ def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
 
 
 def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
-    """The input that members of a tar are; `taken` holds the ids of those before it."""
+    """Makes the input of members of a tar; `taken` holds the ids of earlier inputs."""
     unmarked = input_id = _input_id(tar.uri, member.name)
     times = 1
     while input_id in taken:
-        # A tar may have several members of one name; one that grows has them at its end.
+        # A tar may have several members of one name. A tar that grows has new members at its end.
         times += 1
         input_id = f"{unmarked}#{times}"
     taken[input_id] = ""
     name = safe_name(member.name)
     return source_image(
         tar.uri,
-        # Shards mostly number their members alike.
+        # Shards mostly use the same numbers for their members.
         storage.join(stem(tar.name), member.name or "rest"),
         input_id=input_id,
         part=member.part,
@@ -663,7 +666,7 @@ def _side_files(
     images: Callable[[], Iterable[FileEntry]],
     scope: InputScope,
 ) -> SortedMap:
-    """URIs of the files that may be metadata or captions of what a pattern names."""
+    """Returns the URIs of files that may be metadata or captions of the pattern's files."""
     if urls.is_web(pattern):
         return SortedMap()
     target = storage.absolute(pattern)
@@ -671,7 +674,7 @@ def _side_files(
         return _set_of(entry.uri for entry in entries if _is_side_file(entry))
     if entries.get(target) is not None:
         candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
-        # A single file is an image whatever its name, be it that of its own caption.
+        # A single file is an image whatever its name, even if it has the name of its own caption.
         return _set_of(uri for uri in candidates if uri != target and _is_there(uri))
     return _beside_glob(target, images, scope)
 
@@ -679,7 +682,7 @@ def _side_files(
 def _beside_glob(
     pattern: str, images: Callable[[], Iterable[FileEntry]], scope: InputScope
 ) -> SortedMap:
-    """Side files of what a glob names, from one more listing that is as long as the glob's own."""
+    """Finds side files of a glob's files, by one more listing that is as long as the glob's own."""
     base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
     # All names begin as the glob does; a caption's has another ending.
     begin = begin.rpartition(".")[0] or begin
@@ -697,7 +700,7 @@ def _set_of(uris: Iterable[str]) -> SortedMap:
 
 
 def _folders_between(base: str, uri: str) -> Iterator[str]:
-    """The folders from a file's own up to `base`."""
+    """Yields the folders from a file's own up to `base`."""
     folder = _folder(uri)
     while len(folder) > len(base):
         yield folder
@@ -721,12 +724,12 @@ def _is_there(uri: str) -> bool:
     try:
         return storage.exists(uri)
     except (ImageError, OSError):
-        # In a folder that may not be entered: the image's own error says so.
+        # The folder may not be entered; the error of the image itself says so.
         return False
 
 
 def no_input(pattern: str, listing: Listing) -> SettingsError:
-    """The error of a pattern that names no image."""
+    """Makes the error for a pattern that names no image."""
     if listing.datasets:
         root = listing.datasets[0]
         others = len(listing.datasets) - 1
@@ -748,7 +751,7 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
 
 
 def require_prompt_column(listing: Listing, rules: Rules) -> None:
-    """Raises where a column for prompts was named that no input has: every prompt would be missed.
+    """Raises an error if no input has the named column for prompts: every prompt would be missed.
 
     Raises:
         SettingsError: INVALID_OPTION, with the columns that there are.

@@ -1,4 +1,4 @@
-"""What upscales locally, as pinned at submission: nothing is left for a worker to choose."""
+"""The local models of a run, pinned at submission: nothing is left for a worker to choose."""
 
 import abc
 import dataclasses
@@ -23,10 +23,10 @@ ONE_AT_A_TIME = 0
 
 @dataclasses.dataclass(frozen=True)
 class LocalModel(abc.ABC):
-    """What upscales on a worker.
+    """A network, or a resampling filter in its place, that upscales on a worker.
 
     Attributes:
-        name: what the manifest calls it; a network has the name of its weights.
+        name: as in the manifest; a network has the name of its weights.
         device: cpu, cuda or mps.
         max_batch_pixels: input pixels in one batch on the device; 0 runs one image at a time.
     """
@@ -38,34 +38,34 @@ class LocalModel(abc.ABC):
     @property
     @abc.abstractmethod
     def place(self) -> str:
-        """What upscales and where, for people."""
+        """The model and its device, in words for people."""
 
     @abc.abstractmethod
     def description(self) -> dict[str, Any]:
-        """The columns of a manifest that say what upscales."""
+        """Returns the columns of a manifest that describe the model."""
 
     @abc.abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on, as plain values."""
+        """Returns the properties that results depend on, as plain values."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LocalBaseline(LocalModel):
-    """A resampling filter in a network's place: no weights, no arithmetic to choose, one thread.
+    """A resampling filter in a network's place: without weights or precision, on one thread.
 
     Attributes:
-        filter: what enlarges.
+        filter: the filter that enlarges images.
     """
 
     filter: Filter
 
     @property
     def place(self) -> str:
-        """What upscales and where, for people."""
+        """The filter and its device, in words for people."""
         return f"{self.name} on {self.device}"
 
     def description(self) -> dict[str, Any]:
-        """The columns of a manifest; without weights and precision."""
+        """Returns the columns of a manifest, with neither weights nor precision."""
         return {
             "model": self.name,
             "weights_sha256": None,
@@ -74,7 +74,7 @@ class LocalBaseline(LocalModel):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on: the filter."""
+        """Returns the properties that results depend on: those of the filter."""
         return {
             "name": self.name,
             "weights_sha256": None,
@@ -85,13 +85,13 @@ class LocalBaseline(LocalModel):
 
 @dataclasses.dataclass(frozen=True)
 class LocalNetwork(LocalModel):
-    """A network, its weights and where it runs.
+    """A network with its weights and its device.
 
     Attributes:
-        weights_sha256: what the weights' file or folder must hash to.
-        weights_uri: where a worker finds it, on any of Beam's file systems.
+        weights_sha256: the expected SHA-256 of the weights' file or folder.
+        weights_uri: the address of the weights for workers, on any of Beam's file systems.
         precision: fp32, bf16 or fp16.
-        threads: of the CPU, within one call of the network.
+        threads: CPU threads of one call of the network.
     """
 
     weights_sha256: str
@@ -101,11 +101,11 @@ class LocalNetwork(LocalModel):
 
     @property
     def place(self) -> str:
-        """What upscales and where, for people."""
+        """The network, its device and its precision, in words for people."""
         return f"{self.name} on {self.device} in {self.precision}"
 
     def description(self) -> dict[str, Any]:
-        """The columns of a manifest that say what upscales."""
+        """Returns the columns of a manifest that describe the network."""
         return {
             "model": self.name,
             "weights_sha256": self.weights_sha256,
@@ -114,10 +114,10 @@ class LocalNetwork(LocalModel):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on, as plain values.
+        """Returns the properties that results depend on, as plain values.
 
-        Where the weights are is no part of it, nor how large batches may be; `exact` is whether
-        there are any.
+        The address of the weights and the size of batches are left out; `exact` is True if images
+        run one at a time.
         """
         values = dataclasses.asdict(self)
         del values["weights_uri"]
@@ -130,9 +130,9 @@ class LocalEsrgan(LocalNetwork):
     """A super-resolution network.
 
     Attributes:
-        scale: of the network; what is more than the engine's is reduced.
-        max_tile_pixels: a tile with more is cut for the device's memory, with `halo` around.
-        halo: input pixels around a cut that results need.
+        scale: of the network; the result of a larger scale than the engine's is reduced.
+        max_tile_pixels: larger tiles are cut to fit the device's memory, with `halo` around cuts.
+        halo: input pixels around a cut that results depend on.
         network_backend: torch or openvino.
     """
 
@@ -143,15 +143,15 @@ class LocalEsrgan(LocalNetwork):
 
     @property
     def place(self) -> str:
-        """What upscales and where, for people."""
+        """The network, its device and precision, and the library, in words for people."""
         return f"{super().place} by {self.network_backend.library}"
 
     def description(self) -> dict[str, Any]:
-        """The columns of a manifest that say what upscales."""
+        """Returns the columns of a manifest that describe the network."""
         return {**super().description(), "network_backend": str(self.network_backend)}
 
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on; the scale is the weights' own."""
+        """Returns the properties that results depend on; the weights determine the scale."""
         values = super().to_dict()
         del values["scale"]
         return values
@@ -162,8 +162,8 @@ class LocalLatent(LocalNetwork):
     """A latent diffusion upscaler.
 
     Attributes:
-        vae_tiling: whether the decoder runs in strips, for the device's memory.
-        color_fix: whether results are given the low frequencies of their inputs.
+        vae_tiling: True if the decoder runs in strips, to save the device's memory.
+        color_fix: True if results take the low frequencies of their inputs.
     """
 
     vae_tiling: bool
@@ -172,7 +172,7 @@ class LocalLatent(LocalNetwork):
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """What is asked of the network of one engine; see `UpscaleSettings`, whose names these are."""
+    """The requested options for one engine's network; named and described in `UpscaleSettings`."""
 
     weights: str | None
     device: Device
@@ -188,23 +188,23 @@ class Choices:
     remote_workers: bool
 
     def batch_pixels(self, device: Device, default: int) -> int:
-        """Input pixels in a batch on a device."""
+        """Returns the most input pixels in a batch on a device; 0 for one image at a time."""
         if self.exact or device is Device.CPU:
             return ONE_AT_A_TIME
         return default if self.max_batch_pixels is None else self.max_batch_pixels
 
 
 def pin_baseline(name: str) -> LocalBaseline:
-    """The baseline called `name`. Nothing is looked for, so nothing can be missing."""
+    """Pins the baseline called `name`; it needs no files, so none can be missing."""
     shown = f"{name} (baseline, no network)"
     return LocalBaseline(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
 
 
 def pin(engine: Engine, choices: Choices) -> LocalModel:
-    """Settles what upscales for an engine on this machine.
+    """Pins the local model for an engine on this machine.
 
-    What concerns networks only (device, precision, threads, tiles for memory) means nothing for a
-    baseline: a trial has the options of the run that it stands for.
+    A baseline ignores the options of networks (device, precision, threads, tiles for memory), so
+    that a trial run can have the same options as the real run.
 
     Raises:
         SettingsError: as `pin_esrgan` and `pin_latent`.
@@ -249,11 +249,11 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
 
 
 def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
-    """What weights hold, and whether their network is known without PyTorch."""
+    """Reads the properties of a network; also returns True if it is known without PyTorch."""
     known = recognize(weight_files.read_shapes(path) or {})
     if known is not None:
         return known.info, True
-    # It takes a second to import, and more for spandrel's other networks.
+    # Imported only here: it takes a second, and more for spandrel's other networks.
     from beam_upscale.models import esrgan
 
     return esrgan.inspect(path), False
@@ -262,7 +262,7 @@ def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
 def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
     """Settles every `auto` of a latent diffusion upscaler on this machine.
 
-    On a CPU `auto` is fp32 and the decoder in one piece: what the bare library does, to the bit.
+    On a CPU, `auto` is fp32 and a decoder without strips: results of the bare library, to the bit.
 
     Raises:
         SettingsError: weights that cannot be had or used, a device or a precision that is not
@@ -287,7 +287,7 @@ def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
         device=place,
         precision=precision,
         threads=choices.threads or usable_cores(),
-        # As much as the largest image needs, so that what fits alone fits in company.
+        # As much as the largest image needs: then an image that fits alone fits in a batch, too.
         max_batch_pixels=choices.batch_pixels(place, engine.call_limit),
         vae_tiling=not on_cpu if choices.vae_tiling is None else choices.vae_tiling,
         color_fix=choices.color_fix,
@@ -309,7 +309,7 @@ def _require_scale(scale: int, engine: Engine, found: weights.Weights) -> None:
 
 
 def _find_weights(spec: str | None, engine: str) -> tuple[weights.Weights, str]:
-    """Weights on this machine, and where workers find them.
+    """Returns weights on this machine, and their address for workers.
 
     Raises:
         SettingsError: as `weights.resolve`.

@@ -1,4 +1,4 @@
-"""Where a pipeline runs: in this process, unless Beam's options name a runner."""
+"""The runner of a pipeline: this process, unless Beam's options name a runner."""
 
 import subprocess
 import types
@@ -15,19 +15,19 @@ from beam_upscale.errors import ErrorCode, SettingsError
 
 
 def is_local(beam_options: Sequence[str]) -> bool:
-    """Whether Beam's options, as on a command line, name no runner."""
+    """Checks whether Beam's options, as on a command line, name no runner."""
     return PipelineOptions(list(beam_options)).view_as(StandardOptions).runner is None
 
 
 def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
-    """A pipeline without steps.
+    """Creates a pipeline without steps.
 
     Args:
         beam_options: Beam's own, as on a command line.
-        workers: threads, where it runs in this process; at least 1.
+        workers: number of threads if the pipeline runs in this process; at least 1.
 
     Raises:
-        SettingsError: INVALID_OPTION, Beam knows no such runner, or not without one of its options.
+        SettingsError: INVALID_OPTION, Beam does not know the runner, or misses one of its options.
     """
     options = PipelineOptions(list(beam_options))
     if not is_local(beam_options):
@@ -49,10 +49,10 @@ _servers: "weakref.WeakSet[subprocess.Popen[Any]]" = weakref.WeakSet()
 
 
 def _shield_servers() -> None:
-    """Has Beam start a runner's servers in process groups of their own.
+    """Makes Beam start a runner's servers in process groups of their own.
 
-    Ctrl-C, and a signal to this process's group, would end them at once, and the images that are
-    begun with them.
+    Otherwise Ctrl-C, or a signal to this process's group, would end the servers at once, and with
+    them the images that are begun.
     """
     names = {**vars(subprocess), "Popen": _start_server}
     subprocess_server.subprocess = types.SimpleNamespace(**names)
@@ -65,17 +65,17 @@ def _start_server(*arguments: Any, **options: Any) -> "subprocess.Popen[Any]":
 
 
 def end_servers() -> None:
-    """Ends a runner's servers: where this process ends at once, nothing else does."""
+    """Kills a runner's servers; nothing else does if this process exits at once."""
     for server in list(_servers):
         server.kill()
 
 
 def send_whole_elements() -> None:
-    """Has Beam send what a thread puts out when it is much or the last, and not once a second.
+    """Makes Beam send a thread's output when its buffer is full or ends, not every second.
 
-    It concerns pipelines that Beam runs in threads of this process, and no others.
-    With several threads Beam 2.77 has another thread send each second what stands in the buffer. It
-    waits for no one who is writing: half an element is sent, or one is cleared away unsent, and who
-    reads that loses inputs or fills all memory. No option turns that off.
+    This concerns only pipelines that Beam runs in threads of this process. With several threads,
+    another thread of Beam 2.77 sends the buffer every second, and does not wait for a thread that
+    is writing to it. Half an element is sent, or an element is cleared unsent, and the reader loses
+    inputs or fills all memory. No option turns that off.
     """
     worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0

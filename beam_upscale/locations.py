@@ -1,6 +1,6 @@
-"""Where an input's bytes are: a file, a range of one, or a cell of a Parquet file.
+"""The location of an input's bytes: a file, a range of one, or a cell of a Parquet file.
 
-What reaches a worker is this, some hundred bytes; the worker reads the bytes themselves.
+Workers get only the location, some hundred bytes, and read the bytes themselves.
 """
 
 import atexit
@@ -26,8 +26,8 @@ from beam_upscale.parquet_footers import column_chunks
 
 _CHUNK_BYTES = 16 << 20
 
-# Columns of row groups that a process keeps; a larger one is read up to the row and not kept. Of
-# more groups they are only where more threads read in one each.
+# Limits of the columns of row groups that a process keeps. A larger column is read up to the row
+# and not kept. More groups are kept only if more threads read, each in a group of its own.
 _MOST_KEPT_BYTES = 512 << 20
 _MOST_KEPT_GROUPS = 16
 _ROWS_AT_A_TIME = 16
@@ -58,18 +58,18 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """There are no bytes: what names the input, or should hold it, is at fault.
+    """An input without bytes: the row that names it, or the file that should hold it, is faulty.
 
     Attributes:
-        code: of the error that reading it raises.
-        message: likewise.
+        code: of the error that reading the input raises.
+        message: of the same error.
     """
 
     code: ErrorCode
     message: str
 
     def error(self) -> ImageError:
-        """What reading it raises."""
+        """Returns the error that reading the input raises."""
         return ImageError(self.code, self.message)
 
 
@@ -77,16 +77,16 @@ Part = Extent | Cell | Missing
 
 
 def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
-    """All bytes.
+    """Reads all bytes of a location.
 
     Args:
         uri: the file, on any of Beam's file systems or a web server.
-        part: of it; None is the whole file.
-        max_bytes: more are not read.
+        part: of the file; None is the whole file.
+        max_bytes: the most bytes that are allowed.
 
     Raises:
         ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR; TRUNCATED, the file
-            ends before; INVALID_ROW, a cell has no value; or that of a `Missing`.
+            ends too early; INVALID_ROW, a cell has no value; or that of a `Missing`.
     """
     match part:
         case None:
@@ -103,7 +103,7 @@ def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
 
 
 def read_start(uri: str, part: Part | None, limit: int) -> bytes:
-    """The first bytes, at most `limit`; of a cell all, since no part of one can be read.
+    """Reads the first bytes, at most `limit`; of a cell all, which cannot be read in part.
 
     Raises:
         ImageError: as `read`, but for its limit.
@@ -121,7 +121,7 @@ def read_start(uri: str, part: Part | None, limit: int) -> bytes:
 
 
 def size(uri: str, part: Part | None) -> int | None:
-    """How many bytes there are, None where that cannot be told without reading them."""
+    """Returns the number of bytes; None if it cannot be told without reading them."""
     match part:
         case None:
             return storage.size(uri)
@@ -132,7 +132,7 @@ def size(uri: str, part: Part | None) -> int | None:
 
 
 def sha256(uri: str, part: Part | None) -> str:
-    """The SHA-256 of the bytes, in hexadecimal.
+    """Returns the SHA-256 of the bytes, in hexadecimal.
 
     Raises:
         ImageError: as `read`, but for its limit.
@@ -154,10 +154,10 @@ def sha256(uri: str, part: Part | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class OnDisk:
-    """A file of this machine that holds an input's bytes.
+    """A local file that holds an input's bytes.
 
     Attributes:
-        path: where it is.
+        path: of the file.
         sha256: of the bytes, in hexadecimal; None for an input's own file, which was not read.
     """
 
@@ -167,23 +167,23 @@ class OnDisk:
 
 @contextlib.contextmanager
 def on_disk(uri: str, part: Part | None, sha256: str | None = None) -> Iterator[OnDisk]:
-    """A file of this machine that holds the bytes, for whoever reads them in parts.
+    """Provides a local file that holds the bytes, for code that reads them in parts.
 
-    What is not a local file of its own is copied to the temporary folder, and told by the hash of
-    the copy: by nothing else is it known that a file elsewhere was not replaced. The copies that
-    were used last are kept, by all threads of a process, and go with the process.
+    An input that is not a local file of its own is copied to the temporary folder. The hash of the
+    copy identifies it, since nothing else shows that a file elsewhere was not replaced. The copies
+    that were used last are kept for all threads of a process, and deleted when it ends.
 
     Args:
         uri: as for `read`.
         part: as for `read`.
-        sha256: what the bytes must hash to; an input's own file is not hashed. None takes them as
-            they are now.
+        sha256: the expected hash of the bytes; an input's own file is not hashed. None accepts the
+            bytes as they are now.
 
     Raises:
-        ImageError: as `read`, but for its limit; READ_ERROR, they are others than expected.
+        ImageError: as `read`, but for its limit; READ_ERROR, the bytes are not those expected.
     """
     if is_in_place(uri, part):
-        # Says why where it cannot be read.
+        # Raises the reason if it cannot be read.
         storage.open_read(uri).close()
         yield OnDisk(Path(storage.absolute(uri)), None)
         return
@@ -192,12 +192,12 @@ def on_disk(uri: str, part: Part | None, sha256: str | None = None) -> Iterator[
 
 
 def is_in_place(uri: str, part: Part | None) -> bool:
-    """Whether `on_disk` gives the input's own file and no copy."""
+    """Checks whether `on_disk` gives the input's own file and no copy."""
     return part is None and storage.is_local(uri)
 
 
 def changed(uri: str) -> ImageError:
-    """The error of a file that is another than it was a moment ago."""
+    """Makes the error for a file that was changed while it was read."""
     return ImageError(
         ErrorCode.READ_ERROR,
         f"{storage.printable(uri)} was changed or removed while it was read",
@@ -205,12 +205,12 @@ def changed(uri: str) -> ImageError:
 
 
 def forget(uri: str) -> None:
-    """Has a file's cells read anew: not every store tells that a file was replaced."""
+    """Forgets a file's cells, to read them anew: not every store tells that a file was replaced."""
     _cells.forget(uri)
 
 
 def _pieces(extent: Extent) -> Iterator[Extent]:
-    """An extent cut into ones that are held in memory one by one."""
+    """Cuts an extent into smaller ones that are held in memory one by one."""
     end = extent.offset + extent.size
     for offset in range(extent.offset, end, _CHUNK_BYTES):
         yield Extent(offset, min(_CHUNK_BYTES, end - offset))
@@ -228,11 +228,11 @@ def _checked(data: bytes, uri: str, extent: Extent) -> bytes:
 
 @dataclasses.dataclass
 class _Kept:
-    """A binary column of a row group, once it is read.
+    """A binary column of a row group, to be read once.
 
     Attributes:
-        lock: held while it is read: neighbors that are asked for meanwhile wait for it.
-        values: the column; None while it is not read, or where it is too large to be kept.
+        lock: held while the column is read; threads that read other rows of it wait.
+        values: the column; None until it is read, or if it is too large to be kept.
     """
 
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -240,16 +240,16 @@ class _Kept:
 
     @property
     def bytes(self) -> int:
-        """What it takes of memory."""
+        """The memory that the column takes, in bytes; 0 if it is not held."""
         return 0 if self.values is None else int(self.values.nbytes)
 
 
 class _Cells:
-    """Cells of Parquet files, of which nothing smaller than a row group's column can be read.
+    """A cache of Parquet files, of which nothing smaller than a row group's column can be read.
 
-    The columns that were read last are kept, by all threads of a process: rows of one row group
-    mostly come one after the other. What each thread read last is kept as well, while there is
-    room: threads beyond the groups that are kept would throw away each other's.
+    The columns that were read last are kept for all threads of a process, since rows of one row
+    group mostly come one after the other. The column that each thread read last is kept, too, while
+    there is memory: otherwise many threads would drop each other's columns.
     """
 
     def __init__(self) -> None:
@@ -259,8 +259,8 @@ class _Cells:
         self._last_of = weakref.WeakKeyDictionary()
 
     def read(self, uri: str, cell: Cell) -> bytes:
-        """A cell's bytes; errors are those of `locations.read`."""
-        # A file that was replaced meanwhile is another one, and so is one that has no version.
+        """Reads a cell's bytes; errors are those of `locations.read`."""
+        # A file that was replaced has another version. Without versions, nothing is found again.
         version = storage.version(uri) or (object(),)
         key = uri, version, cell.row_group, cell.column
         with self._lock:
@@ -286,7 +286,7 @@ class _Cells:
         return bytes(value)
 
     def forget(self, uri: str) -> None:
-        """Forgets what is kept of a file."""
+        """Forgets the columns that are kept of a file."""
         with self._lock:
             for key in [key for key in self._kept if key[0] == uri]:
                 del self._kept[key]
@@ -306,7 +306,7 @@ _cells = _Cells()
 
 
 def _column(uri: str, cell: Cell) -> pa.ChunkedArray | None:
-    """A whole binary column of a row group; None where it is too large."""
+    """Reads a whole binary column of a row group; returns None if it is too large."""
     with storage.open_read(uri) as opened:
         file = pq.ParquetFile(opened)
         group = file.metadata.row_group(cell.row_group)
@@ -316,13 +316,13 @@ def _column(uri: str, cell: Cell) -> pa.ChunkedArray | None:
 
 
 def _is_large(file: BinaryIO, cell: Cell) -> bool:
-    """Whether a column of a large row group is too large to be held, as far as is known."""
+    """Checks whether a column of a large row group is too large to hold; True if not known."""
     chunks = column_chunks(file, cell.column)[cell.row_group : cell.row_group + 1]
     return all(chunk is None or chunk.size > _MOST_KEPT_BYTES for chunk in chunks)
 
 
 def _value(uri: str, cell: Cell) -> bytes | None:
-    """One value of a column that is too large to be held: the rows before it are passed over."""
+    """Reads one value of a column that is too large to hold, skipping the rows before it."""
     before = 0
     with storage.open_read(uri) as opened:
         batches = pq.ParquetFile(opened).iter_batches(
@@ -337,7 +337,7 @@ def _value(uri: str, cell: Cell) -> bytes | None:
 
 
 def only_column(table: pa.Table) -> pa.ChunkedArray:
-    """The only column of a table, or the only member of its only column."""
+    """Returns the only column of a table, or the only member of its only column."""
     while pa.types.is_struct(table.schema.types[0]):
         table = table.flatten()
     return table.column(0)
@@ -352,9 +352,9 @@ class _Copy:
     """A copy of an input on this machine.
 
     Attributes:
-        lock: held while it is made: whoever wants it meanwhile waits for it.
-        path: where it is; None while it is not made.
-        users: how many read it.
+        lock: held while the copy is made; other threads that need it wait.
+        path: of the copy; None until it is made.
+        users: the number of its present readers.
     """
 
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
@@ -363,7 +363,7 @@ class _Copy:
 
 
 class _Copies:
-    """Inputs that were copied to this machine to be read in parts."""
+    """The inputs that were copied to this machine to be read in parts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -372,7 +372,7 @@ class _Copies:
 
     @contextlib.contextmanager
     def held(self, uri: str, part: Part | None, sha256: str | None) -> Iterator[OnDisk]:
-        """A copy that stays where it is while the block runs."""
+        """Provides a copy that stays in place while the block runs."""
         made = self._made(uri, part) if sha256 is None else None
         expected = sha256 if made is None else made[1]
         with self._lock:
@@ -392,7 +392,7 @@ class _Copies:
             yield OnDisk(copy.path, expected)
         finally:
             if made is not None:
-                # There was one already.
+                # There was a copy already, or an error.
                 made[0].unlink()
             with self._lock:
                 copy.users -= 1
@@ -401,7 +401,7 @@ class _Copies:
                 self._forget_oldest()
 
     def _made(self, uri: str, part: Part | None) -> tuple[Path, str]:
-        """A new copy, and the SHA-256 of what is in it."""
+        """Makes a new copy; returns its path and the SHA-256 of its content."""
         with self._lock:
             if self._folder is None:
                 self._folder = Path(tempfile.mkdtemp(prefix="beam-upscale-"))
@@ -430,7 +430,7 @@ _copies = _Copies()
 
 
 def _chunks(uri: str, part: Part | None) -> Iterator[bytes]:
-    """All bytes, some at a time where no more must be held; errors are those of `read`."""
+    """Yields all bytes, in chunks except for a cell; errors are those of `read`."""
     match part:
         case None:
             yield from _file_chunks(uri)

@@ -2,7 +2,7 @@
 
 Rows are values (`Row`) until a shard is committed; `table` turns a shard's rows into the Arrow
 table that is stored. A row's dictionary form survives JSON exactly, decimals included, so that a
-staged record and a committed manifest say the same.
+record below `.staging/` and a committed manifest hold the same values.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from beam_upscale.literal import shortened
 
 
 class Status(StrEnum):
-    """What became of an input."""
+    """The outcome of an input."""
 
     UPSCALED = "upscaled"
     SKIPPED = "skipped"
@@ -51,30 +51,31 @@ _REJECTIONS = frozenset(
 
 
 def with_earlier_billing(row: "Row", earlier: "Row") -> "Row":
-    """A row that takes another's place, with what that one was billed for other calls.
+    """Adds to a row what the row that it replaces was billed for other calls.
 
     Money that was spent stays in the manifest, whatever became of the input since. Calls that both
-    rows name are one, however often they were made.
+    rows name count once, however often they were made.
 
     Args:
         row: the new row.
-        earlier: of the same input; may be the new row itself, completed so before.
+        earlier: the replaced row of the same input; may be the new row itself, completed before.
     """
     before, now = set(earlier.request_ids), set(row.request_ids)
     if before <= now:
         return row
     billed = earlier.billed_credits
     if not now <= before:
-        # What a call cost is not recorded one by one: where some are shared, all are counted.
+        # The costs of single calls are not recorded: if the rows share some calls, all are counted.
         billed += row.billed_credits
     others = tuple(each for each in earlier.request_ids if each not in now)
     return dataclasses.replace(row, billed_credits=billed, request_ids=(*others, *row.request_ids))
 
 
 def status_of(code: ErrorCode) -> Status:
-    """The status of an input with this error: rejected where the rules refuse, else failed.
+    """Returns the status of an input with an error: rejected if the rules refuse it, else failed.
 
-    What a service withholds, or a step of the pipeline's own leaves out, is filtered.
+    Results that a service withholds, or that a user's own step leaves out, are filtered. An input
+    beyond the budget is over budget.
     """
     if code in (ErrorCode.FILTERED, ErrorCode.LEFT_OUT):
         return Status.FILTERED
@@ -167,23 +168,26 @@ TELEMETRY = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One input's row.
+    """The manifest's row of one input.
 
     Attributes:
-        input_id: stable identity of the input; what order and request ids derive from.
+        input_id: stable identity of the input; the order of rows and request ids derive from it.
         source_uri: where the input was read, percent-encoded where it is not UTF-8.
-        source_sha256: of the input's bytes; None when they could not be read.
+        source_sha256: SHA-256 of the input's bytes; None if they could not be read.
         output_uri: relative to the dataset's root, so that a dataset can be moved.
-        calls: priced pieces.
-        credits: by the price list, 4 decimal places; 0 unless upscaled.
-        billed_credits: what was billed, also where the image failed; 0 on a local backend.
-        prompt: as asked for; None, as the five that follow, where no engine takes one.
-        seed: asked for or derived; in a chain, of the last engine that takes one.
-        stages: in a chain, each stage's own; `engine`, `model` and what describes them are then
-            those of the last. Empty where there is one engine, and where nothing was upscaled. A
-            stage's own `output_uri` is that of an intermediate that was kept.
-        request_ids: of the paid calls, in order; first those of rows whose place this one took.
-        input: the dataset's own columns, untouched.
+        calls: number of priced calls.
+        credits: the price by the price list, 4 decimal places; 0 unless upscaled.
+        billed_credits: what was billed, also if the image failed; 0 on a local backend.
+        prompt: the requested prompt. This and the five columns after it in `COLUMNS`, up to
+            `noise_level`, are None if no engine takes them.
+        seed: the requested or derived seed; in a chain, that of the last engine that takes one.
+        stages: in a chain, the columns of each stage; `engine`, `model` and the columns that
+            describe them are then those of the last stage. Empty for a single engine, and if
+            nothing was upscaled. A stage's own `output_uri` is that of an intermediate that was
+            kept.
+        request_ids: ids of the paid calls, in order; those of rows that this one replaced come
+            first.
+        input: the dataset's own columns, unchanged.
 
     The other attributes are the columns of the same names in `COLUMNS`.
     """
@@ -228,7 +232,7 @@ class Row:
     input: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The row as a dictionary of columns, in the manifest's order."""
+        """Returns the row as a dictionary of columns, in the manifest's order."""
         return {name: getattr(self, name) for name in _FIELDS}
 
 
@@ -237,15 +241,16 @@ _FIELDS = (*COLUMNS.names, "input")
 
 @functools.cache
 def _whole_numbers() -> Mapping[str, int]:
-    """The columns of whole numbers that may be null, with how many bits each holds but the sign."""
+    """Returns the integer columns that may be null, with their number of bits without the sign."""
     fields = [field for field in COLUMNS if pa.types.is_integer(field.type)]
     return {field.name: field.type.bit_width - 1 for field in fields if field.name != "calls"}
 
 
 def fitted(row: Row) -> Row:
-    """A row whose columns hold it: what one does not is None, and a note says so.
+    """Makes a row fit its columns: a number that is too large becomes None, and a note says so.
 
-    A number may be one that a stranger's file claims, and a text one that a library made of it.
+    Numbers may be claims of an untrusted file. Notes and messages may come from a library: odd
+    characters are escaped, and long texts shortened.
     """
     changes: dict[str, Any] = {}
     found: list[str] = []
@@ -270,7 +275,7 @@ def _plain(text: str) -> str:
 
 
 def row_from_dict(values: Mapping[str, Any]) -> Row:
-    """The inverse of `Row.to_dict`, also of what Arrow's `to_pylist` gives."""
+    """Makes a row of a dictionary of `Row.to_dict` or of Arrow's `to_pylist`."""
     known = {name: values[name] for name in _FIELDS if name in values}
     known["status"] = Status(known["status"])
     for name in ("notes", "request_ids", "stages"):
@@ -285,22 +290,22 @@ def _decimal_places() -> Mapping[str, int]:
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
-    """The row as JSON values, exactly: what JSON has no type for is marked with its own."""
+    """Returns the row as JSON values, exactly; values of types that JSON lacks name their type."""
     values: dict[str, Any] = to_json(row.to_dict())
     return values
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:
-    """The inverse of `row_to_json`."""
+    """Makes a row of JSON values; the inverse of `row_to_json`."""
     return row_from_dict(from_json(values))
 
 
 def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Table:
-    """A shard's rows as an Arrow table, ordered by `input_id`.
+    """Returns a shard's rows as an Arrow table, ordered by `input_id`.
 
     Args:
         rows: the rows in any order; equal rows give equal tables whatever the order.
-        input_type: of the column `input`; None infers it from the rows.
+        input_type: type of the column `input`; None infers it from the rows.
 
     Returns:
         A table with the columns of `COLUMNS` and, last, the struct column `input`.
@@ -315,18 +320,17 @@ def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Ta
 def held_table(
     rows: Iterable[Row], input_type: pa.StructType | None = None
 ) -> tuple[list[Row], pa.Table]:
-    """As `table`, whatever is in the rows: one that its columns do not hold costs no other.
+    """Makes a table as `table` does, but also of rows with values that their columns cannot hold.
 
     Returns:
-        The rows, those that are not held with what is: without own columns that are not of the
-        type, and where that does not suffice, without their result (INTERNAL_ERROR). And their
-        table.
+        The rows, and their table. A row that its columns cannot hold loses those of its own columns
+        that are not of `input_type`, and if that does not suffice, its result (INTERNAL_ERROR).
     """
     ordered = list(rows)
     try:
         return ordered, table(ordered, input_type)
     except Exception:
-        # One by one, which takes longer: mostly all are held.
+        # Rows are tried one by one only now: it takes longer, and most tables hold all their rows.
         ordered = [_held(row, input_type) for row in ordered]
     return ordered, table(ordered, input_type)
 
@@ -354,14 +358,14 @@ def _held(row: Row, input_type: pa.StructType | None) -> Row:
 
 
 def without_result(row: Row, code: ErrorCode, message: str) -> Row:
-    """The row of an input whose result cannot be stored: what is known of it, and that it failed.
+    """Returns the row of an input whose result cannot be stored: an error, and all that is known.
 
-    What was billed stays.
+    The billed credits stay.
 
     Args:
         row: the row with the result.
-        code: of the error.
-        message: likewise.
+        code: code of the error.
+        message: message of the error.
     """
     known = {
         field.name: getattr(row, field.name)
@@ -380,7 +384,7 @@ def without_result(row: Row, code: ErrorCode, message: str) -> Row:
     return fitted(failed)
 
 
-# What is known of an input whether it has a result or not.
+# The columns that are known whether an input has a result or not.
 _KNOWN_WITHOUT_RESULT = frozenset(
     {
         *("source_sha256", "notes", "engine", "backend", "model", "weights_sha256"),
@@ -409,7 +413,7 @@ def _works(make: Callable[..., object], *arguments: object) -> bool:
 
 
 def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:
-    """The dataset's own columns as one struct column; nulls where there are none.
+    """Returns the dataset's own columns as one struct column; nulls where there are none.
 
     Without `input_type` it is inferred from these rows, as `infer_input_type` does.
     """
@@ -417,7 +421,7 @@ def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -
 
 
 def rows_of(stored: pa.Table) -> list[Row]:
-    """The rows of a table that `table` made, with the dataset's own columns as they were."""
+    """Returns the rows of a table that `table` made, the dataset's own columns as they were."""
     rows = stored.drop_columns("input").to_pylist()
     inputs = from_struct_array(stored.column("input"))
     return [
@@ -426,7 +430,7 @@ def rows_of(stored: pa.Table) -> list[Row]:
 
 
 def is_of_this_version(schema: pa.Schema) -> bool:
-    """Whether a stored manifest has the columns of `COLUMNS`, and none else but the dataset's."""
+    """Tells whether a stored manifest has exactly the columns of `COLUMNS`, beside `input`."""
     own = schema.remove(schema.get_field_index("input"))
     return bool(own.equals(COLUMNS))
 
@@ -445,16 +449,16 @@ class Totals:
     """Sums over a dataset's manifest.
 
     Attributes:
-        rows: inputs.
-        by_status: rows by status.
-        calls: priced pieces.
-        credits: by the price list.
+        rows: number of rows, one for each input.
+        by_status: number of rows by status.
+        calls: number of priced calls.
+        credits: the price by the price list.
         billed_credits: what was billed.
-        usd: the same in dollars, by the price list.
-        output_bytes: of all images.
+        usd: the price in dollars.
+        output_bytes: bytes of all result images.
         charged_credits: what services took for all calls ever made for the dataset, by its books.
-        unresolved_credits: what they may have taken besides, for calls without a known answer.
-        unresolved_calls: how many those are.
+        unresolved_credits: what services may have taken besides, for calls without a known answer.
+        unresolved_calls: number of calls without a known answer.
     """
 
     rows: int
@@ -470,7 +474,7 @@ class Totals:
 
 
 def totals(rows: Iterable[Row]) -> Totals:
-    """Sums over rows, exact to the last digit."""
+    """Adds up rows, exact to the last digit."""
     by_status: Counter[str] = Counter()
     calls, size = 0, 0
     listed, billed, usd = Decimal(0), Decimal(0), Decimal(0)

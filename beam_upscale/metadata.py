@@ -1,14 +1,14 @@
-"""Columns that a dataset keeps beside its images: `metadata.jsonl`, `.csv` and `.parquet`.
+"""The metadata files beside images: `metadata.jsonl`, `metadata.csv` and `metadata.parquet`.
 
 This is Hugging Face's imagefolder format: each row names a file in `file_name`, relative to the
-folder of the metadata file, and its other columns are that file's. It is read as `datasets` 5.2
-does (`packaged_modules/folder_based_builder`), with these differences:
+folder of the metadata file, and its other columns belong to that file. It is read as `datasets` 5.2
+reads it (`packaged_modules/folder_based_builder`), with these differences:
 
-- There, rows are the dataset: an image without a row is left out, and one with rows in two files
-  comes twice. Here images are: one without a row has no columns, and of two files the one in the
-  deeper folder counts.
+- In `datasets`, rows define the dataset: an image without a row is left out, and an image with rows
+  in two metadata files occurs twice. Here images define it: an image without a row has no columns,
+  and of two metadata files the one in the deeper folder counts.
 - Formats and columns may differ from file to file.
-- A CSV cell is text, whatever it looks like; an empty one is no value, as there.
+- A CSV cell is text, whatever it looks like. An empty cell is no value, as in `datasets`.
 - `file_name` alone names a file; `*_file_name` and `file_names` are columns like any other.
 """
 
@@ -36,24 +36,24 @@ _FILE_NAME = "file_name"
 
 
 def is_metadata_name(name: str) -> bool:
-    """Whether a path ends in one of the names of metadata files."""
+    """Checks whether a path ends in the name of a metadata file."""
     return name.rpartition("/")[2] in METADATA_NAMES
 
 
 def read_metadata(uri: str) -> dict[str, Columns]:
-    """The columns of each file that a metadata file names.
+    """Reads the columns of each file that a metadata file names.
 
     Args:
         uri: the metadata file, on any of Beam's file systems.
 
     Returns:
-        The columns, without `file_name`, by the URI of the file that they belong to: JSON's and
-        Parquet's values as they are, of CSV text or None. A name with bytes that are not UTF-8
-        cannot be written in any of them.
+        The columns, without `file_name`, by the URI of the file that they belong to. Values of JSON
+        and Parquet are unchanged; values of CSV are text or None. None of these formats can hold a
+        file name that is not UTF-8.
 
     Raises:
-        SettingsError: INVALID_METADATA, the file cannot be read, or is not what its name says, or a
-            row names no file, one outside its folder, or one that another row names.
+        SettingsError: INVALID_METADATA, the file cannot be read, or is not in the format of its
+            name, or a row names no file, a file outside the folder, or a file of another row.
     """
     parse = METADATA_NAMES[uri.rpartition("/")[2]]
     folder = uri.rpartition("/")[0]
@@ -74,10 +74,10 @@ def read_metadata(uri: str) -> dict[str, Columns]:
 
 
 def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
-    """One row for each file: that of the deepest folder that has one.
+    """Picks one row for each file: that of the metadata file in the deepest folder.
 
     Args:
-        files: what `read_metadata` gave, by the URI of the metadata file.
+        files: the results of `read_metadata`, by the URI of the metadata file.
 
     Raises:
         SettingsError: INVALID_METADATA, two metadata files in one folder name one file.
@@ -112,7 +112,7 @@ def _invalid(uri: str, place: str, found: str) -> SettingsError:
 
 
 def _relative(uri: str, place: str, row: Columns) -> str:
-    """The path, relative to the metadata file, that a row names."""
+    """Returns the path, relative to the metadata file's folder, that a row names."""
     if _FILE_NAME not in row:
         raise _without_file_name(uri, place, row)
     name = row[_FILE_NAME]
@@ -120,7 +120,7 @@ def _relative(uri: str, place: str, row: Columns) -> str:
         raise _invalid(
             uri, place, f"{_FILE_NAME} is {shown(name)}; it must be the path of an image"
         )
-    # Written on Windows, it has the other slashes.
+    # A path written on Windows has backslashes.
     path = posixpath.normpath(name.replace("\\", "/"))
     if "://" in name or path.startswith("/") or path.split("/")[0] == "..":
         raise _invalid(
@@ -143,7 +143,7 @@ def _without_file_name(uri: str, place: str, columns: Iterable[str]) -> Settings
 
 
 def _text(uri: str, data: bytes) -> str:
-    """A text file's content without a byte order mark."""
+    """Decodes a UTF-8 text file, without its byte order mark."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -154,7 +154,7 @@ def _text(uri: str, data: bytes) -> str:
 
 
 def _json_lines(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
-    # Not splitlines: JSON texts may hold what ends a line elsewhere.
+    # Not splitlines: JSON strings may hold other line separators, such as U+2028.
     for number, line in enumerate(_text(uri, data).split("\n"), start=1):
         if line.strip():
             yield f"line {number}", _json_object(uri, f"line {number}", line)
@@ -169,13 +169,13 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
     if not isinstance(value, dict):
         raise _invalid(uri, place, f"{shown_json(value)} is no JSON object; {must}")
     if not is_unicode(value):
-        # Half of a surrogate pair, escaped: no store would take it.
+        # An escaped lone surrogate; no store accepts it.
         raise _invalid(uri, place, f"{shown(line)} is no valid Unicode")
     return without_deep(value)
 
 
 def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
+    """Formats a value for a message, cut after 40 characters."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}…"
 
@@ -221,13 +221,13 @@ def _csv_header(uri: str, cells: list[str]) -> list[str]:
 
 
 def named_columns(cells: list[str]) -> list[str]:
-    """The columns' names by the first line of separated values."""
-    # An index that pandas wrote has no name; this is what pandas calls it.
+    """Returns the column names that the first line of separated values gives."""
+    # An index column written by pandas has no name; pandas reads it under this name.
     return [cell or f"Unnamed: {position}" for position, cell in enumerate(cells)]
 
 
 def name_of_two(names: list[str]) -> str | None:
-    """The first name that several columns have; None where there is none."""
+    """Returns the first name that several columns share; None if all names differ."""
     several = Counter(names)
     return next((name for name in names if several[name] > 1), None)
 
@@ -257,4 +257,4 @@ METADATA_NAMES: Mapping[str, _Parser] = MappingProxyType(
         "metadata.parquet": _parquet,
     }
 )
-"""Names of metadata files, with what reads them: rows, each with the place where it stands."""
+"""The parsers by the name of the metadata file; each yields (place in the file, row) pairs."""

@@ -1,4 +1,4 @@
-"""What results are called, so that no two meet and none stands where another's folder does."""
+"""The names of results: no two are equal, and none stands where another's folder must be."""
 
 import dataclasses
 import unicodedata
@@ -8,18 +8,18 @@ from beam_upscale.dataset import mark
 from beam_upscale.plan import OutputFormat
 from beam_upscale.sorted_map import SortedMap
 
-# What results' names may end in.
+# The endings that results' names may have.
 _EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What an input's result would be called.
+    """The requested name of an input's result.
 
     Attributes:
-        input_id: the input.
-        name: of its result, without extension, where no other is in the way.
-        source_name: the input's own, from which others derive; relative, too.
+        input_id: id of the input.
+        name: the result's name, without extension, if no other is in the way; a relative path.
+        source_name: the input's own name, from which alternatives derive; a relative path.
     """
 
     input_id: str
@@ -27,7 +27,7 @@ class Wish:
     source_name: str
 
     def choices(self) -> tuple[str, ...]:
-        """What it may be called, best first; no other input's has the last."""
+        """Returns the possible names, best first; the last one is unique to the input."""
         unlike = mark(self.input_id)
         last_part = self.source_name.rpartition("/")[2]
         marked = f"{self.source_name}-{unlike}"
@@ -35,22 +35,23 @@ class Wish:
 
 
 def folded(name: str) -> str:
-    """Equal for names that some file system holds for one: in another case or Unicode form."""
+    """Folds case and Unicode form: for some file systems, names that differ only there are one."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def unique_names(
     wishes: Callable[[], Iterable[Wish]], reserved: SortedMap | None = None
 ) -> Iterator[str]:
-    """Settles names, without regard to case or form: some file systems hold such names for one.
+    """Yields a unique name for each result, without regard to case and Unicode form.
 
     Args:
-        wishes: gives those of all inputs, in the same order each time; they are gone through twice.
+        wishes: returns the wishes of all inputs, in the same order each time; it is called twice.
         reserved: names that earlier results have, by `input_id`.
 
     Yields:
-        The name for each wish, in order. Inputs that want the same (`a.jpg` and `a.png`) both keep
-        their extension in it, and so does one whose result would stand where another's folder does.
+        The name for each wish, in order. Inputs that request the same name (`a.jpg` and `a.png`)
+        both keep their extension in it, and so does an input whose result would stand where
+        another's folder must be.
     """
     reserved = SortedMap() if reserved is None else reserved
     wanted, wanted_twice = SortedMap(), SortedMap()
@@ -72,28 +73,28 @@ def unique_names(
 
 
 class _Names:
-    """Names in use.
+    """The names in use, and the folders that they need.
 
     Args:
-        taken: names of results that are there.
+        taken: names of results that exist already.
     """
 
     def __init__(self, taken: Iterable[str]) -> None:
         self._taken = SortedMap()
-        # Only those that a file could be mistaken for.
+        # Only folders whose names end as a result's name does.
         self._folders = SortedMap()
         for name in taken:
             self.take(name)
             self.expect(name)
 
     def expect(self, name: str) -> None:
-        """Says that the folders on the way to a name will be there."""
+        """Notes the folders above a name as needed."""
         self._folders.add(
             (folder, "") for folder in _folders(folded(name)) if folder.endswith(_EXTENSIONS)
         )
 
     def is_free(self, name: str) -> bool:
-        """Whether a result may have this name: no other has, and no file would be a folder."""
+        """Tells whether a name is free: no other result has it, and no file would be a folder."""
         same = folded(name)
         return (
             same not in self._taken
@@ -106,12 +107,12 @@ class _Names:
         )
 
     def take(self, name: str) -> None:
-        """Puts a name to use."""
+        """Marks a name as used."""
         self._taken[folded(name)] = ""
 
 
 def _folders(name: str) -> Iterator[str]:
-    """All folders on the way to a relative path."""
+    """Yields all folders above a relative path."""
     end = name.find("/")
     while end >= 0:
         yield name[:end]

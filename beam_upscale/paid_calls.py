@@ -11,10 +11,10 @@ class Fate(StrEnum):
     """The known charge for a paid call, or for one attempt of it.
 
     Attributes:
-        CHARGED: the service gave a result that it took its price for.
-        FREE: it took nothing for what was sent.
-        NEVER_CHARGED: nor for any earlier sending of the same request.
-        UNKNOWN: the service may have taken its price.
+        CHARGED: the service gave a result and charged its price.
+        FREE: the service charged nothing for what was sent.
+        NEVER_CHARGED: the service charged nothing, also for earlier sendings of the same request.
+        UNKNOWN: the service may have charged its price.
     """
 
     CHARGED = "charged"
@@ -27,7 +27,7 @@ class PaidCall(Protocol):
     """A paid call in the books. Both methods wait for storage."""
 
     def begin(self) -> None:
-        """Makes a sending of the call durable; it is due before the call is sent.
+        """Records a sending of the call durably; must be called before the call is sent.
 
         Raises:
             ImageError: OVER_BUDGET, the call may be charged a second time, and the budget has no
@@ -38,18 +38,18 @@ class PaidCall(Protocol):
         ...
 
     def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
-        """Makes it durable what became of the sending that was begun last.
+        """Records durably what was charged for the sending that was begun last.
 
         Args:
             fate: what is known of its charge.
-            charged: credits that the service says it took for it now; None where it took the price,
-                or does not say.
+            charged: credits that the service says it charged for it now; None if it charged the
+                price, or does not say.
         """
         ...
 
     @property
     def is_repeat(self) -> bool:
-        """Whether the sending repeats one that counts already, at a service that charges once."""
+        """True if the sending repeats one that counts already, at a service that charges once."""
         ...
 
 
@@ -59,12 +59,12 @@ class Booking(Protocol):
     def call(
         self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
     ) -> PaidCall:
-        """One of the image's calls.
+        """Returns one of the image's calls.
 
         Args:
             place: index of the engine in its chain, and of the tile.
-            request_id: what the service knows its repeats by.
-            price: of it.
-            model: the engine, and how its service is called.
+            request_id: the id by which the service recognizes repeats of the call.
+            price: of the call, in credits.
+            model: the engine, with the endpoint of its service.
         """
         ...

@@ -1,8 +1,8 @@
-"""What guides a diffusion engine: prompt, guidance, steps, seed and noise, for each image.
+"""The parameters of a diffusion engine for each image: prompt, guidance, steps, seed and noise.
 
 Defaults come from the settings of a run, and a dataset's own columns override them image by image.
 Ranges are those of the public documentation of the upscaling service (Stability-AI/platform, June
-2023), and of the network for what the service does not have.
+2023), or those of the network for parameters that the service does not have.
 """
 
 import dataclasses
@@ -18,29 +18,30 @@ from typing import Any
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 
 MAX_STEPS = 50
-"""Most denoising steps of one image: the service's limit."""
+"""The most denoising steps of one image: the service's limit."""
 
 MAX_SEED = 2**32 - 1
-"""Largest seed: the wire contract carries 32 bits."""
+"""The largest seed: the wire contract carries 32 bits."""
 
 MAX_NOISE_LEVEL = 350
-"""Most noise on the input: `max_noise_level` of stabilityai/stable-diffusion-x4-upscaler."""
+"""The most noise on the input: `max_noise_level` of stabilityai/stable-diffusion-x4-upscaler."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Parameters:
-    """How one image is guided.
+    """The parameters that guide a diffusion engine for one image.
 
-    Numbers may come as text, from a table of text, and as whatever type a table's library gives
-    them; they are kept as Python's own.
+    Numbers may be given as text, or as any number type of a table's library; they are stored as
+    Python's own types.
 
     Attributes:
         prompt: what the image shows; the empty text is no prompt.
         negative_prompt: what it does not show.
         cfg_scale: weight of the prompt, finite and at least 0; up to 1 there is no guidance.
         steps: of denoising, 1 to `MAX_STEPS`.
-        seed: of the noise, 1 to `MAX_SEED`; 0 is none, as on the service: it is derived.
-        noise_level: noise on the input, 0 to `MAX_NOISE_LEVEL`; more frees the network from it.
+        seed: of the noise, 1 to `MAX_SEED`; 0 is none, as on the service: `seeded` derives one.
+        noise_level: noise on the input, 0 to `MAX_NOISE_LEVEL`; with more noise, the result keeps
+            less to the input.
 
     Raises:
         SettingsError: INVALID_PROMPT, INVALID_CFG_SCALE, INVALID_STEPS, INVALID_SEED or
@@ -59,12 +60,12 @@ class Parameters:
             object.__setattr__(self, name, _PARSERS[name](name, getattr(self, name)))
 
     def overridden(self, columns: Mapping[str, Any], prompt_column: str = "prompt") -> "Parameters":
-        """These parameters, but for those that an image's own columns set.
+        """Returns these parameters with the values that an image's own columns set.
 
         Args:
-            columns: of the image; None, and blank text where a number belongs, set nothing. An
-                empty prompt is one: it takes the place of a run's prompt.
-            prompt_column: the column that holds the prompt; the others are called as here.
+            columns: of the image. None sets nothing, and neither does blank text for a number. An
+                empty prompt is a value: it replaces the run's prompt.
+            prompt_column: the column that holds the prompt; the others have the attributes' names.
 
         Raises:
             ImageError: with the codes of this class.
@@ -79,7 +80,7 @@ class Parameters:
             raise ImageError(error.code, error.message) from None
 
     def seeded(self, pixels: bytes | memoryview, shape: tuple[int, ...]) -> "Parameters":
-        """These parameters with a seed: the one that was asked for, or one of the content.
+        """Returns these parameters with a seed: the requested one, or one derived from content.
 
         Args:
             pixels: of the image, decoded: contiguous, row by row, a pixel's channels together.
@@ -99,7 +100,7 @@ NAMES = tuple(field.name for field in dataclasses.fields(Parameters))
 
 _TEXTS = frozenset({"prompt", "negative_prompt"})
 
-# Characters of a value that a message repeats.
+# The most characters of a value that a message quotes.
 _LONGEST_SHOWN = 100
 
 
@@ -145,8 +146,8 @@ def _whole(code: ErrorCode, least: int, most: int) -> Callable[[str, object], in
 
 
 def _number(value: object) -> float | None:
-    """A finite number, also as text; None for anything else."""
-    # NumPy registers its numbers as Real, but not its booleans; Python's are.
+    """Converts a number, or a text of one, to a float; None for anything that is not finite."""
+    # NumPy registers its numbers as Real, but not its booleans. Python's booleans are Real.
     if isinstance(value, bool) or not isinstance(value, Real | Decimal | str):
         return None
     try:
@@ -157,7 +158,7 @@ def _number(value: object) -> float | None:
 
 
 def _shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
+    """Returns a value as messages quote it, cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python prints no whole number of more than 4,300 digits.

@@ -1,7 +1,7 @@
-"""What a Parquet file's footer says of its columns, read without Arrow.
+"""The metadata of columns in a Parquet file's footer, read without Arrow.
 
-Where a footer is damaged, to ask Arrow for a column's metadata ends the whole process: its C++
-exception is not caught. Arrow is asked for what it reads with care, and this tells the rest.
+If a footer is damaged, asking Arrow for a column's metadata ends the whole process: its C++
+exception is not caught. Arrow is used for what it reads safely, and this module for the rest.
 
 The form is Thrift's compact protocol (thrift-compact-protocol.md in github.com/apache/thrift), the
 fields are those of parquet.thrift in github.com/apache/parquet-format.
@@ -28,13 +28,13 @@ _NULL_COUNT, _MIN_VALUE = 3, 6
 
 @dataclasses.dataclass(frozen=True)
 class ColumnChunk:
-    """A column of a row group.
+    """The metadata of a column in a row group.
 
     Attributes:
-        path: with dots between its parts.
-        size: in bytes, uncompressed.
-        nulls: how many values are missing; None where that is not said.
-        least: the least value, or less; None where that is not said.
+        path: path of the column, with dots between its parts.
+        size: size in bytes, uncompressed.
+        nulls: number of missing values; None if it is not stated.
+        least: the least value, or a lower bound; None if it is not stated.
     """
 
     path: str
@@ -44,14 +44,15 @@ class ColumnChunk:
 
 
 def column_chunks(file: BinaryIO, column: str) -> list[ColumnChunk | None]:
-    """A column's chunks, by row group.
+    """Reads the metadata of a column's chunks, by row group.
 
     Args:
         file: the whole file.
         column: path of a column, with dots between its parts.
 
     Returns:
-        A chunk for each row group, None where it is not there; nothing where the footer is not one.
+        A chunk for each row group, None where the group lacks the column; an empty list if the
+        footer is damaged.
     """
     end = file.seek(0, 2)
     file.seek(max(0, end - _TAIL))
@@ -64,7 +65,7 @@ def column_chunks(file: BinaryIO, column: str) -> list[ColumnChunk | None]:
         groups = _Reader(file.read(size)).struct().get(_ROW_GROUPS, [])
         return [_chunk(group.get(_COLUMNS, []), column) for group in groups]
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        # Nothing in it need be of the type that it should be.
+        # In a damaged footer, any value may be of a wrong type.
         return []
 
 
@@ -87,7 +88,7 @@ def _chunk(columns: list[Any], column: str) -> ColumnChunk | None:
 class _Reader:
     """Reads values of the compact protocol.
 
-    Its methods raise IndexError where the data ends, ValueError where it is none of that protocol.
+    Its methods raise IndexError where the data ends, ValueError where it breaks the protocol.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -95,7 +96,7 @@ class _Reader:
         self._at = 0
 
     def struct(self, depth: int = 0) -> dict[int, Any]:
-        """The fields of a struct, by their numbers."""
+        """Reads the fields of a struct, by their numbers."""
         fields: dict[int, Any] = {}
         number = 0
         while head := self._byte():

@@ -1,7 +1,7 @@
-"""Resolves where a path leads: into the output, or to a result of any run.
+"""The places that paths lead to: the output of a run, or the results of any run.
 
 On a local disk a place has many names: links, `..`, mounts of one folder elsewhere, and names in
-another case or Unicode form where the file system holds these for one. Folders are therefore
+another case or Unicode form if the file system takes them for the same. Folders are therefore
 compared by device and inode, at every step that the system takes from a name to a file. On other
 stores places are compared by their normalized names. Files of web servers are in no output.
 """
@@ -23,24 +23,24 @@ from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.output_names import folded
 from beam_upscale.run_record import RESULTS
 
-# What a run writes, replaces and deletes below its output.
+# The names that a run writes, replaces and deletes below its output.
 _WRITTEN = frozenset({*RESULTS, STAGING})
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _MOST_REMEMBERED = 1 << 16
 
 Identity = tuple[int, int]
-"""Device and inode."""
+"""The device and the inode of a local file or folder."""
 
 _T = TypeVar("_T")
 
 
 class Output:
-    """The output of a run, seen by what it is.
+    """The output of a run, recognized under all of its names.
 
     Args:
-        uri: the dataset's root; it need not exist. Places in it that are links or mounts belong to
-            it with what they lead to.
+        uri: the dataset's root; it need not exist. If a place in it is a link or a mount, the place
+            that it leads to belongs to the output too.
     """
 
     def __init__(self, uri: str) -> None:
@@ -60,36 +60,36 @@ class Output:
         return path == self._name or identity(path) in self._identities
 
     def holds(self, uri: str) -> bool:
-        """Whether a file or folder, which need not exist, is in the output, or is the output."""
+        """Checks whether a file or folder is in the output or is its root; it need not exist."""
         if urls.is_web(uri) or storage.is_local(uri) != self.is_local or "\0" in uri:
             return False
         if self.is_local:
             return self._ways.first(storage.absolute(uri)) is not None
-        # As it stands, too: some stores take `..` for a name like any other.
+        # Compare the name as it stands, too: some stores take `..` for a name like any other.
         names = {normalized(uri), re.sub("(?<!:)/+", "/", uri)} if _is_odd(uri) else {uri}
         return any(_relative(name, self._name) is not None for name in names)
 
     def is_at(self, path: str) -> bool:
-        """Whether a local path names the output's root."""
+        """Checks whether a local path names the output's root."""
         return path == self._name or (self._root is not None and identity(path) == self._root)
 
     def is_same(self, uri: str) -> bool:
-        """Whether another name of an output's root is one of this."""
+        """Checks whether the root of an output, under any name, is the root of this one."""
         other = storage.absolute(uri)
         if storage.is_local(other) != self.is_local:
             return False
         return self.is_at(os.path.realpath(other) if self.is_local else normalized(other))
 
     def has_folder(self, found: Identity) -> bool:
-        """Whether a local folder with this identity is the output, or a place in it."""
+        """Checks for the identity of the root, or of a local folder that a run writes in it."""
         return found in self._identities
 
     def refuse(self, what: str, uri: str) -> None:
-        """Raises where something that a run needs is in the output.
+        """Raises an error if a file or folder that a run needs is in the output.
 
         Args:
-            what: names it and ends in a verb, such as `row 3: the image is`.
-            uri: where it is.
+            what: words that name the file and end in a verb, such as `row 3: the image is`.
+            uri: of the file.
 
         Raises:
             SettingsError: INPUT_IN_OUTPUT.
@@ -98,7 +98,7 @@ class Output:
             raise self.error(what, uri)
 
     def error(self, what: str, uri: str) -> SettingsError:
-        """The error that `refuse` raises."""
+        """Returns the error that `refuse` raises."""
         name = storage.named(uri)
         if self.is_local and (real := os.path.realpath(uri)) != uri:
             name = f"{name} ({storage.named(real)})"
@@ -110,20 +110,20 @@ class Output:
 
 
 def normalized(uri: str) -> str:
-    """The name of a place on a store that is no local disk: one for all ways to write it."""
+    """Returns the canonical name of a place on a store that is not a local disk."""
     scheme, _, path = uri.partition("://")
     below = posixpath.normpath(f"/{path.lstrip('/')}").lstrip("/")
     return f"{scheme.lower()}://{below}"
 
 
 def _is_odd(uri: str) -> bool:
-    """Whether a name on a store may be written in another way."""
+    """Checks whether a name on a store may be written in another way."""
     scheme, _, path = uri.partition("://")
     return scheme != scheme.lower() or path.startswith("/") or "//" in path or "/." in path
 
 
 def _relative(path: str, folder: str) -> str | None:
-    """A path without the folder that it is in; None where it is not in it."""
+    """Returns a path relative to a folder; None if it is not in the folder."""
     if path == folder:
         return ""
     prefix = storage.join(folder, "")
@@ -132,7 +132,7 @@ def _relative(path: str, folder: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class _Root:
-    """The root of a dataset; equal to that of another name for the same folder."""
+    """The root of a dataset; two roots are equal if they are the same folder."""
 
     name: str = dataclasses.field(compare=False)
     identity: Identity | None
@@ -143,16 +143,16 @@ def _root(folder: str) -> _Root:
 
 
 def _dataset_of_results(path: str) -> _Root | None:
-    """The root of a dataset, where a path is that of its results as a whole."""
+    """Returns the root of the dataset in which a run wrote the place at a path; else None."""
     folder, name = os.path.split(path)
     return _root(folder) if name in written_names(folder) else None
 
 
 def written_names(folder: str) -> Collection[str]:
-    """The names of what a run left in a local folder; none where it is no dataset's root."""
+    """Returns the names that a run left in a local folder; none if it is no dataset's root."""
     if not is_dataset(folder):
         return ()
-    # Where a file system holds names in another case for one, they are as someone else made them.
+    # If a file system ignores case, the names may have another case than a run gives them.
     return {name for name in os.listdir(folder) if _is_written(folder, name)}  # noqa: PTH208
 
 
@@ -167,14 +167,14 @@ def _is_written(folder: str, name: str) -> bool:
 
 
 def is_dataset(folder: str) -> bool:
-    """Whether a folder has the `run.json` of a run, complete or not."""
+    """Checks whether a folder has the `run.json` of a run, complete or not."""
     try:
         return DatasetFolder(folder).read_run() is not None
     except (OSError, RecursionError):
         return False
     except ImageError as error:
         if error.code is ErrorCode.READ_ERROR and not storage.is_local(folder):
-            # Its store does not answer: what lies there is not to be taken for inputs.
+            # The store does not answer: results that lie there must not be taken for inputs.
             raise SettingsError(error.code, error.message) from error
         return False
 
@@ -182,16 +182,16 @@ def is_dataset(folder: str) -> bool:
 class InputScope(storage.Scope):
     """The places that a listing of inputs passes over: the output, and the results of any run.
 
-    Results that the pattern itself names are inputs: those of the dataset in whose `images/`, say,
-    the listing begins.
+    Results that the pattern itself names are inputs all the same, for example those of a dataset in
+    whose `images/` the listing begins.
 
     Args:
-        start: where the listing begins.
-        output: of the run that the inputs are for; None where there is none.
+        start: path or URI at which the listing begins.
+        output: of the run that the inputs are for; None if there is none.
 
     Attributes:
         link_into_output: the first local link, or mount, that was passed over because it leads to
-            something in the output; None where there is none.
+            something in the output; None if there is none.
     """
 
     def __init__(self, start: str, output: Output | None) -> None:
@@ -211,18 +211,18 @@ class InputScope(storage.Scope):
         return tuple(sorted({*(root.name for root in self._local), *self._elsewhere}))
 
     def refuse_in_output(self, what: str, uri: str) -> None:
-        """Raises where an input, or what is said of it, is in the output; see `Output.refuse`."""
+        """Raises an error if a file that an input needs is in the output; see `Output.refuse`."""
         if self._output is not None:
             self._output.refuse(what, uri)
 
     def enters(self, folder: str, found: Identity) -> bool:
-        """Whether a local folder is descended into: not into the output, by whatever name."""
+        """Checks whether a listing enters a local folder; no name of the output is entered."""
         if self._output is not None and self._output.has_folder(found):
             return False
         return all(self._leads_to_inputs(folder, name) for name in self._results.mounted(folder))
 
     def follows(self, link: str) -> bool:
-        """Whether a local link leads to inputs."""
+        """Checks whether a local link leads to inputs."""
         target = link_target(link)
         return target is None or self._leads_to_inputs(link, target)
 
@@ -238,14 +238,14 @@ class InputScope(storage.Scope):
         return False
 
     def passes_over(self, folder: str) -> Collection[str]:
-        """The names in a local folder that are not listed: what a run left there."""
+        """Returns the names in a local folder that are not listed, because a run left them."""
         names = written_names(folder)
         if names:
             self._local[_root(folder)] = None
         return names
 
     def sees(self, uri: str) -> bool:
-        """Whether a file on another store is listed; what tells of datasets is remembered."""
+        """Checks whether a file on another store is listed; remembers each `run.json`."""
         self._has_seen = True
         if self._output is not None and self._output.holds(uri):
             return False
@@ -258,16 +258,16 @@ class InputScope(storage.Scope):
         if not self._has_seen:
             return
         roots = {uri.removesuffix(f"/{RUN_JSON}") for uri in self._run_jsons}
-        # A glob sees only what begins as it does.
+        # A glob lists only files that match it, so the start is checked as well.
         self._elsewhere = frozenset(filter(is_dataset, {*roots, self._start}))
 
     @property
     def has_results_elsewhere(self) -> bool:
-        """Whether there are results on another store, which `is_result` tells."""
+        """True if there are results on another store, which `is_result` identifies."""
         return bool(self._elsewhere)
 
     def is_result(self, uri: str) -> bool:
-        """Whether a file on another store is one that a run left; after `finish`."""
+        """Checks whether a run left a file on another store; must be called after `finish`."""
         return any(
             root in self._elsewhere and uri[len(root) + 1 :].partition("/")[0] in _WRITTEN
             for root in _folders_above(uri)
@@ -282,7 +282,7 @@ def _folders_above(uri: str) -> Iterator[str]:
 
 
 def results_to_name(root: str) -> str:
-    """The INPUT to name in order to upscale the results of a run once more."""
+    """Returns the INPUT to name in order to upscale the results of a run once more."""
     layout = (DatasetFolder(root).read_run() or {}).get("layout")
     endings = {str(each): each.data_path(0).rpartition(".")[2] for each in Layout if each.is_packed}
     if layout in endings:
@@ -291,11 +291,11 @@ def results_to_name(root: str) -> str:
 
 
 def refuse_needed_in_results(needed: Iterable[tuple[str, str]], dataset: DatasetFolder) -> None:
-    """Raises where a run would delete or replace what it needs.
+    """Raises an error if a run would delete or replace a file that it needs.
 
     Args:
-        needed: URIs, each after words that name it and end in a verb.
-        dataset: the output; only what a run writes there is looked at.
+        needed: URIs, each after words that name the file and end in a verb.
+        dataset: the output; only the places that a run writes there are checked.
 
     Raises:
         SettingsError: INPUT_IN_OUTPUT.
@@ -310,7 +310,7 @@ def refuse_needed_in_results(needed: Iterable[tuple[str, str]], dataset: Dataset
 
 
 def identity(path: str) -> Identity | None:
-    """The identity of a local file or folder, links followed; None where there is none."""
+    """Returns the identity of a local file or folder, links followed; None if there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116 (odd bytes)
     except (OSError, ValueError):
@@ -319,21 +319,21 @@ def identity(path: str) -> Identity | None:
 
 
 def link_target(path: str) -> str | None:
-    """The absolute path that a link names, maybe of another link; None where it is no link."""
+    """Returns the absolute path that a link names, maybe another link; None for no link."""
     try:
         target = os.readlink(path)  # noqa: PTH115 (odd bytes)
     except (OSError, ValueError):
         return None
     reached = "/" if target.startswith("/") else os.path.realpath(os.path.split(path)[0])
     for part in target.split("/"):
-        # The system goes up from where a link leads, not from its own folder.
+        # The system resolves `..` from the place that a link leads to, not from its own folder.
         reached = os.path.realpath(reached) if part == ".." else reached
         reached = os.path.normpath(f"{reached}/{part}")
     return reached
 
 
 class _Mounts:
-    """The mounts that this process sees, by which a folder has other names; none but on Linux."""
+    """The mounts that this process sees, which give folders other names; only on Linux."""
 
     def __init__(self) -> None:
         self._points: dict[str, tuple[str, str]] = {}
@@ -341,17 +341,17 @@ class _Mounts:
             lines = os.fsdecode(_MOUNTS.read_bytes()).splitlines()
         except OSError:
             lines = []
-        # Device, folder of it, and where that is mounted: proc_pid_mountinfo(5).
+        # The device, a folder of it, and the folder's mount point: proc_pid_mountinfo(5).
         for _, _, device, root, point, *_ in (line.split(" ") for line in lines):
             self._points[_unescaped(point)] = device, _unescaped(root)
         self._last_parts = {os.path.split(point)[1] for point in self._points}
 
     def may_be_at(self, path: str) -> bool:
-        """False for most paths at which nothing is mounted."""
+        """Checks whether something may be mounted at a path, by the path's last part alone."""
         return os.path.split(path)[1] in self._last_parts
 
     def other_names(self, path: str) -> Iterator[str]:
-        """The names of what is mounted at a path, which has no links in it, in other mounts."""
+        """Yields the other names of what is mounted at a path; the path has no links in it."""
         if path not in self._points:
             return
         device, root = self._points[path]
@@ -360,7 +360,7 @@ class _Mounts:
             if point == path or device != other_device or below is None:
                 continue
             name = os.path.normpath(f"{point}/{below}")
-            # A third mount may hide it.
+            # Another mount may hide that name.
             if identity(name) == identity(path):
                 yield name
 
@@ -370,11 +370,11 @@ def _unescaped(field: str) -> str:
 
 
 class _Ways(Generic[_T]):
-    """Looks at all that local paths lead through.
+    """A search through all places that local paths lead through.
 
     Args:
-        recognize: gives what is looked for where a path names it, else None. It is asked for a path
-            itself, the folders that it is in, and all that links and mounts on the way lead
+        recognize: returns the searched value if a path names it, else None. It is called for a path
+            itself, the folders that it is in, and all places that links and mounts on the way lead
             through.
     """
 
@@ -382,11 +382,11 @@ class _Ways(Generic[_T]):
         self._recognize = recognize
         self._mounts = _Mounts()
         self._real = functools.lru_cache(_MOST_REMEMBERED)(os.path.realpath)
-        # Of what paths lead through: a folder is looked at once for all of its files.
+        # Results for the places on the way: a folder is checked once for all of its files.
         self._known: dict[str, _T | None] = {}
 
     def first(self, path: str) -> _T | None:
-        """The first thing found, going back from an absolute path; None where there is nothing."""
+        """Returns the first value found, going back from an absolute path; None if nothing is."""
         ahead = self._names(path)
         seen = set(ahead)
         for each in ahead:
@@ -408,13 +408,13 @@ class _Ways(Generic[_T]):
         self._known.update(dict.fromkeys(paths, found))
 
     def _names(self, path: str) -> list[str]:
-        """A path, and the same in the folder that it is really in."""
+        """Returns a path, and the same name in the folder that it is really in."""
         folder, name = os.path.split(path)
         real = self._real(folder)
         return [path] if real == folder else [path, os.path.join(real, name)]  # noqa: PTH118
 
     def _before(self, path: str) -> Iterator[str]:
-        """The places one step before a path: its folder, what it links to, its other names."""
+        """Yields the places one step before a path: its folder, its link's target, other names."""
         yield os.path.split(path)[0]
         target = link_target(path)
         if target is not None:
@@ -423,6 +423,6 @@ class _Ways(Generic[_T]):
             yield from self._names(name)
 
     def mounted(self, folder: str) -> Iterator[str]:
-        """The other names of a folder, if it is one that is mounted there."""
+        """Yields the other names of a folder, if something is mounted there."""
         if self._mounts.may_be_at(folder):
             yield from self._mounts.other_names(self._real(folder))

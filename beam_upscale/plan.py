@@ -1,4 +1,4 @@
-"""What happens to an image: accepted, tiled, shrunk, skipped or rejected, and at what price.
+"""The decision for an image: accepted, tiled, shrunk, skipped or rejected, and at what price.
 
 Deciding is pure: an engine, a size and options give a `Plan`; no pixel is read. The preview of a
 run, the run itself and the budget all use `plan`, so that they cannot disagree.
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 MOST_PIXELS = 1 << 36
-"""A header that says more is not believed: to list the tiles alone would take minutes."""
+"""The most pixels that a header may declare: to list more tiles would take minutes."""
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
@@ -41,7 +41,7 @@ DEFAULT_MAX_INPUT_BYTES = 1 << 30
 
 
 class Oversize(StrEnum):
-    """What to do with an image beyond an engine's limit."""
+    """The treatment of an image above an engine's limit: reject, cut into tiles, or shrink it."""
 
     REJECT = "reject"
     TILE = "tile"
@@ -49,7 +49,7 @@ class Oversize(StrEnum):
 
 
 class Action(StrEnum):
-    """What is done with an image."""
+    """The treatment of an image that a plan decides on."""
 
     ACCEPT = "accept"
     TILE = "tile"
@@ -59,14 +59,14 @@ class Action(StrEnum):
 
 
 class Animated(StrEnum):
-    """What to do with a file of several frames."""
+    """The treatment of a file of several frames: take the first frame, or reject the file."""
 
     FIRST = "first"
     REJECT = "reject"
 
 
 class MetadataRule(StrEnum):
-    """What of an input's metadata its result keeps; colors stay in any case."""
+    """The treatment of an input's metadata in its result; colors stay in any case."""
 
     KEEP = "keep"
     STRIP = "strip"
@@ -87,7 +87,7 @@ class OutputFormat(StrEnum):
 
     @property
     def max_side(self) -> int | None:
-        """Longest side in pixels that encoders write; None where no image comes near the end.
+        """The longest side in pixels that encoders write; None if no image comes near the limit.
 
         WebP's format ends at 2**14 - 1. JPEG's ends at 65,535, libjpeg's encoder
         (JPEG_MAX_DIMENSION) at 65,500.
@@ -97,7 +97,7 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a run asks of every image; sizes in pixels, at least 1.
+    """The options that apply to every image of a run; sizes in pixels, at least 1.
 
     Attributes:
         width: output width; at most one of width, height, short_side and long_side is set, and
@@ -160,25 +160,25 @@ class PlanOptions:
 
 
 DEFAULT_OPTIONS = PlanOptions()
-"""Options of a run that asks for nothing in particular."""
+"""The options with all defaults."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What happens to one image; sizes in pixels.
+    """The decision for one image; sizes in pixels.
 
     Attributes:
-        action: what is done.
+        action: the treatment of the image.
         engine: the engine's name.
         input_width: width of the image.
         input_height: height of the image.
-        work_width: width of the image that the engine's calls cover: the input's, or less where it
-            is shrunk. 0, as all that follow, where nothing is upscaled.
-        work_height: its height.
-        engine_width: width of the engine's result: the work's times the scale.
-        engine_height: its height.
-        output_width: width of the final result: the engine's, or less where a size is requested.
-        output_height: its height.
+        work_width: width of the work image, which the engine's calls cover: the input's, or less if
+            the input is shrunk. This and all later sizes are 0 if nothing is upscaled.
+        work_height: height of the work image.
+        engine_width: width of the engine's result: `work_width` times the scale.
+        engine_height: height of the engine's result.
+        output_width: width of the final result: the engine's, or less if a size is requested.
+        output_height: height of the final result.
         pieces: one for each call, in coordinates of the work image.
         credits: exact price of all calls.
         error_code: why the image is rejected; None otherwise.
@@ -202,12 +202,12 @@ class Plan:
 
     @property
     def calls(self) -> int:
-        """Number of calls to the engine, each priced on its own."""
+        """The number of calls to the engine, each priced on its own."""
         return len(self.pieces)
 
     @property
     def usd(self) -> Decimal:
-        """Exact price in US dollars."""
+        """The exact price in US dollars."""
         return self.credits * USD_PER_CREDIT
 
 
@@ -226,14 +226,15 @@ def plan(
     hold per call, so that a tiled image as a whole may be larger.
 
     Args:
-        engine: whose limits and prices hold.
+        engine: the engine whose limits and prices apply.
         width: of the image, after EXIF orientation.
-        height: likewise.
-        options: what is asked of every image.
-        frames: in the image's file.
+        height: of the image, after EXIF orientation.
+        options: the options of the run.
+        frames: number of frames in the image's file.
 
     Returns:
-        A plan for any size; one that cannot be done has action REJECT and an `error_code`.
+        A plan for any size; for an image that cannot be upscaled, it has the action REJECT and an
+        `error_code`.
     """
     try:
         _check_readable(width, height, options)

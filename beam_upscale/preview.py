@@ -1,4 +1,4 @@
-"""What a run would do and cost: headers only, no model, nothing spent."""
+"""The preview of a run and its cost: it reads headers only, runs no network and spends nothing."""
 
 import dataclasses
 import json
@@ -31,20 +31,20 @@ from beam_upscale.sources import ReadListed, write_down
 
 @dataclasses.dataclass(frozen=True)
 class PlannedImage:
-    """What would become of one input.
+    """The expected outcome of one input.
 
     Attributes:
-        input_id: the input.
-        status: as far as its header tells; what the pixels hide shows only in a run.
-        error_code: why not, where it would not be upscaled.
-        message: likewise.
-        width: input pixels, None where the header cannot be read, or says more than 31 bits hold.
-        height: likewise.
-        output_width: pixels of the result, None where there is none.
-        output_height: likewise.
-        calls: priced pieces.
-        credits: their price.
-        known_from: what of the input was looked at: `header`, and none of its pixels; None where
+        input_id: id of the input.
+        status: as far as the header tells; damaged pixels show only in a run.
+        error_code: why the input would not be upscaled; None if there is no error.
+        message: the error in words.
+        width: input pixels; None if the header cannot be read, or states more than 31 bits hold.
+        height: as `width`.
+        output_width: pixels of the result; None if there is none.
+        output_height: as `output_width`.
+        calls: number of priced calls.
+        credits: price of the calls.
+        known_from: the part of the input that was read: `header`, and none of its pixels; None if
             not even that can be read.
     """
 
@@ -66,10 +66,10 @@ class StatusTotals:
     """Sums over the inputs of one status.
 
     Attributes:
-        images: inputs.
-        calls: priced pieces.
-        credits: their price.
-        usd: the same in dollars.
+        images: number of inputs.
+        calls: number of priced calls.
+        credits: price of the calls.
+        usd: price of the calls in dollars.
     """
 
     images: int
@@ -125,19 +125,19 @@ def preview(
     beam_options: Sequence[str] = (),
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Plans every input, as a Beam job, and leaves the plan in a folder.
+    """Plans every input, as a Beam job, and writes the plan to a folder.
 
     Args:
         images: the inputs.
-        rules: as the run would have them.
+        rules: the rules of the run.
         max_credits: the budget; None sets none.
-        folder: which all workers share; `read_plan` reads it.
-        beam_options: Beam's own; without `--runner` among them it runs in this process.
+        folder: a folder that all workers share; `read_plan` reads the plan in it.
+        beam_options: Beam's own options; without `--runner`, the job runs in this process.
         on_wait: called with a message before waiting for another plan that is made there.
 
     Raises:
-        SettingsError: OUTPUT_TAKEN, there is a plan or a run in the folder; OUTPUT_HELD, another
-            plan is made there; INVALID_OPTION, Beam knows no such runner.
+        SettingsError: OUTPUT_TAKEN, the folder has a plan or is a run's output; OUTPUT_HELD,
+            another plan is made there; INVALID_OPTION, Beam knows no such runner.
     """
     is_here = is_local(beam_options)
     with held(
@@ -156,7 +156,7 @@ def preview(
 
 
 def _refuse_used(dataset: DatasetFolder) -> None:
-    """Raises where a folder has a plan or is a run's output.
+    """Raises an error if a folder has a plan or is a run's output.
 
     Raises:
         SettingsError: OUTPUT_TAKEN.
@@ -178,7 +178,7 @@ class PlanImages(beam.PTransform):
     """Plans inputs by their headers and parameters.
 
     Attributes:
-        rules: as the run would have them.
+        rules: the rules of the run.
         max_credits: the budget; None sets none.
 
     Returns:
@@ -189,7 +189,7 @@ class PlanImages(beam.PTransform):
     max_credits: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:
-        """Plans each, and settles the budget where there is one."""
+        """Plans each input, and settles the budget if there is one."""
         planned = sources | "Plan" >> beam.ParDo(_Plan(self.rules))
         if self.max_credits is None:
             return planned
@@ -218,7 +218,7 @@ class WritePlan(beam.PTransform):
     folder: str
 
     def expand(self, planned: Any) -> Any:
-        """Writes what each worker has, in no order."""
+        """Writes the images of each worker, in no particular order."""
         return (
             planned
             | "AsDict" >> beam.Map(dataclasses.asdict)
@@ -232,7 +232,7 @@ class PlannedImages:
     """The images of a plan, in the order of their ids, on the local disk: there may be millions.
 
     Args:
-        parts: URIs of its files.
+        parts: URIs of the plan's files.
     """
 
     def __init__(self, parts: Iterable[str]) -> None:
@@ -243,7 +243,7 @@ class PlannedImages:
 
 
 def read_plan(folder: str) -> PlannedImages:
-    """The images of the plan in a folder."""
+    """Reads the images of the plan in a folder."""
     parts = storage.list_below(storage.join(storage.absolute(folder), _PLAN))
     return PlannedImages(part.uri for part in parts)
 
@@ -263,7 +263,7 @@ def _from_json(text: str) -> PlannedImage:
             **values,
             "status": Status(values["status"]),
             "error_code": None if code is None else ErrorCode(code),
-            # As prices are written: Arrow's have all places of the column.
+            # In the form that prices are written in: Arrow's have all places of the column.
             "credits": Decimal(f"{values['credits'].normalize():f}"),
         }
     )
@@ -297,7 +297,7 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
 
 
 def _held(side: int) -> int | None:
-    """A side as far as a plan's file holds it; a header may say anything, and the message tells."""
+    """Returns a side, or None if a plan's column cannot hold it; the message states such a size."""
     return side if side < 2**31 else None
 
 
@@ -321,7 +321,7 @@ def _within(planned: PlannedImage, settled: Reach, admitted: Admission | None) -
 
 
 def by_status(planned: Iterable[PlannedImage]) -> dict[Status, StatusTotals]:
-    """Sums for each status that occurs, exact to the last digit."""
+    """Adds up images for each status that occurs, exact to the last digit."""
     images: Counter[Status] = Counter()
     calls: Counter[Status] = Counter()
     prices: dict[Status, Decimal] = {}

@@ -1,4 +1,4 @@
-"""What numbers an option may have."""
+"""Checks that the numbers of options are in their ranges."""
 
 import math
 
@@ -6,11 +6,11 @@ from beam_upscale.errors import ErrorCode, SettingsError
 
 
 def check_at_least(least: int, **values: int | None) -> None:
-    """Refuses what is smaller.
+    """Rejects a value below the smallest allowed one.
 
     Args:
-        least: the smallest that is allowed.
-        **values: by the options' names; None is an option that is not set.
+        least: the smallest allowed value.
+        **values: the values, by the options' names; None for an option that is not set.
 
     Raises:
         SettingsError: INVALID_OPTION, for the first that is too small.
@@ -23,13 +23,13 @@ def check_at_least(least: int, **values: int | None) -> None:
 
 
 def check_not_negative(**values: float | None) -> None:
-    """Refuses what is below 0, infinity and what is no number.
+    """Rejects a value that is negative, infinite or not a number.
 
     Args:
-        **values: by the options' names; None is an option that is not set.
+        **values: the values, by the options' names; None for an option that is not set.
 
     Raises:
-        SettingsError: INVALID_OPTION, for the first that is not.
+        SettingsError: INVALID_OPTION, for the first such value.
     """
     for name, value in values.items():
         if value is not None and not (math.isfinite(value) and value >= 0):
@@ -39,13 +39,13 @@ def check_not_negative(**values: float | None) -> None:
 
 
 def check_positive(**values: float | None) -> None:
-    """Refuses what is not above 0, infinity and what is no number.
+    """Rejects a value that is 0, negative, infinite or not a number.
 
     Args:
-        **values: by the options' names; None is an option that is not set.
+        **values: the values, by the options' names; None for an option that is not set.
 
     Raises:
-        SettingsError: INVALID_OPTION, for the first that is not.
+        SettingsError: INVALID_OPTION, for the first such value.
     """
     for name, value in values.items():
         if value is not None and not (math.isfinite(value) and value > 0):

@@ -1,4 +1,4 @@
-"""Engines behind the gRPC API as they are pinned at submission: what a worker needs to call one."""
+"""Engines behind the gRPC API, pinned at submission with all that a worker needs to call one."""
 
 import dataclasses
 import ipaddress
@@ -7,9 +7,9 @@ from typing import Any
 from beam_upscale.errors import ErrorCode, SettingsError
 
 API_KEY_VARIABLE = "BEAM_UPSCALE_API_KEY"
-"""The environment variable that holds the API key, where no file does."""
+"""The environment variable that holds the API key if no file does."""
 
-# Between machines whose clocks do not agree.
+# The difference that the clocks of two machines may have.
 _CLOCK_SECONDS = 60.0
 
 
@@ -22,18 +22,19 @@ class RemoteModel:
     Attributes:
         engine: its id on the service.
         endpoint: HOST:PORT; an IPv6 address stands in brackets.
-        api_key_file: where a worker reads the key, on any of Beam's file systems; None where the
-            environment holds it (`API_KEY_VARIABLE`), or where none is needed.
-        insecure: plaintext, also to other machines; to this one it is plaintext without a `ca`.
+        api_key_file: file from which a worker reads the key, on any of Beam's file systems; None if
+            the environment holds the key (`API_KEY_VARIABLE`), or if none is needed.
+        insecure: True calls the service in plaintext, also on another machine. A service on this
+            machine is called in plaintext unless there is a `ca`.
         ca: PEM of the certificate authorities to trust; None trusts those of the system.
-        max_in_flight: calls at a time of one process, at least 1.
-        requests_per_second: calls begun in a second by one process, repeated ones included; None
-            sets no limit.
-        deadline_seconds: how long one attempt may take.
-        retry_seconds: how long after its first attempt a call may still be repeated.
-        ledger: what the service says tells its ledger and this key from any others: a repeat of a
-            request is charged once there. None where a service says nothing of the kind.
-        replay_seconds: how long that ledger remembers a request.
+        max_in_flight: most calls at a time of one process, at least 1.
+        requests_per_second: most calls that one process begins in a second, repeated ones included;
+            None sets no limit.
+        deadline_seconds: time that one attempt may take.
+        retry_seconds: time after its first attempt in which a call may still be repeated.
+        ledger: id of the service's ledger and of this key in it, as the service gives it. There, a
+            repeat of a request is charged once. None if the service gives no such id.
+        replay_seconds: time for which that ledger remembers a request.
 
     Raises:
         SettingsError: INVALID_OPTION, the endpoint is not HOST:PORT.
@@ -63,7 +64,7 @@ class RemoteModel:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether the service is on this machine."""
+        """True if the service is on this machine."""
         host = self.endpoint.rpartition(":")[0]
         try:
             return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -72,14 +73,15 @@ class RemoteModel:
 
     @property
     def is_plaintext(self) -> bool:
-        """Whether it is called without TLS."""
+        """True if the service is called without TLS."""
         return self.insecure or (self.is_loopback and self.ca is None)
 
     @property
     def repeat_seconds(self) -> float:
-        """Seconds after the first sending in which a repeat may begin that is charged once.
+        """The seconds after a call's first sending in which a repeat may begin to be charged once.
 
-        Its last attempt is over by the time the service forgets. 0 where nothing is remembered.
+        The repeat's last attempt is over by the time the service forgets the request. 0 if the
+        service remembers nothing.
         """
         if self.ledger is None:
             return 0.0
@@ -87,24 +89,23 @@ class RemoteModel:
         return max(0.0, self.replay_seconds - lasts)
 
     def charges_once_after(self, seconds: float) -> bool:
-        """Whether a repeat so long after a call was first sent is charged together with it.
+        """Checks whether a repeat, `seconds` after a call was first sent, is charged only once.
 
-        What was sent later than now by more than clocks differ has a time that is not to be relied
-        on.
+        A first sending in the future, beyond the difference that clocks may have, is not relied on.
         """
         return self.repeat_seconds > 0 and -_CLOCK_SECONDS <= seconds <= self.repeat_seconds
 
     @property
     def place(self) -> str:
-        """What upscales and where, for people."""
+        """The engine and its endpoint, as people read them."""
         return f"{self.engine} at {self.endpoint}"
 
     def description(self) -> dict[str, Any]:
-        """The columns of a manifest that say what upscales; the service does not tell."""
+        """Returns the manifest's columns on the network; all None, as the service does not tell."""
         return dict.fromkeys(
             ("model", "weights_sha256", "device_type", "precision", "network_backend")
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """What results depend on and can be known: where the service stands may change."""
+        """Returns what results are known to depend on; the endpoint may change."""
         return {"engine": self.engine}

@@ -1,4 +1,4 @@
-"""What a run is asked for and what it leaves, without the libraries that it needs in between."""
+"""The request for a run, and its result, without the libraries that the run itself needs."""
 
 import dataclasses
 import math
@@ -18,18 +18,18 @@ _MOST_WORKERS = 16
 
 @dataclasses.dataclass(frozen=True)
 class FailureLimit:
-    """How many failures stop a run.
+    """The number of failures that stops a run.
 
     Attributes:
-        count: this many rows `failed`; None sets no such limit.
-        percent: or this share of all inputs, 0 to 100.
+        count: number of rows that are `failed`; None sets no such limit.
+        percent: share of all inputs, 0 to 100, if `count` is None; None sets no such limit.
     """
 
     count: int | None = None
     percent: float | None = None
 
     def most(self, inputs: int) -> int | None:
-        """The number of failures that stops a run over so many inputs; None for no limit."""
+        """Returns the number of failures that stops a run over `inputs`; None for no limit."""
         if self.count is not None:
             return self.count
         if self.percent is None:
@@ -39,27 +39,28 @@ class FailureLimit:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What to run.
+    """The request for a run: its input, its output and its settings.
 
     Attributes:
         input: a file, a folder or a glob, on any of Beam's file systems, or the URL of a file of a
             web server.
         output: the dataset's root.
         settings: how images are upscaled.
-        layout: how they are stored.
+        layout: how results are stored.
         shard_rows: rows in a shard, at least 1.
         max_credits: the budget for this output, earlier runs included; None sets none.
         retry: statuses of earlier rows that are done again.
-        max_failures: what stops a run that goes wrong everywhere.
+        max_failures: the number of failures that stops the run.
         overwrite: begin anew, without the results of earlier runs into this output.
         workers: parallel workers of the local runner, all in this process, at least 1; None takes
-            what suits the device.
+            as many as suit the device.
         input_format: how the input is read; None infers it from names.
         image_column: the column of tables with images; None takes one with a usual name.
-        grace_seconds: how long images that are begun may take to finish after SIGTERM, 0 or more.
+        grace_seconds: seconds that begun images may take to finish after SIGTERM, 0 or more.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
-        lease_seconds: without a sign of life after which another run may take the output over,
-            where the operating system's locks do not tell: beyond one machine or its local disks.
+        lease_seconds: seconds without a sign of life after which another run may take over the
+            output. They count where the operating system's locks do not tell: beyond one machine or
+            its local disks.
     """
 
     input: str
@@ -81,13 +82,13 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """What one run did in which time, without what earlier ones had done.
+    """The work of one run and its time, without the work of earlier runs.
 
     Attributes:
-        seconds: from its first look at the settings to its end.
-        images: inputs that got a row. Where workers are other processes these are the ones that
-            were last heard of, a second before the end.
-        pixels: of the inputs that were upscaled among them.
+        seconds: time from the check of the settings to the end of the run.
+        images: number of inputs that got a row. If workers are other processes, it is the number
+            last reported, a second before the end.
+        pixels: input pixels of those images that were upscaled.
     """
 
     seconds: float
@@ -97,13 +98,13 @@ class Pace:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run left.
+    """The result of a run.
 
     Attributes:
-        totals: over all rows of the dataset, staged ones included where the run was stopped.
-        stopped: why the run was stopped before its end; None where it is complete.
-        errors: of the same rows, by status and code.
-        pace: of this run.
+        totals: over all rows of the dataset, uncommitted ones included if the run was stopped.
+        stopped: why the run was stopped before its end; None if it is complete.
+        errors: number of errors in the same rows, by status and code.
+        pace: work and time of this run; None if they are not known.
     """
 
     totals: Totals
@@ -113,10 +114,10 @@ class RunResult:
 
 
 def default_workers(device: Device | None) -> int:
-    """As many local workers as keep a device fed, each of which holds an image and its result.
+    """Returns how many local workers keep a device busy; each holds an image and its result.
 
-    On a CPU one decodes or encodes while the network works on another's image. Without a device
-    here, at a service, a few keep many calls in flight: none waits for its calls.
+    On a CPU, one worker decodes or encodes while the network works on another's image. Without a
+    device here, at a service, a few workers keep many calls in flight: none waits for its calls.
     """
     if device is None:
         return min(_MOST_WORKERS, max(4, usable_cores()))

@@ -1,4 +1,4 @@
-"""What earlier runs into the same output did, and which of it still holds."""
+"""The results of earlier runs into the same output, and the check that they are still valid."""
 
 import dataclasses
 import hashlib
@@ -18,7 +18,8 @@ from beam_upscale.output_names import unique_names
 from beam_upscale.parameters import Parameters
 from beam_upscale.sorted_map import SortedMap
 
-# What is wrong with an image's parameters, and with the file of its caption or its own.
+# Error codes of an image's parameters; of failures that are always retried; and of reading an
+# image's file or its caption.
 _PARAMETER_CODES = frozenset(
     {
         ErrorCode.INVALID_PROMPT,
@@ -36,10 +37,10 @@ _READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, Er
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a run asks of engines that take parameters.
+    """The parameters that a run requests of engines that take parameters.
 
     Attributes:
-        parameters: of every image whose own columns and caption say nothing else.
+        parameters: the defaults for all images; an image's columns and caption override them.
         prompt_column: the column that holds an image's prompt.
     """
 
@@ -48,7 +49,7 @@ class Asked:
 
 
 def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
-    """What a dataset's `run.json` says was asked; None where no engine takes parameters."""
+    """Reads the requested parameters from `run.json`; None if no engine takes parameters."""
     settings = (run or {}).get("settings") or {}
     parameters = settings.get("parameters")
     if parameters is None:
@@ -59,19 +60,19 @@ def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
 def assign_shards(
     images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
 ) -> Iterator[SourceImage]:
-    """Gives each input its shard, the same on every run over the same inputs.
+    """Assigns each input to a shard, the same on every run over the same inputs.
 
-    Inputs of shards that earlier runs completed stay where they are. The others are counted off in
-    order into new shards. That assignment is written down before it is used, so that a run that
-    was interrupted goes on with it; it is made anew only when the inputs have changed since.
+    Inputs of shards that earlier runs completed keep their shard. The others fill new shards in
+    order. This assignment is written before it is used, so that a later run continues it after an
+    interruption; it changes only if the inputs have changed since.
 
     Args:
         images: the inputs, ordered by `input_id`.
         dataset: the output.
-        shard_rows: rows in a shard.
+        shard_rows: the number of rows in a shard.
 
     Yields:
-        The inputs by shard and `input_id`, with `shard`, `output_name` and `committed` settled.
+        The inputs ordered by shard and `input_id`, with `shard`, `output_name` and `committed` set.
     """
     committed = SortedMap(
         (input_id, json.dumps([shard, output_uri]))
@@ -105,7 +106,7 @@ def _numbered(
 
 
 def output_name(row: Row) -> str | None:
-    """The name, without extension, under which a row's image stands in layout files."""
+    """Returns the name, without extension, of a row's image in layout files; None elsewhere."""
     return _name_in_layout_files(row.output_uri)
 
 
@@ -115,12 +116,12 @@ def _name_in_layout_files(output_uri: str | None) -> str | None:
 
 
 def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -> None:
-    """Deletes the files that a row accounts for, which it is to do no more.
+    """Deletes the files that belong to a row: its image in layout files, and all intermediates.
 
     Args:
-        row: its image in layout files, and intermediates in any layout.
+        row: the row, which is dropped or replaced.
         dataset: the output.
-        but_for: the row that takes its place; what that accounts for stays.
+        but_for: the row that replaces it, whose files stay; None if there is none.
     """
     kept = set() if but_for is None else _files(but_for)
     for uri in _files(row) - kept:
@@ -128,10 +129,10 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
 
 
 def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
-    """The row of an input that had one before, with what both were billed for.
+    """Returns the row to keep of an input with an earlier row; it includes the billing of both.
 
-    An attempt that failed takes no image away that is there: the row before it stays. Otherwise the
-    new row does, and files that only the other one accounts for are deleted.
+    A failed attempt does not remove an existing image: the earlier row stays. Otherwise the new row
+    stays, and files that belong only to the earlier row are deleted.
 
     Args:
         before: the earlier row.
@@ -148,18 +149,18 @@ def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
 
 
 def _outlives(before: Row, row: Row) -> bool:
-    """Whether a row has an image of what a later row, which has none, is about."""
+    """Checks whether a row has the image of the same request for which a later row has none."""
     is_lost = before.status is Status.UPSCALED and row.status is not Status.UPSCALED
     names = ("source_sha256", "prompt", "negative_prompt", "cfg_scale", "steps", "noise_level")
     is_same = all(getattr(before, name) == getattr(row, name) for name in names)
     seeds = [{"seed": each.input.get("seed")} for each in (before, row)]
-    # A seed that is to be derived is not known before the image is read.
+    # A derived seed is not known before the image is read.
     has_same_seed = row.seed == before.seed or (row.seed is None and are_stored_alike(*seeds))
     return is_lost and is_same and row.source_sha256 is not None and has_same_seed
 
 
 def _has_files(row: Row, dataset: DatasetFolder) -> bool:
-    """Whether the image of a row and its intermediates are there."""
+    """Checks whether the image of a row and its intermediates exist."""
     for stage in row.stages:
         kept = stage.get("output_uri")
         if kept is not None and storage.size(dataset.resolve(kept)) != stage["output_bytes"]:
@@ -174,7 +175,7 @@ def _has_files(row: Row, dataset: DatasetFolder) -> bool:
 
 
 def _files(row: Row) -> set[str]:
-    """The files of a row's own, relative to the dataset's root."""
+    """Returns the paths of the files that belong to a row, relative to the dataset's root."""
     uris = {stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None}
     if output_name(row) is not None and row.output_uri is not None:
         uris.add(row.output_uri)
@@ -184,9 +185,9 @@ def _files(row: Row) -> set[str]:
 def _assignment(
     images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
 ) -> tuple[int, SortedMap]:
-    """The first shard of the assignment in progress, and the names that were given before it.
+    """Returns the first shard of the assignment in progress, and the output names already in use.
 
-    Those are the names, by `input_id`, of results that a run over other inputs staged.
+    These are the names, by `input_id`, of results that a run over other inputs has persisted.
     """
     in_progress = dataset.read_assignment()
     if in_progress is not None:
@@ -200,7 +201,7 @@ def _assignment(
     for record in dataset.staged_records():
         row = record.row
         if row.input_id not in present and row.input_id not in committed:
-            # No longer there, and it will have no row.
+            # The input no longer exists, so it will have no row.
             delete_files(row, dataset)
             dataset.delete(dataset.record_uri(row.input_id))
         elif (name := output_name(row)) is not None:
@@ -219,9 +220,9 @@ def _assignment(
 def _fingerprint(
     images: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
 ) -> str:
-    """A hash of what decides on shards and names: the inputs that are not in shards before `first`.
+    """Hashes the inputs that are not in shards before `first`; they decide on shards and names.
 
-    Names are part of it: rows of a table that was sorted have each other's.
+    The hash includes names: in a table that was sorted, rows have the names of other rows.
     """
     digest = hashlib.sha256(f"{shard_rows}\0".encode())
     for image in images:
@@ -235,19 +236,19 @@ def _fingerprint(
 def still_holds(
     image: SourceImage, earlier: Row, dataset: DatasetFolder, asked: Asked | None = None
 ) -> bool:
-    """Whether an earlier run's row is right still.
+    """Checks whether an earlier run's row is still valid.
 
-    It is while the same bytes go in, the same is asked of them, and the image that came out is
-    there. An input that cannot be read, or whose parameters are wrong, holds as long as it fails
-    alike. One that was too large to be read, that another step left out, or at which our own code
-    failed (which may be mended by now) is looked at anew. What was read from a web server once
-    holds where the server gives it no more: links rot, and what was made of them is not to go.
+    It is valid while the input's bytes and parameters are the same and the output image exists. The
+    row of an input that cannot be read, or whose parameters are wrong, is valid while the error
+    stays the same. The row of an input that was too large to be read, that another step left out,
+    or on which our own code failed (which may be fixed by now) is never valid. An input from a web
+    server that no longer serves it stays valid: links rot, and results must not be lost with them.
 
     Args:
-        image: the input, with its columns and caption of now.
-        earlier: its row.
+        image: the input, with its current columns and caption.
+        earlier: its earlier row.
         dataset: the output.
-        asked: of every image; None where no engine takes parameters.
+        asked: the run's requested parameters; None if no engine takes parameters.
     """
     if earlier.error_code in _LOOKED_AT_ANEW:
         return False
@@ -255,14 +256,14 @@ def still_holds(
         try:
             now = image.parameters(asked.parameters, asked.prompt_column)
         except ImageError as error:
-            # They are looked at before the image is read.
+            # Parameters are checked before the image is read.
             return (earlier.error_code, earlier.error_message) == (error.code, error.message)
         if not _asks_the_same(image, earlier, now):
             return False
     try:
         digest = image.sha256()
     except ImageError as error:
-        # A row's number may be that of another URL by now.
+        # The input_id, a row's number, may belong to another URL by now.
         is_same_url = urls.is_web(image.uri or "") and earlier.source_uri == image.source_uri
         if earlier.source_sha256 is None or not is_same_url:
             return earlier.error_code == error.code
@@ -273,7 +274,7 @@ def still_holds(
 
 
 def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:
-    """Whether an image's parameters are, or are wrong, as they were for its earlier row."""
+    """Checks whether an image's parameters, or their error, equal those of its earlier row."""
     if not _concerns_parameters(earlier):
         return True
     try:
@@ -284,14 +285,14 @@ def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:
 
 
 def _concerns_parameters(row: Row) -> bool:
-    """Whether an input came as far as its parameters; what is skipped or refused may not have."""
+    """Checks whether an input got as far as its parameters; skipped or rejected ones may not."""
     return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
 
 
 def _asks_the_same(image: SourceImage, earlier: Row, now: Parameters) -> bool:
-    """Whether an image's parameters, which are sound now, are those of its earlier row."""
+    """Checks whether an image's valid parameters equal those of its earlier row."""
     if earlier.prompt is None:
-        # The image may have been what could not be read, which shows when it is read again.
+        # Perhaps the image could not be read, not the caption; reading it again shows that.
         return earlier.error_code in _READING_CODES and earlier.source_sha256 is None
     return (
         earlier.prompt == now.prompt
@@ -304,10 +305,10 @@ def _asks_the_same(image: SourceImage, earlier: Row, now: Parameters) -> bool:
 
 
 def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
-    """Whether a row's seed is the one that is asked for now, or was derived as it would be now."""
+    """Checks whether a row's seed is the requested one, or was derived and would be again."""
     if seed:
         return earlier.seed == seed
-    # A seed that no one asked for comes from the pixels and the other parameters.
+    # Without a requested seed, it is derived from the pixels and the other parameters.
     before = earlier.input.get("seed")
     if are_stored_alike({"seed": image.columns.get("seed")}, {"seed": before}):
         return True
@@ -318,9 +319,9 @@ def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
 
 
 def readdressed(record: Record, source_uri: str) -> Record:
-    """An earlier record with where its input is now; the record itself where it has not moved.
+    """Returns an earlier record with the input's current URI; itself if that is the same.
 
-    A table may name the same bytes elsewhere.
+    A table may name the same bytes by another URI than before.
     """
     if record.row.source_uri == source_uri:
         return record
@@ -330,16 +331,16 @@ def readdressed(record: Record, source_uri: str) -> Record:
 def relabeled(
     record: Record, columns: Mapping[str, Any], input_type: pa.StructType | None = None
 ) -> Record:
-    """An earlier record with an input's columns of now; the record itself where they are the same.
+    """Returns an earlier record with the input's current columns; itself if they are the same.
 
-    Columns that guide nothing, such as a label, may change without the image being made again.
-    They are the same where they are stored alike: a manifest gives back whole numbers among
-    fractions as fractions, and None for a column that only other inputs have.
+    Columns that are no parameters, such as a label, may change without a new upscaling. Columns are
+    compared as they are stored: a manifest gives back integers among floats as floats, and None for
+    a column that only other inputs have.
 
     Args:
         record: the earlier record.
-        columns: the input's own, of now.
-        input_type: that they are stored by; None where it is inferred shard by shard.
+        columns: the input's current columns.
+        input_type: the type they are stored with; None if it is inferred for each shard.
     """
     if are_stored_alike(columns, record.row.input, input_type):
         return record

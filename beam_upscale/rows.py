@@ -1,8 +1,8 @@
-"""Inputs and results as Beam's rows: fields that Beam YAML and SQL can read, and what carries them.
+"""Inputs and results as Beam rows, with fields that Beam YAML and SQL can read.
 
-An input's row has `SOURCE`, which is the input itself, opaque; a result's has `RESULT`, and beside
-it `IMAGE`, the encoded image. The steps of this package go by those alone, and everything else in a
-row is there to be read: it may be changed or dropped on the way.
+An input's row has the field `SOURCE`, the pickled input. A result's row has `RESULT`, the pickled
+result, and `IMAGE`, the encoded image. The steps of this package read these fields alone. All other
+fields are for users: they may be changed or dropped on the way.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ SOURCE = "source"
 """The field that carries an input to `Upscale`."""
 
 RESULT = "result"
-"""The field that carries a result, all but its image, to `WriteDataset`."""
+"""The field that carries a result, without its image, to `WriteDataset`."""
 
 IMAGE = "image"
 """The field of the encoded image; null unless this run upscaled it."""
@@ -41,7 +41,7 @@ _COLUMNS_JSON = "columns_json"
 _Carried = TypeVar("_Carried")
 
 Fields = Sequence[tuple[str, Any]]
-"""Names of a row's fields with their types."""
+"""The names of a row's fields with their types."""
 
 _INPUT_FIELDS: Fields = (
     ("input_id", str),
@@ -50,7 +50,7 @@ _INPUT_FIELDS: Fields = (
     (_COLUMNS_JSON, str),
 )
 
-# Beam's names for types whose nulls are its own to say; X | None it does not know.
+# Nullable types in the form that Beam knows; it does not know X | None.
 _TYPES: Mapping[pa.DataType, Any] = MappingProxyType(
     {
         pa.string(): Optional[str],  # noqa: UP045
@@ -66,21 +66,21 @@ class RowImage(SourceImage):
     """An input that came as a row.
 
     Attributes:
-        fields: of that row, those that its result's row is to have too.
+        fields: the fields of that row that the result's row gets too.
     """
 
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def input_type(columns: Mapping[str, str]) -> RowTypeConstraint:
-    """The type of inputs' rows.
+    """Returns the type of inputs' rows.
 
     Args:
-        columns: those of the dataset's own columns that are fields, with their types: string,
-            integer, number or boolean.
+        columns: the inputs' columns that become fields, with their types: string, integer, number
+            or boolean.
 
     Raises:
-        SettingsError: INVALID_OPTION, a type is none of those, or a name is taken.
+        SettingsError: INVALID_OPTION, a type is none of these, or a name is no identifier or taken.
     """
     taken = {name for name, _ in _INPUT_FIELDS} | {SOURCE}
     fields = list(_INPUT_FIELDS)
@@ -102,7 +102,7 @@ def input_type(columns: Mapping[str, str]) -> RowTypeConstraint:
 
 
 def input_row(source: SourceImage, columns: Mapping[str, str]) -> beam.Row:
-    """An input as a row of the type `input_type`; a value that is not of its type is null."""
+    """Converts an input to a row of the type `input_type`; a value of another type becomes null."""
     own = {
         name: _COLUMN_TYPES[kind].convert(source.columns.get(name))
         for name, kind in columns.items()
@@ -118,11 +118,11 @@ def input_row(source: SourceImage, columns: Mapping[str, str]) -> beam.Row:
 
 
 def source_of(row: Any, passed: Collection[str]) -> RowImage:
-    """The input that a row carries.
+    """Unpickles the input that a row carries.
 
     Args:
-        row: of the type `input_type`, with fields added, changed and dropped.
-        passed: names of the fields that its result's row is to have.
+        row: a row of the type `input_type`; fields may have been added, changed and dropped.
+        passed: the names of the fields that the result's row gets too.
 
     Raises:
         SettingsError: INVALID_FIELD, the row does not carry an input.
@@ -133,10 +133,10 @@ def source_of(row: Any, passed: Collection[str]) -> RowImage:
 
 
 def passed_fields(element_type: Any) -> Fields:
-    """The fields of inputs' rows that their results' rows have too.
+    """Returns the fields of inputs' rows that their results' rows get too.
 
-    Those are all but `SOURCE`, and but those whose names a result's row has for its own. None where
-    nothing is known of the rows' fields.
+    These are all fields except `SOURCE` and those whose names a result's row uses itself. The list
+    is empty if the rows' fields are not known.
     """
     own = {name for name, _ in (*_manifest_fields(), (SOURCE, bytes), *_RESULT_FIELDS)}
     return [(name, kind) for name, kind in _fields_of(element_type) or () if name not in own]
@@ -146,12 +146,12 @@ _RESULT_FIELDS: Fields = ((IMAGE, Optional[bytes]), (RESULT, bytes))  # noqa: UP
 
 
 def result_type(passed: Fields) -> RowTypeConstraint:
-    """The type of results' rows: the manifest's columns, and the fields of the inputs' rows."""
+    """Returns the type of results' rows: the manifest's columns and the inputs' passed fields."""
     return RowTypeConstraint.from_fields([*_manifest_fields(), *passed, *_RESULT_FIELDS])
 
 
 def result_row(upscaled: UpscaledImage) -> beam.Row:
-    """A result of a `RowImage` as a row of the type `result_type`."""
+    """Converts a result of a `RowImage` to a row of the type `result_type`."""
     source = upscaled.source
     assert isinstance(source, RowImage)
     row = None if upscaled.record is None else upscaled.record.row
@@ -172,13 +172,13 @@ def result_row(upscaled: UpscaledImage) -> beam.Row:
 
 
 def result_of(row: Any) -> UpscaledImage:
-    """The result that a row carries.
+    """Unpickles the result that a row carries, with its image.
 
     Args:
-        row: of the type `result_type`, with fields added, changed and dropped.
+        row: a row of the type `result_type`; fields may have been added, changed and dropped.
 
     Raises:
-        SettingsError: INVALID_FIELD, the row does not carry a result, or not with its image.
+        SettingsError: INVALID_FIELD, the row carries no result, or not the result's image.
     """
     carried = _carried(row, RESULT, UpscaledImage, "Upscale")
     data = getattr(row, IMAGE, None)
@@ -197,13 +197,13 @@ def result_of(row: Any) -> UpscaledImage:
 
 
 def require_fields(rows: Any, names: Collection[str], step: str, origin: str) -> None:
-    """Raises where it is known that a step's input lacks fields that the step needs.
+    """Raises if the element type of a step's input lacks fields that the step needs.
 
     Args:
-        rows: the PCollection.
-        names: of the fields.
-        step: for the message.
-        origin: likewise, the step that adds them.
+        rows: the PCollection; if its element type is unknown, nothing is raised.
+        names: the names of the fields.
+        step: the step's name, for the message.
+        origin: the name of the step that adds the fields, for the message.
 
     Raises:
         SettingsError: INVALID_FIELD.
@@ -223,7 +223,7 @@ def require_fields(rows: Any, names: Collection[str], step: str, origin: str) ->
 
 
 def totals_type() -> RowTypeConstraint:
-    """The type of totals' rows: the sums, and the number of rows of each status by its name."""
+    """Returns the type of totals' rows: sums, and for each status a field with its row count."""
     return RowTypeConstraint.from_fields(
         [
             ("rows", int),
@@ -235,7 +235,7 @@ def totals_type() -> RowTypeConstraint:
 
 
 def totals_row(totals: Totals) -> beam.Row:
-    """A dataset's totals as a row of the type `totals_type`."""
+    """Converts a dataset's totals to a row of the type `totals_type`."""
     return beam.Row(
         rows=totals.rows,
         **{str(status): totals.by_status.get(status, 0) for status in Status},
@@ -248,7 +248,7 @@ def totals_row(totals: Totals) -> beam.Row:
 
 
 def _fields_of(element_type: Any) -> Fields | None:
-    """Fields of rows; None where elements are not known to be rows."""
+    """Returns the fields of a row type; None if elements are not known to be rows."""
     try:
         found: Fields = named_fields_from_element_type(element_type)
     except (TypeError, ValueError):
@@ -290,7 +290,7 @@ def _beam_type(kind: pa.DataType) -> Any:
 
 
 def _value(value: Any, kind: pa.DataType) -> Any:
-    """A value of the manifest as a row's field has it."""
+    """Converts a value of the manifest to the value of a row's field."""
     if pa.types.is_list(kind):
         return [_value(each, kind.value_type) for each in value or ()]
     if pa.types.is_struct(kind):
@@ -307,7 +307,7 @@ def _as_integer(value: Any) -> int | None:
     number = _as_number(value)
     if number is None or not number.is_integer():
         return None
-    # Through a double the last digits of a large one would be lost.
+    # Converting through a double would lose the last digits of a large number.
     whole = int(value)
     return whole if whole.bit_length() < 64 else None
 
@@ -323,13 +323,13 @@ def _as_boolean(value: Any) -> bool | None:
 
 @dataclasses.dataclass(frozen=True)
 class _ColumnType:
-    """How one of the dataset's own columns becomes a field."""
+    """The conversion of an input's column to a field."""
 
     beam_type: Any
     parse: Callable[[Any], Any]
 
     def convert(self, value: Any) -> Any:
-        """The value as a field has it; None where it is none, or not of this type."""
+        """Converts a value to the field's type; None if it is None or not of this type."""
         if hasattr(value, "tolist"):
             value = value.tolist()
         try:

@@ -1,4 +1,4 @@
-"""What `run.json` says of a run, and what that forbids a later run into the same output."""
+"""The content of `run.json`, and the settings that a later run must keep for the same output."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.plan import MetadataRule, Oversize
 from beam_upscale.settings import PinnedSettings
 
-# What a run leaves below its output.
+# The names of everything that a run leaves below its output.
 RESULTS = (
     *("README.md", "images", "data", "intermediates", "manifest", "telemetry", BOOKS),
     "run.json",
@@ -42,10 +42,11 @@ _COMPARED = ("settings", "layout", "shard_rows")
 _OVERSIZE = "settings.plan.oversize"
 _EARLIER_OVERSIZE = "earlier_oversize"
 
-# The guards decide whether an input is done, never how; the last is compared by what was done.
+# Guards decide whether an input is done, never how, so they may change. `oversize` is compared by
+# what was done.
 _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
 
-# What runs did that were recorded before there was a choice.
+# The values of runs that were recorded before these settings existed.
 _UNSAID = {"settings.encode.metadata": str(MetadataRule.KEEP)}
 _UNSAID_OF_MODELS = {".model.network_backend": str(NetworkBackend.TORCH)}
 
@@ -56,7 +57,7 @@ def run_record(
     shard_rows: int | None = None,
     max_credits: Decimal | None = None,
 ) -> dict[str, Any]:
-    """What is known of a run before its first image; equal runs give equal records."""
+    """Returns the facts known of a run before its first image; equal runs give equal records."""
     return {
         "format": RUN_FORMAT,
         BOOKS: BOOKS_FORMAT,
@@ -80,19 +81,19 @@ def _versions() -> dict[str, str]:
 
 
 def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a run that goes on where an earlier one ended.
+    """Returns the record of a run that goes on where an earlier one ended.
 
     Args:
-        earlier: what `run.json` says.
+        earlier: the record in `run.json`.
         record: of this run.
 
     Returns:
-        The record, with `earlier_oversize` where it rejects what earlier runs cut or shrank: a
-        later one is to do that in no other way.
+        The record. If it rejects images that earlier runs cut or shrank, `earlier_oversize` says
+        which they did: a later run may not do the other.
 
     Raises:
-        SettingsError: SETTINGS_CHANGED, results of this run would not fit those that are there;
-            with every difference. BOOKS_UNKNOWN, it was begun with a later version.
+        SettingsError: SETTINGS_CHANGED, results of this run would not match the existing ones; the
+            message has every difference. BOOKS_UNKNOWN, the output was begun with a later version.
     """
     books.are_kept(earlier)
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
@@ -104,7 +105,7 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
     ]
     fitted, fits = _fitted(earlier), _fitted(record)
     if fitted and fits and fitted != fits:
-        # What was refused may be cut or shrunk later; what was cut is not to stand beside shrunk.
+        # A rejected image may be cut or shrunk later, but one output must not mix cut and shrunk.
         changes.append(f"{_OVERSIZE}: {fitted} -> {fits}")
     if changes:
         raise SettingsError(
@@ -116,7 +117,7 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
 
 
 def _unsaid(name: str) -> str | None:
-    """What an earlier record that lacks a value means."""
+    """Returns the meaning of a value that an earlier record lacks."""
     for end, value in _UNSAID_OF_MODELS.items():
         if name.endswith(end):
             return value
@@ -124,7 +125,7 @@ def _unsaid(name: str) -> str | None:
 
 
 def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """The differences between two records: a text for each name, with both values."""
+    """Lists the differences between two records: a text for each name, with both values."""
     first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
     return [
         f"{name}: {first.get(name)} and {second.get(name)}"
@@ -134,13 +135,13 @@ def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[st
 
 
 def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as `run.json` has them."""
+    """Returns values as `run.json` stores them."""
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain
 
 
 def _fitted(record: Mapping[str, Any]) -> str | None:
-    """How images beyond an engine's limit were made to fit; None where none was."""
+    """Returns the rule by which images above an engine's limit were made to fit, if any."""
     rule = ((record.get("settings") or {}).get("plan") or {}).get("oversize")
     return record.get(_EARLIER_OVERSIZE) if rule == Oversize.REJECT else rule
 
@@ -148,7 +149,7 @@ def _fitted(record: Mapping[str, Any]) -> str | None:
 def _matters(name: str, before: object, now: object) -> bool:
     if before == now or name in _FREE:
         return False
-    # A pipeline of one's own may leave the rows of a shard to its source.
+    # A user's own pipeline may leave the number of rows in a shard to its source.
     return name != "shard_rows" or (before is not None and now is not None)
 
 
@@ -165,7 +166,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def refuse_foreign_files(dataset: DatasetFolder) -> None:
-    """Raises where files that no run left have the names of what a run writes or clears.
+    """Raises an error if files that no run left have names that a run writes or clears.
 
     Raises:
         SettingsError: OUTPUT_TAKEN.

@@ -1,4 +1,4 @@
-"""What a run is asked to do, and what `auto` comes to before its first image."""
+"""The settings of a run, and the choice for each `auto` before its first image."""
 
 import dataclasses
 import itertools
@@ -18,17 +18,17 @@ from beam_upscale.plan import Animated, MetadataRule, OutputFormat, Oversize, Pl
 from beam_upscale.ranges import check_at_least, check_positive
 from beam_upscale.remote_models import RemoteModel
 
-# Help texts show defaults from here, in less time than these take to be imported.
+# Help texts show defaults from this module, and must not wait for these imports.
 if TYPE_CHECKING:
     from beam_upscale.image import EncodeOptions
     from beam_upscale.local_models import Choices, LocalModel
 
-# As many as the larger engine takes in one call: within the limit nothing is cut.
+# The pixels that the larger engine takes in one call: an image within the limit is not cut.
 _TILE_PIXELS = 1024 * 1024
 
 
 class VaeTiling(StrEnum):
-    """Whether the decoder of a latent diffusion upscaler runs in strips."""
+    """The choice to run the decoder of a latent diffusion upscaler in strips or not."""
 
     AUTO = "auto"
     ON = "on"
@@ -50,7 +50,7 @@ _CHOICES: Mapping[str, type[StrEnum]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One engine of a chain and what stands behind it: a network, a baseline, or a service."""
+    """One engine of a chain and what runs it: a network, a baseline, or a service."""
 
     engine: Engine
     model: "LocalModel | RemoteModel"
@@ -64,7 +64,7 @@ class PinnedSettings:
         stages: the chain, in order; one stage where there is one engine.
         rules: what may be upscaled, to which size, and how it is guided.
         encode: how results are encoded.
-        keep_intermediates: whether what lies between two engines is stored too.
+        keep_intermediates: True stores the results between two engines too.
         fan_out_above: output pixels; the tiles of a larger image are spread over the workers. None
             spreads none.
     """
@@ -77,19 +77,19 @@ class PinnedSettings:
 
     @property
     def endpoint(self) -> str | None:
-        """HOST:PORT of the service that is called; None where the engines are local."""
+        """The HOST:PORT of the service that is called; None if the engines are local."""
         return None if self.remote_model is None else self.remote_model.endpoint
 
     @property
     def remote_model(self) -> RemoteModel | None:
-        """The first engine of the service that is called; None where the engines are local."""
+        """The first engine of the service that is called; None if the engines are local."""
         models = (stage.model for stage in self.stages)
         return next((model for model in models if isinstance(model, RemoteModel)), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `run.json` records, and what a later run into the same output must equal."""
+        """Returns the values for `run.json`, which a later run into the same output must equal."""
         guided = self.rules.is_guided
-        # A PNG has the same bytes whoever writes it.
+        # A PNG has the same bytes with and without fan-out.
         is_tiff = self.encode.format is OutputFormat.TIFF
         return {
             "stages": [
@@ -113,55 +113,57 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class UpscaleSettings:
-    """What `Upscale` is asked to do.
+    """The settings of `Upscale`.
 
     Attributes:
         engines: names of the engines that an image goes through, in order; mostly one.
         plan: sizes, limits and the output format.
-        parameters: what guides engines that take a prompt; an image's own columns override it.
+        parameters: of engines that take a prompt; an image's own columns override them.
         prompt_column: the column that holds an image's prompt.
         backend: where the engines are.
         quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
-        lossless: for WebP.
+        lossless: True makes WebP lossless.
         metadata: whether results keep the EXIF block, GPS included, the XMP packet and the
             resolution of their inputs, or are stripped of them. Color profiles stay.
-        keep_intermediates: whether what lies between the engines of a chain is stored too.
+        keep_intermediates: True stores the results between the engines of a chain too.
         fan_out_above: megapixels of output; the tiles of a larger image are spread over the
             workers. None spreads none.
         weights: a registered name, a path or a URI on any of Beam's file systems, or a baseline in
-            a network's place: nearest, bicubic or lanczos; for a chain, those by the engine's name.
-            None takes the engine's default.
+            place of a network: nearest, bicubic or lanczos. For a chain, such values by the
+            engine's name. None takes the engine's default.
         device: where the networks run.
         precision: their floating-point type.
         network_backend: the library that runs super-resolution networks; `auto` is OpenVINO where
             it runs the network on an x86-64 CPU, else PyTorch. Diffusion runs on PyTorch.
-        remote_workers: whether the workers are other machines than this one. A device and a
-            precision that are both named are then left to each worker to check; what is `auto` is
-            settled here all the same.
+        remote_workers: True if the workers are other machines than this one. A device and a
+            precision that are both named are then checked by each worker; `auto` is settled here
+            all the same.
         threads: CPU threads of one call of a network; None takes all of this machine's.
-        max_tile_pixels: input pixels of a super-resolution network that the device's memory holds
-            at once; more are cut, with a halo, and priced no differently.
+        max_tile_pixels: input pixels that a super-resolution network holds in the device's memory
+            at once. A larger input is cut, with a halo; the price stays the same.
         max_batch_pixels: input pixels in one batch on the device; None takes the network's default.
-            On a CPU images run one at a time whatever this says.
-        exact: one image at a time on every device, so that no batch can change a last bit.
+            On a CPU, images always run one at a time.
+        exact: True runs one image at a time on every device, so that no batch can change a last
+            bit.
         tile_halo: input pixels around a cut of `max_tile_pixels`; None takes what the network
             needs.
         vae_tiling: whether the decoder of a latent diffusion upscaler runs in strips, which takes
-            less memory; `auto` is off on a CPU, where the bare library's result is kept to the bit,
-            and on elsewhere.
-        color_fix: whether results of latent diffusion are given the mean and the low frequencies of
-            their inputs.
+            less memory. `auto` is off on a CPU, where the result equals that of the bare library to
+            the bit, and on elsewhere.
+        color_fix: True gives results of latent diffusion the mean and the low frequencies of their
+            inputs.
         endpoint: HOST:PORT of the service, on the backend grpc.
-        api_key_file: where workers read the API key, on any of Beam's file systems; None where the
-            environment variable BEAM_UPSCALE_API_KEY of each worker holds it, or none is needed.
+        api_key_file: file from which workers read the API key, on any of Beam's file systems; None
+            if the environment variable BEAM_UPSCALE_API_KEY of each worker holds the key, or if
+            none is needed.
         ca_file: PEM of the certificate authorities to trust; None trusts the system's.
-        insecure: whether plaintext may leave this machine.
-        max_in_flight: calls at a time of one worker process.
-        requests_per_second: calls begun in a second by the whole job, repeated ones included; it is
-            shared out evenly among `worker_processes`.
-        worker_processes: of the job, where that is known; the local runner has one.
-        deadline_seconds: how long one attempt of a call may take.
-        retry_seconds: how long after its first attempt a call may still be repeated.
+        insecure: True if plaintext may leave this machine.
+        max_in_flight: most calls at a time of one worker process.
+        requests_per_second: most calls that the whole job begins in a second, repeated ones
+            included; shared out evenly among `worker_processes`. None sets no limit.
+        worker_processes: number of the job's worker processes, if known; the local runner has one.
+        deadline_seconds: time that one attempt of a call may take.
+        retry_seconds: time after its first attempt in which a call may still be repeated.
         ignored: names of parameters that were given to `of` and that no engine takes.
 
     Raises:
@@ -219,17 +221,16 @@ class UpscaleSettings:
 
     @classmethod
     def of(cls, engine: str | Sequence[str], **options: Any) -> "UpscaleSettings":
-        """Settings from flat options: of `PlanOptions`, of `Parameters` and of this class.
+        """Builds settings from flat options: of `PlanOptions`, of `Parameters` and of this class.
 
         Parameters that no engine takes are ignored, as the service does; `ignored` names them.
 
         Args:
             engine: an engine's name, or those of a chain.
-            **options: their names are those of the attributes. A parameter that is None is not
-                given.
+            **options: named like the attributes. A parameter that is None counts as not given.
 
         Raises:
-            SettingsError: UNKNOWN_ENGINE, INVALID_OPTION for a name that none has or a value out of
+            SettingsError: UNKNOWN_ENGINE, INVALID_OPTION for an unknown name or a value out of
                 range, or the codes of `Parameters`.
         """
         plan_names = {field.name for field in dataclasses.fields(PlanOptions)}
@@ -256,7 +257,7 @@ class UpscaleSettings:
         engines = (engine,) if isinstance(engine, str) else tuple(engine)
         ignored: tuple[str, ...] = ()
         if not any(get_engine(name).is_guided for name in engines):
-            # As the service does, whatever their values.
+            # Ignored whatever their values, as the service does.
             ignored = tuple(name for name in parameters.NAMES if name in options)
             options = {name: value for name, value in options.items() if name not in ignored}
         chosen = {name: _member(name, value) for name, value in options.items()}
@@ -274,7 +275,7 @@ class UpscaleSettings:
 
     @property
     def rules(self) -> Rules:
-        """What these settings ask of every image, before any pixel is read.
+        """The rules that these settings apply to every image, before any pixel is read.
 
         Raises:
             SettingsError: an unknown engine, or options that do not go together.
@@ -289,7 +290,7 @@ class UpscaleSettings:
         )
 
     def _check_fan_out(self) -> None:
-        """Refuses what cannot be done tile by tile, without the whole in one place."""
+        """Rejects options that need the whole image in memory."""
         if self.fan_out_above is None:
             return
         from beam_upscale.image.streaming import STREAMED_FORMATS
@@ -315,7 +316,7 @@ class UpscaleSettings:
 
     @property
     def warning(self) -> str | None:
-        """What to tell whoever gave parameters that no engine takes; None where no one did."""
+        """The warning about parameters that no engine takes; None if there are none."""
         if not self.ignored:
             return None
         engines, names = " and ".join(self.engines), ", ".join(self.ignored)
@@ -325,12 +326,12 @@ class UpscaleSettings:
         """Settles every `auto` on this machine and checks what can be checked before a run.
 
         Args:
-            earlier: what `PinnedSettings.to_dict` gave for an earlier run into the same output:
-                what is `auto` here stays as it was settled there.
+            earlier: the result of `PinnedSettings.to_dict` for an earlier run into the same output.
+                Each `auto` here becomes the choice that was made there.
 
         Raises:
             SettingsError: an unknown engine or one that cannot run here, weights that cannot be
-                had or used, a device or a precision that is not there, an option out of range.
+                fetched or used, a device or a precision that is missing, an option out of range.
         """
         from beam_upscale import local_models
         from beam_upscale.image import EncodeOptions
@@ -367,11 +368,11 @@ class UpscaleSettings:
 
     @property
     def _fan_out(self) -> int | None:
-        """The threshold in pixels."""
+        """The value of `fan_out_above` in pixels."""
         return None if self.fan_out_above is None else int(self.fan_out_above * 1_000_000)
 
     def _remote(self, engine: Engine) -> RemoteModel:
-        """What a worker needs to call an engine; nothing is called yet."""
+        """Builds what a worker needs to call an engine; calls nothing yet."""
         if self.endpoint is None:
             raise SettingsError(
                 ErrorCode.INVALID_OPTION,
@@ -397,7 +398,7 @@ class UpscaleSettings:
         )
 
     def _share_of_rate(self) -> float | None:
-        """Calls in a second of one process."""
+        """Returns the calls in a second of one process; None for no limit."""
         if self.requests_per_second is None:
             return None
         if self.worker_processes is None:
@@ -409,18 +410,18 @@ class UpscaleSettings:
         return self.requests_per_second / self.worker_processes
 
     def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> "Choices":
-        """What is asked of one engine's network; `auto` is what was `kept` from an earlier run."""
+        """Returns the choices for an engine's network; `auto` becomes that of an earlier run."""
         from beam_upscale.local_models import Choices
 
         device, precision = self.device, self.precision
         if kept and device is Device.AUTO:
             device = Device(kept["device"])
-        # A baseline has none.
+        # A baseline has no precision.
         if kept.get("precision") and precision is Precision.AUTO:
             precision = Precision(kept["precision"])
         backend = self.network_backend
         if kept and backend is NetworkBackend.AUTO:
-            # There was no other before it was recorded.
+            # PyTorch was the only backend before runs recorded it.
             backend = NetworkBackend(kept.get("network_backend", NetworkBackend.TORCH))
         return Choices(
             weights=self.weights_of(engine),
@@ -438,10 +439,11 @@ class UpscaleSettings:
         )
 
     def weights_of(self, engine: Engine) -> str | None:
-        """The weights that are asked for of an engine; None for its default.
+        """Returns the requested weights of an engine; None for its default.
 
         Raises:
-            SettingsError: INVALID_OPTION, they are given for other engines, or for several.
+            SettingsError: INVALID_OPTION, weights are given for an engine that the run does not
+                have, or without an engine's name in a chain of several.
         """
         if isinstance(self.weights, Mapping):
             unknown = sorted(self.weights.keys() - set(self.engines))
@@ -462,13 +464,13 @@ class UpscaleSettings:
 
 
 def weights_by_engine(specs: Sequence[str]) -> str | dict[str, str] | None:
-    """What `UpscaleSettings.weights` is for texts such as a command line has.
+    """Converts texts, as on a command line, to a value for `UpscaleSettings.weights`.
 
     Args:
         specs: weights for the only engine, or `ENGINE=WEIGHTS` for each.
 
     Raises:
-        SettingsError: INVALID_OPTION, several weights and not for which engine each is.
+        SettingsError: INVALID_OPTION, several weights are given, and not each with its engine.
     """
     named: dict[str, str] = {}
     plain: list[str] = []
@@ -498,7 +500,7 @@ def _certificates(name: str, uri: str) -> str:
 
     try:
         text = storage.read(storage.absolute(uri)).decode()
-        # gRPC only logs what it thinks of such a file, and then reaches no one.
+        # gRPC would only log that such a file is invalid, and then fail to connect.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ImageError, UnicodeDecodeError) as error:
         raise SettingsError(
@@ -512,7 +514,7 @@ def _certificates(name: str, uri: str) -> str:
 
 
 def _member(name: str, value: Any) -> Any:
-    """An option's value, as a member where the option is one of a closed set."""
+    """Returns an option's value, as an enum's member if the option is one of a closed set."""
     members = _CHOICES.get(name)
     if members is None:
         return value

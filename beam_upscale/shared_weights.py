@@ -12,15 +12,15 @@ from pathlib import Path, PurePosixPath
 from beam_upscale import storage, urls, weights
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 
-# What a store says that does not list its files.
+# The error codes of a store that does not list its files.
 _OF_LISTING = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
 
 
 def sha256(uri: str) -> str:
-    """The SHA-256 of a file or of a folder, as `weights.sha256_of` has it.
+    """Computes the SHA-256 of a file or of a folder, as `weights.sha256_of` does.
 
     Raises:
-        SettingsError: WEIGHTS_UNAVAILABLE, it cannot be read.
+        SettingsError: WEIGHTS_UNAVAILABLE, the file or the folder cannot be read.
     """
     uri = storage.absolute(uri)
     with _unavailable_on_failure(uri):
@@ -49,9 +49,10 @@ def fetch(uri: str, expected: str) -> Path:
 
 
 def put(path: Path, uri: str) -> None:
-    """Copies a file or a folder of this machine to where workers find it.
+    """Copies a file or a folder of this machine to a URI that workers can read.
 
-    What is there already stays: the URI names the content. A copy that was interrupted goes on.
+    Files that are there already stay, since the URI names the content. An interrupted copy is
+    continued.
     """
     uri = storage.absolute(uri)
     if path.is_file():
@@ -62,19 +63,19 @@ def put(path: Path, uri: str) -> None:
 
 
 def is_there(uri: str) -> bool:
-    """Whether a file is there, or a folder with files.
+    """Checks whether a URI is that of a file, or of a folder with files.
 
-    A local folder with a link that leads nowhere is not: its files may be on another machine.
+    A local folder with a broken link does not count: its files may be on another machine.
 
     Raises:
-        SettingsError: WEIGHTS_UNAVAILABLE, its file system cannot be asked.
+        SettingsError: WEIGHTS_UNAVAILABLE, the file system cannot be read.
     """
     uri = storage.absolute(uri)
     with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
             return storage.exists(uri)
-        # A remote file system has just listed its own.
+        # A remote file system has just listed its files, so they exist.
         return not storage.is_local(uri) or all(
             storage.exists(storage.join(uri, name)) for name in names
         )
@@ -87,9 +88,10 @@ def _put_file(path: Path, uri: str) -> None:
 
 
 def _names(uri: str) -> list[str]:
-    """The names of the files below a folder; none where there is no folder.
+    """Lists the names of the files below a folder; empty if there is no folder.
 
-    What lies below is looked for first: on some file systems folders exist as files do.
+    Callers try this before they take a URI for a file: on some file systems folders exist as files
+    do.
     """
     below = f"{uri}/"
     return sorted(
@@ -118,5 +120,5 @@ def _unavailable_on_failure(uri: str) -> Iterator[None]:
 
 
 def _failures(uri: str) -> tuple[type[Exception], ...]:
-    """What reading may raise; the clients of object stores raise errors of their own."""
+    """Returns the exceptions that reading may raise; object stores' clients have their own."""
     return (ImageError, OSError) if storage.is_local(uri) else (Exception,)

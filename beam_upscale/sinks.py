@@ -1,9 +1,9 @@
-"""`WriteDataset`: results become durable one by one, and shards are committed whole.
+"""`WriteDataset`: makes results durable one by one, and commits whole shards.
 
-A result's image and record are written as soon as they are made; what crosses the shuffle is which
-shards have something new. One worker then writes a shard's images, where shards hold them, and,
-last, its manifest, whose appearance commits the shard. Doing any of it twice writes the same bytes
-under the same names.
+A result's image and record are written as soon as they are made; only updates of shards cross the
+shuffle. One worker then writes a shard's images, in layouts where shards hold them, and last its
+manifest, whose appearance commits the shard. Doing any of it twice writes the same bytes under the
+same names.
 """
 
 import contextlib
@@ -80,15 +80,15 @@ from beam_upscale.transforms import Upscale
 
 _logger = logging.getLogger(__name__)
 
-# Results that come without a shard are spread over this many.
+# The number of shards for results that come without one.
 _SHARDS = 16
 
-# Records of a shard that are read at a time.
+# The number of a shard's records that are read at a time.
 _READERS = 16
 
 
 def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
-    """Where a result's image will stand, relative to the dataset's root."""
+    """Returns the path that a result's image will have, relative to the dataset's root."""
     if layout.is_packed:
         return layout.data_path(shard)
     return f"{IMAGES}/{_file_name(source, row)}"
@@ -98,13 +98,13 @@ def _file_name(source: SourceImage, row: Row) -> str:
     assert row.output_format is not None
     name = safe_name(source.output_name or source.name or source.input_id)
     if source.listed_as is None or source.listed_as.output_name != source.output_name:
-        # Nothing has compared this name with the others'.
+        # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
     return name + OutputFormat(row.output_format).extension
 
 
 def _intermediate_uri(source: SourceImage, stage: int) -> str:
-    """Where what a stage made is kept; no other input has the mark in it."""
+    """Returns the path of a stage's intermediate image; its mark belongs to this input alone."""
     name = safe_name(source.output_name or source.name or source.input_id)
     extension = INTERMEDIATE_FORMAT.extension
     return f"{INTERMEDIATES}/{stage}/{name}-{mark(source.input_id)}{extension}"
@@ -116,7 +116,7 @@ def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dic
 
 
 def shard_of(source: SourceImage) -> int:
-    """The shard that a result belongs to; that of an input in the listing is settled there."""
+    """Returns the shard that a result belongs to; the listing decides for a listed input."""
     if source.listed_as is not None and source.listed_as.shard is not None:
         return source.listed_as.shard
     if source.shard is not None:
@@ -127,7 +127,7 @@ def shard_of(source: SourceImage) -> int:
 def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
     """Makes one result durable: its image first, then its record.
 
-    An image that an interrupted run left under another name, before the input changed, goes.
+    Deletes an image that an interrupted run left under another name, before the input changed.
 
     Raises:
         OSError: the output cannot be written; the run stops, and the next one goes on from here.
@@ -158,7 +158,7 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
 
 
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
-    """A result as columns of numbers and texts hold it, and without an image that none holds."""
+    """Fits a result to the manifest's columns; drops an image that is too large for Parquet."""
     record = upscaled.record
     assert record is not None
     row, size = fitted(record.row), len(upscaled.data or b"")
@@ -173,7 +173,7 @@ def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
 
 
 def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
-    """Whether paid calls for an input are put into the books of an output before they are made."""
+    """Checks whether paid calls for an input are booked in an output before they are made."""
     if source.books is None:
         return False
     root = source.books.dataset.root
@@ -216,7 +216,7 @@ class _Stage(beam.DoFn):
         self._is_open = run is not None and not run.get("complete")
         if run is None:
             self._open()
-        # Networks that take many steps tell of them before this step has its first image.
+        # Networks of many steps report progress before this step has its first image.
         self._stop_listening = progress_file(self._dataset, self._run_id).listen()
 
     def process(
@@ -241,7 +241,7 @@ class _Stage(beam.DoFn):
         earlier = source.earlier is not None
         is_new = not earlier or not source.committed or source.staged_otherwise
         if earlier:
-            # Its columns may have changed since, though nothing that the image depends on.
+            # Its columns may have changed since, but nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
             record = readdressed(record, source.source_uri)
             is_new = is_new or record is not source.earlier
@@ -260,13 +260,13 @@ class _Stage(beam.DoFn):
             yield shard, Own(record.to_json(), source.fingerprint(), is_new)
 
     def _refuse_in_output(self, uri: str) -> None:
-        """Raises where an input that no listing has refused is in the output."""
+        """Raises an error if an input that no listing has checked is in the output."""
         if self._output is None:
             self._output = Output(self._dataset.root)
         self._output.refuse("the input is", uri)
 
     def _open(self) -> None:
-        """Says that the run is not complete, before it has done anything."""
+        """Marks the run as incomplete in `run.json`, before anything is done."""
         if not self._is_open:
             _write_incomplete(self._run, self._dataset)
             self._is_open = True
@@ -279,13 +279,13 @@ class _Stage(beam.DoFn):
         self._shown.end()
 
     def teardown(self) -> None:
-        # A bundle that fails is never finished.
+        # A bundle that fails never calls `finish_bundle`.
         self._stop_listening()
         self._shown.end()
 
 
 class _BundleUpdates:
-    """The updates that a bundle gives at its end, few and small: a local runner keeps them."""
+    """The updates that a bundle emits at its end, few and small: a local runner keeps them."""
 
     def __init__(self) -> None:
         self._postponed: dict[int, tuple[Timestamp, Any]] = {}
@@ -293,18 +293,18 @@ class _BundleUpdates:
         self._times: dict[tuple[int, str, bool], tuple[Timestamp, Any]] = {}
 
     def postponed(self, shard: int, timestamp: Timestamp, window: Any) -> None:
-        """An input of a shard is left to a later run."""
+        """Notes that an input of a shard is left to a later run."""
         self._postponed.setdefault(shard, (timestamp, window))
 
     def listed(self, source: SourceImage, is_new: bool, timestamp: Timestamp, window: Any) -> None:
-        """An input came as it is listed."""
+        """Notes that an input arrived as it is listed."""
         assert source.listed_in is not None
         place = shard_of(source), source.listed_in, is_new
         self._keys.setdefault(place, bytearray()).extend(key_of(source.input_id))
         self._times.setdefault(place, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:
-        """The updates, by shard."""
+        """Yields the updates, by shard."""
         for shard, (timestamp, window) in self._postponed.items():
             yield WindowedValue((shard, None), timestamp, [window])
         for place, keys in self._keys.items():
@@ -313,7 +313,7 @@ class _BundleUpdates:
 
 
 def _write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
-    """Has `run.json` say that a run is not complete; what it says of the books stays."""
+    """Marks a run as incomplete in `run.json`; the entry about the books stays as it is."""
     values = {**run, "complete": False}
     if not books.are_kept(dataset.read_run()):
         values.pop(books.BOOKS, None)
@@ -321,7 +321,7 @@ def _write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
 
 
 def _nothing() -> None:
-    """Stands for what there is to do when nothing is."""
+    """Does nothing; a default for a callback."""
 
 
 def commit_shard(
@@ -344,7 +344,7 @@ def commit_shard(
     """
     told = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
-    # What did come: this commit is late, all was written, and the run has ended meanwhile.
+    # An input with a row was not left out: this is a late repeat, and the run has ended since.
     records = [
         record
         for record in told
@@ -357,7 +357,7 @@ def commit_shard(
         rows[row.input_id] = row if before is None else replaced(before, row, dataset)
     ordered = sorted(rows.values(), key=lambda row: row.input_id)
     if input_type is None:
-        # Images are of some of the rows, but have the columns of all.
+        # Only some of the rows have images, but these have the columns of all rows.
         input_type = infer_input_type(row.input for row in ordered)
     if layout.is_packed:
         ordered = [_in_data_shard(row, shard, layout) for row in ordered]
@@ -371,14 +371,14 @@ def commit_shard(
     books.close_rows((record.row for record in records), dataset)
     if layout.is_packed:
         for row in ordered:
-            # They stand in the data shard now; a dataset is not to need its size twice.
+            # The data shard holds them now; a dataset must not take twice its size.
             dataset.delete(dataset.staged_image_uri(row.input_id))
 
 
 def _held_rows(
     rows: list[Row], dataset: DatasetFolder, input_type: pa.StructType | None
 ) -> tuple[list[Row], pa.Table]:
-    """The rows as a manifest holds them, and their table; images without a row go."""
+    """Returns the rows as a manifest holds them, and their table; deletes images without a row."""
     held, table = manifest.held_table(rows, input_type)
     for before, row in zip(rows, held, strict=True):
         if row is not before:
@@ -408,8 +408,8 @@ def _write_images(
 ) -> None:
     """Writes a data shard, one image after the other.
 
-    Images that an earlier run committed come from the shard as it stands; it is replaced only once
-    the new one is whole.
+    Images that an earlier run committed are read from the existing shard, which is replaced only
+    once the new one is whole.
     """
     uri = dataset.data_uri(shard, layout)
     stored = read_images(uri, layout) if storage.exists(uri) else iter(())
@@ -419,7 +419,7 @@ def _write_images(
 
 
 def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, bytes]]) -> bytes:
-    """A row's image; `stored` is read on as far as needed, in the same order as the rows."""
+    """Returns a row's image; reads `stored` as far as needed, in the same order as the rows."""
     staged = dataset.staged_image_uri(row.input_id)
     if storage.exists(staged):
         return storage.read(staged)
@@ -456,7 +456,7 @@ def _time(seconds: float) -> datetime.datetime | None:
 
 
 def _telemetry_table(rows: list[dict[str, Any]]) -> pa.Table:
-    """A table of telemetry, without what its columns do not hold: it is no one's proof."""
+    """Makes a table of telemetry; drops values that do not fit, since no proof needs them."""
     try:
         return pa.Table.from_pylist(rows, schema=manifest.TELEMETRY)
     except Exception:
@@ -473,20 +473,20 @@ def _held_telemetry(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Iterator[Record]:
-    """What a shard's commit has to add to its committed rows, if there are any.
+    """Yields the records that a shard's commit adds to the committed rows of the shard.
 
     Args:
-        part: of the listing, with the shard's inputs.
+        part: the part of the listing with the shard's inputs.
         dataset: the output.
-        arrivals: what came of the shard.
+        arrivals: the updates of the shard that arrived.
 
     Yields:
-        The staged records, but of inputs whose records came with `arrivals`. An input that has
-        neither one nor a committed row never came here: a step of the pipeline's own left it out,
-        and its row says so.
+        The staged records, without those of inputs whose records came with `arrivals`. An input
+        that has neither a record nor a committed row never arrived: another step of the pipeline
+        left it out, and its row says so.
 
     Raises:
-        LookupError: an input came, and its record is gone since.
+        LookupError: an input arrived, and its record is gone since.
     """
     images = [image for image in read_part(dataset, part) if image.input_id not in arrivals.own]
     with ThreadPoolExecutor(_READERS) as readers:
@@ -520,8 +520,8 @@ class _Committed:
 
     Attributes:
         shard: its number.
-        is_whole: False where an input is left to a later run.
-        has_own: whether it has got rows of inputs that the listing does not have so.
+        is_whole: False if an input is left to a later run.
+        has_own: True if the shard got rows of inputs that differ from the listing or are not in it.
     """
 
     shard: int
@@ -530,7 +530,7 @@ class _Committed:
 
 
 class _CommitShard(beam.DoFn):
-    """Gives, for each shard, what became of it."""
+    """Commits each shard and yields the outcome."""
 
     def __init__(
         self,
@@ -548,7 +548,7 @@ class _CommitShard(beam.DoFn):
         self._places: Places | None = None
 
     def start_bundle(self) -> None:
-        """A later bundle may belong to a later run."""
+        """Forgets the places of results: a later bundle may belong to a later run."""
         self._places = None
 
     def process(self, keyed: tuple[int, Iterable[ShardUpdate]]) -> Iterator[_Committed]:
@@ -559,7 +559,7 @@ class _CommitShard(beam.DoFn):
         self._refuse_lost_ids(shard, arrivals)
         if arrivals.is_postponed:
             return _Committed(shard, is_whole=False)
-        # Where none of its listed inputs came, they were all left out, if there are any.
+        # If none of the shard's listed inputs arrived, all of them were left out.
         parts = arrivals.parts or {
             part for number, part in listed_shards(self._dataset) if number == shard
         }
@@ -573,7 +573,7 @@ class _CommitShard(beam.DoFn):
         return _Committed(shard, is_whole=True, has_own=bool(arrivals.new_own))
 
     def _refuse_lost_ids(self, shard: int, arrivals: Arrivals) -> None:
-        """Raises where an input would be lost because another has its id."""
+        """Raises an error if an input would be lost because another has its id."""
         refuse_two_inputs(arrivals, self._dataset)
         if arrivals.new_own:
             if self._places is None:
@@ -592,15 +592,15 @@ class _CommitShard(beam.DoFn):
 def shards_to_retype(
     dataset: DatasetFolder, input_type: pa.StructType | None = None
 ) -> Iterator[tuple[int, pa.StructType | None]]:
-    """The committed shards whose own columns are not of the one type, each with that type.
+    """Yields the committed shards whose own columns differ from the common type, with that type.
 
-    A shard that has not changed for long may lack columns that came since, or have some that are
-    gone; one whose type was inferred has only its own. One that an earlier version wrote may lack
-    columns of the manifest. Footers tell it, and no row is read where they agree.
+    A shard that has not changed for long may lack columns that were added since, or have some that
+    were removed; a shard whose type was inferred has only its own columns. A shard that an earlier
+    version wrote may lack columns of the manifest. Footers show this; no row is read if they agree.
 
     Args:
         dataset: the output.
-        input_type: the one type; None takes that of all rows, unless the shards agree.
+        input_type: the common type; None takes that of all rows, unless the shards agree.
     """
     schemas = {shard: dataset.manifest_schema(shard) for shard in dataset.committed_shards()}
     found = {shard: schema.field("input").type for shard, schema in schemas.items()}
@@ -648,7 +648,7 @@ def _commit_without_updates(
     input_type: pa.StructType | None,
     may_leave_out: bool,
 ) -> None:
-    """Commits the listed shards without updates: a step left out all of their inputs."""
+    """Commits the listed shards without updates: a step left out all inputs of these shards."""
     committed, nothing = set(dataset.committed_shards()), Arrivals.of([])
     for shard, part in listed_shards(dataset):
         if shard in updated:
@@ -663,7 +663,7 @@ def _commit_without_updates(
 def _retype(
     shard: tuple[int, pa.StructType | None], dataset: DatasetFolder, layout: Layout, run_id: str
 ) -> bool:
-    """Writes a shard anew with another type; its manifest, and with it that type, comes last."""
+    """Rewrites a shard with another type; its manifest, and with it that type, comes last."""
     number, input_type = shard
     with dataset.shown():
         commit_shard(number, [], dataset, layout, run_id, input_type)
@@ -671,7 +671,7 @@ def _retype(
 
 
 def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
-    """Closes a run all of whose shards are committed: totals, the card, no more staging."""
+    """Completes a run whose shards are all committed: writes totals and card, deletes staging."""
     sums = dataset.totals()
     if sums.billed_credits and not books.are_kept(dataset.read_run()):
         books.enter_missing((row for _, row in dataset.committed_rows()), dataset)
@@ -695,7 +695,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
 
 
 def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
-    """The fields of a sample; None where the data says itself what they are."""
+    """Returns the fields of a sample; None if the data itself declares them."""
     shards = dataset.committed_shards()
     if layout is not Layout.WEBDATASET or not shards:
         return None
@@ -741,9 +741,9 @@ def _complete_if_all(
         yield _completed(dataset, layout, run)
         return
     if (dataset.read_run() or {}).get("complete"):
-        # All that came was done before, and a step has taken away what was not tried.
+        # All inputs that arrived were done before, and a step has dropped those not tried.
         _write_incomplete(run, dataset)
-    # A pipeline of one's own has no one else to say so.
+    # In a user's own pipeline, nothing else reports this.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)
     if dataset.hold is not None and dataset.hold.is_taken_by_workers:
@@ -759,23 +759,23 @@ class WriteDataset(beam.PTransform):
         layout: images as files in the input's folder structure, embedded in Parquet, or in tars
             for WebDataset.
         input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
-            default it is inferred shard by shard, and where shards differ in the end they are
-            written once more, with the type of all.
-        run: what `run.json` says besides the totals, or some of it; by default the settings of the
-            `Upscale` that the results come from, the layout and the versions, which it may not
-            contradict.
+            default it is inferred shard by shard, and shards that differ in the end are rewritten
+            with the type of all.
+        run: values of `run.json` besides the totals. The defaults are the settings of the `Upscale`
+            that the results come from, the layout and the versions; `run` may not contradict the
+            settings and the layout.
         run_id: names this run's telemetry; by default the time of the pipeline's construction.
         most_failures: the number of failures that stops the run; None sets none.
-        may_leave_out: whether steps between `ReadImages` and this one may leave inputs out, which
-            have rows that say so then. False fails where one does not arrive: a runner lost it.
-        lease_seconds: without a sign of life of this pipeline's workers after which another run
-            may take the output over; None takes what `ReadImages` says, or 30.
+        may_leave_out: True if steps between `ReadImages` and this one may leave inputs out, whose
+            rows then say so. False fails the run if an input does not arrive: a runner lost it.
+        lease_seconds: the seconds without a sign of life of this pipeline's workers after which
+            another run may take the output over; None takes the value of `ReadImages`, or 30.
 
     Returns:
         A PCollection of the `Totals`, one element; none where the run was stopped.
 
     Raises:
-        SettingsError: the output was begun with other settings, holds what no run left, is not
+        SettingsError: the output was begun with other settings, holds files of no run, is not
             that of the one `ReadImages` with an output, is that of another `WriteDataset`, or has
             the inputs in it; the results come from `Upscale`s with different settings, or in
             windows; when the transform is applied. DUPLICATE_ID, two inputs have one `input_id`,
@@ -793,7 +793,7 @@ class WriteDataset(beam.PTransform):
     lease_seconds: float | None = None
 
     def expand(self, upscaled: Any) -> Any:
-        """Wires staging, the commit of shards, one type for all and the end of the run."""
+        """Wires staging, the commit of shards, their common type and the end of the run."""
         dataset = held_by_pipeline(upscaled.pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)
         refuse_windows(upscaled, "WriteDataset", "a run ends once, with all of its inputs")
@@ -841,7 +841,7 @@ class WriteDataset(beam.PTransform):
     def _staged(
         self, upscaled: Any, dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]
     ) -> Any:
-        """Makes results durable, those of giants once their tiles are done."""
+        """Makes results durable, those of large images once their tiles are done."""
         found = upscales(upscaled)
         upscale: Upscale | None = found[0].transform if found else None
         fans_out = upscale is not None and upscale.settings.fan_out_above is not None
@@ -881,7 +881,7 @@ class WriteDataset(beam.PTransform):
 def _untried(results: Any, found: Iterable[Any], dataset: DatasetFolder) -> Iterator[Any]:
     """Reports the inputs that an `Upscale` left to a later run, where steps follow it.
 
-    Such a step may take away what has no row, and the run would look complete.
+    Such a step may drop results without a row, and the run would look complete.
     """
     for applied in found:
         made = applied.outputs[None]
@@ -909,7 +909,7 @@ class _Untried(beam.DoFn):
 def _refuse_contradiction(
     run: Mapping[str, Any], record: Mapping[str, Any], *, has_settings: bool
 ) -> None:
-    """Raises where a record that was given by hand says what is not so.
+    """Raises an error if a record that was given by hand contradicts the pipeline.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -926,7 +926,7 @@ def _refuse_contradiction(
 
 
 def _refuse_second_sink(results: Any, dataset: DatasetFolder) -> None:
-    """Raises where another `WriteDataset` of the pipeline has the same output.
+    """Raises an error if another `WriteDataset` of the pipeline has the same output.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -942,7 +942,7 @@ def _refuse_second_sink(results: Any, dataset: DatasetFolder) -> None:
 
 
 def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
-    """Raises where inputs come from a listing that the commit of a shard would not find.
+    """Raises an error if inputs come from a listing that the commit of a shard would not find.
 
     Raises:
         SettingsError: INVALID_OPTION; INPUT_IN_OUTPUT, they come from the output itself.
@@ -970,5 +970,5 @@ def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
 
 
 def new_run_id() -> str:
-    """A name for a run: the time, to the microsecond, in UTC."""
+    """Returns a name for a run: the time, to the microsecond, in UTC."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")

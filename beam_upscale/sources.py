@@ -1,4 +1,4 @@
-"""`ReadImages`: inputs, with what earlier runs into the same output did for them."""
+"""`ReadImages`: the inputs, with the results of earlier runs into the same output."""
 
 import dataclasses
 import functools
@@ -26,15 +26,15 @@ from beam_upscale.web_access import WebAccess
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-    """What is listed, and for which output.
+    """A request to list inputs, and the output that they are for.
 
     Attributes:
         pattern: a file, a folder or a glob.
-        input_format: how it is read; None infers it.
-        image_column: of tables.
-        dataset: the output; None where there is none.
-        shard_rows: rows in a shard of it.
-        web_access: what its URLs, and those of its inputs, may lead to, besides what holds already.
+        input_format: the format of the inputs; None infers it.
+        image_column: the column of tables with images; None takes one with a usual name.
+        dataset: the output; None if there is none.
+        shard_rows: the number of rows in a shard of the output.
+        web_access: limits on the hosts of URLs, added to those that this process has already.
     """
 
     pattern: str
@@ -45,10 +45,10 @@ class Asking:
     web_access: WebAccess = web_access.DEFAULT
 
     def listing(self) -> Listing:
-        """Lists what is there now, without the output.
+        """Lists the inputs that exist now, without the output's own files.
 
         Raises:
-            SettingsError: as `list_images`; NO_INPUT, nothing is there but results of runs.
+            SettingsError: as `list_images`; NO_INPUT, there are only results of runs.
         """
         exclude = None if self.dataset is None else self.dataset.root
         with web_access.within(self.web_access):
@@ -59,7 +59,7 @@ class Asking:
 
 
 def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
-    """Writes a listing into an output, by shards, and gives its batches."""
+    """Writes a listing into an output, by shards, and yields its batches."""
     return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
 
 
@@ -70,7 +70,7 @@ def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
 
 def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
     with dataset.shown():
-        # What stopped an earlier run of this pipeline is not to stop this one.
+        # A request that stopped an earlier run of this pipeline must not stop this one.
         clear_stop(dataset)
         return write_down(asking.listing().images, dataset, asking.shard_rows)
 
@@ -80,7 +80,7 @@ def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
 
 
 class ReadBatch(beam.DoFn):
-    """Reads a batch of an output's listing, with the earlier rows of those that are committed."""
+    """The DoFn that reads a batch of an output's listing, with the rows of committed inputs."""
 
     def __init__(self, dataset: DatasetFolder, books: RunBooks | None = None) -> None:
         self._dataset = dataset
@@ -89,11 +89,11 @@ class ReadBatch(beam.DoFn):
         self._rows: tuple[int, dict[str, Row]] = (-1, {})
 
     def start_bundle(self) -> None:
-        """A manifest that was read is as it was then; a later bundle may be a later run's."""
+        """Drops the cached manifest, as a later bundle may belong to a later run."""
         self._rows = (-1, {})
 
     def process(self, batch: Batch) -> Iterator[SourceImage]:
-        """Gives the batch's inputs; parts and manifests are read once for neighbors."""
+        """Yields the batch's inputs; neighboring batches share a read of a part or a manifest."""
         if self._images[0] != batch.part:
             self._images = (batch.part, read_part(self._dataset, batch.part))
         for image in self._images[1][batch.first : batch.first + batch.count]:
@@ -109,7 +109,7 @@ class ReadBatch(beam.DoFn):
 
 
 class FindEarlier(beam.DoFn):
-    """Keeps, or finds among the staged records, the earlier row of an input where it holds."""
+    """The DoFn that finds an input's earlier row, also among records, and keeps a valid one."""
 
     def __init__(
         self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteModel | None = None
@@ -119,7 +119,7 @@ class FindEarlier(beam.DoFn):
         self._model = model
 
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
-        """Gives the input with `earlier` set, or None where there is work to do."""
+        """Yields the input with its valid earlier record, or with None if it is to be upscaled."""
         staged = self._dataset.staged_record(image.input_id)
         if staged is not None and not _is_committed(staged, image):
             image = dataclasses.replace(image, earlier=staged, committed=False)
@@ -136,7 +136,7 @@ class FindEarlier(beam.DoFn):
         yield image
 
     def _is_open(self, image: SourceImage, row: Row) -> bool:
-        """Whether a free repeat may tell what became of a call for an input without an image."""
+        """Checks whether a free repeat may resolve an open call for an input without an image."""
         if self._model is None or image.books is None or row.status is Status.UPSCALED:
             return False
         known = repeatable_entries(image.books, self._model)
@@ -159,19 +159,19 @@ class FindEarlier(beam.DoFn):
 
     @functools.cached_property
     def _asked(self) -> Asked | None:
-        # Only now: run.json is written after a pipeline is put together, before it begins.
+        # Read only now: run.json is written after a pipeline is constructed, before it begins.
         return asked_by(self._dataset.read_run())
 
 
 class FindDone(FindEarlier):
-    """Finds what was done since inputs were read.
+    """The DoFn that finds results made since the inputs were read.
 
-    A budget needs all of them, so that a runner keeps them there and repeats from there what a lost
-    worker had done.
+    A budget needs all inputs at once. So a runner materializes them there, and after the loss of a
+    worker it repeats that worker's bundles from there.
     """
 
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
-        """As `FindEarlier`, where there is work to do."""
+        """Yields an input as `FindEarlier` does; unchanged if finished or beyond the budget."""
         if image.earlier is None and image.within_budget:
             yield from super().process(image)
         else:
@@ -179,7 +179,7 @@ class FindDone(FindEarlier):
 
 
 def _is_committed(staged: Record, image: SourceImage) -> bool:
-    """Whether a staged record is of the result that the input's committed row tells of."""
+    """Checks whether a record below `.staging/` is of the same result as the committed row."""
     if not image.committed or image.earlier is None:
         return False
     row = image.earlier.row
@@ -192,29 +192,29 @@ def _result(row: Row) -> tuple[object, ...]:
 
 
 def _are_labeled_alike(row: Row, other: Row) -> bool:
-    """Whether two rows of one result are of the same place and have the same columns."""
+    """Checks whether two rows of one result have the same source URI and the same columns."""
     return row.source_uri == other.source_uri and are_stored_alike(row.input, other.input)
 
 
 @dataclasses.dataclass(eq=False)
 class ReadImages(beam.PTransform):
-    """Lists images; their bytes are read where they are upscaled.
+    """Lists images; the workers that upscale them read their bytes.
 
     Attributes:
         pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
             URL of a file of a web server.
-        output: the dataset that the results go to. With it, inputs that an earlier run into it
-            has done are marked, and `Upscale` passes over them.
-        retry: statuses of earlier rows that are done again all the same.
-        shard_rows: rows in a shard of that dataset.
+        output: the dataset that the results go to. If it is given, inputs that an earlier run into
+            it has finished are marked, and `Upscale` skips them.
+        retry: statuses of earlier rows whose inputs are upscaled again all the same.
+        shard_rows: the number of rows in a shard of that dataset.
         input_format: folder, jsonl, csv, parquet or webdataset; None infers it from names, as
             `list_images` does.
         image_column: the column of tables with images; None takes one with a usual name.
-        lease_seconds: as of `WriteDataset`.
-        deny_private_networks: whether URLs are refused whose host is a worker's own machine or on a
+        lease_seconds: as in `WriteDataset`.
+        deny_private_networks: True refuses URLs whose host is the worker's own machine or on a
             private network; Beam's option of that name does the same.
-        allow_link_local: whether URLs are read whose host has a link-local address, where clouds
-            give out keys; Beam's option of that name does the same.
+        allow_link_local: True reads URLs whose host has a link-local address, where clouds give out
+            keys; Beam's option of that name does the same.
 
     Returns:
         A PCollection of `SourceImage`, spread over the workers.
@@ -258,12 +258,12 @@ class ReadListed(beam.PTransform):
 
     Attributes:
         output: the dataset.
-        retry: as of `ReadImages`.
-        model: how a service is called: what failed is done again where a free repeat of its calls
-            tells whether they were charged.
+        retry: as in `ReadImages`.
+        model: the service; a failed input is upscaled again if a free repeat of its calls shows
+            whether they were charged. None if there is no service.
 
     Returns:
-        As `ReadImages`.
+        A PCollection of `SourceImage`, as from `ReadImages`.
     """
 
     output: str

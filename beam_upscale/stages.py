@@ -1,8 +1,8 @@
-"""What happens to one image between its bytes and its row.
+"""The steps of one image from its bytes to its row.
 
-`prepare` turns bytes into the tiles of the first engine, `advance` what an engine made into the
-tiles of the next, and `finish` what the last one made into encoded bytes and a row. Between them
-stands RunInference; an image without tiles passes through it.
+`prepare` turns bytes into the tiles of the first engine. `advance` turns the results of an engine
+into the tiles of the next one. `finish` turns the results of the last engine into encoded bytes and
+a row. RunInference runs between them; an image without tiles passes through it.
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ from beam_upscale.settings import PinnedSettings, Stage
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
-# By rules that a later run into the same output may have others of.
+# Refusals by rules that may be others in a later run into the same output.
 _REFUSALS_OF_SIZE = frozenset(
     {ErrorCode.TOO_MANY_PIXELS, ErrorCode.INPUT_TOO_LARGE, ErrorCode.OUTPUT_TOO_LARGE}
 )
 
 INTERMEDIATE_FORMAT = OutputFormat.PNG
-"""What lies between engines is kept as it is: every size, depth and channel, without loss."""
+"""The format of results between engines: it keeps all sizes, depths and channels, without loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +58,13 @@ class UpscaledImage:
 
     Attributes:
         source: the input.
-        record: its row; None where the run was asked to stop before this input's turn, or has to.
+        record: its row and telemetry; None if the run stopped before this input was done.
         data: the encoded image; None unless this run upscaled it.
-        intermediates: what lies between the engines of a chain, encoded, where it is to be kept.
-        stop: why the run is to stop, where a service refuses all calls alike, or this process can
-            do nothing more.
-        giant: what is to be upscaled tile by tile, over all workers: `WriteDataset` does that, and
-            the record is for where nothing does.
+        intermediates: the results between the engines of a chain, encoded, if they are kept.
+        stop: the error for which the run must stop: a service refuses all calls, or this process
+            cannot go on. None otherwise.
+        giant: the large image that `WriteDataset` upscales tile by tile, over all workers; None for
+            other images. `record` is the failure that applies without `WriteDataset`.
     """
 
     source: SourceImage
@@ -77,25 +77,24 @@ class UpscaledImage:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What the later steps need of an input while its tiles are with a network.
+    """The state of an input while its tiles are with a network.
 
     Attributes:
         source: the input, without its bytes.
         row: its row as far as it is known.
         started_at: seconds since the epoch.
-        outcome: the result, where there is nothing for a network to do.
-        plan: what the rules say.
-        parameters: what guides the engines that take a prompt; None where none does.
+        outcome: the result, if there is nothing for a network to do; else None.
+        plan: the decision of the rules; None until the input's size is known.
+        parameters: of the engines that take a prompt; None if no engine does.
         metadata: of the input, for the output.
         stage: index of the engine that the tiles are for.
-        has_alpha_tiles: whether the second half of the tiles is the alpha channel.
-        alpha: (H, W, 1), the alpha channel beside tiles that do without it; None where there is
-            none.
+        has_alpha_tiles: True if the second half of the tiles is the alpha channel.
+        alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
         done: details of the stages before this one, as the manifest has them.
-        intermediates: what they made, encoded, where it is to be kept.
+        intermediates: the results of those stages, encoded, if they are kept.
         telemetry: of the stages before this one, without their pixels.
-        timestamp: Beam's, of the input's element; batches have others.
-        booking: puts its paid calls into the books; None where none are made or no books are kept.
+        timestamp: Beam's timestamp of the input's element; batches have others.
+        booking: enters its paid calls in the books; None if none are made or no books are kept.
     """
 
     source: SourceImage
@@ -117,13 +116,13 @@ class Prepared:
 
 @dataclasses.dataclass(frozen=True)
 class Giant:
-    """An image whose tiles are to be spread over the workers: what is known but for its picture.
+    """A large image, whose tiles are spread over the workers: all that is known but its pixels.
 
     Attributes:
-        prepared: its row as far as it is known. The plan, which is as long as it has tiles, is left
-            out; it follows from the header.
+        prepared: its state, without the plan: it follows from the header, and grows with the number
+            of tiles.
         header: of its file.
-        version: as of `file_version`, before its bytes were hashed.
+        version: the result of `file_version` before its bytes were hashed.
     """
 
     prepared: Prepared
@@ -142,13 +141,13 @@ def prepare(
     Args:
         source: the input.
         settings: of the run.
-        decoders: where its bytes are decoded.
-        header: of its bytes, where it has been read before.
+        decoders: the processes that decode its bytes.
+        header: of its bytes, if it has been read before; None reads it.
 
     Returns:
-        The tiles for the first engine, with a `Prepared` as context. Without tiles where the input
-        was done before, is skipped, refused, cannot be read or is a giant, or no decoder can be
-        started: `outcome` says so.
+        The tiles for the first engine, with a `Prepared` as context. There are no tiles if the
+        input was done before, is postponed, skipped or refused, cannot be read or is a large image,
+        or if no decoder can be started; `outcome` is then the result.
     """
     last = settings.stages[-1]
     if source.data is not None:
@@ -180,10 +179,10 @@ def prepare(
 
 
 def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
-    """Whether an earlier row is right, by what is known only here: the rules, and what has changed.
+    """Checks whether an earlier row is still right, by the rules and by what has changed since.
 
-    A step of the pipeline's own may have put other bytes, or another prompt, in the place of what
-    was looked at.
+    A user's own step of the pipeline may have replaced the bytes or the prompt that the earlier row
+    was compared with.
     """
     if source.data_sha256 is not None and source.data_sha256 != earlier.source_sha256:
         return False
@@ -196,7 +195,7 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
 
 
 def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> Prepared:
-    """Adds what is known once the input's bytes are."""
+    """Adds the SHA-256 of the input's bytes, and the booking that depends on it."""
     row = dataclasses.replace(prepared.row, source_sha256=sha256)
     prepared = dataclasses.replace(prepared, row=row)
     source = prepared.source
@@ -211,7 +210,7 @@ def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> 
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
-    """Whether the rules refused an image for its size, and say something else of it now."""
+    """Checks whether the rules refused an image for its size, and decide otherwise now."""
     if row.error_code not in _REFUSALS_OF_SIZE or not row.input_width or not row.input_height:
         return False
     decision = settings.rules.plan(row.input_width, row.input_height)
@@ -219,7 +218,7 @@ def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
 
 
 def _described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
-    """The columns, of a row and of a stage in it, that say what upscales."""
+    """Returns the columns of a row, or of a stage in it, that describe engine and network."""
     halo = settings.rules.options.halo
     return {
         "engine": stage.engine.name,
@@ -247,7 +246,7 @@ def _decode(
 ) -> TiledImage:
     options = settings.rules.options
     if prepared.parameters is not None:
-        # Only now: a later run tells by the row's parameters and bytes that it holds.
+        # Check only now: a later run tells by the parameters and the hash whether the row holds.
         settings.rules.check(prepared.parameters)
     header = header or decoders.read_header(data)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
@@ -259,22 +258,22 @@ def _decode(
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
         return _decoded(prepared, decoded, decision, settings)
     except Exception as error:
-        # Here, so that the row has what the header told.
+        # Handle it here, so that the row has what the header told.
         return _ended(prepared, error)
 
 
 def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
-    """The result where the rules or the budget leave nothing to do; else None."""
+    """Returns the result if the rules or the budget leave nothing to do; else None."""
     if not decision.is_upscaled:
         return _decided(prepared, decision)
-    # It may have been priced when it could not be read, or when it was another.
+    # The image may have been priced while it could not be read, or before it was replaced.
     if not prepared.source.within_budget or _exceeds_claim(prepared, decision):
         return _over_budget(prepared, decision)
     return None
 
 
 def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
-    """Whether an image costs more than the budget sets aside for it."""
+    """Checks whether an image costs more than the budget sets aside for it."""
     claimed, prepaid = prepared.source.claimed, prepared.source.prepaid
     if claimed is None:
         return False
@@ -287,10 +286,10 @@ def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
 def _large_header(
     source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
 ) -> tuple[ImageHeader, str | None] | None:
-    """The header of an image that is to be spread over the workers, and the SHA-256 of its bytes.
+    """Reads the header of a large image and the SHA-256 of its bytes; None for any other image.
 
-    None of any other. The hash is None where the bytes were not read as a whole. An image that no
-    file holds is in memory already. What is wrong with one shows when it is read.
+    The hash is None if the bytes were not read as a whole. An image that is not in a file is in
+    memory already, and gives None. So does an error, which shows again when the image is read.
     """
     above, uri = settings.fan_out_above, source.uri
     if above is None or uri is None or source.data is not None:
@@ -309,10 +308,10 @@ def _large_header(
 
 
 def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | None:
-    """What a file's beginning says; None where that is not enough.
+    """Reads the header from a file's beginning; None if that is not enough.
 
     Raises:
-        ImageError: no later part can say more.
+        ImageError: the header cannot be read, whatever follows.
     """
     try:
         return decoders.read_header(source.read_start())
@@ -343,9 +342,10 @@ def _giant(
 
 
 def file_version(source: SourceImage) -> tuple[object, ...]:
-    """What changes when an input's own file, which is read in place, is replaced; else nothing.
+    """Returns values that change when an input's own file is replaced; none for other inputs.
 
-    Its first value is the machine's, which sees numbers of its own.
+    An own file is one that is read in place. The first value is the machine's name, since machines
+    may see different numbers of a file.
     """
     if source.uri is None or not locations.is_in_place(source.uri, source.part):
         return ()
@@ -353,10 +353,10 @@ def file_version(source: SourceImage) -> tuple[object, ...]:
 
 
 def as_image_error(error: Exception) -> ImageError:
-    """What one image's row says of an exception: no surprise may cost the others of its bundle.
+    """Converts an exception to the error of one image, so that the others of its bundle go on.
 
     Raises:
-        SettingsError: it concerns all images.
+        SettingsError: the exception concerns all images.
         OSError: a disk is full, which is no image's fault: the run is to go on later.
     """
     if isinstance(error, ImageError):
@@ -401,13 +401,13 @@ def _decoded(
 def _tiled(
     prepared: Prepared, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
 ) -> TiledImage:
-    """The tiles of an image for the engine whose turn it is."""
+    """Returns the tiles of an image for the engine of its stage."""
     stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
     prepared = noted(prepared, plan_notes(decision))
     if stage.engine.is_guided:
         return _guided_tiles(prepared, color, alpha, decision, stage.engine.scale)
     if settings.rules.backend is Backend.GRPC:
-        # A call for alpha would be paid for, and the price is known before there is a pixel.
+        # A call for alpha would be charged, but the price is set before the pixels are decoded.
         tiled = _tiles(prepared, color, None, decision, stage.engine.scale)
         return dataclasses.replace(tiled, context=dataclasses.replace(tiled.context, alpha=alpha))
     return _tiles(prepared, color, alpha, decision, stage.engine.scale)
@@ -416,7 +416,7 @@ def _tiled(
 def _tiles(
     prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
 ) -> TiledImage:
-    """A tile for each piece, color first and then alpha: what becomes of one concerns no other."""
+    """Returns a tile for each piece, color first and then alpha; tiles are independent."""
     size = decision.work_width, decision.work_height
     tiles = [
         Tile(pixels, relative_core(piece))
@@ -436,9 +436,9 @@ def _tiles(
 def _guided_tiles(
     prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
 ) -> TiledImage:
-    """One tile that the network itself takes in pieces: they share its noise.
+    """Returns one tile, which the network itself takes in pieces: they share its noise.
 
-    A network that invents would invent transparency: alpha is kept aside.
+    Alpha is kept aside, since a generative network would invent transparency.
     """
     assert prepared.parameters is not None
     parameters = prepared.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
@@ -451,7 +451,7 @@ def _guided_tiles(
 
 
 def identity_of(prepared: Prepared) -> tuple[str, int]:
-    """What tells this image's tiles from others' where each is paid for."""
+    """Returns the input's id and its stage, which identify the image's tiles in paid calls."""
     return prepared.source.input_id, prepared.stage
 
 
@@ -461,7 +461,7 @@ def _stage_plan(prepared: Prepared) -> Plan:
 
 
 def relative_core(piece: Piece) -> Box:
-    """A piece's core within its extended box."""
+    """Returns a piece's core in the coordinates of its extended box."""
     return dataclasses.replace(
         piece.core,
         left=piece.core.left - piece.extended.left,
@@ -474,14 +474,14 @@ def _without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
 
 
 def _ended(prepared: Prepared, error: Exception) -> TiledImage:
-    """An input on which a step failed: refused, or untried where the error is not its own."""
+    """Returns a failed input without tiles; it stays untried if the process is broken."""
     if isinstance(error, BrokenProcessError):
         return _without_tiles(prepared, _untried(prepared, error))
     return _without_tiles(prepared, failed(prepared, as_image_error(error)))
 
 
 def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
-    """The result of an input that cannot be done."""
+    """Returns the result of an input that cannot be upscaled."""
     row = dataclasses.replace(
         prepared.row,
         status=status_of(error.code),
@@ -492,7 +492,7 @@ def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
 
 
 def failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
-    """The result of an input that an engine, or what follows it, cannot do."""
+    """Returns the result of an input that failed at an engine or after it, and names the stage."""
     assert prepared.plan is not None
     message = prepared.plan.at_stage(prepared.stage, error.message)
     return failed(prepared, ImageError(error.code, message))
@@ -517,7 +517,7 @@ def _over_budget(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
 
 
 def telemetry_of(prepared: Prepared) -> Telemetry:
-    """The telemetry of an input as far as it has come."""
+    """Returns the telemetry of an input so far."""
     inference = prepared.telemetry
     return Telemetry(
         device_seconds=inference.device_seconds,
@@ -530,17 +530,17 @@ def telemetry_of(prepared: Prepared) -> Telemetry:
 
 
 def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> TiledImage:
-    """Turns what one engine of a chain made into the tiles of the next.
+    """Turns the results of one engine of a chain into the tiles of the next.
 
     Args:
-        tiled: what `prepare` or `advance` gave.
-        inference: what the network made of its tiles.
+        tiled: the result of `prepare` or `advance`.
+        inference: the network's results for its tiles.
         settings: of the run.
     """
     prepared: Prepared = tiled.context
     if prepared.outcome is not None:
         return tiled
-    # Whoever called holds the element until the next engine is done with this image.
+    # Free the tiles: the caller holds the element until the next engine is done with this image.
     tiled.tiles.clear()
     prepared = with_inference(prepared, inference)
     if inference.stop is not None:
@@ -564,11 +564,11 @@ def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -
 
 
 def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
-    """Turns what the last engine made into an encoded image and its row.
+    """Turns the results of the last engine into an encoded image and its row.
 
     Args:
-        tiled: what `prepare` or `advance` gave.
-        inference: what the network made of its tiles.
+        tiled: the result of `prepare` or `advance`.
+        inference: the network's results for its tiles.
         settings: of the run.
 
     Returns:
@@ -590,12 +590,12 @@ def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) ->
 
 
 def _untried(prepared: Prepared, stop: SettingsError) -> UpscaledImage:
-    """Without a row: it is a later run's to do."""
+    """Returns a result without a row, so that a later run upscales the input."""
     return UpscaledImage(prepared.source, None, stop=stop)
 
 
 def with_inference(prepared: Prepared, inference: Inference) -> Prepared:
-    """Adds a stage's notes, what it was billed and its telemetry."""
+    """Adds a stage's notes, request ids, billed credits and telemetry."""
     before, row = prepared.telemetry, prepared.row
     telemetry = Inference(
         device_seconds=before.device_seconds + inference.device_seconds,
@@ -612,7 +612,7 @@ def with_inference(prepared: Prepared, inference: Inference) -> Prepared:
 
 
 def noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
-    """Adds notes to the row, with their stage where there are several."""
+    """Adds notes to the row, with their stage if there are several."""
     if not notes:
         return prepared
     assert prepared.plan is not None
@@ -638,7 +638,7 @@ def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings)
 def with_output(
     row: Row, decision: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]
 ) -> Row:
-    """The row of an image that was upscaled as planned, but for its file.
+    """Returns the row of an image that was upscaled as planned, without its file's columns.
 
     Args:
         row: as far as it is known.
@@ -670,12 +670,12 @@ def _encode(
 
 
 def _stored(data: bytes) -> dict[str, Any]:
-    """The columns, of a row and of a stage in it, that tell an encoded image from others."""
+    """Returns the columns of a row, or of a stage in it, that identify an encoded image."""
     return {"output_bytes": len(data), "output_sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _results(prepared: Prepared, inference: Inference) -> tuple[Pixels, Pixels | None]:
-    """Color and alpha, (H, W, C), at the size that the stage is to give."""
+    """Returns color and alpha, (H, W, C), at the stage's output size; None for no alpha."""
     decision = _stage_plan(prepared)
     size = decision.output_width, decision.output_height
     if prepared.has_alpha_tiles:
@@ -690,7 +690,7 @@ def _results(prepared: Prepared, inference: Inference) -> tuple[Pixels, Pixels |
 
 
 def _stitched(cores: list[Pixels], decision: Plan) -> Pixels:
-    """Stitches one plane and takes its cores off the list, which frees each as it is pasted."""
+    """Stitches one plane and removes its cores from the list, so that each is freed once pasted."""
     scale = decision.engine_width // decision.work_width
     return tiling.stitch(
         (cores.pop(0) for _ in decision.pieces),
@@ -704,7 +704,7 @@ def _stitched(cores: list[Pixels], decision: Plan) -> Pixels:
 def _stage_details(
     prepared: Prepared, settings: PinnedSettings, inference: Inference
 ) -> dict[str, Any]:
-    """What the manifest says of one stage of a chain."""
+    """Returns the manifest's columns for one stage of a chain."""
     stage, decision = settings.stages[prepared.stage], _stage_plan(prepared)
     return {
         **_described(stage, settings),
@@ -720,7 +720,7 @@ def _stage_details(
 
 
 def plan_notes(decision: Plan) -> tuple[str, ...]:
-    """What a row says of how an image was brought to an engine."""
+    """Returns the row's notes on how an image was fitted to an engine: tiled or shrunk."""
     if decision.action is Action.TILE:
         return (f"upscaled in {decision.calls} pieces",)
     if decision.action is Action.SHRINK:

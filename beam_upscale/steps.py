@@ -1,7 +1,7 @@
-"""How far a computation of many steps is: the model tells, whoever shows progress listens.
+"""The progress of a computation of many steps, from a model to the listeners that show it.
 
-The two are floors apart and know only this module. A process computes one thing at a time, as the
-models' locks have it, so the last report stands for the process.
+Models and listeners know only this module, not each other. The models' locks let a process compute
+one thing at a time, so the last report stands for the process.
 """
 
 import logging
@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 Listener = Callable[[int, int], None]
-"""Takes the passes done and those in all; equal numbers mean that nothing is computed any more."""
+"""A function of the passes done and of their total; equal numbers end the computation."""
 
 _logger = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -17,15 +17,15 @@ _listeners: dict[object, Listener] = {}
 
 
 def report(done: int, total: int) -> None:
-    """Tells all listeners, in the caller's thread; without any, costs nothing.
+    """Calls all listeners, in the caller's thread; without any, costs nothing.
 
-    A listener that raises is logged and no longer called: an image is worth more than the sight of
+    A listener that raises is logged and no longer called: an image is worth more than a display of
     its progress.
 
     Args:
         done: passes of the network that are done, 0 to `total`.
-        total: passes of the computation in all. Equal numbers end it, which is due as well where it
-            fails; `report(0, 0)` does where its length is not at hand.
+        total: passes of the computation in total. Equal numbers end it, and must be reported even
+            if it fails; `report(0, 0)` does if the total is not at hand.
     """
     with _lock:
         listeners = list(_listeners.items())
@@ -38,10 +38,10 @@ def report(done: int, total: int) -> None:
 
 
 def listen(listener: Listener) -> Callable[[], None]:
-    """Has a listener called at every report.
+    """Registers a listener, which is called at every report.
 
     Returns:
-        What ends that; calling it more than once does no harm.
+        A function that unregisters it; calling the function more than once does no harm.
     """
     key = object()
     with _lock:

@@ -1,10 +1,10 @@
-"""Files on any of Beam's file systems: list, read, and publish atomically; of web servers: read.
+"""Files on any of Beam's file systems: list, read and publish atomically; on web servers: read.
 
 Local files go through the operating system directly: Beam's local file system matches names as
-patterns and has no way to sync or to replace atomically. Everything else goes through Beam's
-`FileSystems`, where a file appears when it is closed (one PUT on an object store). On HDFS
-(`hadoop_files`) it can be seen while it is written: there it is written under a temporary name and
-renamed. Files of web servers (`http_files`) are read only.
+patterns and can neither sync nor replace atomically. Other files go through Beam's `FileSystems`,
+where a file appears when it is closed (one PUT on an object store). On HDFS (`hadoop_files`) a file
+is visible while it is written, so it is written under a temporary name and renamed. Files of web
+servers (`http_files`) are read only.
 """
 
 import contextlib
@@ -36,30 +36,30 @@ from beam_upscale.literal import shortened
 
 _KNOWN_SCHEMES = urls.WEB_SCHEMES | {"gs", "s3", "azfs", "hdfs"}
 
-# A file of this machine as RFC 8089 writes it: of no host, or of one that is always this.
+# A file URI of this machine (RFC 8089): without a host, or with the host localhost.
 _LOCAL_FILE = re.compile(r"file:(?:/(?!/)|//(?:localhost)?(?:/|$))", re.IGNORECASE)
 _OF_LOCAL_FILE = re.compile(r"file:(?://(?:localhost)?(?=/|$))?", re.IGNORECASE)
 
 _CHUNK_BYTES = 1 << 20
 
-# Characters.
+# The most characters of a URI in a message, and of a `data:` URI.
 _LONGEST_NAMED = 400
 _LONGEST_DATA = 40
 
-# A path on a drive of Windows, or on a server as Windows names one.
+# An absolute Windows path, on a drive or on a server (UNC).
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _DELETED_TOGETHER = 1000
 
-# A file that vanishes ends the removal of its folder.
+# Tries to remove a folder; a file that vanishes meanwhile ends one try.
 _MOST_TRIES = 10
 
-# What file systems without hard links say, such as FAT.
+# Error numbers of file systems without hard links, such as FAT.
 _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK})
 
-# What file systems say whose folders cannot be synced.
+# Error numbers of file systems whose folders cannot be synced.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
 
-# A file for another file system waits in memory up to this size, beyond it on the local disk.
+# A file for a remote file system is buffered in memory up to this size, beyond it on local disk.
 _BYTES_IN_MEMORY = 32 << 20
 
 
@@ -68,9 +68,9 @@ class FileEntry:
     """A file found by `list_files`.
 
     Attributes:
-        uri: what to open; a local path may hold bytes that are not UTF-8, as surrogates.
-        name: path relative to what was listed, with `/` between parts.
-        is_folder: whether it is a folder that may not be listed.
+        uri: the URI to open; a local path may hold bytes that are not UTF-8, as surrogates.
+        name: the path relative to the listed folder, with `/` between parts.
+        is_folder: True for a folder that cannot be listed.
     """
 
     uri: str
@@ -79,22 +79,22 @@ class FileEntry:
 
 
 class Scope:
-    """Decides what `list_files` passes over below the place where it begins; this one, nothing."""
+    """The filter that decides what `list_files` skips below its start; this base skips nothing."""
 
     def enters(self, folder: str, identity: tuple[int, int]) -> bool:
-        """Whether a local folder, of this device and inode, is descended into."""
+        """Decides whether a local folder, with this (device, inode), is descended into."""
         return True
 
     def follows(self, link: str) -> bool:
-        """Whether a local link is listed, or descended into where it leads to a folder."""
+        """Decides whether a local link is listed, or descended into if it leads to a folder."""
         return True
 
     def passes_over(self, folder: str) -> Collection[str]:
-        """The names in a local folder that are not listed."""
+        """Returns the names in a local folder that are not listed."""
         return ()
 
     def sees(self, uri: str) -> bool:
-        """Whether a file on another store is listed; asked for all, whatever a glob names."""
+        """Decides whether a remote file is listed; called also for files that no glob matches."""
         return True
 
 
@@ -102,12 +102,12 @@ _EVERYTHING = Scope()
 
 
 def configure(beam_options: Sequence[str]) -> None:
-    """Has this process reach other file systems as these options of Beam say.
+    """Sets the Beam options with which this process reaches remote file systems.
 
-    A pipeline does the same for its workers; what is read before there is one needs it too.
+    A pipeline does the same for its workers; files that are read before it exists need it too.
 
     Args:
-        beam_options: as on a command line, such as `--s3_endpoint_url=…`.
+        beam_options: options as on a command line, such as `--s3_endpoint_url=…`.
     """
     FileSystems.set_options(PipelineOptions(list(beam_options)))
     conditional_files.forget_clients()
@@ -115,7 +115,7 @@ def configure(beam_options: Sequence[str]) -> None:
 
 
 def is_local(uri: str) -> bool:
-    """Whether a URI names a file of this machine: a plain path, or one with `file:`."""
+    """Checks whether a URI names a file of this machine: a plain path, or one with `file:`."""
     if ":" not in uri:
         return True
     if _LOCAL_FILE.match(uri):
@@ -124,9 +124,9 @@ def is_local(uri: str) -> bool:
 
 
 def unread_scheme(uri: str) -> str | None:
-    """The scheme of a URI that nothing here reads; None where it is a path, or something does.
+    """Returns a URI's scheme if no store reads it; None for a path or a supported scheme.
 
-    A scheme of Beam's own whose client is not installed counts as read: its reader says what lacks.
+    A Beam scheme whose client is not installed counts as supported: its error names the package.
     """
     scheme = urls.scheme_of(uri)
     if scheme is None or scheme in _KNOWN_SCHEMES or (scheme == "file" and is_local(uri)):
@@ -136,12 +136,12 @@ def unread_scheme(uri: str) -> str | None:
 
 
 def _failures(uri: str) -> type[Exception] | tuple[type[Exception], ...]:
-    """What reading may raise; the clients of object stores raise errors of their own."""
+    """Returns the exceptions that reading may raise; clients of object stores have their own."""
     return OSError if is_local(uri) else Exception
 
 
 def absolute(uri: str) -> str:
-    """A local path made absolute, without `file:`; any other URI trimmed, no trailing slash."""
+    """Makes a local path absolute, without `file:`; trims other URIs and their trailing slash."""
     if is_local(uri):
         return os.path.abspath(_without_scheme(uri))  # noqa: PTH100 (keeps odd bytes)
     uri = urls.trimmed(uri)
@@ -157,30 +157,30 @@ def _without_scheme(uri: str) -> str:
 
 
 def join(base: str, *parts: str) -> str:
-    """A URI below `base`."""
+    """Joins a base URI and the parts of a path below it."""
     return "/".join([base.rstrip("/"), *parts])
 
 
 def printable(uri: str) -> str:
-    """A URI as it is published: as `encoded`, without secrets such as a password or a signature."""
+    """Returns a URI for publication: `encoded`, without secrets such as passwords or signatures."""
     if ":" not in uri:
         return encoded(uri)
     if urls.scheme_of(uri) == "data":
-        # It is no place but what would stand there.
+        # A `data:` URI is the content itself, which may be long.
         uri = shortened(uri, _LONGEST_DATA)
     return encoded(urls.without_secrets(uri))
 
 
 def named(uri: str) -> str:
-    """A URI as messages name it: as `printable`, without its middle where it is long."""
+    """Returns a URI for messages: `printable`, without its middle if it is long."""
     return shortened(printable(uri), _LONGEST_NAMED)
 
 
 def encoded(uri: str) -> str:
-    """A URI as text that every store takes: percent-encoded where it is not UTF-8.
+    """Returns a URI as text that every store accepts: percent-encoded if it is not UTF-8.
 
-    Names that are UTF-8 are left as they are, percent signs included. A name that is not is encoded
-    whole, percent signs included, so that two of them never become one.
+    A name that is UTF-8 is unchanged, percent signs included. A name that is not is encoded whole,
+    percent signs included, so that two such names never become equal.
     """
     try:
         uri.encode()
@@ -190,12 +190,12 @@ def encoded(uri: str) -> str:
 
 
 def is_windows_path(uri: str) -> bool:
-    """Whether a path is an absolute one of Windows, which leads nowhere here."""
+    """Checks whether a path is an absolute Windows path, which cannot exist here."""
     return _WINDOWS_PATH.match(uri) is not None
 
 
 def scheme_refusal(scheme: str) -> str:
-    """What is wrong with a URI of a scheme that nothing here reads, and what to do."""
+    """Explains, for a message, that a scheme is not supported, and what to do."""
     if scheme == "file":
         return (
             "it is a file of another machine; fetch the file, or name one of this machine, by its "
@@ -208,7 +208,7 @@ def scheme_refusal(scheme: str) -> str:
 
 
 def open_read(uri: str) -> BinaryIO:
-    """A file opened for reading.
+    """Opens a file for reading.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR, with the store's own words.
@@ -227,7 +227,7 @@ def open_read(uri: str) -> BinaryIO:
 
 
 def _check_store(uri: str) -> None:
-    """Raises an ImageError, which names the file, where its store cannot be asked at all."""
+    """Raises an ImageError that names the file if its store cannot be accessed at all."""
     try:
         stores.check(uri)
     except ImageError as error:
@@ -238,14 +238,14 @@ def _check_store(uri: str) -> None:
 def _open_regular(path: Path) -> BinaryIO:
     """Opens a file, but not a pipe or a device: reading those may never end."""
     mode = path.stat().st_mode
-    # What is wrong with a folder, the operating system says best.
+    # A folder passes: the operating system's own error for it is better.
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError("not a regular file")
     return path.open("rb")
 
 
 def read(uri: str, limit: int | None = None) -> bytes:
-    """A file's bytes, or its first `limit` bytes.
+    """Reads a file's bytes, or its first `limit` bytes.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
@@ -264,7 +264,7 @@ def read(uri: str, limit: int | None = None) -> bytes:
 
 
 def _read_from(store: ConditionalStore, uri: str) -> bytes:
-    """Reads with a client that is shared: Beam makes one for each file that it opens."""
+    """Reads with a shared client; Beam creates a new client for each file that it opens."""
     try:
         data = store.read(uri)
     except Exception as error:
@@ -275,11 +275,11 @@ def _read_from(store: ConditionalStore, uri: str) -> bytes:
 
 
 def read_if_there(uri: str) -> bytes | None:
-    """A file's bytes; None where there is none.
+    """Reads a file's bytes; None if the file does not exist.
 
     Raises:
-        OSError: it cannot be read.
-        Exception: of the store's client.
+        OSError: the file cannot be read.
+        Exception: an error of the store's client.
     """
     try:
         return read(uri)
@@ -290,7 +290,7 @@ def read_if_there(uri: str) -> bytes | None:
 
 
 def read_range(uri: str, offset: int, size: int) -> bytes:
-    """Part of a file's bytes; fewer than `size` where the file ends before.
+    """Reads `size` bytes of a file from `offset` on; fewer if the file ends before.
 
     Raises:
         ImageError: NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
@@ -305,7 +305,7 @@ def read_range(uri: str, offset: int, size: int) -> bytes:
 
 
 def _part(file: BinaryIO, offset: int, size: int) -> bytes:
-    # Beam's buffers for S3 and HDFS have 16 MiB: a smaller part would be read with all of that.
+    # Beam's buffers for S3 and HDFS have 16 MiB and would read all of that for a smaller part.
     source = file.raw if isinstance(file, io.BufferedReader) else file
     source.seek(offset)
     parts: list[bytes] = []
@@ -316,20 +316,20 @@ def _part(file: BinaryIO, offset: int, size: int) -> bytes:
 
 
 def read_at_most(uri: str, max_bytes: int) -> bytes:
-    """A file's bytes, where they are not too many.
+    """Reads a file's bytes, unless there are more than `max_bytes`.
 
     Raises:
         ImageError: FILE_TOO_LARGE, NOT_FOUND, PERMISSION_DENIED or READ_ERROR.
     """
     if urls.is_web(uri):
-        # In one request: a server need not say beforehand how much there is.
+        # In one request, as a server need not report the size beforehand.
         return http_files.read(uri, max_bytes)
     check_size(size(uri), max_bytes)
     return read(uri)
 
 
 def check_size(found: int | None, max_bytes: int) -> None:
-    """Raises an ImageError, FILE_TOO_LARGE, where there are more bytes; None is not known."""
+    """Raises an ImageError, FILE_TOO_LARGE, for more bytes; None, an unknown size, is allowed."""
     if found is not None and found > max_bytes:
         raise ImageError(
             ErrorCode.FILE_TOO_LARGE,
@@ -338,7 +338,7 @@ def check_size(found: int | None, max_bytes: int) -> None:
 
 
 def read_error(uri: str, error: Exception) -> ImageError:
-    """The `ImageError` that says why a file could not be read."""
+    """Converts an exception to the `ImageError` that explains why a file could not be read."""
     if isinstance(error, ImageError):
         return error
     name = named(uri)
@@ -353,11 +353,11 @@ def read_error(uri: str, error: Exception) -> ImageError:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file is there.
+    """Checks whether a file exists.
 
     Raises:
-        ImageError: its store cannot be asked at all, with the codes of `stores.check`.
-        Exception: of the store's client.
+        ImageError: its store cannot be accessed at all, with the codes of `stores.check`.
+        Exception: an error of the store's client.
     """
     if urls.is_web(uri):
         return http_files.exists(uri)
@@ -367,15 +367,16 @@ def exists(uri: str) -> bool:
     if is_local(uri):
         return _local_path(uri).is_file()
     store = conditional_files.store_of(uri)
-    # Beam's own answer raises for a blob of Azure that is not there.
+    # Beam's own check raises for a missing blob of Azure.
     return bool(FileSystems.exists(uri)) if store is None else store.version(uri) is not None
 
 
 def size(uri: str) -> int | None:
-    """A file's size in bytes, None where it does not exist or cannot be told.
+    """Returns a file's size in bytes; None if it does not exist or its size is unknown.
 
     Raises:
-        ImageError: READ_ERROR, the file is there and its store does not answer for it.
+        ImageError: the file may exist, but its store does not answer for it; READ_ERROR, or the
+            codes of `stores.check`.
     """
     try:
         if is_local(uri):
@@ -391,12 +392,12 @@ def size(uri: str) -> int | None:
             return None
         if unread_scheme(uri) is None and _is_gone(uri):
             return None
-        # Taken for gone, a result would be made, and paid for, again.
+        # A result that is wrongly taken for missing would be made, and paid for, again.
         raise read_error(uri, error) from error
 
 
 def _is_gone(uri: str) -> bool:
-    """Whether a file is not there for sure."""
+    """Checks whether a file is certainly missing; False if its store does not answer."""
     try:
         return not exists(uri)
     except Exception:
@@ -404,11 +405,11 @@ def _is_gone(uri: str) -> bool:
 
 
 def version(uri: str) -> tuple[object, ...]:
-    """What changes, as far as can be told without reading it, when a file is replaced."""
+    """Returns values that change when a file is replaced, without reading it; () if unknown."""
     try:
         if is_local(uri):
             status = _local_path(uri).stat()
-            # The last cannot be set: it tells of a file that was given the times of another.
+            # The ctime cannot be set: it reveals a file that was given the times of another one.
             return status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns
         if urls.is_web(uri):
             return http_files.version(uri)
@@ -427,7 +428,7 @@ def version(uri: str) -> tuple[object, ...]:
 
 
 def sha256(uri: str) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal.
+    """Computes the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
         ImageError: as `read`.
@@ -450,25 +451,27 @@ def publish(
 ) -> Iterator[IO[bytes]]:
     """Opens a file that appears under its name whole or not at all.
 
-    A second writer of the same bytes does no harm: whoever closes last replaces the file with
-    an equal one.
+    A second writer of the same bytes does no harm: the writer that closes last replaces the file
+    with an equal one.
 
     Args:
-        uri: the final name; missing folders are made.
-        partial_folder: where a local file, or one on HDFS, is written before it is renamed, on the
-            same disk; its own folder by default. What a killed process leaves behind lies there.
-        guard: what the file appears within, or not at all; None for a file that is no one else's.
-            See `conditional_files.put` for stores that do not rename.
+        uri: the final name; missing folders are created.
+        partial_folder: the folder in which a local file, or one on HDFS, is written before it is
+            renamed, on the same disk; by default the file's own folder. A killed process leaves its
+            partial file there.
+        guard: the context within which the file appears; if it raises, nothing appears. None for a
+            file that no other process writes. See `conditional_files.put` for stores that do not
+            rename.
 
     Yields:
-        A binary file. When the block or the guard raises, nothing appears.
+        A binary file. If the block or the guard raises, nothing appears.
     """
     is_conditional = guard is not None
     _check_store(uri)
     store = conditional_files.store_of(uri) if is_conditional else None
     guard = guard or contextlib.nullcontext
     with guard():
-        # A run that lost the output must not even create a folder.
+        # Checked first: a run that lost the output must not even create a folder.
         pass
     if is_local(uri):
         path = _local_path(uri)
@@ -476,13 +479,13 @@ def publish(
         with _publish_local(path, folder, guard) as file:
             yield file
         return
-    # Closing a file there publishes it, and Python closes what an exception leaves behind: the
-    # file is opened only once its bytes are all there.
+    # Closing a remote file publishes it, and Python closes a file after an exception too. So the
+    # file is opened only once all its bytes are in the buffer.
     with tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY) as file:
         yield file
         file.seek(0)
         if hadoop_files.is_hdfs(uri):
-            # Seen while it is written.
+            # On HDFS a file is visible while it is written.
             temporary = join(partial_folder or uri.rpartition("/")[0], _partial_name())
             _publish_hdfs(file, temporary, uri, guard, is_conditional)
         elif store is not None:
@@ -498,7 +501,7 @@ def _publish_hdfs(
     try:
         _copy(file, temporary)
         if is_conditional:
-            # First as if nothing were there: what another run has made meanwhile is seen then.
+            # Renamed without replacing first, which detects a file that another run made meanwhile.
             with guard():
                 if hadoop_files.rename(temporary, uri):
                     return
@@ -540,27 +543,27 @@ def _publish_local(path: Path, partial_folder: Path, guard: Guard) -> Iterator[I
 def write(
     uri: str, data: bytes, partial_folder: str | None = None, guard: Guard | None = None
 ) -> None:
-    """Publishes a file of these bytes; see `publish`."""
+    """Publishes a file with these bytes; see `publish`."""
     with publish(uri, partial_folder, guard) as file:
         file.write(data)
 
 
 def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
-    """Creates a file, unless there is one; it appears whole or not at all, and is durable.
+    """Creates a file unless it exists; it appears whole or not at all, and is durable.
 
     Args:
-        uri: the file's, of a local disk or any of Beam's file systems. On those that have neither
-            conditions nor a rename (none that Beam brings) it is looked for first.
-        data: its content, different for each that may create it: where the file is there with
-            exactly this content, an earlier attempt of the same caller has made it.
-        partial_folder: where it is written first, on a local disk and on HDFS; by default the
-            file's own folder.
+        uri: the file's URI, on a local disk or any of Beam's file systems. On file systems with
+            neither conditions nor a rename (none that Beam has) its existence is checked first.
+        data: its content, which must differ between callers: if the file exists with exactly this
+            content, an earlier attempt of the same caller has created it.
+        partial_folder: the folder in which it is written first, on a local disk and on HDFS; by
+            default the file's own folder.
 
     Returns:
-        Whether the file is the caller's.
+        True if the file is the caller's.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     folder = partial_folder or uri.rpartition("/")[0]
     _check_store(uri)
@@ -603,7 +606,7 @@ def _create_local(path: Path, folder: Path, data: bytes) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the names in a folder durable, where the file system can."""
+    """Makes the names in a folder durable, if the file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -615,7 +618,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _link(temporary: Path, path: Path, data: bytes) -> bool:
-    """Gives a file a second name, unless that is taken; a rename would replace."""
+    """Links a file to a second name, False if that exists; a rename would replace it."""
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -628,7 +631,7 @@ def _link(temporary: Path, path: Path, data: bytes) -> bool:
 
 
 def _create_without_links(path: Path, data: bytes) -> bool:
-    """Creates a file where there are no hard links: it can be seen before all of it is there."""
+    """Creates a file on a disk without hard links, where it is visible before it is complete."""
     try:
         file = path.open("xb")
     except FileExistsError:
@@ -655,9 +658,9 @@ def _create_hdfs(uri: str, folder: str, data: bytes) -> bool:
 
 
 def start_of_listing(pattern: str) -> str:
-    """The place where a listing begins: a file, a folder, or a glob up to its first wildcard.
+    """Returns the URI at which a listing begins: a file, a folder, or the base of a glob.
 
-    A local file or folder that is called like a glob is none.
+    The name of an existing local file or folder is never read as a glob.
     """
     target = absolute(pattern)
     if urls.is_web(pattern):
@@ -667,20 +670,20 @@ def start_of_listing(pattern: str) -> str:
 
 
 def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
-    """Every file that a pattern names, in no particular order.
+    """Lists every file that a pattern names, in no particular order.
 
     Args:
         pattern: a file, a folder (descended into, through symbolic links too, into each folder
             once) or a glob (`**` crosses folders), on any of Beam's file systems. A folder that a
             glob matches is descended into. A URL of a web server is that of one file.
-        scope: what is passed over below a folder, or where a glob begins.
+        scope: the filter of what is skipped below a folder, or below the base of a glob.
 
     Yields:
-        The files. A local folder that may not be listed is given as an entry of its own, so that
-        its reader's error names it. Names that begin with a dot are left out below a folder.
+        The files. A local folder that cannot be listed is an entry of its own, so that its reader's
+        error names it. Names that begin with a dot are left out below a folder.
 
     Raises:
-        SettingsError: another store does not list them, with the codes of `open_read`.
+        SettingsError: a remote store cannot list them, with the codes of `open_read`.
     """
     if urls.is_web(pattern):
         yield FileEntry(absolute(pattern), urls.path_of(pattern).rpartition("/")[2])
@@ -692,7 +695,7 @@ def list_files(pattern: str, scope: Scope = _EVERYTHING) -> Iterator[FileEntry]:
 
 def _list_remote(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     if not has_wildcard(pattern):
-        # An object store has no folders to ask for, so what lies below is looked for first.
+        # An object store has no folders to check for, so files below the name are searched first.
         below = _match(join(pattern, "**"), pattern, scope)
         first = next(below, None)
         if first is not None:
@@ -709,7 +712,7 @@ def _list_remote(pattern: str, scope: Scope) -> Iterator[FileEntry]:
 
 
 def _match(pattern: str, base: str, scope: Scope) -> Iterator[FileEntry]:
-    """What Beam finds, without hidden names and the empty objects that stand for folders."""
+    """Yields the files that Beam lists, without hidden names and empty objects for folders."""
     for path in _listed_below(pattern.removesuffix("**")):
         name = path.removeprefix(base).lstrip("/")
         is_hidden = any(part.startswith(".") for part in name.split("/"))
@@ -718,7 +721,7 @@ def _match(pattern: str, base: str, scope: Scope) -> Iterator[FileEntry]:
 
 
 def _listed_below(prefix: str) -> Iterator[str]:
-    """As `_paths_below`, of inputs.
+    """Yields the same paths as `_paths_below`, with errors for a listing of inputs.
 
     Raises:
         SettingsError: PERMISSION_DENIED, NOT_FOUND or READ_ERROR, with the store's own words.
@@ -728,7 +731,7 @@ def _listed_below(prefix: str) -> Iterator[str]:
         yield from _paths_below(prefix)
     except Exception as error:
         found = read_error(prefix, error)
-        # The store names the folder, which may be one further down.
+        # The store's message names the folder, which may be a subfolder.
         is_told = found is error or found.code is ErrorCode.READ_ERROR
         words = "" if is_told else f": {error}"
         message = f"the inputs cannot be listed: {found.message}{words}"
@@ -736,11 +739,11 @@ def _listed_below(prefix: str) -> Iterator[str]:
 
 
 def _paths_below(prefix: str) -> Iterator[str]:
-    """The files whose names begin like this; of an object store page by page, and not held."""
+    """Yields the URIs of files with a prefix; an object store is listed page by page, not held."""
     if hadoop_files.is_hdfs(prefix):
         yield from hadoop_files.paths_below(prefix)
         return
-    # `match` is a list of all that this gives, which every file system of Beam's has.
+    # Every Beam file system has `_list`; `match` would hold all its results in a list.
     for metadata in FileSystems.get_filesystem(prefix)._list(prefix):
         yield metadata.path
 
@@ -750,7 +753,7 @@ def _list_local(pattern: str, scope: Scope) -> Iterator[FileEntry]:
     try:
         is_folder, is_there = path.is_dir(), path.exists() or path.is_symlink()
     except OSError:
-        # In a folder that may not be entered: for the reader to say.
+        # In a folder that may not be entered; its reader raises the error.
         is_folder, is_there = False, True
     if is_folder:
         yield from _Walk(pattern, Glob(), scope).files()
@@ -766,8 +769,8 @@ class _Folder:
     """A local folder that is to be listed.
 
     Attributes:
-        path: by which it is reached.
-        state: how far that has come in the glob.
+        path: the path by which it is reached.
+        state: the state of the glob after that path.
     """
 
     path: str
@@ -775,17 +778,17 @@ class _Folder:
 
 
 class _Walk:
-    """Lists a local folder and those below it: each once, however links and mounts lead to it.
+    """The listing of a local folder and its subfolders, each once, whatever links lead to it.
 
-    What is reached without links comes first, then what links among that lead to, then what links
-    there lead to, and of several names always the first in order: a folder is listed by the same
-    name on every run. Under a glob it is listed once more only by a name that the glob takes
-    differently.
+    Folders reached without links come first, then those reached through one link, then through two,
+    and so on; among several names of a folder the first in order is used. So a folder is listed by
+    the same name on every run. With a glob, a folder is listed again only under a name for which
+    the glob is in another state.
 
     Args:
-        root: where names begin.
-        glob: what a name has to match.
-        scope: what is passed over.
+        root: the folder that names are relative to.
+        glob: the glob that names have to match.
+        scope: the filter of what is skipped.
     """
 
     def __init__(self, root: str, glob: Glob, scope: Scope) -> None:
@@ -796,7 +799,7 @@ class _Walk:
         self._linked: list[_Folder] = []
 
     def files(self) -> Iterator[FileEntry]:
-        """The files, and the folders that cannot be listed."""
+        """Yields the files, and the folders that cannot be listed."""
         self._linked = [_Folder(self._root, self._glob.start)]
         while self._linked:
             level, self._linked = sorted(self._linked), []
@@ -804,8 +807,8 @@ class _Walk:
                 yield from self._below(folder)
 
     def _below(self, begin: _Folder) -> Iterator[FileEntry]:
-        """What is reached without links; they are remembered."""
-        # Not by recursion: folders may be nested deeper than calls.
+        """Yields the files reached without links; collects links to folders for the next level."""
+        # Without recursion, as folders may be nested deeper than the stack allows.
         ahead = [begin]
         while ahead:
             folders: list[_Folder] = []
@@ -813,14 +816,14 @@ class _Walk:
             ahead += sorted(folders, reverse=True)
 
     def _listed(self, folder: _Folder, folders: list[_Folder]) -> Iterator[FileEntry]:
-        """The files in a folder; the folders in it are added to a list."""
+        """Yields the files in a folder; adds its subfolders to a list."""
         try:
             status = os.stat(folder.path)  # noqa: PTH116 (odd bytes)
             if self._enters(folder, (status.st_dev, status.st_ino)):
                 with os.scandir(folder.path) as children:
                     yield from self._among(children, folder, folders)
         except OSError:
-            # Also in its midst, where it goes or its disk fails.
+            # Also after some entries, if the folder vanishes or its disk fails.
             yield FileEntry(folder.path, self._name(folder.path), is_folder=True)
 
     def _enters(self, folder: _Folder, identity: tuple[int, int]) -> bool:
@@ -856,12 +859,12 @@ def _is_folder(child: os.DirEntry[str]) -> bool:
     try:
         return child.is_dir()
     except OSError:
-        # A link to itself, or into a folder that may not be entered: for its reader to say.
+        # A link to itself, or into a folder that may not be entered; its reader raises the error.
         return False
 
 
 def list_below(folder: str) -> Iterator[FileEntry]:
-    """Every file below a folder of our own, dot names included; none when it does not exist."""
+    """Yields every file below a folder of our own, dot names included; none if it is missing."""
     if is_local(folder):
         for directory, _, names in os.walk(folder):
             for name in names:
@@ -876,12 +879,12 @@ def list_below(folder: str) -> Iterator[FileEntry]:
 
 
 def delete(uri: str, guard: Guard | None = None) -> None:
-    """Removes a file or a whole folder; nothing happens when there is none.
+    """Removes a file or a whole folder; does nothing if there is none.
 
     Args:
         uri: the file or the folder.
-        guard: what it is removed within; where it raises, nothing is removed. On stores with
-            conditions only what was seen before the guard was asked is removed.
+        guard: the context within which it is removed; if it raises, nothing is removed. On stores
+            with conditions, only files seen before the guard was entered are removed.
     """
     store = None if guard is None else conditional_files.store_of(uri)
     guard = guard or contextlib.nullcontext
@@ -891,7 +894,7 @@ def delete(uri: str, guard: Guard | None = None) -> None:
             conditional_files.delete_seen(store, some, guard)
         return
     if hadoop_files.is_hdfs(uri):
-        # A run that lost the output while it was stopped is to delete one file at most.
+        # A run that lost the output while it was suspended must delete one file at most.
         for path in [*hadoop_files.paths_below(join(uri, "")), uri]:
             if exists(path):
                 with guard():
@@ -902,12 +905,12 @@ def delete(uri: str, guard: Guard | None = None) -> None:
 
 
 def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
-    """Removes all that lies in a folder of work in progress, but for what has one name.
+    """Removes all entries of a folder of work in progress, except one.
 
     Args:
-        folder: the folder; it need not be there.
-        guard: as of `delete`; on HDFS a whole folder is removed within it.
-        but_for: the name of what stays.
+        folder: the folder; it need not exist.
+        guard: as in `delete`; on HDFS a whole subfolder is removed within it.
+        but_for: the name of the entry that stays.
     """
     for name in sorted(_names_in(folder) - {but_for}):
         uri = join(folder, name)
@@ -919,7 +922,7 @@ def delete_below(folder: str, guard: Guard | None, but_for: str) -> None:
 
 
 def _names_in(folder: str) -> set[str]:
-    """The names of what lies in a folder directly."""
+    """Returns the names of the direct entries of a folder."""
     if is_local(folder):
         path = _local_path(folder)
         return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208
@@ -955,7 +958,7 @@ def _delete(uri: str) -> None:
 
 
 def _delete_tree(folder: Path) -> None:
-    """Removes a folder in which others may be writing and deleting still."""
+    """Removes a folder in which other processes may still be writing and deleting."""
     for _ in range(_MOST_TRIES):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder)

@@ -1,7 +1,7 @@
-"""Says at once why a store of Beam's cannot be asked, where its client would try for minutes.
+"""The check that a store of Beam's can be used; it fails at once, where a client tries for minutes.
 
-What a store lacks in this process (a package, credentials, options, a way to its host) is looked
-for before its first file, and the answer serves for those that follow.
+A store may lack something in this process: a package, credentials, options, a way to its host. This
+is checked before the store's first file, and the result holds for the files that follow.
 """
 
 import importlib.util
@@ -27,18 +27,18 @@ _PACKAGES = {
 _CONNECT_SECONDS = 10.0
 _CONNECT_ATTEMPTS = 2
 
-# What lacks is looked for again after so long.
+# Seconds after which a failed check is repeated.
 _SECONDS_LACKING = 300.0
 
-# By scheme: under which options of the process it was found, and until when it holds.
+# By scheme: the process's options at the check, the time until which it holds, and its error.
 _found: dict[str, tuple[object, float, ImageError | None]] = {}
 
 
 def check(uri: str) -> None:
-    """Raises where no file of a store can be reached from this process.
+    """Raises an error if no file of a store can be reached from this process.
 
     Args:
-        uri: on any of Beam's file systems; a local path passes.
+        uri: a URI on any of Beam's file systems; a local path passes.
 
     Raises:
         ImageError: MISSING_PACKAGE, PERMISSION_DENIED or READ_ERROR.
@@ -57,7 +57,7 @@ def check(uri: str) -> None:
 
 
 def forget() -> None:
-    """Has stores looked for anew: options or the environment may say something else by now."""
+    """Forgets the results of all checks: options or the environment may have changed."""
     _found.clear()
 
 
@@ -99,7 +99,7 @@ def _s3(_: str) -> ImageError | None:
     found = FileSystems._pipeline_options
     options = found if isinstance(found, PipelineOptions) else PipelineOptions([])
     has_own = options.view_as(S3Options).s3_access_key_id is not None
-    # Beam signs each request: there is no anonymous one.
+    # Beam signs each request: it sends no anonymous ones.
     if not has_own and boto3.session.Session().get_credentials() is None:
         return ImageError(
             ErrorCode.PERMISSION_DENIED,
@@ -116,7 +116,7 @@ def _gs(_: str) -> ImageError | None:
 
 
 def _unreached(store: str, url: str) -> ImageError | None:
-    """Why a store's host cannot be connected to; a proxy's connections are its own."""
+    """Returns the error if a store's host cannot be connected to; passes if a proxy is set."""
     if requests.utils.get_environ_proxies(url):
         return None
     parts = urllib.parse.urlsplit(url)

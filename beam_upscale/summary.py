@@ -1,4 +1,4 @@
-"""What `run` prints at its end: what became of the inputs and why, the price, the pace."""
+"""Prints the summary at the end of `run`: the inputs by outcome, the errors, price and pace."""
 
 from collections.abc import Iterable, Iterator
 
@@ -10,16 +10,16 @@ from beam_upscale.request import Pace, RunResult
 
 HOW_TO_GO_ON = "what was done is kept, the same command without --overwrite goes on"
 
-# What a later run does again when it is asked to; what rules refuse, it does once they are others.
+# Inputs that `--retry` does again. Rejected inputs are done again once the rule has changed.
 _RETRIED = (Status.FAILED, Status.FILTERED, Status.OVER_BUDGET)
 
 
 def print_result(printer: Printer, output: str, result: RunResult) -> None:
-    """Prints what a run left.
+    """Prints the summary of a run.
 
     Args:
         printer: of standard output.
-        output: as the run was given it.
+        output: the dataset's root, as given to the run.
         result: of the run.
     """
     totals = result.totals
@@ -46,7 +46,7 @@ def _lines(output: str, result: RunResult) -> Iterator[str]:
 
 
 def error_lines(errors: Iterable[ErrorCount]) -> Iterator[str]:
-    """The number of images with each error, with examples below it."""
+    """Yields the number of images with each error, and examples below it."""
     for error in errors:
         yield f"{error.status}  {error.code}  {error.images:,} of the images"
         for example in error.examples:
@@ -70,7 +70,7 @@ def _price(totals: Totals) -> Iterator[str]:
 
 
 def _pace(pace: Pace) -> str:
-    """The time of this run alone; what earlier ones did is in the counts, not here."""
+    """Describes the pace of this run alone; only the counts include earlier runs."""
     seconds = max(pace.seconds, 0.001)
     megapixels = pace.pixels / 1e6
     return (

@@ -1,9 +1,9 @@
 """Tables whose rows are inputs: JSON lines, comma- or tab-separated values, Parquet.
 
 One column names the image, or holds it (Parquet only): as bytes, or as Hugging Face's struct of
-`bytes` and `path`, of which the path names the image where there are no bytes. A row that does not
-is an input all the same, one that cannot be read. A table that cannot be read at all stops the run
-before it begins.
+`bytes` and `path`, whose path names the image if there are no bytes. A row without an image is
+still an input, but one that cannot be read. A table that cannot be read at all stops the run before
+it begins.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ IMAGE_COLUMNS = (
     "filepath",
     "file",
 )
-"""Usual names, in any case, of the column with images: the first of these that is there is it."""
+"""Usual names, in any case, of the column with images; the first that a table has is taken."""
 
-# Neither a path nor a URL is longer.
+# The most characters of a path or a URL.
 _LONGEST_URI = 8192
 
-# Of all columns' names in a message.
+# The most characters of all columns' names in a message.
 _LONGEST_LIST = 1000
 _LONGEST_LINE = 16 << 20
 
@@ -65,8 +65,8 @@ class TableRow:
     Attributes:
         number: of the row, from 0.
         columns: its values, without the bytes of images.
-        name: what the row calls the image; empty where it does not.
-        uri: where the image is, the table itself where it is embedded or missing.
+        name: the image's name in the row; empty if it has none.
+        uri: the file with the image: the table itself if the image is embedded or missing.
         part: of the file at `uri`; None is the whole file.
     """
 
@@ -78,18 +78,18 @@ class TableRow:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether the table holds the image."""
+        """True if the table holds the image."""
         return isinstance(self.part, Cell)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """A row as a text table has it.
+    """A row of a text table.
 
     Attributes:
-        place: where it stands, for messages.
+        place: its position in the table, for messages.
         columns: its values.
-        problem: what is wrong with it as a whole; empty where nothing is.
+        problem: a fault of the row as a whole; empty if there is none.
     """
 
     place: str
@@ -98,11 +98,11 @@ class _Line:
 
 
 def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> Iterator[TableRow]:
-    """The rows of a table.
+    """Yields the rows of a table.
 
     Args:
         uri: the table, on any of Beam's file systems or a web server.
-        form: how it is read.
+        form: the format of the table.
         image_column: the column with images; None takes the first of `IMAGE_COLUMNS`.
 
     Yields:
@@ -110,7 +110,7 @@ def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> 
         image, or with something that names none, has a `Missing` part of the code INVALID_ROW.
 
     Raises:
-        SettingsError: INVALID_TABLE, the table is not what it is read as, or cannot be read;
+        SettingsError: INVALID_TABLE, the table is not of this format, or cannot be read;
             INVALID_OPTION, no column is the one with images.
     """
     locations.forget(uri)
@@ -136,11 +136,11 @@ def _invalid(uri: str, found: str) -> SettingsError:
 
 
 def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: str) -> str:
-    """Which column has the images.
+    """Returns the name of the column with images.
 
     Args:
         uri: the table.
-        asked: the column that was asked for; None infers it.
+        asked: the requested column; None infers it.
         fitting: the columns that may have images.
         there: all columns, for messages.
     """
@@ -170,7 +170,7 @@ def _image_column(uri: str, asked: str | None, fitting: Collection[str], there: 
 def _text_rows(
     uri: str, form: InputFormat, file: BinaryIO, asked: str | None
 ) -> Iterator[TableRow]:
-    """The rows of a text, which is read twice: a column may be one that only the last line has."""
+    """Yields the rows of a text, read twice, since only the last line may have a column."""
     names: dict[str, None] = {}
     is_empty = True
     for line in _lines(uri, form, file):
@@ -178,7 +178,7 @@ def _text_rows(
         is_empty = False
     if is_empty:
         return
-    # Where no line is sound, each has its own message, and no column is missed.
+    # If no line is sound, each line has its own message, and a missing column is no error.
     column = _image_column(uri, asked, names, ", ".join(names)) if names else None
     file.seek(0)
     for number, line in enumerate(_lines(uri, form, file)):
@@ -194,7 +194,7 @@ def _lines(uri: str, form: InputFormat, file: BinaryIO) -> Iterator[_Line]:
 
 
 def _named(uri: str, number: int, columns: Mapping[str, Any], column: str, place: str) -> TableRow:
-    """A row that names its image, by a text or in a struct."""
+    """Makes a row that names its image, by a text or in a struct."""
     value = columns.get(column)
     if isinstance(value, Mapping) and "path" in value:
         return _named_in_struct(uri, number, columns, column, value, place)
@@ -209,7 +209,7 @@ def _named_in_struct(
     value: Mapping[str, Any],
     place: str,
 ) -> TableRow:
-    """A row whose struct has a path; that of a text has no bytes, whatever stands for them."""
+    """Makes a row whose struct has a path; faulty if it has bytes, which a text cannot hold."""
     if value.get("bytes"):
         found = (
             "has bytes as text, which are not read; put images into Parquet or files of their own"
@@ -221,7 +221,7 @@ def _named_in_struct(
 def _with_name(
     uri: str, number: int, columns: Mapping[str, Any], value: object, place: str
 ) -> TableRow:
-    """A row with what it calls its image."""
+    """Makes a row from the name of its image."""
     problem = _problem(value)
     if problem:
         return _faulty(uri, number, columns, f"{place} {problem}")
@@ -231,20 +231,20 @@ def _with_name(
 
 
 def _without_blanks_around(table: str, value: str) -> str:
-    """A name without the blanks around it where no file has them in its name, and one has not."""
+    """Removes the blanks around a name if a file exists only under the name without them."""
     bare = value.strip()
     if bare == value or not bare or urls.is_web(value):
         return value
     try:
         found = [storage.exists(resolved(table, name)) for name in (value, bare)]
     except Exception:
-        # The clients of object stores raise errors of their own. The image's reader says what is.
+        # The clients of object stores raise errors of their own. Reading the image reports them.
         return value
     return bare if found == [False, True] else value
 
 
 def _problem(value: object) -> str:
-    """Why a value names no image; empty where it may."""
+    """Explains why a value cannot name an image; empty if it can."""
     must = "it must be the path or the URL of an image"
     if value is None or value == "":
         return f"has no value; {must}"
@@ -252,7 +252,7 @@ def _problem(value: object) -> str:
         return f"is {shown(value)}, which is no text; {must}"
     if "\0" in value:
         return f"has a NUL in it, which no path has; {must}"
-    # First, as nothing tells more of `data:` and the image behind it.
+    # Before the length: for a `data:` URL, which holds the image, this is the better message.
     found = _problem_of_scheme(value)
     if found:
         return found
@@ -262,7 +262,7 @@ def _problem(value: object) -> str:
 
 
 def _problem_of_scheme(value: str) -> str:
-    """Why an address leads to no image by how it begins; empty where it may."""
+    """Explains why an address cannot be read, judged by its beginning; empty if it can."""
     scheme = storage.unread_scheme(value)
     if scheme is not None:
         return f"is an address that is not read: {storage.scheme_refusal(scheme)}"
@@ -282,10 +282,10 @@ def _faulty(uri: str, number: int, columns: Mapping[str, Any], found: str) -> Ta
 
 
 def resolved(table: str, value: str) -> str:
-    """The URI that a value of a table names.
+    """Returns the URI that a value of a table names.
 
-    Absolute paths and URIs are as they are; all else is relative to the table's folder, with the
-    other slashes where it was written on Windows. A table may name any file there is to read.
+    Absolute paths and URIs stay as they are. Others are relative to the table's folder; backslashes
+    of Windows become slashes. A table may name any file that can be read.
     """
     if urls.scheme_of(value) is not None or value.startswith("/"):
         return storage.absolute(value)
@@ -364,7 +364,7 @@ def _csv_records(uri: str, file: BinaryIO) -> Iterator[Record]:
     try:
         yield from _text_records(uri, text)
     finally:
-        # It would close the file, which is read again.
+        # Otherwise it would close the file, which is read again.
         text.detach()
 
 
@@ -427,9 +427,9 @@ def _parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tab
 def _held_by_groups(
     opened: BinaryIO, file: pq.ParquetFile, cells: str, *, has_paths: bool
 ) -> list[bool | None]:
-    """Whether the rows of each row group hold their images, as `_is_held_by_all` says.
+    """Returns for each row group whether its rows hold their images, as `_is_held_by_all` says.
 
-    Where there are no paths it does not matter: what else could they name?
+    True if there are no paths, since the rows could then name no other image.
     """
     groups = file.num_row_groups
     if not has_paths:
@@ -454,7 +454,7 @@ def _pairs(
 def _held(
     uri: str, file: pq.ParquetFile, group: int, cells: str, is_held: bool | None
 ) -> Iterator[bool]:
-    """Whether each row of a row group holds its image; bytes are read where that is not known."""
+    """Yields for each row of a group whether it holds its image; reads bytes if not known."""
     if is_held is not None:
         yield from itertools.repeat(is_held, file.metadata.row_group(group).num_rows)
         return
@@ -463,15 +463,15 @@ def _held(
 
 
 def _is_held_by_all(chunk: ColumnChunk | None, rows: int) -> bool | None:
-    """Whether all rows of a row group hold their images, or none does; None where it is not known.
+    """Returns True if all rows of a row group hold their images, False if none; None if unknown.
 
-    An empty value holds none.
+    An empty value holds no image.
     """
     if chunk is None or chunk.nulls is None:
         return None
     if chunk.nulls:
         return False if chunk.nulls == rows else None
-    # Writers leave out a least value that is long, as those of images mostly are.
+    # Writers leave out a minimum that is long, as that of images mostly is.
     return None if chunk.least == b"" else True
 
 
@@ -511,18 +511,18 @@ def _batches(uri: str, file: pq.ParquetFile, group: int, columns: list[str]) -> 
 
 
 def _rows_together(group: pq.RowGroupMetaData) -> int:
-    """How many rows are held at a time: fewer where they are large."""
+    """Returns the number of rows to hold at a time: fewer if they are large."""
     size = max(1, int(group.total_byte_size))
     return max(1, min(_ROWS_AT_A_TIME, _BYTES_AT_A_TIME * int(group.num_rows) // size))
 
 
 def _path(value: object) -> str:
-    """What an embedded image was called, where that is of use for naming its result."""
+    """Returns the path of an embedded image if it can name the result; empty otherwise."""
     return value if isinstance(value, str) and not _problem(value) else ""
 
 
 def _read_columns(field: pa.Field, image: pa.Field) -> list[str]:
-    """What a listing reads of a column: no image's bytes, neither the inputs' nor others'."""
+    """Lists the parts of a column that a listing reads: no bytes of inputs or other images."""
     if field.name == image.name:
         if _is_text(field.type):
             return [field.name]
@@ -532,14 +532,14 @@ def _read_columns(field: pa.Field, image: pa.Field) -> list[str]:
 
 
 def _bytes_path(field: pa.Field) -> str | None:
-    """The path of the bytes in a column that holds images; None where it holds none."""
+    """Returns the path of the bytes in a column that holds images; None if it holds none."""
     if _is_binary(field.type):
         return str(field.name)
     return f"{field.name}.bytes" if _is_image_struct(field.type) else None
 
 
 def _names(kind: pa.DataType) -> bool:
-    """Whether values of a type name images and hold none."""
+    """Checks whether values of a type name images and hold none."""
     return _is_text(kind) or (_member(kind, "path", _is_text) and not _is_image_struct(kind))
 
 

@@ -1,10 +1,10 @@
-"""Tars as WebDataset has them: members that share a key are one input.
+"""Tars in WebDataset's form: members that share a key are one input.
 
 A member's key is its path up to the first dot of its last part: `a/cat.jpg`, `a/cat.json` and
-`a/cat.txt` are one input, `a/cat`. Nothing is unpacked: headers are read, what they describe is
-passed over, and an image is known by its place in the file.
+`a/cat.txt` are one input, `a/cat`. Nothing is unpacked: headers are read, the data of members is
+skipped, and an image is known by its place in the file.
 
-Headers are parsed by the standard library one by one, but what stands between them is read here:
+The standard library parses single headers, but this module finds them and reads extended ones:
 `tarfile` holds an extended header in memory whatever its size, follows chains of them by recursion,
 and ends at the first that is damaged.
 """
@@ -22,11 +22,11 @@ from beam_upscale.locations import Extent, Missing, Part
 
 IMAGE_SUFFIXES = (
     *("jpg", "jpeg", "png", "webp", "avif", "heic", "heif", "tif", "tiff", "bmp", "gif"),
-    # What is not decoded is a row that says so, and no member that is left out.
+    # Formats that are not decoded: each image is a row that says so, rather than left out.
     *("jxl", "jp2", "ppm", "pgm", "pbm", "pnm"),
 )
-"""Endings of image members. Of several images of one key the one whose ending comes first here is
-taken, and one with a single dot (`a.png`) before one with more (`a.mask.jpg`)."""
+"""Endings of image members. Of several images of one key, one with fewer dots (`a.png` before
+`a.mask.jpg`) is taken, and among these the one whose ending comes first here."""
 
 _COLUMNS = "json"
 _CAPTIONS = ("txt", "caption")
@@ -37,7 +37,7 @@ _MOST_COLUMN_BYTES = 1 << 20
 _LONGEST_NAME = 4096
 _LONGEST_SHOWN = 400
 
-# Whole blocks that are read at once while only zeros are expected.
+# Bytes, in whole blocks, that are read at once while only zeros are expected.
 _READ_TOGETHER = 2048 * _BLOCK
 
 _COMPRESSED = {
@@ -48,7 +48,7 @@ _COMPRESSED = {
 }
 
 _EXTENDED = frozenset({tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE})
-# The names of links are not followed, and what is said of all members names none.
+# Long names of links are not needed, as links are not followed; global headers name no member.
 _PASSED_OVER = frozenset({tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK})
 _WITH_DATA = frozenset({*tarfile.REGULAR_TYPES, tarfile.GNUTYPE_SPARSE})
 _WITHOUT_DATA = frozenset(
@@ -70,10 +70,10 @@ class TarInput:
     """An input in a tar.
 
     Attributes:
-        name: of the image member; empty where the rest of the archive cannot be read.
-        part: the image's bytes, or why there are none.
-        columns: what the key's `.json` member holds.
-        caption: the key's `.txt` or `.caption` member; None where there is none.
+        name: name of the image member; empty for the rest of an archive that cannot be read.
+        part: the image's bytes, or the reason why there are none.
+        columns: the contents of the key's `.json` member.
+        caption: the key's `.txt` or `.caption` member; None if there is none.
     """
 
     name: str
@@ -84,11 +84,11 @@ class TarInput:
 
 @dataclasses.dataclass(frozen=True)
 class TarListing:
-    """What a tar holds.
+    """The contents of a tar.
 
     Attributes:
-        inputs: in the order of their keys' first members.
-        ignored: members that are no part of an input.
+        inputs: the inputs, in the order of their keys' first members.
+        ignored: number of members that are no part of an input.
     """
 
     inputs: tuple[TarInput, ...]
@@ -100,10 +100,11 @@ class _Member:
     """A member that is no folder.
 
     Attributes:
-        name: as text, with what is not UTF-8 as surrogates; empty where no header could be read.
-        extent: its bytes.
-        problem: why they are not those of a file; empty where they are.
-        is_last: whether what comes after it cannot be read.
+        name: the name as text, with bytes that are not UTF-8 as surrogates; empty if no header
+            could be read.
+        extent: the place of the member's bytes.
+        problem: why these bytes are not those of a file; empty if they are.
+        is_last: whether the archive cannot be read beyond this member.
     """
 
     name: str
@@ -113,19 +114,19 @@ class _Member:
 
     @property
     def suffix(self) -> str:
-        """What follows the first dot of the last part, in lower case."""
+        """The ending after the first dot of the name's last part, in lower case."""
         return self.name.rpartition("/")[2].partition(".")[2].lower()
 
     @property
     def key(self) -> str:
-        """What members of one input share; empty for hidden files and those without a dot."""
+        """The key that members of one input share; empty for hidden names and those with no dot."""
         folder, slash, last = self.name.rpartition("/")
         base, dot, _ = last.partition(".")
         return f"{folder}{slash}{base}" if base and dot else ""
 
     @property
     def rank(self) -> tuple[int, int] | None:
-        """Orders images of one key, best first; None for what is no image by its name."""
+        """The order among the images of one key, best first; None if the name is no image's."""
         last = self.suffix.rpartition(".")[2]
         if last not in IMAGE_SUFFIXES:
             return None
@@ -137,11 +138,13 @@ class _Sample:
     """The members of one key, while a tar is read.
 
     Attributes:
-        suffixes: those that there are: another of the same begins a new input.
-        image: the best image so far.
-        columns: of the `.json` member.
-        problem: what is wrong with that.
-        captions: its captions, by their endings.
+        suffixes: suffixes of the members so far; another member with one of them begins a new
+            input.
+        image: the best image so far; None if there is none.
+        columns: contents of the `.json` member.
+        problem: what is wrong with the `.json` member, or with a member that is cut off; else
+            empty.
+        captions: the captions, by their endings.
     """
 
     suffixes: set[str] = dataclasses.field(default_factory=set)
@@ -159,10 +162,10 @@ def read_tar(uri: str) -> TarListing:
 
     Returns:
         The inputs. A link, a file with holes, or one with a broken name is an input with a
-        `Missing` part, if its name is that of an image. Where the archive is cut off, has no end
-        or is damaged, what stands before is as it would be otherwise, and what cannot be read is
-        one more such input without a name, unless it is the image that is cut itself. Of several
-        archives in one file all are read.
+        `Missing` part, if its name is that of an image. If the archive is cut off, has no end or is
+        damaged, the inputs before that are unaffected, and the rest is one more input with a
+        `Missing` part, without a name, unless the image itself is cut off. Of several archives in
+        one file, all are read.
     """
     try:
         with storage.open_read(uri) as file:
@@ -180,7 +183,7 @@ def _read(uri: str, file: BinaryIO) -> TarListing:
         if member.is_last and not is_input:
             belongs_to = newest.get(member.key)
             if belongs_to is not None and member.suffix in (_COLUMNS, *_CAPTIONS):
-                # An image is not to go without what was there to guide it.
+                # An image must not be upscaled without the columns or caption that guide it.
                 belongs_to.problem = _missing(uri, member).message
             if belongs_to is None or belongs_to.image is None or not belongs_to.problem:
                 found.append(TarInput("", _missing(uri, member)))
@@ -200,14 +203,14 @@ def _read(uri: str, file: BinaryIO) -> TarListing:
 
 
 def _used(sample: _Sample) -> int:
-    """Members that make up an input."""
+    """Returns the number of a sample's members that make up its input; 0 without an image."""
     if sample.image is None:
         return 0
     return 1 + (_COLUMNS in sample.suffixes) + bool(sample.captions)
 
 
 def _put(uri: str, file: BinaryIO, sample: _Sample, member: _Member) -> None:
-    """Gives a member the place in its sample that its name says."""
+    """Puts a member into its sample as image, caption or columns, by its name."""
     rank = member.rank
     if rank is not None:
         best = None if sample.image is None else sample.image.rank
@@ -243,7 +246,7 @@ def _shown(member: _Member) -> str:
 
 
 def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, Any], str]:
-    """A `.json` member's columns, and what is wrong with them."""
+    """Reads a `.json` member's columns; also returns what is wrong with them, empty if nothing."""
     where = f"{storage.named(uri)}: {_shown(member)}"
     if member.problem:
         return {}, f"{where} {member.problem}"
@@ -262,7 +265,7 @@ def _columns(uri: str, file: BinaryIO, member: _Member) -> tuple[Mapping[str, An
 
 
 def _bytes(uri: str, file: BinaryIO, offset: int, size: int) -> bytes:
-    """Bytes of an archive; fewer where it ends before."""
+    """Reads bytes of an archive; fewer if it ends before."""
     try:
         file.seek(offset)
         return file.read(size)
@@ -283,12 +286,12 @@ def _length(uri: str, file: BinaryIO) -> int:
 
 @dataclasses.dataclass
 class _Said:
-    """What extended headers say of the member that follows them.
+    """The statements of extended headers about the member that follows them.
 
     Attributes:
-        name: None where they say nothing of it.
-        size: likewise, in bytes.
-        problem: what is wrong with them, or with what they say.
+        name: name of the member; None if it is not stated.
+        size: size of the member in bytes; None if it is not stated.
+        problem: what is wrong with the headers or their statements; empty if nothing.
     """
 
     name: str | None = None
@@ -297,14 +300,14 @@ class _Said:
 
 
 def _members(uri: str, file: BinaryIO) -> Iterator[_Member]:
-    """All members but folders, as far as the archive can be read."""
+    """Yields all members except folders, as far as the archive can be read."""
     length = _length(uri, file)
     position = 0
     said = _Said()
     while True:
         block = _bytes(uri, file, position, _BLOCK)
         if block and not block.strip(b"\0"):
-            # An end; one archive may stand behind another in one file.
+            # The end of an archive; another one may follow it in the same file.
             behind = _behind_zeros(uri, file, position)
             if behind is None:
                 return
@@ -335,10 +338,10 @@ def _members(uri: str, file: BinaryIO) -> Iterator[_Member]:
 
 
 def _header(block: bytes) -> tarfile.TarInfo:
-    """What a header says.
+    """Parses a header.
 
     Raises:
-        tarfile.HeaderError, ValueError: it is none.
+        tarfile.HeaderError, ValueError: the block is no header.
     """
     info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     if info.size < 0:
@@ -347,7 +350,7 @@ def _header(block: bytes) -> tarfile.TarInfo:
 
 
 def _behind_zeros(uri: str, file: BinaryIO, position: int) -> int | None:
-    """Where the first block is that is not zeros; None where there is none."""
+    """Returns the offset of the first block that is not all zeros; None if there is none."""
     while data := _bytes(uri, file, position, _READ_TOGETHER):
         zeros = len(data) - len(data.lstrip(b"\0"))
         if zeros < len(data):
@@ -357,7 +360,7 @@ def _behind_zeros(uri: str, file: BinaryIO, position: int) -> int | None:
 
 
 def _found_instead(block: bytes, position: int, error: Exception) -> str:
-    """What stands where the next header should."""
+    """Describes what is found in place of the next header."""
     if not block:
         return "the archive is cut off there, or its writer left out the zeros that end one"
     if position == 0:
@@ -377,7 +380,7 @@ def _rounded(size: int) -> int:
 
 
 def _after_holes(uri: str, file: BinaryIO, block: bytes, data: int) -> int:
-    """Where the data of GNU's sparse files begins: after the blocks that list its holes."""
+    """Returns the offset of the data of GNU's sparse files: after the blocks that list holes."""
     goes_on = block[482]
     while goes_on:
         more = _bytes(uri, file, data, _BLOCK)
@@ -410,7 +413,7 @@ def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> _Memb
 
 
 def _hear(uri: str, file: BinaryIO, info: tarfile.TarInfo, data: int, said: _Said) -> None:
-    """Takes in what an extended header says of the member that follows."""
+    """Reads the statements of an extended header about the member that follows it into `said`."""
     if info.type in _PASSED_OVER:
         return
     if info.size > _MOST_EXTENDED_BYTES:
@@ -441,10 +444,10 @@ def _text(name: bytes) -> str:
 
 
 def _pax_fields(content: bytes) -> dict[bytes, bytes]:
-    """The fields of a PAX header: `length key=value`, each on a line (POSIX.1-2001).
+    """Parses the fields of a PAX header: `length key=value`, each on a line (POSIX.1-2001).
 
     Raises:
-        ValueError: it is not of that form.
+        ValueError: the header is not of that form.
     """
     fields: dict[bytes, bytes] = {}
     position = 0

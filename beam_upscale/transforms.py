@@ -1,9 +1,8 @@
-"""`Upscale`: source images in, one result for each out.
+"""`Upscale`: the transform from source images to one result for each.
 
 The transform only wires steps, each a function of `stages`: `prepare`, then RunInference for each
-engine with `advance` between them, and `finish`. They form one chain without a branch: where paths
-part and join again, a runner may write what flows there to memory or disk, and that would be
-pixels.
+engine with `advance` between them, and `finish`. They form one chain without a branch: where
+branches join again, a runner may buffer the elements in memory or on disk, and these hold pixels.
 """
 
 import abc
@@ -53,7 +52,7 @@ class _Prepare(beam.DoFn):
 
 
 class Settle(beam.DoFn, abc.ABC):
-    """Hands on what RunInference gave; what is still under way, as soon as it is done.
+    """Passes on the results of RunInference; pending ones as soon as they are done.
 
     A call over the network takes long and costs no CPU: the next images are sent meanwhile, and
     none waits for the slowest of those before it.
@@ -65,14 +64,14 @@ class Settle(beam.DoFn, abc.ABC):
 
     @abc.abstractmethod
     def settled(self, tiled: TiledImage, inference: Inference) -> Any:
-        """What becomes of an image once the engine is done with it."""
+        """Makes the step's output for an image, once the engine is done with the image."""
 
     def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
-        """The timestamp of what becomes of an image: by default that of RunInference's result."""
+        """Returns the timestamp of an image's output: by default that of RunInference's result."""
         return timestamp
 
     def start_bundle(self) -> None:
-        """What a bundle that failed left behind is not this one's."""
+        """Clears the pending results: those that a failed bundle left do not belong to this one."""
         self._pending = []
 
     def process(
@@ -81,10 +80,10 @@ class Settle(beam.DoFn, abc.ABC):
         timestamp: Timestamp = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
-        """Gives what is done, this image or an earlier one."""
+        """Yields the outputs that are done, of this image or of earlier ones."""
         timestamp = self.time_of(result.example, timestamp)
         if isinstance(result.inference, Inference):
-            # A TimestampedValue would be put into windows anew.
+            # A TimestampedValue would be assigned to windows again.
             value = self.settled(result.example, result.inference)
             yield WindowedValue(value, timestamp, [window])
             return
@@ -92,10 +91,10 @@ class Settle(beam.DoFn, abc.ABC):
         yield from self._done()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Gives the others as they finish."""
+        """Yields the remaining outputs as they are done."""
         while self._pending:
             before = len(self._pending)
-            # One by one: all that are done together would take memory.
+            # One by one: all finished outputs together would take much memory.
             yield from self._done()
             if len(self._pending) == before:
                 self._pending[0][0].inference.wait(_SECONDS_BETWEEN_LOOKS)
@@ -109,7 +108,7 @@ class Settle(beam.DoFn, abc.ABC):
 
 
 def _result(pending: PendingInference) -> Inference:
-    """Takes an image's result; where it cannot be decoded here, that stops the run."""
+    """Takes an image's result; if this process can decode none, the result stops the run."""
     try:
         return pending.result()
     except BrokenProcessError as stop:
@@ -149,14 +148,14 @@ class Upscale(beam.PTransform):
     """Upscales images.
 
     Args:
-        engine: an engine's name, or those of a chain: each takes what the one before it made. Or
-            settings that were pinned before.
+        engine: an engine's name, or the names of a chain, in which each engine takes the result of
+            the one before it; or settings that were pinned before.
         handler_options: Beam's own options of a model handler: `min_batch_size` and
             `max_batch_size` (in input pixels), `large_model` (share the model across processes),
             `model_copies`.
-        books: the output whose books paid calls are put into before they are made, for inputs that
-            do not come from a `ReadImages` with an output. Where there are no books, `WriteDataset`
-            enters what its rows were billed, and a crash loses what was in flight.
+        books: the output whose books record paid calls before they are made, for inputs that do not
+            come from a `ReadImages` with an output. Without books, `WriteDataset` enters what its
+            rows were billed, and a crash loses what was in flight.
         **options: of `PlanOptions` (`width`, `height`, `short_side`, `long_side`, `oversize`,
             `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
             (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
@@ -168,10 +167,10 @@ class Upscale(beam.PTransform):
     back over the network.
 
     Returns:
-        For each `SourceImage` one `UpscaledImage`, whatever became of it.
+        One `UpscaledImage` for each `SourceImage`, whatever its status.
 
     Raises:
-        SettingsError: what would make every image fail alike.
+        SettingsError: for any reason that would make every image fail alike.
     """
 
     def __init__(
@@ -212,15 +211,16 @@ class Upscale(beam.PTransform):
 
 
 def run_inference(stage: Stage, handler_options: dict[str, Any]) -> RunInference:
-    """The step that has tiles upscaled by one engine.
+    """Returns the step in which one engine upscales tiles.
 
     Args:
         stage: the engine.
-        handler_options: Beam's own, as `Upscale` takes them.
+        handler_options: Beam's own options, as `Upscale` takes them.
     """
     model = stage.model
     if isinstance(model, RemoteModel):
-        # What has a name Beam keeps, and a later run would find it stopped as this one was.
+        # Beam keeps a model that has an identifier, and a later run would find it stopped, as this
+        # run left it.
         return RunInference(client.RemoteHandler(model, stage.engine, **handler_options))
     return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
 
@@ -231,10 +231,11 @@ def _identifier(model: LocalModel) -> str:
 
 
 def check_service(settings: PinnedSettings) -> PinnedSettings:
-    """Asks a service, where one is to be called, whether it takes the key and has the engines.
+    """Asks the service, if the settings name one, whether it takes the key and has the engines.
 
     Returns:
-        The settings, with the ledger of a service that charges a repeated request once.
+        The settings, with the ledger of a service that charges a repeated request once; unchanged
+        for all others.
 
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.

@@ -1,7 +1,7 @@
 """URLs: read as browsers read them, and shown without the secrets in them.
 
-How a URL is taken apart is that of the URL standard (https://url.spec.whatwg.org), as far as
-addresses of web servers need it.
+URLs are parsed as in the URL standard (https://url.spec.whatwg.org), as far as addresses of web
+servers need it.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ USERINFO_REFUSAL = (
     "file, or name a URL that needs none"
 )
 
-# Characters that a message quotes of one.
+# The most characters of a scheme that a message quotes.
 _LONGEST_SCHEME = 20
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# What browsers pass over around a URL, and wherever it stands.
+# Characters that browsers ignore around a URL, and those that they ignore anywhere in it.
 _AROUND = "".join(map(chr, range(0x21)))
 _WITHIN = str.maketrans("", "", "\t\n\r")
 
@@ -32,10 +32,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _WEB = re.compile(r"https?:", re.IGNORECASE)
 _SLASHES = re.compile(r"[/\\]*")
 
-# Where a URL may stand in a text, or behind a scheme that nobody knows.
+# Places where a URL may stand in a text, or behind an unknown scheme.
 _WITHIN_TEXT = re.compile(r"(?:https?:[/\\]*|[/\\]{2,})[^\s\"'<>`]+", re.IGNORECASE)
 
-# Followed by a path of this machine, where a host's name could stand.
+# The start of a URI of a file on this machine: a path follows where a host's name could stand.
 _FILE_PATH = re.compile(r"file://(?=/)", re.IGNORECASE)
 
 # Schemes that no `//` follows. All else with a colon may be the name of a file.
@@ -54,7 +54,7 @@ _PORT = re.compile(r"0*[0-9]{1,5}")
 _NUMBER = re.compile(r"\d+|0x[0-9a-f]*")
 _FORBIDDEN_IN_HOST = re.compile(r"[\x00-\x20#%/:<>?@\[\\\]^|\x7f]")
 
-# Names of parameters that carry a secret, in lower case, without what is no letter or digit.
+# Names of parameters that carry a secret, in lower case, reduced to letters and digits.
 _SECRET = re.compile(
     r"(signature|secret|token|password|passwd|passphrase|credentials?|accesskeyid|accessid"
     r"|keypairid|hmac|jwt|authorization|hdnea|hdnts)$"
@@ -64,7 +64,7 @@ _SECRET = re.compile(
     r"|^x(amz|goog)[a-z0-9]+$"
 )
 
-# What stands beside a signature, and changes with it.
+# Names of parameters that accompany a signature, and change with it.
 _WITH_SIGNATURE = frozenset(
     {
         *("expires", "policy"),
@@ -78,14 +78,14 @@ _WITH_SIGNATURE = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class WebUrl:
-    """A URL of a web server, as it is asked for: ASCII, without what a fragment says.
+    """A URL of a web server, as it is requested: in ASCII, without a fragment.
 
     Attributes:
         scheme: http or https.
         host: a name, an IPv4 address with four numbers, or an IPv6 address in brackets.
         port: None for the scheme's own.
         path: it begins with `/`.
-        query: with its `?`; empty where there is none.
+        query: with its `?`; empty if there is none.
     """
 
     scheme: str
@@ -104,12 +104,12 @@ class UserinfoError(ValueError):
 
 
 def is_web(uri: str) -> bool:
-    """Whether a URI is one of a web server."""
+    """Checks whether a URI is one of a web server."""
     return _WEB.match(_bare(uri)) is not None
 
 
 def _bare(uri: str) -> str:
-    """What browsers read of a URI's beginning; a path stays as it is."""
+    """Strips characters that browsers ignore from a URI; a text without a colon stays as it is."""
     if ":" not in uri:
         return uri
     text = uri.lstrip(_AROUND)
@@ -118,7 +118,7 @@ def _bare(uri: str) -> str:
 
 
 def scheme_of(uri: str) -> str | None:
-    """The scheme of a URI, in lower case; None for a path, such as one of a drive of Windows."""
+    """Returns the scheme of a URI, in lower case; None for a path, such as of a Windows drive."""
     match = _SCHEME.match(_bare(uri))
     if match is None:
         return None
@@ -128,10 +128,10 @@ def scheme_of(uri: str) -> str | None:
 
 
 def trimmed(uri: str) -> str:
-    """A URI with its scheme in lower case, and a web server's without what browsers pass over.
+    """Returns a URI with its scheme in lower case, and without characters that browsers ignore.
 
-    Paths are given back as they are, and so is what follows another scheme: names of files may
-    have blanks in them.
+    Paths are returned as they are, and so is the rest of a URI that is not a web server's: names of
+    files may have blanks in them.
     """
     scheme = scheme_of(uri)
     if scheme is None:
@@ -143,15 +143,15 @@ def trimmed(uri: str) -> str:
 
 
 def parse(text: str, base: WebUrl | None = None) -> WebUrl:
-    """Takes a URL apart.
+    """Parses the URL of a web server.
 
     Args:
         text: the URL.
-        base: what it is relative to; None where it must be absolute.
+        base: the URL that it is relative to; None if it must be absolute.
 
     Raises:
         UserinfoError: there is a user name or a password in it.
-        ValueError: it is no URL of a web server; with the reason, which quotes nothing of it.
+        ValueError: it is no URL of a web server; the message quotes at most its scheme.
     """
     text = text.strip(_AROUND).translate(_WITHIN).partition("#")[0]
     match = _SCHEME.match(text)
@@ -179,7 +179,7 @@ def parse(text: str, base: WebUrl | None = None) -> WebUrl:
 
 
 def _authority(text: str, scheme: str) -> tuple[str, int | None]:
-    """Host and port."""
+    """Parses a host and a port; the port is None if it is missing or the scheme's default."""
     if "@" in text:
         raise UserinfoError(USERINFO_REFUSAL)
     if text.startswith("[") and "]" not in text:
@@ -209,7 +209,7 @@ def _host(text: str) -> str:
     bare = host.removesuffix(".")
     if _NUMBER.fullmatch(bare.rpartition(".")[2]):
         try:
-            # Browsers and the C library know the same spellings: of fewer numbers, octal ones.
+            # Browsers and the C library accept the same spellings, such as fewer or octal numbers.
             return socket.inet_ntoa(socket.inet_aton(bare))
         except OSError:
             raise ValueError("its host ends in a number, and is no IPv4 address") from None
@@ -217,10 +217,10 @@ def _host(text: str) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """A host's name as it is looked up, by UTS 46 and Punycode."""
+    """Returns a host's name as it is looked up, by UTS 46 and Punycode."""
     if host.isascii():
         return host
-    # Comes with requests. Few names need its tables.
+    # `idna` comes with requests. It is imported here, since few names need its tables.
     import idna
 
     mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
@@ -231,7 +231,7 @@ def _ascii_host(host: str) -> str:
 
 
 def _path(text: str) -> str:
-    """A path without `.` and `..`, percent-encoded where it has to be."""
+    """Returns a path without `.` and `..`, percent-encoded where it has to be."""
     segments: list[str] = []
     parts = text.split("/")[1:] or [""]
     for number, part in enumerate(parts, start=1):
@@ -250,12 +250,12 @@ def _query(mark: str, text: str) -> str:
 
 
 def _quoted(text: str, safe: str) -> str:
-    # Half of a surrogate pair is a byte that is no UTF-8, as `Location` may have them.
+    # Half of a surrogate pair stands for a byte that is not UTF-8, as in a `Location` header.
     return urllib.parse.quote(_STRAY_PERCENT.sub("%25", text), safe=safe, errors="surrogateescape")
 
 
 def path_of(url: str) -> str:
-    """Host and path of a web server's URL, without what stands after them, percent-decoded."""
+    """Returns the host and the path of a web server's URL, percent-decoded, and nothing else."""
     text = _SLASHES.sub("", without_secrets(trimmed(url)).partition(":")[2], count=1)
     path = re.split(r"[?#]", text.replace("\\", "/"), maxsplit=1)[0]
     authority, _, below = path.partition("/")
@@ -264,19 +264,19 @@ def path_of(url: str) -> str:
 
 
 def has_userinfo(uri: str) -> bool:
-    """Whether a URI has a user name or a password in it."""
+    """Checks whether a URI has a user name or a password in it."""
     return without_secrets(uri, parameters=False) != uri
 
 
 def without_secrets(uri: str, *, parameters: bool = True) -> str:
-    """A URI as it may be published: no user name, no password, no signature, no token.
+    """Returns a URI as it may be published: no user name, no password, no signature, no token.
 
-    Those of URLs within a text, in quotes, or behind a scheme of another's are left out as well;
-    of what is no URL, passwords before an `@` where a host could stand.
+    Secrets of URLs within a text, in quotes, or behind another scheme are left out as well. In a
+    text that is no URL, passwords before an `@` are left out where a host could stand.
 
     Args:
-        uri: the URI, or any text; a path, and a URI without secrets, are given back as they are.
-        parameters: whether those that carry secrets are left out as well.
+        uri: the URI, or any text; a path, and a URI without secrets, are returned as they are.
+        parameters: True leaves out parameters that carry secrets as well.
     """
     scheme = scheme_of(uri)
     if ":" not in uri or scheme == "data":
@@ -286,7 +286,7 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
         return file[0] + without_secrets(uri[file.end() :], parameters=parameters)
     shown = uri
     if scheme is not None:
-        # Where nothing is left out, what browsers pass over is no one's secret.
+        # If nothing is left out, the characters that browsers ignore stay as well.
         bare = _bare(uri)
         start = uri[: len(uri) - len(bare)] if uri.endswith(bare) else ""
         found = _shown_uri(bare, scheme, parameters)
@@ -295,7 +295,7 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
 
 
 def _shown_uri(uri: str, scheme: str, parameters: bool) -> str:
-    """A URI, which begins with its scheme, without secrets."""
+    """Returns a URI, which begins with its scheme, without secrets."""
     head, colon, inner = uri.partition(":")
     if scheme in _OPAQUE_SCHEMES:
         return head + colon + without_secrets(inner, parameters=parameters)
@@ -303,7 +303,7 @@ def _shown_uri(uri: str, scheme: str, parameters: bool) -> str:
 
 
 def _shown_within(text: str, parameters: bool) -> str:
-    """What may be a URL, or the end of one, within a text."""
+    """Returns a part of a text, which may be a URL or the end of one, without secrets."""
     scheme = scheme_of(text)
     if scheme is not None:
         return _shown_uri(text, scheme, parameters)
@@ -318,7 +318,7 @@ def _shown_behind_scheme(text: str, scheme: str, parameters: bool) -> str:
     authority, rest = text[start:end], text[end:]
     shown = _shown_authority(authority, scheme)
     if shown is not None:
-        # Where the authority is none, an unquoted password may go on behind it.
+        # If the authority is not valid, an unquoted password may go on behind it.
         authority, rest = shown, (rest if "@" in authority else rest.rpartition("@")[2])
     if parameters and scheme in WEB_SCHEMES:
         before, hash_mark, fragment = rest.partition("#")
@@ -328,10 +328,10 @@ def _shown_behind_scheme(text: str, scheme: str, parameters: bool) -> str:
 
 
 def _shown_authority(authority: str, scheme: str) -> str | None:
-    """An authority without its secrets; None where it has none."""
+    """Returns an authority without its secrets; None if it has no secrets."""
     userinfo, at, host = authority.rpartition("@")
     if at:
-        # Some stores have a container's name there.
+        # On some stores, a container's name stands before the `@`.
         return host if ":" in userinfo or scheme in (*WEB_SCHEMES, "ftp", "ftps", "sftp") else None
     name, _, port = authority.rpartition(":")
     is_port = not name or name.endswith("]") or port.isdigit() or not port
@@ -343,7 +343,7 @@ def _shown_authority(authority: str, scheme: str) -> str | None:
 def _shown_query(mark: str, text: str) -> str:
     if not text:
         return mark
-    # A separator, then a parameter; the first has none.
+    # Separators and parameters take turns; the first separator is empty.
     pieces = ["", *_SEPARATORS.split(text)]
     separators, parts = pieces[::2], pieces[1::2]
     names = [_parameter_name(part) for part in parts]
@@ -351,7 +351,7 @@ def _shown_query(mark: str, text: str) -> str:
     kept: list[str] = []
     is_secret = False
     for separator, part, name in zip(separators, parts, names, strict=True):
-        # Without a name of its own, it may be the rest of a secret.
+        # A part behind `;` without a name of its own may be the rest of a secret.
         if separator != ";" or "=" in part:
             is_secret = bool(_SECRET.search(name)) or (is_signed and name in _WITH_SIGNATURE)
         if not is_secret:
@@ -365,7 +365,7 @@ def _parameter_name(part: str) -> str:
 
 
 def _shown_parameter(part: str) -> str:
-    """A parameter whose value may be a URL with secrets of its own."""
+    """Returns a parameter without the secrets of a URL that its value may be."""
     name, equals, value = part.partition("=")
     inner = urllib.parse.unquote(value)
     if scheme_of(inner) is None or (shown := without_secrets(inner)) == inner:
@@ -374,7 +374,7 @@ def _shown_parameter(part: str) -> str:
 
 
 def values_without_secrets(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A dataset's own values, where URLs, also within texts, have their secrets left out."""
+    """Returns a dataset's own values without the secrets of URLs, also of URLs within texts."""
     shown = {name: _value_without_secrets(value) for name, value in values.items()}
     return values if all(shown[name] is value for name, value in values.items()) else shown
 

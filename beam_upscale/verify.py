@@ -1,4 +1,4 @@
-"""Does a dataset match its manifest, byte for byte?"""
+"""The check that a dataset matches its manifest, byte for byte."""
 
 import dataclasses
 import hashlib
@@ -17,13 +17,13 @@ from beam_upscale.formats import Layout, shard_name
 from beam_upscale.hold import RUN_JSON, STAGING
 from beam_upscale.manifest import Row, totals
 
-# What a dataset may hold besides its images, shards and manifests.
+# Files and folders that a dataset may hold besides its images, shards and manifests.
 _OTHER_FILES = frozenset({"README.md", RUN_JSON})
 _OTHER_FOLDERS = frozenset({STAGING, BOOKS, "telemetry"})
 
 
 class ProblemKind(StrEnum):
-    """What can be wrong with a dataset."""
+    """The kinds of problems of a dataset."""
 
     INCOMPLETE = "incomplete"
     MISSING_FILE = "missing_file"
@@ -35,12 +35,12 @@ class ProblemKind(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One problem of a dataset.
 
     Attributes:
-        kind: what sort of thing.
-        path: relative to the dataset's root.
-        message: what was found and what was expected.
+        kind: the kind of problem.
+        path: the path of the file, relative to the dataset's root.
+        message: the value that was found and the expected one.
     """
 
     kind: ProblemKind
@@ -55,8 +55,8 @@ def verify(output: str) -> Iterator[Problem]:
         output: the dataset's root.
 
     Yields:
-        Every problem; none for a dataset that is what its run left. Telemetry and work in progress
-        are not looked at.
+        Every problem; none for a dataset that is unchanged since its run. Telemetry and work in
+        progress are not checked.
     """
     dataset = DatasetFolder(storage.absolute(output))
     run = dataset.read_run()
@@ -81,7 +81,7 @@ def verify(output: str) -> Iterator[Problem]:
 
 
 def _readable_rows(shard: int, dataset: DatasetFolder) -> list[Row]:
-    """A manifest's rows; none where it is missing or damaged, which its SHA-256 has told."""
+    """Reads a manifest's rows; empty if it is missing or damaged, which is reported before."""
     try:
         return dataset.read_manifest(shard)
     except (ImageError, OSError, ValueError, KeyError, TypeError):
@@ -96,7 +96,7 @@ def _paths(shard: int, rows: list[Row], layout: Layout) -> frozenset[str]:
 
 
 def _intermediates(rows: Iterable[Row]) -> Iterator[Mapping[str, Any]]:
-    """The stages of chains whose results were kept."""
+    """Yields the stages of chains whose results were kept as files."""
     for row in rows:
         yield from (stage for stage in row.stages if stage.get("output_uri") is not None)
 
@@ -180,7 +180,7 @@ def _verify_rows(rows: list[Row], run: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Problem]:
-    """Compares the books with the totals; an earlier version of this package kept none."""
+    """Compares the books with the totals; datasets of earlier versions have no books."""
     if "charged_credits" not in run["totals"]:
         return
     try:

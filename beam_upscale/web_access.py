@@ -1,12 +1,12 @@
-"""Which addresses of a network may be connected to for a URL.
+"""The rules on addresses of a network that may be connected to for a URL.
 
-Whoever writes a table of URLs decides where the workers go. Link-local addresses, where clouds give
-out keys, are refused unless they were allowed; private networks are refused where that was asked
-for. An address is looked at when it is connected to, so that no redirect and no other answer of a
-name server leads there.
+The author of a table of URLs decides where the workers connect to. Link-local addresses, where
+clouds give out keys, are refused unless they are allowed; private networks are refused on request.
+An address is checked when it is connected to, so that no redirect and no other answer of a name
+server leads to a refused one.
 
-What was asked for is among Beam's options, and goes with each input besides: a worker of a pool
-that was started before the pipeline does not know the pipeline's options.
+The rules are among Beam's options, and go with each input besides: a worker of a pool that was
+started before the pipeline does not know the pipeline's options.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-# Where clouds answer beside link-local addresses: those of AWS, GCP and Oracle in IPv6, of Alibaba,
-# Azure and Oracle in IPv4.
+# Addresses of clouds' metadata besides link-local ones: those of AWS, GCP and Oracle in IPv6, of
+# Alibaba, Azure and Oracle in IPv4.
 _METADATA = frozenset(
     map(
         ipaddress.ip_address,
@@ -34,21 +34,21 @@ _METADATA = frozenset(
 )
 _METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog"})
 
-# Prefixes of IPv6 that an IPv4 address follows, and where it stands: NAT64 (RFC 6052, RFC 8215) and
-# IPv4-compatible addresses (RFC 4291); the library itself knows others.
+# Prefixes of IPv6 that an IPv4 address follows: NAT64 (RFC 6052, RFC 8215) and IPv4-compatible
+# addresses (RFC 4291); Python's library itself knows others.
 _EMBEDDING = tuple(
     map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96"))
 )
 
 
 class WebOptions(PipelineOptions):
-    """Beam's options of a pipeline that say what may be connected to."""
+    """The options of a pipeline that say which addresses may be connected to."""
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:
         parser.add_argument(
             "--deny_private_networks",
-            # As the command writes it: a denial that Beam passes over would be none.
+            # Also as the command line spells it: a denial that Beam ignored would be none.
             "--deny-private-networks",
             action="store_true",
             default=False,
@@ -65,28 +65,28 @@ class WebOptions(PipelineOptions):
 
 @dataclasses.dataclass(frozen=True)
 class WebAccess:
-    """What may be connected to.
+    """The rules on the addresses that may be connected to.
 
     Attributes:
         denies_private: whether this machine and private networks are refused.
-        allows_link_local: whether link-local addresses are connected to.
+        allows_link_local: whether link-local addresses may be connected to.
     """
 
     denies_private: bool = False
     allows_link_local: bool = False
 
     def joined(self, other: "WebAccess") -> "WebAccess":
-        """What is denied by either, and allowed by either."""
+        """Returns rules that deny what either denies, and allow what either allows."""
         return WebAccess(
             self.denies_private or other.denies_private,
             self.allows_link_local or other.allows_link_local,
         )
 
     def refusal(self, address: str) -> str | None:
-        """Why an IP address is refused; None where it may be connected to.
+        """Returns why an IP address is refused; None if it may be connected to.
 
         Args:
-            address: as a resolver gives it, perhaps with a zone.
+            address: the address as a resolver gives it, perhaps with a zone.
         """
         forms = list(_forms(ipaddress.ip_address(address.partition("%")[0])))
         if not self.allows_link_local and any(map(_is_link_local, forms)):
@@ -99,10 +99,10 @@ class WebAccess:
         return None
 
     def refusal_of_host(self, host: str) -> str | None:
-        """Why a host is refused before its name is looked up, such as by a proxy; None else.
+        """Returns why a host is refused before its name is looked up, such as by a proxy, or None.
 
         Args:
-            host: of a `WebUrl`.
+            host: the host of a `WebUrl`.
         """
         name = host.strip("[]").removesuffix(".")
         if name == "localhost" or name.endswith(".localhost"):
@@ -117,7 +117,7 @@ class WebAccess:
 
 
 def _forms(address: _Address) -> Iterator[_Address]:
-    """An address and the IPv4 addresses that it stands for."""
+    """Yields an address and the IPv4 addresses that it stands for."""
     yield address
     if isinstance(address, ipaddress.IPv4Address):
         return
@@ -134,7 +134,7 @@ def _is_link_local(address: _Address) -> bool:
 def _is_private(address: _Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None or any(address in network for network in _EMBEDDING):
-            # What it stands for says it, but for the addresses of this machine itself.
+            # The embedded IPv4 address decides, except for addresses of this machine itself.
             return address.is_loopback or address.is_unspecified
         if address.is_site_local:
             return True
@@ -146,19 +146,20 @@ DEFAULT = WebAccess()
 
 _within = contextvars.ContextVar("web_access", default=DEFAULT)
 
-# It takes Beam half a millisecond to view options as others; what is set later shows in the view.
+# The last options with their view: making one takes Beam half a millisecond. Values that are set
+# later show in the view.
 _latest: tuple[PipelineOptions, WebOptions] | None = None
 
 
 def access() -> WebAccess:
-    """What may be connected to now, by the process's options and by `within`."""
-    # Where Beam puts the options of a pipeline, in the submitting process and in most workers.
+    """Returns the rules that hold now, by the process's options and by `within`."""
+    # Beam puts the options of a pipeline there, in the submitting process and in most workers.
     return _asked_by(FileSystems._pipeline_options).joined(_within.get())
 
 
 @contextlib.contextmanager
 def within(asked: WebAccess) -> Iterator[None]:
-    """Has what is read in the block be read as was asked for, besides what holds already."""
+    """Applies rules within the block, in addition to those that hold already."""
     token = _within.set(_within.get().joined(asked))
     try:
         yield
@@ -167,13 +168,13 @@ def within(asked: WebAccess) -> Iterator[None]:
 
 
 def asked_by(options: PipelineOptions) -> WebAccess:
-    """What the options of a pipeline ask for."""
+    """Returns the rules that a pipeline's options ask for."""
     known = options.view_as(WebOptions)
     return WebAccess(bool(known.deny_private_networks), bool(known.allow_link_local))
 
 
 def _asked_by(options: object) -> WebAccess:
-    """As `asked_by`, of options that are asked often."""
+    """Does what `asked_by` does, faster for the same options; gives default rules for none."""
     global _latest
     if not isinstance(options, PipelineOptions):
         return DEFAULT
@@ -185,7 +186,7 @@ def _asked_by(options: object) -> WebAccess:
 
 
 def beam_arguments(deny_private_networks: bool, allow_link_local: bool) -> tuple[str, ...]:
-    """The options as Beam's command lines have them."""
+    """Returns the options as arguments of Beam's command lines."""
     found = {
         "--deny_private_networks": deny_private_networks,
         "--allow_link_local": allow_link_local,

@@ -1,7 +1,7 @@
-"""Says why a web server could not be read from, in words of our own.
+"""Describes why reading from a web server failed, in words of this package.
 
-What listens at an address that a table names may be no web server: what it says may be a secret,
-and messages are published. So nothing of an answer is quoted, nor what a library says of one.
+An address in a table may belong to something other than a web server. Its answer may be a secret,
+and messages are published. So neither the answer nor a library's text about it is quoted.
 """
 
 import errno
@@ -38,7 +38,7 @@ def _received(error: Any) -> str:
 
 
 def _of_certificate(error: Any) -> str:
-    # OpenSSL's own words, which quote the host's name at most.
+    # OpenSSL's own words, which quote nothing but the host's name.
     return f"the server's certificate is not accepted: {error.verify_message}"
 
 
@@ -51,7 +51,7 @@ def _of_system(error: Any) -> str:
     return _CONNECTION_WORDS.get(error.errno, "")
 
 
-# The first that fits and has words is taken: a kind stands before those that it belongs to.
+# The first entry that matches and has words is used, so a class stands before its base classes.
 _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
     ((of_urllib3.ProxyError, requests.exceptions.ProxyError), "the proxy gives no connection"),
     ((of_urllib3.NameResolutionError, socket.gaierror), "its host has no address"),
@@ -66,7 +66,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
     ((http.client.LineTooLong,), "a line of the answer is too long for HTTP"),
     ((http.client.BadStatusLine, http.client.UnknownProtocol), _NO_HTTP),
     ((of_urllib3.InvalidHeader,), "the answer's headers contradict each other"),
-    # Raised as it is where there are more than 100.
+    # Only for more than 100 headers is the base class itself raised.
     ((http.client.HTTPException,), "the answer has too many headers"),
     ((of_urllib3.ConnectTimeoutError,), _of_connecting),
     ((of_urllib3.LocationParseError, UnicodeError), "its host is no name"),
@@ -79,7 +79,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
 
 
 def words(error: BaseException) -> str:
-    """Why a request failed, told by the kinds of a library's error and of its causes."""
+    """Returns why a request failed, judged by the classes of an error and of its causes."""
     causes = list(_causes(error))
     for kinds, found in _WORDS:
         for each in causes:
@@ -91,7 +91,7 @@ def words(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it wraps, outermost first."""
+    """Yields an error and the errors that it wraps, outermost first."""
     ahead, seen = [error], set[int]()
     while ahead:
         found = ahead.pop(0)
@@ -104,7 +104,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def status(number: int) -> str:
-    """What a server answers, by the number of its status and not by its own words for it."""
+    """Describes a server's status by its number and standard phrase, not by the server's words."""
     try:
         return f"the server answers {number} {HTTPStatus(number).phrase}"
     except ValueError:
@@ -112,6 +112,6 @@ def status(number: int) -> str:
 
 
 def encoding(sent: str) -> str:
-    """What is wrong with a file that is sent in another encoding than its own."""
+    """Describes the fault of a file that is sent in an encoding that was not requested."""
     shown = f"as {sent}" if sent in _ENCODINGS else "in an encoding"
     return f"it is sent {shown}, which was not asked for"

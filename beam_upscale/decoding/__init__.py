@@ -1,6 +1,6 @@
-"""Decoding in processes of its own, so that a hostile file costs one row and not the worker.
+"""Decoding in child processes, so that a hostile file costs one row and not the worker.
 
-Bytes from strangers can end a codec library with a signal, hang it or exhaust memory. A
+Untrusted bytes can end a codec library with a signal, hang it or exhaust memory. A
 `DecoderPool` runs `beam_upscale.image` in child processes, each of which serves many images:
 
     parent                                child (`python -m beam_upscale.decoding`)
@@ -8,15 +8,15 @@ Bytes from strangers can end a codec library with a signal, hang it or exhaust m
            - request, file's bytes ->
            <- reply, pixels -             and so on; it exits when its parent is gone
 
-`frames` are what they send each other; the parent checks every size that it is told. A picture that
-is not to be held whole stays in its file: the request names that, and the child sends a region of
-it, or all its rows in as many messages as they take.
+Parent and child exchange messages (`frames`); the parent checks every size that a message claims. A
+picture that is not to be held whole stays in its file: the request names the file, and the child
+sends a region of the picture, or all its rows in as many messages as they take.
 
-A child is told nothing of its parent but where things are (`environment`), and limits itself
-(`limits`). What a codec makes of memory that it is not given differs (libwebp cannot create a
-decoder, libavif cannot decode planes, libvips cannot map). So a file that a codec refuses is given
-to it once more, with the address space that it asks for: the parent watches how much that is, ends
-the child where it is more than was allowed, and says OUT_OF_MEMORY then.
+A child gets none of its parent's secrets (`environment`), and limits itself (`limits`). Codecs
+report a lack of memory in different ways (libwebp cannot create a decoder, libavif cannot decode
+planes, libvips cannot map). So a file that a codec refuses is decoded once more, with as much
+address space as its codec asks for: the parent watches how much that is, ends the child if it
+exceeds the limit, and reports OUT_OF_MEMORY then.
 """
 
 import atexit
@@ -78,28 +78,28 @@ __all__ = [
 ]
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.decoding")
-"""How a child is started. Another command has to call `main`."""
+"""The command that starts a child. Any other command has to call `main`."""
 
 DEFAULT_TIMEOUT_SECONDS = 300.0
 HEADER_TIMEOUT_SECONDS = 30.0
-"""The longest that a header may take, where pixels may take longer."""
+"""The longest that reading a header may take, where pixels may take longer."""
 IDLE_RESIDENT_LIMIT = 256 * 2**20
 """Bytes. A child that still holds more than this after a request is replaced."""
 
 _PIPE_SIZE = 2**20
 """Bytes; the most that Linux gives an ordinary user."""
 _MAX_METADATA = 256 * 2**20
-"""Bytes that a parent takes as an ICC profile or EXIF block."""
+"""The most bytes that a parent accepts as an ICC profile, EXIF block or XMP packet."""
 _MOST_RESOLUTION = 2**40
-"""Pixels in an inch that a parent takes."""
+"""Pixels per inch; a parent accepts resolutions below this."""
 _EXIT_SECONDS = 5.0
-"""How long a child whose streams are closed may take to end by itself."""
+"""Seconds that a child may take to end by itself, once its streams are closed."""
 _START_SECONDS = 5.0
 """Seconds for which the system may refuse to start a child while no other one works."""
 _SECONDS_BETWEEN_STARTS = 0.1
 
 _SECONDS_BETWEEN_LOOKS = 0.005
-"""How often the parent looks at the address space of a child that the system does not limit."""
+"""Seconds between checks of the address space of a child that the system does not limit."""
 
 _CHILD_ENVIRONMENT = {
     # Keep the working directory off the module path: a data set may hold a numpy.py.
@@ -109,22 +109,22 @@ _CHILD_ENVIRONMENT = {
     "VIPS_CONCURRENCY": "1",
     # glibc: give large blocks back to the system when they are freed.
     "MALLOC_MMAP_THRESHOLD_": "131072",
-    # Also glibc: each of the others takes 64 MB of address space.
+    # Also glibc: each further arena takes 64 MB of address space.
     "MALLOC_ARENA_MAX": "2",
 }
 
 T = TypeVar("T")
 
-# What a child says went wrong: with the picture, or with the temporary folder, which is full.
+# An error that a child reports: one of the picture, or a temporary folder that is full.
 _Told = ImageError | OSError
 
 
 class _ChildLostError(Exception):
-    """The child ended, or answered what no child answers; the text says how."""
+    """The child ended, or sent an invalid answer; the text says how."""
 
 
 class _CodecRefusalError(ImageError):
-    """What a codec says of a file, under a limit that may be why.
+    """A codec's error for a file, under a limit of address space that may be its cause.
 
     Attributes:
         limit: bytes of address space that the child was allowed.
@@ -138,15 +138,15 @@ class _OverLimitError(Exception):
 
 
 class _ConsumerError(Exception):
-    """Whoever takes the rows that a child sends failed; its cause says how."""
+    """The consumer of the rows that a child sends failed; its error is the cause of this one."""
 
 
 class DecoderPool:
     """Child processes that decode images; safe to use from any number of threads.
 
-    Children are started when first needed, one of them earlier where that is asked for, and reused.
-    A call waits while all of them are busy. Where the system lets no further child be started, a
-    call waits for one of those that work. A process forked off starts children of its own.
+    Children are started when first needed, one of them earlier by `start_early`, and reused. A call
+    waits while all of them are busy. If the system cannot start a further child, a call waits for
+    one that works. A forked process starts children of its own.
     """
 
     _lock: threading.Lock
@@ -169,7 +169,7 @@ class DecoderPool:
             max_processes: the most children at a time, at least 1.
             timeout_seconds: the longest that one image may take; a header takes
                 `HEADER_TIMEOUT_SECONDS` at most.
-            command: how a child is started; None for `CHILD_COMMAND`.
+            command: the command that starts a child; None for `CHILD_COMMAND`.
         """
         self.command = tuple(command or CHILD_COMMAND)
         self._max_processes = max_processes
@@ -182,7 +182,7 @@ class DecoderPool:
     def start_early(self) -> None:
         """Starts a child, unless there is one; it becomes ready while its parent does other things.
 
-        Where none can be started, the first call that needs one finds that out.
+        A failure to start it is ignored: the first call that needs a child reports it.
         """
         with self._lock:
             if self._is_closed or self._children:
@@ -226,10 +226,10 @@ class DecoderPool:
         return self._ask(request, _name(path), _receive_header, self._header_seconds)
 
     def read_picture(self, path: Path, *, max_pixels: int, animated: Animated) -> Picture:
-        """What a file says of its picture.
+        """Reads the description of a file's picture, without its pixels, in a child.
 
         Raises:
-            ImageError: as `decode`, as far as that shows before pixels are read; READ_ERROR.
+            ImageError: as `decode`, for errors that show before pixels are read; READ_ERROR.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         request = {"request": "picture", "max_pixels": max_pixels, "animated": animated}
@@ -239,7 +239,7 @@ class DecoderPool:
     def read_region(
         self, path: Path, box: Box, *, max_pixels: int, animated: Animated
     ) -> tuple[Picture, Pixels]:
-        """A part of a picture that is read `by_region`; as `PictureReader.region`, in a child.
+        """Reads a part of a picture that is `by_region`; as `PictureReader.region`, in a child.
 
         Raises:
             ImageError: as `decode`; READ_ERROR.
@@ -263,23 +263,23 @@ class DecoderPool:
         max_pixels: int,
         animated: Animated,
     ) -> T:
-        """Has all rows of a picture taken, some at a time; as `PictureReader.bands`, in a child.
+        """Gives all rows of a picture to `consume`, in bands; as `PictureReader.bands`, in a child.
 
         Args:
-            path: of its file.
+            path: the picture's file.
             height: rows of each array but the last, at least 1.
-            consume: takes the picture and its rows. It is called anew where a child was lost.
-            max_pixels: as for `decode`.
-            animated: as for `decode`.
+            consume: takes the picture and its rows. It is called again if a child was lost.
+            max_pixels: the most pixels (width times height) that the file may claim.
+            animated: whether a file of several frames gives its first or is refused.
 
         Returns:
-            What `consume` gives.
+            The result of `consume`.
 
         Raises:
             ImageError: as `decode`; READ_ERROR.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
             OSError: of `FULL_DISK`, the child's temporary folder has no space for the picture.
-            Exception: what `consume` raises.
+            Exception: any that `consume` raises.
         """
         request = {
             "request": "bands",
@@ -303,7 +303,7 @@ class DecoderPool:
             children, self._idle = self._idle, []
             early, self._early = self._early, []
         for child in early:
-            # It would begin its work before it saw that there is none.
+            # A child that is still starting would not notice its closed streams until it is ready.
             child.kill()
         for child in children:
             child.close()
@@ -340,7 +340,7 @@ class DecoderPool:
             child = self._take_idle() or self._start_patiently(self._take_idle)
             return self._ask_child(child, exchange, receive)
         except _ChildLostError:
-            # An earlier image may have damaged this child: a fresh one tells.
+            # An earlier image may have damaged this child, so a fresh one decides.
             fresh = self._start_patiently(self._end_idle)
         try:
             return self._ask_child(fresh, exchange, receive)
@@ -366,7 +366,7 @@ class DecoderPool:
         return answer
 
     def _explained(self, refusal: _CodecRefusalError, exchange: "_Exchange") -> ImageError:
-        """Tells a file that a codec cannot read from one that takes more memory than it may."""
+        """Returns the error of a refused file: OUT_OF_MEMORY if it asks for too much memory."""
         if self._takes_more(exchange, refusal.limit):
             return ImageError(
                 ErrorCode.OUT_OF_MEMORY,
@@ -377,7 +377,7 @@ class DecoderPool:
         return ImageError(refusal.code, refusal.message)
 
     def _takes_more(self, exchange: "_Exchange", limit: int) -> bool:
-        """Whether a child that is given the address space it asks for takes more than this."""
+        """Tells whether a child takes more than `limit` bytes of address space if it may."""
         child = self._take_idle() or self._start_patiently(self._take_idle)
         for _ in range(2):
             try:
@@ -391,7 +391,7 @@ class DecoderPool:
             if peak > max(limit, before) or before <= limit:
                 self._keep(child, resident)
                 return peak > limit
-            # It took as much for an earlier image; a fresh one tells.
+            # It had taken more for an earlier image, so only a fresh child can tell.
             child.close()
             child = self._start_patiently(self._end_idle)
         child.close()
@@ -399,7 +399,7 @@ class DecoderPool:
 
     @contextlib.contextmanager
     def _killed_when_late(self, child: "_Child", seconds: float) -> Iterator[None]:
-        """Runs an exchange with a child; a child that does not get through it is ended."""
+        """Runs an exchange with a child; ends a child that fails or takes longer than `seconds`."""
         child.must_answer_within(seconds)
         try:
             yield
@@ -419,7 +419,7 @@ class DecoderPool:
 
     @contextlib.contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Counts a child that begins or has a request."""
+        """Counts a child as working while it starts or handles a request."""
         with self._lock:
             self._working += 1
         try:
@@ -429,13 +429,13 @@ class DecoderPool:
                 self._working -= 1
 
     def _start_patiently(self, instead: Callable[[], "_Child | None"]) -> "_Child":
-        """A new child that is ready.
+        """Returns a new child that is ready; retries while the system refuses to start one.
 
-        The system may refuse to start one, for want of processes, memory or open files. It is asked
-        again as long as other children work, whose places may become free, and for some seconds.
+        The system may lack processes, memory or open files. Starting is retried as long as other
+        children work, whose places may become free, and for `_START_SECONDS` after that.
 
         Args:
-            instead: called after each refusal; a child that it gives is taken.
+            instead: called after each refusal; a child that it returns is used instead.
 
         Raises:
             BrokenProcessError: DECODER_UNAVAILABLE.
@@ -454,7 +454,7 @@ class DecoderPool:
             time.sleep(_SECONDS_BETWEEN_STARTS)
 
     def _end_idle(self) -> None:
-        """Ends an idle child, whose place a new one may take."""
+        """Ends an idle child, if there is one, so that a new one can take its place."""
         if (idle := self._take_idle()) is not None:
             idle.close()
 
@@ -466,11 +466,11 @@ class DecoderPool:
         )
 
     def _start(self) -> "_Child":
-        """A new child that is ready.
+        """Takes the child that was started early, or starts one, and waits until it is ready.
 
         Raises:
-            OSError: the system starts none.
-            BrokenProcessError: DECODER_UNAVAILABLE, it ended at once.
+            OSError: the system cannot start a child.
+            BrokenProcessError: DECODER_UNAVAILABLE, the child ended at once.
         """
         with self._lock:
             child = self._early.pop() if self._early else None
@@ -499,7 +499,7 @@ class DecoderPool:
         child.close()
 
     def _forget_children(self) -> None:
-        """Begins anew, without any lock that another thread of a forked process held."""
+        """Resets the pool, with new locks: another thread may have held the old ones at a fork."""
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(self._max_processes)
         self._idle = []
@@ -508,7 +508,7 @@ class DecoderPool:
         self._working = 0
 
     def _leave_children_to_parent(self) -> None:
-        """After a fork: closes the inherited pipes, so that children notice their parent's end."""
+        """Closes the inherited pipes after a fork, so that children notice their parent's end."""
         for child in list(self._children):
             child.close_pipes()
         self._forget_children()
@@ -516,7 +516,7 @@ class DecoderPool:
 
 @dataclass(frozen=True)
 class _Exchange:
-    """What a child is asked.
+    """A request to a child.
 
     Attributes:
         request: the fields of the message.
@@ -529,12 +529,12 @@ class _Exchange:
     seconds: float
 
     def send(self, stream: "_TimedPipe", **fields: Any) -> None:
-        """Sends it, with further fields."""
+        """Sends the request, with further fields."""
         write_frame(stream, {**self.request, "seconds": self.seconds, **fields}, [self.data])
 
 
 def _name(path: Path) -> bytes:
-    """A file's name for a child, which works in another folder."""
+    """Returns a file's absolute name, for a child, which works in another folder."""
     return os.fsencode(path.absolute())
 
 
@@ -546,7 +546,7 @@ class _Child:
     """The parent's end of one child process."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        # Blocked, they stay so in the child, which would end by one before it can ignore them.
+        # The child inherits the block; else a signal could end it before it can ignore signals.
         with blocked(SIGNALS_OF_PARENT):
             self._process = subprocess.Popen(
                 command,
@@ -562,11 +562,11 @@ class _Child:
         self._replies = _TimedPipe(self._process.stdout, select.POLLIN)
 
     def must_answer_within(self, seconds: float) -> None:
-        """From now on; later than that, an exchange raises TimeoutError."""
+        """Sets a deadline from now on; after it, an exchange raises TimeoutError."""
         self._requests.deadline = self._replies.deadline = time.monotonic() + seconds
 
     def wait_until_ready(self) -> int:
-        """Returns the bytes of memory that the child holds.
+        """Waits until the child is ready; returns the bytes of memory that it holds.
 
         Address space that it has not given back counts half: it leaves less for the next image.
         """
@@ -581,10 +581,10 @@ class _Child:
         return _told(reply) or receive(reply, self._replies)
 
     def look_again(self, exchange: _Exchange, limit: int) -> tuple[int, int]:
-        """The most address space that the child ever took, before an image and after it.
+        """Decodes again without a limit; returns the peak address space before and after, in bytes.
 
         Raises:
-            _OverLimitError: it takes more than `limit`, at this moment.
+            _OverLimitError: the child takes more than `limit` bytes, at this moment.
         """
         self._replies.check = functools.partial(_check_address_space, self._process.pid, limit)
         try:
@@ -596,11 +596,11 @@ class _Child:
 
     @property
     def ran_out_of_seconds(self) -> bool:
-        """Whether the child has ended by its limit of CPU seconds."""
+        """True if the child was ended by its limit of CPU seconds."""
         return self._process.returncode == -signal.SIGXCPU
 
     def kill(self) -> None:
-        """Ends a child that may be doing anything."""
+        """Ends a child at once, whatever it is doing."""
         self.close_pipes()
         self._process.kill()
         self._process.wait()
@@ -635,9 +635,9 @@ def _check_address_space(pid: int, limit: int) -> None:
 
 @contextlib.contextmanager
 def blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """Within it, this thread takes none of these signals, and what it starts none for good.
+    """Blocks signals in this thread within the context, and for good in processes started there.
 
-    Other threads of the process take them meanwhile.
+    Other threads of the process may receive them meanwhile.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
@@ -647,19 +647,19 @@ def blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
 
 
 class _TimedPipe:
-    """The parent's end of a pipe, as far as it is read or written here.
+    """The parent's end of a pipe, read or written with a deadline.
 
     Attributes:
-        deadline: of the monotonic clock, in seconds; what is not done by then raises TimeoutError.
-        check: called over and over while there is nothing to do but wait.
+        deadline: in seconds of the monotonic clock; a later read or write raises TimeoutError.
+        check: called repeatedly while a read or write waits; None for nothing.
     """
 
     def __init__(self, end: Any, event: int) -> None:
-        """Takes an unbuffered end over.
+        """Takes over an unbuffered end.
 
         Args:
-            end: as `subprocess.Popen` has it.
-            event: what `select.poll` waits for.
+            end: a stream of `subprocess.Popen`.
+            event: the event that `select.poll` waits for.
         """
         os.set_blocking(end.fileno(), False)
         self._end = end
@@ -730,7 +730,7 @@ def _receive_header(reply: Frame, _: Readable) -> ImageHeader:
 
 
 def _told(reply: Frame) -> _Told | None:
-    """The error that a message is; None for any other."""
+    """Returns the error that a message reports; None if it reports none."""
     fields = reply.fields
     if "error" in fields:
         return _told_error(fields)
@@ -754,7 +754,7 @@ def _told_error(fields: dict[str, Any]) -> ImageError:
 
 
 def _receive_picture(max_pixels: int, reply: Frame, stream: Readable) -> Picture:
-    """Reads what a child says of a picture, if it may say that."""
+    """Reads and checks a child's description of a picture."""
     fields = reply.fields
     header = ImageHeader(**fields["header"])
     if not 0 < header.width * header.height <= max_pixels:
@@ -800,7 +800,7 @@ def _receive_bands(
             raise
         raise _ConsumerError from error
     for _ in rows:
-        # What is not taken is not to stand where the next answer is looked for.
+        # Drain unread rows from the pipe, or the next read would parse them as its answer.
         pass
     return result
 
@@ -809,8 +809,8 @@ class _Bands:
     """The rows of a picture, as a child sends them.
 
     Attributes:
-        told: what the child says went wrong, once it has.
-        broken: what went wrong with the child, once something did.
+        told: the error that the child reported; None if it reported none so far.
+        broken: the exception raised while reading from the child; None if there is none so far.
     """
 
     def __init__(self, stream: Any, picture: Picture, height: int, seconds: float) -> None:
@@ -824,7 +824,7 @@ class _Bands:
     def __iter__(self) -> Iterator[Pixels]:
         left = self._picture.header.height
         while left:
-            # The time that whoever takes the rows needs is not the child's.
+            # Time that the consumer of the rows takes does not count against the child.
             self._stream.deadline = time.monotonic() + self._seconds
             try:
                 frame = read_frame(self._stream)
@@ -851,7 +851,7 @@ _DTYPES: dict[str, type[np.uint8 | np.uint16]] = {"uint8": np.uint8, "uint16": n
 
 
 def _receive_image(max_pixels: int, reply: Frame, stream: Readable) -> DecodedImage:
-    """Reads pixels straight into arrays of the size that the reply claims, if it may."""
+    """Reads pixels straight into arrays of the size that the reply claims, after checking it."""
     fields = reply.fields
     dtype = _DTYPES[fields["dtype"]]
     height, width, channels = fields["shape"]

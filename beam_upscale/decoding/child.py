@@ -1,8 +1,8 @@
-"""A decoder: answers one request after the other, until its parent is gone.
+"""The decoder process: answers one request after the other, until its parent is gone.
 
-Three things that go wrong are told apart: a library refuses a file (the code of an `ImageError`),
-our own code fails (INTERNAL_ERROR, with the traceback for the parent to log), and this process ends
-(its parent notices).
+There are three kinds of failure: a library rejects a file (the code of an `ImageError`), our own
+code fails (INTERNAL_ERROR, with the traceback for the parent to log), and this process dies (the
+parent notices).
 """
 
 import dataclasses
@@ -37,8 +37,9 @@ from beam_upscale.layout import Box
 from beam_upscale.plan import Animated
 
 SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
-"""They ask the parent to end, which finishes what is begun, and reach its children too: a terminal
-sends them to a process group, Slurm and systemd to every process of a job."""
+"""The signals that ask the parent to end; a child ignores them, as the parent first finishes the
+work begun. Children receive them too: a terminal sends them to a process group, Slurm and systemd
+to every process of a job."""
 
 Decode = Callable[..., DecodedImage]
 ReadHeader = Callable[[bytes], ImageHeader]
@@ -46,14 +47,14 @@ ReadHeader = Callable[[bytes], ImageHeader]
 _Answer = tuple[dict[str, Any], list[bytes | memoryview | None]]
 
 _IN_MEMORY = frozenset({"header", "decode"})
-"""Requests that come with the file's bytes; others name the file."""
+"""The requests that carry the file's bytes; all others carry its path."""
 
 
 def main(decode: Decode = image.decode, read_header: ReadHeader = image.read_header) -> None:
-    """Runs a child on standard input and output until its parent is gone.
+    """Runs a decoder on standard input and output until its parent is gone.
 
     Args:
-        decode: replaces `image.decode`, e.g. by one that crashes, in tests.
+        decode: replaces `image.decode`; tests pass e.g. a function that crashes.
         read_header: replaces `image.read_header`.
     """
     limits.harden()
@@ -61,13 +62,13 @@ def main(decode: Decode = image.decode, read_header: ReadHeader = image.read_hea
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
     with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
-        # What a codec library prints must reach neither the protocol nor a terminal.
+        # Text that a codec library prints must reach neither the protocol nor a terminal.
         nowhere = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nowhere, descriptor)
-        # Kept operations hold files open, and what they last read of them.
+        # Operations in the cache of libvips keep files open, and the data last read from them.
         pyvips.cache_set_max(0)
-        # Each thread takes address space, and Pillow would start one for each core.
+        # Each thread takes address space, and Pillow would start one per core.
         AvifImagePlugin.DEFAULT_MAX_THREADS = min(limits.CODEC_THREADS, usable_cores())
         watch = threading.Thread(target=exit_with_parent, args=(requests.fileno(),), daemon=True)
         watch.start()
@@ -84,11 +85,11 @@ def serve(
     """Answers requests until their stream ends.
 
     Args:
-        requests: frames with a file's bytes or name each.
-        replies: takes frames.
-        decode: does what `image.decode` does.
-        read_header: does what `image.read_header` does.
-        image_limits: hold for each image; None limits none.
+        requests: the stream of requests, frames that each carry a file's bytes or path.
+        replies: the stream for the answers, frames too.
+        decode: a function with the signature of `image.decode`.
+        read_header: a function with the signature of `image.read_header`.
+        image_limits: the limits for each image; None sets no limits.
     """
     decoder = _Decoder(decode, read_header, image_limits or NoLimits())
     at_start = limits.address_space_of()
@@ -106,26 +107,26 @@ def serve(
             continue
         for fields, buffers in decoder.answers(request.fields, data, taken):
             write_frame(replies, fields, buffers)
-            # Freed before the next "ready" tells how much this process holds.
+            # Freed before the next "ready" reports the memory of this process.
             del fields, buffers
         del data
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """What answers requests."""
+    """The functions and limits with which requests are answered."""
 
     decode: Decode
     read_header: ReadHeader
     limits: ImageLimits
 
     def answers(self, request: dict[str, Any], data: bytes, taken: int | None) -> Iterator[_Answer]:
-        """The messages that answer a request; the last one says what went wrong, where it did.
+        """Yields the messages that answer a request; after a failure, the last one is its error.
 
         Args:
-            request: as its parent sends it.
-            data: a file's bytes, or its name.
-            taken: address space of this process before the request came.
+            request: the fields of the parent's request.
+            data: the file's bytes, or its path.
+            taken: the address space of this process before the request, in bytes; None if unknown.
         """
         try:
             in_memory = request["request"] in _IN_MEMORY
@@ -152,7 +153,7 @@ class _Decoder:
             yield _mistake(error), []
 
     def look_again(self, request: dict[str, Any], data: bytes, taken: int | None) -> dict[str, Any]:
-        """Does all that a request asks for, and says only how much address space that took."""
+        """Repeats a request and returns only the peak of address space, before it and after it."""
         before = limits.peak_address_space()
         for _ in self.answers(request, data, taken):
             pass
@@ -205,9 +206,9 @@ class _Decoder:
 
 
 def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
-    """What is said of an OSError that no codec raised."""
+    """Returns the answer for an OSError that no codec raised."""
     if error.errno in FULL_DISK:
-        # What it was read into, then: the temporary folder.
+        # Only the temporary folder is written to, so that folder is full.
         return {"full_disk": error.errno, "message": error.strerror, "in": error.filename}
     if error.errno is None or in_memory:
         return _mistake(error)
@@ -215,7 +216,7 @@ def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
 
 
 def _mistake(error: Exception) -> dict[str, Any]:
-    """Standard error is closed: the traceback goes to where it can be seen."""
+    """Returns the answer for an exception of our own code, with a traceback for the log."""
     return {
         "error": ErrorCode.INTERNAL_ERROR,
         "message": described_mistake(error),
@@ -241,14 +242,14 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
 
 
 def _metadata_answer(metadata: Metadata) -> _Answer:
-    """What a message says of metadata; its buffers stand behind those of the pixels."""
+    """Returns a message's fields and buffers for metadata; these buffers follow the pixels'."""
     resolution = metadata.resolution
     told = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
     return told, [metadata.icc_profile, metadata.exif, metadata.xmp]
 
 
 def exit_with_parent(descriptor: int) -> None:
-    """Ends this process as soon as no one can write to the pipe any more, even in mid-image."""
+    """Ends this process once the pipe has no writer, i.e. the parent is gone, even mid-image."""
     poll = select.poll()
     poll.register(descriptor, 0)
     poll.poll()
@@ -256,7 +257,7 @@ def exit_with_parent(descriptor: int) -> None:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use."""
+    """Returns the number of CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""What a process that meets strangers' bytes is told of its parent: no API keys, no credentials."""
+"""The environment of a process that reads untrusted bytes: no API keys, no credentials."""
 
 import os
 import sys
@@ -6,15 +6,15 @@ from pathlib import Path
 
 _KEPT = frozenset(
     {
-        # Where programs, libraries and temporary files are.
+        # The places of programs, libraries and temporary files.
         *("PATH", "TMPDIR", "TEMP", "TMP", "LD_LIBRARY_PATH", "LD_PRELOAD", "SYSTEMROOT"),
         *("DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES"),
-        # How Python starts.
+        # The settings with which Python starts.
         *("PYTHONHOME", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONHASHSEED"),
         *("PYTHONWARNINGS", "PYTHONUTF8"),
-        # Languages and times.
+        # The language and the time zone.
         *("LANG", "LANGUAGE", "TZ"),
-        # How the C library hands out memory.
+        # The C library's allocation of memory.
         *("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"),
     }
 )
@@ -23,10 +23,10 @@ _FOLDERS = ("TMPDIR", "TEMP", "TMP")
 
 
 def plain_environment() -> dict[str, str]:
-    """The variables of this process that tell nothing but where things are and in which language.
+    """Returns this process's variables for paths, Python, language and memory, and no others.
 
-    A list of what is kept, as no list of what is secret can be complete. Folders are absolute, for
-    processes that work elsewhere.
+    An allowlist is used, as no list of secret variables can be complete. Temporary folders are
+    made absolute, for processes that work in another folder.
     """
     kept = {
         name: value
@@ -37,5 +37,5 @@ def plain_environment() -> dict[str, str]:
 
 
 def module_path() -> str:
-    """Where this process finds its modules, for a child to find the same ones."""
+    """Returns this process's module path as a `PYTHONPATH`, for a child to find the same ones."""
     return os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)

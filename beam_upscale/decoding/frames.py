@@ -1,8 +1,8 @@
 """The messages between a parent and its decoders: a JSON object, and raw buffers behind it.
 
 A frame is four bytes with the length of the object, the object, and the buffers, whose lengths
-stand in the object. Nothing is pickled: whoever takes over a child must not be able to hand objects
-to the parent.
+stand in the object. Nothing is pickled: an attacker who controls a child must not be able to pass
+objects to the parent.
 """
 
 import json
@@ -15,14 +15,14 @@ _MAX_OBJECT = 2**20
 
 
 class Readable(Protocol):
-    """What a frame is read from."""
+    """A stream that a frame is read from."""
 
     def readinto(self, view: memoryview, /) -> int:
         """Fills the view as far as it can; returns the bytes read, 0 at the end."""
 
 
 class Writable(Protocol):
-    """What a frame is written to."""
+    """A stream that a frame is written to."""
 
     def write(self, view: memoryview, /) -> int:
         """Writes as much as it can; returns the bytes written."""
@@ -60,7 +60,7 @@ def read_frame(stream: Readable) -> Frame:
 
     Raises:
         EOFError: the stream ends.
-        ValueError: what comes is no frame.
+        ValueError: the stream holds no frame.
     """
     (length,) = struct.unpack(">I", read_buffer(stream, 4))
     if length > _MAX_OBJECT:
@@ -70,7 +70,7 @@ def read_frame(stream: Readable) -> Frame:
 
 
 def read_buffer(stream: Readable, length: int) -> bytearray:
-    """Reads as many bytes.
+    """Reads exactly `length` bytes.
 
     Raises:
         EOFError: the stream ends.
@@ -81,7 +81,7 @@ def read_buffer(stream: Readable, length: int) -> bytearray:
 
 
 def read_into(stream: Readable, view: memoryview) -> None:
-    """Reads as many bytes as fit.
+    """Fills `view` with bytes of the stream.
 
     Raises:
         EOFError: the stream ends.

@@ -1,7 +1,7 @@
 """Errors of the API in the form that programs read: `google.rpc.Status` beside code and message.
 
-An `ErrorInfo` says why, in a word that does not change; a `RetryInfo` says when to come again.
-Services that send neither are understood by their status codes.
+An `ErrorInfo` gives the reason as a stable word; a `RetryInfo` says when to try again. Services
+that send neither are understood by their status codes.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from grpc_status import rpc_status
 from beam_upscale.grpc_api import contract
 
 DOMAIN = "beam-upscale"
-"""The domain of our reasons in `ErrorInfo`."""
+"""The domain of this package's reasons in `ErrorInfo`."""
 
 
 class Reason(StrEnum):
-    """Why a call is refused, where its status code alone would not say."""
+    """A reason for refusing a call, for status codes that do not give it by themselves."""
 
     OUT_OF_CREDITS = "OUT_OF_CREDITS"
     RATE_LIMITED = "RATE_LIMITED"
@@ -37,16 +37,16 @@ class Reason(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """What a failed call says.
+    """The status and the details of a failed call.
 
     Attributes:
-        code: of gRPC.
+        code: the status code of gRPC.
         message: for people.
-        reason: a `Reason`, or another service's own word; None where it gives none.
-        retry_seconds: how long to wait before the next attempt; None where it is not said.
-        error_code: the `ErrorCode` of what concerns the image; None where nothing does.
-        charged: credits that the request id has been charged, by this call or before; None where
-            it is not said.
+        reason: a `Reason`, or another service's own word; None if the service gives none.
+        retry_seconds: seconds to wait before the next attempt; None if not given.
+        error_code: the `ErrorCode` of a problem with the image; None if there is none.
+        charged: credits charged for the request id, by this call or an earlier one; None if not
+            given.
     """
 
     code: grpc.StatusCode
@@ -57,7 +57,7 @@ class Refusal:
     charged: Decimal | None = None
 
     def trailing_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The details, as a server sends them after the call."""
+        """Returns the details as a server sends them after the call."""
         charged = () if self.charged is None else ((contract.CHARGED, f"{self.charged:f}"),)
         return (*self._details(), *charged)
 
@@ -90,7 +90,7 @@ def _packed(message: object) -> any_pb2.Any:
 
 
 def refusal_of(error: grpc.RpcError) -> Refusal:
-    """What a call that failed says, also where the service sends no details or damaged ones."""
+    """Reads the details of a failed call, even if the service sends none or damaged ones."""
     charged = charged_by(error.trailing_metadata())
     refusal = Refusal(error.code(), error.details() or "", charged=charged)
     for detail in _details(error):
@@ -120,7 +120,7 @@ def _details(error: grpc.RpcError) -> list[any_pb2.Any]:
 
 
 def charged_by(metadata: Any) -> Decimal | None:
-    """The credits that a call's trailing metadata says were charged; None where it does not."""
+    """Returns the credits charged according to a call's trailing metadata; None if not given."""
     value = dict(metadata or ()).get(contract.CHARGED)
     try:
         amount = Decimal(value) if isinstance(value, str) else None

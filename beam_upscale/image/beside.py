@@ -1,7 +1,7 @@
-"""What stands in a file beside its pixels: what is carried over, and notes on what is left behind.
+"""The metadata beside a file's pixels: the parts to carry over, and notes on the parts left behind.
 
-It is looked for in the few segments, chunks, fields and boxes of a file; what is long (text that is
-packed, XMP) is unpacked and read only where a picture is decoded.
+Metadata is looked for in the few segments, chunks, fields and boxes of a file. XMP is parsed only
+when a picture is decoded; of a PNG's compressed texts at most 16 are decompressed.
 """
 
 import re
@@ -32,25 +32,25 @@ CREDENTIALS, GAIN_MAP = "content credentials dropped", "gain map dropped"
 TRAILER = "data after the image dropped"
 
 LOST_EXIF = "lost_exif"
-"""The name by which what Pillow found says that it found no EXIF block where there is one."""
+"""The key in Pillow's `info` that marks an EXIF block that Pillow cannot read."""
 
 _METERS_PER_INCH = 0.0254
 
 
 @dataclass
 class Beside:
-    """What stands beside the pixels of a file.
+    """The metadata beside the pixels of a file.
 
     Attributes:
-        exif: an EXIF block that stands where readers of today do not look.
-        has_profile: whether it holds an ICC profile, or parts of one.
-        profile: an ICC profile that not all decoders find.
-        colors: what it says of its colors otherwise.
-        xmp: an XMP packet.
-        resolution: outside of EXIF.
-        pictures: how many there are, where decoders see one.
-        notes: on what is left behind.
-        unpacked: how many texts of a PNG were unpacked.
+        exif: an EXIF block in a place where today's readers do not look; None if there is none.
+        has_profile: whether the file holds an ICC profile, or parts of one.
+        profile: an ICC profile that not all decoders find; None if there is none.
+        colors: what the file states of its colors without a profile; None if nothing.
+        xmp: an XMP packet; None if there is none.
+        resolution: the resolution stated outside of EXIF; None if there is none.
+        pictures: number of pictures in the file, where decoders see one.
+        notes: notes on metadata that is left behind.
+        unpacked: number of a PNG's texts that were decompressed so far.
     """
 
     exif: bytes | None = None
@@ -64,12 +64,12 @@ class Beside:
     unpacked: int = 0
 
     def leave(self, *notes: str) -> None:
-        """Notes what is left behind, once."""
+        """Adds notes on metadata that is left behind, each of them once."""
         self.notes += [note for note in notes if note not in self.notes]
 
 
 def _resolution(x: float, y: float, *, is_ratio: bool = False) -> Resolution | None:
-    """A resolution that says something: more than square pixels of no size."""
+    """Returns a resolution; None if it is not positive, or only says that pixels are square."""
     if x <= 0 or y <= 0 or (is_ratio and x == y):
         return None
     return Resolution(x, y, is_ratio)
@@ -81,13 +81,13 @@ def _resolution(x: float, y: float, *, is_ratio: bool = False) -> Resolution | N
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_EXTENSION = b"http://ns.adobe.com/xmp/extension/\0"
 _JPEG_SILENT = frozenset({0xE0, 0xEE})
-"""APP0 (JFIF, and its thumbnails) and APP14 (Adobe, which decoders take to heart)."""
+"""Markers that need no note: APP0 (JFIF, its thumbnails) and APP14 (Adobe, applied by decoders)."""
 _COMMENT_MARKER = 0xFE
 _IPTC_SIGN = b"8BIM\x04\x04"
 
 
 def of_jpeg(data: bytes) -> Beside:
-    """What stands in the segments before the pixels of a JPEG, or the beginning of one."""
+    """Reads the metadata in the segments before a JPEG's pixels; the file's beginning is enough."""
     found = Beside()
     for marker, start, end in containers.jpeg_segments(data):
         if marker == 0xDA:
@@ -117,7 +117,7 @@ def _look_at_segment(found: Beside, marker: int, content: bytes) -> None:
 
 
 def _is_silent(marker: int, content: bytes) -> bool:
-    """Whether a segment says only how its file was encoded, or is looked at elsewhere."""
+    """Tells whether a segment needs no note: it concerns the encoding, or is read elsewhere."""
     if marker == 0xE1:
         return content.startswith(containers.EXIF_PREFIX)
     return marker in _JPEG_SILENT or (marker == 0xEC and content.startswith(b"Ducky"))
@@ -143,7 +143,7 @@ def _look_at_app2(found: Beside, content: bytes) -> None:
 
 
 def _mpf_pictures(content: bytes) -> int:
-    """The number of pictures that an MPF index tells (CIPA DC-007)."""
+    """Returns the number of pictures in an MPF index (CIPA DC-007); 1 if it cannot be read."""
     layout = Layout.of(content)
     if layout is None:
         return 1
@@ -163,11 +163,11 @@ _PNG_SILENT = frozenset(
 )
 _RAW_PROFILE = re.compile(rb"\s*+(\S++)\s++(\d++)\s++([0-9a-fA-F\s]*+)\Z")
 _MOST_UNPACKED = 16
-"""Each of them may unfold to some megabytes."""
+"""The most texts of a PNG that are decompressed: each may expand to some megabytes."""
 
 
 def of_png(data: bytes, bit_depth: int) -> Beside:
-    """What stands in the chunks of a PNG."""
+    """Reads the metadata in the chunks of a PNG."""
     found, colors = Beside(), PngColors(bit_depth)
     for chunk in containers.png_chunks(data):
         if chunk.type in _PNG_SILENT:
@@ -214,24 +214,24 @@ def _look_at_text(found: Beside, kind: bytes, content: bytes) -> None:
 
 
 def _text_of(kind: bytes, content: bytes) -> bytes | None:
-    """The text of a chunk behind its keyword; None where it cannot be unpacked."""
+    """Returns a chunk's text after its keyword; None if it cannot be decompressed."""
     if kind == b"iTXt":
         return _international_text(content)
-    # libvips packs XMP so.
+    # libvips writes XMP as zTXt.
     return _unpacked(content[1:]) if kind == b"zTXt" else content
 
 
 def _international_text(content: bytes) -> bytes | None:
-    """The text of an iTXt chunk, behind its keyword."""
+    """Returns the text of an iTXt chunk after its keyword; None if none can be read."""
     is_packed, text = content[:1] == b"\x01", content[2:]
     for _ in range(2):
-        # A language and a translated keyword.
+        # A language and a translated keyword come before the text.
         _, _, text = text.partition(b"\0")
     return _unpacked(text) if is_packed else text or None
 
 
 def _unpacked(packed: bytes) -> bytes | None:
-    """What zlib packed, where it is no longer than what anyone reads; else None."""
+    """Decompresses zlib's data; None if it is damaged or longer than 4 * LARGEST_PACKET bytes."""
     decompressor = zlib.decompressobj()
     try:
         text = decompressor.decompress(packed, 4 * LARGEST_PACKET)
@@ -241,7 +241,7 @@ def _unpacked(packed: bytes) -> bytes | None:
 
 
 def _look_at_raw_profile(found: Beside, kind: bytes, text: bytes | None) -> None:
-    """What ImageMagick and others wrote before PNG had chunks for it: hexadecimal digits."""
+    """Reads hexadecimal metadata, as ImageMagick and others wrote before PNG had chunks for it."""
     match = _RAW_PROFILE.match(text or b"")
     try:
         content = bytes.fromhex(match[3].decode()) if match else b""
@@ -267,7 +267,7 @@ _WEBP_SILENT = frozenset(
 
 
 def of_webp(data: bytes) -> Beside:
-    """What stands in the chunks of a WebP."""
+    """Reads the metadata in the chunks of a WebP."""
     found, end = Beside(), _end_of_webp(data)
     for chunk in containers.riff_chunks(data):
         if chunk.start >= end:
@@ -286,13 +286,13 @@ def of_webp(data: bytes) -> Beside:
 
 _TIFF_SILENT = frozenset(
     {
-        # How pixels are stored, and which picture of several this is.
+        # The storage of pixels, and the picture's role among several.
         *range(254, 270),
         *(273, 274, 277, 278, 279, 280, 281, 284, 288, 289, 290, 291, 292, 293, 297),
         *(301, 317, 318, 319, 320, 321, 322, 323, 324, 325, 330, 332, 333, 334, 336, 337),
         *range(338, 348),
         *range(512, 533),
-        # What goes into the EXIF block, or is looked at here or by decoders.
+        # Fields that go into the EXIF block, or are read here or by decoders.
         *(270, 271, 272, 282, 283, 296, 305, 306, 315, 316, 33_432, 34_665, 34_853),
         *(700, 34_675, 33_723, 34_377),
     }
@@ -301,7 +301,7 @@ _GEO_TAGS = frozenset({33_550, 33_922, 34_264, 34_735, 34_736, 34_737})
 
 
 def of_tiff(data: bytes, directory: int) -> Beside:
-    """What stands in the directory of a TIFF's picture."""
+    """Reads the metadata in the directory of a TIFF's picture."""
     found, layout = Beside(), Layout.of(data)
     if layout is None:
         return found
@@ -327,12 +327,12 @@ def of_tiff(data: bytes, directory: int) -> Beside:
 
 
 def of_heif(data: bytes, information: dict[Any, Any]) -> Beside:
-    """What stands in the boxes of a HEIC, and what its reader found."""
+    """Reads the metadata in the boxes of a HEIC, and in its reader's `info`."""
     return _of_iso(iso_info(data), information)
 
 
 def of_avif(data: bytes, information: dict[Any, Any]) -> Beside:
-    """What stands in the boxes of an AVIF, and what Pillow found, which shows all of a picture."""
+    """Reads the metadata in an AVIF's boxes, and in the `info` of Pillow, which never crops."""
     boxes = iso_info(data)
     found = _of_iso(boxes, information)
     if information.get(LOST_EXIF):
@@ -350,7 +350,7 @@ def _of_iso(boxes: IsoInfo, information: dict[Any, Any]) -> Beside:
 
 
 def of_bmp(data: bytes, information: dict[Any, Any]) -> Beside:
-    """What stands in the header of a BMP."""
+    """Reads the metadata in the header of a BMP, and the resolution in Pillow's `info`."""
     found = Beside()
     found.profile, found.colors = color_tags.of_bmp(data)
     found.has_profile = found.profile is not None
@@ -364,7 +364,7 @@ _GIF_XMP = b"!\xff\x0bXMP DataXMP"
 
 
 def of_gif(data: bytes, information: dict[Any, Any]) -> Beside:
-    """What stands in the extensions of a GIF."""
+    """Reads the metadata in the extensions of a GIF, and the comment in Pillow's `info`."""
     found = Beside()
     if information.get("comment"):
         found.leave(COMMENT)
@@ -374,7 +374,8 @@ def of_gif(data: bytes, information: dict[Any, Any]) -> Beside:
         found.profile = b"".join(_gif_blocks(data, start + len(_GIF_PROFILE)))
     start = data.find(_GIF_XMP)
     if start >= 0:
-        # It stands there as it is, before a ramp of bytes that ends any way to read it as blocks.
+        # The packet is not split into blocks. A countdown of bytes follows it, which ends any
+        # reading of it as blocks.
         end = data.find(b"\x01\xff\xfe\xfd", start)
         found.xmp = data[start + len(_GIF_XMP) : end] if end > 0 else None
     return found
@@ -386,7 +387,7 @@ def _gif_blocks(data: bytes, at: int) -> Iterator[bytes]:
         at += 1 + data[at]
 
 
-# Behind the picture
+# After the picture
 
 
 _BLANK = re.compile(rb"[\0\s]*")
@@ -395,12 +396,12 @@ _LOOKED_AT = 1 << 16
 
 
 def look_behind(found: Beside, format_: str, data: bytes) -> None:
-    """Notes what follows the picture of a whole file, beside padding.
+    """Notes data that follows the picture of a whole file, except padding.
 
     Args:
-        found: what stands beside the picture otherwise, which is added to.
-        format_: of the file.
-        data: all of it, or a mapping of it.
+        found: the metadata found so far; the note is added to it.
+        format_: format of the file.
+        data: the whole file, or a mapping of it.
     """
     end = _ENDS[format_](data) if format_ in _ENDS else None
     if end is None or found.pictures > 1:
@@ -433,5 +434,5 @@ _ENDS: dict[str, Callable[[bytes], int | None]] = {
 
 
 def noted_once(notes: Iterable[str]) -> tuple[str, ...]:
-    """The notes, each of them once, in their order."""
+    """Returns the notes without repeats, in their order."""
     return tuple(dict.fromkeys(notes))

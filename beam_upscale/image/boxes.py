@@ -1,4 +1,4 @@
-"""What the boxes of AVIF and HEIC say besides pixels (ISO/IEC 14496-12 and 23008-12)."""
+"""The properties in the boxes of AVIF and HEIC files (ISO/IEC 14496-12 and 23008-12)."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from beam_upscale.image.color_tags import ColorTags, of_code_points
 
 _MOST_BOXES = 65_536
 _VIDEO_OF_PHOTO = b"mpvd"
-"""The box behind a picture that cameras keep a video in."""
+"""The box behind a picture in which cameras store a video."""
 _SIGNS = {
     "gain map dropped": (b"tmap", b":hdrgainmap\0"),
     "depth map dropped": (b":auxid:2\0", b":auxiliary:depth\0", b":disparitymap\0"),
@@ -20,12 +20,12 @@ _SIGNS = {
 
 @dataclass(frozen=True)
 class IsoInfo:
-    """What an AVIF or HEIC says.
+    """The properties of an AVIF or HEIC file.
 
     Attributes:
-        colors: by the code points of its primary picture; None where they are not told.
-        is_cropped: whether only a part of the stored pixels is to be shown (clean aperture).
-        notes: on what else is in it.
+        colors: by the code points of its primary picture; None if the file has none.
+        is_cropped: True if only a part of the stored pixels is to be shown (clean aperture).
+        notes: on the contents that are dropped, such as a gain map or a video.
     """
 
     colors: ColorTags | None = None
@@ -34,7 +34,7 @@ class IsoInfo:
 
 
 def iso_info(data: bytes) -> IsoInfo:
-    """Reads what stands in the boxes before the pixels; damaged ones say nothing."""
+    """Reads the properties of an AVIF or HEIC file; damaged boxes give the defaults."""
     try:
         found = _Boxes.of(data)
         return IsoInfo() if found is None else found.info()
@@ -47,12 +47,12 @@ _NO_ITEM = rb"\1free"
 
 
 def has_exif(data: bytes) -> bool:
-    """Whether an AVIF or HEIC says that it has an EXIF block."""
+    """Checks whether an AVIF or HEIC file declares an EXIF block."""
     return _EXIF_ITEM.search(data) is not None
 
 
 def without_exif(data: bytes) -> bytes:
-    """An AVIF or HEIC whose EXIF block is not found by its readers; its length stays."""
+    """Hides the EXIF block of an AVIF or HEIC file from its readers; the length stays."""
     return _EXIF_ITEM.sub(_NO_ITEM, data, count=1)
 
 
@@ -79,7 +79,7 @@ def _first(data: bytes, kind: bytes, start: int, end: int) -> Chunk | None:
 
 @dataclass(frozen=True)
 class _Boxes:
-    """The boxes that say something, and the properties of the primary picture."""
+    """The `meta` box of a file, and the property boxes of its primary picture."""
 
     data: bytes
     meta: Chunk
@@ -139,7 +139,7 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 
 def _associations(data: bytes, box: Chunk) -> Iterator[tuple[int, list[int]]]:
-    """Yields items and the numbers of their properties, in their order."""
+    """Yields each item with the numbers of its properties, in their order."""
     version, flags = _number(data, box.start, 1), _number(data, box.start + 3, 1)
     item_size, number_size = (2 if version < 1 else 4), (2 if flags & 1 else 1)
     mask = 0x7FFF if flags & 1 else 0x7F
@@ -156,7 +156,7 @@ def _associations(data: bytes, box: Chunk) -> Iterator[tuple[int, list[int]]]:
 
 @dataclass(frozen=True)
 class _Claim:
-    """The size that boxes say of a picture, and where its AV1 stream lies."""
+    """The size that boxes declare for a picture, and the extent of its AV1 stream."""
 
     width: int
     height: int
@@ -165,9 +165,9 @@ class _Claim:
 
 
 def check_coded_sizes(data: bytes) -> None:
-    """Checks that the pictures in an AVIF are coded in the sizes that its boxes say.
+    """Checks that the pictures in an AVIF are coded in the sizes that its boxes declare.
 
-    Decoders stretch them to these without a word.
+    Decoders silently stretch pictures to the declared sizes.
 
     Raises:
         ImageError: CORRUPT.
@@ -186,12 +186,12 @@ def _coded_size(data: bytes, claim: _Claim) -> CodedSize | None:
     try:
         return coded_size(data, claim.start, claim.end)
     except ImageError:
-        # Its decoder tells better what is missing.
+        # The decoder reports better what is missing.
         return None
 
 
 def _claims(data: bytes) -> list[_Claim]:
-    """All that can be read; of damaged boxes none."""
+    """Lists the declared sizes of all pictures; an empty list if a box is damaged."""
     found: list[_Claim] = []
     try:
         for box in _boxes(data, 0, len(data)):
@@ -223,7 +223,7 @@ def _item_claims(data: bytes, meta: Chunk) -> Iterator[_Claim]:
 
 
 def _item_places(data: bytes, iloc: Chunk, idat: Chunk | None) -> dict[int, tuple[int, int]]:
-    """Finds where the first bytes of each item lie (ISO/IEC 14496-12, 8.11.3)."""
+    """Finds the first extent of each item in the file (ISO/IEC 14496-12, 8.11.3)."""
     version, sizes = unpack(">B3xH", data, iloc.start)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version in (1, 2) else 0
@@ -253,7 +253,7 @@ def _item_places(data: bytes, iloc: Chunk, idat: Chunk | None) -> dict[int, tupl
 
 
 def _track_claim(data: bytes, track: Chunk) -> _Claim | None:
-    """The claim of a sequence of pictures; None where it is not of AV1."""
+    """Reads the claim of a sequence of pictures; None if it is not AV1."""
     header = _first(data, b"tkhd", track.start, track.end)
     table: Chunk | None = track
     for kind in (b"mdia", b"minf", b"stbl"):
@@ -265,6 +265,6 @@ def _track_claim(data: bytes, track: Chunk) -> _Claim | None:
     if kinds is None or chunks is None or data[kinds.start + 12 : kinds.start + 16] != b"av01":
         return None
     (start,) = unpack(">I" if chunks.type == b"stco" else ">Q", data, chunks.start + 8)
-    # They are the last numbers of the box, of 16 bits before and behind the point.
+    # Width and height are the last numbers of the box, with 16 bits before and behind the point.
     width, height = unpack(">II", data, header.end - 8)
     return _Claim(width >> 16, height >> 16, start, len(data))

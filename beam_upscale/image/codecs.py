@@ -1,4 +1,4 @@
-"""What reading and writing share."""
+"""The handling of codec libraries, for reading and writing: their warnings, errors and profiles."""
 
 import contextlib
 import re
@@ -12,8 +12,8 @@ from PIL import Image
 
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 
-# pyvips hands libvips's warnings to Python's logging. There the garbage collector may run, close an
-# image that has a warning of its own to give, and GLib ends a process in which warnings nest.
+# pyvips passes libvips's warnings to Python's logging. The garbage collector may run there, and
+# close an image that warns, too; GLib ends a process in which warnings nest.
 pyvips._remove_log_handler()
 
 _CODECS = frozenset({"PIL", "pillow_heif", "pyvips"})
@@ -21,12 +21,12 @@ _OURS = frozenset({"beam_upscale"})
 
 
 class CodecError(ImageError):
-    """A codec library cannot read a file; what for is in its words."""
+    """A codec library cannot read a file; the message gives the library's reason."""
 
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Pillow without warnings and without its own limit of pixels, which `max_pixels` replaces."""
+    """Runs Pillow without warnings and its own limit of pixels, which `max_pixels` replaces."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -38,17 +38,18 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def forget_errors() -> None:
-    """Has libvips forget what it said of earlier pictures: that would stand before its next error.
+    """Clears libvips's messages on earlier pictures, which would come before its next error.
 
-    It keeps the warnings of pictures that it read all the same.
+    libvips keeps the warnings of pictures that it could read all the same.
     """
     pyvips.vips_lib.vips_error_clear()
 
 
 def raise_jpeg_warnings() -> None:
-    """Raises what libjpeg warned of since `forget_errors`, even if there is a picture.
+    """Raises an error if libjpeg warned since `forget_errors`, even if there is a picture.
 
-    libvips, asked to fail on warnings, looks at them before it reads rows: not behind the last.
+    libvips, asked to fail on warnings, checks for them before it reads rows, but not after the
+    last row.
 
     Raises:
         pyvips.Error: there was a warning.
@@ -58,7 +59,7 @@ def raise_jpeg_warnings() -> None:
 
 
 def matching_profile(icc_profile: bytes | None, channels: int) -> bytes | None:
-    """Returns the profile if its color space (ICC.1:2010, 7.2.6) is the samples'."""
+    """Returns the profile if its color space (ICC.1:2010, 7.2.6) is the samples', else None."""
     if icc_profile is None:
         return None
     expected = b"GRAY" if channels == 1 else b"RGB "
@@ -66,18 +67,18 @@ def matching_profile(icc_profile: bytes | None, channels: int) -> bytes | None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's text without line breaks, and not longer than a row of a table can bear."""
+    """Returns an error's text without line breaks, in 300 characters at most."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 @contextlib.contextmanager
 def damage_as_image_error(format_: str) -> Iterator[None]:
-    """Gives what a codec raises on damaged bytes a stable code.
+    """Turns any error that a codec raises on damaged bytes into an ImageError with a stable code.
 
     Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
-    also ValueError, TypeError, IndexError, struct.error and others. What our own code raises is no
-    damage, and passes; nor is a full disk.
+    also ValueError, TypeError, IndexError, struct.error and others. Errors of our own code and of
+    a full disk are no damage, and pass unchanged. A lack of memory becomes a MemoryError.
     """
     _kept.clear()
     try:
@@ -103,7 +104,7 @@ _WORDS_OF_CALLS = re.compile(
     r"\b(?:unable to (?:call|load from source|write to memory|fetch from region)"
     r"|VipsForeign\w+:?|(?:VipsJpeg|vipspng|tiff2vips):)\s*"
 )
-"""Words of libvips about its own calls, around what is wrong with the file."""
+"""Words of libvips about its own calls, around its words about the file."""
 
 _SAID_AGAIN = re.compile(r"(.+?)(?: \1)+")
 
@@ -115,11 +116,11 @@ _PLAIN_WORDS = {
     "not identified by this driver": "it has no width or no height",
     "Failed to decode image: BMFF parsing failed": "its boxes are damaged or contradict each other",
 }
-"""Plain words for those that only the libraries understand."""
+"""Plain words for the messages that only the libraries' authors understand."""
 
 
 def _plain(message: str) -> str:
-    """A library's message without its own names; in plain words where it says nothing else."""
+    """Returns a library's message without its internal names, or plain words for an unclear one."""
     text = _WORDS_OF_CALLS.sub("", message).strip()
     again = _SAID_AGAIN.fullmatch(text)
     text = again[1] if again else text
@@ -130,7 +131,7 @@ _kept: list[Exception] = []
 
 
 def keep(error: Exception) -> None:
-    """Has an error raised behind the codec that it cannot be raised through, whatever that does."""
+    """Keeps an error that cannot pass through a codec; it is raised when the codec has returned."""
     _kept.append(error)
 
 
@@ -143,9 +144,10 @@ _MEMORY_SIGNS = ("out of memory", "unable to allocate", "unable to mmap", "canno
 
 
 def is_raised_by_codec(error: Exception) -> bool:
-    """Whether an exception comes out of a codec library, or out of what that calls.
+    """Tells whether an exception comes out of a codec library, or out of code that it calls.
 
-    Told by its class, and by the traceback: which of theirs and our functions was entered last.
+    Decided by the exception's class, and by its traceback: whether a function of a codec library or
+    one of ours was entered last.
     """
     if _package(type(error).__module__) in _CODECS:
         return True

@@ -1,7 +1,7 @@
-"""Colors that a file describes by something else than an ICC profile.
+"""Reads the colors that a file describes by other means than an ICC profile.
 
 PNG has chunks, AVIF and HEIC have code points (ITU-T H.273), TIFF and BMP have fields, and cameras
-say it in EXIF. What is not sRGB becomes a small ICC profile, which every output format carries.
+use EXIF. Colors other than sRGB become a small ICC profile, which every output format carries.
 """
 
 import struct
@@ -37,13 +37,14 @@ NOT_UNDERSTOOD = "color tags not understood"
 
 @dataclass(frozen=True)
 class ColorTags:
-    """What a file says of its colors.
+    """The colors that a file describes.
 
     Attributes:
         primaries: of RGB.
         curves: from samples to light, of all channels or one for each.
-        outranks_profile: whether this holds although there is an ICC profile.
-        note: on what cannot be carried over: the profile of the file, if any, then stands.
+        outranks_profile: True if this takes precedence over an ICC profile of the file.
+        note: on colors that cannot be carried over; the ICC profile of the file, if any, then
+            holds.
     """
 
     primaries: Primaries = SRGB_PRIMARIES
@@ -52,16 +53,16 @@ class ColorTags:
     note: str | None = None
 
     def is_srgb(self, channels: int) -> bool:
-        """Whether they are what colors are without a profile.
+        """Checks whether these are the colors of an image without a profile, which are sRGB.
 
         Args:
-            channels: 1 for gray, whose light alone counts, or 3.
+            channels: 1 for gray, where only the curve counts, or 3.
         """
         is_plain = self.curves == (SRGB_CURVE,)
         return is_plain and (channels == 1 or self.primaries.is_near(SRGB_PRIMARIES))
 
     def profile(self, channels: int) -> bytes | None:
-        """The profile of these colors; None where no colors can have these primaries."""
+        """Returns an ICC profile of these colors; None if no colors can have these primaries."""
         if channels == 1:
             return profiles.gray_profile(self.curves[0], self._name)
         return profiles.rgb_profile(self.primaries, self.curves, self._name)
@@ -95,7 +96,7 @@ _PRIMARIES: Mapping[int, Primaries] = {
     12: Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
     22: Primaries((0.630, 0.340), (0.295, 0.605), (0.155, 0.077), _D65),
 }
-"""ColourPrimaries (H.273, table 2). 10, which is XYZ itself, has none to make a profile of."""
+"""ColourPrimaries (H.273, table 2). 10 is XYZ itself, without primaries for a profile."""
 
 _BT709 = Parametric(1 / 0.45, 1 / 1.099296827, 0.099296827 / 1.099296827, 1 / 4.5, 0.081242858)
 _SMPTE_240M = Parametric(1 / 0.45, 1 / 1.1115, 0.1115 / 1.1115, 1 / 4.0, 0.0913)
@@ -115,7 +116,7 @@ _CURVES: Mapping[int, Callable[[], Curve]] = {
     9: lambda: _logarithmic(2.0),
     10: lambda: _logarithmic(2.5),
     13: lambda: SRGB_CURVE,
-    # In 52.37 cd/m² for a white of 48.
+    # Light is relative to 52.37 cd/m², for a white of 48 cd/m².
     17: lambda: Parametric(2.6, (52.37 / 48) ** (1 / 2.6)),
 }
 """TransferCharacteristics (H.273, table 3), inverted: from samples to light."""
@@ -130,13 +131,13 @@ ADOBE_RGB = ColorTags(Primaries((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), _D65),
 def of_code_points(
     primaries: int, transfer: int, *, narrow_bits: int | None = None, outranks_profile: bool = False
 ) -> ColorTags | None:
-    """What code points say; None where they leave all open.
+    """Returns the colors that code points describe; None if they leave all unspecified.
 
     Args:
         primaries: ColourPrimaries of H.273.
-        transfer: TransferCharacteristics of it.
+        transfer: TransferCharacteristics of H.273.
         narrow_bits: bits of samples that leave room below black and above white, as in video;
-            None where samples take all of their range, or were made to.
+            None if samples use their full range, or were converted to it.
         outranks_profile: as in `ColorTags`.
     """
     if primaries == transfer == _UNSPECIFIED and narrow_bits is None:
@@ -153,7 +154,7 @@ def of_code_points(
 
 
 def _stretched(curve: Curve, bits: int) -> Curve:
-    """A curve for samples whose black and white are video's."""
+    """Returns a curve for samples with the black and white of video: 16 and 235 in 8 bits."""
     assert isinstance(curve, Parametric)
     highest, step = 2**bits - 1, 2 ** (bits - 8)
     samples = np.linspace(0, 1, 4096) * highest
@@ -171,7 +172,7 @@ class PngColors:
 
     @property
     def has_odd_code_points(self) -> bool:
-        """Tells whether there are code points that PNG does not allow: they are passed over."""
+        """True if there are code points that PNG does not allow; they are ignored."""
         return b"cICP" in self.chunks and not self._has_code_points
 
     @property
@@ -180,7 +181,7 @@ class PngColors:
         return len(cicp) == 4 and cicp[2] == 0 and cicp[3] in (0, 1)
 
     def tags(self) -> ColorTags | None:
-        """What they say, in their order of rank (PNG specification, third edition, 4.3)."""
+        """Returns the colors, by precedence of chunks (PNG specification, third edition, 4.3)."""
         if self._has_code_points:
             cicp = self.chunks[b"cICP"]
             narrow_bits = max(8, self.bit_depth) if cicp[3] == 0 else None
@@ -204,7 +205,7 @@ class PngColors:
         gamma = int.from_bytes(gamma_chunk, "big") if len(gamma_chunk) == 4 else 0
         if not 5_000 <= gamma <= 1_000_000:
             return ColorTags(note=NOT_UNDERSTOOD)
-        # What goes with sRGB, whose curve is no power.
+        # The gamma that is written for sRGB, whose curve is not a power function.
         if abs(gamma - 45_455) <= 500 and primaries.is_near(SRGB_PRIMARIES):
             return ColorTags()
         return ColorTags(primaries, _power(100_000 / gamma))
@@ -216,11 +217,11 @@ def _primaries(corners: list[float], white: tuple[float, float]) -> Primaries:
 
 
 _SHORT = 3
-"""The type of a TIFF's numbers of 16 bits."""
+"""The field type of 16-bit numbers in a TIFF."""
 
 
 def of_tiff(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> ColorTags | None:
-    """What the fields of a TIFF say (TIFF 6.0, section 20)."""
+    """Returns the colors in the fields of a TIFF (TIFF 6.0, section 20); None if it has none."""
     primaries = _primaries_of(data, layout, fields)
     transfer = fields.get(Tag.TRANSFER_FUNCTION)
     table = numbers_of(data, layout, transfer)
@@ -245,7 +246,7 @@ _RGB, _YCBCR, _JPEG = 2, 6, 7
 
 
 def has_other_levels(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> bool:
-    """Whether a TIFF says which light its levels are in a way that no codec follows.
+    """Checks whether a TIFF maps its levels to light in a way that no codec follows.
 
     That is GrayResponseCurve, and a ReferenceBlackWhite other than all of the range (TIFF 6.0,
     sections 8 and 20).
@@ -259,13 +260,13 @@ def has_other_levels(data: bytes, layout: Layout, fields: Mapping[int, Field]) -
     if photometric == _RGB:
         bits = number_of(data, layout, fields.get(Tag.BITS_PER_SAMPLE)) or 1
         return levels != (0, 2 ** min(bits, 64) - 1) * 3
-    # Without JPEG, libtiff follows it.
+    # Without JPEG compression, libtiff follows ReferenceBlackWhite.
     is_jpeg = number_of(data, layout, fields.get(Tag.COMPRESSION)) == _JPEG
     return photometric == _YCBCR and is_jpeg and levels != (0, 255, 128, 255, 128, 255)
 
 
 def _tabulated(tables: Matrix) -> tuple[Curve, ...]:
-    """Curves through tables, with fewer points where they are long; sRGB's where it is that."""
+    """Returns curves through tables, thinned out if long; the sRGB curve if it is that."""
     entries = tables.shape[1]
     if np.abs(tables - SRGB_CURVE.at(np.linspace(0, 1, entries))).max() < 2e-3:
         return (SRGB_CURVE,)
@@ -287,7 +288,7 @@ _SRGB, _WINDOWS_ADOBE_RGB, _UNCALIBRATED = 1, 2, 0xFFFF
 
 
 def of_exif(exif: bytes | None) -> ColorTags | None:
-    """What an EXIF block says (EXIF 2.32; DCF 2.0 for Adobe RGB)."""
+    """Returns the colors in an EXIF block (EXIF 2.32; DCF 2.0 for Adobe RGB); None for sRGB."""
     layout = None if exif is None else Layout.of(exif)
     if exif is None or layout is None:
         return None
@@ -322,11 +323,11 @@ _BMP_EMBEDDED, _BMP_LINKED, _BMP_SRGB, _BMP_WINDOWS = (
 )
 
 LINKED_PROFILE = "linked ICC profile dropped"
-"""The note on a profile that lies in another file, which a BMP names."""
+"""The note on a BMP whose ICC profile is in another file."""
 
 
 def of_bmp(data: bytes) -> tuple[bytes | None, ColorTags | None]:
-    """The profile in a BMP, and what its header says (BITMAPV4HEADER, BITMAPV5HEADER)."""
+    """Returns the profile in a BMP, and its header's colors (BITMAPV4HEADER, BITMAPV5HEADER)."""
     if len(data) < 14 + 108:
         return None, None
     size, kind = struct.unpack_from("<I", data, 14)[0], struct.unpack_from("<I", data, 14 + 56)[0]

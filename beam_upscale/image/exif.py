@@ -1,7 +1,7 @@
-"""EXIF blocks that speak of the result: upright, without its source's thumbnail, of its size.
+"""EXIF blocks, adapted to the result: upright, without the source's thumbnail, of its size.
 
-A block is changed where it stands, never written anew: what makers keep in notes of their own finds
-its parts by their places.
+A block is edited in place and never rebuilt, since makers' notes refer to their parts by their
+offsets.
 """
 
 import struct
@@ -22,14 +22,14 @@ from beam_upscale.image.directories import (
 from beam_upscale.image.values import Resolution
 
 UNREADABLE = "unreadable EXIF dropped"
-"""The note on a block without a directory to read."""
+"""The note on a block that cannot be read."""
 
 LARGEST_BLOCK = 1 << 26
-"""Bytes. The largest blocks of cameras, with previews in makers' notes, take a few million."""
+"""The most bytes of a block. The largest of cameras, with previews, take a few million."""
 
 _JPEG_START = b"\xff\xd8\xff"
 
-# How pixels are stored: of the file that the block comes from, and that the result's own say.
+# Tags for how pixels are stored in the source's file; the result's file says this for its own.
 _OF_STORAGE = frozenset(
     {
         *(0x00FE, 0x00FF, 0x0102, 0x0103, 0x0106, 0x010A, 0x0111, 0x0115, 0x0116, 0x0117, 0x011C),
@@ -42,15 +42,15 @@ _OF_OLD_PIXELS = frozenset({int(Tag.SUBJECT_AREA), int(Tag.SUBJECT_LOCATION)})
 
 
 def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
-    """Takes out of a block what describes its source's pixels; `with_size` adds the result's size.
+    """Removes what describes the source's pixels from a block; `with_size` adds the result's size.
 
-    Orientation becomes 1. The thumbnail goes, and so do maker's notes that hold a picture.
+    Orientation becomes 1. The thumbnail is removed, and so are maker's notes that hold a picture.
 
     Args:
         exif: a TIFF-structured block, without a prefix.
 
     Returns:
-        The block, None where it cannot be read, and notes.
+        The block, or None if it cannot be read; and notes.
     """
     layout = Layout.of(exif)
     if layout is None or layout.is_big or len(exif) > LARGEST_BLOCK:
@@ -74,12 +74,12 @@ def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
 
 
 def with_size(exif: bytes, width: int, height: int) -> bytes:
-    """Gives a block the size of the result wherever it speaks of one.
+    """Sets the size of the result in all fields of a block that hold a size.
 
     Args:
-        exif: as `of_result` gave it.
+        exif: a block that `of_result` returned.
         width: of the result, in pixels.
-        height: likewise.
+        height: of the result, in pixels.
     """
     layout = Layout.of(exif)
     if layout is None or layout.is_big:
@@ -106,10 +106,10 @@ def with_size(exif: bytes, width: int, height: int) -> bytes:
 
 
 def without_maker_notes(exif: bytes) -> bytes:
-    """Takes maker's notes out of a block.
+    """Removes maker's notes from a block.
 
     Args:
-        exif: as `of_result` gave it.
+        exif: a block that `of_result` returned.
     """
     layout = Layout.of(exif)
     if layout is None or layout.is_big:
@@ -126,7 +126,7 @@ def without_maker_notes(exif: bytes) -> bytes:
 
 
 def of_resolution(resolution: Resolution) -> bytes:
-    """Makes a block that tells a resolution and nothing else."""
+    """Builds a block that holds a resolution and nothing else."""
     sides = [min(round(each * 100), 0xFFFF_FFFF) for each in (resolution.x, resolution.y)]
     fields = struct.pack("<HHII", Tag.X_RESOLUTION, 5, 1, 50)
     fields += struct.pack("<HHII", Tag.Y_RESOLUTION, 5, 1, 58)
@@ -136,7 +136,7 @@ def of_resolution(resolution: Resolution) -> bytes:
 
 
 def resolution_of(exif: bytes | None) -> Resolution | None:
-    """What a block says of the resolution; None where it says nothing."""
+    """Reads the resolution of a block, in pixels per inch; None if it has none."""
     layout = None if exif is None else Layout.of(exif)
     if exif is None or layout is None:
         return None
@@ -154,7 +154,7 @@ def resolution_of(exif: bytes | None) -> Resolution | None:
 
 
 def _directories(block: bytearray, layout: Layout) -> list[int]:
-    """Where the directories of a block begin: its own, EXIF's, and that of interoperability."""
+    """Returns the offsets of a block's directories: its own, EXIF's and interoperability's."""
     starts = [layout.first]
     fields = fields_by_tag(block, layout, layout.first)
     for tag in (Tag.EXIF_DIRECTORY, Tag.INTEROPERABILITY_DIRECTORY):
@@ -167,7 +167,7 @@ def _directories(block: bytearray, layout: Layout) -> list[int]:
 
 
 def _set_numbers(block: bytearray, layout: Layout, directory: int, numbers: dict[Tag, int]) -> None:
-    """Changes fields of one number, where they are there."""
+    """Sets fields that hold one number, if the directory has them."""
     for tag, field in fields_by_tag(block, layout, directory).items():
         number = numbers.get(tag)  # type: ignore[call-overload]
         if number is None:
@@ -184,10 +184,10 @@ _Extent = tuple[int, int]
 def _remove(
     block: bytearray, layout: Layout, directory: int, tags: Collection[int]
 ) -> list[_Extent]:
-    """Takes fields out of a directory; those behind them move up.
+    """Removes fields from a directory; the fields behind them move up.
 
     Returns:
-        Where the values stand that no field of it points to any more.
+        The extents of the removed fields' values outside the directory.
     """
     fields = list(fields_of(block, layout, directory))
     kept = [field for field in fields if field.tag not in tags]
@@ -208,13 +208,13 @@ def _remove(
 
 
 def _has_preview(block: bytearray, layout: Layout, directory: int) -> bool:
-    """Whether the maker's notes hold a picture, which is one of the source."""
+    """Checks whether the maker's notes hold a picture, which is one of the source."""
     content = content_of(block, fields_by_tag(block, layout, directory).get(Tag.MAKER_NOTE))
     return content is not None and _JPEG_START in content
 
 
 def _thumbnail(block: bytearray, layout: Layout) -> Iterator[_Extent]:
-    """Cuts the directory of the thumbnail off the chain; yields where it and its parts stand."""
+    """Unlinks the thumbnail's directory; yields the extents of the directory and its parts."""
     fields = list(fields_of(block, layout, layout.first))
     link = layout.first + layout.head_size + len(fields) * layout.field_size
     if link + 4 > len(block):
@@ -233,7 +233,7 @@ def _thumbnail(block: bytearray, layout: Layout) -> Iterator[_Extent]:
 
 
 def _extents(layout: Layout, directory: int, fields: Iterable[Field]) -> Iterator[_Extent]:
-    """Where a directory and the values of its fields stand."""
+    """Yields the extents of a directory and of the values of its fields."""
     fields = list(fields)
     yield directory, directory + layout.head_size + len(fields) * layout.field_size + 4
     for field in fields:
@@ -241,7 +241,7 @@ def _extents(layout: Layout, directory: int, fields: Iterable[Field]) -> Iterato
 
 
 def _erase(block: bytearray, layout: Layout, extents: Iterable[_Extent]) -> None:
-    """Overwrites parts of a block, but for what its directories need, and cuts them off its end."""
+    """Zeroes extents of a block, except what its directories use, and cuts zeros off its end."""
     erased = _joined(extents, len(block))
     if not erased:
         return
@@ -260,7 +260,7 @@ def _erase(block: bytearray, layout: Layout, extents: Iterable[_Extent]) -> None
 
 
 def _joined(extents: Iterable[_Extent], length: int) -> list[_Extent]:
-    """Extents within a length, in their order, of which none overlap: fields may claim anything."""
+    """Sorts extents, clips them to a length and merges overlaps, since fields may be wrong."""
     joined: list[_Extent] = []
     for start, end in sorted(extents):
         end = min(end, length)

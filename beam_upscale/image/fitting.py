@@ -1,4 +1,4 @@
-"""What of a picture's metadata its output takes: what a format refuses is left out, with a note."""
+"""The fitting of metadata to an output's format: parts that it cannot hold are left out, noted."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,18 +26,18 @@ def fit(
     height: int,
     channels: int,
 ) -> tuple[Metadata, tuple[str, ...]]:
-    """Makes metadata that of a result in its format; no encoder fails on what is returned.
+    """Fits a source's metadata to its result and the result's format; no encoder fails on it then.
 
     Args:
-        metadata: of the source.
-        format_: of the result.
-        rule: what of it is to be kept.
-        width: of the result, in pixels.
-        height: likewise.
-        channels: of its color, 1 or 3.
+        metadata: the source's metadata.
+        format_: format of the result.
+        rule: the metadata to keep.
+        width: width of the result, in pixels.
+        height: height of the result, in pixels.
+        channels: color channels of the result, 1 or 3.
 
     Returns:
-        The metadata, and notes on what is left out.
+        The fitted metadata, and notes on the parts that are left out.
     """
     profile = matching_profile(metadata.icc_profile, channels)
     if rule is MetadataRule.STRIP:
@@ -61,7 +61,7 @@ def _in_png(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
 
 
 def _in_webp(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
-    """Has EXIF tell the resolution, for which WebP has no other place."""
+    """Writes the resolution into EXIF, as WebP has no other place for it."""
     resolution = metadata.resolution
     if resolution is None or exif_blocks.resolution_of(metadata.exif) is not None:
         return metadata, ()
@@ -71,7 +71,7 @@ def _in_webp(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
 
 
 def _in_tiff(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
-    """Leaves out maker's notes: a TIFF's fields are written anew, and their parts have places."""
+    """Leaves out maker notes: a TIFF's fields are rewritten, and offsets in notes would break."""
     if metadata.exif is None:
         return metadata, ()
     exif = exif_blocks.without_maker_notes(metadata.exif)
@@ -103,7 +103,7 @@ _FITTED: dict[OutputFormat, Callable[[Metadata], tuple[Metadata, tuple[str, ...]
 
 
 def _density(resolution: Resolution) -> tuple[int, int] | None:
-    """A resolution in whole numbers; None where a JPEG's header has no room for it."""
+    """Returns a resolution in whole numbers; None if a JPEG's header has no room for it."""
     x, y = round(resolution.x), round(resolution.y)
     return (x, y) if 1 <= x <= _JPEG_MOST_DENSITY and 1 <= y <= _JPEG_MOST_DENSITY else None
 
@@ -123,7 +123,7 @@ _MOST_PNG_DENSITY = 2**31 - 1
 
 
 def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """The chunks of a PNG that hold metadata, but for its profile."""
+    """Returns the chunks of a PNG that hold metadata, except its ICC profile."""
     chunks = []
     if metadata.resolution is not None:
         chunks.append((b"pHYs", _png_resolution(metadata.resolution)))
@@ -144,6 +144,6 @@ def _png_resolution(resolution: Resolution) -> bytes:
 
 
 def tiff_resolution(metadata: Metadata) -> Resolution | None:
-    """The resolution for the fields of a TIFF, which has one place for both of them."""
+    """Returns the resolution for a TIFF's fields: the file's, or else EXIF's; None for a ratio."""
     resolution = metadata.resolution or exif_blocks.resolution_of(metadata.exif)
     return None if resolution is None or resolution.is_ratio else resolution

@@ -1,7 +1,7 @@
-"""JPEGs that are odd but whole: what libjpeg skips or sets right is taken out of their bytes.
+"""The repair of JPEGs that are odd but whole: oddities that libjpeg skips or corrects are removed.
 
-A picture is decoded so that every warning of libjpeg is an error, for most tell of pixels that are
-lost. Which of them cost none (libjpeg-turbo 3.1, `jerror.h`):
+A picture is decoded so that every warning of libjpeg is an error, for most warn of lost pixels. The
+table tells which of them cost pixels (libjpeg-turbo 3.1, `jerror.h`):
 
 | warning | cause | pixels lost | what `mended` does |
 | --- | --- | --- | --- |
@@ -20,8 +20,8 @@ lost. Which of them cost none (libjpeg-turbo 3.1, `jerror.h`):
 | BOGUS_PROGRESSION | scans that do not go on from each other | some | nothing |
 | TOO_MUCH_DATA | a mistake in a program that writes | none | nothing |
 
-So a JPEG is upscaled if, with this done, libjpeg has nothing to warn of. It tells only the first
-warning of a file: that one is harmless says nothing of the others.
+So a JPEG is upscaled if libjpeg warns of nothing after this repair. libjpeg reports only the first
+warning of a file: that this one is harmless says nothing about the others.
 """
 
 import re
@@ -40,9 +40,10 @@ _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 
 _MAX_WALKED_BYTES = 2 << 20
 _MAX_WALKED_BLOCKS = 4 << 20
-"""Entropy-coded bytes and blocks up to which it is looked where intervals end: seconds of work."""
+"""The most entropy-coded bytes and blocks in which ends of intervals are looked for: seconds of
+work."""
 
-# Each begins with the first of its fill bytes: a search from every one of them would take hours.
+# A match begins with the first of its fill bytes: a search from each of them would take hours.
 _END_OF_SCAN = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7\xff]", re.DOTALL)
 """A marker that ends entropy-coded data, and fill bytes before it."""
 _RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
@@ -59,13 +60,13 @@ _KNOWN_TRANSFORMS = {3: (0, 1), 4: (0, 2)}
 
 @dataclass(frozen=True)
 class Mended:
-    """A JPEG of the same pixels without what libjpeg would warn of and skip.
+    """A JPEG of the same pixels, without the oddities that libjpeg would warn of and skip.
 
     Attributes:
-        data: the file; the very bytes where nothing was odd.
-        notes: what was odd.
-        is_plain: whether there is one scan without restart markers. Behind it libjpeg looks at
-            nothing more.
+        data: the repaired file; the original bytes if nothing was odd.
+        notes: notes on the oddities.
+        is_plain: whether the file has one scan and no restart markers. libjpeg reads nothing after
+            such a scan.
     """
 
     data: bytes
@@ -74,14 +75,15 @@ class Mended:
 
 
 def mended(data: bytes, *, deeply: bool = False) -> Mended | None:
-    """Takes out of a JPEG what is odd but costs no pixel.
+    """Removes or corrects the oddities of a JPEG that cost no pixel.
 
     Args:
         data: the whole file, or a mapping of it.
-        deeply: whether to look where scans and restart intervals end, too: seconds for a megabyte.
+        deeply: whether to find the ends of scans and restart intervals, too, which takes seconds
+            for a megabyte.
 
     Returns:
-        The file without what was found; None where it is damaged, or of a kind that is not known.
+        The repaired file; None if it is damaged, or of an unknown kind.
     """
     try:
         return _Mender(data, deeply).mend()
@@ -90,7 +92,7 @@ def mended(data: bytes, *, deeply: bool = False) -> Mended | None:
 
 
 def is_cut(data: bytes) -> bool:
-    """Whether a JPEG ends before its end marker, or before what a segment says is there.
+    """Tells whether a JPEG ends before its end marker, or before the stated end of a segment.
 
     Args:
         data: the whole file, or a mapping of it.
@@ -105,7 +107,7 @@ def is_cut(data: bytes) -> bool:
 
 
 class _DamagedError(Exception):
-    """The file is not what can be mended."""
+    """The file cannot be mended."""
 
 
 class _CutError(_DamagedError):
@@ -117,10 +119,10 @@ class _Component:
     """A component of a frame.
 
     Attributes:
-        across: its blocks in a unit of an interleaved scan, side by side.
-        down: the same, one below the other.
-        blocks: its blocks in a scan of its own.
-        nonzero: which coefficients of each of these are not 0 so far, one bit for each.
+        across: blocks side by side in a unit of an interleaved scan.
+        down: blocks one below the other in such a unit.
+        blocks: blocks in a scan of this component alone.
+        nonzero: for each of these blocks, the coefficients that are not 0 so far, as bits.
     """
 
     across: int
@@ -130,7 +132,7 @@ class _Component:
 
 
 class _Mender:
-    """One pass over a file."""
+    """One pass over a JPEG, which mends it."""
 
     def __init__(self, data: bytes, deeply: bool) -> None:
         self._data = data
@@ -167,7 +169,8 @@ class _Mender:
             position = self._scan(end, payload) if marker == _SOS else end
 
     def _end(self) -> Mended:
-        # Of many intervals with bytes behind them, some of these look like blocks by chance.
+        # Bytes after an interval may look like blocks by chance: the file counts as damaged only
+        # if most of them do.
         if self._doubts > 0:
             raise _DamagedError
         is_plain = self._scans == 1 and not self._had_restarts
@@ -180,7 +183,7 @@ class _Mender:
         return Mended(b"".join(kept), tuple(self._notes), is_plain)
 
     def _next_marker(self, start: int) -> tuple[int, int]:
-        """Finds a marker as libjpeg does; returns its code, and where it ends."""
+        """Finds a marker as libjpeg does; returns its code, and the offset of its end."""
         data, position = self._data, start
         while True:
             first = position = data.find(b"\xff", position)
@@ -196,7 +199,7 @@ class _Mender:
                 return data[position], position + 1
 
     def _segment(self, marker: int, payload: bytes) -> bytes:
-        """Takes in what a segment says; returns it set right."""
+        """Reads a segment's payload; returns it, corrected where it is odd."""
         if marker == _APP0 and payload[:5] == b"JFIF\x00" and payload[5:6] != b"\x01":
             self._notes[ODD_VERSION] = None
             return payload[:5] + b"\x01\x02" + payload[7:]
@@ -250,7 +253,7 @@ class _Mender:
             position += 17 + len(values)
 
     def _scan(self, start: int, header: bytes) -> int:
-        """Takes in the entropy-coded data behind a scan's header; returns where it ends."""
+        """Reads the entropy-coded data after a scan's header; returns the offset of its end."""
         found = _END_OF_SCAN.search(self._data, start)
         if found is None:
             raise _CutError
@@ -278,7 +281,7 @@ class _Mender:
         return end
 
     def _whole(self, scan: "_Scan", coded: bytes, units: range) -> bytes:
-        """The bytes of an interval that hold its units, without those behind."""
+        """Returns the bytes of an interval that hold its units, without extra bytes after them."""
         plain = coded.replace(b"\xff\x00", b"\xff")
         used = scan.read(plain, units)
         size = -(-used // 8)
@@ -318,11 +321,11 @@ class _Mender:
 
 
 _BLANKS = b"\x00\t\n\r "
-"""What tools add to files, and what is seldom the end of entropy-coded data."""
+"""Bytes that tools append to files, and that seldom end entropy-coded data."""
 
 
 def _is_padded(plain: bytes, used: int) -> bool:
-    """Whether the bits behind those used, up to the end of the bytes, are ones, as is the rule."""
+    """Tells whether fewer than 8 bits are left after those used, and all are ones as is due."""
     left = 8 * len(plain) - used
     if not 0 < left < 8:
         return left == 0
@@ -335,7 +338,7 @@ _BITS = 16
 
 
 def _lookup(counts: bytes, values: bytes) -> list[int]:
-    """A table by the next 16 bits: the code's length above the 8 bits of its value; 0 for none."""
+    """Returns a table by the next 16 bits: code length << 8 | value, or 0 if there is no code."""
     table: list[int] = []
     position = 0
     for length, count in enumerate(counts, start=1):
@@ -348,7 +351,7 @@ def _lookup(counts: bytes, values: bytes) -> list[int]:
 
 
 def _intervals(coded: bytes) -> Iterator[tuple[int, bytes]]:
-    """The restart intervals of a scan, each with the marker before it."""
+    """Yields the restart intervals of a scan, each after the marker before it, 0 for the first."""
     marker, start = 0, 0
     for found in _RESTART.finditer(coded):
         yield marker, coded[start : found.start()]
@@ -358,15 +361,16 @@ def _intervals(coded: bytes) -> Iterator[tuple[int, bytes]]:
 
 @dataclass(frozen=True)
 class _Scan:
-    """What a scan's data hold (ITU-T T.81, annexes F and G).
+    """The structure of a scan's data (ITU-T T.81, annexes F and G).
 
     Attributes:
-        parts: its components, each with its DC and its AC table.
-        units: how many groups of blocks there are.
-        is_progressive: whether the next three say what is coded.
-        first: the first coefficient of each block.
-        last: the last one.
-        high: bits that earlier scans gave to them, 0 for the first scan of them.
+        parts: the scan's components, each with its DC and its AC table.
+        units: number of groups of blocks.
+        is_progressive: whether the scan is progressive; only then the next three count.
+        first: the first coefficient of each block that the scan codes.
+        last: the last coefficient of each block that the scan codes.
+        high: the bit position that earlier scans of these coefficients reached; 0 for the first
+            scan.
     """
 
     parts: tuple[tuple[_Component, Sequence[int], Sequence[int]], ...]
@@ -378,18 +382,18 @@ class _Scan:
 
     @property
     def blocks(self) -> int:
-        """Blocks of a unit."""
+        """The number of blocks in a unit."""
         return len(self._blocks_of_a_unit())
 
     def read(self, data: bytes, units: range) -> int:
-        """Goes over the codes of some units.
+        """Walks over the codes of some units.
 
         Args:
-            data: entropy-coded bytes, without what is stuffed between them.
-            units: their numbers.
+            data: entropy-coded bytes, without stuffed ones.
+            units: numbers of the units.
 
         Returns:
-            The bits that they take.
+            The number of bits that the units take.
 
         Raises:
             _DamagedError: there is a code that does not exist, or a block that is too long.
@@ -413,9 +417,9 @@ class _Scan:
         return bits.position
 
     def goes_on(self, data: bytes, position: int) -> bool:
-        """Whether what follows reads as further blocks, to the very end of the bytes."""
+        """Tells whether the bits from a position on read as blocks, up to the end of the bytes."""
         if self.is_progressive:
-            # Blocks are short there: most bytes read so.
+            # Progressive blocks are short: most bytes would read as some.
             return False
         bits = _Bits(data)
         bits.position = position
@@ -451,7 +455,7 @@ class _Scan:
     def _read_first(
         self, bits: "_Bits", table: Sequence[int], nonzero: int, run: int
     ) -> tuple[int, int]:
-        """The coefficients of a block that no scan had before; `run` counts blocks without any."""
+        """Reads a block's coefficients for the first time; `run` counts blocks that have none."""
         if run:
             return nonzero, run - 1
         at = self.first
@@ -470,7 +474,7 @@ class _Scan:
     def _refine(
         self, bits: "_Bits", table: Sequence[int], nonzero: int, run: int
     ) -> tuple[int, int]:
-        """One more bit of each coefficient (ITU-T T.81, G.1.2.3)."""
+        """Reads one more bit of each coefficient (ITU-T T.81, G.1.2.3)."""
         at = self.first
         known = nonzero
         while at <= self.last and run == 0:
@@ -509,10 +513,10 @@ def _skip_sequential(bits: "_Bits", table: Sequence[int]) -> None:
 
 
 class _Bits:
-    """A place in entropy-coded data.
+    """A position in entropy-coded data, from which codes and bits are read.
 
     Attributes:
-        position: bits before it.
+        position: number of bits before it.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -522,7 +526,7 @@ class _Bits:
         self.position = 0
 
     def code(self, table: Sequence[int]) -> int:
-        """The value of the Huffman code that begins here."""
+        """Reads the Huffman code that begins here; returns its value."""
         position = self.position
         byte = position >> 3
         window = int.from_bytes(self._data[byte : byte + 3], "big") >> (8 - (position & 7))
@@ -533,18 +537,18 @@ class _Bits:
         return entry & 0xFF
 
     def skip_value(self, table: Sequence[int]) -> None:
-        """A code that says how many bits follow it."""
+        """Skips a Huffman code, and as many bits after it as its value says."""
         size = self.code(table)
         if size > 16:
             raise _DamagedError
         self.position += size
 
     def skip(self, bits: int) -> None:
-        """Leaves out some bits."""
+        """Skips some bits."""
         self.position += bits
 
     def take(self, bits: int) -> int:
-        """The next bits as a number."""
+        """Reads the next bits as a number."""
         first = self.position
         self.position += bits
         byte = first >> 3

@@ -1,7 +1,7 @@
-"""ICC profiles: which are fit to be carried over, and small ones made from a color's description.
+"""Checks ICC profiles that are to be carried over, and makes small ones from color descriptions.
 
-Damage in a profile is no reason to lose a picture: what viewers pass over is cut off or dropped
-here, before any encoder stumbles over it. Numbers are those of ICC.1:2010.
+A damaged profile is no reason to lose a picture. Damage that viewers ignore is cut off or dropped
+here, before an encoder fails on it. Section numbers are those of ICC.1:2010.
 """
 
 import functools
@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 from beam_upscale.image.codecs import is_raised_by_codec
 
 LARGEST_PROFILE = 4 << 20
-"""Bytes. No profile of a device comes near it, and libvips reads 6 MB of a JPEG's at most."""
+"""Bytes. No device's profile is nearly as large, and libvips reads at most 6 MB from a JPEG."""
 
 UNUSABLE = "unusable ICC profile dropped"
-"""The note on a profile that no picture can be shown by."""
+"""The note on a profile that cannot be used to show a picture."""
 
 _HEADER_BYTES = 128
 _TAG_BYTES = 12
@@ -33,9 +33,9 @@ Matrix = NDArray[np.float64]
 
 
 def usable_profile(profile: bytes, channels: int) -> bytes | None:
-    """Returns a profile as it can be carried over; None where it cannot.
+    """Returns a profile in the form that can be carried over; None if there is none.
 
-    What follows the size that it declares is cut off.
+    Bytes beyond the size that the profile declares are cut off.
 
     Args:
         profile: as it was found.
@@ -50,7 +50,7 @@ _REMEMBERED_BYTES = 1 << 20
 
 @functools.lru_cache(maxsize=16)
 def _looked_at(profile: bytes, channels: int) -> bytes | None:
-    """Does what `usable_profile` does; the pictures of a dataset share a few profiles."""
+    """Does what `usable_profile` does, cached: the pictures of a dataset share a few profiles."""
     mode, space = _MODES[channels]
     if len(profile) < _HEADER_BYTES + 4 or profile[_SIGNATURE] != b"acsp":
         return None
@@ -70,7 +70,7 @@ def _aligned(profile: bytes) -> bytes:
         return profile
     padded = bytearray(profile + bytes(padding))
     struct.pack_into(">I", padded, 0, len(padded))
-    # The checksum of what it was; zeros say that there is none.
+    # The old checksum no longer holds; zeros mean that there is none.
     padded[_PROFILE_ID] = bytes(16)
     return bytes(padded)
 
@@ -110,14 +110,14 @@ class Parametric:
     d: float = 0.0
 
     def encoded(self) -> bytes:
-        """The curve as the contents of a tag."""
+        """Returns the curve as the contents of a tag."""
         is_power = (self.a, self.b, self.c, self.d) == (1, 0, 0, 0)
         numbers = [self.gamma] if is_power else [self.gamma, self.a, self.b, self.c, self.d]
         kind = 0 if is_power else 3
         return struct.pack(">4s4xHxx", b"para", kind) + b"".join(map(_fixed, numbers))
 
     def at(self, samples: Matrix) -> Matrix:
-        """Light for samples of 0 to 1."""
+        """Returns the light for samples of 0 to 1."""
         power = np.maximum(self.a * samples + self.b, 0) ** self.gamma
         return np.where(samples >= self.d, power, self.c * samples)
 
@@ -130,11 +130,11 @@ class Sampled:
 
     @classmethod
     def of(cls, light: Matrix) -> "Sampled":
-        """The curve through light of 0 to 1; what lies beyond is clipped."""
+        """Returns the curve through light of 0 to 1; values outside are clipped."""
         return cls(tuple(np.rint(np.clip(light, 0, 1) * 65_535).astype(int).tolist()))
 
     def encoded(self) -> bytes:
-        """The curve as the contents of a tag."""
+        """Returns the curve as the contents of a tag."""
         count = len(self.points)
         return struct.pack(f">4s4xI{count}H", b"curv", count, *self.points)
 
@@ -142,18 +142,18 @@ class Sampled:
 Curve = Parametric | Sampled
 
 SRGB_CURVE = Parametric(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-"""IEC 61966-2-1."""
+"""The curve of sRGB (IEC 61966-2-1)."""
 
 _LARGEST_NUMBER = 100
-"""In a matrix of any colors that make sense; 32,767 is the end of what a profile holds."""
+"""The largest number in a matrix of sensible colors; a profile could hold up to 32,767."""
 
 _D50 = (0.9642, 1.0, 0.8249)
-"""White of the space in which profiles connect (7.2.16)."""
+"""The white of the profile connection space (7.2.16)."""
 
 _BRADFORD: Matrix = np.array(
     [[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]]
 )
-"""From XYZ to the cones' responses by which white is adapted (annex E)."""
+"""The matrix from XYZ to the cone responses that are used to adapt white (annex E)."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ class Primaries:
     white: tuple[float, float]
 
     def is_near(self, other: "Primaries") -> bool:
-        """Whether the difference is one of rounding."""
+        """Checks whether no coordinate differs by 0.002 or more, which is more than rounding."""
         pairs = zip(self._flat(), other._flat(), strict=True)
         return all(abs(a - b) < 0.002 for a, b in pairs)
 
@@ -184,10 +184,10 @@ def rgb_profile(primaries: Primaries, curves: tuple[Curve, ...], name: str) -> b
     Args:
         primaries: of its colors.
         curves: of all channels, or one for each.
-        name: that programs show.
+        name: shown by programs.
 
     Returns:
-        The profile; None where no colors have these primaries.
+        The profile; None if no colors have these primaries.
     """
     try:
         adaptation, colorants = _to_d50(primaries)
@@ -213,7 +213,7 @@ def gray_profile(curve: Curve, name: str) -> bytes:
 
 
 def _to_d50(primaries: Primaries) -> tuple[Matrix, Matrix]:
-    """The adaptation of white to D50, and in columns the adapted XYZ of red, green and blue."""
+    """Returns the adaptation of white to D50, and the adapted XYZ of R, G and B as columns."""
     corners = np.stack([_at_full_light(*each) for each in (primaries.red, primaries.green)], axis=1)
     corners = np.column_stack([corners, _at_full_light(*primaries.blue)])
     white = _at_full_light(*primaries.white)

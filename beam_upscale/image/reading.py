@@ -1,4 +1,4 @@
-"""From bytes to arrays."""
+"""The decoding of image files into arrays."""
 
 import codecs
 import dataclasses
@@ -48,15 +48,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Source:
-    """A file's header and what decoding its pixels needs to know.
+    """A file's header, and the facts that decoding its pixels needs.
 
     Attributes:
+        header: the file's header.
         orientation: EXIF orientation still to be applied to the decoded pixels, 1 to 8.
-        exif: the file's EXIF block as it is.
+        exif: the file's EXIF block, unchanged; None if there is none.
         sample_bits: bits of a sample in the file.
-        notes: on what of the file is not taken.
-        beside: what else stands beside the pixels.
-        tiff: what a TIFF says of its picture.
+        notes: notes on parts of the file that are left out.
+        beside: other metadata beside the pixels.
+        tiff: the fields of a TIFF; None for other formats.
     """
 
     header: ImageHeader
@@ -73,7 +74,7 @@ class _Picture:
     """Decoded samples: (height, width) or (height, width, bands).
 
     Attributes:
-        is_upright: whether they are turned already; else they lie as in the file.
+        is_upright: whether the samples are turned upright already; else they lie as in the file.
     """
 
     samples: Pixels
@@ -106,7 +107,7 @@ def decode(
     animated: Animated = Animated.FIRST,
     before_pixels: Callable[[ImageHeader], None] | None = None,
 ) -> DecodedImage:
-    """Decodes one picture; the module's docstring says what becomes of each kind of pixel.
+    """Decodes one picture; the docstring of `beam_upscale.image` lists the kinds of pixels.
 
     While it runs, Pillow's warnings and its own limit of pixels are off in the whole process, and
     libtiff may print to standard error. A codec fed with hostile bytes may also end the process.
@@ -120,7 +121,7 @@ def decode(
 
     Raises:
         ImageError: EMPTY_FILE, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, EMPTY_IMAGE (no width or height),
-            TOO_MANY_PIXELS (told by the header, before pixels are allocated), ANIMATED, TRUNCATED,
+            TOO_MANY_PIXELS (by the header, before pixels are allocated), ANIMATED, TRUNCATED,
             CHECKSUM_MISMATCH (PNG) or CORRUPT.
         MemoryError: the pixels do not fit into memory.
     """
@@ -152,7 +153,7 @@ _RAW_SIGNATURES = {
     b"FOVb": "Sigma X3F",
     b"II\x1a\x00\x00\x00HEAPCCDR": "Canon CRW",
 }
-"""How camera raw files begin that are no TIFFs; `containers.camera_raw` tells the others."""
+"""First bytes of camera raw files that are no TIFFs; `containers.camera_raw` finds the others."""
 
 _UNSUPPORTED_SIGNATURES = {
     b"\xff\x0a": "JPEG XL",
@@ -208,8 +209,8 @@ def _camera_raw(name: str) -> ImageError:
     )
 
 
-# What often lies where an image is expected. Nothing of a file that is none is quoted: whoever
-# names files in a table is not to learn what is in them.
+# Kinds of files that are often found where an image is expected. Nothing of their contents is
+# quoted: the author of a table of file names must not learn what is in the files.
 _OTHER_KINDS = {
     b"PK\x03\x04": "a zip archive",
     b"\x1f\x8b": "packed with gzip",
@@ -230,7 +231,7 @@ _BYTES_OF_KIND = 512
 
 
 def _kind(data: bytes) -> str:
-    """What a file seems to be that is no image, by its beginning."""
+    """Describes the likely kind of a file that is no image, by its first bytes."""
     for signature, kind in _OTHER_KINDS.items():
         if data.startswith(signature):
             return kind
@@ -269,7 +270,7 @@ def _identify_iso(data: bytes) -> str | None:
 
 
 def inspect(data: bytes) -> Source:
-    """Reads a file's header, and what decoding its pixels needs to know; as `read_header`."""
+    """Reads a file's header, and the facts that decoding its pixels needs; as `read_header`."""
     return _INSPECTORS[identify(data)](data)
 
 
@@ -389,7 +390,7 @@ def _inspect_iso(format_: str, data: bytes) -> Source:
 
 
 def _inspect_by_pillow(format_: str, data: bytes) -> Source:
-    """Inspects by readers that leave the pixels for later."""
+    """Inspects a file by Pillow, whose readers leave the pixels for later."""
     with damage_as_image_error(format_), _open(format_, data) as image:
         frames = containers.gif_frames(data) if format_ == "gif" else getattr(image, "n_frames", 1)
         exif = _bare_exif(image.info.get("exif"))
@@ -431,7 +432,7 @@ _PILLOW_READERS: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 
 
 def _open(format_: str, data: bytes) -> ImageFile.ImageFile:
-    """Opens by the one reader that is meant: `Image.open` hides why a reader gave up."""
+    """Opens a file by the reader of its format: `Image.open` hides why a reader gave up."""
     if format_ == "heif":
         return _open_heif(data)
     if format_ == "gif":
@@ -442,7 +443,7 @@ def _open(format_: str, data: bytes) -> ImageFile.ImageFile:
 
 
 def _open_avif(data: bytes) -> ImageFile.ImageFile:
-    """Opens an AVIF, if need be without an EXIF block for which Pillow would give up."""
+    """Opens an AVIF, without its EXIF block if Pillow fails on that."""
     try:
         return AvifImagePlugin.AvifImageFile(io.BytesIO(data))
     except Exception:
@@ -466,7 +467,7 @@ def _open_heif(data: bytes) -> ImageFile.ImageFile:
 
 
 def check_acceptable(header: ImageHeader, max_pixels: int, animated: Animated) -> None:
-    """Refuses what is not to be decoded; as `decode`."""
+    """Refuses an image that is empty, has too many pixels, or refused frames; as `decode`."""
     size = f"{header.width} x {header.height}"
     if header.width <= 0 or header.height <= 0:
         raise ImageError(ErrorCode.EMPTY_IMAGE, f"the image is {size} px: it has no pixels")
@@ -512,7 +513,7 @@ def _read_png(data: bytes, source: Source) -> _Picture:
 
 
 def png_notes(source: Source) -> tuple[str, ...]:
-    """What is said of a PNG whose samples are not given as they are in the file."""
+    """Returns notes on a PNG whose samples are not given as they are in the file."""
     if source.header.mode == "P":
         return ("palette expanded",)
     if source.sample_bits < 8:
@@ -521,12 +522,12 @@ def png_notes(source: Source) -> tuple[str, ...]:
 
 
 def _read_jpeg(data: bytes, source: Source) -> _Picture:
-    """Decodes as Pillow does, to the level, but notices when the decoder made up missing data."""
+    """Decodes a JPEG to the same levels as Pillow, but fails where Pillow makes up missing data."""
     open_ = functools.partial(open_vips, data)
     picture, odd = whole_jpeg(data, open_, lambda image: _from_vips(image, has_alpha=False))
     if source.header.mode != "CMYK":
         return dataclasses.replace(picture, notes=odd.notes) if odd else picture
-    # Its samples are those that Pillow gives, Adobe's inversion undone.
+    # The samples are those that Pillow gives, Adobe's inversion undone.
     inks = Image.fromarray(picture.samples, "CMYK")
     converted, notes = _cmyk_to_rgb(inks, picture.icc_profile)
     notes = (*odd.notes, *notes) if odd else notes
@@ -536,15 +537,15 @@ def _read_jpeg(data: bytes, source: Source) -> _Picture:
 def whole_jpeg(
     data: bytes, open_: Callable[[str], Any], read: Callable[[Any], T]
 ) -> tuple[T, jpeg.Mended | None]:
-    """Reads a JPEG of which no pixel is lost; see `jpeg` for what may be odd about it.
+    """Reads a JPEG if no pixel of it is lost; `jpeg` lists the oddities that are mended.
 
     Args:
         data: the file, or a mapping of it.
-        open_: opens it by libvips, which is to fail on what is given.
-        read: gives what is wanted of the opened image, and reads all of it.
+        open_: opens the file by libvips, with the given value of `fail_on`.
+        read: computes the result from the opened image; it must read all of the image.
 
     Returns:
-        What `read` gave, and the file that was opened where it is not `data`.
+        The result of `read`, and the mended file if one was opened instead of `data`, else None.
 
     Raises:
         ImageError: TRUNCATED.
@@ -565,7 +566,7 @@ def whole_jpeg(
                 return _read_strictly(functools.partial(open_vips, odd.data), read), odd
             except pyvips.Error as error:
                 found = error
-    # libjpeg told its first warning; that the end is missing says more.
+    # A missing end says more than libjpeg's first warning.
     if jpeg.is_cut(data):
         raise ImageError(
             ErrorCode.TRUNCATED, f"JPEG ends after {len(data)} bytes, before its end marker"
@@ -581,11 +582,11 @@ def _read_strictly(open_: Callable[[str], Any], read: Callable[[Any], T]) -> T:
 
 
 def check_jpegs(data: bytes, info: containers.TiffInfo) -> None:
-    """Decodes the JPEGs in a TIFF for their damage, which libtiff passes over.
+    """Decodes the JPEGs in a TIFF to find damage, which libtiff ignores.
 
     Args:
         data: the file, or a mapping of it.
-        info: of it.
+        info: the file's fields.
 
     Raises:
         ImageError: TRUNCATED.
@@ -643,14 +644,14 @@ def _read_bare_tiff(data: bytes, info: containers.TiffInfo) -> _Picture:
 
 
 def tiff_bands(image: Any, info: containers.TiffInfo) -> tuple[Any, bool]:
-    """The color and alpha of a gray or RGB TIFF that libvips opened, and whether there is alpha.
+    """Returns color and alpha of a gray or RGB TIFF that libvips opened, and whether it has alpha.
 
     Args:
         image: the picture.
-        info: of its file.
+        info: the file's fields.
 
     Raises:
-        ImageError: CORRUPT, the picture is not what the file says.
+        ImageError: CORRUPT, the picture's samples are not those that the file states.
     """
     layout = tiff.layout(info)
     has_alpha = layout.alpha is not None
@@ -659,7 +660,7 @@ def tiff_bands(image: Any, info: containers.TiffInfo) -> tuple[Any, bool]:
 
 
 def open_vips(data: bytes, fail_on: str = "error") -> Any:
-    """An image that libvips reads from a file's bytes, from top to bottom."""
+    """Opens a file's bytes by libvips, to be read from top to bottom."""
     forget_errors()
     return pyvips.Image.new_from_buffer(data, "", access="sequential", fail_on=fail_on)
 
@@ -669,14 +670,14 @@ def _from_vips(image: Any, has_alpha: bool, notes: tuple[str, ...] = ()) -> _Pic
 
 
 def _samples(image: Any) -> Pixels:
-    """All samples, (height, width, bands): `numpy()` leaves out dimensions of 1."""
+    """Returns all samples, (height, width, bands); `numpy()` would leave out dimensions of 1."""
     dtype = np.uint8 if image.format == "uchar" else np.uint16
     samples = np.frombuffer(image.write_to_memory(), dtype)
     return cast(Pixels, samples.reshape(image.height, image.width, image.bands))
 
 
 def vips_profile(image: Any) -> bytes | None:
-    """The ICC profile of an image that libvips opened."""
+    """Returns the ICC profile of an image that libvips opened; None if it has none."""
     if not image.get_typeof("icc-profile-data"):
         return None
     return bytes(image.get("icc-profile-data"))
@@ -700,7 +701,7 @@ def _read_by_pillow(data: bytes, source: Source) -> _Picture:
 def _to_gray_or_rgb(
     image: Image.Image, icc_profile: bytes | None
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """Converts what Pillow gives to one of the modes L, LA, RGB and RGBA."""
+    """Converts an image of Pillow to mode L, LA, RGB or RGBA; also returns notes on that."""
     mode = image.mode
     if mode in ("L", "LA", "RGB", "RGBA"):
         return image, ()
@@ -768,13 +769,13 @@ def _assemble(source: Source, picture: _Picture) -> DecodedImage:
 def kept_metadata(
     source: Source, icc_profile: bytes | None, color_channels: int, notes: tuple[str, ...]
 ) -> tuple[Metadata, tuple[str, ...]]:
-    """What is carried over from a file, and what is said of its picture.
+    """Returns the metadata to carry over from a file, and all notes on its picture.
 
     Args:
         source: the file.
-        icc_profile: that its decoder found.
-        color_channels: of the samples given, 1 or 3.
-        notes: on how they were made of those in the file.
+        icc_profile: the profile that the file's decoder found; None if it found none.
+        color_channels: color channels of the decoded samples, 1 or 3.
+        notes: notes on the conversion of the file's samples.
     """
     found = source.beside
     profile, profile_notes = _kept_profile(source, icc_profile or found.profile, color_channels)
@@ -809,9 +810,9 @@ def _kept_xmp(source: Source) -> tuple[bytes | None, tuple[str, ...]]:
 def _kept_profile(
     source: Source, icc_profile: bytes | None, channels: int
 ) -> tuple[bytes | None, tuple[str, ...]]:
-    """The profile of the samples given: the file's own, or one of what it says instead."""
+    """Returns the profile of the decoded samples: the file's own, or one made of its color tags."""
     if source.header.mode in ("CMYK", "LAB"):
-        # They were converted to sRGB; for CMYK notes say whether by the profile that was found.
+        # The samples were converted to sRGB; for CMYK, notes say whether by the profile found.
         is_told = source.header.mode == "CMYK" and icc_profile is not None
         is_lost = source.beside.has_profile and not is_told
         return None, (profiles.UNUSABLE,) if is_lost else ()
@@ -831,7 +832,7 @@ def _kept_profile(
 
 
 def check_size(header: ImageHeader, width: int, height: int) -> None:
-    """Refuses a file whose codec finds another size, upright or not, than was checked before."""
+    """Refuses a file whose decoded size, upright or not, is another than its header's."""
     if sorted((width, height)) != sorted((header.width, header.height)):
         raise ImageError(
             ErrorCode.CORRUPT,
@@ -884,7 +885,7 @@ _TIFF_EXIF_TAGS = frozenset(
 
 
 def _tiff_exif(file: BinaryIO) -> bytes | None:
-    """Makes an EXIF block of a TIFF's descriptive fields; None where it has none to read."""
+    """Makes an EXIF block of a TIFF's descriptive fields; None if none can be read."""
     exif = Image.Exif()
     try:
         exif.load_from_fp(file)
@@ -894,5 +895,5 @@ def _tiff_exif(file: BinaryIO) -> bytes | None:
     except Exception as error:
         if isinstance(error, MemoryError) or not is_raised_by_codec(error):
             raise
-        # Damaged fields raise what they like; they are no reason to lose the picture.
+        # Damaged fields raise any exception; they are no reason to lose the picture.
         return None

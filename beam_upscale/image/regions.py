@@ -1,16 +1,16 @@
-"""Pictures too large to be held: their rows from top to bottom, or a region of them.
+"""Pictures read in parts, never held whole in memory: rows from top to bottom, or a region.
 
-What is given equals what `decode` gives, sample for sample. How it is read depends on the file:
+The samples equal those of `decode`, one for one. The way of reading depends on the file:
 
-| in the file | read |
+| file | read |
 | --- | --- |
 | TIFF in tiles: gray or RGB, 8 or 16 bits, upright, without alpha | by region, or by rows |
 | other gray and RGB TIFFs; PNG; JPEG but CMYK | by rows, as they lie in the file |
 | the same, turned by their EXIF orientation | by rows, over a file in the temporary folder |
 | others: CMYK; TIFF with a palette or JPEG; WebP, GIF, BMP, AVIF, HEIC | whole, then by rows |
 
-Where a decoder itself needs the whole picture, it takes that memory all the same: an interlaced
-PNG its samples, a progressive JPEG two bytes for each.
+Some decoders need the whole picture in memory: an interlaced PNG takes the size of its samples, a
+progressive JPEG two bytes for each sample.
 """
 
 import contextlib
@@ -45,25 +45,25 @@ from beam_upscale.plan import Animated
 # The header of most files lies within this many bytes.
 _START_BYTES = 1 << 20
 
-# What tells of their pixels may stand at their end; they are small besides.
+# Formats whose header data may be at the end of the file; such files are small.
 _INSPECTED_WHOLE = frozenset({"avif", "gif", "heif", "webp"})
 
-# Rows that are decoded together.
+# Rows decoded at a time.
 _ROWS = 64
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What is known of a picture before its pixels.
+    """The properties of a picture that are known before its pixels are read.
 
     Attributes:
-        header: what its file says.
-        dtype: of its samples, uint8 or uint16.
-        channels: of its color, 1 or 3.
-        has_alpha: whether alpha follows the color, as a last channel.
+        header: the header of its file.
+        dtype: the type of its samples, uint8 or uint16.
+        channels: the number of color channels, 1 or 3.
+        has_alpha: True if alpha follows the color, as the last channel.
         metadata: as in `DecodedImage`.
         notes: as in `DecodedImage`.
-        by_region: whether a region can be read without the rows above it.
+        by_region: True if a region can be read without the rows above it.
     """
 
     header: ImageHeader
@@ -76,12 +76,12 @@ class Picture:
 
     @property
     def bands(self) -> int:
-        """Samples of a pixel, alpha included."""
+        """The number of samples per pixel, alpha included."""
         return self.channels + self.has_alpha
 
 
 class PictureReader:
-    """An open file; see `open_picture`."""
+    """A picture in an open file; see `open_picture`."""
 
     def __init__(
         self,
@@ -96,17 +96,17 @@ class PictureReader:
         self._image = image
 
     def bands(self, height: int) -> Iterator[Pixels]:
-        """All rows, upright, from top to bottom.
+        """Yields all rows, upright, from top to bottom.
 
         Args:
-            height: rows of each array but the last, at least 1.
+            height: the number of rows in each array, at least 1; the last may have fewer.
 
         Yields:
             (height, width, `Picture.bands`).
 
         Raises:
-            ImageError: as `decode`; rows given before are those of a damaged file.
-            OSError: of `FULL_DISK`, the temporary folder has no space for a turned picture.
+            ImageError: as `decode`; the rows yielded before are of a damaged file.
+            OSError: an error of `FULL_DISK`: the temporary folder cannot hold a turned picture.
         """
         header = self.picture.header
         with damage_as_image_error(header.format):
@@ -119,10 +119,10 @@ class PictureReader:
                 yield from _turned(self._rows(), self.picture, self._orientation, height)
 
     def region(self, box: Box) -> Pixels:
-        """The pixels of a part of a picture that is read `by_region`.
+        """Reads a region of a picture that is `by_region`.
 
         Args:
-            box: the part.
+            box: the region.
 
         Returns:
             (box height, box width, `Picture.bands`).
@@ -135,7 +135,7 @@ class PictureReader:
 
 
 def read_file_header(path: Path) -> ImageHeader:
-    """Does what `read_header` does for a whole file, of which it holds no more than it must.
+    """Reads a file's header as `read_header` does, with as little of the file in memory as it can.
 
     Raises:
         ImageError: as `read_header`.
@@ -156,7 +156,7 @@ def open_picture(
     """Opens a file to read its picture in parts.
 
     Args:
-        path: of the file.
+        path: the file.
         max_pixels: as for `decode`.
         animated: as for `decode`.
         before_pixels: as for `decode`.
@@ -198,9 +198,9 @@ def _inspect(file: BinaryIO) -> reading.Source:
 
 @contextlib.contextmanager
 def _mapped(file: BinaryIO) -> Iterator[bytes]:
-    """A file's bytes where only those that are looked at take memory."""
+    """Maps a file into memory; only the bytes that are read take memory."""
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        # It does all that is asked of bytes here.
+        # A mapping supports all operations on bytes that are used here.
         yield cast(bytes, data)
 
 
@@ -240,7 +240,7 @@ def _reader(
 
 
 def _jpeg(file: BinaryIO, source: reading.Source) -> PictureReader:
-    """Opens a JPEG, and reads it once before where it may be odd: a note is to say so."""
+    """Opens a JPEG; one that may have oddities is read once before, to collect its notes."""
     open_ = functools.partial(_open, file, "sequential")
     with _mapped(file) as data:
         containers.check_jpeg(data, source.header.width * source.header.height)
@@ -261,7 +261,7 @@ def _jpeg_rows(open_: Callable[[str], Any]) -> Iterator[Pixels]:
         if waiting is not None:
             yield waiting
         waiting = rows
-    # Before the last rows: who has them all asks for no error any more.
+    # Before the last rows are yielded: a caller that has all rows does not resume this generator.
     raise_jpeg_warnings()
     if waiting is not None:
         yield waiting
@@ -294,13 +294,13 @@ def _tiff(open_: Callable[[str], Any], source: reading.Source, info: TiffInfo) -
 
 
 def _open_tiff(file: BinaryIO, view: containers.TiffView, is_first: bool, access: str) -> Any:
-    """As `decode` does.
+    """Opens a TIFF as `decode` does.
 
     Args:
         file: the file.
         view: its `containers.tiff_plain_view`.
-        is_first: whether its first page is its picture.
-        access: as libvips has it.
+        is_first: True if the first page is the picture.
+        access: the access mode of libvips, `sequential` or `random`.
     """
     plain = functools.partial(_open, file, access) if is_first else None
     return tiff.open_strictly(
@@ -350,9 +350,9 @@ def _joined(decoded: DecodedImage) -> Pixels:
 
 
 def _open(file: BinaryIO, access: str = "sequential", fail_on: str = "error") -> Any:
-    """A picture that libvips reads from its beginning.
+    """Opens a picture that libvips reads from the beginning of the file.
 
-    Each opens the file anew: what shares a descriptor shares its place in the file.
+    Each call opens the file anew: a shared descriptor would share its position in the file.
     """
     forget_errors()
     descriptor = os.open(file.name, os.O_RDONLY)
@@ -364,7 +364,7 @@ def _open(file: BinaryIO, access: str = "sequential", fail_on: str = "error") ->
 
 
 def _rows(image: Any, top: int = 0) -> Iterator[Pixels]:
-    """Rows in their order in the file, some at a time; from `top` on."""
+    """Yields rows in the order of the file, from `top` on, `_ROWS` at a time."""
     region = pyvips.Region.new(image)
     for start in range(top, image.height, _ROWS):
         height = min(_ROWS, image.height - start)
@@ -382,7 +382,7 @@ def _fetched(region: Any, image: Any, box: Box) -> Pixels:
 
 
 def _regrouped(rows: Iterator[Pixels], height: int) -> Iterator[Pixels]:
-    """The same rows in arrays of `height`, but for the last."""
+    """Yields the same rows in arrays of `height` rows; the last may have fewer."""
     waiting: list[Pixels] = []
     count = 0
     for each in rows:
@@ -400,7 +400,7 @@ def _regrouped(rows: Iterator[Pixels], height: int) -> Iterator[Pixels]:
 def _turned(
     rows: Iterator[Pixels], picture: Picture, orientation: int, height: int
 ) -> Iterator[Pixels]:
-    """Rows of the upright picture, which lie in the file in another order, or as columns."""
+    """Yields the rows of the upright picture, which the file stores reversed or as columns."""
     is_transposed = orientation >= 5
     is_reversed = orientation in (3, 4, 7, 8)
     header = picture.header
@@ -423,14 +423,14 @@ def _turned(
 
 
 def _temporary_file() -> Any:
-    """A file without a name in the temporary folder.
+    """Opens a nameless file in the temporary folder.
 
-    Without a buffer: closing one that could not be written would fail again.
+    It has no buffer: after a failed write, closing a buffered file would fail again.
     """
     try:
         tempfile.gettempdir()
     except FileNotFoundError as error:
-        # Python takes only a folder that holds some bytes for one: a full disk has none.
+        # Python accepts only a temporary folder that it can write to: on a full disk there is none.
         raise OSError(errno.ENOSPC, str(error)) from error
     with _telling_of_the_folder():
         return tempfile.TemporaryFile(prefix="beam-upscale-", buffering=0)
@@ -445,7 +445,7 @@ def _spool(spool: Any, rows: Pixels) -> None:
 
 @contextlib.contextmanager
 def _telling_of_the_folder() -> Iterator[None]:
-    """Has what goes wrong in the temporary folder not be taken for damage of the file.
+    """Converts errors of the temporary folder, so that they are not taken for a damaged image.
 
     Raises:
         ImageError: INTERNAL_ERROR.
@@ -464,7 +464,7 @@ def _telling_of_the_folder() -> Iterator[None]:
 
 
 def _spooled(spool: Any, picture: Picture, stored_width: int, box: Box) -> Pixels:
-    """A part of the rows that were spooled."""
+    """Reads a box of the spooled rows."""
     dtype: type[np.uint8 | np.uint16] = np.uint16 if picture.dtype == "uint16" else np.uint8
     block: Pixels = np.empty((box.height, box.width, picture.bands), dtype)
     pixel_bytes = picture.bands * block.itemsize

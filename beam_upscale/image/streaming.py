@@ -1,8 +1,8 @@
-"""From rows to a file, for pictures too large to be held.
+"""Encoding of pictures that are too large for memory, row by row.
 
-libvips writes the file while it reads the rows from top to bottom. It takes them as an uncompressed
-TIFF that is nowhere but in the answers to its reads: the one format with every depth and alpha that
-costs nothing to make and that it streams.
+libvips writes the file while it reads the rows from top to bottom. It reads them as an uncompressed
+TIFF that exists only in the answers to its reads. No other format has every depth and alpha, costs
+nothing to make, and is streamed by libvips.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ from beam_upscale.image.writing import KEPT_IN_TIFF, EncodeOptions, as_vips, wit
 from beam_upscale.plan import OutputFormat
 
 STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
-"""Formats that are written row by row: WebP and JPEG have limits of a side besides."""
+"""The formats that are written row by row; WebP and JPEG also limit the length of a side."""
 
 _ROWS_PER_STRIP = 16
 _TILE_SIDE = 256
 
-# More than what stands before the pixels of a PNG.
+# More bytes than stand before the pixels of a PNG.
 _PNG_HEAD_BYTES = 64 << 20
 
 _COPIED_BYTES = 1 << 20
@@ -39,13 +39,13 @@ _PROBED_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Shape:
-    """What a picture's rows are.
+    """The size, channels and sample type of a picture.
 
     Attributes:
         width: in pixels.
         height: in pixels.
-        channels: of its color, 1 or 3.
-        has_alpha: whether alpha follows the color, as a last channel.
+        channels: color channels, 1 or 3.
+        has_alpha: True if alpha follows the color, as a last channel.
         dtype: uint8 or uint16.
     """
 
@@ -57,12 +57,12 @@ class Shape:
 
     @property
     def bands(self) -> int:
-        """Samples of a pixel."""
+        """The number of samples of a pixel, alpha included."""
         return self.channels + self.has_alpha
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row."""
+        """The number of bytes of a row."""
         return self.width * self.bands * np.dtype(self.dtype).itemsize
 
 
@@ -74,25 +74,25 @@ def encode_rows(
     metadata: Metadata,
     options: EncodeOptions,
 ) -> tuple[str, ...]:
-    """Writes a picture to a local file, with memory for some of its rows.
+    """Writes a picture to a local file, with only some of its rows in memory.
 
-    A PNG has the very bytes that `encode` gives. A TIFF has its samples, in a BigTIFF of tiles, and
+    A PNG has the same bytes as from `encode`. A TIFF has the same samples, in a tiled BigTIFF, and
     no EXIF block.
 
     Args:
         path: of the file.
         rows: arrays of (rows, width, bands), from top to bottom.
-        shape: of all of them together.
+        shape: of the whole picture.
         metadata: as for `encode`.
-        options: how to write it; of `STREAMED_FORMATS`.
+        options: how to write the picture; the format is one of `STREAMED_FORMATS`.
 
     Returns:
-        What was done to fit the format, as `Encoded.notes`.
+        Notes on what was changed to fit the format, as `Encoded.notes`.
 
     Raises:
         ImageError: ENCODE_ERROR.
         OSError: the file cannot be written.
-        Exception: what `rows` raises.
+        Exception: any exception that `rows` raises.
     """
     stream = _Stream(rows, shape)
     metadata, notes = fit(
@@ -160,18 +160,18 @@ def _write_tiff(path: Path, picture: Any) -> None:
 
 @contextlib.contextmanager
 def _telling_of_a_full_disk(path: Path) -> Iterator[None]:
-    """Has a file that cannot be written raise an OSError: libvips does not tell it from others.
+    """Raises an OSError if libvips fails because the disk is full, which its error does not tell.
 
-    That a picture cannot be written is its own fault, but for a full disk: the run goes on later.
+    Other failures are the picture's own fault. A full disk is not: the run is resumed later.
     """
     try:
         yield
     except pyvips.Error as error:
-        # In the system's words; another's file may be gone by now, and have left space.
+        # First look for the system's message: another process may have freed space by now.
         for number in FULL_DISK:
             if os.strerror(number) in str(error):
                 raise OSError(number, os.strerror(number), str(path)) from error
-        # What the disk takes no more, it does not take from here either.
+        # Then write a few bytes: on a full disk, this raises an OSError too.
         with contextlib.suppress(FileNotFoundError), path.open("ab") as file:
             file.write(bytes(_PROBED_BYTES))
             file.flush()
@@ -180,10 +180,10 @@ def _telling_of_a_full_disk(path: Path) -> Iterator[None]:
 
 
 class _Stream:
-    """Rows as the TIFF file that libvips reads.
+    """A virtual TIFF file of rows, which libvips reads.
 
     Attributes:
-        error: what ended it early.
+        error: the exception that ended the file early; None if there is none.
     """
 
     def __init__(self, rows: Iterator[Pixels], shape: Shape) -> None:
@@ -196,7 +196,7 @@ class _Stream:
         self._waiting = memoryview(b"")
 
     def open(self) -> Any:
-        """The picture; it reads rows as they are needed."""
+        """Opens the picture, which reads rows as they are needed."""
         source = pyvips.SourceCustom()
         source.on_read(self._read)
         source.on_seek(self._seek)
@@ -207,7 +207,7 @@ class _Stream:
         return self._position
 
     def _read(self, size: int) -> bytes:
-        # Nothing may be raised through libvips; no bytes are the end to it.
+        # No exception may pass through libvips; it takes empty bytes as the end of the file.
         if self.error is not None:
             return b""
         try:
@@ -235,11 +235,11 @@ class _Stream:
 
 
 _FORMATS = {3: "H", 4: "I", 16: "Q"}
-"""struct codes of SHORT, LONG and LONG8."""
+"""The struct codes of SHORT, LONG and LONG8, by their numbers in TIFF."""
 
 
 def _tiff_header(shape: Shape) -> bytes:
-    """All of a little-endian BigTIFF before its pixels, which follow in strips without gaps."""
+    """Builds a little-endian BigTIFF up to its pixels, which follow in strips without gaps."""
     strips = range(0, shape.height, _ROWS_PER_STRIP)
     lengths = [min(_ROWS_PER_STRIP, shape.height - top) * shape.row_bytes for top in strips]
     bits = np.dtype(shape.dtype).itemsize * 8

@@ -1,11 +1,11 @@
-"""What the samples of a TIFF mean, and which codec gives them as they are.
+"""The meaning of a TIFF's samples, and the choice of a codec that gives them unchanged.
 
 | in the file | read by |
 | --- | --- |
 | 16 bits, pixel by pixel, with no associated alpha but right behind the color; WebP | libvips |
 | up to 8 bits, pixel by pixel, of a kind that Pillow reads right | Pillow |
 | others of gray, RGB, palette and CMYK, where compression leaves samples apart | `BareTiff` |
-| what none of these gives with certainty | refused |
+| TIFFs that none of these reads with certainty | refused |
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from beam_upscale.image.values import Pixels
 
 
 class Reader(Enum):
-    """What reads the samples of a TIFF."""
+    """The codec that reads the samples of a TIFF."""
 
     PILLOW = "Pillow"
     VIPS = "libvips"
@@ -36,15 +36,15 @@ class Reader(Enum):
 
 @dataclass(frozen=True)
 class Layout:
-    """What the samples of a pixel are.
+    """The meaning of the samples of a pixel.
 
     Attributes:
-        mode: as in `ImageHeader`, but for 16 bits.
-        colors: samples of the color itself, which come first.
-        alpha: which sample is alpha; None where none is.
+        mode: as in `ImageHeader`, except that 16-bit samples are not marked.
+        colors: number of color samples, which come first.
+        alpha: index of the alpha sample; None if there is none.
         is_associated: whether the color is multiplied by alpha.
-        dropped: samples that are neither.
-        reader: what reads them.
+        dropped: number of samples that are neither color nor alpha.
+        reader: the codec that reads the samples.
     """
 
     mode: str
@@ -64,10 +64,10 @@ _MODES: dict[int, tuple[str, int]] = {
     Photometric.YCBCR: ("YCbCr", 3),
     Photometric.LAB: ("LAB", 3),
 }
-"""Modes and samples of the color by photometric interpretation."""
+"""The mode and the number of color samples, by photometric interpretation."""
 
 _COREL_ALPHA = 999
-"""What Corel Draw writes for unassociated alpha."""
+"""The number that Corel Draw writes for unassociated alpha."""
 
 _ALPHA_SAMPLES = frozenset(
     {ExtraSample.ASSOCIATED_ALPHA, ExtraSample.UNASSOCIATED_ALPHA, _COREL_ALPHA}
@@ -91,21 +91,22 @@ _KNOWN_TO_PILLOW: dict[int, frozenset[tuple[int, ...]]] = {
 _OLD_JPEG, JPEG, _WEBP = containers.TIFF_OLD_JPEG, 7, 50001
 _LZMA_OR_ZSTD = frozenset({34925, 50000})
 _PACKED = frozenset({containers.TIFF_UNCOMPRESSED, 5, 8, 32773, 32946})
-"""None, LZW, Deflate (two numbers) and PackBits: what both codecs know, and the same for all."""
+"""Compressions that both codecs know, for all kinds of samples: none, LZW, Deflate (two numbers)
+and PackBits."""
 _CCITT = frozenset({2, 3, 4, 32771})
-"""The codes of fax machines, for one sample of 1 bit."""
+"""The compressions of fax machines, for one sample of 1 bit."""
 _PLANE_COMPRESSIONS = _PACKED | _CCITT | {JPEG}
-"""What may hold one plane besides."""
+"""The compressions that may hold a plane of one sample."""
 _PILLOW_COMPRESSIONS = _PACKED | _LZMA_OR_ZSTD | {_OLD_JPEG, JPEG, 32809}
-"""What Pillow's libtiff knows. In CCITT's codes it passes damage over: rows behind it are whatever
-lay in memory."""
+"""The compressions that Pillow's libtiff reads, except CCITT's: it ignores damage in these, and the
+rows after it hold whatever lay in memory."""
 
 
 def layout(info: TiffInfo) -> Layout:
-    """Tells what the samples of a TIFF are.
+    """Determines the meaning of a TIFF's samples, and the codec that reads them.
 
     Raises:
-        ImageError: UNSUPPORTED_FORMAT; CORRUPT, its fields contradict each other.
+        ImageError: UNSUPPORTED_FORMAT; CORRUPT, the file's fields contradict each other.
     """
     mode, colors = _MODES.get(info.photometric, ("", 0))
     is_integer = info.sample_format not in (SampleFormat.SIGNED, SampleFormat.FLOAT)
@@ -141,7 +142,7 @@ def _check_samples(info: TiffInfo, mode: str, colors: int) -> None:
         raise _unsupported(f"TIFF of other inks than CMYK (InkSet {info.ink_set})")
     if not info.has_equal_samples:
         raise _unsupported("TIFF whose samples differ in bits or format; make them equal")
-    # What JPEG holds says itself how many samples there are.
+    # JPEG data states itself how many samples there are.
     least = 1 if info.compression in (_OLD_JPEG, JPEG) else colors
     if info.samples_per_pixel < least:
         raise ImageError(
@@ -155,7 +156,7 @@ def _unsupported(found: str) -> ImageError:
 
 
 def _extra_samples(info: TiffInfo, colors: int) -> tuple[int, ...]:
-    """What each sample beyond the color is, also where the file does not say it."""
+    """Returns the kind of each sample after the color; a default where the file does not say it."""
     count = max(0, info.samples_per_pixel - colors)
     said = info.extra_samples[:count]
     if (
@@ -189,7 +190,7 @@ def _reader(info: TiffInfo, mode: str, colors: int, extra: tuple[int, ...]) -> R
 
 
 def _is_clear(info: TiffInfo, extra: tuple[int, ...]) -> bool:
-    """Whether codecs and this module understand a file's fields alike."""
+    """Tells whether codecs and this module understand a file's fields alike."""
     is_unsigned = info.sample_format == SampleFormat.UNSIGNED
     return is_unsigned and len(info.extra_samples) <= len(extra)
 
@@ -199,7 +200,7 @@ def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
         return False
     if info.compression == _WEBP:
         return info.bits_per_sample == 8 and info.photometric == Photometric.RGB and len(extra) <= 1
-    # It takes the last sample for associated alpha, and no other for alpha than the first.
+    # libvips takes the last sample for associated alpha, and only the first extra one for alpha.
     is_associated = ExtraSample.ASSOCIATED_ALPHA in extra
     has_late_alpha = any(kind in _ALPHA_SAMPLES for kind in extra[1:])
     is_clear = not has_late_alpha and not (is_associated and len(extra) > 1)
@@ -209,16 +210,17 @@ def _is_known_to_vips(info: TiffInfo, extra: tuple[int, ...]) -> bool:
 def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> bool:
     if info.compression not in _PILLOW_COMPRESSIONS or info.bits_per_sample == 16:
         return False
-    # It puts spare strips where the first ones belong, if they are not packed, and takes 8-bit
-    # colors for black.
+    # Pillow puts spare uncompressed strips where the first ones belong, and shows the colors of an
+    # 8-bit color map as black.
     is_plain = info.compression == containers.TIFF_UNCOMPRESSED
     if (info.has_spare_parts and is_plain) or has_8_bit_color_map(info):
         return False
-    # It takes a big-endian BigTIFF's directory for one of a classic TIFF.
+    # Pillow takes a big-endian BigTIFF's directory for one of a classic TIFF.
     if info.is_big_endian_big or not _is_clear(info, extra):
         return False
     if info.is_planar:
-        # What `BareTiff` cannot unpack. It is right but for alpha behind gray.
+        # For compressions that `BareTiff` cannot unpack. Pillow reads these right, except inverted
+        # gray and extra samples after a single color sample.
         is_right = info.photometric != Photometric.WHITE_IS_ZERO and (colors > 1 or not extra)
         if info.compression not in _LZMA_OR_ZSTD or info.bits_per_sample < 8 or not is_right:
             return False
@@ -228,18 +230,18 @@ def _is_known_to_pillow(info: TiffInfo, colors: int, extra: tuple[int, ...]) -> 
 
 
 def has_8_bit_color_map(info: TiffInfo) -> bool:
-    """Whether a palette's values seem to be of 8 bits, which some programs write for 16.
+    """Tells whether a palette's values seem to have 8 bits, which some programs write for 16.
 
-    Libtiff's tools tell it so too.
+    libtiff's tools decide by the same rule.
     """
     return info.photometric == Photometric.PALETTE and 0 < max(info.color_map, default=0) < 256
 
 
 def is_for_vips(info: TiffInfo) -> bool:
-    """Whether libvips gives what `decode` does, if it is asked for the color and alpha."""
+    """Tells whether libvips, asked for color and alpha, gives the same samples as `decode`."""
     found = layout(info)
     if found.reader is Reader.PILLOW:
-        # How libtiff's JPEG decoder turns colors is not how Pillow has it do that.
+        # libvips and Pillow have libtiff's JPEG decoder convert colors in different ways.
         is_plain = info.photometric in (Photometric.BLACK_IS_ZERO, Photometric.RGB)
         is_whole = not (found.is_associated or found.dropped or info.is_planar) and info.has_lengths
         return is_plain and is_whole and info.bits_per_sample == 8 and info.compression in _PACKED
@@ -247,10 +249,10 @@ def is_for_vips(info: TiffInfo) -> bool:
 
 
 def check_samples(image: Any, info: TiffInfo, at_least: int) -> None:
-    """Refuses an image that libvips finds other samples in than its file says.
+    """Refuses an image whose samples in libvips are not those that its file states.
 
     Raises:
-        ImageError: CORRUPT, they are of another depth, or fewer in a pixel than `at_least`.
+        ImageError: CORRUPT, samples have another depth, or a pixel has fewer than `at_least`.
     """
     sample = "ushort" if info.bits_per_sample == 16 else "uchar"
     if image.format != sample or image.bands < at_least:
@@ -260,7 +262,7 @@ def check_samples(image: Any, info: TiffInfo, at_least: int) -> None:
 
 
 def notes(info: TiffInfo, found: Layout) -> tuple[str, ...]:
-    """What is said of a TIFF of which not all is taken."""
+    """Returns notes on a TIFF's parts that are left out, and on a picture marked as a copy."""
     said = []
     if info.is_reduced_copy:
         said.append("marked as a reduced copy")
@@ -276,7 +278,7 @@ def notes(info: TiffInfo, found: Layout) -> tuple[str, ...]:
 
 
 class BareTiff:
-    """The samples of a TIFF as they are, and what they become; for `Reader.BARE`."""
+    """The raw samples of a TIFF, and their conversion to color and alpha; for `Reader.BARE`."""
 
     def __init__(
         self,
@@ -287,9 +289,9 @@ class BareTiff:
         """Opens nothing yet.
 
         Args:
-            info: of the file.
-            views: of it, from `containers.tiff_views`.
-            read: gives so many of its bytes from an offset on.
+            info: the file's fields.
+            views: views of the file, from `containers.tiff_views`.
+            read: returns the file's bytes, given an offset and their number.
         """
         self._info = info
         self._layout = layout(info)
@@ -298,17 +300,17 @@ class BareTiff:
 
     @property
     def colors(self) -> int:
-        """Samples of a pixel's color as `meant` gives it: 1, 3, or 4 for CMYK."""
+        """Number of color samples of a pixel of `meant`: 1, 3, or 4 for CMYK."""
         return 3 if self._layout.mode == "P" else self._layout.colors
 
     @property
     def has_alpha(self) -> bool:
-        """Whether `meant` gives alpha behind the color."""
+        """True if `meant` gives alpha after the color."""
         return self._layout.alpha is not None
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is said of samples that are not given as they are in the file."""
+        """Notes on samples that are not given as they are in the file."""
         if self._layout.mode == "P":
             scaled = ("8-bit palette scaled",) if has_8_bit_color_map(self._info) else ()
             return ("palette expanded", *scaled)
@@ -317,7 +319,7 @@ class BareTiff:
         return ()
 
     def open(self, access: str = "sequential") -> Any:
-        """An image of all samples of a pixel, of 8 or 16 bits."""
+        """Opens the file by libvips, with all samples of each pixel, of 8 or 16 bits."""
         # A view has no field that libtiff might not know: all that it warns of is damage.
         planes = [open_view(view, self._read, access, "warning") for view in self._views]
         joined = planes[0].bandjoin(planes[1:]) if len(planes) > 1 else planes[0]
@@ -325,7 +327,7 @@ class BareTiff:
         return joined
 
     def meant(self, samples: Pixels) -> Pixels:
-        """Turns samples into color, and alpha behind it.
+        """Turns samples into color, with alpha after it.
 
         Args:
             samples: (height, width, samples of a pixel).
@@ -347,7 +349,7 @@ class BareTiff:
         return np.concatenate([color, alpha], axis=2)
 
     def _palette(self) -> NDArray[np.uint8]:
-        """(entries, 3), as Pillow takes it."""
+        """Returns the palette in 8 bits, (entries, 3), reduced as by Pillow."""
         entries = 2**self._info.bits_per_sample
         values = self._info.color_map
         if len(values) != 3 * entries or max(values) > 0xFFFF:
@@ -374,13 +376,13 @@ def _divided(color: Pixels, alpha: Pixels) -> Pixels:
 def open_view(
     view: containers.TiffView, read: Callable[[int, int], bytes], access: str, fail_on: str
 ) -> Any:
-    """An image that libvips reads from a view of a TIFF.
+    """Opens a view of a TIFF by libvips.
 
     Args:
-        view: of the file.
-        read: gives so many of the file's bytes from an offset on.
-        access: as libvips has it.
-        fail_on: as libvips has it.
+        view: the view of the file.
+        read: returns the file's bytes, given an offset and their number.
+        access: libvips's parameter of this name.
+        fail_on: libvips's parameter of this name.
     """
     forget_errors()
     source = pyvips.SourceCustom()
@@ -391,15 +393,14 @@ def open_view(
 
 
 def open_strictly(plain: Callable[[str], Any] | None, bare: Callable[[str], Any]) -> Any:
-    """An image of libvips whose damage is an error when it is read.
+    """Opens an image of libvips so that damage is an error when the image is read.
 
-    With libvips, what libtiff warns of can be an error. That is damage, and fields that it does
-    not know; of these it warns at once.
+    libvips can make errors of libtiff's warnings. libtiff warns of damage, and of fields that it
+    does not know; of these it warns at once.
 
     Args:
-        plain: opens the file, which is to fail on what is given; None where its first page is not
-            the picture.
-        bare: opens `containers.tiff_plain_view` of it.
+        plain: opens the file with a value of `fail_on`; None if its first page is not the picture.
+        bare: opens `containers.tiff_plain_view` of the file with a value of `fail_on`.
     """
     for open_ in (plain, bare):
         if open_ is not None:
@@ -409,7 +410,7 @@ def open_strictly(plain: Callable[[str], Any] | None, bare: Callable[[str], Any]
 
 
 class _ViewFile:
-    """The bytes of a view, for libvips."""
+    """The bytes of a view, as a file for libvips."""
 
     def __init__(self, view: containers.TiffView, read: Callable[[int, int], bytes]) -> None:
         self._view = view
@@ -444,6 +445,6 @@ class _ViewFile:
             return view.head[position : position + size]
         if position < view.tail_start:
             data = self._read_file(position, min(size, view.tail_start - position))
-            # Between an odd end of the file and the tail.
+            # A padding byte, between an odd end of the file and the tail.
             return data or bytes(1)
         return view.tail[position - view.tail_start :][:size]

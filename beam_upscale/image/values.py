@@ -1,4 +1,4 @@
-"""Pixels and what is known about them."""
+"""The values for a decoded image: its pixels, its header and its metadata."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ SUPPORTED_FORMATS = ("jpeg", "png", "webp", "tiff", "bmp", "gif", "avif", "heif"
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What a file says about itself before a pixel is decoded.
+    """The properties of an image file that are known before a pixel is decoded.
 
     Attributes:
         format: one of `SUPPORTED_FORMATS`.
@@ -35,12 +35,12 @@ class ImageHeader:
 
 @dataclass(frozen=True)
 class Resolution:
-    """Pixels in an inch, or, where no length is told, the sides of a pixel.
+    """The pixels per inch, or, without a unit of length, only their ratio.
 
     Attributes:
-        x: pixels in an inch of a row.
-        y: pixels in an inch of a column.
-        is_ratio: whether only the ratio of the two means something.
+        x: pixels per inch along a row.
+        y: pixels per inch along a column.
+        is_ratio: True if only the ratio of the two means something.
     """
 
     x: float
@@ -50,14 +50,14 @@ class Resolution:
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is carried from a file to its result, besides pixels.
+    """The metadata that is carried from a file to its result.
 
     Attributes:
-        icc_profile: describes the color; None where there is none, or it no longer applies.
+        icc_profile: describes the color; None if there is none, or it no longer applies.
         exif: a TIFF-structured EXIF block (no prefix) whose orientation is 1 and that has no
             thumbnail, or None.
         xmp: an XMP packet whose orientation is 1, or None.
-        resolution: as the file says it outside of EXIF; None where it does not.
+        resolution: as the file gives it outside of EXIF; None if it does not.
     """
 
     icc_profile: bytes | None = None
@@ -74,11 +74,11 @@ class DecodedImage:
     """One picture, upright.
 
     Attributes:
-        header: what the file said about itself.
+        header: of the file.
         color: (height, width, 1 or 3), uint8 or uint16, contiguous.
         alpha: (height, width) of the same dtype, 0 transparent, or None.
-        metadata: what is carried over to the result.
-        notes: what was done to the picture and what is left behind, as short stable phrases.
+        metadata: carried over to the result.
+        notes: changes to the picture and data left behind, as short stable phrases.
     """
 
     header: ImageHeader

@@ -1,4 +1,4 @@
-"""From arrays to bytes."""
+"""The encoding of arrays as image files."""
 
 import io
 from collections.abc import Callable
@@ -26,7 +26,7 @@ DEFAULT_PNG_COMPRESSION = 3
 
 @dataclass(frozen=True)
 class EncodeOptions:
-    """How to write an image.
+    """The options for writing an image.
 
     Attributes:
         format: the container.
@@ -35,7 +35,7 @@ class EncodeOptions:
         lossless: WebP without loss; `quality` is then ignored.
         png_compression: zlib level, 0 to 9. 3 is within 0.1 % of the size of 6 on photographs and
             a fifth faster.
-        metadata: what of a source's metadata its result keeps, besides its colors.
+        metadata: which of a source's metadata its result keeps, besides its colors.
     """
 
     format: OutputFormat = OutputFormat.PNG
@@ -58,7 +58,7 @@ class EncodeOptions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image and what was done to the pixels to fit its format."""
+    """An encoded image, with notes on what was changed or left out to fit its format."""
 
     data: bytes
     width: int
@@ -81,10 +81,10 @@ def encode(
     Args:
         color: (height, width, 1 or 3), uint8 or uint16.
         alpha: (height, width) of the same dtype, or None.
-        metadata: of the source; its profile is written where it describes `color`, sizes in it
-            become those of `color`. What the format does not take is left out, with a note: a JPEG
-            holds at most 65,527 bytes of EXIF.
-        options: None for a PNG.
+        metadata: the source's metadata. Its profile is written if it describes `color`, and sizes
+            in it become those of `color`. Parts that the format cannot hold are left out, with a
+            note: a JPEG holds at most 65,527 bytes of EXIF.
+        options: the format and its options; None for a PNG.
 
     Raises:
         ImageError: ENCODE_ERROR.
@@ -167,12 +167,12 @@ def _encode_tiff(
     return containers.tiff_with_tags(data, tags), ()
 
 
-# libvips's flags for the profile and XMP.
+# libvips's flags that keep the ICC profile and XMP.
 KEPT_IN_TIFF = 8 | 2
 
 
 def with_tiff_metadata(image: Any, metadata: Metadata) -> Any:
-    """A vips image with the XMP packet and the resolution that a TIFF is to have."""
+    """Returns a vips image with the XMP packet and the resolution that its TIFF gets."""
     if (resolution := tiff_resolution(metadata)) is not None:
         image = image.copy(xres=resolution.x / 25.4, yres=resolution.y / 25.4)
     if metadata.xmp is not None:
@@ -182,7 +182,7 @@ def with_tiff_metadata(image: Any, metadata: Metadata) -> Any:
 
 
 def _exif_directory(exif: bytes, byte_order: bytes, offset: int) -> bytes | None:
-    """Writes the fields of an EXIF block as a TIFF directory that is to stand at `offset`."""
+    """Writes the fields of an EXIF block as a TIFF directory for `offset`; None if unreadable."""
     fields = Image.Exif()
     header_size = len(containers.EXIF_PREFIX) + 8
     try:
@@ -191,7 +191,7 @@ def _exif_directory(exif: bytes, byte_order: bytes, offset: int) -> bytes | None
             fields.endian = "<" if byte_order == b"II" else ">"
             return fields.tobytes(offset)[header_size:]
     except Exception:
-        # As for a TIFF's own fields: damaged ones raise what they like.
+        # Damaged fields raise any exception, as a TIFF's own do.
         return None
 
 
@@ -254,13 +254,13 @@ def _to_vips(color: Pixels, alpha: Pixels | None, icc_profile: bytes | None) -> 
 
 
 def as_vips(image: Any, channels: int, dtype: str, icc_profile: bytes | None) -> Any:
-    """A vips image of which libvips knows what its samples are.
+    """Returns a vips image that states the kind of its samples: gray or RGB, of 8 or 16 bits.
 
     Args:
-        image: of any source.
-        channels: of the color.
-        dtype: of the samples, uint8 or uint16.
-        icc_profile: that describes them.
+        image: a vips image of any source.
+        channels: color channels, 1 or 3.
+        dtype: type of the samples, uint8 or uint16.
+        icc_profile: the profile that describes the samples; None for none.
     """
     kind = "b-w" if channels == 1 else "srgb"
     if dtype == "uint16":

@@ -1,6 +1,6 @@
-"""XMP packets that speak of the result: upright, of its size, without what stays in its source.
+"""XMP packets adapted to the result: its size, upright, without data that only the source has.
 
-A packet is changed where it stands: all else keeps its bytes, its prefixes and its order.
+A packet is edited in place: everything else keeps its bytes, its prefixes and its order.
 """
 
 import re
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 UNREADABLE = "unreadable XMP dropped"
-"""The note on a packet that is no XML."""
+"""The note on a packet that is not well-formed XML, has entities, or is nested too deep."""
 
 LARGEST_PACKET = 1 << 20
-"""Bytes; a longer one is dropped. It is text that describes one picture, and takes time to read."""
+"""The longest packet in bytes; a longer one is dropped, as parsing it would take too long."""
 
 TOO_LONG = "XMP of more than 1 MiB dropped"
 
@@ -21,7 +21,7 @@ _EXIF = "http://ns.adobe.com/exif/1.0/"
 _REGIONS = "http://www.metadataworkinggroup.com/schemas/regions/"
 _MICROSOFT_REGIONS = "http://ns.microsoft.com/photo/1.2/"
 
-# What is said of other things in the source's file, which the result's does not have.
+# Namespaces that describe other data in the source's file, which the result's file lacks.
 _OF_FILE = (
     "http://ns.adobe.com/hdr-gain-map/1.0/",
     "http://ns.apple.com/HDRGainMap/1.0/",
@@ -38,10 +38,10 @@ _OF_STORAGE = frozenset(
         *(_TIFF + name for name in ("BitsPerSample", "Compression", "PhotometricInterpretation")),
         *(_TIFF + name for name in ("PlanarConfiguration", "SamplesPerPixel", "YCbCrSubSampling")),
         "http://ns.adobe.com/xap/1.0/Thumbnails",
-        # Places in the source's pixels.
+        # Positions in the source's pixels.
         _EXIF + "SubjectArea",
         _EXIF + "SubjectLocation",
-        # They name a part that JPEG keeps apart from the packet.
+        # The id of a second part that JPEG stores apart from the packet.
         "http://ns.adobe.com/xmp/note/HasExtendedXMP",
     }
 )
@@ -55,14 +55,14 @@ _VIDEO_SIGN = re.compile(rb"MotionPhoto|MicroVideo")
 
 
 def of_result(packet: bytes, *, is_turned: bool) -> tuple[bytes | None, tuple[str, ...]]:
-    """Takes out of a packet what describes its source's pixels; `with_size` adds the result's size.
+    """Removes the properties that describe the source's pixels; `with_size` sets the new size.
 
     Args:
-        packet: as it was found.
-        is_turned: whether pixels were turned or mirrored; places in them are then others.
+        packet: the source's packet.
+        is_turned: True if pixels were turned or mirrored, which moves all positions in them.
 
     Returns:
-        The packet, None where it cannot be read, and notes.
+        The packet and its notes; None for a packet that cannot be read or is too long.
     """
     removed = (_REGIONS, _MICROSOFT_REGIONS + "RegionInfo") if is_turned else ()
     if len(packet) > LARGEST_PACKET:
@@ -77,7 +77,7 @@ def of_result(packet: bytes, *, is_turned: bool) -> tuple[bytes | None, tuple[st
 
 
 def _signs(packet: bytes) -> tuple[str, ...]:
-    """Notes on what a packet says is in its file."""
+    """Returns notes on the data in the source's file, named by the packet, that are dropped."""
     notes = [
         note for note, spaces in _SIGNS.items() if any(space.encode() in packet for space in spaces)
     ]
@@ -87,12 +87,12 @@ def _signs(packet: bytes) -> tuple[str, ...]:
 
 
 def with_size(packet: bytes, width: int, height: int) -> bytes:
-    """Gives a packet the size of the result wherever it speaks of one.
+    """Sets the size of the result in a packet, wherever the packet states a size.
 
     Args:
-        packet: as `of_result` gave it.
-        width: of the result, in pixels.
-        height: likewise.
+        packet: a packet that `of_result` returned.
+        width: the result's width in pixels.
+        height: the result's height in pixels.
     """
     if not any(name in packet for name in (b"Dimension", b"ImageWidth", b"ImageLength")):
         return packet
@@ -111,16 +111,17 @@ _ATTRIBUTE = re.compile(rb"(?<!\s)\s++([^\s=<>/\"']+)\s*=\s*(\"[^\"]*\"|'[^']*')
 
 @dataclass
 class _Edits:
-    """What is to be changed in a packet, found while it is parsed.
+    """The changes to a packet, found while it is parsed.
 
     Attributes:
         packet: its bytes.
         texts: new texts of properties, by their expanded names.
-        removed: beginnings of the expanded names of properties that go.
-        found: (start, end, text) of each change, in order.
-        scopes: prefixes that are known, within each open element.
-        gone_since: where an element begins that goes, and how deep it lies.
-        text_since: where the text of an element begins that is replaced, its depth, the new text.
+        removed: prefixes of the expanded names of properties to remove.
+        found: (start, end, new text) of each change in byte offsets, in order.
+        scopes: for each open element, the namespaces by their prefixes.
+        gone_since: (start, depth) of the open element that is being removed; None if there is none.
+        text_since: (start of its text, depth, new text) of the open element whose text is being
+            replaced; None if there is none.
     """
 
     packet: bytes
@@ -132,17 +133,17 @@ class _Edits:
     text_since: tuple[int, int, str] | None = None
 
     def is_removed(self, name: str) -> bool:
-        """Whether a property goes."""
+        """Checks whether a property is to be removed."""
         return name in _OF_STORAGE or name.startswith(self.removed)
 
 
 class _OddTagError(Exception):
-    """A tag is not where the parser sees one, or lies too deep."""
+    """The error for a tag that is not where the parser reports it, or is nested too deep."""
 
 
 def _edited(packet: bytes, texts: Mapping[str, str], removed: tuple[str, ...]) -> bytes | None:
-    """A packet with other texts of some properties and without others; None where it is no XML."""
-    # Entities may unfold without end. Zeros are another encoding than UTF-8.
+    """Returns a packet with some properties replaced or removed; None if it is not valid XML."""
+    # Entities may expand without end. Zero bytes mean an encoding other than UTF-8.
     if not packet or any(each in packet for each in (b"<!DOCTYPE", b"<!ENTITY", b"\0")):
         return None
     edits = _Edits(packet, texts, removed)
@@ -158,7 +159,7 @@ def _edited(packet: bytes, texts: Mapping[str, str], removed: tuple[str, ...]) -
 
 
 def _without_padding(packet: bytes) -> bytes:
-    """A packet without the room that is left in it for changes in place."""
+    """Returns a packet without the padding that is left in it for in-place changes."""
     trailer = packet.rfind(b"<?xpacket end")
     if trailer < 0:
         return packet
@@ -226,13 +227,13 @@ def _close_element(edits: _Edits, at: int) -> None:
 
 
 def _attributes(packet: bytes, start: int, end: int) -> Iterator[tuple[str, str, int, int]]:
-    """Yields (name, value, start, end) of the attributes of a tag."""
+    """Yields (name, value, start, end) for each attribute of a tag."""
     for found in _ATTRIBUTE.finditer(packet, start, end):
         value = found[2][1:-1].decode(errors="replace")
         yield found[1].decode(errors="replace"), value, found.start(), found.end()
 
 
 def _expanded(name: str, scope: Mapping[str, str]) -> str:
-    """A name with its namespace in the place of its prefix."""
+    """Returns a name with its prefix replaced by the namespace."""
     prefix, colon, local = name.partition(":")
     return scope.get(prefix, "") + local if colon else name

@@ -1,4 +1,4 @@
-"""What goes into RunInference and what comes out of it."""
+"""The elements that go into RunInference, and those that come out of it."""
 
 import dataclasses
 from decimal import Decimal
@@ -22,9 +22,9 @@ class Tile:
 
     Attributes:
         pixels: (H, W, C), uint8 or uint16, C in {1, 3}, halo included.
-        core: the part of it whose result is kept.
-        pieces: how the network is to take it, where what it makes of the pieces is not independent;
-            None where it takes it whole.
+        core: the part of the tile whose result is kept.
+        pieces: the overlapping parts in which the network takes the tile, where their results
+            depend on each other; None if it takes the tile whole.
     """
 
     pixels: np.ndarray
@@ -32,11 +32,11 @@ class Tile:
     pieces: tuple[Piece, ...] | None = None
 
     def upscaled_core(self, result: np.ndarray, scale: int) -> np.ndarray:
-        """The core of this tile's result.
+        """Returns the core of this tile's result.
 
         Args:
-            result: of the whole tile, at whatever scale the network has.
-            scale: that is asked for.
+            result: the network's result for the whole tile, at the network's own scale.
+            scale: the requested scale.
 
         Returns:
             (core height x scale, core width x scale, C), of the result's dtype.
@@ -56,17 +56,16 @@ class TiledImage:
     """An image with all its tiles: the element of RunInference.
 
     Attributes:
-        tiles: none where there is nothing to do for the network; such an image passes through. A
-            list, so that they can be freed once the network is done with them.
-        scale: of the results; a network with a larger one is reduced to it.
-        parameters: what guides the network, seed included, where it takes a prompt.
-        identity: the input's id and the index of the engine in its chain: what tells equal tiles of
-            different images apart where each is paid for.
-        context: what the caller needs to make a result of the cores; not looked at.
-        first: index of the first of these tiles among all of the image's, where its others are
+        tiles: empty if the network has nothing to do; such an image passes through. A list, so
+            that the tiles can be freed once the network is done with them.
+        scale: of the results; the result of a network with a larger scale is reduced.
+        parameters: guide a network that takes a prompt; with the seed.
+        identity: the input's id, and the index of the engine in its chain. Where tiles are paid
+            for, it distinguishes equal tiles of different images.
+        context: the data that the caller needs to make a result of the cores; passed through.
+        first: index of the first of these tiles among all tiles of the image, if the others are
             elsewhere.
-        booking: puts the calls for its tiles into the books, where each is paid for; None where no
-            books are kept.
+        booking: enters paid calls for the tiles in the books; None if no books are kept.
     """
 
     tiles: list[Tile]
@@ -85,22 +84,22 @@ class TiledImage:
 
 @dataclasses.dataclass(frozen=True)
 class Inference:
-    """What became of a `TiledImage`.
+    """The outcome of a `TiledImage`.
 
     Attributes:
         cores: the tiles' cores, upscaled: (core height x scale, core width x scale, C). A list, so
-            that who stitches them can free each as it is pasted.
-        error: why there are none.
-        notes: what the network had to change.
+            that each can be freed as soon as it is pasted.
+        error: the reason why there are no cores; None if there are.
+        notes: changes that the network had to make.
         device_seconds: of all tiles together.
         queue_seconds: the longest wait of a tile for the device.
-        batch_size: the most tiles that a batch with one of these had.
-        request_ids: of the paid calls, in the order of the tiles; those of an image that failed
-            half-way too.
-        billed_credits: what these calls were billed, also where the image failed.
+        batch_size: the size of the largest batch with one of these tiles.
+        request_ids: of the paid calls, in the order of the tiles, also of an image that failed
+            half-way.
+        billed_credits: billed for these calls, also if the image failed.
         attempts: the most attempts that a call took.
-        stop: why the whole run is to stop: this image was not tried, or met an error that is not
-            its own, and has no row.
+        stop: the error that stops the whole run, or None. The image was not tried, or met an error
+            that is not its own; it has no row.
     """
 
     cores: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -116,19 +115,19 @@ class Inference:
 
 
 class PendingInference(Protocol):
-    """An inference that is under way elsewhere; whoever takes it waits no longer than it must.
+    """An inference that runs elsewhere, so that the caller waits no longer than it must.
 
-    Pickled, it waits and becomes the `Inference`.
+    Pickling waits for the inference, and pickles the `Inference` in its place.
     """
 
     def done(self) -> bool:
-        """Whether `result` returns at once."""
+        """Checks whether `result` returns at once."""
         ...
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until it is done, or for so many seconds; whether it is done."""
+        """Waits until it is done, at most `timeout` seconds; returns whether it is done."""
         ...
 
     def result(self) -> Inference:
-        """What became of the image; waits for it. Raises nothing that concerns one image only."""
+        """Waits for the outcome and returns it. Does not raise errors of the image alone."""
         ...

@@ -1,4 +1,4 @@
-"""What all handlers have in common, and what those of local models do."""
+"""The base classes of all handlers, and of the handlers of local models."""
 
 import abc
 import contextlib
@@ -32,10 +32,10 @@ _MOST_THREADS = 64
 # pixels in memory than that.
 _BATCHES_AHEAD = 2
 
-# However few pixels they have: what waits for company is not durable yet.
+# The limit for small images too: results that wait for a full batch are not durable yet.
 _MOST_IMAGES_AHEAD = 64
 
-# Sides of the picture that tells a device that fails from an image that does.
+# Sides in pixels of the probe picture that tells a failing device from a failing image.
 _PROBE_SIDE = 32
 
 Loaded = TypeVar("Loaded")
@@ -43,12 +43,12 @@ Loaded = TypeVar("Loaded")
 
 @dataclasses.dataclass(frozen=True)
 class UpscaledTile:
-    """What a network made of one tile.
+    """A network's result for one tile.
 
     Attributes:
         batched: the tile's result, whole, at the network's scale.
-        notes: what the network had to change.
-        counts: what to add to metrics, by their names.
+        notes: notes on what the network had to change.
+        counts: increments of metrics, by their names.
     """
 
     batched: Batched
@@ -57,31 +57,32 @@ class UpscaledTile:
 
 
 class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
-    """How RunInference measures images with their tiles.
+    """The base of all handlers: tells RunInference the size of images with their tiles.
 
-    It gives no resource hints: an accelerator is left to the pipeline's own.
+    It gives no resource hints; a pipeline asks for an accelerator with hints of its own.
     """
 
     def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
-        """Bytes of all tiles."""
+        """Returns the number of bytes of all tiles."""
         return sum(tile.pixels.nbytes for tiled in batch for tile in tiled.tiles)
 
     def get_metrics_namespace(self) -> str:
-        """The namespace of RunInference's metrics."""
+        """Returns the namespace of RunInference's metrics."""
         return METRICS
 
 
 class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
-    """Upscales images on a worker.
+    """The base of handlers that upscale images on a worker.
 
     Args:
         model: the pinned network or baseline.
-        **kwargs: Beam's own: `min_batch_size`, `max_batch_size`, `large_model`, `model_copies`,
-            `env_vars`. Batch sizes count input pixels.
+        **kwargs: Beam's options `min_batch_size`, `max_batch_size`, `large_model`, `model_copies`
+            and `env_vars`. Batch sizes count input pixels.
 
     A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
-    raised, so that no batch is lost for one image. An error that is the device's, told by its text
-    or because the smallest picture fails too, is its image's `stop` and that of all later images.
+    raised, so that one image does not cost its whole batch. An error of the device is recognized by
+    its text, or because a small probe picture fails too. It becomes the `stop` of its image and of
+    all later images.
     """
 
     def __init__(self, model: LocalModel, **kwargs: Any) -> None:
@@ -93,34 +94,34 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
 
     @abc.abstractmethod
     def upscale(self, tile: Tile, image: TiledImage, model: Loaded) -> UpscaledTile:
-        """Upscales one tile, together with those of other threads.
+        """Upscales one tile, in a batch with the tiles of other threads.
 
         Args:
             tile: the tile.
             image: the image that it belongs to.
-            model: what `load_model` gave, or Beam's proxy for it in another process.
+            model: the model that `load_model` returned, or Beam's proxy for it.
 
         Raises:
-            ImageError: why this tile, or its image, cannot be done.
+            ImageError: this tile, or its image, cannot be upscaled.
             BrokenProcessError: the device is lost.
         """
 
     @abc.abstractmethod
     def probe(self, pixels: np.ndarray, image: TiledImage, model: Loaded) -> None:
-        """Upscales a picture that asks for hardly any memory, on the way that tiles go.
+        """Upscales a picture that needs hardly any memory, in the same way as a tile.
 
         Args:
-            pixels: (H, W, C) of the picture.
-            image: what guides the network.
+            pixels: the picture, (H, W, C).
+            image: the image whose prompt and parameters guide the network.
             model: as for `upscale`.
 
         Raises:
-            Exception: what the network raises.
+            Exception: any exception of the network.
         """
 
     @abc.abstractmethod
     def lose_device(self, error: BrokenProcessError, model: Loaded) -> None:
-        """Has all later tiles fail at once; the device is lost."""
+        """Makes all later tiles fail at once, after the device is lost."""
 
     def run_inference(
         self,
@@ -131,20 +132,20 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
         """Upscales every tile of every image.
 
         Args:
-            batch: images with their tiles; may be empty, as Beam's batching makes it when the
-                first image alone exceeds a batch.
+            batch: images with their tiles; empty if the first image alone exceeds Beam's batch
+                size.
             model: the process's model, or Beam's proxy for one in another process.
-            inference_args: none are taken.
+            inference_args: ignored.
 
         Yields:
-            For each image a PredictionResult whose inference is an `Inference`.
+            A PredictionResult for each image; its inference is an `Inference`.
         """
         del inference_args
         threads = self._threads(batch)
-        # One of its own for each batch would cost more than a small tile.
+        # A pool costs more than a small tile, so one thread does without.
         pool = ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext()
         with pool as executor:
-            # All tiles are handed over before the first result is waited for.
+            # All tiles are submitted before the first result is awaited.
             each = map if executor is None else executor.map
             pending = [
                 each(self._upscale, tiled.tiles, repeat(tiled), repeat(model)) for tiled in batch
@@ -153,7 +154,7 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
                 yield PredictionResult(tiled, _gather(results))
 
     def _threads(self, batch: Sequence[TiledImage]) -> int:
-        """Enough to keep a device's next batch full; one where tiles run one at a time."""
+        """Returns the threads that keep a device's next batch full; 1 if tiles run one by one."""
         shapes = (tile.pixels.shape for tiled in batch for tile in tiled.tiles)
         largest = max((height * width for height, width, _ in shapes), default=1)
         ahead = _BATCHES_AHEAD * self._max_batch_pixels // largest
@@ -177,7 +178,7 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
     def _broken(
         self, error: Exception, tile: Tile, tiled: TiledImage, model: Loaded
     ) -> BrokenProcessError | None:
-        """The device's part in an error; None where the image is its cause."""
+        """Returns the error of a lost device; None if the image is the cause of the error."""
         match fault_of(error):
             case Fault.IMAGE:
                 return None
@@ -191,14 +192,14 @@ class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
                     return None
                 except Exception as failure:
                     broken = no_picture_works(failure)
-        # The process with the network may itself be what is gone.
+        # The process that runs the network may be gone itself.
         with contextlib.suppress(ConnectionError, EOFError):
             self.lose_device(broken, model)
         return broken
 
 
 def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:
-    """Smallest and largest batch in input pixels; where one is asked for, the other gives way."""
+    """Returns the batch bounds in input pixels; a bound that the user set adjusts the other."""
     ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
     smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")
     return {
@@ -208,7 +209,7 @@ def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]
 
 
 def _batch_weight(tiled: TiledImage, least: int) -> int:
-    """How much of a batch an image fills, in pixels; `least` where it has fewer, or no tiles."""
+    """Returns the share of a batch that an image takes, in pixels; at least `least`."""
     return max(least, tiled.pixels)
 
 

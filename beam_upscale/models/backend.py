@@ -1,4 +1,4 @@
-"""Choosing the library that runs a super-resolution network."""
+"""The choice of the library that runs a super-resolution network."""
 
 import importlib.util
 import platform
@@ -9,7 +9,7 @@ from beam_upscale.models.device import Device, Precision
 
 
 class NetworkBackend(StrEnum):
-    """What runs a super-resolution network."""
+    """The library that runs a super-resolution network."""
 
     AUTO = "auto"
     TORCH = "torch"
@@ -17,32 +17,32 @@ class NetworkBackend(StrEnum):
 
     @property
     def library(self) -> str:
-        """Its name as its makers write it."""
+        """The library's name as its makers write it."""
         return {"torch": "PyTorch", "openvino": "OpenVINO"}.get(self.value, self.value)
 
 
 _X86_64 = frozenset({"x86_64", "amd64"})
 
 _OPENVINO_PRECISIONS = frozenset({Precision.FP32, Precision.BF16})
-"""Those that OpenVINO is used for; its fp16 is slower on a CPU than its fp32."""
+"""The precisions that OpenVINO is used for; its fp16 is slower on a CPU than its fp32."""
 
 
 def settle(
     backend: NetworkBackend, device: Device, precision: Precision, *, is_known: bool
 ) -> NetworkBackend:
-    """Replaces `auto` by what is best for a network, and checks what was asked for by name.
+    """Replaces `auto` by the best backend for a network, and checks one that is named.
 
     `auto` is OpenVINO where that is installed, on an x86-64 CPU, in fp32 and bf16, for the networks
     that can be built for it here; else PyTorch.
 
     Args:
-        backend: the one asked for.
-        device: where the network runs, settled.
-        precision: what it computes in, settled.
-        is_known: whether the network can be built for OpenVINO (`recognition.recognize`).
+        backend: the requested backend.
+        device: the device that the network runs on; not `auto`.
+        precision: the precision that it computes in; not `auto`.
+        is_known: True if the network can be built for OpenVINO (`recognition.recognize`).
 
     Returns:
-        One that is not `auto`.
+        A backend that is not `auto`.
 
     Raises:
         SettingsError: `NETWORK_BACKEND_UNAVAILABLE`.
@@ -59,7 +59,7 @@ def settle(
 
 
 def require_openvino() -> None:
-    """Raises where OpenVINO is not installed.
+    """Checks that OpenVINO is installed.
 
     Raises:
         SettingsError: `NETWORK_BACKEND_UNAVAILABLE`.

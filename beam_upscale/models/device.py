@@ -1,7 +1,7 @@
-"""Choosing the device and the floating-point precision that a network runs with.
+"""The choice of the device and the floating-point precision that a network runs with.
 
-PyTorch is asked only where the operating system does not tell: its import takes longer than a small
-network does.
+PyTorch is imported only if the operating system does not give the answer: the import takes longer
+than a small network runs.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 
 
 class Device(StrEnum):
-    """Where a network runs."""
+    """The device that a network runs on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -23,7 +23,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """Floating-point type of a network's weights and intermediate results."""
+    """The floating-point type of a network's weights and intermediate results."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -31,14 +31,14 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
-# Features of a CPU that multiply in the type, as `torch.cpu.get_capabilities`
-# names them; the last name in each row is ARM's.
+# CPU features that multiply in the type, by their names in `torch.cpu.get_capabilities`; the last
+# name in each row is ARM's.
 _CPU_FEATURES = {
     Precision.BF16: ("avx512_bf16", "amx_bf16", "avx10_2", "bf16"),
     Precision.FP16: ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
 }
 
-# What Linux shows of the drivers of NVIDIA's and AMD's devices, also in WSL and on Jetson.
+# Files of the drivers of NVIDIA's and AMD's devices on Linux, also in WSL and on Jetson.
 _DRIVER_FILES = ("/dev/kfd", "/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/nvgpu", "/dev/dxg")
 
 # fp16 comes first because its 11 significant bits come closer to fp32 than the 8 of bf16.
@@ -56,20 +56,19 @@ def settle(
     *,
     elsewhere: bool = False,
 ) -> tuple[Device, Precision]:
-    """Replaces `auto` by what this machine has, and checks what was asked for by name.
+    """Replaces `auto` by what this machine has, and checks a device and a precision given by name.
 
     A device is chosen in the order CUDA, MPS, CPU. A precision is chosen for speed where at least
     45 dB against fp32 is kept: on CUDA fp16, else bf16; on a CPU bf16 where the CPU multiplies in
-    it, else fp32; on MPS fp32. What this returns, given again, is returned unchanged on a machine
-    that can keep it and refused on one that cannot.
+    it, else fp32; on MPS fp32. A returned pair, given again, is returned unchanged on a machine
+    that supports it and rejected on one that does not.
 
     Args:
-        device: the device asked for.
-        precision: the precision asked for.
+        device: the requested device.
+        precision: the requested precision.
         supported: the precisions that the network itself supports.
-        elsewhere: whether the network runs on other machines, each of which settles again what is
-            returned here. A device and a precision that are both named are then not looked for on
-            this one.
+        elsewhere: True if the network runs on other machines, which each settle the returned pair
+            again. A device and a precision that are both named are then not checked on this one.
 
     Returns:
         The device and the precision, neither of them `auto`.
@@ -85,10 +84,11 @@ def settle(
 
 
 def _is_settled_elsewhere(device: Device, precision: Precision) -> bool:
-    """Whether nothing is left to settle for other machines.
+    """Checks whether a named device needs no further settling here, as the precision is named too.
 
     Raises:
-        SettingsError: `DEVICE_UNAVAILABLE`, the precision is, and only they could.
+        SettingsError: `DEVICE_UNAVAILABLE`, the precision is `auto`, and this machine lacks the
+            device that decides on it.
     """
     if precision is not Precision.AUTO:
         return True
@@ -104,7 +104,7 @@ def _is_settled_elsewhere(device: Device, precision: Precision) -> bool:
 
 
 def _available_devices() -> list[Device]:
-    """What this machine has, the best first."""
+    """Lists the devices of this machine, the best first."""
     available = [Device.CPU]
     if _has_mps():
         available.insert(0, Device.MPS)
@@ -168,7 +168,7 @@ def _has_cuda() -> bool:
 
 
 def _has_driver() -> bool:
-    """Whether a driver of CUDA or ROCm may be there; without one PyTorch finds no device."""
+    """Checks whether a CUDA or ROCm driver may exist; without one PyTorch finds no device."""
     match sys.platform:
         case "darwin":
             return False
@@ -197,7 +197,7 @@ def _has_mps() -> bool:
 
 
 def _computes_in(device: Device, precision: Precision) -> bool:
-    """Whether the device multiplies in bf16 or fp16 itself, not by emulation."""
+    """Checks whether the device multiplies in bf16 or fp16 natively, not by emulation."""
     if device is Device.CPU:
         told = _told_by_linux(precision)
         return _told_by_torch(precision) if told is None else told
@@ -209,10 +209,10 @@ def _computes_in(device: Device, precision: Precision) -> bool:
 
 
 def _told_by_linux(precision: Precision) -> bool | None:
-    """Whether Linux says that the CPU multiplies in a type; None where it does not tell.
+    """Reads from Linux whether the CPU multiplies in a type; None if Linux does not tell.
 
-    It may be older than a feature of the CPU and not name it. But an x86 CPU without AVX-512 has
-    none of these.
+    A kernel older than a CPU feature may not name it. But an x86 CPU without AVX-512 has none of
+    these features.
     """
     flags = _linux_flags()
     if not flags.isdisjoint(_CPU_FEATURES[precision]):
@@ -221,7 +221,7 @@ def _told_by_linux(precision: Precision) -> bool | None:
 
 
 def _linux_flags() -> frozenset[str]:
-    """The features that Linux names of the first CPU; none elsewhere."""
+    """Returns the features of the first CPU as Linux names them; empty on other systems."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -241,7 +241,7 @@ def _told_by_torch(precision: Precision) -> bool:
 def _cpu_features() -> Mapping[str, object]:
     import torch
 
-    # A torch too old to tell counts as a CPU without these types: slower, and right.
+    # A torch without this function counts as a CPU without these types: slower, but correct.
     tell = getattr(torch.cpu, "get_capabilities", dict)
     features: Mapping[str, object] = tell()
     return features

@@ -1,4 +1,4 @@
-"""What a folder in diffusers' layout holds, and whether it is whole, from its JSON and headers."""
+"""Inspects a folder in diffusers' layout and checks that it is whole, by JSON and headers."""
 
 import json
 import re
@@ -17,7 +17,7 @@ PIPELINE = "StableDiffusionUpscalePipeline"
 
 _IMAGE_CHANNELS = 3
 _DEFAULT_MAX_NOISE_LEVEL = 350
-"""Of the pipeline's constructor, for a model_index.json without one."""
+"""The default of the pipeline's constructor, for a model_index.json without a value."""
 
 _CONFIGS = {
     "unet": "config.json",
@@ -44,10 +44,10 @@ _NEVER_LOADED = frozenset({"safety_checker", "feature_extractor", "watermarker"}
 _CODE_KEYS = frozenset(
     {"auto_map", "custom_pipelines", "custom_pipeline", "trust_remote_code", "quantization_config"}
 )
-"""What a configuration names code by, its own or another library's."""
+"""Keys by which a configuration names code, its own or another library's."""
 
 _KERNEL_KEYS = frozenset({"attn_implementation", "_attn_implementation"})
-"""What names code by `OWNER/NAME` of a repository of the hub."""
+"""Keys that name code as `OWNER/NAME` of a repository of the hub."""
 
 _WEIGHTS = {
     "unet": ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"),
@@ -57,19 +57,19 @@ _WEIGHTS = {
 """Names of a component's weights, in the order in which the library looks for them."""
 
 _VOCABULARIES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
-"""Files that hold a tokenizer's vocabulary, any of these sets."""
+"""Sets of files that hold a tokenizer's vocabulary; one of the sets suffices."""
 
 Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class LatentInfo:
-    """What a weights folder holds.
+    """The properties of a weights folder.
 
     Attributes:
         scale: output pixels for each input pixel along a side.
-        factor: the sides that the UNet takes are multiples of it.
-        max_noise_level: most noise that can be put on the input.
+        factor: the UNet takes only sides that are multiples of this.
+        max_noise_level: the highest level of noise that can be added to the input.
         precisions: the precisions that the modules can compute in.
     """
 
@@ -80,19 +80,18 @@ class LatentInfo:
 
 
 def inspect(folder: Path) -> LatentInfo:
-    """Reads what a folder holds and checks that nothing is missing, without loading weights.
+    """Reads the properties of a folder and checks that no file is missing, without loading weights.
 
-    A safety checker and a watermarker are not asked for: they are never loaded.
+    A safety checker and a watermarker may be missing: they are never loaded.
 
     Args:
         folder: as `StableDiffusionUpscalePipeline.save_pretrained` writes it.
 
     Raises:
         SettingsError: `WEIGHTS_INCOMPLETE` if a file is missing that `model_index.json` or an index
-            of weights asks for; `WEIGHTS_UNUSABLE` if it is another pipeline, if a file is or names
-            code, if JSON is corrupt,
-            if a `.safetensors` file is not as long as its header says, or if the modules' channels
-            do not fit together.
+            of weights names; `WEIGHTS_UNUSABLE` if it is another pipeline, if a file is or names
+            code, if JSON is corrupt, if a `.safetensors` file is not as long as its header says, or
+            if the modules' channels do not fit together.
     """
     index = _read_json(folder / "model_index.json")
     if index.get("_class_name") != PIPELINE:
@@ -159,7 +158,7 @@ def _require_no_key_of_code(path: Path, config: Config) -> None:
 
 
 def _key_of_code(value: object) -> str | None:
-    """The first key of a configuration, or of what is in it, that names code; None without one."""
+    """Returns the first key of a configuration, at any depth, that names code; None without one."""
     if isinstance(value, list):
         return next(filter(None, map(_key_of_code, value)), None)
     if not isinstance(value, dict):
@@ -195,7 +194,7 @@ def _require_weights(folder: Path, names: Sequence[str]) -> None:
 
 
 def _parts(index: Path) -> Sequence[str]:
-    """Files that hold the parts of weights."""
+    """Lists the files that hold the parts of weights."""
     weight_map = _read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise unusable(index, "it has no weight_map")
@@ -211,7 +210,7 @@ def _require_whole(path: Path) -> None:
         raise _incomplete(path)
     try:
         if path.suffix != SAFETENSORS:
-            # Both libraries make only tensors and plain containers of what is left.
+            # From other content, both libraries load only tensors and plain containers.
             refuse_program(path)
             return
         # Opening reads the header alone, and compares it with the length of the file.
@@ -243,7 +242,7 @@ def _require_fitting_channels(folder: Path, configs: Mapping[str, Config]) -> No
 
 
 def _require_known_noise_levels(folder: Path, most: object, known: object) -> None:
-    """A level beyond the UNet's table is an error on a GPU that ends the whole process."""
+    """Rejects a maximum beyond the UNet's table: such a level on a GPU ends the whole process."""
     if not isinstance(most, int) or not isinstance(known, int) or not 0 <= most < known:
         raise unusable(
             folder, f"max_noise_level is {most}; the unet's num_class_embeds, {known}, must be more"

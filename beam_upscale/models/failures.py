@@ -1,9 +1,9 @@
-"""Tells what a failed pass of a network means: the fault of one image, or a lost device.
+"""The classification of failed passes of a network: a fault of one image, or a lost device.
 
-After some errors nothing more can be computed in a process, such as CUDA's "sticky" ones, which
-destroy the process's context (CUDA Runtime API, "Error Handling": `cudaErrorIllegalAddress` and
-others "leave the process in an inconsistent state"). Errors are told apart by class and text, and
-PyTorch is not imported for that: where it is not loaded, none of its errors was raised.
+After some errors a process can compute nothing more, such as CUDA's "sticky" ones, which destroy
+the process's context (CUDA Runtime API, "Error Handling": `cudaErrorIllegalAddress` and others
+"leave the process in an inconsistent state"). Errors are classified by class and text. PyTorch is
+not imported for that: if it is not loaded, it has raised no error.
 """
 
 import re
@@ -24,8 +24,8 @@ _OUT_OF_MEMORY = (
     "bad_alloc",
 )
 
-# As cudaGetErrorString (and ROCm's hipGetErrorString) words them, PyTorch and NVIDIA's driver. The
-# hints that PyTorch appends to each of its errors have none of these.
+# The wording of cudaGetErrorString (and ROCm's hipGetErrorString), of PyTorch and of NVIDIA's
+# driver. The hints that PyTorch appends to each of its errors contain none of these.
 _LOST = re.compile(
     "|".join(
         (
@@ -60,7 +60,7 @@ _LOST = re.compile(
             r"Found no NVIDIA driver",
             r"No (CUDA|HIP) GPUs are available",
             r"Cannot re-initialize CUDA in forked subprocess",
-            # Apple's, of Metal's command buffers.
+            # Apple's errors of Metal command buffers.
             r"kIOGPUCommandBufferCallbackError(?!OutOfMemory)",
             r"Caused GPU (Hang|Timeout|Address Fault) Error",
             r"for causing prior/excessive GPU errors",
@@ -69,19 +69,19 @@ _LOST = re.compile(
     re.IGNORECASE,
 )
 
-# Besides RuntimeError and its kinds: of torch.cuda, and what a proxy makes of any error.
+# Further classes beside RuntimeError: of torch.cuda, and of a proxy that wraps any error.
 _OTHER_CLASSES = frozenset({"DeferredCudaCallError", "RemoteError"})
 
 _LONGEST_QUOTE = 300
 
 
 class Fault(Enum):
-    """The meanings that an error can have.
+    """The possible causes of an error.
 
     Attributes:
-        IMAGE: the network says itself that the image is the cause.
-        UNCLEAR: the image may be the cause, or the device: a pass over another picture tells.
-        DEVICE: nothing more can be computed in this process.
+        IMAGE: the image; the error itself says so.
+        UNCLEAR: the image or the device; a pass over a probe picture decides.
+        DEVICE: the device; nothing more can be computed in this process.
     """
 
     IMAGE = auto()
@@ -93,7 +93,7 @@ _UNCLEAR_CODES = frozenset({ErrorCode.OUT_OF_MEMORY, ErrorCode.NOT_A_NUMBER})
 
 
 def fault_of(error: BaseException) -> Fault:
-    """Tells whose fault an error is that a pass of a network raised."""
+    """Determines the cause of an error that a pass of a network raised."""
     if isinstance(error, BrokenProcessError):
         return Fault.DEVICE
     if isinstance(error, ImageError):
@@ -108,7 +108,7 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _is_of_device(error: BaseException) -> bool:
-    """Whether a device or its driver failed, by what PyTorch raises."""
+    """Checks by class and text whether an error is of a device or its driver."""
     # Beam's proxy of a network in another process raises these once that process has ended.
     if isinstance(error, ConnectionError | EOFError):
         return True
@@ -117,7 +117,7 @@ def _is_of_device(error: BaseException) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """PyTorch has a class for it; CUDA's libraries, MPS and the CPU raise what only texts tell."""
+    """Checks for an out-of-memory error; only its text shows it for CUDA libraries, MPS and CPU."""
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (
         torch is not None and isinstance(error, torch.OutOfMemoryError)
@@ -128,14 +128,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def does_not_fit(width: int, height: int, device: Device, error: str, advice: str) -> ImageError:
-    """The error of an image that is alone in its batch and does not fit in a device's memory.
+    """Returns the error of an image that, alone in its batch, does not fit in device memory.
 
     Args:
-        width: of the image, in pixels.
-        height: of the image, in pixels.
-        device: that has too little memory.
-        error: the library's own words, of which the first line is told.
-        advice: what to do.
+        width: the image's width in pixels.
+        height: the image's height in pixels.
+        device: the device with too little memory.
+        error: the library's message; its first line is quoted.
+        advice: one or more sentences with a remedy.
     """
     return ImageError(
         ErrorCode.OUT_OF_MEMORY,
@@ -145,7 +145,7 @@ def does_not_fit(width: int, height: int, device: Device, error: str, advice: st
 
 
 def not_a_number() -> ImageError:
-    """The error of a pass that gave values that are not finite."""
+    """Returns the error of a pass that gave values that are not finite."""
     return ImageError(
         ErrorCode.NOT_A_NUMBER,
         "The network gave values that are infinite or not a number; every value must be finite. "
@@ -154,7 +154,7 @@ def not_a_number() -> ImageError:
 
 
 def device_lost(error: BaseException) -> BrokenProcessError:
-    """The error that stops a run after a pass that failed with another one."""
+    """Returns the error that stops a run after a pass failed with the given error."""
     if isinstance(error, BrokenProcessError):
         return error
     return BrokenProcessError(
@@ -165,7 +165,7 @@ def device_lost(error: BaseException) -> BrokenProcessError:
 
 
 def no_picture_works(error: BaseException) -> BrokenProcessError:
-    """As `device_lost`, where the smallest picture fails as well as the one before it."""
+    """Returns the error that stops a run after the probe picture failed too."""
     if fault_of(error) is Fault.DEVICE:
         return device_lost(error)
     return BrokenProcessError(
@@ -183,7 +183,7 @@ def _first_line(error: BaseException) -> str:
 
 
 class DeviceState:
-    """Whether networks can still compute on a device of this process; safe for all threads."""
+    """The state of a device in this process: usable or lost; thread-safe."""
 
     def __init__(self) -> None:
         self._lost: BrokenProcessError | None = None
@@ -199,7 +199,7 @@ class DeviceState:
             raise lost.copy()
 
     def lose(self, error: BrokenProcessError) -> None:
-        """Has all later passes of this process fail at once; the first error is kept."""
+        """Makes all later passes of this process fail at once; the first error is kept."""
         self._lost = self._lost or error
 
 
@@ -208,7 +208,7 @@ _states_lock = threading.Lock()
 
 
 def state_of(device: Device) -> DeviceState:
-    """The state that all networks on an accelerator share; a CPU's networks have one each."""
+    """Returns a device's state: shared by all networks on an accelerator, new for a CPU."""
     if device is Device.CPU:
         return DeviceState()
     with _states_lock:

@@ -1,10 +1,10 @@
 """Text-guided upscaling by latent diffusion, on diffusers' `StableDiffusionUpscalePipeline`.
 
-The modules are the library's, loaded by the library. The loop over them is this one's, for what the
-library's call does not offer: sides of any length, tiles that share their noise, embeddings that
-are kept, progress. It does the same steps in the same order: where the library can do the same, on
-a CPU in fp32 and for sides that are multiples of `LatentInfo.factor`, its result is the same, pixel
-for pixel.
+The library's modules are loaded by the library. The loop over them is our own, as the library's
+pipeline call lacks sides of any length, tiles that share their noise, cached embeddings, and
+progress. The loop does the same steps in the same order. So for all images that the library can
+process (on a CPU in fp32, with sides that are multiples of `LatentInfo.factor`), its result equals
+the library's, pixel for pixel.
 
 A safety checker or a watermarker in the weights folder is not loaded.
 """
@@ -44,17 +44,17 @@ Pixels = NDArray[np.uint8 | np.uint16]
 OnStep = Callable[[int, int], None]
 Decode = Callable[[Tensor], Tensor]
 Texts = tuple[Tensor, ...]
-"""Embeddings of an image's texts, (1, tokens, channels) each."""
+"""The embeddings of an image's texts, (1, tokens, channels) each."""
 
 _IMAGE_CHANNELS = (1, 3)
 _COLOR_CHANNELS = 3
 _LONGEST_QUOTE = 100
 _DDIM_ETA = 0.0
-"""The library's default: DDIM adds no noise of its own."""
+"""DDIM's eta, as the library's default: DDIM adds no noise of its own."""
 
 
 def ignore(done: int, total: int) -> None:
-    """Reports progress to no one."""
+    """Ignores a progress report."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,9 @@ class Job:
 
     Attributes:
         pixels: (H, W, C), C 1 or 3, uint8 or uint16, full range.
-        parameters: with a seed, 1 to 2**32 - 1.
-        pieces: that cover the image: one for the whole image, or tiles that share one canvas of
-            noise and are blended at each step.
+        parameters: the image's parameters, with a seed from 1 to 2**32 - 1.
+        pieces: boxes that cover the image: one for the whole image, or tiles that share one canvas
+            of noise and are blended at each step.
 
     Raises:
         ValueError: another shape or type, no pixels, no seed or no piece.
@@ -86,16 +86,16 @@ class Job:
 
     @property
     def area(self) -> int:
-        """Pixels that the network sees, with sides rounded up to multiples of 8.
+        """The pixels that the network sees, with sides rounded up to multiples of 8.
 
-        That is what the published network needs; what is padded takes memory as well.
+        The published network needs such sides, and padding takes memory too.
         """
         height, width, _ = self.pixels.shape
         return int((height + -height % 8) * (width + -width % 8))
 
     @property
     def kind(self) -> Hashable:
-        """Jobs of equal kind may share a batch; one of several pieces shares with none."""
+        """The key of jobs that may share a batch; a job of several pieces shares with none."""
         if len(self.pieces) > 1:
             return self
         parameters = self.parameters
@@ -109,9 +109,9 @@ class LatentModel:
     One image, or one batch, is computed at a time; other threads wait.
 
     Attributes:
-        info: what the weights folder holds.
-        device: where the modules run.
-        precision: what they compute in.
+        info: the properties of the weights folder.
+        device: the device that the modules run on.
+        precision: the precision that they compute in.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class LatentModel:
         self._torch_device = torch.device(device.value)
         self._embeddings = EmbeddingCache(self._encode)
         self._computing = threading.Lock()
-        # Apart, so that prompts are encoded while an image is computed.
+        # A lock of its own, so that prompts are encoded while an image is computed.
         self._encoding = threading.Lock()
 
     @classmethod
@@ -149,15 +149,15 @@ class LatentModel:
         """Loads a weights folder onto a device.
 
         Args:
-            folder: as `StableDiffusionUpscalePipeline.save_pretrained` writes it.
-            device: `auto` is settled as `settle` says.
-            precision: likewise. In fp16 the autoencoder stays in fp32 where its configuration has
-                `force_upcast`, as in the library.
+            folder: a folder in the format of `StableDiffusionUpscalePipeline.save_pretrained`.
+            device: the device; `settle` replaces `auto`.
+            precision: the precision; `settle` replaces `auto`. In fp16 the autoencoder stays in
+                fp32 if its configuration has `force_upcast`, as in the library.
             threads: CPU threads of one computation, at least 1. Exact, reproducible algorithms on
                 CUDA and silence of diffusers' and transformers' logs and progress bars are set for
                 the whole process.
-            vae_tiling: decodes in strips, see `models.vae`: less memory, and a result that differs
-                by rounding.
+            vae_tiling: True decodes in strips (`models.vae`), which takes less memory; the result
+                differs by rounding.
 
         Raises:
             SettingsError: `WEIGHTS_INCOMPLETE`, `WEIGHTS_UNUSABLE`, `DEVICE_UNAVAILABLE` or
@@ -176,19 +176,19 @@ class LatentModel:
         return cls(info, pipeline, decode, device, precision, threads)
 
     def prepare(self, parameters: Parameters) -> tuple[int, tuple[str, ...]]:
-        """Makes sure that the embeddings of an image's prompts are there.
+        """Computes the embeddings of an image's prompts, unless they are cached.
 
         Without guidance (a cfg_scale up to 1) there is no negative prompt to embed.
 
         Args:
-            parameters: of an image.
+            parameters: the image's parameters.
 
         Returns:
-            How many embeddings were computed now, and a note for each prompt that is longer than
+            The number of embeddings computed now, and a note for each prompt that is longer than
             the text encoder takes: `prompt_truncated: …`, `negative_prompt_truncated: …`.
 
         Raises:
-            ImageError: `INVALID_NOISE_LEVEL` if the noise is more than the network knows.
+            ImageError: `INVALID_NOISE_LEVEL` if the noise level is above the network's highest.
         """
         self._require_noise_level(parameters)
         computed, notes = 0, []
@@ -202,16 +202,16 @@ class LatentModel:
     def upscale(self, jobs: Sequence[Job], on_step: OnStep = ignore) -> list[Pixels]:
         """Upscales images by the network's scale.
 
-        On a CPU images run one by one, so that none depends on its neighbors. Elsewhere those of
-        equal kind share a batch, which is halved on running out of memory. Sides that are no
+        On a CPU images run one by one, so that no result depends on other images. Elsewhere images
+        of equal kind share a batch, which is halved on running out of memory. Sides that are not
         multiples of `LatentInfo.factor` are padded by reflection, to the right and below, and
-        latents are cropped before they are decoded. Grayscale runs as three copies, and is the mean
-        of the three channels that come out.
+        latents are cropped before they are decoded. A grayscale image runs as three equal channels;
+        its result is the mean of the three channels.
 
         Args:
             jobs: the images.
-            on_step: called after each pass of the UNet with the passes done and all of them, a
-                pass counted for each image in it.
+            on_step: called after each pass of the UNet with the number of passes done and of all
+                passes; a pass over several images counts once for each.
 
         Returns:
             (H · scale, W · scale, C) of each image's type, values rounded to the nearest.
@@ -223,7 +223,7 @@ class LatentModel:
         """
         for job in jobs:
             self._require_noise_level(job.parameters)
-        # Before the lock is taken, for another thread may be at work on the same text.
+        # Before the lock is taken, as another thread may be encoding the same text.
         texts = [self._embedded(job.parameters) for job in jobs]
         results: dict[int, Pixels] = {}
         progress = _Progress(sum(self._passes(job) for job in jobs), on_step)
@@ -237,7 +237,7 @@ class LatentModel:
         return [results[index] for index in range(len(jobs))]
 
     def _batches(self, jobs: Sequence[Job]) -> list[list[int]]:
-        """Indices of the jobs that are computed together."""
+        """Groups the indices of the jobs by batch."""
         if self.device is Device.CPU:
             return [[index] for index in range(len(jobs))]
         kinds: dict[Hashable, list[int]] = {}
@@ -248,7 +248,7 @@ class LatentModel:
     def _upscale_within_memory(
         self, jobs: Sequence[Job], texts: Sequence[Texts], progress: "_Progress"
     ) -> list[Pixels]:
-        """Upscales jobs of one kind; on running out of memory, in halves."""
+        """Upscales jobs of one kind; splits them in halves on running out of memory."""
         done = progress.done
         try:
             latents = self._denoise(jobs, texts, progress)
@@ -257,7 +257,7 @@ class LatentModel:
             if not is_out_of_memory(error):
                 raise
             message = str(error)
-        # Tried again outside of `except`, where the error no longer holds the failed pass's memory.
+        # Retried outside of `except`, where the error no longer holds the failed pass's memory.
         release_memory(self.device)
         progress.done = done
         if len(jobs) > 1:
@@ -271,7 +271,7 @@ class LatentModel:
     def _denoise(
         self, jobs: Sequence[Job], texts: Sequence[Texts], progress: "_Progress"
     ) -> Tensor:
-        """Latents of jobs of one kind, (N, latent channels, H, W) with the image's own H and W.
+        """Computes the latents of jobs of one kind: (N, latent channels, H, W) in the image's size.
 
         The steps, their order and the draws of noise are those of the library's `__call__`.
         """
@@ -300,7 +300,7 @@ class LatentModel:
         return cropped
 
     def _to_input(self, pixels: Pixels) -> Tensor:
-        """(H, W, C) integers as (1, 3, H, W), -1 to 1, sides padded to multiples of the factor."""
+        """Converts (H, W, C) to (1, 3, H, W), from -1 to 1, padded to multiples of the factor."""
         height, width, _ = pixels.shape
         factor = self.info.factor
         pixels = np.pad(pixels, ((0, -height % factor), (0, -width % factor), (0, 0)), "reflect")
@@ -310,7 +310,7 @@ class LatentModel:
         return image.to(dtype=self._dtype, device=self._torch_device)
 
     def _draw(self, shape: Sequence[int], generators: Sequence[torch.Generator]) -> Tensor:
-        """Noise, drawn for each image from its own generator, on the CPU on any device."""
+        """Draws noise for each image from its own generator, on the CPU for any device."""
         draws = [
             torch.randn((1, *shape[1:]), generator=generator, dtype=self._dtype)
             for generator in generators
@@ -318,7 +318,7 @@ class LatentModel:
         return torch.cat(draws).to(self._torch_device)
 
     def _picture(self, job: Job, latents: Tensor) -> Pixels:
-        """Decodes a job's latents, (C, H, W), each piece on its own, and blends what overlaps."""
+        """Decodes a job's latents, (C, H, W), piece by piece, and blends the overlaps."""
         height, width, channels = job.pixels.shape
         scale, vae = self.info.scale, self._pipeline.vae
         latents = latents[None].to(next(vae.decoder.parameters()).dtype)
@@ -337,7 +337,7 @@ class LatentModel:
         return np.ascontiguousarray(rounded.astype(job.pixels.dtype))
 
     def _passes(self, job: Job) -> int:
-        """Passes of the UNet for a job; some schedulers need more of them than steps."""
+        """Returns the UNet passes for a job; some schedulers need more passes than steps."""
         scheduler = copy.deepcopy(self._pipeline.scheduler)
         scheduler.set_timesteps(job.parameters.steps)
         return len(scheduler.timesteps) * len(job.pieces)
@@ -355,7 +355,7 @@ class LatentModel:
         return tuple(embedding.values for embedding in embeddings)
 
     def _encode(self, text: str) -> Embedding:
-        """What the library's `encode_prompt` gives for a text alone, bit for bit."""
+        """Encodes one text, with the same bits as the library's `encode_prompt`."""
         with self._encoding, torch.inference_mode():
             torch.set_num_threads(self._threads)
             note = _truncation(self._pipeline.tokenizer, text)
@@ -373,7 +373,7 @@ class LatentModel:
 
 
 class _NoisePrediction:
-    """The noise that the UNet sees in latents, guided by the prompts, window by window."""
+    """The UNet's prediction of the noise in latents, guided by prompts, window by window."""
 
     def __init__(
         self,
@@ -383,14 +383,14 @@ class _NoisePrediction:
         parameters: Parameters,
         windows: Sequence[Window],
     ) -> None:
-        """Takes what stays the same from step to step.
+        """Stores the values that are constant over all steps.
 
         Args:
-            unet: takes latents and image side by side.
-            images: (N, 3, H, W), with their noise.
-            texts: of each image.
-            parameters: that all images share.
-            windows: that cover the images.
+            unet: the network; its input is latents and image concatenated along the channels.
+            images: (N, 3, H, W), the images with noise added.
+            texts: the embeddings of each image.
+            parameters: the parameters that all images share.
+            windows: the windows that cover the images.
         """
         self._unet = unet
         self._images = images
@@ -407,7 +407,7 @@ class _NoisePrediction:
         ]
 
     def __call__(self, latents: Tensor, timestep: Tensor, on_pass: Callable[[], None]) -> Tensor:
-        """Predicts for (N, latent channels, H, W); `on_pass` is called after each window."""
+        """Predicts the noise in (N, latent channels, H, W); calls `on_pass` after each window."""
         blended = torch.zeros_like(latents, dtype=torch.float32)
         for window, weights in self._windows:
             seen = torch.cat([window.of(latents), window.of(self._images)], dim=1)
@@ -430,7 +430,7 @@ class _NoisePrediction:
 
 
 class _Progress:
-    """Counts passes of the UNet and reports each."""
+    """The counter of UNet passes, which reports each to `on_step`."""
 
     def __init__(self, total: int, on_step: OnStep) -> None:
         self.done = 0
@@ -443,27 +443,27 @@ class _Progress:
 
 
 def _texts(parameters: Parameters) -> dict[str, str]:
-    """The texts that an image needs embedded, in the order in which the UNet takes them."""
+    """Returns the texts that an image needs embedded, by name, in the order the UNet takes them."""
     if parameters.cfg_scale <= 1:
         return {"prompt": parameters.prompt}
     return {"negative_prompt": parameters.negative_prompt, "prompt": parameters.prompt}
 
 
 def _truncation(tokenizer: "CLIPTokenizer", text: str) -> str:
-    """Which part of a text is beyond what the text encoder takes; empty if none is."""
+    """Describes the part of a text that the text encoder cuts off; empty if it takes all."""
     tokens, limit = tokenizer(text).input_ids, tokenizer.model_max_length
     if len(tokens) <= limit:
         return ""
-    # The last of the tokens taken is the end mark.
+    # The last token that is taken is the end mark.
     left_out = tokenizer.decode(tokens[limit - 1 : -1])
     if len(left_out) > _LONGEST_QUOTE:
-        # The row has the prompt as a whole.
+        # The manifest's row has the whole prompt.
         left_out = f"{left_out[:_LONGEST_QUOTE]}…"
     return f"{len(tokens)} tokens found, {limit} allowed; left out: {left_out}"
 
 
 def _step_extras(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """What a scheduler's `step` takes beside prediction, timestep and latents."""
+    """Returns the extra keyword arguments that this scheduler's `step` takes."""
     known = signatures.signature(scheduler.step).parameters
     extras = {
         "eta": _DDIM_ETA,
@@ -473,7 +473,7 @@ def _step_extras(scheduler: Any, generators: list[torch.Generator]) -> dict[str,
 
 
 def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscalePipeline":
-    # Imported here, for they take seconds that `inspect` need not wait for.
+    # Imported here: the import takes seconds, which `inspect` must not cost.
     import diffusers
     import transformers
 
@@ -481,11 +481,11 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
         logs.set_verbosity_error()
         logs.disable_progress_bar()
     options = {"dtype": dtype, "local_files_only": True, "trust_remote_code": False}
-    # What fails here is the installation, not the weights.
+    # An error here is one of the installation, not of the weights.
     encoder_class = transformers.CLIPTextModel
     pipeline_class = diffusers.StableDiffusionUpscalePipeline
     try:
-        # Loaded apart, for transformers draws at random what is missing, and only this tells.
+        # Loaded apart: transformers fills missing weights at random, and only `loading` lists them.
         text_encoder, loading = encoder_class.from_pretrained(
             folder / "text_encoder", output_loading_info=True, **options
         )
@@ -500,10 +500,10 @@ def _load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscaleP
     except MemoryError:
         raise
     except Exception as error:
-        # What foreign or damaged weights raise is not a closed set.
+        # Foreign or damaged weights may raise any exception.
         raise unusable(folder, unreadable(error, "diffusers")) from error
     missing = sorted(loading["missing_keys"])
-    # diffusers leaves what is missing without values.
+    # diffusers leaves missing weights without values.
     for module in (pipeline.unet, pipeline.vae):
         missing += [name for name, values in module.named_parameters() if values.is_meta]
     if missing:
@@ -520,7 +520,7 @@ def _whole_decode(vae: "AutoencoderKL") -> Decode:
 
 
 def _decode_in_strips(folder: Path, vae: "AutoencoderKL") -> Decode:
-    # Imports the library.
+    # Imported here, as this imports the library.
     from beam_upscale.models.vae import StripedDecoder
 
     try:

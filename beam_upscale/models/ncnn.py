@@ -1,4 +1,4 @@
-"""Reading ncnn networks as PyTorch state dicts.
+"""The reading of ncnn networks as PyTorch state dicts.
 
 An ncnn network is a `.param` file, a text graph with one layer a line, and a `.bin` file with the
 weights in the order of that graph (https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure).
@@ -29,12 +29,12 @@ _INPUT = -1
 
 @dataclass(frozen=True)
 class Operation:
-    """What a layer computes, and from which others.
+    """A layer's computation: its kind, its inputs and its settings.
 
     Attributes:
         kind: ncnn's layer type.
         inputs: positions of the operations it reads, -1 for the network's input.
-        settings: what else decides its result, without the number of channels.
+        settings: the other values that determine its result, without the number of channels.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Layer:
-    """One line of a `.param` file; parameters are lists, of one value unless ncnn has an array."""
+    """One line of a `.param` file; a parameter has one value unless ncnn has an array."""
 
     kind: str
     inputs: tuple[str, ...]
@@ -65,12 +65,12 @@ class Layer:
         )
 
     def value(self, number: int, default: float = 0) -> float:
-        """The single value of a parameter."""
+        """Returns the single value of a parameter, or `default` if it is not set."""
         return self.params.get(number, (default,))[0]
 
     @property
     def settings(self) -> tuple[float, ...]:
-        """What decides the layer's result beside its inputs and weights."""
+        """The values that determine the layer's result beside its inputs and weights."""
         match self.kind:
             case "Convolution":
                 kernel, dilation, stride = self.value(1), self.value(2, 1), self.value(3, 1)
@@ -115,7 +115,10 @@ class _Wiring:
 
 
 def _rrdbnet_wiring(blocks: int) -> _Wiring:
-    """ESRGAN's generator for scale 4, with Real-ESRGAN's names (arXiv:1809.00219, section 3.1)."""
+    """Wires ESRGAN's generator for scale 4 (arXiv:1809.00219, section 3.1).
+
+    Names are those of Real-ESRGAN.
+    """
     wiring = _Wiring()
     first = trunk = wiring.convolve(_INPUT, "conv_first")
     for block in range(blocks):
@@ -143,7 +146,7 @@ def _rrdbnet_wiring(blocks: int) -> _Wiring:
 
 
 def _compact_wiring(convolutions: int, scale: float) -> _Wiring:
-    """Real-ESRGAN's compact network (SRVGGNetCompact)."""
+    """Wires Real-ESRGAN's compact network (SRVGGNetCompact)."""
     wiring = _Wiring()
     features = wiring.convolve(_INPUT, "body.0")
     for index in range(1, convolutions):
@@ -191,7 +194,7 @@ def _computing_layers(param: Path) -> list[Layer]:
 
 
 def _names(layers: list[Layer], param: Path) -> list[str | None]:
-    """The name for each layer, None for those without weights."""
+    """Returns the name of each layer, None for layers without weights."""
     operations = _operations(layers)
     convolutions = sum(layer.kind == "Convolution" for layer in layers)
     shuffles = [layer.value(0) for layer in layers if layer.kind == "PixelShuffle"]
@@ -207,7 +210,7 @@ def _names(layers: list[Layer], param: Path) -> list[str | None]:
 
 
 def _operations(layers: list[Layer]) -> list[Operation]:
-    """The graph without its inputs and splits, which only give names to results."""
+    """Returns the graph without its inputs and splits, which only give names to results."""
     operations: list[Operation] = []
     producers: dict[str, int] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""How the networks that spandrel loads are run on a device: in strips, or whole."""
+"""The execution of networks that spandrel loads, on a device: in strips, or whole."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ class Network(Protocol):
 
     Attributes:
         halo: input pixels that a tile needs on each side for a result without seams.
-        batches: whether several images may share a forward pass without touching one another.
+        batches: whether several images may share a forward pass without influence on each other.
         shrinks: whether fewer `strip_pixels` need less memory.
     """
 
@@ -89,7 +89,7 @@ def build_network(descriptor: ImageModelDescriptor[nn.Module], dtype: torch.dtyp
 
 
 def halo_of(model: nn.Module) -> int:
-    """Input pixels that a tile needs on each side for a result without seams."""
+    """Returns the input pixels that a tile needs on each side for a result without seams."""
     match model:
         case ESRGAN():
             factor = model.shuffle_factor or 1
@@ -101,7 +101,7 @@ def halo_of(model: nn.Module) -> int:
 
 
 def reach(layers: nn.Module) -> float:
-    """How far a chain of stride-1 convolutions and upsamplings sees, in pixels of its input.
+    """Returns how far a chain of stride-1 convolutions and upsamplings sees, in its input's pixels.
 
     Exact for layers that run one after the other; an upper bound where some run side by side.
     """
@@ -117,7 +117,7 @@ def reach(layers: nn.Module) -> float:
 def transform_in_strips(
     transform: Callable[[Tensor], Tensor], images: Tensor, cut: Cut, halo: int
 ) -> Tensor:
-    """`transform(images)` for a transform that keeps shape and type and sees `halo` pixels."""
+    """Runs a transform in strips; it must keep shape and type, and see at most `halo` pixels."""
     if cut.lines >= cut.length:
         return transform(images)
     result = torch.empty_like(images)
@@ -128,7 +128,7 @@ def transform_in_strips(
 
 
 class StripedEsrgan:
-    """ESRGAN's generator (arXiv:1809.00219) at a fraction of its memory, with the same result.
+    """ESRGAN's generator (arXiv:1809.00219) in a fraction of its memory, with the same result.
 
     Features at input resolution are kept whole. Each residual dense block and the tail, which
     enlarges them, run in strips with halos as wide as they see. In fp32 the result is that of the
@@ -175,7 +175,7 @@ class StripedEsrgan:
             yield Piece(values, offset, 0) if cut.dim == HEIGHT else Piece(values, 0, offset)
 
     def _trunk(self, images: Tensor, strip_pixels: int) -> Tensor:
-        """Features at the trunk's resolution, float32."""
+        """Computes the features at the trunk's resolution, float32."""
         cut = Cut.of(images, strip_pixels)
         shallow = self._first(images)
         features = shallow
@@ -203,7 +203,7 @@ class WholeNetwork:
 
     def __init__(self, descriptor: ImageModelDescriptor[nn.Module], dtype: torch.dtype) -> None:
         self.halo = halo_of(descriptor.model)
-        # Only of plain convolutions is it known that images in a batch do not touch one another.
+        # Only of plain convolutions is it known that images of a batch do not influence each other.
         self.batches = isinstance(descriptor.model, Compact)
         self._descriptor = descriptor.to(dtype)
         self._dtype = dtype
@@ -230,6 +230,6 @@ def pad(images: Tensor, requirements: SizeRequirements) -> Tensor:
 
 
 def _require_finite_result(_module: nn.Module, _inputs: object, result: object) -> None:
-    """A forward hook: the descriptor clamps, after which infinity looks like white."""
+    """Checks a result in a forward hook: once the descriptor has clamped it, infinity is white."""
     if isinstance(result, Tensor):
         require_finite(result)

@@ -19,30 +19,30 @@ from beam_upscale.models.openvino_runtime import openvino, opset
 from beam_upscale.models.recognition import Architecture, Compact, Esrgan
 
 Weights = Mapping[str, NDArray[np.float32]]
-"""By the names that `recognition` gives them."""
+"""The weights, by the names that `recognition` gives them."""
 
 _SLOPE = 0.2
 _RESIDUAL_SCALE = 0.2
 _DENSE_BLOCKS = (1, 2, 3)
 _HEIGHT_AND_WIDTH = (2, 3)
 
-# Numbers of bf16, of 8 bits each, that a float32 of 24 bits is the sum of.
+# A float32 of 24 bits is the sum of this many bf16 numbers of 8 bits each.
 _PARTS = 3
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """The parts of a network, each of one image, in float32, of free height and width.
+    """The graphs of a network's parts, each for one image, in float32, of any height and width.
 
     Attributes:
         first: from the image, (1, C, H, W), to features, (1, H, W, C), as the network orders them
             inside; to be run in fp32.
-        trunk: of those features, at their resolution; gives (1, C, H, W), as the others do.
-        last: from the trunk's features to the result. Of ESRGAN, whose tail it is, `parts` results
-            one after the other, which `with_bias` sums. Of a compact network it is to be run in
-            fp32, and takes the image as well.
-        parts: see there.
-        bias: of the last convolution of ESRGAN.
+        trunk: from those features to others of their resolution, (1, C, H, W).
+        last: from the trunk's features to the result, (1, C, H, W). For ESRGAN it is the tail, and
+            gives `parts` results one after the other, which `with_bias` sums. For a compact network
+            it is to be run in fp32, and takes the image as well.
+        parts: number of results that `last` gives.
+        bias: bias of ESRGAN's last convolution; None for a compact network.
     """
 
     first: Any
@@ -52,7 +52,7 @@ class Graphs:
     bias: NDArray[np.float32] | None = None
 
     def with_bias(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The sum of an ESRGAN's results, (1, parts * C, H, W), and its bias: (1, C, H, W)."""
+        """Sums an ESRGAN's results, (1, parts * C, H, W), and its bias to (1, C, H, W)."""
         assert self.bias is not None
         _, channels, height, width = values.shape
         largest, *smaller = values.reshape(self.parts, 1, channels // self.parts, height, width)
@@ -67,9 +67,9 @@ def build(architecture: Architecture, weights: Weights, precision: Precision) ->
     """Builds a network's graphs; the weights become part of them.
 
     Args:
-        architecture: the network's.
-        weights: by name.
-        precision: that the trunk and ESRGAN's tail are to be run in, fp32 or bf16.
+        architecture: architecture of the network.
+        weights: the weights, by name.
+        precision: precision of the trunk and of ESRGAN's tail, fp32 or bf16.
     """
     match architecture:
         case Esrgan():
@@ -83,17 +83,17 @@ class _Layers:
         self._weights = weights
 
     def convolution(self, name: str, values: Any) -> Any:
-        """A convolution that keeps height and width, with its bias."""
+        """Returns a convolution that keeps height and width, with its bias."""
         product = _convolution(values, self._weights[f"{name}.weight"])
         return opset.add(product, opset.constant(self.bias(name)))
 
     def split_convolution(self, name: str, values: Any, parts: int) -> Any:
-        """Convolutions whose sum and bias are as exact as in fp32; one after the other."""
+        """Returns convolutions one after the other, whose sum with the bias is exact as in fp32."""
         kernels = _split(self._weights[f"{name}.weight"], parts)
         return _convolution(values, np.concatenate(kernels))
 
     def bias(self, name: str) -> NDArray[np.float32]:
-        """The bias of a convolution, (1, C, 1, 1)."""
+        """Returns the bias of a convolution, (1, C, 1, 1)."""
         return self._weights[f"{name}.bias"].reshape(1, -1, 1, 1)
 
 
@@ -103,10 +103,10 @@ def _convolution(values: Any, kernel: NDArray[np.float32]) -> Any:
 
 
 def _split(values: NDArray[np.float32], parts: int) -> list[NDArray[np.float32]]:
-    """Splits numbers into that many which bf16 has, the largest first; into one as they are."""
+    """Splits numbers into `parts` bf16 numbers each, largest first; 1 part leaves them as is."""
     if parts == 1:
         return [values]
-    # The upper half of a float32, cut off, is a number of bf16. What it lacks needs 8 bits less.
+    # The upper half of a float32 is a number of bf16. The rest needs 8 bits less.
     upper = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     return [upper, *_split(values - upper, parts - 1)]
 
@@ -116,13 +116,13 @@ def _channels_last(values: Any) -> Any:
 
 
 def features_input(channels: int) -> tuple[Any, Any]:
-    """An input of features, (1, H, W, channels), and its values as (1, channels, H, W)."""
+    """Makes an input of features, (1, H, W, channels), and its values as (1, channels, H, W)."""
     features = opset.parameter([1, -1, -1, channels], np.float32)
     return features, opset.transpose(features, opset.constant(np.array([0, 3, 1, 2])))
 
 
 def image_input(channels: int) -> Any:
-    """An input of one image, (1, channels, H, W), of any height and width."""
+    """Makes an input of one image, (1, channels, H, W), of any height and width."""
     return opset.parameter([1, channels, -1, -1], np.float32)
 
 
@@ -131,7 +131,7 @@ def _scaled(values: Any, factor: float) -> Any:
 
 
 def _enlarged(values: Any, scale: int) -> Any:
-    """Repeats pixels."""
+    """Enlarges values by a whole factor, by repeating pixels."""
     return opset.interpolate(
         values,
         opset.constant(np.array([scale, scale], np.float32)),
@@ -151,7 +151,7 @@ class EsrganGraphs(_Layers):
     """Makes the parts of an ESRGAN's graph."""
 
     def graphs(self, network: Esrgan, precision: Precision) -> Graphs:
-        """All parts, each as a graph of its own."""
+        """Makes all parts, each as a graph of its own."""
         image = image_input(network.channels * network.shuffle**2)
         shallow, values = features_input(network.filters)
         deep = image_input(network.filters)
@@ -167,16 +167,16 @@ class EsrganGraphs(_Layers):
         )
 
     def trunk(self, network: Esrgan, shallow: Any) -> Any:
-        """What lies between the first convolution and the first doubling."""
+        """Makes the layers between the first convolution and the first doubling."""
         values = shallow
         for number in range(network.blocks):
             values = self._block(number, values)
         return opset.add(self.convolution("body", values), shallow)
 
     def trunk_in_parts(self, network: Esrgan) -> Iterator[Any]:
-        """The trunk as a graph for each residual block, and one for what follows these.
+        """Yields the trunk as a graph for each residual block, and one for the layers after them.
 
-        The last takes the features of the last block, and those that the trunk took.
+        The last graph takes the features of the last block, and the features that the trunk took.
         """
         for number in range(network.blocks):
             features = image_input(network.filters)
@@ -199,7 +199,7 @@ class EsrganGraphs(_Layers):
         return opset.add(_scaled(self.convolution(f"{name}.5", features), _RESIDUAL_SCALE), values)
 
     def tail(self, network: Esrgan, features: Any) -> Any:
-        """The doublings, and all that follows but the last convolution."""
+        """Makes the doublings, and all layers after them except the last convolution."""
         for doubling in range(1, network.doublings + 1):
             features = _leaky(self.convolution(f"up.{doubling}", _enlarged(features, 2)))
         return _leaky(self.convolution("high", features))

@@ -1,7 +1,8 @@
-"""Recognizing networks by the names and shapes of their weights, without PyTorch.
+"""The recognition of networks by the names and shapes of their weights, without PyTorch.
 
-Known are the two architectures that OpenVINO runs here. Everything must fit, to the last shape:
-what does not is left to spandrel, which knows many more, and says what is wrong with a damaged one.
+It knows the two architectures that OpenVINO runs here. Every name and every shape must fit. Weights
+that do not fit are left to spandrel, which knows many more architectures and says what is wrong
+with damaged weights.
 """
 
 import math
@@ -17,10 +18,10 @@ distance changes no pixel of the result by more than 2 of 255 levels, and no mor
 by more than 1 (tests/models/test_seams.py)."""
 
 UNKNOWN_HALO = 128
-"""The same for a network with attention or pooling, which sees the whole tile."""
+"""Input pixels around a tile of a network with attention or pooling, which sees the whole tile."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Shapes of weights by their names."""
+"""The shapes of weights by their names."""
 
 _KERNEL = (3, 3)
 _GROWTH = 32
@@ -33,7 +34,7 @@ _EVERY_PRECISION = frozenset({Precision.FP32, Precision.BF16, Precision.FP16})
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What weights hold, before they are on a device.
+    """The properties of a network, read from its weights before they are on a device.
 
     Attributes:
         architecture: spandrel's name for the architecture, such as `ESRGAN`.
@@ -60,7 +61,7 @@ class Esrgan:
         channels: of the image.
         filters: channels of the trunk.
         blocks: residual-in-residual dense blocks of the trunk.
-        doublings: how often the tail doubles the resolution.
+        doublings: number of times that the tail doubles the resolution.
         shuffle: pixels along a side that become channels before the first convolution.
     """
 
@@ -74,27 +75,27 @@ class Esrgan:
 
     @property
     def scale(self) -> int:
-        """Output pixels for each input pixel along a side."""
+        """The output pixels for each input pixel along a side."""
         return (1 << self.doublings) // self.shuffle
 
     @property
     def trunk_reach(self) -> int:
-        """Pixels that the trunk sees in each direction, at its own resolution."""
+        """The pixels that the trunk sees in each direction, at its own resolution."""
         return 1 + self.blocks * self.block_reach + self.end_reach
 
     @property
     def end_reach(self) -> int:
-        """The pixels of them that what follows the blocks sees."""
+        """The pixels that the part of the trunk after its blocks sees in each direction."""
         return 1
 
     @property
     def block_reach(self) -> int:
-        """Pixels that a block sees in each direction."""
+        """The pixels that a block sees in each direction, at the trunk's resolution."""
         return _DENSE_BLOCKS * _DENSE_CONVOLUTIONS
 
     @property
     def tail_reach(self) -> int:
-        """The same for the tail."""
+        """The pixels that the tail sees in each direction, at the trunk's resolution."""
         return math.ceil(self._tail_reach)
 
     @property
@@ -105,17 +106,17 @@ class Esrgan:
 
     @property
     def halo(self) -> int:
-        """Input pixels that a tile needs on each side for a result without seams."""
+        """The input pixels that a tile needs on each side for a result without seams."""
         reach = math.ceil(self.trunk_reach + self._tail_reach)
         return min(ESRGAN_HALO, reach) * self.shuffle
 
     @property
     def multiple_of(self) -> int:
-        """What the sides of an image are padded to a multiple of."""
+        """The pixels to a multiple of which the sides of an image are padded."""
         return 4 if self.shuffle > 1 else 1
 
     def layers(self) -> Iterator[tuple[str, int, int]]:
-        """Each convolution's name, and its channels in and out."""
+        """Yields each convolution's name, and its channels in and out."""
         filters = self.filters
         yield "first", self.channels * self.shuffle**2, filters
         for block in range(self.blocks):
@@ -131,7 +132,7 @@ class Esrgan:
         yield "last", filters, self.channels
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight that the network has."""
+        """Returns the shape of each weight that the network has."""
         shapes: dict[str, tuple[int, ...]] = {}
         for name, channels, features in self.layers():
             shapes |= _convolution(name, channels, features)
@@ -145,7 +146,7 @@ class Compact:
     Attributes:
         channels: of the image.
         features: channels between the convolutions.
-        convolutions: between the first and the last one.
+        convolutions: number of convolutions between the first and the last one.
         scale: output pixels for each input pixel along a side.
     """
 
@@ -159,11 +160,11 @@ class Compact:
 
     @property
     def halo(self) -> int:
-        """Input pixels that a tile needs on each side for a result without seams."""
+        """The input pixels that a tile needs on each side for a result without seams."""
         return self.convolutions + 2
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each weight that the network has."""
+        """Returns the shape of each weight that the network has."""
         shapes = _convolution("0", self.channels, self.features)
         for number in range(self.convolutions + 1):
             shapes[f"{2 * number + 1}.weight"] = (self.features,)
@@ -178,10 +179,10 @@ Architecture = Esrgan | Compact
 
 @dataclass(frozen=True)
 class Recognized:
-    """A network that is known.
+    """A recognized network.
 
     Attributes:
-        architecture: what it is.
+        architecture: its architecture, with its sizes.
         names: for each weight of the architecture, its name in the file.
     """
 
@@ -190,7 +191,7 @@ class Recognized:
 
     @property
     def info(self) -> NetworkInfo:
-        """What is known of the network before it is on a device."""
+        """The properties of the network, known before it is on a device."""
         architecture = self.architecture
         return NetworkInfo(
             architecture=architecture.name,
@@ -203,7 +204,7 @@ class Recognized:
 
 
 def recognize(shapes: Shapes) -> Recognized | None:
-    """Tells which network weights are of; None where it is none that is known here."""
+    """Recognizes the network that weights belong to; None if it is not known here."""
     for prefix in _PREFIXES:
         if shapes and all(name.startswith(prefix) for name in shapes):
             found = recognize({name.removeprefix(prefix): shapes[name] for name in shapes})
@@ -277,14 +278,14 @@ _NAMED = {
 
 
 def _doublings(shapes: Shapes) -> int:
-    """How often a network doubles the resolution, by its layers' names."""
+    """Counts the doublings of the resolution in a network, by its layers' names."""
     named = sum(_DOUBLING.fullmatch(name) is not None for name in shapes) // 2
     numbers = [int(found["number"]) for name in shapes if (found := _NUMBERED.fullmatch(name))]
     return named or max(0, (max(numbers, default=0) - 4) // 3)
 
 
 def _esrgan_layer(name: str, doublings: int) -> str | None:
-    """The name that a weight has here; None where ESRGAN has no such weight."""
+    """Returns the name that a weight has here; None if ESRGAN has no such weight."""
     if found := _DENSE_LAYER.fullmatch(name):
         block, dense, number = (value for value in found.groups()[:-1] if value is not None)
         return f"body.{int(block)}.{dense}.{number}.{found['field']}"

@@ -1,9 +1,9 @@
-"""Running a network piece by piece without changing its result.
+"""Runs a network strip by strip without changing its result.
 
-A convolution sees a few pixels around each pixel. A strip of an image that carries as many lines
-more on each side as a module sees (its halo) gives, without those lines, the same values as the
-whole image; at the image's own border no lines are added, so that the module pads there as it
-always does. The network's memory is then a strip's, not an image's.
+A convolution sees a few pixels around each pixel: its halo. A strip that is read with so many more
+lines on each side gives, once these lines are trimmed, the same values as the whole image. At the
+image's own border no lines are added, so that the module pads there as it always does. The network
+then needs the memory of a strip, not of an image.
 """
 
 import math
@@ -24,7 +24,7 @@ class Images(Protocol):
         ...
 
     def __getitem__(self, key: tuple[slice, ...], /) -> Any:
-        """A view on a part."""
+        """Returns a view on a part."""
         ...
 
 
@@ -48,24 +48,24 @@ class Strip:
     read_stop: int
 
     def read(self, images: ImagesT, dim: int) -> ImagesT:
-        """The strip and its halo, as a view on `images`."""
+        """Returns the strip and its halo, as a view on `images`."""
         return lines(images, dim, self.read_start, self.read_stop)
 
     def trim(self, result: ImagesT, dim: int, scale: int) -> ImagesT:
-        """The strip's own lines of what a module computed from `read`."""
+        """Returns the strip's own lines of a module's result for `read`, as a view."""
         start, stop = self.start - self.read_start, self.stop - self.read_start
         return lines(result, dim, start * scale, stop * scale)
 
 
 def lines(images: ImagesT, dim: int, start: int, stop: int) -> ImagesT:
-    """Some lines along a dimension, as a view on `images`."""
+    """Returns some lines along a dimension, as a view on `images`."""
     view: ImagesT = images[(*[slice(None)] * dim, slice(start, stop))]
     return view
 
 
 @dataclass(frozen=True)
 class Cut:
-    """How images of one size are cut: strips of `lines` lines along dimension `dim`."""
+    """The cut of images of one size: strips of `lines` lines along dimension `dim`."""
 
     dim: int
     length: int
@@ -75,7 +75,7 @@ class Cut:
     def of(cls, images: Images, pixels: int) -> Self:
         """Cuts the longer side into strips of about the same height, of at most `pixels` pixels.
 
-        It depends on the height and the width of `images`, (N, C, H, W), and on nothing else. No
+        The cut depends only on `pixels` and on the height and width of `images`, (N, C, H, W). No
         strip is much smaller than the others, as a remainder would be: below a few hundred pixels
         libraries choose other algorithms, which round differently. A strip has at least one line.
         """
@@ -86,7 +86,7 @@ class Cut:
         return cls(dim, length, lines=math.ceil(length / strips))
 
     def strips(self, halo: int) -> Iterator[Strip]:
-        """The strips in order, with `halo` lines on each side where the image has them."""
+        """Yields the strips in order, with `halo` lines on each side where the image has them."""
         for start in range(0, self.length, self.lines):
             stop = min(start + self.lines, self.length)
             yield Strip(start, stop, max(0, start - halo), min(self.length, stop + halo))

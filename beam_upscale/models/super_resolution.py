@@ -1,4 +1,4 @@
-"""What super-resolution networks have in common, whatever runs them."""
+"""The base class of super-resolution networks, for every network backend."""
 
 import abc
 import threading
@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from beam_upscale.models.recognition import NetworkInfo
 
 ImageBatch = NDArray[np.uint8 | np.uint16]
-"""Images of one size: (N, H, W, C), full range."""
+"""Images of one size: (N, H, W, C), full range of the type."""
 
 IMAGE_CHANNELS = (1, 3)
-"""Channels that an image may have here."""
+"""The numbers of channels that an image may have."""
 
 
 class SuperResolution(abc.ABC):
@@ -21,7 +21,7 @@ class SuperResolution(abc.ABC):
     One pass runs at a time; other threads wait.
 
     Attributes:
-        info: what the weights hold.
+        info: the network's properties, found in its weights.
     """
 
     def __init__(self, info: NetworkInfo) -> None:
@@ -30,7 +30,7 @@ class SuperResolution(abc.ABC):
 
     @property
     def scale(self) -> int:
-        """Output pixels for each input pixel along a side."""
+        """The number of output pixels for each input pixel along a side."""
         return self.info.scale
 
     @property
@@ -40,14 +40,14 @@ class SuperResolution(abc.ABC):
 
     @property
     def halo(self) -> int:
-        """Input pixels that a tile needs on each side for a result without seams."""
+        """The input pixels that a tile needs on each side for a result without seams."""
         return self.info.halo
 
     def upscale(self, batch: ImageBatch) -> ImageBatch:
         """Upscales images of one size by the network's scale.
 
-        A network of other channels than the image's is run on its channels one by one (a network
-        for grayscale), or on three copies whose results are averaged (a network for color).
+        A network for grayscale upscales the channels of a color image one by one. A network for
+        color upscales a grayscale image as three equal channels, whose results are averaged.
 
         Args:
             batch: (N, H, W, C), C 1 or 3, uint8 or uint16, full range.

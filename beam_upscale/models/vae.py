@@ -1,4 +1,4 @@
-"""Decoding latents in strips: the autoencoder's result at a fraction of its memory.
+"""Decodes latents in strips: the autoencoder's result at a fraction of its memory.
 
 diffusers' own tiling decodes overlapping tiles apart, each normalized by its own statistics, and
 blends them: tones differ from tile to tile. Here each layer runs over the whole picture before the
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from beam_upscale.models.strips import Cut, Strip
 
-# Output pixels of one strip: 134 MB for 512 channels in fp32. It depends on nothing but the size,
-# for other strips may round differently.
+# Output pixels of one strip: 134 MB for 512 channels in fp32. Strips depend on nothing but the
+# image's size, since other strips may round differently.
 STRIP_PIXELS = 1 << 16
 
 _HALO = 1
@@ -57,7 +57,7 @@ class StripedDecoder:
         self._strip_pixels = strip_pixels
 
     def decode(self, latents: Tensor) -> Tensor:
-        """`vae.decode(latents, return_dict=False)[0]`, up to rounding.
+        """Returns `vae.decode(latents, return_dict=False)[0]`, up to rounding.
 
         Args:
             latents: (1, latent channels, H, W), divided by the scaling factor.
@@ -90,7 +90,7 @@ class StripedDecoder:
         return features
 
     def _residual(self, block: ResnetBlock2D, features: Tensor) -> Tensor:
-        """What a residual block gives, written over `features` where it has the channels."""
+        """Runs a residual block; the result overwrites `features` if these have enough channels."""
         hidden = self._convolve_normalized(block.norm1, block.nonlinearity, block.conv1, features)
         result = features
         if block.conv_shortcut is not None:
@@ -106,7 +106,7 @@ class StripedDecoder:
         return result
 
     def _project(self, convolution: nn.Conv2d, features: Tensor) -> Tensor:
-        """A 1 x 1 convolution, whose result is written over the first channels of `features`."""
+        """Runs a 1 x 1 convolution; overwrites `features` unless the result has more channels."""
         channels = convolution.out_channels
         if channels > features.shape[1]:
             return self._transform(convolution, features, channels)
@@ -129,7 +129,7 @@ class StripedDecoder:
     def _transform(
         self, transform: Transform, features: Tensor, channels: int, scale: int = 1
     ) -> Tensor:
-        """`transform(features)`, (N, channels, H · scale, W · scale), in strips."""
+        """Returns `transform(features)`, (N, channels, H · scale, W · scale), made in strips."""
         count, _, height, width = features.shape
         result = features.new_empty((count, channels, height * scale, width * scale))
         cut = self._cut(features, scale)
@@ -139,7 +139,7 @@ class StripedDecoder:
         return result
 
     def _normalization(self, norm: nn.GroupNorm, features: Tensor) -> Transform:
-        """`norm` with the statistics of all of `features`, for strips of them."""
+        """Returns `norm` with the statistics of all of `features`, to be applied to strips."""
         cut = self._cut(features)
         groups, channels = norm.num_groups, norm.num_channels
         sizes, variances, means = [], [], []
@@ -168,7 +168,7 @@ class StripedDecoder:
 
 
 def _lines(result: Tensor, strip: Strip, dim: int, scale: int = 1) -> Tensor:
-    """The lines of a result that a strip of the input stands for, as a view."""
+    """Returns the lines of a result that belong to a strip of the input, as a view."""
     return result.narrow(dim, strip.start * scale, (strip.stop - strip.start) * scale)
 
 
@@ -179,7 +179,7 @@ def _require_known_modules(decoder: nn.Module) -> None:
 
 
 def _unknown_module(decoder: nn.Module) -> str | None:
-    """What of a decoder cannot be cut into strips, in words; None if all can."""
+    """Describes a module of a decoder that cannot be cut into strips; None if all can."""
     if not isinstance(decoder, Decoder):
         return f"the decoder {type(decoder).__name__}"
     if not isinstance(decoder.conv_norm_out, nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""Reads files of weights without running anything that stands in them, whatever they are called."""
+"""The reading of weights files, without running any code in them, whatever their suffix."""
 
 import collections
 import json
@@ -18,34 +18,34 @@ from beam_upscale.literal import literal, shortened
 from beam_upscale.models.recognition import Shapes
 
 PICKLES = (".pth", ".pt", ".ckpt")
-"""Suffixes of what `torch.save` writes."""
+"""The suffixes of files written by `torch.save`."""
 
 SAFETENSORS = ".safetensors"
 
-# What `torch.jit.save` writes besides tensors.
+# Files and folders that `torch.jit.save` writes besides tensors.
 _PROGRAM_FILES = frozenset({"constants.pkl"})
 _PROGRAM_FOLDERS = frozenset({"code"})
 
 
 _NUMPY_TYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
-"""How NumPy reads the types of safetensors; the bits of bf16 as whole numbers."""
+"""NumPy types of safetensors types; bf16 is read as the integers of its bits."""
 
-# Escapes by which a terminal would change colors.
+# Terminal escapes for colors.
 _STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
-# Characters of a library's own words in a message.
+# The most characters quoted from a library's message.
 _LONGEST = 300
 
-# What safetensors allows, too.
+# The longest header in bytes; the same limit as in safetensors.
 _LONGEST_HEADER = 100_000_000
 
 
 class ProgramError(ValueError):
-    """A file of weights is a program, which loading it would run."""
+    """The error for a weights file that is a program, which loading would run."""
 
 
 def unreadable(error: Exception, library: str = "spandrel") -> str:
-    """Why weights could not be loaded, without a library's advice on how to run what is in them."""
+    """Explains why weights could not be loaded, without the library's advice on unsafe loading."""
     kind = type(error).__name__
     if isinstance(error, ProgramError):
         return str(error)
@@ -66,17 +66,17 @@ def unreadable(error: Exception, library: str = "spandrel") -> str:
 
 
 def read_state_dict(path: Path) -> Any:
-    """What a file of weights holds, on the CPU: mostly tensors by name.
+    """Reads the content of a weights file to the CPU: usually tensors by name.
 
-    Safetensors hold nothing else. Of a pickle only tensors and plain containers are made, as
-    PyTorch's `weights_only` has it.
+    Safetensors hold nothing else. From a pickle only tensors and plain containers are created, as
+    with PyTorch's `weights_only`.
 
     Args:
         path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
 
     Raises:
-        ProgramError: it is TorchScript; it was not opened as such.
-        Exception: it cannot be read, with the errors of zip, pickle and safetensors.
+        ProgramError: the file is TorchScript; its program was not loaded.
+        Exception: the file cannot be read, with the errors of zip, pickle and safetensors.
     """
     suffix = path.suffix.lower()
     if suffix == SAFETENSORS:
@@ -88,23 +88,23 @@ def read_state_dict(path: Path) -> Any:
     refuse_program(path)
     import torch
 
-    # By this name, too, networks of Real-ESRGAN's kind are saved.
+    # Networks of Real-ESRGAN's kind are also saved with this name of the class.
     with torch.serialization.safe_globals([(collections.OrderedDict, "typing.OrderedDict")]):
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_shapes(path: Path) -> Shapes | None:
-    """The shapes of the weights in a file; of safetensors without PyTorch and without the weights.
+    """Reads the shapes of a file's weights; of safetensors from the header, without PyTorch.
 
     Args:
         path: a file of weights.
 
     Returns:
-        None where it is damaged, or holds others than fp32, fp16 and bf16; loading it with PyTorch
-        tells what is wrong.
+        The shapes by name. None if the file is damaged, or safetensors with types other than fp32,
+        fp16 and bf16; loading it with PyTorch then gives the error.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     if path.suffix.lower() != SAFETENSORS:
         return _pickled_shapes(path)
@@ -133,7 +133,7 @@ def _pickled_shapes(path: Path) -> Shapes | None:
 
 
 def _unpickled(path: Path) -> Mapping[str, Any]:
-    # Only who has such a file needs PyTorch and spandrel for it.
+    # Imported here: only such a file needs PyTorch and spandrel.
     from beam_upscale.models.architectures import canonicalize_state_dict
 
     weights: Mapping[str, Any] = canonicalize_state_dict(read_state_dict(path))
@@ -141,10 +141,10 @@ def _unpickled(path: Path) -> Mapping[str, Any]:
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The weights in a file of which `read_shapes` knows the shapes; safetensors without PyTorch.
+    """Reads the weights of a file that `read_shapes` can read; safetensors without PyTorch.
 
     Raises:
-        Exception: it cannot be read, with the errors of zip, pickle and safetensors.
+        Exception: the file cannot be read, with the errors of zip, pickle and safetensors.
     """
     if path.suffix.lower() != SAFETENSORS:
         return {name: values.float().numpy() for name, values in _unpickled(path).items()}
@@ -162,11 +162,11 @@ def _array(entry: Mapping[str, Any]) -> NDArray[np.float32]:
 
 
 def refuse_program(path: Path) -> None:
-    """Raises where a file is an archive with a program in it.
+    """Raises if a file is an archive with a program in it.
 
     Raises:
-        ProgramError: it is TorchScript.
-        OSError: it cannot be read.
+        ProgramError: the file is TorchScript.
+        OSError: the file cannot be read.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -174,7 +174,7 @@ def refuse_program(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             names = [PurePosixPath(name) for name in archive.namelist()]
     except (zipfile.BadZipFile, ValueError):
-        # PyTorch's own reader says what is wrong.
+        # PyTorch's reader raises the error for such a file.
         return
     for name in names:
         if name.name in _PROGRAM_FILES or _PROGRAM_FOLDERS & set(name.parts[:-1]):

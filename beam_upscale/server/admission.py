@@ -1,4 +1,4 @@
-"""Who may call, and how much at a time."""
+"""The admission of calls: callers are identified by their keys and held to their limits."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ from beam_upscale.server.refusals import RefusedError, exhausted
 _SCHEME = "bearer "
 _FORWARDED = "x-forwarded-for"
 
-# A call of the same caller may end at any time.
+# The pause that a refusal asks for, since a call of the same caller may end at any time.
 _RETRY_SECONDS = 1.0
 
 # Rates above 1 are counted in windows of whole seconds, at most this many.
@@ -30,12 +30,12 @@ _LONGEST_WINDOW = 10
 
 @dataclasses.dataclass(frozen=True)
 class Caller:
-    """Who calls.
+    """The caller of a request.
 
     Attributes:
-        key: whose key it is.
-        counted_as: what its calls are counted by: the key's name, or an address where there are no
-            keys.
+        key: the caller's key; `ANONYMOUS` if there are no keys.
+        counted_as: name by which the caller's calls are counted: that of the key, or an address if
+            there are no keys.
     """
 
     key: Key
@@ -43,14 +43,14 @@ class Caller:
 
 
 class Admission:
-    """Knows callers by their keys and holds them to their limits.
+    """Identifies callers by their keys and holds them to their limits.
 
-    The limits are those of one event loop: nothing here is thread-safe but `identify`.
+    The limits belong to one event loop: only `identify` is thread-safe.
 
     Args:
-        keys: that are valid; None lets everybody call.
-        max_in_flight: calls at a time of a caller whose key does not say otherwise.
-        requests_per_second: calls begun in a second, likewise; None sets no limit.
+        keys: the valid keys; None lets everybody call.
+        max_in_flight: most calls at a time of a caller whose key sets no limit.
+        requests_per_second: most calls that such a caller begins in a second; None sets no limit.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Admission:
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def identify(self, metadata: Mapping[str, str], peer: str) -> Caller:
-        """Who calls.
+        """Identifies the caller of a request.
 
         Args:
             metadata: of the call.
-            peer: where it comes from, as gRPC says it.
+            peer: address that the call comes from, as gRPC gives it.
 
         Raises:
             RefusedError: UNAUTHENTICATED.
@@ -87,10 +87,11 @@ class Admission:
 
     @contextlib.contextmanager
     def permit(self, caller: Caller) -> Iterator[None]:
-        """Within it, a call of this caller is in flight.
+        """Counts a call of this caller as in flight while the context lasts.
 
         Raises:
-            RefusedError: RESOURCE_EXHAUSTED, it has too many, or has begun too many of late.
+            RefusedError: RESOURCE_EXHAUSTED, the caller has too many calls in flight, or has begun
+                too many of late.
         """
         most = caller.key.max_in_flight or self._max_in_flight
         with self.place(caller.counted_as, most):
@@ -99,7 +100,7 @@ class Admission:
 
     @contextlib.contextmanager
     def place(self, counted_as: str, most: int) -> Iterator[None]:
-        """Within it, one of at most so many places is taken.
+        """Takes one of `most` places while the context lasts.
 
         Raises:
             RefusedError: RESOURCE_EXHAUSTED.
@@ -134,10 +135,10 @@ class Admission:
 
 
 def address(metadata: Mapping[str, str], peer: str) -> str:
-    """The address that a call comes from.
+    """Returns the address that a call comes from.
 
-    Only what speaks gRPC-Web for others comes over a socket of this machine's file system: it says
-    who they are.
+    Only this server's gRPC-Web bridge calls over a Unix socket. It gives the original caller's
+    address in the metadata.
     """
     scheme, _, rest = peer.partition(":")
     if scheme == "unix":
@@ -146,7 +147,7 @@ def address(metadata: Mapping[str, str], peer: str) -> str:
 
 
 def _window(rate: float) -> RateLimitItemPerSecond:
-    """So many calls in so many seconds, as near to a rate as whole numbers come, and not above."""
+    """Expresses a rate as whole calls in whole seconds, as near to it as possible and not above."""
     if rate < 1:
         return RateLimitItemPerSecond(1, math.ceil(1 / rate))
     found = Fraction(rate).limit_denominator(_LONGEST_WINDOW)

@@ -1,19 +1,20 @@
-"""From a call to its result: charged once, computed once, and in its turn.
+"""Takes calls to their results: each is charged once, computed once, and in its turn.
 
-What a call goes through, each step only where the one before it lets it:
+A call goes through these steps, each only if the one before it succeeds:
 
-1. Repeats of a call in progress join it (`Calls.join`).
-2. The image's header tells the price, and the ledger is asked: a repeat of a charged call has its
-   result here, one that cannot be paid ends here.
-3. The queue, which is bounded and which callers that go away leave.
-4. The networks. What has begun is finished, charged and kept for a repeat, also when nobody waits
-   for it any more; without a request id nobody could repeat it, and it is not charged.
+1. A repeat of a call in progress joins that call (`Calls.join`).
+2. The image's header gives the price, and the ledger checks it: a repeat of a charged call gets its
+   result here, and a call that cannot be paid ends here.
+3. The call waits in the queue, which is bounded. If its last caller leaves, it ends.
+4. The networks run. A call that has begun is finished, charged and kept for a repeat, even if no
+   caller waits for it any more. Without a request id it could not be repeated, so an abandoned call
+   is then not charged.
 
-Once nothing can be computed in this process any more, or no decoder be started, all calls end as
-unavailable and uncharged, and the server is told.
+If this process can compute nothing any more, or start no decoder, all calls end as unavailable and
+uncharged, and the server is notified.
 
-Steps 2 to 4 are a thread's, so that the event loop has little to do with a call: some threads are
-left over from the networks, and whichever has finished a call takes the next of the queue.
+Steps 2 to 4 run in a thread, so that the event loop has little work with a call. There are more
+threads than the networks use, and a thread that has finished a call takes the next of the queue.
 """
 
 import asyncio
@@ -47,14 +48,14 @@ from beam_upscale.server.refusals import RefusedError, exhausted, invalid, unava
 from beam_upscale.server.requests import Call
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
-# Threads beside those that upscale, for prices and balances: one may wait for a decoder while
-# another goes on. More cost all threads a part of their time.
+# Threads for prices and balances, besides those that upscale: one may wait for a decoder while
+# another goes on. More would slow down all threads.
 _FRONT_THREADS = 2
 
-# Bytes of images that calls in progress hold together.
+# The most bytes of images that all calls in progress hold together.
 _MOST_BYTES = 2 * 2**30
 
-# Bytes of a result: an answer has some beside it, and what cannot be sent is not charged.
+# The most bytes of a result; the message has other fields, too. A larger result is not charged.
 _MOST_RESULT_BYTES = MAX_MESSAGE_BYTES - 2**16
 
 _RETRY_SECONDS = 1.0
@@ -63,7 +64,7 @@ _LONGEST_RETRY_SECONDS = 30.0
 # A server that takes this one's place has to load its networks first.
 _RESTART_SECONDS = 5.0
 
-# How much the last call counts in the average time of one.
+# The weight of the last call in the average time of a call.
 _WEIGHT_OF_LAST = 0.1
 
 _logger = logging.getLogger(__name__)
@@ -71,13 +72,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a call is answered with.
+    """The answer to a call.
 
     Attributes:
-        stored: the artifact.
-        credits: what was charged for it now.
-        upscaled: what the networks made; None for a repeat that needed none.
-        queue_seconds: its wait for the networks, in the queue and for their batches.
+        stored: the result that is sent, and kept for repeats.
+        credits: charged for it now; 0 for a repeat, or without a ledger.
+        upscaled: the result of the networks; None for a repeat that needed none.
+        queue_seconds: the call's wait for the networks, in the queue and for their batches.
     """
 
     stored: StoredResult
@@ -88,14 +89,14 @@ class Result:
 
 @dataclasses.dataclass(eq=False)
 class Flight:
-    """A call in progress, and how many wait for it.
+    """A call in progress, and the number of its callers.
 
     Attributes:
-        key: whose call it is.
-        call: what is asked for.
-        future: gives its `Result`, or a `RefusedError`; cancelled where nobody waited any more, or
-            the server could not.
-        callers: that wait; repeats join the first.
+        key: the callers' `Key`, which names the API key.
+        call: the request.
+        future: gives its `Result`, or a `RefusedError`; cancelled if no caller waits any more, or
+            if the server ends before the call does.
+        callers: the number of callers that wait; repeats join the first caller.
     """
 
     key: Key
@@ -106,7 +107,7 @@ class Flight:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Turn:
-    """A call that is to be computed, and since when."""
+    """A call to be computed, with its reservation in the ledger and the start of its wait."""
 
     flight: Flight
     priced: Priced
@@ -114,19 +115,19 @@ class _Turn:
     since: float = dataclasses.field(default_factory=time.monotonic)
 
     def give_up(self) -> None:
-        """Nothing is charged."""
+        """Releases the reservation uncharged; nothing happens if it has ended."""
         if self.held is not None:
             self.held.release()
 
 
 class Calls:
-    """Calls in progress. Its public methods belong to one event loop.
+    """The calls in progress. Public methods are for one event loop only.
 
     Args:
-        worker: what prices and upscales.
-        ledger: what charges and remembers; None does neither.
-        max_queue: calls that wait for the worker at most.
-        metrics: what counts.
+        worker: prices and upscales.
+        ledger: charges calls and remembers results; None does neither.
+        max_queue: the most calls that wait for the worker.
+        metrics: counts calls and results.
     """
 
     def __init__(
@@ -143,14 +144,14 @@ class Calls:
         self._bytes = 0
         self._broken: BrokenProcessError | None = None
         self._when_broken: list[Callable[[BrokenProcessError], None]] = []
-        # What follows belongs to whoever has the lock.
+        # The lock guards the attributes that follow.
         self._lock = threading.Lock()
         self._waiting: dict[Flight, _Turn] = {}
         self._upscaling = 0
         self._seconds = _RETRY_SECONDS
 
     def join(self, key: Key, call: Call) -> Flight:
-        """Begins a call, or joins the one that it repeats; `leave` is due for each.
+        """Begins a call, or joins the one that it repeats; each `join` needs one `leave`.
 
         Raises:
             RefusedError: ALREADY_EXISTS, the id is that of another request; RESOURCE_EXHAUSTED.
@@ -169,7 +170,7 @@ class Calls:
         return flight
 
     def leave(self, flight: Flight) -> None:
-        """One caller less waits; the last one takes a call with it that has not begun."""
+        """Removes one caller; a call that has not begun ends with its last caller."""
         flight.callers -= 1
         if flight.callers or flight.future.done():
             return
@@ -181,7 +182,7 @@ class Calls:
             self._settle(flight, None)
 
     def when_broken(self, act: Callable[[BrokenProcessError], None]) -> None:
-        """Has this called, once, where this process turns out to be able to do no call any more."""
+        """Registers a callback for when this process can do no call any more; called once."""
         self._when_broken.append(act)
         if self._broken is not None:
             act(self._broken)
@@ -196,7 +197,7 @@ class Calls:
         """Waits for all calls in progress.
 
         Returns:
-            Whether they ended in time; the others have ended for their callers.
+            True if they all ended in time; the others are cancelled for their callers.
         """
         futures = [flight.future for flight in self._flights]
         if not futures:
@@ -207,14 +208,14 @@ class Calls:
         return not late
 
     def close(self) -> None:
-        """Takes no more calls; what runs is not waited for."""
+        """Takes no more calls; does not wait for those that run."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, key: Key, call: Call) -> Flight:
         size = len(call.image)
         if self._bytes and self._bytes + size > _MOST_BYTES:
             raise self._queue_full(f"requests in progress hold {self._bytes:,} bytes")
-        # Its first caller is counted before a thread sees it, or it could pass for abandoned.
+        # Count the first caller before a thread sees the call, or it could seem abandoned.
         flight = Flight(key, call, self._loop.create_future(), callers=1)
         self._bytes += size
         self._flights.add(flight)
@@ -224,7 +225,7 @@ class Calls:
         return flight
 
     def _settle(self, flight: Flight, outcome: Result | Exception | None) -> None:
-        """Ends a call; None for one that nobody waits for."""
+        """Ends a call with its outcome; None if no caller waits for it."""
         if flight not in self._flights:
             return
         self._flights.discard(flight)
@@ -240,13 +241,13 @@ class Calls:
                 flight.future.cancel()
             case Exception():
                 flight.future.set_exception(outcome)
-                # Looked at here, as there may be nobody else to do so.
+                # Retrieve it here, since there may be no caller to do so.
                 flight.future.exception()
             case _:
                 flight.future.set_result(outcome)
 
     def _run(self, flight: Flight) -> None:
-        """Takes a call as far as it comes, and then those that wait; in a thread."""
+        """Takes a call as far as it comes, and then those that wait; runs in a thread."""
         try:
             turn = self._price(flight)
         except Exception as error:
@@ -257,10 +258,10 @@ class Calls:
             turn = self._next()
 
     def _price(self, flight: Flight) -> _Turn | None:
-        """Reserves what a call costs; its turn where it need not wait for it.
+        """Reserves the price of a call; returns its turn, or None if it has to wait or has ended.
 
         Raises:
-            RefusedError: it has no turn.
+            RefusedError: the call is refused.
         """
         call = flight.call
         priced = self._worker.price(call)
@@ -294,10 +295,10 @@ class Calls:
         return held
 
     def _enqueue(self, turn: _Turn) -> _Turn | None:
-        """The turn where it is now; None where it waits, or nobody waits for it.
+        """Returns the turn if it is now; None if it has to wait, or no caller waits for it.
 
         Raises:
-            RefusedError: too many wait.
+            RefusedError: too many calls wait.
         """
         with self._lock:
             is_awaited = turn.flight.callers > 0
@@ -315,7 +316,7 @@ class Calls:
         return None
 
     def _next(self) -> _Turn | None:
-        """The turn of the call that has waited longest."""
+        """Returns the turn of the call that has waited longest; None if none waits."""
         with self._lock:
             flight = next(iter(self._waiting), None)
             if flight is None:
@@ -362,10 +363,10 @@ class Calls:
         return Result(stored, self._charge(turn, stored), upscaled, queued)
 
     def _charge(self, turn: _Turn, stored: StoredResult) -> Decimal:
-        """Charges a result and remembers it; what was charged.
+        """Charges and remembers a result; returns the credits charged.
 
         Raises:
-            RefusedError: neither could be done.
+            RefusedError: the ledger could not charge it.
         """
         try:
             match turn.held:
@@ -377,7 +378,7 @@ class Calls:
         except LedgerUnavailable as error:
             if isinstance(turn.held, Reservation):
                 raise unavailable(str(error), _RETRY_SECONDS) from None
-            # It was charged before, and here it is.
+            # It was charged before, so its result is sent even if it cannot be kept.
         return Decimal(0)
 
     def _counted(self, flight: Flight, result: Result) -> Result | Exception:
@@ -410,7 +411,7 @@ class Calls:
             )
 
     def _end(self, flight: Flight, outcome: Result | Exception | None) -> None:
-        """Tells the event loop."""
+        """Passes the outcome of a call to the event loop."""
         if isinstance(outcome, BrokenProcessError):
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._break, outcome)
@@ -418,14 +419,14 @@ class Calls:
             outcome = unavailable(message, _RESTART_SECONDS)
         if isinstance(outcome, Exception):
             outcome = self._refusal(outcome)
-        # The loop may have ended: then nobody waits.
+        # The loop may have ended: then no caller waits.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, flight, outcome)
 
     def _refusal(self, error: Exception) -> RefusedError:
         if isinstance(error, RefusedError):
             return error
-        # The trace is for the log; to callers it tells nothing.
+        # The trace is for the log; it is of no use to callers.
         _logger.error("A call failed.", exc_info=error)
         return RefusedError(Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
 
@@ -435,12 +436,12 @@ class Calls:
 
 
 def _is_unavailable(error: RefusedError) -> bool:
-    """Whether a call failed so that what became of its charge may not be known."""
+    """Checks whether a call failed in a way that may leave its charge unknown."""
     return error.refusal.code is grpc.StatusCode.UNAVAILABLE
 
 
 def _uncharged(error: RefusedError) -> RefusedError:
-    """The same refusal, which says too that its request id was not charged."""
+    """Returns the same refusal, with the statement that its request id was not charged."""
     return RefusedError(dataclasses.replace(error.refusal, charged=Decimal(0)))
 
 

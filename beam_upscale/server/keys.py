@@ -38,13 +38,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """Who calls, and what they may do.
+    """The name and the limits of an API key.
 
     Attributes:
         name: identifies the key in the ledger, in logs and in metrics; never the key itself.
-        credits: granted in all, a multiple of 1/10,000; None sets no limit.
-        max_in_flight: calls at a time, at least 1; None leaves it to the server.
-        requests_per_second: calls begun in a second, above 0; None leaves it to the server.
+        credits: granted in total, a multiple of 1/10,000; None sets no limit.
+        max_in_flight: most calls at a time, at least 1; None takes the server's limit.
+        requests_per_second: most calls begun in a second, above 0; None takes the server's limit.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Key:
 
 
 ANONYMOUS = Key("anonymous", None, None, None)
-"""Everyone, where a server asks for no keys."""
+"""The key of every caller if a server asks for no keys."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,8 @@ class KeyRecord:
     Attributes:
         key: its name and limits.
         sha256: of the key, in hexadecimal.
-        created_at: when it was made, in ISO 8601.
-        revoked: whether it is refused for good. Its line stays, so that no other key gets its
+        created_at: time of its creation, in ISO 8601.
+        revoked: True if it is refused for good. Its line stays, so that no other key gets its
             name, and with it its charges and results.
     """
 
@@ -76,15 +76,15 @@ class KeyRecord:
 
 
 class Keys:
-    """The keys of a file, read anew whenever it changes. Thread-safe.
+    """The keys of a file, read again whenever it changes. Thread-safe.
 
-    A file that is changed into one that cannot be read leaves the keys that were read last.
+    If a changed file cannot be read, the keys stay those that were read last.
 
     Args:
         path: of the file.
 
     Raises:
-        SettingsError: INVALID_OPTION, it cannot be read or holds a line that is no key.
+        SettingsError: INVALID_OPTION, the file cannot be read or holds a line that is no key.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -94,7 +94,7 @@ class Keys:
         self._by_sha256 = _valid_keys(read_keys(self._path))
 
     def find(self, token: str) -> Key | None:
-        """The key that a caller shows; None where it is unknown or revoked."""
+        """Returns the key that a caller's token stands for; None if it is unknown or revoked."""
         with self._lock:
             self._reload_if_changed()
             by_sha256 = self._by_sha256
@@ -104,7 +104,7 @@ class Keys:
         version = self._version_now()
         if version == self._version:
             return
-        # Also where reading fails: what is broken is complained about once.
+        # Set even if reading fails, so that a broken file is logged once.
         self._version = version
         try:
             self._by_sha256 = _valid_keys(read_keys(self._path))
@@ -114,7 +114,7 @@ class Keys:
             _logger.info("The keys were read anew: %d are valid.", len(self._by_sha256))
 
     def _version_now(self) -> tuple[int, int, int] | None:
-        """Differs once the file was replaced or written; None where it is not there."""
+        """Returns a value that changes when the file is replaced or written; None without one."""
         try:
             stat = self._path.stat()
         except OSError:
@@ -123,15 +123,15 @@ class Keys:
 
 
 def sha256_of(token: str) -> str:
-    """The SHA-256 of a key, in hexadecimal."""
+    """Returns the SHA-256 of a key, in hexadecimal."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
-    """All keys of a file, in its order, revoked ones included.
+    """Reads all keys of a file, in its order, revoked ones included.
 
     Raises:
-        SettingsError: INVALID_OPTION, it cannot be read or holds a line that is no key.
+        SettingsError: INVALID_OPTION, the file cannot be read or holds a line that is no key.
     """
     try:
         text = _read(Path(path).absolute()).decode()
@@ -155,11 +155,13 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
 
 
 def _read(path: Path) -> bytes:
-    """The bytes of a regular file.
+    """Reads the bytes of a regular file.
+
+    `storage` is imported only if that fails: its import takes longer than all else that a command
+    on keys does.
 
     Raises:
-        ImageError: as `storage.read`, whose import takes longer than all else that a command on
-            keys does.
+        ImageError: as `storage.read`.
     """
     with contextlib.suppress(OSError):
         if path.is_file():
@@ -177,18 +179,18 @@ def add_key(
     max_in_flight: int | None = None,
     requests_per_second: float | None = None,
 ) -> str:
-    """Makes a key and adds it to a file, which is made where it is not there.
+    """Makes a key and adds it to a file, which is made if there is none.
 
     Args:
         path: of the file.
-        name: 1 to 64 letters, digits, dots, hyphens and underscores; none that a key of the file
-            has or had.
-        granted: its credits, as `Key` has them, and so are the others.
-        max_in_flight: calls at a time.
-        requests_per_second: calls begun in a second.
+        name: 1 to 64 letters, digits, dots, hyphens and underscores; not the name of another key of
+            the file, revoked ones included.
+        granted: as `Key.credits`.
+        max_in_flight: as `Key.max_in_flight`.
+        requests_per_second: as `Key.requests_per_second`.
 
     Returns:
-        The key. It is kept nowhere.
+        The key itself, which is stored nowhere.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -223,7 +225,7 @@ def revoke_key(path: Path | str, name: str) -> None:
     """Makes a key invalid for good.
 
     Raises:
-        SettingsError: INVALID_OPTION, there is none of that name.
+        SettingsError: INVALID_OPTION, there is no key of that name.
     """
 
     def revoked(record: KeyRecord) -> KeyRecord:
@@ -233,7 +235,7 @@ def revoke_key(path: Path | str, name: str) -> None:
 
 
 def credit_key(path: Path | str, name: str, added: Decimal) -> Decimal:
-    """Grants a key more.
+    """Grants a key more credits.
 
     Args:
         path: of the file.
@@ -241,11 +243,11 @@ def credit_key(path: Path | str, name: str, added: Decimal) -> Decimal:
         added: credits, 0 or more, a multiple of 1/10,000.
 
     Returns:
-        What it is granted in all.
+        The credits that the key is granted in total.
 
     Raises:
-        SettingsError: INVALID_OPTION, there is no such key or it has no limit, or the amount is
-            none.
+        SettingsError: INVALID_OPTION, there is no such key, it is revoked or has no limit, or the
+            amount is invalid.
     """
     granted = Decimal(0)
 
@@ -276,7 +278,7 @@ def _record(values: Any) -> KeyRecord:
         *("name", "sha256", "created_at", "credits", "max_in_flight"),
         *("requests_per_second", "revoked"),
     }
-    # A limit with a typing error would be none.
+    # A limit with a misspelled name would set no limit.
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"it has {', '.join(unknown)}; known are {', '.join(sorted(known))}")
     name, sha256 = values.get("name"), values.get("sha256")
@@ -288,7 +290,7 @@ def _record(values: Any) -> KeyRecord:
     if name == ANONYMOUS.name:
         raise ValueError(f"the name {name!r} is that of callers without a key")
     if not isinstance(sha256, str) or _SHA256.fullmatch(sha256) is None:
-        # What stands there may be a key that somebody did not hash.
+        # The message does not quote the value, which may be a key that somebody did not hash.
         raise ValueError("sha256 must be 64 hexadecimal digits in lower case")
     revoked = values.get("revoked", False)
     if not isinstance(revoked, bool):
@@ -307,7 +309,7 @@ def _optional(convert: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _credits(value: Any) -> Decimal:
-    """An exact amount; JSON has it as a string or as a number."""
+    """Converts a string or a number of JSON to an exact amount of credits."""
     error = ValueError(
         f"credits must be a multiple of {CREDIT_STEP} from 0 to {MAX_CREDITS:,}, not {value!s}"
     )
@@ -357,11 +359,11 @@ def _change(
     change: Callable[[Sequence[KeyRecord]], Sequence[KeyRecord]],
     make: bool = False,
 ) -> None:
-    """Replaces the file; others that change it at the same time wait."""
-    # A link stays one.
+    """Replaces the file; other processes that change it at the same time wait."""
+    # A link stays, and the file that it leads to is replaced.
     target = Path(os.path.realpath(path))
     try:
-        # Before the lock, which would make files and folders.
+        # Check before taking the lock, which would make files and folders.
         with contextlib.suppress(FileNotFoundError):
             Path(path).stat()
         if target.exists() and not target.is_file():

@@ -1,13 +1,13 @@
-"""What keys have been charged, and the results that a repeated request gets back without charge.
+"""The charges of keys, and the results that a repeated request gets back without charge.
 
-A ledger is a SQLite database with a folder of larger results beside it, of one server at a time,
-on a disk of its machine. What it promises:
+A ledger is a SQLite database with a folder of larger results beside it. One server uses it at a
+time, on a disk of its machine. It guarantees:
 
 - A key is never reserved or charged more than it has been granted.
 - A charge and the result that it is for are stored in one transaction, before either is answered.
-  A process that dies takes its reservations with it, and no charge.
-- It has an id that no other ledger has, so that whoever repeats a request can tell whether it was
-  this one that it was sent to before. A copy has the same id: do not serve from both.
+  If a process dies, its reservations are gone, and none of them is charged.
+- It has an id that no other ledger has, so that a client that repeats a request can tell whether it
+  sent the request to this ledger before. A copy has the same id: do not serve from both.
 - After a power failure the charges of the last moments may be missing, as SQLite does not wait for
   the disk at each of them. A repeat of such a request is computed and charged, once. The last
   results may be damaged or missing too: each has its SHA-256 in the database, and a repeat of a
@@ -45,10 +45,10 @@ DEFAULT_MAX_ROW_BYTES = 2**16
 
 _APPLICATION_ID = 0x62757063  # "bupc": tells a ledger from any other database.
 _FORMAT = 3
-# Without an id; such a ledger is given one when a server opens it.
+# The format of ledgers without an id; they are given one when a server opens them.
 _FORMAT_WITHOUT_ID = 2
 _BUSY_SECONDS = 10.0
-# Results that are looked at to make room for a new one; more follow where these do not suffice.
+# The number of results that are read at a time to make room for a new one.
 _EVICTED_AT_ONCE = 8
 _FILE_NAME = re.compile(r"[0-9a-f]{32}")
 
@@ -112,11 +112,11 @@ _logger = logging.getLogger(__name__)
 
 
 class LedgerError(Exception):
-    """A call that the ledger does not let through; its message is for whoever calls."""
+    """A call that the ledger refuses; the message is for the caller."""
 
 
 class OutOfCredits(LedgerError):  # noqa: N818 - what it says is the caller's state.
-    """The key's balance does not reach for the call's price."""
+    """The key's balance is less than the call's price."""
 
 
 class RequestIdReused(LedgerError):  # noqa: N818
@@ -129,12 +129,12 @@ class LedgerUnavailable(LedgerError):  # noqa: N818
 
 @dataclasses.dataclass(frozen=True)
 class StoredResult:
-    """What a repeated request gets back.
+    """A result in the ledger, which a repeated request gets back.
 
     Attributes:
         data: the artifact's bytes.
-        seed: of its noise, 0 to 2**63 - 1; 0 where there is none.
-        engine: that made it; those of a chain are joined by a plus sign.
+        seed: of its noise, 0 to 2**63 - 1; 0 if there is none.
+        engine: name of the engine that made it; those of a chain are joined by a plus sign.
     """
 
     data: bytes = dataclasses.field(repr=False)
@@ -148,11 +148,11 @@ class Charge:
 
     Attributes:
         key: name of the key.
-        request_id: as the caller gave it; empty where none was given.
+        request_id: as the caller gave it; empty if none was given.
         fingerprint: of the request without its id.
-        engine: that was called, as `StoredResult` has it.
-        credits: what was charged.
-        charged_at: when.
+        engine: name of the engine that was called, as in `StoredResult`.
+        credits: the amount that was charged.
+        charged_at: time of the charge, in UTC.
     """
 
     key: str
@@ -166,7 +166,7 @@ class Charge:
 class Reservation:
     """The price of a call that is set aside until the call is charged or given up.
 
-    Exactly one `commit` or any number of `release` ends it; both are thread-safe.
+    Exactly one call of `commit`, or any number of `release`, ends it; both are thread-safe.
     """
 
     def __init__(self, ledger: "Ledger", claim: "_Claim") -> None:
@@ -183,18 +183,18 @@ class Reservation:
         self._ledger._store(self._claim, result)
 
     def release(self) -> None:
-        """Gives the price back; nothing happens where the reservation has ended."""
+        """Gives the price back; does nothing if the reservation has ended."""
         self._ledger._release(self._claim)
 
 
 class Replay:
-    """A request that was charged before: it is not charged again.
+    """A repeat of a request that was charged before, which is not charged again.
 
-    Where its result is gone, the caller is the one that computes it anew: others that repeat the
-    request find it in progress until `restore` or `release`.
+    If its result is gone, the caller computes it again: other repeats of the request are answered
+    by `InProgress` until `restore` or `release`.
 
     Attributes:
-        result: what was stored; None where that is gone.
+        result: the stored result; None if it is gone.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class Replay:
         self.result = result
 
     def restore(self, result: StoredResult) -> None:
-        """Stores a result that was computed anew.
+        """Stores a result that was computed again.
 
         Raises:
             LedgerUnavailable: it cannot be stored; a later repeat computes it again.
@@ -216,7 +216,7 @@ class Replay:
         self._ledger._store(self._claim, result)
 
     def release(self) -> None:
-        """Gives up computing the result; nothing happens where it is there."""
+        """Gives up computing the result; does nothing if there is one."""
         if self._claim is not None:
             self._ledger._release(self._claim)
 
@@ -232,11 +232,11 @@ class _Claim:
 
     Attributes:
         key: name of the key.
-        request_id: empty where it has none.
+        request_id: empty if it has none.
         fingerprint: of its request.
-        amount: that is reserved, in units; 0 for what was charged before.
-        charge: id of the charge that it was charged by; None where it is still to be charged.
-        open: whether it has neither been stored nor given up.
+        amount: reserved units of 1/10,000 credits; 0 if the call was charged before.
+        charge: id of the earlier charge; None if the call is still to be charged.
+        open: True until its result is stored or it is given up.
     """
 
     key: str
@@ -249,7 +249,7 @@ class _Claim:
 
 @dataclasses.dataclass(frozen=True)
 class _Artifact:
-    """A result for the database: a small one itself, of a larger one the file that is in place."""
+    """A result for the database: the data of a small one, the name of a larger one's file."""
 
     file: str | None
     data: bytes | None = dataclasses.field(repr=False)
@@ -263,7 +263,7 @@ class _Artifact:
 
 @dataclasses.dataclass(frozen=True)
 class _Dropped:
-    """Results that the database has forgotten: files that some have, and the size of all."""
+    """Results that were removed from the database: the files that some have, and the total size."""
 
     files: tuple[str, ...] = ()
     bytes: int = 0
@@ -285,7 +285,7 @@ class _Found:
     seed: int | None
 
     def result(self, data: bytes) -> StoredResult | None:
-        """What was stored, if these are its bytes still."""
+        """Returns the stored result; None if its data does not have the stored SHA-256."""
         assert self.seed is not None
         if hashlib.sha256(data).hexdigest() == self.sha256:
             return StoredResult(data, self.seed, self.engine)
@@ -294,24 +294,25 @@ class _Found:
 
 
 class Ledger:
-    """Reserves, charges and remembers. Thread-safe; its calls block for a disk at most.
+    """Reserves and charges credits, and stores results. Thread-safe; calls block only for a disk.
 
-    A repeat is a request with the id and the fingerprint of one that the same key was charged for
-    within the replay window, or is being computed; after that an id is as good as new. What one
-    key did changes nothing for another.
+    A repeat is a request with the id and the fingerprint of one that is being computed, or that the
+    same key was charged for within the replay window. After the window, an id may be used for
+    another request. Keys do not affect each other.
 
     Args:
-        path: of the database, which is made where it is not there, with its folder. Larger results
-            are in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
-        replay_seconds: how long after its charge a request may be repeated without charge.
-        max_artifact_bytes: of results that are kept; the oldest go first, and those out of the
-            replay window with the next charge.
-        max_row_bytes: of a result that the database holds itself; a larger one has a file.
-        clock: the time in seconds since 1970.
+        path: of the database, which is made if there is none, with its folder. Larger results are
+            in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
+        replay_seconds: time after its charge in which a request may be repeated without charge.
+        max_artifact_bytes: most bytes of all results that are kept. The oldest are dropped first,
+            and those out of the replay window with the next charge.
+        max_row_bytes: most bytes of a result that the database holds itself; a larger one has a
+            file.
+        clock: returns the time in seconds since 1970.
 
     Raises:
-        SettingsError: INVALID_OPTION, another server has it, or it is no ledger, or it cannot be
-            read and written.
+        SettingsError: INVALID_OPTION, another server uses the ledger, it is no ledger, or it cannot
+            be read and written.
     """
 
     def __init__(
@@ -339,7 +340,7 @@ class Ledger:
             self._spent = _spent(self._database)
             row = self._database.execute("SELECT COALESCE(SUM(bytes), 0) FROM artifacts")
             self._stored_bytes = int(row.fetchone()[0])
-            # Until then no result is out of the replay window.
+            # No result is out of the replay window before this time.
             self._none_expires_before = -math.inf
             with self._transaction():
                 dropped = self._evict(self._stored_bytes, room_for=0)
@@ -354,17 +355,17 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Leaves the ledger to another server; calls in progress are not charged."""
+        """Closes the ledger, and lets another server use it; calls in progress are not charged."""
         with self._lock:
             self._resources.close()
 
     @property
     def replay_seconds(self) -> float:
-        """Seconds after its charge in which a request may be repeated without charge."""
+        """The seconds after its charge in which a request may be repeated without charge."""
         return self._replay_seconds
 
     def id_for(self, key: Key) -> str:
-        """An id of the charges of this ledger for a key, in hexadecimal.
+        """Returns an id of this ledger's charges for a key, in hexadecimal.
 
         A request is a repeat only of one that was sent to the same ledger with the same key.
         """
@@ -376,15 +377,16 @@ class Ledger:
         """Reserves the price of a call, unless it is a repeat.
 
         Args:
-            key: who calls.
-            request_id: as the caller gave it; nothing is a repeat of a call without one.
-            fingerprint: equal for requests that are equal but for their ids.
+            key: of the caller.
+            request_id: as the caller gave it; empty for none, and then no call is a repeat of it.
+            fingerprint: equal for requests that are equal except for their ids.
             price: in credits, 0 or more, a multiple of 1/10,000.
 
         Raises:
             OutOfCredits: the balance, less what is reserved, is less than the price.
-            RequestIdReused: the id is or was that of a request with another fingerprint.
-            LedgerUnavailable: it cannot be read.
+            RequestIdReused: the id is, or was within the replay window, that of a request with
+                another fingerprint.
+            LedgerUnavailable: the ledger cannot be read.
         """
         amount = _units(price)
         looked_at: str | None = None
@@ -403,16 +405,17 @@ class Ledger:
                     claim = _Claim(key.name, request_id, fingerprint, 0, found.charge)
                     self._claims[key.name, request_id] = claim
                     return Replay(self, None, claim)
-            # Without the lock: a result may be large. It may go meanwhile, or be stored anew.
+            # Read without the lock, since a result may be large. Meanwhile it may be dropped, or
+            # stored again.
             looked_at = found.file
             data = self._read(found.file)
             if data is not None and (result := found.result(data)) is not None:
                 return Replay(self, result, None)
 
     def balance(self, key: Key) -> Decimal | None:
-        """The credits that a key has left, reserved ones included; None where it has no limit.
+        """Returns the credits that a key has left, reserved ones included; None without a limit.
 
-        A key that is granted less than it has spent has less than 0.
+        The balance is below 0 if the key is granted less than it has spent.
         """
         if key.credits is None:
             return None
@@ -420,7 +423,7 @@ class Ledger:
             return _credits(_units(key.credits) - self._spent.get(key.name, 0))
 
     def charges(self) -> Iterator[Charge]:
-        """All charges, in their order."""
+        """Yields all charges, in their order."""
         return read_charges(self._path)
 
     def _is_claimed(self, key: Key, request_id: str, fingerprint: str) -> bool:
@@ -467,7 +470,7 @@ class Ledger:
             self._reserved.pop(claim.key, None)
 
     def _store(self, claim: _Claim, result: StoredResult) -> None:
-        """Stores a result, charges it unless that was done before, and ends the claim."""
+        """Stores a result, charges it unless it was charged before, and ends the claim."""
         if not claim.open:
             raise _ended()
         artifact: _Artifact | None = None
@@ -491,7 +494,7 @@ class Ledger:
             self._delete(dropped)
 
     def _make_room(self, charge: int | None, artifact: _Artifact | None) -> tuple[str, ...]:
-        """Forgets what goes for a result of a charge; the files that no row knows any more."""
+        """Drops rows to make room for a result; returns the files that no row names any more."""
         size = 0 if artifact is None else artifact.bytes
         if charge is None and self._is_room(self._stored_bytes, size, self._clock()):
             return ()
@@ -528,7 +531,7 @@ class Ledger:
         return _Dropped(files, sum(size for _, size in rows))
 
     def _evict(self, stored_bytes: int, room_for: int) -> _Dropped:
-        """Forgets the oldest results until there is room, and those out of the replay window."""
+        """Drops the oldest results until there is room, and those out of the replay window."""
         dropped = _Dropped()
         now = self._clock()
         while not self._is_room(stored_bytes - dropped.bytes, room_for, now):
@@ -548,12 +551,12 @@ class Ledger:
         return dropped
 
     def _is_room(self, stored_bytes: int, room_for: int, now: float) -> bool:
-        """Whether all that is stored may stay beside a result of so many bytes."""
+        """Checks whether all stored results may stay, with `room_for` more bytes beside them."""
         is_room = stored_bytes + room_for <= self._max_artifact_bytes
         return is_room and now <= self._none_expires_before
 
     def _write(self, result: StoredResult) -> _Artifact:
-        """Puts a large result into a file; one that no row comes to know goes at the next start."""
+        """Writes a large result to a file; the next start deletes files that no row names."""
         size, sha256 = len(result.data), hashlib.sha256(result.data).hexdigest()
         if size <= self._max_row_bytes:
             return _Artifact(None, result.data, size, sha256, result.seed)
@@ -568,7 +571,7 @@ class Ledger:
         return _Artifact(name, None, size, sha256, result.seed)
 
     def _read(self, file: str) -> bytes | None:
-        """A result's file; None where it is gone."""
+        """Reads a result's file; None if it is gone."""
         try:
             return (self._folder / file).read_bytes()
         except OSError:
@@ -582,7 +585,7 @@ class Ledger:
                 _logger.warning("A result could not be deleted: %s", error)
 
     def _delete_unknown_files(self) -> None:
-        """What a process left that died between a file and its row, or a row and its file."""
+        """Deletes files without a row, left by a process that died between file and row."""
         rows = self._database.execute("SELECT file FROM artifacts WHERE file IS NOT NULL")
         known = {file for (file,) in rows}
         there = {path.name for path in self._folder.iterdir() if _FILE_NAME.fullmatch(path.name)}
@@ -602,10 +605,10 @@ class Ledger:
 
 
 def read_charges(path: Path | str) -> Iterator[Charge]:
-    """All charges of a ledger, in their order, also while a server has it.
+    """Yields all charges of a ledger, in their order, also while a server uses it.
 
     Raises:
-        SettingsError: INVALID_OPTION, it cannot be read or is no ledger.
+        SettingsError: INVALID_OPTION, the file cannot be read or is no ledger.
     """
     with _reading(path) as database:
         rows = database.execute(
@@ -618,7 +621,7 @@ def read_charges(path: Path | str) -> Iterator[Charge]:
 
 
 def require_ledger_place(path: Path) -> None:
-    """Raises where no ledger is or can be made; makes none.
+    """Checks that there is a ledger, or that one can be made; makes none.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -637,10 +640,10 @@ def require_ledger_place(path: Path) -> None:
 
 
 def read_spent(path: Path | str) -> Mapping[str, Decimal]:
-    """What each key has been charged in all, in credits, also while a server has the ledger.
+    """Returns the total charge of each key, in credits, also while a server uses the ledger.
 
     Raises:
-        SettingsError: INVALID_OPTION, it cannot be read or is no ledger.
+        SettingsError: INVALID_OPTION, the file cannot be read or is no ledger.
     """
     with _reading(path) as database:
         return {key: _credits(amount) for key, amount in _spent(database).items()}
@@ -659,7 +662,7 @@ def _reading(path: Path | str) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def _only_server(path: Path) -> Iterator[None]:
-    # Not of a thread: another may close the ledger.
+    # The lock belongs to no thread: another thread may close the ledger.
     lock = FileLock(f"{path}.lock", timeout=0, mode=0o600, thread_local=False)
     try:
         lock.acquire()
@@ -682,7 +685,7 @@ def _require_file(path: Path) -> None:
 
 def _open(path: Path) -> sqlite3.Connection:
     _require_file(path)
-    # SQLite gives a database's other files its mode.
+    # SQLite gives its other files the mode of the database.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     database = sqlite3.connect(
         path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
@@ -702,7 +705,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _require_ledger(database: sqlite3.Connection, path: Path | str) -> int:
-    """The format of a ledger that this version reads.
+    """Checks that a database is a ledger of a known format, and returns the format.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -736,7 +739,7 @@ def _unavailable_on_failure(done: str) -> Iterator[None]:
     try:
         yield
     except (OSError, sqlite3.Error) as error:
-        # The message goes to callers: it tells them nothing of this machine.
+        # The message goes to callers, and must not tell them anything about this machine.
         _logger.error("The ledger cannot be %s: %s", done, error)
         raise LedgerUnavailable(f"the ledger cannot be {done}; nothing was charged") from error
 
@@ -746,7 +749,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _units(amount: Decimal) -> int:
-    """Credits in units of 1/10,000."""
+    """Converts credits to units of 1/10,000."""
     units = amount / CREDIT_STEP
     if units != int(units) or units < 0:
         raise ValueError(f"{amount} is no amount of credits in steps of {CREDIT_STEP}")
@@ -765,7 +768,7 @@ def _out_of_credits(balance: int, reserved: int, amount: int) -> OutOfCredits:
 
 
 def _shown(units: int) -> str:
-    """Credits without needless zeros, so that 0.2000 is 0.2."""
+    """Formats credits without needless zeros, so that 0.2000 is 0.2."""
     return f"{_credits(units).normalize():f}"
 
 

@@ -21,24 +21,24 @@ _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Metrics:
-    """What a server counts; each name begins with `beam_upscale_`.
+    """The metrics of a server; all names begin with `beam_upscale_`.
 
     Attributes:
-        registry: of all of them, with those of the process.
+        registry: the registry of these metrics and of those of the process.
         calls: answered calls, by method and status code.
-        refusals: of them those with a reason, by it.
-        call_seconds: from a call's arrival to its end, by method.
+        refusals: answered calls that were refused with a reason, by reason.
+        call_seconds: time from a call's arrival to its end, by method.
         in_flight: calls that have arrived and not ended.
         queued: calls that wait for a device.
-        queue_seconds: their wait, also for their turn on the device, by engine or chain.
-        device_seconds: an image's share of its batches, likewise.
-        batch_size: the most tiles in a batch that an image was in, likewise.
-        images: upscaled, likewise; repeats that were answered from the ledger are not among them.
+        queue_seconds: time that calls wait for a device and their turn on it, by engine or chain.
+        device_seconds: an image's share of the time of its batches, by engine or chain.
+        batch_size: the most tiles in a batch that an image was in, by engine or chain.
+        images: upscaled images, by engine or chain, without repeats answered from the ledger.
         replays: repeats that were answered from the ledger, or by the call that they repeat.
-        input_pixels: of upscaled images, by engine or chain.
-        request_bytes: of requests that arrived whole.
-        result_bytes: of results.
-        credits: charged, by key and by engine or chain.
+        input_pixels: input pixels of upscaled images, by engine or chain.
+        request_bytes: bytes of requests that arrived whole.
+        result_bytes: bytes of results.
+        credits: charged credits, by key and by engine or chain.
         abandoned: calls whose callers had gone before their turn.
     """
 
@@ -61,7 +61,7 @@ class Metrics:
 
     @classmethod
     def create(cls) -> "Metrics":
-        """Metrics that are all at zero."""
+        """Creates metrics that are all at zero."""
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)

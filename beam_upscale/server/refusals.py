@@ -1,11 +1,11 @@
-"""Why a call is not answered with a result: an exception that carries what the caller is told."""
+"""The errors that end a call without a result; each carries the status for the caller."""
 
 import grpc
 
 from beam_upscale.errors import BeamUpscaleError, ErrorCode
 from beam_upscale.grpc_api.status import Reason, Refusal
 
-# What is the server's fault; everything else that goes wrong with an image is the image's.
+# Errors that are the server's fault; every other error of an image is the image's fault.
 _OURS = frozenset(
     {
         ErrorCode.ENCODE_ERROR,
@@ -18,10 +18,10 @@ _OURS = frozenset(
 
 
 class RefusedError(Exception):
-    """A call ends with a status other than OK.
+    """An error that ends a call with a status other than OK.
 
     Attributes:
-        refusal: what the caller is told.
+        refusal: the status and the details for the caller.
     """
 
     def __init__(self, refusal: Refusal) -> None:
@@ -30,17 +30,17 @@ class RefusedError(Exception):
 
 
 def invalid(message: str) -> RefusedError:
-    """The request is none that this server could ever answer."""
+    """Returns the error for a request that this server could never answer."""
     return RefusedError(Refusal(grpc.StatusCode.INVALID_ARGUMENT, message))
 
 
 def unimplemented(message: str) -> RefusedError:
-    """The request asks for what the API has and this server does not do."""
+    """Returns the error for a request that the API allows and this server does not support."""
     return RefusedError(Refusal(grpc.StatusCode.UNIMPLEMENTED, message))
 
 
 def of_image(code: ErrorCode, message: str) -> RefusedError:
-    """An image, or what is asked for it, is refused or could not be done."""
+    """Returns the error for an image that is refused, or that could not be upscaled."""
     if code in _OURS:
         return RefusedError(Refusal(grpc.StatusCode.INTERNAL, f"{code}: {message}"))
     return RefusedError(
@@ -54,15 +54,15 @@ def of_image(code: ErrorCode, message: str) -> RefusedError:
 
 
 def of_error(error: BeamUpscaleError) -> RefusedError:
-    """As `of_image`."""
+    """Returns the same error as `of_image`, by the code and the message of `error`."""
     return of_image(error.code, error.message)
 
 
 def unavailable(message: str, retry_seconds: float) -> RefusedError:
-    """The server cannot do it now; nothing was charged."""
+    """Returns the error for a call that the server cannot do now and that may be repeated."""
     return RefusedError(Refusal(grpc.StatusCode.UNAVAILABLE, message, retry_seconds=retry_seconds))
 
 
 def exhausted(reason: Reason, message: str, retry_seconds: float | None) -> RefusedError:
-    """Too much at once, or too little on the account, where there is no time to come again."""
+    """Returns the error for too many calls, or for too few credits (no `retry_seconds`)."""
     return RefusedError(Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, message, reason, retry_seconds))

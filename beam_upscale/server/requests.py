@@ -1,7 +1,7 @@
-"""From a request's bytes to a `Call`: what is asked for, checked as far as no pixel is needed.
+"""The parsing of a request's bytes into a `Call`, with all checks that need no pixels.
 
-Pure, and safe for bytes from strangers: whatever they are, the answer is a `Call` or a
-`RefusedError`, in time and memory that their number bounds.
+The functions are pure, and safe for untrusted bytes: any bytes give a `Call` or a `RefusedError`,
+in time and memory bounded by their number.
 """
 
 import dataclasses
@@ -25,21 +25,21 @@ from beam_upscale.plan import PlanOptions
 from beam_upscale.server.refusals import RefusedError, invalid, of_error, of_image, unimplemented
 
 MAX_REQUEST_ID = 256
-"""Most characters of a request id."""
+"""The most characters of a request id."""
 
 MAX_STAGES = 4
-"""Most engines of a chain."""
+"""The most engines of a chain."""
 
 MAX_BYTES_BESIDE_IMAGES = 2**20
-"""Bytes of a request that are not its image's: parsed, they may need many times their number."""
+"""The most bytes of a request beside its image: parsed, they may take many times their size."""
 
 MAX_PROMPT = 10_000
-"""Most characters of a prompt; networks read the first few hundred, after splitting all of it."""
+"""The most characters of a prompt; networks use a few hundred, but tokenize all of it."""
 
-# Fields of a request that are looked at for images, and entries of a list in it; there are a few.
+# The most fields of a request that are searched for images, and entries of a list in it.
 _MOST_FIELDS = 1000
 
-# Field numbers on the way from a message to the bytes of its images.
+# The paths of field numbers from a message to the bytes of its images.
 _IMAGE_IN_REQUEST = (4, 4, 5)
 _IMAGE_IN_CHAIN = (2, 2, *_IMAGE_IN_REQUEST)
 
@@ -48,17 +48,17 @@ _LONGEST_SHOWN = 100
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """What a request asks for.
+    """A parsed request.
 
     Attributes:
-        request_id: as the client gave it; empty where it gave none.
-        fingerprint: SHA-256 of the request without its id, in hexadecimal.
-        engines: names of the engines, in order; all of them are served.
-        image: encoded.
-        columns: parameters of a diffusion engine that are set, by the names of `Parameters`; none
-            where no engine takes them.
-        options: the size that is asked for.
-        seed: that is asked for; 0 where none is.
+        request_id: the client's id of the request; empty if it gave none.
+        fingerprint: the SHA-256 of the request without its id, in hexadecimal.
+        engines: the names of the engines, in order; all of them are served.
+        image: the encoded image.
+        columns: the parameters that are set, by the names of `Parameters`; empty if no engine takes
+            parameters.
+        options: the requested size.
+        seed: the requested seed; 0 if none is requested.
     """
 
     request_id: str
@@ -71,15 +71,15 @@ class Call:
 
 
 def decode_request(data: bytes, served: Collection[str]) -> Call:
-    """Reads a `Request`, as `Generate` takes it.
+    """Parses a `Request`, the message of `Generate`.
 
     Args:
         data: the message.
-        served: names of engines.
+        served: the names of the engines that are served.
 
     Raises:
-        RefusedError: INVALID_ARGUMENT; UNIMPLEMENTED, no image is in it; NOT_FOUND, its engine is
-            not served.
+        RefusedError: INVALID_ARGUMENT; UNIMPLEMENTED, the request has no image; NOT_FOUND, its
+            engine is not served.
     """
     request = _parse(generation.Request, data, _IMAGE_IN_REQUEST)
     image = _require_image(request)
@@ -87,10 +87,10 @@ def decode_request(data: bytes, served: Collection[str]) -> Call:
 
 
 def decode_chain(data: bytes, served: Collection[str]) -> Call:
-    """Reads a `ChainRequest`: stages in order, each of which takes what the one before it made.
+    """Parses a `ChainRequest`: stages in order, each of which takes the result of the one before.
 
     Raises:
-        RefusedError: as `decode_request`; UNIMPLEMENTED also where results are to flow otherwise.
+        RefusedError: as `decode_request`; UNIMPLEMENTED also if results are to flow otherwise.
     """
     chain = _parse(generation.ChainRequest, data, _IMAGE_IN_CHAIN)
     if not 1 <= len(chain.stage) <= MAX_STAGES:
@@ -121,14 +121,14 @@ def _parse(kind: Callable[[], Any], data: bytes, image: Sequence[int]) -> Any:
 
 
 def _bytes_at(data: memoryview, path: Sequence[int], fields: Iterator[int]) -> int:
-    """Bytes of the fields at the end of a path of field numbers, without parsing the message.
+    """Counts the bytes of the fields at a path of field numbers, without parsing the message.
 
-    What follows too many fields, or is no message, is not found.
+    The search ends after too many fields, or at bytes that are no message; the rest counts 0.
 
     Args:
         data: the message.
         path: field numbers, from the message inwards.
-        fields: gives one for each field that may be looked at, at whatever depth.
+        fields: an iterator with one item for each field that may be searched, at any depth.
     """
     found = position = 0
     try:
@@ -157,7 +157,7 @@ def _bytes_at(data: memoryview, path: Sequence[int], fields: Iterator[int]) -> i
 
 
 def _varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A number and the position after it; IndexError where there is none."""
+    """Reads a varint; returns it and the position after it. Raises IndexError if there is none."""
     value = 0
     for shift in range(0, 70, 7):
         byte = data[position]
@@ -169,7 +169,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def _require_few(number: int, what: str) -> None:
-    """Keeps lists so short that going through them takes no time that others would notice."""
+    """Rejects lists so long that going through them would delay other callers."""
     if number > _MOST_FIELDS:
         raise invalid(f"a request has at most {_MOST_FIELDS:,} {what}, not {number:,}")
 
@@ -207,9 +207,9 @@ def _type_name(number: int) -> str:
 
 
 def _require_straight(stages: Sequence[Any]) -> None:
-    """Refuses chains whose results do not go to the next stage, and the last one's to the caller.
+    """Rejects chains unless each result goes to the next stage, and the last one to the caller.
 
-    What is asked for when a stage fails need not be looked at: the call fails then.
+    The actions for a failed stage are not checked: the call fails then.
     """
     for stage in stages:
         _require_few(len(stage.on_status), "statuses of a stage")
@@ -288,7 +288,7 @@ def _options(requests: Sequence[Any]) -> PlanOptions:
 
 
 def _columns_of(requests: Sequence[Any]) -> dict[str, Any]:
-    """What the stages whose engines take parameters agree on."""
+    """Returns the parameters that all stages share whose engines take parameters."""
     guided = [request for request in requests if ENGINES[request.engine_id].is_guided]
     columns = [_columns(request) for request in guided]
     if any(other != columns[0] for other in columns[1:]):
@@ -311,7 +311,7 @@ def _columns(request: Any) -> dict[str, Any]:
 
 
 def _texts(request: Any) -> dict[str, str]:
-    """The prompt, and the one of negative weight; an empty text is none."""
+    """Returns the prompt and the negative prompt (of negative weight); ignores empty texts."""
     texts: dict[str, str] = {}
     for prompt in request.prompt:
         kind = prompt.WhichOneof("prompt")
@@ -341,7 +341,7 @@ def _seed(request: Any) -> int:
 
 
 def _shortest(value: float) -> float:
-    """The shortest decimal that is the same number in 32 bits: 7.3, where those are 7.300000191."""
+    """Returns the shortest decimal of the same 32-bit float, e.g. 7.3 for 7.300000191."""
     return float(str(np.float32(value)))
 
 
@@ -349,12 +349,12 @@ def _fingerprint(message: Any, method: str) -> str:
     message.ClearField("request_id")
     for stage in getattr(message, "stage", ()):
         stage.request.ClearField("request_id")
-    # A chain of one stage is another request than that stage alone.
+    # The method is hashed too: a chain of one stage is not the same request as that stage alone.
     digest = hashlib.sha256(f"{method}\n".encode())
     digest.update(message.SerializeToString(deterministic=True))
     return digest.hexdigest()
 
 
 def _shown(text: str) -> str:
-    """A text for a message, cut where it is long."""
+    """Formats a text for a message, cut after `_LONGEST_SHOWN` characters."""
     return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")

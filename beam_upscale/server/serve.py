@@ -1,4 +1,4 @@
-"""`beam-upscale serve`: the parts of a server put together, from its settings to its end."""
+"""`beam-upscale serve`: the construction, the run and the shutdown of a server."""
 
 import asyncio
 import contextlib
@@ -34,34 +34,34 @@ from beam_upscale.server.worker import Worker
 
 _LOOPBACK = "127.0.0.1"
 
-# A connection may take this long until its first call can come.
+# The longest handshake of a connection, until its first call can come.
 _HANDSHAKE_MILLISECONDS = 10_000
-# Connections at a time; more are closed at once.
+# The most connections at a time; further ones are closed at once.
 _MOST_CONNECTIONS = 12_000
-# Streams of one connection; clients that have more wait or open another.
+# The most streams of one connection; with more, clients wait or open another connection.
 _STREAMS_OF_CONNECTION = 256
-# Calls of all connections that have arrived at once and were not looked at; beyond the first number
-# gRPC cancels some by chance, beyond the second all.
+# Calls of all connections that have arrived and are not accepted yet: beyond the first number gRPC
+# cancels some at random, beyond the second all.
 _CALLS_AT_ONCE = 16_384
 _MOST_CALLS_AT_ONCE = 2 * _CALLS_AT_ONCE
 _KEEPALIVE_MILLISECONDS = 60_000
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
-# Clients may ask as often whether a connection is alive.
+# The least time between two pings by which a client checks that a connection is alive.
 _LEAST_PING_MILLISECONDS = 10_000
-# Clients open connections anew now and then, and so find another server behind the same name.
+# Connections are closed at this age, so that clients can find another server of the same name.
 _CONNECTION_AGE_MILLISECONDS = 60 * 60_000
 _CONNECTION_GRACE_MILLISECONDS = 30 * 60_000
 
-# What has been answered may still be on its way.
+# Answers that are complete may still be on their way.
 _LAST_WORDS_SECONDS = 2.0
 
 EXIT_BROKEN = 75
-"""The exit code of a server that can do no call any more until it is started anew.
+"""The exit code of a server that can answer no more calls until it is restarted.
 
 EX_TEMPFAIL of sysexits.h.
 """
 
-# How often it is seen whether what serves gRPC-Web still runs.
+# Seconds between checks that the gRPC-Web bridge still runs.
 _LOOK_SECONDS = 1.0
 
 _logger = logging.getLogger(__name__)
@@ -69,12 +69,12 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Addresses:
-    """Where a server listens.
+    """The addresses that a server listens on.
 
     Attributes:
         grpc: HOST:PORT.
-        web: URL for gRPC-Web; None where it is not served.
-        metrics: URL for Prometheus; None where there are none.
+        web: the URL for gRPC-Web; None if it is not served.
+        metrics: the URL for Prometheus; None if there are no metrics.
     """
 
     grpc: str
@@ -85,18 +85,18 @@ class Addresses:
 def serve(
     settings: ServeSettings, on_ready: Callable[[Addresses, tuple[str, ...]], None] | None = None
 ) -> None:
-    """Serves until SIGTERM or SIGINT, then finishes what has begun. Belongs to the main thread.
+    """Serves until SIGTERM or SIGINT, then finishes the calls in progress. Runs in the main thread.
 
-    Where the device is lost, or no decoder can be started any more, it ends too, and its process
-    with it, with `EXIT_BROKEN`: whatever supervises it starts it anew.
+    If the device is lost, or no decoder can be started any more, the process exits with
+    `EXIT_BROKEN`, so that its supervisor restarts it.
 
     Args:
-        settings: what to serve, and where.
-        on_ready: told where the server listens and what its engines run on, once it does; None
-            prints it in one line.
+        settings: the engines to serve, the addresses and the limits.
+        on_ready: called once the server listens, with its addresses and the places that its engines
+            run on; None prints them in one line.
 
     Raises:
-        SettingsError: what is asked for cannot be had.
+        SettingsError: the settings cannot be met.
     """
     log_as_json()
     leash.allow_many_files()
@@ -115,7 +115,7 @@ def serve(
 
 
 def _require_files(settings: ServeSettings) -> None:
-    """Looks at the files that are named, before networks are loaded, which takes long.
+    """Checks the files of the settings before networks are loaded, which takes long.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -128,7 +128,7 @@ def _require_files(settings: ServeSettings) -> None:
 
 
 def _exit_at_once(code: int) -> NoReturn:
-    """Networks do not stop half-way, and this process is not to wait for them."""
+    """Ends this process without waiting for its networks, which cannot be interrupted."""
     logging.shutdown()
     sys.stdout.flush()
     os._exit(code)
@@ -149,20 +149,20 @@ async def run(
     worker: Worker,
     on_ready: Callable[[Addresses, tuple[str, ...]], None],
 ) -> bool:
-    """What `serve` does once networks are loaded.
+    """Runs the server, as `serve` does, with networks that are already loaded.
 
     Args:
-        settings: where to serve.
-        worker: what upscales; the caller closes it.
-        on_ready: as `serve` has it.
+        settings: the addresses and the limits.
+        worker: the worker that upscales; the caller closes it.
+        on_ready: as in `serve`, but required.
 
     Returns:
-        Whether all calls had ended in time. Threads of those that had not go on.
+        True if all calls ended in time. The threads of the others go on.
 
     Raises:
-        SettingsError: what is asked for cannot be had.
-        BrokenProcessError: this process could do no call any more.
-        RuntimeError: what serves gRPC-Web ended by itself.
+        SettingsError: the settings cannot be met.
+        BrokenProcessError: this process can answer no more calls.
+        RuntimeError: the gRPC-Web bridge ended by itself.
     """
     stop = _stop_signals()
     async with listening(settings, worker) as server:
@@ -190,10 +190,10 @@ class Listening:
     """A server that listens.
 
     Attributes:
-        addresses: where.
-        service: what answers.
-        calls: that are in progress.
-        web: what serves gRPC-Web; None where it is not served.
+        addresses: the addresses that it listens on.
+        service: the service that answers calls.
+        calls: the calls in progress.
+        web: the gRPC-Web bridge; None if gRPC-Web is not served.
     """
 
     addresses: Addresses
@@ -204,10 +204,10 @@ class Listening:
 
 @contextlib.asynccontextmanager
 async def listening(settings: ServeSettings, worker: Worker) -> AsyncIterator[Listening]:
-    """A server within it; after it, calls are cut off.
+    """Runs a server within this context; calls that are left at its end are cut off.
 
     Raises:
-        SettingsError: what is asked for cannot be had.
+        SettingsError: the settings cannot be met.
     """
     metrics = Metrics.create()
     async with contextlib.AsyncExitStack() as stack:
@@ -237,10 +237,10 @@ def _stop_signals() -> "_Stop":
 
 
 class _Stop:
-    """The wish that the server ends: at the first signal in order, at the second at once.
+    """The request to stop the server: after the first signal in order, after the second at once.
 
     Attributes:
-        broken: why it has to end, where that is no signal.
+        broken: the error for which the server has to stop; None if a signal stops it.
     """
 
     def __init__(self) -> None:
@@ -269,7 +269,7 @@ class _Stop:
 
 
 async def _until_stopped(stop: _Stop, web: WebBridge | None) -> None:
-    """Waits for a signal, a broken process, or the end of what serves gRPC-Web."""
+    """Waits for a signal, a broken process, or the end of the gRPC-Web bridge."""
     while not stop.is_asked and (web is None or web.is_running):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if web is None else _LOOK_SECONDS):
@@ -277,7 +277,7 @@ async def _until_stopped(stop: _Stop, web: WebBridge | None) -> None:
 
 
 async def _finish(service: Service, seconds: float, stop: _Stop) -> bool:
-    """Waits for calls in progress, as long as they may take or until a second signal."""
+    """Waits for calls in progress, up to `seconds` or a second signal; True if all ended."""
     impatient = asyncio.create_task(stop.wait_again())
     finishing = asyncio.create_task(service.finish(seconds))
     await asyncio.wait({impatient, finishing}, return_when=asyncio.FIRST_COMPLETED)
@@ -308,7 +308,7 @@ def _service(
 
 
 def _options(settings: ServeSettings) -> list[tuple[str, Any]]:
-    """What ends connections and messages that cost more than they bring."""
+    """Returns gRPC's options, with limits on connections, calls and messages."""
     return [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -323,13 +323,13 @@ def _options(settings: ServeSettings) -> list[tuple[str, Any]]:
         ("grpc.keepalive_time_ms", _KEEPALIVE_MILLISECONDS),
         ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
         ("grpc.http2.min_ping_interval_without_data_ms", _LEAST_PING_MILLISECONDS),
-        # Another server on this port is a mistake to be told of.
+        # A second server on the same port must fail instead of sharing it.
         ("grpc.so_reuseport", 0),
     ]
 
 
 def _most_connections() -> int:
-    """Some files stay for all that this process opens besides."""
+    """Returns the most connections; leaves a quarter of the allowed files for other uses."""
     most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         return _MOST_CONNECTIONS
@@ -337,10 +337,10 @@ def _most_connections() -> int:
 
 
 def _listen(server: Any, settings: ServeSettings) -> int:
-    """Opens the port; which one it is.
+    """Opens the port, and returns its number.
 
     Raises:
-        SettingsError: INVALID_OPTION, it cannot be had, or the certificate is none.
+        SettingsError: INVALID_OPTION, the port is not available, or the certificate is invalid.
     """
     wanted = _host_and_port(settings.host, settings.port)
     return _add_port(server, wanted, _credentials(settings))
@@ -359,7 +359,7 @@ def _add_port(server: Any, wanted: str, credentials: Any) -> int:
 
 
 def _web(settings: ServeSettings, server: Any, stack: contextlib.AsyncExitStack) -> WebBridge:
-    """What serves gRPC-Web: it reaches the server over a socket that is nobody else's."""
+    """Creates the gRPC-Web bridge, which reaches the server over a private Unix socket."""
     assert settings.web_port is not None
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-"))
     path = Path(folder, "grpc.sock")
@@ -372,7 +372,7 @@ def _web(settings: ServeSettings, server: Any, stack: contextlib.AsyncExitStack)
         private_key=settings.tls_key,
         origins=settings.cors_origins,
         request_seconds=settings.request_timeout_seconds,
-        # A call that waits is no idle one: the server says a word in time.
+        # A waiting call must not count as idle: the server sends a keep-alive answer in time.
         idle_seconds=max(settings.idle_seconds, 2 * settings.keep_alive_seconds),
     )
 
@@ -380,7 +380,7 @@ def _web(settings: ServeSettings, server: Any, stack: contextlib.AsyncExitStack)
 async def _start_web(
     web: WebBridge, settings: ServeSettings, stack: contextlib.AsyncExitStack
 ) -> str:
-    """Its URL."""
+    """Starts the gRPC-Web bridge, and returns its URL."""
     stack.push_async_callback(asyncio.to_thread, web.stop, _LAST_WORDS_SECONDS)
     port = await asyncio.to_thread(web.start)
     scheme = "http" if settings.tls_cert is None else "https"
@@ -388,7 +388,7 @@ async def _start_web(
 
 
 def _credentials(settings: ServeSettings) -> Any:
-    """Of TLS; None for plaintext."""
+    """Returns the TLS credentials; None for plaintext."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     pair = _read(settings.tls_key, "tls_key"), _read(settings.tls_cert, "tls_cert")
@@ -397,13 +397,13 @@ def _credentials(settings: ServeSettings) -> Any:
 
 
 def _require_pair(settings: ServeSettings) -> None:
-    """Raises where files hold no certificate and its key: gRPC would blame the address."""
+    """Raises if the files are no certificate with its key; gRPC would blame the address."""
     certificate, key = settings.tls_cert, settings.tls_key
     if certificate is None or key is None or not (certificate.is_file() and key.is_file()):
-        # A pipe can be read once only.
+        # A pipe can be read only once.
         return
     try:
-        # Without a password: none is asked for on the terminal.
+        # An empty password, so that none is requested on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError):
         raise SettingsError(
@@ -430,7 +430,7 @@ def _host_and_port(host: str, port: int) -> str:
 def _serve_metrics(
     settings: ServeSettings, metrics: Metrics, stack: contextlib.AsyncExitStack
 ) -> str | None:
-    """Their URL."""
+    """Starts to serve the metrics, and returns their URL; None without a metrics port."""
     port = settings.metrics_port
     if port is None:
         return None

@@ -1,8 +1,8 @@
 """The API's methods over grpc.aio.
 
-All methods are registered as streams of bytes, which clients of one-message methods cannot tell
-apart: so the key is asked for before a byte of the request is read, and what does not arrive in
-time ends.
+All methods are registered as streams of bytes, which clients of unary methods cannot tell apart. So
+the key is checked before a byte of the request is read, and a request that does not arrive in time
+ends the call.
 """
 
 import asyncio
@@ -36,29 +36,31 @@ from beam_upscale.server.refusals import RefusedError, invalid, unavailable
 from beam_upscale.server.requests import Call, decode_chain, decode_request
 
 SERVICES = ("gooseai.GenerationService", "gooseai.EnginesService", "gooseai.DashboardService")
-"""Names of the API's services."""
+"""The names of the API's services."""
 
 _HEALTH = "grpc.health.v1.Health"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
-# Calls of one address at a time to what needs no key.
+# The most calls at a time of one address to methods that need no key, or of one caller to small
+# methods.
 _OPEN_PLACES = 32
 
-# Of all methods but those that take images: so what strangers send does not fill the memory.
+# The most bytes and seconds of a request without an image, so that untrusted requests do not fill
+# the memory.
 _MOST_SMALL_BYTES = 2**16
 _SMALL_SECONDS = 5.0
 
-# Parsing more takes so long that others would notice.
+# Larger requests are parsed in a thread, as they would delay other calls.
 _MOST_BYTES_AT_ONCE = 2**20
 
 _RETRY_SECONDS = 1.0
-# How long no call has to come before a server that drains takes none to be on its way.
+# A draining server waits until no call has arrived for this time, up to the second number.
 _ARRIVING_SECONDS = 0.1
 _MOST_ARRIVING_SECONDS = 2.0
 
-# How long gRPC may take to end a call whose message it does not take.
+# The time that gRPC may take to end a call whose message it rejects.
 _REFUSAL_SECONDS = 1.0
 
 _MAGIC = "PNG"
@@ -72,7 +74,7 @@ _Exchange = Callable[[Any, "_Record"], Awaitable[None]]
 
 @dataclasses.dataclass
 class _Record:
-    """What is logged of a call: never its image, its prompt or its key."""
+    """The log entry of a call; it never holds the image, the prompt or the key."""
 
     method: str
     received: float = dataclasses.field(default_factory=time.time)
@@ -82,16 +84,16 @@ class _Record:
 
 
 class Service:
-    """Answers calls. All methods belong to one event loop.
+    """The service that answers calls. All methods must run in one event loop.
 
     Args:
-        admission: who may call.
-        calls: from a call to its result.
-        ledger: for balances; None where nothing is charged.
-        served: names of engines.
-        metrics: what counts.
-        request_timeout_seconds: how long a request may take to arrive.
-        keep_alive_seconds: how long a caller hears nothing while it waits.
+        admission: identifies callers and limits their calls.
+        calls: computes the results of calls.
+        ledger: the ledger for balances; None if nothing is charged.
+        served: the names of the engines that are served.
+        metrics: the server's metrics.
+        request_timeout_seconds: the longest time in which a request must arrive.
+        keep_alive_seconds: the time between two keep-alive answers to a waiting caller.
 
     """
 
@@ -120,14 +122,14 @@ class Service:
         calls.when_broken(lambda _: self.drain())
 
     def drain(self) -> None:
-        """Says that no service serves, and begins no more calls."""
+        """Reports all services as not serving, and begins no more calls."""
         self._draining.set()
 
     async def finish(self, seconds: float) -> bool:
         """Waits for all calls in progress, and until their answers are sent.
 
         Returns:
-            Whether all were computed in time; the others have ended for their callers.
+            True if all were computed in time; the others have ended for their callers.
         """
         until = time.monotonic() + seconds
         finished = await self._calls.finish(seconds)
@@ -138,10 +140,10 @@ class Service:
         return finished
 
     async def _refuse_arrived(self, until: float) -> None:
-        """Waits until no calls come for a moment, or until the time is over.
+        """Waits until no calls arrive for a moment, or until the time is over.
 
-        gRPC cancels calls that have reached a server which stops, and that it has not taken yet:
-        their callers would not learn that nothing was begun.
+        A stopping gRPC server cancels calls that have arrived and are not accepted yet. Their
+        callers would not learn that nothing was begun.
         """
         until = min(until, time.monotonic() + _MOST_ARRIVING_SECONDS)
         before = -1
@@ -150,7 +152,7 @@ class Service:
             await asyncio.sleep(_ARRIVING_SECONDS)
 
     def handlers(self) -> Mapping[str, Any]:
-        """All methods, by their paths."""
+        """Returns the handlers of all methods, by their paths."""
         methods: dict[str, tuple[str, _Exchange]] = {
             contract.GENERATE: ("Generate", self._upscaling(decode_request)),
             contract.CHAIN_GENERATE: ("ChainGenerate", self._upscaling(decode_chain)),
@@ -172,7 +174,7 @@ class Service:
         }
 
     def _guarded(self, method: str, exchange: _Exchange) -> Any:
-        """Gives every call its status, its line in the log and its place in the metrics."""
+        """Wraps a method, so that every call gets a status, a log entry and its metrics."""
 
         async def handle(_: Any, context: Any) -> None:
             record = _Record(method)
@@ -185,11 +187,11 @@ class Service:
                 self._count_refusal(error.refusal, record)
                 await _abort(context, error.refusal)
             except (asyncio.CancelledError, grpc.aio.InternalError):
-                # The caller has gone, or gRPC itself has refused what it sent.
+                # The caller has gone, or gRPC itself has rejected its message.
                 record.code = grpc.StatusCode.CANCELLED.name
                 raise
             except Exception:
-                # The trace is for the log; to callers it tells nothing.
+                # The traceback goes to the log only, not to the caller.
                 _logger.exception("%s failed.", method)
                 record.code = grpc.StatusCode.INTERNAL.name
                 await _abort(context, Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
@@ -241,7 +243,7 @@ class Service:
                     "engine": "+".join(call.engines),
                     "image_bytes": len(call.image),
                 }
-                # Arriving takes time: a server that has begun to drain waits for what has begun.
+                # Checked again, as draining may have begun while the request arrived.
                 self._require_not_draining()
                 with self._being_answered():
                     await self._answer(context, record, caller.key, call)
@@ -249,7 +251,7 @@ class Service:
         return exchange
 
     def _ledger_metadata(self, key: Key) -> tuple[tuple[str, str], ...]:
-        """Metadata that tells a caller its ledger, and for how long a repeat is free."""
+        """Returns metadata with the caller's ledger, and the seconds in which a repeat is free."""
         if self._ledger is None:
             return ()
         return (
@@ -258,7 +260,7 @@ class Service:
         )
 
     def _require_expected_ledger(self, context: Any, key: Key) -> None:
-        """Refuses a call, before it costs anything, that repeats what another ledger may know.
+        """Rejects a call, before it costs anything, that may repeat a call of another ledger.
 
         Raises:
             RefusedError: FAILED_PRECONDITION.
@@ -277,7 +279,7 @@ class Service:
 
     @contextlib.contextmanager
     def _being_answered(self) -> Iterator[None]:
-        """Within it, `finish` waits for this task."""
+        """Makes `finish` wait for this task within this context."""
         task = asyncio.current_task()
         assert task is not None
         self._answering.add(task)
@@ -303,7 +305,7 @@ class Service:
         if flight.future.cancelled():
             raise unavailable("the server stopped before the call was done", _RETRY_SECONDS)
         result = flight.future.result()
-        # Who joined another's call is not the one that it was computed and charged for.
+        # A call that joined another one was not computed and charged itself.
         joined = flight.call is not call
         _note_result(result, record, joined)
         if self._ledger is not None:
@@ -312,22 +314,22 @@ class Service:
         await context.write(_answer_with(result, call, record))
 
     async def _read_small(self, context: Any) -> bytes:
-        """As `_read`; INVALID_ARGUMENT also where it has many bytes."""
+        """Reads the message as `_read` does; INVALID_ARGUMENT also if it is too large."""
         async with self._in_time(min(_SMALL_SECONDS, self._timeout)):
             return _require_small(await self._read(context))
 
     async def _read(self, context: Any) -> bytes:
-        """The one message of a call.
+        """Reads the one message of a call.
 
         Raises:
             RefusedError: DEADLINE_EXCEEDED, it does not arrive in time; INVALID_ARGUMENT, there is
-                none or another one.
+                no message, or a second one.
         """
         async with self._in_time(self._timeout):
             data: bytes = await context.read()
             if data is grpc.aio.EOF:
-                # Or gRPC has refused a message that is too large: then it ends this call just now,
-                # with a status of its own that another one must not be faster than.
+                # Perhaps gRPC has rejected a message as too large. Then it is about to end this
+                # call with its own status, which ours must not overtake.
                 await asyncio.sleep(_REFUSAL_SECONDS)
                 raise invalid("the call ended without a request")
             if await context.read() is not grpc.aio.EOF:
@@ -336,7 +338,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def _in_time(self, seconds: float) -> AsyncIterator[None]:
-        """Within it, what a caller sends must arrive."""
+        """Raises DEADLINE_EXCEEDED if the caller's message does not arrive within this context."""
         try:
             async with asyncio.timeout(seconds):
                 yield
@@ -396,8 +398,8 @@ class Service:
         return await self._organization(key)
 
     async def _organization(self, key: Key) -> Any:
-        """A key is an organization of its own: that is where the contract has balances."""
-        # Of a key without a limit, all that a key can have: clients format it as a whole number.
+        """Returns a key's organization; each key has its own, as organizations have balances."""
+        # A key without a limit shows the highest balance: clients format it as an integer.
         balance = float(MAX_CREDITS * USD_PER_CREDIT)
         if self._ledger is not None and key.credits is not None:
             left = await asyncio.to_thread(self._ledger.balance, key)
@@ -406,7 +408,7 @@ class Service:
         return dashboard.Organization(id=key.name, name=key.name, payment_info=payment)
 
     def _open(self, answer: Callable[[Any], Awaitable[None]]) -> _Exchange:
-        """Methods that need no key: those who ask have none."""
+        """Wraps a method that needs no key, as its callers have none."""
 
         async def exchange(context: Any, _: _Record) -> None:
             counted_as = f"open {address(_metadata(context), context.peer())}"
@@ -498,7 +500,7 @@ def _health_answer(status: int) -> bytes:
 
 
 def _answer_to(call: Call, record: _Record) -> Any:
-    """An answer without artifacts: what is heard of a call that is alive."""
+    """Creates an answer without artifacts; it is sent alone as a keep-alive."""
     return generation.Answer(
         answer_id=str(uuid.uuid4()),
         request_id=call.request_id,

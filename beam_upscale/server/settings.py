@@ -1,4 +1,4 @@
-"""What `beam-upscale serve` is asked to do."""
+"""The settings of `beam-upscale serve`."""
 
 import dataclasses
 import ipaddress
@@ -14,17 +14,17 @@ DEFAULT_DECODE_SECONDS = 30.0
 _ANY_PORT = 0
 _LAST_PORT = 2**16 - 1
 
-# "localhost" may be in no table of hosts, and then it is the loopback interface all the same.
+# "localhost" is the loopback interface, even if no table of hosts has it.
 _LOCALHOST = "localhost"
 
 
 @dataclasses.dataclass(frozen=True)
 class ServeSettings:
-    """What a server is asked to do.
+    """The settings of a server.
 
     Attributes:
-        upscale: the engines that are served, their weights, devices and all that their networks
-            are asked. Sizes and parameters are those of each request.
+        upscale: the engines that are served, their weights, devices and the options of their
+            networks. Sizes and parameters are those of each request.
         host: address to listen on.
         port: for gRPC; 0 takes a free one.
         web_port: for gRPC-Web; 0 takes a free one, None serves none.
@@ -32,20 +32,21 @@ class ServeSettings:
             none.
         tls_cert: PEM of the certificate chain; None serves plaintext.
         tls_key: PEM of its private key.
-        insecure: whether plaintext may leave this machine.
+        insecure: True if plaintext may leave this machine.
         keys: file of hashed API keys; None asks for no keys, on the loopback interface only.
-        ledger: database of credits and results; it is made where it is not there. None remembers
-            nothing, which keys do not allow: they are charged.
-        cors_origins: from which web pages may call; `*` for all.
-        max_queue: calls that wait for the device at most.
-        max_in_flight_per_key: calls at a time of a key, or of an address where there are no keys;
-            a key's own limit takes its place.
-        requests_per_second_per_key: calls begun in a second, likewise; None sets no limit.
-        request_timeout_seconds: how long a request may take to arrive.
-        decode_seconds: how long an image may take to be decoded.
-        idle_seconds: how long a connection may stay without a call.
-        keep_alive_seconds: how long a caller hears nothing while it waits.
-        drain_seconds: how long calls may take to finish when the server is asked to stop.
+        ledger: database of credits and results, which is made if there is none. None remembers
+            nothing, and is not allowed with `keys`, since their calls are charged.
+        cors_origins: origins of the web pages that may call; `*` for all.
+        max_queue: most calls that wait for the device.
+        max_in_flight_per_key: most calls at a time of a key, or of an address if there are no keys;
+            a key's own limit replaces it.
+        requests_per_second_per_key: most calls that a key or an address begins in a second; a key's
+            own limit replaces it. None sets no limit.
+        request_timeout_seconds: time that a request may take to arrive.
+        decode_seconds: time that an image may take to be decoded.
+        idle_seconds: time that a connection may stay without a call.
+        keep_alive_seconds: longest time in which a waiting caller hears nothing.
+        drain_seconds: time that calls may take to finish when the server is asked to stop.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -103,7 +104,7 @@ class ServeSettings:
             raise _invalid(f"drain_seconds is {self.drain_seconds}; it must be 0 or more")
 
     def _check_exposed(self) -> None:
-        """What an address that others reach asks for."""
+        """Checks the settings that an address needs if other machines can reach it."""
         if self.keys is None:
             raise _invalid(
                 f"{self.host} can be reached from other machines, and without keys everybody may "
@@ -118,7 +119,7 @@ class ServeSettings:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether only this machine reaches the server."""
+        """True if only this machine can reach the server."""
         if self.host == _LOCALHOST:
             return True
         try:

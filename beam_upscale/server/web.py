@@ -1,9 +1,9 @@
 """gRPC-Web: Envoy as a child process between web pages and the server.
 
-Envoy is what web pages usually reach gRPC servers through, and its HTTP is hardened against peers
-that are slow or hostile. It listens where web pages call, over HTTP/1.1 and HTTP/2, and speaks gRPC
-with the server over a Unix socket. What this process asks of Envoy's administration goes over
-another, in a folder that nobody else may enter.
+Envoy is the usual proxy between web pages and gRPC servers, and its HTTP is hardened against slow
+or hostile peers. It listens where web pages call, over HTTP/1.1 and HTTP/2, and speaks gRPC with
+the server over a Unix socket. This process's requests to Envoy's administration go over another
+socket, in a folder that nobody else may enter.
 """
 
 import concurrent.futures
@@ -39,7 +39,7 @@ _FILES = 256
 # In bytes: systems allow little more for the name of a Unix socket.
 _LONGEST_SOCKET_NAME = 100
 
-# There Envoy takes the place of what `leash` runs; elsewhere it runs beside that.
+# On Linux, Envoy takes the place of the process that runs `leash`; elsewhere it runs beside it.
 _IS_LEASHED_BY_KERNEL = sys.platform.startswith("linux")
 
 _LOCALHOST = "localhost"
@@ -53,27 +53,27 @@ _logger = logging.getLogger(__name__)
 class WebBridge:
     """Serves gRPC-Web for a gRPC server that listens on a Unix socket.
 
-    The server finds the address of who calls as the only value of `x-forwarded-for`, whatever the
-    caller writes there. Of the size of messages the server decides.
+    The server finds the caller's address as the only value of `x-forwarded-for`, whatever the
+    caller writes there. The server, not Envoy, limits the size of messages.
 
     Args:
         host: address or name to listen on; a name with several addresses means all of them.
-        port: 0 takes a free one, of the name's first address.
-        upstream_socket: where the server listens, in plaintext.
+        port: port to listen on; 0 takes a free one, at the name's first address only.
+        upstream_socket: Unix socket that the server listens on, in plaintext.
         certificate: PEM file of the certificate chain; None serves plaintext.
         private_key: PEM file of its private key.
-        origins: whose web pages may call, as `https://example.org`, or `*` for all. Where none is
-            given, those may that this machine serves to itself.
-        header_seconds: how long the headers of a request may take to arrive.
-        request_seconds: how long all of it may take.
-        idle_seconds: how long a connection may stay without a call, and a call without a byte from
-            either side; while a call goes on, the server must say so more often.
-        call_seconds: how long a call may take in all.
-        max_connections: at a time, or as many as the limit of open files allows; more are closed at
-            once.
+        origins: origins whose web pages may call, such as `https://example.org`, or `*` for all.
+            If none is given, pages that this machine serves to itself may call.
+        header_seconds: the longest that the headers of a request may take to arrive.
+        request_seconds: the longest that a whole request may take to arrive.
+        idle_seconds: the longest that a connection may stay without a call, and a call without a
+            byte from either side; during a long call, the server must send bytes more often.
+        call_seconds: the longest that a call may take in all.
+        max_connections: the most connections at a time, fewer where the limit of open files allows
+            fewer; further ones are closed at once.
 
     Raises:
-        SettingsError: INVALID_OPTION, an origin is none.
+        SettingsError: INVALID_OPTION, an origin is invalid.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class WebBridge:
 
     @property
     def is_running(self) -> bool:
-        """Whether Envoy runs. It is not started again where it ends by itself."""
+        """True while Envoy runs; it is not started again if it ends by itself."""
         return self._envoy is not None and self._envoy.is_running
 
     def start(self) -> int:
@@ -140,7 +140,7 @@ class WebBridge:
         """Takes no more connections, lets calls finish, and ends Envoy.
 
         Args:
-            seconds: how long calls may take to finish and their answers to be sent.
+            seconds: the longest that calls may take to finish and their answers to be sent.
         """
         if self._envoy is not None and self._envoy.is_running:
             with contextlib.suppress(OSError, http.client.HTTPException):
@@ -181,12 +181,12 @@ class WebBridge:
 
 
 class _Envoy:
-    """A running Envoy, and what is asked of its administration.
+    """A running Envoy, and the requests to its administration.
 
     Args:
-        program: its path.
-        folder: where its bootstrap is written.
-        bootstrap: what it is to do.
+        program: path of Envoy's program.
+        folder: folder for the file of its bootstrap.
+        bootstrap: the configuration of Envoy.
     """
 
     def __init__(self, program: Path, folder: Path, bootstrap: Bootstrap) -> None:
@@ -200,7 +200,7 @@ class _Envoy:
             *("--disable-hot-restart", "--log-level", "warning", "--log-format", "[%l] %v"),
         )
         started: concurrent.futures.Future[subprocess.Popen[str]] = concurrent.futures.Future()
-        # A thread of its own: with the thread that started it, Envoy would end.
+        # A thread of its own: Envoy ends with the thread that started it.
         self._thread = threading.Thread(
             target=self._keep, args=(command, started), name="envoy", daemon=True
         )
@@ -222,7 +222,7 @@ class _Envoy:
         self._ask("POST", "/drain_listeners")
 
     def is_busy(self) -> bool:
-        """Whether a call goes on, or an answer is not sent."""
+        """Tells whether a call is in progress, or bytes of an answer are not sent yet."""
         answer = self._ask("GET", f"/stats?format=json&filter=^http.{NAME}.downstream")
         stats = json.loads(answer)["stats"]
         counts = {stat["name"]: stat["value"] for stat in stats if "name" in stat}
@@ -230,17 +230,17 @@ class _Envoy:
         return any(counts[f"http.{NAME}.{gauge}"] for gauge in gauges)
 
     def why_ended(self) -> str:
-        """Its last word, once it has ended."""
+        """Returns Envoy's last log message, or else its exit code, once it has ended."""
         self._thread.join(_END_SECONDS)
         return self._last_line or f"Envoy ended with code {self._process.returncode}"
 
     def end(self) -> None:
-        """At once, and it has ended when this returns."""
+        """Ends Envoy at once; it has ended when this returns."""
         self._is_ending = True
         if _IS_LEASHED_BY_KERNEL:
             self._process.kill()
         else:
-            # What runs beside Envoy there ends it, too.
+            # The process of `leash`, which runs beside Envoy there, ends it, too.
             self._process.terminate()
         try:
             self._process.wait(_END_SECONDS)
@@ -263,10 +263,10 @@ class _Envoy:
         command: Sequence[str],
         started: concurrent.futures.Future[subprocess.Popen[str]],
     ) -> None:
-        """Starts the process and stays as long as it does."""
+        """Starts the process, and passes its log on until it ends."""
         try:
-            # What is sent to this process's group, or to all of a job, is for this process to
-            # decide on: calls in progress go through Envoy until they are finished.
+            # Signals to this process's group, or to all of a job, are for this process alone to
+            # handle: calls in progress go through Envoy until they are finished.
             with blocked(SIGNALS_OF_PARENT) if _IS_LEASHED_BY_KERNEL else contextlib.nullcontext():
                 process = subprocess.Popen(
                     [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *command],
@@ -320,7 +320,7 @@ def _envoy_path() -> Path:
 
 
 def _addresses(host: str, port: int) -> tuple[Address, ...]:
-    """Where a host's addresses can be listened on, IPv4 first."""
+    """Returns the addresses of a host that are this machine's, to listen on, IPv4 first."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -333,12 +333,12 @@ def _addresses(host: str, port: int) -> tuple[Address, ...]:
     )
     if not addresses:
         raise _invalid(f"the host {host!r} has no address of this machine")
-    # Free ports would be different ones.
+    # With port 0, each address would get another free port.
     return addresses if port else addresses[:1]
 
 
 def _is_here(family: int, kind: int, ip: str) -> bool:
-    """Whether this machine has the address: not all have an IPv6 one, whatever names say."""
+    """Checks whether this machine has an address: a name's IPv6 address may not be there."""
     try:
         with socket.socket(family, kind) as probe:
             probe.bind((ip, 0))
@@ -348,7 +348,7 @@ def _is_here(family: int, kind: int, ip: str) -> bool:
 
 
 def _most_connections() -> int:
-    """As many files as Envoy may open, but for those of its own."""
+    """Returns the number of files that Envoy may open, less those for itself."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     return sys.maxsize if most == resource.RLIM_INFINITY else max(1, most - _FILES)
 

@@ -1,4 +1,4 @@
-"""What Envoy is asked to do between web pages and the server, as the bootstrap that it reads."""
+"""The configuration of Envoy between web pages and the server, as the bootstrap that it reads."""
 
 import dataclasses
 import ipaddress
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 NAME = "grpc_web"
-"""Of the listener, and of what is counted of it."""
+"""The name of the listener, and of its statistics."""
 
 ANY_ORIGIN = "*"
-"""Web pages from wherever."""
+"""The origin that stands for web pages from anywhere."""
 
 ADMIN_PATHS = ("/drain_listeners", "/listeners", "/ready", "/stats")
-"""How all that can be asked of Envoy's administration begins."""
+"""The beginnings of all paths that can be requested of Envoy's administration."""
 
 _SERVER = "server"
 _NOBODY = "nobody"
 
-# What browsers may send, and what scripts may read of an answer.
+# Headers that browsers may send, and headers of an answer that scripts may read.
 _ALLOWED_HEADERS = (
     *("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent"),
     *("stability-client-id", "stability-client-version"),
@@ -32,13 +32,13 @@ _HEADER_KIB = 32
 # Streams of one HTTP/2 connection, and calls of all connections together.
 _STREAMS = 100
 _CALLS = 16384
-# A page from elsewhere, opened in a browser here, is not to use what asks for no key.
+# A page from elsewhere, opened in a browser here, must not use a server that asks for no key.
 _ORIGINS_OF_THIS_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 
-# What is read ahead of a connection or a stream and not yet sent on; messages may be larger.
+# Bytes that are read ahead of a connection or a stream and not yet sent on; messages may be larger.
 _BUFFER_BYTES = 256 * 2**10
 _CALLER_WINDOW_BYTES = 2**20
-# Many callers may read slowly before others have to wait for them.
+# Large enough for many callers to read slowly before others have to wait for them.
 _SERVER_WINDOW_BYTES = 256 * 2**20
 _SERVER_BUFFER_BYTES = 2**20
 _HEAP_BYTES = 2 * 2**30
@@ -49,11 +49,11 @@ _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where to listen.
+    """An address to listen on.
 
     Attributes:
-        ip: as digits.
-        port: 0 takes a free one.
+        ip: the IP address, in digits.
+        port: the port; 0 takes a free one.
     """
 
     ip: str
@@ -62,21 +62,23 @@ class Address:
 
 @dataclasses.dataclass(frozen=True)
 class Bootstrap:
-    """What is asked of Envoy.
+    """The configuration of Envoy.
 
     Attributes:
-        addresses: where to listen, at least one.
-        admin_socket: Unix socket of its administration; who may open it may ask `ADMIN_PATHS`.
+        addresses: the addresses to listen on, at least one.
+        admin_socket: Unix socket of Envoy's administration; a user who may open it may request
+            `ADMIN_PATHS`.
         upstream_socket: Unix socket that the server listens on, in plaintext.
         certificate: PEM file of the certificate chain; None serves plaintext.
         private_key: PEM file of its private key.
-        origins: whose web pages may call; see `ANY_ORIGIN`. Where none is given, pages that this
-            machine serves to itself may.
-        header_seconds: how long the headers of a request may take to arrive.
-        request_seconds: how long all of it may take.
-        idle_seconds: how long a connection may stay without a call, and a call without a byte.
-        call_seconds: how long a call may take in all.
-        max_connections: at a time; more are closed at once.
+        origins: origins whose web pages may call; see `ANY_ORIGIN`. If none is given, pages that
+            this machine serves to itself may call.
+        header_seconds: the longest that the headers of a request may take to arrive.
+        request_seconds: the longest that a whole request may take to arrive.
+        idle_seconds: the longest that a connection may stay without a call, and a call without a
+            byte.
+        call_seconds: the longest that a call may take in all.
+        max_connections: the most connections at a time; further ones are closed at once.
     """
 
     addresses: Sequence[Address]
@@ -92,7 +94,7 @@ class Bootstrap:
     max_connections: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As Envoy reads it, in JSON."""
+        """Returns the configuration as JSON values, as Envoy reads it."""
         admin_address = {"pipe": {"path": str(self.admin_socket), "mode": 0o600}}
         return {
             "admin": {
@@ -107,7 +109,7 @@ class Bootstrap:
         }
 
     def _overload_manager(self) -> dict[str, Any]:
-        """Holds to bounds, whatever callers do."""
+        """Returns the limits of connections and memory, which hold whatever callers do."""
         heap = "envoy.resource_monitors.fixed_heap"
         return {
             "refresh_interval": "0.25s",
@@ -149,7 +151,7 @@ class Bootstrap:
             "name": NAME,
             "address": first,
             "additional_addresses": [{"address": address} for address in others],
-            # Else a port that another process has would be no error.
+            # Else a port that another process listens on would be no error.
             "enable_reuse_port": False,
             "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
             "filter_chains": [chain],
@@ -179,7 +181,7 @@ class Bootstrap:
             server_name="beam-upscale",
             generate_request_id=False,
             use_remote_address=True,
-            # Nobody is so near that x-envoy-* headers of theirs change what Envoy does.
+            # No caller counts as internal: x-envoy-* headers of callers change nothing in Envoy.
             internal_address_config={"unix_sockets": False, "cidr_ranges": []},
             max_request_headers_kb=_HEADER_KIB,
             request_headers_timeout=_duration(self.header_seconds),
@@ -223,8 +225,8 @@ class Bootstrap:
             "routes": [
                 {
                     "match": _all_of("POST"),
-                    # No time for the answer beside that of the whole call, and no second attempt:
-                    # Envoy makes none where none is asked for.
+                    # No time limit for the answer beside that of the whole call, and no second
+                    # attempt: Envoy makes none unless it is configured.
                     "route": {"cluster": _SERVER, "timeout": "0s"},
                     "request_headers_to_add": [
                         {
@@ -233,7 +235,7 @@ class Bootstrap:
                         }
                     ],
                 },
-                # The filter for CORS answers, but for a page that may not call.
+                # The CORS filter answers these, except to a page that may not call.
                 {"match": _all_of("OPTIONS"), "route": {"cluster": _NOBODY}},
                 {"match": {"prefix": "/"}, "direct_response": {"status": 405}},
             ],

@@ -1,7 +1,7 @@
-"""Runs calls through the very functions of the pipeline, so that their results are the same bytes.
+"""Runs calls through the pipeline's own functions, so that their results are the same bytes.
 
-Networks are loaded once for each engine. Whatever chain a call goes through and whoever sent it,
-its tiles meet those of other calls in the engine's one batcher.
+Networks are loaded once for each engine. Tiles of all calls, from any chain and any caller, share
+the engine's one batcher.
 """
 
 import dataclasses
@@ -35,13 +35,13 @@ _DEFAULTS = Parameters()
 
 @dataclasses.dataclass(frozen=True)
 class Priced:
-    """A call whose image's header says that it can be done.
+    """A call that can be done, judged by its image's header.
 
     Attributes:
-        call: what is asked for.
-        settings: how it is upscaled.
-        header: of its image.
-        credits: its price.
+        call: the request.
+        settings: for upscaling the image.
+        header: of the image.
+        credits: the price of the call.
     """
 
     call: Call
@@ -52,12 +52,12 @@ class Priced:
 
 @dataclasses.dataclass(frozen=True)
 class Upscaled:
-    """What became of a call.
+    """The result of a call.
 
     Attributes:
-        data: the result, as a PNG.
-        row: what the manifest of a run would say.
-        telemetry: of its way through the networks.
+        data: the upscaled image, as a PNG.
+        row: the row that the manifest of a run would have.
+        telemetry: of the image's way through the networks.
     """
 
     data: bytes = dataclasses.field(repr=False)
@@ -67,12 +67,12 @@ class Upscaled:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What stands behind an engine.
+    """The network behind an engine, loaded.
 
     Attributes:
         stage: the engine and its pinned network.
-        handler: Beam's `ModelHandler` for it; called without Beam.
-        model: what the handler loaded.
+        handler: Beam's `ModelHandler` for the network; called without Beam.
+        model: the model that the handler loaded.
     """
 
     stage: Stage
@@ -84,14 +84,14 @@ class Network:
         """Loads a pinned network.
 
         Raises:
-            SettingsError: its weights cannot be had.
+            SettingsError: its weights are not available.
         """
         assert isinstance(stage.model, LocalModel)
         handler = handler_for(stage.model)
         return cls(stage, handler, handler.load_model())
 
     def infer(self, tiled: TiledImage) -> Inference:
-        """What the network makes of an image's tiles."""
+        """Upscales an image's tiles; the loss of the device becomes the `stop` of the result."""
         if not tiled.tiles:
             return Inference()
         try:
@@ -109,8 +109,8 @@ class Worker:
 
     Args:
         networks: one for each engine that is served.
-        decode_seconds: the longest that an image may take to be decoded. Callers wait for it, and
-            an image is at most as large as its engine takes.
+        decode_seconds: the most seconds for decoding an image. Callers wait for it, and an image is
+            at most as large as its engine takes.
     """
 
     def __init__(
@@ -140,21 +140,21 @@ class Worker:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """What upscales and where, for people; one for each engine."""
+        """The network and the device of each engine, in words for people."""
         return tuple(network.stage.model.place for network in self._networks.values())
 
     @property
     def threads(self) -> int:
-        """As many calls at a time as keep the devices fed."""
+        """The number of calls at a time that keeps the devices busy."""
         models = [network.stage.model for network in self._networks.values()]
         if any(isinstance(m, LocalModel) and m.device is not Device.CPU for m in models):
             return _THREADS_OF_ACCELERATOR
-        # The network works on one image; others are decoded and encoded meanwhile. Each thread more
-        # costs all of them a part of their time.
+        # The network works on one image while others are decoded and encoded. More threads would
+        # slow down all of them.
         return max(2, usable_cores())
 
     def price(self, call: Call) -> Priced:
-        """What a call costs, by its image's header.
+        """Prices a call by its image's header.
 
         Raises:
             RefusedError: the image or its size is refused.
@@ -173,7 +173,7 @@ class Worker:
         return Priced(call, settings, header, plan.credits)
 
     def upscale(self, priced: Priced) -> Upscaled:
-        """Does what a call asks for.
+        """Upscales the image of a call.
 
         Raises:
             RefusedError: the image cannot be decoded, or a network failed.
@@ -194,11 +194,11 @@ class Worker:
         return Upscaled(result.data, row, result.record.telemetry)
 
     def close(self) -> None:
-        """Ends what decodes."""
+        """Ends the decoders."""
         self._decoders.close()
 
     def _settings(self, call: Call) -> PinnedSettings:
-        """As a run of this engine or chain has them, with the size that the call asks for."""
+        """Returns the settings that a run of these engines has, with the call's requested size."""
         stages = tuple(self._networks[engine].stage for engine in call.engines)
         rules = Rules(tuple(stage.engine for stage in stages), call.options, _DEFAULTS)
         return PinnedSettings(stages, rules, self._encode)

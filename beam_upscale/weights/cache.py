@@ -1,4 +1,4 @@
-"""The cache of weights that many processes share: each entry is made once, and whole or not."""
+"""The cache of weights that processes share: each entry is made once, and is whole or absent."""
 
 import glob
 import logging
@@ -21,12 +21,12 @@ _logger = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 
-# Of a UUID in hexadecimal.
+# The digits of a UUID in hexadecimal.
 _UNIQUE_DIGITS = 32
 
 
 def cache_directory() -> Path:
-    """`$BEAM_UPSCALE_CACHE`, else `beam-upscale` in the user's XDG cache directory."""
+    """Returns `$BEAM_UPSCALE_CACHE`, else `beam-upscale` in the user's XDG cache directory."""
     chosen = os.environ.get("BEAM_UPSCALE_CACHE")
     if chosen:
         return Path(chosen)
@@ -36,7 +36,7 @@ def cache_directory() -> Path:
 
 
 def weights_directory() -> Path:
-    """Where the cache holds weights."""
+    """Returns the cache's folder for weights."""
     return cache_directory() / "weights"
 
 
@@ -88,13 +88,13 @@ def store_folder(sha256: str, names: Sequence[str], open_source: Callable[[str],
 
 
 def ensure(path: Path, is_intact: Callable[[Path], bool], make: Callable[[Path], None]) -> None:
-    """Makes a file or folder of the cache unless it is there; others wait for the first.
+    """Makes a file or folder of the cache unless it exists; other processes wait for the first.
 
     Args:
         path: the file or folder.
-        is_intact: whether what is there can be used.
-        make: writes it to the path that it is given, which takes the place of `path` if nothing
-            is raised.
+        is_intact: checks whether the existing file or folder can be used.
+        make: writes the file or folder to the path that it is given. That path replaces `path`
+            unless an error is raised.
 
     Raises:
         SettingsError: `WEIGHTS_UNAVAILABLE`, the cache cannot be written; else as `make`.
@@ -119,16 +119,16 @@ def ensure(path: Path, is_intact: Callable[[Path], bool], make: Callable[[Path],
 
 
 def has_sha256(path: Path, sha256: str) -> bool:
-    """Whether a file or folder is there with this SHA-256."""
+    """Checks whether a file or folder exists and has this SHA-256."""
     try:
         return path.exists() and sha256_of(path) == sha256
     except (OSError, SettingsError):
-        # Files of a folder that are gone or cannot be read, or all of them.
+        # Some or all files of the folder are gone or cannot be read.
         return False
 
 
 def require_sha256(path: Path, expected: str, source: str) -> None:
-    """Refuses other content than what was expected.
+    """Rejects content that does not have the expected SHA-256.
 
     Args:
         path: the file or folder.
@@ -171,7 +171,7 @@ def _copy(open_source: Callable[[], BinaryIO], target: Path) -> None:
 
 
 def _require_visible_and_inside(name: str) -> None:
-    # `..` and `.` begin with a dot; what is hidden would be there unverified.
+    # `..` and `.` begin with a dot; a hidden file would not be verified.
     if any(not part or part.startswith(".") for part in name.split("/")):
         raise SettingsError(
             ErrorCode.WEIGHTS_UNUSABLE,
@@ -182,12 +182,12 @@ def _require_visible_and_inside(name: str) -> None:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place at the end, or is removed on error."""
+    """Provides a temporary path beside `path` that replaces it at the end; removed on error."""
     temporary = path.with_name(_temporary_name(path, uuid4().hex))
     try:
         yield temporary
         if path.is_dir() or temporary.is_dir():
-            # Only files replace files.
+            # `replace` overwrites only a file, and only with a file.
             _remove(path)
         temporary.replace(path)
     finally:
@@ -199,7 +199,7 @@ def _temporary_name(path: Path, unique: str) -> str:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Removes what processes left that were killed while they made `path`, whose lock is held."""
+    """Removes files left by processes killed while they made `path`, whose lock is held."""
     pattern = _temporary_name(Path(glob.escape(path.name)), "[0-9a-f]" * _UNIQUE_DIGITS)
     for leftover in path.parent.glob(pattern):
         _logger.warning("Removing %s, which an interrupted process left.", leftover)

@@ -1,4 +1,4 @@
-"""The SHA-256 of weights, be they a file or a folder."""
+"""The SHA-256 of weights, which are a file or a folder."""
 
 import hashlib
 import os
@@ -10,13 +10,13 @@ from beam_upscale.errors import ErrorCode, SettingsError
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, or of all files in a folder, in hexadecimal.
+    """Computes the SHA-256 of a file, or of all files in a folder, in hexadecimal.
 
-    That of a folder is `folder_sha256` of those that `files_of` names.
+    The SHA-256 of a folder is the `folder_sha256` of the files that `files_of` lists.
 
     Raises:
         SettingsError: `WEIGHTS_UNUSABLE`, the folder has no files.
-        OSError: something of it cannot be read.
+        OSError: a file or a folder cannot be read.
     """
     if not path.is_dir():
         return _sha256_of_file(path)
@@ -30,11 +30,11 @@ def sha256_of(path: Path) -> str:
     return folder_sha256({name: sha256_of(path / name) for name in names})
 
 
-# Of files that this process has read, by what changes with their content. A run asks twice: when
-# it pins its weights, and when it loads them.
+# SHA-256 of files that this process has read, by `_version_of`. A run needs them twice: when it
+# pins its weights, and when it loads them.
 _known: dict[tuple[int, ...], str] = {}
 
-# File systems' clocks are coarse: a file may be written twice at what they call one time.
+# File systems' clocks are coarse: two writes of a file may have the same time.
 _SECONDS_UNTIL_SETTLED = 2.0
 
 
@@ -50,7 +50,7 @@ def _sha256_of_file(path: Path) -> str:
 
 
 def _version_of(path: Path) -> tuple[int, ...] | None:
-    """What differs once a file's content does; None where it may have changed just now."""
+    """Returns values that change with a file's content; None if it may have changed just now."""
     found = path.stat()
     if time.time() - max(found.st_mtime, found.st_ctime) < _SECONDS_UNTIL_SETTLED:
         return None
@@ -58,7 +58,7 @@ def _version_of(path: Path) -> tuple[int, ...] | None:
 
 
 def folder_sha256(sha256_by_name: Mapping[str, str]) -> str:
-    r"""The SHA-256 of a folder, from its files' own: that of what `sha256sum` prints for them.
+    r"""Computes the SHA-256 of a folder: that of the text that `sha256sum` prints for its files.
 
     Args:
         sha256_by_name: hexadecimal SHA-256 of each file, by its relative path with `/` between
@@ -74,14 +74,14 @@ def folder_sha256(sha256_by_name: Mapping[str, str]) -> str:
 
 
 def files_of(folder: Path) -> list[str]:
-    """The files of a folder of weights that count, at any depth, symbolic links followed.
+    """Lists the files of a folder of weights that count, at any depth, symbolic links followed.
 
-    Files and folders whose names begin with a dot do not count: download tools keep notes in them,
-    and Git its own.
+    Files and folders whose names begin with a dot do not count: download tools and Git keep their
+    own data in them.
 
     Returns:
-        Relative paths with `/` between parts, sorted. A link that leads nowhere is among them, for
-        whoever reads it to find out.
+        Relative paths with `/` between parts, sorted. A broken link is among them; reading it will
+        fail.
 
     Raises:
         OSError: a folder cannot be listed.

@@ -1,8 +1,8 @@
-"""How weights that cannot be had are reported."""
+"""The error for weights that cannot be had."""
 
 from beam_upscale.errors import ErrorCode, SettingsError
 
 
 def unavailable(message: str) -> SettingsError:
-    """The error for weights that exist but cannot be had now; `message` has no full stop yet."""
+    """Returns the error for weights that exist but cannot be had now; adds a stop to `message`."""
     return SettingsError(ErrorCode.WEIGHTS_UNAVAILABLE, f"{message}.")

@@ -1,8 +1,8 @@
-"""Weights in a repository of the hub, pinned to one commit, by way of the hub's own library.
+"""Weights in a repository of the Hugging Face hub, pinned to one commit, through the hub's library.
 
-The library's cache is used as it is (HF_HOME, HF_HUB_CACHE), and so are its switches (HF_ENDPOINT,
-HF_HUB_OFFLINE, HF_TOKEN). Of a repository only the files count that a diffusers pipeline loads from
-safetensors; their folder in this package's cache holds links to the library's.
+The library's cache is used as it is (HF_HOME, HF_HUB_CACHE), and so are its settings (HF_ENDPOINT,
+HF_HUB_OFFLINE, HF_TOKEN). Only the files count that a diffusers pipeline with safetensors loads.
+Their folder in this package's cache holds links to the library's files.
 """
 
 import fnmatch
@@ -24,8 +24,8 @@ from beam_upscale.weights.values import Progress, Weights
 
 _logger = logging.getLogger(__name__)
 
-# As glob patterns, of which `*` crosses folders. Not diffusers' own choice, which comes with its
-# code and may change with its version: the same commit must have the same SHA-256 next month.
+# Glob patterns of the files that count; `*` crosses folders. Diffusers' own selection is not used:
+# it may change with its version, and the same commit must have the same SHA-256 next month.
 _FILES = (
     "model_index.json",
     "*/*.json",
@@ -36,10 +36,10 @@ _FILES = (
 
 _INDEX = "model_index.json"
 
-# Names the files that a folder of links must have; hidden, so that it is no part of the weights.
+# The file that lists the files of a folder of links; hidden, so that it is no part of the weights.
 _NOTE = ".files.json"
 
-# The library has no limit of its own for the first answer, and retries later ones for minutes.
+# The library sets no timeout for the first answer, and retries later ones for minutes.
 _TIMEOUT_SECONDS = 10
 
 # The hub's rules for names, as huggingface_hub's validate_repo_id has them.
@@ -66,10 +66,10 @@ class HubRepository:
 
     @classmethod
     def parse(cls, spec: str) -> "HubRepository | None":
-        """`OWNER/NAME@REVISION`, or None for what does not look like it.
+        """Parses `OWNER/NAME@REVISION`; returns None for a text of another form.
 
         Raises:
-            SettingsError: `UNKNOWN_WEIGHTS`, a name without a revision, or with a branch or a tag:
+            SettingsError: `UNKNOWN_WEIGHTS`, the revision is missing, or is a branch or a tag:
                 those move, and results must be the same next month.
         """
         match = _SPEC.fullmatch(spec)
@@ -91,20 +91,21 @@ class HubRepository:
 
 
 def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Weights:
-    """Brings a repository's pipeline to this machine unless it is there.
+    """Downloads a repository's pipeline to this machine unless it is there already.
 
-    A commit never changes: once the hub has named its files, what the library's cache holds needs
-    no network. A cache that others filled may lack files, so the hub is asked once; if it cannot
-    answer, the cache is taken as it is, provided that it has all that a pipeline needs.
+    A commit never changes: once the hub has listed its files, cached files need no network. A cache
+    filled by another program may lack files, so the hub is asked for the list once. If the hub does
+    not answer, the cache is used if it has all files that a pipeline needs.
 
     Args:
         repository: the repository.
-        progress: called once, at the end; while files arrive, the library shows bars of its own,
-            on a terminal. None is silent.
+        progress: called once, at the end; during the download the library shows progress bars on a
+            terminal. None shows nothing.
 
     Raises:
-        SettingsError: `WEIGHTS_UNAVAILABLE` if the files cannot be had now, `WEIGHTS_INCOMPLETE` if
-            the repository lacks some of a pipeline's, `WEIGHTS_MISMATCH` if one was changed here.
+        SettingsError: `WEIGHTS_UNAVAILABLE` if the files cannot be fetched now,
+            `WEIGHTS_INCOMPLETE` if the repository lacks files of a pipeline, `WEIGHTS_MISMATCH` if
+            a local file was changed.
     """
     entry = f"{repository.name.replace('/', '--')}--{repository.revision}"
     folder = weights_directory() / entry
@@ -126,14 +127,14 @@ def fetch(repository: HubRepository, *, progress: Progress | None = None) -> Wei
 
 
 def _verified_sha256(folder: Path) -> str:
-    """The SHA-256 of a folder of links into the library's cache, whose files are what they were.
+    """Computes the SHA-256 of a folder of links into the library's cache, and checks large files.
 
-    The library calls a large file by its SHA-256, and looks at none again: whoever can write to
-    its cache could put others in their place.
+    The library names a large file by its SHA-256, but never checks it again: any user who can write
+    to its cache could replace the file.
 
     Raises:
-        SettingsError: `WEIGHTS_MISMATCH`, a file is another; `WEIGHTS_UNAVAILABLE`, it cannot be
-            read.
+        SettingsError: `WEIGHTS_MISMATCH`, a file has changed; `WEIGHTS_UNAVAILABLE`, a file cannot
+            be read.
     """
     try:
         found = {name: sha256_of(folder / name) for name in files_of(folder)}
@@ -155,9 +156,9 @@ class _Snapshot:
     """The library's folder with the files of a repository at a commit.
 
     Attributes:
-        folder: where it is.
-        names: of the files that count.
-        is_confirmed: whether the hub said that these are all.
+        folder: the path of the folder.
+        names: the names of the files that count.
+        is_confirmed: True if the hub confirmed that these are all files that count.
     """
 
     folder: Path
@@ -165,12 +166,12 @@ class _Snapshot:
     is_confirmed: bool
 
     def is_linked_from(self, folder: Path) -> bool:
-        """Whether a folder has a link to each file that counts, and what is known of them."""
+        """Checks whether a folder has just these files as links, and their list if confirmed."""
         is_noted = not self.is_confirmed or _noted_names(folder) == self.names
         return is_noted and _has_just(folder, self.names)
 
     def link(self, folder: Path) -> None:
-        """Makes a folder of links to the files that count, whatever else there is."""
+        """Fills a folder with links to the files that count, and their list if it is confirmed."""
         for name in self.names:
             link = folder / name
             link.parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +181,7 @@ class _Snapshot:
 
 
 def _noted_names(folder: Path) -> Sequence[str] | None:
-    """The files that a folder of links must have, or None where the hub did not name them."""
+    """Reads the list of files that a folder of links must have; None if the hub gave no list."""
     try:
         names = json.loads((folder / _NOTE).read_bytes())
     except (OSError, ValueError):
@@ -190,14 +191,14 @@ def _noted_names(folder: Path) -> Sequence[str] | None:
 
 def _has_just(folder: Path, names: Sequence[str]) -> bool:
     try:
-        # Links lead nowhere once the library's cache is cleared or moved.
+        # Links are broken once the library's cache is cleared or moved.
         return files_of(folder) == names and all((folder / name).is_file() for name in names)
     except OSError:
         return False
 
 
 def _pipeline_files(folder: Path) -> list[str]:
-    """The files that count and are there: the library's cache may have links that lead nowhere."""
+    """Lists the files that count and exist; the library's cache may have broken links."""
     return [name for name in files_of(folder) if _counts(name) and (folder / name).is_file()]
 
 
@@ -209,12 +210,12 @@ def _counts(name: str) -> bool:
 def _find_snapshot(
     repository: HubRepository, known: Sequence[str] | None, progress: Progress | None
 ) -> _Snapshot:
-    """The library's folder with all files of a repository that count, downloaded if need be.
+    """Finds the library's folder with all files that count, and downloads missing ones.
 
     Args:
         repository: the repository.
-        known: the names that the hub gave earlier, None if it did not.
-        progress: None hides the library's bars.
+        known: the file names that the hub gave earlier; None if it gave none.
+        progress: only tested for None, which hides the library's progress bars.
     """
     _require_library()
     with _quiet(shows_bars=progress is not None):
@@ -223,7 +224,7 @@ def _find_snapshot(
             return _Snapshot(cached, known, is_confirmed=True)
         try:
             names = _names_at_hub(repository)
-        except Exception as error:  # The library's HTTP client, which changes, has its own errors.
+        except Exception as error:  # The errors of the HTTP client vary with the library's version.
             if known is None and cached is not None and not _missing(cached):
                 _logger.info("Whether %s has more files is not known: %s", cached, reason(error))
                 return _Snapshot(cached, _pipeline_files(cached), is_confirmed=False)
@@ -246,7 +247,7 @@ def _require_library() -> None:
 
 
 def _cached_folder(repository: HubRepository) -> Path | None:
-    """The library's folder, with whatever is in it; None where the library knows that it lacks."""
+    """Returns the library's cached folder, maybe incomplete; None if the library reports none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -263,9 +264,9 @@ def _cached_folder(repository: HubRepository) -> Path | None:
 
 
 def _names_at_hub(repository: HubRepository) -> Sequence[str]:
-    """The names of all files that count: one question without retries.
+    """Asks the hub for the names of all files that count, in one request without retries.
 
-    A hub out of reach is known at once so.
+    So a hub out of reach is noticed at once.
     """
     from huggingface_hub import HfApi
 
@@ -285,7 +286,7 @@ def _download(repository: HubRepository) -> Path:
                 repository.name, revision=repository.revision, allow_patterns=list(_FILES)
             )
         )
-    except Exception as error:  # As above.
+    except Exception as error:  # As in `_find_snapshot`.
         raise _not_here(repository, error) from error
 
 
@@ -294,7 +295,7 @@ def _absent(folder: Path, names: Sequence[str]) -> list[str]:
 
 
 def _missing(folder: Path) -> list[str]:
-    """What a pipeline's folder lacks, as far as its own indexes tell."""
+    """Lists the files that a pipeline's folder lacks, according to its own indexes."""
     try:
         index = json.loads((folder / _INDEX).read_bytes())
         # Each component's library and class; both are null for one that is left out.
@@ -318,14 +319,14 @@ def _missing_of_component(folder: Path, class_name: str, files: Sequence[str]) -
         return _lacking(files, "tokenizer_config.json") + _missing_vocabulary(files)
     if "Scheduler" in class_name:
         return _lacking(files, "scheduler_config.json")
-    # What has neither is no network, such as what prepares a safety checker's inputs.
+    # A component with neither is no network, e.g. the feature extractor of a safety checker.
     if "config.json" in files or any(".safetensors" in name for name in files):
         return _lacking(files, "config.json") + _missing_weights(folder, files)
     return [] if any(name.endswith(".json") for name in files) else ["*.json"]
 
 
 def _missing_vocabulary(files: Sequence[str]) -> list[str]:
-    """Nothing if a tokenizer's vocabulary is there in one file or in two."""
+    """Lists the missing vocabulary files; a vocabulary is in one file or in two."""
     return _lacking(files, "tokenizer.json") and _lacking(files, "vocab.json", "merges.txt")
 
 
@@ -387,7 +388,7 @@ def _hub_reason(error: Exception) -> str:
 
 @contextmanager
 def _quiet(shows_bars: bool) -> Iterator[None]:
-    """Keeps the library's warnings to itself: what went wrong is said by our errors."""
+    """Silences the library's warnings, and its bars unless shown; our errors report failures."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -1,4 +1,4 @@
-"""Weights that are known by name: files, each with its origin and its SHA-256."""
+"""The registry of weights that are known by name: files, each with its origin and its SHA-256."""
 
 import http.client
 import importlib.resources
@@ -23,11 +23,11 @@ _TIMEOUT_SECONDS = 30
 
 
 class Origin(Protocol):
-    """Where registered weights come from."""
+    """The origin of registered weights."""
 
     @property
     def description(self) -> str:
-        """The place, as it stands in messages and in `Weights.source`."""
+        """The words for the origin in messages and in `Weights.source`."""
         ...
 
     def make(self, target: Path, size: int, progress: Progress | None) -> None:
@@ -80,7 +80,10 @@ class Download:
 
 
 class _HttpsToHttps(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but none from https to what anybody on the way could replace."""
+    """The handler of redirects; it follows none from https to another scheme.
+
+    Anybody on the way could replace a file that comes over such a scheme.
+    """
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -142,15 +145,15 @@ class RegisteredWeights:
     """Weights known by name.
 
     Attributes:
-        name: the name to ask for them by.
+        name: the name by which the weights are requested.
         file: name of the file in the cache.
         sha256: SHA-256 of that file, in hexadecimal.
         bytes: size of that file.
         scale: output pixels for each input pixel along a side.
-        multiply_adds: of all convolutions, for each input pixel.
-        description: what they are good for.
+        multiply_adds: multiply-adds of all convolutions, for each input pixel.
+        description: the kind of images that the weights suit, and how they are had.
         license: SPDX identifier.
-        origin: where they come from.
+        origin: the origin of the file.
     """
 
     name: str
@@ -165,17 +168,17 @@ class RegisteredWeights:
 
     @property
     def work(self) -> Fraction:
-        """The multiply-adds of an image, in those of realesrgan-x4plus."""
+        """The multiply-adds of an image, relative to those of realesrgan-x4plus."""
         return Fraction(self.multiply_adds, _X4PLUS.multiply_adds)
 
     @property
     def path(self) -> Path:
-        """Where the file is, or will be, in the cache."""
+        """The path of the file in the cache, whether it is there or not."""
         return weights_directory() / self.file
 
 
 class CacheState(StrEnum):
-    """What the cache holds of registered weights."""
+    """The state of registered weights in the cache."""
 
     ABSENT = "absent"
     VERIFIED = "verified"
@@ -184,7 +187,7 @@ class CacheState(StrEnum):
 
 @dataclass(frozen=True)
 class WeightsStatus:
-    """Registered weights and what the cache holds of them."""
+    """Registered weights, with their state in the cache."""
 
     registered: RegisteredWeights
     state: CacheState
@@ -192,7 +195,7 @@ class WeightsStatus:
 
 @dataclass(frozen=True)
 class _Architecture:
-    """What networks of one shape share, whatever their weights."""
+    """The properties that networks of one shape share, whatever their weights."""
 
     scale: int
     multiply_adds: int
@@ -357,7 +360,7 @@ def fetch(registered: RegisteredWeights, *, progress: Progress | None = None) ->
 
 
 def available() -> list[WeightsStatus]:
-    """All registered weights in the registry's order, with what the cache holds, verified."""
+    """Lists all registered weights in the registry's order, with the cache's state, verified."""
     return [WeightsStatus(registered, _state(registered)) for registered in REGISTRY.values()]
 
 

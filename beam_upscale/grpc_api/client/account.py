@@ -1,4 +1,4 @@
-"""Who calls which service: the connection's settings with the key that this process finds."""
+"""The account for calls to a service: the connection's settings and this process's API key."""
 
 import dataclasses
 import os
@@ -8,20 +8,20 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
 from beam_upscale.remote_models import API_KEY_VARIABLE, RemoteModel
 
-# No key is longer; a file that is no key's is not read to its end.
+# No key is longer. A file that holds something else is not read to its end.
 _KEY_BYTES = 4096
 
-# Characters of what a service says that a row or a line can bear.
+# The most characters of a service's message that a row or a line quotes.
 _LONGEST_QUOTE = 300
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """What the calls of one window share.
+    """The settings that the calls of one window share.
 
     Attributes:
         model: the engine, and how its service is called.
-        key: the API key; None where there is none. Nothing shows it.
+        key: the API key; None if there is none. `repr` leaves it out.
     """
 
     model: RemoteModel
@@ -29,32 +29,32 @@ class Account:
 
     @classmethod
     def of(cls, model: RemoteModel) -> "Account":
-        """The account with the key that this process finds.
+        """Returns the account with the key that this process finds.
 
         Raises:
-            SettingsError: API_KEY_REFUSED, the key's file cannot be read, or what is found is no
+            SettingsError: API_KEY_REFUSED, the key's file cannot be read, or the text found is no
                 key.
         """
         return cls(model, _key(model))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What is sent along with every call."""
+        """The gRPC metadata that is sent with every call."""
         key = () if self.key is None else (("authorization", f"Bearer {self.key}"),)
         ledger = self.model.ledger
         return key if ledger is None else (*key, (contract.LEDGER, ledger))
 
     @property
     def key_source(self) -> str:
-        """Where the key is from, or would be."""
+        """The place that the key is read from: its file, or the environment variable."""
         return self.model.api_key_file or f"the environment's {API_KEY_VARIABLE}"
 
     def for_any_engine(self) -> "Account":
-        """This account without its engine: the engines of a chain share one window."""
+        """Returns this account without its engine: the engines of a chain share one window."""
         return dataclasses.replace(self, model=dataclasses.replace(self.model, engine=""))
 
     def quoted(self, message: str) -> str:
-        """What the service says, on one line of bearable length, and never with the key in it."""
+        """Quotes a service's message on one line of at most 300 characters, without the API key."""
         if self.key is not None:
             message = message.replace(self.key, "[API key]")
         text = " ".join(message.split()) or "no reason given"
@@ -77,7 +77,7 @@ def _key(model: RemoteModel) -> str | None:
                 ErrorCode.API_KEY_REFUSED, f"{source} holds no API key: it is empty"
             )
     key = text.strip()
-    # gRPC refuses it too, with an error that shows it.
+    # gRPC would reject it too, but with an error that shows the key.
     if not key.isascii() or not key.isprintable() or " " in key:
         raise SettingsError(
             ErrorCode.API_KEY_REFUSED,

@@ -1,6 +1,6 @@
-"""A paid call's entries in the books, kept while its attempts go on.
+"""The entries of a paid call in the books, kept while its attempts go on.
 
-Files are written in threads of their own: they hold up neither the event loop nor other calls.
+Files are written in separate threads, so that they block neither the event loop nor other calls.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.paid_calls import Fate, PaidCall
 from beam_upscale.remote_models import RemoteModel
 
-# Object stores take tens of milliseconds for a file: many are written at a time.
+# Object stores take tens of milliseconds for a file, so many are written at a time.
 _WRITERS = 32
 
 
@@ -26,8 +26,8 @@ class Booked:
     """The entries of one call in the books; without books it does nothing.
 
     Args:
-        paid: the call in the books; None where no books are kept.
-        model: how the service is called, which may take attempts of the call for one.
+        paid: the call in the books; None if no books are kept.
+        model: how the service is called; it may charge several attempts of the call once.
     """
 
     def __init__(self, paid: PaidCall | None, model: RemoteModel) -> None:
@@ -38,11 +38,11 @@ class Booked:
         self._may_be_charged = False
 
     async def before_attempt(self) -> None:
-        """Has a durable entry for the next attempt: a new one where it may be charged once more.
+        """Ensures a durable entry for the next attempt: a new one if it may be charged once more.
 
         Raises:
             BeamUpscaleError: of `PaidCall.begin`; the attempt must not be made.
-            BooksError: likewise.
+            BooksError: the books cannot be written; the attempt must not be made.
         """
         if self._paid is None:
             return
@@ -55,34 +55,34 @@ class Booked:
             self._is_open = True
 
     def _is_charged_once(self) -> bool:
-        """Whether an attempt that begins now is charged together with those before it.
+        """Checks whether an attempt that begins now is charged together with those before it.
 
-        A machine that slept in between may wake when the service has forgotten them. The clock is
-        the one that goes on meanwhile.
+        While a machine sleeps, the service may forget the earlier attempts. So the time is taken
+        from the wall clock, which goes on during sleep.
         """
         lasts = self._model.retry_seconds + self._model.deadline_seconds
         return self._model.repeat_seconds > 0 and time.time() - self._begun_at <= lasts
 
     def after_attempt(self, fate: Fate) -> None:
-        """Takes note of what became of an attempt."""
+        """Notes the outcome of an attempt."""
         self._may_be_charged = self._may_be_charged or fate is Fate.UNKNOWN
 
     async def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
-        """Makes it durable what became of the last entry, where that is known.
+        """Makes the outcome of the last entry durable, if it is known.
 
         Args:
             fate: of the last attempt.
-            charged: credits that the service says it took for the result: none where that was
-                charged before; None where it does not say.
+            charged: credits that the service reports as taken for the result: 0 if the result was
+                charged before; None if the service reports nothing.
 
         Raises:
-            BooksError: the entry stays as it is.
+            BooksError: the books cannot be written; the entry stays as it is.
         """
         paid = self._paid
         if paid is None or not self._is_open:
             return
         if charged == 0 and not self._may_be_charged and not paid.is_repeat:
-            # Another output has the charge, or an entry that was too old to rely on.
+            # The charge is booked in another output, or in an entry that was too old to rely on.
             fate = Fate.FREE
         if fate is Fate.FREE and self._may_be_charged:
             fate = Fate.UNKNOWN

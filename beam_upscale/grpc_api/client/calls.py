@@ -1,4 +1,4 @@
-"""One paid call, from its first attempt until it is known what became of it."""
+"""The attempts of one paid call, from the first one until the call's outcome is known."""
 
 import asyncio
 import dataclasses
@@ -25,23 +25,23 @@ from beam_upscale.grpc_api.status import Refusal, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.paid_calls import Fate, PaidCall
 
-# Where something broke, rather than being busy.
+# The most attempts that may fail because something broke, rather than because it was busy.
 _MOST_BROKEN_ATTEMPTS = 4
 
-# A service that has answered has this long to end the call.
+# A service that has sent its result has this long to end the call.
 _SECONDS_TO_END = 5.0
 
-# The pause before an attempt is drawn from zero to this, which doubles from attempt to attempt.
+# The pause before a repeat is random, from 0 to this bound, which doubles with each attempt.
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
 
 
 @dataclasses.dataclass
 class ImageCalls:
-    """What the calls of one image know of each other.
+    """The state that the calls of one image share.
 
     Attributes:
-        is_lost: whether one of them failed for good: what is not sent yet is not paid for.
+        is_lost: True once a call failed for good; the image's unsent calls are then never sent.
     """
 
     is_lost: bool = False
@@ -52,9 +52,9 @@ class Call:
     """A call that is to be made.
 
     Attributes:
-        request_id: what the service knows its repetitions by.
+        request_id: the id by which the service recognizes repeats of the call.
         request: the message, serialized.
-        image: the image that it belongs to.
+        image: the shared state of the calls of its image.
         paid: the call in the books; None where no books are kept.
     """
 
@@ -66,15 +66,15 @@ class Call:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a call; nothing at all where its image was lost before it was sent.
+    """The outcome of a call; empty but for the id if its image was lost before it was sent.
 
     Attributes:
         request_id: of the call.
-        artifact: the encoded result, usable or not: the call was billed. None where it was not.
-        error: why there is none.
-        stop: why it was not tried, or not to its end.
-        attempts: how often it was sent.
-        queue_seconds: how long it waited before it was first sent.
+        artifact: the encoded result, usable or not, since the call was billed; None without one.
+        error: the error for which there is no artifact; else None.
+        stop: the error for which the call was not sent, or not repeated any more; else None.
+        attempts: number of times that the call was sent.
+        queue_seconds: time that the call waited before it was first sent.
     """
 
     request_id: str = ""
@@ -90,11 +90,11 @@ class _Failure:
     """An attempt without a result.
 
     Attributes:
-        verdict: what is to be done about it.
-        error: what the image's row says if there is no other attempt.
-        delay: seconds that the service wants to pass before one.
-        fate: what it says of the charge.
-        was_sent: False where there was no attempt, because there must not be one.
+        verdict: the decision what to do next.
+        error: the error in the image's row if there is no other attempt.
+        delay: seconds that the service asks to wait before another attempt.
+        fate: what the service says of the charge.
+        was_sent: False if there was no attempt, because the call must not be sent.
     """
 
     verdict: Verdict
@@ -110,7 +110,7 @@ class _Result:
 
     Attributes:
         artifact: the encoded result.
-        charged: credits that the service says it took for it now; None where it does not say.
+        charged: credits that the service says it charged for it now; None if it does not say.
     """
 
     artifact: bytes = dataclasses.field(repr=False)
@@ -118,12 +118,12 @@ class _Result:
 
 
 class Caller:
-    """Makes calls, within what a throttle lets through; lives on the event loop.
+    """Makes calls, as fast as a throttle allows; runs on the event loop.
 
     Args:
-        generate: calls the service with serialized messages: `grpc.aio`'s of a channel.
-        account: whose calls they are.
-        throttle: what all of them share.
+        generate: a method of a `grpc.aio` channel that takes and gives serialized messages.
+        account: the account that the calls are made for.
+        throttle: the limits that all calls share.
     """
 
     def __init__(self, generate: Callable[..., Any], account: Account, throttle: Throttle) -> None:
@@ -132,9 +132,9 @@ class Caller:
         self._throttle = throttle
 
     async def settle(self, call: Call) -> Outcome:
-        """Makes a call, and again where that helps, until it is known what became of it.
+        """Makes a call, repeats it where that helps, and returns its outcome.
 
-        A call that was sent is repeated even where its image is lost by then: it may be billed.
+        A call that was sent is repeated even if its image is lost by then: it may be billed.
 
         Raises:
             BooksError: the books cannot be written, and no call may be made without its entry.
@@ -146,7 +146,7 @@ class Caller:
         except SettingsError as stop:
             self._throttle.stop(stop)
             outcome = Outcome(stop=stop)
-        except Exception as error:  # Whoever waits for the outcome must get one.
+        except Exception as error:  # The caller that waits for the outcome must get one.
             text = self._account.quoted(f"{type(error).__name__}: {error}")
             outcome = Outcome(error=ImageError(ErrorCode.INTERNAL_ERROR, text))
         if outcome.error is not None:
@@ -171,7 +171,7 @@ class Caller:
                         return Outcome()
                     begun_at = clock()
                 elif self._is_late(begun_at, clock()):
-                    # It waited for its turn too long.
+                    # The repeat waited too long for its turn.
                     await booked.settle(fate)
                     error = _counted(failure.error, attempts)
                     queued = begun_at - asked_at
@@ -199,11 +199,11 @@ class Caller:
             await throttle.sleep(pause)
 
     def _is_late(self, begun_at: float, at: float) -> bool:
-        """Whether an attempt at a time comes too late after the first one."""
+        """Checks whether an attempt at time `at` comes too late after the first one."""
         return at > begun_at + self._account.model.retry_seconds
 
     async def _booked_attempt(self, call: Call, booked: Booked, limits: int) -> _Result | _Failure:
-        """Sends a call once, with an entry in the books; or says why it must not be sent."""
+        """Sends a call once, with an entry in the books; fails if it must not be sent."""
         try:
             await booked.before_attempt()
         except ImageError as error:
@@ -214,7 +214,7 @@ class Caller:
         return result
 
     async def _attempt(self, request: bytes, limits: int) -> _Result | _Failure:
-        """Sends a request once and reads all that is answered: the result, or why there is none."""
+        """Sends a request once and reads all answers; returns the result or the failure."""
         answers = self._generate(
             request,
             timeout=self._account.model.deadline_seconds,
@@ -224,7 +224,7 @@ class Caller:
         try:
             async with asyncio.timeout(None) as limit:
                 async for data in answers:
-                    # Whoever repeats an answer does not take back what it said first.
+                    # A service that answers again does not revoke its first answer.
                     result = _decided(result, generation.Answer.FromString(data))
                     if isinstance(result, _Result):
                         limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
@@ -239,7 +239,7 @@ class Caller:
                 answers.cancel()
                 return _Failure(Verdict.REPEAT_FEW, _NO_ANSWER)
         except TimeoutError:
-            # The result is here; what its call still waits for is nothing to wait for.
+            # The result is here; there is no need to wait for the end of the call.
             answers.cancel()
         self._throttle.succeeded()
         return _Failure(Verdict.REPEAT_FEW, _NO_RESULT) if result is None else result
@@ -261,7 +261,7 @@ _IMAGE_TYPES = {generation.ARTIFACT_IMAGE, generation.ARTIFACT_NONE}
 
 
 def _decided(result: _Result | _Failure | None, answer: Any) -> _Result | _Failure | None:
-    """What is known after one more answer: a result stays one, whatever follows."""
+    """Returns the result or failure after one more answer; a result is never replaced."""
     for artifact in answer.artifacts:
         if isinstance(result, _Result):
             return result
@@ -282,7 +282,7 @@ _REASONS = frozenset(generation.FinishReason.values())
 
 
 def _jitter(attempts: int) -> float:
-    # More doublings than these are beyond the longest pause anyhow.
+    # Ten doublings already exceed the longest pause.
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempts - 1, 10))
     return random.uniform(0, longest)
 

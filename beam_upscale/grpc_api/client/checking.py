@@ -1,4 +1,4 @@
-"""What is asked of a service before a run begins."""
+"""The check of a service before a run begins: its key and its engines."""
 
 import contextlib
 import dataclasses
@@ -22,17 +22,17 @@ _MOST_SECONDS = 10.0
 _MOST_ATTEMPTS = 6
 _FIRST_PAUSE = 0.1
 
-# What gRPC says of a connection that the other side closed: a server of TLS does so.
+# gRPC's message for a connection that the other side closed; a TLS server closes plaintext ones.
 _HANGS_UP = "Socket closed"
 
 
 @dataclasses.dataclass(frozen=True)
 class ServiceLedger:
-    """The ledger that a service charges a key in, as it says.
+    """The ledger in which a service charges a key, as the service states it.
 
     Attributes:
-        ledger: tells that ledger and the key from any others.
-        replay_seconds: how long it remembers a request.
+        ledger: unique to the ledger and the key.
+        replay_seconds: seconds for which the service remembers a request.
     """
 
     ledger: str
@@ -52,10 +52,10 @@ def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
 
     Args:
         model: how the service is called; its engine does not matter.
-        engines: names of those that the run needs.
+        engines: names of the engines that the run needs.
 
     Returns:
-        The ledger of a service that is known to charge a repeated request once; None of others.
+        The ledger of a service that is known to charge a repeated request once; else None.
 
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, the service cannot be reached within 10 s;
@@ -77,7 +77,10 @@ def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
 
 
 def _ledger_of(metadata: Any) -> ServiceLedger | None:
-    """The ledger that a service's metadata names; None where it names none, or not how long."""
+    """Returns the ledger in a service's metadata; None if it or its seconds cannot be read.
+
+    Missing seconds count as 0.
+    """
     values = dict(metadata or ())
     ledger, seconds = values.get(contract.LEDGER), values.get(contract.REPLAY_SECONDS)
     try:
@@ -90,7 +93,7 @@ def _ledger_of(metadata: Any) -> ServiceLedger | None:
 
 
 def _listed(account: Account, channel: Any) -> _Listed | None:
-    """The engines and the ledger of the service; None where it lists no engines."""
+    """Asks the service for its engines and its ledger; None if it does not list engines."""
     list_engines = channel.unary_unary(
         contract.LIST_ENGINES,
         request_serializer=engines_pb2.ListEnginesRequest.SerializeToString,

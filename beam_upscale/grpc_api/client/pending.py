@@ -1,4 +1,4 @@
-"""An image whose calls are under way."""
+"""Images whose calls to the service are in progress."""
 
 import concurrent.futures
 import threading
@@ -19,15 +19,15 @@ from beam_upscale.inference import Inference, TiledImage
 
 
 class PendingImage:
-    """What becomes of an image that a service upscales; a `PendingInference`.
+    """The future inference of an image that a service upscales; a `PendingInference`.
 
-    Results stay encoded until they are taken; whoever takes them decodes them.
+    Results stay encoded until `result` is called; the thread that calls it decodes them.
 
     Args:
         tiled: the image.
-        engine: that upscales it.
-        calls: of its tiles, in their order, as many as were begun.
-        error: why not all of them were.
+        engine: the engine that upscales it.
+        calls: the calls for its tiles, in the tiles' order, as far as they were begun.
+        error: the reason why some calls were not begun; None if all were.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class PendingImage:
         self._inference: Inference | None = None
 
     def done(self) -> bool:
-        """Whether all calls are settled."""
+        """Checks whether all calls are settled."""
         return all(call.done() for call in self._calls)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Waits until all calls are settled, or for so many seconds; whether they are."""
+        """Waits until all calls are settled, or for `timeout` seconds; returns True if they are."""
         return not concurrent.futures.wait(self._calls, timeout).not_done
 
     def result(self) -> Inference:
-        """What became of the image; waits until all its calls are settled.
+        """Returns the image's inference; waits until all its calls are settled.
 
         Raises:
             SettingsError: DECODER_UNAVAILABLE.
@@ -95,7 +95,7 @@ class PendingImage:
         return self._engine.credits(width, height)
 
     def _cores(self, outcomes: Sequence[Outcome]) -> list[np.ndarray]:
-        """The tiles' cores, decoded.
+        """Decodes the cores of all tiles.
 
         Raises:
             ImageError: a result is not usable, or does not fit in memory.
@@ -114,7 +114,7 @@ class PendingImage:
         return cores
 
     def __reduce__(self) -> tuple[Callable[[Inference], Any], tuple[Inference]]:
-        """Pickled, it waits and becomes what it stands for."""
+        """Waits for the inference, which is pickled in the place of this object."""
         return _itself, (self.result(),)
 
 
@@ -123,16 +123,16 @@ def _itself(inference: Inference) -> Inference:
 
 
 class PendingResult(PredictionResult, ObservableMixin):
-    """What RunInference gives for an image that is under way.
+    """The element that RunInference gives for an image whose calls are in progress.
 
-    Of some elements, the first ten among them, Beam counts the bytes, and pickles them for that:
-    it would wait for the call of each before the next is begun. What is observable it leaves alone.
+    Beam measures the size of some elements, the first ten among them, by pickling them. That would
+    wait for the calls of each before the next is begun. Beam does not measure an observable.
     """
 
     def __init__(self, *fields: Any) -> None:
-        del fields  # They are set when it is made, as with every tuple.
+        del fields  # `__new__` sets them, as for every tuple.
         ObservableMixin.__init__(self)
 
     def __reduce__(self) -> tuple[type[PredictionResult], tuple[Any, ...]]:
-        """Pickled, it waits and becomes an ordinary result."""
+        """Pickles as an ordinary `PredictionResult`, which waits for the calls."""
         return PredictionResult, tuple(self)

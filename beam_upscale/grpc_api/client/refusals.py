@@ -1,4 +1,4 @@
-"""What a call that failed means: for the call, for its image, for the run."""
+"""The consequences of a failed call for the call itself, for its image, and for the run."""
 
 import re
 from decimal import Decimal
@@ -14,14 +14,14 @@ from beam_upscale.remote_models import API_KEY_VARIABLE
 
 
 class Verdict(Enum):
-    """What is to be done after a refusal.
+    """The action to take after a refusal.
 
     Attributes:
-        REPEAT: the service cannot do it now; it is asked again for as long as may be.
-        THROTTLE: likewise, and all calls together are too many for it.
-        REPEAT_FEW: something broke; it is asked again a few times.
-        GIVE_UP: the answer would be the same.
-        STOP: it would be the same for every image.
+        REPEAT: the service is unavailable now; repeat the call within its time limit.
+        THROTTLE: as REPEAT, and send fewer calls at a time: the service is overloaded.
+        REPEAT_FEW: something broke; repeat the call a few times.
+        GIVE_UP: a repeat would get the same answer; the image fails.
+        STOP: every image would get the same answer; the run stops.
     """
 
     REPEAT = auto()
@@ -44,7 +44,7 @@ _VERDICTS = {
     StatusCode.PERMISSION_DENIED: Verdict.STOP,
 }
 
-# With these codes a service says that it did not do what was asked, and so that it cost nothing.
+# Codes by which a service states that it did not execute the call, so that it cost nothing.
 _DEFINITE = frozenset(
     {
         StatusCode.UNAUTHENTICATED,
@@ -59,20 +59,20 @@ _DEFINITE = frozenset(
     }
 )
 
-# gRPC itself says so, with the same code as a service that is too busy.
+# In gRPC's own message for an oversized message; its code is that of an overloaded service too.
 _TOO_LARGE = "larger than max"
 
-# gRPC itself says so of a call that it did not send.
+# In gRPC's own message for a call that it did not send.
 _NOT_CONNECTED = "failed to connect to all addresses"
 
-# Of services that give no reason beside their message.
+# In messages of services that send no machine-readable reason.
 _NO_CREDITS = re.compile(
     r"\b(insufficient|enough|out of)\b.{0,40}\b(balance|credits?|funds)\b", re.I
 )
 
 
 def verdict_of(refusal: Refusal) -> Verdict:
-    """What is to be done after a refusal."""
+    """Returns the action to take after a refusal."""
     if refusal.reason == Reason.OTHER_LEDGER:
         return Verdict.STOP
     if refusal.code is not StatusCode.RESOURCE_EXHAUSTED:
@@ -83,9 +83,9 @@ def verdict_of(refusal: Refusal) -> Verdict:
 
 
 def fate_of(refusal: Refusal, account: Account) -> Fate:
-    """Tells from a refusal whether the call was charged.
+    """Determines from a refusal whether the call was charged.
 
-    What broke on the way may have been charged, and so may an answer that was too large to take.
+    A call that broke on the way may have been charged, and so may one whose answer was too large.
     """
     if refusal.charged == Decimal(0) and account.model.ledger is not None:
         return Fate.NEVER_CHARGED
@@ -97,9 +97,9 @@ def fate_of(refusal: Refusal, account: Account) -> Fate:
 
 
 def _was_not_sent(refusal: Refusal, account: Account) -> bool:
-    """Whether gRPC here found no connection; a gateway may say the same of a service behind it.
+    """Checks whether the local gRPC client found no connection to the endpoint.
 
-    The addresses of the endpoint have its port.
+    A gateway may send the same text about a service behind it. So the port must be the endpoint's.
     """
     port = account.model.endpoint.rpartition(":")[2]
     is_own = re.match(rf"{_NOT_CONNECTED}; last error: \w+: \S+:{port}: ", refusal.message)
@@ -113,7 +113,7 @@ def _is_out_of_credits(refusal: Refusal) -> bool:
 
 
 def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
-    """The line that ends a run after a refusal with the verdict STOP."""
+    """Returns the error that ends a run after a refusal with the verdict STOP."""
     said = f"{refusal.code.name}: {account.quoted(refusal.message)}"
     endpoint = account.model.endpoint
     if refusal.reason == Reason.OTHER_LEDGER:
@@ -140,7 +140,7 @@ def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
 
 
 def image_error(refusal: Refusal, account: Account) -> ImageError:
-    """Why an image has no result, where its call is not repeated after a refusal."""
+    """Returns the error of an image whose call is not repeated after a refusal."""
     message = account.quoted(refusal.message)
     said = f"{account.model.endpoint} says {refusal.code.name}: {message}"
     match verdict_of(refusal):
@@ -149,7 +149,7 @@ def image_error(refusal: Refusal, account: Account) -> ImageError:
         case Verdict.REPEAT_FEW:
             return ImageError(ErrorCode.SERVICE_ERROR, said)
     if refusal.reason == Reason.IMAGE_REFUSED and refusal.error_code in set(ErrorCode):
-        # What the rules refuse is said in their own words, there as here.
+        # An image that the rules reject gets the same code and message as on the local backend.
         code = ErrorCode(refusal.error_code)
         return ImageError(code, message.removeprefix(f"{code}: "))
     return ImageError(ErrorCode.REQUEST_REFUSED, said)

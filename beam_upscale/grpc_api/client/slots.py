@@ -1,15 +1,15 @@
-"""How many calls a process may have asked for: what holds the threads back that feed them."""
+"""Limits the calls that a process has under way, by blocking the threads that request them."""
 
 import threading
 from collections import deque
 
 
 class Slots:
-    """Places for calls, given in the order in which they are asked for.
+    """Places for calls, granted in the order of the requests.
 
     Args:
-        calls: places, at least 1.
-        pixels: input pixels of all calls together. A call with more has all places to itself.
+        calls: the number of places, at least 1.
+        pixels: the most input pixels of all calls together. A larger call runs alone.
     """
 
     def __init__(self, calls: int, pixels: int) -> None:
@@ -21,14 +21,14 @@ class Slots:
         self._waiting: deque[tuple[int, threading.Event]] = deque()
 
     def take(self, pixels: int) -> None:
-        """Takes a place for a call of so many input pixels; waits until there is one."""
+        """Takes a place for a call of `pixels` input pixels; waits until there is one."""
         with self._lock:
             turn = threading.Event()
             self._waiting.append((pixels, turn))
             self._grant()
         try:
             turn.wait()
-        except BaseException:  # Interrupted: no one would give the place back.
+        except BaseException:  # Interrupted: nothing else would give the place back.
             self._leave(pixels, turn)
             raise
 
@@ -41,7 +41,7 @@ class Slots:
         self.give(pixels)
 
     def give(self, pixels: int) -> None:
-        """Gives a place back that was taken for so many pixels."""
+        """Gives back a place that was taken for `pixels` input pixels."""
         with self._lock:
             self._taken -= 1
             self._taken_pixels -= pixels

@@ -1,4 +1,4 @@
-"""How many attempts are under way at a time, and how fast they follow each other."""
+"""The limits on attempts: how many may be under way at a time, and how many begin in a second."""
 
 import asyncio
 import contextlib
@@ -8,15 +8,15 @@ from beam_upscale.errors import SettingsError
 
 
 class Throttle:
-    """Holds attempts to what the service bears; lives on the event loop, like all its callers.
+    """Limits attempts to what the service can take; runs on the event loop, like all its callers.
 
-    At most so many run at a time. Where the service says that there are too many, half as many may
-    (once for all that were under way then), and with every success a little more, up to the most.
-    A delay that it asks for holds all of them.
+    At most `limit` attempts run at a time. An overloaded service halves the limit, once for all
+    attempts that were under way then. Every success raises it a little, up to `most`. A delay that
+    the service asks for delays all attempts.
 
     Args:
-        most: attempts at a time, at least 1.
-        per_second: attempts begun in a second; None sets no limit.
+        most: most attempts at a time, at least 1.
+        per_second: most attempts that begin in a second; None sets no limit.
     """
 
     def __init__(self, most: int, per_second: float | None = None) -> None:
@@ -34,20 +34,20 @@ class Throttle:
 
     @property
     def stop_reason(self) -> SettingsError | None:
-        """Why nothing more is to be sent; None where it may be."""
+        """The reason for which no more attempts may begin; None if they may."""
         return self._stop_reason
 
     @property
     def limit(self) -> int:
-        """Attempts that may be under way now."""
+        """The number of attempts that may be under way now."""
         return int(self._limit)
 
     async def enter(self) -> int | None:
         """Waits until an attempt may begin.
 
         Returns:
-            The round of limits that it begins in, for `overloaded`; whoever has one is to `leave`.
-            None where nothing is to be sent any more.
+            The round of limits in which the attempt begins, for `overloaded`; the caller must call
+            `leave` later. None if no more attempts may begin.
         """
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -60,11 +60,11 @@ class Throttle:
         return None
 
     async def _pass_gate(self) -> None:
-        """One after the other, so that all heed a pause and none overtakes the rate."""
+        """Lets attempts pass one by one, so that all keep to the pause and to the rate."""
         async with self._gate:
             while self._stop_reason is None and (seconds := self._seconds_to_wait()) > 0:
                 await self.sleep(seconds)
-            # A timer that rings late does not slow the next ones down.
+            # A timer that fires late does not slow the next attempts down.
             earliest = asyncio.get_running_loop().time() - self._interval
             self._next_at = max(self._next_at, earliest) + self._interval
 
@@ -72,27 +72,27 @@ class Throttle:
         return max(self._next_at, self._paused_until) - asyncio.get_running_loop().time()
 
     def leave(self) -> None:
-        """Gives the place of an attempt back."""
+        """Frees the place of an attempt that has ended."""
         self._under_way -= 1
         self._grant()
 
     def _grant(self) -> None:
-        # After a stop they are let in to be told so.
+        # After a stop, waiting attempts are let in, to learn that they must not begin.
         while self._waiting and (self._stop_reason or self._under_way < self.limit):
             self._under_way += 1
             self._waiting.popleft().set_result(None)
 
     def succeeded(self) -> None:
-        """The service bore an attempt."""
+        """Raises the limit a little, since the service has taken an attempt."""
         self._limit = min(self._most, self._limit + 1 / self._limit)
         self._grant()
 
     def overloaded(self, begun_in: int, delay: float = 0.0) -> None:
-        """The service has too much to do.
+        """Halves the limit, since the service is overloaded; once for each round.
 
         Args:
-            begun_in: the round of the attempt that was told so.
-            delay: seconds for which it wants no attempt.
+            begun_in: the round in which the refused attempt began.
+            delay: seconds for which the service wants no attempt.
         """
         if begun_in == self._round:
             self._limit = max(1.0, self._limit / 2)
@@ -101,12 +101,12 @@ class Throttle:
         self._paused_until = max(self._paused_until, until)
 
     def stop(self, reason: SettingsError) -> None:
-        """Lets no attempt begin any more and wakes who waits; the first reason stays."""
+        """Lets no more attempts begin and wakes the waiting ones; the first reason stays."""
         self._stop_reason = self._stop_reason or reason
         self._stopped.set()
         self._grant()
 
     async def sleep(self, seconds: float) -> None:
-        """Waits, but not beyond a stop."""
+        """Waits for so many seconds, or until a stop."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopped.wait(), seconds)

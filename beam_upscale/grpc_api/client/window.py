@@ -1,4 +1,4 @@
-"""The calls of one process: what all its threads feed, and what is under way at a time."""
+"""The window of calls of one process: all its threads submit to it, and it bounds their number."""
 
 import os
 import threading
@@ -16,11 +16,11 @@ from beam_upscale.grpc_api.client.event_loop import EventLoop, shared_loop
 from beam_upscale.grpc_api.client.slots import Slots
 from beam_upscale.grpc_api.client.throttle import Throttle
 
-# Calls that may wait for each one under way, so that the next is there when one ends.
+# Unsettled calls for each one in flight, so that the next call is ready when one ends.
 _CALLS_AHEAD = 2
 
-# Input pixels, for each call that may be under way, of all calls that are not settled: their
-# encoded tiles and results are in memory. An engine takes at most 1 Mi in a call.
+# Input pixels of all unsettled calls, for each call that may be in flight: their encoded tiles and
+# results are in memory. An engine takes at most 1 Mi pixels in a call.
 _PIXELS_EACH = 3 * 2**19
 
 
@@ -28,7 +28,7 @@ class Window:
     """One channel to a service and the calls on it; safe to use from any number of threads.
 
     Args:
-        account: whose calls they are.
+        account: the account that the calls are made with.
     """
 
     def __init__(self, account: Account) -> None:
@@ -42,20 +42,23 @@ class Window:
 
     @property
     def stop_reason(self) -> SettingsError | None:
-        """Why nothing more is sent; None where it is."""
+        """The error for which no more calls are sent; None while calls are sent."""
         return self._throttle.stop_reason
 
     def submit(self, pixels: int, prepare: Callable[[], Call]) -> "Future[Outcome]":
-        """Has a call made; waits only while too many are asked for.
+        """Submits a call; blocks only while the window is full.
 
-        Its place is given back when it is settled, whether or not anyone takes its outcome.
+        Its slot is freed when the call is settled, whether or not its outcome is read.
 
         Args:
-            pixels: of its input.
-            prepare: makes the call; called in this thread once there is a place for it.
+            pixels: the number of its input pixels.
+            prepare: creates the call; runs in this thread once there is a slot for it.
+
+        Returns:
+            The call's outcome; settled at once if the window is stopped.
 
         Raises:
-            Exception: what `prepare` raises.
+            Exception: any exception of `prepare`.
         """
         self._slots.take(pixels)
         try:
@@ -67,7 +70,7 @@ class Window:
         except BaseException:
             self._slots.give(pixels)
             raise
-        # It holds this window, whose channel would close with it.
+        # The callback keeps this window alive; without it the channel would be closed.
         outcome.add_done_callback(lambda _: self._slots.give(pixels))
         return outcome
 
@@ -76,9 +79,9 @@ class Window:
 
 
 async def _open(account: Account) -> tuple[Any, Any]:
-    """A channel, opened on the loop that it is used on, and its `Generate`.
+    """Opens a channel on the loop that uses it; returns the channel and its `Generate`.
 
-    Messages are bytes here: where one cannot be read, gRPC would only log that.
+    Messages stay bytes here: of one that cannot be parsed, gRPC would only write a log line.
     """
     channel = open_channel(account.model)
     return channel, channel.unary_stream(contract.GENERATE)
@@ -93,9 +96,9 @@ _windows: "weakref.WeakValueDictionary[Account, Window]" = weakref.WeakValueDict
 
 
 def shared_window(account: Account) -> Window:
-    """The process's window for an account, whichever its engine.
+    """Returns the process's window for an account; all engines share it.
 
-    One that was stopped is not given again: a later run asks anew.
+    A stopped window is replaced by a new one: a later run tries again.
     """
     account = account.for_any_engine()
     with _lock:
