@@ -138,7 +138,7 @@ class OpenVinoModel(SuperResolution):
             yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
 
     def _trunk_features(self, network: Esrgan, image: Values) -> Values:
-        """What the trunk makes of an image."""
+        """Runs the first convolution and the trunk on an image, (1, C, H, W)."""
         features = self._first(image)
         _, height, width, _ = features.shape
         if height * width <= _TRUNK_PIXELS:
