@@ -166,22 +166,25 @@ _INPUT_OPTIONS = (
     click.option(
         "--input-format",
         type=_choice(InputFormat),
-        help="How INPUT is read. [default: as the names of its files say]",
+        help="Format of INPUT: image files (folder), a table with a row for each image (jsonl, "
+        "csv, parquet), or tar files (webdataset). [default: by file name; folder for a folder]",
     ),
     click.option(
         "--image-column",
         metavar="COLUMN",
-        help="The column of a table that names or holds the images. [default: a usual name]",
+        help="Column of a table with the images, their paths or their URLs. [default: the first "
+        "with a usual name, such as image, url or file_name]",
     ),
     click.option(
         "--deny-private-networks",
         is_flag=True,
-        help="Refuse URLs whose host is this machine or on a private network.",
+        help="Refuse URLs that lead to this machine or to a private network.",
     ),
     click.option(
         "--allow-link-local",
         is_flag=True,
-        help="Read URLs whose host has a link-local address, where clouds give out keys.",
+        help="Allow URLs that lead to a link-local address or to a cloud's metadata service, which "
+        "may reveal credentials. Without it, they are refused.",
     ),
 )
 
@@ -190,25 +193,39 @@ _PLAN_OPTIONS = (
         "--engine",
         default=_DEFAULT_ENGINE,
         show_default=True,
-        help="Engine; see `beam-upscale engines`.",
+        help="Engine that upscales the images; see `beam-upscale engines`.",
     ),
     click.option(
         "--then",
         multiple=True,
         metavar="ENGINE",
-        help="A further engine that takes what the one before made; may be repeated.",
+        help="Further engine that upscales the results of the one before; may be repeated.",
     ),
     click.option(
         "--backend",
         type=_choice(Backend),
         default=str(_DEFAULT_SETTINGS.backend),
         show_default=True,
-        help="Where the engines are.",
+        help="Where the engines run: on this machine or the workers of a Beam runner (local), or "
+        "at a service that is called (grpc).",
     ),
-    click.option("--width", type=_POSITIVE, help="Output width; the height follows."),
-    click.option("--height", type=_POSITIVE, help="Output height; the width follows."),
-    click.option("--short-side", type=_POSITIVE, help="The output's shorter side."),
-    click.option("--long-side", type=_POSITIVE, help="The output's longer side."),
+    click.option(
+        "--width",
+        type=_POSITIVE,
+        help="Output width in pixels; the height keeps the aspect ratio. Set at most one of "
+        "--width, --height, --short-side and --long-side. [default: the engine's scale decides]",
+    ),
+    click.option(
+        "--height",
+        type=_POSITIVE,
+        help="Output height in pixels; the width keeps the aspect ratio.",
+    ),
+    click.option(
+        "--short-side", type=_POSITIVE, help="Length of the output's shorter side in pixels."
+    ),
+    click.option(
+        "--long-side", type=_POSITIVE, help="Length of the output's longer side in pixels."
+    ),
     click.option(
         "--oversize",
         type=_choice(Oversize),
@@ -218,31 +235,36 @@ _PLAN_OPTIONS = (
         "into priced tiles, or shrink it to fit.",
     ),
     click.option(
-        "--min-side", type=_POSITIVE, help="Skip images whose shorter side has as many pixels."
+        "--min-side",
+        type=_POSITIVE,
+        help="Skip images that are large enough: both sides have at least this many pixels.",
     ),
     click.option(
-        "--skip-larger-than", type=SizeType(), help="Skip images wider than W or higher than H."
+        "--skip-larger-than",
+        type=SizeType(),
+        help="Skip images wider than W or higher than H pixels, such as 4000x3000.",
     ),
     click.option(
         "--max-input-pixels",
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.plan.max_input_pixels,
         show_default=True,
-        help="Reject images whose headers claim more pixels.",
+        help="Reject images with more pixels by their headers, before they are decoded.",
     ),
     click.option(
         "--max-input-bytes",
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.plan.max_input_bytes,
         show_default=True,
-        help="Reject larger files.",
+        help="Reject image files with more bytes, before they are read.",
     ),
     click.option(
         "--animated",
         type=_choice(Animated),
         default=str(_DEFAULT_SETTINGS.plan.animated),
         show_default=True,
-        help="What to do with animations: take the first frame, or reject them.",
+        help="What to do with a file of several frames, such as an animated GIF: take the first "
+        "frame, or reject it.",
     ),
     click.option(
         "--format",
@@ -250,53 +272,62 @@ _PLAN_OPTIONS = (
         type=_choice(OutputFormat),
         default=str(_DEFAULT_SETTINGS.plan.output_format),
         show_default=True,
-        help="Format of the output images.",
+        help="File format of the output images.",
     ),
     click.option(
         "--fan-out-above",
         type=float,
         metavar="MEGAPIXELS",
-        help="Spread the tiles of an image with a larger output over the workers.",
+        help="Spread the tiles of images whose output has more megapixels over all workers, so "
+        "that none holds such a large image whole. Needs --oversize tile and --format png or tiff.",
     ),
     click.option(
         "--max-credits",
         type=CreditsType(),
-        help="The budget for an output, earlier runs included.",
+        help="Budget in credits; `run` counts earlier runs into OUTPUT too. Images beyond it are "
+        "not upscaled and have the status over_budget. [default: no limit]",
     ),
 )
 
 # For engines that take a prompt. An image's own columns and caption come first. Their values are
 # checked where those of a dataset are, with the same codes.
 _PARAMETER_OPTIONS = (
-    click.option("--prompt", help="What the images show."),
-    click.option("--negative-prompt", help="What the images do not show."),
+    click.option(
+        "--prompt",
+        help="Description of what the images show, for an engine that takes a prompt. An image's "
+        "own prompt, from a column or a caption file, replaces it.",
+    ),
+    click.option("--negative-prompt", help="Description of what the images do not show."),
     click.option(
         "--cfg-scale",
         metavar="NUMBER",
-        help=f"Weight of the prompt. [default: {_DEFAULT_SETTINGS.parameters.cfg_scale:g}]",
+        help="Weight of the prompt, 0 or more; with a higher one, results follow the prompt more. "
+        f"[default: {_DEFAULT_SETTINGS.parameters.cfg_scale:g}]",
     ),
     click.option(
         "--steps",
         metavar="N",
-        help=f"Steps of denoising, at most {MAX_STEPS}. "
+        help=f"Number of denoising steps of a diffusion engine, 1 to {MAX_STEPS}. "
         f"[default: {_DEFAULT_SETTINGS.parameters.steps}]",
     ),
     click.option(
         "--seed",
         metavar="N",
-        help="Seed of the noise; without one, or with 0, it is derived from each image.",
+        help="Seed of the random noise, 1 to 4294967295. Without one, or with 0, each image's seed "
+        "is derived from its pixels and parameters.",
     ),
     click.option(
         "--noise-level",
         metavar="N",
-        help="Level of the noise that is added to the input. "
+        help="Level of the noise that is added to the input, 0 to 350; with more noise, the result "
+        "keeps less to the input. "
         f"[default: {_DEFAULT_SETTINGS.parameters.noise_level}]",
     ),
     click.option(
         "--prompt-column",
         default=_DEFAULT_SETTINGS.prompt_column,
         show_default=True,
-        help="The column of an image's metadata that holds its prompt.",
+        help="Column of a table, or of the metadata beside the images, that holds their prompts.",
     ),
 )
 
@@ -306,102 +337,151 @@ _MODEL_OPTIONS = (
         type=PlaceType(),
         multiple=True,
         metavar="[ENGINE=]WEIGHTS",
-        help="A registered name, a path, OWNER/NAME@REVISION on the hub, or nearest, bicubic or "
-        "lanczos for no network; see `beam-upscale weights list`.",
+        help="Weights of the network: a name (see `beam-upscale weights list`), a path, or "
+        "OWNER/NAME@REVISION on the Hugging Face hub; nearest, bicubic and lanczos use no network. "
+        "For several engines, give each its own as ENGINE=WEIGHTS. [default: the engine's]",
     ),
     click.option(
-        "--device", type=_choice(Device), default=str(_DEFAULT_SETTINGS.device), show_default=True
+        "--device",
+        type=_choice(Device),
+        default=str(_DEFAULT_SETTINGS.device),
+        show_default=True,
+        help="Device that runs the network; auto takes the best of this machine: CUDA, else MPS "
+        "(Apple), else the CPU.",
     ),
     click.option(
         "--precision",
         type=_choice(Precision),
         default=str(_DEFAULT_SETTINGS.precision),
         show_default=True,
+        help="Floating-point type of the network; auto takes bf16 or fp16 where it is faster and "
+        "accurate enough, else fp32.",
     ),
     click.option(
         "--network-backend",
         type=_choice(NetworkBackend),
         default=str(_DEFAULT_SETTINGS.network_backend),
         show_default=True,
-        help="What runs super-resolution networks; auto takes OpenVINO on an x86-64 CPU.",
+        help="Library that runs a super-resolution network; auto takes OpenVINO on an x86-64 CPU "
+        "where it is installed and supports the network, else PyTorch. Diffusion uses PyTorch.",
     ),
-    click.option("--threads", type=_POSITIVE, help="CPU threads of the network. [default: all]"),
+    click.option(
+        "--threads",
+        type=_POSITIVE,
+        help="Number of CPU threads of the network. [default: one for each core]",
+    ),
     click.option(
         "--max-tile-pixels",
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.max_tile_pixels,
         show_default=True,
-        help="Cut larger inputs for the device's memory; no change of price.",
+        help="Split an image or tile with more pixels into strips, so that a super-resolution "
+        "network fits in the device's memory. The price stays the same.",
     ),
-    click.option("--max-batch-pixels", type=_POSITIVE, help="Input pixels in a batch on a GPU."),
-    click.option("--exact", is_flag=True, help="Compute one image at a time on a GPU too."),
+    click.option(
+        "--max-batch-pixels",
+        type=_POSITIVE,
+        help="Limit on the input pixels that a GPU processes together. [default: 2097152; for "
+        "diffusion the engine's input limit]",
+    ),
+    click.option(
+        "--exact",
+        is_flag=True,
+        help="Process images one at a time on a GPU too, so that no result depends on others.",
+    ),
     click.option(
         "--vae-tiling",
         type=_choice(VaeTiling),
         default=str(_DEFAULT_SETTINGS.vae_tiling),
         show_default=True,
-        help="Decode diffusion's results in strips, for the device's memory.",
+        help="Decode the results of a diffusion engine in strips, which needs less memory; auto is "
+        "off on a CPU, else on.",
     ),
     click.option(
-        "--color-fix", is_flag=True, help="Give diffusion's results the colors of their inputs."
+        "--color-fix",
+        is_flag=True,
+        help="Adjust the colors of a diffusion engine's results to those of their inputs.",
     ),
 )
 
 _ENCODE_OPTIONS = (
-    click.option("--quality", type=click.IntRange(1, 100), help="Quality of JPEG and lossy WebP."),
-    click.option("--lossless", is_flag=True, help="Write WebP without loss."),
+    click.option(
+        "--quality",
+        type=click.IntRange(1, 100),
+        help="Quality of JPEG and lossy WebP. [default: 95 for JPEG, 90 for WebP]",
+    ),
+    click.option(
+        "--lossless", is_flag=True, help="Write WebP without loss; --quality then has no effect."
+    ),
     click.option(
         "--metadata",
         type=_choice(MetadataRule),
         default=str(_DEFAULT_SETTINGS.metadata),
         show_default=True,
-        help="Whether results keep EXIF, GPS and XMP; colors stay in any case.",
+        help="What to do with the EXIF (GPS included), XMP and resolution of an input: keep them "
+        "in its result, or strip them. Color profiles always stay.",
     ),
 )
 
 _SERVICE_OPTIONS = (
-    click.option("--endpoint", metavar="HOST:PORT", help="The service, with --backend grpc."),
+    click.option(
+        "--endpoint",
+        metavar="HOST:PORT",
+        help="Address of the service; required with --backend grpc, and only used with it.",
+    ),
     click.option(
         "--api-key-file",
         type=PlaceType(),
         metavar="FILE",
-        help=f"Holds the service's API key. [default: the variable {API_KEY_VARIABLE}]",
+        help="File with the API key for the service, which every worker reads. "
+        f"[default: the environment variable {API_KEY_VARIABLE} holds the key]",
     ),
     click.option(
         "--ca-file",
         type=PlaceType(),
         metavar="FILE",
-        help="PEM of the authorities to trust; with it TLS is spoken on this machine too.",
+        help="PEM file of the certificate authorities to trust. With it, a service on this machine "
+        "is called over TLS too. [default: the system's authorities]",
     ),
-    click.option("--insecure", is_flag=True, help="Plaintext also to other machines."),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Call a service on another machine without TLS. Without this option, TLS is used for "
+        "every machine but this one.",
+    ),
     click.option(
         "--max-in-flight",
         type=_POSITIVE,
         default=_DEFAULT_SETTINGS.max_in_flight,
         show_default=True,
-        help="Calls at a time of one worker process.",
+        help="Largest number of calls that one worker process has in flight at a time.",
     ),
     click.option(
-        "--requests-per-second", type=float, help="Calls begun in a second by the whole job."
+        "--requests-per-second",
+        type=float,
+        help="Largest number of calls that all worker processes together begin in a second; above "
+        "0. [default: no limit]",
     ),
     click.option(
         "--worker-processes",
         type=_POSITIVE,
-        help="Of the job, which share that rate. [default: 1 locally, else Beam's --parallelism]",
+        help="Number of worker processes that share --requests-per-second. [default: 1 locally, "
+        "else Beam's --parallelism]",
     ),
     click.option(
         "--deadline-seconds",
         type=float,
         default=_DEFAULT_SETTINGS.deadline_seconds,
         show_default=True,
-        help="Seconds that one attempt of a call may take.",
+        help="Seconds that one attempt of a call may take; above 0.",
     ),
     click.option(
         "--retry-seconds",
         type=float,
         default=_DEFAULT_SETTINGS.retry_seconds,
         show_default=True,
-        help="Seconds for which a call is repeated while the service cannot do it.",
+        help="Seconds after the first attempt of a call in which it may be repeated while the "
+        "service is unavailable; above 0.",
     ),
 )
 
@@ -411,34 +491,46 @@ _RUN_OPTIONS = (
         type=_choice(Layout),
         default=str(Layout.FILES),
         show_default=True,
-        help="Image files, Parquet with embedded images, or tars for WebDataset.",
+        help="How results are stored: as image files, inside Parquet files, or in tar files for "
+        "WebDataset.",
     ),
     click.option(
         "--shard-rows",
         type=_POSITIVE,
         default=DEFAULT_SHARD_ROWS,
         show_default=True,
-        help="Rows in a shard.",
+        help="Number of inputs in a shard, which has one manifest file and, with --layout parquet "
+        "or webdataset, one file of images.",
     ),
     click.option(
         "--retry",
         type=StatusesType(),
         default=None,
-        help="Do these rows of an earlier run again, such as failed,over_budget.",
+        help="Process inputs again whose status from an earlier run is one of these, separated by "
+        "commas: upscaled, skipped, rejected, failed, filtered, over_budget.",
     ),
     click.option(
-        "--max-failures", type=FailureLimitType(), help="Stop after so many failed images."
+        "--max-failures",
+        type=FailureLimitType(),
+        help="Stop when this number or share of the images has failed, such as 20 or 5%. "
+        "[default: no limit]",
     ),
     click.option(
         "--keep-intermediates",
         is_flag=True,
-        help="Store what lies between the engines of a chain too.",
+        help="Store the images between the engines of --then too, in OUTPUT/intermediates.",
     ),
-    click.option("--overwrite", is_flag=True, help="Begin anew, without earlier results."),
+    click.option(
+        "--overwrite",
+        is_flag=True,
+        help="Delete the results of earlier runs in OUTPUT and begin anew. Without it, a run "
+        "continues OUTPUT, and is refused if its settings differ.",
+    ),
     click.option(
         "--workers",
         type=_POSITIVE,
-        help="Parallel workers of the local runner. [default: what suits the device]",
+        help="Number of parallel workers (threads) of the local runner; other runners ignore it. "
+        "[default: 2 on a CPU, else by the number of cores, up to 16]",
     ),
     click.option(
         "--lease-seconds",
@@ -446,17 +538,21 @@ _RUN_OPTIONS = (
         default=DEFAULT_LEASE_SECONDS,
         show_default=True,
         help="Seconds without a sign of life after which another run may take OUTPUT over. Applies "
-        "to object stores, HDFS and other runners; a local run uses a lock.",
+        "to object stores, HDFS and other runners; a local run uses a lock on a local disk.",
     ),
     click.option(
         "--grace-seconds",
         type=click.FloatRange(min=0),
         default=DEFAULT_GRACE_SECONDS,
         show_default=True,
-        help="Seconds that begun images may take to finish after SIGTERM.",
+        help="Seconds that images in progress may take to finish after SIGTERM.",
     ),
-    click.option("--strict", is_flag=True, help="Exit 1 when an image failed."),
-    click.option("--quiet", is_flag=True, help="No progress line."),
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Exit with 1 if an image failed. Without it, a complete run exits with 0.",
+    ),
+    click.option("--quiet", is_flag=True, help="Show no progress line."),
 )
 
 
@@ -496,19 +592,22 @@ def _options(*groups: Iterable[Callable[[_Command], _Command]]) -> Callable[[_Co
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="beam-upscale")
 def cli() -> None:
-    """Upscales image datasets of any size, at a price known beforehand."""
+    """Upscale image datasets of any size, at a price known beforehand."""
 
 
 @cli.command("plan")
 @click.argument("input_", metavar="INPUT", type=PlaceType())
 @_BEAM_OPTIONS
 @_options(_INPUT_OPTIONS, _PLAN_OPTIONS, _PARAMETER_OPTIONS)
-@click.option("--json", "as_json", is_flag=True, help="Every image, as JSON.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the totals and every image's plan as JSON."
+)
 @click.option(
     "--to",
     type=PlaceType(),
     metavar="FOLDER",
-    help="Keep the plan there, as Parquet. With a runner of Beam's, where all workers write it.",
+    help="Write every image's plan to FOLDER as Parquet. Required with a Beam --runner, whose "
+    "workers must all be able to write to FOLDER.",
 )
 def plan_command(
     input_: str,
@@ -524,11 +623,17 @@ def plan_command(
     to: str | None,
     **options: Any,
 ) -> None:
-    """Show what a run on INPUT would do, and its price.
+    """Print a preview of a run on INPUT, and its price.
 
-    Reads headers only, loads no model and spends nothing. INPUT is a file, a folder or a glob: of
-    images, of tables that name or hold them (JSON lines, CSV, Parquet), or of WebDataset's tars.
-    """
+    A preview reads image headers only: it runs no network and spends nothing. INPUT is a file, a
+    folder, a glob or a URL: of images, of tables that name or hold them (JSON lines, CSV, Parquet),
+    or of WebDataset's tar files. Options after -- go to Apache Beam, such as its --runner.
+
+    \b
+    For example:
+      beam-upscale plan photos
+      beam-upscale plan 'shards/*.tar' --oversize tile --max-credits 500
+    """  # noqa: D301
     _check_beam_options(beam_options)
     if not beam_options:
         # With a runner of Beam's, other processes decode.
@@ -687,8 +792,16 @@ def run_command(
 ) -> None:
     """Upscale INPUT into the dataset OUTPUT.
 
-    Run the same command again to go on with a run that was interrupted, or to add new images.
-    """
+    INPUT is a file, a folder, a glob or a URL: of images, of tables that name or hold them (JSON
+    lines, CSV, Parquet), or of WebDataset's tar files. OUTPUT is a folder. Run the same command
+    again to continue a run that was interrupted, or to add new images. Options after -- go to
+    Apache Beam, such as its --runner.
+
+    \b
+    For example:
+      beam-upscale run photos upscaled
+      beam-upscale run photos upscaled --oversize tile --max-credits 500
+    """  # noqa: D301
     _check_beam_options(beam_options)
     if not beam_options:
         # With a runner of Beam's, other processes decode.
@@ -774,7 +887,11 @@ def _exit_code(result: "RunResult", strict: bool) -> int:
 @click.argument("output", metavar="OUTPUT", type=PlaceType())
 @_BEAM_OPTIONS
 def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
-    """Recompute every SHA-256 of the dataset OUTPUT and compare it with its manifest."""
+    """Check the dataset OUTPUT against its manifest.
+
+    Recomputes every SHA-256 and prints a line for each problem, such as a missing or changed file;
+    the exit code is then 1. Options after -- go to Apache Beam, such as those of a file system.
+    """
     _check_beam_options(beam_options)
     from beam_upscale import storage
     from beam_upscale.verify import verify
@@ -791,7 +908,7 @@ def verify_command(output: str, beam_options: tuple[str, ...]) -> None:
 
 
 @cli.command("engines")
-@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def engines_command(as_json: bool) -> None:
     """List the engines with their limits, prices and parameters."""
     from beam_upscale.engines import ENGINES, USD_PER_CREDIT
@@ -841,13 +958,27 @@ def _engine_values(engine: "Engine") -> dict[str, Any]:
 
 @cli.group("weights")
 def weights_group() -> None:
-    """List, fetch and verify weights."""
+    """List, fetch and verify the weights of networks."""
 
 
 @weights_group.command("list")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, with SHA-256, license and source.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON instead of a table, with SHA-256, license and source.",
+)
 def weights_list(as_json: bool) -> None:
-    """List the registered weights: their scale, work and use, and which are in the cache."""
+    """List the weights that can be given by name.
+
+    Shows the scale and the work of each network, what it is good for, and whether its weights are
+    in the cache. `run` and `serve` take these names with --weights.
+
+    \b
+    For example:
+      beam-upscale weights list
+      beam-upscale weights list --json
+    """  # noqa: D301
     from beam_upscale import weights as weights_cache
 
     found = weights_cache.available()
@@ -896,7 +1027,11 @@ def _weights_values(status: "WeightsStatus") -> dict[str, Any]:
 @weights_group.command("fetch")
 @click.argument("name")
 def weights_fetch(name: str) -> None:
-    """Bring the weights NAME, registered or OWNER/NAME@REVISION on the hub, into the cache."""
+    """Fetch the weights NAME into the cache.
+
+    NAME is one of `beam-upscale weights list`, or OWNER/NAME@REVISION on the Hugging Face hub,
+    where REVISION is the hash of a commit.
+    """
     from beam_upscale import weights as weights_cache
 
     found = weights_cache.fetch_by_name(name)
@@ -905,7 +1040,11 @@ def weights_fetch(name: str) -> None:
 
 @weights_group.command("verify")
 def weights_verify() -> None:
-    """Verify the SHA-256 of everything that is in the cache."""
+    """Verify the SHA-256 of named weights in the cache.
+
+    Prints the state of each network of `beam-upscale weights list`; the exit code is 1 if the
+    weights of one are damaged.
+    """
     from beam_upscale import weights as weights_cache
 
     damaged = 0
@@ -925,58 +1064,83 @@ _SERVE_OPTIONS = (
         "--host",
         default=_DEFAULT_SERVE_SETTINGS.host,
         show_default=True,
-        help="Address to listen on.",
+        help="Address to listen on. One that other machines can reach, such as 0.0.0.0, needs "
+        "--keys, and TLS or --insecure.",
     ),
     click.option(
         "--port",
         type=_PORT,
         default=_DEFAULT_SERVE_SETTINGS.port,
         show_default=True,
-        help="For gRPC; 0: a free one.",
+        help="Port for gRPC; 0 takes a free one.",
     ),
-    click.option("--web-port", type=_PORT, help="For gRPC-Web. [default: none]"),
+    click.option(
+        "--web-port",
+        type=_PORT,
+        help="Port for gRPC-Web, which web pages can call; 0 takes a free one. [default: none]",
+    ),
     click.option(
         "--metrics-port",
         type=_PORT,
-        help="For Prometheus, on the loopback interface. [default: none]",
+        help="Port for Prometheus metrics, which only this machine can read; 0 takes a free one. "
+        "[default: none]",
     ),
-    click.option("--tls-cert", type=_PATH, metavar="FILE", help="PEM of the certificate chain."),
-    click.option("--tls-key", type=_PATH, metavar="FILE", help="PEM of its private key."),
-    click.option("--insecure", is_flag=True, help="Plaintext also to other machines."),
     click.option(
-        "--keys", type=_PATH, metavar="FILE", help="Keys that may call; see `beam-upscale keys`."
+        "--tls-cert",
+        type=_PATH,
+        metavar="FILE",
+        help="PEM file of the certificate chain for TLS; needs --tls-key. [default: no TLS]",
+    ),
+    click.option(
+        "--tls-key", type=_PATH, metavar="FILE", help="PEM file of the private key of --tls-cert."
+    ),
+    click.option(
+        "--insecure",
+        is_flag=True,
+        help="Serve other machines without TLS, for example behind a proxy that encrypts.",
+    ),
+    click.option(
+        "--keys",
+        type=_PATH,
+        metavar="FILE",
+        help="File of the API keys that may call (see `beam-upscale keys`); needs --ledger. "
+        "Without it, calls need no key and come from this machine only.",
     ),
     click.option(
         "--ledger",
         type=_PATH,
         metavar="FILE",
-        help="SQLite database of what keys are charged, with the results beside it.",
+        help="SQLite database of the credits that keys are charged, and of results for repeated "
+        "calls; made if there is none. Required with --keys.",
     ),
     click.option(
         "--cors-origin",
         "cors_origins",
         multiple=True,
         metavar="ORIGIN",
-        help="Whose web pages may call; may be repeated, * for all.",
+        help="Origin whose web pages may call --web-port, such as https://page.example, or * for "
+        "all; may be repeated.",
     ),
     click.option(
         "--max-queue",
         type=click.IntRange(min=0),
         default=_DEFAULT_SERVE_SETTINGS.max_queue,
         show_default=True,
-        help="Calls that wait for the device at most.",
+        help="Largest number of calls that wait for the device; further ones are refused.",
     ),
     click.option(
         "--max-in-flight-per-key",
         type=_POSITIVE,
         default=_DEFAULT_SERVE_SETTINGS.max_in_flight_per_key,
         show_default=True,
-        help="Calls at a time of a key, or of an address where there are no keys.",
+        help="Largest number of calls in flight at a time for a key without a limit of its own, or "
+        "for a client's address without --keys.",
     ),
     click.option(
         "--requests-per-second-per-key",
         type=float,
-        help="Calls begun in a second, likewise. [default: no limit]",
+        help="Largest number of calls that such a key or address begins in a second; above 0. "
+        "[default: no limit]",
     ),
     click.option(
         "--request-timeout",
@@ -984,14 +1148,14 @@ _SERVE_OPTIONS = (
         type=float,
         default=_DEFAULT_SERVE_SETTINGS.request_timeout_seconds,
         show_default=True,
-        help="Seconds that a request may take to arrive.",
+        help="Seconds that a request may take to arrive; above 0.",
     ),
     click.option(
         "--decode-seconds",
         type=float,
         default=_DEFAULT_SERVE_SETTINGS.decode_seconds,
         show_default=True,
-        help="Seconds that an image may take to be decoded; a slower one is refused.",
+        help="Seconds that an image may take to be decoded, above 0; a slower one is refused.",
     ),
     click.option(
         "--idle-timeout",
@@ -999,14 +1163,15 @@ _SERVE_OPTIONS = (
         type=float,
         default=_DEFAULT_SERVE_SETTINGS.idle_seconds,
         show_default=True,
-        help="Seconds that a connection may stay without a call.",
+        help="Seconds without a call after which a connection is closed; above 0.",
     ),
     click.option(
         "--drain-seconds",
         type=float,
         default=_DEFAULT_SERVE_SETTINGS.drain_seconds,
         show_default=True,
-        help="Seconds that calls may take to finish when the server is asked to stop.",
+        help="Seconds that calls in progress may take to finish after SIGTERM or Ctrl-C, 0 or "
+        "more.",
     ),
 )
 
@@ -1022,11 +1187,17 @@ _SERVE_OPTIONS = (
 )
 @_options(_MODEL_OPTIONS, _SERVE_OPTIONS)
 def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options: Any) -> None:
-    """Serve the gRPC API over models of this machine, until SIGTERM or Ctrl-C.
+    """Serve engines of this machine over gRPC.
 
-    Where the device is lost, or no decoder can be started any more, the exit code is 75: start it
-    anew.
-    """
+    Answers calls of `beam-upscale run --backend grpc` and of other clients, until SIGTERM or
+    Ctrl-C. The exit code is 75 if the device is lost or no decoder can be started any more; restart
+    the server then.
+
+    \b
+    For example:
+      beam-upscale serve
+      beam-upscale serve --keys keys.jsonl --ledger ledger.sqlite
+    """  # noqa: D301
     import_inference()
     try:
         from beam_upscale.server.serve import serve
@@ -1049,7 +1220,7 @@ def serve_command(engines: tuple[str, ...], weights: tuple[str, ...], **options:
 
 @cli.group("keys")
 def keys_group() -> None:
-    """Make, list, credit and revoke the keys of `beam-upscale serve`."""
+    """Add, list, credit and revoke API keys of `beam-upscale serve`."""
 
 
 _KEYS_OPTION = click.option(
@@ -1058,7 +1229,8 @@ _KEYS_OPTION = click.option(
     required=True,
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="The file of keys; it holds their SHA-256 and not the keys.",
+    help="File of API keys, which holds their SHA-256 and not the keys; `add` makes it if there is "
+    "none.",
 )
 
 
@@ -1066,13 +1238,20 @@ _KEYS_OPTION = click.option(
 @click.argument("name")
 @_KEYS_OPTION
 @click.option(
-    "--credits", "granted", type=CreditsType(), help="Granted in all. [default: no limit]"
+    "--credits",
+    "granted",
+    type=CreditsType(),
+    help="Credits that the key may spend in all, in steps of 0.0001. [default: no limit]",
 )
-@click.option("--max-in-flight", type=_POSITIVE, help="Calls at a time. [default: the server's]")
+@click.option(
+    "--max-in-flight",
+    type=_POSITIVE,
+    help="Largest number of calls in flight at a time. [default: the server's limit]",
+)
 @click.option(
     "--requests-per-second",
     type=click.FloatRange(min=0, min_open=True),
-    help="Calls begun in a second. [default: the server's]",
+    help="Largest number of calls begun in a second. [default: the server's limit]",
 )
 def keys_add(
     name: str,
@@ -1081,7 +1260,10 @@ def keys_add(
     max_in_flight: int | None,
     requests_per_second: float | None,
 ) -> None:
-    """Make a key called NAME and print it, this once. A running server takes it at once."""
+    """Make an API key called NAME and print it.
+
+    The key is stored nowhere and cannot be shown again. A running server accepts it at once.
+    """
     from beam_upscale.server import keys as key_file
 
     token = key_file.add_key(
@@ -1101,10 +1283,10 @@ def keys_add(
     "--ledger",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="What `serve` charges keys in; adds what each has spent and its balance.",
+    help="Ledger of `beam-upscale serve`; adds what each key has spent, and its balance.",
 )
 def keys_list(path: str, ledger: str | None) -> None:
-    """List the keys with their limits."""
+    """List the API keys with their limits."""
     from beam_upscale.server import keys as key_file
     from beam_upscale.server.ledger import read_spent
 
@@ -1137,7 +1319,7 @@ def _key_cells(record: "KeyRecord", spent: Mapping[str, Decimal] | None) -> list
 @click.argument("credits_added", metavar="CREDITS", type=CreditsType())
 @_KEYS_OPTION
 def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
-    """Grant the key called NAME more CREDITS."""
+    """Grant the API key called NAME more CREDITS."""
     from beam_upscale.server import keys as key_file
 
     granted = key_file.credit_key(path, name, credits_added)
@@ -1148,7 +1330,7 @@ def keys_credit(name: str, credits_added: Decimal, path: str) -> None:
 @click.argument("name")
 @_KEYS_OPTION
 def keys_revoke(name: str, path: str) -> None:
-    """Refuse the key called NAME from now on; its name stays taken."""
+    """Refuse the API key called NAME from now on; its name stays taken."""
     from beam_upscale.server import keys as key_file
 
     key_file.revoke_key(path, name)

@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from beam_upscale.errors import SettingsError
-
 # The command line imports this module for every command.
 if TYPE_CHECKING:
-    from beam_upscale.models.device import Precision
+    from beam_upscale.models.openvino_early import Wanted
     from beam_upscale.settings import UpscaleSettings
 
 _INFERENCE = "apache_beam.ml.inference.base"
@@ -33,46 +31,51 @@ def begin_decoding() -> None:
 
 @contextlib.contextmanager
 def loading_network(settings: "UpscaleSettings") -> Iterator[None]:
-    """Loads the network of a run while this process imports Beam, within this context.
+    """Loads the network of a run within this context, while this process imports Beam.
 
-    Only one that OpenVINO is to run, with registered weights that are on this machine: nothing is
-    fetched before the run has its output. A run that goes on with an earlier one's choices may take
-    another network than this, and leaves it.
+    This is done for a network that OpenVINO runs, with registered weights that are on this machine:
+    nothing is downloaded before the run has its output. A run that goes on with the choices of an
+    earlier one may need another network, and drops this one.
     """
     from beam_upscale.models import openvino_early
 
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(SettingsError):  # The run says what is wrong.
+        # Whatever is wrong is reported by the run, after it has its output.
+        with contextlib.suppress(Exception):
             found = _openvino_network(settings)
             if found is not None:
                 stack.enter_context(openvino_early.loading(*found))
         yield
 
 
-def _openvino_network(settings: "UpscaleSettings") -> tuple[Path, "Precision", int] | None:
-    """The weights, the precision and the threads of a run's first network; None for any other."""
+def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | None":
+    """Returns the weights' file and the choices of a run's first network; None if not OpenVINO's.
+
+    It imports no PyTorch, which Beam must not find imported: see `import_inference`.
+    """
     from beam_upscale import weights
     from beam_upscale.chain import Backend
     from beam_upscale.decoding import usable_cores
-    from beam_upscale.models import backend, device
+    from beam_upscale.models import backend, device, weight_files
+    from beam_upscale.models.openvino_early import Wanted
     from beam_upscale.models.recognition import recognize
-    from beam_upscale.models.weight_files import read_shapes
 
-    if settings.backend is not Backend.LOCAL:
+    if settings.backend is not Backend.LOCAL or device.needs_torch_to_settle():
         return None
     engine = settings.rules.engines[0]
     name = settings.weights_of(engine) or weights.DEFAULT_WEIGHTS[engine.name]
     registered = weights.REGISTRY.get(name)
-    if registered is None or not registered.path.exists():
+    if registered is None or registered.path.suffix != weight_files.SAFETENSORS:
         return None
-    known = recognize(read_shapes(registered.path) or {})
+    known = recognize(weight_files.read_shapes(registered.path) or {})
     if known is None:
         return None
     place, precision = device.settle(settings.device, settings.precision, known.info.precisions)
     library = backend.settle(settings.network_backend, place, precision, is_known=True)
     if library is not backend.NetworkBackend.OPENVINO:
         return None
-    return registered.path, precision, settings.threads or usable_cores()
+    threads = settings.threads or usable_cores()
+    return registered.path, Wanted(registered.sha256, precision, threads)
 
 
 def import_inference() -> None:

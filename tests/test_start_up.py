@@ -18,9 +18,10 @@ from small_networks import noise
 from beam_upscale import weights
 from beam_upscale.chain import Backend
 from beam_upscale.local_models import LocalEsrgan
-from beam_upscale.models import openvino_early
+from beam_upscale.models import device, openvino_early
 from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.device import Device, Precision
+from beam_upscale.models.openvino_early import Wanted
 from beam_upscale.settings import UpscaleSettings
 from beam_upscale.start_up import import_inference, loading_network
 
@@ -136,10 +137,10 @@ def test_inference_that_is_imported_is_left_alone(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Precision, int]]:
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Wanted]]:
     """The networks whose loading is begun."""
     pytest.importorskip("openvino")
-    begun: list[tuple[Path, Precision, int]] = []
+    begun: list[tuple[Path, Wanted]] = []
 
     @contextlib.contextmanager
     def loading(*network: Any) -> Iterator[None]:
@@ -152,21 +153,22 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Precision, int]]:
 
 
 def test_the_network_that_a_run_takes_is_loaded(
-    loads: list[tuple[Path, Precision, int]],
+    loads: list[tuple[Path, Wanted]],
 ) -> None:
-    path = weights.resolve(None, "esrgan-v1-x2plus").path
+    found = weights.resolve(None, "esrgan-v1-x2plus")
     settings = UpscaleSettings(precision=Precision.FP32, device=Device.CPU, threads=3)
 
     with loading_network(settings):
         pinned = settings.pin().stages[0].model
 
     assert isinstance(pinned, LocalEsrgan)
-    assert loads == [(Path(pinned.weights_uri), pinned.precision, pinned.threads)]
-    assert loads == [(path, Precision.FP32, 3)]
+    wanted = Wanted(found.sha256, Precision.FP32, 3)
+    assert loads == [(found.path, wanted)]
+    assert wanted == Wanted(pinned.weights_sha256, pinned.precision, pinned.threads)
 
 
 def test_no_other_network_is_loaded_early(
-    loads: list[tuple[Path, Precision, int]],
+    loads: list[tuple[Path, Wanted]],
     tiny_weights: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -183,10 +185,25 @@ def test_no_other_network_is_loaded_early(
     ):
         with loading_network(settings):
             pass
-    # Nothing is fetched for it, nor made of a package.
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # Nothing is fetched for it, nor made of a package; and what is wrong is told by the run.
+    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path))
+    path = weights.REGISTRY["realesrgan-x4plus-ncnn"].path
+    assert path.is_relative_to(tmp_path)
+    with loading_network(UpscaleSettings()):
+        assert not path.exists()
+    path.mkdir(parents=True)
     with loading_network(UpscaleSettings()):
         pass
 
     assert loads == []
-    assert not weights.REGISTRY["realesrgan-x4plus-ncnn"].path.exists()
+
+
+def test_no_network_is_loaded_early_where_that_needs_pytorch(
+    loads: list[tuple[Path, Wanted]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "needs_torch_to_settle", lambda: True)
+
+    with loading_network(UpscaleSettings()):
+        pass
+
+    assert loads == []

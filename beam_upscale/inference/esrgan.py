@@ -16,16 +16,24 @@ from beam_upscale.local_models import LocalEsrgan
 from beam_upscale.models import backend, openvino_early
 from beam_upscale.models.backend import NetworkBackend
 from beam_upscale.models.failures import state_of
+from beam_upscale.models.openvino_early import Wanted
 from beam_upscale.models.super_resolution import SuperResolution
 
 
+def _wanted(model: LocalEsrgan) -> Wanted | None:
+    """Returns the choices of a network that OpenVINO runs; None for any other."""
+    if model.network_backend is not NetworkBackend.OPENVINO:
+        return None
+    return Wanted(model.weights_sha256, model.precision, model.threads)
+
+
 def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
+    found = openvino_early.take(_wanted(model))
+    if found is not None:
+        return found
     # A worker imports what runs its network, and nothing that it does not need.
     if model.network_backend is NetworkBackend.OPENVINO:
         backend.require_openvino()
-        found = openvino_early.take(path, model.precision, model.threads)
-        if found is not None:
-            return found
         from beam_upscale.models.openvino_network import OpenVinoModel
 
         return OpenVinoModel.load(path, model.precision, model.threads)

@@ -5,6 +5,8 @@ than a small network runs.
 """
 
 import ctypes
+import platform
+import re
 import sys
 from collections.abc import Collection, Mapping
 from enum import StrEnum
@@ -101,6 +103,11 @@ def _is_settled_elsewhere(device: Device, precision: Precision) -> bool:
             f"--precision {_AUTO_ORDER[device][0]}.",
         )
     return False
+
+
+def needs_torch_to_settle() -> bool:
+    """Checks whether `settle` may import PyTorch on this machine, for a CPU too."""
+    return _has_driver() or sys.platform == "darwin" or _told_by_linux(Precision.BF16) is None
 
 
 def _available_devices() -> list[Device]:
@@ -212,12 +219,23 @@ def _told_by_linux(precision: Precision) -> bool | None:
     """Reads from Linux whether the CPU multiplies in a type; None if Linux does not tell.
 
     A kernel older than a CPU feature may not name it. But an x86 CPU without AVX-512 has none of
-    these features.
+    these features, and one with AMX's variant of a type has that of AVX-512 as well.
     """
     flags = _linux_flags()
     if not flags.isdisjoint(_CPU_FEATURES[precision]):
         return True
-    return False if "sse2" in flags and "avx512f" not in flags else None
+    names_avx_512 = _kernel() >= _NAMES_AVX_512
+    return False if "sse2" in flags and ("avx512f" not in flags or names_avx_512) else None
+
+
+# The first Linux that names AVX-512's bf16 and fp16.
+_NAMES_AVX_512 = (5, 11)
+
+
+def _kernel() -> tuple[int, ...]:
+    """Returns the first two numbers of the version of this kernel; none if it does not tell."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _linux_flags() -> frozenset[str]:

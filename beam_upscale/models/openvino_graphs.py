@@ -31,6 +31,26 @@ _PARTS = 3
 
 
 @dataclass(frozen=True)
+class Sum:
+    """What is left to be done with the results of ESRGAN's tail.
+
+    Attributes:
+        parts: number of results in (1, parts * C, H, W), largest first.
+        bias: bias of the last convolution, (1, C, 1, 1).
+    """
+
+    parts: int
+    bias: NDArray[np.float32]
+
+    def of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Sums results and the bias to (1, C, H, W)."""
+        _, channels, height, width = values.shape
+        results = values.reshape(self.parts, 1, channels // self.parts, height, width)
+        # The small ones first, as each sum is rounded.
+        return np.add.reduce(results[::-1], axis=0) + self.bias
+
+
+@dataclass(frozen=True)
 class Graphs:
     """The graphs of a network's parts, each for one image, in float32, of any height and width.
 
@@ -38,29 +58,16 @@ class Graphs:
         first: from the image, (1, C, H, W), to features, (1, H, W, C), as the network orders them
             inside; to be run in fp32.
         trunk: from those features to others of their resolution, (1, C, H, W).
-        last: from the trunk's features to the result, (1, C, H, W). For ESRGAN it is the tail, and
-            gives `parts` results one after the other, which `with_bias` sums. For a compact network
-            it is to be run in fp32, and takes the image as well.
-        parts: number of results that `last` gives.
-        bias: bias of ESRGAN's last convolution; None for a compact network.
+        tail: from the trunk's features to the result, (1, C, H, W). ESRGAN's gives several results,
+            one after the other, for `sum`. That of a compact network is to be run in fp32, and
+            takes the image as well.
+        sum: adds up the results of ESRGAN's tail; None for a compact network.
     """
 
     first: Any
     trunk: Any
-    last: Any
-    parts: int = 1
-    bias: NDArray[np.float32] | None = None
-
-    def with_bias(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Sums an ESRGAN's results, (1, parts * C, H, W), and its bias to (1, C, H, W)."""
-        assert self.bias is not None
-        _, channels, height, width = values.shape
-        largest, *smaller = values.reshape(self.parts, 1, channels // self.parts, height, width)
-        # The small ones first: each sum is rounded.
-        total = self.bias
-        for each in [*reversed(smaller), largest]:
-            total = total + each
-        return total
+    tail: Any
+    sum: Sum | None = None
 
 
 def build(architecture: Architecture, weights: Weights, precision: Precision) -> Graphs:
@@ -108,7 +115,10 @@ def _split(values: NDArray[np.float32], parts: int) -> list[NDArray[np.float32]]
         return [values]
     # The upper half of a float32 is a number of bf16. The rest needs 8 bits less.
     upper = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    return [upper, *_split(values - upper, parts - 1)]
+    # Infinite weights give results that are not a number, which are reported.
+    with np.errstate(invalid="ignore"):
+        rest = values - upper
+    return [upper, *_split(rest, parts - 1)]
 
 
 def _channels_last(values: Any) -> Any:
@@ -161,9 +171,8 @@ class EsrganGraphs(_Layers):
         return Graphs(
             first=openvino.Model([first], [image]),
             trunk=openvino.Model([self.trunk(network, values)], [shallow]),
-            last=openvino.Model([last], [deep]),
-            parts=parts,
-            bias=self.bias("last"),
+            tail=openvino.Model([last], [deep]),
+            sum=Sum(parts, self.bias("last")),
         )
 
     def trunk(self, network: Esrgan, shallow: Any) -> Any:
@@ -220,7 +229,7 @@ class _Compact(_Layers):
         return Graphs(
             first=openvino.Model([_channels_last(first)], [image]),
             trunk=openvino.Model([values], [shallow]),
-            last=openvino.Model([opset.add(last, base)], [deep, again]),
+            tail=openvino.Model([opset.add(last, base)], [deep, again]),
         )
 
     def _prelu(self, layer: int, values: Any) -> Any:

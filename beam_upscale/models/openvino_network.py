@@ -63,11 +63,12 @@ class OpenVinoModel(SuperResolution):
         self._architecture = architecture
         self._weights = weights
         self._compiler = Compiler(threads)
-        self._graphs = openvino_graphs.build(architecture, weights, precision)
-        of_last = precision if isinstance(architecture, Esrgan) else Precision.FP32
-        self._first = self._compiler.compile(self._graphs.first, Precision.FP32)
-        self._trunk = self._compiler.compile(self._graphs.trunk, precision)
-        self._last = self._compiler.compile(self._graphs.last, of_last)
+        graphs = openvino_graphs.build(architecture, weights, precision)
+        of_tail = precision if isinstance(architecture, Esrgan) else Precision.FP32
+        self._first = self._compiler.compile(graphs.first, Precision.FP32)
+        self._trunk = self._compiler.compile(graphs.trunk, precision)
+        self._tail = self._compiler.compile(graphs.tail, of_tail)
+        self._sum = graphs.sum
         self._precision = precision
 
     @classmethod
@@ -121,19 +122,20 @@ class OpenVinoModel(SuperResolution):
             case Esrgan() as network:
                 yield from self._esrgan_pieces(network, image)
             case Compact():
-                values = self._last(self._trunk(self._first(image)), image)
+                values = self._tail(self._trunk(self._first(image)), image)
                 _require_finite(values)
                 # As spandrel does before anything else is done to them.
                 yield _Piece(np.clip(values, 0, 1))
 
     def _esrgan_pieces(self, network: Esrgan, image: Values) -> Iterator[_Piece]:
         image = _unshuffled(_padded(image, network.multiple_of), network.shuffle)
+        assert self._sum is not None
         features = self._trunk_features(network, image)
         scale = 2**network.doublings
         cut = Cut.of(features, _TAIL_PIXELS)
         for strip in cut.strips(network.tail_reach):
             part = np.ascontiguousarray(strip.read(features, cut.dim))
-            values = strip.trim(self._graphs.with_bias(self._last(part)), cut.dim, scale)
+            values = strip.trim(self._sum.of(self._tail(part)), cut.dim, scale)
             offset = strip.start * scale
             yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
 

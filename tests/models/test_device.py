@@ -171,8 +171,24 @@ def test_torch_is_asked_where_linux_does_not_tell_of_bf16(
     flags: str, told: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device, "_linux_flags", lambda: frozenset(flags.split()))
+    monkeypatch.setattr("platform.release", lambda: "5.10.0-23-cloud-amd64")
 
     assert device._told_by_linux(Precision.BF16) is told
+
+
+@pytest.mark.parametrize(
+    ("release", "told"),
+    [("5.11.0-1022-aws", False), ("6.1.0", False), ("4.19.0", None), ("unknown", None)],
+)
+def test_a_linux_that_names_bf16_tells_that_a_cpu_has_none(
+    release: str, told: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "_linux_flags", lambda: {"sse2", "avx512f"})
+    monkeypatch.setattr(device, "_has_driver", lambda: False)
+    monkeypatch.setattr("platform.release", lambda: release)
+
+    assert device._told_by_linux(Precision.BF16) is told
+    assert device.needs_torch_to_settle() is (told is None or sys.platform == "darwin")
 
 
 def test_linux_names_features_of_every_cpu() -> None:

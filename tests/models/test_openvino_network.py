@@ -76,10 +76,10 @@ def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
     layers = openvino_graphs._Layers({"last.weight": kernel, "last.bias": bias})
     image = openvino_graphs.image_input(64)
     graph = openvino_graphs.openvino.Model([layers.split_convolution("last", image, 3)], [image])
-    graphs = openvino_graphs.Graphs(None, None, graph, 3, layers.bias("last"))
+    total = openvino_graphs.Sum(3, layers.bias("last"))
 
     compiled = openvino_network.Compiler(1).compile(graph, Precision.BF16)
-    found = graphs.with_bias(compiled(features))
+    found = total.of(compiled(features))
 
     expected = functional.conv2d(
         *(torch.from_numpy(each).double() for each in (features, kernel, bias)), padding=1
@@ -163,7 +163,7 @@ def test_images_without_memory_for_them_are_told(
         raise RuntimeError("std::bad_alloc")
 
     model = load(save(compact(2)))
-    monkeypatch.setattr(model, "_last", fail)
+    monkeypatch.setattr(model, "_tail", fail)
 
     with pytest.raises(ImageError, match="8 x 9") as caught:
         model.upscale(noise(1, 9, 8, 3))
