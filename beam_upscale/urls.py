@@ -278,12 +278,22 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
         uri: the URI, or any text; a path, and a URI without secrets, are returned as they are.
         parameters: True leaves out parameters that carry secrets as well.
     """
+    # What is left out may bring together what stood before and behind it, which is read anew.
+    # This ends: each time something shorter, or `…`, takes the place of something else.
+    shown = _shown_once(uri, parameters)
+    while shown != uri:
+        uri, shown = shown, _shown_once(shown, parameters)
+    return shown
+
+
+def _shown_once(uri: str, parameters: bool) -> str:
+    """Returns a URI without the secrets that are found in it as it is."""
     scheme = scheme_of(uri)
     if ":" not in uri or scheme == "data":
         return uri
     file = _FILE_PATH.match(uri)
     if file is not None:
-        return file[0] + without_secrets(uri[file.end() :], parameters=parameters)
+        return file[0] + _shown_once(uri[file.end() :], parameters)
     shown = uri
     if scheme is not None:
         # If nothing is left out, the characters that browsers ignore stay as well.
@@ -298,7 +308,7 @@ def _shown_uri(uri: str, scheme: str, parameters: bool) -> str:
     """Returns a URI, which begins with its scheme, without secrets."""
     head, colon, inner = uri.partition(":")
     if scheme in _OPAQUE_SCHEMES:
-        return head + colon + without_secrets(inner, parameters=parameters)
+        return head + colon + _shown_once(inner, parameters)
     return head + colon + _shown_behind_scheme(inner, scheme, parameters)
 
 

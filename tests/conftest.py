@@ -10,8 +10,10 @@ from PIL import Image
 
 from beam_upscale.decoding import usable_cores
 
-# How long an example takes says more about the machine than about the code.
-hypothesis.settings.register_profile("tests", deadline=None)
+# How long an example takes says more about the machine than about the code. The examples are the
+# same each time, so that a failure comes from a change. `--hypothesis-profile search` tries others.
+hypothesis.settings.register_profile("tests", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 

@@ -238,6 +238,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=14).map("".join))
 @example("http://h/%zz?%")
 @example("http:[/@")
+@example("httphttps:@https:http")
 def test_whatever_a_text_is_it_is_a_url_or_none(text: str) -> None:
     shown = urls.without_secrets(text)
     assert urls.without_secrets(shown) == shown

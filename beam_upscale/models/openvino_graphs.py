@@ -47,7 +47,8 @@ class Sum:
         _, channels, height, width = values.shape
         results = values.reshape(self.parts, 1, channels // self.parts, height, width)
         # The small ones first, as each sum is rounded.
-        return np.add.reduce(results[::-1], axis=0) + self.bias
+        total: NDArray[np.float32] = np.add.reduce(results[::-1], axis=0) + self.bias
+        return total
 
 
 @dataclass(frozen=True)
