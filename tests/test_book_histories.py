@@ -212,13 +212,7 @@ def _assert_only_others_are_unresolved(history: History) -> None:
         assert works.get(entry.input_id) != entry.work
 
 
-# The same histories each time, so that a change is not refused for what was there before it. For
-# others: set "derandomize" to False, and give pytest --hypothesis-seed.
-_SETTINGS: dict[str, Any] = {
-    "suppress_health_check": list(HealthCheck),
-    "database": None,
-    "derandomize": True,
-}
+_SETTINGS: dict[str, Any] = {"suppress_health_check": list(HealthCheck), "database": None}
 
 
 @settings(max_examples=15, phases=[Phase.generate], **_SETTINGS)

@@ -32,7 +32,7 @@ _PARTS = 3
 
 @dataclass(frozen=True)
 class Sum:
-    """What is left to be done with the results of ESRGAN's tail.
+    """The last step of an ESRGAN: the sum of the results of its tail, and the bias.
 
     Attributes:
         parts: number of results in (1, parts * C, H, W), largest first.
