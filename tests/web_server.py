@@ -119,15 +119,19 @@ def first(reply: Reply, then: Reply, times: int = 1) -> Reply:
 def send(
     handler: Handler, code: int, body: bytes, headers: Mapping[str, str] | None = None
 ) -> None:
-    """A whole answer; a header `Content-Length` may lie, and the connection is closed then."""
+    """A whole answer; a header `Content-Length` may lie, and the connection is closed then.
+
+    Where the connection ends, the answer says so: a client that is not told may send its next
+    request there before it learns of the end, and that request fails.
+    """
     handler.send_response(code)
-    lengths = {"Content-Length": str(len(body))}
-    for name, value in {**lengths, **(headers or {})}.items():
+    said = {"Content-Length": str(len(body)), **(headers or {})}
+    if headers and "Content-Length" in headers:
+        said["Connection"] = "close"
+    for name, value in said.items():
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(body)
-    if headers and "Content-Length" in headers:
-        handler.close_connection = True
 
 
 def without_length(body: Iterator[bytes] | list[bytes]) -> Reply:
@@ -139,7 +143,6 @@ def without_length(body: Iterator[bytes] | list[bytes]) -> Reply:
         handler.end_headers()
         for piece in body:
             handler.wfile.write(piece)
-        handler.close_connection = True
 
     return reply
 
@@ -150,12 +153,12 @@ def chunked(pieces: list[bytes], is_whole: bool = True) -> Reply:
     def reply(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Transfer-Encoding", "chunked")
+        handler.send_header("Connection", "close")
         handler.end_headers()
         for piece in pieces:
             handler.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         if is_whole:
             handler.wfile.write(b"0\r\n\r\n")
-        handler.close_connection = True
 
     return reply
 
