@@ -19,7 +19,7 @@ import types
 import lazy_loader
 
 # The function, for good: the module of the same name would take its place when it is imported.
-from beam_upscale.plan import plan as plan
+from beam_upscale.planning.plan import plan as plan
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

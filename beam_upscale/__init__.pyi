@@ -1,18 +1,24 @@
-from .chain import Backend, ChainPlan, Rules
-from .dataset import Record, Telemetry
-from .engines import ENGINES, Engine, Network, get_engine
+from .dataset.layouts.layout import Layout
+from .dataset.manifest.row import Row, Status
+from .dataset.manifest.totals import Totals
+from .dataset.records import Record, Telemetry
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
-from .formats import InputFormat, Layout
-from .listing import SourceImage, list_images, source_image
-from .manifest import Row, Status, Totals
-from .parameters import Parameters
-from .plan import Animated, MetadataRule, OutputFormat, Oversize, Plan, PlanOptions, plan
-from .request import FailureLimit, Run, RunResult
-from .settings import PinnedSettings, UpscaleSettings, VaeTiling
-from .sinks import WriteDataset
-from .sources import ReadImages
-from .stages import UpscaledImage
-from .transforms import Upscale
+from .pipeline.one_image.states import UpscaledImage
+from .pipeline.read import ReadImages
+from .pipeline.request import FailureLimit, Run, RunResult
+from .pipeline.settings.choices import VaeTiling
+from .pipeline.settings.pinned import PinnedSettings
+from .pipeline.settings.upscale_settings import UpscaleSettings
+from .pipeline.upscale import Upscale
+from .pipeline.write import WriteDataset
+from .planning.chain import Backend, ChainPlan, Rules
+from .planning.engines import ENGINES, Engine, Network, get_engine
+from .planning.parameters import Parameters
+from .planning.plan import Plan, plan
+from .planning.plan_options import Animated, MetadataRule, OutputFormat, Oversize, PlanOptions
+from .sources.discovery import list_images
+from .sources.formats.input_format import InputFormat
+from .sources.inputs.source_image import SourceImage, source_image
 
 __all__ = [
     "ENGINES",

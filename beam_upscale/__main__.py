@@ -3,7 +3,7 @@
 import logging
 import os
 
-from beam_upscale.termination import raising_at_sigterm
+from beam_upscale.pipeline.termination import raising_at_sigterm
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     # At its import Beam warns of cloud libraries that are missing and not needed.
     logging.getLogger().setLevel(logging.ERROR)
     with raising_at_sigterm():
-        from beam_upscale.cli import main as command_line
+        from beam_upscale.cli.main import main as command_line
 
         command_line()
 

@@ -56,17 +56,19 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale import image
-from beam_upscale.booking import ImageBooking, RunBooks
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.decoding import shared_pool, usable_cores
-from beam_upscale.engines import get_engine
-from beam_upscale.grpc_api.client import RemoteHandler
-from beam_upscale.grpc_api.client.calls import Call, ImageCalls, Outcome
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference, PendingInference, Tile, TiledImage
-from beam_upscale.plan import Box
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.elements import Inference, PendingInference, Tile, TiledImage
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.run_state.booking import ImageBooking
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.tile_layout import Box
 
 _ENGINE = "esrgan-v1-x2plus"
 _SIDE = 8
@@ -88,7 +90,7 @@ class Served:
 def serve(pipe: Connection) -> None:
     """Serves in this process until the pipe says stop; then sends what was served through it."""
     served: list[Served] = []
-    result = image.encode(_PIXELS.repeat(2, axis=0).repeat(2, axis=1)).data
+    result = encoding.encode(_PIXELS.repeat(2, axis=0).repeat(2, axis=1)).data
     artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=result)
     answer = generation.Answer(artifacts=[artifact])
     sigma = math.log(_P99_SECONDS / _MEDIAN_SECONDS) / statistics.NormalDist().inv_cdf(0.99)
@@ -248,7 +250,7 @@ def cpu_seconds(server: int | None) -> float:
 def measure(way: str, in_flight: int, calls: int, books: RunBooks | None) -> dict[str, Any]:
     """The figures of one run."""
     # Decoders are started before their time counts.
-    shared_pool().read_header(image.encode(_PIXELS).data)
+    shared_pool().read_header(encoding.encode(_PIXELS).data)
     processes = multiprocessing.get_context("spawn")
     pipe, other = processes.Pipe()
     server = processes.Process(target=serve, args=(other,))

@@ -46,21 +46,24 @@ import psutil
 from apache_beam.ml.inference.base import PredictionResult
 from PIL import Image
 
-from beam_upscale import image
-from beam_upscale.engines import get_engine
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.local_models import LocalEsrgan
-from beam_upscale.models.backend import NetworkBackend
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.server.keys import add_key
-from beam_upscale.server.logs import log_as_json
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.pipeline.settings.pinned import Stage
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.server.accounts.keys import add_key
+from beam_upscale.server.listening import Addresses
+from beam_upscale.server.monitoring.logs import log_as_json
 from beam_upscale.server.requests import Call, decode_request
-from beam_upscale.server.serve import Addresses, run
+from beam_upscale.server.serve import run
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.server.worker import Network, Priced, Upscaled, Worker
-from beam_upscale.settings import Stage, UpscaleSettings
 
 ENGINE = "esrgan-v1-x2plus"
 WARM_UP_SECONDS = 2.0
@@ -130,8 +133,8 @@ def request(picture: bytes, request_id: str) -> bytes:
 def enlarged(data: bytes) -> bytes:
     """A request's image with each pixel repeated, as an answer."""
     message = generation.Request.FromString(data)
-    decoded = image.decode(message.prompt[0].artifact.binary, max_pixels=2**20)
-    result = image.encode(decoded.color.repeat(2, axis=0).repeat(2, axis=1)).data
+    decoded = pixels.decode(message.prompt[0].artifact.binary, max_pixels=2**20)
+    result = encoding.encode(decoded.color.repeat(2, axis=0).repeat(2, axis=1)).data
     artifact = generation.Artifact(type=generation.ARTIFACT_IMAGE, binary=result)
     answer: bytes = generation.Answer(artifacts=[artifact]).SerializeToString()
     return answer

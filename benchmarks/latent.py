@@ -34,11 +34,12 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from beam_upscale.errors import ImageError
-from beam_upscale.layout import whole
-from beam_upscale.models.device import Device, Precision, settle
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.models.numerics import DTYPES
-from beam_upscale.parameters import Parameters
+from beam_upscale.inference.networks.device import Device, Precision, settle
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+from beam_upscale.inference.networks.numerics import DTYPES
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import whole
 
 
 def real_shapes(folder: Path) -> None:

@@ -23,14 +23,14 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from beam_upscale import weights
-from beam_upscale.decoding import usable_cores
-from beam_upscale.models.device import Device, Precision, settle
-from beam_upscale.models.openvino_graphs import EsrganGraphs, image_input
-from beam_upscale.models.openvino_network import Compiler, OpenVinoModel
-from beam_upscale.models.openvino_runtime import openvino
-from beam_upscale.models.recognition import Esrgan, recognize
-from beam_upscale.models.weight_files import read_arrays, read_shapes
+from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.inference.networks.device import Device, Precision, settle
+from beam_upscale.inference.networks.openvino.graphs import EsrganGraphs, image_input
+from beam_upscale.inference.networks.openvino.network import Compiler, OpenVinoModel
+from beam_upscale.inference.networks.openvino.runtime import openvino
+from beam_upscale.inference.networks.recognition import Esrgan, recognize
+from beam_upscale.inference.networks.weight_files import read_arrays, read_shapes
+from beam_upscale.inference.weights import resolution
 
 Pixels = NDArray[Any]
 
@@ -40,7 +40,7 @@ MIB = 1 << 20
 
 
 def path_of_weights() -> Path:
-    return weights.resolve(None, "esrgan-v1-x2plus").path
+    return resolution.resolve(None, "esrgan-v1-x2plus").path
 
 
 def fastest_precision() -> Precision:
@@ -86,7 +86,7 @@ def realesrgan_class(path: Path) -> Callable[[Pixels], Any] | None:
 
 
 def speed(turns: int) -> Iterator[dict[str, Any]]:
-    from beam_upscale.models.esrgan import EsrganModel
+    from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
     path, precision = path_of_weights(), fastest_precision()
     ours = OpenVinoModel.load(path, precision, THREADS)
@@ -138,7 +138,7 @@ def decibels(result: Pixels, expected: Pixels) -> float:
 
 
 def likeness(count: int) -> Iterator[dict[str, Any]]:
-    from beam_upscale.models.esrgan import EsrganModel
+    from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
     path = path_of_weights()
     reference = EsrganModel.load(path, Device.CPU, Precision.FP32, THREADS)

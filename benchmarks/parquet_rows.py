@@ -32,14 +32,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from beam_upscale import weights
-from beam_upscale.formats import Layout
-from beam_upscale.local_runner import new_pipeline
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.super_resolution import SuperResolution
-from beam_upscale.request import Run
-from beam_upscale.run import run
-from beam_upscale.settings import UpscaleSettings
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.super_resolution import SuperResolution
+from beam_upscale.inference.weights import resolution
+from beam_upscale.pipeline.local_runner import new_pipeline
+from beam_upscale.pipeline.request import Run
+from beam_upscale.pipeline.run import run
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 
 _MIB = 2**20
 _ROWS_IN_A_GROUP = 10_000
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--without-peers", action="store_true", help="for memory alone")
     parser.add_argument("--output", type=Path, help="a folder for the raw numbers")
     arguments = parser.parse_args()
-    weights.resolve(None, "esrgan-v1-x2plus")
+    resolution.resolve(None, "esrgan-v1-x2plus")
     setattr(SuperResolution, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
     started = datetime.datetime.now(datetime.UTC)
     if arguments.output is not None:

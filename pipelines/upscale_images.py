@@ -15,12 +15,12 @@ from typing import Any
 import apache_beam as beam
 
 import beam_upscale as bu
-from beam_upscale.defaults import DEFAULT_SHARD_ROWS
-from beam_upscale.local_runner import is_local, new_pipeline
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.plan import DEFAULT_MAX_INPUT_PIXELS
-from beam_upscale.request import default_workers
-from beam_upscale.settings import weights_by_engine
+from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.pipeline.local_runner import is_local, new_pipeline
+from beam_upscale.pipeline.request import default_workers
+from beam_upscale.pipeline.settings.choices import weights_by_engine
+from beam_upscale.planning.plan_options import DEFAULT_MAX_INPUT_PIXELS
 
 # Templates give every option a value.
 _SWITCH: Mapping[str, Any] = MappingProxyType(

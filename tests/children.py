@@ -11,8 +11,8 @@ class Full:
     def write(self, data): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 tempfile.TemporaryFile = lambda **_: Full()
-from beam_upscale import decoding
-decoding.main()
+from beam_upscale.images.decoding import child
+child.main()
 """
 
 WITHOUT_SPACE = (sys.executable, "-c", _WITHOUT_SPACE)

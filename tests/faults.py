@@ -32,15 +32,16 @@ import grpc
 import grpc.aio
 from runs import after_each, command_elsewhere
 
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.grpc_api import contract
-from beam_upscale.grpc_api.client import calls
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.server import serve
+from beam_upscale.inference.remote import calls
+from beam_upscale.server import listening
+from beam_upscale.server.accounts.charges import Charge
+from beam_upscale.server.accounts.keys import add_key, credit_key
+from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.aio_server import AioServer
-from beam_upscale.server.keys import add_key, credit_key
-from beam_upscale.server.ledger import Charge, read_charges
 
 # Longer than any of this takes; what is not there by then never will be.
 _PATIENCE = 120
@@ -513,7 +514,7 @@ def _prepare_server(process: Path, faults: ServerFaults | None, notes: Path) -> 
     process.write_text(str(os.getpid()))
     if faults is not None:
         interceptors = [_FaultyCalls(faults, notes)]
-        serve.AioServer = functools.partial(AioServer, interceptors=interceptors)
+        listening.AioServer = functools.partial(AioServer, interceptors=interceptors)
 
 
 def _wait_for(condition: Callable[[], Any]) -> Any:

@@ -22,8 +22,8 @@ import atheris
 import grpc
 
 with atheris.instrument_imports(include=["beam_upscale"]):
-    from beam_upscale.engines import ENGINES
     from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+    from beam_upscale.planning.engines import ENGINES
     from beam_upscale.server import requests
     from beam_upscale.server.refusals import RefusedError
 

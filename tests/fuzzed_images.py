@@ -13,13 +13,16 @@ from fuzzed import Attempt
 from mutated_images import mutated
 from seed_images import seed_images
 
-from beam_upscale import image
-from beam_upscale.decoding import CHILD_COMMAND, DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import DecodedImage, EncodeOptions, Pixels
-from beam_upscale.image.regions import Picture
-from beam_upscale.layout import Box
-from beam_upscale.plan import Animated, OutputFormat
+from beam_upscale.images import values
+from beam_upscale.images.decoding.child_process import CHILD_COMMAND
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.reading.row_readers import Picture
+from beam_upscale.images.values import DecodedImage, Pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import Animated, OutputFormat
+from beam_upscale.planning.tile_layout import Box
 
 CODES = frozenset(
     {
@@ -115,7 +118,7 @@ class Images:
         format_ = chance.choice(list(OutputFormat))
         options = EncodeOptions(format=format_, lossless=chance.random() < 0.5)
         try:
-            image.encode(
+            encoding.encode(
                 decoded.color,
                 decoded.alpha,
                 metadata=decoded.metadata,
@@ -126,7 +129,7 @@ class Images:
 
     def _header(self, data: bytes, _: random.Random) -> str:
         header = self._pool.read_header(data)
-        assert header.format in image.SUPPORTED_FORMATS
+        assert header.format in values.SUPPORTED_FORMATS
         return "header"
 
     def _parts(self, data: bytes, chance: random.Random) -> str:

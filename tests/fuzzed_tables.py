@@ -23,9 +23,12 @@ from PIL import Image
 from tar_files import BLOCK, END, member
 from web_server import Handler, file, serving
 
-from beam_upscale import columns, http_files, storage
+from beam_upscale.dataset.manifest import columns
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.listing import SourceImage, list_images, source_from_json
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.storage import files
+from beam_upscale.storage.http import attempts
 
 _REFUSALS = frozenset(
     {ErrorCode.INVALID_TABLE, ErrorCode.INVALID_METADATA, ErrorCode.INVALID_OPTION}
@@ -510,7 +513,7 @@ class Addresses:
 
     def _redirected(self) -> str:
         url = f"{self._web.url}/start"
-        return "read" if storage.read_at_most(url, _MOST_BYTES) == _IMAGE else "other"
+        return "read" if files.read_at_most(url, _MOST_BYTES) == _IMAGE else "other"
 
     def close(self) -> None:
         self._open.close()
@@ -528,14 +531,14 @@ def _to(address: bytes) -> Callable[[Handler], None]:
 
 @contextlib.contextmanager
 def _impatience() -> Iterator[None]:
-    patience = http_files.PATIENCE
-    http_files.PATIENCE = dataclasses.replace(
+    patience = attempts.PATIENCE
+    attempts.PATIENCE = dataclasses.replace(
         patience, attempts=1, connect_seconds=2, silence_seconds=2, first_pause_seconds=0.01
     )
     try:
         yield
     finally:
-        http_files.PATIENCE = patience
+        attempts.PATIENCE = patience
 
 
 @contextlib.contextmanager

@@ -9,26 +9,33 @@ from pathlib import Path
 
 import numpy as np
 
-from beam_upscale import conditional_files, fan_out, storage
-from beam_upscale import hold as hold_module
-from beam_upscale.control import ProgressFile, clear_stop, request_stop
-from beam_upscale.dataset import DatasetFolder, Record, Telemetry
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.hold import owners, taking
+from beam_upscale.dataset.hold.hold import Hold, new_token
+from beam_upscale.dataset.hold.owners import Kind, state_of_output
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
-from beam_upscale.formats import Layout
-from beam_upscale.hold import Hold, Kind, new_token, state_of_output
-from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.layout import Box, Piece
-from beam_upscale.listing import Inputs, SourceImage
-from beam_upscale.manifest import Row, Status
-from beam_upscale.run import _clear
-from beam_upscale.sinks import commit_shard, complete, stage
-from beam_upscale.sources import write_down
-from beam_upscale.stages import UpscaledImage
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.pipeline.commit.completion import complete
+from beam_upscale.pipeline.commit.persist import stage
+from beam_upscale.pipeline.commit.shards import commit_shard
+from beam_upscale.pipeline.large_images import assemble, cut, states, tiles
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.read import write_down
+from beam_upscale.pipeline.run import _clear
+from beam_upscale.pipeline.run_state.control import ProgressFile, clear_stop, request_stop
+from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import conditional_files, publishing, walking
+from beam_upscale.storage import files as storage_files
 
 _TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 _BOX = Box(0, 0, 4, 4)
 _SOURCE = SourceImage("/in/a.png", uri="/in/a.png")
-_TILE = fan_out.GiantTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, (), None)
+_TILE = states.GiantTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, (), None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,30 +104,30 @@ def _commits(layout: Layout) -> Deed:
     return Deed(prepare, act)
 
 
-def _with_network(result: fan_out.TileResult | None = None) -> TiledImage:
-    return TiledImage([], 2, context=fan_out._WithNetwork(_TILE, result))
+def _with_network(result: states.TileResult | None = None) -> TiledImage:
+    return TiledImage([], 2, context=states.WithNetwork(_TILE, result))
 
 
 def _fail(dataset: DatasetFolder) -> None:
     error = ImageError(ErrorCode.MODEL_ERROR, "it failed")
-    fan_out.keep(_with_network(), Inference(error=error), dataset)
+    tiles.keep(_with_network(), Inference(error=error), dataset)
 
 
 def _cut(dataset: DatasetFolder) -> None:
-    folder = fan_out._Folder.of(dataset, "key")
-    fan_out._Cutter({0: _BOX}, folder, dataset).add(np.zeros((4, 4, 3), np.uint8))
+    folder = states.Folder.of(dataset, "key")
+    cut._Cutter({0: _BOX}, folder, dataset).add(np.zeros((4, 4, 3), np.uint8))
 
 
 def _upscale_tile(dataset: DatasetFolder) -> None:
-    fan_out.keep(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
+    tiles.keep(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
 
 
 def _assemble(dataset: DatasetFolder) -> None:
-    fan_out._publish(Path(__file__), dataset.resolve("images/large.png"), dataset)
+    assemble._publish(Path(__file__), dataset.resolve("images/large.png"), dataset)
 
 
 def _forget_failures(dataset: DatasetFolder) -> None:
-    fan_out._Folder.of(dataset, "key").forget_failures(dataset)
+    states.Folder.of(dataset, "key").forget_failures(dataset)
 
 
 def _stop_and_forget(dataset: DatasetFolder) -> None:
@@ -183,8 +190,8 @@ def complete_and_begin_anew(dataset: DatasetFolder) -> None:
 def files(root: str) -> dict[str, bytes]:
     """The content of every file of an output, but for its holds and what is being written."""
     return {
-        entry.name: storage.read_if_there(entry.uri) or b""
-        for entry in list(storage.list_below(root))
+        entry.name: storage_files.read_if_there(entry.uri) or b""
+        for entry in list(walking.list_below(root))
         if not entry.name.startswith((".staging/hold/", ".staging/partial/"))
     }
 
@@ -206,19 +213,19 @@ def time_that_flies() -> Iterator[None]:
 
     Nothing of this process may write meanwhile.
     """
-    clock, watch, passed = hold_module._clock, hold_module._Taking._watch, [0.0]
+    clock, watch, passed = owners.clock, taking.Taking._watch, [0.0]
     deleted_at_once, conditional_files._DELETED_AT_ONCE = conditional_files._DELETED_AT_ONCE, 1
 
-    def watch_in_no_time(self: hold_module._Taking, owner: hold_module._Owner) -> None:
+    def watch_in_no_time(self: taking.Taking, owner: owners.Owner) -> None:
         passed[0] += owner.lease_seconds
         self._silent = owner.number, self._folder.signs_of_life(owner.number)
 
-    hold_module._clock = lambda: clock() + passed[0]
-    hold_module._Taking._watch = watch_in_no_time
+    owners.clock = lambda: clock() + passed[0]
+    taking.Taking._watch = watch_in_no_time
     try:
         yield
     finally:
-        hold_module._clock, hold_module._Taking._watch = clock, watch
+        owners.clock, taking.Taking._watch = clock, watch
         conditional_files._DELETED_AT_ONCE = deleted_at_once
 
 
@@ -287,7 +294,7 @@ def undisturbed(deed: Deed, root: str, kind: Kind) -> Undisturbed:
         deed.act(dataset)
     after = files(root)
     dataset.hold.release()
-    storage.delete(root)
+    publishing.delete(root)
     found = {**before, **after}
     changed = {name: found[name] for name in found if before.get(name) != after.get(name)}
     assert asked and changed
@@ -358,4 +365,4 @@ def _rerun(deed: Deed, root: str) -> Iterator[tuple[DatasetFolder, Hold, _Told]]
     yield dataset, successor, _Told()
     successor.release()
     dataset.hold.release()
-    storage.delete(root)
+    publishing.delete(root)

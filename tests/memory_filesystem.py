@@ -10,7 +10,7 @@ from typing import IO, Any, ClassVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from beam_upscale import conditional_files
+from beam_upscale.storage import conditional_files
 
 
 class MemoryFileSystem(FileSystem):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from beam_upscale.batching import Batcher, Patch
-from beam_upscale.cli import main
-from beam_upscale.inference import esrgan
+from beam_upscale.cli.main import main
+from beam_upscale.inference.batching import Batcher, Patch
+from beam_upscale.inference.handlers import esrgan
 
 
 def doubled(patches: Sequence[Patch]) -> list[np.ndarray]:

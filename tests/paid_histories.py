@@ -20,29 +20,46 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from beam_upscale import budget as budgets
-from beam_upscale import engines, image, storage, transforms
-from beam_upscale import run as runs
-from beam_upscale.arrivals import Listed, key_of
-from beam_upscale.booking import RunBooks
-from beam_upscale.books import BookSums, Entry, State, _closed, _open, grouped, read_sums
-from beam_upscale.control import clear_stop, is_stopped
-from beam_upscale.dataset import DatasetFolder, held
-from beam_upscale.decoding import shared_pool
-from beam_upscale.engines import Engine, PriceTier
-from beam_upscale.fan_out import assemble, cut, keep, read_tile
+from beam_upscale.dataset.book_entries import Entry, State, grouped
+from beam_upscale.dataset.book_files import closed, open_entries
+from beam_upscale.dataset.book_sums import BookSums, read_sums
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import held
+from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.grpc_api import contract
-from beam_upscale.grpc_api.client import RemoteHandler, ServiceLedger, calls, window
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.listed import listed_shards, read_part
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status
-from beam_upscale.request import Run
-from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
-from beam_upscale.sinks import _CommitShard, _place_of_giant, complete, stage
-from beam_upscale.sources import FindDone, FindEarlier, ReadBatch, write_down
-from beam_upscale.stages import UpscaledImage, advance, finish, prepare
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference import remote
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.remote import calls, window
+from beam_upscale.inference.remote.checking import ServiceLedger
+from beam_upscale.pipeline import budget as pipeline_budget
+from beam_upscale.pipeline import run as pipeline_run
+from beam_upscale.pipeline.commit.completion import complete
+from beam_upscale.pipeline.commit.persist import stage
+from beam_upscale.pipeline.commit.shards import CommitShard
+from beam_upscale.pipeline.large_images.assemble import assemble
+from beam_upscale.pipeline.large_images.cut import cut
+from beam_upscale.pipeline.large_images.tiles import keep, read_tile
+from beam_upscale.pipeline.one_image.finish import advance, finish
+from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
+from beam_upscale.pipeline.request import Run
+from beam_upscale.pipeline.run_state.arrivals import Listed, key_of
+from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
+from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.pipeline.write import _place_of_giant
+from beam_upscale.planning import engines
+from beam_upscale.planning.engines import Engine, PriceTier
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import listed_shards, read_part
+from beam_upscale.storage import publishing
 
 ESRGAN = "esrgan-v1-x2plus"
 LATENT = "stable-diffusion-x4-latent-upscaler"
@@ -97,7 +114,7 @@ class Failpoint:
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """Within it, files are written and removed only until the moment has come."""
-        create, publish, delete = storage.create, storage.publish, storage.delete
+        create, publish, delete = publishing.create, publishing.publish, publishing.delete
 
         def created(*arguments: Any) -> bool:
             self.pass_by()
@@ -117,9 +134,9 @@ class Failpoint:
             delete(*arguments)
 
         with (
-            mock.patch.object(storage, "create", created),
-            mock.patch.object(storage, "publish", published),
-            mock.patch.object(storage, "delete", deleted),
+            mock.patch.object(publishing, "create", created),
+            mock.patch.object(publishing, "publish", published),
+            mock.patch.object(publishing, "delete", deleted),
         ):
             yield
 
@@ -209,7 +226,7 @@ class Service:
         return _Answers(self._answers(request, fate, told), lambda: told[0])
 
     def _answers(self, request: Any, fate: str, told: list[Decimal | None]) -> Iterator[bytes]:
-        pixels = image.decode(request.prompt[0].artifact.binary, max_pixels=10**6).color
+        pixels = reading_pixels.decode(request.prompt[0].artifact.binary, max_pixels=10**6).color
         engine = engines.get_engine(request.engine_id)
         if fate == BUSY:
             raise _Error(grpc.StatusCode.UNAVAILABLE)
@@ -229,7 +246,7 @@ class Service:
             return
         scale = engine.scale
         result = pixels.repeat(scale, axis=0).repeat(scale, axis=1)
-        yield _artifact(binary=image.encode(np.ascontiguousarray(result)).data)
+        yield _artifact(binary=encoding.encode(np.ascontiguousarray(result)).data)
 
     def _is_charged(self, request_id: str) -> bool:
         with self._lock:
@@ -267,7 +284,7 @@ def called(service: Service, failpoint: Failpoint) -> Iterator[str]:
 
     with (
         mock.patch.object(window, "_open", opened),
-        mock.patch.object(transforms.client, "check", lambda *_: service.ledger),
+        mock.patch.object(remote, "check", lambda *_: service.ledger),
         mock.patch.object(calls, "_FIRST_PAUSE", 0.001),
         mock.patch.object(calls, "_LONGEST_PAUSE", 0.002),
     ):
@@ -284,7 +301,7 @@ def picture(folder: Path, name: str, seed: int, width: int = 8) -> None:
 def through_beam(request: Run, lost: Callable[[str], bool]) -> None:
     """Runs as the command does."""
     del lost
-    runs.run(request)
+    pipeline_run.run(request)
 
 
 def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
@@ -296,8 +313,8 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
             upscaled again; may change the input's file meanwhile.
     """
     with held(request.output, in_this_process=True, lease_seconds=10) as dataset:
-        ready = runs._ready(request, dataset)
-        runs._open_books(dataset)
+        ready = pipeline_run._ready(request, dataset)
+        pipeline_run._open_books(dataset)
         dataset.write_json(dataset.run_json, {**ready.record, "complete": False})
         clear_stop(dataset)
         sources = _read(request, ready, dataset)
@@ -308,7 +325,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
                 new.add(result.source.input_id)
         if is_stopped(dataset):
             return
-        commit = _CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
+        commit = CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
         for shard, part in listed_shards(dataset):
             ids = [image.input_id for image in read_part(dataset, part)]
             news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
@@ -330,18 +347,18 @@ def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]
     if request.max_credits is None:
         return sources
     rules, model = ready.settings.rules, ready.settings.remote_model
-    claimed = [each for s in sources for each in budgets._Claim(rules, model).process(s)]
+    claimed = [each for s in sources for each in pipeline_budget._Claim(rules, model).process(s)]
     sums: dict[str, Decimal] = {}
     for _, asked in claimed:
-        name = budgets.bucket(asked)
+        name = pipeline_budget.bucket(asked)
         sums[name] = sums.get(name, Decimal(0)) + asked.credits
-    spent = budgets.spent(dataset.root, model)
-    settled = budgets.reach(sums.items(), request.max_credits - spent)
-    last = [a for _, asked in claimed for _, a in budgets._last_bucket(asked, settled)]
-    admitted = budgets.admission(last, settled.left) if last else None
+    spent = pipeline_budget.spent(dataset.root, model)
+    settled = pipeline_budget.reach(sums.items(), request.max_credits - spent)
+    last = [a for _, asked in claimed for _, a in pipeline_budget._last_bucket(asked, settled)]
+    admitted = pipeline_budget.admission(last, settled.left) if last else None
     highest = max(tier.credits for engine in rules.engines for tier in engine.prices)
     done = FindDone(dataset, request.retry)
-    limited = (budgets._admit(source, settled, admitted, highest) for source, _ in claimed)
+    limited = (pipeline_budget._admit(source, settled, admitted, highest) for source, _ in claimed)
     return [source for each in limited for source in done.process(each)]
 
 
@@ -460,7 +477,7 @@ class History:
 
     def entries(self) -> list[Entry]:
         """All entries of the books; some may be there twice."""
-        some = itertools.chain(_closed(self.dataset), _open(self.dataset))
+        some = itertools.chain(closed(self.dataset), open_entries(self.dataset))
         return [entry for entries in some for entry in entries]
 
     def unresolved(self) -> list[Entry]:

@@ -20,12 +20,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from beam_upscale import storage
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.manifest import Row
-from beam_upscale.request import Run, RunResult
-from beam_upscale.run import run
-from beam_upscale.settings import UpscaleSettings
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.pipeline.request import Run, RunResult
+from beam_upscale.pipeline.run import run
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage.uris import uris
 
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
@@ -35,8 +36,18 @@ processes = multiprocessing.get_context("forkserver")
 
 processes.set_forkserver_preload(
     [
-        *("beam_upscale.cli", "beam_upscale.preview", "beam_upscale.progress", "beam_upscale.run"),
-        *("beam_upscale.summary", "beam_upscale.verify", "beam_upscale.models.esrgan", "spandrel"),
+        *(
+            "beam_upscale.cli.main",
+            "beam_upscale.pipeline.preview",
+            "beam_upscale.cli.display.progress",
+            "beam_upscale.run",
+        ),
+        *(
+            "beam_upscale.cli.display.summary",
+            "beam_upscale.dataset.verify",
+            "beam_upscale.inference.networks.torch.esrgan",
+            "spandrel",
+        ),
     ]
 )
 
@@ -90,7 +101,7 @@ def quick(weights: Path) -> list[str]:
 
 def command(*arguments: Path | str) -> Finished:
     """Runs `beam-upscale` with these arguments in this process."""
-    from beam_upscale.cli import main
+    from beam_upscale.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     argv, level, exit_at_once = sys.argv, logging.getLogger().level, os._exit
@@ -145,7 +156,7 @@ def command_in_child(
         err: likewise, its standard error.
         prepare: called first.
     """
-    from beam_upscale.cli import main
+    from beam_upscale.cli.main import main
 
     for descriptor, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -165,7 +176,7 @@ def after_each(pattern: str, act: Callable[[], None]) -> None:
         pattern: regular expression for the end of the files' paths.
         act: what is done. Until it is, no other such file is written.
     """
-    publish, turn = storage.publish, threading.RLock()
+    publish, turn = publishing.publish, threading.RLock()
 
     @contextlib.contextmanager
     def followed(uri: str, *arguments: Any) -> Iterator[Any]:
@@ -176,7 +187,7 @@ def after_each(pattern: str, act: Callable[[], None]) -> None:
             if is_meant:
                 act()
 
-    storage.publish = followed
+    publishing.publish = followed
 
 
 def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: float = 0) -> None:
@@ -234,8 +245,8 @@ def tree(output: Path) -> dict[str, str]:
 
 def copy(source: str, target: str) -> None:
     """Copies all files below a folder, on any file system."""
-    for entry in list(storage.list_below(source)):
-        storage.write(storage.join(target, entry.name), storage.read(entry.uri))
+    for entry in list(walking.list_below(source)):
+        publishing.write(uris.join(target, entry.name), files.read(entry.uri))
 
 
 def without_places(output: Path) -> list[object]:

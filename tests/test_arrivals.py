@@ -14,13 +14,20 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
 import beam_upscale as bu
-from beam_upscale.arrivals import Arrivals, Listed, Own, key_of, refuse_two_sources
-from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status
-from beam_upscale.stages import UpscaledImage
-from beam_upscale.verify import verify
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.arrivals import (
+    Arrivals,
+    Listed,
+    Own,
+    key_of,
+    refuse_two_sources,
+)
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 
 def png(level: int) -> bytes:

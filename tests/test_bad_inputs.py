@@ -23,9 +23,9 @@ from runs import (
     upscale,
 )
 
-from beam_upscale import decoding
-from beam_upscale.manifest import Status
-from beam_upscale.verify import verify
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
+from beam_upscale.images.decoding import child_process
 
 GOOD = {"good-0.png", "good-1.png", "a.png/inside.png", "z.png"}
 NOBODY = 65534
@@ -271,21 +271,22 @@ def test_animations(
 
 CRASHING_CHILD = """
 import os, signal
-from beam_upscale import decoding, image
+from beam_upscale.images.decoding import child
+from beam_upscale.images.reading import pixels
 
 def decode(data, **options):
     if b"crash me" in data:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return image.decode(data, **options)
+    return pixels.decode(data, **options)
 
-decoding.main(decode)
+child.main(decode)
 """
 
 
 def test_input_that_kills_the_decoder_is_set_aside(
     tmp_path: Path, inputs: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "CHILD_COMMAND", (sys.executable, "-c", CRASHING_CHILD))
+    monkeypatch.setattr(child_process, "CHILD_COMMAND", (sys.executable, "-c", CRASHING_CHILD))
     whole = (inputs / "z.png").read_bytes()
     (inputs / "crash.png").write_bytes(whole[:33] + chunk(b"tEXt", b"note\0crash me") + whole[33:])
 

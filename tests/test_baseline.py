@@ -16,21 +16,24 @@ from hypothesis import strategies as st
 from PIL import Image
 from runs import DIFFUSION, ENGINE, rows, tree
 
-from beam_upscale import tiling, weights
-from beam_upscale.dataset import DatasetFolder, Layout
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image.resampling import Filter
-from beam_upscale.inference import Inference, Tile, TiledImage, handler_for
-from beam_upscale.inference.baseline import BaselineHandler, Resampler
-from beam_upscale.layout import Box
-from beam_upscale.local_models import LocalBaseline, pin_baseline
-from beam_upscale.manifest import Status
-from beam_upscale.request import Run
-from beam_upscale.run import _needed, _with_reachable_weights
-from beam_upscale.run_record import continued, run_record
-from beam_upscale.settings import UpscaleSettings
-from beam_upscale.stages import relative_core
-from beam_upscale.verify import verify
+from beam_upscale.images import tiling
+from beam_upscale.images.resampling import Filter
+from beam_upscale.inference.elements import Inference, Tile, TiledImage
+from beam_upscale.inference.handlers.baseline import BaselineHandler, Resampler
+from beam_upscale.inference.handlers.registry import handler_for
+from beam_upscale.inference.local_engines import LocalBaseline, pin_baseline
+from beam_upscale.inference.weights import baselines
+from beam_upscale.pipeline.one_image.tiles import relative_core
+from beam_upscale.pipeline.request import Run
+from beam_upscale.pipeline.run import _needed, _with_reachable_weights
+from beam_upscale.pipeline.settings.run_record import continued, run_record
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.tile_layout import Box
 
 # Of the widest filter, in pixels of the input.
 REACH = 3
@@ -61,10 +64,10 @@ def infer(name: str, tiled: TiledImage) -> Inference:
 
 
 def test_each_baseline_is_a_filter() -> None:
-    assert weights.BASELINES.keys() == set(Filter)
+    assert baselines.BASELINES.keys() == set(Filter)
 
 
-@pytest.mark.parametrize("name", weights.BASELINES)
+@pytest.mark.parametrize("name", baselines.BASELINES)
 @pytest.mark.parametrize("scale", [2, 4])
 def test_eight_bits_are_what_pillow_makes_of_them(name: str, scale: int) -> None:
     pixels = noise(9, 13, 3)
@@ -137,7 +140,7 @@ def test_a_process_that_can_compute_nothing_stops_the_run(monkeypatch: pytest.Mo
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
-        patch.setattr("beam_upscale.image.resize", fail)
+        patch.setattr("beam_upscale.images.resampling.resize", fail)
         (first,) = handler.run_inference([whole(noise(8, 8, 1))], model)
     (second,) = handler.run_inference([whole(noise(8, 8, 1))], model)
 
@@ -277,7 +280,7 @@ def test_no_network_library_is_imported(tmp_path: Path, photographs: Path) -> No
     program = f"""
 import sys
 sys.modules.update(dict.fromkeys({NETWORK_LIBRARIES!r}))  # None: their import fails.
-from beam_upscale.cli import main
+from beam_upscale.cli.main import main
 main()
 """
     arguments = ["run", photographs, tmp_path / "out", "--then", DIFFUSION, "--quiet"]

@@ -5,9 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from beam_upscale.batching import Batched, Batcher, Patch
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
-from beam_upscale.models.failures import DeviceState
+from beam_upscale.inference.batching import Batched, Batcher, Patch
+from beam_upscale.inference.networks.failures import DeviceState
 
 # Longer than any of this takes; what is not done by then never will be.
 PATIENCE = 30

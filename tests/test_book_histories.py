@@ -23,13 +23,13 @@ from paid_histories import (
     through_beam,
 )
 
-from beam_upscale import hold
-from beam_upscale.books import work_of
+from beam_upscale.dataset.book_entries import work_of
+from beam_upscale.dataset.hold import owners
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import ProblemKind, verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import source_image
-from beam_upscale.manifest import Status
-from beam_upscale.parameters import Parameters
-from beam_upscale.verify import ProblemKind, verify
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.sources.inputs.source_image import source_image
 
 NAMES = ("a.png", "b.png", "c.png", "d.png")
 AGAIN = frozenset({Status.FAILED, Status.FILTERED, Status.OVER_BUDGET})
@@ -191,7 +191,10 @@ def _take(step: Step, history: History, inputs: Inputs, how: Runner) -> None:
 
 def assert_second_is_refused(history: History) -> None:
     """Another run finds that the output is taken."""
-    with pytest.raises(SettingsError) as refused, mock.patch.object(hold, "_SECONDS_TO_SAY_WHO", 0):
+    with (
+        pytest.raises(SettingsError) as refused,
+        mock.patch.object(owners, "SECONDS_TO_SAY_WHO", 0),
+    ):
         history.run(step_by_step)
     assert refused.value.code is ErrorCode.OUTPUT_HELD
 

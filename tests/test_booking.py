@@ -8,21 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from beam_upscale import books
-from beam_upscale.booking import (
-    BookedCall,
-    ImageBooking,
-    Limit,
-    RunBooks,
-    prepaid,
-    repeatable_entries,
-)
-from beam_upscale.books import BookSums, Entry, Place, State, close, close_rows, read_sums
-from beam_upscale.dataset import DatasetFolder, held
+from beam_upscale.dataset import book_files
+from beam_upscale.dataset.book_entries import Entry, Place, State
+from beam_upscale.dataset.book_sums import BookSums, read_sums
+from beam_upscale.dataset.books import RunBooks, close, close_rows
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import held
+from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
-from beam_upscale.manifest import Row, Status
-from beam_upscale.paid_calls import Fate
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.inference.paid_calls import Fate
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.run_state.booking import BookedCall, ImageBooking, Limit
+from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 
 PRICE = Decimal("0.2")
 FORGETS = RemoteModel("esrgan-v1-x2plus", "h:1")
@@ -63,7 +60,7 @@ def later_run(dataset: DatasetFolder) -> RunBooks:
 
 
 def entries(dataset: DatasetFolder) -> list[Entry]:
-    found = [each for some in books._open(dataset) for each in some]
+    found = [each for some in book_files.open_entries(dataset) for each in some]
     return sorted(found, key=lambda each: each.sent_at)
 
 
@@ -329,12 +326,12 @@ def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetF
 @pytest.fixture
 def crash(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The books cannot be written."""
-    from beam_upscale import storage
+    from beam_upscale.storage import publishing
 
     def fail(*_: object) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage, "create", fail)
+    monkeypatch.setattr(publishing, "create", fail)
     return
 
 

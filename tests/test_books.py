@@ -9,34 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale import books, storage
-from beam_upscale.books import (
-    BookSums,
-    Entry,
-    Place,
-    State,
-    are_kept,
-    check,
-    close,
-    close_rows,
-    enter_missing,
-    enter_row,
-    entry_from_json,
-    exist,
-    grouped,
-    open_uri,
-    read_entry,
-    read_sums,
-    with_books,
-    work_of,
-)
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset import book_files, book_sums, books
+from beam_upscale.dataset.book_entries import Entry, Place, State, entry_from_json, grouped, work_of
+from beam_upscale.dataset.book_files import check, open_uri, read_entry
+from beam_upscale.dataset.book_sums import BookSums, read_sums, with_books
+from beam_upscale.dataset.books import are_kept, close, close_rows, enter_missing, enter_row, exist
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.totals import totals
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.manifest import Row, Status, totals
-from beam_upscale.parameters import Parameters
-from beam_upscale.remote_models import RemoteModel
-from beam_upscale.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.storage import publishing, walking
+from beam_upscale.storage.uris import uris
 
 PRICE = Decimal("0.2")
 
@@ -73,7 +60,7 @@ def keep(dataset: DatasetFolder, *entries: Entry) -> None:
 
 
 def files(dataset: DatasetFolder, folder: str) -> list[str]:
-    found = storage.list_below(storage.join(dataset.root, "books", folder))
+    found = walking.list_below(uris.join(dataset.root, "books", folder))
     return sorted(each.name for each in found)
 
 
@@ -216,7 +203,7 @@ def test_where_entries_are_and_how_often_changes_no_sum(
     twice = [dataclasses.replace(each, state=State.SENT) for each in entries]
     mixed = [*entries, *twice, *entries]
     random.shuffle(mixed)  # type: ignore[attr-defined]
-    adder = books._Adder()
+    adder = book_sums.Adder()
     for each in mixed:
         adder.add([each])
 
@@ -274,7 +261,7 @@ def test_what_a_later_version_put_into_entries_is_passed_over() -> None:
 def test_what_is_damaged_is_named(
     dataset: DatasetFolder, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "_PAUSES", (0.0,))
+    monkeypatch.setattr(book_files, "_PAUSES", (0.0,))
     keep(dataset, entry("1", State.CHARGED))
     uri = place(dataset, name, data)
 
@@ -309,7 +296,7 @@ def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFo
     close(dataset)
 
     assert files(dataset, "open") == [f"{pending.place.key}.1.json"]
-    closed = [each for some in books._closed(dataset) for each in some]
+    closed = [each for some in book_files.closed(dataset) for each in some]
     assert sorted(closed, key=lambda each: each.id) == [*settled, pending]
     assert read_sums(dataset) == before == BookSums(5 * PRICE, PRICE, 1)
 
@@ -346,19 +333,19 @@ def test_closing_that_breaks_off_changes_no_sum(
     dataset: DatasetFolder, deleted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(dataset, *(entry(str(n), State.CHARGED, tile=n) for n in range(4)), entry("p", tile=9))
-    before, left, delete = read_sums(dataset), itertools.count(), storage.delete
+    before, left, delete = read_sums(dataset), itertools.count(), publishing.delete
 
     def breaks(uri: str, guard: object = None) -> None:
         if next(left) >= deleted:
             raise OSError("the machine is gone")
         delete(uri)
 
-    monkeypatch.setattr(storage, "delete", breaks)
+    monkeypatch.setattr(publishing, "delete", breaks)
     with pytest.raises(OSError, match="gone"):
         close(dataset)
     assert read_sums(dataset) == before
 
-    monkeypatch.setattr(storage, "delete", delete)
+    monkeypatch.setattr(publishing, "delete", delete)
     keep(dataset, entry("new", State.CHARGED, tile=10))
     close(dataset)
 
@@ -392,7 +379,7 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
 
     close_rows([row, chain, free], dataset)
 
-    kept = [each for some in books._open(dataset) for each in some]
+    kept = [each for some in book_files.open_entries(dataset) for each in some]
     assert sorted(each.id for each in kept) == ["2", "3", "7", "8"]
     assert read_sums(dataset) == before
 
@@ -409,7 +396,7 @@ def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
 def test_books_of_a_pipeline_that_was_gone_before_its_run_json_are_no_foreign_files(
     dataset: DatasetFolder, name: str, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(books, "_PAUSES", ())
+    monkeypatch.setattr(book_files, "_PAUSES", ())
     keep(dataset, entry("1", State.CHARGED), entry("2", n=2))
     place(dataset, ".DS_Store", b"x")
     refuse_foreign_files(dataset)

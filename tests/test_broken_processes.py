@@ -28,13 +28,13 @@ from runs import (
 )
 
 import beam_upscale as bu
-from beam_upscale import decoding
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode
-from beam_upscale.manifest import Status
-from beam_upscale.models.latent import LatentModel
-from beam_upscale.models.super_resolution import SuperResolution
-from beam_upscale.verify import verify
+from beam_upscale.images.decoding import child_process, pool
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.super_resolution import SuperResolution
 
 slow = pytest.mark.slow
 
@@ -87,13 +87,13 @@ def lose_embeddings() -> None:
 
 def refuse_processes(number: int, after: int = 0) -> None:
     """Has the system start no decoder, after so many."""
-    decoding._START_SECONDS = 0.2
-    fail_after(after, decoding._Child, "__init__", lambda: OSError(number, "no more processes"))
+    child_process.START_SECONDS = 0.2
+    fail_after(after, child_process.Child, "__init__", lambda: OSError(number, "no more processes"))
 
 
 def end_decoders() -> None:
     """Has decoders end as soon as they begin."""
-    decoding.CHILD_COMMAND = (sys.executable, "-c", "raise SystemExit(7)")
+    child_process.CHILD_COMMAND = (sys.executable, "-c", "raise SystemExit(7)")
 
 
 def assert_stopped(finished: Finished, code: ErrorCode, output: Path) -> None:
@@ -211,15 +211,15 @@ def test_no_decoder_for_a_large_image_stops_the_run_likewise(
 
 def lose_decoders_of_pictures() -> None:
     """Has no decoder be there once a large picture is to be cut."""
-    read_picture = decoding.DecoderPool.read_picture
+    read_picture = pool.DecoderPool.read_picture
 
-    def failing(self: decoding.DecoderPool, *arguments: Any, **options: Any) -> Any:
+    def failing(self: pool.DecoderPool, *arguments: Any, **options: Any) -> Any:
         self.close()
         self._is_closed = False
         refuse_processes(errno.EMFILE)
         return read_picture(self, *arguments, **options)
 
-    decoding.DecoderPool.read_picture = failing
+    pool.DecoderPool.read_picture = failing
 
 
 @pytest.mark.parametrize("words", [["plan"], ["run", "--max-credits", "100"]], ids=" ".join)

@@ -17,10 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_upscale import storage
-from beam_upscale.booking import ImageBooking, Prepaid, RunBooks
-from beam_upscale.books import close, work_of
-from beam_upscale.budget import (
+from beam_upscale.dataset.book_entries import work_of
+from beam_upscale.dataset.books import Prepaid, RunBooks, close
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.writing.encoding import EncodeOptions, encode
+from beam_upscale.inference.paid_calls import Fate
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.budget import (
     NOTHING,
     Claim,
     LimitCredits,
@@ -33,17 +40,12 @@ from beam_upscale.budget import (
     spent,
     spent_on,
 )
-from beam_upscale.chain import Rules
-from beam_upscale.dataset import DatasetFolder, Record
-from beam_upscale.decoding import shared_pool
-from beam_upscale.engines import get_engine
-from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import EncodeOptions, encode
-from beam_upscale.listing import SourceImage, source_image
-from beam_upscale.manifest import Row, Status
-from beam_upscale.paid_calls import Fate
-from beam_upscale.plan import Animated, OutputFormat, Oversize, PlanOptions
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.pipeline.run_state.booking import ImageBooking
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
+from beam_upscale.storage import files
 
 ENGINE = get_engine("esrgan-v1-x2plus")
 RULES = Rules((ENGINE,))
@@ -226,9 +228,9 @@ def test_a_header_is_read_from_the_beginning_or_else_from_the_whole_file(
         # Its directory comes last.
         path.write_bytes(encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data)
     limits: list[int | None] = []
-    read = storage.read
+    read = files.read
     monkeypatch.setattr(
-        storage, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
+        files, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
     )
 
     header = read_header(source_image(str(path)), shared_pool(), max_bytes=10**8)

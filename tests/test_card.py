@@ -4,8 +4,8 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from beam_upscale.card import dataset_card
-from beam_upscale.formats import Layout
+from beam_upscale.dataset.card import dataset_card
+from beam_upscale.dataset.layouts.layout import Layout
 
 RUN = {
     "settings": {

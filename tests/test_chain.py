@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.chain import Backend, Rules
-from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Action, OutputFormat, Oversize, PlanOptions, plan
+from beam_upscale.planning.chain import Backend, Rules
+from beam_upscale.planning.engines import ENGINES, Engine, get_engine
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.plan import Action, plan
+from beam_upscale.planning.plan_options import OutputFormat, Oversize, PlanOptions
 
 ESRGAN = get_engine("esrgan-v1-x2plus")
 LATENT = get_engine("stable-diffusion-x4-latent-upscaler")

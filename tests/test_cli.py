@@ -18,10 +18,11 @@ from runs import Finished, command, quick, rows
 from safetensors.torch import save_file
 from small_networks import compact
 
-from beam_upscale import ENGINES, weights
-from beam_upscale.cli import cli
-from beam_upscale.cli import out as printer
-from beam_upscale.manifest import Status
+from beam_upscale import ENGINES
+from beam_upscale.cli.display.output import out as printer
+from beam_upscale.cli.main import cli
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.inference.weights import registry
 
 
 @pytest.fixture
@@ -328,7 +329,7 @@ def test_weights_are_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     finished = command("weights", "list", "--json")
 
     listed = {each["name"]: each for each in json.loads(finished.out)}
-    assert listed.keys() == weights.REGISTRY.keys()
+    assert listed.keys() == registry.REGISTRY.keys()
     assert listed["realesrgan-x2plus"] == {
         "name": "realesrgan-x2plus",
         "scale": 2,
@@ -337,7 +338,7 @@ def test_weights_are_listed_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "description": "photographs; 67 MB to download",
         "license": "BSD-3-Clause",
         "bytes": 67_061_725,
-        "sha256": weights.REGISTRY["realesrgan-x2plus"].sha256,
+        "sha256": registry.REGISTRY["realesrgan-x2plus"].sha256,
         "source": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.2.1/"
         "RealESRGAN_x2plus.pth",
         "cache": "absent",
@@ -386,7 +387,7 @@ def test_an_error_of_python_is_one_line_and_debug_has_the_rest(
     def break_down(_: object) -> None:
         raise LookupError("a [b]\x1b[31m")
 
-    monkeypatch.setattr("beam_upscale.cli._prices", break_down)
+    monkeypatch.setattr("beam_upscale.cli.commands.engines._prices", break_down)
 
     finished = command(*(word for word in words if is_asked or word != "--debug"))
 
@@ -417,7 +418,7 @@ def test_a_run_is_not_broken_because_its_summary_cannot_be_printed(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("beam_upscale.summary.print_result", refuse)
+    monkeypatch.setattr("beam_upscale.cli.display.summary.print_result", refuse)
 
     finished = command("run", photographs, tmp_path / "out", *quick(tiny_weights))
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_upscale.color import CELL, match_low_frequencies
-from beam_upscale.image.values import Pixels
+from beam_upscale.images.color import CELL, match_low_frequencies
+from beam_upscale.images.values import Pixels
 
 SCALE = 4
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_upscale import containers
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.images.containers import iso, jpeg, png, tiff, tiff_views, webp
 
 
 def saved(format_: str, **options: object) -> bytes:
@@ -27,20 +27,20 @@ def exif(orientation: int, order: str = "<") -> bytes:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_read(order: str, orientation: int) -> None:
-    assert containers.exif_orientation(exif(orientation, order)) == orientation
+    assert tiff_views.exif_orientation(exif(orientation, order)) == orientation
 
 
 @pytest.mark.parametrize(
     "block", [b"", b"II", b"no EXIF at all", exif(0), exif(9), exif(6)[:12], exif(6)[:18]]
 )
 def test_without_a_valid_orientation_a_picture_is_upright(block: bytes) -> None:
-    assert containers.exif_orientation(block) == 1
+    assert tiff_views.exif_orientation(block) == 1
 
 
 @given(st.binary(max_size=60))
 def test_any_block_has_an_orientation(tail: bytes) -> None:
     for block in (tail, b"II*\x00" + tail, exif(3)[:10] + tail):
-        assert 1 <= containers.exif_orientation(block) <= 8
+        assert 1 <= tiff_views.exif_orientation(block) <= 8
 
 
 def bigtiff(entries: list[tuple[int, int, int, bytes]]) -> bytes:
@@ -60,7 +60,7 @@ def test_bigtiff() -> None:
         ]
     )
 
-    info = containers.tiff_info(data)
+    info = tiff.tiff_info(data)
 
     assert (info.width, info.height, info.bits_per_sample, info.frames) == (70_000, 3, 16, 1)
 
@@ -80,15 +80,15 @@ def pages(*new_subfile_types: int, circular: bool = False) -> bytes:
 
 
 def test_pages_are_counted_without_reduced_copies() -> None:
-    assert containers.tiff_info(pages(0, 1, 0, 2)).frames == 3
+    assert tiff.tiff_info(pages(0, 1, 0, 2)).frames == 3
 
 
 def test_circular_pages_come_to_an_end() -> None:
-    assert containers.tiff_info(pages(0, 0, circular=True)).frames == 2
+    assert tiff.tiff_info(pages(0, 0, circular=True)).frames == 2
 
 
 def test_pages_beyond_the_end_are_not_counted() -> None:
-    assert containers.tiff_info(pages(0, 0, 0)[:-20]).frames == 2
+    assert tiff.tiff_info(pages(0, 0, 0)[:-20]).frames == 2
 
 
 def test_field_that_claims_more_values_than_the_file_has() -> None:
@@ -96,14 +96,14 @@ def test_field_that_claims_more_values_than_the_file_has() -> None:
     struct.pack_into("<I", data, 8 + 2 + 12 + 4, 2**31)  # the count of ImageWidth
 
     with pytest.raises(ImageError) as caught:
-        containers.tiff_info(bytes(data))
+        tiff.tiff_info(bytes(data))
 
     assert caught.value.code is ErrorCode.TRUNCATED
 
 
 def test_tiff_without_a_size() -> None:
     with pytest.raises(ImageError) as caught:
-        containers.tiff_info(b"II*\x00" + struct.pack("<IHI", 8, 0, 0))
+        tiff.tiff_info(b"II*\x00" + struct.pack("<IHI", 8, 0, 0))
 
     assert caught.value.code is ErrorCode.CORRUPT
 
@@ -112,7 +112,7 @@ def test_jpeg_without_a_frame() -> None:
     scan = b"\xff\xda\x00\x08\x01\x01\x00\x00\x3f\x00"
 
     with pytest.raises(ImageError) as caught:
-        containers.jpeg_info(b"\xff\xd8" + scan)
+        jpeg.jpeg_info(b"\xff\xd8" + scan)
 
     assert caught.value.code is ErrorCode.CORRUPT
 
@@ -121,7 +121,7 @@ def test_jpeg_with_filler_and_garbage_between_segments() -> None:
     frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 4, 5, 3) + bytes(9)
     odd = b"\xff\xd8" + b"garbage" + b"\xff\x00" + b"\xff\x01" + b"\xff\xff\xff" + frame
 
-    info = containers.jpeg_info(odd + b"\xff\xd9")
+    info = jpeg.jpeg_info(odd + b"\xff\xd9")
 
     assert (info.width, info.height, info.components) == (5, 4, 3)
 
@@ -132,21 +132,21 @@ def test_only_the_first_exif_of_a_jpeg_counts() -> None:
     segment = b"\xff\xe1" + struct.pack(">H", len(second) + 2) + second
     end = data.index(b"\xff\xdb")
 
-    info = containers.jpeg_info(data[:end] + segment + data[end:])
+    info = jpeg.jpeg_info(data[:end] + segment + data[end:])
 
     assert info.exif == exif(6)
 
 
 @pytest.mark.parametrize("options", [{}, {"lossless": True}, {"save_all": True}])
 def test_webp_of_each_kind(options: dict[str, object]) -> None:
-    info = containers.webp_info(saved("WEBP", **options))
+    info = webp.webp_info(saved("WEBP", **options))
 
     assert (info.width, info.height, info.has_alpha) == (5, 4, False)
 
 
 def test_webp_of_no_known_kind() -> None:
     with pytest.raises(ImageError) as caught:
-        containers.webp_info(b"RIFF\x10\x00\x00\x00WEBPVP9 " + bytes(20))
+        webp.webp_info(b"RIFF\x10\x00\x00\x00WEBPVP9 " + bytes(20))
 
     assert caught.value.code is ErrorCode.CORRUPT
 
@@ -154,13 +154,13 @@ def test_webp_of_no_known_kind() -> None:
 def test_png_metadata_is_replaced() -> None:
     data = saved("PNG", exif=b"Exif\x00\x00" + exif(6), dpi=(300, 300))
 
-    replaced = containers.png_with_chunks(data, [(b"eXIf", exif(1))])
-    removed = containers.png_with_chunks(data, [])
+    replaced = png.png_with_chunks(data, [(b"eXIf", exif(1))])
+    removed = png.png_with_chunks(data, [])
 
-    assert containers.png_info(replaced).exif == exif(1)
-    assert containers.png_info(removed).exif is None
+    assert png.png_info(replaced).exif == exif(1)
+    assert png.png_info(removed).exif is None
     for result in (replaced, removed):
-        containers.check_png(result)
+        png.check_png(result)
         assert b"pHYs" not in result
         assert Image.open(io.BytesIO(result)).getpixel((0, 0)) == (255, 0, 0)
 
@@ -169,9 +169,9 @@ def test_boxes_of_64_bits_and_to_the_end_of_the_file() -> None:
     large = struct.pack(">I4sQ", 1, b"free", 24) + bytes(8)
     rest = struct.pack(">I4s", 0, b"mdat") + bytes(100)
 
-    containers.check_boxes(large + rest, "avif")
+    iso.check_boxes(large + rest, "avif")
     with pytest.raises(ImageError) as caught:
-        containers.check_boxes(large[:20], "avif")
+        iso.check_boxes(large[:20], "avif")
 
     assert caught.value.code is ErrorCode.TRUNCATED
     assert "20 of 24" in caught.value.message

@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from beam_upscale import control, steps, storage
-from beam_upscale.control import (
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
+from beam_upscale.inference import steps
+from beam_upscale.pipeline.run_state import control
+from beam_upscale.pipeline.run_state.control import (
     HeedStop,
     Progress,
     ProgressFile,
@@ -22,9 +26,9 @@ from beam_upscale.control import (
     stop_after_failures,
     stop_reason,
 )
-from beam_upscale.dataset import DatasetFolder, Record
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import publishing
+from beam_upscale.storage.uris import uris
 
 IMAGE = Progress(images=1, pixels=200, credits=Decimal("0.2"))
 
@@ -151,8 +155,8 @@ def test_threads_of_a_process_share_a_file(dataset: DatasetFolder) -> None:
 
 def test_files_without_steps_are_read(dataset: DatasetFolder) -> None:
     values = {"images": 3, "earlier": 1, "pixels": 200, "failures": 0, "credits": "0.2"}
-    uri = storage.join(dataset.progress, "run-host-1.json")
-    storage.write(uri, json.dumps(values).encode())
+    uri = uris.join(dataset.progress, "run-host-1.json")
+    publishing.write(uri, json.dumps(values).encode())
 
     assert read_progress(dataset, "run") == Progress(3, 1, 200, 0, Decimal("0.2"), 0, 0)
 
@@ -246,7 +250,7 @@ def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
 
     before = heed(step, "a")
     # As another process does it.
-    storage.write(dataset.stop_file, b"interrupted")
+    publishing.write(dataset.stop_file, b"interrupted")
     too_soon_to_look = heed(step, "b")
     clock.now += 1.1
     after = [heed(step, name) for name in "cde"]
@@ -275,7 +279,7 @@ def test_a_request_that_another_process_has_withdrawn_is_forgotten(
 
     clock.now += 1.1
     still = is_stopped(dataset)
-    storage.delete(dataset.stop_file)
+    publishing.delete(dataset.stop_file)
     just_looked = is_stopped(dataset)
     clock.now += 1.1
 

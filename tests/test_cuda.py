@@ -12,17 +12,20 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from beam_upscale import image, weights
-from beam_upscale.batching import Batched, Batcher, Patch
-from beam_upscale.layout import whole
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.models.numerics import DTYPES
-from beam_upscale.parameters import Parameters
-from beam_upscale.request import Run
-from beam_upscale.run import run
-from beam_upscale.settings import UpscaleSettings
+from beam_upscale.images import resampling, values
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.batching import Batched, Batcher, Patch
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+from beam_upscale.inference.networks.numerics import DTYPES
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.weights import resolution
+from beam_upscale.pipeline.request import Run
+from beam_upscale.pipeline.run import run
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import whole
 
 pytestmark = pytest.mark.gpu
 
@@ -41,7 +44,7 @@ def psnr(ours: Pixels, reference: Pixels) -> float:
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    return weights.resolve(None, "esrgan-v1-x2plus").path
+    return resolution.resolve(None, "esrgan-v1-x2plus").path
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,8 @@ def test_a_precision_comes_close_to_fp32_on_the_cpu(
     batch = crop(name)[np.newaxis]
     model = EsrganModel.load(path, Device.CUDA, precision, threads=1)
 
-    ours = image.resize(model.upscale(batch)[0], 256, 256)
-    expected = image.resize(reference.upscale(batch)[0], 256, 256)
+    ours = resampling.resize(model.upscale(batch)[0], 256, 256)
+    expected = resampling.resize(reference.upscale(batch)[0], 256, 256)
 
     assert psnr(ours, expected) >= decibels
 
@@ -122,8 +125,8 @@ def test_a_run_on_the_gpu_accounts_for_every_input(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     for index, name in enumerate(("astronaut", "chelsea", "coffee", "rocket") * 3):
-        encoded = image.encode(
-            crop(name), None, metadata=image.Metadata(), options=image.EncodeOptions()
+        encoded = encoding.encode(
+            crop(name), None, metadata=values.Metadata(), options=encoding.EncodeOptions()
         )
         (folder / f"{index:02d}-{name}.png").write_bytes(encoded.data)
     settings = UpscaleSettings(device=Device.CUDA)

@@ -21,8 +21,8 @@ from google.cloud import dataflow
 from google.protobuf import json_format
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale.engines import ENGINES
 from beam_upscale.errors import SettingsError
+from beam_upscale.planning.engines import ENGINES
 from pipelines import upscale_images
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "pipelines/dataflow/template.json"

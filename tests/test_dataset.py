@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale import manifest
-from beam_upscale.dataset import DatasetFolder, Record, Telemetry, record_from_json, safe_name, stem
-from beam_upscale.formats import Layout, shard_name
-from beam_upscale.manifest import Row, Status
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.manifest import table
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.names import safe_name, stem
+from beam_upscale.dataset.records import Record, Telemetry, record_from_json
 
 TELEMETRY = Telemetry(
     device_seconds=0.1 + 0.2,
@@ -141,7 +143,7 @@ def test_committed_shards_are_those_with_a_manifest(tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path))
     (tmp_path / "manifest").mkdir()
     for shard, ids in ((10, ["c"]), (2, ["b", "a"])):
-        pq.write_table(manifest.table(row(id_) for id_ in ids), dataset.manifest_uri(shard))
+        pq.write_table(table.table(row(id_) for id_ in ids), dataset.manifest_uri(shard))
     (tmp_path / "manifest" / "notes.txt").touch()
     (tmp_path / "manifest" / "mine.parquet").touch()
 

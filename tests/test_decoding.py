@@ -26,16 +26,21 @@ import pyvips
 from children import WITHOUT_SPACE
 from PIL import AvifImagePlugin, Image
 
-from beam_upscale import decoding, image
-from beam_upscale.decoding import DecoderPool, frames, limits
-from beam_upscale.decoding import child as decoder
-from beam_upscale.decoding.environment import module_path
-from beam_upscale.decoding.frames import Frame
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.image import DecodedImage, ImageHeader, Metadata
-from beam_upscale.image.regions import Picture
-from beam_upscale.layout import Box
-from beam_upscale.plan import Animated
+from beam_upscale.images.decoding import child as decoding_child
+from beam_upscale.images.decoding import child_process, frames, limits
+from beam_upscale.images.decoding import pool as decoding_pool
+from beam_upscale.images.decoding import replies as decoding_replies
+from beam_upscale.images.decoding.environment import module_path
+from beam_upscale.images.decoding.frames import Frame
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.reading import inspection
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.row_readers import Picture
+from beam_upscale.images.values import DecodedImage, ImageHeader, Metadata
+from beam_upscale.images.writing import encoding
+from beam_upscale.planning.plan_options import Animated
+from beam_upscale.planning.tile_layout import Box
 
 MAX_PIXELS = 10_000_000
 
@@ -119,7 +124,7 @@ def test_child_that_was_started_early_ends_with_its_pool() -> None:
 def test_child_that_cannot_be_started_early_is_told_by_the_first_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(decoding, "_START_SECONDS", 0.0)
+    monkeypatch.setattr(child_process, "START_SECONDS", 0.0)
     with DecoderPool(1, command=["/no/such/program"]) as pool:
         pool.start_early()
 
@@ -131,7 +136,7 @@ def test_child_decodes_as_this_process_does(pool: DecoderPool) -> None:
     for data in (png(), png(1, 1), png(300, 200)):
         decoded = pool.decode(data, max_pixels=MAX_PIXELS)
 
-        assert same(decoded, image.decode(data, max_pixels=MAX_PIXELS))
+        assert same(decoded, reading_pixels.decode(data, max_pixels=MAX_PIXELS))
         assert decoded.color.flags.writeable
         assert decoded.alpha is not None
         assert decoded.metadata.exif is not None
@@ -142,7 +147,7 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     deep = np.random.default_rng(0).integers(0, 65_536, (9, 7, 3), dtype=np.uint16)
-    data = image.encode(deep, metadata=Metadata(profile)).data
+    data = encoding.encode(deep, metadata=Metadata(profile)).data
 
     decoded = pool.decode(data, max_pixels=MAX_PIXELS)
 
@@ -151,7 +156,7 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
 
 def test_child_reads_headers(pool: DecoderPool) -> None:
-    assert pool.read_header(png()) == image.read_header(png())
+    assert pool.read_header(png()) == inspection.read_header(png())
 
 
 GUARDS: dict[str, Any] = {"max_pixels": MAX_PIXELS, "animated": Animated.FIRST}
@@ -184,7 +189,7 @@ def test_child_sends_rows_of_a_file(pool: DecoderPool, png_file: Path) -> None:
 
     pixels = pool.read_bands(png_file, 200, take, **GUARDS)
 
-    decoded = image.decode(png_file.read_bytes(), max_pixels=MAX_PIXELS)
+    decoded = reading_pixels.decode(png_file.read_bytes(), max_pixels=MAX_PIXELS)
     assert decoded.alpha is not None
     np.testing.assert_array_equal(pixels, np.dstack([decoded.color, decoded.alpha]))
     assert heights == [200, 200, 100]
@@ -195,13 +200,15 @@ def test_rows_that_are_not_taken_are_in_no_ones_way(pool: DecoderPool, png_file:
     first = pool.read_bands(png_file, 200, lambda _, bands: next(bands), **GUARDS)
 
     assert first.shape == (200, 300, 4)
-    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), image.decode(png(), max_pixels=10**6))
+    assert same(
+        pool.decode(png(), max_pixels=MAX_PIXELS), reading_pixels.decode(png(), max_pixels=10**6)
+    )
 
 
 def test_child_sends_a_region(pool: DecoderPool, tiff_file: Path, png_file: Path) -> None:
     picture, region = pool.read_region(tiff_file, Box(100, 50, 90, 70), **GUARDS)
 
-    whole = image.decode(tiff_file.read_bytes(), max_pixels=MAX_PIXELS)
+    whole = reading_pixels.decode(tiff_file.read_bytes(), max_pixels=MAX_PIXELS)
     np.testing.assert_array_equal(region, whole.color[50:120, 100:190])
     assert picture == pool.read_picture(tiff_file, **GUARDS)
     assert picture.by_region
@@ -218,7 +225,9 @@ def test_failure_of_whoever_takes_rows_is_raised_as_it_is(
     with pytest.raises(OSError, match="No space left"):
         pool.read_bands(png_file, 16, fill_the_disk, **GUARDS)
 
-    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), image.decode(png(), max_pixels=10**6))
+    assert same(
+        pool.decode(png(), max_pixels=MAX_PIXELS), reading_pixels.decode(png(), max_pixels=10**6)
+    )
 
 
 def test_damage_in_mid_file_comes_after_the_rows_before(pool: DecoderPool, tmp_path: Path) -> None:
@@ -250,7 +259,7 @@ def test_full_temporary_folder_of_a_child_is_told_as_one(tmp_path: Path) -> None
         assert caught.value.errno == errno.ENOSPC
         assert caught.value.filename == tempfile.gettempdir()
         assert len(processes_of(pool)) == 1
-        assert pool.read_header(png()) == image.read_header(png())
+        assert pool.read_header(png()) == inspection.read_header(png())
 
 
 def test_rows_begin_anew_with_another_child(png_file: Path) -> None:
@@ -287,7 +296,7 @@ def test_damage_to_the_last_rows_is_told_before_they_are_sent(
 def test_errors_of_an_image_cross(pool: DecoderPool) -> None:
     for data, limit in ((b"", 10), (b"no image", 10), (png(), 10), (png()[:-20], MAX_PIXELS)):
         with pytest.raises(ImageError) as here:
-            image.decode(data, max_pixels=limit)
+            reading_pixels.decode(data, max_pixels=limit)
         with pytest.raises(ImageError) as there:
             pool.decode(data, max_pixels=limit)
 
@@ -322,7 +331,7 @@ def test_threads_share_children() -> None:
         results = threads.map(lambda data: pool.decode(data, max_pixels=MAX_PIXELS), files)
 
         for data, decoded in zip(files, results, strict=True):
-            assert same(decoded, image.decode(data, max_pixels=MAX_PIXELS))
+            assert same(decoded, reading_pixels.decode(data, max_pixels=MAX_PIXELS))
         assert 1 <= len(processes_of(pool)) <= 2
 
 
@@ -423,7 +432,7 @@ def test_children_survive_ctrl_c(pool: DecoderPool) -> None:
 
 
 def test_large_child_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "IDLE_RESIDENT_LIMIT", 1)
+    monkeypatch.setattr(decoding_pool, "IDLE_RESIDENT_LIMIT", 1)
 
     with DecoderPool(1) as pool:
         assert pool.read_header(png()).width == 30
@@ -431,7 +440,7 @@ def test_large_child_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_idle_child_has_given_its_memory_back() -> None:
-    flat = image.encode(np.zeros((4000, 5000, 3), np.uint8)).data
+    flat = encoding.encode(np.zeros((4000, 5000, 3), np.uint8)).data
 
     with DecoderPool(1) as pool:
         pool.read_header(png())
@@ -467,7 +476,7 @@ def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
 
 ORPHANING = """
 import sys, threading, time
-from beam_upscale.decoding import DecoderPool
+from beam_upscale.images.decoding import DecoderPool
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})
@@ -508,8 +517,8 @@ class Scarce:
     """A system that starts so many children at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, number: int) -> None:
-        start, self.refusals = decoding._Child.__init__, 0
-        children: weakref.WeakSet[decoding._Child] = weakref.WeakSet()
+        start, self.refusals = child_process.Child.__init__, 0
+        children: weakref.WeakSet[child_process.Child] = weakref.WeakSet()
         turn = threading.Lock()
 
         def scarce(child: Any, command: Any) -> None:
@@ -520,7 +529,7 @@ class Scarce:
                 start(child, command)
                 children.add(child)
 
-        monkeypatch.setattr(decoding._Child, "__init__", scarce)
+        monkeypatch.setattr(child_process.Child, "__init__", scarce)
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
@@ -528,7 +537,7 @@ def test_system_that_starts_no_child_is_no_images_fault(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     scarce = Scarce(monkeypatch, 0, number)
-    monkeypatch.setattr(decoding, "_START_SECONDS", 0.3)
+    monkeypatch.setattr(child_process, "START_SECONDS", 0.3)
 
     with DecoderPool(1) as pool, pytest.raises(BrokenProcessError) as caught:
         pool.read_header(png())
@@ -559,7 +568,7 @@ def test_fewer_children_than_asked_for_do_the_work(monkeypatch: pytest.MonkeyPat
 
 def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
     Scarce(monkeypatch, 2, errno.EAGAIN)
-    monkeypatch.setattr(decoding, "_START_SECONDS", 30)
+    monkeypatch.setattr(child_process, "START_SECONDS", 30)
     with DecoderPool(2, command=misbehaving("os._exit(3)")) as pool:
         with ThreadPoolExecutor(2) as executor:
             list(executor.map(pool.read_header, [png()] * 8))
@@ -582,7 +591,7 @@ time.sleep(600)
         DecoderPool(1, command=[sys.executable, "-c", program]) as pool,
         pytest.raises(ImageError) as caught,
     ):
-        patch.setattr(decoding, "_EXIT_SECONDS", 0.1)
+        patch.setattr(child_process, "_EXIT_SECONDS", 0.1)
         pool.read_header(png())
 
     assert caught.value.code is ErrorCode.DECODER_CRASHED
@@ -603,26 +612,26 @@ def test_interrupted_exchange_ends_the_child() -> None:
 
 def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as threads:
-        pools = set(threads.map(lambda _: decoding.shared_pool(), range(20)))
+        pools = set(threads.map(lambda _: decoding_pool.shared_pool(), range(20)))
 
     assert len(pools) == 1
     assert pools.pop().read_header(png()).width == 30
 
 
 def test_shared_pool_follows_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
-    monkeypatch.setattr(decoding, "_shared", None)
+    monkeypatch.setattr(child_process, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
+    monkeypatch.setattr(decoding_pool, "_shared", None)
 
     with pytest.raises(ImageError) as caught:
-        decoding.shared_pool().decode(b"!", max_pixels=1)
+        decoding_pool.shared_pool().decode(b"!", max_pixels=1)
 
     assert "exit status 4" in caught.value.message
-    decoding.shared_pool().close()
+    decoding_pool.shared_pool().close()
 
 
 FORKING = """
 import os, sys
-from beam_upscale.decoding import shared_pool
+from beam_upscale.images.decoding.pool import shared_pool
 data = sys.stdin.buffer.read()
 shared_pool().read_header(data)
 (parents,) = [child._process.pid for child in shared_pool()._idle]
@@ -674,7 +683,7 @@ def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     def read_header(data: bytes) -> ImageHeader:
         # The watch ends with the pipe, which is closed; this process is not to end with it later.
         assert exited.wait(30)
-        return image.read_header(data)
+        return inspection.read_header(data)
 
     request_reader, request_writer = os.pipe()
     reply_reader, reply_writer = os.pipe()
@@ -684,7 +693,7 @@ def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         os.dup2(request_reader, 0)
         os.dup2(reply_writer, 1)
-        decoding.main(read_header=read_header)
+        decoding_child.main(read_header=read_header)
     finally:
         for descriptor, original in enumerate(standard):
             os.dup2(original, descriptor)
@@ -703,7 +712,7 @@ def test_children_are_left_to_the_parent_after_a_fork() -> None:
         pool.read_header(png())
         (inherited,) = pool._idle
 
-        decoding._leave_children_to_parent()
+        decoding_pool._leave_children_to_parent()
 
         assert pool._idle == []
         assert inherited._process.wait(10) == 0
@@ -717,7 +726,7 @@ def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
 
 def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
     replies = io.BytesIO()
-    decoder.serve(io.BytesIO(b"".join(requests)), replies, **functions)
+    decoding_child.serve(io.BytesIO(b"".join(requests)), replies, **functions)
     replies.seek(0)
     return replies
 
@@ -735,7 +744,7 @@ def test_loop_answers_between_two_readies() -> None:
     replies = serve(frame({"request": "header"}, png()), frame(DECODE, png()))
 
     ready, header, _, decoded, _ = (take(replies) for _ in range(5))
-    expected = image.decode(png(), max_pixels=1000)
+    expected = reading_pixels.decode(png(), max_pixels=1000)
     assert ready[0]["ready"] > 1_000_000
     assert header[0]["header"] == dataclasses.asdict(expected.header)
     assert decoded[0]["shape"] == [20, 30, 3]
@@ -770,18 +779,18 @@ def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str 
 
     replies = serve(frame(DECODE, b"x"), decode=fail)
     _, (fields, _), _ = (take(replies) for _ in range(3))
-    told = decoding._told(Frame(fields, ()))
+    told = decoding_replies.told(Frame(fields, ()))
 
     assert isinstance(told, OSError)
     assert (told.errno, str(told)) == (errno.EDQUOT, str(full))
     with pytest.raises(ValueError, match="full disk"):
-        decoding._told(Frame({**fields, "full_disk": errno.EACCES}, ()))
+        decoding_replies.told(Frame({**fields, "full_disk": errno.EACCES}, ()))
 
 
 def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
     """What a child may say after a pirate took it over."""
     fields = {
-        "header": dataclasses.asdict(image.read_header(png(2, 1))),
+        "header": dataclasses.asdict(inspection.read_header(png(2, 1))),
         "notes": [],
         "dtype": "uint8",
         "shape": [1, 2, 3],
@@ -794,7 +803,7 @@ def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
 
 
 def test_honest_reply_is_taken() -> None:
-    assert decoding._receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
+    assert decoding_replies.receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -820,7 +829,7 @@ def test_honest_reply_is_taken() -> None:
 )
 def test_replies_that_claim_other_sizes_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
-        decoding._receive_image(2, *reply_to_decode(**changes))
+        decoding_replies.receive_image(2, *reply_to_decode(**changes))
 
 
 def test_frame_of_an_absurd_length_is_refused() -> None:
@@ -845,14 +854,14 @@ def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyP
 def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
 
-    assert decoding.usable_cores() == os.cpu_count()
+    assert decoding_child.usable_cores() == os.cpu_count()
 
 
 def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     reader, writer = os.pipe()
-    watch = threading.Thread(target=decoder.exit_with_parent, args=(reader,))
+    watch = threading.Thread(target=decoding_child.exit_with_parent, args=(reader,))
     watch.start()
 
     was_watching = watch.is_alive()

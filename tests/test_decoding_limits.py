@@ -15,13 +15,15 @@ import psutil
 import pytest
 from PIL import Image
 
-from beam_upscale import decoding, image
-from beam_upscale.decoding import DecoderPool, limits
-from beam_upscale.decoding.environment import plain_environment
-from beam_upscale.decoding.limits import ImageLimits
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import ImageHeader
-from beam_upscale.plan import Animated
+from beam_upscale.images.decoding import child_process, limits
+from beam_upscale.images.decoding import pool as decoding_pool
+from beam_upscale.images.decoding.environment import plain_environment
+from beam_upscale.images.decoding.limits import ImageLimits
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import ImageHeader
+from beam_upscale.planning.plan_options import Animated
 
 MAX_PIXELS = 10_000_000
 
@@ -40,8 +42,9 @@ def decoder(before: str, decode: str = "image.decode(data, **options)") -> tuple
     """The command of a decoder whose limits and decoding are others."""
     program = f"""
 import os, resource, signal, time
-from beam_upscale import decoding, image
-from beam_upscale.decoding import limits
+from beam_upscale import images as image
+from beam_upscale.images.decoding import pool as decoding
+from beam_upscale.images.decoding import limits
 {before}
 def decode(data, **options):
     return {decode}
@@ -84,7 +87,11 @@ def test_decoder_knows_and_holds_nothing_of_its_parent(
     assert "not for strangers" not in environment.values()
     assert environment["TMPDIR"] == str(tmp_path / "here")
     assert environment["LC_TIME"] == "C"
-    assert set(environment) <= {*plain_environment(), *decoding._CHILD_ENVIRONMENT, "PYTHONPATH"}
+    assert set(environment) <= {
+        *plain_environment(),
+        *child_process._CHILD_ENVIRONMENT,
+        "PYTHONPATH",
+    }
     assert {each.partition(":")[0] for each in opened} == {os.devnull, "pipe"}
     assert "NoNewPrivs:\t1" in status
     assert hard == {psutil.RLIMIT_CORE: 0, psutil.RLIMIT_NOFILE: 64}
@@ -229,7 +236,7 @@ def test_cpu_seconds_are_limited() -> None:
 
 
 def test_header_has_less_time_than_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "HEADER_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(decoding_pool, "HEADER_TIMEOUT_SECONDS", 0.2)
     program = (
         "import time; from beam_upscale import decoding; "
         "decoding.main(read_header=lambda data: time.sleep(600))"
@@ -251,7 +258,7 @@ def test_picture_turned_by_its_file_is_spooled_within_the_limits(tmp_path: Path)
     noise = np.random.default_rng(0).integers(0, 256, (900, 1100, 3), np.uint8)
     path = tmp_path / "a.jpg"
     path.write_bytes(saved(Image.fromarray(noise), "JPEG", exif=exif))
-    whole = image.decode(path.read_bytes(), max_pixels=MAX_PIXELS).color
+    whole = pixels.decode(path.read_bytes(), max_pixels=MAX_PIXELS).color
 
     with DecoderPool(1) as pool:
         rows = pool.read_bands(

@@ -20,12 +20,13 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import small_autoencoder
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.formats import Layout
-from beam_upscale.inference import METRICS
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.models.numerics import require_finite
-from beam_upscale.verify import verify
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.verify import verify
+from beam_upscale.inference.elements import METRICS
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+from beam_upscale.inference.networks.numerics import require_finite
 
 # Quick, and enough for every part of a step to matter.
 QUICK = {"steps": 2}

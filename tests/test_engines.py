@@ -3,8 +3,8 @@ from decimal import Decimal
 
 import pytest
 
-from beam_upscale.engines import ENGINES, PriceTier, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.planning.engines import ENGINES, PriceTier, get_engine
 
 ESRGAN = get_engine("esrgan-v1-x2plus")
 LATENT = get_engine("stable-diffusion-x4-latent-upscaler")

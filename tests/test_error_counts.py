@@ -1,7 +1,7 @@
 import random
 
-from beam_upscale.error_counts import ErrorCount, ErrorTally, Example
-from beam_upscale.manifest import Row, Status
+from beam_upscale.dataset.manifest.error_counts import ErrorCount, ErrorTally, Example
+from beam_upscale.dataset.manifest.row import Row, Status
 
 
 def row(number: int, code: str | None, status: Status = Status.FAILED) -> Row:

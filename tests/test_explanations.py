@@ -2,8 +2,8 @@ import errno
 
 import pytest
 
+from beam_upscale.cli.display.explanations import explained
 from beam_upscale.errors import BrokenProcessError, ErrorCode, SettingsError
-from beam_upscale.explanations import explained
 
 
 def raised_from(error: Exception, cause: Exception) -> Exception:

@@ -13,16 +13,17 @@ from mutated_images import FORMS, mutated
 from runs import rows
 from seed_images import seed_images
 
-from beam_upscale import image
+from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ErrorCode
-from beam_upscale.manifest import Status
+from beam_upscale.images import values
+from beam_upscale.images.reading import pixels
 
 INPUTS = 5_000
 RUN_INPUTS = 400
 
 
 def test_every_format_is_damaged() -> None:
-    assert set(FORMS) == set(seed_images()) == set(image.SUPPORTED_FORMATS)
+    assert set(FORMS) == set(seed_images()) == set(values.SUPPORTED_FORMATS)
 
 
 @pytest.mark.parametrize("format_", FORMS)
@@ -57,8 +58,8 @@ def test_what_no_input_may_lead_to_is_a_fault(
     assert len(told) == len(report.faults)
     kept = sorted(path for path in tmp_path.iterdir() if path.suffix != ".txt")
     assert len(kept) == len(report.faults)
-    with pytest.raises(image.reading.ImageError):
-        image.decode(kept[0].read_bytes(), max_pixels=10**6)
+    with pytest.raises(pixels.ImageError):
+        pixels.decode(kept[0].read_bytes(), max_pixels=10**6)
 
 
 @pytest.mark.slow

@@ -34,20 +34,25 @@ from runs import (
 from web_server import file, serving
 
 import beam_upscale as bu
-from beam_upscale import decoding, engines, fan_out, image
-from beam_upscale.control import request_stop
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.decoding import shared_pool
-from beam_upscale.engines import Engine
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.layout import Box, Piece
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Status
-from beam_upscale.settings import UpscaleSettings
-from beam_upscale.stages import UpscaledImage
-from beam_upscale.verify import verify
+from beam_upscale.images.decoding import child_process
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.reading import pixels
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.pipeline.large_images import assemble as large_images_assemble
+from beam_upscale.pipeline.large_images import cut, states
+from beam_upscale.pipeline.large_images import tiles as large_images_tiles
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.control import request_stop
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning import engines
+from beam_upscale.planning.engines import Engine
+from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 # Megapixels: of what the images here become, some are above it and some are not.
 ABOVE = 0.05
@@ -120,13 +125,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def giants_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the giants that are assembled from now on."""
     seen: list[str] = []
-    assemble = fan_out.assemble
+    assemble = large_images_assemble.assemble
 
     def followed(image: Any, *arguments: Any) -> Any:
         seen.append(image.prepared.source.name)
         return assemble(image, *arguments)
 
-    monkeypatch.setattr("beam_upscale.giants.assemble", followed)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.assemble", followed)
     return seen
 
 
@@ -169,7 +174,7 @@ def test_tiff_has_the_same_pixels(
     assert names == ["a.tiff", "alpha.tiff", "gray.tiff", "small.tiff"]
     for name in names:
         plain, spread = (
-            image.decode((tmp_path / run / "images" / name).read_bytes(), max_pixels=10**6)
+            pixels.decode((tmp_path / run / "images" / name).read_bytes(), max_pixels=10**6)
             for run in ("plain", "spread")
         )
         np.testing.assert_array_equal(plain.color, spread.color)
@@ -213,13 +218,13 @@ def test_killed_run_goes_on_with_the_tiles_it_has(
     )
     done = [path.name for path in output.glob(".staging/giants/*/results/*")]
     begun: list[int] = []
-    keep = fan_out.keep
+    keep = large_images_tiles.keep
 
     def followed(tiled: Any, *arguments: Any) -> Any:
         begun.extend([tiled.first] if tiled.tiles else [])
         return keep(tiled, *arguments)
 
-    monkeypatch.setattr("beam_upscale.giants.keep", followed)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", followed)
     upscale(inputs / "[at]*", output, tiny_weights, **SPREAD)
 
     upscale(inputs / "[at]*", whole, tiny_weights, oversize="tile")
@@ -289,7 +294,7 @@ def test_file_that_changes_before_its_tiles_are_read(
     path.write_bytes((inputs / name).read_bytes())
     # Tiles of the one are read while they are cut, of the other one by one.
     step = "cut" if name == "a.jpg" else "read_tile"
-    original = getattr(fan_out, step)
+    original = getattr(cut, step)
     changed: list[bool] = []
 
     def changing(*arguments: Any) -> Any:
@@ -298,7 +303,7 @@ def test_file_that_changes_before_its_tiles_are_read(
             change(path)
         return original(*arguments)
 
-    monkeypatch.setattr(f"beam_upscale.giants.{step}", changing)
+    monkeypatch.setattr(f"beam_upscale.pipeline.large_images.spread.{step}", changing)
     upscale(path, tmp_path / "out", tiny_weights, **SPREAD)
 
     row = rows(tmp_path / "out")[name]
@@ -316,13 +321,13 @@ def test_file_that_is_touched_but_not_changed_is_done(
 ) -> None:
     path = tmp_path / "tiles.tif"
     path.write_bytes((inputs / path.name).read_bytes())
-    original = fan_out.read_tile
+    original = large_images_tiles.read_tile
 
     def touching(*arguments: Any) -> Any:
         path.chmod(path.stat().st_mode ^ 0o100)
         return original(*arguments)
 
-    monkeypatch.setattr("beam_upscale.giants.read_tile", touching)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.read_tile", touching)
     upscale(path, tmp_path / "out", tiny_weights, **SPREAD)
 
     assert rows(tmp_path / "out")[path.name].status is Status.UPSCALED
@@ -356,7 +361,7 @@ def test_full_temporary_folder_stops_the_run_and_the_next_goes_on(
 ) -> None:
     upscale(inputs / "turned*", tmp_path / "plain", tiny_weights, oversize="tile")
     with monkeypatch.context() as full:
-        full.setattr(decoding, "CHILD_COMMAND", WITHOUT_SPACE)
+        full.setattr(child_process, "CHILD_COMMAND", WITHOUT_SPACE)
         with pytest.raises(Exception, match="No space left on device"):
             upscale(inputs / "turned*", tmp_path / "spread", tiny_weights, **SPREAD)
 
@@ -389,7 +394,7 @@ def test_result_that_cannot_be_encoded_is_one_failed_row(
     def refuse(*_: Any, **__: Any) -> Any:
         raise ImageError(ErrorCode.ENCODE_ERROR, "the encoder ends here")
 
-    monkeypatch.setattr(fan_out, "encode_rows", refuse)
+    monkeypatch.setattr(large_images_assemble, "encode_rows", refuse)
 
     upscale(inputs / "[as]*", tmp_path / "out", tiny_weights, **SPREAD)
 
@@ -408,7 +413,7 @@ def test_network_that_fails_on_a_tile_costs_one_row(
     small_calls: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep = fan_out.keep
+    keep = large_images_tiles.keep
 
     def failing(tiled: Any, inference: Any, dataset: Any) -> Any:
         if tiled.first == 5:
@@ -416,7 +421,7 @@ def test_network_that_fails_on_a_tile_costs_one_row(
             inference = dataclasses.replace(inference, cores=[], error=error)
         return keep(tiled, inference, dataset)
 
-    monkeypatch.setattr("beam_upscale.giants.keep", failing)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", failing)
     upscale(inputs / "[as]*.*g", tmp_path / "out", tiny_weights, **SPREAD)
 
     found = rows(tmp_path / "out")
@@ -436,7 +441,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
     dataset = DatasetFolder(str(tmp_path / "out"))
     box = Box(0, 0, 8, 8)
     tiles = [
-        fan_out.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None)
+        states.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None)
         for index in range(3)
     ]
     unusable = ImageError(ErrorCode.INVALID_RESULT, "no image")
@@ -455,11 +460,15 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
         for index in range(2)
     ]
     for tile, inference in zip(tiles, inferences, strict=False):
-        fan_out.keep(TiledImage([], 2, context=fan_out._WithNetwork(tile)), inference, dataset)
+        large_images_tiles.keep(
+            TiledImage([], 2, context=states.WithNetwork(tile)), inference, dataset
+        )
 
     # Their worker was lost before it told.
     *again, beside = (
-        fan_out.read_tile(tile, settings, dataset, shared_pool()).context.result.inference
+        large_images_tiles.read_tile(
+            tile, settings, dataset, shared_pool()
+        ).context.result.inference
         for tile in tiles
     )
 
@@ -557,7 +566,7 @@ def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[int] = []
-    keep = fan_out.keep
+    keep = large_images_tiles.keep
 
     def stopping(tiled: Any, inference: Any, dataset: Any) -> Any:
         kept.extend([tiled.first] if tiled.tiles else [])
@@ -565,7 +574,7 @@ def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
             request_stop(dataset, "enough")
         return keep(tiled, inference, dataset)
 
-    monkeypatch.setattr("beam_upscale.giants.keep", stopping)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", stopping)
     stopped = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
     begun = len(kept)
     result = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)

@@ -15,12 +15,12 @@ from PIL import Image
 from runs import rows
 
 import beam_upscale as bu
-from beam_upscale.budget import LimitCredits, SettleBudget
-from beam_upscale.chain import Rules
-from beam_upscale.engines import get_engine
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import SourceImage
-from beam_upscale.verify import verify
+from beam_upscale.pipeline.budget import LimitCredits, SettleBudget
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 RULES = Rules((get_engine("esrgan-v1-x2plus"),))
 

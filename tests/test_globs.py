@@ -5,7 +5,7 @@ import fnmatch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.globs import Glob, base_of, has_wildcard, literal_start
+from beam_upscale.storage.uris.globs import Glob, base_of, has_wildcard, literal_start
 
 PATTERNS = st.lists(st.sampled_from(["**", "*", "a", "b", "a*", "?", "[ab]"]), max_size=5)
 PATHS = st.lists(st.sampled_from(["a", "b", "ab", "c"]), min_size=1, max_size=6)

@@ -18,13 +18,13 @@ from faults import Fault, Server, ServerFaults, WireFaults, broken_wire
 from PIL import Image
 from runs import Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
 
-from beam_upscale.books import read_sums
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.book_sums import read_sums
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode
-from beam_upscale.manifest import Row, Status
-from beam_upscale.remote_models import API_KEY_VARIABLE
-from beam_upscale.server.keys import revoke_key
-from beam_upscale.verify import verify
+from beam_upscale.inference.remote_engines import API_KEY_VARIABLE
+from beam_upscale.server.accounts.keys import revoke_key
 
 PRICE = Decimal("0.2")
 

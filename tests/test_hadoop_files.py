@@ -9,10 +9,12 @@ from memory_hdfs import OPTIONS, HdfsError, MemoryHdfs, hdfs
 from PIL import Image
 from runs import tree, upscale
 
-from beam_upscale import hadoop_files, storage
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.verify import verify
+from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import hdfs as storage_hdfs
+from beam_upscale.storage import publishing, walking
 
 PARTIAL = "hdfs://out/.staging/partial"
 
@@ -31,12 +33,12 @@ def test_a_file_is_replaced_in_one_step(
     stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    storage.write("hdfs://out/images/a.png", b"old", PARTIAL)
+    publishing.write("hdfs://out/images/a.png", b"old", PARTIAL)
     monkeypatch.setattr(
-        MemoryHdfs, "step", lambda *_: seen.append(storage.read("hdfs://out/images/a.png"))
+        MemoryHdfs, "step", lambda *_: seen.append(storage_files.read("hdfs://out/images/a.png"))
     )
 
-    storage.write("hdfs://out/images/a.png", b"new", PARTIAL)
+    publishing.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert set(seen) == {b"old", b"new"}
     assert stored == {"/out/images/a.png": b"new"}
@@ -51,7 +53,7 @@ def test_what_is_half_written_lies_in_the_folder_for_it(
     monkeypatch.setattr(MemoryHdfs, "step", fail)
 
     with pytest.raises(OSError, match="the network is gone"):
-        storage.write("hdfs://out/images/a.png", b"new", PARTIAL)
+        publishing.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert {path.rpartition("/")[0]: data for path, data in stored.items()} == {
         "/out/.staging/partial": b"n"
@@ -64,11 +66,11 @@ def test_a_file_without_a_folder_for_it_is_hidden_beside_its_name(
     names = []
     monkeypatch.setattr(MemoryHdfs, "step", lambda *_: names.append(sorted(stored)))
 
-    storage.write("hdfs://weights/w.safetensors", b"data")
+    publishing.write("hdfs://weights/w.safetensors", b"data")
 
     assert names[0][0].startswith("/weights/.")
-    assert list(storage.list_files("hdfs://weights")) == [
-        storage.FileEntry("hdfs://weights/w.safetensors", "w.safetensors")
+    assert list(walking.list_files("hdfs://weights")) == [
+        walking.FileEntry("hdfs://weights/w.safetensors", "w.safetensors")
     ]
 
 
@@ -76,31 +78,31 @@ def test_a_server_that_does_not_replace_files_leaves_the_old_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MemoryHdfs, "replaces", False)
-    storage.write("hdfs://out/run.json", b"old", PARTIAL)
+    publishing.write("hdfs://out/run.json", b"old", PARTIAL)
 
     with pytest.raises(OSError, match="does not rename onto a file"):
-        storage.write("hdfs://out/run.json", b"new", PARTIAL)
+        publishing.write("hdfs://out/run.json", b"new", PARTIAL)
 
-    assert storage.read("hdfs://out/run.json") == b"old"
+    assert storage_files.read("hdfs://out/run.json") == b"old"
 
 
 def test_a_replaced_file_of_the_same_size_has_another_version() -> None:
-    storage.write("hdfs://in/a.png", b"one")
-    before = storage.version("hdfs://in/a.png")
-    storage.write("hdfs://in/a.png", b"two")
+    publishing.write("hdfs://in/a.png", b"one")
+    before = storage_files.version("hdfs://in/a.png")
+    publishing.write("hdfs://in/a.png", b"two")
 
-    assert storage.version("hdfs://in/a.png") != before
-    assert storage.version("hdfs://in/none.png") == ()
+    assert storage_files.version("hdfs://in/a.png") != before
+    assert storage_files.version("hdfs://in/none.png") == ()
 
 
 def test_a_folder_is_no_file(stored: dict[str, bytes]) -> None:
     stored["/in/a.png"] = b"data"
 
-    assert storage.exists("hdfs://in/a.png")
-    assert storage.size("hdfs://in/a.png") == 4
-    assert not storage.exists("hdfs://in")
-    assert not storage.exists("hdfs://in/none.png")
-    assert storage.size("hdfs://in/none.png") is None
+    assert storage_files.exists("hdfs://in/a.png")
+    assert storage_files.size("hdfs://in/a.png") == 4
+    assert not storage_files.exists("hdfs://in")
+    assert not storage_files.exists("hdfs://in/none.png")
+    assert storage_files.size("hdfs://in/none.png") is None
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_what_a_server_says_of_a_file_is_told(
     monkeypatch.setattr(MemoryHdfs, "status", refuse)
 
     with pytest.raises(ImageError) as caught:
-        storage.read("hdfs://in/a.png")
+        storage_files.read("hdfs://in/a.png")
 
     assert caught.value.code is code
 
@@ -135,7 +137,11 @@ def test_a_server_that_does_not_answer_has_lost_nothing(
     monkeypatch.setattr(MemoryHdfs, "status", refuse)
     monkeypatch.setattr(MemoryHdfs, "_list_status", refuse)
 
-    for ask in (storage.exists, storage.size, lambda uri: list(storage.list_below(uri))):
+    for ask in (
+        storage_files.exists,
+        storage_files.size,
+        lambda uri: list(walking.list_below(uri)),
+    ):
         with pytest.raises(Exception, match=r"the server's words|may not be read by this user"):
             ask("hdfs://out/manifest")
 
@@ -143,12 +149,12 @@ def test_a_server_that_does_not_answer_has_lost_nothing(
 def test_paths_begin_as_asked_for(stored: dict[str, bytes]) -> None:
     stored.update({"/in/photos/a.png": b"", "/in/pho.png": b"", "/in/x/photos/b.png": b""})
 
-    assert set(hadoop_files.paths_below("hdfs://in/pho")) == {
+    assert set(storage_hdfs.paths_below("hdfs://in/pho")) == {
         "hdfs://in/photos/a.png",
         "hdfs://in/pho.png",
     }
-    assert set(hadoop_files.paths_below("hdfs://in/")) == {f"hdfs:/{path}" for path in stored}
-    assert list(hadoop_files.paths_below("hdfs://in/pho.png/")) == []
+    assert set(storage_hdfs.paths_below("hdfs://in/")) == {f"hdfs:/{path}" for path in stored}
+    assert list(storage_hdfs.paths_below("hdfs://in/pho.png/")) == []
 
 
 # A run

@@ -21,13 +21,19 @@ from memory_filesystem import ConditionalMemory, conditional_memory
 from PIL import Image
 from runs import command, processes, quick
 
-from beam_upscale import conditional_files, storage
-from beam_upscale import hold as hold_module
-from beam_upscale.dataset import DatasetFolder, ShownBundle, held, untouched_on_failure
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import ShownBundle, held, untouched_on_failure
+from beam_upscale.dataset.hold import file_lock, owners
+from beam_upscale.dataset.hold import hold as hold_hold
+from beam_upscale.dataset.hold import state as hold_state
+from beam_upscale.dataset.hold.hold import Hold, new_token
+from beam_upscale.dataset.hold.owners import Kind
+from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.hold import Hold, Kind, new_token
-from beam_upscale.sinks import _completed
+from beam_upscale.pipeline.commit.completion import _completed
+from beam_upscale.storage import conditional_files, publishing, walking
+from beam_upscale.storage import files as storage_files
+from beam_upscale.storage.uris import uris
 
 # What a living process shows a sign within, also on a machine that has much to do.
 LEASE_SECONDS = 1.0
@@ -196,7 +202,7 @@ def test_the_command_is_refused_in_one_line(
 def test_one_output_by_two_names_is_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
+    monkeypatch.setattr(owners, "SECONDS_TO_SAY_WHO", 0)
     for folder in ("in", "out"):
         (tmp_path / folder).mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "out")
@@ -238,7 +244,7 @@ def test_a_stopped_process_keeps_its_output_and_goes_on(tmp_path: Path) -> None:
 
 def _race(root: str, rounds: int, busy: Path) -> int:
     """Takes an output again and again; how often. No one else may have it meanwhile."""
-    hold_module._SECONDS_TO_SAY_WHO = hold_module._SECONDS_BETWEEN_LOOKS = 0
+    owners.SECONDS_TO_SAY_WHO = owners.SECONDS_BETWEEN_LOOKS = 0
     won = 0
     for number in range(rounds):
         hold = lock(root)
@@ -260,8 +266,8 @@ def _race(root: str, rounds: int, busy: Path) -> int:
 def test_of_several_that_race_one_has_the_output_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
-    monkeypatch.setattr(hold_module, "_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(owners, "SECONDS_TO_SAY_WHO", 0)
+    monkeypatch.setattr(owners, "SECONDS_BETWEEN_LOOKS", 0)
     arguments = (f"{tmp_path}/out", 40, tmp_path / "busy")
     others = [processes.Process(target=_race, args=arguments) for _ in range(2)]
     for other in others:
@@ -309,7 +315,7 @@ def test_a_lock_that_is_removed_by_hand_ends_the_run(tmp_path: Path, removed: st
     hold = lock(tmp_path / "out")
     hold.acquire()
     dataset = DatasetFolder(hold.root, hold)
-    storage.delete(dataset.resolve(removed))
+    publishing.delete(dataset.resolve(removed))
     left = everything(tmp_path)
 
     with pytest.raises(HoldLostError, match="was removed by hand"):
@@ -352,7 +358,7 @@ def test_whoever_is_writing_is_waited_for(tmp_path: Path) -> None:
 def test_the_lock_stays_where_a_writer_does_not_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hold_module, "_SECONDS_TO_FINISH", 0.01)
+    monkeypatch.setattr(file_lock, "_SECONDS_TO_FINISH", 0.01)
     hold = lock(tmp_path / "out")
     hold.acquire()
     state = hold._state()
@@ -434,7 +440,7 @@ def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
         pass
     first.end()
     first.release()
-    assert list(storage.list_below(place)) == []
+    assert list(walking.list_below(place)) == []
 
 
 @everywhere
@@ -485,13 +491,13 @@ def test_whoever_finds_a_late_sign_of_life_withdraws(
     first, second, third = lease(place, 0.1), lease(place), lease(place)
     first.acquire()
     fall_silent(first)
-    create = hold_module._Folder.create
+    create = owners.Folder.create
 
-    def create_after_a_sign(self: hold_module._Folder, owner: hold_module._Owner) -> bool:
+    def create_after_a_sign(self: owners.Folder, owner: owners.Owner) -> bool:
         first._state()._confirm()
         return create(self, owner)
 
-    monkeypatch.setattr(hold_module._Folder, "create", create_after_a_sign)
+    monkeypatch.setattr(owners.Folder, "create", create_after_a_sign)
     refused(second)
     monkeypatch.undo()
 
@@ -499,9 +505,9 @@ def test_whoever_finds_a_late_sign_of_life_withdraws(
         pass
     # The number that was withdrawn is not given again.
     third.acquire()
-    assert hold_module._Folder(place).look().last == 3
+    assert owners.Folder(place).look().last == 3
     third.end()
-    assert list(storage.list_below(place)) == []
+    assert list(walking.list_below(place)) == []
     for hold in (first, third):
         hold.release()
 
@@ -560,20 +566,20 @@ def test_a_worker_of_a_run_that_is_over_does_not_begin_it_anew(
 def test_a_pipeline_put_together_before_another_run_is_refused_without_a_trace(
     place: str,
 ) -> None:
-    late = Hold(place, new_token(), begun_on=hold_module.state_of_output(place))
+    late = Hold(place, new_token(), begun_on=owners.state_of_output(place))
     other = lease(place)
     other.acquire()
     DatasetFolder(place, other).write(f"{place}/run.json", b"{}")
     DatasetFolder(place, other).delete_staging()
     other.release()
-    before = {entry.name for entry in storage.list_below(place)}
+    before = {entry.name for entry in walking.list_below(place)}
 
     with pytest.raises(HoldLostError, match="put it together again"):
         DatasetFolder(place, late).write(f"{place}/run.json", b"late")
 
-    assert {entry.name for entry in storage.list_below(place)} == before == {"run.json"}
-    assert storage.read(f"{place}/run.json") == b"{}"
-    if storage.is_local(place):
+    assert {entry.name for entry in walking.list_below(place)} == before == {"run.json"}
+    assert storage_files.read(f"{place}/run.json") == b"{}"
+    if uris.is_local(place):
         assert os.listdir(place) == ["run.json"]  # noqa: PTH208
 
 
@@ -582,7 +588,7 @@ def test_signs_of_life_end_with_the_bundles(place: str) -> None:
     hold = Hold(place, new_token(), Kind.LEASE, 0.1, begun_on="")
     shown = ShownBundle(DatasetFolder(place, hold))
     shown.begin()
-    folder = hold_module._Folder(place)
+    folder = owners.Folder(place)
     until(lambda: folder.signs_of_life(1))
     # The bundle before failed, and was not ended.
     shown.begin()
@@ -618,7 +624,7 @@ def lease_taken(root: str) -> Iterator[Hold]:
 def test_those_that_rely_on_a_look_are_waited_for(place: str, ending: str) -> None:
     hold, other = lease(place, 30), lease(place)
     hold.acquire()
-    folder = hold_module._Folder(place)
+    folder = owners.Folder(place)
     folder.write_sign(1, "of-another-process", 1)
     steps = []
 
@@ -693,7 +699,7 @@ def test_what_conditions_cannot_tell(place: str) -> None:
     dataset = DatasetFolder(place, owner)
     dataset.write(f"{place}/images/a.png", b"equal")
     seen = list(store.versions_below(f"{place}/images/"))
-    storage.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
+    publishing.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
 
     conditional_files.delete_seen(store, seen, contextlib.nullcontext)
     conditional_files.put(
@@ -709,8 +715,8 @@ def test_what_conditions_cannot_tell(place: str) -> None:
 def test_on_a_local_disk_nobody_takes_over_between_the_answer_and_the_deed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, deed: Deed
 ) -> None:
-    monkeypatch.setattr(hold_module, "_SECONDS_TO_SAY_WHO", 0)
-    monkeypatch.setattr(hold_module, "_WATCHED", 0)
+    monkeypatch.setattr(owners, "SECONDS_TO_SAY_WHO", 0)
+    monkeypatch.setattr(owners, "WATCHED", 0)
     found = undisturbed(deed, f"{tmp_path}/undisturbed", kind)
     root = f"{tmp_path}/out"
     dataset = DatasetFolder(root, holding(root, kind))
@@ -759,9 +765,9 @@ def s3() -> Iterator[str]:
     with object_stores.s3(every=10**9) as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.variables.items():
             patch.setenv(name, value)
-        storage.configure(store.options)
+        storage_files.configure(store.options)
         yield store.root
-    storage.configure(())
+    storage_files.configure(())
 
 
 def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -771,10 +777,10 @@ def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert store is not None
 
     assert store.version(uri) is store.read(uri) is None
-    assert storage.create(uri, b"1")
-    assert not storage.create(uri, b"2")
+    assert publishing.create(uri, b"1")
+    assert not publishing.create(uri, b"2")
     # An answer that was lost.
-    assert storage.create(uri, b"1")
+    assert publishing.create(uri, b"1")
     first = store.version(uri)
     assert first is not None
     assert store.write(uri, io.BytesIO(large), first)
@@ -799,10 +805,10 @@ def test_on_s3_whoever_slept_changes_nothing(s3: str) -> None:
 # Beside other processes of a run
 
 
-def other_process(hold: Hold) -> hold_module._State:
+def other_process(hold: Hold) -> hold_state.State:
     """The part that another process of the run has in its hold."""
-    number = hold_module._Folder(hold.root).look().owner.number
-    return hold_module._State(hold, number, None)
+    number = owners.Folder(hold.root).look().owner.number
+    return hold_state.State(hold, number, None)
 
 
 def test_a_worker_of_a_run_before_is_told_where_disks_use_inodes_again(tmp_path: Path) -> None:
@@ -866,11 +872,11 @@ def test_an_interruption_waits_for_no_writer_and_the_lock_goes_with_the_last(
 
 def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Path) -> None:
     stop = DatasetFolder(f"{tmp_path}/out").stop_file
-    storage.write(stop, b"device_lost")
+    publishing.write(stop, b"device_lost")
     hold = dataclasses.replace(lease(f"{tmp_path}/out"), begun_on="")
 
     with hold.guard():
-        assert not storage.exists(stop)
+        assert not storage_files.exists(stop)
 
     hold.release()
 
@@ -880,12 +886,12 @@ def test_transforms_that_ask_for_different_leases_are_refused(tmp_path: Path) ->
         """Stands for Beam's; only its identity matters."""
 
     pipeline, root = Pipeline(), f"{tmp_path}/out"
-    found = hold_module.of_pipeline(pipeline, root, 600)
+    found = hold_hold.of_pipeline(pipeline, root, 600)
 
-    assert hold_module.of_pipeline(pipeline, root) is found
+    assert hold_hold.of_pipeline(pipeline, root) is found
     assert found.lease_seconds == 600
     with pytest.raises(SettingsError, match="lease_seconds is 30 here and 600"):
-        hold_module.of_pipeline(pipeline, root, 30)
+        hold_hold.of_pipeline(pipeline, root, 30)
 
 
 @everywhere

@@ -30,9 +30,13 @@ from web_server import (
     without_length,
 )
 
-from beam_upscale import http_files, storage, urls, web_access
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.web_access import WebAccess
+from beam_upscale.storage import files
+from beam_upscale.storage.http import attempts as http_attempts
+from beam_upscale.storage.http import connections as http_connections
+from beam_upscale.storage.http import web_access
+from beam_upscale.storage.http.web_access import WebAccess
+from beam_upscale.storage.uris import secrets, urls
 
 DATA = bytes(range(256)) * 400
 
@@ -46,12 +50,12 @@ def web() -> Iterator[WebServer]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Little patience; a test may ask for less or more of it."""
-    hurry = http_files.Patience(
+    hurry = http_connections.Patience(
         connect_seconds=20, silence_seconds=20, attempts=3, first_pause_seconds=0.01
     )
 
     def set_patience(**changes: float) -> None:
-        monkeypatch.setattr(http_files, "PATIENCE", dataclasses.replace(hurry, **changes))
+        monkeypatch.setattr(http_attempts, "PATIENCE", dataclasses.replace(hurry, **changes))
 
     set_patience()
     return set_patience
@@ -76,12 +80,12 @@ def test_a_file_is_read_whole_in_part_and_hashed(web: WebServer, reply: Reply) -
     web.replies["/a.png"] = reply
     url = f"{web.url}/a.png"
 
-    assert storage.read_at_most(url, len(DATA)) == storage.read(url) == DATA
-    assert storage.read(url, limit=10) == DATA[:10]
-    assert storage.read_range(url, 300, 500) == DATA[300:800]
-    assert storage.sha256(url) == hashlib.sha256(DATA).hexdigest()
-    assert storage.exists(url)
-    with storage.open_read(url) as opened:
+    assert files.read_at_most(url, len(DATA)) == files.read(url) == DATA
+    assert files.read(url, limit=10) == DATA[:10]
+    assert files.read_range(url, 300, 500) == DATA[300:800]
+    assert files.sha256(url) == hashlib.sha256(DATA).hexdigest()
+    assert files.exists(url)
+    with files.open_read(url) as opened:
         opened.seek(-3, 2)
         assert opened.read() == DATA[-3:]
 
@@ -90,10 +94,10 @@ def test_only_what_is_wanted_is_asked_for(web: WebServer) -> None:
     web.replies["/a.png"] = file(DATA)
     url = f"{web.url}/a.png"
 
-    assert storage.read(url, limit=100) == DATA[:100]
-    assert storage.read_range(url, len(DATA) - 5, 100) == DATA[-5:]
-    assert storage.read_range(url, len(DATA) + 5, 100) == b""
-    assert storage.size(url) == len(DATA)
+    assert files.read(url, limit=100) == DATA[:100]
+    assert files.read_range(url, len(DATA) - 5, 100) == DATA[-5:]
+    assert files.read_range(url, len(DATA) + 5, 100) == b""
+    assert files.size(url) == len(DATA)
     assert [asked for _, asked in web.ranges] == [
         "bytes=0-99",
         f"bytes={len(DATA) - 5}-{len(DATA) + 94}",
@@ -105,9 +109,9 @@ def test_only_what_is_wanted_is_asked_for(web: WebServer) -> None:
 def test_an_empty_file_has_no_bytes(web: WebServer) -> None:
     web.replies["/empty"] = file(b"")
 
-    assert storage.read_at_most(f"{web.url}/empty", 10) == b""
-    assert storage.read(f"{web.url}/empty", limit=10) == b""
-    assert storage.size(f"{web.url}/empty") == 0
+    assert files.read_at_most(f"{web.url}/empty", 10) == b""
+    assert files.read(f"{web.url}/empty", limit=10) == b""
+    assert files.size(f"{web.url}/empty") == 0
 
 
 def test_a_file_that_is_too_large_is_left_at_that(web: WebServer) -> None:
@@ -125,9 +129,9 @@ def test_a_file_that_is_too_large_is_left_at_that(web: WebServer) -> None:
 
     for path in web.replies:
         url = f"{web.url}{path}"
-        assert code_of(lambda url=url: storage.read_at_most(url, 1000)) is ErrorCode.FILE_TOO_LARGE
+        assert code_of(lambda url=url: files.read_at_most(url, 1000)) is ErrorCode.FILE_TOO_LARGE
     assert set(web.asked.values()) == {1}
-    assert storage.read_at_most(f"{web.url}/length", len(DATA)) == DATA
+    assert files.read_at_most(f"{web.url}/length", len(DATA)) == DATA
 
 
 def test_what_is_hashed_or_opened_has_a_limit_too(
@@ -136,8 +140,8 @@ def test_what_is_hashed_or_opened_has_a_limit_too(
     patience(most_bytes=1000)
     web.replies["/a"] = file(DATA)
 
-    assert code_of(lambda: storage.sha256(f"{web.url}/a")) is ErrorCode.FILE_TOO_LARGE
-    assert code_of(lambda: storage.open_read(f"{web.url}/a")) is ErrorCode.FILE_TOO_LARGE
+    assert code_of(lambda: files.sha256(f"{web.url}/a")) is ErrorCode.FILE_TOO_LARGE
+    assert code_of(lambda: files.open_read(f"{web.url}/a")) is ErrorCode.FILE_TOO_LARGE
 
 
 @pytest.mark.parametrize(
@@ -162,9 +166,9 @@ def test_answers_have_stable_codes_and_only_some_are_asked_for_again(
 ) -> None:
     web.replies["/a"] = status(answer)
 
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/a", 10)) is code
+    assert code_of(lambda: files.read_at_most(f"{web.url}/a", 10)) is code
     assert web.asked["/a"] == attempts
-    assert storage.size(f"{web.url}/a") is None
+    assert files.size(f"{web.url}/a") is None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +185,7 @@ def test_answers_have_stable_codes_and_only_some_are_asked_for_again(
 def test_what_passes_is_tried_again(web: WebServer, trouble: Reply) -> None:
     web.replies["/a"] = first(trouble, file(DATA))
 
-    assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
+    assert files.read_at_most(f"{web.url}/a", len(DATA)) == DATA
     assert web.asked["/a"] == 2
 
 
@@ -192,7 +196,7 @@ def test_a_server_that_is_silent_is_asked_again(
     stop = threading.Event()
     web.replies["/a"] = first(lambda handler: stop.wait(20), file(DATA))  # type: ignore[arg-type]
 
-    assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
+    assert files.read_at_most(f"{web.url}/a", len(DATA)) == DATA
     assert web.asked["/a"] >= 2
     stop.set()
 
@@ -201,7 +205,7 @@ def test_a_server_that_lies_to_the_end_is_an_error(web: WebServer) -> None:
     web.replies["/a"] = status(200, {"Content-Length": "5000"}, DATA[:10])
 
     with pytest.raises(ImageError, match=r"ended after 10 of 5,000 bytes \(3 attempts") as caught:
-        storage.read_at_most(f"{web.url}/a", 10**6)
+        files.read_at_most(f"{web.url}/a", 10**6)
 
     assert caught.value.code is ErrorCode.READ_ERROR
 
@@ -219,7 +223,7 @@ def test_a_server_that_drips_is_given_up(web: WebServer, patience: Callable[...,
 
     web.replies["/a"] = drip
 
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/a", 10**6)) is ErrorCode.READ_ERROR
+    assert code_of(lambda: files.read_at_most(f"{web.url}/a", 10**6)) is ErrorCode.READ_ERROR
     stop.set()
 
 
@@ -228,7 +232,7 @@ def test_a_port_without_a_server_is_an_error() -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.png"
 
-        assert code_of(lambda: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
+        assert code_of(lambda: files.read_at_most(url, 10)) is ErrorCode.READ_ERROR
 
 
 def test_why_there_is_no_connection_is_said_in_plain_words(
@@ -247,7 +251,7 @@ def test_why_there_is_no_connection_is_said_in_plain_words(
             secure.url.replace("https", "http"): "the server closed the connection|broke off",
         }.items():
             with pytest.raises(ImageError, match=f"could not be read: {found}") as caught:
-                storage.read_at_most(url, 10)
+                files.read_at_most(url, 10)
             assert "Error" not in caught.value.message, url
 
 
@@ -264,11 +268,11 @@ def test_redirects_are_followed_to_a_point(web: WebServer) -> None:
         "/secret": status(302, {"Location": f"http://user:SECRET@{web.url[7:]}/c"}),
     }
 
-    assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
-    assert storage.read_range(f"{web.url}/a", 5, 5) == DATA[5:10]
+    assert files.read_at_most(f"{web.url}/a", len(DATA)) == DATA
+    assert files.read_range(f"{web.url}/a", 5, 5) == DATA[5:10]
     for path in ("/round", "/out", "/nowhere", "/unsaid", "/empty", "/secret"):
         url = f"{web.url}{path}"
-        assert code_of(lambda url=url: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
+        assert code_of(lambda url=url: files.read_at_most(url, 10)) is ErrorCode.READ_ERROR
     assert web.asked["/round"] == 6
 
 
@@ -294,8 +298,8 @@ def test_places_are_read_as_browsers_read_them(web: WebServer) -> None:
     }
 
     for path in ("/utf-8", "/latin-1", "/dots", "/twice", "/café/猫.png"):
-        assert storage.read_at_most(f" {web.url}{path}\n", len(DATA)) == DATA, path
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/either", 9)) is ErrorCode.READ_ERROR
+        assert files.read_at_most(f" {web.url}{path}\n", len(DATA)) == DATA, path
+    assert code_of(lambda: files.read_at_most(f"{web.url}/either", 9)) is ErrorCode.READ_ERROR
 
 
 @pytest.fixture
@@ -317,10 +321,10 @@ def test_https_leads_to_https_only(web: WebServer, secure: WebServer) -> None:
         "/down": status(302, {"Location": f"{web.url}/a?token=SECRET"}),
     }
 
-    assert storage.read_at_most(f"{web.url}/up", len(DATA)) == DATA
-    assert storage.read_at_most(f"{secure.url}/here", len(DATA)) == DATA
+    assert files.read_at_most(f"{web.url}/up", len(DATA)) == DATA
+    assert files.read_at_most(f"{secure.url}/here", len(DATA)) == DATA
     with pytest.raises(ImageError, match=r"^[^S]* leads from https to [^S]*$") as caught:
-        storage.read_at_most(f"{secure.url}/down", len(DATA))
+        files.read_at_most(f"{secure.url}/down", len(DATA))
     assert caught.value.code is ErrorCode.READ_ERROR
     assert web.asked["/a"] == 0
 
@@ -341,7 +345,7 @@ def test_no_credentials_are_sent(
     web.replies |= {"/a": noted, "/moved": status(302, {"Location": "/a", "Set-Cookie": "s=1"})}
 
     for path in ("/a", "/a", "/moved"):
-        assert storage.read_at_most(f"{web.url}{path}", len(DATA)) == DATA
+        assert files.read_at_most(f"{web.url}{path}", len(DATA)) == DATA
 
     assert sent == [(None, None)] * 3
     assert requests.utils.get_netrc_auth(web.url) == ("user", "SECRET")
@@ -368,10 +372,10 @@ def test_what_is_secret_stands_in_no_message(
         starts = [silent, "http://nowhere.example/a", "http://user:SECRET@127.0.0.1/a"]
         for url in [*starts, *(f"{web.url}{path}" for path in web.replies)]:
             with contextlib.suppress(ImageError):
-                storage.read_at_most(f"{url}?token=SECRET", 0)
+                files.read_at_most(f"{url}?token=SECRET", 0)
                 assert url.endswith("/bad")
             with pytest.raises(ImageError) as caught:
-                storage.read_at_most(f"{url}?x=1&sig=SECRET", -1)
+                files.read_at_most(f"{url}?x=1&sig=SECRET", -1)
             error: BaseException | None = caught.value
             while error is not None:
                 assert "SECRET" not in f"{error}", url
@@ -445,7 +449,7 @@ def test_nothing_of_an_answer_is_quoted(
         thread = threading.Thread(target=answer, args=(listener,))
         thread.start()
         with pytest.raises(ImageError) as caught:
-            storage.read_at_most(f"http://127.0.0.1:{listener.getsockname()[1]}/a", 1000)
+            files.read_at_most(f"http://127.0.0.1:{listener.getsockname()[1]}/a", 1000)
         thread.join()
 
     assert found in caught.value.message
@@ -509,13 +513,13 @@ def test_link_local_addresses_are_connected_to_by_no_way(
         *("http://[fe80::1]/", "http://[::ffff:169.254.169.254]/", "http://[64:ff9b::a9fe:a9fe]/"),
         *("http://inside.example/", f"{web.url}/moved", f"{web.url}/named"),
     ):
-        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+        assert code_of(lambda url=url: files.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
     assert set(connections) == {"127.0.0.1"}
 
-    assert storage.read_at_most(f"http://both.example:{port}/a", len(DATA)) == DATA
-    assert storage.read_at_most(f"http://rebinding.example:{port}/a", len(DATA)) == DATA
+    assert files.read_at_most(f"http://both.example:{port}/a", len(DATA)) == DATA
+    assert files.read_at_most(f"http://rebinding.example:{port}/a", len(DATA)) == DATA
     again = f"http://rebinding.example:{port}/a"
-    assert code_of(lambda: storage.read_at_most(again, len(DATA))) is ErrorCode.PERMISSION_DENIED
+    assert code_of(lambda: files.read_at_most(again, len(DATA))) is ErrorCode.PERMISSION_DENIED
     assert set(connections) == {"127.0.0.1"}
 
 
@@ -523,18 +527,18 @@ def test_what_may_be_connected_to_is_asked_anew(
     web: WebServer, connections: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web.replies["/a"] = file(DATA)
-    assert storage.read_at_most(f"{web.url}/a", len(DATA)) == DATA
+    assert files.read_at_most(f"{web.url}/a", len(DATA)) == DATA
 
     # The connection is open still.
     monkeypatch.setattr(web_access, "access", lambda: WebAccess(denies_private=True))
     port = web.url.rpartition(":")[2]
     for host in ("127.0.0.1", "both.example", "localhost"):
         url = f"http://{host}:{port}/a"
-        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+        assert code_of(lambda url=url: files.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
 
     monkeypatch.setattr(web_access, "access", lambda: WebAccess(allows_link_local=True))
-    assert code_of(lambda: storage.read_at_most("http://169.254.1.1/", 9)) is ErrorCode.READ_ERROR
-    assert connections.count("169.254.1.1") == http_files.PATIENCE.attempts
+    assert code_of(lambda: files.read_at_most("http://169.254.1.1/", 9)) is ErrorCode.READ_ERROR
+    assert connections.count("169.254.1.1") == http_attempts.PATIENCE.attempts
 
 
 def test_a_proxy_may_be_anywhere_and_is_asked_for_no_denied_host(
@@ -550,10 +554,10 @@ def test_a_proxy_may_be_anywhere_and_is_asked_for_no_denied_host(
 
     web.replies["http://host.example/a"] = proxied
 
-    assert storage.read_at_most("http://host.example/a", len(DATA)) == DATA
+    assert files.read_at_most("http://host.example/a", len(DATA)) == DATA
     for host in ("localhost", "10.0.0.1", "169.254.169.254", "metadata.google.internal"):
         url = f"http://{host}/a"
-        assert code_of(lambda url=url: storage.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
+        assert code_of(lambda url=url: files.read_at_most(url, 9)) is ErrorCode.PERMISSION_DENIED
     assert asked == [("http://host.example/a", "Basic bWU6cHJveHk=")]
 
 
@@ -567,7 +571,7 @@ def test_a_password_of_a_proxy_stands_in_no_message(
     monkeypatch.delenv("NO_PROXY", raising=False)
 
     with pytest.raises(ImageError) as caught:
-        storage.read_at_most("http://host.example/a", 10)
+        files.read_at_most("http://host.example/a", 10)
 
     assert caught.value.code is ErrorCode.READ_ERROR
     assert "SECRET" not in caught.value.message
@@ -579,27 +583,27 @@ def test_a_password_of_a_proxy_stands_in_no_message(
 def test_what_is_no_address_is_an_error_at_once(url: str, patience: Callable[..., None]) -> None:
     patience(attempts=1)
 
-    assert code_of(lambda: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
-    assert isinstance(urls.path_of(url), str)
+    assert code_of(lambda: files.read_at_most(url, 10)) is ErrorCode.READ_ERROR
+    assert isinstance(secrets.path_of(url), str)
 
 
 def test_bytes_that_are_packed_unasked_are_refused(web: WebServer) -> None:
     web.replies["/a"] = status(200, {"Content-Encoding": "gzip"}, b"whatever")
 
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/a", 10)) is ErrorCode.READ_ERROR
+    assert code_of(lambda: files.read_at_most(f"{web.url}/a", 10)) is ErrorCode.READ_ERROR
 
 
 def test_a_range_that_was_not_asked_for_is_refused(web: WebServer) -> None:
     web.replies["/a"] = status(206, {"Content-Range": "bytes 10-19/100"}, DATA[10:20])
 
-    assert code_of(lambda: storage.read_range(f"{web.url}/a", 5, 5)) is ErrorCode.READ_ERROR
+    assert code_of(lambda: files.read_range(f"{web.url}/a", 5, 5)) is ErrorCode.READ_ERROR
 
 
 def test_a_server_is_given_the_time_it_asks_for(
     web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(http_files.time, "sleep", pauses.append)
+    monkeypatch.setattr(http_attempts.time, "sleep", pauses.append)
     later = email.utils.formatdate(time.time() + 30, usegmt=True)
     web.replies |= {
         "/seconds": first(status(503, {"Retry-After": "7"}), file(DATA)),
@@ -609,8 +613,8 @@ def test_a_server_is_given_the_time_it_asks_for(
     }
 
     for path in ("/seconds", "/date", "/nonsense"):
-        assert storage.read_at_most(f"{web.url}{path}", len(DATA)) == DATA
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/never", 10)) is ErrorCode.READ_ERROR
+        assert files.read_at_most(f"{web.url}{path}", len(DATA)) == DATA
+    assert code_of(lambda: files.read_at_most(f"{web.url}/never", 10)) is ErrorCode.READ_ERROR
 
     assert pauses[0] == 7
     assert 20 < pauses[1] <= 30
@@ -623,11 +627,11 @@ def test_pauses_double_and_are_spread(web: WebServer, patience: Callable[..., No
     patience(attempts=4, total_seconds=0.01, first_pause_seconds=10)
     web.replies["/a"] = status(500)
 
-    assert code_of(lambda: storage.read_at_most(f"{web.url}/a", 10)) is ErrorCode.READ_ERROR
+    assert code_of(lambda: files.read_at_most(f"{web.url}/a", 10)) is ErrorCode.READ_ERROR
     # Another attempt would come too late.
     assert web.asked["/a"] == 1
     for attempt, most in [(1, 10.0), (2, 20.0), (3, 40.0), (9, 60.0)]:
-        found = {http_files._pause(attempt, None) for _ in range(20)}
+        found = {http_attempts._pause(attempt, None) for _ in range(20)}
         assert len(found) > 1
         assert all(pause is not None and most / 2 <= pause <= most for pause in found)
 
@@ -642,4 +646,4 @@ def test_pauses_double_and_are_spread(web: WebServer, patience: Callable[..., No
 )
 def test_a_url_gives_a_name_without_its_query(url: str, path: str) -> None:
     assert urls.is_web(url)
-    assert urls.path_of(url) == path
+    assert secrets.path_of(url) == path

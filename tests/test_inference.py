@@ -18,15 +18,17 @@ from apache_beam.utils import multi_process_shared
 from memory_filesystem import MemoryFileSystem
 from small_networks import noise
 
-from beam_upscale import image, weights
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.inference import METRICS, EsrganHandler, Inference, Tile, TiledImage
-from beam_upscale.local_models import LocalEsrgan
-from beam_upscale.models.backend import NetworkBackend
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.super_resolution import SuperResolution
-from beam_upscale.plan import Box
+from beam_upscale.images import resampling
+from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.inference.handlers.esrgan import EsrganHandler
+from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.super_resolution import SuperResolution
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.weights import cache, registry, resolution, values
+from beam_upscale.planning.tile_layout import Box
 
 PATIENCE = 30
 
@@ -127,7 +129,7 @@ def test_a_larger_scale_than_asked_for_is_reduced(model: LocalEsrgan, network: E
 
     (inference,) = infer(EsrganHandler(model), [tiled])
 
-    expected = image.resize(network.upscale(pixels[np.newaxis])[0], 30, 20)
+    expected = resampling.resize(network.upscale(pixels[np.newaxis])[0], 30, 20)
     assert np.array_equal(inference.cores[0], expected)
 
 
@@ -487,11 +489,11 @@ def test_registered_weights_are_had_by_name_where_the_path_is_missing(
     model: LocalEsrgan, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = dataclasses.replace(
-        weights.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
+        registry.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
     )
-    found = weights.Weights("tiny", tiny_weights, model.weights_sha256, "here")
-    monkeypatch.setattr(weights, "REGISTRY", {"tiny": registered})
-    monkeypatch.setattr(weights, "fetch_by_name", lambda _: found)
+    found = values.Weights("tiny", tiny_weights, model.weights_sha256, "here")
+    monkeypatch.setattr(registry, "REGISTRY", {"tiny": registered})
+    monkeypatch.setattr(resolution, "fetch_by_name", lambda _: found)
     elsewhere = dataclasses.replace(model, weights_uri="/elsewhere/tiny.safetensors")
 
     (inference,) = infer(EsrganHandler(elsewhere), [whole(noise(8, 8, 3))])
@@ -513,7 +515,7 @@ def test_weights_reach_a_worker_by_uri_and_are_verified(
     (inference,) = infer(EsrganHandler(remote), [whole(noise(8, 8, 3))])
 
     assert inference.error is None
-    assert (weights.cache_directory() / "weights" / f"{model.weights_sha256}.safetensors").exists()
+    assert (cache.cache_directory() / "weights" / f"{model.weights_sha256}.safetensors").exists()
     monkeypatch.setitem(MemoryFileSystem.files, uri, b"other")
     other = dataclasses.replace(remote, weights_sha256="0" * 64)
     assert load_code(other) is ErrorCode.WEIGHTS_MISMATCH

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.json_values import from_json, parsed, to_json, without_deep
+from beam_upscale.dataset.manifest.json_values import from_json, parsed, to_json, without_deep
 
 scalars = (
     st.none()

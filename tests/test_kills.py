@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from runs import after_each, command_elsewhere, quick, tree, upscale
 
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.inference import UpscaleModelHandler
-from beam_upscale.verify import verify
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
+from beam_upscale.inference.handlers.base import UpscaleModelHandler
 
 SEED = 5
 IMAGES = 14

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_upscale.engines import ENGINES, Engine, Network, PriceTier, get_engine
-from beam_upscale.layout import Box, Piece, cheapest_pieces, spread, whole
+from beam_upscale.planning.engines import ENGINES, Engine, Network, PriceTier, get_engine
+from beam_upscale.planning.tile_layout import Box, Piece, cheapest_pieces, spread, whole
 
 Expense = tuple[Decimal, int]
 IMPOSSIBLE: Expense = (Decimal("Infinity"), 0)

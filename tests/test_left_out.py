@@ -12,9 +12,9 @@ from PIL import Image
 from runs import rows
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import SourceImage
-from beam_upscale.verify import verify
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 
 @pytest.fixture

@@ -13,14 +13,14 @@ from PIL import Image
 from runs import rows
 
 import beam_upscale as bu
-from beam_upscale.control import clear_stop, stop_reason
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.lineage import upscales
-from beam_upscale.listing import SourceImage
-from beam_upscale.run_record import run_record
-from beam_upscale.stages import UpscaledImage
-from beam_upscale.verify import verify
+from beam_upscale.pipeline.lineage import upscales
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.settings.run_record import run_record
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 
 @pytest.fixture

@@ -4,11 +4,17 @@ from decimal import Decimal
 import pytest
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode
-from beam_upscale.listed import listed_shards, read_index, read_part, together, write_listing
-from beam_upscale.listing import SourceImage
-from beam_upscale.locations import Cell, Extent, Missing
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import (
+    listed_shards,
+    read_index,
+    read_part,
+    together,
+    write_listing,
+)
+from beam_upscale.sources.locations.parts import Cell, Extent, Missing
 
 IMAGES = [
     SourceImage(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.literal import literal, shortened
+from beam_upscale.errors import literal, shortened
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 from runs import rows, upscale
 
-from beam_upscale.data_shards import write_images
-from beam_upscale.formats import Layout
-from beam_upscale.manifest import Row, Status
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.shard_files import write_images
+from beam_upscale.dataset.manifest.row import Row, Status
 
 ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 # Where packed images are not looked at, one layout that packs them stands for the others.

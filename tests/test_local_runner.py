@@ -11,7 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.testing.util import assert_that, equal_to
 
 import beam_upscale as bu
-from beam_upscale.local_runner import new_pipeline
+from beam_upscale.pipeline.local_runner import new_pipeline
 
 ELEMENTS = 40
 

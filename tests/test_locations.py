@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from web_server import file, serving, status
 
-from beam_upscale import locations, storage
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.listing import list_images
-from beam_upscale.locations import Cell, Extent, Missing, Part
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.locations import local_copies, locations, parquet_cells, parts
+from beam_upscale.sources.locations.parts import Cell, Extent, Missing, Part
+from beam_upscale.storage import files
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cells(monkeypatch: pytest.MonkeyPatch) -> locations._Cells:
-    own = locations._Cells()
-    monkeypatch.setattr(locations, "_cells", own)
+def cells(monkeypatch: pytest.MonkeyPatch) -> parquet_cells._Cells:
+    own = parquet_cells._Cells()
+    monkeypatch.setattr(parquet_cells, "cells", own)
     return own
 
 
@@ -36,13 +37,13 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> locations._Cells:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which files were opened."""
     uris: list[str] = []
-    open_read = storage.open_read
+    open_read = files.open_read
 
     def note(uri: str) -> Any:
         uris.append(uri)
         return open_read(uri)
 
-    monkeypatch.setattr(storage, "open_read", note)
+    monkeypatch.setattr(files, "open_read", note)
     return uris
 
 
@@ -128,10 +129,10 @@ def test_threads_that_want_one_row_group_read_it_once(path: Path, opened: list[s
 
 
 def test_what_is_kept_is_bounded(
-    path: Path, opened: list[str], cells: locations._Cells, monkeypatch: pytest.MonkeyPatch
+    path: Path, opened: list[str], cells: parquet_cells._Cells, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     values = table(path, count=20, size=1000)
-    monkeypatch.setattr(locations, "_MOST_KEPT_BYTES", 5000)
+    monkeypatch.setattr(parquet_cells, "_MOST_KEPT_BYTES", 5000)
 
     for number in (0, 2, 4, 6, 0):
         assert locations.read(str(path), Cell(number // 2, 0, "image"), 10**4) == values[number]
@@ -141,7 +142,7 @@ def test_what_is_kept_is_bounded(
 
 
 def test_of_small_row_groups_sixteen_are_kept(
-    path: Path, opened: list[str], cells: locations._Cells
+    path: Path, opened: list[str], cells: parquet_cells._Cells
 ) -> None:
     table(path, count=34)
 
@@ -154,7 +155,7 @@ def test_of_small_row_groups_sixteen_are_kept(
 
 
 def test_each_of_many_threads_keeps_the_row_group_that_it_reads_in(
-    path: Path, opened: list[str], cells: locations._Cells
+    path: Path, opened: list[str], cells: parquet_cells._Cells
 ) -> None:
     values = table(path, count=80)
     barrier = threading.Barrier(40)
@@ -184,7 +185,7 @@ def test_a_row_group_that_is_too_large_to_keep_is_read_to_the_row(
     values = [b"%d" % number for number in range(100)]
     images = [{"bytes": value, "path": None} for value in values]
     pq.write_table(pa.table({"image": images}), path, row_group_size=50)
-    monkeypatch.setattr(locations, "_MOST_KEPT_BYTES", 10)
+    monkeypatch.setattr(parquet_cells, "_MOST_KEPT_BYTES", 10)
 
     for number in (0, 49, 50, 99):
         cell = Cell(number // 50, number % 50, "image.bytes")
@@ -234,11 +235,11 @@ def test_a_table_of_a_web_server_that_was_replaced_is_read_anew(path: Path) -> N
             (image,) = list_images(url).images
             assert image.read(10) == value
 
-        seen = storage.version(url)
+        seen = files.version(url)
         for headers in ({"ETag": '"1"'}, {"ETag": '"2"'}, {"Last-Modified": "Mon"}):
             web.replies["/t.parquet"] = status(200, headers, data)
-            assert storage.version(url) != seen
-            seen = storage.version(url)
+            assert files.version(url) != seen
+            seen = files.version(url)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +260,8 @@ def test_a_table_that_is_gone_or_broken_is_an_error(path: Path) -> None:
 
 
 @pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> locations._Copies:
-    own = locations._Copies()
+def copies(monkeypatch: pytest.MonkeyPatch) -> local_copies.Copies:
+    own = local_copies.Copies()
     monkeypatch.setattr(locations, "_copies", own)
     return own
 
@@ -269,12 +270,12 @@ def test_local_file_is_where_it_is(path: Path) -> None:
     path.write_bytes(b"0123456789")
 
     with locations.on_disk(str(path), None) as found:
-        assert found == locations.OnDisk(path, None)
+        assert found == parts.OnDisk(path, None)
 
 
 @pytest.mark.parametrize("part", [Extent(2, 5), Cell(1, 1, "image")])
 def test_parts_are_copied_to_be_read_in_parts(
-    part: Part, path: Path, opened: list[str], copies: locations._Copies
+    part: Part, path: Path, opened: list[str], copies: local_copies.Copies
 ) -> None:
     if isinstance(part, Cell):
         table(path)
@@ -294,7 +295,7 @@ def test_parts_are_copied_to_be_read_in_parts(
     assert len(opened) <= 1
 
 
-def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: locations._Copies) -> None:
+def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: local_copies.Copies) -> None:
     part = Extent(0, 5)
     path.write_bytes(b"first")
     with locations.on_disk(str(path), part) as first:
@@ -317,7 +318,7 @@ def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: locations._
 
 
 def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
-    path: Path, copies: locations._Copies
+    path: Path, copies: local_copies.Copies
 ) -> None:
     path.write_bytes(b"0123456789")
     with locations.on_disk(str(path), Extent(0, 1)) as held:
@@ -332,7 +333,7 @@ def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
     assert len(list(found.path.parent.iterdir())) == 2
 
 
-def test_what_cannot_be_copied_says_why(path: Path, copies: locations._Copies) -> None:
+def test_what_cannot_be_copied_says_why(path: Path, copies: local_copies.Copies) -> None:
     missing = Missing(ErrorCode.INVALID_ROW, "nothing")
 
     def hold(part: Part | None) -> Callable[[], None]:

@@ -10,23 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.columns import infer_input_type
-from beam_upscale.engines import ENGINES
-from beam_upscale.errors import ErrorCode
-from beam_upscale.manifest import (
+from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.row import (
     COLUMNS,
-    TELEMETRY,
     Row,
     Status,
     row_from_dict,
     row_from_json,
     row_to_json,
-    rows_of,
     status_of,
-    table,
-    totals,
     with_earlier_billing,
 )
+from beam_upscale.dataset.manifest.table import TELEMETRY, rows_of, table
+from beam_upscale.dataset.manifest.totals import totals
+from beam_upscale.errors import ErrorCode
+from beam_upscale.planning.engines import ENGINES
 
 STAGE = {
     "engine": "esrgan-v1-x2plus",

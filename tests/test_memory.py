@@ -19,7 +19,7 @@ from runs import quick, rows
 from safetensors.torch import save_file
 from small_networks import compact, esrgan
 
-from beam_upscale.manifest import Status
+from beam_upscale.dataset.manifest.row import Status
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

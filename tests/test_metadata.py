@@ -14,8 +14,13 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.metadata import Columns, is_metadata_name, nearest, read_metadata
-from beam_upscale.parameters import MAX_NOISE_LEVEL, MAX_SEED, MAX_STEPS, Parameters
+from beam_upscale.planning.parameters import MAX_NOISE_LEVEL, MAX_SEED, MAX_STEPS, Parameters
+from beam_upscale.sources.formats.metadata_files import (
+    Columns,
+    is_metadata_name,
+    nearest,
+    read_metadata,
+)
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -10,10 +10,10 @@ from runs import command, quick, upscale
 from safetensors.torch import save_file
 from small_networks import esrgan
 
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import COLUMNS, STAGE
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.manifest import COLUMNS, STAGE
-from beam_upscale.verify import verify
 
 
 @pytest.fixture

@@ -19,11 +19,12 @@ from PIL import Image
 from runs import ENGINE, command, command_elsewhere, quick, rows, signal_after, tree, upscale
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.formats import Layout
-from beam_upscale.listing import SourceImage, source_image
-from beam_upscale.sinks import commit_shard, shards_to_retype
-from beam_upscale.verify import verify
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.verify import verify
+from beam_upscale.pipeline.commit.completion import shards_to_retype
+from beam_upscale.pipeline.commit.shards import commit_shard
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 
 IMAGES = 6
 SHARD_ROWS = 3

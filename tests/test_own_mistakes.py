@@ -16,11 +16,14 @@ import pytest
 import pyvips
 from PIL import Image
 
-from beam_upscale import containers, errors, image
-from beam_upscale.decoding import DecoderPool, child
+from beam_upscale import errors
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import beside, exif, jpeg, reading, regions, tiff
-from beam_upscale.image.codecs import CodecError, damage_as_image_error
+from beam_upscale.images.codecs import CodecError, damage_as_image_error
+from beam_upscale.images.containers import tiff_fields
+from beam_upscale.images.decoding import child
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.metadata import beside, exif
+from beam_upscale.images.reading import inspection, jpeg_repair, pixels, regions, tiff_samples
 
 WIDTH, HEIGHT = 40, 30
 
@@ -70,40 +73,40 @@ MISTAKES = [
 EVERY = tuple(FILES)
 
 STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
-    (reading, "identify", EVERY),
-    (reading, "_source", EVERY),
-    (containers, "png_info", ("png",)),
-    (containers, "jpeg_info", ("jpeg", "print")),
-    (containers, "webp_info", ("webp",)),
-    (containers, "tiff_info", ("tiff", "tiff16")),
-    (containers, "gif_frames", ("gif",)),
-    (containers, "check_boxes", ("avif", "heif")),
-    (containers, "check_iso_sizes", ("avif", "heif")),
-    (containers, "unpack", ("png", "webp", "tiff", "tiff16", "avif", "heif", "gif")),
+    (pixels, "identify", EVERY),
+    (pixels, "_source", EVERY),
+    (tiff_fields, "png_info", ("png",)),
+    (tiff_fields, "jpeg_info", ("jpeg", "print")),
+    (tiff_fields, "webp_info", ("webp",)),
+    (tiff_fields, "tiff_info", ("tiff", "tiff16")),
+    (tiff_fields, "gif_frames", ("gif",)),
+    (tiff_fields, "check_boxes", ("avif", "heif")),
+    (tiff_fields, "check_iso_sizes", ("avif", "heif")),
+    (tiff_fields, "unpack", ("png", "webp", "tiff", "tiff16", "avif", "heif", "gif")),
     (beside, "iso_info", ("avif", "heif")),
-    (reading, "check_acceptable", EVERY),
-    (reading, "_check_complete", EVERY),
-    (containers, "check_jpeg", ("jpeg", "print")),
-    (jpeg, "mended", ()),
-    (reading, "_read_png", ("png",)),
-    (reading, "_read_jpeg", ("jpeg", "print")),
-    (reading, "_read_tiff", ("tiff", "tiff16")),
-    (tiff, "layout", ("tiff", "tiff16")),
-    (reading, "tiff_bands", ("tiff16",)),
-    (reading, "_samples", ("png", "jpeg", "print", "tiff16")),
-    (reading, "_read_by_pillow", ("webp", "gif", "bmp", "avif", "heif", "tiff")),
-    (reading, "_to_gray_or_rgb", ("webp", "gif", "bmp", "avif", "heif", "tiff")),
-    (reading, "_cmyk_to_rgb", ("print",)),
-    (reading, "_assemble", EVERY),
-    (reading, "upright", ("jpeg",)),
+    (pixels, "check_acceptable", EVERY),
+    (pixels, "_check_complete", EVERY),
+    (tiff_fields, "check_jpeg", ("jpeg", "print")),
+    (jpeg_repair, "mended", ()),
+    (pixels, "_read_png", ("png",)),
+    (pixels, "_read_jpeg", ("jpeg", "print")),
+    (pixels, "_read_tiff", ("tiff", "tiff16")),
+    (tiff_samples, "layout", ("tiff", "tiff16")),
+    (pixels, "tiff_bands", ("tiff16",)),
+    (pixels, "_samples", ("png", "jpeg", "print", "tiff16")),
+    (pixels, "_read_by_pillow", ("webp", "gif", "bmp", "avif", "heif", "tiff")),
+    (pixels, "_to_gray_or_rgb", ("webp", "gif", "bmp", "avif", "heif", "tiff")),
+    (pixels, "_cmyk_to_rgb", ("print",)),
+    (pixels, "_assemble", EVERY),
+    (pixels, "upright", ("jpeg",)),
     (exif, "of_result", ("jpeg",)),
-    (reading, "kept_metadata", EVERY),
+    (pixels, "kept_metadata", EVERY),
 ]
 
 ROW_STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
     (regions, "_inspect", EVERY),
     (regions, "_reader", EVERY),
-    (containers, "check_png_file", ("png",)),
+    (tiff_fields, "check_png_file", ("png",)),
     (regions, "_jpeg", ("jpeg",)),
     (regions, "_tiff", ("tiff", "tiff16")),
     (regions, "_picture", ("png", "jpeg", "tiff16")),
@@ -112,7 +115,7 @@ ROW_STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
     (regions, "_regrouped", ("png", "print", "webp")),
     (regions, "_turned", ("jpeg",)),
     (regions, "_spooled", ("jpeg",)),
-    (containers, "unpack", ("tiff16",)),
+    (tiff_fields, "unpack", ("tiff16",)),
 ]
 
 
@@ -211,9 +214,7 @@ def nothing_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_logged")
 def test_traceback_of_a_decoder_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    script = (
-        "from beam_upscale import decoding; decoding.main(lambda data, **_: {}[bytes(data).hex()])"
-    )
+    script = "from beam_upscale.images.decoding import child; child.main(lambda data, **_: {}[bytes(data).hex()])"
     command = (sys.executable, "-c", script)
 
     with caplog.at_level(logging.ERROR), DecoderPool(1, command=command) as pool:
@@ -241,4 +242,4 @@ def test_only_so_many_places_are_logged(
 
     assert len(caplog.records) == 2
     assert len(long.message) < 600
-    assert image.read_header(FILES["png"]).width == WIDTH
+    assert inspection.read_header(FILES["png"]).width == WIDTH

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.parameters import MAX_SEED, Parameters
+from beam_upscale.planning.parameters import MAX_SEED, Parameters
 
 PIXELS = bytes(range(18))
 SHAPE = (2, 3, 3)

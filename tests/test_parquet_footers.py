@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_upscale.parquet_footers import ColumnChunk, column_chunks
+from beam_upscale.sources.locations.parquet_footers import ColumnChunk, column_chunks
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 

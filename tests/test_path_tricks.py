@@ -13,10 +13,10 @@ from PIL import Image
 from runs import tree, upscale
 from tar_files import END, member
 
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.manifest import Row, Status
-from beam_upscale.output_names import folded
-from beam_upscale.verify import verify
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.names import folded
+from beam_upscale.dataset.verify import verify
 
 HOSTILE = [
     "../up.png",

@@ -18,15 +18,18 @@ from PIL import Image
 from runs import command, quick, rows, tree, upscale
 from tar_files import write_tar
 
-from beam_upscale import ReadImages, Upscale, WriteDataset, storage
-from beam_upscale.data_shards import write_images
-from beam_upscale.dataset import RUN_FORMAT, DatasetFolder
+from beam_upscale import ReadImages, Upscale, WriteDataset
+from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.shard_files import write_images
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.places import Output, is_dataset, normalized
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.listing import Listing, list_images, no_input, source_image
-from beam_upscale.manifest import Row, Status
-from beam_upscale.places import Output, is_dataset, normalized
-from beam_upscale.verify import verify
+from beam_upscale.sources.discovery import list_images, no_input
+from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.inputs.source_image import source_image
+from beam_upscale.storage import publishing
 
 RUN = json.dumps({"format": RUN_FORMAT, "complete": True, "layout": "files"})
 
@@ -43,7 +46,7 @@ def make_dataset(folder: Path, *images: str) -> Path:
     """What a run leaves, as far as listings look at it."""
     make(folder, *(f"images/{name}" for name in images))
     for name in ("manifest/000000.parquet", "telemetry/000000-1.parquet", "README.md"):
-        storage.write(f"{folder}/{name}", b"")
+        publishing.write(f"{folder}/{name}", b"")
     (folder / "run.json").write_text(RUN)
     return folder
 
@@ -321,9 +324,9 @@ def test_no_results_are_listed_on_other_stores(store: str) -> None:
         *("in/1.png", "in/images/2.png", "in/first/images/a.png", "in/first/own.png"),
         *("in/up/images/b.png", "in/other/data/c.png", "in/first/manifest/0.parquet"),
     ):
-        storage.write(f"{store}/{name}", b"")
-    storage.write(f"{store}/in/first/run.json", RUN.encode())
-    storage.write(f"{store}/in/other/run.json", b"{}")
+        publishing.write(f"{store}/{name}", b"")
+    publishing.write(f"{store}/in/first/run.json", RUN.encode())
+    publishing.write(f"{store}/in/other/run.json", b"{}")
 
     for pattern in ("in", "in/", "in/**/*.png", "i*"):
         listing = list_images(f"{store}/{pattern}", exclude=f"{store}//in/up/")
@@ -628,8 +631,8 @@ def test_a_pipeline_that_would_read_nothing_but_results_says_so(out: Path) -> No
 CHECK = """
 import json, sys
 from pathlib import Path
-from beam_upscale.listing import list_images
-from beam_upscale.places import Output
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.dataset.places import Output
 
 base = Path(sys.argv[1])
 out = base / "out"

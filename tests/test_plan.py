@@ -6,16 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_upscale.engines import ENGINES, Engine, get_engine
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.plan import (
-    Action,
-    Animated,
-    OutputFormat,
-    Oversize,
-    PlanOptions,
-    plan,
-)
+from beam_upscale.planning.engines import ENGINES, Engine, get_engine
+from beam_upscale.planning.plan import Action, plan
+from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize, PlanOptions
 
 ESRGAN = get_engine("esrgan-v1-x2plus")
 LATENT = get_engine("stable-diffusion-x4-latent-upscaler")

@@ -10,18 +10,15 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from PIL import Image
 
-from beam_upscale import budget
-from beam_upscale.budget import Claim, admission, order
-from beam_upscale.chain import Rules
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.decoding import shared_pool
-from beam_upscale.engines import get_engine
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.inference import TiledImage
-from beam_upscale.listing import Inputs, SourceImage, list_images
-from beam_upscale.manifest import Status
-from beam_upscale.plan import Oversize, PlanOptions
-from beam_upscale.preview import (
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.inference.elements import TiledImage
+from beam_upscale.pipeline import budget
+from beam_upscale.pipeline.budget import Claim, admission, order
+from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.preview import (
     PlanImages,
     PlannedImage,
     StatusTotals,
@@ -30,8 +27,13 @@ from beam_upscale.preview import (
     preview,
     read_plan,
 )
-from beam_upscale.settings import UpscaleSettings
-from beam_upscale.stages import prepare
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.plan_options import Oversize, PlanOptions
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
 ENGINE = get_engine("esrgan-v1-x2plus")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from beam_upscale.printing import Column, Debugging, Printer, show_all_characters
+from beam_upscale.cli.display.printing import Column, Debugging, Printer, show_all_characters
 
 MARKUP = "[b]bold[/b] [/no] :smile: [link=x] {} %s"
 
@@ -80,7 +80,7 @@ def test_logs_are_literal(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_process_without_streams_prints_nothing() -> None:
-    code = "from beam_upscale.printing import Printer; Printer().line('x')"
+    code = "from beam_upscale.cli.display.printing import Printer; Printer().line('x')"
 
     finished = subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" >&- 2>&-'], check=False)
 
@@ -90,7 +90,7 @@ def test_a_process_without_streams_prints_nothing() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device here")
 def test_what_cannot_be_flushed_is_told_once() -> None:
     code = (
-        "import sys; from beam_upscale.printing import flush\n"
+        "import sys; from beam_upscale.cli.display.printing import flush\n"
         "sys.stdout.write('x')\n"
         "try: flush()\n"
         "except OSError: sys.exit(7)"

@@ -274,7 +274,7 @@ import sys
 sys.modules.update(dict.fromkeys({sorted(MODEL_LIBRARIES)!r}))  # None: their import fails.
 import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-import beam_upscale as bu, beam_upscale.cli, beam_upscale.run
+import beam_upscale as bu, beam_upscale.cli.main, beam_upscale.run
 settings = bu.UpscaleSettings.of("esrgan-v1-x2plus", backend="grpc", endpoint="localhost:1")
 with beam.Pipeline(runner=FnApiRunner()) as pipeline:
     pipeline | beam.Create([]) | bu.Upscale(settings.pin())

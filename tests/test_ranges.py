@@ -1,7 +1,7 @@
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.ranges import check_at_least, check_positive
+from beam_upscale.planning.ranges import check_at_least, check_positive
 
 
 def test_what_is_in_range_or_not_set_passes() -> None:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from runs import command
 
+from beam_upscale.dataset.hold.hold import Hold, new_token, refuse_impossible
+from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.errors import SettingsError
-from beam_upscale.hold import Hold, Kind, new_token, refuse_impossible
 
 GRPC = ("--backend=grpc", "--endpoint=127.0.0.1:1")
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteModel
 
 ENGINE = "esrgan-v1-x2plus"
 

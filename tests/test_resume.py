@@ -24,11 +24,13 @@ from runs import (
     workers_of,
 )
 
-from beam_upscale import sinks, transforms
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.manifest import Status
-from beam_upscale.request import FailureLimit
-from beam_upscale.verify import verify
+from beam_upscale.pipeline import upscale as pipeline_upscale
+from beam_upscale.pipeline.commit import persist
+from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.request import FailureLimit
 
 IMAGES = 12
 SHARD_ROWS = 5
@@ -55,7 +57,7 @@ def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
 def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the inputs that runs in this process decode, in the order they do."""
     names: list[str] = []
-    prepare = transforms.prepare
+    prepare = one_image_prepare.prepare
 
     def noted(source: Any, *arguments: Any) -> Any:
         tiled = prepare(source, *arguments)
@@ -63,7 +65,7 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(source.name)
         return tiled
 
-    monkeypatch.setattr(transforms, "prepare", noted)
+    monkeypatch.setattr(pipeline_upscale, "prepare", noted)
     return names
 
 
@@ -384,13 +386,13 @@ def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
     for number in range(30):
         (folder / f"{number:02}.jpg").write_text("not an image")
     photograph().save(folder / "good.png")
-    stage = sinks.stage
+    stage = persist.stage
 
     def slow_stage(*arguments: Any) -> Any:
         time.sleep(0.15)
         return stage(*arguments)
 
-    monkeypatch.setattr(sinks, "stage", slow_stage)
+    monkeypatch.setattr(persist, "stage", slow_stage)
     arguments = ["run", folder, output, *quick(tiny_weights)]
     stopped = command(*arguments, "--max-failures", text)
     records = len(list(output.glob(".staging/records/*/*.json")))

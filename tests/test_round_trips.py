@@ -18,9 +18,9 @@ from PIL import Image
 from runs import upscale
 from tar_files import write_tar
 
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.listing import list_images
-from beam_upscale.manifest import Row
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.sources.discovery import list_images
 
 IMAGES = 3
 LABELS = [f"label {number}" for number in range(IMAGES)]
@@ -233,7 +233,7 @@ def test_what_img2dataset_downloaded_comes_in(
 
 
 def test_captions_of_img2dataset_are_prompts(tmp_path: Path, encoded: list[bytes]) -> None:
-    from beam_upscale.parameters import Parameters
+    from beam_upscale.planning.parameters import Parameters
 
     write_as_img2dataset_does(tmp_path / "in", encoded)
 

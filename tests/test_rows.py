@@ -10,12 +10,12 @@ import pytest
 from apache_beam.coders import registry
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from beam_upscale import manifest
-from beam_upscale.dataset import Record
+from beam_upscale.dataset.manifest import row as manifest_row
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import SourceImage, source_image
-from beam_upscale.manifest import Row, Status, Totals
-from beam_upscale.rows import (
+from beam_upscale.pipeline.beam_rows import (
     input_row,
     input_type,
     passed_fields,
@@ -26,7 +26,8 @@ from beam_upscale.rows import (
     totals_row,
     totals_type,
 )
-from beam_upscale.stages import UpscaledImage
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 
 IMAGE = b"an encoded image"
 
@@ -139,7 +140,7 @@ def test_a_column_that_cannot_be_a_field_is_refused(columns: dict[str, str], mes
 def test_a_results_row_has_the_manifests_columns_and_types() -> None:
     fields = dict(named_fields_from_element_type(result_type([])))
 
-    assert list(fields)[: len(manifest.COLUMNS)] == manifest.COLUMNS.names
+    assert list(fields)[: len(manifest_row.COLUMNS)] == manifest_row.COLUMNS.names
 
 
 def test_a_result_comes_back_from_its_row() -> None:

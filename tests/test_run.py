@@ -22,15 +22,22 @@ from PIL import Image
 from runs import command, command_elsewhere, every_backend, quick, rows, tree, upscale
 from skimage import data
 
-from beam_upscale import budget, storage, transforms, weights
-from beam_upscale.control import stop_reason
-from beam_upscale.dataset import DatasetFolder, Record
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status
-from beam_upscale.run import _Execution, _watch
-from beam_upscale.termination import INTERRUPTED
-from beam_upscale.verify import verify
+from beam_upscale.inference.weights import resolution
+from beam_upscale.pipeline import budget
+from beam_upscale.pipeline import upscale as pipeline_upscale
+from beam_upscale.pipeline.execution import Execution, watch
+from beam_upscale.pipeline.one_image import finish as one_image_finish
+from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image import states
+from beam_upscale.pipeline.run_state.control import stop_reason
+from beam_upscale.pipeline.termination import INTERRUPTED
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import walking
 from pipelines import upscale_images
 
 # Pictures that come with scikit-image, without a download.
@@ -113,14 +120,14 @@ def test_order_and_parallelism_change_nothing(
     options["network_backend"] = network_backend
     upscale(photographs, tmp_path / "one", tiny_weights, workers=1, **options)
     expected = tree(tmp_path / "one")
-    list_files = storage.list_files
+    list_files = walking.list_files
 
-    def shuffled(*arguments: Any) -> list[storage.FileEntry]:
+    def shuffled(*arguments: Any) -> list[walking.FileEntry]:
         entries = list(list_files(*arguments))
         random.Random(1).shuffle(entries)
         return entries
 
-    monkeypatch.setattr(storage, "list_files", shuffled)
+    monkeypatch.setattr(walking, "list_files", shuffled)
     upscale(photographs, tmp_path / "shuffled", tiny_weights, workers=1, **options)
     upscale(photographs, tmp_path / "four", tiny_weights, workers=4, **options)
 
@@ -141,9 +148,9 @@ def test_no_pixels_outlive_their_image(
     for number in range(15):
         photograph(number).save(folder / f"{number}.png")
     arrays: list[weakref.ref[NDArray[np.uint8]]] = []
-    results: list[weakref.ref[transforms.UpscaledImage]] = []
+    results: list[weakref.ref[states.UpscaledImage]] = []
     alive: list[int] = []
-    prepare, finish = transforms.prepare, transforms.finish
+    prepare, finish = one_image_prepare.prepare, one_image_finish.finish
 
     def noted_prepare(*arguments: Any) -> Any:
         alive.append(sum(each() is not None for each in [*arrays, *results]))
@@ -157,8 +164,8 @@ def test_no_pixels_outlive_their_image(
         results.append(weakref.ref(upscaled))
         return upscaled
 
-    monkeypatch.setattr(transforms, "prepare", noted_prepare)
-    monkeypatch.setattr(transforms, "finish", noted_finish)
+    monkeypatch.setattr(pipeline_upscale, "prepare", noted_prepare)
+    monkeypatch.setattr(pipeline_upscale, "finish", noted_finish)
 
     upscale(folder, tmp_path / "out", tiny_weights)
     gc.collect()
@@ -431,7 +438,7 @@ def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        _watch(_Execution(finish), dataset, "run", None, lambda _: is_watched.set())
+        watch(Execution(finish), dataset, "run", None, lambda _: is_watched.set())
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -492,7 +499,7 @@ def test_real_weights_on_fifty_photographs(
     assert sum(row.credits for row in found.values()) == Decimal("10.0")
     assert sum(row.billed_credits for row in found.values()) == 0
     (precision,) = {str(row.precision) for row in found.values()}
-    path = weights.resolve(None, "esrgan-v1-x2plus").path
+    path = resolution.resolve(None, "esrgan-v1-x2plus").path
     network = ModelLoader().load_from_file(path).model.eval()
     for name in sorted(rows(tmp_path / "fp32")):
         expected = upscaled_whole(network, Image.open(few / name))

@@ -23,18 +23,20 @@ from paid_histories import (
     through_beam,
 )
 
-from beam_upscale import engines, storage
-from beam_upscale.books import BookSums
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.book_sums import BookSums
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import source_image
-from beam_upscale.manifest import Status
-from beam_upscale.request import Run
-from beam_upscale.run import run
-from beam_upscale.sinks import WriteDataset
-from beam_upscale.sources import ReadImages
-from beam_upscale.transforms import Upscale
-from beam_upscale.verify import verify
+from beam_upscale.pipeline.read import ReadImages
+from beam_upscale.pipeline.request import Run
+from beam_upscale.pipeline.run import run
+from beam_upscale.pipeline.upscale import Upscale
+from beam_upscale.pipeline.write import WriteDataset
+from beam_upscale.planning import engines
+from beam_upscale.sources.inputs.source_image import source_image
+from beam_upscale.storage import publishing, walking
+from beam_upscale.storage.uris import uris
 
 PRICE = Decimal("0.2")
 
@@ -81,8 +83,8 @@ def test_a_run_that_is_stopped_says_what_was_charged(history: History) -> None:
 
 def test_books_that_were_changed_are_noticed(history: History) -> None:
     assert history.run(through_beam)
-    for entry in list(storage.list_below(storage.join(history.dataset.root, "books"))):
-        storage.delete(entry.uri)
+    for entry in list(walking.list_below(uris.join(history.dataset.root, "books"))):
+        publishing.delete(entry.uri)
 
     (problem,) = verify(history.dataset.root)
 
@@ -107,7 +109,7 @@ def test_rows_of_an_earlier_version_count_against_a_budget(history: History) -> 
 
 def as_an_earlier_version_left_it(history: History) -> None:
     """Takes the books away, and what tells that there are any."""
-    storage.delete(storage.join(history.dataset.root, "books"))
+    publishing.delete(uris.join(history.dataset.root, "books"))
     path = Path(history.dataset.run_json)
     values = json.loads(path.read_text())
     del values["books"]

@@ -20,15 +20,17 @@ from runs import command, quick, upscale
 from tar_files import END, member, tar
 from web_server import WebServer, file, serving, status
 
-from beam_upscale import http_files, storage
-from beam_upscale.budget import read_header
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.decoding import shared_pool
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.listing import SourceImage, list_images
-from beam_upscale.manifest import Row, Status
-from beam_upscale.sources import ReadImages
-from beam_upscale.verify import verify
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.pipeline.budget import read_header
+from beam_upscale.pipeline.read import ReadImages
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import files
+from beam_upscale.storage.http import attempts, connections
 
 Images = Mapping[str, bytes]
 Writer = Callable[[Path, Images, str], Path]
@@ -165,7 +167,7 @@ def test_a_run_over_urls(
     web: WebServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(http_files, "PATIENCE", http_files.Patience(first_pause_seconds=0.01))
+    monkeypatch.setattr(attempts, "PATIENCE", connections.Patience(first_pause_seconds=0.01))
     web.replies |= {
         "/a.png": file(encoded(0)),
         "/b": file(encoded(1), ranges=False),
@@ -363,8 +365,8 @@ def test_a_pipeline_reads_each_row_group_once(
     images = {f"{number}.png": b"%d" % number for number in range(6)}
     source = write(tmp_path / "in", images, "bad.png")
     opened: list[str] = []
-    open_read = storage.open_read
-    monkeypatch.setattr(storage, "open_read", lambda uri: opened.append(uri) or open_read(uri))
+    open_read = files.open_read
+    monkeypatch.setattr(files, "open_read", lambda uri: opened.append(uri) or open_read(uri))
 
     def read(image: SourceImage) -> tuple[str, bytes]:
         label = image.columns["label"]

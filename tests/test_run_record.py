@@ -9,11 +9,11 @@ from PIL import Image
 from runs import rows, upscale
 
 import beam_upscale as bu
-from beam_upscale.dataset import DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.run_record import continued, refuse_foreign_files, run_record
-from beam_upscale.verify import verify
+from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ from memory_filesystem import MemoryFileSystem
 from safetensors.torch import save_file
 from small_networks import esrgan
 
-from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.plan import Animated, OutputFormat, Oversize
-from beam_upscale.remote_models import API_KEY_VARIABLE, RemoteModel
-from beam_upscale.settings import UpscaleSettings
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.remote_engines import API_KEY_VARIABLE, RemoteModel
+from beam_upscale.inference.weights import cache
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize
 
 ENGINE = "esrgan-v1-x2plus"
 
@@ -194,7 +194,7 @@ def test_what_would_fail_every_image_alike_is_refused(
 def test_a_device_that_is_not_there_is_refused(
     quick: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_upscale.models.device._has_cuda", lambda: False)
+    monkeypatch.setattr("beam_upscale.inference.networks.device._has_cuda", lambda: False)
 
     settings = UpscaleSettings.of(ENGINE, **{**quick, "device": "cuda"})
 
@@ -216,7 +216,7 @@ def test_weights_may_lie_on_another_file_system(
     assert model.weights_uri == "mem://bucket/tiny.safetensors"
     assert model.name == "tiny.safetensors"
     assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
-    assert list(weights.cache_directory().rglob(f"{model.weights_sha256}.safetensors"))
+    assert list(cache.cache_directory().rglob(f"{model.weights_sha256}.safetensors"))
 
 
 def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) -> None:

@@ -7,8 +7,10 @@ from memory_filesystem import MemoryFileSystem
 from memory_hdfs import hdfs
 from web_server import file, serving
 
-from beam_upscale import http_files, local_models, shared_weights, weights
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference import local_engines, shared_weights
+from beam_upscale.inference.weights import digest
+from beam_upscale.storage.http import attempts, connections
 
 FILES = {
     "model_index.json": b"{}",
@@ -62,9 +64,9 @@ def test_a_folder_comes_back_as_it_was_put(folder: Path, cache: Path, uri: str) 
     fetched = shared_weights.fetch(uri, sha256)
 
     assert shared_weights.is_there(uri)
-    assert sha256 == weights.sha256_of(folder)
+    assert sha256 == digest.sha256_of(folder)
     assert fetched == cache / sha256
-    assert {name: (fetched / name).read_bytes() for name in weights.files_of(fetched)} == FILES
+    assert {name: (fetched / name).read_bytes() for name in digest.files_of(fetched)} == FILES
 
 
 @pytest.mark.parametrize("scheme", ["mem", "hdfs"])
@@ -77,7 +79,7 @@ def test_a_file_comes_back_as_it_was_put(folder: Path, cache: Path, scheme: str)
     fetched = shared_weights.fetch(uri, sha256)
 
     assert shared_weights.is_there(uri)
-    assert sha256 == weights.sha256_of(path)
+    assert sha256 == digest.sha256_of(path)
     assert fetched == cache / f"{sha256}.safetensors"
     assert fetched.read_bytes() == path.read_bytes()
 
@@ -102,16 +104,16 @@ def test_empty_objects_that_stand_for_folders_do_not_count(
     stored[placeholder] = b""
 
     assert shared_weights.is_there(uri)
-    assert shared_weights.sha256(uri) == weights.sha256_of(folder)
+    assert shared_weights.sha256(uri) == digest.sha256_of(folder)
 
 
 def test_a_folder_on_this_machine_has_the_same_sha256(folder: Path) -> None:
-    expected = weights.sha256_of(folder)
+    expected = digest.sha256_of(folder)
 
     for uri in (str(folder), f"{folder}/", f"file://{folder}"):
         assert shared_weights.is_there(uri)
         assert shared_weights.sha256(uri) == expected
-    assert shared_weights.sha256(f"file://{folder}/model_index.json") == weights.sha256_of(
+    assert shared_weights.sha256(f"file://{folder}/model_index.json") == digest.sha256_of(
         folder / "model_index.json"
     )
 
@@ -182,12 +184,12 @@ def test_errors_of_a_storage_client_are_unavailable(
 
 
 def test_weights_at_a_url_have_the_name_of_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_files, "PATIENCE", http_files.Patience(attempts=1))
+    monkeypatch.setattr(attempts, "PATIENCE", connections.Patience(attempts=1))
     content = os.urandom(1000)
     with serving() as web:
         web.replies["/w/small.pth"] = file(content)
 
-        found, uri = local_models._find_weights(f"{web.url}/w/small.pth?sig=SECRET", "any")
+        found, uri = local_engines._find_weights(f"{web.url}/w/small.pth?sig=SECRET", "any")
 
     assert (found.name, found.source) == ("small.pth", f"{web.url}/w/small.pth")
     assert found.path.suffix == ".pth"

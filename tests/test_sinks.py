@@ -13,30 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from beam_upscale import sinks
-from beam_upscale.arrivals import Arrivals, Listed, key_of
-from beam_upscale.booking import RunBooks
-from beam_upscale.books import read_sums
-from beam_upscale.control import clear_stop, stop_reason
-from beam_upscale.data_shards import read_images
-from beam_upscale.dataset import DatasetFolder, Record, Telemetry
+from beam_upscale.dataset.book_sums import read_sums
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.shard_files import read_images
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.formats import Layout
-from beam_upscale.listed import write_listing
-from beam_upscale.listing import SourceImage
-from beam_upscale.manifest import Row, Status
-from beam_upscale.sinks import (
-    WriteDataset,
-    commit_shard,
-    listed_records,
-    new_run_id,
-    output_uri,
-    shard_of,
-    stage,
-)
-from beam_upscale.sources import ReadImages
-from beam_upscale.stages import UpscaledImage
-from beam_upscale.transforms import Upscale
+from beam_upscale.pipeline.commit import persist
+from beam_upscale.pipeline.commit.persist import output_uri, shard_of, stage
+from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.read import ReadImages
+from beam_upscale.pipeline.run_state.arrivals import Arrivals, Listed, key_of
+from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.upscale import Upscale
+from beam_upscale.pipeline.write import WriteDataset, new_run_id
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import write_listing
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 
@@ -179,7 +174,7 @@ def test_a_row_that_cannot_be_stored_costs_no_other(dataset: DatasetFolder, layo
 def test_an_image_that_parquet_does_not_hold_is_one_row(
     dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sinks, "MOST_PARQUET_BYTES", 4)
+    monkeypatch.setattr(persist, "MOST_PARQUET_BYTES", 4)
 
     record = stage(paid("1", b"image"), dataset, Layout.PARQUET)
 

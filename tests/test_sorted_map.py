@@ -4,7 +4,7 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.sorted_map import SortedMap
+from beam_upscale.storage.sorted_map import SortedMap
 
 names = st.text(st.characters(exclude_categories=["Cs"]))
 

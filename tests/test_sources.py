@@ -21,26 +21,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale import manifest, storage
-from beam_upscale.budget import claim, spent
-from beam_upscale.chain import Rules
-from beam_upscale.columns import infer_input_type
-from beam_upscale.dataset import RUN_FORMAT, DatasetFolder, Record, record_from_json
-from beam_upscale.decoding import shared_pool
-from beam_upscale.engines import get_engine
+from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.listing import (
-    Inputs,
-    Listing,
-    SourceImage,
-    is_image_name,
-    list_images,
-    source_image,
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.pipeline.budget import claim, spent
+from beam_upscale.pipeline.read import (
+    Asking,
+    FindDone,
+    FindEarlier,
+    ReadBatch,
+    ReadImages,
+    write_down,
 )
-from beam_upscale.manifest import Row, Status
-from beam_upscale.parameters import Parameters
-from beam_upscale.resume import Asked, asked_by, assign_shards, relabeled, still_holds
-from beam_upscale.sources import Asking, FindDone, FindEarlier, ReadBatch, ReadImages, write_down
+from beam_upscale.pipeline.run_state.resume import (
+    Asked,
+    asked_by,
+    assign_shards,
+    relabeled,
+    still_holds,
+)
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.formats.folder import is_image_name
+from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
+from beam_upscale.storage import files, publishing, walking
 
 RULES = Rules((get_engine("esrgan-v1-x2plus"),))
 
@@ -76,7 +87,7 @@ def upscaled(image: SourceImage, **values: Any) -> Row:
         image.source_uri,
         Status.UPSCALED,
         **{
-            "source_sha256": image.sha256() if storage.exists(image.uri or "") else None,
+            "source_sha256": image.sha256() if files.exists(image.uri or "") else None,
             "output_uri": f"images/{image.output_name}.png",
             "output_bytes": 4,
             **values,
@@ -90,9 +101,9 @@ def commit(dataset: DatasetFolder, shard: int, rows: Iterable[Row]) -> None:
     for row in rows:
         if row.output_uri is not None:
             dataset.write(dataset.resolve(row.output_uri), b"done")
-    with storage.publish(dataset.manifest_uri(shard)) as file:
-        pq.write_table(manifest.table(rows), file)
-    storage.delete(dataset.staging)
+    with publishing.publish(dataset.manifest_uri(shard)) as file:
+        pq.write_table(manifest_table.table(rows), file)
+    publishing.delete(dataset.staging)
 
 
 def put_aside(dataset: DatasetFolder, row: Row) -> Record:
@@ -246,7 +257,7 @@ def test_names_that_need_care_are_matched_as_they_are_listed(inputs: Path) -> No
     odd = os.fsdecode(b"\xff.png")
     names = ["%FF.png", "ä b.png", "[x].png", "x" * 220 + ".png", "line\nbreak.png"]
     make(inputs, *names)
-    storage.write(f"{inputs}/{odd}", b"")
+    publishing.write(f"{inputs}/{odd}", b"")
     describe(inputs, *({"file_name": name, "label": name} for name in names))
 
     listing = list_images(str(inputs))
@@ -338,13 +349,13 @@ def test_a_metadata_file_is_read_once(inputs: Path, monkeypatch: pytest.MonkeyPa
     make(inputs, "a.png", "b.png", "sub/c.png")
     describe(inputs, {"file_name": "a.png"}, {"file_name": "sub/c.png"})
     opened: list[str] = []
-    open_read = storage.open_read
+    open_read = files.open_read
 
     def noted(uri: str) -> BinaryIO:
         opened.append(uri)
         return open_read(uri)
 
-    monkeypatch.setattr(storage, "open_read", noted)
+    monkeypatch.setattr(files, "open_read", noted)
     list_images(str(inputs))
     list_images(f"{inputs}/**/*.png")
 
@@ -530,9 +541,9 @@ def test_shards_are_counted_off_in_order(dataset: DatasetFolder) -> None:
 def test_an_interrupted_run_goes_on_with_its_shards(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
     before = list(assign_shards(images, dataset, shard_rows=2))
-    storage.write(dataset.resolve("images/b.png"), b"done")
-    with storage.publish(dataset.manifest_uri(1)) as file:
-        pq.write_table(manifest.table([upscaled(before[2]), upscaled(before[3])]), file)
+    publishing.write(dataset.resolve("images/b.png"), b"done")
+    with publishing.publish(dataset.manifest_uri(1)) as file:
+        pq.write_table(manifest_table.table([upscaled(before[2]), upscaled(before[3])]), file)
 
     after = list(assign_shards(images, dataset, shard_rows=2))
 
@@ -619,8 +630,8 @@ def test_rows_that_have_changed_places_keep_the_names_of_their_results(
 def test_another_number_of_rows_is_another_assignment(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
     before = list(assign_shards(images, dataset, shard_rows=2))
-    with storage.publish(dataset.manifest_uri(0)) as file:
-        pq.write_table(manifest.table([upscaled(before[0]), upscaled(before[1])]), file)
+    with publishing.publish(dataset.manifest_uri(0)) as file:
+        pq.write_table(manifest_table.table([upscaled(before[0]), upscaled(before[1])]), file)
 
     after = list(assign_shards(images, dataset, shard_rows=1))
 
@@ -632,9 +643,9 @@ def test_shards_do_not_depend_on_the_order_of_the_listing(
 ) -> None:
     make(inputs, *(f"{number}.png" for number in range(20)), "3.jpg", "3.webp")
     expected = list(assign_shards(list_images(str(inputs)).images, dataset, 4))
-    shuffled = list(storage.list_files(str(inputs)))
+    shuffled = list(walking.list_files(str(inputs)))
     random.Random(7).shuffle(shuffled)
-    monkeypatch.setattr(storage, "list_files", lambda *_: iter(shuffled))
+    monkeypatch.setattr(walking, "list_files", lambda *_: iter(shuffled))
 
     assert list(assign_shards(list_images(str(inputs)).images, dataset, 4)) == expected
 
@@ -777,7 +788,7 @@ def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: Dataset
 
 def test_changed_content_is_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
     image = with_committed(picture, upscaled(picture), dataset)
-    storage.write(picture.uri or "", b"other bytes")
+    publishing.write(picture.uri or "", b"other bytes")
 
     found = find(image, dataset)
 
@@ -789,9 +800,9 @@ def test_a_result_that_is_gone_or_cut_is_made_again(
     picture: SourceImage, dataset: DatasetFolder, left: bytes | None
 ) -> None:
     image = with_committed(picture, upscaled(picture), dataset)
-    storage.delete(dataset.resolve("images/a.png"))
+    publishing.delete(dataset.resolve("images/a.png"))
     if left is not None:
-        storage.write(dataset.resolve("images/a.png"), left)
+        publishing.write(dataset.resolve("images/a.png"), left)
 
     assert find(image, dataset).earlier is None
 
@@ -814,10 +825,10 @@ def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
     row = upscaled(picture, output_uri="data/000000.parquet")
 
     assert not still_holds(picture, row, dataset)
-    storage.write(dataset.staged_image_uri(picture.input_id), b"done")
+    publishing.write(dataset.staged_image_uri(picture.input_id), b"done")
     assert still_holds(picture, row, dataset)
-    storage.delete(dataset.staging)
-    storage.write(dataset.resolve("data/000000.parquet"), b"shard")
+    publishing.delete(dataset.staging)
+    publishing.write(dataset.resolve("data/000000.parquet"), b"shard")
     assert still_holds(picture, row, dataset)
 
 
@@ -839,7 +850,7 @@ def test_a_file_that_was_too_large_is_not_read_again(
 ) -> None:
     row = Row(picture.input_id, "", Status.REJECTED, error_code=ErrorCode.FILE_TOO_LARGE)
     opened: list[str] = []
-    monkeypatch.setattr(storage, "open_read", opened.append)
+    monkeypatch.setattr(files, "open_read", opened.append)
 
     assert not still_holds(picture, row, dataset)
     assert opened == []
@@ -869,8 +880,8 @@ def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping
         for number, each in enumerate([columns, *others])
     ]
     file = io.BytesIO()
-    pq.write_table(manifest.table(rows), file)
-    return manifest.rows_of(pq.read_table(file))[0].input
+    pq.write_table(manifest_table.table(rows), file)
+    return manifest_table.rows_of(pq.read_table(file))[0].input
 
 
 def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:
@@ -1159,7 +1170,7 @@ def test_number_that_becomes_json_text_is_the_one_of_now() -> None:
 
 def test_the_pipeline_lists_what_list_images_does(inputs: Path, dataset: DatasetFolder) -> None:
     make(inputs, "b.png", "a.png", "line\nbreak.png", "notes.txt")
-    storage.write(os.fsdecode(os.fsencode(inputs) + b"/\xff.png"), b"")
+    publishing.write(os.fsdecode(os.fsencode(inputs) + b"/\xff.png"), b"")
     expected = [image.input_id for image in list_images(str(inputs)).images]
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:

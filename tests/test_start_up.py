@@ -15,15 +15,16 @@ from PIL import Image
 from runs import quick
 from small_networks import noise
 
-from beam_upscale import weights
-from beam_upscale.chain import Backend
-from beam_upscale.local_models import LocalEsrgan
-from beam_upscale.models import device, openvino_early
-from beam_upscale.models.backend import NetworkBackend
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.openvino_early import Wanted
-from beam_upscale.settings import UpscaleSettings
-from beam_upscale.start_up import import_inference, loading_network
+from beam_upscale.cli.commands.start_up import import_inference, loading_network
+from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.networks import device
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.openvino import early
+from beam_upscale.inference.networks.openvino.early import Wanted
+from beam_upscale.inference.weights import registry, resolution
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.chain import Backend
 
 HEAVY = frozenset(
     {
@@ -109,7 +110,7 @@ def test_run_imports_what_runs_its_network_and_no_other(
 
 IMPORT_OF_INFERENCE = """
 import sys
-from beam_upscale.start_up import import_inference
+from beam_upscale.cli.commands.start_up import import_inference
 
 import_inference()
 from apache_beam.ml.inference import base
@@ -147,7 +148,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Wanted]]:
         begun.append(network)
         yield
 
-    monkeypatch.setattr(openvino_early, "loading", loading)
+    monkeypatch.setattr(early, "loading", loading)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     return begun
 
@@ -155,7 +156,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Wanted]]:
 def test_the_network_that_a_run_takes_is_loaded(
     loads: list[tuple[Path, Wanted]],
 ) -> None:
-    found = weights.resolve(None, "esrgan-v1-x2plus")
+    found = resolution.resolve(None, "esrgan-v1-x2plus")
     settings = UpscaleSettings(precision=Precision.FP32, device=Device.CPU, threads=3)
 
     with loading_network(settings):
@@ -187,7 +188,7 @@ def test_no_other_network_is_loaded_early(
             pass
     # Nothing is fetched for it, nor made of a package; and what is wrong is told by the run.
     monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path))
-    path = weights.REGISTRY["realesrgan-x4plus-ncnn"].path
+    path = registry.REGISTRY["realesrgan-x4plus-ncnn"].path
     assert path.is_relative_to(tmp_path)
     with loading_network(UpscaleSettings()):
         assert not path.exists()

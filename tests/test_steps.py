@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from beam_upscale import steps
+from beam_upscale.inference import steps
 
 Heard = list[tuple[int, int]]
 

@@ -13,9 +13,11 @@ import pytest
 from memory_filesystem import MemoryFileSystem
 from memory_hdfs import MemoryHdfs, hdfs
 
-from beam_upscale import storage
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.listing import list_images
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import publishing, walking
+from beam_upscale.storage.uris import uris
 
 NOBODY = 65534
 
@@ -59,7 +61,7 @@ def as_ordinary_user() -> Iterator[None]:
 
 
 def names(pattern: str | Path) -> list[str]:
-    return sorted(entry.name for entry in storage.list_files(str(pattern)))
+    return sorted(entry.name for entry in walking.list_files(str(pattern)))
 
 
 def make_files(folder: Path, *relative: str) -> None:
@@ -103,33 +105,33 @@ def test_of_a_part_no_more_is_read_than_that(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(MemoryFileSystem, "open", opened)
     monkeypatch.setattr(Counted, "asked", 0)
 
-    assert storage.read_range("mem://bucket/a.tar", 300, 2500) == data[300:2800]
-    assert storage.read("mem://bucket/a.tar", limit=10) == data[:10]
-    assert storage.read_range("mem://bucket/a.tar", len(data) - 5, 10) == data[-5:]
+    assert storage_files.read_range("mem://bucket/a.tar", 300, 2500) == data[300:2800]
+    assert storage_files.read("mem://bucket/a.tar", limit=10) == data[:10]
+    assert storage_files.read_range("mem://bucket/a.tar", len(data) - 5, 10) == data[-5:]
     assert Counted.asked < 10_000
 
 
 def test_a_path_is_local_and_another_scheme_is_not() -> None:
-    assert storage.is_local("photos/a.png")
-    assert storage.is_local("file:///photos/a.png")
-    assert not storage.is_local("gs://bucket/a.png")
+    assert uris.is_local("photos/a.png")
+    assert uris.is_local("file:///photos/a.png")
+    assert not uris.is_local("gs://bucket/a.png")
 
 
 def test_absolute_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert storage.absolute("a/../b/") == str(tmp_path / "b")
-    assert storage.absolute("file:///photos/") == "/photos"
-    assert storage.absolute("gs://bucket/photos/") == "gs://bucket/photos"
+    assert uris.absolute("a/../b/") == str(tmp_path / "b")
+    assert uris.absolute("file:///photos/") == "/photos"
+    assert uris.absolute("gs://bucket/photos/") == "gs://bucket/photos"
 
 
 @pytest.mark.parametrize("name", ["a.png", "été 100%.png", "line\nbreak.png", "a%FF.png"])
 def test_names_in_utf_8_are_printed_as_they_are(name: str) -> None:
-    assert storage.printable(name) == name
+    assert uris.printable(name) == name
 
 
 def test_other_names_are_percent_encoded_whole() -> None:
-    assert storage.printable(os.fsdecode(b"/in/100% \xff.png")) == "/in/100%25%20%FF.png"
+    assert uris.printable(os.fsdecode(b"/in/100% \xff.png")) == "/in/100%25%20%FF.png"
 
 
 # Reading
@@ -139,16 +141,16 @@ def test_what_a_data_uri_holds_is_quoted_nowhere() -> None:
     uri = f"data:image/png;base64,{'iVBORw0K' * 10_000}"
 
     with pytest.raises(ImageError) as caught:
-        storage.read(uri)
+        storage_files.read(uri)
 
-    assert len(storage.printable(uri)) < 80
+    assert len(uris.printable(uri)) < 80
     assert len(caught.value.message) < 300
     assert "data: is no scheme that is read" in caught.value.message
 
 
 def test_a_long_name_is_short_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
-        storage.read(f"{tmp_path}/{'n' * 5000}.png")
+        storage_files.read(f"{tmp_path}/{'n' * 5000}.png")
 
     assert len(caught.value.message) < 1200
     assert "nnn.png could not be read" in caught.value.message
@@ -158,56 +160,56 @@ def test_reads_a_file_whole_and_in_part(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
     path.write_bytes(b"0123456789")
 
-    assert storage.read(str(path)) == b"0123456789"
-    assert storage.read(str(path), limit=4) == b"0123"
-    assert storage.size(str(path)) == 10
-    assert storage.sha256(str(path)) == hashlib.sha256(b"0123456789").hexdigest()
+    assert storage_files.read(str(path)) == b"0123456789"
+    assert storage_files.read(str(path), limit=4) == b"0123"
+    assert storage_files.size(str(path)) == 10
+    assert storage_files.sha256(str(path)) == hashlib.sha256(b"0123456789").hexdigest()
 
 
 def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/a b%20c.bin"
 
-    storage.write(uri, b"data")
+    publishing.write(uri, b"data")
 
     assert (tmp_path / "a b%20c.bin").read_bytes() == b"data"
-    assert storage.read(uri) == b"data"
-    assert storage.exists(uri)
-    assert storage.size(uri) == 4
-    storage.delete(uri)
-    assert not storage.exists(uri)
+    assert storage_files.read(uri) == b"data"
+    assert storage_files.exists(uri)
+    assert storage_files.size(uri) == 4
+    publishing.delete(uri)
+    assert not storage_files.exists(uri)
 
 
 @pytest.mark.parametrize("name", [b"line\nbreak", b"not utf-8 \xff", b"100%", b"[a]*?"])
 def test_names_of_any_bytes(tmp_path: Path, name: bytes) -> None:
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))  # noqa: PTH118
-    storage.write(path, b"data")
+    publishing.write(path, b"data")
 
-    assert storage.read(path) == b"data"
-    assert list(storage.list_files(str(tmp_path))) == [storage.FileEntry(path, os.fsdecode(name))]
-    assert list(storage.list_files(path)) == [storage.FileEntry(path, os.fsdecode(name))]
+    assert storage_files.read(path) == b"data"
+    assert list(walking.list_files(str(tmp_path))) == [walking.FileEntry(path, os.fsdecode(name))]
+    assert list(walking.list_files(path)) == [walking.FileEntry(path, os.fsdecode(name))]
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="does not exist") as caught:
-        storage.read(str(tmp_path / "none.png"))
+        storage_files.read(str(tmp_path / "none.png"))
 
     assert caught.value.code is ErrorCode.NOT_FOUND
-    assert storage.size(str(tmp_path / "none.png")) is None
-    assert not storage.exists(str(tmp_path / "none.png"))
+    assert storage_files.size(str(tmp_path / "none.png")) is None
+    assert not storage_files.exists(str(tmp_path / "none.png"))
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
 
     with pytest.raises(ImageError, match="not a regular file") as caught:
-        storage.read(str(tmp_path / "pipe.png"))
+        storage_files.read(str(tmp_path / "pipe.png"))
 
     assert caught.value.code is ErrorCode.READ_ERROR
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
-        storage.read(str(tmp_path))
+        storage_files.read(str(tmp_path))
 
     assert caught.value.code is ErrorCode.READ_ERROR
 
@@ -217,7 +219,7 @@ def test_an_ordinary_user_may_not_read_everything(open_folder: Path) -> None:
     (open_folder / "secret.png").chmod(0o000)
 
     with as_ordinary_user(), pytest.raises(ImageError) as caught:
-        storage.read(str(open_folder / "secret.png"))
+        storage_files.read(str(open_folder / "secret.png"))
 
     assert caught.value.code is ErrorCode.PERMISSION_DENIED
 
@@ -226,7 +228,7 @@ def test_a_name_in_an_error_is_printable(tmp_path: Path) -> None:
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")
 
     with pytest.raises(ImageError, match=r"%FF\.png does not exist"):
-        storage.read(path)
+        storage_files.read(path)
 
 
 # Publishing
@@ -235,8 +237,8 @@ def test_a_name_in_an_error_is_printable(tmp_path: Path) -> None:
 def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.bin"
 
-    storage.write(str(path), b"one")
-    storage.write(str(path), b"two")
+    publishing.write(str(path), b"one")
+    publishing.write(str(path), b"two")
 
     assert path.read_bytes() == b"two"
     assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
@@ -254,61 +256,61 @@ def place(
 
 
 def test_a_file_appears_whole_or_not_at_all(place: str) -> None:
-    uri = storage.join(place, "a.bin")
+    uri = uris.join(place, "a.bin")
 
-    with storage.publish(uri) as file:
+    with publishing.publish(uri) as file:
         file.write(b"half")
         file.flush()
-        assert not storage.exists(uri)
+        assert not storage_files.exists(uri)
         file.write(b" and half")
 
-    assert storage.read(uri) == b"half and half"
-    assert [entry.name for entry in storage.list_below(place)] == ["a.bin"]
+    assert storage_files.read(uri) == b"half and half"
+    assert [entry.name for entry in walking.list_below(place)] == ["a.bin"]
 
 
 def interrupted_write(uri: str) -> None:
-    with storage.publish(uri) as file:
+    with publishing.publish(uri) as file:
         file.write(b"new")
         raise KeyboardInterrupt
 
 
 def test_an_exception_leaves_nothing(place: str) -> None:
     with pytest.raises(KeyboardInterrupt):
-        interrupted_write(storage.join(place, "a.bin"))
+        interrupted_write(uris.join(place, "a.bin"))
     # A writer that is forgotten is closed here at the latest.
     gc.collect()
 
-    assert list(storage.list_below(place)) == []
+    assert list(walking.list_below(place)) == []
 
 
 def test_an_exception_leaves_the_earlier_file(place: str) -> None:
-    uri = storage.join(place, "a.bin")
-    storage.write(uri, b"old")
+    uri = uris.join(place, "a.bin")
+    publishing.write(uri, b"old")
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_write(uri)
     gc.collect()
 
-    assert storage.read(uri) == b"old"
-    storage.write(uri, b"new")
-    assert storage.read(uri) == b"new"
+    assert storage_files.read(uri) == b"old"
+    publishing.write(uri, b"new")
+    assert storage_files.read(uri) == b"new"
 
 
 def test_two_writers_do_no_harm(place: str) -> None:
-    uri = storage.join(place, "a.bin")
+    uri = uris.join(place, "a.bin")
 
-    with storage.publish(uri) as one, storage.publish(uri) as other:
+    with publishing.publish(uri) as one, publishing.publish(uri) as other:
         one.write(b"same")
         other.write(b"same")
 
-    assert storage.read(uri) == b"same"
-    assert [entry.name for entry in storage.list_below(place)] == ["a.bin"]
+    assert storage_files.read(uri) == b"same"
+    assert [entry.name for entry in walking.list_below(place)] == ["a.bin"]
 
 
 def test_what_a_killed_writer_leaves_lies_in_the_folder_for_it(tmp_path: Path) -> None:
     uri, partial = str(tmp_path / "out" / "a.bin"), tmp_path / "partial"
 
-    with storage.publish(uri, str(partial)) as file:
+    with publishing.publish(uri, str(partial)) as file:
         file.write(b"data")
         assert len(list(partial.iterdir())) == 1
         assert list((tmp_path / "out").iterdir()) == []
@@ -489,7 +491,7 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", Failing)
 
-    found = {entry.name: entry.is_folder for entry in storage.list_files(str(tmp_path))}
+    found = {entry.name: entry.is_folder for entry in walking.list_files(str(tmp_path))}
 
     assert found.pop("b") is True
     assert len(found) == 2 and not any(found.values())
@@ -498,9 +500,9 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
 def test_a_link_to_nothing_is_listed_for_its_reader_to_say(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
 
-    (entry,) = storage.list_files(str(tmp_path))
+    (entry,) = walking.list_files(str(tmp_path))
     with pytest.raises(ImageError) as caught:
-        storage.read(entry.uri)
+        storage_files.read(entry.uri)
 
     assert entry.name == "gone.png"
     assert caught.value.code is ErrorCode.NOT_FOUND
@@ -514,8 +516,8 @@ def test_what_may_not_be_listed_is_an_entry_of_its_own(open_folder: Path, patter
 
     with as_ordinary_user():
         found = {
-            entry.name: _code_of(lambda entry=entry: storage.read(entry.uri))
-            for entry in storage.list_files(f"{open_folder}{pattern}")
+            entry.name: _code_of(lambda entry=entry: storage_files.read(entry.uri))
+            for entry in walking.list_files(f"{open_folder}{pattern}")
         }
 
     assert found
@@ -545,9 +547,9 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
         }
     )
 
-    assert list(storage.list_files("mem://bucket/photos")) == [
-        storage.FileEntry("mem://bucket/photos/a.png", "a.png"),
-        storage.FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
+    assert list(walking.list_files("mem://bucket/photos")) == [
+        walking.FileEntry("mem://bucket/photos/a.png", "a.png"),
+        walking.FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
     ]
     assert names("mem://bucket/photos/") == ["a.png", "sub/b.png"]
 
@@ -555,8 +557,8 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
 def test_lists_one_file_of_an_object_store(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/photos/a.png"] = b"a"
 
-    assert list(storage.list_files("mem://bucket/photos/a.png")) == [
-        storage.FileEntry("mem://bucket/photos/a.png", "a.png")
+    assert list(walking.list_files("mem://bucket/photos/a.png")) == [
+        walking.FileEntry("mem://bucket/photos/a.png", "a.png")
     ]
     assert names("mem://bucket/none.png") == []
 
@@ -567,9 +569,9 @@ def test_lists_a_folder_where_folders_exist(hadoop: dict[str, bytes]) -> None:
     hadoop["/photos-old/d.png"] = b"d"
     MemoryHdfs.folders.add("/photos/nothing")
 
-    assert list(storage.list_files("hdfs://photos")) == [
-        storage.FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
-        storage.FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
+    assert list(walking.list_files("hdfs://photos")) == [
+        walking.FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
+        walking.FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
     ]
     assert names("hdfs://photos/sub/b.png") == ["b.png"]
     assert names("hdfs://photos/nothing") == names("hdfs://none") == []
@@ -597,7 +599,7 @@ def test_a_store_that_does_not_list_is_told_in_its_own_words(
     monkeypatch.setattr(MemoryFileSystem, "_list", refuse)
 
     with pytest.raises(SettingsError, match="photos/private") as caught:
-        list(storage.list_files(f"mem://bucket/in{below}"))
+        list(walking.list_files(f"mem://bucket/in{below}"))
 
     assert caught.value.code is code
 
@@ -605,20 +607,20 @@ def test_a_store_that_does_not_list_is_told_in_its_own_words(
 def test_reads_from_another_file_system(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/a.png"] = b"0123456789"
 
-    assert storage.read("mem://bucket/a.png") == b"0123456789"
-    assert storage.read("mem://bucket/a.png", limit=3) == b"012"
-    assert storage.size("mem://bucket/a.png") == 10
-    assert storage.size("mem://bucket/none.png") is None
-    assert storage.sha256("mem://bucket/a.png") == hashlib.sha256(b"0123456789").hexdigest()
+    assert storage_files.read("mem://bucket/a.png") == b"0123456789"
+    assert storage_files.read("mem://bucket/a.png", limit=3) == b"012"
+    assert storage_files.size("mem://bucket/a.png") == 10
+    assert storage_files.size("mem://bucket/none.png") is None
+    assert storage_files.sha256("mem://bucket/a.png") == hashlib.sha256(b"0123456789").hexdigest()
     with pytest.raises(ImageError) as caught:
-        storage.read("mem://bucket/none.png")
+        storage_files.read("mem://bucket/none.png")
     assert caught.value.code is ErrorCode.NOT_FOUND
 
 
 def test_a_compressed_name_is_read_as_it_is(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/a.png.gz"] = b"not gzip"
 
-    assert storage.read("mem://bucket/a.png.gz") == b"not gzip"
+    assert storage_files.read("mem://bucket/a.png.gz") == b"not gzip"
 
 
 # Our own folders
@@ -626,26 +628,26 @@ def test_a_compressed_name_is_read_as_it_is(memory: dict[str, bytes]) -> None:
 
 def test_lists_below_with_hidden_names(place: str) -> None:
     for name in (".staging/records/1.json", "images/a.png"):
-        storage.write(storage.join(place, name), b"")
+        publishing.write(uris.join(place, name), b"")
 
-    found = sorted(entry.name for entry in storage.list_below(place))
+    found = sorted(entry.name for entry in walking.list_below(place))
 
     assert found == [".staging/records/1.json", "images/a.png"]
-    assert [entry.uri for entry in storage.list_below(storage.join(place, "images"))] == [
-        storage.join(place, "images", "a.png")
+    assert [entry.uri for entry in walking.list_below(uris.join(place, "images"))] == [
+        uris.join(place, "images", "a.png")
     ]
-    assert list(storage.list_below(storage.join(place, "none"))) == []
+    assert list(walking.list_below(uris.join(place, "none"))) == []
 
 
 def test_deletes_files_and_folders(place: str) -> None:
     for name in ("a/1", "a/b/2", "c"):
-        storage.write(storage.join(place, name), b"")
+        publishing.write(uris.join(place, name), b"")
 
-    storage.delete(storage.join(place, "a"))
-    storage.delete(storage.join(place, "c"))
-    storage.delete(storage.join(place, "none"))
+    publishing.delete(uris.join(place, "a"))
+    publishing.delete(uris.join(place, "c"))
+    publishing.delete(uris.join(place, "none"))
 
-    assert list(storage.list_below(place)) == []
+    assert list(walking.list_below(place)) == []
 
 
 def test_many_objects_are_deleted_some_at_a_time(
@@ -661,7 +663,7 @@ def test_many_objects_are_deleted_some_at_a_time(
 
     monkeypatch.setattr(MemoryFileSystem, "delete", counted)
 
-    storage.delete("mem://bucket/a")
+    publishing.delete("mem://bucket/a")
 
     assert memory == {"mem://bucket/ab": b"beside"}
     assert together == [1000, 1000, 500]
@@ -671,7 +673,7 @@ def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_files(tmp_path, "kept/a.png")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
-    storage.delete(str(tmp_path / "link"))
+    publishing.delete(str(tmp_path / "link"))
 
     assert names(tmp_path) == ["kept/a.png"]
 
@@ -695,8 +697,8 @@ def test_a_file_that_is_created_is_durable_with_its_name(
         monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "new/a"
 
-    assert storage.create(str(path), b"first", str(tmp_path / "partial"))
-    assert not storage.create(str(path), b"second", str(tmp_path / "partial"))
+    assert publishing.create(str(path), b"first", str(tmp_path / "partial"))
+    assert not publishing.create(str(path), b"second", str(tmp_path / "partial"))
 
     assert path.read_bytes() == b"first"
     assert {path.stat().st_ino, path.parent.stat().st_ino, tmp_path.stat().st_ino} <= synced
@@ -712,7 +714,7 @@ def test_a_file_that_could_not_be_written_is_not_there(
     monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(OSError, match="No space"):
-        storage._create_without_links(tmp_path / "a", b"first")
+        publishing._create_without_links(tmp_path / "a", b"first")
 
     assert list(tmp_path.iterdir()) == []
 
@@ -722,10 +724,10 @@ def test_a_file_uri_of_this_machine_is_read(tmp_path: Path, start: str) -> None:
     (tmp_path / "a.png").write_bytes(b"here")
     uri = f"{start}{tmp_path}/a.png"
 
-    assert storage.is_local(uri)
-    assert storage.unread_scheme(uri) is None
-    assert storage.absolute(uri) == f"{tmp_path}/a.png"
-    assert storage.read(uri) == b"here"
+    assert uris.is_local(uri)
+    assert uris.unread_scheme(uri) is None
+    assert uris.absolute(uri) == f"{tmp_path}/a.png"
+    assert storage_files.read(uri) == b"here"
 
 
 def test_a_file_uri_of_another_machine_is_refused_by_name(
@@ -736,18 +738,18 @@ def test_a_file_uri_of_another_machine_is_refused_by_name(
     (tmp_path / "other/a.png").write_bytes(b"not this")
 
     with pytest.raises(ImageError, match=r"file://other/a.png is not read: .*another machine") as e:
-        storage.read("file://other/a.png")
+        storage_files.read("file://other/a.png")
     assert e.value.code is ErrorCode.READ_ERROR
 
 
 @pytest.mark.parametrize("uri", ["ftp://me:SECRET@h/a.png", "IPFS://bafy/a.png"])
 def test_a_scheme_that_nothing_reads_is_refused_by_name(uri: str) -> None:
     for act in (
-        lambda: storage.read_at_most(uri, 10),
-        lambda: storage.read(uri, limit=10),
-        lambda: storage.open_read(uri),
-        lambda: storage.sha256(uri),
-        lambda: storage.size(uri),
+        lambda: storage_files.read_at_most(uri, 10),
+        lambda: storage_files.read(uri, limit=10),
+        lambda: storage_files.open_read(uri),
+        lambda: storage_files.sha256(uri),
+        lambda: storage_files.size(uri),
     ):
         with pytest.raises(ImageError, match="is no scheme that is read") as caught:
             act()

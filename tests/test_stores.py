@@ -9,8 +9,9 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale import hold, storage, stores
+from beam_upscale.dataset.hold import hold
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.storage import files, publishing, store_checks, walking
 
 
 @pytest.fixture(autouse=True)
@@ -18,10 +19,10 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is known of any store, before and after."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(stores.time, "sleep", lambda _: None)
-    storage.configure([])
+    monkeypatch.setattr(store_checks.time, "sleep", lambda _: None)
+    files.configure([])
     yield
-    storage.configure([])
+    files.configure([])
 
 
 @pytest.fixture
@@ -35,22 +36,22 @@ def nowhere() -> Iterator[str]:
 def assert_refused(uri: str, code: ErrorCode, words: str) -> None:
     """Whatever is asked of a file, the answer is the same."""
     acts: tuple[Callable[[], object], ...] = (
-        lambda: storage.read(uri),
-        lambda: storage.read_at_most(uri, 10),
-        lambda: storage.read(uri, limit=10),
-        lambda: storage.size(uri),
-        lambda: storage.exists(uri),
-        lambda: storage.sha256(uri),
-        lambda: storage.write(uri, b"x"),
-        lambda: storage.create(uri, b"x"),
+        lambda: files.read(uri),
+        lambda: files.read_at_most(uri, 10),
+        lambda: files.read(uri, limit=10),
+        lambda: files.size(uri),
+        lambda: files.exists(uri),
+        lambda: files.sha256(uri),
+        lambda: publishing.write(uri, b"x"),
+        lambda: publishing.create(uri, b"x"),
     )
     for act in acts:
         with pytest.raises(ImageError, match=words) as caught:
             act()
         assert caught.value.code is code
-    assert storage.version(uri) == ()
+    assert files.version(uri) == ()
     with pytest.raises(SettingsError, match=words) as listed:
-        list(storage.list_files(uri))
+        list(walking.list_files(uri))
     assert listed.value.code is code
     with pytest.raises(SettingsError, match=words.partition(": ")[2] or words) as written:
         hold.refuse_impossible(uri)
@@ -69,7 +70,7 @@ def test_a_store_whose_package_is_missing_names_it(
     uri: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
-    packages = {module for module, _ in stores._PACKAGES.values()}
+    packages = {module for module, _ in store_checks._PACKAGES.values()}
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in packages else found(name)
     )
@@ -86,11 +87,11 @@ def test_hdfs_without_options_says_which() -> None:
 
 def test_options_that_a_pipeline_sets_count_at_once() -> None:
     with pytest.raises(ImageError):
-        stores.check("hdfs://x/a.png")
+        store_checks.check("hdfs://x/a.png")
 
     FileSystems.set_options(PipelineOptions(list(memory_hdfs.OPTIONS)))
 
-    stores.check("hdfs://x/a.png")
+    store_checks.check("hdfs://x/a.png")
 
 
 def test_s3_without_credentials_is_refused_and_asked_once(
@@ -102,15 +103,15 @@ def test_s3_without_credentials_is_refused_and_asked_once(
 
     assert_refused("s3://b/a.png", ErrorCode.PERMISSION_DENIED, "no credentials for S3 were found")
     with pytest.raises(ImageError, match=r"s3://other/b.png could not be read: no credentials"):
-        storage.read("s3://other/b.png")
+        files.read("s3://other/b.png")
     assert len(asked) == 1
 
     # Those among Beam's options are as good.
-    storage.configure(
+    files.configure(
         ["--s3_access_key_id=a", "--s3_secret_access_key=b", f"--s3_endpoint_url={nowhere}"]
     )
     with pytest.raises(ImageError, match="S3 cannot be reached: there is no connection to 127"):
-        storage.read("s3://b/a.png")
+        files.read("s3://b/a.png")
     assert len(asked) == 1
 
 
@@ -132,9 +133,9 @@ def test_a_store_without_a_way_to_it_is_looked_for_once(
     assert_refused("gs://b/a.png", ErrorCode.READ_ERROR, words)
     assert len(tried) == 2
 
-    monkeypatch.setattr(stores, "_SECONDS_LACKING", 0)
-    storage.configure([])
+    monkeypatch.setattr(store_checks, "_SECONDS_LACKING", 0)
+    files.configure([])
     for _ in range(2):
         with pytest.raises(ImageError, match=words):
-            storage.read("gs://b/a.png")
+            files.read("gs://b/a.png")
     assert len(tried) == 6

@@ -1,10 +1,11 @@
 import pytest
 
-from beam_upscale.error_counts import ErrorCount, Example
-from beam_upscale.manifest import Status, totals
-from beam_upscale.printing import Printer
-from beam_upscale.request import Pace, RunResult
-from beam_upscale.summary import print_result
+from beam_upscale.cli.display.printing import Printer
+from beam_upscale.cli.display.summary import print_result
+from beam_upscale.dataset.manifest.error_counts import ErrorCount, Example
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.totals import totals
+from beam_upscale.pipeline.request import Pace, RunResult
 
 
 def printed(result: RunResult, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -15,19 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
-from beam_upscale import separated_values, tables
-from beam_upscale.dataset import mark
+from beam_upscale.dataset.names import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.formats import InputFormat, inferred
-from beam_upscale.listing import (
-    Listing,
-    SourceImage,
-    list_images,
-    no_input,
-    source_image,
-)
-from beam_upscale.locations import Cell, Missing
-from beam_upscale.tables import resolved
+from beam_upscale.sources.discovery import list_images, no_input
+from beam_upscale.sources.formats import parquet, separated_values, table_rows
+from beam_upscale.sources.formats.input_format import InputFormat, inferred
+from beam_upscale.sources.formats.table_rows import resolved
+from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
+from beam_upscale.sources.locations.parts import Cell, Missing
 
 FORMS = ["rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet"]
 
@@ -250,7 +246,7 @@ def test_lines_that_are_no_rows_cost_no_others(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_LONGEST_LINE", 100)
+    monkeypatch.setattr(table_rows, "LONGEST_LINE", 100)
     path = tmp_path / "rows.jsonl"
     long = json.dumps({"url": "x" * 500})
     path.write_text(f'{{"url": "a.png"}}\n{long}\n{{"url": "b.png"}}\n{long}')
@@ -723,8 +719,8 @@ def test_bytes_are_read_by_a_listing_only_where_some_are_missing(
     (tmp_path / "a.png").write_bytes(b"file")
     long = b"x" * 5000
     read: list[list[str]] = []
-    batches = tables._batches
-    monkeypatch.setattr(tables, "_batches", lambda *each: read.append(each[3]) or batches(*each))
+    batches = parquet._batches
+    monkeypatch.setattr(parquet, "_batches", lambda *each: read.append(each[3]) or batches(*each))
 
     def parts(*values: bytes | None) -> list[bool]:
         """Whether each image of a row group is in the table."""

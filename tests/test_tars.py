@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 from tar_files import BLOCK, END, member, padded, tar, write_tar
 
-from beam_upscale import locations, storage
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.listing import Listing, list_images
-from beam_upscale.locations import Extent, Missing
-from beam_upscale.tars import TarListing, read_tar
+from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.formats.webdataset import TarListing, read_tar
+from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.locations import locations
+from beam_upscale.sources.locations.parts import Extent, Missing
+from beam_upscale.storage import files
 
 
 @pytest.fixture
@@ -183,7 +185,7 @@ def test_a_listing_passes_over_the_data(monkeypatch: pytest.MonkeyPatch) -> None
     def open_read(uri: str) -> BinaryIO:
         return Sought(archive)
 
-    monkeypatch.setattr(storage, "open_read", open_read)
+    monkeypatch.setattr(files, "open_read", open_read)
     Sought.read_bytes = 0
 
     assert len(read_tar("gs://bucket/a.tar").inputs) == 20

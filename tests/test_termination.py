@@ -32,15 +32,23 @@ from runs import (
     upscale,
 )
 
-from beam_upscale import decoding, local_runner, run
-from beam_upscale.control import request_stop, stop_reason
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.decoding import DecoderPool
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.super_resolution import SuperResolution
-from beam_upscale.run import _Execution, _watch
-from beam_upscale.termination import TERMINATED, TerminatedError, Termination, raising_at_sigterm
-from beam_upscale.verify import verify
+from beam_upscale.images.decoding import child_process
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.inference.networks.super_resolution import SuperResolution
+from beam_upscale.pipeline import execution as pipeline_execution
+from beam_upscale.pipeline import local_runner
+from beam_upscale.pipeline.execution import Execution
+from beam_upscale.pipeline.execution import watch as _watch
+from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
+from beam_upscale.pipeline.termination import (
+    TERMINATED,
+    TerminatedError,
+    Termination,
+    raising_at_sigterm,
+)
 
 IMAGES = 12
 PATIENCE = 60
@@ -339,14 +347,14 @@ def test_a_run_in_another_thread_sets_no_handler(
     tmp_path: Path, inputs: Path, tiny_weights: Path, handler: object
 ) -> None:
     seen: queue.SimpleQueue[object] = queue.SimpleQueue()
-    watch = run._watch
+    watch = pipeline_execution.watch
 
     def watching(*arguments: Any) -> None:
         seen.put(signal.getsignal(signal.SIGTERM))
         watch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_watch", watching)
+        patch.setattr(pipeline_execution, "watch", watching)
         thread = threading.Thread(
             target=lambda: seen.put(upscale(inputs, tmp_path / "out", tiny_weights).stopped)
         )
@@ -398,7 +406,7 @@ def test_a_pipeline_that_ends_in_time_is_waited_for(tmp_path: Path, handler: obj
 
     with Termination(PATIENCE) as termination:
         termination.begin(lambda: request_stop(dataset, TERMINATED))
-        execution = _Execution(finish)
+        execution = Execution(finish)
         _watch(execution, dataset, "run", None, lambda _: is_watched.set(), termination)
 
     assert ended == [True]
@@ -414,7 +422,7 @@ def test_a_pipeline_that_breaks_after_the_signal_was_terminated(
         raise RuntimeError("the job server ended")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_watch", broken)
+        patch.setattr(pipeline_execution, "watch", broken)
         with pytest.raises(TerminatedError) as ended:
             upscale(inputs, tmp_path / "out", tiny_weights)
         patch.setattr(os, "_exit", sys.exit)
@@ -460,7 +468,7 @@ def as_png(picture: Image.Image) -> bytes:
 
 
 def test_decoders_that_are_just_starting_do_not_end_either() -> None:
-    child = decoding._Child(decoding.CHILD_COMMAND)
+    child = child_process.Child(child_process.CHILD_COMMAND)
     process = psutil.Process(child._process.pid)
     for number in (signal.SIGTERM, signal.SIGINT):
         process.send_signal(number)

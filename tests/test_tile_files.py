@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_networks import noise
 
-from beam_upscale.tile_files import PART_ROWS, TileFile, in_parts, packed
+from beam_upscale.pipeline.large_images.tile_files import PART_ROWS, TileFile, in_parts, packed
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from beam_upscale.layout import Box, Piece, whole
-from beam_upscale.tiling import crop_halo, grid, split, stitch
+from beam_upscale.images.tiling import crop_halo, grid, split, stitch
+from beam_upscale.planning.tile_layout import Box, Piece, whole
 
 DTYPES = [np.uint8, np.uint16, np.float32]
 

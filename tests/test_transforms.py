@@ -19,28 +19,28 @@ from apache_beam.transforms.window import FixedWindows, GlobalWindow, Timestampe
 from apache_beam.utils.timestamp import Timestamp
 from PIL import Image, ImageCms
 
-from beam_upscale import image, stages
-from beam_upscale.dataset import DatasetFolder, Record
-from beam_upscale.decoding import shared_pool
-from beam_upscale.errors import (
-    FULL_DISK,
-    BrokenProcessError,
-    ErrorCode,
-    ImageError,
-    SettingsError,
-)
-from beam_upscale.image import EncodeOptions
-from beam_upscale.inference import METRICS, Inference, Tile, TiledImage
-from beam_upscale.listing import SourceImage, source_image
-from beam_upscale.manifest import Row, Status
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.parameters import Parameters
-from beam_upscale.plan import OutputFormat
-from beam_upscale.resume import Asked, still_holds
-from beam_upscale.settings import PinnedSettings, UpscaleSettings
-from beam_upscale.stages import UpscaledImage, finish, prepare
-from beam_upscale.transforms import Upscale, _Finish
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import FULL_DISK, BrokenProcessError, ErrorCode, ImageError, SettingsError
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image.finish import finish
+from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.resume import Asked, still_holds
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.pipeline.upscale import Upscale, _Finish
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.plan_options import OutputFormat
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 
 ENGINE = "esrgan-v1-x2plus"
 LATENT = "stable-diffusion-x4-latent-upscaler"
@@ -165,10 +165,10 @@ def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettin
 def test_sixteen_bits_stay_sixteen_bits(settings: PinnedSettings) -> None:
     deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
 
-    result = upscale(source(image.encode(deep).data), settings)
+    result = upscale(source(encoding.encode(deep).data), settings)
 
     assert result.data is not None
-    decoded = image.decode(result.data, max_pixels=10**6)
+    decoded = reading_pixels.decode(result.data, max_pixels=10**6)
     assert np.array_equal(decoded.color, deep.repeat(2, 0).repeat(2, 1))
     assert row_of(result).input_mode == "RGB;16"
     assert row_of(result).notes == ()
@@ -179,7 +179,7 @@ def test_sixteen_bits_are_reduced_where_the_format_has_eight(
 ) -> None:
     deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
 
-    result = upscale(source(image.encode(deep).data), pin(output_format="jpeg"))
+    result = upscale(source(encoding.encode(deep).data), pin(output_format="jpeg"))
 
     assert row_of(result).notes == ("reduced to 8 bits",)
     assert row_of(result).output_format == "jpeg"
@@ -454,7 +454,7 @@ def test_full_disk_is_no_images_fault(
     picture = source(encoded(photograph()))
     tiled = prepare(picture, settings, shared_pool())
     monkeypatch.setattr(SourceImage, "read", fill_the_disk)
-    monkeypatch.setattr(image, "encode", fill_the_disk)
+    monkeypatch.setattr(encoding, "encode", fill_the_disk)
 
     with pytest.raises(OSError, match=os.strerror(number)):
         prepare(picture, settings, shared_pool())
@@ -487,7 +487,7 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
 
     picture = source(encoded(photograph()))
     earlier = Record(Row("a", "a", Status.UPSCALED), telemetry=None)
-    monkeypatch.setattr(stages, step, fail)
+    monkeypatch.setattr(one_image_prepare, step, fail)
 
     tiled = prepare(
         dataclasses.replace(picture, earlier=earlier) if step == "_still_stands" else picture,

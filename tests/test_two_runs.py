@@ -14,14 +14,15 @@ import two_runs
 from runs import ENGINE, command, rows
 from two_runs import WEIGHTS, Command, pictures, standing, the_line, words
 
-from beam_upscale import Upscale, WriteDataset, sinks
-from beam_upscale import preview as preview_module
-from beam_upscale.dataset import DatasetFolder
-from beam_upscale.inference.baseline import Resampler
-from beam_upscale.local_runner import new_pipeline
-from beam_upscale.sinks import new_run_id
-from beam_upscale.sources import ReadImages
-from beam_upscale.verify import verify
+from beam_upscale import Upscale, WriteDataset
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.verify import verify
+from beam_upscale.inference.handlers.baseline import Resampler
+from beam_upscale.pipeline import preview
+from beam_upscale.pipeline.commit import shards
+from beam_upscale.pipeline.local_runner import new_pipeline
+from beam_upscale.pipeline.read import ReadImages
+from beam_upscale.pipeline.write import new_run_id
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -118,13 +119,13 @@ def test_the_output_of_a_killed_run_is_taken_over(
 
 
 def _plan_slowly(folder: Path) -> None:
-    planned, wait = preview_module._planned, two_runs.wait_at(2, folder)
+    planned, wait = preview._planned, two_runs.wait_at(2, folder)
 
     def slowly(*arguments: object) -> object:
         wait()
         return planned(*arguments)  # type: ignore[arg-type]
 
-    preview_module._planned = slowly  # type: ignore[assignment]
+    preview._planned = slowly  # type: ignore[assignment]
 
 
 def test_of_two_plans_in_one_folder_the_second_is_refused(tmp_path: Path, source: Path) -> None:
@@ -253,7 +254,7 @@ def test_a_pipeline_of_ones_own_that_broke_leaves_no_thread_that_holds_the_outpu
         raise RuntimeError("the commit broke")
 
     output = tmp_path / "out"
-    monkeypatch.setattr(sinks, "commit_shard", fail)
+    monkeypatch.setattr(shards, "commit_shard", fail)
     with pytest.raises(Exception, match="the commit broke"):
         _own(source, output, lease_seconds=1).run().wait_until_finish()
 

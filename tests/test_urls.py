@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from beam_upscale import urls
+from beam_upscale.storage.uris import secrets, urls
 
 
 @pytest.mark.parametrize(
@@ -125,8 +125,8 @@ def test_a_scheme_is_told_from_a_path(uri: str, scheme: str | None) -> None:
     ],
 )
 def test_secrets_of_a_url_are_left_out(uri: str, shown: str) -> None:
-    assert urls.without_secrets(uri) == shown
-    assert urls.without_secrets(shown) == shown
+    assert secrets.without_secrets(uri) == shown
+    assert secrets.without_secrets(shown) == shown
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_secrets_of_a_url_are_left_out(uri: str, shown: str) -> None:
     ],
 )
 def test_what_may_be_a_password_is_left_out(uri: str) -> None:
-    assert "SECRET" not in urls.without_secrets(uri)
+    assert "SECRET" not in secrets.without_secrets(uri)
     with pytest.raises(ValueError, match=r"^[^S]*$"):
         urls.parse(uri)
 
@@ -155,13 +155,13 @@ def test_what_may_be_a_password_is_left_out(uri: str) -> None:
     ],
 )
 def test_what_has_no_secret_is_as_it_was(uri: str) -> None:
-    assert urls.without_secrets(uri) is uri or urls.without_secrets(uri) == uri
-    assert not urls.has_userinfo(uri)
+    assert secrets.without_secrets(uri) is uri or secrets.without_secrets(uri) == uri
+    assert not secrets.has_userinfo(uri)
 
 
 @pytest.mark.parametrize("text", ["a" * 10**6, "http:" * 10**5, "/" * 10**6, "a:b@" * 10**5])
 def test_a_long_text_is_searched_in_one_pass(text: str) -> None:
-    assert urls.without_secrets(text) is not None
+    assert secrets.without_secrets(text) is not None
 
 
 def test_a_host_that_begins_as_an_address_is_said_to() -> None:
@@ -172,8 +172,8 @@ def test_a_host_that_begins_as_an_address_is_said_to() -> None:
 def test_urls_in_texts_have_no_secrets_in_them() -> None:
     sound = {"a": "a:b", "n": 1, "l": ["x", 2], "d": {"u": "http://h/"}}
 
-    assert urls.values_without_secrets(sound) is sound
-    assert urls.values_without_secrets(
+    assert secrets.values_without_secrets(sound) is sound
+    assert secrets.values_without_secrets(
         {
             "u": "read http://u:p@h/",
             "l": [1, "http://h/?token=1"],
@@ -240,9 +240,9 @@ PIECES = st.sampled_from(
 @example("http:[/@")
 @example("httphttps:@https:http")
 def test_whatever_a_text_is_it_is_a_url_or_none(text: str) -> None:
-    shown = urls.without_secrets(text)
-    assert urls.without_secrets(shown) == shown
-    assert isinstance(urls.path_of(text), str)
+    shown = secrets.without_secrets(text)
+    assert secrets.without_secrets(shown) == shown
+    assert isinstance(secrets.path_of(text), str)
     assert urls.trimmed(urls.trimmed(text)) == urls.trimmed(text)
     base = urls.parse("https://h.example/a/b")
     for against in (None, base):
@@ -250,4 +250,4 @@ def test_whatever_a_text_is_it_is_a_url_or_none(text: str) -> None:
             found = str(urls.parse(text, against))
             assert found.isascii() and found.isprintable() and " " not in found
             assert str(urls.parse(found)) == found
-            assert not urls.has_userinfo(found)
+            assert not secrets.has_userinfo(found)

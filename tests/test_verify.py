@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from runs import upscale
 
-from beam_upscale.verify import ProblemKind, verify
+from beam_upscale.dataset.verify import ProblemKind, verify
 
 ALL_LAYOUTS = pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
 # Where packed images are not looked at, one layout that packs them stands for the others.

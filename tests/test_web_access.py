@@ -9,11 +9,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 import beam_upscale as bu
-from beam_upscale import web_access
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.listing import source_from_json, source_image
-from beam_upscale.sources import Asking
-from beam_upscale.web_access import WebAccess
+from beam_upscale.pipeline.read import Asking
+from beam_upscale.sources.inputs.source_image import source_from_json, source_image
+from beam_upscale.storage.http import web_access
+from beam_upscale.storage.http.web_access import WebAccess
 
 
 @pytest.fixture(autouse=True)

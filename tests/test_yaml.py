@@ -18,10 +18,10 @@ from apache_beam.yaml import main
 from apache_beam.yaml.yaml_provider import InlineProvider, load_providers
 from PIL import Image
 
-from beam_upscale import manifest
-from beam_upscale.manifest import Status
-from beam_upscale.verify import verify
-from beam_upscale.yaml import PROVIDERS, ReadImages, Upscale, WriteDataset
+from beam_upscale.dataset.manifest import row as manifest_row
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
+from beam_upscale.pipeline.beam_yaml import PROVIDERS, ReadImages, Upscale, WriteDataset
 
 PIPELINE = Path(__file__).resolve().parent.parent / "pipelines" / "upscale.yaml"
 
@@ -323,7 +323,14 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
 
     schema = portable_schema(results)
     names = [field.name for field in schema.fields]
-    assert names == [*manifest.COLUMNS.names, "name", "columns_json", *columns, "image", "result"]
+    assert names == [
+        *manifest_row.COLUMNS.names,
+        "name",
+        "columns_json",
+        *columns,
+        "image",
+        "result",
+    ]
     expected = {name: kind for kind, names in FIELDS_BY_TYPE.items() for name in names.split()}
     assert portable_types(schema) == expected
     assert portable_types(portable_schema(images)) == {
@@ -332,7 +339,7 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
         "source": "BYTES",
     }
     stage = schema.fields[names.index("stages")].type.array_type.element_type.row_type.schema
-    of_stages = manifest.COLUMNS.field("stages").type.value_type
+    of_stages = manifest_row.COLUMNS.field("stages").type.value_type
     assert [field.name for field in stage.fields] == of_stages.names
     assert portable_types(stage).items() <= expected.items()
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from runs import Finished, command_in_child, do_nothing, processes
 
-from beam_upscale.inference.baseline import Resampler
+from beam_upscale.inference.handlers.baseline import Resampler
 
 PATIENCE = 120
 WEIGHTS = "nearest"

@@ -1,46 +1,4 @@
-"""Beam's ModelHandlers for local models, over the batcher that all threads of a process share.
+"""What runs pinned engines: networks here, a service elsewhere, batches of tiles.
 
-The element of RunInference is one image with all its tiles. Where tiles meet tiles of other images
-is the batcher, below Beam: it sees the tiles of all harness threads at once, and what shares a
-batch there changes no result on a CPU.
+Tiles come in, upscaled cores go out.
 """
-
-from typing import Any
-
-from beam_upscale.inference.baseline import BaselineHandler
-from beam_upscale.inference.elements import (
-    METRICS,
-    Inference,
-    PendingInference,
-    Tile,
-    TiledImage,
-)
-from beam_upscale.inference.esrgan import EsrganHandler
-from beam_upscale.inference.handler import TiledImageHandler, UpscaleModelHandler
-from beam_upscale.inference.latent import LatentHandler
-from beam_upscale.local_models import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
-
-__all__ = [
-    "METRICS",
-    "BaselineHandler",
-    "EsrganHandler",
-    "Inference",
-    "LatentHandler",
-    "PendingInference",
-    "Tile",
-    "TiledImage",
-    "TiledImageHandler",
-    "UpscaleModelHandler",
-    "handler_for",
-]
-
-_HANDLERS: dict[type[LocalModel], type[UpscaleModelHandler[Any]]] = {
-    LocalBaseline: BaselineHandler,
-    LocalEsrgan: EsrganHandler,
-    LocalLatent: LatentHandler,
-}
-
-
-def handler_for(model: LocalModel, **kwargs: Any) -> UpscaleModelHandler[Any]:
-    """The handler that runs what was pinned; `kwargs` are Beam's own options of one."""
-    return _HANDLERS[type(model)](model, **kwargs)

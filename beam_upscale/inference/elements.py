@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from beam_upscale import image
 from beam_upscale.errors import ImageError, SettingsError
-from beam_upscale.paid_calls import Booking
-from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Box, Piece
+from beam_upscale.images import resampling
+from beam_upscale.inference.paid_calls import Booking
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import Box, Piece
 
 METRICS = "beam_upscale"
 """The namespace of all metrics."""
@@ -42,7 +42,7 @@ class Tile:
             (core height x scale, core width x scale, C), of the result's dtype.
         """
         height, width = self.pixels.shape[:2]
-        resized = image.resize(result, width * scale, height * scale)
+        resized = resampling.resize(result, width * scale, height * scale)
         core = self.core
         kept = resized[
             core.top * scale : core.bottom * scale, core.left * scale : core.right * scale

@@ -15,7 +15,8 @@ from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
 from beam_upscale.grpc_api.status import Reason, Refusal
-from beam_upscale.server.keys import ANONYMOUS, Key, Keys
+from beam_upscale.server.accounts.key_file import ANONYMOUS, Key
+from beam_upscale.server.accounts.keys import Keys
 from beam_upscale.server.refusals import RefusedError, exhausted
 
 _SCHEME = "bearer "

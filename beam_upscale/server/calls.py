@@ -19,7 +19,6 @@ threads than the networks use, and a thread that has finished a call takes the n
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
@@ -32,21 +31,20 @@ import grpc
 from beam_upscale.errors import BrokenProcessError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.grpc_api.status import Reason, Refusal
-from beam_upscale.server.keys import Key
-from beam_upscale.server.ledger import (
+from beam_upscale.server.accounts.charges import (
     InProgress,
-    Ledger,
     LedgerUnavailable,
     OutOfCredits,
-    Replay,
     RequestIdReused,
-    Reservation,
     StoredResult,
 )
-from beam_upscale.server.metrics import Metrics
+from beam_upscale.server.accounts.key_file import Key
+from beam_upscale.server.accounts.ledger import Ledger, Replay, Reservation
+from beam_upscale.server.flights import Flight, Result, Turn, is_unavailable, reused, uncharged
+from beam_upscale.server.monitoring.metrics import Metrics
 from beam_upscale.server.refusals import RefusedError, exhausted, invalid, unavailable
 from beam_upscale.server.requests import Call
-from beam_upscale.server.worker import Priced, Upscaled, Worker
+from beam_upscale.server.worker import Priced, Worker
 
 # Threads for prices and balances, besides those that upscale: one may wait for a decoder while
 # another goes on. More would slow down all threads.
@@ -68,56 +66,6 @@ _RESTART_SECONDS = 5.0
 _WEIGHT_OF_LAST = 0.1
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """The answer to a call.
-
-    Attributes:
-        stored: the result that is sent, and kept for repeats.
-        credits: charged for it now; 0 for a repeat, or without a ledger.
-        upscaled: the result of the networks; None for a repeat that needed none.
-        queue_seconds: the call's wait for the networks, in the queue and for their batches.
-    """
-
-    stored: StoredResult
-    credits: Decimal
-    upscaled: Upscaled | None
-    queue_seconds: float = 0.0
-
-
-@dataclasses.dataclass(eq=False)
-class Flight:
-    """A call in progress, and the number of its callers.
-
-    Attributes:
-        key: the callers' `Key`, which names the API key.
-        call: the request.
-        future: gives its `Result`, or a `RefusedError`; cancelled if no caller waits any more, or
-            if the server ends before the call does.
-        callers: the number of callers that wait; repeats join the first caller.
-    """
-
-    key: Key
-    call: Call
-    future: "asyncio.Future[Result]"
-    callers: int = 0
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Turn:
-    """A call to be computed, with its reservation in the ledger and the start of its wait."""
-
-    flight: Flight
-    priced: Priced
-    held: Reservation | Replay | None
-    since: float = dataclasses.field(default_factory=time.monotonic)
-
-    def give_up(self) -> None:
-        """Releases the reservation uncharged; nothing happens if it has ended."""
-        if self.held is not None:
-            self.held.release()
 
 
 class Calls:
@@ -146,7 +94,7 @@ class Calls:
         self._when_broken: list[Callable[[BrokenProcessError], None]] = []
         # The lock guards the attributes that follow.
         self._lock = threading.Lock()
-        self._waiting: dict[Flight, _Turn] = {}
+        self._waiting: dict[Flight, Turn] = {}
         self._upscaling = 0
         self._seconds = _RETRY_SECONDS
 
@@ -160,7 +108,7 @@ class Calls:
         if flight is None:
             flight = self._begin(key, call)
         elif flight.call.fingerprint != call.fingerprint:
-            raise _reused(
+            raise reused(
                 f"the request id {call.request_id!r} is that of a request in progress with another "
                 "content; another request takes another id"
             )
@@ -257,7 +205,7 @@ class Calls:
             self._compute(turn)
             turn = self._next()
 
-    def _price(self, flight: Flight) -> _Turn | None:
+    def _price(self, flight: Flight) -> Turn | None:
         """Reserves the price of a call; returns its turn, or None if it has to wait or has ended.
 
         Raises:
@@ -270,7 +218,7 @@ class Calls:
             self._metrics.replays.inc()
             self._end(flight, Result(held.result, Decimal(0), None))
             return None
-        turn = _Turn(flight, priced, held)
+        turn = Turn(flight, priced, held)
         try:
             return self._enqueue(turn)
         except RefusedError:
@@ -284,9 +232,9 @@ class Calls:
         try:
             held = self._ledger.begin(flight.key, call.request_id, call.fingerprint, priced.credits)
         except OutOfCredits as error:
-            raise _uncharged(exhausted(Reason.OUT_OF_CREDITS, str(error), None)) from None
+            raise uncharged(exhausted(Reason.OUT_OF_CREDITS, str(error), None)) from None
         except RequestIdReused as error:
-            raise _reused(str(error)) from None
+            raise reused(str(error)) from None
         except LedgerUnavailable as error:
             raise unavailable(str(error), _RETRY_SECONDS) from None
         if isinstance(held, InProgress):
@@ -294,7 +242,7 @@ class Calls:
             raise unavailable("the same request is in progress", _RETRY_SECONDS)
         return held
 
-    def _enqueue(self, turn: _Turn) -> _Turn | None:
+    def _enqueue(self, turn: Turn) -> Turn | None:
         """Returns the turn if it is now; None if it has to wait, or no caller waits for it.
 
         Raises:
@@ -315,7 +263,7 @@ class Calls:
         self._end(turn.flight, None)
         return None
 
-    def _next(self) -> _Turn | None:
+    def _next(self) -> Turn | None:
         """Returns the turn of the call that has waited longest; None if none waits."""
         with self._lock:
             flight = next(iter(self._waiting), None)
@@ -325,7 +273,7 @@ class Calls:
             self._metrics.queued.set(len(self._waiting) - 1)
             return self._waiting.pop(flight)
 
-    def _compute(self, turn: _Turn) -> None:
+    def _compute(self, turn: Turn) -> None:
         started = time.monotonic()
         outcome: Result | Exception
         try:
@@ -334,8 +282,8 @@ class Calls:
             outcome = error
         except Exception as error:
             outcome = self._refusal(error)
-            if isinstance(turn.held, Reservation) and not _is_unavailable(outcome):
-                outcome = _uncharged(outcome)
+            if isinstance(turn.held, Reservation) and not is_unavailable(outcome):
+                outcome = uncharged(outcome)
         else:
             outcome = self._counted(turn.flight, outcome)
         finally:
@@ -345,7 +293,7 @@ class Calls:
             self._seconds += _WEIGHT_OF_LAST * (seconds - self._seconds)
         self._end(turn.flight, outcome)
 
-    def _upscale(self, turn: _Turn) -> Result:
+    def _upscale(self, turn: Turn) -> Result:
         call = turn.flight.call
         waited = time.monotonic() - turn.since
         upscaled = self._worker.upscale(turn.priced)
@@ -362,7 +310,7 @@ class Calls:
         queued = waited + upscaled.telemetry.queue_seconds
         return Result(stored, self._charge(turn, stored), upscaled, queued)
 
-    def _charge(self, turn: _Turn, stored: StoredResult) -> Decimal:
+    def _charge(self, turn: Turn, stored: StoredResult) -> Decimal:
         """Charges and remembers a result; returns the credits charged.
 
         Raises:
@@ -433,17 +381,3 @@ class Calls:
     def _queue_full(self, message: str) -> RefusedError:
         seconds = self._seconds * (len(self._waiting) + 1) / self._worker.threads
         return exhausted(Reason.QUEUE_FULL, message, min(_LONGEST_RETRY_SECONDS, max(0.1, seconds)))
-
-
-def _is_unavailable(error: RefusedError) -> bool:
-    """Checks whether a call failed in a way that may leave its charge unknown."""
-    return error.refusal.code is grpc.StatusCode.UNAVAILABLE
-
-
-def _uncharged(error: RefusedError) -> RefusedError:
-    """Returns the same refusal, with the statement that its request id was not charged."""
-    return RefusedError(dataclasses.replace(error.refusal, charged=Decimal(0)))
-
-
-def _reused(message: str) -> RefusedError:
-    return RefusedError(Refusal(grpc.StatusCode.ALREADY_EXISTS, message, Reason.REQUEST_ID_REUSED))

@@ -16,12 +16,12 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from beam_upscale.engines import ENGINES
 from beam_upscale.errors import BeamUpscaleError, ErrorCode
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.parameters import Parameters
-from beam_upscale.plan import PlanOptions
+from beam_upscale.planning.engines import ENGINES
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.plan_options import PlanOptions
 from beam_upscale.server.refusals import RefusedError, invalid, of_error, of_image, unimplemented
 
 MAX_REQUEST_ID = 256

@@ -7,10 +7,8 @@ ends the call.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -19,17 +17,27 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 
-from beam_upscale.engines import ENGINES, USD_PER_CREDIT
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
-from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.planning.engines import ENGINES, USD_PER_CREDIT
+from beam_upscale.server.accounts.key_file import MAX_CREDITS, Key
+from beam_upscale.server.accounts.ledger import Ledger
 from beam_upscale.server.admission import Admission, Caller, address
-from beam_upscale.server.calls import Calls, Result
-from beam_upscale.server.keys import MAX_CREDITS, Key
-from beam_upscale.server.ledger import Ledger
-from beam_upscale.server.metrics import Metrics
+from beam_upscale.server.answers import (
+    Record,
+    abort,
+    answer_to,
+    answer_with,
+    health_answer,
+    metadata_of,
+    note_result,
+    parse,
+    require_small,
+)
+from beam_upscale.server.calls import Calls
+from beam_upscale.server.monitoring.metrics import Metrics
 from beam_upscale.server.reflection import PATHS as REFLECTION_PATHS
 from beam_upscale.server.reflection import Reflection
 from beam_upscale.server.refusals import RefusedError, invalid, unavailable
@@ -46,10 +54,6 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 # The most calls at a time of one address to methods that need no key, or of one caller to small
 # methods.
 _OPEN_PLACES = 32
-
-# The most bytes and seconds of a request without an image, so that untrusted requests do not fill
-# the memory.
-_MOST_SMALL_BYTES = 2**16
 _SMALL_SECONDS = 5.0
 
 # Larger requests are parsed in a thread, as they would delay other calls.
@@ -63,24 +67,10 @@ _MOST_ARRIVING_SECONDS = 2.0
 # The time that gRPC may take to end a call whose message it rejects.
 _REFUSAL_SECONDS = 1.0
 
-_MAGIC = "PNG"
-_MIME = "image/png"
-
 _logger = logging.getLogger(__name__)
 
 _Decode = Callable[[bytes, Any], Call]
-_Exchange = Callable[[Any, "_Record"], Awaitable[None]]
-
-
-@dataclasses.dataclass
-class _Record:
-    """The log entry of a call; it never holds the image, the prompt or the key."""
-
-    method: str
-    received: float = dataclasses.field(default_factory=time.time)
-    started: float = dataclasses.field(default_factory=time.monotonic)
-    code: str = grpc.StatusCode.OK.name
-    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+_Exchange = Callable[[Any, "Record"], Awaitable[None]]
 
 
 class Service:
@@ -177,7 +167,7 @@ class Service:
         """Wraps a method, so that every call gets a status, a log entry and its metrics."""
 
         async def handle(_: Any, context: Any) -> None:
-            record = _Record(method)
+            record = Record(method)
             self._taken += 1
             self._metrics.in_flight.inc()
             try:
@@ -185,7 +175,7 @@ class Service:
             except RefusedError as error:
                 record.code = error.refusal.code.name
                 self._count_refusal(error.refusal, record)
-                await _abort(context, error.refusal)
+                await abort(context, error.refusal)
             except (asyncio.CancelledError, grpc.aio.InternalError):
                 # The caller has gone, or gRPC itself has rejected its message.
                 record.code = grpc.StatusCode.CANCELLED.name
@@ -194,13 +184,13 @@ class Service:
                 # The traceback goes to the log only, not to the caller.
                 _logger.exception("%s failed.", method)
                 record.code = grpc.StatusCode.INTERNAL.name
-                await _abort(context, Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
+                await abort(context, Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
             finally:
                 self._end(record)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _count_refusal(self, refusal: Refusal, record: _Record) -> None:
+    def _count_refusal(self, refusal: Refusal, record: Record) -> None:
         if refusal.error_code is None:
             record.fields["error"] = refusal.message
         else:
@@ -210,7 +200,7 @@ class Service:
             self._metrics.refusals.labels(refusal.reason).inc()
             record.fields["reason"] = str(refusal.reason)
 
-    def _end(self, record: _Record) -> None:
+    def _end(self, record: Record) -> None:
         seconds = time.monotonic() - record.started
         self._metrics.calls.labels(record.method, record.code).inc()
         self._metrics.call_seconds.labels(record.method).observe(seconds)
@@ -219,13 +209,13 @@ class Service:
             fields = {"method": record.method, "code": record.code, **record.fields}
             _logger.info("call", extra={**fields, "seconds": round(seconds, 6)})
 
-    def _identify(self, context: Any, record: _Record) -> Caller:
-        caller = self._admission.identify(_metadata(context), context.peer())
+    def _identify(self, context: Any, record: Record) -> Caller:
+        caller = self._admission.identify(metadata_of(context), context.peer())
         record.fields["key"] = caller.key.name
         return caller
 
     def _upscaling(self, decode: _Decode) -> _Exchange:
-        async def exchange(context: Any, record: _Record) -> None:
+        async def exchange(context: Any, record: Record) -> None:
             self._require_not_draining()
             caller = self._identify(context, record)
             self._require_expected_ledger(context, caller.key)
@@ -265,7 +255,7 @@ class Service:
         Raises:
             RefusedError: FAILED_PRECONDITION.
         """
-        expected = _metadata(context).get(contract.LEDGER)
+        expected = metadata_of(context).get(contract.LEDGER)
         if expected is None or (self._ledger and self._ledger.id_for(key) == expected):
             return
         raise RefusedError(
@@ -292,14 +282,14 @@ class Service:
         if self._draining.is_set():
             raise unavailable("the server is about to stop", _RETRY_SECONDS)
 
-    async def _answer(self, context: Any, record: _Record, key: Key, call: Call) -> None:
+    async def _answer(self, context: Any, record: Record, key: Key, call: Call) -> None:
         flight = self._calls.join(key, call)
         try:
             while True:
                 done, _ = await asyncio.wait({flight.future}, timeout=self._keep_alive)
                 if done:
                     break
-                await context.write(_answer_to(call, record).SerializeToString())
+                await context.write(answer_to(call, record).SerializeToString())
         finally:
             self._calls.leave(flight)
         if flight.future.cancelled():
@@ -307,16 +297,16 @@ class Service:
         result = flight.future.result()
         # A call that joined another one was not computed and charged itself.
         joined = flight.call is not call
-        _note_result(result, record, joined)
+        note_result(result, record, joined)
         if self._ledger is not None:
             charged = Decimal(0) if joined else result.credits
             context.set_trailing_metadata(((contract.CHARGED, f"{charged:f}"),))
-        await context.write(_answer_with(result, call, record))
+        await context.write(answer_with(result, call, record))
 
     async def _read_small(self, context: Any) -> bytes:
         """Reads the message as `_read` does; INVALID_ARGUMENT also if it is too large."""
         async with self._in_time(min(_SMALL_SECONDS, self._timeout)):
-            return _require_small(await self._read(context))
+            return require_small(await self._read(context))
 
     async def _read(self, context: Any) -> bytes:
         """Reads the one message of a call.
@@ -357,10 +347,10 @@ class Service:
         answer: Callable[[Any, Key], Awaitable[Any]],
         metadata: Callable[[Key], tuple[tuple[str, str], ...]] = lambda _: (),
     ) -> _Exchange:
-        async def exchange(context: Any, record: _Record) -> None:
+        async def exchange(context: Any, record: Record) -> None:
             caller = self._identify(context, record)
             with self._admission.place(f"open {caller.counted_as}", _OPEN_PLACES):
-                request = _parse(kind, await self._read_small(context))
+                request = parse(kind, await self._read_small(context))
                 context.set_trailing_metadata(metadata(caller.key))
                 await context.write((await answer(request, caller.key)).SerializeToString())
 
@@ -410,26 +400,26 @@ class Service:
     def _open(self, answer: Callable[[Any], Awaitable[None]]) -> _Exchange:
         """Wraps a method that needs no key, as its callers have none."""
 
-        async def exchange(context: Any, _: _Record) -> None:
-            counted_as = f"open {address(_metadata(context), context.peer())}"
+        async def exchange(context: Any, _: Record) -> None:
+            counted_as = f"open {address(metadata_of(context), context.peer())}"
             with self._admission.place(counted_as, _OPEN_PLACES):
                 await answer(context)
 
         return exchange
 
     async def _check(self, context: Any) -> None:
-        request = _parse(health_pb2.HealthCheckRequest, await self._read_small(context))
+        request = parse(health_pb2.HealthCheckRequest, await self._read_small(context))
         status = self._health(request.service)
         if status == _SERVICE_UNKNOWN:
             raise RefusedError(Refusal(grpc.StatusCode.NOT_FOUND, "there is no such service"))
-        await context.write(_health_answer(status))
+        await context.write(health_answer(status))
 
     async def _watch(self, context: Any) -> None:
-        request = _parse(health_pb2.HealthCheckRequest, await self._read_small(context))
-        await context.write(_health_answer(self._health(request.service)))
+        request = parse(health_pb2.HealthCheckRequest, await self._read_small(context))
+        await context.write(health_answer(self._health(request.service)))
         if not self._draining.is_set():
             await self._draining.wait()
-            await context.write(_health_answer(self._health(request.service)))
+            await context.write(health_answer(self._health(request.service)))
 
     def _health(self, service: str) -> int:
         if service not in ("", *SERVICES):
@@ -443,89 +433,10 @@ class Service:
                     data = await context.read()
                 if data is grpc.aio.EOF:
                     return
-                yield _require_small(data)
+                yield require_small(data)
 
         try:
             async for answer in self._reflection.answers(requests()):
                 await context.write(answer)
         except DecodeError:
             raise invalid("what was sent is no message of this method") from None
-
-
-def _note_result(result: Result, record: _Record, joined: bool) -> None:
-    upscaled = None if joined else result.upscaled
-    record.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
-    if upscaled is None:
-        return
-    row, telemetry = upscaled.row, upscaled.telemetry
-    record.fields |= {
-        "credits": f"{result.credits:f}",
-        "input": f"{row.input_width}x{row.input_height}",
-        "output": f"{row.output_width}x{row.output_height}",
-        "device_seconds": round(telemetry.device_seconds, 6),
-        "queue_seconds": round(result.queue_seconds, 6),
-        "batch_size": telemetry.batch_size,
-    }
-
-
-async def _abort(context: Any, refusal: Refusal) -> None:
-    await context.abort(refusal.code, refusal.message, refusal.trailing_metadata())
-
-
-def _metadata(context: Any) -> dict[str, str]:
-    return {
-        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
-    }
-
-
-def _require_small(data: bytes) -> bytes:
-    if len(data) > _MOST_SMALL_BYTES:
-        raise invalid(
-            f"the request has {len(data):,} bytes; of this method {_MOST_SMALL_BYTES:,} are taken"
-        )
-    return data
-
-
-def _parse(kind: Any, data: bytes) -> Any:
-    try:
-        return kind.FromString(data)
-    except DecodeError:
-        raise invalid(f"the {len(data):,} bytes are no message of this method") from None
-
-
-def _health_answer(status: int) -> bytes:
-    answer = health_pb2.HealthCheckResponse(status=status)
-    data: bytes = answer.SerializeToString()
-    return data
-
-
-def _answer_to(call: Call, record: _Record) -> Any:
-    """Creates an answer without artifacts; it is sent alone as a keep-alive."""
-    return generation.Answer(
-        answer_id=str(uuid.uuid4()),
-        request_id=call.request_id,
-        received=_milliseconds(record.received),
-        created=_milliseconds(time.time()),
-        meta=generation.AnswerMeta(engine_id=call.engines[-1]),
-    )
-
-
-def _answer_with(result: Result, call: Call, record: _Record) -> bytes:
-    answer = _answer_to(call, record)
-    answer.artifacts.add(
-        type=generation.ARTIFACT_IMAGE,
-        mime=_MIME,
-        magic=_MAGIC,
-        binary=result.stored.data,
-        index=0,
-        finish_reason=generation.NULL,
-        seed=result.stored.seed,
-        uuid=str(uuid.uuid4()),
-        size=len(result.stored.data),
-    )
-    data: bytes = answer.SerializeToString()
-    return data
-
-
-def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)

@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.ranges import check_at_least, check_positive
-from beam_upscale.settings import UpscaleSettings
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.ranges import check_at_least, check_positive
 
 DEFAULT_DECODE_SECONDS = 30.0
 

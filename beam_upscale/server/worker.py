@@ -9,23 +9,29 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
-from beam_upscale.chain import Rules
-from beam_upscale.dataset import Telemetry
-from beam_upscale.decoding import DecoderPool, usable_cores
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Telemetry
 from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, ErrorCode
-from beam_upscale.image import EncodeOptions, ImageHeader
-from beam_upscale.inference import Inference, TiledImage, handler_for
-from beam_upscale.listing import SourceImage
-from beam_upscale.local_models import LocalModel
-from beam_upscale.manifest import Row, Status
-from beam_upscale.models.device import Device
-from beam_upscale.models.failures import Fault, device_lost, fault_of
-from beam_upscale.parameters import Parameters
+from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.values import ImageHeader
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.handlers.registry import handler_for
+from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.inference.networks.device import Device
+from beam_upscale.inference.networks.failures import Fault, device_lost, fault_of
+from beam_upscale.pipeline.one_image.finish import advance, finish
+from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.parameters import Parameters
 from beam_upscale.server.refusals import of_error, of_image
 from beam_upscale.server.requests import Call
 from beam_upscale.server.settings import DEFAULT_DECODE_SECONDS
-from beam_upscale.settings import PinnedSettings, Stage, UpscaleSettings
-from beam_upscale.stages import UpscaledImage, advance, finish, prepare
+from beam_upscale.sources.inputs.source_image import SourceImage
 
 # Threads that wait for a device fill its next batch; each holds an image and its result.
 _THREADS_OF_ACCELERATOR = 64

@@ -12,7 +12,7 @@ import trustme
 from local_server import LocalServer, serving
 from ports import free_port
 
-from beam_upscale.server.keys import add_key
+from beam_upscale.server.accounts.keys import add_key
 
 # What a run of the tests' own does, so that bytes are equal.
 EXACTLY = ("--device", "cpu", "--precision", "fp32", "--threads", "1")

@@ -13,11 +13,14 @@ import sys
 from google.protobuf import descriptor_pool
 
 def import_ours():
-    from beam_upscale.grpc_api.stubs import dashboard_pb2, engines_pb2, generation_pb2
+    from beam_upscale.grpc_api.stubs import dashboard_pb2
+    from beam_upscale.grpc_api.stubs import engines_pb2
+    from beam_upscale.grpc_api.stubs import generation_pb2
     return generation_pb2
 
 def import_theirs():
-    from stability_sdk import api, client
+    from stability_sdk import api
+    from stability_sdk import client
     return api.generation
 
 sys.path.append(sys.argv[2])

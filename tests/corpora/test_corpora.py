@@ -18,10 +18,11 @@ import tifffile
 from PIL import Image, ImageOps
 from runs import rows
 
-from beam_upscale import decoding
-from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ImageError
-from beam_upscale.image import DecodedImage, reading
+from beam_upscale.images.decoding import child
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.reading import identification
+from beam_upscale.images.values import DecodedImage
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +61,7 @@ def is_image(name: str, data: bytes) -> bool:
     if PurePosixPath(name).suffix.lower() in ENDINGS:
         return True
     try:
-        reading.identify(data)
+        identification.identify(data)
     except ImageError:
         return False
     return True
@@ -165,7 +166,7 @@ def found_out(pool: DecoderPool, data: bytes) -> str:
 
 def test_samples_are_those_of_other_decoders(corpus: dict[str, bytes]) -> None:
     pillow_heif.register_heif_opener()
-    cores = decoding.usable_cores()
+    cores = child.usable_cores()
     with (
         warnings.catch_warnings(),
         DecoderPool(cores) as pool,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from seed_images import seed_images
 
-from beam_upscale.decoding import frames
-from beam_upscale.decoding.child import serve
+from beam_upscale.images.decoding import frames
+from beam_upscale.images.decoding.child import serve
 
 SEEDS = seed_images()
 GUARDS = {"max_pixels": 1 << 20, "animated": "first"}
@@ -58,7 +58,9 @@ def is_reading(code: CodeType, module: str) -> bool:
     """Whether a function is ours, has to do with files, and may raise something."""
     if code.co_qualname in BACK_CALLED:
         return False
-    return module.startswith("beam_upscale.") and not module.startswith("beam_upscale.decoding")
+    return module.startswith("beam_upscale.") and not module.startswith(
+        "beam_upscale.images.decoding"
+    )
 
 
 def functions(act: Callable[[], object]) -> list[CodeType]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image.av1 import CodedSize, coded_size
+from beam_upscale.images.containers.av1 import CodedSize, coded_size
+from beam_upscale.images.reading import inspection, pixels
 
 WIDTH, HEIGHT = 40, 30
 
@@ -36,19 +36,19 @@ def saying(data: bytes, width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("data", [avif(), animated()], ids=["still", "animated"])
 def test_boxes_that_say_more_than_is_coded(data: bytes) -> None:
-    header = image.read_header(data)
+    header = inspection.read_header(data)
     assert (header.width, header.height) == (WIDTH, HEIGHT)
 
     for size in ((400, 300), (WIDTH + 1, HEIGHT)):
         with pytest.raises(ImageError) as caught:
-            image.read_header(saying(data, *size))
+            inspection.read_header(saying(data, *size))
         assert caught.value.code is ErrorCode.CORRUPT
         assert f"{size[0]} x {size[1]} px of a picture coded in 40 x 30" in caught.value.message
 
 
 def test_boxes_of_a_still_picture_that_say_less() -> None:
     with pytest.raises(ImageError) as caught:
-        image.read_header(saying(avif(), 20, 15))
+        inspection.read_header(saying(avif(), 20, 15))
 
     assert caught.value.code is ErrorCode.CORRUPT
 
@@ -57,10 +57,10 @@ def test_pictures_with_alpha() -> None:
     file = io.BytesIO()
     Image.new("RGBA", (WIDTH, HEIGHT), (1, 2, 3, 100)).save(file, "AVIF")
     data = file.getvalue()
-    assert image.decode(data, max_pixels=10_000).alpha is not None
+    assert pixels.decode(data, max_pixels=10_000).alpha is not None
 
     with pytest.raises(ImageError) as caught:
-        image.read_header(saying(data, 80, 60))
+        inspection.read_header(saying(data, 80, 60))
 
     assert caught.value.code is ErrorCode.CORRUPT
 
@@ -129,10 +129,10 @@ def grid_of_two(size: tuple[int, int], cell: tuple[int, int], in_meta: bool) -> 
 @pytest.mark.parametrize("in_meta", [False, True])
 def test_cells_of_a_grid(in_meta: bool) -> None:
     data = grid_of_two((128, 64), (64, 64), in_meta)
-    assert image.decode(data, max_pixels=10_000).color.shape == (64, 128, 3)
+    assert pixels.decode(data, max_pixels=10_000).color.shape == (64, 128, 3)
 
     with pytest.raises(ImageError) as caught:
-        image.read_header(grid_of_two((256, 128), (128, 128), in_meta))
+        inspection.read_header(grid_of_two((256, 128), (128, 128), in_meta))
 
     assert caught.value.code is ErrorCode.CORRUPT
     assert "128 x 128 px of a picture coded in 64 x 64" in caught.value.message

@@ -11,10 +11,11 @@ import pytest
 from described_colors import chunk, png, swatches, tiff
 from PIL import Image
 
-from beam_upscale import image
-from beam_upscale.image import DecodedImage, EncodeOptions, Metadata
-from beam_upscale.image.values import Resolution
-from beam_upscale.plan import MetadataRule, OutputFormat
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import DecodedImage, Metadata, Resolution
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
 
 XMP = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
@@ -30,7 +31,7 @@ def saved(format_: str, samples: np.ndarray | None = None, **options: Any) -> by
 
 
 def decode(data: bytes) -> DecodedImage:
-    return image.decode(data, max_pixels=100_000)
+    return pixels.decode(data, max_pixels=100_000)
 
 
 def with_segment(marker: int, content: bytes, data: bytes | None = None) -> bytes:
@@ -76,7 +77,7 @@ def test_xmp_from_every_format_to_every_other(name: str) -> None:
 
     assert (decoded.metadata.xmp, decoded.notes) == (XMP, ())
     for output in OutputFormat:
-        encoded = image.encode(
+        encoded = encoding.encode(
             decoded.color.repeat(2, axis=1),
             metadata=decoded.metadata,
             options=EncodeOptions(output),
@@ -95,13 +96,13 @@ def test_xmp_too_long_for_jpeg() -> None:
     long = XMP.replace(b"<rdf:RDF", b"<!--" + b"-x" * 33_000 + b" --><rdf:RDF")
     decoded = decode(png(swatches(), (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + long)))
 
-    as_jpeg = image.encode(
+    as_jpeg = encoding.encode(
         decoded.color, metadata=decoded.metadata, options=EncodeOptions(OutputFormat.JPEG)
     )
 
     assert as_jpeg.notes == ("XMP too long for JPEG dropped",)
     assert "xmp" not in Image.open(io.BytesIO(as_jpeg.data)).info
-    assert image.encode(decoded.color, metadata=decoded.metadata).notes == ()
+    assert encoding.encode(decoded.color, metadata=decoded.metadata).notes == ()
 
 
 def test_xmp_packed_without_end_is_dropped() -> None:
@@ -151,7 +152,7 @@ def test_resolution_in_every_format() -> None:
     decoded = decode(saved("JPEG", dpi=(300, 150)))
 
     for output in OutputFormat:
-        encoded = image.encode(
+        encoded = encoding.encode(
             decoded.color, metadata=decoded.metadata, options=EncodeOptions(output)
         )
         picture = Image.open(io.BytesIO(encoded.data))
@@ -165,7 +166,7 @@ def test_resolution_of_webp_that_has_exif_without_one() -> None:
     metadata = Metadata(exif=exif(), resolution=Resolution(300, 300))
     options = EncodeOptions(OutputFormat.WEBP)
 
-    encoded = image.encode(swatches(), metadata=metadata, options=options)
+    encoded = encoding.encode(swatches(), metadata=metadata, options=options)
 
     assert encoded.notes == ("resolution not kept in WebP",)
 
@@ -173,7 +174,7 @@ def test_resolution_of_webp_that_has_exif_without_one() -> None:
 def test_resolution_that_a_format_has_no_room_for() -> None:
     color = np.zeros((4, 4, 3), np.uint8)
     for resolution in (Resolution(1e6, 1e6), Resolution(0.1, 300), Resolution(1, 90_000, True)):
-        encoded = image.encode(
+        encoded = encoding.encode(
             color,
             metadata=Metadata(resolution=resolution),
             options=EncodeOptions(OutputFormat.JPEG),
@@ -182,16 +183,16 @@ def test_resolution_that_a_format_has_no_room_for() -> None:
     for resolution in (Resolution(1e12, 1e12), Resolution(1e-9, 3)):
         for output in (OutputFormat.PNG, OutputFormat.TIFF):
             options = EncodeOptions(output)
-            image.encode(color, metadata=Metadata(resolution=resolution), options=options)
+            encoding.encode(color, metadata=Metadata(resolution=resolution), options=options)
 
 
 def test_sides_of_a_pixel_in_jpeg_and_png() -> None:
     color = np.zeros((4, 4, 3), np.uint8)
     metadata = Metadata(resolution=Resolution(2, 1, True))
 
-    jpeg = image.encode(color, metadata=metadata, options=EncodeOptions(OutputFormat.JPEG)).data
+    jpeg = encoding.encode(color, metadata=metadata, options=EncodeOptions(OutputFormat.JPEG)).data
 
-    for data in (jpeg, image.encode(color, metadata=metadata).data):
+    for data in (jpeg, encoding.encode(color, metadata=metadata).data):
         assert decode(data).metadata.resolution == Resolution(2, 1, True)
 
 
@@ -200,7 +201,7 @@ def test_resolution_of_exif_in_a_tiff() -> None:
     fields[0x011A], fields[0x011B], fields[0x0128] = 200, 100, 2
     metadata = Metadata(exif=fields.tobytes().removeprefix(b"Exif\0\0"))
 
-    data = image.encode(
+    data = encoding.encode(
         swatches(), metadata=metadata, options=EncodeOptions(OutputFormat.TIFF)
     ).data
 
@@ -334,14 +335,14 @@ def test_stripped_of_all_but_colors(output: OutputFormat) -> None:
     decoded = decode(data)
     options = EncodeOptions(output, metadata=MetadataRule.STRIP)
 
-    encoded = image.encode(decoded.color, metadata=decoded.metadata, options=options)
+    encoded = encoding.encode(decoded.color, metadata=decoded.metadata, options=options)
 
     kept = decode(encoded.data).metadata
     assert (kept.icc_profile, kept.xmp, kept.resolution) == (SOUND, None, None)
     # A TIFF has a resolution in any case.
     assert kept.exif is None or output is OutputFormat.TIFF
     assert b"Maker" not in encoded.data
-    bare = image.encode(decoded.color, metadata=Metadata(SOUND), options=options)
+    bare = encoding.encode(decoded.color, metadata=Metadata(SOUND), options=options)
     assert (bare.data, encoded.notes) == (encoded.data, ())
 
 

@@ -13,10 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_upscale import containers, image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import beside, jpeg
-from beam_upscale.image.regions import open_picture, read_file_header
+from beam_upscale.images.containers import gif as containers_gif
+from beam_upscale.images.containers import iso, parts
+from beam_upscale.images.containers import jpeg as containers_jpeg
+from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.metadata import beside
+from beam_upscale.images.reading import inspection, jpeg_repair
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.regions import open_picture, read_file_header
 
 MAX_PIXELS = 4_000_000
 
@@ -47,9 +52,9 @@ def codes_of(data: bytes, folder: Path) -> list[ErrorCode | None]:
             list(reader.bands(64))
 
     return [
-        code_of(lambda: image.read_header(data)),
+        code_of(lambda: inspection.read_header(data)),
         code_of(lambda: read_file_header(path)),
-        code_of(lambda: image.decode(data, max_pixels=MAX_PIXELS)),
+        code_of(lambda: reading_pixels.decode(data, max_pixels=MAX_PIXELS)),
         code_of(by_rows),
     ]
 
@@ -124,7 +129,7 @@ def test_directories_that_lie_in_one_another() -> None:
     for start in range(8, 4000, 2):
         struct.pack_into("<I", chained, min(start + 2 + 300 * 12, len(chained) - 4), start + 2)
 
-    assert code_of(lambda: containers.tiff_info(bytes(chained))) in (
+    assert code_of(lambda: containers_tiff.tiff_info(bytes(chained))) in (
         ErrorCode.CORRUPT,
         ErrorCode.TRUNCATED,
     )
@@ -157,18 +162,18 @@ def test_scans_of_an_ordinary_jpeg_are_few_and_those_of_its_metadata_none(tmp_pa
 def test_larger_jpegs_may_have_fewer_scans() -> None:
     data = scanned("RGB", 60)
 
-    containers.check_jpeg(data, 1 << 20)
+    containers_jpeg.check_jpeg(data, 1 << 20)
     with pytest.raises(ImageError, match="at most 32 are decoded"):
-        containers.check_jpeg(data, 1 << 30)
+        containers_jpeg.check_jpeg(data, 1 << 30)
 
 
 def test_files_of_countless_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(containers, "_MAX_PARTS", 50)
+    monkeypatch.setattr(parts, "_MAX_PARTS", 50)
     plain = Image.new("RGB", (4, 4))
     empty = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt")) * 100
     png, webp = saved(plain, "PNG"), saved(plain, "WEBP")
     avif, gif = saved(plain, "AVIF"), saved(plain, "GIF")
-    table = 13 + containers._gif_table_bytes(gif[10])
+    table = 13 + containers_gif._gif_table_bytes(gif[10])
     files = {
         "png": png[:33] + empty + png[33:],
         "webp": webp + b"junk\0\0\0\0" * 100,
@@ -186,29 +191,31 @@ def test_frames_of_a_gif_are_counted_as_pillow_does() -> None:
         frames = [Image.new("L", (9, 7), 30 * number) for number in range(count)]
         data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"x" * 600)
         with Image.open(io.BytesIO(data)) as opened:
-            assert containers.gif_frames(data) == opened.n_frames == count
+            assert containers_gif.gif_frames(data) == opened.n_frames == count
 
 
 def test_frames_of_a_gif_are_counted_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MOST_FRAMES", 3)
+    monkeypatch.setattr(parts, "MOST_FRAMES", 3)
     frame = b"," + bytes(9) + b"\x02\0"
 
-    assert containers.gif_frames(b"GIF89a" + bytes(7) + frame * 9) == 3
+    assert containers_gif.gif_frames(b"GIF89a" + bytes(7) + frame * 9) == 3
     frames = [Image.new("L", (9, 7), 30 * number) for number in range(4)]
     for format_ in ("GIF", "TIFF"):
         data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
-        assert "first of 3 or more frames" in image.decode(data, max_pixels=MAX_PIXELS).notes
+        assert (
+            "first of 3 or more frames" in reading_pixels.decode(data, max_pixels=MAX_PIXELS).notes
+        )
 
 
 def test_picture_in_an_avif_that_is_far_larger_than_what_is_shown(tmp_path: Path) -> None:
     data = bytearray(saved(Image.new("RGB", (16, 16)), "AVIF"))
-    containers.check_iso_sizes(bytes(data), "avif", 256)
+    iso.check_iso_sizes(bytes(data), "avif", 256)
     at = data.index(b"ispe")
     # Another one, which no picture may have; free space takes its place in the length.
     struct.pack_into(">II", data, at + 8, 30_000, 30_000)
 
     with pytest.raises(ImageError, match="30000 x 30000"):
-        containers.check_iso_sizes(bytes(data), "avif", 256)
+        iso.check_iso_sizes(bytes(data), "avif", 256)
 
 
 def test_texts_of_a_png_unfold_a_few_times_only() -> None:
@@ -225,9 +232,9 @@ def test_texts_of_a_png_unfold_a_few_times_only() -> None:
     ("find", "text"),
     [
         (beside._RAW_PROFILE.match, b"\nexif\n 1" + b" " * 200_000 + b"!"),
-        (jpeg._END_OF_SCAN.search, b"\xff" * 200_000 + b"\0"),
-        (jpeg._RESTART.search, b"\xff" * 200_000 + b"\0"),
-        (containers._JPEG_MARKER.search, b"\xff" * 200_000 + b"\0"),
+        (jpeg_repair._END_OF_SCAN.search, b"\xff" * 200_000 + b"\0"),
+        (jpeg_repair._RESTART.search, b"\xff" * 200_000 + b"\0"),
+        (containers_jpeg._JPEG_MARKER.search, b"\xff" * 200_000 + b"\0"),
     ],
 )
 def test_no_text_is_searched_from_each_of_its_bytes(
@@ -260,4 +267,4 @@ def test_any_field_of_a_tiff_may_say_anything(
     data = data[:at] + FIELDS.pack(tag, kind, count, value) + data[at + 12 :]
 
     # Nothing else than an ImageError.
-    code_of(lambda: image.decode(data, max_pixels=100_000))
+    code_of(lambda: reading_pixels.decode(data, max_pixels=100_000))

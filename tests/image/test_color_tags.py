@@ -32,23 +32,25 @@ from described_colors import (
 from PIL import Image, ImageCms
 from tiff_files import Page
 
-from beam_upscale import image
-from beam_upscale.image import DecodedImage, EncodeOptions
-from beam_upscale.image.color_tags import NOT_UNDERSTOOD
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images.metadata.color_tags import NOT_UNDERSTOOD
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import DecodedImage
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import OutputFormat
 
 MAX_PIXELS = 1_000_000
 SRGB_PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def decode(data: bytes) -> DecodedImage:
-    return image.decode(data, max_pixels=MAX_PIXELS)
+    return pixels.decode(data, max_pixels=MAX_PIXELS)
 
 
 def encoded(
     decoded: DecodedImage, format_: OutputFormat = OutputFormat.PNG, **options: Any
 ) -> bytes:
-    return image.encode(
+    return encoding.encode(
         decoded.color, metadata=decoded.metadata, options=EncodeOptions(format_, **options)
     ).data
 
@@ -140,7 +142,7 @@ def test_samples_of_video_in_a_png() -> None:
     for samples, divisor in ((narrow, 1), (narrow.astype(np.uint16) * 256, 256)):
         decoded = decode(_deep_png(samples, cicp(1, 13, full_range=0)))
         seen = by_profile(
-            image.encode(
+            encoding.encode(
                 (decoded.color // divisor).astype(np.uint8), metadata=decoded.metadata
             ).data
         )
@@ -150,7 +152,7 @@ def test_samples_of_video_in_a_png() -> None:
 def _deep_png(samples: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
     if samples.dtype == np.uint8:
         return png(samples, *chunks)
-    data = image.encode(samples).data
+    data = encoding.encode(samples).data
     return data[:33] + png(swatches(), *chunks)[33:].split(b"IDAT")[0][:-4] + data[33:]
 
 

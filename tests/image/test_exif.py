@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from beam_upscale import image
-from beam_upscale.image import EncodeOptions, Metadata, exif
-from beam_upscale.image.values import Resolution
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images.metadata import exif
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import Metadata, Resolution
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import OutputFormat
 
 SHORT, LONG, ASCII, RATIONAL, UNDEFINED = 3, 4, 2, 5, 7
 WIDTH, HEIGHT = 48, 32
@@ -234,10 +236,10 @@ def file_with(format_: str, block: bytes) -> bytes:
 @pytest.mark.parametrize("output", OutputFormat)
 @pytest.mark.parametrize("format_", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_from_every_format_to_every_other(format_: str, output: OutputFormat) -> None:
-    decoded = image.decode(file_with(format_, of_camera()), max_pixels=10_000)
+    decoded = pixels.decode(file_with(format_, of_camera()), max_pixels=10_000)
     twice = decoded.color.repeat(2, axis=0).repeat(2, axis=1)
 
-    encoded = image.encode(twice, metadata=decoded.metadata, options=EncodeOptions(output))
+    encoded = encoding.encode(twice, metadata=decoded.metadata, options=EncodeOptions(output))
 
     result = Image.open(io.BytesIO(encoded.data))
     fields = result.getexif()
@@ -261,8 +263,8 @@ def test_turned_tiff_with_sizes() -> None:
     fields.get_ifd(0x8769)[0xA002] = WIDTH
     picture().save(file, "TIFF", exif=fields.tobytes())
 
-    decoded = image.decode(file.getvalue(), max_pixels=10_000)
-    data = image.encode(decoded.color, metadata=decoded.metadata).data
+    decoded = pixels.decode(file.getvalue(), max_pixels=10_000)
+    data = encoding.encode(decoded.color, metadata=decoded.metadata).data
 
     result = Image.open(io.BytesIO(data))
     assert result.size == (HEIGHT, WIDTH)
@@ -270,9 +272,9 @@ def test_turned_tiff_with_sizes() -> None:
 
 
 def test_metadata_of_nothing_is_nothing() -> None:
-    plain = image.encode(np.zeros((2, 2, 3), np.uint8)).data
+    plain = encoding.encode(np.zeros((2, 2, 3), np.uint8)).data
 
-    assert image.decode(plain, max_pixels=4).metadata == Metadata()
+    assert pixels.decode(plain, max_pixels=4).metadata == Metadata()
 
 
 @pytest.mark.parametrize(
@@ -282,7 +284,7 @@ def test_an_avif_is_not_lost_for_its_exif(place: bytes, junk: bytes) -> None:
     data = file_with("AVIF", of_camera())
     assert data.count(place) == 1
 
-    decoded = image.decode(data.replace(place, junk), max_pixels=10_000)
+    decoded = pixels.decode(data.replace(place, junk), max_pixels=10_000)
 
     assert b"Maker" not in (decoded.metadata.exif or b"")
     assert decoded.notes == ("unreadable EXIF dropped",)

@@ -11,10 +11,11 @@ import pytest
 import pyvips
 from PIL import Image
 
-from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import DecodedImage, beside, jpeg
-from beam_upscale.image.regions import open_picture
+from beam_upscale.images.metadata import beside
+from beam_upscale.images.reading import inspection, jpeg_repair, pixels
+from beam_upscale.images.reading.regions import open_picture
+from beam_upscale.images.values import DecodedImage
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 90, 70
@@ -43,7 +44,7 @@ KINDS = {
 
 
 def decode(data: bytes) -> DecodedImage:
-    return image.decode(data, max_pixels=MAX_PIXELS)
+    return pixels.decode(data, max_pixels=MAX_PIXELS)
 
 
 def by_rows(data: bytes, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -66,7 +67,7 @@ def assert_same(odd: bytes, data: bytes, notes: tuple[str, ...], path: Path) -> 
     """An odd file gives the picture of the plain one, whole and by rows, with these notes more."""
     expected, found = decode(data), decode(odd)
     rows, row_notes = by_rows(odd, path)
-    assert found.header == expected.header == image.read_header(odd)
+    assert found.header == expected.header == inspection.read_header(odd)
     np.testing.assert_array_equal(found.color, expected.color)
     np.testing.assert_array_equal(rows, expected.color)
     assert sorted(found.notes) == sorted(row_notes) == sorted((*notes, *expected.notes))
@@ -87,7 +88,7 @@ def test_nothing_is_odd_about_a_plain_file(kind: str, tmp_path: Path) -> None:
     data = KINDS[kind]
 
     for deeply in (False, True):
-        found = jpeg.mended(data, deeply=deeply)
+        found = jpeg_repair.mended(data, deeply=deeply)
         assert found is not None
         assert (found.data, found.notes) == (data, ())
     assert_same(data, data, (), tmp_path / "picture")
@@ -101,7 +102,7 @@ def test_bytes_between_segments_are_skipped(
 ) -> None:
     data = KINDS[kind]
 
-    assert_same(before(data, marker, extra), data, (jpeg.EXTRANEOUS,), tmp_path / "picture")
+    assert_same(before(data, marker, extra), data, (jpeg_repair.EXTRANEOUS,), tmp_path / "picture")
 
 
 @pytest.mark.parametrize("kind", ["restarts", "rows", "progressive restarts"])
@@ -111,7 +112,7 @@ def test_bytes_before_a_restart_marker_are_skipped(kind: str, extra: bytes, tmp_
 
     odd = before(data, b"\xff\xd0", extra, start=b"\xff\xda")
 
-    assert_same(odd, data, (jpeg.EXTRANEOUS,), tmp_path / "picture")
+    assert_same(odd, data, (jpeg_repair.EXTRANEOUS,), tmp_path / "picture")
 
 
 def test_line_ends_before_any_restart_marker_are_skipped() -> None:
@@ -124,7 +125,7 @@ def test_line_ends_before_any_restart_marker_are_skipped() -> None:
         decoded = decode(data[:at] + b"\r\n" + data[at:])
         np.testing.assert_array_equal(decoded.color, expected.color)
         # libjpeg does not notice bytes that it read ahead.
-        assert decoded.notes in ((), (jpeg.EXTRANEOUS,))
+        assert decoded.notes in ((), (jpeg_repair.EXTRANEOUS,))
         noted += bool(decoded.notes)
 
     assert noted
@@ -136,7 +137,7 @@ def test_bytes_before_every_marker_are_skipped(tmp_path: Path) -> None:
     odd = re.sub(rb"(\xff[\xd0-\xd7])", rb"\r\n\1", data)
 
     assert odd.count(b"\r\n\xff") > 100
-    assert_same(odd, data, (jpeg.EXTRANEOUS,), tmp_path / "picture")
+    assert_same(odd, data, (jpeg_repair.EXTRANEOUS,), tmp_path / "picture")
 
 
 @pytest.mark.parametrize("kind", ["progressive", "progressive print", "progressive restarts"])
@@ -147,7 +148,7 @@ def test_bytes_behind_a_scan_are_skipped(kind: str, marker: bytes, tmp_path: Pat
     # libjpeg does not notice fewer than it reads ahead.
     odd = before(data, marker, b"some words of a tool", start=b"\xff\xda")
 
-    assert_same(odd, data, (jpeg.EXTRANEOUS,), tmp_path / "picture")
+    assert_same(odd, data, (jpeg_repair.EXTRANEOUS,), tmp_path / "picture")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,8 +169,8 @@ def test_odd_fields_cost_no_pixel(kind: str, tmp_path: Path) -> None:
     shorter = before(data, b"\xff\xdb", segment(0xE5, b"", length=0))
     long = before(data, b"\xff\xdb", segment(0xE5, b"four", length=6 + 9) + segment(0xE5, b"lost!"))
 
-    assert_same(version, data, (jpeg.ODD_VERSION,), path)
-    assert_same(short, data, (jpeg.EXTRANEOUS, beside.OTHERS), path)
+    assert_same(version, data, (jpeg_repair.ODD_VERSION,), path)
+    assert_same(short, data, (jpeg_repair.EXTRANEOUS, beside.OTHERS), path)
     assert_same(shorter, data, (beside.OTHERS,), path)
     assert_same(long, data, (beside.OTHERS,), path)
     assert_same(before(data, b"\xff\xdb", b"\xff" * 7), data, (), path)
@@ -185,10 +186,13 @@ def test_unknown_color_transform_is_the_usual_one(tmp_path: Path) -> None:
     transformed = inks[:at] + b"\x02" + inks[at + 1 :]
 
     assert_same(
-        color.replace(b"\x00\x01\xff", b"\x00\x07\xff", 1), color, (jpeg.ODD_TRANSFORM,), path
+        color.replace(b"\x00\x01\xff", b"\x00\x07\xff", 1),
+        color,
+        (jpeg_repair.ODD_TRANSFORM,),
+        path,
     )
     odd = inks[:at] + b"\x09" + inks[at + 1 :]
-    assert_same(odd, transformed, (jpeg.ODD_TRANSFORM,), path)
+    assert_same(odd, transformed, (jpeg_repair.ODD_TRANSFORM,), path)
 
 
 @pytest.mark.parametrize("kind", ["baseline", "restarts", "print"])
@@ -197,7 +201,7 @@ def test_parameters_of_another_kind_of_scan_are_ignored(kind: str, tmp_path: Pat
     odd = data.replace(b"\x00\x3f\x00", b"\x02\x1f\x11", 1)
 
     assert odd != data
-    assert_same(odd, data, (jpeg.ODD_SCAN,), tmp_path / "picture")
+    assert_same(odd, data, (jpeg_repair.ODD_SCAN,), tmp_path / "picture")
 
 
 def test_restart_markers_out_of_order_cost_no_pixel(tmp_path: Path) -> None:
@@ -205,7 +209,7 @@ def test_restart_markers_out_of_order_cost_no_pixel(tmp_path: Path) -> None:
     at = data.index(b"\xff\xd1", data.index(b"\xff\xda"))
     odd = data[: at + 1] + b"\xd6" + data[at + 2 :]
 
-    assert_same(odd, data, (jpeg.RENUMBERED,), tmp_path / "picture")
+    assert_same(odd, data, (jpeg_repair.RENUMBERED,), tmp_path / "picture")
 
 
 def cut(data: bytes) -> bytes:
@@ -281,9 +285,9 @@ def test_long_scans_are_not_gone_through(monkeypatch: pytest.MonkeyPatch) -> Non
     odd = before(KINDS["restarts"], b"\xff\xd0", b"\r\n", start=b"\xff\xda")
     for name in ("_MAX_WALKED_BYTES", "_MAX_WALKED_BLOCKS"):
         with monkeypatch.context() as patch:
-            patch.setattr(jpeg, name, 100)
-            assert jpeg.mended(odd, deeply=True) is None
-    assert jpeg.mended(odd, deeply=True) is not None
+            patch.setattr(jpeg_repair, name, 100)
+            assert jpeg_repair.mended(odd, deeply=True) is None
+    assert jpeg_repair.mended(odd, deeply=True) is not None
 
 
 def test_mending_ends_for_any_bytes() -> None:
@@ -295,7 +299,7 @@ def test_mending_ends_for_any_bytes() -> None:
                 damaged[at] = random.integers(0, 256)
             del damaged[random.integers(4, len(data)) :]
             for deeply in (False, True):
-                found = jpeg.mended(bytes(damaged), deeply=deeply)
+                found = jpeg_repair.mended(bytes(damaged), deeply=deeply)
                 assert found is None or found.data[:2] == b"\xff\xd8"
 
 

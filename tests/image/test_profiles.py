@@ -9,10 +9,18 @@ import pytest
 from described_colors import iccp, png, swatches, tiff
 from PIL import Image, ImageCms
 
-from beam_upscale import image
-from beam_upscale.image import EncodeOptions, Metadata, profiles
-from beam_upscale.image.profiles import SRGB_CURVE, SRGB_PRIMARIES, Parametric, usable_profile
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images.metadata import profiles
+from beam_upscale.images.metadata.profiles import (
+    SRGB_CURVE,
+    SRGB_PRIMARIES,
+    Parametric,
+    usable_profile,
+)
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import Metadata
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import OutputFormat
 
 SRGB = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
 SRGB[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
@@ -87,7 +95,9 @@ def test_a_profile_that_no_reader_of_png_takes() -> None:
     kept = usable_profile(bytes(long), 3)
 
     for output in OutputFormat:
-        encoded = image.encode(swatches(), metadata=Metadata(kept), options=EncodeOptions(output))
+        encoded = encoding.encode(
+            swatches(), metadata=Metadata(kept), options=EncodeOptions(output)
+        )
         is_png = output is OutputFormat.PNG
         assert encoded.notes == (("ICC profile too long for PNG dropped",) if is_png else ())
         found = Image.open(io.BytesIO(encoded.data)).info.get("icc_profile")
@@ -130,14 +140,14 @@ FILES = {
 def test_no_picture_is_lost_for_its_profile(format_: str, name: str) -> None:
     profile = {**KEPT, **DROPPED}[name]
 
-    decoded = image.decode(FILES[format_](profile), max_pixels=10_000)
+    decoded = pixels.decode(FILES[format_](profile), max_pixels=10_000)
 
     # PNG's own library takes no more of a profile than it declares.
     is_kept = name in KEPT
     assert decoded.metadata.icc_profile == (SOUND if is_kept else None)
     assert decoded.notes == (() if is_kept else NOTE)
     for output in OutputFormat:
-        encoded = image.encode(
+        encoded = encoding.encode(
             decoded.color, metadata=decoded.metadata, options=EncodeOptions(output)
         )
         assert Image.open(io.BytesIO(encoded.data)).info.get("icc_profile") == (
@@ -158,10 +168,10 @@ def pieces(profile: bytes, *numbers: int, total: int = 3) -> bytes:
 
 def test_pieces_of_a_profile() -> None:
     for numbers in ((1, 2, 3), (3, 1, 2)):
-        whole = image.decode(pieces(SOUND, *numbers), max_pixels=10_000)
+        whole = pixels.decode(pieces(SOUND, *numbers), max_pixels=10_000)
         assert (whole.metadata.icc_profile, whole.notes) == (SOUND, ())
     for numbers in ((1, 2), (2, 3), (1, 1, 2), (1,)):
-        partial = image.decode(pieces(SOUND, *numbers), max_pixels=10_000)
+        partial = pixels.decode(pieces(SOUND, *numbers), max_pixels=10_000)
         assert (partial.metadata.icc_profile, partial.notes) == (None, NOTE)
 
 
@@ -171,7 +181,7 @@ def test_pieces_of_a_profile_of_cmyk() -> None:
     content = b"ICC_PROFILE\0" + bytes([1, 2]) + SOUND
     segment = b"\xff\xe2" + struct.pack(">H", len(content) + 2) + content
 
-    decoded = image.decode(file.getvalue()[:2] + segment + file.getvalue()[2:], max_pixels=10_000)
+    decoded = pixels.decode(file.getvalue()[:2] + segment + file.getvalue()[2:], max_pixels=10_000)
 
     assert decoded.notes == ("converted from CMYK", *NOTE)
 
@@ -191,6 +201,6 @@ def test_profiles_that_are_made_are_the_same_each_time() -> None:
 def test_encoders_take_no_profile_of_other_samples() -> None:
     gray = np.zeros((4, 4, 1), np.uint8)
 
-    data = image.encode(gray, metadata=Metadata(SOUND)).data
+    data = encoding.encode(gray, metadata=Metadata(SOUND)).data
 
     assert "icc_profile" not in Image.open(io.BytesIO(data)).info

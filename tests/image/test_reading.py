@@ -17,11 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from tiff_files import DEFLATE, LONG, Page
 
-from beam_upscale import containers, image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import DecodedImage, ImageHeader, reading
-from beam_upscale.image.codecs import damage_as_image_error
-from beam_upscale.plan import Animated
+from beam_upscale.images import values
+from beam_upscale.images.codecs import damage_as_image_error
+from beam_upscale.images.containers import png
+from beam_upscale.images.reading import inspection
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.planning.plan_options import Animated
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 24, 16
@@ -73,7 +76,7 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def decode(data: bytes, **options: Any) -> DecodedImage:
-    return image.decode(data, **{"max_pixels": MAX_PIXELS, **options})
+    return reading_pixels.decode(data, **{"max_pixels": MAX_PIXELS, **options})
 
 
 def error_of(data: bytes, **options: Any) -> ImageError:
@@ -119,7 +122,7 @@ def test_reads_every_format_by_content(format_: str) -> None:
     decoded = decode(FILES[format_])
 
     header = ImageHeader(format_, "P" if format_ == "gif" else "RGB", WIDTH, HEIGHT, 1, 8)
-    assert decoded.header == header == image.read_header(FILES[format_])
+    assert decoded.header == header == inspection.read_header(FILES[format_])
     assert_pixels(decoded, gradient(3), tolerance=12 if format_ == "gif" else 4)
     assert decoded.color.flags.c_contiguous
     assert decoded.alpha is None
@@ -127,7 +130,7 @@ def test_reads_every_format_by_content(format_: str) -> None:
 
 
 def test_formats_are_those_listed() -> None:
-    assert set(FILES) == set(image.SUPPORTED_FORMATS)
+    assert set(FILES) == set(values.SUPPORTED_FORMATS)
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "png", "webp", "bmp", "gif"])
@@ -135,7 +138,7 @@ def test_header_needs_only_the_beginning(format_: str) -> None:
     large = Image.effect_noise((300, 200), 50).convert("P" if format_ == "gif" else "RGB")
     data = saved(large, format_)
 
-    header = image.read_header(data[: len(data) // 4])
+    header = inspection.read_header(data[: len(data) // 4])
 
     assert (header.format, header.width, header.height) == (format_, 300, 200)
 
@@ -451,7 +454,7 @@ def test_first_of_several_frames(format_: str) -> None:
 
 def test_a_damaged_number_of_frames_is_passed_over() -> None:
     chunks = [(b"acTL", b"\0\3")]
-    data = containers.png_with_chunks(FILES["png"], chunks)
+    data = png.png_with_chunks(FILES["png"], chunks)
 
     assert decode(data).header.frames == 1
 
@@ -473,7 +476,7 @@ def test_a_jpeg_whose_height_stands_behind_its_pixels() -> None:
 def test_a_png_of_apple() -> None:
     chunk = struct.pack(">I", 4) + b"CgBI" + bytes([0x50, 0, 0x20, 2])
     chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
-    signature = len(containers.PNG_SIGNATURE)
+    signature = len(png.PNG_SIGNATURE)
 
     error = error_of(FILES["png"][:signature] + chunk + FILES["png"][signature:])
 
@@ -660,7 +663,7 @@ def test_bigtiff_is_read() -> None:
 
 def test_codec_that_finds_another_size_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     larger = Image.new("RGB", (WIDTH, 10 * HEIGHT))
-    monkeypatch.setattr(reading, "_open", lambda *_: larger)
+    monkeypatch.setattr(inspection, "open_by_pillow", lambda *_: larger)
 
     error = error_of(FILES["webp"])
 
@@ -670,7 +673,7 @@ def test_codec_that_finds_another_size_is_stopped(monkeypatch: pytest.MonkeyPatc
 
 
 def test_unexpected_mode_of_pillow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "_open", lambda *_: Image.new("HSV", (WIDTH, HEIGHT)))
+    monkeypatch.setattr(inspection, "open_by_pillow", lambda *_: Image.new("HSV", (WIDTH, HEIGHT)))
 
     assert error_of(FILES["webp"]).code is ErrorCode.UNSUPPORTED_FORMAT
 
@@ -748,7 +751,7 @@ def test_image_without_pixels(claiming: Any, width: int, height: int) -> None:
 
 def png_of(pixels: bytes) -> bytes:
     """A PNG of 24 x 16 gray pixels with these bytes for them."""
-    data = containers.PNG_SIGNATURE
+    data = png.PNG_SIGNATURE
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0)
     for kind, payload in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
         checksum = struct.pack(">I", zlib.crc32(kind + payload))
@@ -833,7 +836,7 @@ def test_memory_errors_are_no_damage(error: Exception, monkeypatch: pytest.Monke
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reading, "_read_png", fail)
+    monkeypatch.setattr(reading_pixels, "_read_png", fail)
 
     with pytest.raises(MemoryError):
         decode(FILES["png"])
@@ -852,7 +855,7 @@ def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> No
         if position < len(damaged):
             damaged[position] ^= mask
 
-    for read in (image.read_header, decode):
+    for read in (inspection.read_header, decode):
         try:
             read(bytes(damaged))
         except ImageError as error:

@@ -15,12 +15,14 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms
 
-from beam_upscale import image
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import DecodedImage, regions
-from beam_upscale.image.regions import Picture, open_picture, read_file_header
-from beam_upscale.layout import Box
-from beam_upscale.plan import Animated
+from beam_upscale.images.reading import inspection, row_readers
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.regions import open_picture, read_file_header
+from beam_upscale.images.reading.row_readers import Picture
+from beam_upscale.images.values import DecodedImage
+from beam_upscale.planning.plan_options import Animated
+from beam_upscale.planning.tile_layout import Box
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 150, 170
@@ -159,7 +161,7 @@ def stored(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 def whole(data: bytes) -> DecodedImage:
-    return image.decode(data, max_pixels=MAX_PIXELS)
+    return reading_pixels.decode(data, max_pixels=MAX_PIXELS)
 
 
 def joined(decoded: DecodedImage) -> np.ndarray:
@@ -181,7 +183,7 @@ def test_rows_are_those_of_the_whole(name: str, stored: Callable[[bytes], Path])
     assert [len(band) for band in bands[:-1]] == [40] * (height // 40)
     np.testing.assert_array_equal(np.concatenate(bands), joined(expected))
     assert picture == Picture(
-        header=image.read_header(data),
+        header=inspection.read_header(data),
         dtype=expected.color.dtype.name,
         channels=expected.color.shape[2],
         has_alpha=expected.alpha is not None,
@@ -306,7 +308,7 @@ class Refusing(io.BytesIO):
 def test_temporary_folder_that_is_full_is_no_fault_of_the_file(
     number: int, stored: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regions.tempfile, "TemporaryFile", lambda **_: Refusing(number))
+    monkeypatch.setattr(row_readers.tempfile, "TemporaryFile", lambda **_: Refusing(number))
 
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
         all_rows(stored(by_pillow("RGB", "JPEG", exif=turned(6))))
@@ -321,7 +323,7 @@ def test_disk_so_full_that_no_folder_is_a_temporary_one_is_no_fault_of_the_file(
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
 
     path = stored(by_pillow("RGB", "JPEG", exif=turned(3)))
-    monkeypatch.setattr(regions.tempfile, "gettempdir", none)
+    monkeypatch.setattr(row_readers.tempfile, "gettempdir", none)
 
     with pytest.raises(OSError, match="No usable temporary directory") as caught:
         all_rows(path)
@@ -332,7 +334,7 @@ def test_disk_so_full_that_no_folder_is_a_temporary_one_is_no_fault_of_the_file(
 def test_temporary_folder_that_cannot_be_written_is_no_damage(
     stored: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(regions.tempfile, "TemporaryFile", lambda **_: Refusing(errno.EIO))
+    monkeypatch.setattr(row_readers.tempfile, "TemporaryFile", lambda **_: Refusing(errno.EIO))
 
     with pytest.raises(ImageError) as caught:
         all_rows(stored(by_pillow("RGB", "JPEG", exif=turned(6))))

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from beam_upscale import image
-from beam_upscale.image import fill_transparent
-from beam_upscale.image.resampling import BandedFill
+from beam_upscale.images import resampling
+from beam_upscale.images.resampling import BandedFill, fill_transparent
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> Any:
@@ -21,7 +20,7 @@ def noise(*shape: int, dtype: type = np.uint8) -> Any:
 def test_size_that_is_right_costs_nothing() -> None:
     pixels = noise(20, 30, 3)
 
-    assert image.resize(pixels, 30, 20) is pixels
+    assert resampling.resize(pixels, 30, 20) is pixels
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
@@ -31,7 +30,7 @@ def test_eight_bits_are_resized_as_pillow_does(
 ) -> None:
     pixels = noise(*shape)
 
-    resized = image.resize(pixels, *size)
+    resized = resampling.resize(pixels, *size)
 
     planes = pixels if shape[-1] == 3 else pixels.reshape(20, 30)
     expected = np.asarray(Image.fromarray(planes).resize(size, Image.Resampling.LANCZOS))
@@ -45,11 +44,11 @@ def test_sixteen_bits_follow_eight(shape: tuple[int, ...]) -> None:
     shallow = noise(*shape) // 4 + 96  # between two passes, only 8 bits are clipped
     deep = shallow.astype(np.uint16) * 257
 
-    resized = image.resize(deep, 15, 10)
+    resized = resampling.resize(deep, 15, 10)
 
     assert resized.dtype == np.uint16
     assert resized.shape == (10, 15, *shape[2:])
-    difference = resized / 257 - image.resize(shallow, 15, 10)
+    difference = resized / 257 - resampling.resize(shallow, 15, 10)
     assert np.abs(difference).max() <= 1.01  # Pillow rounds 8 bits once for each direction
 
 
@@ -57,7 +56,7 @@ def test_overshoot_of_sixteen_bits_is_clipped() -> None:
     edge = np.zeros((8, 8), np.uint16)
     edge[:, 4:] = 65_535
 
-    resized = image.resize(edge, 32, 32)
+    resized = resampling.resize(edge, 32, 32)
 
     assert (resized.min(), resized.max()) == (0, 65_535)
     assert (resized[:, :10] < 6_000).all()
@@ -67,7 +66,7 @@ def test_overshoot_of_sixteen_bits_is_clipped() -> None:
 def test_flat_pictures_stay_flat(dtype: type) -> None:
     flat = np.full((5, 7, 3), 123, dtype)
 
-    assert (image.resize(flat, 13, 29) == 123).all()
+    assert (resampling.resize(flat, 13, 29) == 123).all()
 
 
 def disc(size: int, dtype: type) -> tuple[Any, Any]:
@@ -85,12 +84,15 @@ def test_no_dark_ring_around_a_disc(dtype: type) -> None:
     white = float(np.iinfo(dtype).max)
 
     def darkest_on_white(pixels: Any) -> float:
-        enlarged, opacity = image.resize(pixels, 80, 80), image.resize(alpha, 80, 80) / white
+        enlarged, opacity = (
+            resampling.resize(pixels, 80, 80),
+            resampling.resize(alpha, 80, 80) / white,
+        )
         composite = enlarged / white * opacity[..., np.newaxis] + 1 - opacity[..., np.newaxis]
         return float(composite.min())
 
     assert darkest_on_white(color) < 0.8
-    assert darkest_on_white(image.fill_transparent(color, alpha)) == pytest.approx(1)
+    assert darkest_on_white(resampling.fill_transparent(color, alpha)) == pytest.approx(1)
 
 
 def test_hidden_pixels_take_the_nearest_colors() -> None:
@@ -100,7 +102,7 @@ def test_hidden_pixels_take_the_nearest_colors() -> None:
     alpha = np.zeros((16, 64), np.uint8)
     alpha[:, :8] = alpha[:, -8:] = 255
 
-    filled = image.fill_transparent(color, alpha)
+    filled = resampling.fill_transparent(color, alpha)
 
     assert np.abs(filled[:, 8:12].astype(int) - (200, 10, 10)).max() <= 20
     assert np.abs(filled[:, -12:-8].astype(int) - (10, 10, 200)).max() <= 20
@@ -111,7 +113,7 @@ def test_hidden_pixels_take_the_nearest_colors() -> None:
 def test_nothing_to_fill_or_to_fill_with(alpha: int) -> None:
     color = noise(6, 5, 3)
 
-    assert image.fill_transparent(color, np.full((6, 5), alpha, np.uint8)) is color
+    assert resampling.fill_transparent(color, np.full((6, 5), alpha, np.uint8)) is color
 
 
 @settings(max_examples=100, deadline=None)
@@ -125,7 +127,7 @@ def test_visible_pixels_stay_and_fills_lie_among_them(
     color = data.draw(hnp.arrays(dtype, (*shape, channels)))
     alpha = data.draw(hnp.arrays(dtype, shape, elements=st.sampled_from([0, 1, 200])))
 
-    filled = image.fill_transparent(color, alpha)
+    filled = resampling.fill_transparent(color, alpha)
 
     visible = alpha > 0
     assert np.array_equal(filled[visible], color[visible])

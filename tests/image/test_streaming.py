@@ -13,12 +13,14 @@ import pyvips
 from PIL import Image, ImageCms
 from small_networks import noise
 
-from beam_upscale import containers, image
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.image import EncodeOptions, Metadata, streaming
-from beam_upscale.image.streaming import Shape, encode_rows
-from beam_upscale.image.values import Resolution
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images.containers import parts, tiff
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.values import Metadata, Resolution
+from beam_upscale.images.writing import encoding, streaming
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.streaming import Shape, encode_rows
+from beam_upscale.planning.plan_options import OutputFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 WIDTH, HEIGHT = 301, 203
@@ -27,7 +29,7 @@ WIDTH, HEIGHT = 301, 203
 def exif() -> bytes:
     fields = Image.Exif()
     fields[271] = "Maker"
-    return fields.tobytes().removeprefix(containers.EXIF_PREFIX)
+    return fields.tobytes().removeprefix(parts.EXIF_PREFIX)
 
 
 METADATA = Metadata(SRGB, exif(), b"<xmp/>", Resolution(300, 150))
@@ -70,7 +72,7 @@ def test_png_has_the_bytes_of_the_whole(
 
     notes = written(path, pixels, has_alpha, OutputFormat.PNG)
 
-    expected = image.encode(np.ascontiguousarray(color), alpha, metadata=METADATA)
+    expected = encoding.encode(np.ascontiguousarray(color), alpha, metadata=METADATA)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert digest == hashlib.sha256(expected.data).hexdigest()
     assert notes == expected.notes
@@ -87,14 +89,14 @@ def test_tiff_is_a_big_one_of_tiles_with_the_same_samples(
     notes = written(path, pixels, has_alpha, OutputFormat.TIFF)
 
     data = path.read_bytes()
-    decoded = image.decode(data, max_pixels=WIDTH * HEIGHT)
+    decoded = reading_pixels.decode(data, max_pixels=WIDTH * HEIGHT)
     np.testing.assert_array_equal(decoded.color, pixels[..., :channels])
     if decoded.alpha is not None:
         np.testing.assert_array_equal(decoded.alpha, pixels[..., -1])
     assert (decoded.alpha is not None) == has_alpha
     assert decoded.metadata.icc_profile == (SRGB if channels == 3 else None)
     assert data[:4] == b"II\x2b\x00"
-    assert containers.tiff_info(data).is_tiled
+    assert tiff.tiff_info(data).is_tiled
     assert notes == ("EXIF not kept in a BigTIFF",)
 
 
@@ -135,7 +137,7 @@ def test_full_disk_is_no_fault_of_the_picture(tmp_path: Path, format_: OutputFor
 
 def saved_by(monkeypatch: pytest.MonkeyPatch, save: Callable[[Any, str], None]) -> None:
     """Has pictures saved by this, which is given the picture and the path."""
-    as_vips = streaming.as_vips
+    as_vips = encoding.as_vips
 
     class Picture:
         def __init__(self, *arguments: Any) -> None:

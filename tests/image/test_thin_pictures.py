@@ -13,12 +13,15 @@ import pyvips
 from PIL import Image
 from tiff_files import DEFLATE, SHORT, Page, tiff
 
-from beam_upscale import image
-from beam_upscale.image import EncodeOptions, Metadata, Pixels
-from beam_upscale.image.regions import open_picture
-from beam_upscale.image.streaming import STREAMED_FORMATS, Shape, encode_rows
-from beam_upscale.layout import Box
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images import resampling
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.reading.regions import open_picture
+from beam_upscale.images.values import Metadata, Pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.streaming import STREAMED_FORMATS, Shape, encode_rows
+from beam_upscale.planning.plan_options import OutputFormat
+from beam_upscale.planning.tile_layout import Box
 
 SIZES = [(1, 1), (1, 9), (9, 1)]
 """Widths and heights."""
@@ -97,7 +100,7 @@ def files(width: int, height: int) -> Iterator[tuple[str, bytes]]:
 def test_is_read_whole_by_rows_and_by_region(width: int, height: int, tmp_path: Path) -> None:
     path = tmp_path / "picture"
     for name, data in files(width, height):
-        decoded = image.decode(data, max_pixels=100)
+        decoded = pixels.decode(data, max_pixels=100)
         color, alpha = decoded.color, decoded.alpha
         upright = (width, height) if "turned 6" in name else (height, width)
         assert color.shape[:2] == upright == (decoded.header.height, decoded.header.width), name
@@ -128,14 +131,14 @@ def test_is_written_in_every_format(
 
     for format_ in OutputFormat:
         options = EncodeOptions(format_, lossless=True)
-        data = image.encode(color, alpha, options=options).data
-        decoded = image.decode(data, max_pixels=100)
+        data = encoding.encode(color, alpha, options=options).data
+        decoded = pixels.decode(data, max_pixels=100)
         assert decoded.color.shape[:2] == (height, width)
         if format_ in STREAMED_FORMATS:
             np.testing.assert_array_equal(decoded.color, color)
             path = tmp_path / f"picture.{format_}"
             encode_rows(path, iter(samples), shape, metadata=Metadata(), options=options)
-            again = image.decode(path.read_bytes(), max_pixels=100)
+            again = pixels.decode(path.read_bytes(), max_pixels=100)
             np.testing.assert_array_equal(again.color, color)
             np.testing.assert_array_equal(again.alpha, alpha)
 
@@ -146,6 +149,6 @@ def test_is_resized_from_and_to_one_pixel(dtype: type, channels: int) -> None:
     one: Pixels = samples_of(1, 1, channels, dtype)
     many: Pixels = samples_of(5, 4, channels, dtype)
 
-    assert np.array_equal(image.resize(one, 3, 2), np.broadcast_to(one, (2, 3, channels)))
-    assert image.resize(many, 1, 1).shape == (1, 1, channels)
-    assert np.array_equal(image.fill_transparent(one, np.zeros((1, 1), dtype)), one)
+    assert np.array_equal(resampling.resize(one, 3, 2), np.broadcast_to(one, (2, 3, channels)))
+    assert resampling.resize(many, 1, 1).shape == (1, 1, channels)
+    assert np.array_equal(resampling.fill_transparent(one, np.zeros((1, 1), dtype)), one)

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from tiff_files import ASCII, DEFLATE, LONG, LZMA, LZW, PACKBITS, SHORT, Page, tiff
 
-from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.image import DecodedImage
-from beam_upscale.image.directories import Layout, fields_by_tag, numbers_of
-from beam_upscale.image.regions import open_picture
+from beam_upscale.images.metadata.directories import Layout, fields_by_tag, numbers_of
+from beam_upscale.images.reading import inspection, pixels
+from beam_upscale.images.reading.regions import open_picture
+from beam_upscale.images.values import DecodedImage
 
 MAX_PIXELS = 1_000_000
 WIDTH, HEIGHT = 19, 13
@@ -39,7 +39,7 @@ STORED: tuple[tuple[dict[str, Any], str, bool], ...] = (
 
 
 def decode(data: bytes) -> DecodedImage:
-    return image.decode(data, max_pixels=MAX_PIXELS)
+    return pixels.decode(data, max_pixels=MAX_PIXELS)
 
 
 def error_of(data: bytes) -> ImageError:
@@ -395,7 +395,7 @@ def test_picture_is_no_reduced_copy_nor_a_mask(
     decoded = decode(data)
 
     assert (decoded.header.width, decoded.header.frames) == (WIDTH, frames)
-    assert decoded.header == image.read_header(data)
+    assert decoded.header == inspection.read_header(data)
     assert decoded.color.shape == (HEIGHT, WIDTH, 1)
     assert decoded.notes == notes
     np.testing.assert_array_equal(by_rows(data, tmp_path / "picture"), decoded.color)

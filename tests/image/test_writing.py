@@ -9,10 +9,12 @@ import pytest
 import pyvips
 from PIL import Image, ImageCms
 
-from beam_upscale import image
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.image import EncodeOptions, Metadata, Pixels
-from beam_upscale.plan import OutputFormat
+from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import Metadata, Pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.planning.plan_options import OutputFormat
 
 WIDTH, HEIGHT = 40, 30
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -38,10 +40,10 @@ def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
 
 
-def encode(color: Pixels, alpha: Pixels | None = None, **options: Any) -> image.Encoded:
+def encode(color: Pixels, alpha: Pixels | None = None, **options: Any) -> encoding.Encoded:
     names = ("icc_profile", "exif", "xmp", "resolution")
     metadata = Metadata(**{key: options.pop(key) for key in names if key in options})
-    return image.encode(color, alpha, metadata=metadata, options=EncodeOptions(**options))
+    return encoding.encode(color, alpha, metadata=metadata, options=EncodeOptions(**options))
 
 
 @pytest.mark.parametrize("format_", [OutputFormat.PNG, OutputFormat.TIFF])
@@ -55,7 +57,7 @@ def test_png_and_tiff_keep_every_sample(
     alpha = smooth(2, dtype)[..., 1] if has_alpha else None
 
     encoded = encode(color, alpha, format=format_)
-    decoded = image.decode(encoded.data, max_pixels=10_000)
+    decoded = pixels.decode(encoded.data, max_pixels=10_000)
 
     assert (encoded.width, encoded.height, encoded.notes) == (WIDTH, HEIGHT, ())
     assert decoded.header.format == format_
@@ -103,7 +105,7 @@ def test_icc_profile_and_exif_are_carried(format_: OutputFormat, dtype: type) ->
     assert exif.get_ifd(0x8825)[1] == "N"
     # And the pixels are still where the file says.
     levels = 65_535 if dtype == np.uint16 and format_ in ("png", "tiff") else 255
-    reread = image.decode(data, max_pixels=10_000).color
+    reread = pixels.decode(data, max_pixels=10_000).color
     assert np.abs(reread / levels - smooth(3) / 255).max() < 0.06
 
 
@@ -144,7 +146,7 @@ def test_unreadable_exif_is_not_written_to_tiff() -> None:
     encoded = encode(smooth(3), format=OutputFormat.TIFF, exif=b"II*\x00")
 
     assert encoded.notes == ("unreadable EXIF dropped",)
-    assert np.array_equal(image.decode(encoded.data, max_pixels=10_000).color, smooth(3))
+    assert np.array_equal(pixels.decode(encoded.data, max_pixels=10_000).color, smooth(3))
 
 
 @pytest.mark.parametrize("format_", [OutputFormat.JPEG, OutputFormat.WEBP])
@@ -237,7 +239,7 @@ def test_failure_of_a_codec_is_an_encode_error(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_other_arrays_are_refused(color: Any, alpha: Any) -> None:
     with pytest.raises(ValueError, match="is needed"):
-        image.encode(color, alpha)
+        encoding.encode(color, alpha)
 
 
 @pytest.mark.parametrize(

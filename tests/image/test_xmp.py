@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from beam_upscale.image import xmp
+from beam_upscale.images.metadata import xmp
 
 HEAD = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
 RDF = b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from beam_upscale.layout import Box, Piece, whole
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.parameters import Parameters
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import Box, Piece, whole
 
 Pixels = NDArray[np.uint8 | np.uint16]
 

@@ -18,7 +18,7 @@ from spandrel.architectures.SPAN import SPAN
 from spandrel.architectures.SwinIR import SwinIR
 from torch import nn
 
-from beam_upscale.models import architectures
+from beam_upscale.inference.networks import architectures
 
 State = Mapping[str, Any]
 
@@ -132,7 +132,7 @@ def test_registry_that_is_imported_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
 PROGRAM = """
 import sys
 from pathlib import Path
-from beam_upscale.models import esrgan
+from beam_upscale.inference.networks.torch import esrgan
 
 assert esrgan.inspect(Path(sys.argv[1])).architecture == "ESRGAN"
 assert "torchvision" not in sys.modules

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models import device
-from beam_upscale.models.device import Device, Precision, settle
+from beam_upscale.inference.networks import device
+from beam_upscale.inference.networks.device import Device, Precision, settle
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from small_pipelines import change_config
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.device import Precision
-from beam_upscale.models.diffusers_folder import LatentInfo, inspect
+from beam_upscale.inference.networks.device import Precision
+from beam_upscale.inference.networks.diffusion.diffusers_folder import LatentInfo, inspect
 
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -216,7 +216,7 @@ def test_a_safety_checker_in_the_folder_is_not_loaded(own_pipeline: Path) -> Non
 
 def test_inspecting_loads_neither_diffusers_nor_transformers(tiny_pipeline: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from beam_upscale.models.latent import inspect; "
+        "import sys; from pathlib import Path; from beam_upscale.inference.networks.diffusion.latent import inspect; "
         f"inspect(Path({str(tiny_pipeline)!r})); "
         "sys.exit(bool({'diffusers', 'transformers'} & sys.modules.keys()))"
     )

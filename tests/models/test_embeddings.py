@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from beam_upscale.models.embeddings import Embedding, EmbeddingCache
+from beam_upscale.inference.networks.diffusion.embeddings import Embedding, EmbeddingCache
 
 
 class Encoder:

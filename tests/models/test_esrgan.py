@@ -13,9 +13,10 @@ from spandrel.architectures.LaMa import LaMaArch
 from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel, ImageBatch, inspect
-from beam_upscale.models.networks import Piece
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.super_resolution import ImageBatch
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel, inspect
+from beam_upscale.inference.networks.torch.networks import Piece
 
 Save = Callable[[nn.Module], Path]
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.models.device import Device
-from beam_upscale.models.failures import (
+from beam_upscale.inference.networks.device import Device
+from beam_upscale.inference.networks.failures import (
     DeviceState,
     Fault,
     device_lost,

@@ -19,10 +19,11 @@ from small_networks import noise
 from small_pipelines import SCHEDULERS, change_config, small_autoencoder, small_pipeline
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.layout import whole
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.parameters import Parameters
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import whole
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,9 @@ def test_every_parameter_changes_the_result(model: LatentModel, changes: dict[st
 def test_fp16_decodes_in_fp32_where_the_autoencoder_asks_for_it(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_upscale.models.device._linux_flags", lambda: {"avx512_fp16"})
+    monkeypatch.setattr(
+        "beam_upscale.inference.networks.device._linux_flags", lambda: {"avx512_fp16"}
+    )
     pixels = picture(16, 16)
 
     half = LatentModel.load(tiny_pipeline, Device.CPU, Precision.FP16, threads=1)
@@ -374,7 +377,7 @@ def test_values_that_are_no_numbers_are_an_error(own_pipeline: Path, component: 
 def test_decoding_in_strips_changes_a_level_at_most(
     tiny_pipeline: Path, model: LatentModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("beam_upscale.models.vae.STRIP_PIXELS", 1000)
+    monkeypatch.setattr("beam_upscale.inference.networks.diffusion.vae.STRIP_PIXELS", 1000)
     jobs = [job(picture(32, 24)), job(picture(5, 40)), job(picture(1, 1))]
 
     in_strips = load(tiny_pipeline, vae_tiling=True).upscale(jobs)
@@ -414,10 +417,10 @@ def peak_of_process(folder: Path, width: int, height: int) -> int:
 import resource
 from pathlib import Path
 import numpy as np
-from beam_upscale.layout import whole
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.latent import Job, LatentModel
-from beam_upscale.parameters import Parameters
+from beam_upscale.planning.tile_layout import whole
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.diffusion.latent import Job, LatentModel
+from beam_upscale.planning.parameters import Parameters
 
 pixels = np.random.default_rng(0).integers(0, 256, ({height}, {width}, 3), np.uint8)
 model = LatentModel.load(Path({str(folder)!r}), Device.CPU, Precision.FP32, threads=2)

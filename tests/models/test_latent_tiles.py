@@ -10,7 +10,8 @@ import torch
 from latent_jobs import QUICK, grid, job, load, picture
 from small_pipelines import SCHEDULERS, small_pipeline
 
-from beam_upscale.models.latent import Job, LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
 
 @pytest.fixture(scope="module")

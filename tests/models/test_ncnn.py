@@ -7,7 +7,7 @@ import pytest
 from safetensors import numpy as safetensors
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.ncnn import read_state_dict, write_safetensors
+from beam_upscale.inference.weights.ncnn import read_state_dict, write_safetensors
 
 # Two convolutions: 3 channels to 2, and 2 to 12, which are shuffled to 3 at twice the size.
 GRAPH = """\

@@ -8,7 +8,7 @@ from small_networks import compact, esrgan, noise
 from spandrel import ImageModelDescriptor, ModelLoader, SizeRequirements
 from torch import Tensor, nn
 
-from beam_upscale.models.networks import (
+from beam_upscale.inference.networks.torch.networks import (
     SMALLEST_STRIP_PIXELS,
     STRIP_PIXELS,
     Network,

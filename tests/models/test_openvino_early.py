@@ -13,11 +13,11 @@ from torch import nn
 
 pytest.importorskip("openvino")
 
-from beam_upscale.models import openvino_early
-from beam_upscale.models.device import Precision
-from beam_upscale.models.openvino_early import Wanted, loading, take
-from beam_upscale.models.openvino_network import OpenVinoModel
-from beam_upscale.weights.digest import sha256_of
+from beam_upscale.inference.networks.device import Precision
+from beam_upscale.inference.networks.openvino import early
+from beam_upscale.inference.networks.openvino.early import Wanted, loading, take
+from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.weights.digest import sha256_of
 
 Save = Callable[[nn.Module], Path]
 
@@ -47,7 +47,7 @@ def test_a_network_that_is_not_needed_is_dropped(change: Any, save: Save) -> Non
 
     with loading(path, wanted(path)):
         assert take(needed) is None
-        assert openvino_early._begun == {}
+        assert early._begun == {}
 
 
 def test_nothing_keeps_a_network_that_is_not_taken(save: Save) -> None:
@@ -57,7 +57,7 @@ def test_nothing_keeps_a_network_that_is_not_taken(save: Save) -> None:
         pass
 
     assert take(wanted(path)) is None
-    assert openvino_early._begun == {}
+    assert early._begun == {}
 
 
 def test_a_file_that_is_made_again_meanwhile_is_not_taken_for_the_good_one(save: Save) -> None:
@@ -68,7 +68,7 @@ def test_a_file_that_is_made_again_meanwhile_is_not_taken_for_the_good_one(save:
     path.write_bytes(damaged)
 
     with loading(path, Wanted(sha256, Precision.FP32, 1)):
-        openvino_early._begun[Wanted(sha256, Precision.FP32, 1)].exception()
+        early._begun[Wanted(sha256, Precision.FP32, 1)].exception()
         path.write_bytes(good)
         assert take(Wanted(sha256, Precision.FP32, 1)) is None
 

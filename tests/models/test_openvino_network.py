@@ -14,12 +14,13 @@ from torch import nn
 from torch.nn import functional
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.models import openvino_graphs, openvino_network
-from beam_upscale.models.backend import NetworkBackend, settle
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.openvino_network import OpenVinoModel
-from beam_upscale.models.super_resolution import ImageBatch
+from beam_upscale.inference.networks.backend import NetworkBackend, settle
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.openvino import graphs, runtime
+from beam_upscale.inference.networks.openvino import network as openvino_network
+from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.networks.super_resolution import ImageBatch
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
 Save = Callable[[nn.Module], Path]
 
@@ -60,11 +61,11 @@ def test_fp32_results_are_within_a_level_of_pytorchs(name: str, save: Save) -> N
 def test_weights_are_split_into_numbers_of_bf16_and_lose_nothing() -> None:
     values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
 
-    parts = openvino_graphs._split(values, 3)
+    parts = graphs._split(values, 3)
 
     assert all(np.all(part.view(np.uint32) & 0xFFFF == 0) for part in parts)
     np.testing.assert_array_equal(sum(reversed(parts)), values)
-    assert openvino_graphs._split(values, 1)[0] is values
+    assert graphs._split(values, 1)[0] is values
 
 
 def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
@@ -73,10 +74,10 @@ def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
     bias = random.normal(size=3).astype(np.float32)
     # Small whole numbers, which bf16 has.
     features = random.integers(-64, 64, (1, 64, 20, 30)).astype(np.float32)
-    layers = openvino_graphs._Layers({"last.weight": kernel, "last.bias": bias})
-    image = openvino_graphs.image_input(64)
-    graph = openvino_graphs.openvino.Model([layers.split_convolution("last", image, 3)], [image])
-    total = openvino_graphs.Sum(3, layers.bias("last"))
+    layers = graphs._Layers({"last.weight": kernel, "last.bias": bias})
+    image = graphs.image_input(64)
+    graph = runtime.openvino.Model([layers.split_convolution("last", image, 3)], [image])
+    total = graphs.Sum(3, layers.bias("last"))
 
     compiled = openvino_network.Compiler(1).compile(graph, Precision.BF16)
     found = total.of(compiled(features))
@@ -222,8 +223,8 @@ def test_without_openvino_auto_takes_pytorch(monkeypatch: pytest.MonkeyPatch) ->
 def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:
     code = (
         "import faulthandler, os, signal, sys, threading, numpy as np; from pathlib import Path\n"
-        "from beam_upscale.models.openvino_network import OpenVinoModel\n"
-        "from beam_upscale.models.device import Precision\n"
+        "from beam_upscale.inference.networks.openvino.network import OpenVinoModel\n"
+        "from beam_upscale.inference.networks.device import Precision\n"
         "faulthandler.enable()\n"
         "signal.signal(signal.SIGINT, lambda *_: print('taken'))\n"
         "models = [OpenVinoModel.load(Path(sys.argv[1]), Precision.FP32, 1)]\n"
@@ -242,8 +243,8 @@ def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:
 def test_neither_pytorch_nor_telemetry_is_imported(save: Save) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from beam_upscale.models.openvino_network import OpenVinoModel\n"
-        "from beam_upscale.models.device import Precision\n"
+        "from beam_upscale.inference.networks.openvino.network import OpenVinoModel\n"
+        "from beam_upscale.inference.networks.device import Precision\n"
         "model = OpenVinoModel.load(Path(sys.argv[1]), Precision.FP32, 1)\n"
         "model.upscale(np.zeros((1, 8, 8, 3), np.uint8))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"

@@ -12,9 +12,9 @@ from spandrel.architectures.Compact import Compact
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
-from beam_upscale import weights
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel, inspect
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel, inspect
+from beam_upscale.inference.weights import registry
 
 PICTURES = ["chelsea.png", "hubble_deep_field.jpg", "logo.png", "page.png"]
 
@@ -49,11 +49,11 @@ def multiply_adds(network: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, each in weights.REGISTRY.items() if name.endswith("-ncnn")]
+    "name", [name for name, each in registry.REGISTRY.items() if name.endswith("-ncnn")]
 )
 def test_scale_and_work_of_packaged_weights_are_the_networks(name: str) -> None:
-    registered = weights.REGISTRY[name]
-    path = weights.fetch(registered).path
+    registered = registry.REGISTRY[name]
+    path = registry.fetch(registered).path
 
     network = ModelLoader(device="cpu").load_from_file(path).model
 
@@ -73,7 +73,7 @@ def test_scale_and_work_of_packaged_weights_are_the_networks(name: str) -> None:
 def test_work_of_downloads_is_that_of_their_architecture(
     name: str, build: Callable[[], nn.Module]
 ) -> None:
-    assert multiply_adds(build()) == weights.REGISTRY[name].multiply_adds
+    assert multiply_adds(build()) == registry.REGISTRY[name].multiply_adds
 
 
 @pytest.mark.parametrize("scale", [2, 3])

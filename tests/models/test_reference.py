@@ -13,8 +13,8 @@ from pictures import picture
 from safetensors.torch import load_file
 from torchvision.transforms import functional
 
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("realesrgan") is None,

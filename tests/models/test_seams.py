@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from pictures import halved, picture
 
-from beam_upscale.models.device import Device, Precision
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.recognition import ESRGAN_HALO
-from beam_upscale.models.super_resolution import SuperResolution
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.recognition import ESRGAN_HALO
+from beam_upscale.inference.networks.super_resolution import SuperResolution
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
 # A face, stars and small print: what differs most in pictures of `pictures`.
 PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png"]
@@ -84,7 +84,7 @@ def test_tiles_with_the_halo_show_no_seams_with_openvino(
     packaged_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino")
-    from beam_upscale.models.openvino_network import OpenVinoModel
+    from beam_upscale.inference.networks.openvino.network import OpenVinoModel
 
     model = OpenVinoModel.load(packaged_weights, Precision.FP32, threads=2)
     assert_no_seams(model, "page.png", capsys)

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from beam_upscale.models.networks import reach, transform_in_strips
-from beam_upscale.models.strips import HEIGHT, WIDTH, Cut
+from beam_upscale.inference.networks.strips import HEIGHT, WIDTH, Cut
+from beam_upscale.inference.networks.torch.networks import reach, transform_in_strips
 
 sides = st.integers(1, 60)
 

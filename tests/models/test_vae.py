@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from beam_upscale.models.vae import StripedDecoder
+from beam_upscale.inference.networks.diffusion.vae import StripedDecoder
 
 # Far below the size of a strip in use, so that small pictures have several.
 STRIP_PIXELS = 500

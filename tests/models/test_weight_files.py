@@ -13,8 +13,8 @@ from small_networks import compact
 from torch import Tensor, nn
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.models.esrgan import inspect
-from beam_upscale.models.weight_files import PICKLES, SAFETENSORS
+from beam_upscale.inference.networks.torch.esrgan import inspect
+from beam_upscale.inference.networks.weight_files import PICKLES, SAFETENSORS
 
 
 class Program(nn.Module):

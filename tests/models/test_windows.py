@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from latent_jobs import grid
 
-from beam_upscale.layout import whole
-from beam_upscale.models.windows import Span, Window, share, windows_of
+from beam_upscale.inference.networks.diffusion.windows import Span, Window, share, windows_of
+from beam_upscale.planning.tile_layout import whole
 
 
 def test_a_whole_image_is_one_window_of_full_weight_padded_to_the_factor() -> None:

@@ -24,7 +24,7 @@ from runs import (
     without_places,
 )
 
-from beam_upscale import storage
+from beam_upscale.storage import files, publishing, walking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -39,9 +39,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ...
     if not fetch.HDFS.exists():
         pytest.fail(f"{fetch.HDFS} is not there: run make runners")
     with clusters.hdfs(tmp_path_factory.mktemp("hdfs")) as options:
-        storage.configure(options)
+        files.configure(options)
         yield options
-    storage.configure(())
+    files.configure(())
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ def test_runs_leave_what_local_ones_do(
     local, fetched = tmp_path / "local", tmp_path / "fetched"
     source, output = "hdfs://test/runs/in", "hdfs://test/runs/out"
     upscale(inputs, local, tiny_weights, shard_rows=SHARD_ROWS)
-    storage.configure(options)
+    files.configure(options)
     copy(str(inputs), source)
     command = functools.partial(command_elsewhere, tmp_path)
     settings = ["--shard-rows", str(SHARD_ROWS), "--", *options]
     run = functools.partial(command, "run", source, output, *quick(tiny_weights), *settings)
 
     killed = run(prepare=functools.partial(signal_after, RECORD, 3))
-    left = [entry.name for entry in storage.list_below(output)]
+    left = [entry.name for entry in walking.list_below(output)]
     finished = run()
     versions = results(output)
     again = run()
@@ -93,28 +93,28 @@ def test_runs_leave_what_local_ones_do(
 def results(output: str) -> dict[str, tuple[object, ...]]:
     """The versions of all that a run without news is not to write."""
     return {
-        entry.name: storage.version(entry.uri)
-        for entry in storage.list_below(output)
+        entry.name: files.version(entry.uri)
+        for entry in walking.list_below(output)
         if entry.name.startswith(("images/", "data/", "manifest/"))
     }
 
 
 def replace_without_end(uri: str, options: Sequence[str]) -> None:
     """Writes one file after the other under one name."""
-    storage.configure(options)
+    files.configure(options)
     for data in itertools.cycle(sorted(WHOLE)):
-        storage.write(uri, data, "hdfs://test/partial")
+        publishing.write(uri, data, "hdfs://test/partial")
 
 
 def test_a_file_that_is_replaced_is_there_at_every_moment(options: Sequence[str]) -> None:
     uri = "hdfs://test/replaced/run.json"
-    storage.write(uri, min(WHOLE))
+    publishing.write(uri, min(WHOLE))
     seen, is_over = [], threading.Event()
 
     def look() -> None:
         while not is_over.is_set():
-            names = [entry.name for entry in storage.list_below("hdfs://test/replaced")]
-            seen.append(storage.exists(uri) and names == ["run.json"])
+            names = [entry.name for entry in walking.list_below("hdfs://test/replaced")]
+            seen.append(files.exists(uri) and names == ["run.json"])
 
     looker = threading.Thread(target=look)
     looker.start()
@@ -122,18 +122,18 @@ def test_a_file_that_is_replaced_is_there_at_every_moment(options: Sequence[str]
         for _ in range(KILLS):
             writer = processes.Process(target=replace_without_end, args=(uri, options))
             writer.start()
-            before = storage.version(uri)
-            wait_until(lambda before=before: storage.version(uri) != before)
+            before = files.version(uri)
+            wait_until(lambda before=before: files.version(uri) != before)
             time.sleep(0.01)
             writer.kill()
             writer.join()
-            assert storage.read(uri) in WHOLE
+            assert files.read(uri) in WHOLE
     finally:
         is_over.set()
         looker.join()
     assert set(seen) == {True}
-    storage.delete("hdfs://test/partial")
-    assert list(storage.list_below("hdfs://test/partial")) == []
+    publishing.delete("hdfs://test/partial")
+    assert list(walking.list_below("hdfs://test/partial")) == []
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

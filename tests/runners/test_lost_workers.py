@@ -15,8 +15,8 @@ import pytest
 import runs
 from faults import Server, ServerFaults
 
-from beam_upscale.manifest import Status
-from beam_upscale.verify import verify
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -26,7 +26,7 @@ from runs import (
     workers_of,
 )
 
-from beam_upscale import storage
+from beam_upscale.storage import files, walking
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -84,9 +84,9 @@ def store(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> It
         monkeypatch.setattr(auth, "_GOOGLE_AUTH_AVAILABLE", False)
         for name, value in store.variables.items():
             monkeypatch.setenv(name, value)
-        storage.configure(store.options)
+        files.configure(store.options)
         yield store
-    storage.configure(())
+    files.configure(())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_runs_on_a_store_that_fails_leave_what_a_local_one_does(
     local, fetched = tmp_path / "local", tmp_path / "fetched"
     source, output = f"{store.root}/in", f"{store.root}/out"
     upscale(inputs, local, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
-    storage.configure(store.options)
+    files.configure(store.options)
     copy(str(inputs), source)
     options = ["--layout", layout, "--shard-rows", str(SHARD_ROWS), "--", *store.options]
     run = functools.partial(
@@ -107,7 +107,7 @@ def test_runs_on_a_store_that_fails_leave_what_a_local_one_does(
     found = functools.partial(find, store.variables)
 
     killed = run(prepare=functools.partial(find_and_be_killed, store.variables))
-    left = [entry.name for entry in storage.list_below(output)]
+    left = [entry.name for entry in walking.list_below(output)]
     finished = run(prepare=found)
     copy(output, str(fetched))
     made = workers_of(fetched)
@@ -134,7 +134,7 @@ def test_run_on_a_store_that_refuses_everything_ends_and_goes_on_later(
     local, fetched, closed = tmp_path / "local", tmp_path / "fetched", tmp_path / "closed"
     source, output = f"{store.root}/in", f"{store.root}/out"
     upscale(inputs, local, tiny_weights, shard_rows=SHARD_ROWS)
-    storage.configure(store.options)
+    files.configure(store.options)
     copy(str(inputs), source)
     options = ["--shard-rows", str(SHARD_ROWS), "--", *store.options]
     run = functools.partial(
@@ -144,7 +144,7 @@ def test_run_on_a_store_that_refuses_everything_ends_and_goes_on_later(
 
     refused = run(prepare=functools.partial(find_and_be_refused, store.variables, closed))
     closed.unlink()
-    left = [entry.name for entry in storage.list_below(output)]
+    left = [entry.name for entry in walking.list_below(output)]
     finished = run(prepare=functools.partial(find, store.variables))
     copy(output, str(fetched))
 

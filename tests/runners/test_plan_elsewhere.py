@@ -6,7 +6,7 @@ import clusters
 import pytest
 from test_runners import BEAM_UPSCALE, run_as_user
 
-from beam_upscale.preview import read_plan
+from beam_upscale.pipeline.preview import read_plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

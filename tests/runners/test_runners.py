@@ -13,7 +13,7 @@ import runs
 from clusters import Step
 from fetch import ROOT
 
-from beam_upscale.verify import verify
+from beam_upscale.dataset.verify import verify
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -22,9 +22,9 @@ from late_writers import DEEDS, files, overtaken
 from runs import copy, rows
 from two_runs import Command, at_once, pictures, standing, the_line, words
 
-from beam_upscale import storage
-from beam_upscale.hold import new_token
-from beam_upscale.verify import verify
+from beam_upscale.dataset.hold.hold import new_token
+from beam_upscale.dataset.verify import verify
+from beam_upscale.storage import files as storage_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -64,9 +64,9 @@ def _store(store: object_stores.ObjectStore) -> Iterator[Place]:
         patch.setattr(auth, "_GOOGLE_AUTH_AVAILABLE", False)
         for name, value in store.variables.items():
             patch.setenv(name, value)
-        storage.configure(store.options)
+        storage_files.configure(store.options)
         yield Place(store.root, store.options, store.variables)
-    storage.configure(())
+    storage_files.configure(())
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +89,14 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         pytest.fail(f"{fetch.HDFS} is not there: run make runners")
     with clusters.hdfs(tmp_path_factory.mktemp("hdfs")) as options:
         yield Place("hdfs://runs", options, {})
-    storage.configure(())
+    storage_files.configure(())
 
 
 @pytest.fixture(params=["s3", "gcs", "hdfs"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Each in turn, which this process too finds."""
     found: Place = request.getfixturevalue(request.param)
-    storage.configure(found.options)
+    storage_files.configure(found.options)
     return found
 
 
@@ -175,7 +175,7 @@ def _stop_after_two_records(folder: Path) -> None:
 def test_what_was_paid_for_stays_and_is_charged_once(
     tmp_path: Path, s3: Place, tiny_weights: Path
 ) -> None:
-    storage.configure(s3.options)
+    storage_files.configure(s3.options)
     source, output = pictures(tmp_path / "in", IMAGES), f"{s3.root}/{new_token()}"
     (tmp_path / "server").mkdir()
     with faults.server(tmp_path / "server", tiny_weights) as server:

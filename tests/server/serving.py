@@ -17,10 +17,10 @@ from PIL import Image
 
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.server.serve import Listening, listening
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.server.listening import Listening, listening
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.server.worker import Network, Priced, Upscaled, Worker
-from beam_upscale.settings import UpscaleSettings
 
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"

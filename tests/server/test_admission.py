@@ -5,8 +5,9 @@ import grpc
 import pytest
 
 from beam_upscale.grpc_api.status import Reason
+from beam_upscale.server.accounts.key_file import ANONYMOUS, Key
+from beam_upscale.server.accounts.keys import Keys, add_key, revoke_key
 from beam_upscale.server.admission import Admission, Caller, _window, address
-from beam_upscale.server.keys import ANONYMOUS, Key, Keys, add_key, revoke_key
 from beam_upscale.server.refusals import RefusedError
 
 PEER = "ipv4:192.0.2.7:50000"

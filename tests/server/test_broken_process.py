@@ -26,14 +26,14 @@ from serving import (
     until,
 )
 
-from beam_upscale import decoding
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of
-from beam_upscale.models.esrgan import EsrganModel
-from beam_upscale.models.openvino_network import OpenVinoModel
-from beam_upscale.models.super_resolution import SuperResolution
+from beam_upscale.images.decoding import child_process
+from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.networks.super_resolution import SuperResolution
+from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.calls import Calls
-from beam_upscale.server.ledger import read_charges
 from beam_upscale.server.worker import Worker
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -93,8 +93,8 @@ def test_a_server_without_decoders_says_so(
         raise OSError(errno.EAGAIN, "no more processes")
 
     without = Worker(list(worker._networks.values()))
-    monkeypatch.setattr(decoding, "_START_SECONDS", 0)
-    monkeypatch.setattr(decoding._Child, "__init__", refuse)
+    monkeypatch.setattr(child_process, "START_SECONDS", 0)
+    monkeypatch.setattr(child_process.Child, "__init__", refuse)
     with serving(without) as server, connected(server) as client:
         refused = client.refused(request(image))
         status = health(client)
@@ -135,8 +135,8 @@ def refuse_processes() -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOMEM, "no memory")
 
-    decoding._START_SECONDS = 0
-    decoding._Child.__init__ = refuse
+    child_process.START_SECONDS = 0
+    child_process.Child.__init__ = refuse
 
 
 def lose_device_while_loading() -> None:

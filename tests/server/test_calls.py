@@ -31,9 +31,9 @@ from serving import (
 
 from beam_upscale.grpc_api.status import Reason, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
-from beam_upscale.local_models import LocalModel
-from beam_upscale.server.keys import add_key
-from beam_upscale.server.ledger import read_charges
+from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.server.accounts.keys import add_key
+from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.worker import Network, Worker
 
 PRICE = Decimal("0.2")

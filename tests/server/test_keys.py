@@ -12,15 +12,8 @@ from typing import Any
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.server.keys import (
-    ANONYMOUS,
-    Key,
-    Keys,
-    add_key,
-    credit_key,
-    read_keys,
-    revoke_key,
-)
+from beam_upscale.server.accounts.key_file import ANONYMOUS, Key, read_keys
+from beam_upscale.server.accounts.keys import Keys, add_key, credit_key, revoke_key
 
 SHA256 = "0" * 64
 

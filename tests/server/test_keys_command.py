@@ -6,8 +6,10 @@ from pathlib import Path
 
 import runs
 
-from beam_upscale.server.keys import Key, Keys
-from beam_upscale.server.ledger import Ledger, Reservation, StoredResult
+from beam_upscale.server.accounts.charges import StoredResult
+from beam_upscale.server.accounts.key_file import Key
+from beam_upscale.server.accounts.keys import Keys
+from beam_upscale.server.accounts.ledger import Ledger, Reservation
 
 
 def keys(*words: Path | str) -> runs.Finished:

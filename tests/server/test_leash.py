@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from beam_upscale.server import leash
+from beam_upscale.server.web import leash
 
 PATIENCE = 60.0
 SCRIPT = Path(leash.__file__)

@@ -26,19 +26,16 @@ from hypothesis.stateful import (
 )
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.server.keys import ANONYMOUS, Key
-from beam_upscale.server.ledger import (
+from beam_upscale.server.accounts.charges import (
     InProgress,
-    Ledger,
     LedgerUnavailable,
     OutOfCredits,
-    Replay,
     RequestIdReused,
-    Reservation,
     StoredResult,
-    read_charges,
-    read_spent,
 )
+from beam_upscale.server.accounts.key_file import ANONYMOUS, Key
+from beam_upscale.server.accounts.ledger import Ledger, Replay, Reservation
+from beam_upscale.server.accounts.ledger_file import read_charges, read_spent
 
 PRICE = Decimal("0.2")
 DAY = 24 * 60 * 60

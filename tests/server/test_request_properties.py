@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from serving import DIFFUSION, ENGINE
 
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.parameters import MAX_SEED, MAX_STEPS
-from beam_upscale.plan import PlanOptions
+from beam_upscale.planning.parameters import MAX_SEED, MAX_STEPS
+from beam_upscale.planning.plan_options import PlanOptions
 from beam_upscale.server.refusals import RefusedError
 from beam_upscale.server.requests import (
     MAX_PROMPT,
@@ -250,17 +250,17 @@ def field(number: int, value: bytes) -> bytes:
 def test_many_fields_at_every_depth_are_refused_before_they_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from beam_upscale.server import requests as decoder
+    from beam_upscale.server import requests as server_requests
 
     looks = 0
-    number = decoder._varint
+    number = server_requests._varint
 
     def counted(data: memoryview, position: int) -> tuple[int, int]:
         nonlocal looks
         looks += 1
         return number(data, position)
 
-    monkeypatch.setattr(decoder, "_varint", counted)
+    monkeypatch.setattr(server_requests, "_varint", counted)
     of_request = field(4, field(4, field(5, b"") * 100) * 100) * 100
     of_chain = field(2, field(2, field(4, field(4, field(5, b"") * 30) * 30) * 30) * 30)
 

@@ -34,8 +34,8 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, refusal_of
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.server.keys import add_key
-from beam_upscale.server.ledger import read_charges
+from beam_upscale.server.accounts.keys import add_key
+from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.worker import Worker
 
 

@@ -64,8 +64,8 @@ from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, Refusal, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.server import serve
-from beam_upscale.server.keys import add_key, revoke_key
+from beam_upscale.server import listening
+from beam_upscale.server.accounts.keys import add_key, revoke_key
 from beam_upscale.server.reflection import PATHS as REFLECTION
 from beam_upscale.server.worker import Worker
 
@@ -741,7 +741,7 @@ def port_of(server: Server) -> int:
 def test_connections_beyond_the_most_are_closed_at_once(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "_MOST_CONNECTIONS", 5)
+    monkeypatch.setattr(listening, "_MOST_CONNECTIONS", 5)
     with serving(worker) as server:
         with ThreadPoolExecutor(20) as executor, contextlib.ExitStack() as stack:
             found = [stack.enter_context(Connection(port_of(server))) for _ in range(20)]
@@ -763,7 +763,7 @@ def test_connections_beyond_the_most_are_closed_at_once(
 
 LIMITED = """
 import resource
-from beam_upscale.server.leash import allow_many_files
+from beam_upscale.server.web.leash import allow_many_files
 _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, most))
 allow_many_files()

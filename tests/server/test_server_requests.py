@@ -9,7 +9,7 @@ from serving import DIFFUSION, ENGINE, chain, request
 
 from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.plan import PlanOptions
+from beam_upscale.planning.plan_options import PlanOptions
 from beam_upscale.server.refusals import RefusedError
 from beam_upscale.server.requests import (
     MAX_BYTES_BESIDE_IMAGES,

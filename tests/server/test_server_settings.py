@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.server.settings import ServeSettings
-from beam_upscale.settings import UpscaleSettings
 
 UPSCALE = UpscaleSettings()
 KEYS, LEDGER = Path("keys.jsonl"), Path("ledger.sqlite")

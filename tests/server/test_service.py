@@ -42,9 +42,9 @@ from beam_upscale.grpc_api.status import Reason, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.server.keys import add_key
-from beam_upscale.server.ledger import read_charges
-from beam_upscale.server.logs import log_as_json
+from beam_upscale.server.accounts.keys import add_key
+from beam_upscale.server.accounts.ledger_file import read_charges
+from beam_upscale.server.monitoring.logs import log_as_json
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

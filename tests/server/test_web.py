@@ -25,10 +25,10 @@ import psutil
 import pytest
 import trustme
 
-from beam_upscale.decoding.environment import plain_environment
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
-from beam_upscale.server.web import WebBridge
+from beam_upscale.images.decoding.environment import plain_environment
+from beam_upscale.server.web.bridge import WebBridge
 
 PATIENCE = 60.0
 BINARY = "application/grpc-web+proto"
@@ -721,7 +721,7 @@ def test_a_name_is_served_at_all_its_addresses(serve: Serve) -> None:
 
 STARTS_A_BRIDGE = """
 import os, sys, threading
-from beam_upscale.server.web import WebBridge
+from beam_upscale.server.web.bridge import WebBridge
 bridge = WebBridge(host="127.0.0.1", port=0, upstream_socket=sys.argv[1])
 # By a thread that ends: Envoy stays with the process, not with the thread.
 ports = []

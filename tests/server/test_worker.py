@@ -10,9 +10,9 @@ import serving
 from PIL import Image
 from serving import DIFFUSION, ENGINE, broken, chain, png, request
 
-from beam_upscale.decoding import DEFAULT_TIMEOUT_SECONDS
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.images.decoding.pool import DEFAULT_TIMEOUT_SECONDS
 from beam_upscale.server.refusals import RefusedError
 from beam_upscale.server.requests import decode_chain, decode_request
 from beam_upscale.server.worker import Priced, Worker

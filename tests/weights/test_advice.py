@@ -2,7 +2,8 @@ from fractions import Fraction
 
 import pytest
 
-from beam_upscale.weights import REGISTRY, default_hints, reduction_hint, work_text
+from beam_upscale.inference.weights.advice import default_hints, reduction_hint, work_text
+from beam_upscale.inference.weights.registry import REGISTRY
 
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"

@@ -9,8 +9,9 @@ from typing import BinaryIO
 import pytest
 from weight_files import files_in, write_files
 
-from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference.weights import cache as weights_cache
+from beam_upscale.inference.weights import digest
 
 CONTENT = os.urandom(200_000)
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -45,8 +46,8 @@ def test_stored_weights_are_copied_once(cache: Path) -> None:
         opened.append(True)
         return io.BytesIO(CONTENT)
 
-    first = weights.store(CONTENT_SHA256, ".pth", open_source)
-    second = weights.store(CONTENT_SHA256, ".pth", open_source)
+    first = weights_cache.store(CONTENT_SHA256, ".pth", open_source)
+    second = weights_cache.store(CONTENT_SHA256, ".pth", open_source)
 
     assert first == second == cache / f"{CONTENT_SHA256}.pth"
     assert first.read_bytes() == CONTENT
@@ -55,7 +56,7 @@ def test_stored_weights_are_copied_once(cache: Path) -> None:
 
 def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights.store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
+        weights_cache.store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -63,22 +64,22 @@ def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
 
 def test_storing_what_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights.store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
+        weights_cache.store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
 
 
 def store_all(source: Source) -> Path:
-    names = weights.files_of(source.folder)
-    return weights.store_folder(weights.sha256_of(source.folder), names, source)
+    names = digest.files_of(source.folder)
+    return weights_cache.store_folder(digest.sha256_of(source.folder), names, source)
 
 
 def test_a_stored_folder_is_copied_once(source: Source, cache: Path) -> None:
     first = store_all(source)
     second = store_all(source)
 
-    assert first == second == cache / weights.sha256_of(source.folder)
-    assert weights.sha256_of(first) == weights.sha256_of(source.folder)
+    assert first == second == cache / digest.sha256_of(source.folder)
+    assert digest.sha256_of(first) == digest.sha256_of(source.folder)
     assert (first / "unet" / "model.safetensors").read_bytes() == CONTENT
     assert source.opened == ["model_index.json", "unet/config.json", "unet/model.safetensors"]
     assert files_in(cache) == {first.name}
@@ -97,7 +98,7 @@ def add_a_file(folder: Path) -> None:
 
 
 def remove_all_files(folder: Path) -> None:
-    for name in weights.files_of(folder):
+    for name in digest.files_of(folder):
         (folder / name).unlink()
 
 
@@ -120,16 +121,16 @@ def test_a_damaged_folder_is_noticed_and_made_again(
 
     assert store_all(source) == stored
 
-    assert weights.sha256_of(stored) == weights.sha256_of(source.folder)
+    assert digest.sha256_of(stored) == digest.sha256_of(source.folder)
     assert len(source.opened) == 6
     assert files_in(cache) == {stored.name}
 
 
 def test_storing_another_folder_is_a_mismatch(source: Source, cache: Path) -> None:
-    names = weights.files_of(source.folder)[1:]
+    names = digest.files_of(source.folder)[1:]
 
     with pytest.raises(SettingsError) as caught:
-        weights.store_folder(weights.sha256_of(source.folder), names, source)
+        weights_cache.store_folder(digest.sha256_of(source.folder), names, source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -138,10 +139,10 @@ def test_storing_another_folder_is_a_mismatch(source: Source, cache: Path) -> No
 def test_storing_a_folder_of_which_a_file_cannot_be_opened_leaves_nothing(
     source: Source, cache: Path
 ) -> None:
-    names = [*weights.files_of(source.folder), "unet/absent.json"]
+    names = [*digest.files_of(source.folder), "unet/absent.json"]
 
     with pytest.raises(SettingsError) as caught:
-        weights.store_folder("0" * 64, names, source)
+        weights_cache.store_folder("0" * 64, names, source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "absent.json" in caught.value.message
@@ -155,7 +156,7 @@ def test_names_that_leave_the_folder_or_hide_are_refused(
     source: Source, cache: Path, name: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights.store_folder("0" * 64, ["model_index.json", name], source)
+        weights_cache.store_folder("0" * 64, ["model_index.json", name], source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
     assert repr(name) in caught.value.message
@@ -165,7 +166,7 @@ def test_names_that_leave_the_folder_or_hide_are_refused(
 
 def test_storing_a_folder_without_files_is_refused(source: Source, cache: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights.store_folder("0" * 64, [], source)
+        weights_cache.store_folder("0" * 64, [], source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
     assert files_in(cache) == set()
@@ -176,16 +177,16 @@ def test_what_a_killed_process_left_is_removed_with_the_next_making(
 ) -> None:
     with monkeypatch.context() as context:
         # As if nothing ran after the copy: what is left is under the name that it has.
-        context.setattr("beam_upscale.weights.cache._remove", lambda path: None)
+        context.setattr("beam_upscale.inference.weights.cache._remove", lambda path: None)
         with pytest.raises(SettingsError):
-            weights.store_folder("0" * 64, weights.files_of(source.folder), source)
+            weights_cache.store_folder("0" * 64, digest.files_of(source.folder), source)
         with pytest.raises(SettingsError):
-            weights.store_folder("1" * 64, weights.files_of(source.folder), source)
+            weights_cache.store_folder("1" * 64, digest.files_of(source.folder), source)
     left = files_in(cache)
     assert len(left) == 2
 
     with pytest.raises(SettingsError):
-        weights.store_folder("0" * 64, weights.files_of(source.folder), source)
+        weights_cache.store_folder("0" * 64, digest.files_of(source.folder), source)
 
     # Another target's may be in the making.
     (kept,) = files_in(cache)
@@ -214,7 +215,7 @@ def test_processes_at_once_copy_a_folder_once(source: Source, tmp_path: Path, ca
 
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted(note.read_text() for note in notes.iterdir()) == ["0", "0", "3"]
-    assert files_in(cache) == {weights.sha256_of(source.folder)}
+    assert files_in(cache) == {digest.sha256_of(source.folder)}
 
 
 @pytest.mark.parametrize(
@@ -234,4 +235,4 @@ def test_cache_directory_follows_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert weights.cache_directory() == Path(expected)
+    assert weights_cache.cache_directory() == Path(expected)

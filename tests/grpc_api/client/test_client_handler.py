@@ -36,15 +36,16 @@ from scripted_service import (
     with_artifact,
 )
 
-from beam_upscale import image
-from beam_upscale.engines import get_engine
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.grpc_api.client import RemoteHandler, calls
 from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.inference import Inference, Tile, TiledImage
-from beam_upscale.parameters import Parameters
-from beam_upscale.plan import Box
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.elements import Inference, Tile, TiledImage
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.remote import calls
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import Box
 
 KEY = "sk-do-not-tell-anyone"
 
@@ -125,7 +126,7 @@ def test_prices_follow_the_engine_and_the_size_of_each_tile() -> None:
     small, large = noise(8, 8), noise(512, 513)
     tiles = [Tile(pixels, Box(0, 0, *pixels.shape[1::-1])) for pixels in (small, large)]
     black = [
-        image.encode(np.zeros((4 * h, 4 * w, 3), np.uint8)).data for h, w in ((8, 8), (512, 513))
+        encoding.encode(np.zeros((4 * h, 4 * w, 3), np.uint8)).data for h, w in ((8, 8), (512, 513))
     ]
 
     def fourfold(request: Any, context: Any) -> Any:
@@ -346,8 +347,8 @@ def test_the_service_may_go_away_and_come_back() -> None:
 
 
 def test_an_artifact_that_cannot_be_used_is_billed_and_not_asked_for_again() -> None:
-    png = image.encode(doubled(noise())).data
-    small, large = (image.encode(np.zeros((s, 16, 3), np.uint8)).data for s in (11, 1200))
+    png = encoding.encode(doubled(noise())).data
+    small, large = (encoding.encode(np.zeros((s, 16, 3), np.uint8)).data for s in (11, 1200))
     for artifact, code in [
         (png[: len(png) // 2], ErrorCode.INVALID_RESULT),
         (b"no image", ErrorCode.INVALID_RESULT),
@@ -366,7 +367,7 @@ def test_an_artifact_that_cannot_be_used_is_billed_and_not_asked_for_again() -> 
 
 
 def test_an_answer_that_comes_twice_is_billed_once() -> None:
-    twice = with_artifact(image.encode(doubled(noise())).data)
+    twice = with_artifact(encoding.encode(doubled(noise())).data)
     with service_with(answer_with(twice, twice)) as service:
         (inference,) = infer(handler_of(service), [whole("a")])
 
@@ -376,7 +377,7 @@ def test_an_answer_that_comes_twice_is_billed_once() -> None:
 
 def test_a_result_counts_whatever_follows_it() -> None:
     spoilt = generation.Answer(artifacts=[generation.Artifact(finish_reason=generation.ERROR)])
-    png = image.encode(doubled(noise())).data
+    png = encoding.encode(doubled(noise())).data
     steps = [
         after(answer, StatusCode.UNAVAILABLE),
         after(answer, StatusCode.UNAUTHENTICATED),
@@ -429,7 +430,7 @@ def test_a_call_of_a_lost_image_that_was_sent_is_asked_for_until_it_is_settled()
 
 
 def test_a_tile_that_cannot_be_encoded_fails_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    original, failures = image.encode, [ImageError(ErrorCode.ENCODE_ERROR, "no"), MemoryError()]
+    original, failures = encoding.encode, [ImageError(ErrorCode.ENCODE_ERROR, "no"), MemoryError()]
 
     def encode(pixels: np.ndarray, *rest: Any, **options: Any) -> Any:
         if pixels.shape[0] == 7:
@@ -438,7 +439,7 @@ def test_a_tile_that_cannot_be_encoded_fails_its_image(monkeypatch: pytest.Monke
 
     tiles = [Tile(noise(h, 8), Box(0, 0, 8, h)) for h in (7, 6)]
     with service_with() as service:
-        monkeypatch.setattr(image, "encode", encode)
+        monkeypatch.setattr(encoding, "encode", encode)
         handler = handler_of(service, max_in_flight=1)
         images = [TiledImage(tiles, 2, identity=("a", 0)), TiledImage(tiles, 2), whole("b")]
         inferences = infer(handler, images)

@@ -11,8 +11,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from scripted_service import PATIENCE, answer, doubled, handler_of, noise, service_with, whole
 
-from beam_upscale.inference import Inference, TiledImage
-from beam_upscale.transforms import Settle
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.pipeline.one_image.run_inference import Settle
 
 IMAGES = 12
 

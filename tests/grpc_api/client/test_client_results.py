@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 from scripted_service import noise, whole
 
-from beam_upscale import image
-from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.grpc_api.client import results
-from beam_upscale.grpc_api.client.results import core_of
-from beam_upscale.plan import Box
+from beam_upscale.images import resampling
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.writing import encoding
+from beam_upscale.inference.remote import results
+from beam_upscale.inference.remote.results import core_of
+from beam_upscale.planning.tile_layout import Box
 
 
 def core(result: np.ndarray, pixels: np.ndarray, **options: Any) -> np.ndarray:
     """The core that a result gives for a tile without a halo."""
     tile = whole("a", pixels).tiles[0]
-    return core_of(image.encode(result).data, tile, options.get("engine_scale", 2), 2)
+    return core_of(encoding.encode(result).data, tile, options.get("engine_scale", 2), 2)
 
 
 def test_a_gray_result_of_an_rgb_tile_has_three_channels() -> None:
@@ -55,7 +56,7 @@ def test_what_is_transparent_in_a_result_is_left_out() -> None:
     color, alpha = noise(12, 16, 3), noise(12, 16, 1)[:, :, 0]
     tile = whole("a", noise(6, 8, 3)).tiles[0]
 
-    result = core_of(image.encode(color, alpha).data, tile, 2, 2)
+    result = core_of(encoding.encode(color, alpha).data, tile, 2, 2)
 
     assert np.array_equal(result, color)
 
@@ -65,7 +66,7 @@ def test_a_larger_scale_than_asked_for_is_reduced() -> None:
 
     result = core(made, noise(6, 8, 3), engine_scale=4)
 
-    assert np.array_equal(result, image.resize(made, 16, 12))
+    assert np.array_equal(result, resampling.resize(made, 16, 12))
 
 
 @pytest.mark.parametrize("shape", [(11, 16), (12, 15), (16, 12), (24, 32), (13, 16), (1, 1)])
@@ -78,16 +79,16 @@ def test_another_size_is_refused_with_both(shape: tuple[int, int]) -> None:
 
 
 def test_any_lossless_picture_will_do_and_damage_is_told() -> None:
-    from beam_upscale.image import EncodeOptions
-    from beam_upscale.plan import OutputFormat
+    from beam_upscale.images.writing.encoding import EncodeOptions
+    from beam_upscale.planning.plan_options import OutputFormat
 
     pixels = noise(12, 16, 3)
     tile = whole("a", noise(6, 8, 3)).tiles[0]
-    tiff = image.encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data
+    tiff = encoding.encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data
 
     assert np.array_equal(core_of(tiff, tile, 2, 2), pixels)
     with pytest.raises(ImageError) as refused:
-        core_of(image.encode(pixels).data[:-20], tile, 2, 2)
+        core_of(encoding.encode(pixels).data[:-20], tile, 2, 2)
     assert refused.value.code is ErrorCode.INVALID_RESULT
     assert "truncated" in refused.value.message
 
@@ -111,6 +112,6 @@ def test_a_core_lies_where_its_tile_says() -> None:
     tile = whole("a", noise(6, 8, 3)).tiles[0]
     tile = dataclasses.replace(tile, core=Box(left=3, top=1, width=4, height=5))
 
-    result = core_of(image.encode(made).data, tile, 2, 2)
+    result = core_of(encoding.encode(made).data, tile, 2, 2)
 
     assert np.array_equal(result, made[2:12, 6:14])

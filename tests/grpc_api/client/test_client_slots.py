@@ -3,7 +3,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from beam_upscale.grpc_api.client.slots import Slots
+from beam_upscale.inference.remote.slots import Slots
 
 PATIENCE = 30
 

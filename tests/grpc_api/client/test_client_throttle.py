@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.grpc_api.client.throttle import Throttle
+from beam_upscale.inference.remote.throttle import Throttle
 
 REFUSED = SettingsError(ErrorCode.API_KEY_REFUSED, "no")
 

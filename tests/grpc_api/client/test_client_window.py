@@ -21,7 +21,7 @@ from scripted_service import (
     whole,
 )
 
-from beam_upscale.grpc_api.client import window as window_module
+from beam_upscale.inference.remote import window as remote_window
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -31,9 +31,10 @@ PROGRAM = """
 import os, sys
 sys.modules["torch"] = None  # Beam would import it, which takes seconds.
 from scripted_service import ENGINE, begin, infer, whole
-from beam_upscale.engines import get_engine
-from beam_upscale.grpc_api.client import RemoteHandler, check
-from beam_upscale.remote_models import RemoteModel
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.inference.handlers.remote import RemoteHandler
+from beam_upscale.inference.remote.checking import check
+from beam_upscale.inference.remote_engines import RemoteModel
 
 model = RemoteModel(ENGINE, sys.argv[1])
 handler = RemoteHandler(model, get_engine(ENGINE))
@@ -139,7 +140,7 @@ def test_another_key_has_another_window(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_large_tiles_are_bounded_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_module, "_PIXELS_EACH", 100 * 100)
+    monkeypatch.setattr(remote_window, "_PIXELS_EACH", 100 * 100)
     pixels = np.zeros((100, 100, 3), np.uint8)
     held = Held()
     with service_with(held) as service:

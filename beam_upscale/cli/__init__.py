@@ -1,0 +1,1 @@
+"""The command line: options become settings, results become text. Nothing imports it."""

@@ -1,0 +1,191 @@
+"""`beam-upscale plan`: previews a run and its price."""
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from beam_upscale.cli.commands.start_up import begin_decoding, import_inference
+from beam_upscale.cli.display.output import err, out
+from beam_upscale.cli.display.printing import Column, Printer, amount
+from beam_upscale.cli.main import cli
+from beam_upscale.cli.options.common import (
+    BEAM_OPTIONS,
+    check_beam_options,
+    quieten_beam,
+    settings_of,
+    with_options,
+)
+from beam_upscale.cli.options.inputs import INPUT_OPTIONS
+from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS
+from beam_upscale.cli.options.types import PlaceType
+from beam_upscale.planning.chain import Backend
+
+if TYPE_CHECKING:
+    from beam_upscale.dataset.manifest.row import Status
+    from beam_upscale.pipeline.preview import PlannedImage, StatusTotals
+    from beam_upscale.pipeline.settings.pinned import PinnedSettings
+    from beam_upscale.sources.inputs.inputs import Listing
+
+
+@cli.command("plan")
+@click.argument("input_", metavar="INPUT", type=PlaceType())
+@BEAM_OPTIONS
+@with_options(INPUT_OPTIONS, PLAN_OPTIONS, PARAMETER_OPTIONS)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the totals and every image's plan as JSON."
+)
+@click.option(
+    "--to",
+    type=PlaceType(),
+    metavar="FOLDER",
+    help="Write every image's plan to FOLDER as Parquet. Required with a Beam --runner, whose "
+    "workers must all be able to write to FOLDER.",
+)
+def plan_command(
+    input_: str,
+    beam_options: tuple[str, ...],
+    input_format: str | None,
+    image_column: str | None,
+    deny_private_networks: bool,
+    allow_link_local: bool,
+    engine: str,
+    then: tuple[str, ...],
+    max_credits: Decimal | None,
+    as_json: bool,
+    to: str | None,
+    **options: Any,
+) -> None:
+    """Print a preview of a run on INPUT, and its price.
+
+    A preview reads image headers only: it runs no network and spends nothing. INPUT is a file, a
+    folder, a glob or a URL: of images, of tables that name or hold them (JSON lines, CSV, Parquet),
+    or of WebDataset's tar files. Options after -- go to Apache Beam, such as its --runner.
+
+    \b
+    For example:
+      beam-upscale plan photos
+      beam-upscale plan 'shards/*.tar' --oversize tile --max-credits 500
+    """  # noqa: D301
+    check_beam_options(beam_options)
+    if not beam_options:
+        # With a runner of Beam's, other processes decode.
+        begin_decoding()
+    import_inference()
+    from beam_upscale.inference.weights import advice
+    from beam_upscale.pipeline.local_runner import is_local
+    from beam_upscale.pipeline.preview import by_status, limits_of_knowledge, preview, read_plan
+    from beam_upscale.pipeline.read import Asking
+    from beam_upscale.sources.discovery import no_input
+    from beam_upscale.sources.inputs.inputs import require_prompt_column
+    from beam_upscale.storage import files
+    from beam_upscale.storage.http import web_access
+    from beam_upscale.storage.uris import secrets
+
+    if to is None and not is_local(beam_options):
+        raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
+    settings = settings_of(engine, then, options)
+    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
+    files.configure(beam_options)
+    listing = Asking(input_, input_format, image_column).listing()
+    if not listing.images:
+        raise no_input(input_, listing)
+    require_prompt_column(listing, settings.rules)
+    quieten_beam()
+    with contextlib.ExitStack() as stack:
+        folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
+        preview(
+            listing.images,
+            settings.rules,
+            max_credits,
+            folder,
+            beam_options,
+            on_wait=err.line,
+        )
+        planned = read_plan(folder)
+        note = limits_of_knowledge(
+            fans_out=settings.fan_out_above is not None, has_budget=max_credits is not None
+        )
+        if as_json:
+            click.echo(_plan_as_json(settings.engines, list(planned), note))
+            return
+        title = f"{' and then '.join(settings.engines)} on {secrets.without_secrets(input_)}"
+        _print_totals(title, by_status(planned))
+        for image in planned:
+            if image.error_code is not None:
+                line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
+                out.line(line)
+    out.line(note)
+    if settings.backend is Backend.LOCAL:
+        for hint in advice.default_hints(settings.engines):
+            out.line(f"by default {hint}")
+    print_left_out(listing, out)
+
+
+def _plan_as_json(engines: tuple[str, ...], planned: "list[PlannedImage]", note: str) -> str:
+    """A plan as JSON; amounts are strings, which keeps every digit."""
+    from beam_upscale.pipeline.preview import by_status
+
+    values = {
+        "engines": engines,
+        "known_from": "headers",
+        "note": note,
+        "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(planned).items()},
+        "images": [dataclasses.asdict(image) for image in planned],
+    }
+    return json.dumps(values, indent=2, default=str)
+
+
+def _print_totals(title: str, sums: "Mapping[Status, StatusTotals]") -> None:
+    out.line(title)
+    numbers = ("images", "tiles", "credits", "dollars")
+    out.table(
+        [Column("status"), *(Column(name, is_number=True) for name in numbers)],
+        [
+            (
+                status,
+                f"{sum_.images:,}",
+                f"{sum_.calls:,}",
+                amount(sum_.credits),
+                amount(sum_.usd),
+            )
+            for status, sum_ in sums.items()
+        ],
+    )
+
+
+def reduction_hints(settings: "PinnedSettings") -> list[str]:
+    """The hints for networks that make more than their engines give; each once."""
+    from beam_upscale.inference.local_engines import LocalEsrgan
+    from beam_upscale.inference.weights import advice
+
+    found = [
+        advice.reduction_hint(stage.model.name, stage.model.scale, stage.engine.scale)
+        for stage in settings.stages
+        if isinstance(stage.model, LocalEsrgan)
+    ]
+    return [hint for hint in dict.fromkeys(found) if hint is not None]
+
+
+def print_left_out(listing: "Listing", printer: Printer) -> None:
+    if listing.ignored:
+        printer.line(
+            "1 file is left out: its name says that it is no image"
+            if listing.ignored == 1
+            else f"{listing.ignored:,} files are left out: their names say that they are no images"
+        )
+    if listing.unmatched:
+        printer.line(
+            "1 row of metadata names no image that is here"
+            if listing.unmatched == 1
+            else f"{listing.unmatched:,} rows of metadata name no image that is here"
+        )
+    if listing.datasets:
+        first, *others = listing.datasets
+        more = f" and of {len(others):,} other datasets" if others else ""
+        printer.line(f"the results of {first}{more} are passed over")

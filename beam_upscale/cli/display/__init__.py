@@ -1,0 +1,1 @@
+"""Prints for people: tables, summaries, progress, errors."""

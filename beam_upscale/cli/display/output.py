@@ -1,0 +1,22 @@
+"""The two consoles of the command line, and its exit codes."""
+
+import os
+import sys
+from typing import NoReturn
+
+from beam_upscale.cli.display.printing import Printer
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+out = Printer()
+err = Printer(is_for_errors=True)
+
+
+def fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
+    if message is not None:
+        err.line(f"beam-upscale: {message}")
+    if at_once:
+        os._exit(code)
+    sys.exit(code)

@@ -1,0 +1,1 @@
+"""The command line's options, one module for each concern."""

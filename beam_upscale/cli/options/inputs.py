@@ -1,0 +1,32 @@
+"""Options that say what the inputs are."""
+
+import click
+
+from beam_upscale.cli.options.types import choice
+from beam_upscale.sources.formats.input_format import InputFormat
+
+INPUT_OPTIONS = (
+    click.option(
+        "--input-format",
+        type=choice(InputFormat),
+        help="Format of INPUT: image files (folder), a table with a row for each image (jsonl, "
+        "csv, parquet), or tar files (webdataset). [default: by file name; folder for a folder]",
+    ),
+    click.option(
+        "--image-column",
+        metavar="COLUMN",
+        help="Column of a table with the images, their paths or their URLs. [default: the first "
+        "with a usual name, such as image, url or file_name]",
+    ),
+    click.option(
+        "--deny-private-networks",
+        is_flag=True,
+        help="Refuse URLs that lead to this machine or to a private network.",
+    ),
+    click.option(
+        "--allow-link-local",
+        is_flag=True,
+        help="Allow URLs that lead to a link-local address or to a cloud's metadata service, which "
+        "may reveal credentials. Without it, they are refused.",
+    ),
+)

@@ -1,0 +1,312 @@
+"""The output directory: its files, and the reading of what an earlier run left in it.
+
+    README.md                        a dataset card
+    images/<relative path>.<ext>     layout files
+    data/<shard>.parquet             layout parquet
+    data/<shard>.tar                 layout webdataset
+    intermediates/<stage>/<path>     results between the engines of a chain, if they are kept
+    manifest/<shard>.parquet         one row per input
+    telemetry/*.parquet              measurements, which vary from run to run
+    run.json                         settings, pinned choices, versions, totals
+    books/                           paid calls and what is known of their charges (see `books`)
+    .staging/                        work in progress, gone when a run completes
+
+The commit point of a shard is the appearance of its manifest. Until then each finished input has a
+staged record, and its image is durable under its final name (layout files) or in the staging
+folder (the layouts that pack images into shards).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+from collections.abc import Container, Iterator, Mapping
+from contextlib import AbstractContextManager
+from decimal import Decimal
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from beam_upscale.dataset.hold.hold import Hold
+from beam_upscale.dataset.hold.owners import HOLDS, RUN_JSON, STAGING
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.manifest.columns import from_struct_array
+from beam_upscale.dataset.manifest.error_counts import ErrorTally
+from beam_upscale.dataset.manifest.row import Row, row_from_dict
+from beam_upscale.dataset.manifest.table import rows_of
+from beam_upscale.dataset.manifest.totals import Totals, totals
+from beam_upscale.dataset.records import Record, record_from_json
+from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.uris import uris
+
+BOOKS = "books"
+"""The folder of the books, below the dataset's root; in `run.json` their format."""
+
+# The folder of images in layout files, below the dataset's root.
+IMAGES = "images"
+
+# The folder of the results between the engines of a chain, if they are kept.
+INTERMEDIATES = "intermediates"
+
+# The value of `format` in run.json, by which it is told from any other.
+RUN_FORMAT = "beam-upscale/1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetFolder:
+    """The files and folders of one output directory.
+
+    Attributes:
+        root: URI or local path, without a slash at its end.
+        hold: the hold of the run that writes and deletes here; None writes without checking one,
+            for outputs on which no run can be at work.
+    """
+
+    root: str
+    hold: Hold | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def staging(self) -> str:
+        """The URI of the folder of work in progress."""
+        return uris.join(self.root, STAGING)
+
+    @property
+    def partial(self) -> str:
+        """The folder in which files are written before a rename, on a local disk and on HDFS."""
+        return uris.join(self.staging, "partial")
+
+    @property
+    def run_json(self) -> str:
+        """The URI of `run.json`: settings, pinned choices, versions and totals."""
+        return uris.join(self.root, RUN_JSON)
+
+    @property
+    def assignment_json(self) -> str:
+        """The URI of the file that says from which inputs the shards in progress were assigned."""
+        return uris.join(self.staging, "assignment.json")
+
+    @property
+    def listing(self) -> str:
+        """The URI of the listing: the inputs, shard by shard, as the run in progress found them."""
+        return uris.join(self.staging, "listing")
+
+    @property
+    def stop_file(self) -> str:
+        """The URI of a file whose presence tells every worker to begin no further image."""
+        return uris.join(self.staging, "stop")
+
+    @property
+    def progress(self) -> str:
+        """The URI of the folder of progress, with one small file for each worker process."""
+        return uris.join(self.staging, "progress")
+
+    def manifest_uri(self, shard: int) -> str:
+        """Returns the URI of a shard's manifest."""
+        return uris.join(self.root, "manifest", f"{shard_name(shard)}.parquet")
+
+    def data_uri(self, shard: int, layout: Layout) -> str:
+        """Returns the URI of a shard's images, in a layout that packs them."""
+        return self.resolve(layout.data_path(shard))
+
+    def resolve(self, relative: str) -> str:
+        """Returns the URI of a path that is relative to the dataset's root."""
+        return uris.join(self.root, relative)
+
+    def staged_image_uri(self, input_id: str) -> str:
+        """Returns the URI at which an image waits for the shard that it is packed into."""
+        return uris.join(self.staging, "images", _key(input_id))
+
+    @property
+    def records(self) -> str:
+        """The URI of the folder of records of finished inputs in uncommitted shards."""
+        return uris.join(self.staging, "records")
+
+    def record_uri(self, input_id: str) -> str:
+        """Returns the URI at which a finished input's record waits for its shard."""
+        return uris.join(self.records, _record_name(input_id))
+
+    @contextlib.contextmanager
+    def publish(self, uri: str) -> Iterator[IO[bytes]]:
+        """Opens a file of this dataset that appears whole or not at all; see `storage.publish`.
+
+        Raises:
+            HoldLostError: the output is no longer this run's; nothing appears.
+        """
+        guard = None if self.hold is None else self.hold.guard
+        with publishing.publish(uri, self.partial, guard) as file:
+            yield file
+
+    def write(self, uri: str, data: bytes) -> None:
+        """Publishes a file of this dataset with these bytes; see `publish`."""
+        with self.publish(uri) as file:
+            file.write(data)
+
+    def delete(self, uri: str) -> None:
+        """Removes a file or a folder of this dataset, if there is one.
+
+        Raises:
+            HoldLostError: the output is no longer this run's; nothing is removed.
+        """
+        publishing.delete(uri, None if self.hold is None else self.hold.guard)
+
+    def shown(self) -> AbstractContextManager[None]:
+        """Returns a context that shows other runs that this run is alive; see `Hold.shown`."""
+        return contextlib.nullcontext() if self.hold is None else self.hold.shown()
+
+    def delete_staging(self) -> None:
+        """Removes the work in progress, and then the hold, which keeps other runs away."""
+        self.clear_staging()
+        if self.hold is not None:
+            self.hold.end()
+
+    def clear_staging(self) -> None:
+        """Removes the work in progress, but not the hold, which keeps other runs away."""
+        guard = None if self.hold is None else self.hold.guard
+        publishing.delete_below(self.staging, guard, but_for=HOLDS)
+
+    def committed_shards(self) -> list[int]:
+        """Returns the numbers of the shards that have a manifest, in ascending order."""
+        names = (entry.name for entry in walking.list_below(uris.join(self.root, "manifest")))
+        stems = (PurePosixPath(name).stem for name in names if name.endswith(".parquet"))
+        return sorted(int(name) for name in stems if name.isdigit())
+
+    def read_manifest(self, shard: int) -> list[Row]:
+        """Reads the rows of a committed shard."""
+        with files.open_read(self.manifest_uri(shard)) as file:
+            return rows_of(pq.read_table(file))
+
+    def committed_rows(self) -> Iterator[tuple[int, Row]]:
+        """Yields every row of every committed shard, with the shard's number."""
+        for shard in self.committed_shards():
+            for row in self.read_manifest(shard):
+                yield shard, row
+
+    def committed_names(self) -> Iterator[tuple[int, str, str | None]]:
+        """Yields the shard's number, the input's id and the image's URI or None of every row."""
+        for shard in self.committed_shards():
+            stored = self._read_columns(shard, ["input_id", "output_uri"])
+            pairs = zip(*(column.to_pylist() for column in stored.columns), strict=True)
+            for input_id, output_uri in pairs:
+                yield shard, input_id, output_uri
+
+    def committed_count(self, shard: int) -> int:
+        """Returns the number of rows in a committed shard."""
+        with files.open_read(self.manifest_uri(shard)) as file:
+            return int(pq.read_metadata(file).num_rows)
+
+    def totals(self, errors: ErrorTally | None = None) -> Totals:
+        """Sums up all committed rows; reads only the columns that are needed.
+
+        Args:
+            errors: a tally that also counts the rows' errors; None counts none.
+        """
+        columns = ["status", "calls", "credits", "billed_credits", "usd", "output_bytes"]
+        if errors is not None:
+            columns += ["input_id", "error_code", "error_message"]
+        rows = (
+            row_from_dict({"input_id": "", "source_uri": "", **values})
+            for shard in self.committed_shards()
+            for values in self._read_columns(shard, columns).to_pylist()
+        )
+        return totals(rows if errors is None else errors.watch(rows))
+
+    def _read_columns(self, shard: int, columns: list[str]) -> pa.Table:
+        with files.open_read(self.manifest_uri(shard)) as file:
+            return pq.read_table(file, columns=columns)
+
+    def manifest_schema(self, shard: int) -> pa.Schema:
+        """Reads the columns of a committed shard's manifest, `input` last, without its rows."""
+        with files.open_read(self.manifest_uri(shard)) as file:
+            return pq.read_schema(file)
+
+    def output_formats(self) -> list[str]:
+        """Returns the formats of the images in committed shards, sorted by name."""
+        found: set[str] = set()
+        for shard in self.committed_shards():
+            stored = self._read_columns(shard, ["output_uri", "output_format"])
+            images = stored.filter(pc.is_valid(stored["output_uri"]))
+            found.update(images["output_format"].unique().to_pylist())
+        return sorted(found)
+
+    def columns_of_others(self, input_ids: Container[str]) -> Iterator[dict[str, Any]]:
+        """Yields the columns that have a value, of each committed input not in `input_ids`."""
+        for shard in self.committed_shards():
+            stored = self._read_columns(shard, ["input_id", "input"])
+            is_other = [each not in input_ids for each in stored["input_id"].to_pylist()]
+            others = stored.filter(pa.array(is_other, pa.bool_()))
+            for columns in from_struct_array(others["input"]):
+                yield {name: value for name, value in columns.items() if value is not None}
+
+    def staged_record(self, input_id: str) -> Record | None:
+        """Reads the record of a finished input in an uncommitted shard; None if there is none."""
+        uri = self.record_uri(input_id)
+        return record_from_json(files.read(uri)) if files.exists(uri) else None
+
+    def unfinished_totals(self, errors: ErrorTally) -> Totals:
+        """Sums up the rows of a run that was stopped, and counts their errors in `errors`."""
+        return totals(errors.watch(self.unfinished_rows()))
+
+    def unfinished_rows(self) -> Iterator[Row]:
+        """Yields the rows of a run that was stopped; a staged row replaces a committed one."""
+        staged = SortedMap((entry.name, "") for entry in walking.list_below(self.records))
+        committed = (
+            row for _, row in self.committed_rows() if _record_name(row.input_id) not in staged
+        )
+        return itertools.chain(committed, (each.row for each in self.staged_records()))
+
+    def staged_records(self) -> Iterator[Record]:
+        """Yields the records of all finished inputs in uncommitted shards."""
+        for entry in walking.list_below(self.records):
+            yield record_from_json(files.read(entry.uri))
+
+    def read_run(self) -> dict[str, Any] | None:
+        """Reads `run.json`; None if there is none, or none that a run wrote."""
+        try:
+            values = self._read_json(self.run_json)
+        except ValueError:
+            return None
+        is_ours = isinstance(values, dict) and values.get("format") == RUN_FORMAT
+        return values if is_ours else None
+
+    def read_assignment(self) -> dict[str, Any] | None:
+        """Reads the assignment in progress; None if there is none."""
+        return self._read_json(self.assignment_json)
+
+    def write_json(self, uri: str, values: Mapping[str, Any]) -> None:
+        """Publishes JSON with sorted keys, so that equal values give equal bytes."""
+        text = json.dumps(values, indent=2, sort_keys=True, default=_json_default) + "\n"
+        self.write(uri, text.encode())
+
+    def _read_json(self, uri: str) -> dict[str, Any] | None:
+        if not files.exists(uri):
+            return None
+        values: dict[str, Any] = json.loads(files.read(uri))
+        return values
+
+
+def _json_default(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _record_name(input_id: str) -> str:
+    return f"{_key(input_id)}.json"
+
+
+def _key(input_id: str) -> str:
+    """Returns a short name for an input, spread over 256 folders."""
+    digest = hashlib.sha256(input_id.encode()).hexdigest()
+    return f"{digest[:2]}/{digest}"
+
+
+# The names of everything that a run leaves below its output.
+RESULTS = (
+    *("README.md", "images", "data", "intermediates", "manifest", "telemetry", BOOKS),
+    "run.json",
+)

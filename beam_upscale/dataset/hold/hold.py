@@ -1,0 +1,292 @@
+"""A run's hold on its output: one output has one run at a time.
+
+A hold is a numbered file below `.staging/hold`, created only if it does not exist: `000001.json`
+names the run that holds the output, and the next run that takes it over creates `000002.json`. The
+run with the highest number has the output; every other run finds that out before its next commit or
+deletion.
+
+There are two ways to find out whether a run is still alive:
+
+- `LOCK`, for a run in this process on a local disk: a lock of the operating system, which ends with
+  the process. Another run is refused at once, and a killed run's output is taken over at once.
+- `LEASE`, for everything else: each process of the run writes a sign of life every few seconds, to
+  its own file in `000001/`. A run without any sign for `lease_seconds` is gone. The run that takes
+  over checks the signs once more after it has created its number, and a process writes its sign of
+  life before it looks for a higher number: whichever of the two is later sees the other.
+
+A process relies on its last look for a while. So a run that gives the output up first marks its
+number `released`. Another run gets the output only when every process with a sign of life has found
+the mark and removed its sign, or no longer relies on its last look.
+
+Clocks of different machines are never compared: a watching run waits for a change, by its own
+clock.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import logging
+import os
+import stat
+import threading
+import uuid
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
+from beam_upscale.dataset.hold.owners import Folder, Kind, ended, state_of_output
+from beam_upscale.dataset.hold.state import State, states
+from beam_upscale.dataset.hold.taking import Taking
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
+from beam_upscale.storage import store_checks
+from beam_upscale.storage.uris import uris, urls
+
+_logger = logging.getLogger(__name__)
+
+_MOST_TRIES = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Hold:
+    """One run's hold on one output; workers have copies of it.
+
+    Attributes:
+        root: the root of the output.
+        token: the run's token.
+        kind: the way in which other runs find out whether it is still alive.
+        lease_seconds: the seconds without a sign of life after which a run with a lease is gone.
+        begun_on: for a user's own pipeline, whose workers take the output themselves: the SHA-256
+            of `run.json` when the pipeline was constructed, empty if there was none. None if
+            `acquire` takes the output.
+    """
+
+    root: str
+    token: str
+    kind: Kind = Kind.LEASE
+    lease_seconds: float = DEFAULT_LEASE_SECONDS
+    begun_on: str | None = None
+
+    @property
+    def is_taken_by_workers(self) -> bool:
+        """True if the workers take the output, and not the process that starts the pipeline."""
+        return self.begun_on is not None
+
+    def acquire(self, on_wait: Callable[[str], None] = _logger.warning) -> None:
+        """Takes the output for this run.
+
+        Until `release`, this process shows signs of life of the run.
+
+        Args:
+            on_wait: called with a message before waiting for another run.
+
+        Raises:
+            SettingsError: OUTPUT_HELD, another run has the output; OUTPUT_UNAVAILABLE, the output
+                cannot be written.
+        """
+        state = _begin(self, on_wait)
+        state.show(+1)
+
+    def release(self, *, is_at_once: bool = False) -> None:
+        """Gives the output up, if this process has it; finished work stays.
+
+        Args:
+            is_at_once: True returns without waiting, for a process that is about to end. A lock is
+                released after the last writer, and a lease ends by its missing signs of life.
+        """
+        state = states.pop((self.root, self.token), None)
+        if state is not None:
+            state.release(is_at_once=is_at_once)
+
+    def leave(self) -> None:
+        """Leaves the output to the run's other processes, which continue without this one."""
+        state = states.pop((self.root, self.token), None)
+        if state is not None:
+            state.leave()
+
+    def end(self) -> None:
+        """Removes all files of holds; the run is complete, or was refused before it began."""
+        state = states.get((self.root, self.token))
+        if state is not None:
+            state.end()
+
+    @contextlib.contextmanager
+    def guard(self) -> Iterator[None]:
+        """Allows a file of the output to be replaced or removed, within this context.
+
+        Raises:
+            HoldLostError: another run has the output, or this one has ended.
+        """
+        with self._state().guarded():
+            yield
+
+    def check(self) -> None:
+        """Raises a HoldLostError if another run has the output, or this one has ended."""
+        with self.guard():
+            pass
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows signs of life of the run within this context, in any of its processes."""
+        state = self._state()
+        state.show(+1)
+        try:
+            yield
+        finally:
+            state.show(-1)
+
+    def _state(self) -> "State":
+        state = states.get((self.root, self.token))
+        if state is None:
+            if self.kind is Kind.LOCK:
+                raise ended(self.root)
+            state = _join(self)
+        return state
+
+
+def new_token() -> str:
+    """Creates a unique token for a run."""
+    return uuid.uuid4().hex
+
+
+_begins = threading.Lock()
+
+
+def _forget_in_child() -> None:
+    # A child has no part in a hold. If it outlives the run, it must not keep the lock either.
+    global _begins
+    _begins = threading.Lock()
+    for state in states.values():
+        if state.lock is not None:
+            state.lock.forget()
+    states.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def refuse_impossible(root: str) -> None:
+    """Raises if a folder cannot exist at this place, whatever rights this user has.
+
+    Args:
+        root: the URI or absolute path of the folder.
+
+    Raises:
+        SettingsError: OUTPUT_UNAVAILABLE; MISSING_PACKAGE, its store's client is not installed.
+    """
+    if urls.is_web(root):
+        raise _unavailable(root, "is on a web server, where nothing can be written")
+    if not uris.is_local(root):
+        scheme = uris.unread_scheme(root)
+        if scheme is not None:
+            found = f"no file system of the scheme {scheme} is known"
+            if scheme == "file":
+                found = "it is on another machine"
+            raise _unavailable(root, f"cannot be written: {found}")
+        _refuse_unready(root)
+        return
+    try:
+        for each in (Path(root), *Path(root).parents):
+            # Read once, as another run may create the folder between two reads.
+            mode = _mode(each)
+            if mode is not None and stat.S_ISDIR(mode):
+                return
+            if mode is not None:
+                where = "is" if each == Path(root) else f"cannot be a folder: {each} is"
+                raise _unavailable(root, f"{where} a file, not a folder")
+            if each.is_symlink() and _mode(each) is None:
+                raise _unavailable(root, f"cannot be a folder: {each} is a link that leads nowhere")
+    except OSError as error:
+        raise _unavailable(root, f"cannot be a folder: {reason(error, of=root)}") from error
+
+
+def _mode(path: Path) -> int | None:
+    """Returns the mode (type and rights) of the file at a path; None if there is none."""
+    try:
+        return path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
+def _refuse_unready(root: str) -> None:
+    """Raises if this process lacks a requirement of a store's client."""
+    try:
+        store_checks.check(root)
+    except ImageError as error:
+        found = f"cannot be written: {error.message}"
+        if error.code is ErrorCode.MISSING_PACKAGE:
+            raise SettingsError(error.code, f"{uris.printable(root)} {found}") from error
+        raise _unavailable(root, found) from error
+
+
+def _unavailable(root: str, found: str) -> SettingsError:
+    name = root if uris.is_local(root) else uris.printable(root)
+    return SettingsError(ErrorCode.OUTPUT_UNAVAILABLE, f"{name} {found}; take another output")
+
+
+def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> State:
+    refuse_impossible(hold.root)
+    try:
+        for _ in range(_MOST_TRIES):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                # A run that ends removes its empty folders, perhaps between two steps of this one,
+                # even inside `Path.mkdir`: the folder exists, and then it does not.
+                return Taking(hold, on_wait).state()
+        return Taking(hold, on_wait).state()
+    except SettingsError:
+        raise
+    except Exception as error:  # The clients of object stores raise errors of their own.
+        raise _unavailable(hold.root, f"cannot be written: {reason(error)}") from error
+
+
+def _join(hold: Hold) -> State:
+    """Returns the state of a process that has none yet, i.e. of a worker."""
+    with _begins:
+        found = states.get((hold.root, hold.token))
+        if found is not None:
+            return found
+        if hold.is_taken_by_workers:
+            return _begin(hold)
+        owner = Folder(hold.root).look().owner
+        if owner is None or owner.token != hold.token or owner.released:
+            raise ended(hold.root)
+        return states.setdefault((hold.root, hold.token), State(hold, owner.number, None))
+
+
+_of_pipelines: "weakref.WeakKeyDictionary[Any, dict[str, Hold]]" = weakref.WeakKeyDictionary()
+
+
+def bind(pipeline: Any, hold: Hold) -> None:
+    """Makes the transforms of a pipeline write under a hold that was acquired for it."""
+    _of_pipelines.setdefault(pipeline, {})[hold.root] = hold
+
+
+def of_pipeline(pipeline: Any, root: str, lease_seconds: float | None = None) -> Hold:
+    """Returns the one hold of a pipeline's transforms on an output.
+
+    If none was bound, the pipeline's workers take the output when they first write to it.
+
+    Args:
+        pipeline: the Beam pipeline.
+        root: the root of the output.
+        lease_seconds: the seconds that a transform requests; None takes those of an earlier
+            transform, or the default.
+
+    Raises:
+        SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
+    """
+    holds = _of_pipelines.setdefault(pipeline, {})
+    if root not in holds:
+        seconds = DEFAULT_LEASE_SECONDS if lease_seconds is None else lease_seconds
+        holds[root] = Hold(root, new_token(), Kind.LEASE, seconds, state_of_output(root))
+    found = holds[root]
+    if lease_seconds is not None and lease_seconds != found.lease_seconds:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"lease_seconds is {lease_seconds:g} here and {found.lease_seconds:g} in a transform "
+            f"before, and a pipeline has one hold on {root}: give all of them the same",
+        )
+    return found

@@ -1,0 +1,344 @@
+"""One row of the manifest: its columns, statuses and JSON."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import pyarrow as pa
+
+from beam_upscale.dataset.manifest.json_values import from_json, is_unicode, to_json
+from beam_upscale.errors import LONGEST_MESSAGE, ErrorCode, shortened
+
+
+class Status(StrEnum):
+    """The outcome of an input."""
+
+    UPSCALED = "upscaled"
+    SKIPPED = "skipped"
+    REJECTED = "rejected"
+    FAILED = "failed"
+    FILTERED = "filtered"
+    OVER_BUDGET = "over_budget"
+
+
+# The rules refuse these; everything else that goes wrong is a failure.
+_REJECTIONS = frozenset(
+    {
+        ErrorCode.ANIMATED,
+        ErrorCode.FILE_TOO_LARGE,
+        ErrorCode.INPUT_TOO_LARGE,
+        ErrorCode.INVALID_CFG_SCALE,
+        ErrorCode.INVALID_NOISE_LEVEL,
+        ErrorCode.INVALID_PROMPT,
+        ErrorCode.INVALID_SEED,
+        ErrorCode.INVALID_STEPS,
+        ErrorCode.OUTPUT_SIDE_TOO_LONG,
+        ErrorCode.OUTPUT_TOO_LARGE,
+        ErrorCode.TOO_MANY_PIXELS,
+    }
+)
+
+
+def with_earlier_billing(row: "Row", earlier: "Row") -> "Row":
+    """Adds to a row what the row that it replaces was billed for other calls.
+
+    Money that was spent stays in the manifest, whatever became of the input since. Calls that both
+    rows name count once, however often they were made.
+
+    Args:
+        row: the new row.
+        earlier: the replaced row of the same input; may be the new row itself, completed before.
+    """
+    before, now = set(earlier.request_ids), set(row.request_ids)
+    if before <= now:
+        return row
+    billed = earlier.billed_credits
+    if not now <= before:
+        # The costs of single calls are not recorded: if the rows share some calls, all are counted.
+        billed += row.billed_credits
+    others = tuple(each for each in earlier.request_ids if each not in now)
+    return dataclasses.replace(row, billed_credits=billed, request_ids=(*others, *row.request_ids))
+
+
+def status_of(code: ErrorCode) -> Status:
+    """Returns the status of an input with an error: rejected if the rules refuse it, else failed.
+
+    Results that a service withholds, or that a user's own step leaves out, are filtered. An input
+    beyond the budget is over budget.
+    """
+    if code in (ErrorCode.FILTERED, ErrorCode.LEFT_OUT):
+        return Status.FILTERED
+    if code is ErrorCode.OVER_BUDGET:
+        return Status.OVER_BUDGET
+    return Status.REJECTED if code in _REJECTIONS else Status.FAILED
+
+
+CREDITS = pa.decimal128(18, 4)
+USD = pa.decimal128(18, 6)
+
+STAGE = pa.struct(
+    [
+        ("engine", pa.string()),
+        ("model", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("device_type", pa.string()),
+        ("precision", pa.string()),
+        ("network_backend", pa.string()),
+        ("halo", pa.int32()),
+        ("seed", pa.int64()),
+        ("input_width", pa.int32()),
+        ("input_height", pa.int32()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("output_uri", pa.string()),
+        ("output_bytes", pa.int64()),
+        ("output_sha256", pa.string()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+        ("request_ids", pa.list_(pa.string())),
+    ]
+)
+
+# The dataset's own columns come last, as the struct `input`; their types are the dataset's.
+COLUMNS = pa.schema(
+    [
+        ("input_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("source_sha256", pa.string()),
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("error_message", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("engine", pa.string()),
+        ("backend", pa.string()),
+        ("model", pa.string()),
+        ("weights_sha256", pa.string()),
+        ("device_type", pa.string()),
+        ("precision", pa.string()),
+        ("network_backend", pa.string()),
+        ("halo", pa.int32()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("cfg_scale", pa.float64()),
+        ("steps", pa.int32()),
+        ("seed", pa.int64()),
+        ("noise_level", pa.int32()),
+        ("input_width", pa.int32()),
+        ("input_height", pa.int32()),
+        ("input_format", pa.string()),
+        ("input_mode", pa.string()),
+        ("output_uri", pa.string()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("output_format", pa.string()),
+        ("output_bytes", pa.int64()),
+        ("output_sha256", pa.string()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+        ("billed_credits", CREDITS),
+        ("usd", USD),
+        ("request_ids", pa.list_(pa.string())),
+        ("stages", pa.list_(STAGE)),
+    ]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The manifest's row of one input.
+
+    Attributes:
+        input_id: stable identity of the input; the order of rows and request ids derive from it.
+        source_uri: where the input was read, percent-encoded where it is not UTF-8.
+        source_sha256: SHA-256 of the input's bytes; None if they could not be read.
+        output_uri: relative to the dataset's root, so that a dataset can be moved.
+        calls: number of priced calls.
+        credits: the price by the price list, 4 decimal places; 0 unless upscaled.
+        billed_credits: what was billed, also if the image failed; 0 on a local backend.
+        prompt: the requested prompt. This and the five columns after it in `COLUMNS`, up to
+            `noise_level`, are None if no engine takes them.
+        seed: the requested or derived seed; in a chain, that of the last engine that takes one.
+        stages: in a chain, the columns of each stage; `engine`, `model` and the columns that
+            describe them are then those of the last stage. Empty for a single engine, and if
+            nothing was upscaled. A stage's own `output_uri` is that of an intermediate that was
+            kept.
+        request_ids: ids of the paid calls, in order; those of rows that this one replaced come
+            first.
+        input: the dataset's own columns, unchanged.
+
+    The other attributes are the columns of the same names in `COLUMNS`.
+    """
+
+    input_id: str
+    source_uri: str
+    status: Status
+    source_sha256: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    notes: tuple[str, ...] = ()
+    engine: str | None = None
+    backend: str | None = None
+    model: str | None = None
+    weights_sha256: str | None = None
+    device_type: str | None = None
+    precision: str | None = None
+    network_backend: str | None = None
+    halo: int | None = None
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    cfg_scale: float | None = None
+    steps: int | None = None
+    seed: int | None = None
+    noise_level: int | None = None
+    input_width: int | None = None
+    input_height: int | None = None
+    input_format: str | None = None
+    input_mode: str | None = None
+    output_uri: str | None = None
+    output_width: int | None = None
+    output_height: int | None = None
+    output_format: str | None = None
+    output_bytes: int | None = None
+    output_sha256: str | None = None
+    calls: int = 0
+    credits: Decimal = Decimal(0)
+    billed_credits: Decimal = Decimal(0)
+    usd: Decimal = Decimal(0)
+    request_ids: tuple[str, ...] = ()
+    stages: tuple[Mapping[str, Any], ...] = ()
+    input: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row as a dictionary of columns, in the manifest's order."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+
+_FIELDS = (*COLUMNS.names, "input")
+
+
+@functools.cache
+def _whole_numbers() -> Mapping[str, int]:
+    """Returns the integer columns that may be null, with their number of bits without the sign."""
+    fields = [field for field in COLUMNS if pa.types.is_integer(field.type)]
+    return {field.name: field.type.bit_width - 1 for field in fields if field.name != "calls"}
+
+
+def fitted(row: Row) -> Row:
+    """Makes a row fit its columns: a number that is too large becomes None, and a note says so.
+
+    Numbers may be claims of an untrusted file. Notes and messages may come from a library: odd
+    characters are escaped, and long texts shortened.
+    """
+    changes: dict[str, Any] = {}
+    found: list[str] = []
+    for name, bits in _whole_numbers().items():
+        value = getattr(row, name)
+        if value is not None and not -(1 << bits) <= value < 1 << bits:
+            changes[name] = None
+            found.append(f"{name} is {value:#x}, more than the {bits} bits of its column")
+    if any(map(_is_odd, row.notes)) or found:
+        changes["notes"] = tuple(map(_plain, (*row.notes, *found)))
+    if row.error_message is not None and _is_odd(row.error_message):
+        changes["error_message"] = _plain(row.error_message)
+    return dataclasses.replace(row, **changes) if changes else row
+
+
+def _is_odd(text: str) -> bool:
+    return len(text) > LONGEST_MESSAGE or not (text.isascii() or is_unicode(text))
+
+
+def _plain(text: str) -> str:
+    return shortened(text.encode(errors="backslashreplace").decode(), LONGEST_MESSAGE)
+
+
+def row_from_dict(values: Mapping[str, Any]) -> Row:
+    """Makes a row of a dictionary of `Row.to_dict` or of Arrow's `to_pylist`."""
+    known = {name: values[name] for name in _FIELDS if name in values}
+    known["status"] = Status(known["status"])
+    for name in ("notes", "request_ids", "stages"):
+        known[name] = tuple(known.get(name) or ())
+    known["input"] = dict(known.get("input") or {})
+    return Row(**known)
+
+
+@functools.cache
+def _decimal_places() -> Mapping[str, int]:
+    return {field.name: field.type.scale for field in COLUMNS if pa.types.is_decimal(field.type)}
+
+
+def row_to_json(row: Row) -> dict[str, Any]:
+    """Returns the row as JSON values, exactly; values of types that JSON lacks name their type."""
+    values: dict[str, Any] = to_json(row.to_dict())
+    return values
+
+
+def row_from_json(values: Mapping[str, Any]) -> Row:
+    """Makes a row of JSON values; the inverse of `row_to_json`."""
+    return row_from_dict(from_json(values))
+
+
+def without_result(row: Row, code: ErrorCode, message: str) -> Row:
+    """Returns the row of an input whose result cannot be stored: an error, and all that is known.
+
+    The billed credits stay.
+
+    Args:
+        row: the row with the result.
+        code: code of the error.
+        message: message of the error.
+    """
+    known = {
+        field.name: getattr(row, field.name)
+        for field in COLUMNS
+        if field.name in _KNOWN_WITHOUT_RESULT and works(column, [row], field)
+    }
+    failed = Row(
+        row.input_id,
+        row.source_uri,
+        status_of(code),
+        error_code=str(code),
+        error_message=message,
+        input=row.input,
+        **known,
+    )
+    return fitted(failed)
+
+
+# The columns that are known whether an input has a result or not.
+_KNOWN_WITHOUT_RESULT = frozenset(
+    {
+        *("source_sha256", "notes", "engine", "backend", "model", "weights_sha256"),
+        *(
+            "device_type",
+            "precision",
+            "network_backend",
+            "halo",
+            "prompt",
+            "negative_prompt",
+            "cfg_scale",
+            "steps",
+        ),
+        *("seed", "noise_level", "input_width", "input_height", "input_format", "input_mode"),
+        *("billed_credits", "request_ids"),
+    }
+)
+
+
+def works(make: Callable[..., object], *arguments: object) -> bool:
+    try:
+        make(*arguments)
+    except Exception:
+        return False
+    return True
+
+
+def column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
+    values = [getattr(row, field.name) for row in rows]
+    if field.name in _decimal_places():
+        # Decimal(0) and Decimal("0.0000") are one value; Arrow wants the column's own scale.
+        exponent = Decimal(1).scaleb(-field.type.scale)
+        values = [value.quantize(exponent) for value in values]
+    return pa.array(values, type=field.type)

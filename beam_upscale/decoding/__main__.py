@@ -1,6 +1,0 @@
-"""A decoder as a process."""
-
-from beam_upscale.decoding.child import main
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,68 @@
+"""Resampling filters under RunInference, in a network's place."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from beam_upscale.errors import BrokenProcessError
+from beam_upscale.images import resampling
+from beam_upscale.images.resampling import Filter
+from beam_upscale.inference.batching import Batched
+from beam_upscale.inference.elements import Tile, TiledImage
+from beam_upscale.inference.handlers.base import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.local_engines import LocalBaseline
+from beam_upscale.inference.networks.failures import DeviceState, state_of
+
+
+class Resampler:
+    """A filter that any number of threads enlarge with at once.
+
+    Args:
+        by: the filter.
+        state: whether this process can still compute.
+    """
+
+    def __init__(self, by: Filter, state: DeviceState) -> None:
+        self._by = by
+        self._state = state
+
+    def enlarge(self, pixels: np.ndarray, scale: int) -> Batched:
+        """Enlarges (H, W, C), uint8 or uint16, to (H x scale, W x scale, C).
+
+        Raises:
+            BrokenProcessError: the process can compute nothing more.
+        """
+        self._state.check()
+        height, width = pixels.shape[:2]
+        begun = time.monotonic()
+        enlarged = resampling.resize(pixels, width * scale, height * scale, self._by)
+        return Batched(enlarged, time.monotonic() - begun, queue_seconds=0.0, batch_size=1)
+
+    def lose_device(self, error: BrokenProcessError) -> None:
+        """Has all later tiles fail with this error."""
+        self._state.lose(error)
+
+
+class BaselineHandler(UpscaleModelHandler[Resampler]):
+    """Upscales images with a filter, to the engine's scale; a prompt changes nothing."""
+
+    def __init__(self, model: LocalBaseline, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self._model = model
+
+    def load_model(self) -> Resampler:
+        """Loads nothing."""
+        return Resampler(self._model.filter, state_of(self._model.device))
+
+    def probe(self, pixels: np.ndarray, image: TiledImage, model: Resampler) -> None:
+        """Enlarges a small picture."""
+        model.enlarge(pixels, image.scale)
+
+    def lose_device(self, error: BrokenProcessError, model: Resampler) -> None:
+        """Has all later tiles fail at once."""
+        model.lose_device(error)
+
+    def upscale(self, tile: Tile, image: TiledImage, model: Resampler) -> UpscaledTile:
+        """Enlarges one tile."""
+        return UpscaledTile(model.enlarge(tile.pixels, image.scale))

@@ -1,0 +1,110 @@
+"""Latent diffusion upscalers under RunInference."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from beam_upscale.errors import BrokenProcessError
+from beam_upscale.images import color
+from beam_upscale.inference import steps
+from beam_upscale.inference.batching import Batched, Batcher
+from beam_upscale.inference.elements import Tile, TiledImage
+from beam_upscale.inference.handlers.base import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.handlers.loading import on_device, weights_path
+from beam_upscale.inference.local_engines import LocalLatent
+from beam_upscale.inference.networks.failures import DeviceState, state_of
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.tile_layout import whole
+
+if TYPE_CHECKING:
+    from beam_upscale.inference.networks.diffusion.latent import LatentModel
+    from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+
+TEXT_EMBEDDINGS = "text_embeddings"
+"""Metric: how often a text was embedded; once for each distinct one in a process."""
+
+
+class LatentUpscaler:
+    """A network with the batcher before it: what threads of a process share.
+
+    Args:
+        network: the network.
+        max_batch_pixels: as for `Batcher`.
+        state: likewise.
+    """
+
+    def __init__(
+        self, network: "LatentModel", max_batch_pixels: int, state: DeviceState | None = None
+    ) -> None:
+        self._network = network
+        self._state = state or DeviceState()
+        self._batcher: Batcher[Job] = Batcher(self._run, max_batch_pixels, self._state)
+
+    def upscale(self, job: "Job") -> tuple[Batched, tuple[str, ...], int]:
+        """Upscales an image, together with others that wait and are guided alike.
+
+        Returns:
+            The result, notes on what was changed, and how many texts had to be embedded for it.
+        """
+        self._state.check()
+        embedded, notes = self._network.prepare(job.parameters)
+        return self._batcher.upscale(job), notes, embedded
+
+    def lose_device(self, error: BrokenProcessError) -> None:
+        """Has all images that wait, and all later ones, fail with this error."""
+        self._state.lose(error)
+
+    def _run(self, jobs: "Sequence[Job]") -> Sequence[np.ndarray]:
+        try:
+            return self._network.upscale(jobs, steps.report)
+        finally:
+            # Also where it failed half-way.
+            steps.report(0, 0)
+
+
+class LatentHandler(UpscaleModelHandler[LatentUpscaler]):
+    """Upscales images with a local latent diffusion upscaler."""
+
+    def __init__(self, model: LocalLatent, **kwargs: Any) -> None:
+        super().__init__(model, **kwargs)
+        self._model = model
+
+    def load_model(self) -> LatentUpscaler:
+        """Brings the weights to this machine, loads the network and puts the batcher before it."""
+        # Only a worker that runs the network needs torch and diffusers.
+        from beam_upscale.inference.networks.diffusion.latent import LatentModel
+
+        model = self._model
+        path, state = weights_path(model), state_of(model.device)
+        with on_device(state):
+            network = LatentModel.load(
+                path, model.device, model.precision, model.threads, vae_tiling=model.vae_tiling
+            )
+        return LatentUpscaler(network, model.max_batch_pixels, state)
+
+    def probe(self, pixels: np.ndarray, image: TiledImage, model: LatentUpscaler) -> None:
+        """Upscales a small picture with the usual guidance: an image's own may be its fault."""
+        from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+
+        height, width = pixels.shape[:2]
+        del image
+        model.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
+
+    def lose_device(self, error: BrokenProcessError, model: LatentUpscaler) -> None:
+        """Has all later images fail at once."""
+        model.lose_device(error)
+
+    def upscale(self, tile: Tile, image: TiledImage, model: LatentUpscaler) -> UpscaledTile:
+        """Upscales an image; its pieces share one canvas of noise."""
+        from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
+
+        height, width = tile.pixels.shape[:2]
+        pieces = whole(width, height) if tile.pieces is None else tile.pieces
+        assert image.parameters is not None, "this network is guided"
+        batched, notes, embedded = model.upscale(Job(tile.pixels, image.parameters, pieces))
+        if self._model.color_fix:
+            fixed = color.match_low_frequencies(batched.pixels, tile.pixels)
+            batched = dataclasses.replace(batched, pixels=fixed)
+        return UpscaledTile(batched, notes, {TEXT_EMBEDDINGS: embedded})

@@ -1,0 +1,69 @@
+"""Bringing pinned weights, and no others, to the machine of a worker."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference import shared_weights
+from beam_upscale.inference.local_engines import LocalNetwork
+from beam_upscale.inference.networks.failures import DeviceState, Fault, device_lost, fault_of
+from beam_upscale.inference.weights import hub_repository, registry, resolution, values
+from beam_upscale.storage.uris import uris
+
+
+@contextlib.contextmanager
+def on_device(state: DeviceState) -> Iterator[None]:
+    """Loads a network within it; a device that is lost meanwhile ends all that use it.
+
+    Raises:
+        BrokenProcessError: DEVICE_LOST, now or earlier in this process.
+    """
+    state.check()
+    try:
+        yield
+    except Exception as error:
+        if fault_of(error) is not Fault.DEVICE:
+            raise
+        lost = device_lost(error)
+        state.lose(lost)
+        raise lost from error
+
+
+def weights_path(model: LocalNetwork) -> Path:
+    """A file or folder on this machine that holds the pinned weights.
+
+    Raises:
+        SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
+    """
+    uri = model.weights_uri
+    if not shared_weights.is_there(uri):
+        return _by_name(model)
+    if not uris.is_local(uri):
+        return shared_weights.fetch(uri, model.weights_sha256)
+    return _verified(Path(uris.absolute(uri)), model)
+
+
+def _by_name(model: LocalNetwork) -> Path:
+    """Weights whose path is the submitting machine's; this one may have them by their name."""
+    if (
+        model.name in registry.REGISTRY
+        or hub_repository.HubRepository.parse(model.name) is not None
+    ):
+        return _verified(resolution.fetch_by_name(model.name).path, model)
+    raise SettingsError(
+        ErrorCode.WEIGHTS_UNAVAILABLE,
+        f"{uris.printable(model.weights_uri)} is not there for this worker; put the weights "
+        "where all workers can read them and pass that URI",
+    )
+
+
+def _verified(path: Path, model: LocalNetwork) -> Path:
+    # Raises WEIGHTS_UNAVAILABLE where they cannot be read.
+    found = values.Weights.hashed(model.name, path, source=str(path)).sha256
+    if found != model.weights_sha256:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_MISMATCH,
+            f"{path} has SHA-256 {found}; the run was begun with {model.weights_sha256}",
+        )
+    return path

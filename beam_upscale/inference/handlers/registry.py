@@ -1,0 +1,40 @@
+"""Beam's ModelHandlers for local models, over the batcher that all threads of a process share.
+
+The element of RunInference is one image with all its tiles. Where tiles meet tiles of other images
+is the batcher, below Beam: it sees the tiles of all harness threads at once, and what shares a
+batch there changes no result on a CPU.
+"""
+
+from typing import Any
+
+from beam_upscale.inference.elements import METRICS, Inference, PendingInference, Tile, TiledImage
+from beam_upscale.inference.handlers.base import TiledImageHandler, UpscaleModelHandler
+from beam_upscale.inference.handlers.baseline import BaselineHandler
+from beam_upscale.inference.handlers.esrgan import EsrganHandler
+from beam_upscale.inference.handlers.latent import LatentHandler
+from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
+
+__all__ = [
+    "METRICS",
+    "BaselineHandler",
+    "EsrganHandler",
+    "Inference",
+    "LatentHandler",
+    "PendingInference",
+    "Tile",
+    "TiledImage",
+    "TiledImageHandler",
+    "UpscaleModelHandler",
+    "handler_for",
+]
+
+_HANDLERS: dict[type[LocalModel], type[UpscaleModelHandler[Any]]] = {
+    LocalBaseline: BaselineHandler,
+    LocalEsrgan: EsrganHandler,
+    LocalLatent: LatentHandler,
+}
+
+
+def handler_for(model: LocalModel, **kwargs: Any) -> UpscaleModelHandler[Any]:
+    """The handler that runs what was pinned; `kwargs` are Beam's own options of one."""
+    return _HANDLERS[type(model)](model, **kwargs)

@@ -1,0 +1,102 @@
+"""A remote engine under RunInference."""
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from apache_beam.ml.inference.base import PredictionResult
+
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.inference.elements import TiledImage
+from beam_upscale.inference.handlers.base import TiledImageHandler
+from beam_upscale.inference.remote.account import Account
+from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
+from beam_upscale.inference.remote.pending import PendingImage, PendingResult
+from beam_upscale.inference.remote.requests import request_for
+from beam_upscale.inference.remote.window import Window, shared_window
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.planning.engines import Engine
+
+
+class RemoteHandler(TiledImageHandler[Window]):
+    """Upscales images with an engine behind the gRPC API.
+
+    Its "model" is the process's window of calls. Give RunInference no `model_identifier`: Beam
+    keeps what has one for later runs in the same process, and a window that was stopped because
+    its key was refused has to go with its run. The engines of a chain share a window all the same.
+
+    Args:
+        model: how the service is called.
+        engine: its scale and its prices.
+        **kwargs: Beam's own. Images are handed over one by one, whatever they say of batches: how
+            many are under way at a time is the window's matter.
+    """
+
+    def __init__(self, model: RemoteModel, engine: Engine, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "min_batch_size": 1, "max_batch_size": 1})
+        self._model = model
+        self._engine = engine
+
+    def load_model(self) -> Window:
+        """The window of this process, with the API key that this process finds.
+
+        Raises:
+            SettingsError: API_KEY_REFUSED, there is no key where one is said to be.
+        """
+        return shared_window(Account.of(self._model))
+
+    def run_inference(
+        self,
+        batch: Sequence[TiledImage],
+        model: Window,
+        inference_args: Mapping[str, Any] | None = None,
+    ) -> Iterator[PredictionResult]:
+        """Has every tile of every image called for.
+
+        Waits only while the process has asked for as many calls as it may.
+
+        Args:
+            batch: images with their tiles; may be empty.
+            model: the process's window.
+            inference_args: none are taken.
+
+        Yields:
+            For each image a PredictionResult whose inference is a `PendingInference`.
+        """
+        del inference_args
+        for tiled in batch:
+            yield PendingResult(tiled, self._begin(tiled, model))
+
+    def _begin(self, tiled: TiledImage, window: Window) -> PendingImage:
+        image, error = ImageCalls(), None
+        calls: list[Future[Outcome]] = []
+        for index, tile in enumerate(tiled.tiles):
+            height, width = tile.pixels.shape[:2]
+            if image.is_lost:
+                break
+            try:
+                prepare = functools.partial(self._call, tiled, index, image)
+                calls.append(window.submit(height * width, prepare))
+            except ImageError as refused:
+                error = refused
+            except MemoryError:
+                text = f"a tile of {width} x {height} px does not fit in memory"
+                error = ImageError(ErrorCode.OUT_OF_MEMORY, text)
+            image.is_lost = image.is_lost or error is not None
+        return PendingImage(tiled, self._engine, calls, error)
+
+    def _call(self, tiled: TiledImage, index: int, image: ImageCalls) -> Call:
+        request = request_for(self._model.engine, tiled, index)
+        message = request.SerializeToString(deterministic=True)
+        if tiled.booking is None:
+            return Call(request.request_id, message, image)
+        height, width = tiled.tiles[index].pixels.shape[:2]
+        place = tiled.identity[1], tiled.first + index
+        price = self._engine.credits(width, height)
+        paid = tiled.booking.call(place, request.request_id, price, self._model)
+        return Call(request.request_id, message, image, paid)
+
+    def share_model_across_processes(self) -> bool:
+        """Never: a window is its process's own."""
+        return False

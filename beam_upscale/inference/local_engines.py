@@ -1,0 +1,326 @@
+"""The local models of a run, pinned at submission: nothing is left for a worker to choose."""
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import Any
+
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.resampling import Filter
+from beam_upscale.inference import shared_weights
+from beam_upscale.inference.networks import backend, device, weight_files
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.recognition import NetworkInfo, recognize
+from beam_upscale.inference.weights import baselines, resolution
+from beam_upscale.inference.weights import values as weights_values
+from beam_upscale.planning.engines import Engine, Network
+from beam_upscale.storage.uris import secrets, uris, urls
+
+# A CPU gains nothing from a batch, and results there must not depend on one.
+ONE_AT_A_TIME = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalModel(abc.ABC):
+    """A network, or a resampling filter in its place, that upscales on a worker.
+
+    Attributes:
+        name: as in the manifest; a network has the name of its weights.
+        device: cpu, cuda or mps.
+        max_batch_pixels: input pixels in one batch on the device; 0 runs one image at a time.
+    """
+
+    name: str
+    device: Device
+    max_batch_pixels: int
+
+    @property
+    @abc.abstractmethod
+    def place(self) -> str:
+        """The model and its device, in words for people."""
+
+    @abc.abstractmethod
+    def description(self) -> dict[str, Any]:
+        """Returns the columns of a manifest that describe the model."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the properties that results depend on, as plain values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalBaseline(LocalModel):
+    """A resampling filter in a network's place: without weights or precision, on one thread.
+
+    Attributes:
+        filter: the filter that enlarges images.
+    """
+
+    filter: Filter
+
+    @property
+    def place(self) -> str:
+        """The filter and its device, in words for people."""
+        return f"{self.name} on {self.device}"
+
+    def description(self) -> dict[str, Any]:
+        """Returns the columns of a manifest, with neither weights nor precision."""
+        return {
+            "model": self.name,
+            "weights_sha256": None,
+            "device_type": str(self.device),
+            "precision": None,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the properties that results depend on: those of the filter."""
+        return {
+            "name": self.name,
+            "weights_sha256": None,
+            "device": str(self.device),
+            "precision": None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalNetwork(LocalModel):
+    """A network with its weights and its device.
+
+    Attributes:
+        weights_sha256: the expected SHA-256 of the weights' file or folder.
+        weights_uri: the address of the weights for workers, on any of Beam's file systems.
+        precision: fp32, bf16 or fp16.
+        threads: CPU threads of one call of the network.
+    """
+
+    weights_sha256: str
+    weights_uri: str
+    precision: Precision
+    threads: int
+
+    @property
+    def place(self) -> str:
+        """The network, its device and its precision, in words for people."""
+        return f"{self.name} on {self.device} in {self.precision}"
+
+    def description(self) -> dict[str, Any]:
+        """Returns the columns of a manifest that describe the network."""
+        return {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "device_type": str(self.device),
+            "precision": str(self.precision),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the properties that results depend on, as plain values.
+
+        The address of the weights and the size of batches are left out; `exact` is True if images
+        run one at a time.
+        """
+        values = dataclasses.asdict(self)
+        del values["weights_uri"]
+        values["exact"] = values.pop("max_batch_pixels") == ONE_AT_A_TIME
+        return {name: str(v) if isinstance(v, str) else v for name, v in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalEsrgan(LocalNetwork):
+    """A super-resolution network.
+
+    Attributes:
+        scale: of the network; the result of a larger scale than the engine's is reduced.
+        max_tile_pixels: larger tiles are cut to fit the device's memory, with `halo` around cuts.
+        halo: input pixels around a cut that results depend on.
+        network_backend: torch or openvino.
+    """
+
+    scale: int
+    max_tile_pixels: int
+    halo: int
+    network_backend: NetworkBackend
+
+    @property
+    def place(self) -> str:
+        """The network, its device and precision, and the library, in words for people."""
+        return f"{super().place} by {self.network_backend.library}"
+
+    def description(self) -> dict[str, Any]:
+        """Returns the columns of a manifest that describe the network."""
+        return {**super().description(), "network_backend": str(self.network_backend)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the properties that results depend on; the weights determine the scale."""
+        values = super().to_dict()
+        del values["scale"]
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalLatent(LocalNetwork):
+    """A latent diffusion upscaler.
+
+    Attributes:
+        vae_tiling: True if the decoder runs in strips, to save the device's memory.
+        color_fix: True if results take the low frequencies of their inputs.
+    """
+
+    vae_tiling: bool
+    color_fix: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """The requested options for one engine's network; named and described in `UpscaleSettings`."""
+
+    weights: str | None
+    device: Device
+    precision: Precision
+    network_backend: NetworkBackend
+    threads: int | None
+    max_batch_pixels: int | None
+    exact: bool
+    max_tile_pixels: int
+    tile_halo: int | None
+    vae_tiling: bool | None
+    color_fix: bool
+    remote_workers: bool
+
+    def batch_pixels(self, device: Device, default: int) -> int:
+        """Returns the most input pixels in a batch on a device; 0 for one image at a time."""
+        if self.exact or device is Device.CPU:
+            return ONE_AT_A_TIME
+        return default if self.max_batch_pixels is None else self.max_batch_pixels
+
+
+def pin_baseline(name: str) -> LocalBaseline:
+    """Pins the baseline called `name`; it needs no files, so none can be missing."""
+    shown = f"{name} (baseline, no network)"
+    return LocalBaseline(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
+
+
+def pin(engine: Engine, choices: Choices) -> LocalModel:
+    """Pins the local model for an engine on this machine.
+
+    A baseline ignores the options of networks (device, precision, threads, tiles for memory), so
+    that a trial run can have the same options as the real run.
+
+    Raises:
+        SettingsError: as `pin_esrgan` and `pin_latent`.
+    """
+    if choices.weights is not None and choices.weights in baselines.BASELINES:
+        return pin_baseline(choices.weights)
+    return _PIN[engine.network](engine, choices)
+
+
+# Enough tiles to fill a large device.
+_ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
+
+
+def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
+    """Settles every `auto` of a super-resolution network on this machine.
+
+    Raises:
+        SettingsError: weights that cannot be had or used, a device or a precision that is not
+            there.
+    """
+    found, uri = _find_weights(choices.weights, engine.name)
+    info, known = _inspect(found.path)
+    _require_scale(info.scale, engine, found)
+    place, precision = device.settle(
+        choices.device, choices.precision, info.precisions, elsewhere=choices.remote_workers
+    )
+    asked = choices.network_backend
+    network_backend = backend.settle(asked, place, precision, is_known=known)
+    return LocalEsrgan(
+        name=found.name,
+        weights_sha256=found.sha256,
+        weights_uri=uri,
+        device=place,
+        precision=precision,
+        threads=choices.threads or usable_cores(),
+        max_batch_pixels=choices.batch_pixels(place, _ESRGAN_BATCH_PIXELS),
+        scale=info.scale,
+        max_tile_pixels=choices.max_tile_pixels,
+        halo=info.halo if choices.tile_halo is None else choices.tile_halo,
+        network_backend=network_backend,
+    )
+
+
+def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
+    """Reads the properties of a network; also returns True if it is known without PyTorch."""
+    known = recognize(weight_files.read_shapes(path) or {})
+    if known is not None:
+        return known.info, True
+    # Imported only here: it takes a second, and more for spandrel's other networks.
+    from beam_upscale.inference.networks.torch import esrgan
+
+    return esrgan.inspect(path), False
+
+
+def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
+    """Settles every `auto` of a latent diffusion upscaler on this machine.
+
+    On a CPU, `auto` is fp32 and a decoder without strips: results of the bare library, to the bit.
+
+    Raises:
+        SettingsError: weights that cannot be had or used, a device or a precision that is not
+            there.
+    """
+    from beam_upscale.inference.networks.diffusion import diffusers_folder
+
+    found, uri = _find_weights(choices.weights, engine.name)
+    info = diffusers_folder.inspect(found.path)
+    _require_scale(info.scale, engine, found)
+    elsewhere = choices.remote_workers
+    place, _ = device.settle(choices.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
+    asked = choices.precision
+    if place is Device.CPU and asked is Precision.AUTO:
+        asked = Precision.FP32
+    _, precision = device.settle(place, asked, info.precisions, elsewhere=elsewhere)
+    on_cpu = place is Device.CPU
+    return LocalLatent(
+        name=found.name,
+        weights_sha256=found.sha256,
+        weights_uri=uri,
+        device=place,
+        precision=precision,
+        threads=choices.threads or usable_cores(),
+        # As much as the largest image needs: then an image that fits alone fits in a batch, too.
+        max_batch_pixels=choices.batch_pixels(place, engine.call_limit),
+        vae_tiling=not on_cpu if choices.vae_tiling is None else choices.vae_tiling,
+        color_fix=choices.color_fix,
+    )
+
+
+_PIN: Mapping[Network, Callable[[Engine, Choices], LocalNetwork]] = MappingProxyType(
+    {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
+)
+
+
+def _require_scale(scale: int, engine: Engine, found: weights_values.Weights) -> None:
+    if scale < engine.scale:
+        raise SettingsError(
+            ErrorCode.WEIGHTS_UNUSABLE,
+            f"{found.name} enlarges {scale} times and {engine.name} {engine.scale} times; take "
+            f"weights of scale {engine.scale} or more",
+        )
+
+
+def _find_weights(spec: str | None, engine: str) -> tuple[weights_values.Weights, str]:
+    """Returns weights on this machine, and their address for workers.
+
+    Raises:
+        SettingsError: as `weights.resolve`.
+    """
+    if spec is None or uris.is_local(spec):
+        found = resolution.resolve(spec and spec.removeprefix("file://"), engine)
+        return found, str(Path(found.path).absolute())
+    sha256 = shared_weights.sha256(spec)
+    cached = shared_weights.fetch(spec, sha256)
+    name = PurePosixPath(secrets.path_of(spec) if urls.is_web(spec) else spec).name
+    return weights_values.Weights(name, cached, sha256, source=uris.printable(spec)), spec

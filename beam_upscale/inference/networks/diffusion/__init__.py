@@ -1,0 +1,1 @@
+"""Latent diffusion upscalers, on diffusers."""

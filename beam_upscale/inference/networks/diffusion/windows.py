@@ -1,0 +1,123 @@
+"""Windows through which a network sees parts of an image, and how their results are blended.
+
+Where windows overlap, their weights rise and fall linearly over the overlap, along rows and columns
+apart, and are divided by their sum: so the result has no edge where a window ends.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from beam_upscale.planning.tile_layout import Piece
+
+
+@dataclass(frozen=True)
+class Span:
+    """A window along one side.
+
+    Attributes:
+        start: first line.
+        stop: line after the last one.
+        rise: lines at the start over which the weight rises to 1.
+        fall: lines at the end over which it falls.
+    """
+
+    start: int
+    stop: int
+    rise: int = 0
+    fall: int = 0
+
+    def scaled(self, scale: int) -> "Span":
+        """The same span of an enlarged image."""
+        return Span(self.start * scale, self.stop * scale, self.rise * scale, self.fall * scale)
+
+    def weights(self) -> Tensor:
+        """The weight of each line, over 0 and at most 1: (stop - start,), float32."""
+        lines = torch.arange(self.stop - self.start) + 0.5
+        weights = torch.ones(len(lines))
+        if self.rise:
+            weights = torch.minimum(weights, lines / self.rise)
+        if self.fall:
+            weights = torch.minimum(weights, lines.flip(0) / self.fall)
+        return weights
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of an image and its weights, those of the rows times those of the columns."""
+
+    rows: Span
+    columns: Span
+
+    def of(self, images: Tensor) -> Tensor:
+        """The window's part of (…, H, W), as a view."""
+        rows, columns = self.rows, self.columns
+        return images[..., rows.start : rows.stop, columns.start : columns.stop]
+
+    def scaled(self, scale: int) -> "Window":
+        """The same window of an enlarged image."""
+        return Window(self.rows.scaled(scale), self.columns.scaled(scale))
+
+    def weights(self) -> Tensor:
+        """(height, width), float32."""
+        return torch.outer(self.rows.weights(), self.columns.weights())
+
+
+def windows_of(
+    pieces: Iterable[Piece], width: int, height: int, factor: int = 1
+) -> tuple[Window, ...]:
+    """Returns the window of each piece: its extended box, aligned outwards to `factor`.
+
+    The image's sides must be padded to multiples of `factor` for the windows to lie in it.
+
+    Args:
+        pieces: that cover the image.
+        width: of the image in pixels, not padded.
+        height: likewise.
+        factor: in pixels.
+    """
+
+    def span(start: int, stop: int, core_start: int, core_stop: int, length: int) -> Span:
+        start, stop = start // factor * factor, math.ceil(stop / factor) * factor
+        # A neighbor reaches over the core's edge about as far as this window does.
+        rise = 2 * (core_start - start) if core_start > 0 else 0
+        fall = 2 * (stop - core_stop) if core_stop < length else 0
+        return Span(start, stop, rise, fall)
+
+    return tuple(
+        Window(
+            span(box.top, box.bottom, core.top, core.bottom, height),
+            span(box.left, box.right, core.left, core.right, width),
+        )
+        for box, core in ((piece.extended, piece.core) for piece in pieces)
+    )
+
+
+def share(windows: Sequence[Window], index: int) -> Tensor:
+    """The part that a window has in each of its pixels: its weight by the sum of all.
+
+    Returns:
+        (height, width) of the window, float32; the windows' shares in a pixel sum to 1, and a pixel
+        that only one of them covers is that one's alone, exactly.
+    """
+    window = windows[index]
+    own = window.weights()
+    total = torch.zeros_like(own)
+    for other in windows:
+        rows, other_rows = _common(window.rows, other.rows)
+        columns, other_columns = _common(window.columns, other.columns)
+        if rows.start < rows.stop and columns.start < columns.stop:
+            total[rows, columns] += other.weights()[other_rows, other_columns]
+    return own / total
+
+
+def _common(span: Span, other: Span) -> tuple[slice, slice]:
+    """The lines that both spans cover, counted from the start of each; empty if there are none."""
+    start, stop = max(span.start, other.start), min(span.stop, other.stop)
+    return (
+        slice(start - span.start, stop - span.start),
+        slice(start - other.start, stop - other.start),
+    )

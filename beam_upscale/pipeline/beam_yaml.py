@@ -1,0 +1,210 @@
+"""The transforms as Beam YAML has them: they take and give rows, of the fields of `rows`.
+
+`PROVIDERS` is a listing of them for a pipeline's `providers`:
+
+    providers:
+      - include: /…/beam_upscale/providers.yaml
+
+What their configuration says has the names and meanings of Python's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeVar
+
+import apache_beam as beam
+
+from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.pipeline import beam_rows, read, upscale, write
+from beam_upscale.sources.formats.input_format import InputFormat
+
+PROVIDERS = Path(__file__).parents[1] / "providers.yaml"
+"""The listing of these transforms."""
+
+_Member = TypeVar("_Member", bound=StrEnum)
+
+
+class ReadImages(beam.PTransform):
+    """Lists images; their bytes are read where they are upscaled.
+
+    Args:
+        pattern: A file, a folder or a glob, on any of Beam's file systems, or the URL of a file of
+            a web server.
+        output: The dataset that the results go to, so that a later run does only what is missing.
+        retry: Statuses of earlier rows that are done again all the same.
+        shard_rows: Rows in a shard of that dataset.
+        input_format: folder, jsonl, csv, parquet or webdataset; by default as the names say.
+        image_column: The column of tables with images; by default one with a usual name.
+        deny_private_networks: Whether URLs are refused whose host is a worker's own machine or on a
+            private network.
+        allow_link_local: Whether URLs are read whose host has a link-local address.
+        columns: Those of the dataset's own columns that are fields of the rows, each with its type:
+            string, integer, number or boolean. A value that is not of its type is null.
+
+    Returns:
+        Rows with `input_id`, `source_uri`, `name`, `columns_json` (all of the dataset's own columns
+        as JSON), the columns that were named, and `source`, which carries the input.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+
+    def __init__(
+        self,
+        pattern: str,
+        *,
+        output: str | None = None,
+        retry: str | Sequence[str] = (),
+        shard_rows: int = DEFAULT_SHARD_ROWS,
+        input_format: str | None = None,
+        image_column: str | None = None,
+        deny_private_networks: bool = False,
+        allow_link_local: bool = False,
+        columns: Mapping[str, str] | None = None,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        known = (
+            "pattern output retry shard_rows input_format image_column deny_private_networks "
+            "allow_link_local columns"
+        )
+        _refuse_unknown(unknown, known)
+        statuses = [retry] if isinstance(retry, str) else retry
+        self._read = read.ReadImages(
+            pattern,
+            output=output,
+            retry=[_member(Status, "retry", status) for status in statuses],
+            shard_rows=shard_rows,
+            input_format=input_format and _member(InputFormat, "input_format", input_format),
+            image_column=image_column,
+            deny_private_networks=deny_private_networks,
+            allow_link_local=allow_link_local,
+        )
+        self._columns = dict(columns or {})
+        self._type = beam_rows.input_type(self._columns)
+
+    def expand(self, root: Any) -> Any:
+        """Wires reading, and makes rows."""
+        return (
+            root
+            | "Read" >> self._read
+            | "ToRows" >> beam.Map(beam_rows.input_row, self._columns).with_output_types(self._type)
+        )
+
+
+class Upscale(beam.PTransform):
+    """Upscales images.
+
+    Args:
+        engine: An engine's name, or a list of those of a chain.
+        handler_options: Beam's own options of a model handler.
+        options: Any other option has the name that it has in Python, such as `oversize`, `weights`,
+            `device`, `precision`, `prompt`, `output_format`.
+
+    Returns:
+        For each row one, whatever became of its image: the manifest's columns, the fields of the
+        input's row but for `source` and those with a manifest column's name, `image`, which is the
+        encoded image, and `result`, which carries the rest.
+
+    Raises:
+        SettingsError: what would make every image fail alike; INVALID_FIELD where it is known that
+            rows have no `source`.
+    """
+
+    def __init__(
+        self,
+        engine: str | Sequence[str] = "esrgan-v1-x2plus",
+        *,
+        handler_options: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        # YAML has no tuples, such as sizes are.
+        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        self._upscale = upscale.Upscale(engine, handler_options=handler_options, **options)
+
+    def expand(self, images: Any) -> Any:
+        """Wires the steps between rows."""
+        beam_rows.require_fields(images, [beam_rows.SOURCE], "Upscale", "ReadImages")
+        passed = beam_rows.passed_fields(images.element_type)
+        names = [name for name, _ in passed]
+        return (
+            images
+            | "FromRows" >> beam.Map(beam_rows.source_of, names)
+            | "Upscale" >> self._upscale
+            | "ToRows"
+            >> beam.Map(beam_rows.result_row).with_output_types(beam_rows.result_type(passed))
+        )
+
+
+class WriteDataset(beam.PTransform):
+    """Writes results as a dataset that survives a crash at any moment.
+
+    Args:
+        output: The dataset's root, on any of Beam's file systems.
+        layout: files, parquet or webdataset.
+        most_failures: The number of failures that stops the run.
+        may_leave_out: Whether steps between may leave rows out, whose inputs have rows in the
+            manifest that say so. False fails where one does not arrive: a runner lost it.
+
+    Returns:
+        One row with the totals: `rows`, the number of each status by its name, `calls`, `credits`,
+        `billed_credits`, `usd` and `output_bytes`; none where the run was stopped.
+
+    Raises:
+        SettingsError: INVALID_OPTION; INVALID_FIELD where it is known that rows have no `result` or
+            no `image`; and, when the transform is applied, that the output is another run's.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        *,
+        layout: str = Layout.FILES,
+        most_failures: int | None = None,
+        may_leave_out: bool = True,
+        **unknown: Any,
+    ) -> None:
+        super().__init__()
+        _refuse_unknown(unknown, "output layout most_failures may_leave_out")
+        self._write = write.WriteDataset(
+            output,
+            layout=_member(Layout, "layout", layout),
+            most_failures=most_failures,
+            may_leave_out=may_leave_out,
+        )
+
+    def expand(self, upscaled: Any) -> Any:
+        """Wires writing, and makes a row of the totals."""
+        beam_rows.require_fields(
+            upscaled, [beam_rows.IMAGE, beam_rows.RESULT], "WriteDataset", "Upscale"
+        )
+        return (
+            upscaled
+            | "FromRows" >> beam.Map(beam_rows.result_of)
+            | "Write" >> self._write
+            | "ToRows" >> beam.Map(beam_rows.totals_row).with_output_types(beam_rows.totals_type())
+        )
+
+
+def _refuse_unknown(unknown: Mapping[str, Any], known: str) -> None:
+    if unknown:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"there is no option {', '.join(sorted(unknown))}; the options are: "
+            f"{', '.join(known.split())}",
+        )
+
+
+def _member(kind: type[_Member], name: str, value: str) -> _Member:
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{name} is {value!r}; it must be one of {', '.join(kind)}",
+        ) from None

@@ -1,0 +1,1 @@
+"""Makes results durable and shards appear: persist, commit, complete."""

@@ -1,0 +1,190 @@
+"""Completes a run whose shards are all committed: one type of columns, totals, card."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from beam_upscale.dataset import book_sums, books
+from beam_upscale.dataset.card import dataset_card
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.layouts.webdataset import sample_fields
+from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest.columns import infer_input_type, stored_type
+from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.errors import HoldLostError
+from beam_upscale.pipeline.commit import shards as commit_shards
+from beam_upscale.pipeline.commit.persist import write_incomplete
+from beam_upscale.pipeline.commit.shards import Committed, listed_records
+from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
+from beam_upscale.pipeline.run_state.control import stop_reason
+from beam_upscale.sources.listing import listed_shards
+from beam_upscale.storage import files
+
+_logger = logging.getLogger(__name__)
+
+
+def shards_to_retype(
+    dataset: DatasetFolder, input_type: pa.StructType | None = None
+) -> Iterator[tuple[int, pa.StructType | None]]:
+    """Yields the committed shards whose own columns differ from the common type, with that type.
+
+    A shard that has not changed for long may lack columns that were added since, or have some that
+    were removed; a shard whose type was inferred has only its own columns. A shard that an earlier
+    version wrote may lack columns of the manifest. Footers show this; no row is read if they agree.
+
+    Args:
+        dataset: the output.
+        input_type: the common type; None takes that of all rows, unless the shards agree.
+    """
+    schemas = {shard: dataset.manifest_schema(shard) for shard in dataset.committed_shards()}
+    found = {shard: schema.field("input").type for shard, schema in schemas.items()}
+    earlier = {
+        shard for shard, schema in schemas.items() if not manifest_table.is_of_this_version(schema)
+    }
+    if input_type is None:
+        if not earlier and _are_all_equal(list(found.values())):
+            return
+        input_type = infer_input_type(row.input for _, row in dataset.committed_rows())
+    wanted = stored_type(input_type)
+    for shard, kind in found.items():
+        if shard in earlier or not kind.equals(wanted, check_metadata=True):
+            yield shard, input_type
+
+
+def _are_all_equal(kinds: Sequence[pa.DataType]) -> bool:
+    return all(kind.equals(kinds[0], check_metadata=True) for kind in kinds)
+
+
+def find_shards_to_retype(
+    _: object,
+    shards: Iterable[Committed],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run_id: str,
+    input_type: pa.StructType | None,
+    may_leave_out: bool,
+) -> Iterator[tuple[int, pa.StructType | None]]:
+    ended = list(shards)
+    if not all(each.is_whole for each in ended):
+        return
+    updated = {each.shard for each in ended}
+    if any(each.has_own for each in ended):
+        refuse_two_places(dataset)
+    _commit_without_updates(updated, dataset, layout, run_id, input_type, may_leave_out)
+    yield from shards_to_retype(dataset, input_type)
+
+
+def _commit_without_updates(
+    updated: Container[int],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run_id: str,
+    input_type: pa.StructType | None,
+    may_leave_out: bool,
+) -> None:
+    """Commits the listed shards without updates: a step left out all inputs of these shards."""
+    committed, nothing = set(dataset.committed_shards()), Arrivals.of([])
+    for shard, part in listed_shards(dataset):
+        if shard in updated:
+            continue
+        if not may_leave_out:
+            refuse_lost([part], nothing, dataset)
+        if shard not in committed:
+            records = list(listed_records(part, dataset, nothing))
+            commit_shards.commit_shard(shard, records, dataset, layout, run_id, input_type)
+
+
+def retype(
+    shard: tuple[int, pa.StructType | None], dataset: DatasetFolder, layout: Layout, run_id: str
+) -> bool:
+    """Rewrites a shard with another type; its manifest, and with it that type, comes last."""
+    number, input_type = shard
+    with dataset.shown():
+        commit_shards.commit_shard(number, [], dataset, layout, run_id, input_type)
+    return True
+
+
+def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+    """Completes a run whose shards are all committed: writes totals and card, deletes staging."""
+    sums = dataset.totals()
+    if sums.billed_credits and not books.are_kept(dataset.read_run()):
+        books.enter_missing((row for _, row in dataset.committed_rows()), dataset)
+    if books.exist(dataset):
+        books.close(dataset)
+    sums = book_sums.with_books(sums, dataset)
+    shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
+    card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
+    values = {
+        **run,
+        "layout": str(layout),
+        "complete": True,
+        "totals": dataclasses.asdict(sums),
+        "shards": shards,
+        "card_sha256": hashlib.sha256(card).hexdigest(),
+    }
+    dataset.write(dataset.resolve("README.md"), card)
+    dataset.write_json(dataset.run_json, values)
+    dataset.delete_staging()
+    return sums
+
+
+def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
+    """Returns the fields of a sample; None if the data itself declares them."""
+    shards = dataset.committed_shards()
+    if layout is not Layout.WEBDATASET or not shards:
+        return None
+    return sample_fields(
+        dataset.output_formats(), dataset.manifest_schema(shards[0]).field("input").type
+    )
+
+
+def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
+    manifest_uri = dataset.manifest_uri(shard)
+    entry = {
+        "name": shard_name(shard),
+        "rows": dataset.committed_count(shard),
+        "manifest_sha256": files.sha256(manifest_uri),
+    }
+    if layout.is_packed:
+        entry["data_sha256"] = files.sha256(dataset.data_uri(shard, layout))
+    return entry
+
+
+def _completed(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+    """Completes a run, unless an earlier attempt of this step has: runners repeat steps."""
+    try:
+        with dataset.shown():
+            return complete(dataset, layout, run)
+    except HoldLostError:
+        found = dataset.read_run() or {}
+        wanted = json.loads(json.dumps(run, default=str))
+        if not found.get("complete") or any(found.get(name) != wanted[name] for name in wanted):
+            raise
+        return book_sums.with_books(dataset.totals(), dataset)
+
+
+def complete_if_all(
+    _: object,
+    shards: Iterable[Committed],
+    retyped: Iterable[bool],
+    dataset: DatasetFolder,
+    layout: Layout,
+    run: Mapping[str, Any],
+) -> Iterator[Totals]:
+    if all(each.is_whole for each in shards) and all(retyped):
+        yield _completed(dataset, layout, run)
+        return
+    if (dataset.read_run() or {}).get("complete"):
+        # All inputs that arrived were done before, and a step has dropped those not tried.
+        write_incomplete(run, dataset)
+    # In a user's own pipeline, nothing else reports this.
+    reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
+    _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)
+    if dataset.hold is not None and dataset.hold.is_taken_by_workers:
+        dataset.hold.release()

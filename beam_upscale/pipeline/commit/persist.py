@@ -1,0 +1,272 @@
+"""Persists one result: its image first, then its record."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
+
+from beam_upscale.dataset import books, folder
+from beam_upscale.dataset.folder import IMAGES, INTERMEDIATES, DatasetFolder
+from beam_upscale.dataset.held_folder import ShownBundle
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.parquet import MOST_PARQUET_BYTES
+from beam_upscale.dataset.manifest import row as manifest_row
+from beam_upscale.dataset.manifest.row import Row, fitted
+from beam_upscale.dataset.names import mark, safe_name
+from beam_upscale.dataset.places import Output
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ErrorCode
+from beam_upscale.pipeline.large_images.spread import GIANTS
+from beam_upscale.pipeline.one_image.states import INTERMEDIATE_FORMAT, UpscaledImage
+from beam_upscale.pipeline.run_state.arrivals import Listed, Own, ShardUpdate, key_of
+from beam_upscale.pipeline.run_state.control import (
+    is_stopped,
+    progress_file,
+    progress_of,
+    request_stop,
+    stop_after_failures,
+)
+from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
+from beam_upscale.planning.plan_options import OutputFormat
+from beam_upscale.sources.inputs.source_image import SourceImage
+
+# The number of shards for results that come without one.
+_SHARDS = 16
+
+
+def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str:
+    """Returns the path that a result's image will have, relative to the dataset's root."""
+    if layout.is_packed:
+        return layout.data_path(shard)
+    return f"{IMAGES}/{_file_name(source, row)}"
+
+
+def _file_name(source: SourceImage, row: Row) -> str:
+    assert row.output_format is not None
+    name = safe_name(source.output_name or source.name or source.input_id)
+    if source.listed_as is None or source.listed_as.output_name != source.output_name:
+        # No listing has compared this name with the names of other results.
+        name = f"{name}-{mark(source.input_id)}"
+    return name + OutputFormat(row.output_format).extension
+
+
+def _intermediate_uri(source: SourceImage, stage: int) -> str:
+    """Returns the path of a stage's intermediate image; its mark belongs to this input alone."""
+    name = safe_name(source.output_name or source.name or source.input_id)
+    extension = INTERMEDIATE_FORMAT.extension
+    return f"{INTERMEDIATES}/{stage}/{name}-{mark(source.input_id)}{extension}"
+
+
+def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dict[str, Any]:
+    is_kept = stage.get("output_sha256") is not None
+    return {**stage, "output_uri": _intermediate_uri(source, number) if is_kept else None}
+
+
+def shard_of(source: SourceImage) -> int:
+    """Returns the shard that a result belongs to; the listing decides for a listed input."""
+    if source.listed_as is not None and source.listed_as.shard is not None:
+        return source.listed_as.shard
+    if source.shard is not None:
+        return source.shard
+    return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
+
+
+def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
+    """Makes one result durable: its image first, then its record.
+
+    Deletes an image that an interrupted run left under another name, before the input changed.
+
+    Raises:
+        OSError: the output cannot be written; the run stops, and the next one goes on from here.
+    """
+    upscaled = _storable(upscaled, layout)
+    source, record = upscaled.source, upscaled.record
+    assert record is not None
+    if upscaled.data is not None:
+        row = record.row
+        relative = output_uri(source, row, layout, shard_of(source))
+        stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
+        row = dataclasses.replace(row, output_uri=relative, stages=stages)
+        record = dataclasses.replace(record, row=row)
+        final = dataset.resolve(relative)
+        uri = dataset.staged_image_uri(row.input_id) if layout.is_packed else final
+        for number, intermediate in enumerate(upscaled.intermediates, start=1):
+            dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
+        dataset.write(uri, upscaled.data)
+    if not _is_booked(source, dataset):
+        books.enter_row(record.row, dataset)
+    before = dataset.staged_record(source.input_id)
+    if before is not None:
+        row = replaced(before.row, record.row, dataset)
+        telemetry = before.telemetry if row.status is not record.row.status else record.telemetry
+        record = Record(row, telemetry)
+    dataset.write(dataset.record_uri(source.input_id), record.to_json())
+    return record
+
+
+def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
+    """Fits a result to the manifest's columns; drops an image that is too large for Parquet."""
+    record = upscaled.record
+    assert record is not None
+    row, size = fitted(record.row), len(upscaled.data or b"")
+    if layout is Layout.PARQUET and size > MOST_PARQUET_BYTES:
+        found = f"the result has {size:,} bytes, and a value in Parquet at most "
+        message = f"{found}{MOST_PARQUET_BYTES:,}; take the layout files or webdataset"
+        row = manifest_row.without_result(row, ErrorCode.ENCODE_ERROR, message)
+        upscaled = dataclasses.replace(upscaled, data=None, intermediates=())
+    if row is record.row:
+        return upscaled
+    return dataclasses.replace(upscaled, record=Record(row, record.telemetry))
+
+
+def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
+    """Checks whether paid calls for an input are booked in an output before they are made."""
+    if source.books is None:
+        return False
+    root = source.books.dataset.root
+    return root == dataset.root or Output(dataset.root).is_same(root)
+
+
+class Stage(beam.DoFn):
+    def __init__(
+        self,
+        dataset: DatasetFolder,
+        layout: Layout,
+        run: Mapping[str, Any],
+        run_id: str,
+        most_failures: int | None,
+        input_type: pa.StructType | None,
+        *,
+        fans_out: bool = False,
+    ) -> None:
+        self._fans_out = fans_out
+        self._dataset = dataset
+        self._layout = layout
+        self._run = run
+        self._run_id = run_id
+        self._most_failures = most_failures
+        self._input_type = input_type
+        self._stop_listening: Callable[[], None] = _nothing
+        self._output: Output | None = None
+        self._shown = ShownBundle(dataset)
+        self._updates = _BundleUpdates()
+        self._is_open = False
+
+    def start_bundle(self) -> None:
+        self._shown.begin()
+        self._updates = _BundleUpdates()
+        run = self._dataset.read_run()
+        self._is_open = run is not None and not run.get("complete")
+        if run is None:
+            self._open()
+        # Networks of many steps report progress before this step has its first image.
+        self._stop_listening = progress_file(self._dataset, self._run_id).listen()
+
+    def process(
+        self,
+        upscaled: UpscaledImage,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[tuple[int, ShardUpdate]]:
+        source, record = upscaled.source, upscaled.record
+        if source.listed_in is None and source.uri is not None:
+            self._refuse_in_output(source.uri)
+        if upscaled.stop is not None and not is_stopped(self._dataset):
+            request_stop(self._dataset, str(upscaled.stop))
+        if upscaled.giant is not None and self._fans_out:
+            yield beam.pvalue.TaggedOutput(GIANTS, upscaled.giant)
+            return
+        shard = shard_of(source)
+        if record is None:
+            self._open()
+            self._updates.postponed(shard, timestamp, window)
+            return
+        earlier = source.earlier is not None
+        is_new = not earlier or not source.committed or source.staged_otherwise
+        if earlier:
+            # Its columns may have changed since, but nothing that the image depends on.
+            record = relabeled(record, source.columns, self._input_type)
+            record = readdressed(record, source.source_uri)
+            is_new = is_new or record is not source.earlier
+            is_stale = source.staged_otherwise or record is not source.earlier
+            if is_stale and source.listed_in is not None:
+                self._open()
+                self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
+        else:
+            self._open()
+            record = stage(upscaled, self._dataset, self._layout)
+        done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
+        stop_after_failures(self._dataset, done.failures, self._most_failures)
+        if source.is_as_listed:
+            self._updates.listed(source, is_new, timestamp, window)
+        else:
+            yield shard, Own(record.to_json(), source.fingerprint(), is_new)
+
+    def _refuse_in_output(self, uri: str) -> None:
+        """Raises an error if an input that no listing has checked is in the output."""
+        if self._output is None:
+            self._output = Output(self._dataset.root)
+        self._output.refuse("the input is", uri)
+
+    def _open(self) -> None:
+        """Marks the run as incomplete in `run.json`, before anything is done."""
+        if not self._is_open:
+            write_incomplete(self._run, self._dataset)
+            self._is_open = True
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        self._stop_listening()
+        progress_file(self._dataset, self._run_id).flush()
+        yield from self._updates.values()
+        self._updates = _BundleUpdates()
+        self._shown.end()
+
+    def teardown(self) -> None:
+        # A bundle that fails never calls `finish_bundle`.
+        self._stop_listening()
+        self._shown.end()
+
+
+class _BundleUpdates:
+    """The updates that a bundle emits at its end, few and small: a local runner keeps them."""
+
+    def __init__(self) -> None:
+        self._postponed: dict[int, tuple[Timestamp, Any]] = {}
+        self._keys: dict[tuple[int, str, bool], bytearray] = {}
+        self._times: dict[tuple[int, str, bool], tuple[Timestamp, Any]] = {}
+
+    def postponed(self, shard: int, timestamp: Timestamp, window: Any) -> None:
+        """Notes that an input of a shard is left to a later run."""
+        self._postponed.setdefault(shard, (timestamp, window))
+
+    def listed(self, source: SourceImage, is_new: bool, timestamp: Timestamp, window: Any) -> None:
+        """Notes that an input arrived as it is listed."""
+        assert source.listed_in is not None
+        place = shard_of(source), source.listed_in, is_new
+        self._keys.setdefault(place, bytearray()).extend(key_of(source.input_id))
+        self._times.setdefault(place, (timestamp, window))
+
+    def values(self) -> Iterator[WindowedValue]:
+        """Yields the updates, by shard."""
+        for shard, (timestamp, window) in self._postponed.items():
+            yield WindowedValue((shard, None), timestamp, [window])
+        for place, keys in self._keys.items():
+            (shard, part, is_new), (timestamp, window) = place, self._times[place]
+            yield WindowedValue((shard, Listed(part, bytes(keys), is_new)), timestamp, [window])
+
+
+def write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
+    """Marks a run as incomplete in `run.json`; the entry about the books stays as it is."""
+    values = {**run, "complete": False}
+    if not books.are_kept(dataset.read_run()):
+        values.pop(folder.BOOKS, None)
+    dataset.write_json(dataset.run_json, values)
+
+
+def _nothing() -> None:
+    """Does nothing; a default for a callback."""

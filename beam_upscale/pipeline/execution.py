@@ -1,0 +1,79 @@
+"""Watches a pipeline that runs, and ends it when it is asked to stop."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.errors import HoldLostError
+from beam_upscale.pipeline.run_state.control import (
+    Progress,
+    read_progress,
+    request_stop,
+    stop_after_failures,
+)
+from beam_upscale.pipeline.termination import INTERRUPTED, TerminatedError, Termination
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Execution(threading.Thread):
+    """A pipeline that runs while this process watches it.
+
+    Attributes:
+        ended: set at its end. A thread's own `join` is no way to wait for that: interrupted, it
+            takes a thread that runs for one that has ended, before Python 3.13.
+        error: what it ended with; None where it ended well.
+    """
+
+    def __init__(self, finish: Callable[[], object]) -> None:
+        super().__init__(name="pipeline", daemon=True)
+        self._finish = finish
+        self.ended = threading.Event()
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._finish()
+        except BaseException as error:  # Raised again by whoever waits.
+            self.error = error
+        finally:
+            self.ended.set()
+
+
+def ask_to_stop(dataset: DatasetFolder, reason: str) -> None:
+    """Asks the run to stop, unless it has ended by itself a moment ago."""
+    with contextlib.suppress(HoldLostError):
+        request_stop(dataset, reason)
+
+
+def watch(
+    execution: Execution,
+    dataset: DatasetFolder,
+    run_id: str,
+    most_failures: int | None,
+    on_progress: Callable[[Progress], None],
+    termination: Termination | None = None,
+) -> Progress:
+    """Waits for a pipeline, and asks it to stop where that is due; its last progress."""
+    execution.start()
+    interrupted, done = False, Progress()
+    while not execution.ended.is_set():
+        try:
+            if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
+                # With a completed run its progress files are gone.
+                break
+            done = read_progress(dataset, run_id)
+            on_progress(done)
+            with contextlib.suppress(HoldLostError):
+                stop_after_failures(dataset, done.failures, most_failures)
+        except KeyboardInterrupt:
+            if termination is not None and termination.is_asked:
+                raise TerminatedError from None
+            if interrupted:
+                raise
+            interrupted = True
+            ask_to_stop(dataset, INTERRUPTED)
+    if execution.error is not None:
+        raise execution.error
+    return done

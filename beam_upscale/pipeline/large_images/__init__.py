@@ -1,0 +1,1 @@
+"""Large images: cut into tiles that all workers share, and assembled from their results."""

@@ -1,0 +1,159 @@
+"""Assembles a large image from its tiles' results, row by row."""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ImageError
+from beam_upscale.images.values import Pixels
+from beam_upscale.images.writing.streaming import Shape, encode_rows
+from beam_upscale.inference.elements import Inference
+from beam_upscale.pipeline.large_images.states import CutImage, Folder, TileResult, chain_plan
+from beam_upscale.pipeline.large_images.tile_files import TileFile
+from beam_upscale.pipeline.one_image.states import (
+    Prepared,
+    UpscaledImage,
+    failed_at_stage,
+    noted,
+    plan_notes,
+    telemetry_of,
+    with_inference,
+    with_output,
+)
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.planning.chain import ChainPlan
+from beam_upscale.planning.plan import Plan
+from beam_upscale.sources.inputs.source_image import SourceImage
+
+# Rows of the result that are assembled at a time.
+_ROWS = 128
+
+_COPIED_BYTES = 1 << 20
+
+
+def assemble(
+    cut_image: CutImage,
+    results: Sequence[TileResult],
+    settings: PinnedSettings,
+    dataset: DatasetFolder,
+    place: Callable[[SourceImage, Row], str],
+) -> UpscaledImage:
+    """Writes a large image's result, if all its tiles succeeded, and creates its row.
+
+    Args:
+        cut_image: the large image.
+        results: the outcomes of its tiles, in any order; a tile may come twice.
+        settings: the settings of the run.
+        dataset: the output.
+        place: gives the path of a result's image, relative to the dataset's root.
+
+    Returns:
+        The result, without its bytes: they are published already. It has no record if a tile was
+        not begun or the run has to stop.
+
+    Raises:
+        OSError: the image cannot be written.
+    """
+    prepared = cut_image.prepared
+    assert prepared.row.input_width is not None and prepared.row.input_height is not None
+    # The number of frames was checked when the image was cut; it does not matter here.
+    plan = chain_plan(prepared.row.input_width, prepared.row.input_height, 1, settings)
+    decision = plan.stages[0]
+    by_index = {result.index: result.inference for result in results}
+    inferences = [by_index.get(index) for index in range(len(decision.pieces))]
+    stops = [each.stop for each in inferences if each is not None and each.stop is not None]
+    prepared = noted(dataclasses.replace(prepared, plan=plan), plan_notes(decision))
+    whole = _together([each for each in inferences if each is not None])
+    if whole.error is not None:
+        return failed_at_stage(with_inference(prepared, whole), whole.error)
+    if stops or None in inferences:
+        stop = stops[0] if stops else None
+        return UpscaledImage(prepared.source, None, stop=stop)
+    prepared = with_inference(prepared, whole)
+    try:
+        return _assembled(cut_image, prepared, plan, settings, dataset, place)
+    except ImageError as error:
+        return failed_at_stage(prepared, error)
+
+
+def _together(inferences: Sequence[Inference]) -> Inference:
+    """Merges the outcomes of all tiles into one, as of one call of the network."""
+    notes = (note for each in inferences for note in each.notes)
+    return Inference(
+        error=next((each.error for each in inferences if each.error is not None), None),
+        notes=tuple(dict.fromkeys(notes)),
+        device_seconds=sum(each.device_seconds for each in inferences),
+        queue_seconds=max((each.queue_seconds for each in inferences), default=0.0),
+        batch_size=max((each.batch_size for each in inferences), default=0),
+        request_ids=tuple(name for each in inferences for name in each.request_ids),
+        billed_credits=sum((each.billed_credits for each in inferences), Decimal(0)),
+        attempts=max((each.attempts for each in inferences), default=1),
+    )
+
+
+def _assembled(
+    cut_image: CutImage,
+    prepared: Prepared,
+    plan: ChainPlan,
+    settings: PinnedSettings,
+    dataset: DatasetFolder,
+    place: Callable[[SourceImage, Row], str],
+) -> UpscaledImage:
+    shape = cut_image.shape
+    rows = _rows(plan.stages[0], shape, Folder.of(dataset, cut_image.key))
+    with tempfile.TemporaryDirectory(prefix="beam-upscale-") as folder:
+        path = Path(folder) / "result"
+        notes = encode_rows(
+            path,
+            rows,
+            shape,
+            metadata=prepared.metadata,
+            options=settings.encode,
+        )
+        row = with_output(prepared.row, plan, settings, notes)
+        row = dataclasses.replace(row, output_uri=place(prepared.source, row))
+        size, digest = _publish(path, dataset.resolve(row.output_uri or ""), dataset)
+    row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)
+    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
+
+
+def _rows(decision: Plan, shape: Shape, folder: Folder) -> Iterator[Pixels]:
+    """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
+    scale = decision.engine_width // decision.work_width
+    tops = [piece.core.top for piece in decision.pieces]
+    left = sorted(range(len(tops)), key=tops.__getitem__, reverse=True)
+    open_tiles: dict[int, TileFile] = {}
+    for top in range(0, shape.height, _ROWS):
+        bottom = min(top + _ROWS, shape.height)
+        while left and tops[left[-1]] * scale < bottom:
+            index = left.pop()
+            open_tiles[index] = TileFile(folder.result(index))
+        rows: Pixels = np.empty((bottom - top, shape.width, shape.bands), shape.dtype)
+        for index, tile in list(open_tiles.items()):
+            core = decision.pieces[index].core
+            first, last = max(core.top * scale, top), min(core.bottom * scale, bottom)
+            rows[first - top : last - top, core.left * scale : core.right * scale] = tile.rows(
+                first - core.top * scale, last - core.top * scale
+            )
+            if core.bottom * scale <= bottom:
+                del open_tiles[index]
+        yield rows
+
+
+def _publish(path: Path, uri: str, dataset: DatasetFolder) -> tuple[int, str]:
+    """Publishes a local file at a URI; returns its size in bytes and its SHA-256."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as source, dataset.publish(uri) as target:
+        while data := source.read(_COPIED_BYTES):
+            digest.update(data)
+            target.write(data)
+            size += len(data)
+    return size, digest.hexdigest()

@@ -1,0 +1,237 @@
+"""The steps for a large image, whose tiles are spread over the workers.
+
+`cut` reads the picture from top to bottom, once, and writes each tile to a file that any worker can
+read; if the format lets a region be read, it writes nothing. `read_tile` gives a tile to the
+network as the ordinary path would, `keep` persists the tile's result, and `assemble` writes the
+image from the results row by row. The files lie in the run's staging folder:
+
+    giants/<key>/tiles/<index>      a tile's input pixels, until its result is persisted
+    giants/<key>/results/<index>    a tile's result
+    giants/<key>/failures/<index>   a tile's error, and what its calls cost
+    giants/<key>/failed             exists once a tile has failed, so that no other tile is begun
+
+The key is a hash of the input's id, its bytes and its tile layout. So files that an interrupted run
+left are used again, but never those of another file.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.errors import BrokenProcessError, ImageError
+from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.reading.row_readers import Picture
+from beam_upscale.images.resampling import BandedFill
+from beam_upscale.images.values import Pixels
+from beam_upscale.images.writing.streaming import Shape
+from beam_upscale.pipeline.large_images.states import (
+    CutImage,
+    Folder,
+    GiantTile,
+    chain_plan,
+    check_version,
+    is_to_stop,
+)
+from beam_upscale.pipeline.large_images.tile_files import packed
+from beam_upscale.pipeline.one_image.states import Giant, UpscaledImage, failed
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.planning.chain import Backend
+from beam_upscale.planning.plan import Plan
+from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.locations import parts as locations_parts
+
+# Input pixels around a core that enlarging its alpha needs: Lanczos reaches three.
+_ALPHA_MARGIN = 4
+
+# The limit on input pixels if none is set.
+NO_LIMIT = 1 << 62
+
+
+def cut(
+    giant: Giant, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
+) -> tuple[CutImage, list[GiantTile]] | UpscaledImage:
+    """Makes the tiles of a large image readable one by one.
+
+    Tiles that an interrupted run has written are not written again.
+
+    Args:
+        giant: the large image.
+        settings: the settings of the run.
+        dataset: the output.
+        decoders: the processes that decode its file.
+
+    Returns:
+        The image and all its tiles. Otherwise a result: without a record if a stop was requested or
+        the run has to stop, with a failed record if the picture cannot be read.
+
+    Raises:
+        OSError: a tile cannot be written.
+    """
+    prepared = giant.prepared
+    if is_to_stop(dataset):
+        return UpscaledImage(prepared.source, None)
+    plan = chain_plan(giant.header.width, giant.header.height, giant.header.frames, settings)
+    decision = plan.stages[0]
+    try:
+        picture, stored = _cut(giant, decision, settings, dataset, decoders)
+    except ImageError as error:
+        return failed(prepared, error)
+    except BrokenProcessError as stop:
+        return UpscaledImage(prepared.source, None, stop=stop)
+    row = dataclasses.replace(prepared.row, notes=picture.notes)
+    prepared = dataclasses.replace(prepared, row=row, metadata=picture.metadata)
+    key = _key(giant, decision)
+    shape = Shape(
+        decision.output_width,
+        decision.output_height,
+        picture.channels,
+        picture.has_alpha,
+        picture.dtype,
+    )
+    found = prepared.source
+    # Only the fields that a tile needs, as each of perhaps thousands of tiles holds a copy.
+    source = SourceImage(
+        found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
+    )
+    tiles = [
+        GiantTile(
+            source=source,
+            key=key,
+            index=index,
+            piece=piece,
+            stored=box,
+            channels=picture.channels,
+            has_alpha=picture.has_alpha,
+            version=giant.version,
+            sha256=giant.prepared.row.source_sha256,
+            booking=prepared.booking,
+        )
+        for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
+    ]
+    return CutImage(prepared, key, shape), tiles
+
+
+def _key(giant: Giant, decision: Plan) -> str:
+    row = giant.prepared.row
+    boxes = [
+        (*dataclasses.astuple(piece.core), *dataclasses.astuple(piece.extended))
+        for piece in decision.pieces
+    ]
+    text = json.dumps([row.input_id, row.source_sha256, boxes])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _cut(
+    giant: Giant,
+    decision: Plan,
+    settings: PinnedSettings,
+    dataset: DatasetFolder,
+    decoders: DecoderPool,
+) -> tuple[Picture, Sequence[Box | None]]:
+    """Returns the picture, and the box that each tile's file holds (None: read from the input).
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    source, options = giant.prepared.source, settings.rules.options
+    assert source.uri is not None
+    guards: dict[str, Any] = {
+        "max_pixels": options.max_input_pixels or NO_LIMIT,
+        "animated": options.animated,
+    }
+    folder = Folder.of(dataset, _key(giant, decision))
+    folder.forget_failures(dataset)
+    sha256 = giant.prepared.row.source_sha256
+    with source.on_disk(sha256) as held:
+        check_version(source, giant.version, sha256)
+        picture = decoders.read_picture(held.path, **guards)
+        if picture.header != giant.header:
+            raise locations_parts.changed(source.uri)
+        if picture.by_region:
+            return picture, [None] * len(decision.pieces)
+        keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
+        boxes = [
+            _with_margin(piece, giant.header.width, giant.header.height)
+            if keeps_alpha
+            else piece.extended
+            for piece in decision.pieces
+        ]
+        missing = set(range(len(boxes))) - folder.done() - folder.cut()
+        if missing:
+            cutter = _Cutter({index: boxes[index] for index in missing}, folder, dataset)
+            _read(held.path, cutter, decoders, guards, picture.has_alpha)
+            check_version(source, giant.version, sha256)
+    return picture, boxes
+
+
+def _with_margin(piece: Piece, width: int, height: int) -> Box:
+    """Returns a tile's extended box, grown to the margin that enlarging its alpha needs."""
+    wide = Piece.around(piece.core, _ALPHA_MARGIN, width, height).extended
+    left, top = min(wide.left, piece.extended.left), min(wide.top, piece.extended.top)
+    right = max(wide.right, piece.extended.right)
+    bottom = max(wide.bottom, piece.extended.bottom)
+    return Box(left, top, right - left, bottom - top)
+
+
+def _read(
+    path: Path,
+    cutter: "_Cutter",
+    decoders: DecoderPool,
+    guards: Mapping[str, Any],
+    has_alpha: bool,
+) -> None:
+    fill = BandedFill()
+
+    def survey(_: Picture, bands: Iterator[Pixels]) -> None:
+        for rows in bands:
+            fill.survey(rows)
+
+    def take(_: Picture, bands: Iterator[Pixels]) -> None:
+        cutter.begin()
+        for rows in fill.fill(bands) if has_alpha else bands:
+            cutter.add(rows)
+
+    if has_alpha:
+        decoders.read_bands(path, BandedFill.BAND_ROWS, survey, **guards)
+    decoders.read_bands(path, BandedFill.BAND_ROWS, take, **guards)
+
+
+class _Cutter:
+    """The writer that cuts rows into tiles; each tile is written once its last row has come.
+
+    Args:
+        boxes: the box of the picture that each tile's file holds, by the tile's index.
+        folder: the folder of the image.
+        dataset: the output.
+    """
+
+    def __init__(self, boxes: Mapping[int, Box], folder: Folder, dataset: DatasetFolder) -> None:
+        self._boxes = boxes
+        self._folder = folder
+        self._dataset = dataset
+        self.begin()
+
+    def begin(self) -> None:
+        """Starts again at the top row of the picture."""
+        self._row = 0
+        self._parts: dict[int, list[Pixels]] = {}
+        self._left = sorted(self._boxes, key=lambda index: self._boxes[index].top, reverse=True)
+
+    def add(self, rows: Pixels) -> None:
+        """Adds the next rows, and writes the tiles that they complete."""
+        bottom = self._row + len(rows)
+        while self._left and self._boxes[self._left[-1]].top < bottom:
+            self._parts[self._left.pop()] = []
+        for index, parts in list(self._parts.items()):
+            box = self._boxes[index]
+            first, last = max(box.top, self._row) - self._row, min(box.bottom, bottom) - self._row
+            # A copy: a view would keep all of the rows.
+            parts.append(rows[first:last, box.left : box.right].copy())
+            if box.bottom <= bottom:
+                self._dataset.write(self._folder.tile(index), packed(self._parts.pop(index)))
+        self._row = bottom

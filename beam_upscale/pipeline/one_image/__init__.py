@@ -1,0 +1,1 @@
+"""One image from its bytes to its row: prepare, RunInference, finish."""

@@ -1,0 +1,351 @@
+"""The preview of a run and its cost: it reads headers only, runs no network and spends nothing."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import held, untouched_on_failure
+from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
+from beam_upscale.dataset.hold.hold import bind
+from beam_upscale.dataset.manifest.json_values import from_json, to_json
+from beam_upscale.dataset.manifest.row import CREDITS, Status, status_of
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
+from beam_upscale.pipeline.budget import (
+    NOTHING,
+    Admission,
+    Claim,
+    Reach,
+    SettleBudget,
+    decide,
+    order,
+)
+from beam_upscale.pipeline.local_runner import is_local, new_pipeline
+from beam_upscale.pipeline.read import ReadListed, write_down
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import USD_PER_CREDIT
+from beam_upscale.planning.plan import Action
+from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import files, walking
+from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.uris import uris
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedImage:
+    """The expected outcome of one input.
+
+    Attributes:
+        input_id: id of the input.
+        status: as far as the header tells; damaged pixels show only in a run.
+        error_code: why the input would not be upscaled; None if there is no error.
+        message: the error in words.
+        width: input pixels; None if the header cannot be read, or states more than 31 bits hold.
+        height: as `width`.
+        output_width: pixels of the result; None if there is none.
+        output_height: as `output_width`.
+        calls: number of priced calls.
+        credits: price of the calls.
+        known_from: the part of the input that was read: `header`, and none of its pixels; None if
+            not even that can be read.
+    """
+
+    input_id: str
+    status: Status
+    error_code: ErrorCode | None = None
+    message: str = ""
+    width: int | None = None
+    height: int | None = None
+    output_width: int | None = None
+    output_height: int | None = None
+    calls: int = 0
+    credits: Decimal = Decimal(0)
+    known_from: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusTotals:
+    """Sums over the inputs of one status.
+
+    Attributes:
+        images: number of inputs.
+        calls: number of priced calls.
+        credits: price of the calls.
+        usd: price of the calls in dollars.
+    """
+
+    images: int
+    calls: int
+    credits: Decimal
+    usd: Decimal
+
+
+_PLAN = "plan"
+_SCHEMA = pa.schema(
+    [
+        ("input_id", pa.string()),
+        ("status", pa.string()),
+        ("error_code", pa.string()),
+        ("message", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("output_width", pa.int32()),
+        ("output_height", pa.int32()),
+        ("calls", pa.int32()),
+        ("credits", CREDITS),
+        ("known_from", pa.string()),
+    ]
+)
+
+_HEADER = "header"
+
+
+def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
+    """Says in one line what a plan cannot know, and what that does to its numbers.
+
+    Args:
+        fans_out: whether large images are spread over the workers tile by tile.
+        has_budget: whether `max_credits` is set.
+    """
+    price = "costs nothing"
+    if fans_out:
+        price += " (of one whose tiles are spread, at most the tiles before the damage)"
+    if has_budget:
+        price += ", which leaves its part of --max-credits unspent"
+    return (
+        "this is what headers say; no pixels were read. An image that is damaged behind its header "
+        f"counts as upscaled here, fails in a run and {price}. Pages or frames that the beginning "
+        "of a file does not show, and sizes that a web server does not tell, are met in a run too"
+    )
+
+
+def preview(
+    images: Inputs,
+    rules: Rules,
+    max_credits: Decimal | None,
+    folder: str,
+    beam_options: Sequence[str] = (),
+    on_wait: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Plans every input, as a Beam job, and writes the plan to a folder.
+
+    Args:
+        images: the inputs.
+        rules: the rules of the run.
+        max_credits: the budget; None sets none.
+        folder: a folder that all workers share; `read_plan` reads the plan in it.
+        beam_options: Beam's own options; without `--runner`, the job runs in this process.
+        on_wait: called with a message before waiting for another plan that is made there.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN, the folder has a plan or is a run's output; OUTPUT_HELD,
+            another plan is made there; INVALID_OPTION, Beam knows no such runner.
+    """
+    is_here = is_local(beam_options)
+    with held(
+        folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS, on_wait=on_wait
+    ) as dataset:
+        with untouched_on_failure(dataset):
+            _refuse_used(dataset)
+            pipeline = new_pipeline(beam_options, usable_cores())
+        assert dataset.hold is not None
+        bind(pipeline, dataset.hold)
+        write_down(images, dataset, DEFAULT_SHARD_ROWS)
+        planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
+        _ = planned | WritePlan(dataset.root)
+        pipeline.run().wait_until_finish()
+        dataset.delete_staging()
+
+
+def _refuse_used(dataset: DatasetFolder) -> None:
+    """Raises an error if a folder has a plan or is a run's output.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN.
+    """
+    if any(True for _ in walking.list_below(dataset.resolve(_PLAN))):
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
+        )
+    if files.exists(dataset.run_json):
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN,
+            f"{dataset.root} is the output of a run, whose work in progress a plan would replace; "
+            "take another folder",
+        )
+
+
+@dataclasses.dataclass(eq=False)
+class PlanImages(beam.PTransform):
+    """Plans inputs by their headers and parameters.
+
+    Attributes:
+        rules: the rules of the run.
+        max_credits: the budget; None sets none.
+
+    Returns:
+        One `PlannedImage` for each `SourceImage`.
+    """
+
+    rules: Rules
+    max_credits: Decimal | None = None
+
+    def expand(self, sources: Any) -> Any:
+        """Plans each input, and settles the budget if there is one."""
+        planned = sources | "Plan" >> beam.ParDo(_Plan(self.rules))
+        if self.max_credits is None:
+            return planned
+        settled, last = (
+            planned | "Claims" >> beam.Map(_claim) | "Settle" >> SettleBudget(self.max_credits)
+        )
+        return planned | "Within" >> beam.Map(
+            _within,
+            beam.pvalue.AsSingleton(settled),
+            beam.pvalue.AsSingleton(last, default_value=None),
+        )
+
+
+class _Plan(beam.DoFn):
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+
+    def process(self, source: SourceImage) -> Iterator[PlannedImage]:
+        yield _planned(source, self._rules, shared_pool())
+
+
+@dataclasses.dataclass(eq=False)
+class WritePlan(beam.PTransform):
+    """Writes `PlannedImage`s as Parquet into `plan/` of a folder, for `read_plan`."""
+
+    folder: str
+
+    def expand(self, planned: Any) -> Any:
+        """Writes the images of each worker, in no particular order."""
+        return (
+            planned
+            | "AsDict" >> beam.Map(dataclasses.asdict)
+            | beam.io.WriteToParquet(
+                uris.join(self.folder, _PLAN, "images"), _SCHEMA, file_name_suffix=".parquet"
+            )
+        )
+
+
+class PlannedImages:
+    """The images of a plan, in the order of their ids, on the local disk: there may be millions.
+
+    Args:
+        parts: URIs of the plan's files.
+    """
+
+    def __init__(self, parts: Iterable[str]) -> None:
+        self._images = SortedMap(item for part in parts for item in _part_items(part))
+
+    def __iter__(self) -> Iterator[PlannedImage]:
+        return map(_from_json, self._images.values())
+
+
+def read_plan(folder: str) -> PlannedImages:
+    """Reads the images of the plan in a folder."""
+    parts = walking.list_below(uris.join(uris.absolute(folder), _PLAN))
+    return PlannedImages(part.uri for part in parts)
+
+
+def _part_items(uri: str) -> Iterator[tuple[str, str]]:
+    with files.open_read(uri) as file:
+        for batch in pq.ParquetFile(file).iter_batches():
+            for values in batch.to_pylist():
+                yield values["input_id"], json.dumps(to_json(values))
+
+
+def _from_json(text: str) -> PlannedImage:
+    values = from_json(json.loads(text))
+    code = values["error_code"]
+    return PlannedImage(
+        **{
+            **values,
+            "status": Status(values["status"]),
+            "error_code": None if code is None else ErrorCode(code),
+            # In the form that prices are written in: Arrow's have all places of the column.
+            "credits": Decimal(f"{values['credits'].normalize():f}"),
+        }
+    )
+
+
+def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PlannedImage:
+    try:
+        decision = decide(source, rules, decoders)
+    except ImageError as error:
+        return PlannedImage(source.input_id, status_of(error.code), error.code, error.message)
+    found = PlannedImage(
+        input_id=source.input_id,
+        status=Status.UPSCALED,
+        error_code=decision.error_code,
+        message=decision.message,
+        width=_held(decision.input_width),
+        height=_held(decision.input_height),
+        known_from=_HEADER,
+    )
+    if decision.action is Action.SKIP:
+        return dataclasses.replace(found, status=Status.SKIPPED)
+    if decision.error_code is not None:
+        return dataclasses.replace(found, status=status_of(decision.error_code))
+    return dataclasses.replace(
+        found,
+        output_width=_held(decision.output_width),
+        output_height=_held(decision.output_height),
+        calls=decision.calls,
+        credits=decision.credits,
+    )
+
+
+def _held(side: int) -> int | None:
+    """Returns a side, or None if a plan's column cannot hold it; the message states such a size."""
+    return side if side < 2**31 else None
+
+
+def _claim(planned: PlannedImage) -> Claim:
+    return Claim(order(planned.input_id), planned.credits, spent=False)
+
+
+def _within(planned: PlannedImage, settled: Reach, admitted: Admission | None) -> PlannedImage:
+    is_upscaled = planned.status is Status.UPSCALED
+    last = NOTHING if admitted is None else admitted.last
+    if not is_upscaled or settled.admits(order(planned.input_id), last):
+        return planned
+    return dataclasses.replace(
+        planned,
+        status=Status.OVER_BUDGET,
+        error_code=ErrorCode.OVER_BUDGET,
+        message=f"{planned.credits} credits would exceed --max-credits",
+        calls=0,
+        credits=Decimal(0),
+    )
+
+
+def by_status(planned: Iterable[PlannedImage]) -> dict[Status, StatusTotals]:
+    """Adds up images for each status that occurs, exact to the last digit."""
+    images: Counter[Status] = Counter()
+    calls: Counter[Status] = Counter()
+    prices: dict[Status, Decimal] = {}
+    for image in planned:
+        images[image.status] += 1
+        calls[image.status] += image.calls
+        prices[image.status] = prices.get(image.status, Decimal(0)) + image.credits
+    return {
+        status: StatusTotals(
+            images[status], calls[status], prices[status], prices[status] * USD_PER_CREDIT
+        )
+        for status in Status
+        if images[status]
+    }

@@ -1,0 +1,298 @@
+"""`ReadImages`: the inputs, with the results of earlier runs into the same output."""
+
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import apache_beam as beam
+
+from beam_upscale.dataset.book_entries import work_of
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import held_by_pipeline
+from beam_upscale.dataset.manifest.columns import are_stored_alike
+from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ImageError
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.run_state.control import clear_stop
+from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
+from beam_upscale.pipeline.run_state.resume import Asked, asked_by, assign_shards, still_holds
+from beam_upscale.sources.discovery import list_images, no_input
+from beam_upscale.sources.formats.input_format import InputFormat
+from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import Batch, read_index, read_part, together, write_listing
+from beam_upscale.storage.http import web_access
+from beam_upscale.storage.http.web_access import WebAccess
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """A request to list inputs, and the output that they are for.
+
+    Attributes:
+        pattern: a file, a folder or a glob.
+        input_format: the format of the inputs; None infers it.
+        image_column: the column of tables with images; None takes one with a usual name.
+        dataset: the output; None if there is none.
+        shard_rows: the number of rows in a shard of the output.
+        web_access: limits on the hosts of URLs, added to those that this process has already.
+    """
+
+    pattern: str
+    input_format: InputFormat | str | None = None
+    image_column: str | None = None
+    dataset: DatasetFolder | None = None
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    web_access: WebAccess = web_access.DEFAULT
+
+    def listing(self) -> Listing:
+        """Lists the inputs that exist now, without the output's own files.
+
+        Raises:
+            SettingsError: as `list_images`; NO_INPUT, there are only results of runs.
+        """
+        exclude = None if self.dataset is None else self.dataset.root
+        with web_access.within(self.web_access):
+            listing = list_images(self.pattern, exclude, self.input_format, self.image_column)
+        if listing.datasets and not listing.images:
+            raise no_input(self.pattern, listing)
+        return listing
+
+
+def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
+    """Writes a listing into an output, by shards, and yields its batches."""
+    return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
+
+
+def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
+    images = asking.listing().images
+    return together(images, len(images))
+
+
+def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
+    with dataset.shown():
+        # A request that stopped an earlier run of this pipeline must not stop this one.
+        clear_stop(dataset)
+        return write_down(asking.listing().images, dataset, asking.shard_rows)
+
+
+def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
+    return read_index(dataset)
+
+
+class ReadBatch(beam.DoFn):
+    """The DoFn that reads a batch of an output's listing, with the rows of committed inputs."""
+
+    def __init__(self, dataset: DatasetFolder, books: RunBooks | None = None) -> None:
+        self._dataset = dataset
+        self._books = books
+        self._images: tuple[str, list[SourceImage]] = ("", [])
+        self._rows: tuple[int, dict[str, Row]] = (-1, {})
+
+    def start_bundle(self) -> None:
+        """Drops the cached manifest, as a later bundle may belong to a later run."""
+        self._rows = (-1, {})
+
+    def process(self, batch: Batch) -> Iterator[SourceImage]:
+        """Yields the batch's inputs; neighboring batches share a read of a part or a manifest."""
+        if self._images[0] != batch.part:
+            self._images = (batch.part, read_part(self._dataset, batch.part))
+        for image in self._images[1][batch.first : batch.first + batch.count]:
+            image = dataclasses.replace(image, books=self._books)
+            yield self._with_earlier(image) if image.committed else image
+
+    def _with_earlier(self, image: SourceImage) -> SourceImage:
+        assert image.shard is not None
+        if self._rows[0] != image.shard:
+            rows = self._dataset.read_manifest(image.shard)
+            self._rows = (image.shard, {row.input_id: row for row in rows})
+        return dataclasses.replace(image, earlier=Record(self._rows[1][image.input_id], None))
+
+
+class FindEarlier(beam.DoFn):
+    """The DoFn that finds an input's earlier row, also among records, and keeps a valid one."""
+
+    def __init__(
+        self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteModel | None = None
+    ) -> None:
+        self._dataset = dataset
+        self._retry = retry
+        self._model = model
+
+    def process(self, image: SourceImage) -> Iterator[SourceImage]:
+        """Yields the input with its valid earlier record, or with None if it is to be upscaled."""
+        staged = self._dataset.staged_record(image.input_id)
+        if staged is not None and not _is_committed(staged, image):
+            image = dataclasses.replace(image, earlier=staged, committed=False)
+        elif staged is not None and image.earlier is not None:
+            otherwise = not _are_labeled_alike(staged.row, image.earlier.row)
+            image = dataclasses.replace(image, staged_otherwise=otherwise)
+        row = None if image.earlier is None else image.earlier.row
+        if row is not None and (
+            row.status in self._retry
+            or not still_holds(image, row, self._dataset, self._asked)
+            or self._is_open(image, row)
+        ):
+            image = image.without_earlier()
+        yield image
+
+    def _is_open(self, image: SourceImage, row: Row) -> bool:
+        """Checks whether a free repeat may resolve an open call for an input without an image."""
+        if self._model is None or image.books is None or row.status is Status.UPSCALED:
+            return False
+        known = repeatable_entries(image.books, self._model)
+        at = image.books.started_at
+        groups = [
+            group
+            for group in known.unresolved(image.input_id)
+            if group.is_repeated_free(self._model, at)
+        ]
+        if not groups or row.source_sha256 is None:
+            return False
+        asked, parameters = self._asked, None
+        try:
+            if asked is not None:
+                parameters = image.parameters(asked.parameters, asked.prompt_column)
+        except ImageError:
+            return False
+        work = work_of(row.source_sha256, parameters)
+        return any(group.first.work == work for group in groups)
+
+    @functools.cached_property
+    def _asked(self) -> Asked | None:
+        # Read only now: run.json is written after a pipeline is constructed, before it begins.
+        return asked_by(self._dataset.read_run())
+
+
+class FindDone(FindEarlier):
+    """The DoFn that finds results made since the inputs were read.
+
+    A budget needs all inputs at once. So a runner materializes them there, and after the loss of a
+    worker it repeats that worker's bundles from there.
+    """
+
+    def process(self, image: SourceImage) -> Iterator[SourceImage]:
+        """Yields an input as `FindEarlier` does; unchanged if finished or beyond the budget."""
+        if image.earlier is None and image.within_budget:
+            yield from super().process(image)
+        else:
+            yield image
+
+
+def _is_committed(staged: Record, image: SourceImage) -> bool:
+    """Checks whether a record below `.staging/` is of the same result as the committed row."""
+    if not image.committed or image.earlier is None:
+        return False
+    row = image.earlier.row
+    return _result(with_earlier_billing(staged.row, row)) == _result(row)
+
+
+def _result(row: Row) -> tuple[object, ...]:
+    made = row.source_sha256, row.output_sha256, row.error_code, row.error_message
+    return row.status, *made, row.billed_credits, tuple(row.request_ids), tuple(row.notes)
+
+
+def _are_labeled_alike(row: Row, other: Row) -> bool:
+    """Checks whether two rows of one result have the same source URI and the same columns."""
+    return row.source_uri == other.source_uri and are_stored_alike(row.input, other.input)
+
+
+@dataclasses.dataclass(eq=False)
+class ReadImages(beam.PTransform):
+    """Lists images; the workers that upscale them read their bytes.
+
+    Attributes:
+        pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
+            URL of a file of a web server.
+        output: the dataset that the results go to. If it is given, inputs that an earlier run into
+            it has finished are marked, and `Upscale` skips them.
+        retry: statuses of earlier rows whose inputs are upscaled again all the same.
+        shard_rows: the number of rows in a shard of that dataset.
+        input_format: folder, jsonl, csv, parquet or webdataset; None infers it from names, as
+            `list_images` does.
+        image_column: the column of tables with images; None takes one with a usual name.
+        lease_seconds: as in `WriteDataset`.
+        deny_private_networks: True refuses URLs whose host is the worker's own machine or on a
+            private network; Beam's option of that name does the same.
+        allow_link_local: True reads URLs whose host has a link-local address, where clouds give out
+            keys; Beam's option of that name does the same.
+
+    Returns:
+        A PCollection of `SourceImage`, spread over the workers.
+    """
+
+    pattern: str
+    output: str | None = None
+    retry: Collection[Status] = ()
+    shard_rows: int = DEFAULT_SHARD_ROWS
+    input_format: InputFormat | str | None = None
+    image_column: str | None = None
+    lease_seconds: float | None = None
+    deny_private_networks: bool = False
+    allow_link_local: bool = False
+
+    def expand(self, root: Any) -> Any:
+        """Wires listing and the search for earlier results."""
+        dataset = None
+        if self.output is not None:
+            dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)
+        own = WebAccess(self.deny_private_networks, self.allow_link_local)
+        asking = Asking(
+            self.pattern,
+            self.input_format,
+            self.image_column,
+            dataset,
+            self.shard_rows,
+            web_access.asked_by(root.pipeline.options).joined(own),
+        )
+        begin = root | "Begin" >> beam.Impulse()
+        if dataset is None:
+            lists = begin | "List" >> beam.FlatMap(_list_together, asking)
+            return lists | "Spread" >> beam.Reshuffle() | "Separate" >> beam.FlatMap(list)
+        batches = begin | "List" >> beam.FlatMap(_list_for, asking, dataset)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry)
+
+
+@dataclasses.dataclass(eq=False)
+class ReadListed(beam.PTransform):
+    """Reads the inputs that `write_down` wrote into an output.
+
+    Attributes:
+        output: the dataset.
+        retry: as in `ReadImages`.
+        model: the service; a failed input is upscaled again if a free repeat of its calls shows
+            whether they were charged. None if there is no service.
+
+    Returns:
+        A PCollection of `SourceImage`, as from `ReadImages`.
+    """
+
+    output: str
+    retry: Collection[Status] = ()
+    model: RemoteModel | None = None
+
+    def expand(self, root: Any) -> Any:
+        """Wires the listing's batches and the search for earlier results."""
+        dataset = held_by_pipeline(root.pipeline, self.output)
+        batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry, self.model)
+
+
+@dataclasses.dataclass(eq=False)
+class _ReadBatches(beam.PTransform):
+    dataset: DatasetFolder
+    retry: Collection[Status]
+    model: RemoteModel | None = None
+
+    def expand(self, batches: Any) -> Any:
+        retry = frozenset(Status(status) for status in self.retry)
+        return (
+            batches
+            | "Spread" >> beam.Reshuffle()
+            | "Inputs" >> beam.ParDo(ReadBatch(self.dataset, RunBooks.begin(self.dataset)))
+            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry, self.model))
+        )

@@ -1,0 +1,351 @@
+"""One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
+
+import dataclasses
+import itertools
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beam_upscale.dataset import book_files, book_sums, books, folder
+from beam_upscale.dataset.folder import RESULTS, DatasetFolder
+from beam_upscale.dataset.held_folder import held, held_by_pipeline, untouched_on_failure
+from beam_upscale.dataset.hold.hold import bind
+from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.error_counts import ErrorTally
+from beam_upscale.errors import reason
+from beam_upscale.inference import shared_weights
+from beam_upscale.inference.local_engines import LocalModel, LocalNetwork
+from beam_upscale.pipeline import execution as pipeline_execution
+from beam_upscale.pipeline.budget import LimitCredits, spent
+from beam_upscale.pipeline.execution import Execution, ask_to_stop
+from beam_upscale.pipeline.large_images.spread import refuse_packed
+from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeline
+from beam_upscale.pipeline.read import Asking, FindDone, ReadListed, write_down
+from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
+from beam_upscale.pipeline.run_state.control import (
+    HeedStop,
+    Progress,
+    clear_stop,
+    final_progress,
+    forget_stop,
+    stop_reason,
+)
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.pipeline.termination import TERMINATED, TerminatedError, Termination
+from beam_upscale.pipeline.upscale import Upscale, check_service
+from beam_upscale.pipeline.write import WriteDataset, new_run_id
+from beam_upscale.planning.ranges import check_not_negative
+from beam_upscale.sources.discovery import no_input
+from beam_upscale.sources.inputs.input_scope import refuse_needed_in_results
+from beam_upscale.sources.inputs.inputs import Listing, require_prompt_column
+from beam_upscale.storage import files
+from beam_upscale.storage.uris import uris
+
+
+def run(
+    request: Run,
+    on_start: Callable[[PinnedSettings, Listing], None] = lambda *_: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> RunResult:
+    """Runs to the end, or to where it is stopped.
+
+    A KeyboardInterrupt stops the run cleanly: images that are begun are finished, a second one is
+    raised at once. In the main thread SIGTERM does the same, for `Run.grace_seconds` at most; the
+    handler that was there before is there afterwards.
+
+    Args:
+        request: what to run.
+        on_start: called before the first image, with the settings and the inputs.
+        on_progress: called about twice a second.
+        on_note: called with a line that the user is to know of.
+
+    Raises:
+        SettingsError: nothing was begun; the error says why.
+        Exception: the pipeline broke, for a full disk perhaps. What was finished is kept, and the
+            same run goes on from there.
+        TerminatedError: SIGTERM came before anything was begun, or the grace is over. It is a
+            SystemExit.
+    """
+    check_not_negative(grace_seconds=request.grace_seconds)
+    with Termination(request.grace_seconds) as termination:
+        try:
+            return _run(request, on_start, on_progress, on_note, termination)
+        except (KeyboardInterrupt, TerminatedError):
+            end_servers()
+            raise
+        except Exception as error:
+            if not termination.is_asked:
+                raise
+            raise TerminatedError from error
+
+
+def _run(
+    request: Run,
+    on_start: Callable[[PinnedSettings, Listing], None],
+    on_progress: Callable[[Progress], None],
+    on_note: Callable[[str], None],
+    termination: Termination,
+) -> RunResult:
+    begun = time.monotonic()
+    files.configure(request.beam_options)
+    is_here = is_local(request.beam_options)
+    seconds = request.lease_seconds
+    with held(
+        request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
+    ) as dataset:
+        with untouched_on_failure(dataset):
+            ready = _ready(request, dataset)
+        if request.overwrite:
+            _clear(dataset, on_note)
+        return _carry_out(request, ready, dataset, on_start, on_progress, termination, begun)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ready:
+    """The things that are known before anything is begun.
+
+    Attributes:
+        settings: pinned.
+        pipeline: without steps.
+        record: what `run.json` will say.
+        listing: the inputs.
+    """
+
+    settings: PinnedSettings
+    pipeline: beam.Pipeline
+    record: Mapping[str, Any]
+    listing: Listing
+
+
+def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
+    """Looks at all that could forbid the run.
+
+    Raises:
+        SettingsError: something does.
+    """
+    earlier = None if request.overwrite else dataset.read_run()
+    is_remote = not is_local(request.beam_options)
+    asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
+    settings = asked.pin((earlier or {}).get("settings"))
+    refuse_packed(settings, request.layout)
+    pipeline = _new_pipeline(request, settings)
+    record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
+    if earlier is not None:
+        record = continued(earlier, record)
+    asking = Asking(
+        request.input, request.input_format, request.image_column, dataset, request.shard_rows
+    )
+    listing = asking.listing()
+    if not listing.images:
+        raise no_input(request.input, listing)
+    require_prompt_column(listing, settings.rules)
+    refuse_foreign_files(dataset)
+    refuse_needed_in_results(_needed(request, settings, listing), dataset)
+    if settings.remote_model is not None and not request.overwrite:
+        book_files.check(dataset)
+    settings = check_service(settings)
+    return _Ready(settings, pipeline, record, listing)
+
+
+def _carry_out(
+    request: Run,
+    ready: _Ready,
+    dataset: DatasetFolder,
+    on_start: Callable[[PinnedSettings, Listing], None],
+    on_progress: Callable[[Progress], None],
+    termination: Termination,
+    begun: float,
+) -> RunResult:
+    listing, pipeline, record = ready.listing, ready.pipeline, ready.record
+    if ready.settings.remote_model is not None:
+        _open_books(dataset)
+    dataset.write_json(dataset.run_json, {**record, "complete": False})
+    clear_stop(dataset)
+    write_down(listing.images, dataset, request.shard_rows)
+    settings = _with_reachable_weights(ready.settings, dataset, request)
+    on_start(settings, listing)
+    run_id = new_run_id()
+    most_failures = request.max_failures.most(len(listing.images))
+    input_type = _input_type(listing, dataset)
+    assert dataset.hold is not None
+    bind(pipeline, dataset.hold)
+    _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
+    termination.begin(lambda: ask_to_stop(dataset, TERMINATED))
+    execution = Execution(_begin(pipeline, request))
+    heard = pipeline_execution.watch(
+        execution, dataset, run_id, most_failures, on_progress, termination
+    )
+    done = final_progress(dataset, run_id, heard)
+    pace = Pace(time.monotonic() - begun, done.images - done.earlier, done.pixels)
+    errors = ErrorTally()
+    if (dataset.read_run() or {}).get("complete"):
+        forget_stop(dataset)
+        totals = book_sums.with_books(dataset.totals(errors), dataset)
+        return RunResult(totals, errors=errors.counts(), pace=pace)
+    why = stop_reason(dataset) or "the pipeline ended before every input had a row"
+    totals = book_sums.with_books(dataset.unfinished_totals(errors), dataset)
+    values = {**record, "complete": False, "totals": dataclasses.asdict(totals)}
+    dataset.write_json(dataset.run_json, values)
+    return RunResult(totals, why, errors.counts(), pace)
+
+
+def _open_books(dataset: DatasetFolder) -> None:
+    """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    if not books.are_kept(dataset.read_run()):
+        books.enter_missing(dataset.unfinished_rows(), dataset)
+    if books.exist(dataset):
+        books.close(dataset)
+
+
+def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
+    """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
+    gone = dataset.columns_of_others(listing.images.ids)
+    return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
+
+
+def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
+    """Names files that must outlive the results that are replaced, beside the listed inputs."""
+    for stage in settings.stages:
+        if isinstance(stage.model, LocalNetwork):
+            yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
+    link = listing.link_into_output
+    if request.overwrite and link is not None:
+        yield "--overwrite would delete what the input leads to by the link", link
+
+
+def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
+    for note in _spent_before(dataset):
+        on_note(f"the books of {dataset.root} are begun anew; {note}")
+    # run.json goes last: while it is there, these files are known to be a run's.
+    dataset.clear_staging()
+    for name in RESULTS:
+        dataset.delete(dataset.resolve(name))
+
+
+def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
+    """Notes on the credits that were spent on results that are to be deleted."""
+    try:
+        sums = book_sums.read_sums(dataset)
+        if sums.spent:
+            yield (
+                f"the old ones held {sums.charged} credits charged and {sums.unresolved} unresolved"
+            )
+        elif folder.BOOKS not in (dataset.read_run() or {folder.BOOKS: None}):
+            rows = dataset.unfinished_rows()
+            billed = sum((row.billed_credits for row in rows), Decimal(0))
+            if billed:
+                yield f"there were none, and {billed} credits were billed by its rows"
+    except Exception as error:  # What is damaged is to be deleted, too.
+        yield f"the old books could not be read: {reason(error)}"
+
+
+def _with_processes(request: Run) -> UpscaleSettings:
+    """The settings with the number of processes that share a limit on the rate of calls."""
+    settings = request.settings
+    if settings.worker_processes is not None:
+        return settings
+    if is_local(request.beam_options):
+        return dataclasses.replace(settings, worker_processes=1)
+    options = PipelineOptions(list(request.beam_options)).get_all_options()
+    known = options.get("parallelism")
+    if known is None or known < 1:
+        return settings
+    return dataclasses.replace(settings, worker_processes=known)
+
+
+def _with_reachable_weights(
+    settings: PinnedSettings, dataset: DatasetFolder, request: Run
+) -> PinnedSettings:
+    """Puts the weights where every worker finds them: beside the work in progress."""
+    if is_local(request.beam_options):
+        return settings
+    stages = tuple(
+        dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
+        if isinstance(stage.model, LocalNetwork)
+        else stage
+        for stage in settings.stages
+    )
+    return dataclasses.replace(settings, stages=stages)
+
+
+def _with_staged_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
+    if not uris.is_local(model.weights_uri):
+        return model
+    path = Path(model.weights_uri)
+    # A folder's name may have a dot in it.
+    suffix = path.suffix if path.is_file() else ""
+    uri = uris.join(dataset.staging, "weights", model.weights_sha256 + suffix)
+    shared_weights.put(path, uri)
+    return dataclasses.replace(model, weights_uri=uri)
+
+
+def _new_pipeline(request: Run, settings: PinnedSettings) -> beam.Pipeline:
+    first = settings.stages[0].model
+    device = first.device if isinstance(first, LocalModel) else None
+    return new_pipeline(request.beam_options, request.workers or default_workers(device))
+
+
+def _wire(
+    pipeline: beam.Pipeline,
+    request: Run,
+    settings: PinnedSettings,
+    record: Mapping[str, Any],
+    run_id: str,
+    most_failures: int | None,
+    input_type: pa.StructType | None,
+) -> None:
+    dataset = held_by_pipeline(pipeline, request.output)
+    model = settings.remote_model
+    images = pipeline | ReadListed(request.output, retry=request.retry, model=model)
+    if request.max_credits is not None:
+        images |= LimitCredits(
+            request.max_credits,
+            settings.rules,
+            request.output,
+            model,
+            already_spent=spent(request.output, model),
+        )
+        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
+    (
+        images
+        | "HeedStop" >> beam.ParDo(HeedStop(dataset))
+        | Upscale(settings)
+        | WriteDataset(
+            request.output,
+            request.layout,
+            input_type=input_type,
+            run=record,
+            run_id=run_id,
+            most_failures=most_failures,
+            may_leave_out=False,
+        )
+    )
+
+
+def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
+    """Submits a pipeline; returns what runs or awaits it to its end.
+
+    A runner that starts a server of its own has a signal handler for it, which only the main thread
+    may set, and which would end the server at the first Ctrl-C: this process has its own way.
+    """
+    if is_local(request.beam_options):
+        return lambda: pipeline.run().wait_until_finish()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        result = pipeline.run()
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+    finish: Callable[[], object] = result.wait_until_finish
+    return finish

@@ -1,0 +1,268 @@
+"""The check that all inputs of a shard arrived, and that no two of them share an `input_id`.
+
+An input that equals its entry in the output's listing crosses the shuffle as eight bytes, a hash
+of its id. Any other input crosses with its record, so that no other input with that id can replace
+it unnoticed.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import shard_name
+from beam_upscale.dataset.manifest.json_values import to_json
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import record_from_json
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import listed_shards, read_part
+from beam_upscale.storage.sorted_map import SortedMap
+
+_KEY_BYTES = 8
+
+# The fields of a row that describe its input and its requested parameters.
+_COMPARED = (
+    *("source_uri", "engine", "model", "prompt", "negative_prompt", "cfg_scale", "steps"),
+    *("seed", "noise_level", "output_uri"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """The inputs of one part of the listing that arrived unchanged from their entries there.
+
+    Attributes:
+        part: the part of the listing.
+        keys: the keys of the inputs, concatenated; each is the eight bytes of `key_of`.
+        is_new: True if their results were made after the last commit of their shard.
+    """
+
+    part: str
+    keys: bytes
+    is_new: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """An input that is in no listing, or that a step of the pipeline has changed since.
+
+    Attributes:
+        record: the input's record, as `Record.to_json` encodes it.
+        fingerprint: the input's `SourceImage.fingerprint`.
+        is_new: as in `Listed`.
+    """
+
+    record: bytes
+    fingerprint: str
+    is_new: bool
+
+
+ShardUpdate = Listed | Own | None
+"""An update of a shard; None stands for an input that is left to a later run."""
+
+
+def key_of(input_id: str) -> bytes:
+    """Returns the first eight bytes of the SHA-256 of an id; short, as there may be millions."""
+    return hashlib.sha256(input_id.encode()).digest()[:_KEY_BYTES]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrivals:
+    """The inputs of one shard that arrived.
+
+    Attributes:
+        parts: the parts of the listing of which at least one input arrived.
+        keys: the keys of the inputs that arrived as they are listed.
+        new_keys: those of `keys` whose results are new since the last commit.
+        own: the other inputs, by their ids; several only where inputs share an id.
+        is_postponed: True if an input is left to a later run.
+    """
+
+    parts: frozenset[str]
+    keys: frozenset[bytes]
+    new_keys: frozenset[bytes]
+    own: Mapping[str, tuple[Own, ...]]
+    is_postponed: bool
+
+    @classmethod
+    def of(cls, updates: Iterable[ShardUpdate]) -> "Arrivals":
+        """Merges the updates of several bundles."""
+        found = set(updates)
+        listed = [each for each in found if isinstance(each, Listed)]
+        own: dict[str, list[Own]] = {}
+        # A set has no order; sorted, an error about two inputs has the same text each time.
+        for each in sorted((e for e in found if isinstance(e, Own)), key=lambda own: own.record):
+            own.setdefault(record_from_json(each.record).row.input_id, []).append(each)
+        return cls(
+            parts=frozenset(each.part for each in listed),
+            keys=frozenset(key for each in listed for key in _separate(each.keys)),
+            new_keys=frozenset(
+                key for each in listed if each.is_new for key in _separate(each.keys)
+            ),
+            own={input_id: tuple(several) for input_id, several in own.items()},
+            is_postponed=None in found,
+        )
+
+    @property
+    def new_own(self) -> dict[str, tuple[Own, ...]]:
+        """The inputs of `own` whose results are new since the last commit, by their ids."""
+        return {
+            input_id: several
+            for input_id, several in self.own.items()
+            if any(each.is_new for each in several)
+        }
+
+    @property
+    def is_new(self) -> bool:
+        """True if there is a new result to commit."""
+        return bool(self.new_keys or self.new_own)
+
+    def has(self, input_id: str) -> bool:
+        """Checks whether an input arrived."""
+        return input_id in self.own or key_of(input_id) in self.keys
+
+
+def _separate(keys: bytes) -> Iterable[bytes]:
+    return (keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
+
+
+def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder) -> None:
+    """Raises if an input of these parts of the listing did not arrive.
+
+    Raises:
+        LookupError: the runner lost an input; no step leaves one out.
+    """
+    for part in parts:
+        for image in read_part(dataset, part):
+            if not arrivals.has(image.input_id):
+                raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
+
+
+def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
+    """Raises if two different inputs of a shard have one id; the same input twice is allowed.
+
+    Raises:
+        SettingsError: DUPLICATE_ID.
+    """
+    for input_id, several in arrivals.own.items():
+        for other in several[1:]:
+            if other.fingerprint != several[0].fingerprint:
+                rows = (_row(several[0]), _row(other))
+                raise _two_inputs(input_id, _difference(*rows))
+    both = {input_id for input_id in arrivals.own if key_of(input_id) in arrivals.keys}
+    if not both:
+        return
+    for image in (image for part in sorted(arrivals.parts) for image in read_part(dataset, part)):
+        if image.input_id not in both:
+            continue
+        own = arrivals.own[image.input_id][0]
+        if own.fingerprint != image.fingerprint():
+            raise _two_inputs(image.input_id, _difference(_row_of(image), _row(own)))
+
+
+def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
+    """Raises if inputs with one id and the same bytes are not the same input.
+
+    Raises:
+        SettingsError: DUPLICATE_ID.
+    """
+    first, *others = sources
+    for other in others:
+        if other.fingerprint() != first.fingerprint():
+            rows = (_row_of(first), _row_of(other))
+            raise _two_inputs(first.input_id, _difference(*rows))
+
+
+def _row(own: Own) -> Row:
+    return record_from_json(own.record).row
+
+
+def _row_of(image: SourceImage) -> Row:
+    """Returns the row of an input, with the fields that are known before it is upscaled."""
+    try:
+        digest = image.sha256()
+    except ImageError:
+        digest = None
+    return Row(
+        image.input_id,
+        image.source_uri,
+        Status.FAILED,
+        source_sha256=image.data_sha256 or digest,
+        input=image.columns,
+    )
+
+
+def _two_inputs(input_id: str, difference: str) -> SettingsError:
+    return SettingsError(
+        ErrorCode.DUPLICATE_ID,
+        f"two inputs have the input_id {input_id}, and a manifest has one row for each id: "
+        f"{difference}. Give each input an id of its own",
+    )
+
+
+def _difference(row: Row, other: Row) -> str:
+    digests = row.source_sha256, other.source_sha256
+    if None not in digests and digests[0] != digests[1]:
+        return f"the SHA-256 of one is {digests[0]}, of the other {digests[1]}"
+    names = [
+        name
+        for name in _COMPARED
+        if None not in (values := {getattr(row, name), getattr(other, name)}) and len(values) > 1
+    ]
+    own = to_json(row.input), to_json(other.input)
+    names += sorted(
+        f"the column {name}"
+        for name in own[0].keys() | own[1].keys()
+        if own[0].get(name) != own[1].get(name)
+    )
+    return f"they differ in {', '.join(names) or 'their names or captions'}"
+
+
+class Places:
+    """The shard of each id, from the committed rows and from the listing.
+
+    Args:
+        dataset: the output, read at construction.
+    """
+
+    def __init__(self, dataset: DatasetFolder) -> None:
+        self._shards = SortedMap(
+            (input_id, str(shard)) for shard, input_id, _ in dataset.committed_names()
+        )
+        for shard, part in listed_shards(dataset):
+            self._shards.add((image.input_id, str(shard)) for image in read_part(dataset, part))
+
+    def refuse_others(self, input_ids: Iterable[str], shard: int) -> None:
+        """Raises if an id of this shard is also in another shard.
+
+        Raises:
+            SettingsError: DUPLICATE_ID.
+        """
+        for input_id in input_ids:
+            found = self._shards.get(input_id)
+            if found is not None and int(found) != shard:
+                raise _two_places(input_id, int(found), shard)
+
+
+def refuse_two_places(dataset: DatasetFolder) -> None:
+    """Raises if one id has rows in two committed shards.
+
+    Raises:
+        SettingsError: DUPLICATE_ID.
+    """
+    places = SortedMap((input_id, str(shard)) for shard, input_id, _ in dataset.committed_names())
+    for shard, input_id, _ in dataset.committed_names():
+        found = places.get(input_id)
+        if found is not None and int(found) != shard:
+            raise _two_places(input_id, int(found), shard)
+
+
+def _two_places(input_id: str, shard: int, other: int) -> SettingsError:
+    return SettingsError(
+        ErrorCode.DUPLICATE_ID,
+        f"the input_id {input_id} stands in shard {shard_name(shard)} and came for shard "
+        f"{shard_name(other)} too, and a manifest has one row for each id. Give each input an id "
+        "of its own; hand on what ReadImages gave with dataclasses.replace, which keeps its shard; "
+        "or take another output",
+    )

@@ -1,0 +1,112 @@
+"""Finds earlier paid calls whose repeat is free."""
+
+import json
+import threading
+from collections.abc import Iterable, Iterator
+
+import pyarrow.compute as pc
+
+from beam_upscale.dataset.book_entries import (
+    Entry,
+    Group,
+    Place,
+    State,
+    entry_from_json,
+    entry_of,
+    grouped,
+)
+from beam_upscale.dataset.book_files import closed_batches
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.storage.sorted_map import SortedMap
+
+
+def prepaid(
+    entries: Iterable[Entry], work: str, model: RemoteModel, books: RunBooks
+) -> Group | None:
+    """Returns the group of a place that a claim counts as free; None if the price is claimed.
+
+    Args:
+        entries: of the place.
+        work: the work of the input as it is now, as `work_of` gives it.
+        model: how the service is called.
+        books: of the run.
+    """
+    groups = grouped(entry for entry in entries if entry.run != books.run)
+    return next(
+        (
+            group
+            for group in groups
+            if group.first.work == work and group.is_repeated_free(model, books.started_at)
+        ),
+        None,
+    )
+
+
+class RepeatableEntries:
+    """The entries of earlier runs that may have a free repeat, by place; thread-safe.
+
+    Args:
+        entries: in any order.
+    """
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._lock = threading.Lock()
+        self._map = SortedMap()
+        self._waiting = SortedMap()
+        for entry in entries:
+            if entry.state is State.SENT:
+                places = json.loads(self._waiting.get(entry.input_id) or "[]")
+                self._waiting[entry.input_id] = json.dumps([*places, [entry.stage, entry.tile]])
+            found = self._map.get(entry.place.key)
+            others = [] if found is None else json.loads(found)
+            self._map[entry.place.key] = json.dumps([*others, entry.to_json().decode()])
+
+    def at(self, place: Place) -> list[Entry]:
+        """Returns the entries of a place."""
+        with self._lock:
+            found = self._map.get(place.key)
+        return [] if found is None else [entry_from_json(each) for each in json.loads(found)]
+
+    def unresolved(self, input_id: str) -> Iterator[Group]:
+        """Yields the groups of an input's calls that are not known to be charged or free."""
+        with self._lock:
+            found = self._waiting.get(input_id)
+        places = set() if found is None else {tuple(each) for each in json.loads(found)}
+        for stage, tile in sorted(places):
+            groups = grouped(self.at(Place(input_id, stage, tile)))
+            yield from (group for group in groups if group.state is State.SENT)
+
+
+lock = threading.Lock()
+_repeatable: dict[tuple[str, str, str], RepeatableEntries] = {}
+_NONE = RepeatableEntries()
+
+
+def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries:
+    """Returns the calls of earlier runs to a service; they are read once for each run.
+
+    Args:
+        books: of the run. Its earlier entries were closed before it began.
+        model: how the service is called. A service that is not known to charge a repeated request
+            once has no such calls.
+    """
+    if model.ledger is None or model.repeat_seconds <= 0:
+        return _NONE
+    key = books.dataset.root, books.run, model.ledger
+    with lock:
+        if key not in _repeatable:
+            for other in [each for each in _repeatable if each[0] == key[0]]:
+                del _repeatable[other]
+            _repeatable[key] = RepeatableEntries(_young(books, model))
+        return _repeatable[key]
+
+
+def _young(books: RunBooks, model: RemoteModel) -> Iterator[Entry]:
+    """Yields the closed entries of a ledger that the service may still remember."""
+    since = books.started_at - model.repeat_seconds
+    for batch in closed_batches(books.dataset):
+        is_known = pc.fill_null(pc.equal(batch["ledger"], model.ledger), fill_value=False)
+        is_young = pc.greater_equal(batch["sent_at"], since)
+        for values in batch.filter(pc.and_(is_known, is_young)).to_pylist():
+            yield entry_of(values)

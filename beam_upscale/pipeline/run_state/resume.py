@@ -1,0 +1,350 @@
+"""The results of earlier runs into the same output, and the check that they are still valid."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from beam_upscale.dataset.folder import IMAGES, DatasetFolder
+from beam_upscale.dataset.manifest.columns import are_stored_alike
+from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
+from beam_upscale.dataset.names import stem, unique_names
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.sources.inputs.inputs import wish_of
+from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.storage import files
+from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.uris import urls
+
+# Error codes of an image's parameters; of failures that are always retried; and of reading an
+# image's file or its caption.
+_PARAMETER_CODES = frozenset(
+    {
+        ErrorCode.INVALID_PROMPT,
+        ErrorCode.INVALID_CFG_SCALE,
+        ErrorCode.INVALID_STEPS,
+        ErrorCode.INVALID_SEED,
+        ErrorCode.INVALID_NOISE_LEVEL,
+    }
+)
+_LOOKED_AT_ANEW = frozenset(
+    {ErrorCode.FILE_TOO_LARGE, ErrorCode.LEFT_OUT, ErrorCode.INTERNAL_ERROR}
+)
+_READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """The parameters that a run requests of engines that take parameters.
+
+    Attributes:
+        parameters: the defaults for all images; an image's columns and caption override them.
+        prompt_column: the column that holds an image's prompt.
+    """
+
+    parameters: Parameters
+    prompt_column: str = "prompt"
+
+
+def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
+    """Reads the requested parameters from `run.json`; None if no engine takes parameters."""
+    settings = (run or {}).get("settings") or {}
+    parameters = settings.get("parameters")
+    if parameters is None:
+        return None
+    return Asked(Parameters(**parameters), settings.get("prompt_column") or "prompt")
+
+
+def assign_shards(
+    images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
+) -> Iterator[SourceImage]:
+    """Assigns each input to a shard, the same on every run over the same inputs.
+
+    Inputs of shards that earlier runs completed keep their shard. The others fill new shards in
+    order. This assignment is written before it is used, so that a later run continues it after an
+    interruption; it changes only if the inputs have changed since.
+
+    Args:
+        images: the inputs, ordered by `input_id`.
+        dataset: the output.
+        shard_rows: the number of rows in a shard.
+
+    Yields:
+        The inputs ordered by shard and `input_id`, with `shard`, `output_name` and `committed` set.
+    """
+    committed = SortedMap(
+        (input_id, json.dumps([shard, output_uri]))
+        for shard, input_id, output_uri in dataset.committed_names()
+    )
+    first, reserved = _assignment(images, dataset, committed, shard_rows)
+    for input_id, text in committed.items():
+        shard, output_uri = json.loads(text)
+        name = _name_in_layout_files(output_uri)
+        if shard < first and name is not None:
+            reserved[input_id] = name
+    names = unique_names(lambda: map(wish_of, images), reserved)
+    by_shard = SortedMap(
+        (f"{image.shard:012} {image.input_id}", image.to_json())
+        for image in _numbered(zip(images, names, strict=True), committed, first, shard_rows)
+    )
+    return map(source_from_json, by_shard.values())
+
+
+def _numbered(
+    named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
+) -> Iterator[SourceImage]:
+    position = 0
+    for image, name in named:
+        found = committed.get(image.input_id)
+        shard = first if found is None else json.loads(found)[0]
+        if shard >= first:
+            shard = first + position // shard_rows
+            position += 1
+        yield dataclasses.replace(image, shard=shard, output_name=name, committed=found is not None)
+
+
+def output_name(row: Row) -> str | None:
+    """Returns the name, without extension, of a row's image in layout files; None elsewhere."""
+    return _name_in_layout_files(row.output_uri)
+
+
+def _name_in_layout_files(output_uri: str | None) -> str | None:
+    folder, _, name = (output_uri or "").partition("/")
+    return stem(name) if folder == IMAGES else None
+
+
+def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -> None:
+    """Deletes the files that belong to a row: its image in layout files, and all intermediates.
+
+    Args:
+        row: the row, which is dropped or replaced.
+        dataset: the output.
+        but_for: the row that replaces it, whose files stay; None if there is none.
+    """
+    kept = set() if but_for is None else _files(but_for)
+    for uri in _files(row) - kept:
+        dataset.delete(dataset.resolve(uri))
+
+
+def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
+    """Returns the row to keep of an input with an earlier row; it includes the billing of both.
+
+    A failed attempt does not remove an existing image: the earlier row stays. Otherwise the new row
+    stays, and files that belong only to the earlier row are deleted.
+
+    Args:
+        before: the earlier row.
+        row: the new one.
+        dataset: the output.
+    """
+    if _outlives(before, row) and _has_files(before, dataset):
+        kept = with_earlier_billing(before, row)
+        billed = max(before.billed_credits, kept.billed_credits)
+        return dataclasses.replace(kept, billed_credits=billed)
+    row = with_earlier_billing(row, before)
+    delete_files(before, dataset, but_for=row)
+    return row
+
+
+def _outlives(before: Row, row: Row) -> bool:
+    """Checks whether a row has the image of the same request for which a later row has none."""
+    is_lost = before.status is Status.UPSCALED and row.status is not Status.UPSCALED
+    names = ("source_sha256", "prompt", "negative_prompt", "cfg_scale", "steps", "noise_level")
+    is_same = all(getattr(before, name) == getattr(row, name) for name in names)
+    seeds = [{"seed": each.input.get("seed")} for each in (before, row)]
+    # A derived seed is not known before the image is read.
+    has_same_seed = row.seed == before.seed or (row.seed is None and are_stored_alike(*seeds))
+    return is_lost and is_same and row.source_sha256 is not None and has_same_seed
+
+
+def _has_files(row: Row, dataset: DatasetFolder) -> bool:
+    """Checks whether the image of a row and its intermediates exist."""
+    for stage in row.stages:
+        kept = stage.get("output_uri")
+        if kept is not None and files.size(dataset.resolve(kept)) != stage["output_bytes"]:
+            return False
+    if row.output_uri is None:
+        return False
+    if output_name(row) is not None:
+        return files.size(dataset.resolve(row.output_uri)) == row.output_bytes
+    return files.exists(dataset.staged_image_uri(row.input_id)) or files.exists(
+        dataset.resolve(row.output_uri)
+    )
+
+
+def _files(row: Row) -> set[str]:
+    """Returns the paths of the files that belong to a row, relative to the dataset's root."""
+    uris = {stage["output_uri"] for stage in row.stages if stage.get("output_uri") is not None}
+    if output_name(row) is not None and row.output_uri is not None:
+        uris.add(row.output_uri)
+    return uris
+
+
+def _assignment(
+    images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
+) -> tuple[int, SortedMap]:
+    """Returns the first shard of the assignment in progress, and the output names already in use.
+
+    These are the names, by `input_id`, of results that a run over other inputs has persisted.
+    """
+    in_progress = dataset.read_assignment()
+    if in_progress is not None:
+        first = int(in_progress["first_shard"])
+        if in_progress["inputs_sha256"] == _fingerprint(images, committed, first, shard_rows):
+            return first, SortedMap(in_progress["output_names"].items())
+    shards = (json.loads(text)[0] for text in committed.values())
+    first = 1 + max(shards, default=-1)
+    names = {}
+    present = SortedMap((image.input_id, "") for image in images)
+    for record in dataset.staged_records():
+        row = record.row
+        if row.input_id not in present and row.input_id not in committed:
+            # The input no longer exists, so it will have no row.
+            delete_files(row, dataset)
+            dataset.delete(dataset.record_uri(row.input_id))
+        elif (name := output_name(row)) is not None:
+            names[row.input_id] = name
+    dataset.write_json(
+        dataset.assignment_json,
+        {
+            "first_shard": first,
+            "inputs_sha256": _fingerprint(images, committed, first, shard_rows),
+            "output_names": names,
+        },
+    )
+    return first, SortedMap(names.items())
+
+
+def _fingerprint(
+    images: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
+) -> str:
+    """Hashes the inputs that are not in shards before `first`; they decide on shards and names.
+
+    The hash includes names: in a table that was sorted, rows have the names of other rows.
+    """
+    digest = hashlib.sha256(f"{shard_rows}\0".encode())
+    for image in images:
+        found = committed.get(image.input_id)
+        if found is None or json.loads(found)[0] >= first:
+            text = f"{image.input_id}\0{image.name}\0"
+            digest.update(text.encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def still_holds(
+    image: SourceImage, earlier: Row, dataset: DatasetFolder, asked: Asked | None = None
+) -> bool:
+    """Checks whether an earlier run's row is still valid.
+
+    It is valid while the input's bytes and parameters are the same and the output image exists. The
+    row of an input that cannot be read, or whose parameters are wrong, is valid while the error
+    stays the same. The row of an input that was too large to be read, that another step left out,
+    or on which our own code failed (which may be fixed by now) is never valid. An input from a web
+    server that no longer serves it stays valid: links rot, and results must not be lost with them.
+
+    Args:
+        image: the input, with its current columns and caption.
+        earlier: its earlier row.
+        dataset: the output.
+        asked: the run's requested parameters; None if no engine takes parameters.
+    """
+    if earlier.error_code in _LOOKED_AT_ANEW:
+        return False
+    if asked is not None and _concerns_parameters(earlier):
+        try:
+            now = image.parameters(asked.parameters, asked.prompt_column)
+        except ImageError as error:
+            # Parameters are checked before the image is read.
+            return (earlier.error_code, earlier.error_message) == (error.code, error.message)
+        if not _asks_the_same(image, earlier, now):
+            return False
+    try:
+        digest = image.sha256()
+    except ImageError as error:
+        # The input_id, a row's number, may belong to another URL by now.
+        is_same_url = urls.is_web(image.uri or "") and earlier.source_uri == image.source_uri
+        if earlier.source_sha256 is None or not is_same_url:
+            return earlier.error_code == error.code
+        digest = earlier.source_sha256
+    if digest != earlier.source_sha256:
+        return False
+    return earlier.output_uri is None or _has_files(earlier, dataset)
+
+
+def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:
+    """Checks whether an image's parameters, or their error, equal those of its earlier row."""
+    if not _concerns_parameters(earlier):
+        return True
+    try:
+        now = image.parameters(asked.parameters, asked.prompt_column)
+    except ImageError as error:
+        return (earlier.error_code, earlier.error_message) == (error.code, error.message)
+    return _asks_the_same(image, earlier, now)
+
+
+def _concerns_parameters(row: Row) -> bool:
+    """Checks whether an input got as far as its parameters; skipped or rejected ones may not."""
+    return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
+
+
+def _asks_the_same(image: SourceImage, earlier: Row, now: Parameters) -> bool:
+    """Checks whether an image's valid parameters equal those of its earlier row."""
+    if earlier.prompt is None:
+        # Perhaps the image could not be read, not the caption; reading it again shows that.
+        return earlier.error_code in _READING_CODES and earlier.source_sha256 is None
+    return (
+        earlier.prompt == now.prompt
+        and earlier.negative_prompt == now.negative_prompt
+        and earlier.cfg_scale == now.cfg_scale
+        and earlier.steps == now.steps
+        and earlier.noise_level == now.noise_level
+        and _has_same_seed(image, earlier, now.seed)
+    )
+
+
+def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
+    """Checks whether a row's seed is the requested one, or was derived and would be again."""
+    if seed:
+        return earlier.seed == seed
+    # Without a requested seed, it is derived from the pixels and the other parameters.
+    before = earlier.input.get("seed")
+    if are_stored_alike({"seed": image.columns.get("seed")}, {"seed": before}):
+        return True
+    try:
+        return not Parameters().overridden({"seed": before}).seed
+    except ImageError:
+        return False
+
+
+def readdressed(record: Record, source_uri: str) -> Record:
+    """Returns an earlier record with the input's current URI; itself if that is the same.
+
+    A table may name the same bytes by another URI than before.
+    """
+    if record.row.source_uri == source_uri:
+        return record
+    return dataclasses.replace(record, row=dataclasses.replace(record.row, source_uri=source_uri))
+
+
+def relabeled(
+    record: Record, columns: Mapping[str, Any], input_type: pa.StructType | None = None
+) -> Record:
+    """Returns an earlier record with the input's current columns; itself if they are the same.
+
+    Columns that are no parameters, such as a label, may change without a new upscaling. Columns are
+    compared as they are stored: a manifest gives back integers among floats as floats, and None for
+    a column that only other inputs have.
+
+    Args:
+        record: the earlier record.
+        columns: the input's current columns.
+        input_type: the type they are stored with; None if it is inferred for each shard.
+    """
+    if are_stored_alike(columns, record.row.input, input_type):
+        return record
+    return dataclasses.replace(record, row=dataclasses.replace(record.row, input=columns))

@@ -1,0 +1,181 @@
+"""The content of `run.json`, and the settings that a later run must keep for the same output."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from beam_upscale.dataset import books
+from beam_upscale.dataset.books import BOOKS_FORMAT
+from beam_upscale.dataset.folder import BOOKS, RESULTS, RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.planning.plan_options import MetadataRule, Oversize
+from beam_upscale.storage import files, walking
+
+_PACKAGES = (
+    "apache-beam",
+    "beam-upscale",
+    "diffusers",
+    "numpy",
+    "openvino",
+    "pillow",
+    "pillow-heif",
+    "pyarrow",
+    "pyvips-binary",
+    "spandrel",
+    "torch",
+    "transformers",
+)
+
+_COMPARED = ("settings", "layout", "shard_rows")
+
+_OVERSIZE = "settings.plan.oversize"
+_EARLIER_OVERSIZE = "earlier_oversize"
+
+# Guards decide whether an input is done, never how, so they may change. `oversize` is compared by
+# what was done.
+_FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
+
+# The values of runs that were recorded before these settings existed.
+_UNSAID = {"settings.encode.metadata": str(MetadataRule.KEEP)}
+_UNSAID_OF_MODELS = {".model.network_backend": str(NetworkBackend.TORCH)}
+
+
+def run_record(
+    settings: PinnedSettings | None,
+    layout: Layout,
+    shard_rows: int | None = None,
+    max_credits: Decimal | None = None,
+) -> dict[str, Any]:
+    """Returns the facts known of a run before its first image; equal runs give equal records."""
+    return {
+        "format": RUN_FORMAT,
+        BOOKS: BOOKS_FORMAT,
+        "settings": None if settings is None else settings.to_dict(),
+        "endpoint": None if settings is None else settings.endpoint,
+        "layout": str(layout),
+        "shard_rows": shard_rows,
+        "max_credits": None if max_credits is None else str(max_credits),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the record of a run that goes on where an earlier one ended.
+
+    Args:
+        earlier: the record in `run.json`.
+        record: of this run.
+
+    Returns:
+        The record. If it rejects images that earlier runs cut or shrank, `earlier_oversize` says
+        which they did: a later run may not do the other.
+
+    Raises:
+        SettingsError: SETTINGS_CHANGED, results of this run would not match the existing ones; the
+            message has every difference. BOOKS_UNKNOWN, the output was begun with a later version.
+    """
+    books.are_kept(earlier)
+    before = _flatten({name: earlier.get(name) for name in _COMPARED})
+    now = _flatten({name: record.get(name) for name in _COMPARED})
+    changes = [
+        f"{name}: {before.get(name, _unsaid(name))} -> {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if _matters(name, before.get(name, _unsaid(name)), now.get(name))
+    ]
+    fitted, fits = _fitted(earlier), _fitted(record)
+    if fitted and fits and fitted != fits:
+        # A rejected image may be cut or shrunk later, but one output must not mix cut and shrunk.
+        changes.append(f"{_OVERSIZE}: {fitted} -> {fits}")
+    if changes:
+        raise SettingsError(
+            ErrorCode.SETTINGS_CHANGED,
+            "the output was begun with other settings, and its images would not match: "
+            f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
+        )
+    return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
+
+
+def _unsaid(name: str) -> str | None:
+    """Returns the meaning of a value that an earlier record lacks."""
+    for end, value in _UNSAID_OF_MODELS.items():
+        if name.endswith(end):
+            return value
+    return _UNSAID.get(name)
+
+
+def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    """Lists the differences between two records: a text for each name, with both values."""
+    first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
+    return [
+        f"{name}: {first.get(name)} and {second.get(name)}"
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values as `run.json` stores them."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+def _fitted(record: Mapping[str, Any]) -> str | None:
+    """Returns the rule by which images above an engine's limit were made to fit, if any."""
+    rule = ((record.get("settings") or {}).get("plan") or {}).get("oversize")
+    return record.get(_EARLIER_OVERSIZE) if rule == Oversize.REJECT else rule
+
+
+def _matters(name: str, before: object, now: object) -> bool:
+    if before == now or name in _FREE:
+        return False
+    # A user's own pipeline may leave the number of rows in a shard to its source.
+    return name != "shard_rows" or (before is not None and now is not None)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
+            value = {str(number): each for number, each in enumerate(value, start=1)}
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def refuse_foreign_files(dataset: DatasetFolder) -> None:
+    """Raises an error if files that no run left have names that a run writes or clears.
+
+    Raises:
+        SettingsError: OUTPUT_TAKEN.
+    """
+    if dataset.read_run() is not None:
+        return
+    taken = [name for name in RESULTS if _is_taken(dataset.resolve(name))]
+    if taken and (taken != [BOOKS] or not books.are_all_there_is(dataset)):
+        raise SettingsError(
+            ErrorCode.OUTPUT_TAKEN,
+            f"{dataset.root} has {', '.join(taken)}, but no run.json of a run: no run left that, "
+            "and none replaces it. Take another output, or move it away",
+        )
+
+
+def _is_taken(uri: str) -> bool:
+    return files.exists(uri) or any(True for _ in walking.list_below(uri))

@@ -1,0 +1,1 @@
+"""Keys, their charges, and the ledger that holds both."""

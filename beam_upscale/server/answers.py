@@ -1,0 +1,113 @@
+"""Builds the API's answers from results."""
+
+import dataclasses
+import time
+import uuid
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+
+from beam_upscale.grpc_api.status import Refusal
+from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.server.flights import Result
+from beam_upscale.server.refusals import invalid
+from beam_upscale.server.requests import Call
+
+# The most bytes and seconds of a request without an image, so that untrusted requests do not fill
+# the memory.
+_MOST_SMALL_BYTES = 2**16
+
+_MAGIC = "PNG"
+_MIME = "image/png"
+
+
+@dataclasses.dataclass
+class Record:
+    """The log entry of a call; it never holds the image, the prompt or the key."""
+
+    method: str
+    received: float = dataclasses.field(default_factory=time.time)
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    code: str = grpc.StatusCode.OK.name
+    fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def note_result(result: Result, record: Record, joined: bool) -> None:
+    upscaled = None if joined else result.upscaled
+    record.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
+    if upscaled is None:
+        return
+    row, telemetry = upscaled.row, upscaled.telemetry
+    record.fields |= {
+        "credits": f"{result.credits:f}",
+        "input": f"{row.input_width}x{row.input_height}",
+        "output": f"{row.output_width}x{row.output_height}",
+        "device_seconds": round(telemetry.device_seconds, 6),
+        "queue_seconds": round(result.queue_seconds, 6),
+        "batch_size": telemetry.batch_size,
+    }
+
+
+async def abort(context: Any, refusal: Refusal) -> None:
+    await context.abort(refusal.code, refusal.message, refusal.trailing_metadata())
+
+
+def metadata_of(context: Any) -> dict[str, str]:
+    return {
+        key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+    }
+
+
+def require_small(data: bytes) -> bytes:
+    if len(data) > _MOST_SMALL_BYTES:
+        raise invalid(
+            f"the request has {len(data):,} bytes; of this method {_MOST_SMALL_BYTES:,} are taken"
+        )
+    return data
+
+
+def parse(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise invalid(f"the {len(data):,} bytes are no message of this method") from None
+
+
+def health_answer(status: int) -> bytes:
+    answer = health_pb2.HealthCheckResponse(status=status)
+    data: bytes = answer.SerializeToString()
+    return data
+
+
+def answer_to(call: Call, record: Record) -> Any:
+    """Creates an answer without artifacts; it is sent alone as a keep-alive."""
+    return generation.Answer(
+        answer_id=str(uuid.uuid4()),
+        request_id=call.request_id,
+        received=_milliseconds(record.received),
+        created=_milliseconds(time.time()),
+        meta=generation.AnswerMeta(engine_id=call.engines[-1]),
+    )
+
+
+def answer_with(result: Result, call: Call, record: Record) -> bytes:
+    answer = answer_to(call, record)
+    answer.artifacts.add(
+        type=generation.ARTIFACT_IMAGE,
+        mime=_MIME,
+        magic=_MAGIC,
+        binary=result.stored.data,
+        index=0,
+        finish_reason=generation.NULL,
+        seed=result.stored.seed,
+        uuid=str(uuid.uuid4()),
+        size=len(result.stored.data),
+    )
+    data: bytes = answer.SerializeToString()
+    return data
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,1 @@
+"""gRPC-Web: Envoy between web pages and the server."""

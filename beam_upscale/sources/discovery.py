@@ -1,0 +1,233 @@
+"""Lists the inputs of a run: their ids, their columns, and the names of their results."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+from beam_upscale.dataset.names import safe_name, stem
+from beam_upscale.dataset.places import Output
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.sources.formats.folder import Entries, list_folder
+from beam_upscale.sources.formats.input_format import InputFormat, format_of, inferred
+from beam_upscale.sources.formats.table_rows import TableRow
+from beam_upscale.sources.formats.tables import read_table
+from beam_upscale.sources.formats.webdataset import TarInput, read_tar
+from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
+from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
+from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
+from beam_upscale.storage import walking
+from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.uris import secrets, urls
+from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.walking import FileEntry
+
+# Digits of a row's number in an id: more than any table needs. So ids sort as rows do, and do not
+# change when a table grows.
+_ROW_DIGITS = 12
+
+
+def list_images(
+    pattern: str,
+    exclude: str | None = None,
+    input_format: InputFormat | str | None = None,
+    image_column: str | None = None,
+) -> Listing:
+    """Lists inputs, each with its output name, and with its columns and caption if it has them.
+
+    Of a folder, columns come from the metadata files of `beam_upscale.sources.formats.metadata_files` in an image's own
+    and in those above, up to the folder that is listed or that a glob begins in; for a single file,
+    only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
+
+    For tables and tars see `beam_upscale.sources.formats.tables` and `beam_upscale.sources.formats.webdataset`. The id of an input there
+    is its file's URI, `#`, and the number of its row or the name of its member.
+
+    Results are no inputs: below a folder, or where a glob begins, files that a run left in any
+    dataset are left out, through links too. They are inputs of a pattern that begins among them,
+    and of a table that names them.
+
+    Args:
+        pattern: a file, a folder (descended into) or a glob, on any of Beam's file systems, or the
+            URL of a file of a web server.
+        exclude: the output that the inputs are for. Files in it are left out, too; a pattern or
+            a table that names one is rejected.
+        input_format: the format of the input. None infers it: a single file, or a glob, whose names
+            are those of tables or tars of one format has that format; all else, and every folder,
+            is a folder of images.
+        image_column: the column of tables with images; None takes one with a usual name.
+
+    Returns:
+        The inputs. Two that would share an output name (`a.jpg` and `a.png`) both keep their
+        extension in it (`a.jpg`, `a.png`, before the new extension), and so does one whose result
+        would stand where another's folder does; names that differ only in case count as one, since
+        some file systems hold them for one.
+
+    Raises:
+        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
+            INVALID_OPTION, as `read_table`; INVALID_OPTION, nothing reads such a URI;
+            INPUT_IN_OUTPUT.
+    """
+    _refuse_unread(pattern)
+    start = walking.start_of_listing(pattern)
+    scope = InputScope(start, None if exclude is None else Output(exclude))
+    scope.refuse_in_output("the input is", start)
+    listing = _list_within(scope, pattern, input_format, image_column)
+    return dataclasses.replace(
+        listing, datasets=scope.datasets, link_into_output=scope.link_into_output
+    )
+
+
+def _refuse_unread(pattern: str) -> None:
+    """Raises an error if no reader takes the address of a pattern."""
+    scheme, refusal = uris_uris.unread_scheme(pattern), ""
+    if scheme is not None:
+        refusal = uris_uris.scheme_refusal(scheme)
+    elif secrets.has_userinfo(pattern):
+        refusal = urls.USERINFO_REFUSAL
+    if refusal:
+        found = f"the input {uris_uris.named(pattern)} is not read: {refusal}"
+        raise SettingsError(ErrorCode.INVALID_OPTION, found)
+
+
+def _list_within(
+    scope: InputScope,
+    pattern: str,
+    input_format: InputFormat | str | None,
+    image_column: str | None,
+) -> Listing:
+    entries = _entries(pattern, scope)
+    is_folder = _is_folder(pattern, entries)
+    if input_format is not None:
+        form = InputFormat(input_format)
+    else:
+        form = InputFormat.FOLDER if is_folder else inferred(entry.uri for entry in entries)
+    if image_column is not None and not form.is_table:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"image_column is {image_column!r}, and {uris_uris.named(pattern)} is read as "
+            f"{form}, which has no such column; leave it out, or say with --input-format which "
+            "kind of table it is",
+        )
+    if form is InputFormat.FOLDER:
+        return list_folder(pattern, entries, scope)
+    # A folder also holds other files, such as a README; a file or a glob is read as it is named.
+    files = [each for each in entries if not is_folder or format_of(each.uri) is form]
+    ignored = len(entries) - len(files)
+    if form is InputFormat.WEBDATASET:
+        return _list_tars(files, ignored)
+    images = (
+        _row_image(entry, row)
+        for entry in files
+        for row in _rows(entry.uri, form, image_column, scope)
+    )
+    return Listing(Inputs(images), ignored)
+
+
+def _rows(
+    table: str, form: InputFormat, image_column: str | None, scope: InputScope
+) -> Iterator[TableRow]:
+    """Yields the rows of a table; rejects one that names a file in the output."""
+    for row in read_table(table, form, image_column):
+        if row.uri != table:
+            row_of = f"{uris_uris.named(table)}, row {row.number}"
+            scope.refuse_in_output(f"{row_of}: the image is", row.uri)
+        yield row
+
+
+def _entries(pattern: str, scope: InputScope) -> "Entries":
+    """Returns the files that a pattern names, without results."""
+    entries = Entries(walking.list_files(pattern, scope))
+    scope.finish()
+    if not scope.has_results_elsewhere:
+        return entries
+    return Entries(entry for entry in entries if not scope.is_result(entry.uri))
+
+
+def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
+    """Checks whether a pattern names a folder, and all these files are below it."""
+    target = uris_uris.absolute(pattern)
+    return not urls.is_web(pattern) and all(
+        entry.uri.startswith(uris_uris.join(target, ""))
+        or (entry.is_folder and entry.uri == target)
+        for entry in entries
+    )
+
+
+def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
+    """Makes the input of a table's row."""
+    number = f"{row.number:0{_ROW_DIGITS}}"
+    named = row.name or f"row-{number}"
+    if row.uri == table.uri:
+        # Rows of several tables may use the same names.
+        named = uris_uris.join(stem(table.name), named)
+    elif urls.is_web(named):
+        named = secrets.path_of(named)
+    elif "://" in named:
+        named = named.partition("://")[2]
+    elif not named.startswith("/"):
+        named = uris_uris.join(table.name.rpartition("/")[0], named.replace("\\", "/"))
+    return source_image(
+        row.uri,
+        named,
+        input_id=id_of(table.uri, number),
+        part=row.part,
+        columns=row.columns,
+    )
+
+
+def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
+    left_out = 0
+
+    def images() -> Iterator[SourceImage]:
+        nonlocal left_out
+        taken = SortedMap()
+        for entry in tars:
+            found = read_tar(entry.uri)
+            left_out += found.ignored
+            for each in found.inputs:
+                yield _member_image(entry, each, taken)
+
+    inputs = Inputs(images())
+    return Listing(inputs, ignored + left_out)
+
+
+def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
+    """Makes the input of members of a tar; `taken` holds the ids of earlier inputs."""
+    unmarked = input_id = id_of(tar.uri, member.name)
+    times = 1
+    while input_id in taken:
+        # A tar may have several members of one name. A tar that grows has new members at its end.
+        times += 1
+        input_id = f"{unmarked}#{times}"
+    taken[input_id] = ""
+    name = safe_name(member.name)
+    return source_image(
+        tar.uri,
+        # Shards mostly use the same numbers for their members.
+        uris_uris.join(stem(tar.name), member.name or "rest"),
+        input_id=input_id,
+        part=member.part,
+        columns={"file_name": name, **member.columns},
+        caption_uri=None if member.caption is None else tar.uri,
+        caption_part=member.caption,
+    )
+
+
+def no_input(pattern: str, listing: Listing) -> SettingsError:
+    """Makes the error for a pattern that names no image."""
+    if listing.datasets:
+        root = listing.datasets[0]
+        others = len(listing.datasets) - 1
+        return SettingsError(
+            ErrorCode.NO_INPUT,
+            f"{uris_uris.named(pattern)} holds no images but the results of runs, which are no "
+            f"inputs: those of {uris_uris.named(root)}{f' and {others:,} more' if others else ''}"
+            f"; to upscale them once more, name them: {uris_uris.printable(results_to_name(root))}",
+        )
+    form = format_of(pattern)
+    if form is not None and not listing.ignored and is_there(pattern):
+        nothing = "a table without rows" if form.is_table else "a tar without images"
+        return SettingsError(ErrorCode.NO_INPUT, f"{uris_uris.named(pattern)} is {nothing}")
+    return SettingsError(
+        ErrorCode.NO_INPUT,
+        f"{uris_uris.named(pattern)} holds no images ({listing.ignored} other files); a folder "
+        "of tables or tars is read with --input-format",
+    )

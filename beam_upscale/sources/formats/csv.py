@@ -1,0 +1,54 @@
+"""The format csv: comma- or tab-separated values with a header."""
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from beam_upscale.sources.formats.input_format import ending
+from beam_upscale.sources.formats.metadata_files import named_columns
+from beam_upscale.sources.formats.separated_values import MalformedError, Record, records
+from beam_upscale.sources.formats.table_rows import Line, invalid, require_unique
+
+
+def csv_lines(uri: str, file: BinaryIO) -> Iterator[Line]:
+    header: list[str] | None = None
+    for record in _csv_records(uri, file):
+        cells = record.cells
+        if header is None:
+            if record.problem:
+                raise invalid(uri, f"{record.place}: {record.problem}")
+            header = named_columns(cells)
+            require_unique(uri, header)
+            continue
+        values = [cell or None for cell in cells] + [None] * (len(header) - len(cells))
+        columns = dict(zip(header, values, strict=False))
+        problem = record.problem
+        if len(cells) > len(header):
+            problem = (
+                f"{len(cells)} cells where the first line has {len(header)}; quote those that "
+                "have the separator in them"
+            )
+        yield Line(record.place, columns, problem)
+
+
+def _csv_records(uri: str, file: BinaryIO) -> Iterator[Record]:
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    try:
+        yield from _text_records(uri, text)
+    finally:
+        # Otherwise it would close the file, which is read again.
+        text.detach()
+
+
+def _text_records(uri: str, text: io.TextIOWrapper) -> Iterator[Record]:
+    place = "line 1"
+    try:
+        for record in records(text, "\t" if ending(uri) == ".tsv" else ","):
+            place = record.place
+            yield record
+    except UnicodeDecodeError as error:
+        found = f"byte {error.object[error.start]:#04x} after {place} is not UTF-8"
+        raise invalid(uri, f"{found}; save it as UTF-8") from None
+    except MalformedError as error:
+        found = f"{error.place}: {error.found}; it must be separated values"
+        raise invalid(uri, found) from None

@@ -1,0 +1,184 @@
+"""The format folder: image files, with captions and metadata beside them."""
+
+import dataclasses
+import json
+import mimetypes
+import operator
+import re
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from beam_upscale.dataset.names import stem
+from beam_upscale.sources.formats.metadata_files import (
+    METADATA_NAMES,
+    is_metadata_name,
+    nearest,
+    read_metadata,
+)
+from beam_upscale.sources.inputs.input_scope import InputScope
+from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
+from beam_upscale.sources.inputs.source_image import CAPTION, SourceImage, source_image
+from beam_upscale.storage import walking
+from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.uris import secrets, urls
+from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.walking import FileEntry
+
+# The standard library's own table, without entries of this machine's administrator, and extensions
+# of files that stand beside images in datasets.
+_MIME_TYPES = mimetypes.MimeTypes()
+_SIDE_FILES = frozenset(
+    {".db", ".ini", ".jsonl", ".log", ".md", ".parquet", ".toml", ".yaml", ".yml"}
+)
+
+
+def is_image_name(name: str) -> bool:
+    """Returns False for names of other files: `notes.txt`, `metadata.jsonl`, `a.mp4`.
+
+    A file's format is read from its bytes; its name only keeps side files out of a listing.
+    """
+    if PurePosixPath(name).suffix.lower() in _SIDE_FILES:
+        return False
+    kind = _MIME_TYPES.guess_type(name)[0]
+    return kind is None or kind.startswith("image/")
+
+
+class Entries:
+    """The files in the order of their URIs, on the local disk.
+
+    Args:
+        entries: in any order.
+    """
+
+    def __init__(self, entries: Iterable[FileEntry]) -> None:
+        self._entries = SortedMap(
+            (entry.uri, json.dumps([entry.name, entry.is_folder])) for entry in entries
+        )
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[FileEntry]:
+        for uri, text in self._entries.items():
+            yield FileEntry(uri, *json.loads(text))
+
+    def get(self, uri: str) -> FileEntry | None:
+        """Returns the file with a URI; None if it is not among them."""
+        text = self._entries.get(uri)
+        return None if text is None else FileEntry(uri, *json.loads(text))
+
+
+def list_folder(pattern: str, entries: Entries, scope: InputScope) -> Listing:
+    single = uris_uris.absolute(pattern)
+
+    def is_input(entry: FileEntry | None) -> bool:
+        return entry is not None and (entry.uri == single or is_image_name(entry.name))
+
+    beside = _side_files(pattern, entries, lambda: filter(is_input, entries), scope)
+    if entries.get(single) is not None:
+        for uri in map(operator.itemgetter(0), beside.items()):
+            scope.refuse_in_output("the input's caption or metadata is", uri)
+    metadata = {uri: read_metadata(uri) for uri in _metadata_among(beside)}
+    rows = nearest(metadata)
+    captions = SortedMap()
+
+    def images() -> Iterator[SourceImage]:
+        for entry in filter(is_input, entries):
+            image = _with_side_files(source_image(entry.uri, entry.name), rows, beside)
+            if image.caption_uri is not None:
+                captions[image.caption_uri] = ""
+            yield image
+
+    inputs = Inputs(images())
+    ignored = sum(
+        not is_input(entry) and entry.uri not in metadata and entry.uri not in captions
+        for entry in entries
+    )
+    unmatched = sum(
+        not is_input(entries.get(target))
+        for uri in metadata
+        if entries.get(uri) is not None
+        for target in metadata[uri]
+    )
+    return Listing(inputs, ignored, unmatched)
+
+
+def _metadata_among(uris: SortedMap) -> list[str]:
+    return [uri for uri, _ in uris.items() if is_metadata_name(uri)]
+
+
+def _with_side_files(
+    image: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Container[str]
+) -> SourceImage:
+    assert image.uri is not None
+    columns, caption = rows.get(image.uri), _caption_uri(image.uri)
+    if columns:
+        shown = secrets.values_without_secrets(columns)
+        image = dataclasses.replace(image, columns={**image.columns, **shown})
+    return dataclasses.replace(image, caption_uri=caption) if caption in beside else image
+
+
+def _caption_uri(uri: str) -> str:
+    folder, _, name = uri.rpartition("/")
+    return f"{folder}/{stem(name)}{CAPTION}"
+
+
+def _side_files(
+    pattern: str,
+    entries: Entries,
+    images: Callable[[], Iterable[FileEntry]],
+    scope: InputScope,
+) -> SortedMap:
+    """Returns the URIs of files that may be metadata or captions of the pattern's files."""
+    if urls.is_web(pattern):
+        return SortedMap()
+    target = uris_uris.absolute(pattern)
+    if all(entry.uri.startswith(uris_uris.join(target, "")) for entry in entries):
+        return _set_of(entry.uri for entry in entries if _is_side_file(entry))
+    if entries.get(target) is not None:
+        candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
+        # A single file is an image whatever its name, even if it has the name of its own caption.
+        return _set_of(uri for uri in candidates if uri != target and is_there(uri))
+    return _beside_glob(target, images, scope)
+
+
+def _beside_glob(
+    pattern: str, images: Callable[[], Iterable[FileEntry]], scope: InputScope
+) -> SortedMap:
+    """Finds side files of a glob's files, by one more listing that is as long as the glob's own."""
+    base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
+    # All names begin as the glob does; a caption's has another ending.
+    begin = begin.rpartition(".")[0] or begin
+    below = walking.list_files(f"{base}/{begin}**", scope)
+    there = _set_of(entry.uri for entry in below if _is_side_file(entry))
+    there.add((uri, "") for uri in _metadata_uris(base) if is_there(uri))
+    wanted = _set_of(_caption_uri(each.uri) for each in images())
+    folders = {folder for each in images() for folder in _folders_between(base, each.uri)}
+    wanted.add((uri, "") for folder in folders for uri in _metadata_uris(folder))
+    return _set_of(uri for uri, _ in there.items() if uri in wanted)
+
+
+def _set_of(uris: Iterable[str]) -> SortedMap:
+    return SortedMap((uri, "") for uri in uris)
+
+
+def _folders_between(base: str, uri: str) -> Iterator[str]:
+    """Yields the folders from a file's own up to `base`."""
+    folder = _folder(uri)
+    while len(folder) > len(base):
+        yield folder
+        folder = _folder(folder)
+    yield base
+
+
+def _folder(uri: str) -> str:
+    return uri.rpartition("/")[0]
+
+
+def _metadata_uris(folder: str) -> list[str]:
+    return [uris_uris.join(folder, name) for name in METADATA_NAMES]
+
+
+def _is_side_file(entry: FileEntry) -> bool:
+    return not entry.is_folder and (entry.name.endswith(CAPTION) or is_metadata_name(entry.name))

@@ -1,0 +1,1 @@
+"""The values that inputs are: `SourceImage`, sets of them, and what may be an input."""

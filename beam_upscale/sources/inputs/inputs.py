@@ -1,0 +1,101 @@
+"""The inputs of a listing in order, on the local disk, as there may be millions."""
+
+import dataclasses
+from collections.abc import Collection, Container, Iterable, Iterator
+
+from beam_upscale.dataset.names import Wish, unique_names
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal
+from beam_upscale.planning.chain import Rules
+from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.storage import files as storage_files
+from beam_upscale.storage.sorted_map import SortedMap
+
+
+class Inputs(Collection[SourceImage]):
+    """The inputs in the order of their ids, on the local disk, since there may be millions.
+
+    Args:
+        images: in any order; of two with the same id, the first is kept.
+    """
+
+    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
+        self._images = SortedMap((image.input_id, image.to_json()) for image in images)
+        self._names = SortedMap(self._named())
+
+    def _named(self) -> Iterator[tuple[str, str]]:
+        return zip((key for key, _ in self._images.items()), unique_names(self.wishes), strict=True)
+
+    def wishes(self) -> Iterator[Wish]:
+        """Yields the requested name of each input's result."""
+        return map(wish_of, self._listed())
+
+    def _listed(self) -> Iterator[SourceImage]:
+        return map(source_from_json, self._images.values())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __iter__(self) -> Iterator[SourceImage]:
+        for image, name in zip(self._listed(), self._names.values(), strict=True):
+            yield dataclasses.replace(image, output_name=name)
+
+    def __contains__(self, image: object) -> bool:
+        return isinstance(image, SourceImage) and image.input_id in self._images
+
+    @property
+    def ids(self) -> Container[str]:
+        """The ids of all inputs."""
+        return self._images
+
+
+def wish_of(image: SourceImage) -> Wish:
+    """Returns the requested name of an input's result."""
+    return Wish(image.input_id, image.output_name, image.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The inputs that a pattern names, and counts of other files.
+
+    Attributes:
+        images: the inputs, ordered by `input_id`, with the names of their results.
+        ignored: the number of files, or members of tars, that were left out: by their names they
+            are no images, and they are neither metadata nor a caption of one.
+        unmatched: the number of rows of listed metadata files that name no listed image. Rows of a
+            file that the pattern does not name do not count: it may describe more images.
+        datasets: the roots of datasets whose results were left out.
+        link_into_output: the first link that was left out because it leads into the output; None if
+            there is none.
+    """
+
+    images: Inputs
+    ignored: int
+    unmatched: int = 0
+    datasets: tuple[str, ...] = ()
+    link_into_output: str | None = None
+
+
+def is_there(uri: str) -> bool:
+    try:
+        return storage_files.exists(uri)
+    except (ImageError, OSError):
+        # The folder may not be entered; the error of the image itself says so.
+        return False
+
+
+def require_prompt_column(listing: Listing, rules: Rules) -> None:
+    """Raises an error if no input has the named column for prompts: every prompt would be missed.
+
+    Raises:
+        SettingsError: INVALID_OPTION, with the columns that there are.
+    """
+    column = rules.prompt_column
+    if not rules.is_guided or column == Rules.prompt_column:
+        return
+    found = {name for image in listing.images for name in image.columns}
+    if column not in found:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"prompt_column is {column!r}, and no input has such a column; there are: "
+            f"{literal(', '.join(sorted(found))) or 'none'}",
+        )

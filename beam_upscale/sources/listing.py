@@ -1,0 +1,133 @@
+"""The listing of an output: its inputs, written shard by shard to `.staging/listing`.
+
+Only positions in the listing cross a shuffle. Workers read the inputs there, and so does the commit
+of a shard, which has to know all inputs of the shard.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import itertools
+import json
+from collections.abc import Hashable, Iterable, Iterator
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import shard_name
+from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.sources.locations.parts import Cell
+from beam_upscale.storage import files
+from beam_upscale.storage.uris import uris
+
+# The most inputs in a batch; fewer in a small dataset, so that every worker gets some.
+_MOST_TOGETHER = 64
+_BATCHES = 1024
+
+# To read one row of a Parquet file, a worker reads its whole row group. So neighbors stay together
+# in smaller datasets, too.
+_BATCHES_OF_CELLS = 256
+_FEWEST_CELLS_TOGETHER = 8
+
+_INDEX = "index.jsonl.gz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """A range of inputs that a worker gets together.
+
+    Attributes:
+        shard: the shard that the inputs belong to.
+        part: the part of the listing that holds the shard's inputs.
+        first: index of the first of these inputs in the part, from 0.
+        count: the number of inputs.
+    """
+
+    shard: int
+    part: str
+    first: int
+    count: int
+
+
+def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceImage]]:
+    """Groups inputs into the lists that are spread over the workers.
+
+    Args:
+        images: in order; inputs of one row group of a Parquet file follow each other.
+        total: the number of inputs in the whole dataset.
+    """
+    alone = min(_MOST_TOGETHER, max(1, total // _BATCHES))
+    cells = min(_MOST_TOGETHER, max(_FEWEST_CELLS_TOGETHER, total // _BATCHES_OF_CELLS))
+    for key, group in itertools.groupby(images, key=_read_with):
+        while batch := list(itertools.islice(group, alone if key is None else cells)):
+            yield batch
+
+
+def _read_with(image: SourceImage) -> Hashable:
+    """Returns a key of the row group that is read with an input; None if it is read by itself."""
+    return (image.uri, image.part.row_group) if isinstance(image.part, Cell) else None
+
+
+def write_listing(
+    images: Iterable[SourceImage], total: int, dataset: DatasetFolder
+) -> Iterator[Batch]:
+    """Writes a listing and returns its batches.
+
+    Parts are named by their content, so a second run over other inputs keeps those of the first.
+
+    Args:
+        images: with their shards; images of one shard follow each other.
+        total: the number of images.
+        dataset: the output.
+    """
+    index: list[bytes] = []
+    for shard, group in itertools.groupby(images, key=lambda image: image.shard):
+        assert shard is not None
+        inputs = list(group)
+        lines = "".join(f"{image.to_json()}\n" for image in inputs).encode()
+        part = f"{shard_name(shard)}-{hashlib.sha256(lines).hexdigest()[:16]}"
+        dataset.write(_part_uri(dataset, part), _compressed(lines))
+        sizes = [len(batch) for batch in together(inputs, total)]
+        index.append(json.dumps([shard, part, sizes]).encode() + b"\n")
+    dataset.write(_index_uri(dataset), _compressed(b"".join(index)))
+    return read_index(dataset)
+
+
+def read_index(dataset: DatasetFolder) -> Iterator[Batch]:
+    """Yields the batches of the listing that was written last; none if there is no listing."""
+    for shard, part, sizes in _index(dataset):
+        first = 0
+        for size in sizes:
+            yield Batch(shard, part, first, size)
+            first += size
+
+
+def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
+    """Yields the shards of the listing that was written last, each with its part."""
+    for shard, part, _ in _index(dataset):
+        yield shard, part
+
+
+def read_part(dataset: DatasetFolder, part: str) -> list[SourceImage]:
+    """Reads the inputs of a part, in order."""
+    lines = gzip.decompress(files.read(_part_uri(dataset, part))).decode().splitlines()
+    listed = map(source_from_json, lines)
+    return [dataclasses.replace(image, listed_in=part, listed_as=image) for image in listed]
+
+
+def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:
+    uri = _index_uri(dataset)
+    if files.exists(uri):
+        for line in gzip.decompress(files.read(uri)).splitlines():
+            yield tuple(json.loads(line))
+
+
+def _compressed(data: bytes) -> bytes:
+    # Fast: it is read a few times and deleted after the run. Equal inputs give equal bytes.
+    return gzip.compress(data, 1, mtime=0)
+
+
+def _part_uri(dataset: DatasetFolder, part: str) -> str:
+    return uris.join(dataset.listing, f"{part}.jsonl.gz")
+
+
+def _index_uri(dataset: DatasetFolder) -> str:
+    return uris.join(dataset.listing, _INDEX)
