@@ -56,14 +56,15 @@ def misbehaving(behavior: str) -> list[str]:
     """A child that does something else on data which begins with "!"."""
     program = f"""
 import ctypes, os, signal, sys, time
-from beam_upscale import decoding, image
+from beam_upscale.images.decoding import child
+from beam_upscale.images.reading import pixels
 
 def decode(data, **options):
     if data.startswith(b"!"):
         {behavior}
-    return image.decode(data, **options)
+    return pixels.decode(data, **options)
 
-decoding.main(decode)
+child.main(decode)
 """
     return [sys.executable, "-c", program]
 
@@ -476,7 +477,7 @@ def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
 
 ORPHANING = """
 import sys, threading, time
-from beam_upscale.images.decoding import DecoderPool
+from beam_upscale.images.decoding.pool import DecoderPool
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})

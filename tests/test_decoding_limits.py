@@ -38,17 +38,16 @@ def saved(picture: Image.Image, format_: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def decoder(before: str, decode: str = "image.decode(data, **options)") -> tuple[str, ...]:
+def decoder(before: str, decode: str = "pixels.decode(data, **options)") -> tuple[str, ...]:
     """The command of a decoder whose limits and decoding are others."""
     program = f"""
 import os, resource, signal, time
-from beam_upscale import images as image
-from beam_upscale.images.decoding import pool as decoding
-from beam_upscale.images.decoding import limits
+from beam_upscale.images.decoding import child, limits
+from beam_upscale.images.reading import pixels
 {before}
 def decode(data, **options):
     return {decode}
-decoding.main(decode)
+child.main(decode)
 """
     return (sys.executable, "-c", program)
 
@@ -238,8 +237,8 @@ def test_cpu_seconds_are_limited() -> None:
 def test_header_has_less_time_than_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding_pool, "HEADER_TIMEOUT_SECONDS", 0.2)
     program = (
-        "import time; from beam_upscale import decoding; "
-        "decoding.main(read_header=lambda data: time.sleep(600))"
+        "import time; from beam_upscale.images.decoding import child; "
+        "child.main(read_header=lambda data: time.sleep(600))"
     )
 
     with (

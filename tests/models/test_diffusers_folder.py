@@ -216,7 +216,8 @@ def test_a_safety_checker_in_the_folder_is_not_loaded(own_pipeline: Path) -> Non
 
 def test_inspecting_loads_neither_diffusers_nor_transformers(tiny_pipeline: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from beam_upscale.inference.networks.diffusion.latent import inspect; "
+        "import sys; from pathlib import Path; "
+        "from beam_upscale.inference.networks.diffusion.latent import inspect; "
         f"inspect(Path({str(tiny_pipeline)!r})); "
         "sys.exit(bool({'diffusers', 'transformers'} & sys.modules.keys()))"
     )

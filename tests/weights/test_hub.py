@@ -361,8 +361,8 @@ def environment(hub: LocalHub, **variables: str) -> dict[str, str]:
 def test_the_librarys_own_variables_choose_its_cache(hub: LocalHub, sha256: str) -> None:
     hub.fill_library_cache(*hub.files)
     code = (
-        "from beam_upscale import weights\n"
-        f"found = weights.resolve({hub.spec!r}, 'stable-diffusion-x4-latent-upscaler')\n"
+        "from beam_upscale.inference.weights import resolution\n"
+        f"found = resolution.resolve({hub.spec!r}, 'stable-diffusion-x4-latent-upscaler')\n"
         "print(found.sha256)"
     )
     variables = environment(hub, HF_HUB_CACHE=str(hub.library_cache), HF_HUB_OFFLINE="1")
