@@ -214,7 +214,10 @@ def nothing_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_logged")
 def test_traceback_of_a_decoder_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    script = "from beam_upscale.images.decoding import child; child.main(lambda data, **_: {}[bytes(data).hex()])"
+    script = (
+        "from beam_upscale.images.decoding import child\n"
+        "child.main(lambda data, **_: {}[bytes(data).hex()])"
+    )
     command = (sys.executable, "-c", script)
 
     with caplog.at_level(logging.ERROR), DecoderPool(1, command=command) as pool:

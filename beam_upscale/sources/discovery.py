@@ -33,12 +33,12 @@ def list_images(
 ) -> Listing:
     """Lists inputs, each with its output name, and with its columns and caption if it has them.
 
-    Of a folder, columns come from the metadata files of `beam_upscale.sources.formats.metadata_files` in an image's own
+    Of a folder, columns come from the metadata files (`formats.metadata_files`) in an image's own
     and in those above, up to the folder that is listed or that a glob begins in; for a single file,
     only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
 
-    For tables and tars see `beam_upscale.sources.formats.tables` and `beam_upscale.sources.formats.webdataset`. The id of an input there
-    is its file's URI, `#`, and the number of its row or the name of its member.
+    For tables and tars see `formats.tables` and `formats.webdataset`. The id of an input there is
+    its file's URI, `#`, and the number of its row or the name of its member.
 
     Results are no inputs: below a folder, or where a glob begins, files that a run left in any
     dataset are left out, through links too. They are inputs of a pattern that begins among them,

@@ -182,7 +182,10 @@ def test_an_engine_that_is_none_is_refused() -> None:
 
 
 def test_importing_weights_imports_neither_torch_nor_the_hubs_library() -> None:
-    code = "import sys, beam_upscale.inference.weights; print({'torch', 'huggingface_hub'} & set(sys.modules))"
+    code = (
+        "import sys, beam_upscale.inference.weights.resolution\n"
+        "print({'torch', 'huggingface_hub'} & set(sys.modules))"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

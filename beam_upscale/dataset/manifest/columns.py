@@ -4,7 +4,7 @@ Readers open the files of a dataset together and need the same columns in each. 
 the values of all inputs, also in a file that holds only some of them.
 
 A column whose values have no common type, or none that Arrow and Parquet can hold, is text: each
-value as JSON, in the form of `beam_upscale.dataset.manifest.json_values`. The field's metadata distinguishes such a
+value as JSON, in the form of `manifest.json_values`. The field's metadata distinguishes such a
 column from an ordinary text column, in Parquet too.
 """
 
