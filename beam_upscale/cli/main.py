@@ -6,6 +6,13 @@ from typing import NoReturn
 
 import click
 
+from beam_upscale.cli.commands.engines import engines_command
+from beam_upscale.cli.commands.keys import keys_group
+from beam_upscale.cli.commands.plan import plan_command
+from beam_upscale.cli.commands.run import run_command
+from beam_upscale.cli.commands.serve import serve_command
+from beam_upscale.cli.commands.verify import verify_command
+from beam_upscale.cli.commands.weights import weights_group
 from beam_upscale.cli.display.explanations import explained
 from beam_upscale.cli.display.output import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE, fail
 from beam_upscale.cli.display.printing import Debugging, flush, show_all_characters
@@ -23,6 +30,18 @@ from beam_upscale.pipeline.termination import (
 @click.version_option(package_name="beam-upscale")
 def cli() -> None:
     """Upscale image datasets of any size, at a price known beforehand."""
+
+
+COMMANDS = (
+    engines_command,
+    keys_group,
+    plan_command,
+    run_command,
+    serve_command,
+    verify_command,
+    weights_group,
+)
+"""The commands: a new one is a file of `commands` and a line here."""
 
 
 def main() -> None:
@@ -91,4 +110,6 @@ def _begin_debugging(context: click.Context, _: click.Parameter, is_asked: bool)
         asked.begin()
 
 
+for _command in COMMANDS:
+    cli.add_command(_command)
 _take_debug(cli)

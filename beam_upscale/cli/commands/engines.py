@@ -7,13 +7,12 @@ import click
 
 from beam_upscale.cli.display.output import out
 from beam_upscale.cli.display.printing import Column
-from beam_upscale.cli.main import cli
 
 if TYPE_CHECKING:
     from beam_upscale.planning.engines import Engine
 
 
-@cli.command("engines")
+@click.command("engines")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def engines_command(as_json: bool) -> None:
     """List the engines with their limits, prices and parameters."""

@@ -8,14 +8,13 @@ import click
 
 from beam_upscale.cli.display.output import err, out
 from beam_upscale.cli.display.printing import Column, amount
-from beam_upscale.cli.main import cli
 from beam_upscale.cli.options.types import POSITIVE, CreditsType
 
 if TYPE_CHECKING:
     from beam_upscale.server.accounts.key_file import KeyRecord
 
 
-@cli.group("keys")
+@click.group("keys")
 def keys_group() -> None:
     """Add, list, credit and revoke API keys of `beam-upscale serve`."""
 

@@ -13,7 +13,6 @@ import click
 from beam_upscale.cli.commands.start_up import begin_decoding, import_inference
 from beam_upscale.cli.display.output import err, out
 from beam_upscale.cli.display.printing import Column, Printer, amount
-from beam_upscale.cli.main import cli
 from beam_upscale.cli.options.common import (
     BEAM_OPTIONS,
     check_beam_options,
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from beam_upscale.sources.inputs.inputs import Listing
 
 
-@cli.command("plan")
+@click.command("plan")
 @click.argument("input_", metavar="INPUT", type=PlaceType())
 @BEAM_OPTIONS
 @with_options(INPUT_OPTIONS, PLAN_OPTIONS, PARAMETER_OPTIONS)

@@ -11,7 +11,6 @@ from beam_upscale.cli.commands.start_up import begin_decoding, import_inference,
 from beam_upscale.cli.display.explanations import explained
 from beam_upscale.cli.display.output import EXIT_FAILED, EXIT_INTERRUPTED, err, fail, out
 from beam_upscale.cli.display.printing import flush
-from beam_upscale.cli.main import cli
 from beam_upscale.cli.options.common import (
     BEAM_OPTIONS,
     check_beam_options,
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from beam_upscale.sources.inputs.inputs import Listing
 
 
-@cli.command("run")
+@click.command("run")
 @click.argument("input_", metavar="INPUT", type=PlaceType())
 @click.argument("output", metavar="OUTPUT", type=PlaceType())
 @BEAM_OPTIONS

@@ -8,7 +8,6 @@ import click
 
 from beam_upscale.cli.commands.start_up import import_inference
 from beam_upscale.cli.display.output import EXIT_USAGE, fail
-from beam_upscale.cli.main import cli
 from beam_upscale.cli.options.common import DEFAULT_ENGINE, DEFAULT_SETTINGS, with_options
 from beam_upscale.cli.options.networks import MODEL_OPTIONS
 from beam_upscale.cli.options.types import POSITIVE
@@ -139,7 +138,7 @@ _SERVE_OPTIONS = (
 )
 
 
-@cli.command("serve")
+@click.command("serve")
 @click.option(
     "--engine",
     "engines",

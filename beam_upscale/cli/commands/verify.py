@@ -5,12 +5,11 @@ import sys
 import click
 
 from beam_upscale.cli.display.output import EXIT_FAILED, out
-from beam_upscale.cli.main import cli
 from beam_upscale.cli.options.common import BEAM_OPTIONS, check_beam_options
 from beam_upscale.cli.options.types import PlaceType
 
 
-@cli.command("verify")
+@click.command("verify")
 @click.argument("output", metavar="OUTPUT", type=PlaceType())
 @BEAM_OPTIONS
 def verify_command(output: str, beam_options: tuple[str, ...]) -> None:

@@ -8,13 +8,12 @@ import click
 
 from beam_upscale.cli.display.output import EXIT_FAILED, out
 from beam_upscale.cli.display.printing import Column
-from beam_upscale.cli.main import cli
 
 if TYPE_CHECKING:
     from beam_upscale.inference.weights.registry import WeightsStatus
 
 
-@cli.group("weights")
+@click.group("weights")
 def weights_group() -> None:
     """List, fetch and verify the weights of networks."""
 

@@ -39,6 +39,7 @@ from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.dataset.hold.owners import Folder, Kind, ended, state_of_output
 from beam_upscale.dataset.hold.state import State, states
 from beam_upscale.dataset.hold.taking import Taking
+from beam_upscale.dataset.hold.terms import Terms
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.storage import store_checks
 from beam_upscale.storage.uris import uris, urls
@@ -49,29 +50,8 @@ _MOST_TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Hold:
-    """One run's hold on one output; workers have copies of it.
-
-    Attributes:
-        root: the root of the output.
-        token: the run's token.
-        kind: the way in which other runs find out whether it is still alive.
-        lease_seconds: the seconds without a sign of life after which a run with a lease is gone.
-        begun_on: for a user's own pipeline, whose workers take the output themselves: the SHA-256
-            of `run.json` when the pipeline was constructed, empty if there was none. None if
-            `acquire` takes the output.
-    """
-
-    root: str
-    token: str
-    kind: Kind = Kind.LEASE
-    lease_seconds: float = DEFAULT_LEASE_SECONDS
-    begun_on: str | None = None
-
-    @property
-    def is_taken_by_workers(self) -> bool:
-        """True if the workers take the output, and not the process that starts the pipeline."""
-        return self.begun_on is not None
+class Hold(Terms):
+    """One run's hold on one output; workers have copies of it."""
 
     def acquire(self, on_wait: Callable[[str], None] = _logger.warning) -> None:
         """Takes the output for this run.
@@ -136,7 +116,7 @@ class Hold:
         finally:
             state.show(-1)
 
-    def _state(self) -> "State":
+    def _state(self) -> State:
         state = states.get((self.root, self.token))
         if state is None:
             if self.kind is Kind.LOCK:

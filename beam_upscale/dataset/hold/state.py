@@ -9,15 +9,13 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from beam_upscale.dataset.hold import owners
 from beam_upscale.dataset.hold.file_lock import FileLock, Writers
 from beam_upscale.dataset.hold.owners import BEAT, TRUSTED, Folder, ended
+from beam_upscale.dataset.hold.terms import Terms
 from beam_upscale.errors import ErrorCode, HoldLostError
-
-if TYPE_CHECKING:
-    from beam_upscale.dataset.hold.hold import Hold
 
 _logger = logging.getLogger(__name__)
 
@@ -29,20 +27,20 @@ class State:
     """The part of this process in a run's hold.
 
     Args:
-        hold: the hold.
+        terms: the terms of the hold.
         number: the number of the hold.
         lock: the lock that is kept until the run ends; None for the kind LEASE.
         made: the folders that were created for the hold, the inner ones first.
     """
 
     def __init__(
-        self, hold: "Hold", number: int, lock: FileLock | None, made: Sequence[Path] = ()
+        self, terms: Terms, number: int, lock: FileLock | None, made: Sequence[Path] = ()
     ) -> None:
-        self._hold = hold
+        self._terms = terms
         self._number = number
         self.lock = lock
         self._made = made
-        self._folder = Folder(hold.root)
+        self._folder = Folder(terms.root)
         self._content = self._folder.content(number)
         self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._over: HoldLostError | None = None
@@ -60,9 +58,9 @@ class State:
             raise self._over
         if self.lock is not None:
             if not self.lock.is_in_place():
-                self._lose(f"the lock of {self._hold.root} was removed by hand")
+                self._lose(f"the lock of {self._terms.root} was removed by hand")
             return
-        if owners.clock() - self._confirmed >= TRUSTED * self._hold.lease_seconds:
+        if owners.clock() - self._confirmed >= TRUSTED * self._terms.lease_seconds:
             self._confirm()
 
     def _confirm(self) -> None:
@@ -80,16 +78,16 @@ class State:
 
     def _require_ours(self) -> None:
         owner = self._folder.look().owner
-        if owner is not None and owner.token == self._hold.token and not owner.released:
+        if owner is not None and owner.token == self._terms.token and not owner.released:
             return
         if self._count:
             with contextlib.suppress(Exception):
                 self._folder.delete_sign(self._number, self._name)
-        if owner is None or owner.token == self._hold.token:
-            self._over = ended(self._hold.root)
+        if owner is None or owner.token == self._terms.token:
+            self._over = ended(self._terms.root)
             raise self._over
         taker = f"{owner.who} has it since {owner.since}"
-        self._lose(f"another run has taken {self._hold.root} over: {taker}")
+        self._lose(f"another run has taken {self._terms.root} over: {taker}")
 
     def _lose(self, message: str) -> NoReturn:
         self._over = HoldLostError(
@@ -126,13 +124,13 @@ class State:
     def _shared(self, path: str) -> FileLock:
         """Shares the lock that another run would need alone to take the output over."""
         lock = FileLock(path)
-        end = owners.clock() + owners.WATCHED * self._hold.lease_seconds
+        end = owners.clock() + owners.WATCHED * self._terms.lease_seconds
         while self._over is None:
             try:
                 if lock.share():
                     return lock
             except FileNotFoundError:
-                self._over = ended(self._hold.root)
+                self._over = ended(self._terms.root)
                 break
             # The lock's holder is just looking, or has taken the output.
             self._require_ours()
@@ -153,7 +151,7 @@ class State:
                 self._thread.start()
 
     def _beat(self) -> None:
-        pause = BEAT * self._hold.lease_seconds
+        pause = BEAT * self._terms.lease_seconds
         while True:
             time.sleep(pause)
             with self._turn:
@@ -189,19 +187,19 @@ class State:
             if not is_idle or self._folder.names_of_living(self._number) - {self._name}:
                 return False
             if self._over is None:
-                message = f"another run of this process has taken {self._hold.root} over"
+                message = f"another run of this process has taken {self._terms.root} over"
                 self._over = HoldLostError(ErrorCode.HOLD_LOST, message)
         return self._writers.have_finished()
 
     def leave(self) -> None:
         """Leaves the output to other processes of the run."""
-        self._over = self._over or ended(self._hold.root)
+        self._over = self._over or ended(self._terms.root)
         self._withdraw_sign()
 
     def release(self, *, is_at_once: bool = False) -> None:
         """Gives the output up; see `Hold.release`."""
         was_ours = self._over is None
-        self._over = self._over or ended(self._hold.root)
+        self._over = self._over or ended(self._terms.root)
         if self.lock is not None:
             if not is_at_once:
                 self._writers.have_finished()
@@ -212,7 +210,7 @@ class State:
         if was_ours:
             with self._turn, contextlib.suppress(Exception):
                 owner = self._folder.look().owner
-                if owner is not None and owner.token == self._hold.token:
+                if owner is not None and owner.token == self._terms.token:
                     self._folder.mark_released(owner)
             self._withdraw_sign()
 
@@ -229,7 +227,7 @@ class State:
                 self._confirm()
             else:
                 self.check()
-            self._over = ended(self._hold.root)
+            self._over = ended(self._terms.root)
         if not self._writers.have_finished():
             return
         if self._folder.lock_path is None:
@@ -237,7 +235,7 @@ class State:
             self._wait_for_others()
         with self._alone():
             owner = self._folder.look().owner
-            if owner is None or owner.token == self._hold.token:
+            if owner is None or owner.token == self._terms.token:
                 self._folder.delete(self._number)
         for folder in self._made:
             with contextlib.suppress(OSError):
@@ -246,7 +244,7 @@ class State:
     def _wait_for_others(self) -> None:
         """Waits until the run's other processes have found, or must find, that the run is over."""
         owner = self._folder.look().owner
-        if owner is not None and owner.token == self._hold.token:
+        if owner is not None and owner.token == self._terms.token:
             self._folder.mark_released(owner)
             self._folder.wait_for_silence(owner, but_for={self._name})
 
@@ -258,7 +256,7 @@ class State:
             yield
             return
         lock = FileLock(path)
-        end = owners.clock() + owners.WATCHED * self._hold.lease_seconds
+        end = owners.clock() + owners.WATCHED * self._terms.lease_seconds
         while not lock.take():
             if owners.clock() >= end:
                 raise TimeoutError(f"another process has the lock {path} and does not go on")

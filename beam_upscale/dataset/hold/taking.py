@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from beam_upscale.dataset.hold import owners
 from beam_upscale.dataset.hold.file_lock import FileLock
@@ -22,12 +21,10 @@ from beam_upscale.dataset.hold.owners import (
     state_of_output,
 )
 from beam_upscale.dataset.hold.state import State, states
+from beam_upscale.dataset.hold.terms import Terms
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.storage import publishing
 from beam_upscale.storage.uris import uris
-
-if TYPE_CHECKING:
-    from beam_upscale.dataset.hold.hold import Hold
 
 
 def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
@@ -38,10 +35,10 @@ def _is_alive(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> bool:
 class Taking:
     """One attempt to take an output."""
 
-    def __init__(self, hold: "Hold", on_wait: Callable[[str], None]) -> None:
-        self._hold = hold
+    def __init__(self, terms: Terms, on_wait: Callable[[str], None]) -> None:
+        self._terms = terms
         self._on_wait = on_wait
-        self._folder = Folder(hold.root)
+        self._folder = Folder(terms.root)
         path = self._folder.lock_path
         self._lock = None if path is None else FileLock(path)
         # The folders that this attempt created, the inner ones first.
@@ -61,9 +58,9 @@ class Taking:
         try:
             self._make_folders()
             number = self._number()
-            is_kept = self._hold.kind is Kind.LOCK
-            state = State(self._hold, number, self._lock if is_kept else None, self._made)
-            states[self._hold.root, self._hold.token] = state
+            is_kept = self._terms.kind is Kind.LOCK
+            state = State(self._terms, number, self._lock if is_kept else None, self._made)
+            states[self._terms.root, self._terms.token] = state
             return state
         except BaseException:
             self._leave_no_trace()
@@ -99,9 +96,9 @@ class Taking:
                 continue
             seen = self._folder.look()
             owner = seen.owner
-            if owner is not None and owner.token == self._hold.token:
+            if owner is not None and owner.token == self._terms.token:
                 if owner.released:
-                    raise ended(self._hold.root)
+                    raise ended(self._terms.root)
                 return owner.number
             if not self._is_gone(owner):
                 assert owner is not None
@@ -120,7 +117,7 @@ class Taking:
 
     def _forget_stop(self) -> None:
         """Withdraws a stop request for the run before, in a user's pipeline; `run` does it too."""
-        if self._hold.is_taken_by_workers:
+        if self._terms.is_taken_by_workers:
             publishing.delete(uris.join(self._folder.root, STAGING, "stop"), allowed)
 
     def _refuse_if_late(self) -> None:
@@ -150,7 +147,7 @@ class Taking:
             SettingsError: OUTPUT_HELD, there was a sign of life.
         """
         self._on_wait(
-            f"{self._hold.root} was taken by {owner.who} since {owner.since}; waiting up to "
+            f"{self._terms.root} was taken by {owner.who} since {owner.since}; waiting up to "
             f"{owner.lease_seconds:g} s for a sign of life of that run"
         )
         seen = self._folder.signs_of_life(owner.number)
@@ -163,7 +160,7 @@ class Taking:
             now_seen = self._folder.signs_of_life(owner.number)
             if _is_alive(seen, now_seen):
                 raise self._refusal(owner)
-            here = states.get((self._hold.root, owner.token))
+            here = states.get((self._terms.root, owner.token))
             if here is not None and here.give_way():
                 seen = now_seen
                 break
@@ -177,12 +174,12 @@ class Taking:
             raise self._refusal(owner)
 
     def _refuse_if_outdated(self) -> None:
-        begun_on = self._hold.begun_on
-        if begun_on is None or begun_on == state_of_output(self._hold.root):
+        begun_on = self._terms.begun_on
+        if begun_on is None or begun_on == state_of_output(self._terms.root):
             return
         raise HoldLostError(
             ErrorCode.HOLD_LOST,
-            f"another run into {self._hold.root} has begun or ended since this pipeline was put "
+            f"another run into {self._terms.root} has begun or ended since this pipeline was put "
             "together; put it together again, so that it sees what is there",
         )
 
@@ -190,7 +187,7 @@ class Taking:
         who = "another run" if owner is None else f"the run of {owner.who} since {owner.since}"
         return SettingsError(
             ErrorCode.OUTPUT_HELD,
-            f"{self._hold.root} is held by {who}: one output has one run at a time. Wait for its "
+            f"{self._terms.root} is held by {who}: one output has one run at a time. Wait for its "
             "end, stop it, or take another output",
         )
 
@@ -198,11 +195,11 @@ class Taking:
         now = datetime.datetime.now(datetime.UTC)
         return Owner(
             number,
-            self._hold.token,
-            self._hold.kind,
+            self._terms.token,
+            self._terms.kind,
             who=f"{_user()}@{socket.gethostname()}, process {os.getpid()},",
             since=now.strftime("%Y-%m-%d %H:%M:%S UTC"),
-            lease_seconds=self._hold.lease_seconds,
+            lease_seconds=self._terms.lease_seconds,
         )
 
 
