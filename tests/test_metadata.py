@@ -15,7 +15,7 @@ from memory_filesystem import MemoryFileSystem
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.parameters import MAX_NOISE_LEVEL, MAX_SEED, MAX_STEPS, Parameters
-from beam_upscale.sources.formats.metadata_files import (
+from beam_upscale.sources.parsing.metadata_files import (
     Columns,
     is_metadata_name,
     nearest,

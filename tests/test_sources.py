@@ -30,9 +30,9 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.pipeline.budget import claim, spent
 from beam_upscale.pipeline.read import (
-    Asking,
     FindDone,
     FindEarlier,
+    ListingRequest,
     ReadBatch,
     ReadImages,
     write_down,
@@ -1195,6 +1195,6 @@ def test_the_pipeline_marks_what_is_done(inputs: Path, dataset: DatasetFolder) -
 def test_an_output_below_the_input_is_not_read_by_the_pipeline(inputs: Path) -> None:
     make(inputs, "a.png", "out/images/a.png")
 
-    images = Asking(str(inputs), dataset=DatasetFolder(f"{inputs}/out")).listing().images
+    images = ListingRequest(str(inputs), dataset=DatasetFolder(f"{inputs}/out")).listing().images
 
     assert [image.name for image in images] == ["a.png"]

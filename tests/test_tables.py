@@ -18,12 +18,13 @@ from memory_filesystem import MemoryFileSystem
 from beam_upscale.dataset.names import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images, no_input
-from beam_upscale.sources.formats import parquet, separated_values, table_rows
+from beam_upscale.sources.formats import parquet
 from beam_upscale.sources.formats.input_format import InputFormat, inferred
-from beam_upscale.sources.formats.table_rows import resolved
 from beam_upscale.sources.inputs.inputs import Listing
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 from beam_upscale.sources.locations.parts import Cell, Missing
+from beam_upscale.sources.parsing import separated_values, table_rows
+from beam_upscale.sources.parsing.table_rows import resolved
 
 FORMS = ["rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet"]
 

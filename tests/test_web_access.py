@@ -10,7 +10,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 import beam_upscale as bu
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.pipeline.read import Asking
+from beam_upscale.pipeline.read import ListingRequest
 from beam_upscale.sources.inputs.source_image import source_from_json, source_image
 from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess
@@ -94,12 +94,12 @@ def test_reading_asks_as_its_options_and_the_pipeline_s_say() -> None:
     seen: list[WebAccess] = []
     options = PipelineOptions(["--deny_private_networks"])
 
-    def listed(asking: Asking) -> NoReturn:
-        seen.append(asking.web_access)
+    def listed(request: ListingRequest) -> NoReturn:
+        seen.append(request.web_access)
         raise SettingsError(ErrorCode.NO_INPUT, "seen")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Asking, "listing", listed)
+        patch.setattr(ListingRequest, "listing", listed)
         with (
             pytest.raises(Exception, match="seen"),
             beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline,

@@ -57,7 +57,7 @@ _EXTENSIONS = tuple(sorted({each.extension for each in OutputFormat}))
 
 
 @dataclasses.dataclass(frozen=True)
-class Wish:
+class RequestedName:
     """The requested name of an input's result.
 
     Attributes:
@@ -84,33 +84,34 @@ def folded(name: str) -> str:
 
 
 def unique_names(
-    wishes: Callable[[], Iterable[Wish]], reserved: SortedMap | None = None
+    requested: Callable[[], Iterable[RequestedName]], reserved: SortedMap | None = None
 ) -> Iterator[str]:
     """Yields a unique name for each result, without regard to case and Unicode form.
 
     Args:
-        wishes: returns the wishes of all inputs, in the same order each time; it is called twice.
+        requested: returns the requested names of all inputs, in the same order each time; it is
+            called twice.
         reserved: names that earlier results have, by `input_id`.
 
     Yields:
-        The name for each wish, in order. Inputs that request the same name (`a.jpg` and `a.png`)
-        both keep their extension in it, and so does an input whose result would stand where
-        another's folder must be.
+        A name for each requested one, in order. Inputs that request the same name (`a.jpg` and
+        `a.png`) both keep their extension in it, and so does an input whose result would stand
+        where another's folder must be.
     """
     reserved = SortedMap() if reserved is None else reserved
     wanted, wanted_twice = SortedMap(), SortedMap()
     names = _Names(reserved.values())
-    for wish in wishes():
-        same = folded(wish.name)
+    for each in requested():
+        same = folded(each.name)
         if same in wanted:
             wanted_twice[same] = ""
         else:
             wanted[same] = ""
-        names.expect(wish.name)
-    for wish in wishes():
-        name = reserved.get(wish.input_id)
+        names.expect(each.name)
+    for each in requested():
+        name = reserved.get(each.input_id)
         if name is None:
-            choices = wish.choices()[1 if folded(wish.name) in wanted_twice else 0 :]
+            choices = each.choices()[1 if folded(each.name) in wanted_twice else 0 :]
             name = next(filter(names.is_free, choices), choices[-1])
             names.take(name)
         yield name

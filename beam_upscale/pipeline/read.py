@@ -30,7 +30,7 @@ from beam_upscale.storage.http.web_access import WebAccess
 
 
 @dataclasses.dataclass(frozen=True)
-class Asking:
+class ListingRequest:
     """A request to list inputs, and the output that they are for.
 
     Attributes:
@@ -68,16 +68,16 @@ def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Itera
     return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
 
 
-def _list_together(_: object, asking: Asking) -> Iterator[list[SourceImage]]:
-    images = asking.listing().images
+def _list_together(_: object, request: ListingRequest) -> Iterator[list[SourceImage]]:
+    images = request.listing().images
     return together(images, len(images))
 
 
-def _list_for(_: object, asking: Asking, dataset: DatasetFolder) -> Iterator[Batch]:
+def _list_for(_: object, request: ListingRequest, dataset: DatasetFolder) -> Iterator[Batch]:
     with dataset.shown():
         # A request that stopped an earlier run of this pipeline must not stop this one.
         clear_stop(dataset)
-        return write_down(asking.listing().images, dataset, asking.shard_rows)
+        return write_down(request.listing().images, dataset, request.shard_rows)
 
 
 def _batches_of(_: object, dataset: DatasetFolder) -> Iterator[Batch]:
@@ -241,7 +241,7 @@ class ReadImages(beam.PTransform):
         if self.output is not None:
             dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)
         own = WebAccess(self.deny_private_networks, self.allow_link_local)
-        asking = Asking(
+        request = ListingRequest(
             self.pattern,
             self.input_format,
             self.image_column,
@@ -251,9 +251,9 @@ class ReadImages(beam.PTransform):
         )
         begin = root | "Begin" >> beam.Impulse()
         if dataset is None:
-            lists = begin | "List" >> beam.FlatMap(_list_together, asking)
+            lists = begin | "List" >> beam.FlatMap(_list_together, request)
             return lists | "Spread" >> beam.Reshuffle() | "Separate" >> beam.FlatMap(list)
-        batches = begin | "List" >> beam.FlatMap(_list_for, asking, dataset)
+        batches = begin | "List" >> beam.FlatMap(_list_for, request, dataset)
         return batches | "Read" >> _ReadBatches(dataset, self.retry)
 
 

@@ -28,7 +28,7 @@ from beam_upscale.pipeline.budget import LimitCredits, spent
 from beam_upscale.pipeline.execution import Execution, ask_to_stop
 from beam_upscale.pipeline.large_images.spread import refuse_packed
 from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeline
-from beam_upscale.pipeline.read import Asking, FindDone, ReadListed, write_down
+from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
 from beam_upscale.pipeline.run_state.control import (
     HeedStop,
@@ -143,10 +143,10 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
         record = continued(earlier, record)
-    asking = Asking(
+    listing_request = ListingRequest(
         request.input, request.input_format, request.image_column, dataset, request.shard_rows
     )
-    listing = asking.listing()
+    listing = listing_request.listing()
     if not listing.images:
         raise no_input(request.input, listing)
     require_prompt_column(listing, settings.rules)

@@ -8,12 +8,12 @@ from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.sources.formats.folder import Entries, list_folder
 from beam_upscale.sources.formats.input_format import InputFormat, format_of, inferred
-from beam_upscale.sources.formats.table_rows import TableRow
 from beam_upscale.sources.formats.tables import read_table
 from beam_upscale.sources.formats.webdataset import TarInput, read_tar
 from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
 from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
 from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
+from beam_upscale.sources.parsing.table_rows import TableRow
 from beam_upscale.storage import walking
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import secrets, urls
@@ -33,7 +33,7 @@ def list_images(
 ) -> Listing:
     """Lists inputs, each with its output name, and with its columns and caption if it has them.
 
-    Of a folder, columns come from the metadata files (`formats.metadata_files`) in an image's own
+    Of a folder, columns come from the metadata files (`parsing.metadata_files`) in an image's own
     and in those above, up to the folder that is listed or that a glob begins in; for a single file,
     only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
 

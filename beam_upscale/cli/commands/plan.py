@@ -79,7 +79,7 @@ def plan_command(
     from beam_upscale.inference.weights import advice
     from beam_upscale.pipeline.local_runner import is_local
     from beam_upscale.pipeline.preview import by_status, limits_of_knowledge, preview, read_plan
-    from beam_upscale.pipeline.read import Asking
+    from beam_upscale.pipeline.read import ListingRequest
     from beam_upscale.sources.discovery import no_input
     from beam_upscale.sources.inputs.inputs import require_prompt_column
     from beam_upscale.storage import files
@@ -91,7 +91,7 @@ def plan_command(
     settings = settings_of(engine, then, options)
     beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     files.configure(beam_options)
-    listing = Asking(input_, input_format, image_column).listing()
+    listing = ListingRequest(input_, input_format, image_column).listing()
     if not listing.images:
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)

@@ -15,7 +15,7 @@ from beam_upscale.dataset.names import stem, unique_names
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.sources.inputs.inputs import wish_of
+from beam_upscale.sources.inputs.inputs import requested_name
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
@@ -87,7 +87,7 @@ def assign_shards(
         name = _name_in_layout_files(output_uri)
         if shard < first and name is not None:
             reserved[input_id] = name
-    names = unique_names(lambda: map(wish_of, images), reserved)
+    names = unique_names(lambda: map(requested_name, images), reserved)
     by_shard = SortedMap(
         (f"{image.shard:012} {image.input_id}", image.to_json())
         for image in _numbered(zip(images, names, strict=True), committed, first, shard_rows)

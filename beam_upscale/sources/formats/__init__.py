@@ -1,1 +1,1 @@
-"""The formats of input datasets: one module for each, found by name."""
+"""The formats of input datasets: one module for each, found by its name."""

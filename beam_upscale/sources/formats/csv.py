@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from beam_upscale.sources.formats.input_format import ending
-from beam_upscale.sources.formats.metadata_files import named_columns
-from beam_upscale.sources.formats.separated_values import MalformedError, Record, records
-from beam_upscale.sources.formats.table_rows import Line, invalid, require_unique
+from beam_upscale.sources.parsing.metadata_files import named_columns
+from beam_upscale.sources.parsing.separated_values import MalformedError, Record, records
+from beam_upscale.sources.parsing.table_rows import Line, invalid, require_unique
 
 
 def csv_lines(uri: str, file: BinaryIO) -> Iterator[Line]:

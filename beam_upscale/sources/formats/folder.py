@@ -10,15 +10,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beam_upscale.dataset.names import stem
-from beam_upscale.sources.formats.metadata_files import (
+from beam_upscale.sources.inputs.input_scope import InputScope
+from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
+from beam_upscale.sources.inputs.source_image import CAPTION, SourceImage, source_image
+from beam_upscale.sources.parsing.metadata_files import (
     METADATA_NAMES,
     is_metadata_name,
     nearest,
     read_metadata,
 )
-from beam_upscale.sources.inputs.input_scope import InputScope
-from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
-from beam_upscale.sources.inputs.source_image import CAPTION, SourceImage, source_image
 from beam_upscale.storage import walking
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import secrets, urls

@@ -10,8 +10,8 @@ from beam_upscale.dataset.manifest.json_values import (
     shown_json,
     without_deep,
 )
-from beam_upscale.sources.formats import table_rows
-from beam_upscale.sources.formats.table_rows import Line
+from beam_upscale.sources.parsing import table_rows
+from beam_upscale.sources.parsing.table_rows import Line
 
 
 def json_lines(file: BinaryIO) -> Iterator[Line]:

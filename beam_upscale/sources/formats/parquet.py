@@ -10,8 +10,11 @@ import pyarrow.parquet as pq
 
 from beam_upscale.errors import shortened
 from beam_upscale.images.codecs import one_line
-from beam_upscale.sources.formats.arrow_values import rows_of_arrow, types_in
-from beam_upscale.sources.formats.table_rows import (
+from beam_upscale.sources.locations.parquet_cells import only_column
+from beam_upscale.sources.locations.parquet_footers import ColumnChunk, column_chunks
+from beam_upscale.sources.locations.parts import Cell
+from beam_upscale.sources.parsing.arrow_values import rows_of_arrow, types_in
+from beam_upscale.sources.parsing.table_rows import (
     TableRow,
     find_image_column,
     invalid,
@@ -20,9 +23,6 @@ from beam_upscale.sources.formats.table_rows import (
     require_unique,
     with_name,
 )
-from beam_upscale.sources.locations.parquet_cells import only_column
-from beam_upscale.sources.locations.parquet_footers import ColumnChunk, column_chunks
-from beam_upscale.sources.locations.parts import Cell
 
 _ROWS_AT_A_TIME = 1024
 _BYTES_AT_A_TIME = 64 << 20

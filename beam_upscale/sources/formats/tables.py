@@ -14,7 +14,8 @@ from beam_upscale.sources.formats.csv import csv_lines
 from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.formats.jsonl import json_lines
 from beam_upscale.sources.formats.parquet import parquet_rows
-from beam_upscale.sources.formats.table_rows import (
+from beam_upscale.sources.locations import locations
+from beam_upscale.sources.parsing.table_rows import (
     Line,
     TableRow,
     faulty,
@@ -22,7 +23,6 @@ from beam_upscale.sources.formats.table_rows import (
     invalid,
     named,
 )
-from beam_upscale.sources.locations import locations
 from beam_upscale.storage import files
 
 

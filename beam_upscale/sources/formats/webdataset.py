@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 from beam_upscale.dataset.manifest.json_values import is_unicode, json_problem, parsed, without_deep
 from beam_upscale.errors import ErrorCode, ImageError, shortened
-from beam_upscale.sources.formats.tar_members import Member, bytes_of, members_of
 from beam_upscale.sources.locations.parts import Extent, Missing, Part
+from beam_upscale.sources.parsing.tar_members import Member, bytes_of, members_of
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Container, Iterable, Iterator
 
-from beam_upscale.dataset.names import Wish, unique_names
+from beam_upscale.dataset.names import RequestedName, unique_names
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal
 from beam_upscale.planning.chain import Rules
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
@@ -23,11 +23,12 @@ class Inputs(Collection[SourceImage]):
         self._names = SortedMap(self._named())
 
     def _named(self) -> Iterator[tuple[str, str]]:
-        return zip((key for key, _ in self._images.items()), unique_names(self.wishes), strict=True)
+        ids = (key for key, _ in self._images.items())
+        return zip(ids, unique_names(self.requested_names), strict=True)
 
-    def wishes(self) -> Iterator[Wish]:
+    def requested_names(self) -> Iterator[RequestedName]:
         """Yields the requested name of each input's result."""
-        return map(wish_of, self._listed())
+        return map(requested_name, self._listed())
 
     def _listed(self) -> Iterator[SourceImage]:
         return map(source_from_json, self._images.values())
@@ -48,9 +49,9 @@ class Inputs(Collection[SourceImage]):
         return self._images
 
 
-def wish_of(image: SourceImage) -> Wish:
+def requested_name(image: SourceImage) -> RequestedName:
     """Returns the requested name of an input's result."""
-    return Wish(image.input_id, image.output_name, image.name)
+    return RequestedName(image.input_id, image.output_name, image.name)
 
 
 @dataclasses.dataclass(frozen=True)

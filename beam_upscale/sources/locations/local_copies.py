@@ -28,7 +28,7 @@ from beam_upscale.storage import files
 _CHUNK_BYTES = 16 << 20
 
 
-def pieces(extent: Extent) -> Iterator[Extent]:
+def ranges(extent: Extent) -> Iterator[Extent]:
     """Cuts an extent into smaller ones that are held in memory one by one."""
     end = extent.offset + extent.size
     for offset in range(extent.offset, end, _CHUNK_BYTES):
@@ -124,8 +124,8 @@ def _chunks(uri: str, part: Part | None) -> Iterator[bytes]:
         case None:
             yield from _file_chunks(uri)
         case Extent():
-            for piece in pieces(part):
-                yield checked(files.read_range(uri, piece.offset, piece.size), uri, piece)
+            for extent in ranges(part):
+                yield checked(files.read_range(uri, extent.offset, extent.size), uri, extent)
         case Cell():
             yield parquet_cells.cells.read(uri, part)
         case Missing():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beam_upscale.sources.locations import parquet_cells
-from beam_upscale.sources.locations.local_copies import Copies, pieces
+from beam_upscale.sources.locations.local_copies import Copies, ranges
 from beam_upscale.sources.locations.parts import Cell, Extent, Missing, OnDisk, Part, checked
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
@@ -81,9 +81,9 @@ def sha256(uri: str, part: Part | None) -> str:
             return files.sha256(uri)
         case Extent():
             digest = hashlib.sha256()
-            for piece in pieces(part):
-                data = files.read_range(uri, piece.offset, piece.size)
-                digest.update(checked(data, uri, piece))
+            for extent in ranges(part):
+                data = files.read_range(uri, extent.offset, extent.size)
+                digest.update(checked(data, uri, extent))
             return digest.hexdigest()
         case Cell():
             return hashlib.sha256(parquet_cells.cells.read(uri, part)).hexdigest()

@@ -108,8 +108,8 @@ def _length(uri: str, file: BinaryIO) -> int:
 
 
 @dataclasses.dataclass
-class _Said:
-    """The statements of extended headers about the member that follows them.
+class _ExtendedHeader:
+    """The values that extended headers state of the member that follows them.
 
     Attributes:
         name: name of the member; None if it is not stated.
@@ -126,7 +126,7 @@ def members_of(uri: str, file: BinaryIO) -> Iterator[Member]:
     """Yields all members except folders, as far as the archive can be read."""
     length = _length(uri, file)
     position = 0
-    said = _Said()
+    extended = _ExtendedHeader()
     while True:
         block = bytes_of(uri, file, position, _BLOCK)
         if block and not block.strip(b"\0"):
@@ -134,7 +134,7 @@ def members_of(uri: str, file: BinaryIO) -> Iterator[Member]:
             behind = _behind_zeros(uri, file, position)
             if behind is None:
                 return
-            position, said = behind, _Said()
+            position, extended = behind, _ExtendedHeader()
             block = bytes_of(uri, file, position, _BLOCK)
         try:
             info = _header(block)
@@ -148,16 +148,16 @@ def members_of(uri: str, file: BinaryIO) -> Iterator[Member]:
             if data + info.size > length:
                 yield _damaged(position, "the archive is cut off")
                 return
-            _hear(uri, file, info, data, said)
+            _read_extended(uri, file, info, data, extended)
             position = data + _rounded(info.size)
             continue
-        member = _member(info, data, said, length)
+        member = _member(info, data, extended, length)
         if info.type != tarfile.DIRTYPE:
             yield member
         if member.is_last:
             return
         position = data + _rounded(member.extent.size)
-        said = _Said()
+        extended = _ExtendedHeader()
 
 
 def _header(block: bytes) -> tarfile.TarInfo:
@@ -212,9 +212,9 @@ def _after_holes(uri: str, file: BinaryIO, block: bytes, data: int) -> int:
     return data
 
 
-def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> Member:
-    name = info.name if said.name is None else said.name
-    size = info.size if said.size is None else said.size
+def _member(info: tarfile.TarInfo, data: int, extended: _ExtendedHeader, length: int) -> Member:
+    name = info.name if extended.name is None else extended.name
+    size = info.size if extended.size is None else extended.size
     if info.type in _WITHOUT_DATA:
         size = 0
     kind = _NO_FILES.get(info.type)
@@ -222,7 +222,7 @@ def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> Membe
         kind = (
             f"a member of a type that tars do not define ({literal(info.type.decode('latin-1'))})"
         )
-    problem = said.problem or ("" if kind is None else f"is {kind}")
+    problem = extended.problem or ("" if kind is None else f"is {kind}")
     if "\0" in name:
         problem, name = "has a NUL in its name", name.replace("\0", "_")
     if len(name) > _LONGEST_NAME:
@@ -235,31 +235,33 @@ def _member(info: tarfile.TarInfo, data: int, said: _Said, length: int) -> Membe
     return Member(name, Extent(data, size), problem, is_last=is_cut)
 
 
-def _hear(uri: str, file: BinaryIO, info: tarfile.TarInfo, data: int, said: _Said) -> None:
-    """Reads the statements of an extended header about the member that follows it into `said`."""
+def _read_extended(
+    uri: str, file: BinaryIO, info: tarfile.TarInfo, data: int, extended: _ExtendedHeader
+) -> None:
+    """Reads a header that says more of the next member than a plain one can, into `extended`."""
     if info.type in _PASSED_OVER:
         return
     if info.size > _MOST_EXTENDED_BYTES:
-        said.problem = (
+        extended.problem = (
             f"has an extended header of {info.size:,} bytes; it may have {_MOST_EXTENDED_BYTES:,}"
         )
         return
     content = bytes_of(uri, file, data, info.size)
     if info.type == tarfile.GNUTYPE_LONGNAME:
-        said.name = _text(content.partition(b"\0")[0])
+        extended.name = _text(content.partition(b"\0")[0])
         return
     try:
         fields = _pax_fields(content)
         if b"size" in fields:
-            said.size = _whole(fields[b"size"])
+            extended.size = _whole(fields[b"size"])
     except ValueError:
-        said.problem = "has a damaged extended header"
+        extended.problem = "has a damaged extended header"
         return
     if b"path" in fields:
-        said.name = _text(fields[b"path"])
+        extended.name = _text(fields[b"path"])
     if any(field.startswith(b"GNU.sparse.") for field in fields):
-        said.name = _text(fields.get(b"GNU.sparse.name", b"")) or said.name
-        said.problem = f"is {_NO_FILES[tarfile.GNUTYPE_SPARSE]}"
+        extended.name = _text(fields.get(b"GNU.sparse.name", b"")) or extended.name
+        extended.problem = f"is {_NO_FILES[tarfile.GNUTYPE_SPARSE]}"
 
 
 def _text(name: bytes) -> str:

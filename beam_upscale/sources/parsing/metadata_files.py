@@ -31,8 +31,8 @@ from beam_upscale.dataset.manifest.json_values import (
 )
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal, shortened
 from beam_upscale.images.codecs import one_line
-from beam_upscale.sources.formats.arrow_values import rows_of_arrow
-from beam_upscale.sources.formats.separated_values import MalformedError, records
+from beam_upscale.sources.parsing.arrow_values import rows_of_arrow
+from beam_upscale.sources.parsing.separated_values import MalformedError, records
 from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.uris import uris
 
