@@ -18,8 +18,8 @@ endif
 
 # The tests of the modules whose coverage pyproject.toml asks for. Measuring takes a third of a
 # test's time, and that a whole run passes through a line says little about what looks at it.
-MEASURED := tests/image $(patsubst %,tests/test_%.py,chain color containers decoding decoding_limits \
-	engines errors layout manifest parameters plan ranges tiling)
+MEASURED := tests/unit/planning tests/unit/images tests/unit/dataset/manifest \
+	tests/unit/test_errors.py tests/unit/test_errors_literal.py
 # What one process compiles the next one finds, wherever that is turned off.
 QUICK_TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/pytest -n auto -m "not slow and not gpu"
 
@@ -58,8 +58,8 @@ test-gpu: $(GPU_SETUP) ## the tests that need CUDA; PYTHON=python3 uses that Pyt
 
 .PHONY: fuzz
 fuzz: install-dev ## fuzz requests, then images, tables, tars and addresses: 5 minutes each, SECONDS=N or INPUTS=N
-	$(VENV)/python tests/fuzz_requests.py --seconds $(or $(SECONDS),300)
-	$(VENV)/python tests/fuzz_inputs.py --keep out/fuzz --seed $(or $(SEED),0) \
+	$(VENV)/python tests/support/fuzz_requests.py --seconds $(or $(SECONDS),300)
+	$(VENV)/python tests/support/fuzz_inputs.py --keep out/fuzz --seed $(or $(SEED),0) \
 		$(if $(INPUTS),--inputs $(INPUTS),--seconds $(or $(SECONDS),300))
 
 .PHONY: bench-network
@@ -77,7 +77,7 @@ runners: install-dev ## fetch Flink, Spark, Beam's job servers, Prism, HDFS and 
 
 .PHONY: corpora
 corpora: install-dev ## fetch image files that others test their decoders with, for the slow tests
-	@$(VENV)/python tests/corpora/archives.py
+	@$(VENV)/python tests/integration/corpora/archives.py
 
 .PHONY: protos
 protos: clients ## generate the messages of the gRPC API from protos/, for Python and TypeScript
@@ -113,7 +113,7 @@ python:
 
 .PHONY: clean
 clean: ## remove what the commands made, .venv included
-	rm -rf tests/corpora/out tests/runners/out clients/python/.venv clients/typescript/node_modules clients/typescript/out \
-		tests/clients/browser/node_modules tests/clients/browser/out
+	rm -rf tests/integration/corpora/out tests/runners/out clients/python/.venv \
+		clients/typescript/node_modules clients/typescript/out tests/clients/browser/node_modules tests/clients/browser/out
 	rm -rf .venv out dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

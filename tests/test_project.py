@@ -12,10 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image, ImageOps
+from places import ROOT, SAMPLES
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "beam_upscale"
-SAMPLES = ROOT / "samples"
 
 RUN_LOCK = "requirements.lock"
 DEV_LOCK = "requirements-dev.lock"

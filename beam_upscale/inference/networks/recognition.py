@@ -15,7 +15,7 @@ from beam_upscale.inference.networks.device import Precision
 ESRGAN_HALO = 96
 """Input pixels around a tile of an ESRGAN. The network sees further, but a tile's border at this
 distance changes no pixel of the result by more than 2 of 255 levels, and no more than one in 10,000
-by more than 1 (tests/models/test_seams.py)."""
+by more than 1 (tests/unit/inference/networks/test_seams.py)."""
 
 UNKNOWN_HALO = 128
 """Input pixels around a tile of a network with attention or pooling, which sees the whole tile."""
