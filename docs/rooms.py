@@ -53,7 +53,7 @@ class Module:
     @property
     def room(self) -> str:
         """The part of the name behind `beam_upscale`: the room, or the module's own name."""
-        return (self.name.split(".") + [""])[1]
+        return self.name.partition(".")[2].partition(".")[0]
 
     def imports(self, at_once: bool = False) -> Iterator[str]:
         """Yields the full dotted names that the module imports.

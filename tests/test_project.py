@@ -1,6 +1,5 @@
-"""What must hold of the project itself: its locks, its floors, its samples, its files."""
+"""What must hold of the project itself: its locks, its samples, its files."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -24,92 +23,6 @@ RUNNERS_LOCK = "tests/runners/requirements.lock"
 WORKER_LOCK = "pipelines/requirements.lock"
 LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LOCK]
 
-# From the ground up. A module imports from its own floor and from those below.
-FLOORS = {
-    "rules": {
-        *(
-            "arrow_values",
-            "chain",
-            "columns",
-            "defaults",
-            "error_counts",
-            "errors",
-            "engines",
-            "globs",
-            "json_values",
-            "layout",
-        ),
-        *("literal", "manifest", "parameters", "parquet_footers", "plan", "ranges"),
-        "separated_values",
-    },
-    "pixels": {"color", "containers", "decoding", "image", "tiling"},
-    "models": {"batching", "models", "steps", "weights"},
-    "inference": {
-        *("http_files", "inference", "local_models", "locations", "remote_models", "settings"),
-        *(
-            "conditional_files",
-            "hadoop_files",
-            "hold",
-            "paid_calls",
-            "shared_weights",
-            "sorted_map",
-            "storage",
-            "stores",
-            "urls",
-            "web_access",
-            "web_failures",
-        ),
-    },
-    "serving": {"grpc_api"},
-    "wiring": {
-        "arrivals",
-        "booking",
-        "books",
-        "budget",
-        "card",
-        "control",
-        "data_shards",
-        "dataset",
-        "fan_out",
-        "formats",
-        "giants",
-        "global_window",
-        "lineage",
-        "listed",
-        "listing",
-        "local_runner",
-        "metadata",
-        "output_names",
-        "places",
-        "resume",
-        "rows",
-        "run_record",
-        "sinks",
-        "sources",
-        "stages",
-        "tables",
-        "tars",
-        "tile_files",
-        "transforms",
-    },
-    "face": {
-        *(
-            "__init__",
-            "__main__",
-            "cli",
-            "explanations",
-            "preview",
-            "printing",
-            "progress",
-            "request",
-        ),
-        *("run", "server", "start_up", "summary", "termination", "verify", "yaml"),
-    },
-}
-FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules}
-ORDER = list(FLOORS)
-
-PIXEL_LIBRARIES = {"PIL", "numpy", "pillow_heif", "pyvips"}
 MODEL_LIBRARIES = {"diffusers", "safetensors", "spandrel", "torch", "torchvision", "transformers"}
 
 
@@ -193,66 +106,6 @@ def test_no_file_names_a_package_registry() -> None:
 
     assert this_file in files
     assert naming == []
-
-
-def modules() -> list[Path]:
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-def module_id(module: Path) -> str:
-    return module.relative_to(PACKAGE).as_posix()
-
-
-def room(module: Path) -> str:
-    """The name in FLOORS that a module belongs to: its own, or its subpackage's."""
-    return module.relative_to(PACKAGE).with_suffix("").parts[0]
-
-
-def imports(module: Path) -> Iterator[str]:
-    """The full names of what a module imports, wherever in it that stands."""
-    for node in ast.walk(ast.parse(module.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module_id(module)}: imports are absolute here"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_imports(module: Path) -> set[str]:
-    """The rooms of this package that a module imports from."""
-    names = [name.split(".") for name in imports(module)]
-    return {name[1] for name in names if name[0] == "beam_upscale" and name[1] in FLOOR}
-
-
-def foreign_imports(module: Path) -> set[str]:
-    """The third-party packages that a module imports."""
-    first = {name.partition(".")[0] for name in imports(module)}
-    return first - set(sys.stdlib_module_names) - {"beam_upscale"}
-
-
-@pytest.mark.parametrize("module", modules(), ids=module_id)
-def test_modules_import_only_from_their_floor_and_below(module: Path) -> None:
-    assert room(module) in FLOOR, f"{module_id(module)} has no floor yet: give it one in FLOORS"
-    above = ORDER[ORDER.index(FLOOR[room(module)]) + 1 :]
-
-    from_above = {name for name in own_imports(module) if FLOOR[name] in above}
-
-    assert from_above == set()
-
-
-@pytest.mark.parametrize("module", modules(), ids=module_id)
-def test_floors_keep_to_their_libraries(module: Path) -> None:
-    foreign = foreign_imports(module)
-
-    match FLOOR.get(room(module)):
-        case "rules":
-            assert foreign <= {"pyarrow"}
-        case "pixels":
-            assert foreign <= PIXEL_LIBRARIES
-        case "models":
-            assert "apache_beam" not in foreign
-        case _:
-            assert foreign.isdisjoint(MODEL_LIBRARIES)
 
 
 def test_importing_the_package_pulls_in_no_model_library() -> None:

@@ -1,1 +1,5 @@
-"""The command line: options become settings, results become text. Nothing imports it."""
+"""The command line: one file for each command, options by concern, and what is displayed.
+
+Arguments come in; settings go to the other rooms, and results and errors come out as text and exit
+codes. This room decides nothing that a Python user could not decide, and no room imports it.
+"""

@@ -1,4 +1,5 @@
-"""The output folder: manifest, shards by layout, books, card, hold, and the check that they match.
+"""The output folder: manifest, shards by layout, records, books, card, hold, and the check of it.
 
-It never decodes an image.
+Rows, encoded images and records come in; files of the output go out, and are read back. This room
+decodes no image, runs no network, and knows nothing of Beam's pipelines.
 """

@@ -1,4 +1,5 @@
-"""The upscaling gRPC API: its messages, and the client that the pipeline fans out with.
+"""The contract of the upscaling gRPC API: its messages, services and statuses.
 
-The server of the same API is `beam_upscale.server`.
+Both sides speak by it: `inference.remote` asks, `server` answers. This package knows neither side,
+and no room but `errors`.
 """

@@ -1,7 +1,11 @@
-"""Images: from bytes to arrays and back.
+"""Images: bytes become arrays, and arrays become bytes.
 
-`decode` reads by content, never by name, and always gives 8-bit or 16-bit samples, gray or RGB,
-with alpha apart:
+Files' bytes come in; headers, samples, metadata and notes go out, and the way back: tiles are cut
+and stitched, results encoded. This room reads no file by name and knows no price. Untrusted bytes
+are decoded in child processes (`decoding`), so it imports neither Beam, Arrow nor PyTorch.
+
+`reading.pixels.decode` reads by content, never by name, and always gives 8-bit or 16-bit samples,
+gray or RGB, with alpha apart:
 
 | in the file | becomes |
 | --- | --- |
@@ -17,7 +21,7 @@ with alpha apart:
 | more than 8 bits (AVIF, HEIC) | 8 bits |
 | TIFF of 12, 24, 32 or 64 bits, signed or float, of 16-bit CMYK, of plain YCbCr | refused |
 | TIFF in planes, with more extra samples than alpha | color and the first alpha, if any |
-| TIFF whose samples no codec gives with certainty (`image/tiff.py`), camera raw files | refused |
+| TIFF whose samples no codec gives for certain (`reading.tiff_samples`), camera raw | refused |
 | TIFF that lacks strips or tiles, or leaves some empty (sparse) | refused |
 | JPEG of 12 or 16 bits | refused |
 | several frames or pages | the first (HEIC: the primary); reduced copies and masks do not count |
@@ -27,7 +31,7 @@ What is carried over besides is `Metadata`:
 
 - An ICC profile that describes the samples given, cut to its size; one that is damaged is dropped.
 - Where there is none: one that says what the file says otherwise of its colors, but for sRGB
-  (`image/color_tags.py`): cICP, gAMA and cHRM of PNG by their rank, of which cICP is above an ICC
+  (`metadata.color_tags`): cICP, gAMA and cHRM of PNG by their rank, of which cICP is above an ICC
   profile, code points of AVIF and HEIC, WhitePoint, PrimaryChromaticities and TransferFunction of
   TIFF, calibrated colors of BMP, Adobe RGB and Gamma in EXIF. PQ and HLG are a note.
 - EXIF, without its thumbnail, pictures in maker's notes and places in pixels; sizes become the
@@ -40,5 +44,5 @@ What differs from plain 8-bit gray or RGB, and what is left behind (further pict
 maps, comments, texts, IPTC, what follows the picture), is said in `DecodedImage.notes`.
 
 A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it. What it
-stumbles over though no pixel is lost (`image/jpeg.py`) is noted.
+stumbles over though no pixel is lost (`reading.jpeg_repair`) is noted.
 """

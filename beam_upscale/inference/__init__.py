@@ -1,4 +1,5 @@
-"""What runs pinned engines: networks here, a service elsewhere, batches of tiles.
+"""Pinned engines at work: networks on this machine, a service elsewhere, batches of tiles.
 
-Tiles come in, upscaled cores go out.
+Tiles come in; upscaled tiles go out, with what they cost. This room decides no price and no tile,
+and writes no result. `networks` and `weights` never import Beam; only `handlers` serve it.
 """

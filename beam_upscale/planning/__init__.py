@@ -1,5 +1,6 @@
-"""The decision for each image before any pixel is read.
+"""The decision for one image before any of its pixels is read.
 
-Engine, size and options come in; accept, tile, shrink, skip or reject comes out, with the exact
-price. Standard library only.
+An engine, a size and options come in; a plan goes out: accept, tile, shrink, skip or reject, with
+the output's size, the tiles and the exact price. This room is pure: it reads no file, holds no
+pixels, and imports the standard library and `errors` only.
 """

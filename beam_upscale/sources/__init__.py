@@ -1,4 +1,5 @@
-"""The inputs of a run: found, described, listed in order.
+"""The inputs of a run: found by their format, named, given their own columns, and listed in order.
 
-A pattern comes in; `SourceImage`s go out. No image is decoded.
+A pattern of files, tables or archives comes in; `SourceImage`s in the order of the listing go out.
+This room decodes no image and decides nothing about it.
 """

@@ -1,4 +1,5 @@
-"""Files on local disks, Beam's file systems, HDFS and web servers.
+"""Files of local disks, Beam's file systems, HDFS and web servers, behind one protocol.
 
-URIs come in; bytes, listings and atomic publications go out. It knows nothing of images or of runs.
+URIs come in; bytes, listings and atomic publications go out. This room knows nothing of images,
+datasets or runs, and imports no room but `errors`.
 """
