@@ -47,10 +47,6 @@ class LocalModel(abc.ABC):
     def description(self) -> dict[str, Any]:
         """Returns the columns of a manifest that describe the model."""
 
-    @abc.abstractmethod
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the properties that results depend on, as plain values."""
-
 
 @dataclasses.dataclass(frozen=True)
 class LocalBaseline(LocalModel):
@@ -73,15 +69,6 @@ class LocalBaseline(LocalModel):
             "model": self.name,
             "weights_sha256": None,
             "device_type": str(self.device),
-            "precision": None,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the properties that results depend on: those of the filter."""
-        return {
-            "name": self.name,
-            "weights_sha256": None,
-            "device": str(self.device),
             "precision": None,
         }
 
@@ -116,17 +103,6 @@ class LocalNetwork(LocalModel):
             "precision": str(self.precision),
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the properties that results depend on, as plain values.
-
-        The address of the weights and the size of batches are left out; `exact` is True if images
-        run one at a time.
-        """
-        values = dataclasses.asdict(self)
-        del values["weights_uri"]
-        values["exact"] = values.pop("max_batch_pixels") == ONE_AT_A_TIME
-        return {name: str(v) if isinstance(v, str) else v for name, v in values.items()}
-
 
 @dataclasses.dataclass(frozen=True)
 class LocalEsrgan(LocalNetwork):
@@ -152,12 +128,6 @@ class LocalEsrgan(LocalNetwork):
     def description(self) -> dict[str, Any]:
         """Returns the columns of a manifest that describe the network."""
         return {**super().description(), "network_backend": str(self.network_backend)}
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the properties that results depend on; the weights determine the scale."""
-        values = super().to_dict()
-        del values["scale"]
-        return values
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,3 @@ class RemoteModel:
         return dict.fromkeys(
             ("model", "weights_sha256", "device_type", "precision", "network_backend")
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what results are known to depend on; the endpoint may change."""
-        return {"engine": self.engine}

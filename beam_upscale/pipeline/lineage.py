@@ -6,7 +6,8 @@ from typing import Any
 import apache_beam as beam
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.settings.run_record import differences
+from beam_upscale.pipeline.settings.run_json import settings_to_json
+from beam_upscale.pipeline.settings.run_record import list_differences
 from beam_upscale.pipeline.upscale import Upscale
 
 
@@ -49,7 +50,7 @@ def upscales(results: Any) -> list[Any]:
 
 
 def _refuse_other_settings(applied: Any, other: Any) -> None:
-    changes = differences(_compared(applied.transform), _compared(other.transform))
+    changes = list_differences(_compared(applied.transform), _compared(other.transform))
     if changes:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
@@ -61,7 +62,7 @@ def _refuse_other_settings(applied: Any, other: Any) -> None:
 def _compared(upscale: Upscale) -> dict[str, Any]:
     settings = upscale.settings
     return {
-        "settings": settings.to_dict(),
+        "settings": settings_to_json(settings),
         "endpoint": settings.endpoint,
         "fan_out_above": settings.fan_out_above,
     }

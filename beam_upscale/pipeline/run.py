@@ -39,7 +39,12 @@ from beam_upscale.pipeline.run_state.control import (
     stop_reason,
 )
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.pipeline.settings.run_json import read_choices, totals_to_json
+from beam_upscale.pipeline.settings.run_record import (
+    continue_record,
+    refuse_foreign_files,
+    run_record,
+)
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.termination import TERMINATED, TerminatedError, Termination
 from beam_upscale.pipeline.upscale import Upscale, check_service
@@ -137,12 +142,12 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     earlier = None if request.overwrite else dataset.read_run()
     is_remote = not is_local(request.beam_options)
     asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
-    settings = asked.pin((earlier or {}).get("settings"))
+    settings = asked.pin(() if earlier is None else read_choices(earlier))
     refuse_packed(settings, request.layout)
     pipeline = _new_pipeline(request, settings)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
-        record = continued(earlier, record)
+        record = continue_record(earlier, record)
     listing_request = ListingRequest(
         request.input, request.input_format, request.image_column, dataset, request.shard_rows
     )
@@ -195,7 +200,7 @@ def _carry_out(
         return RunResult(totals, errors=errors.counts(), pace=pace)
     why = stop_reason(dataset) or "the pipeline ended before every input had a row"
     totals = book_sums.with_books(dataset.unfinished_totals(errors), dataset)
-    values = {**record, "complete": False, "totals": dataclasses.asdict(totals)}
+    values = {**record, "complete": False, "totals": totals_to_json(totals)}
     dataset.write_json(dataset.run_json, values)
     return RunResult(totals, why, errors.counts(), pace)
 

@@ -32,8 +32,8 @@ from beam_upscale.pipeline.read import ReadImages, ReadListed
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
 from beam_upscale.pipeline.settings.run_record import (
-    continued,
-    differences,
+    continue_record,
+    list_differences,
     refuse_foreign_files,
     run_record,
 )
@@ -171,7 +171,7 @@ class WriteDataset(beam.PTransform):
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
         if earlier is not None:
-            record = continued(earlier, record)
+            record = continue_record(earlier, record)
         return record
 
 
@@ -211,9 +211,9 @@ def _refuse_contradiction(
     Raises:
         SettingsError: INVALID_OPTION.
     """
-    names = ["format", "layout", *(["settings", "endpoint"] if has_settings else [])]
+    names = ["format", "version", "layout", *(["settings", "endpoint"] if has_settings else [])]
     given = {name: run[name] for name in names if name in run}
-    changes = differences({name: record[name] for name in given}, given)
+    changes = list_differences({name: record[name] for name in given}, given)
     if changes:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,

@@ -31,7 +31,8 @@ from beam_upscale.inference.weights import baselines
 from beam_upscale.pipeline.one_image.tiles import relative_core
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import _needed, _with_reachable_weights
-from beam_upscale.pipeline.settings.run_record import continued, run_record
+from beam_upscale.pipeline.settings.run_json import model_to_json, read_choices
+from beam_upscale.pipeline.settings.run_record import continue_record, run_record
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.tile_layout import Box
 
@@ -161,7 +162,7 @@ def test_options_of_networks_mean_nothing() -> None:
     (stage,) = plain.stages
     assert isinstance(stage.model, LocalBaseline)
     assert stage.model.place == "bicubic (baseline, no network) on cpu"
-    assert stage.model.to_dict() == {
+    assert model_to_json(stage.model) == {
         "name": "bicubic (baseline, no network)",
         "weights_sha256": None,
         "device": "cpu",
@@ -186,12 +187,12 @@ def test_a_baseline_does_not_go_on_with_a_networks_output(tiny_weights: Path) ->
     network = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32"}
     earlier = run_record(UpscaleSettings.of(ENGINE, **network).pin(), Layout.FILES)
 
-    pinned = UpscaleSettings.of(ENGINE, weights="nearest").pin(earlier["settings"])
+    pinned = UpscaleSettings.of(ENGINE, weights="nearest").pin(read_choices(earlier))
 
     with pytest.raises(
         SettingsError, match=r"tiny-x2\.safetensors -> nearest \(baseline"
     ) as caught:
-        continued(earlier, run_record(pinned, Layout.FILES))
+        continue_record(earlier, run_record(pinned, Layout.FILES))
     assert caught.value.code is ErrorCode.SETTINGS_CHANGED
 
 

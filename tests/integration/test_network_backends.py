@@ -39,6 +39,7 @@ def backends(output: Path) -> dict[str, str | None]:
 def made_earlier(output: Path) -> None:
     """Makes an output one of a version that had PyTorch only, and wrote nothing of it."""
     record = json.loads((output / "run.json").read_text())
+    del record["version"]
     del record["settings"]["stages"][0]["model"]["network_backend"]
     (output / "run.json").write_text(json.dumps(record))
     for path in (output / "manifest").glob("*.parquet"):

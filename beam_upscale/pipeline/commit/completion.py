@@ -1,6 +1,5 @@
 """Completes a run whose shards are all committed: one type of columns, totals, card."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
 from beam_upscale.pipeline.run_state.control import stop_reason
+from beam_upscale.pipeline.settings.run_json import totals_to_json
 from beam_upscale.sources.listing import listed_shards
 from beam_upscale.storage import files
 
@@ -124,7 +124,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
         **run,
         "layout": str(layout),
         "complete": True,
-        "totals": dataclasses.asdict(sums),
+        "totals": totals_to_json(sums),
         "shards": shards,
         "card_sha256": hashlib.sha256(card).hexdigest(),
     }

@@ -14,6 +14,7 @@ from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.pipeline.settings.run_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.inputs import requested_name
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
@@ -53,11 +54,8 @@ class Asked:
 
 def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
     """Reads the requested parameters from `run.json`; None if no engine takes parameters."""
-    settings = (run or {}).get("settings") or {}
-    parameters = settings.get("parameters")
-    if parameters is None:
-        return None
-    return Asked(Parameters(**parameters), settings.get("prompt_column") or "prompt")
+    found = None if run is None else read_parameters(run)
+    return None if found is None else Asked(*found)
 
 
 def assign_shards(

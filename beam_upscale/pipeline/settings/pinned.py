@@ -1,13 +1,13 @@
 """Settings without an `auto` left, which workers get."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import Engine
-from beam_upscale.planning.plan_options import OutputFormat
 
 if TYPE_CHECKING:
     from beam_upscale.images.writing.encoding import EncodeOptions
@@ -52,26 +52,21 @@ class PinnedSettings:
         models = (stage.model for stage in self.stages)
         return next((model for model in models if isinstance(model, RemoteModel)), None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the values for `run.json`, which a later run into the same output must equal."""
-        guided = self.rules.is_guided
-        # A PNG has the same bytes with and without fan-out.
-        is_tiff = self.encode.format is OutputFormat.TIFF
-        return {
-            "stages": [
-                {"engine": stage.engine.name, "model": stage.model.to_dict()}
-                for stage in self.stages
-            ],
-            "plan": _plain(dataclasses.asdict(self.rules.options)),
-            "encode": _plain(dataclasses.asdict(self.encode)),
-            "keep_intermediates": self.keep_intermediates,
-            "fan_out_above": self.fan_out_above if is_tiff else None,
-            "parameters": dataclasses.asdict(self.rules.parameters) if guided else None,
-            "prompt_column": self.rules.prompt_column if guided else None,
-        }
 
+@dataclasses.dataclass(frozen=True)
+class KeptChoices:
+    """The choices that an earlier run into an output made for one network.
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values.items()
-    }
+    A later run keeps each where its own settings say `auto` or nothing.
+
+    Attributes:
+        device: AUTO if nothing was chosen.
+        precision: AUTO if nothing was chosen.
+        network_backend: AUTO if nothing was chosen.
+        threads: CPU threads of one call of the network; None if nothing was chosen.
+    """
+
+    device: Device = Device.AUTO
+    precision: Precision = Precision.AUTO
+    network_backend: NetworkBackend = NetworkBackend.AUTO
+    threads: int | None = None

@@ -12,9 +12,9 @@ from beam_upscale.dataset.books import BOOKS_FORMAT
 from beam_upscale.dataset.folder import BOOKS, RESULTS, RUN_FORMAT, DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.planning.plan_options import MetadataRule, Oversize
+from beam_upscale.planning.plan_options import Oversize
 from beam_upscale.storage import files, walking
 
 _PACKAGES = (
@@ -41,10 +41,6 @@ _EARLIER_OVERSIZE = "earlier_oversize"
 # what was done.
 _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
 
-# The values of runs that were recorded before these settings existed.
-_UNSAID = {"settings.encode.metadata": str(MetadataRule.KEEP)}
-_UNSAID_OF_MODELS = {".model.network_backend": str(NetworkBackend.TORCH)}
-
 
 def run_record(
     settings: PinnedSettings | None,
@@ -55,8 +51,9 @@ def run_record(
     """Returns the facts known of a run before its first image; equal runs give equal records."""
     return {
         "format": RUN_FORMAT,
+        "version": run_json.VERSION,
         BOOKS: BOOKS_FORMAT,
-        "settings": None if settings is None else settings.to_dict(),
+        "settings": None if settings is None else run_json.settings_to_json(settings),
         "endpoint": None if settings is None else settings.endpoint,
         "layout": str(layout),
         "shard_rows": shard_rows,
@@ -75,7 +72,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the record of a run that goes on where an earlier one ended.
 
     Args:
@@ -91,14 +88,15 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
             message has every difference. BOOKS_UNKNOWN, the output was begun with a later version.
     """
     books.are_kept(earlier)
+    earlier = run_json.upgrade(earlier)
     before = _flatten({name: earlier.get(name) for name in _COMPARED})
     now = _flatten({name: record.get(name) for name in _COMPARED})
     changes = [
-        f"{name}: {before.get(name, _unsaid(name))} -> {now.get(name)}"
+        f"{name}: {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
-        if _matters(name, before.get(name, _unsaid(name)), now.get(name))
+        if _is_change(name, before.get(name), now.get(name))
     ]
-    fitted, fits = _fitted(earlier), _fitted(record)
+    fitted, fits = _oversize_rule(earlier), _oversize_rule(record)
     if fitted and fits and fitted != fits:
         # A rejected image may be cut or shrunk later, but one output must not mix cut and shrunk.
         changes.append(f"{_OVERSIZE}: {fitted} -> {fits}")
@@ -111,15 +109,7 @@ def continued(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str
     return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
 
 
-def _unsaid(name: str) -> str | None:
-    """Returns the meaning of a value that an earlier record lacks."""
-    for end, value in _UNSAID_OF_MODELS.items():
-        if name.endswith(end):
-            return value
-    return _UNSAID.get(name)
-
-
-def differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+def list_differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
     """Lists the differences between two records: a text for each name, with both values."""
     first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
     return [
@@ -135,13 +125,13 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _fitted(record: Mapping[str, Any]) -> str | None:
+def _oversize_rule(record: Mapping[str, Any]) -> str | None:
     """Returns the rule by which images above an engine's limit were made to fit, if any."""
     rule = ((record.get("settings") or {}).get("plan") or {}).get("oversize")
     return record.get(_EARLIER_OVERSIZE) if rule == Oversize.REJECT else rule
 
 
-def _matters(name: str, before: object, now: object) -> bool:
+def _is_change(name: str, before: object, now: object) -> bool:
     if before == now or name in _FREE:
         return False
     # A user's own pipeline may leave the number of rows in a shard to its source.

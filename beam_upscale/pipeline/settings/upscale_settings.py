@@ -10,7 +10,7 @@ from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.settings.choices import SWITCHED, VaeTiling, certificates, member
-from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
+from beam_upscale.pipeline.settings.pinned import KeptChoices, PinnedSettings, Stage
 from beam_upscale.planning import parameters
 from beam_upscale.planning.chain import Backend, Rules
 from beam_upscale.planning.engines import Engine, get_engine
@@ -236,12 +236,12 @@ class UpscaleSettings:
         engines, names = " and ".join(self.engines), ", ".join(self.ignored)
         return f"{engines} takes no prompt and nothing around it; ignored: {names}"
 
-    def pin(self, earlier: Mapping[str, Any] | None = None) -> PinnedSettings:
+    def pin(self, earlier: Sequence[KeptChoices] = ()) -> PinnedSettings:
         """Settles every `auto` on this machine and checks what can be checked before a run.
 
         Args:
-            earlier: the result of `PinnedSettings.to_dict` for an earlier run into the same output.
-                Each `auto` here becomes the choice that was made there.
+            earlier: the choices of an earlier run into the same output, for each engine; each
+                `auto` here becomes the choice that was made there.
 
         Raises:
             SettingsError: an unknown engine or one that cannot run here, weights that cannot be
@@ -271,11 +271,12 @@ class UpscaleSettings:
                 )
             remote = tuple(Stage(engine, self._remote(engine)) for engine in rules.engines)
             return PinnedSettings(remote, rules, encode, self.keep_intermediates, self._fan_out)
-        before = [stage["model"] for stage in (earlier or {}).get("stages", [])]
         stages = [
             Stage(engine, local_engines.pin(engine, self._choices(engine, kept)))
             for engine, kept in zip(
-                rules.engines, itertools.chain(before, itertools.repeat({})), strict=False
+                rules.engines,
+                itertools.chain(earlier, itertools.repeat(KeptChoices())),
+                strict=False,
             )
         ]
         return PinnedSettings(tuple(stages), rules, encode, self.keep_intermediates, self._fan_out)
@@ -323,26 +324,17 @@ class UpscaleSettings:
             )
         return self.requests_per_second / self.worker_processes
 
-    def _choices(self, engine: Engine, kept: Mapping[str, Any]) -> "Choices":
+    def _choices(self, engine: Engine, kept: KeptChoices) -> "Choices":
         """Returns the choices for an engine's network; `auto` becomes that of an earlier run."""
         from beam_upscale.inference.local_engines import Choices
 
-        device, precision = self.device, self.precision
-        if kept and device is Device.AUTO:
-            device = Device(kept["device"])
-        # A baseline has no precision.
-        if kept.get("precision") and precision is Precision.AUTO:
-            precision = Precision(kept["precision"])
         backend = self.network_backend
-        if kept and backend is NetworkBackend.AUTO:
-            # PyTorch was the only backend before runs recorded it.
-            backend = NetworkBackend(kept.get("network_backend", NetworkBackend.TORCH))
         return Choices(
             weights=self.weights_of(engine),
-            device=device,
-            precision=precision,
-            network_backend=backend,
-            threads=self.threads or kept.get("threads"),
+            device=kept.device if self.device is Device.AUTO else self.device,
+            precision=kept.precision if self.precision is Precision.AUTO else self.precision,
+            network_backend=kept.network_backend if backend is NetworkBackend.AUTO else backend,
+            threads=self.threads or kept.threads,
             max_batch_pixels=self.max_batch_pixels,
             exact=self.exact,
             max_tile_pixels=self.max_tile_pixels,

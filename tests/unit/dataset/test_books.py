@@ -20,7 +20,11 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.manifest.totals import totals
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote_engines import RemoteModel
-from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.pipeline.settings.run_record import (
+    continue_record,
+    refuse_foreign_files,
+    run_record,
+)
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.storage import publishing, walking
 from beam_upscale.storage.uris import uris
@@ -449,7 +453,7 @@ def test_books_are_kept_since_run_json_says_so() -> None:
 def test_books_of_a_later_version_are_not_taken_for_none(dataset: DatasetFolder) -> None:
     later = {**run_record(None, Layout.FILES), "books": books.BOOKS_FORMAT + 1}
 
-    for read in (are_kept, lambda run: continued(run, run_record(None, Layout.FILES))):
+    for read in (are_kept, lambda run: continue_record(run, run_record(None, Layout.FILES))):
         with pytest.raises(SettingsError, match="has books of format 2, and this") as raised:
             read(later)
         assert raised.value.code is ErrorCode.BOOKS_UNKNOWN

@@ -4,6 +4,7 @@ import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.settings.run_json import model_to_json
 
 ENGINE = "esrgan-v1-x2plus"
 
@@ -62,4 +63,4 @@ def test_a_repeat_is_over_by_the_time_a_ledger_forgets(
 def test_a_ledger_is_nothing_that_results_depend_on() -> None:
     model = RemoteModel(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
 
-    assert model.to_dict() == RemoteModel(ENGINE, "h:2").to_dict()
+    assert model_to_json(model) == model_to_json(RemoteModel(ENGINE, "h:2"))

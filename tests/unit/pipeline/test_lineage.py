@@ -19,6 +19,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.lineage import upscales
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.settings.run_json import settings_to_json
 from beam_upscale.pipeline.settings.run_record import run_record
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -231,7 +232,7 @@ def test_a_record_that_is_given_in_part_is_made_whole(
     run = DatasetFolder(str(output)).read_run()
     assert run is not None
     assert (run["owner"], run["max_credits"], run["complete"]) == ("me", "3", True)
-    assert run["settings"] == step.settings.to_dict()
+    assert run["settings"] == settings_to_json(step.settings)
 
 
 # What a step takes away behind an Upscale

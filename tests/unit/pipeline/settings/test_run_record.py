@@ -13,7 +13,11 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.settings.run_record import continued, refuse_foreign_files, run_record
+from beam_upscale.pipeline.settings.run_record import (
+    continue_record,
+    refuse_foreign_files,
+    run_record,
+)
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_results_that_no_listing_named_do_not_overwrite_each_other(
 def test_what_changes_no_image_is_free_to_change(
     before: dict[str, object], now: dict[str, object]
 ) -> None:
-    continued(record(**before), record(**now))
+    continue_record(record(**before), record(**now))
 
 
 def test_a_record_from_before_there_was_a_choice_kept_metadata(
@@ -109,27 +113,28 @@ def test_a_record_from_before_there_was_a_choice_kept_metadata(
         return run_record(settings, Layout.FILES, shard_rows=10)
 
     earlier = recorded()
+    del earlier["version"]
     assert earlier["settings"]["encode"].pop("metadata") == "keep"
 
-    assert continued(earlier, recorded())["settings"]["encode"]["metadata"] == "keep"
+    assert continue_record(earlier, recorded())["settings"]["encode"]["metadata"] == "keep"
     for before in (earlier, recorded()):
         with pytest.raises(SettingsError, match="metadata: keep -> strip") as caught:
-            continued(before, recorded(metadata="strip"))
+            continue_record(before, recorded(metadata="strip"))
         assert caught.value.code is ErrorCode.SETTINGS_CHANGED
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones() -> None:
     with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
-        continued(record(oversize="tile"), record(oversize="shrink"))
+        continue_record(record(oversize="tile"), record(oversize="shrink"))
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones_after_a_run_that_rejects_either() -> None:
-    rejecting = continued(record(oversize="tile"), record(oversize="reject"))
-    rejecting = continued(rejecting, record(oversize="reject"))
+    rejecting = continue_record(record(oversize="tile"), record(oversize="reject"))
+    rejecting = continue_record(rejecting, record(oversize="reject"))
 
-    assert continued(rejecting, record(oversize="tile")) == record(oversize="tile")
+    assert continue_record(rejecting, record(oversize="tile")) == record(oversize="tile")
     with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
-        continued(rejecting, record(oversize="shrink"))
+        continue_record(rejecting, record(oversize="shrink"))
 
 
 @pytest.mark.parametrize("name", ["run.json", "README.md", "images/a.png"])

@@ -14,6 +14,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import API_KEY_VARIABLE, RemoteModel
 from beam_upscale.inference.weights import cache
+from beam_upscale.pipeline.settings.run_json import settings_to_json
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize
 
@@ -145,7 +146,7 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
 ) -> None:
     pinned = UpscaleSettings.of(ENGINE, **quick, skip_larger_than=(100, 200), threads=2).pin()
 
-    record = pinned.to_dict()
+    record = settings_to_json(pinned)
 
     assert record["stages"][0]["engine"] == ENGINE
     assert record["plan"]["skip_larger_than"] == [100, 200]
@@ -155,7 +156,7 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
     (stage,) = pinned.stages
     elsewhere = dataclasses.replace(stage.model, weights_uri="gs://bucket/w.safetensors")
     moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, model=elsewhere),))
-    assert moved.to_dict() == record
+    assert settings_to_json(moved) == record
     assert str(tiny_weights.parent) not in str(record)
 
 
@@ -267,7 +268,7 @@ def test_results_do_not_depend_on_where_the_service_stands() -> None:
         for endpoint in ("gpu-1.example:443", "[::1]:50051")
     ]
 
-    assert settings[0].to_dict() == settings[1].to_dict()
+    assert settings_to_json(settings[0]) == settings_to_json(settings[1])
     assert [each.endpoint for each in settings] == ["gpu-1.example:443", "[::1]:50051"]
 
 
@@ -275,7 +276,7 @@ def test_a_dataset_of_a_service_is_not_that_of_a_local_network(quick: dict[str, 
     local = UpscaleSettings.of(ENGINE, **quick).pin()
     over_grpc = UpscaleSettings.of(ENGINE, backend="grpc", endpoint="localhost:1").pin()
 
-    assert local.to_dict() != over_grpc.to_dict()
+    assert settings_to_json(local) != settings_to_json(over_grpc)
     assert local.endpoint is None
 
 

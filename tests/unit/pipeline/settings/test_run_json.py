@@ -1,0 +1,256 @@
+"""The texts in `goldens/run_json` were written by the last code without a version in the file."""
+
+import dataclasses
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.images.resampling import Filter
+from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.settings import run_json
+from beam_upscale.pipeline.settings.pinned import KeptChoices, PinnedSettings, Stage
+from beam_upscale.pipeline.settings.run_record import continue_record, run_record
+from beam_upscale.planning.chain import Backend, Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.plan_options import (
+    Animated,
+    MetadataRule,
+    OutputFormat,
+    Oversize,
+    PlanOptions,
+)
+
+GOLDENS = Path(__file__).with_name("run_json")
+
+ESRGAN = "esrgan-v1-x2plus"
+DIFFUSION = "stable-diffusion-x4-latent-upscaler"
+
+NETWORK = LocalEsrgan(
+    name="tiny.safetensors",
+    device=Device.CPU,
+    max_batch_pixels=0,
+    weights_sha256="ab" * 32,
+    weights_uri="/w/tiny.safetensors",
+    precision=Precision.BF16,
+    threads=2,
+    scale=4,
+    max_tile_pixels=1048576,
+    halo=16,
+    network_backend=NetworkBackend.OPENVINO,
+)
+NETWORK_ON_GPU = dataclasses.replace(
+    NETWORK,
+    device=Device.CUDA,
+    max_batch_pixels=2097152,
+    precision=Precision.FP16,
+    network_backend=NetworkBackend.TORCH,
+)
+LATENT = LocalLatent(
+    name="folder",
+    device=Device.CUDA,
+    max_batch_pixels=1048576,
+    weights_sha256="cd" * 32,
+    weights_uri="gs://w/folder",
+    precision=Precision.FP16,
+    threads=8,
+    vae_tiling=True,
+    color_fix=False,
+)
+BASELINE = LocalBaseline("bicubic (baseline, no network)", Device.CPU, 0, Filter("bicubic"))
+SERVICE = RemoteModel(DIFFUSION, "gpu.example:443", ca="x", insecure=True, ledger="l")
+
+
+def pinned(
+    *stages: tuple[str, LocalModel | RemoteModel],
+    plan: PlanOptions | None = None,
+    parameters: Parameters | None = None,
+    prompt_column: str = "prompt",
+    encode: EncodeOptions | None = None,
+    **options: Any,
+) -> PinnedSettings:
+    rules = Rules(
+        engines=tuple(get_engine(name) for name, _ in stages),
+        options=plan or PlanOptions(),
+        parameters=parameters or Parameters(),
+        prompt_column=prompt_column,
+        backend=Backend.GRPC if isinstance(stages[0][1], RemoteModel) else Backend.LOCAL,
+    )
+    models = tuple(Stage(get_engine(name), model) for name, model in stages)
+    return PinnedSettings(models, rules, encode or EncodeOptions(), **options)
+
+
+RECORDS: dict[str, tuple[PinnedSettings, Layout, int | None, Decimal | None]] = {
+    "network": (pinned((ESRGAN, NETWORK)), Layout.FILES, 1000, None),
+    "sizes": (
+        pinned(
+            (ESRGAN, NETWORK),
+            plan=PlanOptions(
+                long_side=2000,
+                oversize=Oversize.SHRINK,
+                min_side=900,
+                skip_larger_than=(4000, 3000),
+                max_input_pixels=None,
+                max_input_bytes=5,
+                animated=Animated.REJECT,
+                output_format=OutputFormat.WEBP,
+            ),
+            encode=EncodeOptions(
+                format=OutputFormat.WEBP, quality=80, lossless=True, metadata=MetadataRule.STRIP
+            ),
+        ),
+        Layout.PARQUET,
+        7,
+        Decimal("12.50"),
+    ),
+    "large": (
+        pinned(
+            (ESRGAN, NETWORK),
+            plan=PlanOptions(oversize=Oversize.TILE, output_format=OutputFormat.TIFF, halo=8),
+            encode=EncodeOptions(format=OutputFormat.TIFF),
+            fan_out_above=20_000_000,
+        ),
+        Layout.FILES,
+        None,
+        None,
+    ),
+    "chain": (
+        pinned(
+            (DIFFUSION, LATENT),
+            (ESRGAN, NETWORK_ON_GPU),
+            plan=PlanOptions(output_format=OutputFormat.JPEG),
+            parameters=Parameters(
+                prompt='a "cat"',
+                negative_prompt="b",
+                cfg_scale=5.5,
+                steps=30,
+                seed=7,
+                noise_level=0,
+            ),
+            prompt_column="text",
+            encode=EncodeOptions(format=OutputFormat.JPEG),
+            keep_intermediates=True,
+        ),
+        Layout.WEBDATASET,
+        10,
+        None,
+    ),
+    "baseline": (
+        pinned((ESRGAN, BASELINE), plan=PlanOptions(oversize=Oversize.TILE), fan_out_above=5),
+        Layout.FILES,
+        10,
+        None,
+    ),
+    "service": (
+        pinned((DIFFUSION, SERVICE), parameters=Parameters(prompt="a")),
+        Layout.FILES,
+        10,
+        Decimal(3),
+    ),
+}
+TOTALS = Totals(
+    rows=3,
+    by_status={"upscaled": 2, "failed": 1},
+    calls=4,
+    credits=Decimal("0.8000"),
+    billed_credits=Decimal("0.4"),
+    usd=Decimal("0.008000"),
+    output_bytes=12345,
+    charged_credits=Decimal("1.2"),
+    unresolved_credits=Decimal("0.2"),
+    unresolved_calls=1,
+)
+
+every_record = pytest.mark.parametrize("name", RECORDS)
+
+
+def golden(name: str) -> str:
+    return (GOLDENS / f"{name}.json").read_text()
+
+
+def written(values: dict[str, Any], folder: Path) -> str:
+    """The text of `run.json` with these values."""
+    dataset = DatasetFolder(str(folder))
+    dataset.write_json(dataset.run_json, values)
+    return Path(dataset.run_json).read_text()
+
+
+@every_record
+def test_settings_are_written_as_before_but_for_the_version(name: str, tmp_path: Path) -> None:
+    values = run_record(*RECORDS[name])
+
+    assert values.pop("version") == 2
+    del values["versions"]
+    assert written(values, tmp_path) == golden(name)
+
+
+def test_totals_are_written_as_before(tmp_path: Path) -> None:
+    assert written({"totals": run_json.totals_to_json(TOTALS)}, tmp_path) == golden("totals")
+
+
+@every_record
+def test_a_run_of_the_version_before_goes_on(name: str) -> None:
+    record = run_record(*RECORDS[name])
+
+    assert continue_record(json.loads(golden(name)), record) == record
+
+
+@pytest.mark.parametrize(
+    ("name", "choices"),
+    [
+        ("network", [KeptChoices(Device.CPU, Precision.BF16, NetworkBackend.OPENVINO, 2)]),
+        (
+            "chain",
+            [
+                KeptChoices(Device.CUDA, Precision.FP16, threads=8),
+                KeptChoices(Device.CUDA, Precision.FP16, NetworkBackend.TORCH, 2),
+            ],
+        ),
+        ("baseline", [KeptChoices(Device.CPU)]),
+        ("service", [KeptChoices()]),
+    ],
+)
+def test_choices_are_read(name: str, choices: list[KeptChoices]) -> None:
+    assert run_json.read_choices(json.loads(golden(name))) == tuple(choices)
+
+
+def test_choices_that_no_run_recorded_are_those_of_the_time() -> None:
+    run = json.loads(golden("network"))
+    del run["settings"]["stages"][0]["model"]["network_backend"]
+
+    assert run_json.read_choices(run)[0].network_backend is NetworkBackend.TORCH
+
+
+@pytest.mark.parametrize("values", [{}, {"settings": None}, {"settings": {"engine": "mine"}}])
+def test_a_record_made_by_hand_is_read(values: dict[str, Any]) -> None:
+    assert run_json.upgrade(values) == {"settings": None, **values, "version": 2}
+    assert run_json.read_choices(values) == ()
+    assert run_json.read_parameters(values) is None
+
+
+def test_parameters_are_read_as_they_were_written() -> None:
+    parameters = Parameters(prompt='a "cat"', negative_prompt="b", cfg_scale=5.5, steps=30, seed=7)
+    parameters = dataclasses.replace(parameters, noise_level=0)
+
+    assert run_json.read_parameters(json.loads(golden("chain"))) == (parameters, "text")
+    assert run_json.read_parameters(json.loads(golden("network"))) is None
+
+
+def test_a_file_of_a_later_version_is_not_guessed_at() -> None:
+    record = run_record(*RECORDS["network"])
+
+    with pytest.raises(SettingsError, match="version 3") as caught:
+        continue_record({**record, "version": 3}, record)
+
+    assert caught.value.code is ErrorCode.SETTINGS_CHANGED
