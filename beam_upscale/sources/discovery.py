@@ -1,28 +1,20 @@
 """Lists the inputs of a run: their ids, their columns, and the names of their results."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.sources.formats.folder import Entries, list_folder
-from beam_upscale.sources.formats.input_format import InputFormat, format_of, inferred
-from beam_upscale.sources.formats.tables import read_table
-from beam_upscale.sources.formats.webdataset import TarInput, read_tar
+from beam_upscale.sources.formats.definition import FoundFiles, ending
+from beam_upscale.sources.formats.entries import Entries
+from beam_upscale.sources.formats.input_format import InputFormat
+from beam_upscale.sources.formats.recognition import DEFAULT_FORMAT, format_of, inferred
 from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
-from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
-from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
-from beam_upscale.sources.parsing.table_rows import TableRow
+from beam_upscale.sources.inputs.inputs import Listing, is_there
 from beam_upscale.storage import walking
-from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import secrets, urls
 from beam_upscale.storage.uris import uris as uris_uris
 from beam_upscale.storage.walking import FileEntry
-
-# Digits of a row's number in an id: more than any table needs. So ids sort as rows do, and do not
-# change when a table grows.
-_ROW_DIGITS = 12
 
 
 def list_images(
@@ -61,9 +53,9 @@ def list_images(
         some file systems hold them for one.
 
     Raises:
-        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE and
-            INVALID_OPTION, as `read_table`; INVALID_OPTION, nothing reads such a URI;
-            INPUT_IN_OUTPUT.
+        SettingsError: INVALID_METADATA, as `read_metadata` and `nearest`; INVALID_TABLE, a table is
+            not of its format, or cannot be read; INVALID_OPTION, no column is the one with images,
+            or nothing reads such a URI; INPUT_IN_OUTPUT.
     """
     _refuse_unread(pattern)
     start = walking.start_of_listing(pattern)
@@ -95,44 +87,33 @@ def _list_within(
 ) -> Listing:
     entries = _entries(pattern, scope)
     is_folder = _is_folder(pattern, entries)
-    if input_format is not None:
-        form = InputFormat(input_format)
-    else:
-        form = InputFormat.FOLDER if is_folder else inferred(entry.uri for entry in entries)
-    if image_column is not None and not form.is_table:
+    form = _format(input_format, entries, is_folder)
+    definition = form.definition
+    if image_column is not None and not definition.has_image_column:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"image_column is {image_column!r}, and {uris_uris.named(pattern)} is read as "
             f"{form}, which has no such column; leave it out, or say with --input-format which "
             "kind of table it is",
         )
-    if form is InputFormat.FOLDER:
-        return list_folder(pattern, entries, scope)
-    # A folder also holds other files, such as a README; a file or a glob is read as it is named.
-    files = [each for each in entries if not is_folder or format_of(each.uri) is form]
-    ignored = len(entries) - len(files)
-    if form is InputFormat.WEBDATASET:
-        return _list_tars(files, ignored)
-    images = (
-        _row_image(entry, row)
-        for entry in files
-        for row in _rows(entry.uri, form, image_column, scope)
-    )
-    return Listing(Inputs(images), ignored)
+    fitting = entries
+    if is_folder and definition.endings:
+        # A folder also holds other files, such as a README. All others are read as they are named.
+        fitting = Entries(entry for entry in entries if ending(entry.uri) in definition.endings)
+    listing = definition.list_inputs(FoundFiles(pattern, fitting, scope, image_column))
+    return dataclasses.replace(listing, ignored=listing.ignored + len(entries) - len(fitting))
 
 
-def _rows(
-    table: str, form: InputFormat, image_column: str | None, scope: InputScope
-) -> Iterator[TableRow]:
-    """Yields the rows of a table; rejects one that names a file in the output."""
-    for row in read_table(table, form, image_column):
-        if row.uri != table:
-            row_of = f"{uris_uris.named(table)}, row {row.number}"
-            scope.refuse_in_output(f"{row_of}: the image is", row.uri)
-        yield row
+def _format(
+    given: InputFormat | str | None, entries: Iterable[FileEntry], is_folder: bool
+) -> InputFormat:
+    """Returns the format that is given, else that of a folder, else that of the files' names."""
+    if given is not None:
+        return InputFormat(given)
+    return DEFAULT_FORMAT if is_folder else inferred(entry.uri for entry in entries)
 
 
-def _entries(pattern: str, scope: InputScope) -> "Entries":
+def _entries(pattern: str, scope: InputScope) -> Entries:
     """Returns the files that a pattern names, without results."""
     entries = Entries(walking.list_files(pattern, scope))
     scope.finish()
@@ -151,66 +132,6 @@ def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
     )
 
 
-def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
-    """Makes the input of a table's row."""
-    number = f"{row.number:0{_ROW_DIGITS}}"
-    named = row.name or f"row-{number}"
-    if row.uri == table.uri:
-        # Rows of several tables may use the same names.
-        named = uris_uris.join(stem(table.name), named)
-    elif urls.is_web(named):
-        named = secrets.path_of(named)
-    elif "://" in named:
-        named = named.partition("://")[2]
-    elif not named.startswith("/"):
-        named = uris_uris.join(table.name.rpartition("/")[0], named.replace("\\", "/"))
-    return source_image(
-        row.uri,
-        named,
-        input_id=id_of(table.uri, number),
-        part=row.part,
-        columns=row.columns,
-    )
-
-
-def _list_tars(tars: Iterable[FileEntry], ignored: int) -> Listing:
-    left_out = 0
-
-    def images() -> Iterator[SourceImage]:
-        nonlocal left_out
-        taken = SortedMap()
-        for entry in tars:
-            found = read_tar(entry.uri)
-            left_out += found.ignored
-            for each in found.inputs:
-                yield _member_image(entry, each, taken)
-
-    inputs = Inputs(images())
-    return Listing(inputs, ignored + left_out)
-
-
-def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
-    """Makes the input of members of a tar; `taken` holds the ids of earlier inputs."""
-    unmarked = input_id = id_of(tar.uri, member.name)
-    times = 1
-    while input_id in taken:
-        # A tar may have several members of one name. A tar that grows has new members at its end.
-        times += 1
-        input_id = f"{unmarked}#{times}"
-    taken[input_id] = ""
-    name = safe_name(member.name)
-    return source_image(
-        tar.uri,
-        # Shards mostly use the same numbers for their members.
-        uris_uris.join(stem(tar.name), member.name or "rest"),
-        input_id=input_id,
-        part=member.part,
-        columns={"file_name": name, **member.columns},
-        caption_uri=None if member.caption is None else tar.uri,
-        caption_part=member.caption,
-    )
-
-
 def no_input(pattern: str, listing: Listing) -> SettingsError:
     """Makes the error for a pattern that names no image."""
     if listing.datasets:
@@ -224,7 +145,7 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         )
     form = format_of(pattern)
     if form is not None and not listing.ignored and is_there(pattern):
-        nothing = "a table without rows" if form.is_table else "a tar without images"
+        nothing = form.definition.without_inputs
         return SettingsError(ErrorCode.NO_INPUT, f"{uris_uris.named(pattern)} is {nothing}")
     return SettingsError(
         ErrorCode.NO_INPUT,

@@ -2,15 +2,15 @@
 
 import click
 
-from beam_upscale.cli.options.types import choice
+from beam_upscale.cli.options.types import choice, described
 from beam_upscale.sources.formats.input_format import InputFormat
 
 INPUT_OPTIONS = (
     click.option(
         "--input-format",
         type=choice(InputFormat),
-        help="Format of INPUT: image files (folder), a table with a row for each image (jsonl, "
-        "csv, parquet), or tar files (webdataset). [default: by file name; folder for a folder]",
+        help=f"Format of INPUT: {described(InputFormat)}. A table has a row for each image. "
+        "[default: by file name; folder for a folder]",
     ),
     click.option(
         "--image-column",

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beam_upscale.sources.formats.input_format import InputFormat
+
 if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
     from beam_upscale.pipeline.request import FailureLimit
@@ -98,6 +100,11 @@ class FailureLimitType(click.ParamType["FailureLimit"]):
 
 def choice(values: Iterable[str]) -> click.Choice[str]:
     return click.Choice([str(value) for value in values])
+
+
+def described(kinds: Iterable[InputFormat]) -> str:
+    """Returns the descriptions of these kinds, each with the name that an option takes for it."""
+    return ", ".join(f"{kind.description} ({kind})" for kind in kinds)
 
 
 POSITIVE = click.IntRange(min=1)

@@ -4,13 +4,14 @@ import io
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from beam_upscale.sources.formats.input_format import ending
+from beam_upscale.sources.formats.definition import ending
+from beam_upscale.sources.formats.tables import text_table_format
 from beam_upscale.sources.parsing.metadata_files import named_columns
 from beam_upscale.sources.parsing.separated_values import MalformedError, Record, records
 from beam_upscale.sources.parsing.table_rows import Line, invalid, require_unique
 
 
-def csv_lines(uri: str, file: BinaryIO) -> Iterator[Line]:
+def _lines(uri: str, file: BinaryIO) -> Iterator[Line]:
     header: list[str] | None = None
     for record in _csv_records(uri, file):
         cells = record.cells
@@ -52,3 +53,6 @@ def _text_records(uri: str, text: io.TextIOWrapper) -> Iterator[Record]:
     except MalformedError as error:
         found = f"{error.place}: {error.found}; it must be separated values"
         raise invalid(uri, found) from None
+
+
+DEFINITION = text_table_format(_lines, ".csv", ".tsv")

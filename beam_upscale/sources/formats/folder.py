@@ -1,7 +1,6 @@
 """The format folder: image files, with captions and metadata beside them."""
 
 import dataclasses
-import json
 import mimetypes
 import operator
 import re
@@ -10,6 +9,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from beam_upscale.dataset.names import stem
+from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
+from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.inputs.input_scope import InputScope
 from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
 from beam_upscale.sources.inputs.source_image import CAPTION, SourceImage, source_image
@@ -44,38 +45,14 @@ def is_image_name(name: str) -> bool:
     return kind is None or kind.startswith("image/")
 
 
-class Entries:
-    """The files in the order of their URIs, on the local disk.
-
-    Args:
-        entries: in any order.
-    """
-
-    def __init__(self, entries: Iterable[FileEntry]) -> None:
-        self._entries = SortedMap(
-            (entry.uri, json.dumps([entry.name, entry.is_folder])) for entry in entries
-        )
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[FileEntry]:
-        for uri, text in self._entries.items():
-            yield FileEntry(uri, *json.loads(text))
-
-    def get(self, uri: str) -> FileEntry | None:
-        """Returns the file with a URI; None if it is not among them."""
-        text = self._entries.get(uri)
-        return None if text is None else FileEntry(uri, *json.loads(text))
-
-
-def list_folder(pattern: str, entries: Entries, scope: InputScope) -> Listing:
-    single = uris_uris.absolute(pattern)
+def _list_folder(found: FoundFiles) -> Listing:
+    entries, scope = found.entries, found.scope
+    single = uris_uris.absolute(found.pattern)
 
     def is_input(entry: FileEntry | None) -> bool:
         return entry is not None and (entry.uri == single or is_image_name(entry.name))
 
-    beside = _side_files(pattern, entries, lambda: filter(is_input, entries), scope)
+    beside = _side_files(found.pattern, entries, lambda: filter(is_input, entries), scope)
     if entries.get(single) is not None:
         for uri in map(operator.itemgetter(0), beside.items()):
             scope.refuse_in_output("the input's caption or metadata is", uri)
@@ -182,3 +159,6 @@ def _metadata_uris(folder: str) -> list[str]:
 
 def _is_side_file(entry: FileEntry) -> bool:
     return not entry.is_folder and (entry.name.endswith(CAPTION) or is_metadata_name(entry.name))
+
+
+DEFINITION = FormatDefinition(_list_folder, without_inputs="a folder without images")

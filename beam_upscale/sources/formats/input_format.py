@@ -1,56 +1,39 @@
-"""The formats of input datasets, and the layouts in which results are stored."""
+"""The registry of input formats: one line for each, and a module of that name beside this one."""
 
-from collections.abc import Iterable
+import importlib
 from enum import StrEnum
-from pathlib import PurePosixPath
-from types import MappingProxyType
+from typing import TYPE_CHECKING, Self, cast
 
-from beam_upscale.storage.uris import secrets, urls
+if TYPE_CHECKING:
+    from beam_upscale.sources.formats.definition import FormatDefinition
 
 
 class InputFormat(StrEnum):
     """The format in which an input dataset is read.
 
-    FOLDER is image files without a table; JSONL, CSV and PARQUET are tables with a row for each
-    image; WEBDATASET is tars with a few members for each image.
+    A member's value is also the name of the module in this package that has its `DEFINITION`. It is
+    imported on first use: help texts name the formats, and need not load what reads them.
+
+    Attributes:
+        description: what is read, for people.
     """
 
-    FOLDER = "folder"
-    JSONL = "jsonl"
-    CSV = "csv"
-    PARQUET = "parquet"
-    WEBDATASET = "webdataset"
+    FOLDER = "folder", "image files"
+    JSONL = "jsonl", "tables of JSON lines"
+    CSV = "csv", "tables of comma- or tab-separated values"
+    PARQUET = "parquet", "Parquet tables"
+    WEBDATASET = "webdataset", "tar files in WebDataset's form"
+
+    description: str
+
+    def __new__(cls, value: str, description: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
 
     @property
-    def is_table(self) -> bool:
-        """True if each image is a row of a table."""
-        return self in (InputFormat.JSONL, InputFormat.CSV, InputFormat.PARQUET)
-
-
-_ENDINGS = MappingProxyType(
-    {
-        ".jsonl": InputFormat.JSONL,
-        ".ndjson": InputFormat.JSONL,
-        ".csv": InputFormat.CSV,
-        ".tsv": InputFormat.CSV,
-        ".parquet": InputFormat.PARQUET,
-        ".tar": InputFormat.WEBDATASET,
-    }
-)
-
-
-def ending(uri: str) -> str:
-    """Returns the extension of a file's name, with its dot and in lower case; empty for none."""
-    path = secrets.path_of(uri) if urls.is_web(uri) else uri
-    return PurePosixPath(path.rpartition("/")[2]).suffix.lower()
-
-
-def format_of(uri: str) -> InputFormat | None:
-    """Returns the format of a table or a tar by its name; None for any other file."""
-    return _ENDINGS.get(ending(uri))
-
-
-def inferred(uris: Iterable[str]) -> InputFormat:
-    """Returns the format that all files have; FOLDER if they have several, or there are none."""
-    found = {format_of(uri) for uri in uris}
-    return (found.pop() if len(found) == 1 else None) or InputFormat.FOLDER
+    def definition(self) -> "FormatDefinition":
+        """The definition that the format's module has."""
+        module = importlib.import_module(f"{__package__}.{self}")
+        return cast("FormatDefinition", module.DEFINITION)

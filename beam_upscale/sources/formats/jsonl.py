@@ -10,11 +10,12 @@ from beam_upscale.dataset.manifest.json_values import (
     shown_json,
     without_deep,
 )
+from beam_upscale.sources.formats.tables import text_table_format
 from beam_upscale.sources.parsing import table_rows
 from beam_upscale.sources.parsing.table_rows import Line
 
 
-def json_lines(file: BinaryIO) -> Iterator[Line]:
+def _lines(_: str, file: BinaryIO) -> Iterator[Line]:
     number = 0
     while data := file.readline(table_rows.LONGEST_LINE):
         number += 1
@@ -51,3 +52,6 @@ def _json_line(place: str, data: bytes) -> Line:
     if not is_unicode(value):
         return Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
     return Line(place, without_deep(value))
+
+
+DEFINITION = text_table_format(_lines, ".jsonl", ".ndjson")

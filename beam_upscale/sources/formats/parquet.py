@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale.errors import shortened
 from beam_upscale.images.codecs import one_line
+from beam_upscale.sources.formats.tables import table_format
 from beam_upscale.sources.locations.parquet_cells import only_column
 from beam_upscale.sources.locations.parquet_footers import ColumnChunk, column_chunks
 from beam_upscale.sources.locations.parts import Cell
@@ -28,10 +29,7 @@ _ROWS_AT_A_TIME = 1024
 _BYTES_AT_A_TIME = 64 << 20
 
 
-# Parquet
-
-
-def parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[TableRow]:
+def _rows(uri: str, opened: BinaryIO, image_column: str | None) -> Iterator[TableRow]:
     with _as_invalid(uri):
         file = pq.ParquetFile(opened)
         schema = file.schema_arrow
@@ -39,7 +37,7 @@ def parquet_rows(uri: str, opened: BinaryIO, asked: str | None) -> Iterator[Tabl
     require_unique(uri, names)
     there = ", ".join(f"{field.name} ({shortened(str(field.type), 200)})" for field in schema)
     fitting = [field.name for field in schema if _names(field.type) or _bytes_path(field)]
-    column = find_image_column(uri, asked, fitting, there)
+    column = find_image_column(uri, image_column, fitting, there)
     image = schema.field(column)
     cells = _bytes_path(image)
     read = [name for field in schema for name in _read_columns(field, image)]
@@ -209,3 +207,6 @@ def _is_binary(kind: pa.DataType) -> bool:
         or pa.types.is_binary_view(kind)
         or pa.types.is_fixed_size_binary(kind)
     )
+
+
+DEFINITION = table_format(_rows, ".parquet")

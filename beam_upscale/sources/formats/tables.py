@@ -1,4 +1,4 @@
-"""Tables whose rows are inputs: JSON lines, comma- or tab-separated values, Parquet.
+"""Tables whose rows are inputs: what the formats of tables share.
 
 One column names the image, or holds it (Parquet only): as bytes, or as Hugging Face's struct of
 `bytes` and `path`, whose path names the image if there are no bytes. A row without an image is
@@ -6,14 +6,15 @@ still an input, but one that cannot be read. A table that cannot be read at all 
 it begins.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from beam_upscale.dataset.names import stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.sources.formats.csv import csv_lines
-from beam_upscale.sources.formats.input_format import InputFormat
-from beam_upscale.sources.formats.jsonl import json_lines
-from beam_upscale.sources.formats.parquet import parquet_rows
+from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
+from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
 from beam_upscale.sources.locations import locations
 from beam_upscale.sources.parsing.table_rows import (
     Line,
@@ -24,31 +25,79 @@ from beam_upscale.sources.parsing.table_rows import (
     named,
 )
 from beam_upscale.storage import files
+from beam_upscale.storage.uris import secrets, uris, urls
+from beam_upscale.storage.walking import FileEntry
+
+# Digits of a row's number in an id: more than any table needs. So ids sort as rows do, and do not
+# change when a table grows.
+_ROW_DIGITS = 12
+
+RowReader = Callable[[str, BinaryIO, str | None], Iterator[TableRow]]
+"""Yields the rows of a table, in order: of its URI, its content and the column with images.
+
+The column is None where the reader finds it. The content can be read from its beginning again.
+"""
+
+LineReader = Callable[[str, BinaryIO], Iterator[Line]]
+"""Yields the lines of a text table, in order: of its URI and its content."""
 
 
-def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> Iterator[TableRow]:
-    """Yields the rows of a table.
+def table_format(read_rows: RowReader, *endings: str) -> FormatDefinition:
+    """Defines a format of tables.
 
     Args:
-        uri: the table, on any of Beam's file systems or a web server.
-        form: the format of the table.
-        image_column: the column with images; None takes the first of `IMAGE_COLUMNS`.
+        read_rows: reads the rows of one table. A row without an image, or with something that names
+            none, has a `Missing` part of the code INVALID_ROW.
+        endings: of the names of such tables.
+    """
+    return FormatDefinition(
+        functools.partial(_list_tables, read_rows),
+        without_inputs="a table without rows",
+        endings=endings,
+        has_image_column=True,
+    )
 
-    Yields:
-        Every row, in order. Relative paths are relative to the table's folder; a row without an
-        image, or with something that names none, has a `Missing` part of the code INVALID_ROW.
+
+def text_table_format(read_lines: LineReader, *endings: str) -> FormatDefinition:
+    """Defines a format of tables that are texts, whose columns name images and hold none.
+
+    Args:
+        read_lines: reads the lines of one table.
+        endings: of the names of such tables.
+    """
+    return table_format(functools.partial(_text_rows, read_lines), *endings)
+
+
+def _list_tables(read_rows: RowReader, found: FoundFiles) -> Listing:
+    """Lists the rows of tables.
 
     Raises:
-        SettingsError: INVALID_TABLE, the table is not of this format, or cannot be read;
-            INVALID_OPTION, no column is the one with images.
+        SettingsError: INVALID_TABLE, a table is not of the format, or cannot be read;
+            INVALID_OPTION, no column is the one with images; INPUT_IN_OUTPUT, a row names a file in
+            the output.
     """
+    images = (
+        _row_image(table, row)
+        for table in found.entries
+        for row in _rows(table.uri, read_rows, found)
+    )
+    return Listing(Inputs(images), ignored=0)
+
+
+def _rows(table: str, read_rows: RowReader, found: FoundFiles) -> Iterator[TableRow]:
+    """Yields the rows of a table; rejects one that names a file in the output."""
+    for row in _read_table(table, read_rows, found.image_column):
+        if row.uri != table:
+            row_of = f"{uris.named(table)}, row {row.number}"
+            found.scope.refuse_in_output(f"{row_of}: the image is", row.uri)
+        yield row
+
+
+def _read_table(uri: str, read_rows: RowReader, image_column: str | None) -> Iterator[TableRow]:
     locations.forget(uri)
     try:
         with files.open_read(uri) as file:
-            if form is InputFormat.PARQUET:
-                yield from parquet_rows(uri, file, image_column)
-                return
-            yield from _text_rows(uri, form, file, image_column)
+            yield from read_rows(uri, file, image_column)
     except ImageError as error:
         raise SettingsError(
             ErrorCode.INVALID_TABLE, f"the table cannot be read: {error.message}"
@@ -57,30 +106,45 @@ def read_table(uri: str, form: InputFormat, image_column: str | None = None) -> 
         raise invalid(uri, f"it cannot be read: {error}") from error
 
 
-# Texts
+def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
+    """Makes the input of a table's row."""
+    number = f"{row.number:0{_ROW_DIGITS}}"
+    name = row.name or f"row-{number}"
+    if row.uri == table.uri:
+        # Rows of several tables may use the same names.
+        name = uris.join(stem(table.name), name)
+    elif urls.is_web(name):
+        name = secrets.path_of(name)
+    elif "://" in name:
+        name = name.partition("://")[2]
+    elif not name.startswith("/"):
+        name = uris.join(table.name.rpartition("/")[0], name.replace("\\", "/"))
+    return source_image(
+        row.uri,
+        name,
+        input_id=id_of(table.uri, number),
+        part=row.part,
+        columns=row.columns,
+    )
 
 
 def _text_rows(
-    uri: str, form: InputFormat, file: BinaryIO, asked: str | None
+    read_lines: LineReader, uri: str, file: BinaryIO, image_column: str | None
 ) -> Iterator[TableRow]:
     """Yields the rows of a text, read twice, since only the last line may have a column."""
     names: dict[str, None] = {}
     is_empty = True
-    for line in _lines(uri, form, file):
+    for line in read_lines(uri, file):
         names.update(dict.fromkeys(line.columns))
         is_empty = False
     if is_empty:
         return
     # If no line is sound, each line has its own message, and a missing column is no error.
-    column = find_image_column(uri, asked, names, ", ".join(names)) if names else None
+    column = find_image_column(uri, image_column, names, ", ".join(names)) if names else None
     file.seek(0)
-    for number, line in enumerate(_lines(uri, form, file)):
+    for number, line in enumerate(read_lines(uri, file)):
         if line.problem or column is None:
             problem = line.problem or "it has no columns"
             yield faulty(uri, number, line.columns, f"{line.place}: {problem}")
         else:
             yield named(uri, number, line.columns, column, line.place)
-
-
-def _lines(uri: str, form: InputFormat, file: BinaryIO) -> Iterator[Line]:
-    return json_lines(file) if form is InputFormat.JSONL else csv_lines(uri, file)

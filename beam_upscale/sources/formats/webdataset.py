@@ -10,15 +10,21 @@ and ends at the first that is damaged.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from beam_upscale.dataset.manifest.json_values import is_unicode, json_problem, parsed, without_deep
+from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, shortened
+from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
+from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
 from beam_upscale.sources.locations.parts import Extent, Missing, Part
 from beam_upscale.sources.parsing.tar_members import Member, bytes_of, members_of
 from beam_upscale.storage import files
+from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import uris
+from beam_upscale.storage.walking import FileEntry
 
 _COLUMNS = "json"
 _CAPTIONS = ("txt", "caption")
@@ -185,3 +191,44 @@ def _columns(uri: str, file: BinaryIO, member: Member) -> tuple[Mapping[str, Any
     if not isinstance(value, dict) or not is_unicode(value):
         return {}, f"{where} is no JSON object of valid Unicode, whose members would be columns"
     return without_deep(value), ""
+
+
+def _list_tars(found: FoundFiles) -> Listing:
+    left_out = 0
+
+    def images() -> Iterator[SourceImage]:
+        nonlocal left_out
+        taken = SortedMap()
+        for tar in found.entries:
+            listed = read_tar(tar.uri)
+            left_out += listed.ignored
+            for member in listed.inputs:
+                yield _member_image(tar, member, taken)
+
+    inputs = Inputs(images())
+    return Listing(inputs, left_out)
+
+
+def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
+    """Makes the input of members of a tar; `taken` holds the ids of earlier inputs."""
+    unmarked = input_id = id_of(tar.uri, member.name)
+    times = 1
+    while input_id in taken:
+        # A tar may have several members of one name. A tar that grows has new members at its end.
+        times += 1
+        input_id = f"{unmarked}#{times}"
+    taken[input_id] = ""
+    name = safe_name(member.name)
+    return source_image(
+        tar.uri,
+        # Shards mostly use the same numbers for their members.
+        uris.join(stem(tar.name), member.name or "rest"),
+        input_id=input_id,
+        part=member.part,
+        columns={"file_name": name, **member.columns},
+        caption_uri=None if member.caption is None else tar.uri,
+        caption_part=member.caption,
+    )
+
+
+DEFINITION = FormatDefinition(_list_tars, without_inputs="a tar without images", endings=(".tar",))

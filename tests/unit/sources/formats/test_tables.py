@@ -19,7 +19,6 @@ from beam_upscale.dataset.names import mark
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.formats import parquet
-from beam_upscale.sources.formats.input_format import InputFormat, inferred
 from beam_upscale.sources.inputs.inputs import Listing
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 from beam_upscale.sources.locations.parts import Cell, Missing
@@ -62,24 +61,6 @@ def problems_of(images: Iterable[SourceImage]) -> list[str]:
 
 
 # Formats
-
-
-@pytest.mark.parametrize(
-    ("uris", "form"),
-    [
-        (["/in/a.jsonl", "/in/b.NDJSON"], InputFormat.JSONL),
-        (["gs://b/a.csv", "gs://b/a.tsv"], InputFormat.CSV),
-        (["https://host.example/a.parquet?download=true"], InputFormat.PARQUET),
-        (["/in/a-000.tar", "/in/a-001.tar"], InputFormat.WEBDATASET),
-        (["/in/a.tar", "/in/a.csv"], InputFormat.FOLDER),
-        (["/in/a.jpg"], InputFormat.FOLDER),
-        (["/in/a.tar", "/in/a.jpg"], InputFormat.FOLDER),
-        (["/in/csv"], InputFormat.FOLDER),
-        ([], InputFormat.FOLDER),
-    ],
-)
-def test_a_format_is_told_from_names(uris: list[str], form: InputFormat) -> None:
-    assert inferred(uris) is form
 
 
 def test_a_folder_is_one_of_images_unless_it_is_said(tmp_path: Path) -> None:
