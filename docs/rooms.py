@@ -163,7 +163,7 @@ def table() -> str:
         longest = max(members, key=lambda module: module.lines)
         function = max(module.longest_function() for module in members)
         others = {
-            all_modules[name].package
+            all_modules[name].package if all_modules[name].package != PACKAGE else name
             for module in members
             for name in imported_modules(module, all_modules)
         } - {package}

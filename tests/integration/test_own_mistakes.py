@@ -19,11 +19,20 @@ from PIL import Image
 from beam_upscale import errors
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.codecs import CodecError, damage_as_image_error
-from beam_upscale.images.containers import tiff_fields
+from beam_upscale.images.containers import gif, iso, jpeg, parts, png, tiff, webp
 from beam_upscale.images.decoding import child
 from beam_upscale.images.decoding.pool import DecoderPool
-from beam_upscale.images.metadata import beside, exif
-from beam_upscale.images.reading import inspection, jpeg_repair, pixels, regions, tiff_samples
+from beam_upscale.images.metadata import exif, iso_properties
+from beam_upscale.images.reading import (
+    carried_metadata,
+    identification,
+    inspection,
+    jpeg_repair,
+    pixels,
+    regions,
+    row_readers,
+    tiff_samples,
+)
 
 WIDTH, HEIGHT = 40, 30
 
@@ -73,20 +82,20 @@ MISTAKES = [
 EVERY = tuple(FILES)
 
 STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
-    (pixels, "identify", EVERY),
-    (pixels, "_source", EVERY),
-    (tiff_fields, "png_info", ("png",)),
-    (tiff_fields, "jpeg_info", ("jpeg", "print")),
-    (tiff_fields, "webp_info", ("webp",)),
-    (tiff_fields, "tiff_info", ("tiff", "tiff16")),
-    (tiff_fields, "gif_frames", ("gif",)),
-    (tiff_fields, "check_boxes", ("avif", "heif")),
-    (tiff_fields, "check_iso_sizes", ("avif", "heif")),
-    (tiff_fields, "unpack", ("png", "webp", "tiff", "tiff16", "avif", "heif", "gif")),
-    (beside, "iso_info", ("avif", "heif")),
-    (pixels, "check_acceptable", EVERY),
+    (identification, "identify", EVERY),
+    (inspection, "_source", EVERY),
+    (png, "png_info", ("png",)),
+    (jpeg, "jpeg_info", ("jpeg", "print")),
+    (webp, "webp_info", ("webp",)),
+    (tiff, "tiff_info", ("tiff", "tiff16")),
+    (gif, "gif_frames", ("gif",)),
+    (iso, "check_boxes", ("avif", "heif")),
+    (iso, "check_iso_sizes", ("avif", "heif")),
+    (parts, "unpack", ("png", "webp", "tiff", "tiff16", "avif", "heif", "gif")),
+    (iso_properties, "iso_info", ("avif", "heif")),
+    (inspection, "check_acceptable", EVERY),
     (pixels, "_check_complete", EVERY),
-    (tiff_fields, "check_jpeg", ("jpeg", "print")),
+    (jpeg, "check_jpeg", ("jpeg", "print")),
     (jpeg_repair, "mended", ()),
     (pixels, "_read_png", ("png",)),
     (pixels, "_read_jpeg", ("jpeg", "print")),
@@ -98,24 +107,24 @@ STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
     (pixels, "_to_gray_or_rgb", ("webp", "gif", "bmp", "avif", "heif", "tiff")),
     (pixels, "_cmyk_to_rgb", ("print",)),
     (pixels, "_assemble", EVERY),
-    (pixels, "upright", ("jpeg",)),
+    (carried_metadata, "upright", ("jpeg",)),
     (exif, "of_result", ("jpeg",)),
-    (pixels, "kept_metadata", EVERY),
+    (carried_metadata, "kept_metadata", EVERY),
 ]
 
 ROW_STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
     (regions, "_inspect", EVERY),
     (regions, "_reader", EVERY),
-    (tiff_fields, "check_png_file", ("png",)),
+    (png, "check_png_file", ("png",)),
     (regions, "_jpeg", ("jpeg",)),
     (regions, "_tiff", ("tiff", "tiff16")),
     (regions, "_picture", ("png", "jpeg", "tiff16")),
     (regions, "_described", ("print", "webp", "gif", "avif")),
-    (regions, "_fetched", ("png", "jpeg", "tiff16")),
-    (regions, "_regrouped", ("png", "print", "webp")),
-    (regions, "_turned", ("jpeg",)),
-    (regions, "_spooled", ("jpeg",)),
-    (tiff_fields, "unpack", ("tiff16",)),
+    (row_readers, "_fetched", ("png", "jpeg", "tiff16")),
+    (row_readers, "_regrouped", ("png", "print", "webp")),
+    (row_readers, "_turned", ("jpeg",)),
+    (row_readers, "_spooled", ("jpeg",)),
+    (parts, "unpack", ("tiff16",)),
 ]
 
 
@@ -141,39 +150,48 @@ def last_answer(fields: dict[str, Any], data: bytes) -> dict[str, Any]:
 OPTIONS = {"max_pixels": 10_000, "animated": "first", "height": 7, "box": (0, 0, 9, 9)}
 
 
-@pytest.mark.parametrize(("room", "step", "formats"), STEPS, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("module", "step", "formats"), STEPS, ids=lambda each: str(each)[:40])
 def test_mistake_in_a_step_of_decoding(
-    room: Any, step: str, formats: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    module: Any, step: str, formats: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, name in enumerate(formats):
         for mistake in MISTAKES[number % 3 :: 3]:
             with monkeypatch.context() as broken:
-                break_at(broken, room, step, mistake)
+                break_at(broken, module, step, mistake)
                 answer = last_answer({"request": "decode", **OPTIONS}, FILES[name])
             assert answer.get("error") == "internal_error", (name, mistake, answer)
             assert type(mistake).__name__ in answer["message"]
             assert step in answer["traceback"] or "fail" in answer["traceback"]
 
 
-@pytest.mark.parametrize(("room", "step", "formats"), ROW_STEPS, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("module", "step", "formats"), ROW_STEPS, ids=lambda each: str(each)[:40])
 def test_mistake_in_a_step_of_reading_by_rows(
-    room: Any, step: str, formats: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    module: Any,
+    step: str,
+    formats: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     for number, name in enumerate(formats):
         path = tmp_path / name
         path.write_bytes(FILES[name])
         for mistake in MISTAKES[number % 3 :: 3]:
             with monkeypatch.context() as broken:
-                break_at(broken, room, step, mistake)
+                break_at(broken, module, step, mistake)
                 answer = last_answer({"request": "bands", **OPTIONS}, bytes(path))
             assert answer.get("error") == "internal_error", (name, mistake, answer)
 
 
-def break_at(patch: pytest.MonkeyPatch, room: Any, step: str, mistake: Exception) -> None:
+def break_at(patch: pytest.MonkeyPatch, module: Any, step: str, mistake: Exception) -> None:
+    """Replaces a function of a module, in each module that imported it by name too."""
+
     def fail(*_: Any, **__: Any) -> Any:
         raise mistake.with_traceback(None)
 
-    patch.setattr(room, step, fail)
+    original = getattr(module, step)
+    for name, other in list(sys.modules.items()):
+        if name.startswith("beam_upscale.images.") and vars(other).get(step) is original:
+            patch.setattr(other, step, fail)
 
 
 def test_files_are_read_where_nothing_is_broken(tmp_path: Path) -> None:

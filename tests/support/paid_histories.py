@@ -32,10 +32,9 @@ from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.reading import pixels as reading_pixels
 from beam_upscale.images.writing import encoding
-from beam_upscale.inference import remote
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
-from beam_upscale.inference.remote import calls, window
+from beam_upscale.inference.remote import calls, checking, window
 from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
 from beam_upscale.pipeline import run as pipeline_run
@@ -284,7 +283,7 @@ def called(service: Service, failpoint: Failpoint) -> Iterator[str]:
 
     with (
         mock.patch.object(window, "_open", opened),
-        mock.patch.object(remote, "check", lambda *_: service.ledger),
+        mock.patch.object(checking, "check", lambda *_: service.ledger),
         mock.patch.object(calls, "_FIRST_PAUSE", 0.001),
         mock.patch.object(calls, "_LONGEST_PAUSE", 0.002),
     ):
