@@ -26,7 +26,6 @@ from beam_upscale.images.values import ImageHeader
 from beam_upscale.planning.plan_options import Animated
 
 MAX_PIXELS = 10_000_000
-
 linux_only = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="reads /proc, which Linux has"
 )
@@ -119,7 +118,6 @@ limits.address_space_of = lambda: at_first
 
 
 SIDE = 3000
-
 LARGE = {
     "png": lambda flat: saved(flat, "PNG"),
     "jpeg": lambda flat: saved(flat.convert("RGB"), "JPEG", progressive=True),
@@ -269,3 +267,12 @@ def test_picture_turned_by_its_file_is_spooled_within_the_limits(tmp_path: Path)
         )
 
     np.testing.assert_array_equal(rows, whole)
+
+
+def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", missing)
+
+    assert limits.resident_bytes() > 1_000_000

@@ -3,11 +3,8 @@
 import dataclasses
 import errno
 import io
-import json
 import os
-import resource
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -24,32 +21,23 @@ import psutil
 import pytest
 import pyvips
 from children import WITHOUT_SPACE
-from PIL import AvifImagePlugin, Image
+from decoder_frames import png
+from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.images.decoding import child as decoding_child
-from beam_upscale.images.decoding import child_process, frames, limits
+from beam_upscale.images.decoding import child_process
 from beam_upscale.images.decoding import pool as decoding_pool
-from beam_upscale.images.decoding import replies as decoding_replies
 from beam_upscale.images.decoding.environment import module_path
-from beam_upscale.images.decoding.frames import Frame
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.reading import pixels as reading_pixels
 from beam_upscale.images.reading.row_readers import Picture
-from beam_upscale.images.values import DecodedImage, ImageHeader, Metadata
+from beam_upscale.images.values import DecodedImage, Metadata
 from beam_upscale.images.writing import encoding
 from beam_upscale.planning.plan_options import Animated
 from beam_upscale.planning.tile_layout import Box
 
 MAX_PIXELS = 10_000_000
-
-
-def png(width: int = 30, height: int = 20, seed: int = 0) -> bytes:
-    samples = np.random.default_rng(seed).integers(0, 256, (height, width, 4), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(samples).save(buffer, "PNG", exif=b"II*\x00\x08\x00\x00\x00" + bytes(6))
-    return buffer.getvalue()
 
 
 def misbehaving(behavior: str) -> list[str]:
@@ -672,42 +660,6 @@ def test_data_set_with_a_module_name_is_no_module(
         assert pool.read_header(png()).width == 30
 
 
-def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    exited = threading.Event()
-    monkeypatch.setattr(os, "_exit", lambda status: exited.set())
-    monkeypatch.setattr(signal, "signal", lambda number, action: None)
-    # This process goes on, with as many files as it likes.
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
-    monkeypatch.setattr(limits, "harden", lambda: None)
-    monkeypatch.setattr(AvifImagePlugin, "DEFAULT_MAX_THREADS", 0)
-
-    def read_header(data: bytes) -> ImageHeader:
-        # The watch ends with the pipe, which is closed; this process is not to end with it later.
-        assert exited.wait(30)
-        return inspection.read_header(data)
-
-    request_reader, request_writer = os.pipe()
-    reply_reader, reply_writer = os.pipe()
-    os.write(request_writer, frame({"request": "header"}, png(2, 1)))
-    os.close(request_writer)
-    standard = [os.dup(descriptor) for descriptor in (0, 1, 2)]
-    try:
-        os.dup2(request_reader, 0)
-        os.dup2(reply_writer, 1)
-        decoding_child.main(read_header=read_header)
-    finally:
-        for descriptor, original in enumerate(standard):
-            os.dup2(original, descriptor)
-            os.close(original)
-        os.close(request_reader)
-        os.close(reply_writer)
-
-    with os.fdopen(reply_reader, "rb") as stream:
-        replies = io.BytesIO(stream.read())
-    assert "ready" in take(replies)[0]
-    assert take(replies)[0]["header"]["width"] == 2
-
-
 def test_children_are_left_to_the_parent_after_a_fork() -> None:
     with DecoderPool(1) as pool:
         pool.read_header(png())
@@ -718,157 +670,3 @@ def test_children_are_left_to_the_parent_after_a_fork() -> None:
         assert pool._idle == []
         assert inherited._process.wait(10) == 0
         assert pool.read_header(png()).width == 30
-
-
-def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
-    encoded = json.dumps({**fields, "lengths": [len(buffer) for buffer in buffers]}).encode()
-    return struct.pack(">I", len(encoded)) + encoded + b"".join(buffers)
-
-
-def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
-    replies = io.BytesIO()
-    decoding_child.serve(io.BytesIO(b"".join(requests)), replies, **functions)
-    replies.seek(0)
-    return replies
-
-
-def take(stream: io.BytesIO) -> tuple[dict[str, Any], list[bytes]]:
-    (length,) = struct.unpack(">I", stream.read(4))
-    fields = json.loads(stream.read(length))
-    return fields, [stream.read(length or 0) for length in fields["lengths"]]
-
-
-DECODE = {"request": "decode", "max_pixels": 1000, "animated": "first"}
-
-
-def test_loop_answers_between_two_readies() -> None:
-    replies = serve(frame({"request": "header"}, png()), frame(DECODE, png()))
-
-    ready, header, _, decoded, _ = (take(replies) for _ in range(5))
-    expected = reading_pixels.decode(png(), max_pixels=1000)
-    assert ready[0]["ready"] > 1_000_000
-    assert header[0]["header"] == dataclasses.asdict(expected.header)
-    assert decoded[0]["shape"] == [20, 30, 3]
-    assert decoded[1][0] == expected.color.tobytes()
-    assert replies.read() == b""
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (ImageError(ErrorCode.CORRUPT, "damaged"), "corrupt"),
-        (MemoryError(), "out_of_memory"),
-        (ZeroDivisionError("a mistake"), "internal_error"),
-    ],
-)
-def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
-    def fail(*_: Any, **__: Any) -> DecodedImage:
-        raise error
-
-    replies = serve(frame(DECODE, b"x"), frame(DECODE, b"x"), decode=fail)
-
-    answers = [take(replies)[0] for _ in range(5)]
-    assert [answer.get("error") for answer in answers] == [None, code, None, code, None]
-
-
-@pytest.mark.parametrize("folder", [None, "/tmp"])
-def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str | None) -> None:
-    full = OSError(errno.EDQUOT, "Disk quota exceeded", *([folder] if folder else []))
-
-    def fail(*_: Any, **__: Any) -> DecodedImage:
-        raise full
-
-    replies = serve(frame(DECODE, b"x"), decode=fail)
-    _, (fields, _), _ = (take(replies) for _ in range(3))
-    told = decoding_replies.told(Frame(fields, ()))
-
-    assert isinstance(told, OSError)
-    assert (told.errno, str(told)) == (errno.EDQUOT, str(full))
-    with pytest.raises(ValueError, match="full disk"):
-        decoding_replies.told(Frame({**fields, "full_disk": errno.EACCES}, ()))
-
-
-def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
-    """What a child may say after a pirate took it over."""
-    fields = {
-        "header": dataclasses.asdict(inspection.read_header(png(2, 1))),
-        "notes": [],
-        "dtype": "uint8",
-        "shape": [1, 2, 3],
-        "resolution": None,
-        "lengths": (6, None, None, None, None),
-        **changes,
-    }
-    lengths = fields.pop("lengths")
-    return Frame(fields, lengths), io.BytesIO(bytes(1000))
-
-
-def test_honest_reply_is_taken() -> None:
-    assert decoding_replies.receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"shape": [100_000, 100_000, 3]},
-        {"shape": [0, 2, 3]},
-        {"shape": [-1, -2, 3]},
-        {"shape": [1, 2, 4]},
-        {"shape": [1, 2]},
-        {"dtype": "object"},
-        {"lengths": (7, None, None, None, None)},
-        {"lengths": (6, 3, None, None, None)},
-        {"lengths": (None, None, None, None, None)},
-        {"lengths": (6, None, -1, None, None)},
-        {"lengths": (6, None, None, None, 2**40)},
-        {"lengths": (6,)},
-        {"resolution": (300, 0, False)},
-        {"resolution": (float("nan"), 300, False)},
-        {"resolution": (300,)},
-        {"header": {"width": 1}},
-    ],
-)
-def test_replies_that_claim_other_sizes_are_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises((ValueError, KeyError, TypeError)):
-        decoding_replies.receive_image(2, *reply_to_decode(**changes))
-
-
-def test_frame_of_an_absurd_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="at most"):
-        frames.read_frame(io.BytesIO(b"\xff\xff\xff\xff" + bytes(100)))
-
-
-def test_stream_that_ends_within_a_frame() -> None:
-    with pytest.raises(EOFError):
-        frames.read_frame(io.BytesIO(frame({"ready": 1})[:-3]))
-
-
-def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any, **__: Any) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(Path, "read_text", missing)
-
-    assert limits.resident_bytes() > 1_000_000
-
-
-def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-
-    assert decoding_child.usable_cores() == os.cpu_count()
-
-
-def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr(os, "_exit", lambda status: ended.set())
-    reader, writer = os.pipe()
-    watch = threading.Thread(target=decoding_child.exit_with_parent, args=(reader,))
-    watch.start()
-
-    was_watching = watch.is_alive()
-    os.close(writer)
-    watch.join()
-
-    os.close(reader)
-    assert was_watching
-    assert ended.is_set()

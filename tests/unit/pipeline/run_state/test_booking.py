@@ -27,12 +27,6 @@ REMEMBERS = dataclasses.replace(FORGETS, ledger="ledger-1", replay_seconds=86_40
 NO_ROOM, ROOM_FOR_ONE = Limit(False, 0), Limit(False, 1)
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> DatasetFolder:
-    """An output without books."""
-    return DatasetFolder(str(tmp_path / "out"))
-
-
 def a_call(
     run: RunBooks,
     model: RemoteModel = FORGETS,
