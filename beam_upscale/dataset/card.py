@@ -6,37 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_upscale.dataset.folder import IMAGES
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import literal, shortened
 
 _LONGEST_NAME = 255
-
-# `load_dataset` skips folders such as __MACOSX unless a pattern names them.
-_FILES_CONFIG = f"""\
-- config_name: default
-  drop_labels: true
-  data_files:
-  - split: train
-    path:
-    - "{IMAGES}/**"
-    - "{IMAGES}/**/__*/**"
-"""
-
-_PARQUET_CONFIG = """\
-- config_name: default
-  data_files:
-  - split: train
-    path: "data/*.parquet"
-"""
-
-_WEBDATASET_CONFIG = """\
-- config_name: default
-  data_files:
-  - split: train
-    path: "data/*.tar"
-"""
 
 _MANIFEST_CONFIG = """\
 - config_name: manifest
@@ -114,19 +88,14 @@ def _config(layout: Layout, has_images: bool) -> str:
     if not has_images:
         # A pattern that matches nothing is an error.
         return _MANIFEST_CONFIG
-    match layout:
-        case Layout.FILES:
-            return _FILES_CONFIG
-        case Layout.PARQUET:
-            return _PARQUET_CONFIG + _MANIFEST_CONFIG
-        case Layout.WEBDATASET:
-            return _WEBDATASET_CONFIG
+    definition = layout.definition
+    return definition.card_config + (_MANIFEST_CONFIG if definition.opens_manifest else "")
 
 
 def _dataset_info(fields: pa.Schema) -> str:
-    """Returns the features of a tar's samples, as YAML.
+    """Returns the features of the images' configuration, as YAML.
 
-    Without them, `load_dataset` would infer features from the first five samples of the first tar.
+    Without them, `load_dataset` would infer those of a tar from its first five samples.
     """
     members = [_feature(field.name, field.type) for field in fields]
     members += [_feature(name, pa.string()) for name in ("__key__", "__url__")]

@@ -1,9 +1,8 @@
 """The output directory: its files, and the reading of what an earlier run left in it.
 
     README.md                        a dataset card
-    images/<relative path>.<ext>     layout files
-    data/<shard>.parquet             layout parquet
-    data/<shard>.tar                 layout webdataset
+    images/<relative path>.<ext>     in a layout with a file for each image
+    data/<shard>.<ext>               in a layout that packs a shard's images
     intermediates/<stage>/<path>     results between the engines of a chain, if they are kept
     manifest/<shard>.parquet         one row per input
     telemetry/*.parquet              measurements, which vary from run to run
@@ -12,8 +11,8 @@
     .staging/                        work in progress, gone when a run completes
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
-staged record, and its image is durable under its final name (layout files) or in the staging
-folder (the layouts that pack images into shards).
+staged record, and its image is durable under its final name or, in a layout that packs it into its
+shard, in the staging folder.
 """
 
 import contextlib
@@ -33,7 +32,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale.dataset.hold.hold import Hold
 from beam_upscale.dataset.hold.owners import HOLDS, RUN_JSON, STAGING
-from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
 from beam_upscale.dataset.manifest.columns import from_struct_array
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.row import Row, row_from_dict
@@ -46,9 +45,6 @@ from beam_upscale.storage.uris import uris
 
 BOOKS = "books"
 """The folder of the books, below the dataset's root; in `run.json` their format."""
-
-# The folder of images in layout files, below the dataset's root.
-IMAGES = "images"
 
 # The folder of the results between the engines of a chain, if they are kept.
 INTERMEDIATES = "intermediates"
@@ -307,6 +303,6 @@ def _key(input_id: str) -> str:
 
 # The names of everything that a run leaves below its output.
 RESULTS = (
-    *("README.md", "images", "data", "intermediates", "manifest", "telemetry", BOOKS),
+    *("README.md", IMAGES, DATA, INTERMEDIATES, "manifest", "telemetry", BOOKS),
     "run.json",
 )

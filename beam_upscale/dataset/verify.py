@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from beam_upscale.dataset.book_sums import read_sums
-from beam_upscale.dataset.folder import BOOKS, IMAGES, DatasetFolder
+from beam_upscale.dataset.folder import BOOKS, DatasetFolder
 from beam_upscale.dataset.hold.owners import RUN_JSON, STAGING
-from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.manifest.totals import totals
@@ -201,5 +201,5 @@ def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[P
     for entry in walking.list_below(dataset.root):
         if entry.name in expected or entry.name.partition("/")[0] in _OTHER_FOLDERS:
             continue
-        message = f"no row accounts for this file below {IMAGES}, data or manifest"
+        message = f"no row accounts for this file below {IMAGES}, {DATA} or manifest"
         yield Problem(ProblemKind.STRAY_FILE, uris.printable(entry.name), message)

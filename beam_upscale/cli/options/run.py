@@ -2,7 +2,13 @@
 
 import click
 
-from beam_upscale.cli.options.types import POSITIVE, FailureLimitType, StatusesType, choice
+from beam_upscale.cli.options.types import (
+    POSITIVE,
+    FailureLimitType,
+    StatusesType,
+    choice,
+    described,
+)
 from beam_upscale.dataset.defaults import DEFAULT_GRACE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.dataset.layouts.layout import Layout
@@ -13,16 +19,15 @@ RUN_OPTIONS = (
         type=choice(Layout),
         default=str(Layout.FILES),
         show_default=True,
-        help="How results are stored: as image files, inside Parquet files, or in tar files for "
-        "WebDataset.",
+        help=f"How results are stored: {described(Layout)}.",
     ),
     click.option(
         "--shard-rows",
         type=POSITIVE,
         default=DEFAULT_SHARD_ROWS,
         show_default=True,
-        help="Number of inputs in a shard, which has one manifest file and, with --layout parquet "
-        "or webdataset, one file of images.",
+        help="Number of inputs in a shard, which has one manifest file and, unless each image has "
+        "a file of its own, one file of images.",
     ),
     click.option(
         "--retry",

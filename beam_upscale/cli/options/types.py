@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.sources.formats.input_format import InputFormat
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def choice(values: Iterable[str]) -> click.Choice[str]:
     return click.Choice([str(value) for value in values])
 
 
-def described(kinds: Iterable[InputFormat]) -> str:
+def described(kinds: Iterable[InputFormat | Layout]) -> str:
     """Returns the descriptions of these kinds, each with the name that an option takes for it."""
     return ", ".join(f"{kind.description} ({kind})" for kind in kinds)
 

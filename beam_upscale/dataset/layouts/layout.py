@@ -1,24 +1,65 @@
-"""The layouts in which results are stored, by name."""
+"""The registry of layouts: one line for each, and a module of that name beside this one."""
 
+import importlib
 from enum import StrEnum
+from typing import TYPE_CHECKING, Self, cast
+
+if TYPE_CHECKING:
+    from beam_upscale.dataset.layouts.definition import LayoutDefinition
+
+IMAGES = "images"
+"""The folder of images in a layout with a file for each, below the dataset's root."""
+
+DATA = "data"
+"""The folder of shards of images in a layout that packs them, below the dataset's root."""
 
 
 class Layout(StrEnum):
-    """The way images are stored: in a file each, in Parquet, or in tars for WebDataset."""
+    """The way images are stored: in a file each, in Parquet, or in tars for WebDataset.
 
-    FILES = "files"
-    PARQUET = "parquet"
-    WEBDATASET = "webdataset"
+    A member's value is also the name of the module in this package that has its `DEFINITION`. It is
+    imported on first use: help texts name the layouts, and need not load what writes them.
+
+    Attributes:
+        description: what is stored, for people.
+    """
+
+    FILES = "files", "image files"
+    PARQUET = "parquet", "Parquet files with the images in them"
+    WEBDATASET = "webdataset", "tar files for WebDataset"
+
+    description: str
+
+    def __new__(cls, value: str, description: str = "") -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.description = description
+        return member
+
+    @property
+    def definition(self) -> "LayoutDefinition":
+        """The definition that the layout's module has."""
+        module = importlib.import_module(f"{__package__}.{self}")
+        return cast("LayoutDefinition", module.DEFINITION)
 
     @property
     def is_packed(self) -> bool:
         """True if a shard's images are in one file, `data_path`, instead of one file each."""
-        return self is not Layout.FILES
+        return self.definition.packing is not None
 
     def data_path(self, shard: int) -> str:
         """Returns the path of a shard's packed images, relative to the dataset's root."""
-        extension = {Layout.PARQUET: ".parquet", Layout.WEBDATASET: ".tar"}[self]
-        return f"data/{shard_name(shard)}{extension}"
+        return self._data_path(shard_name(shard))
+
+    @property
+    def images_path(self) -> str:
+        """The folder of all images, or the glob of the files that hold them, below the root."""
+        return self._data_path("*") if self.is_packed else IMAGES
+
+    def _data_path(self, name: str) -> str:
+        packing = self.definition.packing
+        assert packing is not None
+        return f"{DATA}/{name}{packing.extension}"
 
 
 def shard_name(shard: int) -> str:

@@ -1,23 +1,17 @@
-"""A shard's images in one file: Parquet that embeds them, or a tar in WebDataset's form.
+"""A shard's images in one file, as a layout packs them.
 
-Both hold the images of a shard's rows, with the columns that training needs, in the order of
-`input_id`. They are written and read one image at a time, and equal rows give equal bytes. The
+The file holds the images of the shard's rows, with the columns that training needs, in the order of
+`input_id`. It is written and read one image at a time, and equal rows give equal bytes. The
 manifest has more columns, and also the rows without an image.
-
-A tar has two members for each row, `<key>.<extension of the image>` and `<key>.json`. A key has no
-dot, since WebDataset reads all that follows the first dot as the extension. It is derived from
-`input_id` alone: it does not depend on other rows, and no input's name appears in a member's name.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
 
+from beam_upscale.dataset.layouts.definition import Packing
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.layouts.parquet import read_parquet, write_parquet
-from beam_upscale.dataset.layouts.webdataset import read_tar, write_tar
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.storage import files
@@ -40,7 +34,7 @@ def write_images(
             those of a row group.
         input_type: type of the dataset's own columns; None infers it from the rows.
     """
-    _WRITERS[layout](file, rows, images, table.input_column(rows, input_type))
+    _packing(layout).write(file, rows, images, table.input_column(rows, input_type))
 
 
 def read_images(uri: str, layout: Layout) -> Iterator[tuple[str, bytes]]:
@@ -51,14 +45,10 @@ def read_images(uri: str, layout: Layout) -> Iterator[tuple[str, bytes]]:
         OSError, ValueError: the file is not one that `write_images` wrote.
     """
     with files.open_read(uri) as file:
-        yield from _READERS[layout](file)
+        yield from _packing(layout).read(file)
 
 
-_Writer = Callable[[IO[bytes], Sequence[Row], Iterable[bytes], pa.Array], None]
-_WRITERS: Mapping[Layout, _Writer] = MappingProxyType(
-    {Layout.PARQUET: write_parquet, Layout.WEBDATASET: write_tar}
-)
-
-_READERS: Mapping[Layout, Callable[[IO[bytes]], Iterator[tuple[str, bytes]]]] = MappingProxyType(
-    {Layout.PARQUET: read_parquet, Layout.WEBDATASET: read_tar}
-)
+def _packing(layout: Layout) -> Packing:
+    packing = layout.definition.packing
+    assert packing is not None
+    return packing

@@ -1,4 +1,9 @@
-"""The layout webdataset: a shard's images in one tar."""
+"""The layout webdataset: a shard's images in one tar.
+
+A tar has two members for each row, `<key>.<extension of the image>` and `<key>.json`. A key has no
+dot, since WebDataset reads all that follows the first dot as the extension. It is derived from
+`input_id` alone: it does not depend on other rows, and no input's name appears in a member's name.
+"""
 
 import hashlib
 import io
@@ -9,6 +14,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from beam_upscale.dataset.layouts.definition import LayoutDefinition, Packing, image_extension
 from beam_upscale.dataset.manifest.columns import plain_type, plain_value
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.planning.plan_options import OutputFormat
@@ -56,13 +62,11 @@ def sample_fields(formats: Iterable[str], input_type: pa.DataType) -> pa.Schema:
     return pa.schema([*images, (_JSON.removeprefix("."), pa.struct(list(columns)))])
 
 
-def write_tar(
-    file: IO[bytes], rows: Sequence[Row], images: Iterable[bytes], inputs: pa.Array
-) -> None:
+def _write(file: IO[bytes], rows: Sequence[Row], images: Iterable[bytes], inputs: pa.Array) -> None:
     with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for row, data, own in zip(rows, images, inputs, strict=True):
             key = sample_key(row.input_id)
-            _add_member(tar, key + extension_of(row), data)
+            _add_member(tar, key + image_extension(row), data)
             _add_member(tar, key + _JSON, _sample_json(row, plain_value(own.as_py(), inputs.type)))
 
 
@@ -92,7 +96,7 @@ def _sample_json(row: Row, own_columns: Any) -> bytes:
     return text.encode()
 
 
-def read_tar(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+def _read(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             members = ((each.name, _member_bytes(tar, each)) for each in tar)
@@ -121,6 +125,13 @@ def _input_id(sample_json: tuple[str, bytes]) -> str:
     return str(values["input_id"])
 
 
-def extension_of(row: Row) -> str:
-    assert row.output_format is not None
-    return OutputFormat(row.output_format).extension
+_CARD_CONFIG = """\
+- config_name: default
+  data_files:
+  - split: train
+    path: "data/*.tar"
+"""
+
+DEFINITION = LayoutDefinition(
+    _CARD_CONFIG, Packing(".tar", _write, _read), sample_fields=sample_fields
+)

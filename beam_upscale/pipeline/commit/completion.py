@@ -12,7 +12,6 @@ from beam_upscale.dataset import book_sums, books
 from beam_upscale.dataset.card import dataset_card
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout, shard_name
-from beam_upscale.dataset.layouts.webdataset import sample_fields
 from beam_upscale.dataset.manifest import table as manifest_table
 from beam_upscale.dataset.manifest.columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
@@ -136,8 +135,9 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
 
 def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
     """Returns the fields of a sample; None if the data itself declares them."""
+    sample_fields = layout.definition.sample_fields
     shards = dataset.committed_shards()
-    if layout is not Layout.WEBDATASET or not shards:
+    if sample_fields is None or not shards:
         return None
     return sample_fields(
         dataset.output_formats(), dataset.manifest_schema(shards[0]).field("input").type

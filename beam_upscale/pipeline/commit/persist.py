@@ -11,10 +11,10 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset import books, folder
-from beam_upscale.dataset.folder import IMAGES, INTERMEDIATES, DatasetFolder
+from beam_upscale.dataset.folder import INTERMEDIATES, DatasetFolder
 from beam_upscale.dataset.held_folder import ShownBundle
-from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.layouts.parquet import MOST_PARQUET_BYTES
+from beam_upscale.dataset.layouts.definition import image_extension
+from beam_upscale.dataset.layouts.layout import IMAGES, Layout
 from beam_upscale.dataset.manifest import row as manifest_row
 from beam_upscale.dataset.manifest.row import Row, fitted
 from beam_upscale.dataset.names import mark, safe_name
@@ -32,7 +32,6 @@ from beam_upscale.pipeline.run_state.control import (
     stop_after_failures,
 )
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
-from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 # The number of shards for results that come without one.
@@ -47,12 +46,11 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 
 
 def _file_name(source: SourceImage, row: Row) -> str:
-    assert row.output_format is not None
     name = safe_name(source.output_name or source.name or source.input_id)
     if source.listed_as is None or source.listed_as.output_name != source.output_name:
         # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
-    return name + OutputFormat(row.output_format).extension
+    return name + image_extension(row)
 
 
 def _intermediate_uri(source: SourceImage, stage: int) -> str:
@@ -110,13 +108,17 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
 
 
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
-    """Fits a result to the manifest's columns; drops an image that is too large for Parquet."""
+    """Fits a result to the manifest's columns; drops an image that the layout cannot hold."""
     record = upscaled.record
     assert record is not None
     row, size = fitted(record.row), len(upscaled.data or b"")
-    if layout is Layout.PARQUET and size > MOST_PARQUET_BYTES:
-        found = f"the result has {size:,} bytes, and a value in Parquet at most "
-        message = f"{found}{MOST_PARQUET_BYTES:,}; take the layout files or webdataset"
+    most = layout.definition.most_image_bytes
+    if most is not None and size > most:
+        others = [each for each in Layout if each.definition.most_image_bytes is None]
+        found = (
+            f"the result has {size:,} bytes, and an image in the layout {layout} at most {most:,}"
+        )
+        message = f"{found}; take the layout {' or '.join(others)}"
         row = manifest_row.without_result(row, ErrorCode.ENCODE_ERROR, message)
         upscaled = dataclasses.replace(upscaled, data=None, intermediates=())
     if row is record.row:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from beam_upscale.dataset.folder import IMAGES, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import IMAGES
 from beam_upscale.dataset.manifest.columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names

@@ -4,9 +4,9 @@ import dataclasses
 import os
 from collections.abc import Collection, Iterable, Iterator
 
-from beam_upscale.dataset.folder import IMAGES, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.owners import RUN_JSON
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import IMAGES, Layout
 from beam_upscale.dataset.places import (
     WRITTEN,
     Identity,
@@ -143,11 +143,9 @@ def _folders_above(uri: str) -> Iterator[str]:
 
 def results_to_name(root: str) -> str:
     """Returns the INPUT to name in order to upscale the results of a run once more."""
-    layout = (DatasetFolder(root).read_run() or {}).get("layout")
-    endings = {str(each): each.data_path(0).rpartition(".")[2] for each in Layout if each.is_packed}
-    if layout in endings:
-        return uris.join(root, "data", f"*.{endings[layout]}")
-    return uris.join(root, IMAGES)
+    name = (DatasetFolder(root).read_run() or {}).get("layout")
+    layout = next((each for each in Layout if each == name), None)
+    return uris.join(root, IMAGES if layout is None else layout.images_path)
 
 
 def refuse_needed_in_results(needed: Iterable[tuple[str, str]], dataset: DatasetFolder) -> None:

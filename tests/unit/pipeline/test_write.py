@@ -16,12 +16,12 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts import parquet
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.commit import persist
 from beam_upscale.pipeline.commit.persist import output_uri, shard_of, stage
 from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
 from beam_upscale.pipeline.one_image.states import UpscaledImage
@@ -174,11 +174,14 @@ def test_a_row_that_cannot_be_stored_costs_no_other(dataset: DatasetFolder, layo
 def test_an_image_that_parquet_does_not_hold_is_one_row(
     dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(persist, "MOST_PARQUET_BYTES", 4)
+    monkeypatch.setattr(
+        parquet, "DEFINITION", dataclasses.replace(parquet.DEFINITION, most_image_bytes=4)
+    )
 
     record = stage(paid("1", b"image"), dataset, Layout.PARQUET)
 
     assert (record.row.status, record.row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+    assert "take the layout files or webdataset" in (record.row.error_message or "")
     assert record.row.billed_credits == Decimal("0.2")
     assert not Path(dataset.staged_image_uri("/in/a.jpg")).exists()
     commit_shard(0, [record], dataset, Layout.PARQUET, "run")
