@@ -18,8 +18,7 @@ endif
 
 # The tests of the modules whose coverage pyproject.toml asks for. Measuring takes a third of a
 # test's time, and that a whole run passes through a line says little about what looks at it.
-MEASURED := tests/unit/planning tests/unit/images tests/unit/dataset/manifest \
-	tests/unit/test_errors.py tests/unit/test_errors_literal.py
+MEASURED := tests/unit/planning tests/unit/images tests/unit/dataset/manifest tests/unit/test_errors.py
 # What one process compiles the next one finds, wherever that is turned off.
 QUICK_TESTS := PYTHONDONTWRITEBYTECODE= $(VENV)/pytest -n auto -m "not slow and not gpu"
 

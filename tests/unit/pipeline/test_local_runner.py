@@ -1,5 +1,7 @@
 """Beam's runner in this process, with several threads."""
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.testing.util import assert_that, equal_to
 
 import beam_upscale as bu
+from beam_upscale.pipeline import local_runner
 from beam_upscale.pipeline.local_runner import new_pipeline
 
 ELEMENTS = 40
@@ -62,3 +65,17 @@ def test_what_is_sent_while_it_is_written_arrives_whole(
 
     assert_that(workers_by_key, equal_to([(number, [0, 1]) for number in range(ELEMENTS)]))
     pipeline.run().wait_until_finish()
+
+
+PATIENCE = 60
+
+
+def test_servers_of_a_runner_are_in_a_group_of_their_own_and_end_where_this_process_must() -> None:
+    from apache_beam.utils import subprocess_server
+
+    local_runner._shield_servers()
+    server = subprocess_server.subprocess.Popen(["sleep", str(2 * PATIENCE)])
+
+    assert os.getpgid(server.pid) == server.pid
+    local_runner.end_servers()
+    assert server.wait(PATIENCE) == -signal.SIGKILL

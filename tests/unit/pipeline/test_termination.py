@@ -39,7 +39,6 @@ from beam_upscale.images.decoding import child_process
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.pipeline import execution as pipeline_execution
-from beam_upscale.pipeline import local_runner
 from beam_upscale.pipeline.execution import Execution
 from beam_upscale.pipeline.execution import watch as _watch
 from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
@@ -53,7 +52,6 @@ from beam_upscale.pipeline.termination import (
 IMAGES = 12
 PATIENCE = 60
 RECORD = r"records/.*\.json"
-
 slow = pytest.mark.slow
 
 
@@ -477,14 +475,3 @@ def test_decoders_that_are_just_starting_do_not_end_either() -> None:
     assert child.wait_until_ready() > 0
     child.close()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-
-
-def test_servers_of_a_runner_are_in_a_group_of_their_own_and_end_where_this_process_must() -> None:
-    from apache_beam.utils import subprocess_server
-
-    local_runner._shield_servers()
-    server = subprocess_server.subprocess.Popen(["sleep", str(2 * PATIENCE)])
-
-    assert os.getpgid(server.pid) == server.pid
-    local_runner.end_servers()
-    assert server.wait(PATIENCE) == -signal.SIGKILL

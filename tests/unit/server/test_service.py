@@ -4,8 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import io
-import json
-import logging
 import queue
 import socket
 import threading
@@ -18,9 +16,6 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 from PIL import Image
 from serving import (
     DIFFUSION,
@@ -44,7 +39,6 @@ from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.accounts.ledger_file import read_charges
-from beam_upscale.server.monitoring.logs import log_as_json
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -59,19 +53,6 @@ class HeavyWorker(Worker):
 
     def upscale(self, priced: Priced) -> Upscaled:
         return dataclasses.replace(super().upscale(priced), data=bytes(self.BYTES))
-
-
-@pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    """What is logged as JSON meanwhile."""
-    root, ours = logging.getLogger(), logging.getLogger("beam_upscale")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
-    stream = io.StringIO()
-    log_as_json(stream)
-    yield stream
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 def failed(call: Any) -> grpc.RpcError:
@@ -416,115 +397,6 @@ def test_health_is_told_for_each_service(worker: Worker) -> None:
 
     assert known == [SERVING, SERVING]
     assert error.code() is grpc.StatusCode.NOT_FOUND
-
-
-def test_reflection_tells_of_all_services_and_their_messages(worker: Worker) -> None:
-    with serving(worker) as server, connected(server) as client:
-        database = ProtoReflectionDescriptorDatabase(client.channel)
-        services = set(database.get_services())
-        file = database.FindFileContainingSymbol("gooseai.GenerationService")
-
-    assert services == {
-        "gooseai.GenerationService",
-        "gooseai.EnginesService",
-        "gooseai.DashboardService",
-        "grpc.health.v1.Health",
-        "grpc.reflection.v1alpha.ServerReflection",
-    }
-    methods = [method.name for service in file.service for method in service.method]
-    assert methods == ["Generate", "ChainGenerate"]
-
-
-def test_logs_tell_of_calls_but_no_secrets(
-    worker: Worker, tmp_path: Path, image: bytes, logged: io.StringIO
-) -> None:
-    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
-    token = add_key(keys["keys"], "one")
-    message = request(image, request_id='a "quoted"\nid')
-    message.prompt.add(text="a very private prompt")
-    with serving(worker, **keys) as server, connected(server, token) as client:
-        for _ in range(2):
-            client.upscale(message)
-        client.refused(request(b"secret bytes"))
-        with connected(server, "bu_wrong_secret") as stranger:
-            stranger.refused(message)
-
-    text = logged.getvalue()
-    lines = [json.loads(line) for line in text.splitlines()]
-    calls = [line for line in lines if line["message"] == "call"]
-    first, repeat, refused, wrong = calls
-    expected = {
-        "method": "Generate",
-        "code": "OK",
-        "key": "one",
-        "request_id": 'a "quoted"\nid',
-        "engine": ENGINE,
-        "image_bytes": len(image),
-        "input": "40x30",
-        "output": "80x60",
-        "credits": "0.2",
-        "replay": False,
-        "level": "INFO",
-    }
-    assert first.items() >= expected.items()
-    assert first["seconds"] >= first["device_seconds"] > 0
-    assert repeat["replay"] and "credits" not in repeat
-    assert (refused["code"], refused["error_code"]) == ("INVALID_ARGUMENT", "not_an_image")
-    assert wrong["code"] == "UNAUTHENTICATED" and "key" not in wrong
-    for secret in (token, "bu_wrong_secret", "private prompt", "secret bytes"):
-        assert secret not in text
-
-
-def test_the_log_says_once_what_was_charged(
-    gated: GatedWorker, image: bytes, logged: io.StringIO
-) -> None:
-    message = request(image, request_id="a")
-    with serving(gated) as server, connected(server) as client:
-        calls = [client.start(message) for _ in range(3)]
-        flights = server.listening.calls._flights
-        until(lambda: server.call(lambda: [each.callers for each in flights]) == [3])
-        gated.gate.set()
-        artifacts = [list(call)[-1].artifacts[0].binary for call in calls]
-
-    lines = [json.loads(line) for line in logged.getvalue().splitlines()]
-    answered = [line for line in lines if line["message"] == "call"]
-    assert len(set(artifacts)) == 1
-    assert sorted(line["replay"] for line in answered) == [False, True, True]
-    assert ["credits" in line for line in answered].count(True) == 1
-
-
-def test_metrics_count_calls(worker: Worker, tmp_path: Path, image: bytes) -> None:
-    import urllib.request
-
-    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
-    token = add_key(keys["keys"], "one")
-    with serving(worker, **keys, metrics_port=0) as server, connected(server, token) as client:
-        for number in (1, 2, 2):
-            client.upscale(request(image, request_id=f"{number}"))
-        client.refused(request(b"x"))
-        url = server.listening.addresses.metrics
-        assert url is not None and url.startswith("http://127.0.0.1:")
-
-        def read() -> dict[str, float]:
-            text = urllib.request.urlopen(url, timeout=PATIENCE).read().decode()
-            lines = [line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
-            return {name.removeprefix("beam_upscale_"): float(value) for name, value in lines}
-
-        # A caller has its status a moment before its call is counted.
-        until(lambda: read()["in_flight"] == 0)
-        found = read()
-
-    of_engine = f'{{engine="{ENGINE}"}}'
-    assert found['calls_total{code="OK",method="Generate"}'] == 3
-    assert found['calls_total{code="INVALID_ARGUMENT",method="Generate"}'] == 1
-    assert found['refusals_total{reason="IMAGE_REFUSED"}'] == 1
-    assert found[f"images_total{of_engine}"] == 2
-    assert found[f"input_pixels_total{of_engine}"] == 2 * 40 * 30
-    assert found[f'credits_total{{engine="{ENGINE}",key="one"}}'] == pytest.approx(0.4)
-    assert found["replays_total"] == 1
-    assert found[f"device_seconds_count{of_engine}"] == 2
-    assert found["in_flight"] == found["queued"] == 0
-    assert found["process_resident_memory_bytes"] > 0
 
 
 # Which ledger a caller is charged in

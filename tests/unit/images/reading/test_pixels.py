@@ -11,78 +11,34 @@ import numpy as np
 import pillow_heif
 import pytest
 import pyvips
-import tiff_files
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from tiff_files import DEFLATE, LONG, Page
+from small_images import (
+    FILES,
+    HEIGHT,
+    SRGB,
+    WIDTH,
+    by_vips,
+    chunk,
+    decode,
+    error_of,
+    exif_with,
+    gradient,
+    heic,
+    png_claiming,
+    rgb,
+    saved,
+    tiff,
+)
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import values
-from beam_upscale.images.codecs import damage_as_image_error
 from beam_upscale.images.containers import png
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.reading import pixels as reading_pixels
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.planning.plan_options import Animated
-
-MAX_PIXELS = 1_000_000
-WIDTH, HEIGHT = 24, 16
-
-
-def gradient(bands: int, dtype: type = np.uint8) -> np.ndarray:
-    """A smooth picture that lossy codecs keep well and that no symmetry maps onto itself."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    planes = [10 + x * 8, 20 + y * 12, 40 + x * 2 + y * 6, 60 + x * 7][:bands]
-    scale = 257 if dtype == np.uint16 else 1
-    return (np.stack(planes, axis=-1) * scale).astype(dtype)
-
-
-def saved(picture: Image.Image, format_: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format_, **options)
-    return buffer.getvalue()
-
-
-def rgb() -> Image.Image:
-    return Image.fromarray(gradient(3))
-
-
-def by_vips(samples: np.ndarray, suffix: str, **options: Any) -> bytes:
-    height, width, bands = samples.shape
-    kind = {np.dtype(np.uint16): "ushort", np.dtype(np.float32): "float"}[samples.dtype]
-    flat = pyvips.Image.new_from_memory(np.ascontiguousarray(samples), width, height, bands, kind)
-    data: bytes = flat.copy(interpretation="rgb16" if bands > 2 else "grey16").write_to_buffer(
-        suffix, **options
-    )
-    return data
-
-
-def heic(picture: Image.Image, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    pillow_heif.from_pillow(picture).save(buffer, quality=-1, **options)
-    return buffer.getvalue()
-
-
-def chunk(kind: bytes, payload: bytes) -> bytes:
-    checksum = zlib.crc32(kind + payload)
-    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", checksum)
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
-
-
-def decode(data: bytes, **options: Any) -> DecodedImage:
-    return reading_pixels.decode(data, **{"max_pixels": MAX_PIXELS, **options})
-
-
-def error_of(data: bytes, **options: Any) -> ImageError:
-    with pytest.raises(ImageError) as caught:
-        decode(data, **options)
-    return caught.value
 
 
 def assert_pixels(decoded: DecodedImage, expected: np.ndarray, tolerance: int = 0) -> None:
@@ -91,30 +47,9 @@ def assert_pixels(decoded: DecodedImage, expected: np.ndarray, tolerance: int = 
     assert difference.max() <= tolerance
 
 
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]
 CMYK: bytes = bytes(pyvips.Operation.call("profile_load", "cmyk"))
 """The profile that libvips brings along."""
-
-
-def exif_with(orientation: int = 1) -> bytes:
-    exif = Image.Exif()
-    exif[271] = "Maker"
-    exif[274] = orientation
-    exif.get_ifd(0x8769)[0x9003] = "2020:01:02 03:04:05"
-    return exif.tobytes()
-
-
-FILES = {
-    "jpeg": saved(rgb(), "JPEG", quality=100, subsampling=0),
-    "png": saved(rgb(), "PNG"),
-    "webp": saved(rgb(), "WEBP", lossless=True),
-    "tiff": saved(rgb(), "TIFF"),
-    "bmp": saved(rgb(), "BMP"),
-    "gif": saved(rgb().quantize(256), "GIF"),
-    "avif": saved(rgb(), "AVIF", quality=100, subsampling="4:4:4"),
-    "heif": heic(rgb(), chroma=444),
-}
 
 
 @pytest.mark.parametrize("format_", FILES)
@@ -131,16 +66,6 @@ def test_reads_every_format_by_content(format_: str) -> None:
 
 def test_formats_are_those_listed() -> None:
     assert set(FILES) == set(values.SUPPORTED_FORMATS)
-
-
-@pytest.mark.parametrize("format_", ["jpeg", "png", "webp", "bmp", "gif"])
-def test_header_needs_only_the_beginning(format_: str) -> None:
-    large = Image.effect_noise((300, 200), 50).convert("P" if format_ == "gif" else "RGB")
-    data = saved(large, format_)
-
-    header = inspection.read_header(data[: len(data) // 4])
-
-    assert (header.format, header.width, header.height) == (format_, 300, 200)
 
 
 @pytest.mark.parametrize("format_", ["jpeg", "png", "tiff"])
@@ -309,24 +234,6 @@ def test_sixteen_bits_stay_sixteen_bits(suffix: str, bands: int, mode: str) -> N
         assert decoded.alpha is not None
         assert np.array_equal(decoded.alpha, samples[..., -1])
     assert decoded.notes == ()
-
-
-def tiff(tags: dict[int, tuple[int, ...]], pixels: bytes, order: str = "<") -> bytes:
-    """A TIFF of one uncompressed strip, its fields all of type LONG."""
-    fields = {**tags, 259: (1,), 273: (8,), 279: (len(pixels),)}
-    position = 8 + len(pixels)
-    body, outside = b"", b""
-    values_at = position + 2 + 12 * len(fields) + 4
-    for tag in sorted(fields):
-        packed = struct.pack(f"{order}{len(fields[tag])}I", *fields[tag])
-        if len(packed) > 4:
-            body += struct.pack(order + "HHII", tag, 4, len(fields[tag]), values_at + len(outside))
-            outside += packed
-        else:
-            body += struct.pack(order + "HHI", tag, 4, 1) + packed
-    mark = b"II*\x00" if order == "<" else b"MM\x00*"
-    directory = struct.pack(order + "H", len(fields)) + body + bytes(4)
-    return mark + struct.pack(order + "I", position) + pixels + directory + outside
 
 
 def test_associated_alpha_of_a_deep_tiff_is_divided_out() -> None:
@@ -609,33 +516,6 @@ def test_png_with_pixels_missing_is_corrupt() -> None:
     assert error_of(png_claiming(100, 100)).code is ErrorCode.CORRUPT
 
 
-@pytest.mark.parametrize(
-    "data", [b"hello, this is a text file", b"BM is no bitmap at all", b"\x00" * 40, b"x"]
-)
-def test_not_an_image(data: bytes) -> None:
-    assert error_of(data).code is ErrorCode.NOT_AN_IMAGE
-
-
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        (b"SECRET of some file\n", "text"),
-        (("\ufeff" + "SECRET caf\u00e9" * 60).encode(), "text"),
-        (b'\n<!DOCTYPE html><p class="SECRET">', "a page of HTML"),
-        (b"<?xml version='1.0'?><SECRET/>", "XML"),
-        (b"<svg xmlns='SECRET'/>", "SVG"),
-        (b"PK\x03\x04SECRET", "a zip archive"),
-        (b"SECRET\0\xff", "no image that is known"),
-        (b"\xff\xfeSECRET", "no image that is known"),
-    ],
-)
-def test_nothing_of_a_file_that_is_no_image_is_told(data: bytes, kind: str) -> None:
-    message = error_of(data).message
-
-    assert f"seems to be {kind}" in message
-    assert "SECRET" not in message
-
-
 @pytest.mark.parametrize(("bit_depth", "color_type"), [(8, 1), (3, 0)])
 def test_png_of_no_defined_kind_is_corrupt(bit_depth: int, color_type: int) -> None:
     header = struct.pack(">IIBBBBB", 4, 4, bit_depth, color_type, 0, 0, 0)
@@ -659,157 +539,6 @@ def test_bigtiff_is_read() -> None:
     decoded = decode(by_vips(gradient(3, np.uint16), ".tif", bigtiff=True))
 
     assert_pixels(decoded, gradient(3, np.uint16))
-
-
-def test_codec_that_finds_another_size_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    larger = Image.new("RGB", (WIDTH, 10 * HEIGHT))
-    monkeypatch.setattr(inspection, "open_by_pillow", lambda *_: larger)
-
-    error = error_of(FILES["webp"])
-
-    assert error.code is ErrorCode.CORRUPT
-    assert "24 x 16" in error.message
-    assert "24 x 160" in error.message
-
-
-def test_unexpected_mode_of_pillow_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inspection, "open_by_pillow", lambda *_: Image.new("HSV", (WIDTH, HEIGHT)))
-
-    assert error_of(FILES["webp"]).code is ErrorCode.UNSUPPORTED_FORMAT
-
-
-def test_empty_file() -> None:
-    assert error_of(b"").code is ErrorCode.EMPTY_FILE
-
-
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [
-        (b"\xff\x0a" + bytes(20), "JPEG XL"),
-        (b"\x00\x00\x00\x0cjP  \r\n\x87\n", "JPEG 2000"),
-        (b"8BPS\x00\x01", "Photoshop"),
-    ],
-)
-def test_known_but_unsupported_formats_are_named(data: bytes, name: str) -> None:
-    error = error_of(data)
-
-    assert error.code is ErrorCode.UNSUPPORTED_FORMAT
-    assert name in error.message
-
-
-def test_iso_file_of_another_kind_is_no_image() -> None:
-    assert error_of(b"\x00\x00\x00\x14ftypisom\x00\x00\x00\x00isom").code is ErrorCode.NOT_AN_IMAGE
-
-
-def gif_claiming(width: int, height: int) -> bytes:
-    data = bytearray(FILES["gif"])
-    struct.pack_into("<HH", data, 6, width, height)
-    return bytes(data)
-
-
-def bmp_claiming(width: int, height: int) -> bytes:
-    data = bytearray(FILES["bmp"])
-    struct.pack_into("<ii", data, 18, width, height)
-    return bytes(data)
-
-
-def tiff_claiming(width: int, height: int) -> bytes:
-    tags = {256: (width,), 257: (height,), 258: (8,), 262: (1,), 277: (1,)}
-    return tiff(tags, bytes(100))
-
-
-def webp_claiming(width: int, height: int) -> bytes:
-    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    body = b"WEBP" + b"VP8X" + struct.pack("<I", 10) + bytes(4) + canvas
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-def jpeg_claiming(width: int, height: int) -> bytes:
-    data = bytearray(FILES["jpeg"])
-    frame = data.index(b"\xff\xc0")
-    struct.pack_into(">HH", data, frame + 5, height, width)
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    "claiming",
-    [png_claiming, gif_claiming, bmp_claiming, tiff_claiming, webp_claiming, jpeg_claiming],
-)
-def test_bombs_are_refused_by_their_header(claiming: Any) -> None:
-    error = error_of(claiming(50_000, 50_000), max_pixels=2_499_999_999)
-
-    assert error.code is ErrorCode.TOO_MANY_PIXELS
-    assert "2500000000" in error.message
-    assert "2499999999" in error.message
-
-
-@pytest.mark.parametrize("claiming", [png_claiming, bmp_claiming, tiff_claiming, jpeg_claiming])
-@pytest.mark.parametrize(("width", "height"), [(0, 16), (24, 0)])
-def test_image_without_pixels(claiming: Any, width: int, height: int) -> None:
-    assert error_of(claiming(width, height)).code is ErrorCode.EMPTY_IMAGE
-
-
-def png_of(pixels: bytes) -> bytes:
-    """A PNG of 24 x 16 gray pixels with these bytes for them."""
-    data = png.PNG_SIGNATURE
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 0, 0, 0, 0)
-    for kind, payload in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b"")):
-        checksum = struct.pack(">I", zlib.crc32(kind + payload))
-        data += struct.pack(">I", len(payload)) + kind + payload + checksum
-    return data
-
-
-def webp_of_two_sizes() -> bytes:
-    data = bytearray(saved(rgb(), "WEBP", lossless=True, exif=exif_with()))
-    at = data.index(b"VP8X")
-    data[at + 12 : at + 15] = (99).to_bytes(3, "little")
-    return bytes(data)
-
-
-def test_damage_is_told_in_plain_words() -> None:
-    packed = zlib.compress(bytes(HEIGHT * (WIDTH + 1)))
-    taller = {257: (LONG, [2 * HEIGHT]), 278: (LONG, [2 * HEIGHT])}
-    files = {
-        "PNG": png_of(packed[:-4] + b"junk"),
-        "WebP": webp_of_two_sizes(),
-        "BMP": bmp_claiming(0, HEIGHT),
-        "TIFF": tiff_files.tiff(Page(gradient(1), compression=DEFLATE, rows=HEIGHT, tags=taller)),
-    }
-
-    messages = {name: error_of(data).message for name, data in files.items()}
-
-    assert messages == {
-        "PNG": "PNG cannot be decoded: its compressed pixels are damaged, or fewer than "
-        "its size takes",
-        "WebP": "WEBP cannot be decoded: its canvas, its frames or its chunks contradict each "
-        "other",
-        "BMP": "BMP cannot be decoded: it has no width or no height",
-        "TIFF": "TIFF cannot be decoded: the pixels of a strip or tile are damaged, or fewer than "
-        "its size takes",
-    }
-
-
-@pytest.mark.parametrize(
-    ("said", "told"),
-    [
-        ("unable to call VipsForeignLoadPngBuffer", "its header or its pixels are damaged"),
-        (
-            "unable to write to memory VipsJpeg: Corrupt JPEG data: found marker 0xd7 instead",
-            "Corrupt JPEG data: found marker 0xd7 instead",
-        ),
-        (
-            "unable to call VipsForeignLoadJpegBuffer VipsJpeg: two SOI markers VipsJpeg: two SOI "
-            "markers",
-            "two SOI markers",
-        ),
-        ("Unsupported color conversion request", "Unsupported color conversion request"),
-    ],
-)
-def test_what_a_library_says_of_itself_is_left_out(said: str, told: str) -> None:
-    with pytest.raises(ImageError) as caught, damage_as_image_error("png"):
-        raise pyvips.Error(said)
-
-    assert caught.value.message == f"PNG cannot be decoded: {told}"
 
 
 def test_gif_without_pixels() -> None:

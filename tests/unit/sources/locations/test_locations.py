@@ -1,13 +1,9 @@
 """Bytes of whole files, of ranges and of cells."""
 
-import gc
 import hashlib
 import os
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,35 +12,9 @@ from web_server import file, serving, status
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.sources.locations import local_copies, locations, parquet_cells, parts
+from beam_upscale.sources.locations import locations, parts
 from beam_upscale.sources.locations.parts import Cell, Extent, Missing, Part
 from beam_upscale.storage import files
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "file"
-
-
-@pytest.fixture(autouse=True)
-def cells(monkeypatch: pytest.MonkeyPatch) -> parquet_cells._Cells:
-    own = parquet_cells._Cells()
-    monkeypatch.setattr(parquet_cells, "cells", own)
-    return own
-
-
-@pytest.fixture
-def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Which files were opened."""
-    uris: list[str] = []
-    open_read = files.open_read
-
-    def note(uri: str) -> Any:
-        uris.append(uri)
-        return open_read(uri)
-
-    monkeypatch.setattr(files, "open_read", note)
-    return uris
 
 
 def table(path: Path, count: int = 6, size: int = 1) -> list[bytes]:
@@ -99,99 +69,6 @@ def test_what_is_missing_is_the_error_it_holds(path: Path) -> None:
     ):
         with pytest.raises(ImageError, match="invalid_row: why"):
             act()
-
-
-def test_a_row_group_is_read_once_for_its_rows(path: Path, opened: list[str]) -> None:
-    values = table(path)
-
-    found = [
-        locations.read(str(path), Cell(number // 2, number % 2, "image"), 10)
-        for number in (0, 1, 0, 2, 3, 4, 5, 1)
-    ]
-
-    assert found == [values[number] for number in (0, 1, 0, 2, 3, 4, 5, 1)]
-    assert len(opened) == 3
-
-
-def test_threads_that_want_one_row_group_read_it_once(path: Path, opened: list[str]) -> None:
-    values = table(path, count=2)
-    barrier = threading.Barrier(4)
-
-    def read(number: int) -> bytes:
-        barrier.wait()
-        return locations.read(str(path), Cell(0, number % 2, "image"), 10)
-
-    with ThreadPoolExecutor(4) as executor:
-        found = list(executor.map(read, range(4)))
-
-    assert found == [*values, *values]
-    assert len(opened) == 1
-
-
-def test_what_is_kept_is_bounded(
-    path: Path, opened: list[str], cells: parquet_cells._Cells, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = table(path, count=20, size=1000)
-    monkeypatch.setattr(parquet_cells, "_MOST_KEPT_BYTES", 5000)
-
-    for number in (0, 2, 4, 6, 0):
-        assert locations.read(str(path), Cell(number // 2, 0, "image"), 10**4) == values[number]
-
-    assert len(opened) == 5
-    assert len(cells._kept) == 2
-
-
-def test_of_small_row_groups_sixteen_are_kept(
-    path: Path, opened: list[str], cells: parquet_cells._Cells
-) -> None:
-    table(path, count=34)
-
-    # The first, as the one that was read in longest ago, makes room for the seventeenth.
-    for group in [*range(17), 1, 16, 0]:
-        locations.read(str(path), Cell(group, 0, "image"), 10)
-
-    assert len(opened) == 18
-    assert len(cells._kept) == 16
-
-
-def test_each_of_many_threads_keeps_the_row_group_that_it_reads_in(
-    path: Path, opened: list[str], cells: parquet_cells._Cells
-) -> None:
-    values = table(path, count=80)
-    barrier = threading.Barrier(40)
-
-    def read(group: int) -> list[bytes]:
-        found = []
-        for row in range(2):
-            barrier.wait()
-            found.append(locations.read(str(path), Cell(group, row, "image"), 10))
-        return found
-
-    with ThreadPoolExecutor(40) as executor:
-        found = list(executor.map(read, range(40)))
-
-    assert [value for pair in found for value in pair] == values
-    assert len(opened) == len(cells._kept) == 40
-    # What threads had that are gone is kept no longer than anything else.
-    del executor
-    gc.collect()
-    locations.read(str(path), Cell(0, 0, "image"), 10)
-    assert len(cells._kept) == 16
-
-
-def test_a_row_group_that_is_too_large_to_keep_is_read_to_the_row(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    values = [b"%d" % number for number in range(100)]
-    images = [{"bytes": value, "path": None} for value in values]
-    pq.write_table(pa.table({"image": images}), path, row_group_size=50)
-    monkeypatch.setattr(parquet_cells, "_MOST_KEPT_BYTES", 10)
-
-    for number in (0, 49, 50, 99):
-        cell = Cell(number // 50, number % 50, "image.bytes")
-        assert locations.read(str(path), cell, 10) == values[number]
-    beyond = Cell(0, 50, "image.bytes")
-    assert code_of(lambda: locations.read(str(path), beyond, 10)) is ErrorCode.READ_ERROR
 
 
 def test_a_file_that_was_replaced_is_read_anew(path: Path) -> None:
@@ -259,93 +136,8 @@ def test_a_table_that_is_gone_or_broken_is_an_error(path: Path) -> None:
     assert code_of(lambda: locations.read(str(path), cell, 10)) is ErrorCode.READ_ERROR
 
 
-@pytest.fixture
-def copies(monkeypatch: pytest.MonkeyPatch) -> local_copies.Copies:
-    own = local_copies.Copies()
-    monkeypatch.setattr(locations, "_copies", own)
-    return own
-
-
 def test_local_file_is_where_it_is(path: Path) -> None:
     path.write_bytes(b"0123456789")
 
     with locations.on_disk(str(path), None) as found:
         assert found == parts.OnDisk(path, None)
-
-
-@pytest.mark.parametrize("part", [Extent(2, 5), Cell(1, 1, "image")])
-def test_parts_are_copied_to_be_read_in_parts(
-    part: Part, path: Path, opened: list[str], copies: local_copies.Copies
-) -> None:
-    if isinstance(part, Cell):
-        table(path)
-    else:
-        path.write_bytes(b"0123456789")
-    expected = locations.read(str(path), part, 100)
-    opened.clear()
-
-    sha256 = None
-    for _ in range(3):
-        with locations.on_disk(str(path), part, sha256) as found:
-            assert found.path.read_bytes() == expected
-            sha256 = found.sha256
-
-    assert sha256 == hashlib.sha256(expected).hexdigest()
-    assert found.path != path
-    assert len(opened) <= 1
-
-
-def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: local_copies.Copies) -> None:
-    part = Extent(0, 5)
-    path.write_bytes(b"first")
-    with locations.on_disk(str(path), part) as first:
-        again = first.path
-    path.write_bytes(b"other")
-
-    with locations.on_disk(str(path), part, first.sha256) as kept:
-        assert (kept.path, kept.path.read_bytes()) == (again, b"first")
-    with locations.on_disk(str(path), part) as now, locations.on_disk(str(path), part) as same:
-        assert now == same
-        assert now.path.read_bytes() == b"other"
-    with (
-        pytest.raises(ImageError, match="was changed or removed while it was read") as caught,
-        locations.on_disk(str(path), part, "0" * 64),
-    ):
-        pass
-
-    assert caught.value.code is ErrorCode.READ_ERROR
-    assert {each.name for each in again.parent.iterdir()} == {again.name, now.path.name}
-
-
-def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
-    path: Path, copies: local_copies.Copies
-) -> None:
-    path.write_bytes(b"0123456789")
-    with locations.on_disk(str(path), Extent(0, 1)) as held:
-        for offset in range(1, 6):
-            with locations.on_disk(str(path), Extent(offset, 2)) as found:
-                assert found.path.read_bytes() == b"0123456789"[offset : offset + 2]
-        assert held.path.read_bytes() == b"0"
-    path.write_bytes(b"abcdefghijkl")
-    with locations.on_disk(str(path), Extent(0, 1)) as found:
-        assert found.path.read_bytes() == b"a"
-
-    assert len(list(found.path.parent.iterdir())) == 2
-
-
-def test_what_cannot_be_copied_says_why(path: Path, copies: local_copies.Copies) -> None:
-    missing = Missing(ErrorCode.INVALID_ROW, "nothing")
-
-    def hold(part: Part | None) -> Callable[[], None]:
-        def act() -> None:
-            with locations.on_disk(str(path), part):
-                pass
-
-        return act
-
-    assert code_of(hold(None)) is ErrorCode.NOT_FOUND
-    assert code_of(hold(Extent(0, 3))) is ErrorCode.NOT_FOUND
-    assert code_of(hold(missing)) is ErrorCode.INVALID_ROW
-    path.write_bytes(b"01")
-    assert code_of(hold(Extent(0, 3))) is ErrorCode.TRUNCATED
-    assert all(copy.path is None for copy in copies._copies.values())

@@ -15,7 +15,6 @@ from latent_jobs import QUICK, Pixels, grid, job, load, picture
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from small_networks import noise
 from small_pipelines import SCHEDULERS, change_config, small_autoencoder, small_pipeline
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
@@ -23,7 +22,6 @@ from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.diffusion.latent import LatentModel
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.tile_layout import whole
 
 
 @pytest.fixture(scope="module")
@@ -289,26 +287,6 @@ def test_grayscale_is_the_mean_of_three_copies(model: LatentModel) -> None:
     assert result.shape == (64, 64, 1)
     # The mean is taken before rounding.
     assert np.abs(result - color.mean(-1, keepdims=True)).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("pixels", "message"),
-    [
-        (noise(8, 8), r"\(H, W, C\)"),
-        (noise(8, 8, 4), r"C 1 or 3"),
-        (noise(0, 8, 3), "pixels expected"),
-        (noise(8, 8, 3).astype(np.float32), "uint8 or uint16 expected, float32 found"),
-    ],
-    ids=["two dimensions", "alpha", "empty", "float"],
-)
-def test_other_pixels_are_refused(pixels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Job(pixels, QUICK, whole(8, 8))
-
-
-def test_a_job_needs_a_seed() -> None:
-    with pytest.raises(ValueError, match="a seed"):
-        job(picture(8, 8), seed=0)
 
 
 def test_texts_are_embedded_once(tiny_pipeline: Path) -> None:

@@ -14,7 +14,6 @@ from torch import nn
 from torch.nn import functional
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.inference.networks.backend import NetworkBackend, settle
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.openvino import graphs, runtime
 from beam_upscale.inference.networks.openvino import network as openvino_network
@@ -23,7 +22,6 @@ from beam_upscale.inference.networks.super_resolution import ImageBatch
 from beam_upscale.inference.networks.torch.esrgan import EsrganModel
 
 Save = Callable[[nn.Module], Path]
-
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "esrgan x4": lambda: esrgan(4),
     "esrgan x1": lambda: esrgan(1),
@@ -56,16 +54,6 @@ def test_fp32_results_are_within_a_level_of_pytorchs(name: str, save: Save) -> N
     assert max(each.max() for each in found) <= 1
     everywhere = np.concatenate([each.ravel() for each in found])
     assert np.mean(everywhere == 0) > 0.999
-
-
-def test_weights_are_split_into_numbers_of_bf16_and_lose_nothing() -> None:
-    values = np.random.default_rng(0).normal(size=1000).astype(np.float32)
-
-    parts = graphs._split(values, 3)
-
-    assert all(np.all(part.view(np.uint32) & 0xFFFF == 0) for part in parts)
-    np.testing.assert_array_equal(sum(reversed(parts)), values)
-    assert graphs._split(values, 1)[0] is values
 
 
 def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
@@ -175,49 +163,6 @@ def test_other_networks_are_refused_by_name(save: Save) -> None:
     with pytest.raises(SettingsError, match="--network-backend torch") as caught:
         load(save(esrgan(4, plus=True)))
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
-
-
-CHOICES = [
-    (Device.CPU, Precision.BF16, True, "x86_64", NetworkBackend.OPENVINO),
-    (Device.CPU, Precision.FP32, True, "AMD64", NetworkBackend.OPENVINO),
-    (Device.CPU, Precision.FP32, True, "aarch64", NetworkBackend.TORCH),
-    (Device.CPU, Precision.FP16, True, "x86_64", NetworkBackend.TORCH),
-    (Device.CPU, Precision.BF16, False, "x86_64", NetworkBackend.TORCH),
-    (Device.CUDA, Precision.BF16, True, "x86_64", NetworkBackend.TORCH),
-    (Device.MPS, Precision.FP32, True, "arm64", NetworkBackend.TORCH),
-]
-
-
-@pytest.mark.parametrize(("device", "precision", "is_known", "machine", "expected"), CHOICES)
-def test_auto_takes_openvino_where_it_is_best(
-    device: Device,
-    precision: Precision,
-    is_known: bool,
-    machine: str,
-    expected: NetworkBackend,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("platform.machine", lambda: machine)
-
-    for asked in (NetworkBackend.AUTO, expected):
-        assert settle(asked, device, precision, is_known=is_known) is expected
-    assert (
-        settle(NetworkBackend.TORCH, device, precision, is_known=is_known) is NetworkBackend.TORCH
-    )
-    if expected is NetworkBackend.TORCH and machine == "x86_64":
-        with pytest.raises(SettingsError, match="OpenVINO was asked for, but") as caught:
-            settle(NetworkBackend.OPENVINO, device, precision, is_known=is_known)
-        assert caught.value.code is ErrorCode.NETWORK_BACKEND_UNAVAILABLE
-
-
-def test_without_openvino_auto_takes_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-
-    found = settle(NetworkBackend.AUTO, Device.CPU, Precision.FP32, is_known=True)
-
-    assert found is NetworkBackend.TORCH
-    with pytest.raises(SettingsError, match="not installed"):
-        settle(NetworkBackend.OPENVINO, Device.CPU, Precision.FP32, is_known=True)
 
 
 def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:

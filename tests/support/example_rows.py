@@ -1,0 +1,65 @@
+"""Rows with every field, and with few."""
+
+from decimal import Decimal
+
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.errors import ErrorCode
+
+STAGE = {
+    "engine": "esrgan-v1-x2plus",
+    "model": "tiny",
+    "weights_sha256": "ab" * 32,
+    "device_type": "cpu",
+    "precision": "fp32",
+    "network_backend": "openvino",
+    "halo": 96,
+    "seed": 7,
+    "input_width": 10,
+    "input_height": 20,
+    "output_width": 20,
+    "output_height": 40,
+    "output_uri": "intermediates/1/a.png",
+    "output_bytes": 123,
+    "output_sha256": "cd" * 32,
+    "calls": 1,
+    "credits": Decimal("0.2000"),
+    "request_ids": ["one", "two"],
+}
+FULL = Row(
+    input_id="gs://bucket/é\n.png",
+    source_uri="gs://bucket/é\n.png",
+    status=Status.UPSCALED,
+    source_sha256="cd" * 32,
+    notes=("palette", "upscaled in 4 pieces"),
+    engine="esrgan-v1-x2plus",
+    backend="local",
+    model="tiny",
+    weights_sha256="ab" * 32,
+    device_type="cpu",
+    precision="fp32",
+    network_backend="openvino",
+    halo=96,
+    prompt="",
+    cfg_scale=7.5,
+    steps=20,
+    seed=2**40,
+    noise_level=20,
+    input_width=10,
+    input_height=20,
+    input_format="png",
+    input_mode="P",
+    output_uri="images/é\n.png",
+    output_width=20,
+    output_height=40,
+    output_format="png",
+    output_bytes=2**33,
+    output_sha256="ef" * 32,
+    calls=4,
+    credits=Decimal("0.8"),
+    billed_credits=Decimal("0.4"),
+    usd=Decimal("0.008"),
+    request_ids=("one", "two"),
+    stages=(STAGE,),
+    input={"file_name": "é\n.png", "label": 3, "engine": "mine", "box": {"x": 0.5, "tags": ["a"]}},
+)
+BARE = Row("b", "b", Status.FAILED, error_code=ErrorCode.EMPTY_FILE, error_message="0 bytes")

@@ -1,0 +1,29 @@
+"""Sums over rows."""
+
+import dataclasses
+from decimal import Decimal
+
+from example_rows import BARE, FULL
+
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.totals import totals
+from beam_upscale.planning.engines import ENGINES
+
+
+def test_a_million_prices_sum_exactly() -> None:
+    price = ENGINES["esrgan-v1-x2plus"].credits(160, 160)
+    row = Row("a", "a", Status.UPSCALED, calls=1, credits=price, usd=price / 100, output_bytes=3)
+
+    sums = totals(row for _ in range(1_000_000))
+
+    assert (sums.rows, sums.by_status) == (1_000_000, {"upscaled": 1_000_000})
+    assert (sums.calls, sums.credits) == (1_000_000, Decimal("200000.0"))
+    assert (sums.usd, sums.output_bytes) == (Decimal("2000.000"), 3_000_000)
+
+
+def test_totals_by_status() -> None:
+    sums = totals([FULL, BARE, dataclasses.replace(BARE, status=Status.REJECTED), FULL])
+
+    assert sums.by_status == {"upscaled": 2, "failed": 1, "rejected": 1}
+    assert (sums.credits, sums.billed_credits) == (Decimal("1.6"), Decimal("0.8"))
+    assert totals([]).rows == 0
