@@ -189,7 +189,7 @@ class _Watch:
 
     def __enter__(self) -> None:
         self.pixels, self.fault = 0, None
-        self._child = self._pool._idle[-1] if self._pool._idle else None
+        self._child = self._pool.children.idle[-1] if self._pool.children.idle else None
         self._started = time.monotonic()
         if self._child is None:
             return

@@ -192,8 +192,10 @@ class _Decoder:
             before_pixels=self.limits.allow,
         ) as reader:
             picture = reader.picture
-            told, buffers = _metadata_answer(picture.metadata)
-            fields = told | dataclasses.asdict(dataclasses.replace(picture, metadata=NO_METADATA))
+            described, buffers = _metadata_answer(picture.metadata)
+            fields = described | dataclasses.asdict(
+                dataclasses.replace(picture, metadata=NO_METADATA)
+            )
             del fields["metadata"]
             match request["request"]:
                 case "picture":
@@ -246,8 +248,8 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
 def _metadata_answer(metadata: Metadata) -> _Answer:
     """Returns a message's fields and buffers for metadata; these buffers follow the pixels'."""
     resolution = metadata.resolution
-    told = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
-    return told, [metadata.icc_profile, metadata.exif, metadata.xmp]
+    fields = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
+    return fields, [metadata.icc_profile, metadata.exif, metadata.xmp]
 
 
 def exit_with_parent(descriptor: int) -> None:

@@ -15,9 +15,14 @@ from typing import Any, TypeVar
 
 from beam_upscale.images.decoding.child import SIGNALS_OF_PARENT
 from beam_upscale.images.decoding.environment import module_path, plain_environment
-from beam_upscale.images.decoding.frames import Frame, Readable, read_frame, write_frame
+from beam_upscale.images.decoding.frames import read_frame, write_frame
 from beam_upscale.images.decoding.limits import address_space_of
-from beam_upscale.images.decoding.replies import OverLimitError, Told, told
+from beam_upscale.images.decoding.replies import (
+    OverLimitError,
+    Receive,
+    ReportedError,
+    reported_error,
+)
 
 CHILD_COMMAND: tuple[str, ...] = (sys.executable, "-m", "beam_upscale.images.decoding")
 """The command that starts a child. Any other command has to call `main`."""
@@ -102,10 +107,16 @@ class Child:
         fields = read_frame(self._replies).fields
         return max(int(fields["ready"]), int(fields.get("grown", 0)) // 2)
 
-    def ask(self, exchange: Exchange, receive: Callable[[Frame, Readable], T | Told]) -> T | Told:
+    def ask(self, exchange: Exchange, receive: Receive[T]) -> T | ReportedError:
+        """Sends a request and returns what `receive` makes of the reply, or the error in it.
+
+        Raises:
+            EOFError, OSError, ValueError, KeyError, TypeError: the child ended, or its reply is
+                none.
+        """
         exchange.send(self._requests)
         reply = read_frame(self._replies)
-        return told(reply) or receive(reply, self._replies)
+        return reported_error(reply) or receive(reply, self._replies)
 
     def look_again(self, exchange: Exchange, limit: int) -> tuple[int, int]:
         """Decodes again without a limit; returns the peak address space before and after, in bytes.
@@ -150,6 +161,7 @@ class Child:
         self.end()
 
     def close_pipes(self) -> None:
+        """Closes this process's ends of the pipes; the child ends once no process has them."""
         self._requests.close()
         self._replies.close()
 

@@ -20,7 +20,10 @@ _MOST_RESOLUTION = 2**40
 T = TypeVar("T")
 
 # An error that a child reports: one of the picture, or a temporary folder that is full.
-Told = ImageError | OSError
+ReportedError = ImageError | OSError
+
+# Makes a value of a reply and of the stream that follows it.
+Receive = Callable[[Frame, Readable], T | ReportedError]
 
 
 class CodecRefusalError(ImageError):
@@ -61,14 +64,15 @@ def _receive_metadata(
 
 
 def receive_header(reply: Frame, _: Readable) -> ImageHeader:
+    """Reads a child's reply to a request for a header."""
     return ImageHeader(**reply.fields["header"])
 
 
-def told(reply: Frame) -> Told | None:
+def reported_error(reply: Frame) -> ReportedError | None:
     """Returns the error that a message reports; None if it reports none."""
     fields = reply.fields
     if "error" in fields:
-        return _told_error(fields)
+        return _reported_image_error(fields)
     if "full_disk" not in fields:
         return None
     if fields["full_disk"] not in FULL_DISK:
@@ -77,7 +81,7 @@ def told(reply: Frame) -> Told | None:
     return OSError(fields["full_disk"], str(fields["message"]), *folder)
 
 
-def _told_error(fields: dict[str, Any]) -> ImageError:
+def _reported_image_error(fields: dict[str, Any]) -> ImageError:
     code, message = ErrorCode(fields["error"]), str(fields["message"])
     if "traceback" in fields:
         log_mistake(str(fields["traceback"]))
@@ -110,6 +114,7 @@ def receive_picture(max_pixels: int, reply: Frame, stream: Readable) -> Picture:
 def receive_region(
     max_pixels: int, box: Box, reply: Frame, stream: Readable
 ) -> tuple[Picture, Pixels]:
+    """Reads a picture's description and the samples of `box`: (height, width, bands)."""
     picture = receive_picture(max_pixels, reply, stream)
     shape = box.height, box.width, picture.bands
     return picture, _read_pixels(stream, reply.lengths[3], shape, _DTYPES[picture.dtype])
@@ -122,7 +127,20 @@ def receive_bands(
     consume: Callable[[Picture, Iterator[Pixels]], T],
     reply: Frame,
     stream: Readable,
-) -> T | Told:
+) -> T | ReportedError:
+    """Gives the rows that a child sends to `consume`, and returns its result.
+
+    Args:
+        max_pixels: the most pixels that the picture may have.
+        height: rows of each array but the last.
+        seconds: the longest wait for an array.
+        consume: takes the picture and its rows.
+        reply: the child's reply, the picture's description.
+        stream: the stream of what the child sends next.
+
+    Raises:
+        ConsumerError: `consume` failed.
+    """
     picture = receive_picture(max_pixels, reply, stream)
     bands = _Bands(stream, picture, height, seconds)
     rows = iter(bands)
@@ -149,7 +167,7 @@ class _Bands:
     """
 
     def __init__(self, stream: Any, picture: Picture, height: int, seconds: float) -> None:
-        self.told: Told | None = None
+        self.told: ReportedError | None = None
         self.broken: Exception | None = None
         self._stream = stream
         self._picture = picture
@@ -163,7 +181,7 @@ class _Bands:
             self._stream.deadline = time.monotonic() + self._seconds
             try:
                 frame = read_frame(self._stream)
-                self.told = told(frame)
+                self.told = reported_error(frame)
                 rows = None if self.told else self._read(frame, min(self._height, left))
             except Exception as error:
                 self.broken = error

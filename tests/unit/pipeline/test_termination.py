@@ -451,11 +451,11 @@ def test_decoders_do_not_end_by_a_signal_for_their_parent(number: int) -> None:
     encoded = as_png(Image.fromarray(np.zeros((4, 5, 3), np.uint8)))
     with DecoderPool(1) as pool:
         pool.read_header(encoded)
-        (child,) = pool._idle
+        (child,) = pool.children.idle
         os.kill(child._process.pid, number)
         header = pool.read_header(encoded)
 
-        assert pool._idle == [child]
+        assert pool.children.idle == [child]
         assert (header.width, header.height) == (5, 4)
 
 

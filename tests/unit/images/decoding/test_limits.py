@@ -72,7 +72,7 @@ def test_decoder_knows_and_holds_nothing_of_its_parent(
 
     with DecoderPool(1) as pool:
         pool.read_header(saved(Image.new("L", (3, 2)), "PNG"))
-        (child,) = pool._idle
+        (child,) = pool.children.idle
         process = psutil.Process(child._process.pid)
         environment = process.environ()
         opened = {str(entry.readlink()) for entry in Path(f"/proc/{process.pid}/fd").iterdir()}

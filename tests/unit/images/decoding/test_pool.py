@@ -26,6 +26,7 @@ from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding import child_process
+from beam_upscale.images.decoding import children as decoder_children
 from beam_upscale.images.decoding import pool as decoding_pool
 from beam_upscale.images.decoding.environment import module_path
 from beam_upscale.images.decoding.pool import DecoderPool
@@ -75,7 +76,7 @@ def pool() -> Iterator[DecoderPool]:
 
 
 def processes_of(pool: DecoderPool) -> list[int]:
-    return [child._process.pid for child in pool._idle]
+    return [child._process.pid for child in pool.children.idle]
 
 
 def wait_for_end(pid: int) -> bool:
@@ -91,19 +92,19 @@ def test_child_that_was_started_early_serves_the_first_image() -> None:
     with DecoderPool(2) as pool:
         pool.start_early()
         pool.start_early()
-        (early,) = pool._early
+        (early,) = pool.children.early
 
         pool.read_header(png())
         pool.start_early()
 
-        assert pool._idle == [early]
-        assert pool._early == []
+        assert pool.children.idle == [early]
+        assert pool.children.early == []
 
 
 def test_child_that_was_started_early_ends_with_its_pool() -> None:
     pool = DecoderPool(1)
     pool.start_early()
-    (early,) = pool._early
+    (early,) = pool.children.early
 
     pool.close()
 
@@ -257,7 +258,7 @@ def test_rows_begin_anew_with_another_child(png_file: Path) -> None:
     def kill_the_first(_: Picture, bands: Iterator[Any]) -> int:
         begun.append(1)
         if len(begun) == 1:
-            (child,) = pool._children
+            (child,) = pool.children.all
             child._process.kill()
         return sum(map(len, bands))
 
@@ -421,7 +422,7 @@ def test_children_survive_ctrl_c(pool: DecoderPool) -> None:
 
 
 def test_large_child_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_pool, "IDLE_RESIDENT_LIMIT", 1)
+    monkeypatch.setattr(decoder_children, "IDLE_RESIDENT_LIMIT", 1)
 
     with DecoderPool(1) as pool:
         assert pool.read_header(png()).width == 30
@@ -455,9 +456,9 @@ def test_closing_ends_children_and_takes_no_more() -> None:
 
 def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
     pool = DecoderPool(1)
-    with pool._killed_when_late(child := pool._start(), 60):
+    with pool.children.working(child := pool.children.start(), 60):
         pool.close()
-        pool._keep(child, 0)
+        pool.children.keep(child, 0)
 
     assert processes_of(pool) == []
     assert child._process.returncode == 0
@@ -469,9 +470,9 @@ from beam_upscale.images.decoding.pool import DecoderPool
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})
-while len(pool._children) < 2:
+while len(pool.children.all) < 2:
     time.sleep(0.01)
-print(*(child._process.pid for child in pool._children), flush=True)
+print(*(child._process.pid for child in pool.children.all), flush=True)
 time.sleep(600)
 """
 
@@ -592,8 +593,8 @@ def test_interrupted_exchange_ends_the_child() -> None:
         """As KeyboardInterrupt, which would end the test session."""
 
     with DecoderPool(1) as pool:
-        child = pool._start()
-        with pytest.raises(StopRequestError), pool._killed_when_late(child, 60):
+        child = pool.children.start()
+        with pytest.raises(StopRequestError), pool.children.working(child, 60):
             raise StopRequestError
 
         assert child._process.returncode == 0
@@ -623,16 +624,16 @@ import os, sys
 from beam_upscale.images.decoding.pool import shared_pool
 data = sys.stdin.buffer.read()
 shared_pool().read_header(data)
-(parents,) = [child._process.pid for child in shared_pool()._idle]
+(parents,) = [child._process.pid for child in shared_pool().children.idle]
 pid = os.fork()
 if pid == 0:
     shared_pool().read_header(data)
-    (own,) = [child._process.pid for child in shared_pool()._idle]
+    (own,) = [child._process.pid for child in shared_pool().children.idle]
     shared_pool().close()
     os._exit(0 if own != parents else 1)
 _, status = os.waitpid(pid, 0)
 shared_pool().read_header(data)
-(after,) = [child._process.pid for child in shared_pool()._idle]
+(after,) = [child._process.pid for child in shared_pool().children.idle]
 print(status, after == parents)
 """
 
@@ -663,10 +664,10 @@ def test_data_set_with_a_module_name_is_no_module(
 def test_children_are_left_to_the_parent_after_a_fork() -> None:
     with DecoderPool(1) as pool:
         pool.read_header(png())
-        (inherited,) = pool._idle
+        (inherited,) = pool.children.idle
 
         decoding_pool._leave_children_to_parent()
 
-        assert pool._idle == []
+        assert pool.children.idle == []
         assert inherited._process.wait(10) == 0
         assert pool.read_header(png()).width == 30

@@ -23,12 +23,12 @@ def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str 
 
     replies = serve(frame(DECODE, b"x"), decode=fail)
     _, (fields, _), _ = (take(replies) for _ in range(3))
-    told = decoding_replies.told(Frame(fields, ()))
+    reported = decoding_replies.reported_error(Frame(fields, ()))
 
-    assert isinstance(told, OSError)
-    assert (told.errno, str(told)) == (errno.EDQUOT, str(full))
+    assert isinstance(reported, OSError)
+    assert (reported.errno, str(reported)) == (errno.EDQUOT, str(full))
     with pytest.raises(ValueError, match="full disk"):
-        decoding_replies.told(Frame({**fields, "full_disk": errno.EACCES}, ()))
+        decoding_replies.reported_error(Frame({**fields, "full_disk": errno.EACCES}, ()))
 
 
 def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
