@@ -1,6 +1,7 @@
 """The elements that go into RunInference, and those that come out of it."""
 
 import dataclasses
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -51,44 +52,62 @@ class Tile:
         return kept if kept.shape == resized.shape else kept.copy()
 
 
-@dataclasses.dataclass(frozen=True)
 class TiledImage:
     """An image with all its tiles: the element of RunInference.
 
-    Attributes:
-        tiles: empty if the network has nothing to do; such an image passes through. A list, so
-            that the tiles can be freed once the network is done with them.
+    It gives its tiles up once the network is done with them. So it is no frozen value; and no
+    dataclass either, since Beam would encode a mutable one column by column.
+
+    Args:
+        tiles: empty if the network has nothing to do; such an image passes through.
         scale: of the results; the result of a network with a larger scale is reduced.
         parameters: guide a network that takes a prompt; with the seed.
+        context: the data that the caller needs to make a result of the cores; passed through.
         identity: the input's id, and the index of the engine in its chain. Where tiles are paid
             for, it distinguishes equal tiles of different images.
-        context: the data that the caller needs to make a result of the cores; passed through.
         first: index of the first of these tiles among all tiles of the image, if the others are
             elsewhere.
         booking: enters paid calls for the tiles in the books; None if no books are kept.
+        timestamp: Beam's timestamp of the image, since those of batches differ; None takes theirs.
     """
 
-    tiles: list[Tile]
-    scale: int
-    parameters: Parameters | None = None
-    context: Any = None
-    identity: tuple[str, int] = ("", 0)
-    first: int = 0
-    booking: Booking | None = None
+    def __init__(
+        self,
+        tiles: Sequence[Tile],
+        scale: int,
+        parameters: Parameters | None = None,
+        context: Any = None,
+        identity: tuple[str, int] = ("", 0),
+        first: int = 0,
+        booking: Booking | None = None,
+        timestamp: Any = None,
+    ) -> None:
+        self.tiles = tiles
+        self.scale = scale
+        self.parameters = parameters
+        self.context = context
+        self.identity = identity
+        self.first = first
+        self.booking = booking
+        self.timestamp = timestamp
 
     @property
     def pixels(self) -> int:
         """Input pixels of all tiles."""
         return sum(tile.pixels.shape[0] * tile.pixels.shape[1] for tile in self.tiles)
 
+    def release_tiles(self) -> None:
+        """Drops the tiles: Beam holds all elements of a batch until its last image is encoded."""
+        self.tiles = ()
 
-@dataclasses.dataclass(frozen=True)
+
+@dataclasses.dataclass
 class Inference:
     """The outcome of a `TiledImage`.
 
     Attributes:
-        cores: the tiles' cores, upscaled: (core height x scale, core width x scale, C). A list, so
-            that each can be freed as soon as it is pasted.
+        cores: the tiles' cores, upscaled: (core height x scale, core width x scale, C). The
+            stitching takes them out one by one, so that each is freed as soon as it is pasted.
         error: the reason why there are no cores; None if there are.
         notes: changes that the network had to make.
         device_seconds: of all tiles together.

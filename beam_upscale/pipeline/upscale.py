@@ -1,8 +1,8 @@
 """`Upscale`: the transform from source images to one result for each.
 
-The transform only wires steps, each a function of `stages`: `prepare`, then RunInference for each
-engine with `advance` between them, and `finish`. They form one chain without a branch: where
-branches join again, a runner may buffer the elements in memory or on disk, and these hold pixels.
+The transform only wires the steps of `one_image`: `prepare`, then RunInference for each engine with
+`advance` between them, and `finish`. They form one chain without a branch: where branches join
+again, a runner may buffer the elements in memory or on disk, and these hold pixels.
 """
 
 import dataclasses
@@ -25,6 +25,7 @@ from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -40,24 +41,18 @@ class _Prepare(beam.DoFn):
     ) -> Iterator[TiledImage]:
         if source.books is None and self._books is not None:
             source = dataclasses.replace(source, books=self._books)
-        tiled = prepare(source, self._settings, shared_pool())
-        # RunInference's batches have the time of their window's end.
-        context = dataclasses.replace(tiled.context, timestamp=timestamp)
-        yield dataclasses.replace(tiled, context=context)
+        # No variable may hold the image: the steps behind this one run during the `yield`.
+        yield element(prepare(source, self._settings, shared_pool()), timestamp)
 
 
 class _Advance(Settle):
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
-        return advance(tiled, inference, self._settings)
+        return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
 
 
 class _Finish(Settle):
-    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
-        own: Timestamp | None = tiled.context.timestamp
-        return timestamp if own is None else own
-
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
-        upscaled = finish(tiled, inference, self._settings)
+        upscaled = finish(tiled.context, inference, self._settings)
         count(upscaled)
         return upscaled
 

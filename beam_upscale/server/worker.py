@@ -24,6 +24,7 @@ from beam_upscale.inference.networks.failures import Fault, device_lost, fault_o
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.chain import Rules
@@ -212,10 +213,16 @@ class Worker:
     def _upscale(self, priced: Priced) -> UpscaledImage:
         call, settings = priced.call, priced.settings
         source = SourceImage(call.fingerprint, data=call.image, columns=call.columns)
-        tiled = prepare(source, settings, self._decoders, priced.header)
+        tiled = element(prepare(source, settings, self._decoders, priced.header))
         first, *others = call.engines
-        inference = self._networks[first].infer(tiled)
+        inference = self._infer(tiled, first)
         for engine in others:
-            tiled = advance(tiled, inference, settings)
-            inference = self._networks[engine].infer(tiled)
-        return finish(tiled, inference, settings)
+            tiled = element(advance(tiled.context, inference, settings))
+            inference = self._infer(tiled, engine)
+        return finish(tiled.context, inference, settings)
+
+    def _infer(self, tiled: TiledImage, engine: str) -> Inference:
+        """Upscales an image's tiles and drops them, so that they are gone when it is encoded."""
+        inference = self._networks[engine].infer(tiled)
+        tiled.release_tiles()
+        return inference

@@ -47,6 +47,7 @@ from beam_upscale.pipeline.large_images.tiles import keep, read_tile
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run_state.arrivals import Listed, key_of
@@ -371,13 +372,13 @@ def _upscaled(
 
 
 def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
-    tiled = prepare(source, settings, shared_pool())
+    tiled = element(prepare(source, settings, shared_pool()))
     first, *others = settings.stages
     inference = _infer(tiled, first)
     for each in others:
-        tiled = advance(tiled, inference, settings)
+        tiled = element(advance(tiled.context, inference, settings))
         inference = _infer(tiled, each)
-    return finish(tiled, inference, settings)
+    return finish(tiled.context, inference, settings)
 
 
 def _infer(tiled: TiledImage, stage: Stage) -> Inference:

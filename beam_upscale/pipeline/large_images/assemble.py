@@ -11,7 +11,6 @@ import numpy as np
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row
-from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape, encode_rows
@@ -19,17 +18,12 @@ from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.large_images.states import CutImage, Folder, TileResult, chain_plan
 from beam_upscale.pipeline.large_images.tile_files import TileFile
 from beam_upscale.pipeline.one_image.states import (
-    Prepared,
+    ImageInFlight,
     UpscaledImage,
-    failed_at_stage,
-    noted,
     plan_notes,
-    telemetry_of,
-    with_inference,
     with_output,
 )
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.plan import Plan
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -62,26 +56,26 @@ def assemble(
     Raises:
         OSError: the image cannot be written.
     """
-    prepared = cut_image.prepared
-    assert prepared.row.input_width is not None and prepared.row.input_height is not None
+    draft, row = cut_image.draft, cut_image.draft.row
+    assert row.input_width is not None and row.input_height is not None
     # The number of frames was checked when the image was cut; it does not matter here.
-    plan = chain_plan(prepared.row.input_width, prepared.row.input_height, 1, settings)
+    plan = chain_plan(row.input_width, row.input_height, 1, settings)
     decision = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
     inferences = [by_index.get(index) for index in range(len(decision.pieces))]
     stops = [each.stop for each in inferences if each is not None and each.stop is not None]
-    prepared = noted(dataclasses.replace(prepared, plan=plan), plan_notes(decision))
+    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(decision))
     whole = _together([each for each in inferences if each is not None])
     if whole.error is not None:
-        return failed_at_stage(with_inference(prepared, whole), whole.error)
+        return image.with_inference(whole).failed(whole.error)
     if stops or None in inferences:
         stop = stops[0] if stops else None
-        return UpscaledImage(prepared.source, None, stop=stop)
-    prepared = with_inference(prepared, whole)
+        return UpscaledImage(draft.source, None, stop=stop)
+    image = image.with_inference(whole)
     try:
-        return _assembled(cut_image, prepared, plan, settings, dataset, place)
+        return _assembled(cut_image, image, settings, dataset, place)
     except ImageError as error:
-        return failed_at_stage(prepared, error)
+        return image.failed(error)
 
 
 def _together(inferences: Sequence[Inference]) -> Inference:
@@ -101,13 +95,12 @@ def _together(inferences: Sequence[Inference]) -> Inference:
 
 def _assembled(
     cut_image: CutImage,
-    prepared: Prepared,
-    plan: ChainPlan,
+    image: ImageInFlight,
     settings: PinnedSettings,
     dataset: DatasetFolder,
     place: Callable[[SourceImage, Row], str],
 ) -> UpscaledImage:
-    shape = cut_image.shape
+    draft, plan, shape = image.draft, image.plan, cut_image.shape
     rows = _rows(plan.stages[0], shape, Folder.of(dataset, cut_image.key))
     with tempfile.TemporaryDirectory(prefix="beam-upscale-") as folder:
         path = Path(folder) / "result"
@@ -115,14 +108,14 @@ def _assembled(
             path,
             rows,
             shape,
-            metadata=prepared.metadata,
+            metadata=image.metadata,
             options=settings.encode,
         )
-        row = with_output(prepared.row, plan, settings, notes)
-        row = dataclasses.replace(row, output_uri=place(prepared.source, row))
+        row = with_output(draft.row, plan, settings, notes)
+        row = dataclasses.replace(row, output_uri=place(draft.source, row))
         size, digest = _publish(path, dataset.resolve(row.output_uri or ""), dataset)
     row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)
-    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
+    return dataclasses.replace(draft, row=row).without_bytes()
 
 
 def _rows(decision: Plan, shape: Shape, folder: Folder) -> Iterator[Pixels]:

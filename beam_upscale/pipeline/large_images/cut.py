@@ -37,7 +37,7 @@ from beam_upscale.pipeline.large_images.states import (
     is_to_stop,
 )
 from beam_upscale.pipeline.large_images.tile_files import packed
-from beam_upscale.pipeline.one_image.states import Giant, UpscaledImage, failed
+from beam_upscale.pipeline.one_image.states import Giant, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
@@ -72,19 +72,19 @@ def cut(
     Raises:
         OSError: a tile cannot be written.
     """
-    prepared = giant.prepared
+    draft = giant.draft
     if is_to_stop(dataset):
-        return UpscaledImage(prepared.source, None)
+        return UpscaledImage(draft.source, None)
     plan = chain_plan(giant.header.width, giant.header.height, giant.header.frames, settings)
     decision = plan.stages[0]
     try:
         picture, stored = _cut(giant, decision, settings, dataset, decoders)
     except ImageError as error:
-        return failed(prepared, error)
+        return draft.failed(error)
     except BrokenProcessError as stop:
-        return UpscaledImage(prepared.source, None, stop=stop)
-    row = dataclasses.replace(prepared.row, notes=picture.notes)
-    prepared = dataclasses.replace(prepared, row=row, metadata=picture.metadata)
+        return draft.postponed(stop)
+    row = dataclasses.replace(draft.row, notes=picture.notes)
+    draft = dataclasses.replace(draft, row=row)
     key = _key(giant, decision)
     shape = Shape(
         decision.output_width,
@@ -93,7 +93,7 @@ def cut(
         picture.has_alpha,
         picture.dtype,
     )
-    found = prepared.source
+    found = draft.source
     # Only the fields that a tile needs, as each of perhaps thousands of tiles holds a copy.
     source = SourceImage(
         found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
@@ -108,16 +108,16 @@ def cut(
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=giant.version,
-            sha256=giant.prepared.row.source_sha256,
-            booking=prepared.booking,
+            sha256=giant.draft.row.source_sha256,
+            booking=draft.booking,
         )
         for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
     ]
-    return CutImage(prepared, key, shape), tiles
+    return CutImage(draft, picture.metadata, key, shape), tiles
 
 
 def _key(giant: Giant, decision: Plan) -> str:
-    row = giant.prepared.row
+    row = giant.draft.row
     boxes = [
         (*dataclasses.astuple(piece.core), *dataclasses.astuple(piece.extended))
         for piece in decision.pieces
@@ -138,7 +138,7 @@ def _cut(
     Raises:
         ImageError: the picture cannot be read.
     """
-    source, options = giant.prepared.source, settings.rules.options
+    source, options = giant.draft.source, settings.rules.options
     assert source.uri is not None
     guards: dict[str, Any] = {
         "max_pixels": options.max_input_pixels or NO_LIMIT,
@@ -146,7 +146,7 @@ def _cut(
     }
     folder = Folder.of(dataset, _key(giant, decision))
     folder.forget_failures(dataset)
-    sha256 = giant.prepared.row.source_sha256
+    sha256 = giant.draft.row.source_sha256
     with source.on_disk(sha256) as held:
         check_version(source, giant.version, sha256)
         picture = decoders.read_picture(held.path, **guards)

@@ -135,7 +135,7 @@ class _Assemble(beam.DoFn):
     def process(self, keyed: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[UpscaledImage]:
         # A step that ran twice gives equal images.
         images: list[CutImage] = list(keyed[1][_IMAGES])
-        refuse_two_sources(each.prepared.source for each in images)
+        refuse_two_sources(each.draft.source for each in images)
         image = images[0]
         results = list(keyed[1][_RESULTS])
         with self._dataset.shown():

@@ -6,11 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.images.values import Pixels
+from beam_upscale.images.values import Metadata, Pixels
 from beam_upscale.images.writing.streaming import Shape
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.large_images.tile_files import TileFile
-from beam_upscale.pipeline.one_image.states import Prepared, file_version
+from beam_upscale.pipeline.one_image.states import ResultDraft, file_version
 from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.run_state.control import is_stopped
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -27,12 +27,14 @@ class CutImage:
     """A large image whose tiles can be read.
 
     Attributes:
-        prepared: the image's row and metadata, without its plan.
+        draft: its result so far.
+        metadata: of the input, for the output.
         key: the name of its folder below `giants/`.
         shape: the shape of the result.
     """
 
-    prepared: Prepared
+    draft: ResultDraft
+    metadata: Metadata
     key: str
     shape: Shape
 

@@ -100,7 +100,7 @@ def _failure(tile: GiantTile, folder: Folder) -> Inference | None:
 
 
 def _without_tiles(tile: GiantTile, result: TileResult) -> TiledImage:
-    return TiledImage([], 1, context=WithNetwork(tile, result))
+    return TiledImage((), 1, context=WithNetwork(tile, result))
 
 
 def _tile_pixels(
@@ -138,7 +138,7 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
     """Persists the network's result for a tile, or its failure.
 
     Args:
-        tiled: the image that `read_tile` returned; its tiles are cleared.
+        tiled: the image that `read_tile` returned, without its tiles.
         inference: the network's outcome for it.
         dataset: the output.
 
@@ -152,7 +152,6 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
             _stop_run(held.result.inference.stop, dataset)
         _tell_of_failure(tile.index, held.result.inference, folder, dataset)
         return held.result
-    tiled.tiles.clear()
     _stop_run(inference.stop, dataset)
     _tell_of_failure(tile.index, inference, folder, dataset)
     if inference.stop is None and inference.error is None:

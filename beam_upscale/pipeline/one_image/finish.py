@@ -4,109 +4,110 @@ import dataclasses
 import hashlib
 from typing import Any
 
-from beam_upscale.dataset.records import Record
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encoding import Encoded, EncodeOptions
-from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
+    ImageInFlight,
     Pixels,
-    Prepared,
     UpscaledImage,
     as_image_error,
-    failed_at_stage,
     stage_details,
-    telemetry_of,
-    untried,
-    with_inference,
     with_output,
-    without_tiles,
 )
-from beam_upscale.pipeline.one_image.tiles import results, tiled_image
+from beam_upscale.pipeline.one_image.tiles import stitched, with_tiles
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
-def advance(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> TiledImage:
+def advance(
+    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+) -> UpscaledImage | ImageInFlight:
     """Turns the results of one engine of a chain into the tiles of the next.
 
     Args:
-        tiled: the result of `prepare` or `advance`.
-        inference: the network's results for its tiles.
+        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        inference: the network's results for its tiles, whose cores are taken out.
         settings: of the run.
+
+    Returns:
+        The image with the tiles for the next engine; a result where the network failed.
     """
-    prepared: Prepared = tiled.context
-    if prepared.outcome is not None:
-        return tiled
-    # Free the tiles: the caller holds the element until the next engine is done with this image.
-    tiled.tiles.clear()
-    prepared = with_inference(prepared, inference)
-    if inference.stop is not None:
-        return without_tiles(prepared, untried(prepared, inference.stop))
-    if inference.error is not None:
-        return without_tiles(prepared, failed_at_stage(prepared, inference.error))
+    image = _with_outcome(image, inference)
+    if isinstance(image, UpscaledImage):
+        return image
     try:
-        color, alpha = results(prepared, inference)
-        details = stage_details(prepared, settings, inference)
-        if settings.keep_intermediates:
-            options = EncodeOptions(INTERMEDIATE_FORMAT, metadata=settings.encode.metadata)
-            kept = _encode(prepared, color, alpha, options).data
-            prepared = dataclasses.replace(prepared, intermediates=(*prepared.intermediates, kept))
-            details |= _stored(kept)
-        following = dataclasses.replace(
-            prepared, stage=prepared.stage + 1, done=(*prepared.done, details)
-        )
-        return tiled_image(following, color, alpha, settings)
+        return _with_next_tiles(image, inference, settings)
     except Exception as error:
-        return without_tiles(prepared, failed_at_stage(prepared, as_image_error(error)))
+        return image.failed(as_image_error(error))
 
 
-def finish(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
+def finish(
+    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+) -> UpscaledImage:
     """Turns the results of the last engine into an encoded image and its row.
 
     Args:
-        tiled: the result of `prepare` or `advance`.
-        inference: the network's results for its tiles.
+        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        inference: the network's results for its tiles, whose cores are taken out.
         settings: of the run.
 
     Returns:
         The result; a failed one where the network or the encoder failed.
     """
-    prepared: Prepared = tiled.context
-    if prepared.outcome is not None:
-        return prepared.outcome
-    tiled.tiles.clear()
-    prepared = with_inference(prepared, inference)
-    if inference.stop is not None:
-        return untried(prepared, inference.stop)
-    if inference.error is not None:
-        return failed_at_stage(prepared, inference.error)
+    image = _with_outcome(image, inference)
+    if isinstance(image, UpscaledImage):
+        return image
     try:
-        return _encoded(prepared, inference, settings)
+        return _encoded(image, inference, settings)
     except Exception as error:
-        return failed_at_stage(prepared, as_image_error(error))
+        return image.failed(as_image_error(error))
 
 
-def _encoded(prepared: Prepared, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
-    decision = prepared.plan
-    assert decision is not None
-    encoded = _encode(prepared, *results(prepared, inference), settings.encode)
+def _with_outcome(
+    image: UpscaledImage | ImageInFlight, inference: Inference
+) -> UpscaledImage | ImageInFlight:
+    """Adds a network's outcome to an image; returns its result if there are no pixels."""
+    if isinstance(image, UpscaledImage):
+        return image
+    image = image.with_inference(inference)
+    if inference.stop is not None:
+        return image.draft.postponed(inference.stop)
+    return image if inference.error is None else image.failed(inference.error)
+
+
+def _with_next_tiles(
+    image: ImageInFlight, inference: Inference, settings: PinnedSettings
+) -> ImageInFlight:
+    color, alpha = stitched(image, inference)
+    details, intermediates = stage_details(image, settings, inference), image.intermediates
+    if settings.keep_intermediates:
+        options = EncodeOptions(INTERMEDIATE_FORMAT, metadata=settings.encode.metadata)
+        kept = _encode(image, color, alpha, options).data
+        details, intermediates = details | _stored(kept), (*intermediates, kept)
+    following = dataclasses.replace(image, done=(*image.done, details), intermediates=intermediates)
+    return with_tiles(following, color, alpha, settings)
+
+
+def _encoded(image: ImageInFlight, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
+    encoded = _encode(image, *stitched(image, inference), settings.encode)
     is_chain = len(settings.stages) > 1
     row = dataclasses.replace(
-        with_output(prepared.row, decision, settings, encoded.notes),
+        with_output(image.draft.row, image.plan, settings, encoded.notes),
         **_stored(encoded.data),
-        stages=(*prepared.done, stage_details(prepared, settings, inference)) if is_chain else (),
+        stages=(*image.done, stage_details(image, settings, inference)) if is_chain else (),
     )
-    record = Record(row, telemetry_of(prepared))
-    return UpscaledImage(prepared.source, record, encoded.data, prepared.intermediates)
+    draft = dataclasses.replace(image.draft, row=row)
+    return UpscaledImage(draft.source, draft.record, encoded.data, image.intermediates)
 
 
 def _encode(
-    prepared: Prepared, color: Pixels, alpha: Pixels | None, options: EncodeOptions
+    image: ImageInFlight, color: Pixels, alpha: Pixels | None, options: EncodeOptions
 ) -> Encoded:
     return encoding.encode(
         color,
         None if alpha is None else alpha[:, :, 0],
-        metadata=prepared.metadata,
+        metadata=image.metadata,
         options=options,
     )
 

@@ -1,36 +1,31 @@
-"""The steps of one image from its bytes to its row.
+"""Turns an input into the tiles of its first engine, or into its result if none are needed.
 
 `prepare` turns bytes into the tiles of the first engine. `advance` turns the results of an engine
 into the tiles of the next one. `finish` turns the results of the last engine into encoded bytes and
-a row. RunInference runs between them; an image without tiles passes through it.
+a row. RunInference runs between them; a result passes through it.
 """
 
 import dataclasses
 import hashlib
-import time
 
 import numpy as np
 
 from beam_upscale.dataset.book_entries import work_of
 from beam_upscale.dataset.manifest.row import Row, Status, fitted
-from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
-from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.one_image.states import (
     Giant,
-    Prepared,
+    ImageInFlight,
+    ResultDraft,
     UpscaledImage,
+    begun_telemetry,
     described,
-    ended,
-    failed,
     file_version,
-    telemetry_of,
-    without_tiles,
 )
-from beam_upscale.pipeline.one_image.tiles import tiled_image
+from beam_upscale.pipeline.one_image.tiles import with_tiles
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
 from beam_upscale.pipeline.run_state.resume import Asked, is_asked_alike
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -48,7 +43,7 @@ def prepare(
     settings: PinnedSettings,
     decoders: DecoderPool,
     header: ImageHeader | None = None,
-) -> TiledImage:
+) -> UpscaledImage | ImageInFlight:
     """Turns an input into the tiles that its plan asks for.
 
     Args:
@@ -58,37 +53,41 @@ def prepare(
         header: of its bytes, if it has been read before; None reads it.
 
     Returns:
-        The tiles for the first engine, with a `Prepared` as context. There are no tiles if the
-        input was done before, is postponed, skipped or refused, cannot be read or is a large image,
-        or if no decoder can be started; `outcome` is then the result.
+        The image with the tiles for the first engine. Its result, if the input was done before, is
+        postponed, skipped or refused, cannot be read or is a large image, or if no decoder can be
+        started.
     """
-    last = settings.stages[-1]
     if source.data is not None:
         source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
+    draft = _begun(source, settings)
+    try:
+        if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
+            source = source.without_earlier()
+            draft = dataclasses.replace(draft, source=draft.source.without_earlier())
+        if source.earlier is not None or source.postponed:
+            return UpscaledImage(draft.source, source.earlier)
+        draft = _with_parameters(draft, settings)
+        if (large := _large_header(source, settings, decoders)) is not None:
+            return _giant(draft, *large, settings)
+        data = source.read(settings.rules.options.max_input_bytes)
+        digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+        draft = _with_content(draft, digest, settings)
+        return _decode(data, header, draft, settings, decoders)
+    except Exception as error:
+        return draft.ended(error)
+
+
+def _begun(source: SourceImage, settings: PinnedSettings) -> ResultDraft:
+    """Returns the draft of a result before anything is known of the image."""
     row = Row(
         input_id=source.input_id,
         source_uri=source.source_uri,
         status=Status.UPSCALED,
         backend=str(settings.rules.backend),
         input=source.columns,
-        **described(last, settings),
+        **described(settings.stages[-1], settings),
     )
-    prepared = Prepared(dataclasses.replace(source, data=None), row, time.time())
-    try:
-        if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
-            source = source.without_earlier()
-            prepared = dataclasses.replace(prepared, source=prepared.source.without_earlier())
-        if source.earlier is not None or source.postponed:
-            return without_tiles(prepared, UpscaledImage(prepared.source, source.earlier))
-        prepared = _with_parameters(prepared, settings)
-        if (large := _large_header(source, settings, decoders)) is not None:
-            return _giant(prepared, *large, settings)
-        data = source.read(settings.rules.options.max_input_bytes)
-        digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
-        prepared = _with_content(prepared, digest, settings)
-        return _decode(data, header, prepared, settings, decoders)
-    except Exception as error:
-        return ended(prepared, error)
+    return ResultDraft(dataclasses.replace(source, data=None), row, begun_telemetry())
 
 
 def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
@@ -107,19 +106,18 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
     return not _is_ruled_otherwise(earlier, settings)
 
 
-def _with_content(prepared: Prepared, sha256: str, settings: PinnedSettings) -> Prepared:
+def _with_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> ResultDraft:
     """Adds the SHA-256 of the input's bytes, and the booking that depends on it."""
-    row = dataclasses.replace(prepared.row, source_sha256=sha256)
-    prepared = dataclasses.replace(prepared, row=row)
-    source = prepared.source
+    draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, source_sha256=sha256))
+    source = draft.source
     if source.books is None or settings.rules.backend is not Backend.GRPC:
-        return prepared
-    work, limit = work_of(sha256, prepared.parameters), None
+        return draft
+    work, limit = work_of(sha256, draft.parameters), None
     if source.claimed is not None:
         is_prepaid = source.prepaid is not None and source.prepaid.work == work
         limit = Limit(is_prepaid, source.spare_calls)
     booking = ImageBooking(source.books, source.input_id, work, limit)
-    return dataclasses.replace(prepared, booking=booking)
+    return dataclasses.replace(draft, booking=booking)
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
@@ -130,57 +128,57 @@ def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
     return (decision.error_code, decision.message) != (row.error_code, row.error_message)
 
 
-def _with_parameters(prepared: Prepared, settings: PinnedSettings) -> Prepared:
+def _with_parameters(draft: ResultDraft, settings: PinnedSettings) -> ResultDraft:
     rules = settings.rules
     if not rules.is_guided:
-        return prepared
-    parameters = prepared.source.parameters(rules.parameters, rules.prompt_column)
+        return draft
+    parameters = draft.source.parameters(rules.parameters, rules.prompt_column)
     columns = dataclasses.asdict(parameters)
-    row = dataclasses.replace(prepared.row, **{**columns, "seed": parameters.seed or None})
-    return dataclasses.replace(prepared, row=row, parameters=parameters)
+    row = dataclasses.replace(draft.row, **{**columns, "seed": parameters.seed or None})
+    return dataclasses.replace(draft, row=row, parameters=parameters)
 
 
 def _decode(
     data: bytes,
     header: ImageHeader | None,
-    prepared: Prepared,
+    draft: ResultDraft,
     settings: PinnedSettings,
     decoders: DecoderPool,
-) -> TiledImage:
+) -> UpscaledImage | ImageInFlight:
     options = settings.rules.options
-    if prepared.parameters is not None:
+    if draft.parameters is not None:
         # Check only now: a later run tells by the parameters and the hash whether the row holds.
-        settings.rules.check(prepared.parameters)
+        settings.rules.check(draft.parameters)
     header = header or decoders.read_header(data)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
-    prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header), plan=decision)
-    if (refusal := _refusal(prepared, decision)) is not None:
-        return without_tiles(prepared, refusal)
+    draft = _with_header(draft, header)
+    if (refusal := _refusal(draft, decision)) is not None:
+        return refusal
     max_pixels = options.max_input_pixels or header.width * header.height
     try:
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
-        return _decoded(prepared, decoded, decision, settings)
+        return _decoded(draft, decoded, decision, settings)
     except Exception as error:
         # Handle it here, so that the row has what the header told.
-        return ended(prepared, error)
+        return draft.ended(error)
 
 
-def _refusal(prepared: Prepared, decision: ChainPlan) -> UpscaledImage | None:
+def _refusal(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage | None:
     """Returns the result if the rules or the budget leave nothing to do; else None."""
     if not decision.is_upscaled:
-        return _decided(prepared, decision)
+        return _decided(draft, decision)
     # The image may have been priced while it could not be read, or before it was replaced.
-    if not prepared.source.within_budget or _exceeds_claim(prepared, decision):
-        return _over_budget(prepared, decision)
+    if not draft.source.within_budget or _exceeds_claim(draft, decision):
+        return _over_budget(draft, decision)
     return None
 
 
-def _exceeds_claim(prepared: Prepared, decision: ChainPlan) -> bool:
+def _exceeds_claim(draft: ResultDraft, decision: ChainPlan) -> bool:
     """Checks whether an image costs more than the budget sets aside for it."""
-    claimed, prepaid = prepared.source.claimed, prepared.source.prepaid
+    claimed, prepaid = draft.source.claimed, draft.source.prepaid
     if claimed is None:
         return False
-    limit = None if prepared.booking is None else prepared.booking.limit
+    limit = None if draft.booking is None else draft.booking.limit
     if prepaid is not None and limit is not None and limit.is_prepaid:
         claimed += prepaid.credits
     return decision.credits > claimed
@@ -225,40 +223,38 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
 
 
 def _giant(
-    prepared: Prepared, header: ImageHeader, sha256: str | None, settings: PinnedSettings
-) -> TiledImage:
-    source = prepared.source
+    draft: ResultDraft, header: ImageHeader, sha256: str | None, settings: PinnedSettings
+) -> UpscaledImage:
+    source = draft.source
     version = file_version(source)
-    prepared = _with_content(prepared, sha256 or source.sha256(), settings)
+    draft = _with_content(draft, sha256 or source.sha256(), settings)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)
-    prepared = dataclasses.replace(prepared, row=_with_header(prepared.row, header))
-    if (refusal := _refusal(prepared, decision)) is not None:
-        return without_tiles(prepared, refusal)
+    draft = _with_header(draft, header)
+    if (refusal := _refusal(draft, decision)) is not None:
+        return refusal
     error = ImageError(
         ErrorCode.NEEDS_FAN_OUT,
         f"the result is {decision.output_width} x {decision.output_height}; above --fan-out-above "
         "an image is spread over the workers, which only WriteDataset does: write with it, or "
         "leave the option out",
     )
-    outcome = dataclasses.replace(failed(prepared, error), giant=Giant(prepared, header, version))
-    return without_tiles(prepared, outcome)
+    return dataclasses.replace(draft.failed(error), giant=Giant(draft, header, version))
 
 
-def _with_header(row: Row, header: ImageHeader) -> Row:
-    return fitted(
-        dataclasses.replace(
-            row,
-            input_width=header.width,
-            input_height=header.height,
-            input_format=header.format,
-            input_mode=header.mode,
-        )
+def _with_header(draft: ResultDraft, header: ImageHeader) -> ResultDraft:
+    row = dataclasses.replace(
+        draft.row,
+        input_width=header.width,
+        input_height=header.height,
+        input_format=header.format,
+        input_mode=header.mode,
     )
+    return dataclasses.replace(draft, row=fitted(row))
 
 
 def _decoded(
-    prepared: Prepared, decoded: DecodedImage, decision: ChainPlan, settings: PinnedSettings
-) -> TiledImage:
+    draft: ResultDraft, decoded: DecodedImage, decision: ChainPlan, settings: PinnedSettings
+) -> ImageInFlight:
     color, alpha = decoded.color, decoded.alpha
     if color.shape[:2] != (decision.input_height, decision.input_width):
         found = f"{color.shape[1]} x {color.shape[0]}"
@@ -267,24 +263,23 @@ def _decoded(
     if alpha is not None:
         color = resampling.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
-    row = dataclasses.replace(prepared.row, notes=(*prepared.row.notes, *decoded.notes))
-    prepared = dataclasses.replace(prepared, row=row, metadata=decoded.metadata)
-    return tiled_image(prepared, color, alpha, settings)
+    image = ImageInFlight(draft.noted(*decoded.notes), decision, decoded.metadata)
+    return with_tiles(image, color, alpha, settings)
 
 
-def _decided(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
+def _decided(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage:
     if decision.error_code is not None:
-        return failed(prepared, ImageError(decision.error_code, decision.message))
-    notes = (*prepared.row.notes, decision.message)
-    row = dataclasses.replace(prepared.row, status=Status.SKIPPED, notes=notes)
-    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
+        return draft.failed(ImageError(decision.error_code, decision.message))
+    draft = draft.noted(decision.message)
+    row = dataclasses.replace(draft.row, status=Status.SKIPPED)
+    return dataclasses.replace(draft, row=row).without_bytes()
 
 
-def _over_budget(prepared: Prepared, decision: ChainPlan) -> UpscaledImage:
+def _over_budget(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage:
     row = dataclasses.replace(
-        prepared.row,
+        draft.row,
         status=Status.OVER_BUDGET,
         error_code=str(ErrorCode.OVER_BUDGET),
         error_message=f"{decision.credits} credits would exceed --max-credits",
     )
-    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
+    return dataclasses.replace(draft, row=row).without_bytes()

@@ -37,11 +37,7 @@ class Settle(beam.DoFn, abc.ABC):
 
     @abc.abstractmethod
     def settled(self, tiled: TiledImage, inference: Inference) -> Any:
-        """Makes the step's output for an image, once the engine is done with the image."""
-
-    def time_of(self, tiled: TiledImage, timestamp: Timestamp) -> Timestamp:
-        """Returns the timestamp of an image's output: by default that of RunInference's result."""
-        return timestamp
+        """Makes the step's output for an image, whose tiles are released already."""
 
     def start_bundle(self) -> None:
         """Clears the pending results: those that a failed bundle left do not belong to this one."""
@@ -54,11 +50,10 @@ class Settle(beam.DoFn, abc.ABC):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         """Yields the outputs that are done, of this image or of earlier ones."""
-        timestamp = self.time_of(result.example, timestamp)
+        if result.example.timestamp is not None:
+            timestamp = result.example.timestamp
         if isinstance(result.inference, Inference):
-            # A TimestampedValue would be assigned to windows again.
-            value = self.settled(result.example, result.inference)
-            yield WindowedValue(value, timestamp, [window])
+            yield self._output(result.example, result.inference, timestamp, window)
             return
         self._pending.append((result, timestamp, window))
         yield from self._done()
@@ -76,8 +71,14 @@ class Settle(beam.DoFn, abc.ABC):
         looked_at = [(pending, pending[0].inference.done()) for pending in self._pending]
         self._pending = [pending for pending, is_done in looked_at if not is_done]
         for result, timestamp, window in (pending for pending, is_done in looked_at if is_done):
-            value = self.settled(result.example, _result(result.inference))
-            yield WindowedValue(value, timestamp, [window])
+            yield self._output(result.example, _result(result.inference), timestamp, window)
+
+    def _output(
+        self, tiled: TiledImage, inference: Inference, timestamp: Timestamp, window: Any
+    ) -> WindowedValue:
+        tiled.release_tiles()
+        # A TimestampedValue would be assigned to windows again.
+        return WindowedValue(self.settled(tiled, inference), timestamp, [window])
 
 
 def _result(pending: PendingInference) -> Inference:

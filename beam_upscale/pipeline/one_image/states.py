@@ -4,7 +4,8 @@ import dataclasses
 import os
 import platform
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from beam_upscale.errors import (
     SettingsError,
     internal_error,
 )
-from beam_upscale.images.values import NO_METADATA, ImageHeader, Metadata
-from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.images.values import ImageHeader, Metadata
+from beam_upscale.inference.elements import Inference, Tile
 from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.planning.chain import ChainPlan
@@ -62,42 +63,150 @@ class UpscaledImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """The state of an input while its tiles are with a network.
+class ResultDraft:
+    """The result of an input as far as it is known while this run works on the input.
 
     Attributes:
         source: the input, without its bytes.
-        row: its row as far as it is known.
-        started_at: seconds since the epoch.
-        outcome: the result, if there is nothing for a network to do; else None.
-        plan: the decision of the rules; None until the input's size is known.
-        parameters: of the engines that take a prompt; None if no engine does.
-        metadata: of the input, for the output.
-        stage: index of the engine that the tiles are for.
-        has_alpha_tiles: True if the second half of the tiles is the alpha channel.
-        alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
-        done: details of the stages before this one, as the manifest has them.
-        intermediates: the results of those stages, encoded, if they are kept.
-        telemetry: of the stages before this one, without their pixels.
-        timestamp: Beam's timestamp of the input's element; batches have others.
+        row: its row so far.
+        telemetry: its telemetry so far; the worker is filled in at the end.
+        parameters: requested of the engines that take a prompt; None if no engine does.
         booking: enters its paid calls in the books; None if none are made or no books are kept.
     """
 
     source: SourceImage
     row: Row
-    started_at: float
-    outcome: UpscaledImage | None = None
-    plan: ChainPlan | None = None
+    telemetry: Telemetry
     parameters: Parameters | None = None
-    metadata: Metadata = NO_METADATA
-    stage: int = 0
-    has_alpha_tiles: bool = False
-    alpha: Pixels | None = None
+    booking: ImageBooking | None = None
+
+    @property
+    def record(self) -> Record:
+        """The row and the telemetry so far, made by this process."""
+        worker = f"{socket.gethostname()}:{os.getpid()}"
+        return Record(self.row, dataclasses.replace(self.telemetry, worker=worker))
+
+    def without_bytes(self) -> UpscaledImage:
+        """Returns the row so far as the result of an input that is not upscaled."""
+        return UpscaledImage(self.source, self.record)
+
+    def failed(self, error: ImageError) -> UpscaledImage:
+        """Returns the result of an input that cannot be upscaled."""
+        row = dataclasses.replace(
+            self.row,
+            status=status_of(error.code),
+            error_code=str(error.code),
+            error_message=error.message,
+        )
+        return dataclasses.replace(self, row=row).without_bytes()
+
+    def postponed(self, stop: SettingsError) -> UpscaledImage:
+        """Returns a result without a row, so that a later run upscales the input."""
+        return UpscaledImage(self.source, None, stop=stop)
+
+    def ended(self, error: Exception) -> UpscaledImage:
+        """Returns a failed result; a postponed one if the process is broken.
+
+        Raises:
+            SettingsError: as `as_image_error`.
+            OSError: as `as_image_error`.
+        """
+        if isinstance(error, BrokenProcessError):
+            return self.postponed(error)
+        return self.failed(as_image_error(error))
+
+    def with_inference(self, inference: Inference) -> "ResultDraft":
+        """Adds the request ids, billed credits and telemetry of a network's outcome."""
+        before = self.telemetry
+        telemetry = dataclasses.replace(
+            before,
+            device_seconds=before.device_seconds + inference.device_seconds,
+            queue_seconds=max(before.queue_seconds, inference.queue_seconds),
+            batch_size=max(before.batch_size, inference.batch_size),
+            attempts=max(before.attempts, inference.attempts),
+        )
+        row = dataclasses.replace(
+            self.row,
+            request_ids=(*self.row.request_ids, *inference.request_ids),
+            billed_credits=self.row.billed_credits + inference.billed_credits,
+        )
+        return dataclasses.replace(self, row=row, telemetry=telemetry)
+
+    def noted(self, *notes: str) -> "ResultDraft":
+        """Adds notes to the row."""
+        row = dataclasses.replace(self.row, notes=(*self.row.notes, *notes))
+        return dataclasses.replace(self, row=row)
+
+
+def begun_telemetry() -> Telemetry:
+    """Returns the telemetry of an input that is begun now."""
+    return Telemetry(
+        device_seconds=0.0,
+        queue_seconds=0.0,
+        attempts=1,
+        batch_size=0,
+        worker="",
+        started_at=time.time(),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageInFlight:
+    """An image on its way through the engines of its chain.
+
+    Attributes:
+        draft: its result so far.
+        plan: the decision of the rules, which upscale it.
+        metadata: of the input, for the output.
+        done: details of the stages before this one, as the manifest has them.
+        intermediates: the results of those stages, encoded, if they are kept.
+        tiles: its tiles for the next engine; empty once `element` has handed them on.
+        parameters: guide that engine, with the seed; None if it takes no prompt.
+        has_alpha_tiles: True if the second half of the tiles is the alpha channel.
+        alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
+    """
+
+    draft: ResultDraft
+    plan: ChainPlan
+    metadata: Metadata
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
-    telemetry: Inference = dataclasses.field(default_factory=Inference)
-    timestamp: Any = None
-    booking: ImageBooking | None = None
+    tiles: tuple[Tile, ...] = ()
+    parameters: Parameters | None = None
+    has_alpha_tiles: bool = False
+    alpha: Pixels | None = None
+
+    @property
+    def source(self) -> SourceImage:
+        """The input, without its bytes."""
+        return self.draft.source
+
+    @property
+    def stage(self) -> int:
+        """The index of the next engine in the chain."""
+        return len(self.done)
+
+    @property
+    def stage_plan(self) -> Plan:
+        """The part of the plan for the next engine."""
+        return self.plan.stages[self.stage]
+
+    def failed(self, error: ImageError) -> UpscaledImage:
+        """Returns the result of an image that failed at an engine or after it; names the stage."""
+        message = self.plan.at_stage(self.stage, error.message)
+        return self.draft.failed(ImageError(error.code, message))
+
+    def with_inference(self, inference: Inference) -> "ImageInFlight":
+        """Adds a network's notes, request ids, billed credits and telemetry."""
+        draft = self.draft.with_inference(inference)
+        return dataclasses.replace(self, draft=draft).noted(inference.notes)
+
+    def noted(self, notes: Sequence[str]) -> "ImageInFlight":
+        """Adds notes to the row, with their stage if there are several."""
+        if not notes:
+            return self
+        staged = (self.plan.at_stage(self.stage, note) for note in notes)
+        return dataclasses.replace(self, draft=self.draft.noted(*staged))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,13 +214,13 @@ class Giant:
     """A large image, whose tiles are spread over the workers: all that is known but its pixels.
 
     Attributes:
-        prepared: its state, without the plan: it follows from the header, and grows with the number
-            of tiles.
+        draft: its result so far, without the plan: it follows from the header, and grows with the
+            number of tiles.
         header: of its file.
         version: the result of `file_version` before its bytes were hashed.
     """
 
-    prepared: Prepared
+    draft: ResultDraft
     header: ImageHeader
     version: tuple[object, ...]
 
@@ -155,90 +264,6 @@ def as_image_error(error: Exception) -> ImageError:
     return internal_error(error)
 
 
-def identity_of(prepared: Prepared) -> tuple[str, int]:
-    """Returns the input's id and its stage, which identify the image's tiles in paid calls."""
-    return prepared.source.input_id, prepared.stage
-
-
-def stage_plan(prepared: Prepared) -> Plan:
-    assert prepared.plan is not None
-    return prepared.plan.stages[prepared.stage]
-
-
-def without_tiles(prepared: Prepared, outcome: UpscaledImage) -> TiledImage:
-    return TiledImage([], 1, context=dataclasses.replace(prepared, outcome=outcome, alpha=None))
-
-
-def ended(prepared: Prepared, error: Exception) -> TiledImage:
-    """Returns a failed input without tiles; it stays untried if the process is broken."""
-    if isinstance(error, BrokenProcessError):
-        return without_tiles(prepared, untried(prepared, error))
-    return without_tiles(prepared, failed(prepared, as_image_error(error)))
-
-
-def failed(prepared: Prepared, error: ImageError) -> UpscaledImage:
-    """Returns the result of an input that cannot be upscaled."""
-    row = dataclasses.replace(
-        prepared.row,
-        status=status_of(error.code),
-        error_code=str(error.code),
-        error_message=error.message,
-    )
-    return UpscaledImage(prepared.source, Record(row, telemetry_of(prepared)))
-
-
-def failed_at_stage(prepared: Prepared, error: ImageError) -> UpscaledImage:
-    """Returns the result of an input that failed at an engine or after it, and names the stage."""
-    assert prepared.plan is not None
-    message = prepared.plan.at_stage(prepared.stage, error.message)
-    return failed(prepared, ImageError(error.code, message))
-
-
-def telemetry_of(prepared: Prepared) -> Telemetry:
-    """Returns the telemetry of an input so far."""
-    inference = prepared.telemetry
-    return Telemetry(
-        device_seconds=inference.device_seconds,
-        queue_seconds=inference.queue_seconds,
-        attempts=inference.attempts,
-        batch_size=inference.batch_size,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
-        started_at=prepared.started_at,
-    )
-
-
-def untried(prepared: Prepared, stop: SettingsError) -> UpscaledImage:
-    """Returns a result without a row, so that a later run upscales the input."""
-    return UpscaledImage(prepared.source, None, stop=stop)
-
-
-def with_inference(prepared: Prepared, inference: Inference) -> Prepared:
-    """Adds a stage's notes, request ids, billed credits and telemetry."""
-    before, row = prepared.telemetry, prepared.row
-    telemetry = Inference(
-        device_seconds=before.device_seconds + inference.device_seconds,
-        queue_seconds=max(before.queue_seconds, inference.queue_seconds),
-        batch_size=max(before.batch_size, inference.batch_size),
-        attempts=max(before.attempts, inference.attempts),
-    )
-    row = dataclasses.replace(
-        row,
-        request_ids=(*row.request_ids, *inference.request_ids),
-        billed_credits=row.billed_credits + inference.billed_credits,
-    )
-    return noted(dataclasses.replace(prepared, row=row, telemetry=telemetry), inference.notes)
-
-
-def noted(prepared: Prepared, notes: tuple[str, ...]) -> Prepared:
-    """Adds notes to the row, with their stage if there are several."""
-    if not notes:
-        return prepared
-    assert prepared.plan is not None
-    staged = tuple(prepared.plan.at_stage(prepared.stage, note) for note in notes)
-    row = dataclasses.replace(prepared.row, notes=(*prepared.row.notes, *staged))
-    return dataclasses.replace(prepared, row=row)
-
-
 def with_output(
     row: Row, decision: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]
 ) -> Row:
@@ -263,13 +288,13 @@ def with_output(
 
 
 def stage_details(
-    prepared: Prepared, settings: PinnedSettings, inference: Inference
+    image: ImageInFlight, settings: PinnedSettings, inference: Inference
 ) -> dict[str, Any]:
     """Returns the manifest's columns for one stage of a chain."""
-    stage, decision = settings.stages[prepared.stage], stage_plan(prepared)
+    stage, decision = settings.stages[image.stage], image.stage_plan
     return {
         **described(stage, settings),
-        "seed": prepared.row.seed if stage.engine.is_guided else None,
+        "seed": image.draft.row.seed if stage.engine.is_guided else None,
         "input_width": decision.input_width,
         "input_height": decision.input_height,
         "output_width": decision.output_width,

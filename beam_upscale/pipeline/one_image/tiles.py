@@ -1,18 +1,17 @@
 """Cuts an image into the tiles of its plan, and stitches their results."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
 from beam_upscale.images import resampling, tiling
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.one_image.states import (
+    ImageInFlight,
     Pixels,
-    Prepared,
-    identity_of,
-    noted,
+    UpscaledImage,
     plan_notes,
-    stage_plan,
 )
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
@@ -20,27 +19,31 @@ from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, Piece
 
 
-def tiled_image(
-    prepared: Prepared, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
-) -> TiledImage:
-    """Returns the tiles of an image for the engine of its stage."""
-    stage, decision = settings.stages[prepared.stage], stage_plan(prepared)
-    prepared = noted(prepared, plan_notes(decision))
-    if stage.engine.is_guided:
-        return _guided_tiles(prepared, color, alpha, decision, stage.engine.scale)
+def with_tiles(
+    image: ImageInFlight, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
+) -> ImageInFlight:
+    """Cuts an image into the tiles for its next engine.
+
+    Args:
+        image: the image.
+        color: (H, W, C), the input of that engine.
+        alpha: (H, W, 1); None if there is none.
+        settings: of the run.
+    """
+    image = image.noted(plan_notes(image.stage_plan))
+    if settings.stages[image.stage].engine.is_guided:
+        return _with_guided_tile(image, color, alpha)
     if settings.rules.backend is Backend.GRPC:
         # A call for alpha would be charged, but the price is set before the pixels are decoded.
-        tiled = _tiles(prepared, color, None, decision, stage.engine.scale)
-        return dataclasses.replace(tiled, context=dataclasses.replace(tiled.context, alpha=alpha))
-    return _tiles(prepared, color, alpha, decision, stage.engine.scale)
+        return dataclasses.replace(_with_tiles(image, color, None), alpha=alpha)
+    return _with_tiles(image, color, alpha)
 
 
-def _tiles(
-    prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
-) -> TiledImage:
-    """Returns a tile for each piece, color first and then alpha; tiles are independent."""
+def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+    """Cuts a tile for each piece, color first and then alpha; tiles are independent."""
+    decision = image.stage_plan
     size = decision.work_width, decision.work_height
-    tiles = [
+    tiles = tuple(
         Tile(pixels, relative_core(piece))
         for plane in (color, alpha)
         if plane is not None
@@ -49,27 +52,54 @@ def _tiles(
             tiling.split(resampling.resize(plane, *size), decision.pieces),
             strict=True,
         )
-    ]
-    context = dataclasses.replace(prepared, has_alpha_tiles=alpha is not None, alpha=None)
-    identity, booking = identity_of(prepared), prepared.booking
-    return TiledImage(tiles, scale, context=context, identity=identity, booking=booking)
+    )
+    return dataclasses.replace(
+        image, tiles=tiles, parameters=None, has_alpha_tiles=alpha is not None, alpha=None
+    )
 
 
-def _guided_tiles(
-    prepared: Prepared, color: Pixels, alpha: Pixels | None, decision: Plan, scale: int
-) -> TiledImage:
-    """Returns one tile, which the network itself takes in pieces: they share its noise.
+def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+    """Makes one tile, which the network itself takes in pieces: they share its noise.
 
     Alpha is kept aside, since a generative network would invent transparency.
     """
-    assert prepared.parameters is not None
-    parameters = prepared.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
+    draft, decision = image.draft, image.stage_plan
+    assert draft.parameters is not None
+    parameters = draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
     size = decision.work_width, decision.work_height
     tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), decision.pieces)
-    row = dataclasses.replace(prepared.row, seed=parameters.seed)
-    context = dataclasses.replace(prepared, row=row, has_alpha_tiles=False, alpha=alpha)
-    identity, booking = identity_of(prepared), prepared.booking
-    return TiledImage([tile], scale, parameters, context, identity, booking=booking)
+    draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
+    return dataclasses.replace(
+        image,
+        draft=draft,
+        tiles=(tile,),
+        parameters=parameters,
+        has_alpha_tiles=False,
+        alpha=alpha,
+    )
+
+
+def element(image: UpscaledImage | ImageInFlight, timestamp: Any = None) -> TiledImage:
+    """Returns the element of RunInference for an image; a result has no tiles and passes through.
+
+    The element alone holds the tiles, and gives them up: its context is the image without them.
+
+    Args:
+        image: the image.
+        timestamp: Beam's, of the input's element; None takes that of RunInference's result.
+    """
+    if isinstance(image, UpscaledImage):
+        return TiledImage((), 1, context=image, timestamp=timestamp)
+    decision = image.stage_plan
+    return TiledImage(
+        image.tiles,
+        decision.engine_width // decision.work_width,
+        image.parameters,
+        context=dataclasses.replace(image, tiles=()),
+        identity=(image.source.input_id, image.stage),
+        booking=image.draft.booking,
+        timestamp=timestamp,
+    )
 
 
 def relative_core(piece: Piece) -> Box:
@@ -81,22 +111,25 @@ def relative_core(piece: Piece) -> Box:
     )
 
 
-def results(prepared: Prepared, inference: Inference) -> tuple[Pixels, Pixels | None]:
-    """Returns color and alpha, (H, W, C), at the stage's output size; None for no alpha."""
-    decision = stage_plan(prepared)
+def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels | None]:
+    """Stitches the cores of an image's tiles, and takes them out of the inference.
+
+    Returns:
+        Color and alpha, (H, W, C), at the stage's output size; None for no alpha.
+    """
+    decision = image.stage_plan
     size = decision.output_width, decision.output_height
-    if prepared.has_alpha_tiles:
-        color = resampling.resize(_stitched(inference.cores, decision), *size)
-        return color, resampling.resize(_stitched(inference.cores, decision), *size)
+    if image.has_alpha_tiles:
+        color = resampling.resize(_plane(inference.cores, decision), *size)
+        return color, resampling.resize(_plane(inference.cores, decision), *size)
     if len(inference.cores) == 1:
         color = resampling.resize(inference.cores.pop(), *size)
     else:
-        color = resampling.resize(_stitched(inference.cores, decision), *size)
-    alpha = prepared.alpha
-    return color, None if alpha is None else resampling.resize(alpha, *size)
+        color = resampling.resize(_plane(inference.cores, decision), *size)
+    return color, None if image.alpha is None else resampling.resize(image.alpha, *size)
 
 
-def _stitched(cores: list[Pixels], decision: Plan) -> Pixels:
+def _plane(cores: list[Pixels], decision: Plan) -> Pixels:
     """Stitches one plane and removes its cores from the list, so that each is freed once pasted."""
     scale = decision.engine_width // decision.work_width
     return tiling.stitch(

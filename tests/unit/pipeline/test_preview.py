@@ -12,13 +12,13 @@ from PIL import Image
 from places import SAMPLES
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline import budget
 from beam_upscale.pipeline.budget import Claim, admission, order
 from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
 from beam_upscale.pipeline.preview import (
     PlanImages,
     PlannedImage,
@@ -174,19 +174,16 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
     preview(images, settings.rules, None, str(tmp_path))
 
     for image, found in zip(images, read_plan(str(tmp_path)), strict=True):
-        tiled = prepare(image, settings, shared_pool())
-        row = _row(tiled)
+        prepared = prepare(image, settings, shared_pool())
+        row = _row(prepared)
         if image.name == "photos/cut-in-half.jpg":
             # Its header is whole: what the pixels hide shows only in a run.
             assert (found.status, row.status) == (Status.UPSCALED, Status.FAILED)
             continue
         assert (found.status, found.error_code) == (row.status, row.error_code), image.name
         assert (found.width, found.height) == (row.input_width, row.input_height)
-        if tiled.context.plan is not None:
-            assert (found.calls, found.credits) == (
-                tiled.context.plan.calls,
-                tiled.context.plan.credits,
-            )
+        priced = prepared.plan if isinstance(prepared, ImageInFlight) else row
+        assert (found.calls, found.credits) == (priced.calls, priced.credits)
 
 
 def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
@@ -202,9 +199,11 @@ def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
     assert [path.name for path in Path(folder).iterdir()] == ["plan"]
 
 
-def _row(tiled: TiledImage) -> Any:
-    outcome = tiled.context.outcome
-    return tiled.context.row if outcome is None else outcome.record.row
+def _row(prepared: UpscaledImage | ImageInFlight) -> Row:
+    if isinstance(prepared, ImageInFlight):
+        return prepared.draft.row
+    assert prepared.record is not None
+    return prepared.record.row
 
 
 def test_a_plan_does_not_take_the_place_of_a_runs_work_in_progress(tmp_path: Path) -> None:

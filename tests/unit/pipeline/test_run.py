@@ -154,13 +154,13 @@ def test_no_pixels_outlive_their_image(
 
     def noted_prepare(*arguments: Any) -> Any:
         alive.append(sum(each() is not None for each in [*arrays, *results]))
-        tiled = prepare(*arguments)
-        arrays.extend(weakref.ref(tile.pixels) for tile in tiled.tiles)
-        return tiled
+        image = prepare(*arguments)
+        arrays.extend(weakref.ref(tile.pixels) for tile in image.tiles)
+        return image
 
-    def noted_finish(tiled: Any, inference: Any, settings: Any) -> Any:
+    def noted_finish(image: Any, inference: Any, settings: Any) -> Any:
         arrays.extend(map(weakref.ref, inference.cores))
-        upscaled = finish(tiled, inference, settings)
+        upscaled = finish(image, inference, settings)
         results.append(weakref.ref(upscaled))
         return upscaled
 

@@ -34,6 +34,7 @@ from beam_upscale.pipeline.one_image import prepare as one_image_prepare
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.resume import Asked, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -82,9 +83,13 @@ def double(tiled: TiledImage) -> Inference:
     return Inference([core(tile) for tile in tiled.tiles], batch_size=1)
 
 
+def prepared(source: SourceImage, settings: PinnedSettings) -> TiledImage:
+    return element(prepare(source, settings, shared_pool()))
+
+
 def upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
-    tiled = prepare(source, settings, shared_pool())
-    return finish(tiled, double(tiled), settings)
+    tiled = prepared(source, settings)
+    return finish(tiled.context, double(tiled), settings)
 
 
 def row_of(upscaled: UpscaledImage) -> Row:
@@ -152,9 +157,9 @@ def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettin
     pixels = np.zeros((20, 20, 4), np.uint8)  # Black below full transparency.
     pixels[:, 10:] = (200, 180, 160, 255)
 
-    tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
     color, alpha = tiled.tiles
-    result = pixels_of(finish(tiled, double(tiled), settings))
+    result = pixels_of(finish(tiled.context, double(tiled), settings))
 
     assert (color.pixels == (200, 180, 160)).all()  # What the network sees has no black.
     assert np.array_equal(alpha.pixels[:, :, 0], pixels[:, :, 3])
@@ -217,10 +222,10 @@ def test_a_damaged_profile_is_noted_before_the_network_runs(
 ) -> None:
     data = encoded(photograph(), "JPEG", icc_profile=b"no profile")
 
-    tiled = prepare(source(data), settings, shared_pool())
+    tiled = prepared(source(data), settings)
 
-    assert tiled.context.row.notes == ("unusable ICC profile dropped",)
-    assert row_of(finish(tiled, double(tiled), settings)).status is Status.UPSCALED
+    assert tiled.context.draft.row.notes == ("unusable ICC profile dropped",)
+    assert row_of(finish(tiled.context, double(tiled), settings)).status is Status.UPSCALED
 
 
 def test_a_result_is_stripped_of_all_but_the_color_profile(
@@ -262,15 +267,20 @@ def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSet
     pixels = oversized()
     settings = pin(oversize="tile", halo=24)
 
-    tiled = prepare(source(encoded(Image.fromarray(pixels))), settings, shared_pool())
+    tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
     tiles = list(tiled.tiles)
-    result = finish(tiled, double(tiled), settings)
+    finishing = _Finish(settings)
+    finishing.start_bundle()
+    (finished,) = finishing.process(
+        PredictionResult(tiled, double(tiled)), Timestamp(0), GlobalWindow()
+    )
+    result = finished.value
 
     row = row_of(result)
     assert len(tiles) == row.calls > 1
     assert all(t.pixels.shape[0] * t.pixels.shape[1] <= 1024 * 1024 for t in tiles)
     # Whoever still holds the element holds no pixels.
-    assert tiled.tiles == []
+    assert not tiled.tiles
     assert np.array_equal(pixels_of(result), pixels.repeat(2, 0).repeat(2, 1))
     assert row.credits == row.calls * Decimal("0.2")
     assert row.notes == (f"upscaled in {row.calls} pieces",)
@@ -281,9 +291,9 @@ def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> N
     data = encoded(Image.fromarray(oversized()))
     settings = pin(oversize="shrink")
 
-    tiled = prepare(source(data), settings, shared_pool())
+    tiled = prepared(source(data), settings)
     height, width = tiled.tiles[0].pixels.shape[:2]
-    row = row_of(finish(tiled, double(tiled), settings))
+    row = row_of(finish(tiled.context, double(tiled), settings))
 
     assert 1040 * 1024 > height * width > 1020 * 1020
     assert (row.output_width, row.output_height) == (2 * width, 2 * height)
@@ -296,9 +306,9 @@ def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> N
 
 def outcome(source: SourceImage, settings: PinnedSettings) -> Row:
     """The row of an input for which there is nothing to do for the network."""
-    tiled = prepare(source, settings, shared_pool())
-    assert tiled.tiles == []
-    result = finish(tiled, Inference(), settings)
+    tiled = prepared(source, settings)
+    assert not tiled.tiles
+    result = finish(tiled.context, Inference(), settings)
     assert result.data is None
     row = row_of(result)
     assert (row.credits, row.usd, row.calls, row.output_uri) == (0, 0, 0, None)
@@ -396,11 +406,11 @@ def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettin
 
 
 def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
-    tiled = prepare(source(b"not looked at", postponed=True), settings, shared_pool())
+    tiled = prepared(source(b"not looked at", postponed=True), settings)
 
-    result = finish(tiled, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings)
 
-    assert (tiled.tiles, result.record, result.data) == ([], None, None)
+    assert (tiled.tiles, result.record, result.data) == ((), None, None)
 
 
 def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None:
@@ -408,10 +418,10 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     row = Row("a", "a", Status.FAILED, source_sha256=digest, error_code="kept")
     earlier = Record(row, None)
 
-    tiled = prepare(source(b"not looked at", earlier=earlier), settings, shared_pool())
-    result = finish(tiled, Inference(), settings)
+    tiled = prepared(source(b"not looked at", earlier=earlier), settings)
+    result = finish(tiled.context, Inference(), settings)
 
-    assert (tiled.tiles, result.record, result.data) == ([], earlier, None)
+    assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
 
 
 @pytest.mark.parametrize(
@@ -434,7 +444,7 @@ def test_what_the_rules_refused_is_kept_while_they_say_the_same(
     earlier = Record(outcome(image, pin(**before)), None)
     refused = dataclasses.replace(image, earlier=earlier, committed=True)
 
-    tiled, anew = (prepare(each, pin(**now), shared_pool()) for each in (refused, image))
+    tiled, anew = (prepared(each, pin(**now)) for each in (refused, image))
 
     assert (tiled.context.source.earlier is earlier) == holds
     assert tiled.context.source.committed == holds
@@ -452,14 +462,14 @@ def test_full_disk_is_no_images_fault(
         raise OSError(number, os.strerror(number))
 
     picture = source(encoded(photograph()))
-    tiled = prepare(picture, settings, shared_pool())
+    tiled = prepared(picture, settings)
     monkeypatch.setattr(SourceImage, "read", fill_the_disk)
     monkeypatch.setattr(encoding, "encode", fill_the_disk)
 
     with pytest.raises(OSError, match=os.strerror(number)):
-        prepare(picture, settings, shared_pool())
+        prepared(picture, settings)
     with pytest.raises(OSError, match=os.strerror(number)):
-        finish(tiled, double(tiled), settings)
+        finish(tiled.context, double(tiled), settings)
 
 
 def test_another_error_of_the_system_is_a_failed_row(
@@ -470,9 +480,9 @@ def test_another_error_of_the_system_is_a_failed_row(
 
     monkeypatch.setattr(SourceImage, "read", fail)
 
-    tiled = prepare(source(b"not looked at"), settings, shared_pool())
+    tiled = prepared(source(b"not looked at"), settings)
 
-    assert row_of(finish(tiled, Inference(), settings)).error_code == "internal_error"
+    assert row_of(finish(tiled.context, Inference(), settings)).error_code == "internal_error"
 
 
 @pytest.mark.parametrize("step", ["_still_stands", "_with_parameters", "_with_content", "_decoded"])
@@ -489,13 +499,12 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
     earlier = Record(Row("a", "a", Status.UPSCALED), telemetry=None)
     monkeypatch.setattr(one_image_prepare, step, fail)
 
-    tiled = prepare(
+    tiled = prepared(
         dataclasses.replace(picture, earlier=earlier) if step == "_still_stands" else picture,
         settings,
-        shared_pool(),
     )
 
-    row = row_of(finish(tiled, Inference(), settings))
+    row = row_of(finish(tiled.context, Inference(), settings))
     assert row.error_code == "internal_error"
     assert "a mistake in beam-upscale, not in the file: KeyError" in str(row.error_message)
 
@@ -510,7 +519,7 @@ def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(
         def result(self) -> Inference:
             raise BrokenProcessError(ErrorCode.DECODER_UNAVAILABLE, "no more processes")
 
-    tiled = prepare(source(encoded(photograph())), settings, shared_pool())
+    tiled = prepared(source(encoded(photograph())), settings)
     finishing = _Finish(settings)
     finishing.start_bundle()
 
@@ -525,10 +534,10 @@ def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(
 def test_the_networks_error_is_the_inputs(
     settings: PinnedSettings, photograph: Callable[..., Image.Image]
 ) -> None:
-    tiled = prepare(source(encoded(photograph())), settings, shared_pool())
+    tiled = prepared(source(encoded(photograph())), settings)
 
     result = finish(
-        tiled, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
+        tiled.context, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
     )
 
     row = row_of(result)
@@ -540,10 +549,10 @@ def test_the_networks_error_is_the_inputs(
 def test_what_cannot_be_encoded_fails(
     settings: PinnedSettings, photograph: Callable[..., Image.Image]
 ) -> None:
-    tiled = prepare(source(encoded(photograph(0, 9000, 2))), settings, shared_pool())
+    tiled = prepared(source(encoded(photograph(0, 9000, 2))), settings)
     as_webp = dataclasses.replace(settings, encode=EncodeOptions(OutputFormat.WEBP))
 
-    row = row_of(finish(tiled, double(tiled), as_webp))
+    row = row_of(finish(tiled.context, double(tiled), as_webp))
 
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
 
@@ -556,9 +565,9 @@ def test_bytes_that_a_step_puts_in_their_place_are_done_whatever_was_done_before
     before = source(data, earlier=Record(row, None), committed=True)
     changed = dataclasses.replace(before, data=encoded(photograph(1)))
 
-    kept, done = (prepare(each, settings, shared_pool()) for each in (before, changed))
+    kept, done = (prepared(each, settings) for each in (before, changed))
 
-    assert (kept.tiles, len(done.tiles)) == ([], 1)
+    assert (kept.tiles, len(done.tiles)) == ((), 1)
     assert done.context.source.earlier is None
     assert (done.context.source.data, done.context.source.data_sha256) == (
         None,
@@ -583,7 +592,7 @@ def test_a_prompt_that_a_step_gives_is_asked_for_whatever_was_done_before() -> N
 
     def outcome(**columns: Any) -> object:
         changed = dataclasses.replace(before, columns={**listed.columns, **columns})
-        return prepare(changed, pinned, shared_pool()).context.source.earlier
+        return prepared(changed, pinned).context.source.earlier
 
     assert outcome() is not None
     assert outcome(label="new") is not None
@@ -686,10 +695,10 @@ def test_alpha_is_no_call_of_its_own(
 ) -> None:
     picture = photograph(0, 40, 30)
     picture.putalpha(Image.linear_gradient("L").resize((40, 30)))
-    tiled = prepare(source(encoded(picture)), remote, shared_pool())
+    tiled = prepared(source(encoded(picture)), remote)
     shapes = [tile.pixels.shape for tile in tiled.tiles]
 
-    result = finish(tiled, double(tiled), remote)
+    result = finish(tiled.context, double(tiled), remote)
 
     assert shapes == [(30, 40, 3)]
     assert row_of(result).calls == 1
@@ -700,9 +709,7 @@ def test_alpha_is_no_call_of_its_own(
 def test_every_call_can_be_told_from_those_of_other_inputs(remote: PinnedSettings) -> None:
     data = encoded(Image.new("L", (1500, 1000)))
 
-    first, second = (
-        prepare(SourceImage(name, data=data), remote, shared_pool()) for name in ("a", "b")
-    )
+    first, second = (prepared(SourceImage(name, data=data), remote) for name in ("a", "b"))
 
     assert len(first.tiles) > 1
     assert (first.identity, second.identity) == (("a", 0), ("b", 0))
@@ -712,7 +719,7 @@ def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: 
     pinned = UpscaleSettings.of(LATENT, backend="grpc", endpoint="localhost:1").pin()
     noisy = source(encoded(Image.new("RGB", (8, 8))), columns={"noise_level": 100})
 
-    row = row_of(finish(prepare(noisy, pinned, shared_pool()), Inference(), pinned))
+    row = row_of(finish(prepared(noisy, pinned).context, Inference(), pinned))
 
     assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
     assert row.noise_level == 100
@@ -720,13 +727,13 @@ def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: 
 
 
 def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:
-    tiled = prepare(source(encoded(Image.new("RGB", (1500, 1000)))), remote, shared_pool())
+    tiled = prepared(source(encoded(Image.new("RGB", (1500, 1000)))), remote)
     error = ImageError(ErrorCode.SERVICE_ERROR, "the service could not make it")
     inference = Inference(
         error=error, request_ids=("1", "2"), billed_credits=Decimal("0.2"), attempts=3
     )
 
-    result = finish(tiled, inference, remote)
+    result = finish(tiled.context, inference, remote)
 
     row = row_of(result)
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.SERVICE_ERROR)
@@ -737,18 +744,18 @@ def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: Pinne
 
 
 def test_what_a_service_withholds_is_filtered(remote: PinnedSettings) -> None:
-    tiled = prepare(source(encoded(Image.new("RGB", (40, 30)))), remote, shared_pool())
+    tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
 
-    row = row_of(finish(tiled, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
+    row = row_of(finish(tiled.context, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
 
     assert (row.status, row.billed_credits, row.credits) == (Status.FILTERED, 0, 0)
 
 
 def test_an_image_that_was_not_tried_has_no_row(remote: PinnedSettings) -> None:
-    tiled = prepare(source(encoded(Image.new("RGB", (40, 30)))), remote, shared_pool())
+    tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
     stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
 
-    result = finish(tiled, Inference(stop=stop), remote)
+    result = finish(tiled.context, Inference(stop=stop), remote)
 
     assert (result.record, result.data, result.stop) == (None, None, stop)
 
@@ -789,7 +796,7 @@ def test_images_under_way_leave_with_their_own_times_and_windows(
     data = [encoded(photograph(number, 8 + number, 8)) for number in numbers]
 
     def begun(number: int) -> TimestampedValue:
-        tiled = prepare(SourceImage(str(number), data=data[number]), settings, shared_pool())
+        tiled = prepared(SourceImage(str(number), data=data[number]), settings)
         return TimestampedValue(tiled, 10 * number)
 
     def described(

@@ -125,7 +125,7 @@ def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: EsrganMode
 
 def test_a_larger_scale_than_asked_for_is_reduced(model: LocalEsrgan, network: EsrganModel) -> None:
     pixels = noise(20, 30, 3)
-    tiled = dataclasses.replace(whole(pixels), scale=1)
+    tiled = TiledImage(whole(pixels).tiles, scale=1)
 
     (inference,) = infer(EsrganHandler(model), [tiled])
 

@@ -128,7 +128,7 @@ def giants_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     assemble = large_images_assemble.assemble
 
     def followed(image: Any, *arguments: Any) -> Any:
-        seen.append(image.prepared.source.name)
+        seen.append(image.draft.source.name)
         return assemble(image, *arguments)
 
     monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.assemble", followed)

@@ -30,6 +30,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.commit import persist
 from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image.states import ImageInFlight
 from beam_upscale.pipeline.request import FailureLimit
 
 IMAGES = 12
@@ -60,10 +61,10 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     prepare = one_image_prepare.prepare
 
     def noted(source: Any, *arguments: Any) -> Any:
-        tiled = prepare(source, *arguments)
-        if tiled.tiles:
+        prepared = prepare(source, *arguments)
+        if isinstance(prepared, ImageInFlight):
             names.append(source.name)
-        return tiled
+        return prepared
 
     monkeypatch.setattr(pipeline_upscale, "prepare", noted)
     return names
