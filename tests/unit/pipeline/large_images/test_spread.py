@@ -221,7 +221,7 @@ def test_killed_run_goes_on_with_the_tiles_it_has(
     keep = large_images_tiles.keep
 
     def followed(tiled: Any, *arguments: Any) -> Any:
-        begun.extend([tiled.first] if tiled.tiles else [])
+        begun.extend([tiled.first] if tiled.context.result is None else [])
         return keep(tiled, *arguments)
 
     monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", followed)
@@ -569,7 +569,7 @@ def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
     keep = large_images_tiles.keep
 
     def stopping(tiled: Any, inference: Any, dataset: Any) -> Any:
-        kept.extend([tiled.first] if tiled.tiles else [])
+        kept.extend([tiled.first] if tiled.context.result is None else [])
         if len(kept) == 3:
             request_stop(dataset, "enough")
         return keep(tiled, inference, dataset)
