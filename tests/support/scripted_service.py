@@ -257,3 +257,7 @@ def service_with(*steps: Step, **options: Any) -> Iterator[ScriptedService]:
         yield service
     finally:
         service.stop()
+
+
+def codes(inferences: list[Inference]) -> list[str | None]:
+    return [inference.error and inference.error.code for inference in inferences]

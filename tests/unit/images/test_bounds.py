@@ -1,17 +1,16 @@
 """Files that say little and cost much: refused by their headers, on every way they are read."""
 
-import io
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_images import saved
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.containers import gif as containers_gif
@@ -26,12 +25,6 @@ from beam_upscale.images.reading.regions import open_picture, read_file_header
 MAX_PIXELS = 4_000_000
 
 EXTREMES = (0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**62, 2**63, 2**64 - 1)
-
-
-def saved(picture: Image.Image, format_: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def code_of(read: Callable[[], object]) -> ErrorCode | None:
@@ -184,27 +177,6 @@ def test_files_of_countless_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     for name, data in files.items():
         assert codes_of(data, tmp_path)[0] is ErrorCode.UNSUPPORTED_FORMAT, name
-
-
-def test_frames_of_a_gif_are_counted_as_pillow_does() -> None:
-    for count in (1, 2, 7):
-        frames = [Image.new("L", (9, 7), 30 * number) for number in range(count)]
-        data = saved(frames[0], "GIF", save_all=True, append_images=frames[1:], comment=b"x" * 600)
-        with Image.open(io.BytesIO(data)) as opened:
-            assert containers_gif.gif_frames(data) == opened.n_frames == count
-
-
-def test_frames_of_a_gif_are_counted_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MOST_FRAMES", 3)
-    frame = b"," + bytes(9) + b"\x02\0"
-
-    assert containers_gif.gif_frames(b"GIF89a" + bytes(7) + frame * 9) == 3
-    frames = [Image.new("L", (9, 7), 30 * number) for number in range(4)]
-    for format_ in ("GIF", "TIFF"):
-        data = saved(frames[0], format_, save_all=True, append_images=frames[1:])
-        assert (
-            "first of 3 or more frames" in reading_pixels.decode(data, max_pixels=MAX_PIXELS).notes
-        )
 
 
 def test_picture_in_an_avif_that_is_far_larger_than_what_is_shown(tmp_path: Path) -> None:

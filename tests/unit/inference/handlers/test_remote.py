@@ -2,7 +2,6 @@ import dataclasses
 import logging
 import pickle
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any
@@ -23,6 +22,7 @@ from scripted_service import (
     answer,
     answer_with,
     begin,
+    codes,
     doubled,
     finish,
     handler_of,
@@ -37,12 +37,10 @@ from scripted_service import (
 )
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.grpc_api.status import Reason
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
-from beam_upscale.inference.remote import calls
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import Box
@@ -50,10 +48,6 @@ from beam_upscale.planning.tile_layout import Box
 pytestmark = pytest.mark.usefixtures("short_pauses", "no_key")
 
 KEY = "sk-do-not-tell-anyone"
-
-
-def codes(inferences: list[Inference]) -> list[str | None]:
-    return [inference.error and inference.error.code for inference in inferences]
 
 
 # Results
@@ -141,208 +135,6 @@ def test_prices_follow_the_engine_and_the_size_of_each_tile() -> None:
 
     assert inference.error is None
     assert inference.billed_credits == Decimal(8 + 12)
-
-
-# What is sent
-
-
-def test_a_request_holds_the_image_and_its_parameters() -> None:
-    parameters = Parameters("a cat", "a dog", cfg_scale=7.3, steps=12, seed=2**32 - 1)
-    with service_with() as service:
-        infer(handler_of(service), [whole("a", parameters=parameters)])
-        (request,) = service.requests
-
-    picture, prompt, negative = request.prompt
-    assert request.engine_id == ENGINE
-    assert request.requested_type == generation.ARTIFACT_IMAGE
-    assert picture.parameters.init
-    assert picture.artifact.type == generation.ARTIFACT_IMAGE
-    assert picture.artifact.mime == "image/png"
-    assert np.array_equal(sent(request), noise())
-    assert (prompt.text, prompt.parameters.HasField("weight")) == ("a cat", False)
-    assert (negative.text, negative.parameters.weight) == ("a dog", -1)
-    assert request.image.parameters[0].sampler.cfg_scale == np.float32(7.3)
-    assert request.image.steps == 12
-    assert list(request.image.seed) == [2**32 - 1]
-    assert not request.image.HasField("width")
-    assert not request.image.HasField("height")
-
-
-def test_empty_prompts_are_not_sent_and_without_parameters_nothing_is() -> None:
-    with service_with() as service:
-        infer(handler_of(service), [whole("a", parameters=Parameters(seed=1)), whole("b")])
-        by_steps = {request.image.steps: request for request in service.requests}
-
-    assert [len(request.prompt) for request in service.requests] == [1, 1]
-    assert by_steps[0].image == generation.ImageParameters()
-    assert by_steps[20].image.seed == [1]
-
-
-def test_ids_are_the_same_on_every_run_and_different_for_equal_pieces() -> None:
-    images = [
-        whole("a", tiles=2),
-        whole("b"),
-        whole("a", identity=("a", 1)),
-        whole("a", parameters=Parameters(seed=1)),
-        whole("a", parameters=Parameters(seed=2)),
-        whole("a", noise(7, 8)),
-        whole("\udcff, of no encoding"),
-    ]
-    with service_with() as service:
-        first = infer(handler_of(service), images)
-        second = infer(handler_of(service), images)
-
-    ids = [request_id for inference in first for request_id in inference.request_ids]
-    assert len(set(ids)) == len(ids) == 8
-    assert [inference.request_ids for inference in first] == [i.request_ids for i in second]
-    assert service.attempts == dict.fromkeys(ids, 2)
-
-
-# Failures
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        StatusCode.UNAVAILABLE,
-        StatusCode.DEADLINE_EXCEEDED,
-        StatusCode.RESOURCE_EXHAUSTED,
-        StatusCode.ABORTED,
-        StatusCode.INTERNAL,
-        StatusCode.UNKNOWN,
-        StatusCode.CANCELLED,
-        StatusCode.DATA_LOSS,
-    ],
-)
-def test_what_may_pass_is_repeated_with_the_same_id(code: StatusCode) -> None:
-    with service_with(refuse(code), refuse(code), answer) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-
-    assert inference.error is None
-    assert inference.attempts == 3
-    assert inference.billed_credits == ONE_CALL
-    assert service.attempts == {inference.request_ids[0]: 3}
-
-
-@pytest.mark.parametrize(
-    "code",
-    [
-        StatusCode.INVALID_ARGUMENT,
-        StatusCode.NOT_FOUND,
-        StatusCode.FAILED_PRECONDITION,
-        StatusCode.OUT_OF_RANGE,
-        StatusCode.UNIMPLEMENTED,
-        StatusCode.ALREADY_EXISTS,
-    ],
-)
-def test_what_the_service_refuses_is_not_repeated(code: StatusCode) -> None:
-    with service_with(refuse(code, "not like\nthat")) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-
-    assert inference.error is not None
-    assert inference.error.code is ErrorCode.REQUEST_REFUSED
-    assert inference.error.message == f"{service.endpoint} says {code.name}: not like that"
-    assert inference.cores == []
-    assert inference.billed_credits == 0
-    assert inference.request_ids == ()
-    assert len(service.requests) == 1
-
-
-def test_a_refusal_of_the_rules_keeps_its_code_and_words() -> None:
-    refused = refuse(
-        StatusCode.INVALID_ARGUMENT,
-        "input_too_large: 1,049,600 px; at most 1,048,576 are taken",
-        reason=Reason.IMAGE_REFUSED,
-        error_code=ErrorCode.INPUT_TOO_LARGE,
-    )
-    with service_with(refused) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-
-    assert inference.error is not None
-    assert inference.error.code is ErrorCode.INPUT_TOO_LARGE
-    assert inference.error.message == "1,049,600 px; at most 1,048,576 are taken"
-
-
-def test_a_message_that_is_too_large_is_not_repeated() -> None:
-    message = "Received message larger than max (70 vs. 64)"
-    with service_with(refuse(StatusCode.RESOURCE_EXHAUSTED, message)) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-
-    assert codes([inference]) == [ErrorCode.REQUEST_REFUSED]
-    assert len(service.requests) == 1
-
-
-def test_what_stays_unavailable_fails_in_time() -> None:
-    with service_with(refuse(StatusCode.UNAVAILABLE, "busy")) as service:
-        (inference,) = infer(handler_of(service, retry_seconds=0.2), [whole("a")])
-
-    assert codes([inference]) == [ErrorCode.SERVICE_UNAVAILABLE]
-    assert inference.attempts == len(service.requests) > 1
-    assert f"(after {inference.attempts} attempts)" in str(inference.error)
-
-
-@pytest.mark.parametrize(
-    ("step", "code"),
-    [
-        (refuse(StatusCode.INTERNAL), ErrorCode.SERVICE_ERROR),
-        (finish(generation.ERROR), ErrorCode.SERVICE_ERROR),
-        (finish(generation.LENGTH), ErrorCode.SERVICE_ERROR),
-        (finish(77), ErrorCode.SERVICE_ERROR),
-        (answer_with(), ErrorCode.NO_RESULT),
-        (answer_with(generation.Answer(), generation.Answer()), ErrorCode.NO_RESULT),
-        (answer_with(b"\xff\xff no message"), ErrorCode.SERVICE_ERROR),
-    ],
-)
-def test_what_breaks_is_repeated_a_few_times(step: Any, code: ErrorCode) -> None:
-    with service_with(step) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-    with service_with(step, answer) as service_that_recovers:
-        (recovered,) = infer(handler_of(service_that_recovers), [whole("a")])
-
-    assert codes([inference]) == [code]
-    assert inference.billed_credits == 0
-    assert inference.attempts == len(service.requests) == 4
-    assert recovered.error is None
-    assert recovered.attempts == 2
-
-
-def test_what_is_withheld_is_filtered_and_not_billed() -> None:
-    with service_with(finish(generation.FILTER)) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-
-    assert codes([inference]) == [ErrorCode.FILTERED]
-    assert inference.billed_credits == 0
-    assert inference.request_ids == ()
-    assert len(service.requests) == 1
-
-
-def test_a_deadline_ends_an_attempt_that_stalls() -> None:
-    stalled = Held()
-    with service_with(stalled, answer) as service:
-        (inference,) = infer(handler_of(service, deadline_seconds=0.5), [whole("a")])
-        stalled.go_on.set()
-
-    assert inference.error is None
-    assert inference.attempts == 2
-
-
-def test_the_service_may_go_away_and_come_back() -> None:
-    held = Held()
-    with service_with(held) as service:
-        handler = handler_of(service)
-        (pending,) = begin(handler, [whole("a")])
-        assert held.begun.wait(PATIENCE)
-        service._server.stop(0)
-        held.go_on.set()
-        service._server.wait_for_termination(PATIENCE)
-        assert not pending.done()
-        port = int(service.endpoint.rpartition(":")[2])
-        with service_with(port=port) as other:
-            inference = pending.result()
-
-    assert inference.error is None
-    assert inference.attempts > 1
-    assert other.attempts == {inference.request_ids[0]: 1}
 
 
 # What is billed
@@ -450,87 +242,6 @@ def test_a_tile_that_cannot_be_encoded_fails_its_image(monkeypatch: pytest.Monke
     assert len(service.requests) == 1
 
 
-# The end of a run
-
-
-@pytest.mark.parametrize(
-    ("step", "code"),
-    [
-        (refuse(StatusCode.UNAUTHENTICATED, "expired"), ErrorCode.API_KEY_REFUSED),
-        (refuse(StatusCode.PERMISSION_DENIED), ErrorCode.API_KEY_REFUSED),
-        (
-            refuse(StatusCode.RESOURCE_EXHAUSTED, reason=Reason.OUT_OF_CREDITS),
-            ErrorCode.OUT_OF_CREDITS,
-        ),
-        (
-            refuse(
-                StatusCode.RESOURCE_EXHAUSTED,
-                "Your organization does not have enough balance to request this action",
-            ),
-            ErrorCode.OUT_OF_CREDITS,
-        ),
-    ],
-)
-def test_a_key_that_is_refused_stops_the_run(
-    step: Any, code: ErrorCode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BEAM_UPSCALE_API_KEY", KEY)
-    held = Held()
-    with service_with(held, step, answer) as service:
-        handler = handler_of(service, max_in_flight=2)
-        window = handler.load_model()
-        (under_way,) = begin(handler, [whole("a")], window)
-        assert held.begun.wait(PATIENCE)
-        stopped = infer(handler, [whole(name) for name in "bcd"], window)
-        later = infer(handler, [whole("e", tiles=3)], window)
-        held.go_on.set()
-        done = under_way.result()
-
-        assert done.error is None
-        assert done.billed_credits == ONE_CALL
-        for inference in (*stopped, *later):
-            assert inference.stop is not None
-            assert inference.stop.code is code
-            assert inference.error is None
-            assert inference.billed_credits == 0
-        assert len(service.requests) == 2
-
-        (next_run,) = infer(handler_of(service, max_in_flight=2), [whole("b")])
-        assert next_run.error is None
-        assert next_run.stop is None
-
-
-def test_the_line_that_stops_a_run_says_which_key_was_refused_and_not_what_it_is(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with service_with(refuse(StatusCode.UNAUTHENTICATED, f"no such key: {KEY}")) as service:
-        (nobody,) = infer(handler_of(service), [whole("a")])
-        monkeypatch.setenv("BEAM_UPSCALE_API_KEY", KEY)
-        (refused,) = infer(handler_of(service), [whole("a")])
-
-    assert nobody.stop is not None
-    assert "asks for an API key, and there is none" in nobody.stop.message
-    assert refused.stop is not None
-    assert refused.stop.message == (
-        f"{service.endpoint} refuses the API key of the environment's BEAM_UPSCALE_API_KEY "
-        "(UNAUTHENTICATED: no such key: [API key])"
-    )
-
-
-def test_a_stop_wakes_what_waits_for_another_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "_jitter", lambda attempts: 100.0)
-    with service_with(
-        refuse(StatusCode.UNAVAILABLE), refuse(StatusCode.UNAUTHENTICATED)
-    ) as service:
-        handler = handler_of(service, max_in_flight=1)
-        first, second = infer(handler, [whole("a"), whole("b")])
-
-    assert first.stop is not None
-    assert first.attempts == 1
-    assert second.stop is not None
-    assert len(service.requests) == 2
-
-
 # Secrets
 
 
@@ -608,20 +319,6 @@ def test_many_threads_that_take_their_results_late_get_all_of_them() -> None:
     assert set(service.attempts.values()) == {1}
 
 
-def test_a_call_that_waits_for_another_attempt_holds_up_no_other(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    long = threading.Event()
-    monkeypatch.setattr(calls, "_jitter", lambda attempts: 0.0 if long.is_set() else 1.0)
-    with service_with(refuse(StatusCode.UNAVAILABLE), answer) as service:
-        handler = handler_of(service, max_in_flight=1)
-        first, second = infer(handler, [whole("a"), whole("b")])
-
-    assert codes([first, second]) == [None, None]
-    order = [request.request_id for request in service.requests]
-    assert order == [*first.request_ids, *second.request_ids, *first.request_ids]
-
-
 def test_a_burst_of_refusals_narrows_the_window_and_all_images_are_done() -> None:
     busy = [refuse(StatusCode.RESOURCE_EXHAUSTED, "slow down", retry_seconds=0.05)] * 30
     with service_with(*busy, answer) as service:
@@ -696,21 +393,3 @@ def test_engines_of_a_chain_share_a_window_and_other_settings_have_their_own() -
 
         assert other.load_model() is window
         assert narrow.load_model() is not window
-
-
-def test_a_result_does_not_wait_for_a_call_that_never_ends(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(calls, "_SECONDS_TO_END", 0.1)
-    stalled = Held()
-
-    def answer_and_stall(request: Any, context: Any) -> Iterator[Any]:
-        yield from answer(request, context)
-        yield from stalled(request, context)
-
-    with service_with(answer_and_stall) as service:
-        (inference,) = infer(handler_of(service), [whole("a")])
-        stalled.go_on.set()
-
-    assert inference.error is None
-    assert (inference.attempts, inference.billed_credits) == (1, ONE_CALL)

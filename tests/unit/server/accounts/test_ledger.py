@@ -8,7 +8,7 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -24,8 +24,8 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from ledgers import ALICE, PRICE, Clock, amounts, charge, files, repeat, reserve, result
 
-from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.server.accounts.charges import (
     InProgress,
     LedgerUnavailable,
@@ -35,81 +35,11 @@ from beam_upscale.server.accounts.charges import (
 )
 from beam_upscale.server.accounts.key_file import ANONYMOUS, Key
 from beam_upscale.server.accounts.ledger import Ledger, Replay, Reservation
-from beam_upscale.server.accounts.ledger_file import read_charges, read_spent
+from beam_upscale.server.accounts.ledger_file import read_spent
 
-PRICE = Decimal("0.2")
 DAY = 24 * 60 * 60
 PATIENCE = 60
-
-ALICE = Key("alice", Decimal(1), None, None)
 BOB = Key("bob", Decimal(1), None, None)
-
-
-class Clock:
-    """The time, as a test sets it."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "server" / "ledger.sqlite"
-
-
-@pytest.fixture(params=[0, 2**16], ids=["in files", "in rows"])
-def max_row_bytes(request: pytest.FixtureRequest) -> int:
-    return int(request.param)
-
-
-@pytest.fixture
-def ledger(path: Path, clock: Clock, max_row_bytes: int) -> Iterator[Ledger]:
-    with Ledger(path, clock=clock, max_row_bytes=max_row_bytes) as opened:
-        yield opened
-
-
-def result(data: bytes = b"PNG", seed: int = 7) -> StoredResult:
-    return StoredResult(data, seed, "esrgan-v1-x2plus")
-
-
-def reserve(
-    ledger: Ledger,
-    key: Key = ALICE,
-    request_id: str = "id",
-    fingerprint: str = "content",
-    price: Decimal = PRICE,
-) -> Reservation:
-    begun = ledger.begin(key, request_id, fingerprint, price)
-    assert isinstance(begun, Reservation)
-    return begun
-
-
-def repeat(
-    ledger: Ledger, key: Key = ALICE, request_id: str = "id", fingerprint: str = "content"
-) -> Replay:
-    begun = ledger.begin(key, request_id, fingerprint, PRICE)
-    assert isinstance(begun, Replay)
-    return begun
-
-
-def charge(ledger: Ledger, request_id: str = "id", data: bytes = b"PNG", key: Key = ALICE) -> None:
-    reserve(ledger, key, request_id).commit(result(data))
-
-
-def amounts(path: Path) -> list[tuple[str, str, Decimal]]:
-    return [(row.key, row.request_id, row.credits) for row in read_charges(path)]
-
-
-def files(path: Path) -> list[Path]:
-    return sorted(Path(f"{path}.artifacts").iterdir())
 
 
 def stored(path: Path) -> list[bytes]:
@@ -495,29 +425,6 @@ def test_a_charge_that_cannot_be_stored_leaves_no_result(ledger: Ledger, path: P
     charge(ledger)
 
 
-def test_charges_are_append_only(ledger: Ledger, path: Path) -> None:
-    charge(ledger)
-
-    with sqlite3.connect(path) as other:
-        for statement in ("UPDATE charges SET amount = 0", "DELETE FROM charges"):
-            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-                other.execute(statement)
-    other.close()
-
-    assert ledger.balance(ALICE) == Decimal("0.8")
-
-
-def test_a_ledger_has_one_server(ledger: Ledger, path: Path, clock: Clock) -> None:
-    with pytest.raises(SettingsError, match="is that of a server which is running") as caught:
-        Ledger(path)
-    assert caught.value.code is ErrorCode.INVALID_OPTION
-    charge(ledger)
-
-    ledger.close()
-    with Ledger(path, clock=clock) as next_one:
-        assert repeat(next_one).result == result()
-
-
 def test_a_closed_ledger_charges_nothing(ledger: Ledger, path: Path) -> None:
     reservation = reserve(ledger)
     ledger.close()
@@ -529,37 +436,6 @@ def test_a_closed_ledger_charges_nothing(ledger: Ledger, path: Path) -> None:
         ledger.begin(ALICE, "2", "content", PRICE)
 
     assert amounts(path) == []
-
-
-def test_what_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    text = tmp_path / "notes.txt"
-    text.write_text("these are notes and no database " * 50)
-    database = tmp_path / "database.sqlite"
-    with sqlite3.connect(database) as other:
-        other.execute("CREATE TABLE charges (a)")
-    other.close()
-    before = {file: file.read_bytes() for file in (text, database)}
-
-    for file in (text, database, tmp_path):
-        with pytest.raises(SettingsError) as caught:
-            Ledger(file)
-        assert caught.value.code is ErrorCode.INVALID_OPTION
-        assert str(file) in caught.value.message
-        with pytest.raises(SettingsError):
-            list(read_charges(file))
-    with pytest.raises(SettingsError):
-        read_spent(tmp_path / "nowhere")
-
-    assert {file: file.read_bytes() for file in (text, database)} == before
-
-
-def test_nobody_else_may_read_a_ledger(path: Path) -> None:
-    with Ledger(path, max_row_bytes=0) as ledger:
-        charge(ledger)
-
-        found = [path, Path(f"{path}-wal"), Path(f"{path}-shm"), *files(path)]
-        assert [oct(file.stat().st_mode & 0o777) for file in found] == ["0o600"] * 4
-        assert Path(f"{path}.artifacts").stat().st_mode & 0o777 == 0o700
 
 
 def test_many_threads_never_spend_more_than_there_is(ledger: Ledger) -> None:
@@ -669,19 +545,6 @@ def test_a_kill_loses_reservations_and_no_charge_that_was_answered(
             assert found.result == result(str(number).encode() * 1000)
             reserve(ledger, ANONYMOUS, f"running {number}").release()
         assert len(stored(path)) == len(charged)
-
-
-def test_charges_can_be_read_while_a_server_charges(ledger: Ledger, path: Path) -> None:
-    charge(ledger, "1")
-    rows = read_charges(path)
-    first = next(rows)
-    charge(ledger, "2")
-
-    # What had begun sees what was there; what begins now sees all.
-    assert first.request_id == "1"
-    assert list(rows) == []
-    assert [request_id for _, request_id, _ in amounts(path)] == ["1", "2"]
-    assert read_spent(path) == {"alice": Decimal("0.4")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -825,22 +688,3 @@ def test_a_ledger_has_an_id_for_each_key_that_no_other_has(tmp_path: Path) -> No
 
     assert ids("1.sqlite") == first
     assert len({*first, *ids("2.sqlite")}) == 4
-
-
-def test_a_ledger_of_the_version_before_is_given_an_id_and_keeps_its_charges(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "old.sqlite"
-    with Ledger(path) as ledger:
-        held = ledger.begin(ALICE, "r", "f", PRICE)
-        assert isinstance(held, Reservation)
-        held.commit(StoredResult(b"png", 0, "e"))
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        database.executescript("DROP TABLE identity; PRAGMA user_version = 2;")
-
-    assert read_spent(path) == {"alice": PRICE}
-    with Ledger(path) as ledger:
-        found, again = ledger.id_for(ALICE), ledger.begin(ALICE, "r", "f", PRICE)
-    with Ledger(path) as ledger:
-        assert ledger.id_for(ALICE) == found
-    assert isinstance(again, Replay)
