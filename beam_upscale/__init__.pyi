@@ -3,10 +3,10 @@ from .dataset.manifest.row import Row, Status
 from .dataset.manifest.totals import Totals
 from .dataset.records import Record, Telemetry
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
+from .inference.local_options import VaeTiling
 from .pipeline.one_image.states import UpscaledImage
 from .pipeline.read import ReadImages
 from .pipeline.request import FailureLimit, Run, RunResult
-from .pipeline.settings.choices import VaeTiling
 from .pipeline.settings.pinned import PinnedSettings
 from .pipeline.settings.upscale_settings import UpscaleSettings
 from .pipeline.upscale import Upscale

@@ -33,7 +33,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.inference.weights import resolution
 from beam_upscale.pipeline.local_runner import new_pipeline
@@ -93,7 +92,7 @@ def copy(source: Path, target: Path, step: Callable[[Any], Any] | None) -> None:
 
 def upscale(source: Path, target: Path) -> None:
     """A whole run."""
-    settings = UpscaleSettings(device=Device.CPU, precision=Precision.FP32)
+    settings = UpscaleSettings.of(device="cpu", precision="fp32")
     finished = run(Run(str(source), str(target), settings, layout=Layout.PARQUET, workers=_WORKERS))
     assert finished.stopped is None
     assert finished.totals.by_status == {"upscaled": pq.read_metadata(source).num_rows}

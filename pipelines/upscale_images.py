@@ -9,6 +9,7 @@ steps of your own between.
 
 import argparse
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
@@ -16,11 +17,12 @@ import apache_beam as beam
 
 import beam_upscale as bu
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.inference.local_options import weights_by_engine
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.pipeline.local_runner import is_local, new_pipeline
 from beam_upscale.pipeline.request import default_workers
-from beam_upscale.pipeline.settings.choices import weights_by_engine
-from beam_upscale.planning.plan_options import DEFAULT_MAX_INPUT_PIXELS
+
+_DEFAULTS = bu.UpscaleSettings()
 
 # Templates give every option a value.
 _SWITCH: Mapping[str, Any] = MappingProxyType(
@@ -29,8 +31,16 @@ _SWITCH: Mapping[str, Any] = MappingProxyType(
 
 
 def option_parser() -> argparse.ArgumentParser:
-    """The options of this program; a template of Dataflow has each by its name, as --name=value."""
+    """Returns the options of this program, which the template of Dataflow has by the same names."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    _add_places(parser)
+    _add_images(parser)
+    _add_engines(parser)
+    return parser
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    """Adds what is read, and where and how results are stored."""
     source = "a file, a folder or a glob, on any of Beam's file systems"
     parser.add_argument("input", nargs="?", help=source)
     parser.add_argument("output", nargs="?", help="the dataset's root")
@@ -38,10 +48,12 @@ def option_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", dest="named_output", metavar="OUTPUT", help="likewise")
     parser.add_argument(
         *_both("input-format"),
-        choices=[str(form) for form in bu.InputFormat],
-        help="where the names of its files do not say it",
+        choices=_names(bu.InputFormat),
+        help="format of the input, where the names of its files do not tell it",
     )
-    parser.add_argument(*_both("image-column"), help="of a table that names or holds the images")
+    parser.add_argument(
+        *_both("image-column"), help="column of a table with the images, their paths or their URLs"
+    )
     parser.add_argument(
         *_both("deny-private-networks"),
         **_SWITCH,
@@ -52,16 +64,35 @@ def option_parser() -> argparse.ArgumentParser:
         **_SWITCH,
         help="read URLs whose host has a link-local address, where clouds give out keys",
     )
-    parser.add_argument("--engine", default="esrgan-v1-x2plus")
-    parser.add_argument("--then", action="append", default=[], help="a further engine of a chain")
-    parser.add_argument("--prompt", help="for engines that take one")
+    parser.add_argument(
+        *_both("shard-rows"),
+        type=int,
+        default=DEFAULT_SHARD_ROWS,
+        help="number of inputs in a shard, which has one manifest file",
+    )
+    parser.add_argument(
+        "--layout",
+        default=str(bu.Layout.FILES),
+        choices=_names(bu.Layout),
+        help="how results are stored: as files, in Parquet, or in tars for WebDataset",
+    )
+
+
+def _add_images(parser: argparse.ArgumentParser) -> None:
+    """Adds which images are upscaled, and how results are encoded."""
+    plan = _DEFAULTS.plan
     parser.add_argument(
         *_both("max-input-pixels"),
         type=int,
-        default=DEFAULT_MAX_INPUT_PIXELS,
-        help="images that claim more are refused",
+        default=plan.max_input_pixels,
+        help="reject images with more pixels by their headers",
     )
-    parser.add_argument("--oversize", default="reject", choices=[str(o) for o in bu.Oversize])
+    parser.add_argument(
+        "--oversize",
+        default=str(plan.oversize),
+        choices=_names(bu.Oversize),
+        help="what to do with an image above the engine's input limit",
+    )
     parser.add_argument(
         *_both("fan-out-above"),
         type=float,
@@ -69,40 +100,67 @@ def option_parser() -> argparse.ArgumentParser:
         help="spread the tiles of an image with a larger output over the workers",
     )
     parser.add_argument(
-        "--format", default="png", choices=[str(form) for form in bu.OutputFormat], help="of images"
+        "--format",
+        dest="output_format",
+        default=str(plan.output_format),
+        choices=_names(bu.OutputFormat),
+        help="file format of the output images",
     )
     parser.add_argument(
         "--metadata",
-        default="keep",
-        choices=[str(rule) for rule in bu.MetadataRule],
-        help="of inputs: EXIF, GPS and XMP; colors stay in any case",
+        default=str(_DEFAULTS.encode.metadata),
+        choices=_names(bu.MetadataRule),
+        help="keep EXIF, GPS and XMP of inputs in their results, or strip them",
+    )
+
+
+def _add_engines(parser: argparse.ArgumentParser) -> None:
+    """Adds the engines and where they run."""
+    local = _DEFAULTS.local
+    (engine,) = _DEFAULTS.engines
+    parser.add_argument("--engine", default=engine, help="engine that upscales the images")
+    parser.add_argument(
+        "--then", action="append", default=[], help="further engine that upscales the results"
+    )
+    parser.add_argument("--prompt", help="what images show, for an engine that takes a prompt")
+    parser.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        help="weights by a name or a path; of several engines each as ENGINE=WEIGHTS",
     )
     parser.add_argument(
-        *_both("shard-rows"), type=int, default=DEFAULT_SHARD_ROWS, help="rows in a shard"
+        "--device",
+        default=str(local.device),
+        choices=_names(Device),
+        help="device on which the workers run the network",
     )
-    parser.add_argument("--layout", default="files", choices=[str(layout) for layout in bu.Layout])
-    parser.add_argument(
-        "--weights", action="append", default=[], help="a name or a path; in a chain ENGINE=…"
-    )
-    parser.add_argument("--device", default="auto", choices=[str(device) for device in Device])
     parser.add_argument(
         "--precision",
-        default="auto",
-        choices=[str(precision) for precision in Precision],
-        help="to be named with a device that only the workers have",
+        default=str(local.precision),
+        choices=_names(Precision),
+        help="floating-point type of the network; name it with a device that only workers have",
     )
-    parser.add_argument("--endpoint", help="HOST:PORT of a service that has the engines")
-    parser.add_argument(*_both("api-key-file"), help="on the workers; else BEAM_UPSCALE_API_KEY")
-    return parser
+    parser.add_argument(
+        "--endpoint", help="HOST:PORT of a service that has the engines; else they run on workers"
+    )
+    parser.add_argument(
+        *_both("api-key-file"),
+        help="file with the service's API key, on the workers; else BEAM_UPSCALE_API_KEY there",
+    )
+
+
+def _names(members: type[StrEnum]) -> list[str]:
+    return [str(member) for member in members]
 
 
 def _both(name: str) -> tuple[str, str]:
-    """An option as command lines write it, and as Beam's own options and templates do."""
+    """Returns an option as command lines write it, and as Beam's own and templates do."""
     return f"--{name}", f"--{name.replace('-', '_')}"
 
 
 def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
-    """The pipeline that the options of this program and of Beam describe."""
+    """Builds the pipeline that the options of this program and of Beam describe."""
     parser = option_parser()
     own, beam_arguments = parser.parse_known_args(arguments)
     for name in ("input", "output"):
@@ -113,10 +171,10 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
     upscale = bu.Upscale(
         [own.engine, *own.then],
         max_input_pixels=own.max_input_pixels,
-        oversize=bu.Oversize(own.oversize),
-        output_format=bu.OutputFormat(own.format),
+        oversize=own.oversize,
+        output_format=own.output_format,
         fan_out_above=own.fan_out_above,
-        metadata=bu.MetadataRule(own.metadata),
+        metadata=own.metadata,
         weights=weights_by_engine(own.weights),
         device=own.device,
         precision=own.precision,

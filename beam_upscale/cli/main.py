@@ -8,7 +8,7 @@ import click
 
 from beam_upscale.cli.commands.engines import engines_command
 from beam_upscale.cli.commands.keys import keys_group
-from beam_upscale.cli.commands.plan import plan_command
+from beam_upscale.cli.commands.plan import preview_command
 from beam_upscale.cli.commands.run import run_command
 from beam_upscale.cli.commands.serve import serve_command
 from beam_upscale.cli.commands.verify import verify_command
@@ -35,7 +35,7 @@ def cli() -> None:
 COMMANDS = (
     engines_command,
     keys_group,
-    plan_command,
+    preview_command,
     run_command,
     serve_command,
     verify_command,

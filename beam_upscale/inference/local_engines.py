@@ -11,6 +11,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.resampling import Filter
 from beam_upscale.inference import shared_weights
+from beam_upscale.inference.local_options import LocalOptions, VaeTiling
 from beam_upscale.inference.networks import backend, device, weight_files
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
@@ -143,68 +144,56 @@ class LocalLatent(LocalNetwork):
     color_fix: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Choices:
-    """The requested options for one engine's network; named and described in `UpscaleSettings`."""
-
-    weights: str | None
-    device: Device
-    precision: Precision
-    network_backend: NetworkBackend
-    threads: int | None
-    max_batch_pixels: int | None
-    exact: bool
-    max_tile_pixels: int
-    tile_halo: int | None
-    vae_tiling: bool | None
-    color_fix: bool
-    remote_workers: bool
-
-    def batch_pixels(self, device: Device, default: int) -> int:
-        """Returns the most input pixels in a batch on a device; 0 for one image at a time."""
-        if self.exact or device is Device.CPU:
-            return ONE_AT_A_TIME
-        return default if self.max_batch_pixels is None else self.max_batch_pixels
-
-
 def pin_baseline(name: str) -> LocalBaseline:
     """Pins the baseline called `name`; it needs no files, so none can be missing."""
     shown = f"{name} (baseline, no network)"
     return LocalBaseline(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
 
 
-def pin(engine: Engine, choices: Choices) -> LocalModel:
+def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalModel:
     """Pins the local model for an engine on this machine.
 
     A baseline ignores the options of networks (device, precision, threads, tiles for memory), so
     that a trial run can have the same options as the real run.
 
+    Args:
+        engine: the engine.
+        weights: its weights, or the name of a baseline; None takes the engine's default.
+        options: of the run; its `weights` are not read.
+
     Raises:
         SettingsError: as `pin_esrgan` and `pin_latent`.
     """
-    if choices.weights is not None and choices.weights in baselines.BASELINES:
-        return pin_baseline(choices.weights)
-    return _PIN[engine.network](engine, choices)
+    if weights is not None and weights in baselines.BASELINES:
+        return pin_baseline(weights)
+    return _PIN[engine.network](engine, weights, options)
+
+
+def _batch_pixels(options: LocalOptions, device: Device, default: int) -> int:
+    """Returns the most input pixels in a batch on a device; 0 for one image at a time."""
+    if options.exact or device is Device.CPU:
+        return ONE_AT_A_TIME
+    return default if options.max_batch_pixels is None else options.max_batch_pixels
 
 
 # Enough tiles to fill a large device.
 _ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
 
 
-def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
+def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> LocalEsrgan:
     """Settles every `auto` of a super-resolution network on this machine.
 
     Raises:
         SettingsError: weights that cannot be had or used, a device or a precision that is not
             there.
     """
-    found, uri = _find_weights(choices.weights, engine.name)
+    found, uri = _find_weights(weights, engine.name)
     info, known = _inspect(found.path)
     _require_scale(info.scale, engine, found)
     place, precision = device.settle(
-        choices.device, choices.precision, info.precisions, elsewhere=choices.remote_workers
+        options.device, options.precision, info.precisions, elsewhere=options.remote_workers
     )
-    asked = choices.network_backend
+    asked = options.network_backend
     network_backend = backend.settle(asked, place, precision, is_known=known)
     return LocalEsrgan(
         name=found.name,
@@ -212,11 +201,11 @@ def pin_esrgan(engine: Engine, choices: Choices) -> LocalEsrgan:
         weights_uri=uri,
         device=place,
         precision=precision,
-        threads=choices.threads or usable_cores(),
-        max_batch_pixels=choices.batch_pixels(place, _ESRGAN_BATCH_PIXELS),
+        threads=options.threads or usable_cores(),
+        max_batch_pixels=_batch_pixels(options, place, _ESRGAN_BATCH_PIXELS),
         scale=info.scale,
-        max_tile_pixels=choices.max_tile_pixels,
-        halo=info.halo if choices.tile_halo is None else choices.tile_halo,
+        max_tile_pixels=options.max_tile_pixels,
+        halo=info.halo if options.tile_halo is None else options.tile_halo,
         network_backend=network_backend,
     )
 
@@ -232,7 +221,7 @@ def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
     return esrgan.inspect(path), False
 
 
-def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
+def pin_latent(engine: Engine, weights: str | None, options: LocalOptions) -> LocalLatent:
     """Settles every `auto` of a latent diffusion upscaler on this machine.
 
     On a CPU, `auto` is fp32 and a decoder without strips: results of the bare library, to the bit.
@@ -243,31 +232,38 @@ def pin_latent(engine: Engine, choices: Choices) -> LocalLatent:
     """
     from beam_upscale.inference.networks.diffusion import diffusers_folder
 
-    found, uri = _find_weights(choices.weights, engine.name)
+    found, uri = _find_weights(weights, engine.name)
     info = diffusers_folder.inspect(found.path)
     _require_scale(info.scale, engine, found)
-    elsewhere = choices.remote_workers
-    place, _ = device.settle(choices.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
-    asked = choices.precision
+    elsewhere = options.remote_workers
+    place, _ = device.settle(options.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
+    asked = options.precision
     if place is Device.CPU and asked is Precision.AUTO:
         asked = Precision.FP32
     _, precision = device.settle(place, asked, info.precisions, elsewhere=elsewhere)
-    on_cpu = place is Device.CPU
     return LocalLatent(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
         device=place,
         precision=precision,
-        threads=choices.threads or usable_cores(),
+        threads=options.threads or usable_cores(),
         # As much as the largest image needs: then an image that fits alone fits in a batch, too.
-        max_batch_pixels=choices.batch_pixels(place, engine.call_limit),
-        vae_tiling=not on_cpu if choices.vae_tiling is None else choices.vae_tiling,
-        color_fix=choices.color_fix,
+        max_batch_pixels=_batch_pixels(options, place, engine.call_limit),
+        vae_tiling=_decodes_in_strips(options.vae_tiling, place),
+        color_fix=options.color_fix,
     )
 
 
-_PIN: Mapping[Network, Callable[[Engine, Choices], LocalNetwork]] = MappingProxyType(
+def _decodes_in_strips(choice: VaeTiling, device: Device) -> bool:
+    if choice is VaeTiling.AUTO:
+        return device is not Device.CPU
+    return choice is VaeTiling.ON
+
+
+_Pin = Callable[[Engine, str | None, LocalOptions], LocalNetwork]
+
+_PIN: Mapping[Network, _Pin] = MappingProxyType(
     {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}
 )
 

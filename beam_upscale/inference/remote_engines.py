@@ -4,10 +4,9 @@ import dataclasses
 import ipaddress
 from typing import Any
 
-from beam_upscale.errors import ErrorCode, SettingsError
-
-API_KEY_VARIABLE = "BEAM_UPSCALE_API_KEY"
-"""The environment variable that holds the API key if no file does."""
+from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
+from beam_upscale.inference.service_options import ServiceOptions
+from beam_upscale.planning.engines import Engine
 
 # The difference that the clocks of two machines may have.
 _CLOCK_SECONDS = 60.0
@@ -45,10 +44,10 @@ class RemoteModel:
     api_key_file: str | None = None
     insecure: bool = False
     ca: str | None = None
-    max_in_flight: int = 64
+    max_in_flight: int = ServiceOptions.max_in_flight
     requests_per_second: float | None = None
-    deadline_seconds: float = 300.0
-    retry_seconds: float = 600.0
+    deadline_seconds: float = ServiceOptions.deadline_seconds
+    retry_seconds: float = ServiceOptions.retry_seconds
     ledger: str | None = None
     replay_seconds: float = 0.0
 
@@ -105,3 +104,72 @@ class RemoteModel:
         return dict.fromkeys(
             ("model", "weights_sha256", "device_type", "precision", "network_backend")
         )
+
+
+def pin(engine: Engine, options: ServiceOptions) -> RemoteModel:
+    """Returns what a worker needs to call an engine; calls nothing yet.
+
+    Raises:
+        SettingsError: INVALID_OPTION, no endpoint is given or none that is one, certificates cannot
+            be read, or options do not go together.
+    """
+    if options.endpoint is None:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            "the backend grpc needs an endpoint: HOST:PORT of the service (--endpoint)",
+        )
+    if options.insecure and options.ca_file is not None:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            "insecure and ca_file are both given: the one is plaintext, the other is for TLS",
+        )
+    # It imports Beam, which no command line may load only to check its options.
+    from beam_upscale.storage.uris import uris
+
+    key_file = options.api_key_file
+    return RemoteModel(
+        engine=engine.name,
+        endpoint=options.endpoint,
+        api_key_file=None if key_file is None else uris.absolute(key_file),
+        insecure=options.insecure,
+        ca=None if options.ca_file is None else _read_certificates("ca_file", options.ca_file),
+        max_in_flight=options.max_in_flight,
+        requests_per_second=_share_of_rate(options),
+        deadline_seconds=options.deadline_seconds,
+        retry_seconds=options.retry_seconds,
+    )
+
+
+def _share_of_rate(options: ServiceOptions) -> float | None:
+    """Returns the calls in a second of one process; None for no limit."""
+    if options.requests_per_second is None:
+        return None
+    if options.worker_processes is None:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"requests_per_second is {options.requests_per_second} for the whole job, and how "
+            "many processes share it is not known here; say so (--worker-processes)",
+        )
+    return options.requests_per_second / options.worker_processes
+
+
+def _read_certificates(name: str, uri: str) -> str:
+    """Returns the text of a PEM file, once it is known to hold certificates."""
+    import ssl
+
+    from beam_upscale.storage import files
+    from beam_upscale.storage.uris import uris
+
+    try:
+        text = files.read(uris.absolute(uri)).decode()
+        # gRPC would only log that such a file is invalid, and then fail to connect.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ImageError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which cannot be read: {reason(error)}"
+        ) from None
+    except (ssl.SSLError, ValueError):
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {uri}, which holds no certificates in PEM"
+        ) from None
+    return text

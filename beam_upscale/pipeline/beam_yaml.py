@@ -11,7 +11,7 @@ What their configuration says has the names and meanings of Python's own.
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import apache_beam as beam
 
@@ -20,6 +20,8 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline import beam_rows, read, upscale, write
+from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
+from beam_upscale.planning.engines import DEFAULT_ENGINE
 from beam_upscale.sources.formats.input_format import InputFormat
 
 PROVIDERS = Path(__file__).parents[1] / "providers.yaml"
@@ -65,7 +67,7 @@ class ReadImages(beam.PTransform):
         deny_private_networks: bool = False,
         allow_link_local: bool = False,
         columns: Mapping[str, str] | None = None,
-        **unknown: Any,
+        **unknown: object,
     ) -> None:
         super().__init__()
         known = (
@@ -117,14 +119,16 @@ class Upscale(beam.PTransform):
 
     def __init__(
         self,
-        engine: str | Sequence[str] = "esrgan-v1-x2plus",
+        engine: str | Sequence[str] = DEFAULT_ENGINE,
         *,
         handler_options: dict[str, Any] | None = None,
-        **options: Any,
+        **options: Unpack[UpscaleOptions],
     ) -> None:
         super().__init__()
-        # YAML has no tuples, such as sizes are.
-        options = {name: tuple(v) if isinstance(v, list) else v for name, v in options.items()}
+        size = options.get("skip_larger_than")
+        if size is not None:
+            width, height = size  # YAML has lists in place of tuples.
+            options["skip_larger_than"] = (width, height)
         self._upscale = upscale.Upscale(engine, handler_options=handler_options, **options)
 
     def expand(self, images: Any) -> Any:
@@ -167,7 +171,7 @@ class WriteDataset(beam.PTransform):
         layout: str = Layout.FILES,
         most_failures: int | None = None,
         may_leave_out: bool = True,
-        **unknown: Any,
+        **unknown: object,
     ) -> None:
         super().__init__()
         _refuse_unknown(unknown, "output layout most_failures may_leave_out")
@@ -191,7 +195,7 @@ class WriteDataset(beam.PTransform):
         )
 
 
-def _refuse_unknown(unknown: Mapping[str, Any], known: str) -> None:
+def _refuse_unknown(unknown: Mapping[str, object], known: str) -> None:
     if unknown:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,

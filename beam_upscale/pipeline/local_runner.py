@@ -58,8 +58,8 @@ def _shield_servers() -> None:
     subprocess_server.subprocess = types.SimpleNamespace(**names)
 
 
-def _start_server(*arguments: Any, **options: Any) -> "subprocess.Popen[Any]":
-    server = subprocess.Popen(*arguments, **options, process_group=0)
+def _start_server(*arguments: Any, **keywords: Any) -> "subprocess.Popen[Any]":
+    server = subprocess.Popen(*arguments, **keywords, process_group=0)
     _servers.add(server)
     return server
 

@@ -140,9 +140,7 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
         SettingsError: something does.
     """
     earlier = None if request.overwrite else dataset.read_run()
-    is_remote = not is_local(request.beam_options)
-    asked = dataclasses.replace(_with_processes(request), remote_workers=is_remote)
-    settings = asked.pin(() if earlier is None else read_choices(earlier))
+    settings = _with_workers(request).pin(() if earlier is None else read_choices(earlier))
     refuse_packed(settings, request.layout)
     pipeline = _new_pipeline(request, settings)
     record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
@@ -255,18 +253,26 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
         yield f"the old books could not be read: {reason(error)}"
 
 
-def _with_processes(request: Run) -> UpscaleSettings:
-    """The settings with the number of processes that share a limit on the rate of calls."""
-    settings = request.settings
-    if settings.worker_processes is not None:
-        return settings
+def _with_workers(request: Run) -> UpscaleSettings:
+    """Returns the settings with what the runner says of the workers."""
+    asked = request.settings
+    is_remote = not is_local(request.beam_options)
+    return dataclasses.replace(
+        asked,
+        local=dataclasses.replace(asked.local, remote_workers=is_remote),
+        service=dataclasses.replace(asked.service, worker_processes=_worker_processes(request)),
+    )
+
+
+def _worker_processes(request: Run) -> int | None:
+    """Returns the number of processes that share a limit on the rate of calls, if it is known."""
+    asked = request.settings.service.worker_processes
+    if asked is not None:
+        return asked
     if is_local(request.beam_options):
-        return dataclasses.replace(settings, worker_processes=1)
-    options = PipelineOptions(list(request.beam_options)).get_all_options()
-    known = options.get("parallelism")
-    if known is None or known < 1:
-        return settings
-    return dataclasses.replace(settings, worker_processes=known)
+        return 1
+    known = PipelineOptions(list(request.beam_options)).get_all_options().get("parallelism")
+    return None if known is None or known < 1 else int(known)
 
 
 def _with_reachable_weights(

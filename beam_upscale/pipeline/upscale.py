@@ -8,7 +8,7 @@ again, a runner may buffer the elements in memory or on disk, and these hold pix
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import apache_beam as beam
 from apache_beam.utils.timestamp import Timestamp
@@ -27,7 +27,9 @@ from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inf
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.engines import DEFAULT_ENGINE
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 
@@ -88,11 +90,11 @@ class Upscale(beam.PTransform):
 
     def __init__(
         self,
-        engine: str | Sequence[str] | PinnedSettings = "esrgan-v1-x2plus",
+        engine: str | Sequence[str] | PinnedSettings = DEFAULT_ENGINE,
         *,
         handler_options: dict[str, Any] | None = None,
         books: str | None = None,
-        **options: Any,
+        **options: Unpack[UpscaleOptions],
     ) -> None:
         super().__init__()
         self.books = books

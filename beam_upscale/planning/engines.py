@@ -96,8 +96,11 @@ class Engine:
         )
 
 
+DEFAULT_ENGINE = "esrgan-v1-x2plus"
+"""The name of the engine that upscales where none is named."""
+
 _ESRGAN_X2 = Engine(
-    name="esrgan-v1-x2plus",
+    name=DEFAULT_ENGINE,
     description="Real-ESRGAN: twice the size, fast, true to the input",
     scale=2,
     input_limit=1024 * 1024,

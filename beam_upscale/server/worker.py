@@ -15,7 +15,7 @@ from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, ErrorCode
 from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import ImageHeader
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.registry import handler_for
 from beam_upscale.inference.local_engines import LocalModel

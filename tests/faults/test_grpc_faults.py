@@ -23,7 +23,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode
-from beam_upscale.inference.remote_engines import API_KEY_VARIABLE
+from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.server.accounts.keys import revoke_key
 
 PRICE = Decimal("0.2")

@@ -14,6 +14,7 @@ from PIL import Image
 
 from beam_upscale.images import resampling, values
 from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.batching import Batched, Batcher, Patch
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.diffusion.latent import LatentModel
@@ -126,10 +127,10 @@ def test_a_run_on_the_gpu_accounts_for_every_input(tmp_path: Path) -> None:
     folder.mkdir()
     for index, name in enumerate(("astronaut", "chelsea", "coffee", "rocket") * 3):
         encoded = encoding.encode(
-            crop(name), None, metadata=values.Metadata(), options=encoding.EncodeOptions()
+            crop(name), None, metadata=values.Metadata(), options=EncodeOptions()
         )
         (folder / f"{index:02d}-{name}.png").write_bytes(encoded.data)
-    settings = UpscaleSettings(device=Device.CUDA)
+    settings = UpscaleSettings.of(device="cuda")
 
     result = run(Run(str(folder), str(tmp_path / "out"), settings, workers=4))
 

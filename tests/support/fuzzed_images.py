@@ -20,7 +20,7 @@ from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage, Pixels
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import Animated, OutputFormat
 from beam_upscale.planning.tile_layout import Box
 

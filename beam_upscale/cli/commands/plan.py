@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -23,6 +23,7 @@ from beam_upscale.cli.options.common import (
 from beam_upscale.cli.options.inputs import INPUT_OPTIONS
 from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS
 from beam_upscale.cli.options.types import PlaceType
+from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.planning.chain import Backend
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     help="Write every image's plan to FOLDER as Parquet. Required with a Beam --runner, whose "
     "workers must all be able to write to FOLDER.",
 )
-def plan_command(
+def preview_command(
     input_: str,
     beam_options: tuple[str, ...],
     input_format: str | None,
@@ -58,7 +59,7 @@ def plan_command(
     max_credits: Decimal | None,
     as_json: bool,
     to: str | None,
-    **options: Any,
+    **options: Unpack[UpscaleOptions],
 ) -> None:
     """Print a preview of a run on INPUT, and its price.
 
@@ -88,7 +89,7 @@ def plan_command(
 
     if to is None and not is_local(beam_options):
         raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
-    settings = settings_of(engine, then, options)
+    settings = settings_of(engine, then, **options)
     beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     files.configure(beam_options)
     listing = ListingRequest(input_, input_format, image_column).listing()
@@ -108,7 +109,8 @@ def plan_command(
         )
         planned = read_plan(folder)
         note = limits_of_knowledge(
-            fans_out=settings.fan_out_above is not None, has_budget=max_credits is not None
+            fans_out=settings.large_images.fan_out_above is not None,
+            has_budget=max_credits is not None,
         )
         if as_json:
             click.echo(_plan_as_json(settings.engines, list(planned), note))

@@ -2,7 +2,7 @@
 
 import sys
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import click
 
@@ -21,14 +21,14 @@ from beam_upscale.cli.options.common import (
 )
 from beam_upscale.cli.options.encoding import ENCODE_OPTIONS
 from beam_upscale.cli.options.inputs import INPUT_OPTIONS
-from beam_upscale.cli.options.networks import MODEL_OPTIONS
+from beam_upscale.cli.options.networks import LOCAL_OPTIONS
 from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS
 from beam_upscale.cli.options.run import RUN_OPTIONS
 from beam_upscale.cli.options.service import SERVICE_OPTIONS
 from beam_upscale.cli.options.types import PlaceType
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.errors import BeamUpscaleError, reason
-from beam_upscale.pipeline.settings.choices import weights_by_engine
+from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.termination import (
     EXIT_TERMINATED,
     INTERRUPTED,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.argument("output", metavar="OUTPUT", type=PlaceType())
 @BEAM_OPTIONS
 @with_options(
-    *(INPUT_OPTIONS, PLAN_OPTIONS, PARAMETER_OPTIONS, MODEL_OPTIONS),
+    *(INPUT_OPTIONS, PLAN_OPTIONS, PARAMETER_OPTIONS, LOCAL_OPTIONS),
     *(ENCODE_OPTIONS, SERVICE_OPTIONS, RUN_OPTIONS),
 )
 def run_command(
@@ -61,7 +61,6 @@ def run_command(
     allow_link_local: bool,
     engine: str,
     then: tuple[str, ...],
-    weights: tuple[str, ...],
     layout: str,
     shard_rows: int,
     max_credits: Decimal | None,
@@ -73,7 +72,7 @@ def run_command(
     lease_seconds: float,
     strict: bool,
     quiet: bool,
-    **options: Any,
+    **options: Unpack[UpscaleOptions],
 ) -> None:
     """Upscale INPUT into the dataset OUTPUT.
 
@@ -91,7 +90,7 @@ def run_command(
     if not beam_options:
         # With a runner of Beam's, other processes decode.
         begin_decoding()
-    settings = settings_of(engine, then, {**options, "weights": weights_by_engine(weights)})
+    settings = settings_of(engine, then, **options)
     if not beam_options:
         click.get_current_context().with_resource(loading_network(settings))
     import_inference()

@@ -70,11 +70,12 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
     known = recognize(weight_files.read_shapes(registered.path) or {})
     if known is None:
         return None
-    place, precision = device.settle(settings.device, settings.precision, known.info.precisions)
-    library = backend.settle(settings.network_backend, place, precision, is_known=True)
+    local = settings.local
+    place, precision = device.settle(local.device, local.precision, known.info.precisions)
+    library = backend.settle(local.network_backend, place, precision, is_known=True)
     if library is not backend.NetworkBackend.OPENVINO:
         return None
-    threads = settings.threads or usable_cores()
+    threads = local.threads or usable_cores()
     return registered.path, Wanted(registered.sha256, precision, threads)
 
 

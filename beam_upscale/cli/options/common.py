@@ -2,17 +2,14 @@
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import click
 
 from beam_upscale.cli.display.output import err
 from beam_upscale.cli.display.printing import Debugging
+from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
-
-DEFAULT_SETTINGS = UpscaleSettings()
-
-(DEFAULT_ENGINE,) = DEFAULT_SETTINGS.engines
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -52,8 +49,10 @@ def with_options(
     return decorate
 
 
-def settings_of(engine: str, then: tuple[str, ...], options: dict[str, Any]) -> UpscaleSettings:
-    """Settings from the command line, with a warning where some have no effect."""
+def settings_of(
+    engine: str, then: tuple[str, ...], **options: Unpack[UpscaleOptions]
+) -> UpscaleSettings:
+    """Builds settings from the command line, with a warning where some have no effect."""
     settings = UpscaleSettings.of((engine, *then), **options)
     if settings.warning is not None:
         err.line(f"beam-upscale: {settings.warning}")

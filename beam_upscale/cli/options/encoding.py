@@ -2,25 +2,28 @@
 
 import click
 
-from beam_upscale.cli.options.common import DEFAULT_SETTINGS
-from beam_upscale.cli.options.types import choice
-from beam_upscale.planning.plan_options import MetadataRule
+from beam_upscale.cli.options.fields import field_option
+from beam_upscale.images.writing.encode_options import (
+    DEFAULT_JPEG_QUALITY,
+    DEFAULT_WEBP_QUALITY,
+    EncodeOptions,
+)
 
 ENCODE_OPTIONS = (
-    click.option(
-        "--quality",
-        type=click.IntRange(1, 100),
-        help="Quality of JPEG and lossy WebP. [default: 95 for JPEG, 90 for WebP]",
+    field_option(
+        EncodeOptions,
+        "quality",
+        "Quality of JPEG and lossy WebP, 1 to 100; a higher one takes more bytes. "
+        f"[default: {DEFAULT_JPEG_QUALITY} for JPEG, {DEFAULT_WEBP_QUALITY} for WebP]",
+        kind=click.IntRange(1, 100),
     ),
-    click.option(
-        "--lossless", is_flag=True, help="Write WebP without loss; --quality then has no effect."
+    field_option(
+        EncodeOptions, "lossless", "Write WebP without loss; --quality then has no effect."
     ),
-    click.option(
-        "--metadata",
-        type=choice(MetadataRule),
-        default=str(DEFAULT_SETTINGS.metadata),
-        show_default=True,
-        help="What to do with the EXIF (GPS included), XMP and resolution of an input: keep them "
-        "in its result, or strip them. Color profiles always stay.",
+    field_option(
+        EncodeOptions,
+        "metadata",
+        "What to do with the EXIF (GPS included), XMP and resolution of an input: keep them in its "
+        "result, or strip them. Color profiles always stay.",
     ),
 )

@@ -1,12 +1,14 @@
-"""Options that decide sizes, limits and prompts."""
+"""Options that decide engines, sizes, limits, the budget and prompts."""
 
 import click
 
-from beam_upscale.cli.options.common import DEFAULT_ENGINE, DEFAULT_SETTINGS
-from beam_upscale.cli.options.types import POSITIVE, CreditsType, SizeType, choice
-from beam_upscale.planning.chain import Backend
-from beam_upscale.planning.parameters import MAX_STEPS
-from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize
+from beam_upscale.cli.options.fields import default_of, field_option
+from beam_upscale.cli.options.types import POSITIVE, CreditsType, SizeType
+from beam_upscale.pipeline.settings.large_image_options import LargeImageOptions
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.planning.engines import DEFAULT_ENGINE
+from beam_upscale.planning.parameters import MAX_NOISE_LEVEL, MAX_SEED, MAX_STEPS, Parameters
+from beam_upscale.planning.plan_options import PlanOptions
 
 PLAN_OPTIONS = (
     click.option(
@@ -21,85 +23,83 @@ PLAN_OPTIONS = (
         metavar="ENGINE",
         help="Further engine that upscales the results of the one before; may be repeated.",
     ),
-    click.option(
-        "--backend",
-        type=choice(Backend),
-        default=str(DEFAULT_SETTINGS.backend),
-        show_default=True,
-        help="Where the engines run: on this machine or the workers of a Beam runner (local), or "
-        "at a service that is called (grpc).",
+    field_option(
+        UpscaleSettings,
+        "backend",
+        "Where the engines run: on this machine or the workers of a Beam runner (local), or at a "
+        "service that is called (grpc).",
     ),
-    click.option(
-        "--width",
-        type=POSITIVE,
-        help="Output width in pixels; the height keeps the aspect ratio. Set at most one of "
-        "--width, --height, --short-side and --long-side. [default: the engine's scale decides]",
+    field_option(
+        PlanOptions,
+        "width",
+        "Output width in pixels; the height keeps the aspect ratio. Set at most one of --width, "
+        "--height, --short-side and --long-side. [default: the engine's scale decides]",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--height",
-        type=POSITIVE,
-        help="Output height in pixels; the width keeps the aspect ratio.",
+    field_option(
+        PlanOptions,
+        "height",
+        "Output height in pixels; the width keeps the aspect ratio.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--short-side", type=POSITIVE, help="Length of the output's shorter side in pixels."
+    field_option(
+        PlanOptions,
+        "short_side",
+        "Length of the output's shorter side in pixels; the other keeps the aspect ratio.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--long-side", type=POSITIVE, help="Length of the output's longer side in pixels."
+    field_option(
+        PlanOptions,
+        "long_side",
+        "Length of the output's longer side in pixels; the other keeps the aspect ratio.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--oversize",
-        type=choice(Oversize),
-        default=str(DEFAULT_SETTINGS.plan.oversize),
-        show_default=True,
-        help="What to do with an image above the engine's input limit: reject it, cut it "
-        "into priced tiles, or shrink it to fit.",
+    field_option(
+        PlanOptions,
+        "oversize",
+        "What to do with an image above the engine's input limit: reject it, cut it into priced "
+        "tiles, or shrink it to fit.",
     ),
-    click.option(
-        "--min-side",
-        type=POSITIVE,
-        help="Skip images that are large enough: both sides have at least this many pixels.",
+    field_option(
+        PlanOptions,
+        "min_side",
+        "Skip images that are large enough: both sides have at least this many pixels.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--skip-larger-than",
-        type=SizeType(),
-        help="Skip images wider than W or higher than H pixels, such as 4000x3000.",
+    field_option(
+        PlanOptions,
+        "skip_larger_than",
+        "Skip images wider than W or higher than H pixels, such as 4000x3000.",
+        kind=SizeType(),
     ),
-    click.option(
-        "--max-input-pixels",
-        type=POSITIVE,
-        default=DEFAULT_SETTINGS.plan.max_input_pixels,
-        show_default=True,
-        help="Reject images with more pixels by their headers, before they are decoded.",
+    field_option(
+        PlanOptions,
+        "max_input_pixels",
+        "Reject images with more pixels by their headers, before they are decoded.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--max-input-bytes",
-        type=POSITIVE,
-        default=DEFAULT_SETTINGS.plan.max_input_bytes,
-        show_default=True,
-        help="Reject image files with more bytes, before they are read.",
+    field_option(
+        PlanOptions,
+        "max_input_bytes",
+        "Reject image files with more bytes, before they are read.",
+        kind=POSITIVE,
     ),
-    click.option(
-        "--animated",
-        type=choice(Animated),
-        default=str(DEFAULT_SETTINGS.plan.animated),
-        show_default=True,
-        help="What to do with a file of several frames, such as an animated GIF: take the first "
-        "frame, or reject it.",
+    field_option(
+        PlanOptions,
+        "animated",
+        "What to do with a file of several frames, such as an animated GIF: take the first frame, "
+        "or reject it.",
     ),
-    click.option(
-        "--format",
-        "output_format",
-        type=choice(OutputFormat),
-        default=str(DEFAULT_SETTINGS.plan.output_format),
-        show_default=True,
-        help="File format of the output images.",
+    field_option(
+        PlanOptions, "output_format", "File format of the output images.", flag="--format"
     ),
-    click.option(
-        "--fan-out-above",
-        type=float,
+    field_option(
+        LargeImageOptions,
+        "fan_out_above",
+        "Spread the tiles of images whose output has more megapixels over all workers, so that "
+        "none holds such a large image whole. Needs --oversize tile and --format png or tiff.",
+        kind=click.FLOAT,
         metavar="MEGAPIXELS",
-        help="Spread the tiles of images whose output has more megapixels over all workers, so "
-        "that none holds such a large image whole. Needs --oversize tile and --format png or tiff.",
     ),
     click.option(
         "--max-credits",
@@ -122,31 +122,31 @@ PARAMETER_OPTIONS = (
         "--cfg-scale",
         metavar="NUMBER",
         help="Weight of the prompt, 0 or more; with a higher one, results follow the prompt more. "
-        f"[default: {DEFAULT_SETTINGS.parameters.cfg_scale:g}]",
+        f"[default: {default_of(Parameters, 'cfg_scale'):g}]",
     ),
     click.option(
         "--steps",
         metavar="N",
         help=f"Number of denoising steps of a diffusion engine, 1 to {MAX_STEPS}. "
-        f"[default: {DEFAULT_SETTINGS.parameters.steps}]",
+        f"[default: {default_of(Parameters, 'steps')}]",
     ),
     click.option(
         "--seed",
         metavar="N",
-        help="Seed of the random noise, 1 to 4294967295. Without one, or with 0, each image's seed "
-        "is derived from its pixels and parameters.",
+        help=f"Seed of the random noise, 1 to {MAX_SEED}. Without one, or with 0, each image's "
+        "seed is derived from its pixels and parameters.",
     ),
     click.option(
         "--noise-level",
         metavar="N",
-        help="Level of the noise that is added to the input, 0 to 350; with more noise, the result "
+        help=f"Level of the noise that is added to the input, 0 to {MAX_NOISE_LEVEL}; with more "
+        "noise, the result "
         "keeps less to the input. "
-        f"[default: {DEFAULT_SETTINGS.parameters.noise_level}]",
+        f"[default: {default_of(Parameters, 'noise_level')}]",
     ),
-    click.option(
-        "--prompt-column",
-        default=DEFAULT_SETTINGS.prompt_column,
-        show_default=True,
-        help="Column of a table, or of the metadata beside the images, that holds their prompts.",
+    field_option(
+        UpscaleSettings,
+        "prompt_column",
+        "Column of a table, or of the metadata beside the images, that holds their prompts.",
     ),
 )

@@ -2,6 +2,7 @@
 
 import click
 
+from beam_upscale.cli.options.fields import field_option
 from beam_upscale.cli.options.types import (
     POSITIVE,
     FailureLimitType,
@@ -12,6 +13,7 @@ from beam_upscale.cli.options.types import (
 from beam_upscale.dataset.defaults import DEFAULT_GRACE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 
 RUN_OPTIONS = (
     click.option(
@@ -42,10 +44,10 @@ RUN_OPTIONS = (
         help="Stop when this number or share of the images has failed, such as 20 or 5%. "
         "[default: no limit]",
     ),
-    click.option(
-        "--keep-intermediates",
-        is_flag=True,
-        help="Store the images between the engines of --then too, in OUTPUT/intermediates.",
+    field_option(
+        UpscaleSettings,
+        "keep_intermediates",
+        "Store the images between the engines of --then too, in OUTPUT/intermediates.",
     ),
     click.option(
         "--overwrite",

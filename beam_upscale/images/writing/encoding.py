@@ -10,55 +10,22 @@ import pyvips
 from numpy.typing import NDArray
 from PIL import Image
 
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.codecs import one_line, quiet_pillow
 from beam_upscale.images.containers import parts, png, tiff_views
 from beam_upscale.images.values import NO_METADATA, Metadata, Pixels
+from beam_upscale.images.writing.encode_options import (
+    DEFAULT_JPEG_QUALITY,
+    DEFAULT_WEBP_QUALITY,
+    EncodeOptions,
+)
 from beam_upscale.images.writing.fitting import (
     fit,
     jpeg_with_resolution,
     png_chunks,
     tiff_resolution,
 )
-from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
-
-DEFAULT_JPEG_QUALITY = 95
-
-DEFAULT_WEBP_QUALITY = 90
-
-DEFAULT_PNG_COMPRESSION = 3
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """The options for writing an image.
-
-    Attributes:
-        format: the container.
-        quality: 1 to 100, for JPEG (default 95, without chroma subsampling) and lossy WebP
-            (default 90); None takes the default.
-        lossless: WebP without loss; `quality` is then ignored.
-        png_compression: zlib level, 0 to 9. 3 is within 0.1 % of the size of 6 on photographs and
-            a fifth faster.
-        metadata: which of a source's metadata its result keeps, besides its colors.
-    """
-
-    format: OutputFormat = OutputFormat.PNG
-    quality: int | None = None
-    lossless: bool = False
-    png_compression: int = DEFAULT_PNG_COMPRESSION
-    metadata: MetadataRule = MetadataRule.KEEP
-
-    def __post_init__(self) -> None:
-        if self.quality is not None and not 1 <= self.quality <= 100:
-            raise SettingsError(
-                ErrorCode.INVALID_OPTION, f"quality is {self.quality}; allowed are 1 to 100"
-            )
-        if not 0 <= self.png_compression <= 9:
-            raise SettingsError(
-                ErrorCode.INVALID_OPTION,
-                f"PNG compression is {self.png_compression}; allowed are 0 to 9",
-            )
+from beam_upscale.planning.plan_options import OutputFormat
 
 
 @dataclass(frozen=True)

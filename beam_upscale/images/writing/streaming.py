@@ -20,9 +20,9 @@ from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.codecs import one_line
 from beam_upscale.images.containers import png, tiff, tiff_fields
 from beam_upscale.images.values import Metadata, Pixels
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import (
     KEPT_IN_TIFF,
-    EncodeOptions,
     as_vips,
     with_tiff_metadata,
 )

@@ -5,7 +5,8 @@ import os
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
-from beam_upscale.inference.remote_engines import API_KEY_VARIABLE, RemoteModel
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.storage import files
 
 # No key is longer. A file that holds something else is not read to its end.

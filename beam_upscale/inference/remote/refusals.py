@@ -10,7 +10,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.inference.paid_calls import Fate
 from beam_upscale.inference.remote.account import Account
-from beam_upscale.inference.remote_engines import API_KEY_VARIABLE
+from beam_upscale.inference.service_options import API_KEY_VARIABLE
 
 
 class Verdict(Enum):

@@ -5,7 +5,8 @@ import hashlib
 from typing import Any
 
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import Encoded, EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
+from beam_upscale.images.writing.encoding import Encoded
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,

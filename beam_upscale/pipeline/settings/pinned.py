@@ -3,14 +3,12 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from beam_upscale.inference.networks.backend import NetworkBackend
-from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import Engine
 
 if TYPE_CHECKING:
-    from beam_upscale.images.writing.encoding import EncodeOptions
     from beam_upscale.inference.local_engines import LocalModel
 
 
@@ -37,7 +35,7 @@ class PinnedSettings:
 
     stages: tuple[Stage, ...]
     rules: Rules
-    encode: "EncodeOptions"
+    encode: EncodeOptions
     keep_intermediates: bool = False
     fan_out_above: int | None = None
 
@@ -51,22 +49,3 @@ class PinnedSettings:
         """The first engine of the service that is called; None if the engines are local."""
         models = (stage.model for stage in self.stages)
         return next((model for model in models if isinstance(model, RemoteModel)), None)
-
-
-@dataclasses.dataclass(frozen=True)
-class KeptChoices:
-    """The choices that an earlier run into an output made for one network.
-
-    A later run keeps each where its own settings say `auto` or nothing.
-
-    Attributes:
-        device: AUTO if nothing was chosen.
-        precision: AUTO if nothing was chosen.
-        network_backend: AUTO if nothing was chosen.
-        threads: CPU threads of one call of the network; None if nothing was chosen.
-    """
-
-    device: Device = Device.AUTO
-    precision: Precision = Precision.AUTO
-    network_backend: NetworkBackend = NetworkBackend.AUTO
-    threads: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.local_engines import (
     ONE_AT_A_TIME,
     LocalBaseline,
@@ -18,10 +18,11 @@ from beam_upscale.inference.local_engines import (
     LocalModel,
     LocalNetwork,
 )
+from beam_upscale.inference.local_options import KeptChoices
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteModel
-from beam_upscale.pipeline.settings.pinned import KeptChoices, PinnedSettings
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat, PlanOptions
 

@@ -129,8 +129,8 @@ class _HttpsPool(urllib3.HTTPSConnectionPool):
 class _GuardedAdapter(requests.adapters.HTTPAdapter):
     """Connects to hosts as `web_access` allows; to a proxy, which the user names, in any case."""
 
-    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        super().init_poolmanager(*arguments, **options)
+    def init_poolmanager(self, *arguments: Any, **keywords: Any) -> None:
+        super().init_poolmanager(*arguments, **keywords)
         self.poolmanager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 

@@ -24,7 +24,8 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.images.writing.encoding import EncodeOptions, encode
+from beam_upscale.images.writing.encode_options import EncodeOptions
+from beam_upscale.images.writing.encoding import encode
 from beam_upscale.inference.paid_calls import Fate
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.budget import (

@@ -26,7 +26,7 @@ from beam_upscale.errors import FULL_DISK, BrokenProcessError, ErrorCode, ImageE
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.reading import pixels as reading_pixels
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.torch.esrgan import EsrganModel

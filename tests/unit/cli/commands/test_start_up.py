@@ -19,7 +19,7 @@ from beam_upscale.cli.commands.start_up import import_inference, loading_network
 from beam_upscale.inference.local_engines import LocalEsrgan
 from beam_upscale.inference.networks import device
 from beam_upscale.inference.networks.backend import NetworkBackend
-from beam_upscale.inference.networks.device import Device, Precision
+from beam_upscale.inference.networks.device import Precision
 from beam_upscale.inference.networks.openvino import early
 from beam_upscale.inference.networks.openvino.early import Wanted
 from beam_upscale.inference.weights import registry, resolution
@@ -157,7 +157,7 @@ def test_the_network_that_a_run_takes_is_loaded(
     loads: list[tuple[Path, Wanted]],
 ) -> None:
     found = resolution.resolve(None, "esrgan-v1-x2plus")
-    settings = UpscaleSettings(precision=Precision.FP32, device=Device.CPU, threads=3)
+    settings = UpscaleSettings.of(precision="fp32", device="cpu", threads=3)
 
     with loading_network(settings):
         pinned = settings.pin().stages[0].model
@@ -176,13 +176,13 @@ def test_no_other_network_is_loaded_early(
 ) -> None:
     latent = "stable-diffusion-x4-latent-upscaler"
     for settings in (
-        UpscaleSettings(network_backend=NetworkBackend.TORCH),
-        UpscaleSettings(backend=Backend.GRPC, endpoint="localhost:1"),
+        UpscaleSettings.of(network_backend=NetworkBackend.TORCH),
+        UpscaleSettings.of(backend=Backend.GRPC, endpoint="localhost:1"),
         UpscaleSettings.of((latent,)),
-        UpscaleSettings(weights="nearest"),
-        UpscaleSettings(weights=str(tiny_weights)),
-        UpscaleSettings(weights="nothing of this name"),
-        UpscaleSettings(weights={latent: "for no engine of this run"}),
+        UpscaleSettings.of(weights="nearest"),
+        UpscaleSettings.of(weights=str(tiny_weights)),
+        UpscaleSettings.of(weights="nothing of this name"),
+        UpscaleSettings.of(weights={latent: "for no engine of this run"}),
     ):
         with loading_network(settings):
             pass

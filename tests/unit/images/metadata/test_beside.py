@@ -14,7 +14,7 @@ from PIL import Image
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import DecodedImage, Metadata, Resolution
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
 
 XMP = (

@@ -36,7 +36,7 @@ from beam_upscale.images.metadata.color_tags import NOT_UNDERSTOOD
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import DecodedImage
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import OutputFormat
 
 MAX_PIXELS = 1_000_000

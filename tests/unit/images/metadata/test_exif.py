@@ -14,7 +14,7 @@ from beam_upscale.images.metadata import exif
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import Metadata, Resolution
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import OutputFormat
 
 SHORT, LONG, ASCII, RATIONAL, UNDEFINED = 3, 4, 2, 5, 7

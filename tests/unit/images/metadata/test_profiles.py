@@ -19,7 +19,7 @@ from beam_upscale.images.metadata.profiles import (
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import Metadata
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import OutputFormat
 
 SRGB = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())

@@ -13,7 +13,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import Metadata, Pixels
 from beam_upscale.images.writing import encoding
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import OutputFormat
 
 WIDTH, HEIGHT = 40, 30

@@ -18,7 +18,7 @@ from beam_upscale.images.containers import parts, tiff
 from beam_upscale.images.reading import pixels as reading_pixels
 from beam_upscale.images.values import Metadata, Resolution
 from beam_upscale.images.writing import encoding, streaming
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.streaming import Shape, encode_rows
 from beam_upscale.planning.plan_options import OutputFormat
 

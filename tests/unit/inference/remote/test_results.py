@@ -79,7 +79,7 @@ def test_another_size_is_refused_with_both(shape: tuple[int, int]) -> None:
 
 
 def test_any_lossless_picture_will_do_and_damage_is_told() -> None:
-    from beam_upscale.images.writing.encoding import EncodeOptions
+    from beam_upscale.images.writing.encode_options import EncodeOptions
     from beam_upscale.planning.plan_options import OutputFormat
 
     pixels = noise(12, 16, 3)

@@ -13,13 +13,14 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.resampling import Filter
-from beam_upscale.images.writing.encoding import EncodeOptions
+from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
+from beam_upscale.inference.local_options import KeptChoices
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.settings import run_json
-from beam_upscale.pipeline.settings.pinned import KeptChoices, PinnedSettings, Stage
+from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.run_record import continue_record, run_record
 from beam_upscale.planning.chain import Backend, Rules
 from beam_upscale.planning.engines import get_engine

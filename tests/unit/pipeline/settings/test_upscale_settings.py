@@ -12,7 +12,8 @@ from small_networks import esrgan
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.remote_engines import API_KEY_VARIABLE, RemoteModel
+from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.inference.weights import cache
 from beam_upscale.pipeline.settings.run_json import settings_to_json
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -49,7 +50,7 @@ def test_flat_options_go_where_they_belong() -> None:
 
     assert settings.engines == (ENGINE,)
     assert settings.plan.width == 640
-    assert (settings.threads, settings.quality) == (3, 80)
+    assert (settings.local.threads, settings.encode.quality) == (3, 80)
 
 
 def test_members_may_be_given_by_their_names() -> None:
@@ -65,8 +66,8 @@ def test_members_may_be_given_by_their_names() -> None:
     assert settings.plan.oversize is Oversize.TILE
     assert settings.plan.output_format is OutputFormat.WEBP
     assert settings.plan.animated is Animated.REJECT
-    assert settings.device is Device.CPU
-    assert settings.precision is Precision.BF16
+    assert settings.local.device is Device.CPU
+    assert settings.local.precision is Precision.BF16
 
 
 def test_an_unknown_option_is_named_with_those_that_exist() -> None:
@@ -187,9 +188,7 @@ def test_weights_of_a_smaller_scale_than_the_engines_are_refused(tmp_path: Path)
 def test_what_would_fail_every_image_alike_is_refused(
     quick: dict[str, Any], memory: dict[str, bytes], option: dict[str, Any], code: ErrorCode
 ) -> None:
-    settings = UpscaleSettings.of(ENGINE, **{**quick, **option})
-
-    assert code_of(settings.pin) is code
+    assert code_of(lambda: UpscaleSettings.of(ENGINE, **{**quick, **option}).pin()) is code
 
 
 def test_a_device_that_is_not_there_is_refused(
