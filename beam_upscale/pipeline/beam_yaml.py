@@ -39,7 +39,8 @@ class ReadImages(beam.PTransform):
         output: The dataset that the results go to, so that a later run does only what is missing.
         retry: Statuses of earlier rows that are done again all the same.
         shard_rows: Rows in a shard of that dataset.
-        input_format: folder, jsonl, csv, parquet or webdataset; by default as the names say.
+        input_format: The name of an `InputFormat`, such as jsonl or webdataset; by default the one
+            that the names of files tell.
         image_column: The column of tables with images; by default one with a usual name.
         deny_private_networks: Whether URLs are refused whose host is a worker's own machine or on a
             private network.
@@ -150,7 +151,7 @@ class WriteDataset(beam.PTransform):
 
     Args:
         output: The dataset's root, on any of Beam's file systems.
-        layout: files, parquet or webdataset.
+        layout: The name of a `Layout`, such as files or parquet.
         most_failures: The number of failures that stops the run.
         may_leave_out: Whether steps between may leave rows out, whose inputs have rows in the
             manifest that say so. False fails where one does not arrive: a runner lost it.

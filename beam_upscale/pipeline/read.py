@@ -212,8 +212,7 @@ class ReadImages(beam.PTransform):
             it has finished are marked, and `Upscale` skips them.
         retry: statuses of earlier rows whose inputs are upscaled again all the same.
         shard_rows: the number of rows in a shard of that dataset.
-        input_format: folder, jsonl, csv, parquet or webdataset; None infers it from names, as
-            `list_images` does.
+        input_format: the format of the input; None infers it from names, as `list_images` does.
         image_column: the column of tables with images; None takes one with a usual name.
         lease_seconds: as in `WriteDataset`.
         deny_private_networks: True refuses URLs whose host is the worker's own machine or on a

@@ -53,8 +53,7 @@ class WriteDataset(beam.PTransform):
 
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
-        layout: images as files in the input's folder structure, embedded in Parquet, or in tars
-            for WebDataset.
+        layout: how images are stored; `Layout.FILES` keeps the input's folder structure.
         input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
             default it is inferred shard by shard, and shards that differ in the end are rewritten
             with the type of all.
