@@ -15,14 +15,14 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2
 
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, Refusal
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
-from beam_upscale.planning.engines import ENGINES, USD_PER_CREDIT
-from beam_upscale.server.accounts.key_file import MAX_CREDITS, Key
+from beam_upscale.server import health
+from beam_upscale.server.account_methods import AccountMethods
+from beam_upscale.server.accounts.key_file import Key
 from beam_upscale.server.accounts.ledger import Ledger
 from beam_upscale.server.admission import Admission, Caller, address
 from beam_upscale.server.answers import (
@@ -30,13 +30,13 @@ from beam_upscale.server.answers import (
     abort,
     answer_to,
     answer_with,
-    health_answer,
     metadata_of,
     note_result,
     parse,
     require_small,
 )
 from beam_upscale.server.calls import Calls
+from beam_upscale.server.health import Health
 from beam_upscale.server.monitoring.metrics import Metrics
 from beam_upscale.server.reflection import PATHS as REFLECTION_PATHS
 from beam_upscale.server.reflection import Reflection
@@ -45,11 +45,6 @@ from beam_upscale.server.requests import Call, decode_chain, decode_request
 
 SERVICES = ("gooseai.GenerationService", "gooseai.EnginesService", "gooseai.DashboardService")
 """The names of the API's services."""
-
-_HEALTH = "grpc.health.v1.Health"
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 # The most calls at a time of one address to methods that need no key, or of one caller to small
 # methods.
@@ -105,10 +100,12 @@ class Service:
         self._calls = calls
         self._ledger = ledger
         self._served = served
+        self._accounts = AccountMethods(ledger, served, self._draining.is_set)
+        self._health = Health(SERVICES, self._draining)
         self._metrics = metrics
         self._timeout = request_timeout_seconds
         self._keep_alive = keep_alive_seconds
-        self._reflection = Reflection((*SERVICES, _HEALTH))
+        self._reflection = Reflection((*SERVICES, health.NAME))
         calls.when_broken(lambda _: self.drain())
 
     def drain(self) -> None:
@@ -148,15 +145,17 @@ class Service:
             contract.CHAIN_GENERATE: ("ChainGenerate", self._upscaling(decode_chain)),
             contract.LIST_ENGINES: (
                 "ListEngines",
-                self._unary(engines.ListEnginesRequest, self._list_engines, self._ledger_metadata),
+                self._unary(
+                    engines.ListEnginesRequest, self._accounts.list_engines, self._ledger_metadata
+                ),
             ),
-            contract.GET_ME: ("GetMe", self._unary(dashboard.EmptyRequest, self._get_me)),
+            contract.GET_ME: ("GetMe", self._unary(dashboard.EmptyRequest, self._accounts.get_me)),
             contract.GET_ORGANIZATION: (
                 "GetOrganization",
-                self._unary(dashboard.GetOrganizationRequest, self._get_organization),
+                self._unary(dashboard.GetOrganizationRequest, self._accounts.get_organization),
             ),
-            f"/{_HEALTH}/Check": ("Check", self._open(self._check)),
-            f"/{_HEALTH}/Watch": ("Watch", self._open(self._watch)),
+            f"/{health.NAME}/Check": ("Check", self._open(self._check)),
+            f"/{health.NAME}/Watch": ("Watch", self._open(self._watch)),
             **dict.fromkeys(REFLECTION_PATHS, ("ServerReflectionInfo", self._open(self._reflect))),
         }
         return {
@@ -356,47 +355,6 @@ class Service:
 
         return exchange
 
-    async def _list_engines(self, _: Any, __: Key) -> Any:
-        return engines.Engines(
-            engine=[
-                engines.EngineInfo(
-                    id=name,
-                    owner="beam-upscale",
-                    ready=not self._draining.is_set(),
-                    type=engines.PICTURE,
-                    name=name,
-                    description=ENGINES[name].description,
-                )
-                for name in self._served
-            ]
-        )
-
-    async def _get_me(self, _: Any, key: Key) -> Any:
-        member = dashboard.OrganizationMember(
-            organization=await self._organization(key), role=dashboard.OWNER, is_default=True
-        )
-        return dashboard.User(id=key.name, organizations=[member])
-
-    async def _get_organization(self, request: Any, key: Key) -> Any:
-        if request.id not in ("", key.name):
-            raise RefusedError(
-                Refusal(
-                    grpc.StatusCode.PERMISSION_DENIED,
-                    f"this key belongs to the organization {key.name!r} only",
-                )
-            )
-        return await self._organization(key)
-
-    async def _organization(self, key: Key) -> Any:
-        """Returns a key's organization; each key has its own, as organizations have balances."""
-        # A key without a limit shows the highest balance: clients format it as an integer.
-        balance = float(MAX_CREDITS * USD_PER_CREDIT)
-        if self._ledger is not None and key.credits is not None:
-            left = await asyncio.to_thread(self._ledger.balance, key)
-            balance = float((left or Decimal(0)) * USD_PER_CREDIT)
-        payment = dashboard.OrganizationPaymentInfo(balance=balance)
-        return dashboard.Organization(id=key.name, name=key.name, payment_info=payment)
-
     def _open(self, answer: Callable[[Any], Awaitable[None]]) -> _Exchange:
         """Wraps a method that needs no key, as its callers have none."""
 
@@ -408,23 +366,11 @@ class Service:
         return exchange
 
     async def _check(self, context: Any) -> None:
-        request = parse(health_pb2.HealthCheckRequest, await self._read_small(context))
-        status = self._health(request.service)
-        if status == _SERVICE_UNKNOWN:
-            raise RefusedError(Refusal(grpc.StatusCode.NOT_FOUND, "there is no such service"))
-        await context.write(health_answer(status))
+        await context.write(self._health.check(await self._read_small(context)))
 
     async def _watch(self, context: Any) -> None:
-        request = parse(health_pb2.HealthCheckRequest, await self._read_small(context))
-        await context.write(health_answer(self._health(request.service)))
-        if not self._draining.is_set():
-            await self._draining.wait()
-            await context.write(health_answer(self._health(request.service)))
-
-    def _health(self, service: str) -> int:
-        if service not in ("", *SERVICES):
-            return int(_SERVICE_UNKNOWN)
-        return int(_NOT_SERVING if self._draining.is_set() else _SERVING)
+        async for answer in self._health.watch(await self._read_small(context)):
+            await context.write(answer)
 
     async def _reflect(self, context: Any) -> None:
         async def requests() -> AsyncIterator[bytes]:

@@ -17,13 +17,9 @@ time, on a disk of its machine. It guarantees:
 
 import contextlib
 import hashlib
-import logging
-import math
-import re
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Self
@@ -32,7 +28,6 @@ from beam_upscale.server.accounts.charges import (
     Artifact,
     Charge,
     Claim,
-    Dropped,
     Found,
     InProgress,
     StoredResult,
@@ -48,20 +43,17 @@ from beam_upscale.server.accounts.ledger_file import (
     invalid_on_failure,
     only_server,
     open_ledger,
-    private,
     read_charges,
     spent,
     unavailable_on_failure,
 )
+from beam_upscale.server.accounts.stored_results import StoredResults
 
 DEFAULT_REPLAY_SECONDS = 24 * 60 * 60
 DEFAULT_MAX_ARTIFACT_BYTES = 20 * 2**30
 # Up to about 100 kB a row is quicker than a file (sqlite.org/intern-v-extern-blob.html), for 10 kB
 # ten times.
 DEFAULT_MAX_ROW_BYTES = 2**16
-# The number of results that are read at a time to make room for a new one.
-_EVICTED_AT_ONCE = 8
-_FILE_NAME = re.compile(r"[0-9a-f]{32}")
 
 _FIND = """
 SELECT charges.id, fingerprint, engine, charged_at, file, data, sha256, seed
@@ -69,8 +61,6 @@ FROM charges LEFT JOIN artifacts ON artifacts.charge = charges.id
 WHERE key = ? AND request_id = ? AND request_id <> ''
 ORDER BY charges.id DESC LIMIT 1
 """
-
-_logger = logging.getLogger(__name__)
 
 
 class Reservation:
@@ -162,28 +152,21 @@ class Ledger:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._path = Path(path)
-        self._folder = Path(f"{path}.artifacts")
         self._replay_seconds = replay_seconds
-        self._max_artifact_bytes = max_artifact_bytes
-        self._max_row_bytes = max_row_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._claims: dict[tuple[str, str], Claim] = {}
         self._reserved: dict[str, int] = {}
         with contextlib.ExitStack() as stack, invalid_on_failure(self._path):
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = Path(f"{path}.artifacts")
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             stack.enter_context(only_server(self._path))
             self._database = stack.enter_context(contextlib.closing(open_ledger(self._path)))
             (self._id,) = self._database.execute("SELECT id FROM identity").fetchone()
             self._spent = spent(self._database)
-            row = self._database.execute("SELECT COALESCE(SUM(bytes), 0) FROM artifacts")
-            self._stored_bytes = int(row.fetchone()[0])
-            # No result is out of the replay window before this time.
-            self._none_expires_before = -math.inf
-            with self._transaction():
-                dropped = self._evict(self._stored_bytes, room_for=0)
-            self._stored_bytes -= dropped.bytes
-            self._delete_unknown_files()
+            self._results = StoredResults(
+                self._database, folder, replay_seconds, max_artifact_bytes, max_row_bytes, clock
+            )
             self._resources = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -246,7 +229,7 @@ class Ledger:
             # Read without the lock, since a result may be large. Meanwhile it may be dropped, or
             # stored again.
             looked_at = found.file
-            data = self._read(found.file)
+            data = self._results.read(found.file)
             if data is not None and (result := found.result(data)) is not None:
                 return Replay(self, result, None)
 
@@ -316,12 +299,12 @@ class Ledger:
         dropped: tuple[str, ...] = ()
         try:
             with unavailable_on_failure("written"):
-                if claim.request_id and len(result.data) <= self._max_artifact_bytes:
-                    artifact = self._write(result)
+                if claim.request_id:
+                    artifact = self._results.write(result)
                 with self._lock:
                     if not claim.open:
                         raise ended()
-                    dropped = self._make_room(claim.charge, artifact)
+                    dropped = self._results.make_room(claim.charge, artifact)
                     self._insert(claim, result.engine, artifact)
                     stored = True
                     self._end(claim)
@@ -329,114 +312,19 @@ class Ledger:
             self._release(claim)
             if artifact is not None and artifact.file is not None and not stored:
                 dropped += (artifact.file,)
-            self._delete(dropped)
-
-    def _make_room(self, charge: int | None, artifact: Artifact | None) -> tuple[str, ...]:
-        """Drops rows to make room for a result; returns the files that no row names any more."""
-        size = 0 if artifact is None else artifact.bytes
-        if charge is None and self._is_room(self._stored_bytes, size, self._clock()):
-            return ()
-        with self._transaction():
-            dropped = Dropped() if charge is None else self._drop_artifact_of(charge)
-            dropped += self._evict(self._stored_bytes - dropped.bytes, size)
-        self._stored_bytes -= dropped.bytes
-        return dropped.files
+            self._results.delete(dropped)
 
     def _insert(self, claim: Claim, engine: str, artifact: Artifact | None) -> None:
         """Charges a call, unless it was charged before, and stores its result, both or neither."""
-        stored = (None,) * 5 if artifact is None else artifact.columns()
-        now = self._clock()
         if claim.charge is None:
             called = claim.key, claim.request_id, claim.fingerprint, engine, claim.amount
+            stored = (None,) * 5 if artifact is None else artifact.columns()
             self._database.execute(
-                f"INSERT INTO charged_results VALUES ({marks(11)})", (*called, *stored, now)
+                f"INSERT INTO charged_results VALUES ({marks(11)})",
+                (*called, *stored, self._clock()),
             )
             self._spent[claim.key] = self._spent.get(claim.key, 0) + claim.amount
+            if artifact is not None:
+                self._results.count(artifact)
         elif artifact is not None:
-            self._database.execute(
-                "INSERT INTO artifacts (charge, file, data, bytes, sha256, seed, stored_at) "
-                f"VALUES ({marks(7)})",
-                (claim.charge, *stored, now),
-            )
-        if artifact is not None:
-            self._stored_bytes += artifact.bytes
-
-    def _drop_artifact_of(self, charge: int) -> Dropped:
-        rows = self._database.execute(
-            "DELETE FROM artifacts WHERE charge = ? RETURNING file, bytes", (charge,)
-        ).fetchall()
-        files = tuple(file for file, _ in rows if file is not None)
-        return Dropped(files, sum(size for _, size in rows))
-
-    def _evict(self, stored_bytes: int, room_for: int) -> Dropped:
-        """Drops the oldest results until there is room, and those out of the replay window."""
-        dropped = Dropped()
-        now = self._clock()
-        while not self._is_room(stored_bytes - dropped.bytes, room_for, now):
-            rows = self._database.execute(
-                "SELECT id, file, bytes, stored_at FROM artifacts ORDER BY id LIMIT ?",
-                (_EVICTED_AT_ONCE,),
-            ).fetchall()
-            if not rows:
-                self._none_expires_before = now + self._replay_seconds
-                break
-            for number, file, size, stored_at in rows:
-                self._none_expires_before = stored_at + self._replay_seconds
-                if self._is_room(stored_bytes - dropped.bytes, room_for, now):
-                    break
-                self._database.execute("DELETE FROM artifacts WHERE id = ?", (number,))
-                dropped += Dropped(() if file is None else (file,), size)
-        return dropped
-
-    def _is_room(self, stored_bytes: int, room_for: int, now: float) -> bool:
-        """Checks whether all stored results may stay, with `room_for` more bytes beside them."""
-        is_room = stored_bytes + room_for <= self._max_artifact_bytes
-        return is_room and now <= self._none_expires_before
-
-    def _write(self, result: StoredResult) -> Artifact:
-        """Writes a large result to a file; the next start deletes files that no row names."""
-        size, sha256 = len(result.data), hashlib.sha256(result.data).hexdigest()
-        if size <= self._max_row_bytes:
-            return Artifact(None, result.data, size, sha256, result.seed)
-        name = secrets.token_hex(16)
-        path = self._folder / name
-        try:
-            with open(path, "xb", opener=private) as file:
-                file.write(result.data)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-        return Artifact(name, None, size, sha256, result.seed)
-
-    def _read(self, file: str) -> bytes | None:
-        """Reads a result's file; None if it is gone."""
-        try:
-            return (self._folder / file).read_bytes()
-        except OSError:
-            return None
-
-    def _delete(self, files: Iterable[str]) -> None:
-        for file in files:
-            try:
-                (self._folder / file).unlink(missing_ok=True)
-            except OSError as error:
-                _logger.warning("A result could not be deleted: %s", error)
-
-    def _delete_unknown_files(self) -> None:
-        """Deletes files without a row, left by a process that died between file and row."""
-        rows = self._database.execute("SELECT file FROM artifacts WHERE file IS NOT NULL")
-        known = {file for (file,) in rows}
-        there = {path.name for path in self._folder.iterdir() if _FILE_NAME.fullmatch(path.name)}
-        self._delete(there - known)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            # A COMMIT that fails may have ended the transaction or not.
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
+            self._results.insert(claim.charge, artifact)
