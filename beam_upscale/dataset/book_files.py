@@ -27,6 +27,7 @@ _PAUSES = (0.05, 0.2, 0.5)
 
 
 def folder_of(dataset: DatasetFolder, *parts: str) -> str:
+    """Returns the URI of a file or folder of the books."""
     return uris_uris.join(dataset.root, BOOKS, *parts)
 
 

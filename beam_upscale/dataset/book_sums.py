@@ -59,6 +59,7 @@ class Adder:
         self._database.execute("BEGIN")
 
     def close(self) -> None:
+        """Deletes the entries, which were held only to be summed."""
         self._database.close()
 
     def add(self, entries: Iterable[Entry]) -> None:

@@ -35,6 +35,7 @@ class Record:
 
 
 def note_result(result: Result, record: Record, joined: bool) -> None:
+    """Enters a result's figures in the log entry of its call."""
     upscaled = None if joined else result.upscaled
     record.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
     if upscaled is None:
@@ -51,16 +52,23 @@ def note_result(result: Result, record: Record, joined: bool) -> None:
 
 
 async def abort(context: Any, refusal: Refusal) -> None:
+    """Ends a call with a refusal and its metadata."""
     await context.abort(refusal.code, refusal.message, refusal.trailing_metadata())
 
 
 def metadata_of(context: Any) -> dict[str, str]:
+    """Returns a call's metadata but for binary values."""
     return {
         key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
     }
 
 
 def require_small(data: bytes) -> bytes:
+    """Returns the bytes of a message unless they are too many for a method without images.
+
+    Raises:
+        RefusedError: INVALID_ARGUMENT.
+    """
     if len(data) > _MOST_SMALL_BYTES:
         raise invalid(
             f"the request has {len(data):,} bytes; of this method {_MOST_SMALL_BYTES:,} are taken"
@@ -69,6 +77,15 @@ def require_small(data: bytes) -> bytes:
 
 
 def parse(kind: Any, data: bytes) -> Any:
+    """Parses a message.
+
+    Args:
+        kind: the class of the message.
+        data: its bytes.
+
+    Raises:
+        RefusedError: INVALID_ARGUMENT, they are no message of this class.
+    """
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -76,6 +93,7 @@ def parse(kind: Any, data: bytes) -> Any:
 
 
 def health_answer(status: int) -> bytes:
+    """Returns the serialized answer of the health service."""
     answer = health_pb2.HealthCheckResponse(status=status)
     data: bytes = answer.SerializeToString()
     return data
@@ -93,6 +111,7 @@ def answer_to(call: Call, record: Record) -> Any:
 
 
 def answer_with(result: Result, call: Call, record: Record) -> bytes:
+    """Returns the serialized answer that holds a result's image."""
     answer = answer_to(call, record)
     answer.artifacts.add(
         type=generation.ARTIFACT_IMAGE,

@@ -77,4 +77,5 @@ def uncharged(error: RefusedError) -> RefusedError:
 
 
 def reused(message: str) -> RefusedError:
+    """Returns the refusal of a request id that stands for another request."""
     return RefusedError(Refusal(grpc.StatusCode.ALREADY_EXISTS, message, Reason.REQUEST_ID_REUSED))

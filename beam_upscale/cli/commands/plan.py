@@ -174,6 +174,7 @@ def reduction_hints(settings: "PinnedSettings") -> list[str]:
 
 
 def print_left_out(listing: "Listing", printer: Printer) -> None:
+    """Prints how many files and rows of metadata a listing left out."""
     if listing.ignored:
         printer.line(
             "1 file is left out: its name says that it is no image"

@@ -15,6 +15,13 @@ err = Printer(is_for_errors=True)
 
 
 def fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
+    """Ends the process with an exit code, after a message on standard error if there is one.
+
+    Args:
+        message: one line, without the program's name.
+        code: the exit code.
+        at_once: True does not wait for threads, nor for what is registered to run at the end.
+    """
     if message is not None:
         err.line(f"beam-upscale: {message}")
     if at_once:

@@ -30,6 +30,7 @@ def quieten_beam() -> None:
 
 
 def check_beam_options(beam_options: tuple[str, ...]) -> None:
+    """Raises a UsageError if what stands for Beam's options begins with no option."""
     if beam_options and not beam_options[0].startswith("-"):
         raise click.UsageError(
             f"unexpected argument {beam_options[0]!r}; options of Beam stand after --"

@@ -100,6 +100,7 @@ class FailureLimitType(click.ParamType["FailureLimit"]):
 
 
 def choice(values: Iterable[str]) -> click.Choice[str]:
+    """Creates the type of an option that takes one of these values."""
     return click.Choice([str(value) for value in values])
 
 

@@ -221,6 +221,7 @@ def _is_up_to(number: int, name: str, names: set[str]) -> bool:
 
 
 def ended(root: str) -> HoldLostError:
+    """Returns the error for a write of a run that no longer has its output."""
     return HoldLostError(
         ErrorCode.HOLD_LOST, f"the run that had {root} has ended; nothing more is written for it"
     )

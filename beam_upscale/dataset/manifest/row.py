@@ -328,6 +328,7 @@ _KNOWN_WITHOUT_RESULT = frozenset(
 
 
 def works(make: Callable[..., object], *arguments: object) -> bool:
+    """Checks whether a call raises no exception."""
     try:
         make(*arguments)
     except Exception:
@@ -336,6 +337,7 @@ def works(make: Callable[..., object], *arguments: object) -> bool:
 
 
 def column(rows: Sequence[Row], field: pa.Field) -> pa.Array:
+    """Converts one field of all rows to an Arrow array of the field's type."""
     values = [getattr(row, field.name) for row in rows]
     if field.name in _decimal_places():
         # Decimal(0) and Decimal("0.0000") are one value; Arrow wants the column's own scale.

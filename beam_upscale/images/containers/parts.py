@@ -33,6 +33,7 @@ def unpack(format_: str, data: bytes | bytearray, position: int) -> tuple[Any, .
 
 
 def too_short(data: bytes | bytearray, position: int, end: int) -> ImageError:
+    """Returns the error for a file that ends within a header: TRUNCATED."""
     return ImageError(
         ErrorCode.TRUNCATED,
         f"the file's header needs the bytes {position} to {end}, and {len(data)} are there; "
@@ -62,4 +63,5 @@ def part_numbers(file_bytes: int, format_: str) -> Iterator[int]:
 
 
 def truncated(format_: str, found: str) -> ImageError:
+    """Returns the error for a file whose parts lead beyond its end: TRUNCATED."""
     return ImageError(ErrorCode.TRUNCATED, f"{format_} {found}; the file was cut off")

@@ -60,14 +60,17 @@ class TiffLayout:
 
     @property
     def entry_size(self) -> int:
+        """The bytes of one entry of a directory."""
         return 12 if self.offset == "I" else 20
 
     @property
     def value_size(self) -> int:
+        """The bytes of an entry that hold its value, or the offset of its values."""
         return struct.calcsize(self.order + self.offset)
 
     @property
     def count_size(self) -> int:
+        """The bytes before the entries of a directory that hold their number."""
         return struct.calcsize(self.order + self.count)
 
     @property
@@ -93,6 +96,16 @@ class TiffLayout:
             ) from error
 
     def read(self, format_: str, data: bytes, position: int) -> int:
+        """Reads one number.
+
+        Args:
+            format_: its type as `struct` spells it, without a byte order.
+            data: the file, or its beginning.
+            position: the offset of the number.
+
+        Raises:
+            ImageError: TRUNCATED.
+        """
         value: int
         (value,) = unpack(self.order + format_, data, position)
         return value
@@ -133,6 +146,11 @@ _MAX_TIFF_VALUES = 3 << 16
 
 
 def tiff_layout(data: bytes) -> TiffLayout:
+    """Reads the header of a TIFF: byte order, size of offsets, and its first directory.
+
+    Raises:
+        ImageError: CORRUPT, there is no byte order; TRUNCATED.
+    """
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
     if order is None:
         raise ImageError(ErrorCode.CORRUPT, f"TIFF byte order {data[:2]!r}, neither II nor MM")
@@ -145,6 +163,7 @@ def tiff_layout(data: bytes) -> TiffLayout:
 
 
 def raw_entries(data: bytes, layout: TiffLayout, directory: int) -> Iterator[tuple[int, bytes]]:
+    """Yields the tag and the bytes of each entry of a directory."""
     position = directory + layout.count_size
     for _ in range(count_tiff_fields(data, layout, directory)):
         yield layout.read("H", data, position), data[position : position + layout.entry_size]
@@ -189,6 +208,7 @@ class _TiffField:
 
 
 def tiff_entries(data: bytes, layout: TiffLayout, directory: int) -> Iterator[_TiffField]:
+    """Yields the entries of a directory, with the offsets of their values."""
     entry = f"{layout.order}HH{layout.offset}{layout.offset}"
     position = directory + layout.count_size
     for _ in range(count_tiff_fields(data, layout, directory)):
@@ -227,6 +247,7 @@ def tiff_fields(data: bytes, layout: TiffLayout, directory: int) -> tuple[TiffTa
 
 
 def tiff_integers(data: bytes, field: _TiffField) -> tuple[int, ...]:
+    """Reads the values of an integer field; of very many only the first ones."""
     assert field.code is not None
     _check_tiff_values(data, field)
     count = min(field.count, _MAX_TIFF_VALUES)
@@ -251,5 +272,6 @@ def _check_tiff_values(data: bytes, field: _TiffField) -> None:
 
 
 def first_of(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
+    """Returns the first value of a tag; the default if the tag is not there or has none."""
     values = tags.get(tag)
     return values[0] if values else default

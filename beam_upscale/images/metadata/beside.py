@@ -383,5 +383,6 @@ def _gif_blocks(data: bytes, at: int) -> Iterator[bytes]:
 
 
 def end_of_webp(data: bytes) -> int:
+    """Returns the offset at which a WebP file ends by its own account."""
     size = int.from_bytes(data[4:8], "little")
     return 8 + size + size % 2

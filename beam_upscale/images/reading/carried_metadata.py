@@ -89,6 +89,7 @@ def upright(samples: Pixels, orientation: int) -> Pixels:
 
 
 def bare_exif(exif: bytes | None) -> bytes | None:
+    """Removes the prefix that JPEG has before an EXIF block."""
     return exif.removeprefix(parts.EXIF_PREFIX) if exif else None
 
 

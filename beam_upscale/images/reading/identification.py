@@ -74,6 +74,7 @@ def identify(data: bytes) -> str:
 
 
 def refuse_camera_raw(name: str) -> ImageError:
+    """Returns the error for a camera raw file: UNSUPPORTED_FORMAT."""
     return ImageError(
         ErrorCode.UNSUPPORTED_FORMAT,
         f"camera raw file ({name}); develop it to TIFF, PNG or JPEG",

@@ -33,6 +33,7 @@ class Source:
 
 
 def frame_notes(header: ImageHeader) -> tuple[str, ...]:
+    """Returns the note on further frames or pages; none if there is only one."""
     if header.frames == 1:
         return ()
     which = "primary" if header.format == "heif" else "first"

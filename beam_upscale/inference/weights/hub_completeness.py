@@ -16,6 +16,7 @@ def pipeline_files(folder: Path) -> list[str]:
 
 
 def counts(name: str) -> bool:
+    """Checks whether a file of a repository is one that a pipeline may need."""
     is_hidden = any(part.startswith(".") for part in name.split("/"))
     return not is_hidden and any(fnmatch.fnmatchcase(name, pattern) for pattern in FILES)
 
@@ -78,6 +79,7 @@ def _lacking(files: Sequence[str], *needed: str) -> list[str]:
 
 
 def incomplete(repository: HubRepository, missing: Sequence[str]) -> SettingsError:
+    """Returns the error for a repository that lacks files: WEIGHTS_INCOMPLETE."""
     return SettingsError(
         ErrorCode.WEIGHTS_INCOMPLETE,
         f"The repository {repository} has no {', '.join(missing)}; needed is a pipeline in "

@@ -101,6 +101,7 @@ class Artifact:
     seed: int
 
     def columns(self) -> tuple[Any, ...]:
+        """Returns the values of its columns in the database."""
         return self.file, self.data, self.bytes, self.sha256, self.seed
 
 
@@ -145,10 +146,18 @@ def units_of(amount: Decimal) -> int:
 
 
 def credits_of(units: int) -> Decimal:
+    """Converts units of the ledger, of 1/10,000 credit, to credits."""
     return units * CREDIT_STEP
 
 
 def out_of_credits(balance: int, reserved: int, amount: int) -> OutOfCredits:
+    """Returns the error for a call that costs more than is left.
+
+    Args:
+        balance: units of the key's balance.
+        reserved: units that calls in progress hold.
+        amount: units of the call's price.
+    """
     message = f"the call costs {_shown(amount)} credits, and the balance is {_shown(balance)}"
     if reserved:
         message += f", of which calls in progress hold {_shown(reserved)}"
@@ -161,6 +170,7 @@ def _shown(units: int) -> str:
 
 
 def reused(request_id: str) -> RequestIdReused:
+    """Returns the error for a request id that stands for another request."""
     return RequestIdReused(
         f"the request id {request_id!r} is that of an earlier request with another content; "
         "another request takes another id"
@@ -168,8 +178,10 @@ def reused(request_id: str) -> RequestIdReused:
 
 
 def marks(count: int) -> str:
+    """Returns placeholders for `count` values of an SQL statement."""
     return ", ".join("?" * count)
 
 
 def ended() -> RuntimeError:
+    """Returns the error for a second use of a reservation."""
     return RuntimeError("the reservation has been charged or released before")

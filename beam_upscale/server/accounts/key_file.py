@@ -111,10 +111,16 @@ def _read(path: Path) -> bytes:
 
 
 def valid_keys(records: Sequence[KeyRecord]) -> Mapping[str, Key]:
+    """Returns the keys that are not revoked, by their SHA-256."""
     return {record.sha256: record.key for record in records if not record.revoked}
 
 
 def record_of(values: Any) -> KeyRecord:
+    """Parses one record of the file of keys.
+
+    Raises:
+        ValueError: it is no record; the message says why.
+    """
     if not isinstance(values, Mapping):
         raise ValueError("it is no JSON object")
     known = {
@@ -189,4 +195,5 @@ def _require_unique(path: Path | str, what: str, values: Sequence[str]) -> None:
 
 
 def invalid(message: str) -> SettingsError:
+    """Returns the error for a bad name, limit or file of keys: INVALID_OPTION."""
     return SettingsError(ErrorCode.INVALID_OPTION, message)

@@ -130,6 +130,11 @@ def _reading(path: Path | str) -> Iterator[sqlite3.Connection]:
 
 @contextlib.contextmanager
 def only_server(path: Path) -> Iterator[None]:
+    """Keeps other servers from the ledger within this context.
+
+    Raises:
+        SettingsError: INVALID_OPTION, another server uses it.
+    """
     # The lock belongs to no thread: another thread may close the ledger.
     lock = FileLock(f"{path}.lock", timeout=0, mode=0o600, thread_local=False)
     try:
@@ -152,6 +157,12 @@ def _require_file(path: Path) -> None:
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:
+    """Opens the database of a ledger, which is made if there is none.
+
+    Raises:
+        SettingsError: INVALID_OPTION, the file is no ledger.
+        OSError, sqlite3.Error: it cannot be read or written.
+    """
     _require_file(path)
     # SQLite gives its other files the mode of the database.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -189,11 +200,13 @@ def _require_ledger(database: sqlite3.Connection, path: Path | str) -> int:
 
 
 def spent(database: sqlite3.Connection) -> dict[str, int]:
+    """Returns the units that each key was charged, by the names of keys."""
     return dict(database.execute("SELECT key, SUM(amount) FROM charges GROUP BY key").fetchall())
 
 
 @contextlib.contextmanager
 def invalid_on_failure(path: Path) -> Iterator[None]:
+    """Turns failures of the disk or of SQLite into a SettingsError, at the start of a server."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
@@ -204,6 +217,7 @@ def invalid_on_failure(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unavailable_on_failure(done: str) -> Iterator[None]:
+    """Turns failures of the disk or of SQLite into LedgerUnavailable, during a call."""
     try:
         yield
     except (OSError, sqlite3.Error) as error:
@@ -213,4 +227,5 @@ def unavailable_on_failure(done: str) -> Iterator[None]:
 
 
 def private(path: str, flags: int) -> int:
+    """Opens a file that only its owner may read; an opener for `open`."""
     return os.open(path, flags, 0o600)

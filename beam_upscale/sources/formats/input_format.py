@@ -27,6 +27,7 @@ class InputFormat(StrEnum):
     description: str
 
     def __new__(cls, value: str, description: str = "") -> Self:
+        """Creates a member that is the string `value`, with a description for help texts."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.description = description

@@ -77,6 +77,7 @@ class Listing:
 
 
 def is_there(uri: str) -> bool:
+    """Checks whether a file exists; False also if that cannot be found out."""
     try:
         return storage_files.exists(uri)
     except (ImageError, OSError):

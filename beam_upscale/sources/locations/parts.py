@@ -72,6 +72,11 @@ def changed(uri: str) -> ImageError:
 
 
 def checked(data: bytes, uri: str, extent: Extent) -> bytes:
+    """Returns the bytes of a range, if all of them are there.
+
+    Raises:
+        ImageError: TRUNCATED.
+    """
     if len(data) == extent.size:
         return data
     raise ImageError(

@@ -77,6 +77,7 @@ class Line:
 
 
 def invalid(uri: str, found: str) -> SettingsError:
+    """Returns the error for a table that cannot be listed: INVALID_TABLE."""
     return SettingsError(ErrorCode.INVALID_TABLE, f"{uris.named(uri)}: {found}")
 
 
@@ -196,6 +197,7 @@ def _problem_of_scheme(value: str) -> str:
 
 
 def faulty(uri: str, number: int, columns: Mapping[str, Any], found: str) -> TableRow:
+    """Returns a row that cannot be read, to be one input that fails: INVALID_ROW."""
     missing = Missing(ErrorCode.INVALID_ROW, f"{uris.named(uri)}, {found}")
     return TableRow(number, columns, "", uri, missing)
 
@@ -221,6 +223,11 @@ def resolved(table: str, value: str) -> str:
 
 
 def require_unique(uri: str, names: list[str]) -> None:
+    """Raises an error if two columns have one name.
+
+    Raises:
+        SettingsError: INVALID_TABLE.
+    """
     twice = name_of_two(names)
     if twice is not None:
         raise invalid(uri, f"two columns are called {twice}; rename one")

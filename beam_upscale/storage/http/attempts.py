@@ -146,6 +146,7 @@ def _too_large(found: str, max_bytes: int) -> ImageError:
 
 
 def failed(url: str, found: str) -> ImageError:
+    """Returns the error for a file that could not be read: READ_ERROR."""
     return ImageError(ErrorCode.READ_ERROR, f"{shown_url(url)} could not be read: {found}")
 
 

@@ -62,6 +62,7 @@ _local = threading.local()
 
 
 def shown_url(url: str) -> str:
+    """Returns a URL for a message: without secrets, shortened, in characters of any terminal."""
     shown = secrets.without_secrets(urls.trimmed(url))
     return shortened(shown, _LONGEST_URL).encode(errors="backslashreplace").decode()
 

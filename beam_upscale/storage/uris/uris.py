@@ -54,6 +54,7 @@ def absolute(uri: str) -> str:
 
 
 def local_path(uri: str) -> Path:
+    """Returns the path of a local URI or path."""
     return Path(_without_scheme(uri))
 
 

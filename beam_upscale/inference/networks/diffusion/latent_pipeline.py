@@ -149,6 +149,7 @@ class Progress:
         self._on_step = on_step
 
     def add(self, passes: int) -> None:
+        """Counts passes of the UNet, and tells the listener."""
         self.done += passes
         self._on_step(self.done, self._total)
 
@@ -184,6 +185,15 @@ def step_extras(scheduler: Any, generators: list[torch.Generator]) -> dict[str, 
 
 
 def load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscalePipeline":
+    """Loads a pipeline from a folder in diffusers' layout, without running any code in it.
+
+    Args:
+        folder: the folder, which holds all of the pipeline.
+        dtype: the floating-point type of its weights in memory.
+
+    Raises:
+        SettingsError: the weights cannot be loaded.
+    """
     # Imported here: the import takes seconds, which `inspect` must not cost.
     import diffusers
     import transformers
@@ -223,6 +233,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> "StableDiffusionUpscalePi
 
 
 def whole_decode(vae: "AutoencoderKL") -> Decode:
+    """Returns a decoder that decodes latents in one pass of the autoencoder."""
+
     def decode(latents: Tensor) -> Tensor:
         picture: Tensor = vae.decode(latents, return_dict=False)[0]
         return picture
@@ -231,6 +243,11 @@ def whole_decode(vae: "AutoencoderKL") -> Decode:
 
 
 def decode_in_strips(folder: Path, vae: "AutoencoderKL") -> Decode:
+    """Returns a decoder that decodes latents strip by strip, with the same result.
+
+    Raises:
+        SettingsError: the autoencoder is of a kind that cannot be cut.
+    """
     # Imported here, as this imports the library.
     from beam_upscale.inference.networks.diffusion.vae import StripedDecoder
 
