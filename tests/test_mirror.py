@@ -20,11 +20,13 @@ TESTED_WITH = {
         "cli/display/output": "streams and exit codes are the command line's",
         "cli/options/common": "options are seen through the commands that take them",
         "cli/options/encoding": "options are seen through the commands that take them",
+        "cli/options/fields": "options are seen through the commands that take them",
         "cli/options/inputs": "options are seen through the commands that take them",
         "cli/options/networks": "options are seen through the commands that take them",
         "cli/options/planning": "options are seen through the commands that take them",
         "cli/options/run": "options are seen through the commands that take them",
         "cli/options/service": "options are seen through the commands that take them",
+        "cli/options/serving": "options are seen through the commands that take them",
         "cli/options/types": "types of options are seen through what they refuse",
     },
     "unit/dataset/test_books": {
@@ -34,7 +36,6 @@ TESTED_WITH = {
     },
     "unit/pipeline/settings/test_upscale_settings": {
         "dataset/defaults": "values",
-        "pipeline/settings/choices": "choices are made in settings",
     },
     "unit/dataset/hold/test_hold": {
         "dataset/held_folder": "a folder is held by a hold",
@@ -97,6 +98,7 @@ TESTED_WITH = {
         "images/reading/row_readers": "rows are read of regions",
     },
     "unit/images/writing/test_encoding": {
+        "images/writing/encode_options": "options of encoding",
         "images/writing/fitting": "pixels are fitted to a format when they are encoded",
     },
     "unit/inference/handlers/test_esrgan": {
@@ -111,6 +113,11 @@ TESTED_WITH = {
     },
     "integration/test_diffusion": {
         "inference/handlers/latent": "a diffusion network is seen in a whole run",
+    },
+    "unit/pipeline/settings/test_upscale_options": {
+        "inference/local_options": "options of a run, in part",
+        "inference/service_options": "options of a run, in part",
+        "pipeline/settings/large_image_options": "options of a run, in part",
     },
     "unit/inference/networks/torch/test_esrgan": {
         "inference/networks/memory": "memory ends in a network",

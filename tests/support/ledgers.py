@@ -1,5 +1,7 @@
 """Calls that are charged in a ledger, and what is in its files."""
 
+import contextlib
+import sqlite3
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from beam_upscale.server.accounts.ledger_file import read_charges
 PRICE = Decimal("0.2")
 
 ALICE = Key("alice", Decimal(1), None, None)
+
+DAY = 24 * 60 * 60
 
 
 class Clock:
@@ -57,3 +61,18 @@ def amounts(path: Path) -> list[tuple[str, str, Decimal]]:
 
 def files(path: Path) -> list[Path]:
     return sorted(Path(f"{path}.artifacts").iterdir())
+
+
+def stored(path: Path) -> list[bytes]:
+    """The results that a ledger holds, the oldest first."""
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        rows = database.execute("SELECT file, data FROM artifacts ORDER BY id").fetchall()
+    folder = Path(f"{path}.artifacts")
+    assert sorted(file for file, _ in rows if file) == [file.name for file in files(path)]
+    return [(folder / file).read_bytes() if file else data for file, data in rows]
+
+
+def stored_bytes(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (in_rows,) = database.execute("SELECT TOTAL(LENGTH(data)) FROM artifacts").fetchone()
+    return int(in_rows) + sum(file.stat().st_size for file in files(path))

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 import runs
+from grpc_health.v1 import health_pb2
 from PIL import Image
 
 from beam_upscale.grpc_api import contract
@@ -27,6 +29,9 @@ DIFFUSION = "stable-diffusion-x4-latent-upscaler"
 
 # Longer than any of this takes; what is not done by then never will be.
 PATIENCE = 60
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+HEALTH = "/grpc.health.v1.Health"
 
 
 def load(weights: Path | dict[str, str], *engines: str) -> Worker:
@@ -301,3 +306,15 @@ def chain(*requests: Any, request_id: str = "") -> Any:
         generation.Stage(id=f"{number}", request=each) for number, each in enumerate(requests)
     ]
     return generation.ChainRequest(request_id=request_id, stage=stages)
+
+
+def failed(call: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call) if hasattr(call, "__iter__") else call()
+    return caught.value
+
+
+def health(client: Client, service: str = "") -> int:
+    asked = health_pb2.HealthCheckRequest(service=service)
+    answer = client.ask(f"{HEALTH}/Check", asked, health_pb2.HealthCheckResponse)
+    return int(answer.status)

@@ -20,12 +20,16 @@ from PIL import Image
 from serving import (
     DIFFUSION,
     ENGINE,
+    HEALTH,
     PATIENCE,
+    SERVING,
     Client,
     GatedWorker,
     broken,
     chain,
     connected,
+    failed,
+    health,
     png,
     request,
     serving,
@@ -34,16 +38,13 @@ from serving import (
 
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, refusal_of
-from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.grpc_api.stubs import engines_pb2 as engines
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.worker import Priced, Upscaled, Worker
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-HEALTH = "/grpc.health.v1.Health"
 
 
 class HeavyWorker(Worker):
@@ -53,18 +54,6 @@ class HeavyWorker(Worker):
 
     def upscale(self, priced: Priced) -> Upscaled:
         return dataclasses.replace(super().upscale(priced), data=bytes(self.BYTES))
-
-
-def failed(call: Any) -> grpc.RpcError:
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call) if hasattr(call, "__iter__") else call()
-    return caught.value
-
-
-def health(client: Client, service: str = "") -> int:
-    asked = health_pb2.HealthCheckRequest(service=service)
-    answer = client.ask(f"{HEALTH}/Check", asked, health_pb2.HealthCheckResponse)
-    return int(answer.status)
 
 
 def stream(client: Client, requests: Iterator[bytes], path: str = contract.GENERATE) -> Any:
@@ -173,54 +162,6 @@ def test_errors_have_their_codes(worker: Worker, image: bytes) -> None:
     assert (oversize.reason, oversize.error_code) == (Reason.IMAGE_REFUSED, "input_too_large")
     assert "67108864" in found["RESOURCE_EXHAUSTED"][0].details()
     assert served.binary
-
-
-def test_keys_are_asked_for_everywhere_but_in_health_checks(
-    worker: Worker, image: bytes, tmp_path: Path
-) -> None:
-    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
-    token = add_key(keys["keys"], "one")
-    with serving(worker, **keys) as server:
-        for wrong in ("", "bu_wrong"):
-            with connected(server, wrong) as client:
-                errors = [
-                    failed(client.start(request(image))),
-                    failed(client.start(chain(request(image)))),
-                    failed(lambda: engine_ids(client)),
-                    failed(lambda: organization(client)),
-                ]
-                assert {error.code() for error in errors} == {grpc.StatusCode.UNAUTHENTICATED}
-                assert health(client) == SERVING
-        with connected(server, token) as client:
-            assert engine_ids(client) == [ENGINE]
-            assert client.upscale(request(image)).binary
-            assert organization(client).id == "one"
-
-
-def engine_ids(client: Client) -> list[str]:
-    answer = client.ask(contract.LIST_ENGINES, engines.ListEnginesRequest(), engines.Engines)
-    assert all(each.ready and each.type == engines.PICTURE for each in answer.engine)
-    return [each.id for each in answer.engine]
-
-
-def organization(client: Client, name: str = "") -> Any:
-    asked = dashboard.GetOrganizationRequest(id=name)
-    return client.ask(contract.GET_ORGANIZATION, asked, dashboard.Organization)
-
-
-def test_a_key_is_an_organization_of_its_own(worker: Worker, tmp_path: Path) -> None:
-    keys = {"keys": tmp_path / "keys.jsonl", "ledger": tmp_path / "ledger.sqlite"}
-    token = add_key(keys["keys"], "one")
-    with serving(worker, **keys) as server, connected(server, token) as client:
-        me = client.ask(contract.GET_ME, dashboard.EmptyRequest(), dashboard.User)
-        mine = organization(client, me.organizations[0].organization.id)
-        error = failed(lambda: organization(client, "other"))
-
-    assert me.id == mine.id == "one"
-    assert me.organizations[0].is_default
-    # A number that clients can show, also those that want it whole.
-    assert mine.payment_info.balance == 10**10
-    assert error.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
 def test_who_waits_is_told_that_the_call_is_alive(gated: GatedWorker, image: bytes) -> None:
@@ -388,15 +329,6 @@ def test_calls_that_take_longer_than_a_drain_end(gated: GatedWorker, image: byte
 
     assert not finished
     assert error.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def test_health_is_told_for_each_service(worker: Worker) -> None:
-    with serving(worker) as server, connected(server) as client:
-        known = [health(client, name) for name in ("", "gooseai.GenerationService")]
-        error = failed(lambda: health(client, "no.such.Service"))
-
-    assert known == [SERVING, SERVING]
-    assert error.code() is grpc.StatusCode.NOT_FOUND
 
 
 # Which ledger a caller is charged in
