@@ -164,8 +164,9 @@ def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalMode
     Raises:
         SettingsError: as `pin_esrgan` and `pin_latent`.
     """
-    if weights is not None and weights in baselines.BASELINES:
-        return pin_baseline(weights)
+    name = engine.default_weights if weights is None else weights
+    if name in baselines.BASELINES:
+        return pin_baseline(name)
     return _PIN[engine.network](engine, weights, options)
 
 

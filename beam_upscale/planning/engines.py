@@ -51,6 +51,8 @@ class Engine:
             no end.
         parameters: names of the request parameters that the engine takes.
         network: the kind of network that upscales on the local backend.
+        default_weights: its weights where none are asked for: a name of the registry of weights, a
+            path, or a repository of the hub as `OWNER/NAME@REVISION`.
         halo: input pixels that a tile needs around its core, so that no seam shows between tiles.
 
     Raises:
@@ -65,6 +67,7 @@ class Engine:
     prices: tuple[PriceTier, ...]
     parameters: frozenset[str]
     network: Network
+    default_weights: str
     halo: int
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ _ESRGAN_X2 = Engine(
     prices=(PriceTier(None, Decimal("0.2")),),
     parameters=frozenset({"width", "height"}),
     network=Network.ESRGAN,
+    default_weights="realesrgan-x4plus-ncnn",
     # Measured with the x4plus weights on a photograph: at 96 px no pixel is off by more than one
     # 8-bit level (at the usual 10 px by 39).
     halo=96,
@@ -122,12 +126,15 @@ _LATENT_X4 = Engine(
     prices=(PriceTier(512 * 512, Decimal(8)), PriceTier(None, Decimal(12))),
     parameters=frozenset({"width", "height", "prompt", "cfg_scale", "steps", "seed"}),
     network=Network.LATENT_DIFFUSION,
+    default_weights=(
+        "stabilityai/stable-diffusion-x4-upscaler@572c99286543a273bfd17fac263db5a77be12c4c"
+    ),
     halo=64,
 )
 
-ENGINES: Mapping[str, Engine] = MappingProxyType(
-    {engine.name: engine for engine in (_ESRGAN_X2, _LATENT_X4)}
-)
+_ENGINES = {engine.name: engine for engine in (_ESRGAN_X2, _LATENT_X4)}
+
+ENGINES: Mapping[str, Engine] = MappingProxyType(_ENGINES)
 """All engines by name; read-only."""
 
 

@@ -57,13 +57,13 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
     from beam_upscale.inference.networks import backend, device, weight_files
     from beam_upscale.inference.networks.openvino.early import Wanted
     from beam_upscale.inference.networks.recognition import recognize
-    from beam_upscale.inference.weights import registry, resolution
+    from beam_upscale.inference.weights import registry
     from beam_upscale.planning.chain import Backend
 
     if settings.backend is not Backend.LOCAL or device.needs_torch_to_settle():
         return None
     engine = settings.rules.engines[0]
-    name = settings.weights_of(engine) or resolution.DEFAULT_WEIGHTS[engine.name]
+    name = settings.weights_of(engine) or engine.default_weights
     registered = registry.REGISTRY.get(name)
     if registered is None or registered.path.suffix != weight_files.SAFETENSORS:
         return None

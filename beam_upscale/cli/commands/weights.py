@@ -36,8 +36,10 @@ def weights_list(as_json: bool) -> None:
       beam-upscale weights list
       beam-upscale weights list --json
     """  # noqa: D301
-    from beam_upscale.inference.weights import advice, cache, registry, resolution
+    from beam_upscale.inference.weights import advice, cache, registry
     from beam_upscale.inference.weights import baselines as weights_baselines
+    from beam_upscale.inference.weights.hub_repository import HubRepository
+    from beam_upscale.planning.engines import ENGINES
 
     found = registry.available()
     if as_json:
@@ -60,9 +62,9 @@ def weights_list(as_json: bool) -> None:
         "work counts multiply-adds for each input pixel, in those of realesrgan-x4plus; the last "
         f"{len(baselines)} are no networks"
     )
-    for name in resolution.DEFAULT_WEIGHTS.values():
-        if name not in registry.REGISTRY:
-            out.line(f"and, on the hub, {name}")
+    for engine in ENGINES.values():
+        if HubRepository.parse(engine.default_weights) is not None:
+            out.line(f"and, on the hub, {engine.default_weights}")
     out.line(f"cache {cache.cache_directory()}")
 
 

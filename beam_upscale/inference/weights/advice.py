@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from beam_upscale.inference.weights.registry import REGISTRY
-from beam_upscale.inference.weights.resolution import DEFAULT_WEIGHTS
 from beam_upscale.planning.engines import get_engine
 
 # With what each is good for, and how to get it.
@@ -50,9 +49,9 @@ def default_hints(engines: Iterable[str]) -> list[str]:
     """The hints for the weights that engines use when none are asked for; each once."""
     found: dict[str, None] = {}
     for engine in engines:
-        registered = REGISTRY.get(DEFAULT_WEIGHTS[engine])
+        definition = get_engine(engine)
+        registered = REGISTRY.get(definition.default_weights)
         if registered is not None:
-            wanted = get_engine(engine).scale
-            hint = reduction_hint(registered.name, registered.scale, wanted)
+            hint = reduction_hint(registered.name, registered.scale, definition.scale)
             found |= {} if hint is None else {hint: None}
     return list(found)

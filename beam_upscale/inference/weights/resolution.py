@@ -16,16 +16,6 @@ from beam_upscale.planning.engines import Network, get_engine
 
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
 
-DEFAULT_WEIGHTS: Mapping[str, str] = MappingProxyType(
-    {
-        "esrgan-v1-x2plus": "realesrgan-x4plus-ncnn",
-        "stable-diffusion-x4-latent-upscaler": (
-            "stabilityai/stable-diffusion-x4-upscaler@572c99286543a273bfd17fac263db5a77be12c4c"
-        ),
-    }
-)
-"""The weights that each engine uses when none are asked for."""
-
 _BASELINES = f"a baseline without a network ({', '.join(BASELINES)})"
 
 _FOLDER_SPECS = (
@@ -52,11 +42,11 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
             `WEIGHTS_UNAVAILABLE` if they cannot be had now or not be read; `WEIGHTS_MISMATCH` if
             others came in their place; `WEIGHTS_INCOMPLETE` if a repository lacks some.
     """
-    network = get_engine(engine).network
-    name = DEFAULT_WEIGHTS[engine] if spec is None else spec
+    definition = get_engine(engine)
+    name = definition.default_weights if spec is None else spec
     _require_utf8(name)
     try:
-        return _RESOLVERS[network](name, engine, progress)
+        return _RESOLVERS[definition.network](name, engine, progress)
     except OSError as error:
         raise unavailable(f"The weights {name} cannot be had: {reason(error, of=name)}") from error
 

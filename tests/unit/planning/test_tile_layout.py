@@ -29,6 +29,7 @@ def small_engine(limit: int, *prices: PriceTier) -> Engine:
         prices=prices or (PriceTier(None, Decimal("0.2")),),
         parameters=frozenset(),
         network=Network.ESRGAN,
+        default_weights="",
         halo=0,
     )
 

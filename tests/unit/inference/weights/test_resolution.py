@@ -22,10 +22,6 @@ def refusal(spec: str, engine: str) -> SettingsError:
     return caught.value
 
 
-def test_every_engine_has_default_weights() -> None:
-    assert resolution.DEFAULT_WEIGHTS.keys() == ENGINES.keys()
-
-
 def test_default_weights_come_from_the_installed_package() -> None:
     found = resolution.resolve(None, ESRGAN)
 
@@ -36,7 +32,7 @@ def test_default_weights_come_from_the_installed_package() -> None:
 
 
 def test_the_default_of_diffusion_is_pinned_to_a_commit() -> None:
-    repository = hub_repository.HubRepository.parse(resolution.DEFAULT_WEIGHTS[LATENT])
+    repository = hub_repository.HubRepository.parse(ENGINES[LATENT].default_weights)
 
     assert repository is not None
     assert repository.name == "stabilityai/stable-diffusion-x4-upscaler"
