@@ -43,7 +43,7 @@ from beam_upscale.storage.uris import uris
 
 
 @dataclasses.dataclass(frozen=True)
-class PlannedImage:
+class PreviewRow:
     """The expected outcome of one input.
 
     Attributes:
@@ -91,7 +91,8 @@ class StatusTotals:
     usd: Decimal
 
 
-_PLAN = "plan"
+# The folder of the rows, below the folder that a preview is written to.
+_ROWS = "plan"
 _SCHEMA = pa.schema(
     [
         ("input_id", pa.string()),
@@ -112,7 +113,7 @@ _HEADER = "header"
 
 
 def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
-    """Says in one line what a plan cannot know, and what that does to its numbers.
+    """Says in one line what a preview cannot know, and what that does to its numbers.
 
     Args:
         fans_out: whether large images are spread over the workers tile by tile.
@@ -138,19 +139,19 @@ def preview(
     beam_options: Sequence[str] = (),
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Plans every input, as a Beam job, and writes the plan to a folder.
+    """Previews every input, as a Beam job, and writes the rows to a folder.
 
     Args:
         images: the inputs.
         rules: the rules of the run.
         max_credits: the budget; None sets none.
-        folder: a folder that all workers share; `read_plan` reads the plan in it.
+        folder: a folder that all workers share, for `read_preview`.
         beam_options: Beam's own options; without `--runner`, the job runs in this process.
-        on_wait: called with a message before waiting for another plan that is made there.
+        on_wait: called with a message before waiting for another preview that is made there.
 
     Raises:
-        SettingsError: OUTPUT_TAKEN, the folder has a plan or is a run's output; OUTPUT_HELD,
-            another plan is made there; INVALID_OPTION, Beam knows no such runner.
+        SettingsError: OUTPUT_TAKEN, the folder has a preview or is a run's output; OUTPUT_HELD,
+            another preview is made there; INVALID_OPTION, Beam knows no such runner.
     """
     is_here = is_local(beam_options)
     with held(
@@ -162,103 +163,103 @@ def preview(
         assert dataset.hold is not None
         bind(pipeline, dataset.hold)
         write_down(images, dataset, DEFAULT_SHARD_ROWS)
-        planned = pipeline | ReadListed(dataset.root) | PlanImages(rules, max_credits)
-        _ = planned | WritePlan(dataset.root)
+        rows = pipeline | ReadListed(dataset.root) | PreviewImages(rules, max_credits)
+        _ = rows | WritePreview(dataset.root)
         pipeline.run().wait_until_finish()
         dataset.delete_staging()
 
 
 def _refuse_used(dataset: DatasetFolder) -> None:
-    """Raises an error if a folder has a plan or is a run's output.
+    """Raises an error if a folder has a preview or is a run's output.
 
     Raises:
         SettingsError: OUTPUT_TAKEN.
     """
-    if any(True for _ in walking.list_below(dataset.resolve(_PLAN))):
+    if any(True for _ in walking.list_below(dataset.resolve(_ROWS))):
         raise SettingsError(
-            ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_PLAN)} has files in it; take another folder"
+            ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_ROWS)} has files in it; take another folder"
         )
     if files.exists(dataset.run_json):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN,
-            f"{dataset.root} is the output of a run, whose work in progress a plan would replace; "
-            "take another folder",
+            f"{dataset.root} is the output of a run, whose work in progress a preview would "
+            "replace; take another folder",
         )
 
 
 @dataclasses.dataclass(eq=False)
-class PlanImages(beam.PTransform):
-    """Plans inputs by their headers and parameters.
+class PreviewImages(beam.PTransform):
+    """Previews inputs by their headers and parameters.
 
     Attributes:
         rules: the rules of the run.
         max_credits: the budget; None sets none.
 
     Returns:
-        One `PlannedImage` for each `SourceImage`.
+        One `PreviewRow` for each `SourceImage`.
     """
 
     rules: Rules
     max_credits: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:
-        """Plans each input, and settles the budget if there is one."""
-        planned = sources | "Plan" >> beam.ParDo(_Plan(self.rules))
+        """Previews each input, and settles the budget if there is one."""
+        rows = sources | "Preview" >> beam.ParDo(_PreviewImage(self.rules))
         if self.max_credits is None:
-            return planned
+            return rows
         settled, last = (
-            planned | "Claims" >> beam.Map(_claim) | "Settle" >> SettleBudget(self.max_credits)
+            rows | "Claims" >> beam.Map(_claim) | "Settle" >> SettleBudget(self.max_credits)
         )
-        return planned | "Within" >> beam.Map(
+        return rows | "Within" >> beam.Map(
             _within,
             beam.pvalue.AsSingleton(settled),
             beam.pvalue.AsSingleton(last, default_value=None),
         )
 
 
-class _Plan(beam.DoFn):
+class _PreviewImage(beam.DoFn):
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
 
-    def process(self, source: SourceImage) -> Iterator[PlannedImage]:
-        yield _planned(source, self._rules, shared_pool())
+    def process(self, source: SourceImage) -> Iterator[PreviewRow]:
+        yield _preview_row(source, self._rules, shared_pool())
 
 
 @dataclasses.dataclass(eq=False)
-class WritePlan(beam.PTransform):
-    """Writes `PlannedImage`s as Parquet into `plan/` of a folder, for `read_plan`."""
+class WritePreview(beam.PTransform):
+    """Writes `PreviewRow`s as Parquet into `plan/` of a folder, for `read_preview`."""
 
     folder: str
 
-    def expand(self, planned: Any) -> Any:
-        """Writes the images of each worker, in no particular order."""
+    def expand(self, rows: Any) -> Any:
+        """Writes the rows of each worker, in no particular order."""
         return (
-            planned
+            rows
             | "AsDict" >> beam.Map(dataclasses.asdict)
             | beam.io.WriteToParquet(
-                uris.join(self.folder, _PLAN, "images"), _SCHEMA, file_name_suffix=".parquet"
+                uris.join(self.folder, _ROWS, "images"), _SCHEMA, file_name_suffix=".parquet"
             )
         )
 
 
-class PlannedImages:
-    """The images of a plan, in the order of their ids, on the local disk: there may be millions.
+class PreviewRows:
+    """The rows of a preview, in the order of their ids, on the local disk: there may be millions.
 
     Args:
-        parts: URIs of the plan's files.
+        parts: URIs of the preview's files.
     """
 
     def __init__(self, parts: Iterable[str]) -> None:
-        self._images = SortedMap(item for part in parts for item in _part_items(part))
+        self._rows = SortedMap(item for part in parts for item in _part_items(part))
 
-    def __iter__(self) -> Iterator[PlannedImage]:
-        return map(_from_json, self._images.values())
+    def __iter__(self) -> Iterator[PreviewRow]:
+        return map(_from_json, self._rows.values())
 
 
-def read_plan(folder: str) -> PlannedImages:
-    """Reads the images of the plan in a folder."""
-    parts = walking.list_below(uris.join(uris.absolute(folder), _PLAN))
-    return PlannedImages(part.uri for part in parts)
+def read_preview(folder: str) -> PreviewRows:
+    """Reads the rows of the preview in a folder."""
+    parts = walking.list_below(uris.join(uris.absolute(folder), _ROWS))
+    return PreviewRows(part.uri for part in parts)
 
 
 def _part_items(uri: str) -> Iterator[tuple[str, str]]:
@@ -268,10 +269,10 @@ def _part_items(uri: str) -> Iterator[tuple[str, str]]:
                 yield values["input_id"], json.dumps(to_json(values))
 
 
-def _from_json(text: str) -> PlannedImage:
+def _from_json(text: str) -> PreviewRow:
     values = from_json(json.loads(text))
     code = values["error_code"]
-    return PlannedImage(
+    return PreviewRow(
         **{
             **values,
             "status": Status(values["status"]),
@@ -282,12 +283,12 @@ def _from_json(text: str) -> PlannedImage:
     )
 
 
-def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PlannedImage:
+def _preview_row(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PreviewRow:
     try:
         decision = decide(source, rules, decoders)
     except ImageError as error:
-        return PlannedImage(source.input_id, status_of(error.code), error.code, error.message)
-    found = PlannedImage(
+        return PreviewRow(source.input_id, status_of(error.code), error.code, error.message)
+    found = PreviewRow(
         input_id=source.input_id,
         status=Status.UPSCALED,
         error_code=decision.error_code,
@@ -310,38 +311,38 @@ def _planned(source: SourceImage, rules: Rules, decoders: DecoderPool) -> Planne
 
 
 def _held(side: int) -> int | None:
-    """Returns a side, or None if a plan's column cannot hold it; the message states such a size."""
+    """Returns a side, or None if its column cannot hold it; the message states such a size."""
     return side if side < 2**31 else None
 
 
-def _claim(planned: PlannedImage) -> Claim:
-    return Claim(order(planned.input_id), planned.credits, spent=False)
+def _claim(row: PreviewRow) -> Claim:
+    return Claim(order(row.input_id), row.credits, spent=False)
 
 
-def _within(planned: PlannedImage, settled: Reach, admitted: Admission | None) -> PlannedImage:
-    is_upscaled = planned.status is Status.UPSCALED
+def _within(row: PreviewRow, settled: Reach, admitted: Admission | None) -> PreviewRow:
+    is_upscaled = row.status is Status.UPSCALED
     last = NOTHING if admitted is None else admitted.last
-    if not is_upscaled or settled.admits(order(planned.input_id), last):
-        return planned
+    if not is_upscaled or settled.admits(order(row.input_id), last):
+        return row
     return dataclasses.replace(
-        planned,
+        row,
         status=Status.OVER_BUDGET,
         error_code=ErrorCode.OVER_BUDGET,
-        message=f"{planned.credits} credits would exceed --max-credits",
+        message=f"{row.credits} credits would exceed --max-credits",
         calls=0,
         credits=Decimal(0),
     )
 
 
-def by_status(planned: Iterable[PlannedImage]) -> dict[Status, StatusTotals]:
-    """Adds up images for each status that occurs, exact to the last digit."""
+def by_status(rows: Iterable[PreviewRow]) -> dict[Status, StatusTotals]:
+    """Adds up rows for each status that occurs, exact to the last digit."""
     images: Counter[Status] = Counter()
     calls: Counter[Status] = Counter()
     prices: dict[Status, Decimal] = {}
-    for image in planned:
-        images[image.status] += 1
-        calls[image.status] += image.calls
-        prices[image.status] = prices.get(image.status, Decimal(0)) + image.credits
+    for row in rows:
+        images[row.status] += 1
+        calls[row.status] += row.calls
+        prices[row.status] = prices.get(row.status, Decimal(0)) + row.credits
     return {
         status: StatusTotals(
             images[status], calls[status], prices[status], prices[status] * USD_PER_CREDIT

@@ -6,7 +6,7 @@ import clusters
 import pytest
 from test_runners import BEAM_UPSCALE, run_as_user
 
-from beam_upscale.pipeline.preview import read_plan
+from beam_upscale.pipeline.preview import read_preview
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -23,7 +23,7 @@ def test_a_plan_with_a_budget_is_that_of_the_runner_in_this_process(
             *options,
         )
 
-    here, there = (list(read_plan(str(folder))) for folder in folders.values())
+    here, there = (list(read_preview(str(folder))) for folder in folders.values())
     assert there == here
     assert len(here) == 200
     assert sum(image.status == "over_budget" for image in here) > 100

@@ -28,7 +28,7 @@ from beam_upscale.planning.chain import Backend
 
 if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
-    from beam_upscale.pipeline.preview import PlannedImage, StatusTotals
+    from beam_upscale.pipeline.preview import PreviewRow, StatusTotals
     from beam_upscale.pipeline.settings.pinned import PinnedSettings
     from beam_upscale.sources.inputs.inputs import Listing
 
@@ -79,7 +79,7 @@ def preview_command(
     import_inference()
     from beam_upscale.inference.weights import advice
     from beam_upscale.pipeline.local_runner import is_local
-    from beam_upscale.pipeline.preview import by_status, limits_of_knowledge, preview, read_plan
+    from beam_upscale.pipeline.preview import by_status, limits_of_knowledge, preview, read_preview
     from beam_upscale.pipeline.read import ListingRequest
     from beam_upscale.sources.discovery import no_input
     from beam_upscale.sources.inputs.inputs import require_prompt_column
@@ -107,19 +107,19 @@ def preview_command(
             beam_options,
             on_wait=err.line,
         )
-        planned = read_plan(folder)
+        rows = read_preview(folder)
         note = limits_of_knowledge(
             fans_out=settings.large_images.fan_out_above is not None,
             has_budget=max_credits is not None,
         )
         if as_json:
-            click.echo(_plan_as_json(settings.engines, list(planned), note))
+            click.echo(_preview_as_json(settings.engines, list(rows), note))
             return
         title = f"{' and then '.join(settings.engines)} on {secrets.without_secrets(input_)}"
-        _print_totals(title, by_status(planned))
-        for image in planned:
-            if image.error_code is not None:
-                line = f"{image.status}  {image.error_code}  {image.input_id}: {image.message}"
+        _print_totals(title, by_status(rows))
+        for row in rows:
+            if row.error_code is not None:
+                line = f"{row.status}  {row.error_code}  {row.input_id}: {row.message}"
                 out.line(line)
     out.line(note)
     if settings.backend is Backend.LOCAL:
@@ -128,16 +128,16 @@ def preview_command(
     print_left_out(listing, out)
 
 
-def _plan_as_json(engines: tuple[str, ...], planned: "list[PlannedImage]", note: str) -> str:
-    """A plan as JSON; amounts are strings, which keeps every digit."""
+def _preview_as_json(engines: tuple[str, ...], rows: "list[PreviewRow]", note: str) -> str:
+    """Returns a preview as JSON; amounts are strings, which keeps every digit."""
     from beam_upscale.pipeline.preview import by_status
 
     values = {
         "engines": engines,
         "known_from": "headers",
         "note": note,
-        "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(planned).items()},
-        "images": [dataclasses.asdict(image) for image in planned],
+        "totals": {status: dataclasses.asdict(sum_) for status, sum_ in by_status(rows).items()},
+        "images": [dataclasses.asdict(row) for row in rows],
     }
     return json.dumps(values, indent=2, default=str)
 

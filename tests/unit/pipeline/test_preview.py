@@ -20,13 +20,13 @@ from beam_upscale.pipeline.budget import Claim, admission, order
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
 from beam_upscale.pipeline.preview import (
-    PlanImages,
-    PlannedImage,
+    PreviewImages,
+    PreviewRow,
     StatusTotals,
-    WritePlan,
+    WritePreview,
     by_status,
     preview,
-    read_plan,
+    read_preview,
 )
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.chain import Rules
@@ -51,12 +51,12 @@ def plan(
     rules: Rules,
     folder: Path,
     max_credits: Decimal | None = None,
-) -> list[PlannedImage]:
+) -> list[PreviewRow]:
     """The plan of inputs of any kind."""
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        planned = pipeline | beam.Create(list(images)) | PlanImages(rules, max_credits)
-        _ = planned | WritePlan(str(folder))
-    return list(read_plan(str(folder)))
+        planned = pipeline | beam.Create(list(images)) | PreviewImages(rules, max_credits)
+        _ = planned | WritePreview(str(folder))
+    return list(read_preview(str(folder)))
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -97,7 +97,7 @@ def test_every_input_is_planned_in_order(
     assert (planned[0].status, planned[0].credits, planned[0].calls) == (Status.REJECTED, 0, 0)
     assert (planned[2].status, planned[2].error_code) == (Status.FAILED, ErrorCode.EMPTY_FILE)
     assert (planned[2].width, planned[2].message != "") == (None, True)
-    assert planned[1] == PlannedImage(
+    assert planned[1] == PreviewRow(
         small.input_id,
         Status.UPSCALED,
         width=40,
@@ -146,11 +146,11 @@ def test_a_budget_leaves_out_what_it_leaves_out_in_a_run(
 
 def test_sums_by_status() -> None:
     planned = [
-        PlannedImage(str(number), Status.UPSCALED, calls=2, credits=Decimal("0.4"))
+        PreviewRow(str(number), Status.UPSCALED, calls=2, credits=Decimal("0.4"))
         for number in range(1000)
     ]
 
-    sums = by_status([*planned, PlannedImage("x", Status.FAILED)])
+    sums = by_status([*planned, PreviewRow("x", Status.FAILED)])
 
     assert sums == {
         Status.UPSCALED: StatusTotals(1000, 2000, Decimal("400.0"), Decimal("4.000")),
@@ -173,7 +173,7 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
 
     preview(images, settings.rules, None, str(tmp_path))
 
-    for image, found in zip(images, read_plan(str(tmp_path)), strict=True):
+    for image, found in zip(images, read_preview(str(tmp_path)), strict=True):
         prepared = prepare(image, settings, shared_pool())
         row = _row(prepared)
         if image.name == "photos/cut-in-half.jpg":
@@ -189,13 +189,13 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
 def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
     inputs, folder = Inputs([SourceImage("a", uri=str(tmp_path / "a.png"))]), str(tmp_path / "plan")
     preview(inputs, RULES, None, folder)
-    before = list(read_plan(folder))
+    before = list(read_preview(folder))
 
     with pytest.raises(SettingsError) as raised:
         preview(inputs, RULES, None, folder)
 
     assert raised.value.code is ErrorCode.OUTPUT_TAKEN
-    assert list(read_plan(folder)) == before
+    assert list(read_preview(folder)) == before
     assert [path.name for path in Path(folder).iterdir()] == ["plan"]
 
 
