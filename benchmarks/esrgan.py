@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from beam_upscale.inference.networks.device import Device, Precision, settle
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.inference.weights import resolution
 
 # Of the 23 blocks with 64 channels and growth 32, measured on the x4plus weights (trunk) ...
@@ -89,7 +89,7 @@ def peer(path: Path, device: Device) -> Callable[[np.ndarray], Any] | None:
 def measure(side: int, device: Device, precision: Precision, path: Path) -> dict[str, Any]:
     """One size's figures."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    model = EsrganModel.load(path, device, precision, threads=torch.get_num_threads())
+    model = TorchNetwork.load(path, device, precision, threads=torch.get_num_threads())
     batch_size = max(1, _BATCH_PIXELS // side**2) if device is Device.CUDA else 1
     batch = np.stack([pixels] * batch_size)
     one = seconds(lambda: model.upscale(pixels[np.newaxis]), device)

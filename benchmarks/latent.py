@@ -35,7 +35,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.networks.device import Device, Precision, settle
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.inference.networks.numerics import DTYPES
 from beam_upscale.planning.parameters import Parameters
@@ -143,7 +143,7 @@ def compare(
     parameters = Parameters("abc", cfg_scale=7.0, steps=options.steps, seed=1)
     figures: dict[str, Any] = {"width": width, "height": height, "steps": options.steps}
     for name, in_strips in (("ours", True), ("ours_whole_decode", False)):
-        model = LatentModel.load(
+        model = LatentNetwork.load(
             folder, device, precision, torch.get_num_threads(), vae_tiling=in_strips
         )
         model.prepare(parameters)

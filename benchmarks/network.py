@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.inference.networks.device import Device, Precision, settle
 from beam_upscale.inference.networks.openvino.graphs import EsrganGraphs, image_input
-from beam_upscale.inference.networks.openvino.network import Compiler, OpenVinoModel
+from beam_upscale.inference.networks.openvino.network import Compiler, OpenVinoNetwork
 from beam_upscale.inference.networks.openvino.runtime import openvino
 from beam_upscale.inference.networks.recognition import Esrgan, recognize
 from beam_upscale.inference.networks.weight_files import read_arrays, read_shapes
@@ -86,11 +86,11 @@ def realesrgan_class(path: Path) -> Callable[[Pixels], Any] | None:
 
 
 def speed(turns: int) -> Iterator[dict[str, Any]]:
-    from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+    from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
     path, precision = path_of_weights(), fastest_precision()
-    ours = OpenVinoModel.load(path, precision, THREADS)
-    on_torch = EsrganModel.load(path, Device.CPU, precision, THREADS)
+    ours = OpenVinoNetwork.load(path, precision, THREADS)
+    on_torch = TorchNetwork.load(path, Device.CPU, precision, THREADS)
     whole, theirs = one_graph(path, precision), realesrgan_class(path)
     for side in (128, 256):
         pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
@@ -138,17 +138,17 @@ def decibels(result: Pixels, expected: Pixels) -> float:
 
 
 def likeness(count: int) -> Iterator[dict[str, Any]]:
-    from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+    from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
     path = path_of_weights()
-    reference = EsrganModel.load(path, Device.CPU, Precision.FP32, THREADS)
+    reference = TorchNetwork.load(path, Device.CPU, Precision.FP32, THREADS)
     pictures = list(photographs(count, 96))
     expected = [reference.upscale(each[None])[0] for each in pictures]
     ramp = np.broadcast_to(np.linspace(20_000, 45_000, 512).astype(np.uint16), (16, 512))
     ramp = np.ascontiguousarray(np.repeat(ramp[None, :, :, None], 3, axis=3))
     levels_in_fp32 = levels(reference.upscale(ramp))
     for precision in dict.fromkeys([Precision.FP32, fastest_precision()]):
-        model = OpenVinoModel.load(path, precision, THREADS)
+        model = OpenVinoNetwork.load(path, precision, THREADS)
         results = [model.upscale(each[None])[0] for each in pictures]
         pairs = list(zip(results, expected, strict=True))
         reduced = [decibels(halved(result), halved(other)) for result, other in pairs]
@@ -172,7 +172,7 @@ def levels(result: Pixels) -> int:
 
 
 def memory_of_a_large_image(precision: Precision) -> dict[str, Any]:
-    model = OpenVinoModel.load(path_of_weights(), precision, THREADS)
+    model = OpenVinoNetwork.load(path_of_weights(), precision, THREADS)
     loaded = psutil.Process().memory_info().rss
     pixels = np.random.default_rng(0).integers(0, 256, (1, 1024, 1024, 3), np.uint8)
     started = time.perf_counter()
@@ -193,7 +193,7 @@ def peak() -> int:
 
 
 def memory_of_many_sizes(precision: Precision, sizes: int) -> dict[str, Any]:
-    model = OpenVinoModel.load(path_of_weights(), precision, THREADS)
+    model = OpenVinoNetwork.load(path_of_weights(), precision, THREADS)
     random = np.random.default_rng(0)
     mib = []
     # Each once, in no order: 20 to 51 px a side.

@@ -33,7 +33,7 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode
 from beam_upscale.images.decoding import child_process, pool
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 
 slow = pytest.mark.slow
@@ -70,7 +70,7 @@ def fail_after(sound: int, owner: Any, name: str, make_error: Callable[[], Excep
 
 def lose_device(sound: int = SOUND) -> None:
     """Has ESRGAN's and diffusion's passes fail as on a device whose context is destroyed."""
-    for owner, name in ((SuperResolution, "upscale"), (LatentModel, "_denoise")):
+    for owner, name in ((SuperResolution, "upscale"), (LatentNetwork, "_denoise")):
         fail_after(sound, owner, name, lambda: torch.AcceleratorError(ILLEGAL_ACCESS))
 
 
@@ -82,7 +82,7 @@ def fill_device() -> None:
 
 def lose_embeddings() -> None:
     """Has the text encoder fail."""
-    fail_after(0, LatentModel, "_encode", lambda: torch.AcceleratorError(ILLEGAL_ACCESS))
+    fail_after(0, LatentNetwork, "_encode", lambda: torch.AcceleratorError(ILLEGAL_ACCESS))
 
 
 def refuse_processes(number: int, after: int = 0) -> None:

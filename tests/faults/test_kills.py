@@ -18,7 +18,7 @@ from runs import after_each, command_elsewhere, quick, tree, upscale
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
-from beam_upscale.inference.handlers.base import UpscaleModelHandler
+from beam_upscale.inference.handlers.base import EngineHandler
 
 SEED = 5
 IMAGES = 14
@@ -82,14 +82,14 @@ def _kill_in(seconds: float) -> None:
 
 def note_calls(calls: Path | str) -> None:
     """Has this process note the input of each call of the network before it is made."""
-    upscale_tile = UpscaleModelHandler._upscale
+    upscale_tile = EngineHandler._upscale
 
     def noted(self: Any, tile: Any, tiled: Any, model: Any) -> Any:
         with Path(calls).open("a") as file:
             file.write(f"{tiled.context.source.name}\n")
         return upscale_tile(self, tile, tiled, model)
 
-    UpscaleModelHandler._upscale = noted
+    EngineHandler._upscale = noted
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ class Killed:
     def finish(self) -> None:
         """Goes on to the end, in this process."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(UpscaleModelHandler, "_upscale", UpscaleModelHandler._upscale)
+            patch.setattr(EngineHandler, "_upscale", EngineHandler._upscale)
             note_calls(self._noted)
             upscale(self._inputs, self.output, self._weights, **self._options)
 

@@ -17,10 +17,10 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.batching import Batched, Batcher, Patch
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.inference.networks.numerics import DTYPES
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.inference.weights import resolution
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import run
@@ -49,8 +49,8 @@ def path() -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference(path: Path) -> EsrganModel:
-    return EsrganModel.load(path, Device.CPU, Precision.FP32, threads=torch.get_num_threads())
+def reference(path: Path) -> TorchNetwork:
+    return TorchNetwork.load(path, Device.CPU, Precision.FP32, threads=torch.get_num_threads())
 
 
 @pytest.fixture(autouse=True)
@@ -66,10 +66,10 @@ def free_memory() -> Iterator[None]:
 )
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
 def test_a_precision_comes_close_to_fp32_on_the_cpu(
-    path: Path, reference: EsrganModel, name: str, precision: Precision, decibels: float
+    path: Path, reference: TorchNetwork, name: str, precision: Precision, decibels: float
 ) -> None:
     batch = crop(name)[np.newaxis]
-    model = EsrganModel.load(path, Device.CUDA, precision, threads=1)
+    model = TorchNetwork.load(path, Device.CUDA, precision, threads=1)
 
     ours = resampling.resize(model.upscale(batch)[0], 256, 256)
     expected = resampling.resize(reference.upscale(batch)[0], 256, 256)
@@ -78,7 +78,7 @@ def test_a_precision_comes_close_to_fp32_on_the_cpu(
 
 
 def test_tiles_of_mixed_images_in_one_batch_stay_what_they_are_alone(path: Path) -> None:
-    model = EsrganModel.load(path, Device.CUDA, Precision.FP16, threads=1)
+    model = TorchNetwork.load(path, Device.CUDA, Precision.FP16, threads=1)
     batcher = Batcher(
         lambda patches: list(model.upscale(np.stack([patch.pixels for patch in patches]))),
         max_batch_pixels=8 * 128 * 128,
@@ -104,7 +104,7 @@ def test_tiles_of_mixed_images_in_one_batch_stay_what_they_are_alone(path: Path)
 
 
 def test_running_out_of_memory_changes_no_pixel_that_matters(path: Path) -> None:
-    model = EsrganModel.load(path, Device.CUDA, Precision.FP16, threads=1)
+    model = TorchNetwork.load(path, Device.CUDA, Precision.FP16, threads=1)
     batch = np.stack([crop(name, side=256) for name in ("astronaut", "chelsea", "coffee")] * 4)
     expected = model.upscale(batch)
     torch.cuda.empty_cache()
@@ -159,7 +159,7 @@ def test_diffusion_gives_what_the_library_gives_on_the_same_device(
     bare = StableDiffusionUpscalePipeline.from_pretrained(tiny_pipeline, dtype=DTYPES[precision])
     bare.to("cuda").set_progress_bar_config(disable=True)
 
-    model = LatentModel.load(tiny_pipeline, Device.CUDA, precision, threads=1)
+    model = LatentNetwork.load(tiny_pipeline, Device.CUDA, precision, threads=1)
     (ours,) = model.upscale([job])
 
     expected = bare(
@@ -174,7 +174,7 @@ def test_diffusion_gives_what_the_library_gives_on_the_same_device(
 
 
 def test_diffusion_jobs_in_one_batch_stay_near_what_they_are_alone(tiny_pipeline: Path) -> None:
-    model = LatentModel.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1)
+    model = LatentNetwork.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1)
     jobs = diffusion_jobs(6)
     alone = [model.upscale([job])[0].astype(int) for job in jobs]
 
@@ -187,7 +187,7 @@ def test_diffusion_jobs_in_one_batch_stay_near_what_they_are_alone(tiny_pipeline
 def test_strips_on_the_gpu_give_the_whole_decoders_result(tiny_pipeline: Path) -> None:
     jobs = diffusion_jobs(1)
     loaded = [
-        LatentModel.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1, vae_tiling=tiling)
+        LatentNetwork.load(tiny_pipeline, Device.CUDA, Precision.FP32, threads=1, vae_tiling=tiling)
         for tiling in (False, True)
     ]
 

@@ -24,7 +24,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.verify import verify
 from beam_upscale.inference.elements import METRICS
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.inference.networks.numerics import require_finite
 
@@ -47,15 +47,15 @@ def write_metadata(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def give_no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has the network fail on all pictures but a gray one."""
-    denoise = LatentModel._denoise
+    denoise = LatentNetwork._denoise
 
-    def failing(self: LatentModel, jobs: Sequence[Job], *arguments: Any) -> Any:
+    def failing(self: LatentNetwork, jobs: Sequence[Job], *arguments: Any) -> Any:
         latents = denoise(self, jobs, *arguments)
         if any(job.pixels.std() for job in jobs):
             require_finite(latents * float("nan"))
         return latents
 
-    monkeypatch.setattr(LatentModel, "_denoise", failing)
+    monkeypatch.setattr(LatentNetwork, "_denoise", failing)
 
 
 def pixels(output: Path, name: str) -> np.ndarray:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import Box, Piece, whole
@@ -19,8 +19,8 @@ Pixels = NDArray[np.uint8 | np.uint16]
 QUICK = Parameters("a cat", "a dog", steps=2, seed=7)
 
 
-def load(folder: Path, **options: Any) -> LatentModel:
-    return LatentModel.load(folder, Device.CPU, Precision.FP32, threads=1, **options)
+def load(folder: Path, **options: Any) -> LatentNetwork:
+    return LatentNetwork.load(folder, Device.CPU, Precision.FP32, threads=1, **options)
 
 
 def job(pixels: Pixels, parameters: Parameters = QUICK, **changes: Any) -> Job:

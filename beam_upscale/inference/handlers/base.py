@@ -71,7 +71,7 @@ class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
         return METRICS
 
 
-class UpscaleModelHandler(TiledImageHandler[Loaded], abc.ABC):
+class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     """The base of handlers that upscale images on a worker.
 
     Args:

@@ -10,7 +10,7 @@ from beam_upscale.images import resampling
 from beam_upscale.images.resampling import Filter
 from beam_upscale.inference.batching import Batched
 from beam_upscale.inference.elements import Tile, TiledImage
-from beam_upscale.inference.handlers.base import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.local_engines import LocalBaseline
 from beam_upscale.inference.networks.failures import DeviceState, state_of
 
@@ -44,7 +44,7 @@ class Resampler:
         self._state.lose(error)
 
 
-class BaselineHandler(UpscaleModelHandler[Resampler]):
+class BaselineHandler(EngineHandler[Resampler]):
     """Upscales images with a filter, to the engine's scale; a prompt changes nothing."""
 
     def __init__(self, model: LocalBaseline, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ from beam_upscale.errors import BrokenProcessError
 from beam_upscale.images import tiling
 from beam_upscale.inference.batching import Batched, Batcher, Patch
 from beam_upscale.inference.elements import Tile, TiledImage
-from beam_upscale.inference.handlers.base import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
 from beam_upscale.inference.local_engines import LocalEsrgan
 from beam_upscale.inference.networks import backend
@@ -35,15 +35,15 @@ def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
     # A worker imports what runs its network, and nothing that it does not need.
     if model.network_backend is NetworkBackend.OPENVINO:
         backend.require_openvino()
-        from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+        from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 
-        return OpenVinoModel.load(path, model.precision, model.threads)
-    from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+        return OpenVinoNetwork.load(path, model.precision, model.threads)
+    from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
-    return EsrganModel.load(path, model.device, model.precision, model.threads)
+    return TorchNetwork.load(path, model.device, model.precision, model.threads)
 
 
-class EsrganHandler(UpscaleModelHandler[Batcher[Patch]]):
+class EsrganHandler(EngineHandler[Batcher[Patch]]):
     """Upscales images with a local ESRGAN-family network."""
 
     def __init__(self, model: LocalEsrgan, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from beam_upscale.images import color
 from beam_upscale.inference import steps
 from beam_upscale.inference.batching import Batched, Batcher
 from beam_upscale.inference.elements import Tile, TiledImage
-from beam_upscale.inference.handlers.base import UpscaledTile, UpscaleModelHandler
+from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
 from beam_upscale.inference.local_engines import LocalLatent
 from beam_upscale.inference.networks.failures import DeviceState, state_of
@@ -19,7 +19,7 @@ from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import whole
 
 if TYPE_CHECKING:
-    from beam_upscale.inference.networks.diffusion.latent import LatentModel
+    from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
     from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
 TEXT_EMBEDDINGS = "text_embeddings"
@@ -36,7 +36,7 @@ class LatentUpscaler:
     """
 
     def __init__(
-        self, network: "LatentModel", max_batch_pixels: int, state: DeviceState | None = None
+        self, network: "LatentNetwork", max_batch_pixels: int, state: DeviceState | None = None
     ) -> None:
         self._network = network
         self._state = state or DeviceState()
@@ -64,7 +64,7 @@ class LatentUpscaler:
             steps.report(0, 0)
 
 
-class LatentHandler(UpscaleModelHandler[LatentUpscaler]):
+class LatentHandler(EngineHandler[LatentUpscaler]):
     """Upscales images with a local latent diffusion upscaler."""
 
     def __init__(self, model: LocalLatent, **kwargs: Any) -> None:
@@ -74,12 +74,12 @@ class LatentHandler(UpscaleModelHandler[LatentUpscaler]):
     def load_model(self) -> LatentUpscaler:
         """Brings the weights to this machine, loads the network and puts the batcher before it."""
         # Only a worker that runs the network needs torch and diffusers.
-        from beam_upscale.inference.networks.diffusion.latent import LatentModel
+        from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 
         model = self._model
         path, state = weights_path(model), state_of(model.device)
         with on_device(state):
-            network = LatentModel.load(
+            network = LatentNetwork.load(
                 path, model.device, model.precision, model.threads, vae_tiling=model.vae_tiling
             )
         return LatentUpscaler(network, model.max_batch_pixels, state)

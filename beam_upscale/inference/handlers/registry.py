@@ -8,7 +8,7 @@ batch there changes no result on a CPU.
 from typing import Any
 
 from beam_upscale.inference.elements import METRICS, Inference, PendingInference, Tile, TiledImage
-from beam_upscale.inference.handlers.base import TiledImageHandler, UpscaleModelHandler
+from beam_upscale.inference.handlers.base import EngineHandler, TiledImageHandler
 from beam_upscale.inference.handlers.baseline import BaselineHandler
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.handlers.latent import LatentHandler
@@ -17,6 +17,7 @@ from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, Loc
 __all__ = [
     "METRICS",
     "BaselineHandler",
+    "EngineHandler",
     "EsrganHandler",
     "Inference",
     "LatentHandler",
@@ -24,17 +25,16 @@ __all__ = [
     "Tile",
     "TiledImage",
     "TiledImageHandler",
-    "UpscaleModelHandler",
     "handler_for",
 ]
 
-_HANDLERS: dict[type[LocalModel], type[UpscaleModelHandler[Any]]] = {
+_HANDLERS: dict[type[LocalModel], type[EngineHandler[Any]]] = {
     LocalBaseline: BaselineHandler,
     LocalEsrgan: EsrganHandler,
     LocalLatent: LatentHandler,
 }
 
 
-def handler_for(model: LocalModel, **kwargs: Any) -> UpscaleModelHandler[Any]:
+def handler_for(model: LocalModel, **kwargs: Any) -> EngineHandler[Any]:
     """The handler that runs what was pinned; `kwargs` are Beam's own options of one."""
     return _HANDLERS[type(model)](model, **kwargs)

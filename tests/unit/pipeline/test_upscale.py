@@ -29,7 +29,7 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.pipeline.one_image import prepare as one_image_prepare
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
@@ -616,7 +616,7 @@ def test_upscale_is_a_drop_in_transform(
     tiny_weights: Path, photograph: Callable[..., Image.Image]
 ) -> None:
     pictures = [photograph(number, 20 + number, 16) for number in range(3)]
-    network = EsrganModel.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
+    network = TorchNetwork.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
     expected = [network.upscale(np.asarray(picture)[np.newaxis])[0] for picture in pictures]
     rows = [
         {"key": number, "tags": ["x", None], "bytes": encoded(picture)}

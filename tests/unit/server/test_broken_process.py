@@ -29,9 +29,9 @@ from serving import (
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of
 from beam_upscale.images.decoding import child_process
-from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 from beam_upscale.inference.networks.super_resolution import SuperResolution
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.calls import Calls
 from beam_upscale.server.worker import Worker
@@ -145,7 +145,7 @@ def lose_device_while_loading() -> None:
     def lose(*_: Any) -> None:
         raise LOST
 
-    EsrganModel.load = OpenVinoModel.load = lose
+    TorchNetwork.load = OpenVinoNetwork.load = lose
 
 
 def test_the_command_ends_with_its_code_when_the_device_is_lost(

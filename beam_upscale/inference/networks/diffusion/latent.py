@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 _COLOR_CHANNELS = 3
 
 
-class LatentModel:
+class LatentNetwork:
     """A diffusion pipeline on a device.
 
     One image, or one batch, is computed at a time; other threads wait.

@@ -45,13 +45,13 @@ def loading(path: Path, wanted: Wanted) -> Iterator[None]:
     """
     # Imported before the thread begins: two threads that import the same modules at once may see
     # them half done.
-    from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+    from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 
     def load() -> SuperResolution:
         # A damaged file may be replaced by a good one, under the same name, before `take`.
         if sha256_of(path) != wanted.sha256:
             raise ValueError(f"{path} has another SHA-256")
-        return OpenVinoModel.load(path, wanted.precision, wanted.threads)
+        return OpenVinoNetwork.load(path, wanted.precision, wanted.threads)
 
     executor = ThreadPoolExecutor(1, "load")
     _begun[wanted] = executor.submit(load)

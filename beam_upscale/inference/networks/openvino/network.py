@@ -30,7 +30,7 @@ Values = NDArray[np.float32]
 
 _TYPES = {Precision.FP32: "f32", Precision.BF16: "bf16"}
 
-# Pixels of the trunk's resolution up to which it runs in one piece, in up to 1 GB. A larger one
+# Pixels of the trunk's resolution up to which it runs as a whole, in up to 1 GB. A larger one
 # runs block by block, each in strips of so many pixels, of half as many in fp32: an eighth or a
 # quarter more work, for their halos.
 _TRUNK_PIXELS = 1 << 18
@@ -43,15 +43,15 @@ _KEPT_SIZES = 16
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """A part of a network's result, from line `top` and column `left` on."""
+class _ResultStrip:
+    """A strip of a network's result, from line `top` and column `left` on."""
 
     values: Values
     top: int = 0
     left: int = 0
 
 
-class OpenVinoModel(SuperResolution):
+class OpenVinoNetwork(SuperResolution):
     """A super-resolution network that OpenVINO runs.
 
     Images run one by one, so that none depends on its neighbors.
@@ -114,8 +114,8 @@ class OpenVinoModel(SuperResolution):
         image = np.moveaxis(pixels, 2, 0)[np.newaxis].astype(np.float32) / levels
         image = np.broadcast_to(image, (1, self.info.channels, *image.shape[2:]))
         try:
-            for piece in self._pieces(np.ascontiguousarray(image)):
-                _write(piece, levels, result)
+            for strip in self._strips(np.ascontiguousarray(image)):
+                _write(strip, levels, result)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -123,17 +123,17 @@ class OpenVinoModel(SuperResolution):
             advice = "Use smaller tiles or a machine with more memory."
             raise does_not_fit(width, height, Device.CPU, str(error), advice) from error
 
-    def _pieces(self, image: Values) -> Iterator[_Piece]:
+    def _strips(self, image: Values) -> Iterator[_ResultStrip]:
         match self._architecture:
             case Esrgan() as network:
-                yield from self._esrgan_pieces(network, image)
+                yield from self._esrgan_strips(network, image)
             case Compact():
                 values = self._tail(self._trunk(self._first(image)), image)
                 _require_finite(values)
                 # As spandrel does before anything else is done to them.
-                yield _Piece(np.clip(values, 0, 1))
+                yield _ResultStrip(np.clip(values, 0, 1))
 
-    def _esrgan_pieces(self, network: Esrgan, image: Values) -> Iterator[_Piece]:
+    def _esrgan_strips(self, network: Esrgan, image: Values) -> Iterator[_ResultStrip]:
         image = _unshuffled(_padded(image, network.multiple_of), network.shuffle)
         assert self._sum is not None
         features = self._trunk_features(network, image)
@@ -143,7 +143,11 @@ class OpenVinoModel(SuperResolution):
             part = np.ascontiguousarray(strip.read(features, cut.dim))
             values = strip.trim(self._sum.of(self._tail(part)), cut.dim, scale)
             offset = strip.start * scale
-            yield _Piece(values, offset) if cut.dim == HEIGHT else _Piece(values, 0, offset)
+            yield (
+                _ResultStrip(values, offset)
+                if cut.dim == HEIGHT
+                else _ResultStrip(values, 0, offset)
+            )
 
     def _trunk_features(self, network: Esrgan, image: Values) -> Values:
         """Runs the first convolution and the trunk on an image, (1, C, H, W)."""
@@ -243,14 +247,14 @@ def _unshuffled(image: Values, factor: int) -> Values:
     return np.ascontiguousarray(ordered).reshape(1, channels * factor**2, rows, columns)
 
 
-def _write(piece: _Piece, levels: np.float32, result: NDArray[Any]) -> None:
-    """Rounds a piece into its place in (H, W, C)."""
-    values = piece.values
+def _write(strip: _ResultStrip, levels: np.float32, result: NDArray[Any]) -> None:
+    """Rounds a strip into its place in (H, W, C)."""
+    values = strip.values
     _require_finite(values)
     if result.shape[2] == 1:
         values = values.mean(1, keepdims=True)
     rounded = np.rint(np.clip(values[0], 0, 1) * levels)
-    part = result[piece.top :, piece.left :][: rounded.shape[1], : rounded.shape[2]]
+    part = result[strip.top :, strip.left :][: rounded.shape[1], : rounded.shape[2]]
     part[...] = np.moveaxis(rounded, 0, 2)[: part.shape[0], : part.shape[1]]
 
 

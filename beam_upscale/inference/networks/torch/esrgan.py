@@ -43,7 +43,7 @@ def inspect(path: Path) -> NetworkInfo:
     return _info(_load_descriptor(path))
 
 
-class EsrganModel(SuperResolution):
+class TorchNetwork(SuperResolution):
     """A super-resolution network on a device, run by PyTorch.
 
     On a CPU images run one by one, so that none depends on its neighbors. On running out of memory
@@ -52,7 +52,7 @@ class EsrganModel(SuperResolution):
     Attributes:
         device: where the network runs.
         precision: what it computes in.
-        network: the network, which yields its result in pieces.
+        network: the network, which yields its result in strips.
         threads: CPU threads of one forward pass, whichever thread asks for it.
     """
 
@@ -135,10 +135,10 @@ class EsrganModel(SuperResolution):
         pixels = torch.from_numpy(batch.astype(integers)).to(self.device.value)
         shape = (count, height * self.scale, width * self.scale, channels)
         result = torch.empty(shape, dtype=pixels.dtype, device=pixels.device)
-        for piece in self.network.run(self._to_input(pixels, levels), strip_pixels):
-            values = piece.values.mean(1, keepdim=True) if channels == 1 else piece.values
+        for strip in self.network.run(self._to_input(pixels, levels), strip_pixels):
+            values = strip.values.mean(1, keepdim=True) if channels == 1 else strip.values
             rounded = values.clamp(0, 1).mul_(levels).round_().permute(0, 2, 3, 1)
-            part = result[:, piece.top :, piece.left :][:, : rounded.shape[1], : rounded.shape[2]]
+            part = result[:, strip.top :, strip.left :][:, : rounded.shape[1], : rounded.shape[2]]
             part.copy_(rounded[:, : part.shape[1], : part.shape[2]])
         return result.cpu().numpy().astype(batch.dtype, copy=False)
 

@@ -31,8 +31,8 @@ _RESIDUAL_SCALE = 0.2
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of the network's result.
+class ResultStrip:
+    """A strip of the network's result.
 
     Attributes:
         values: (N, C, H, W), float32, not clamped.
@@ -46,7 +46,7 @@ class Piece:
 
 
 class Network(Protocol):
-    """A network that yields its result in pieces.
+    """A network that yields its result in strips.
 
     Attributes:
         halo: input pixels that a tile needs on each side for a result without seams.
@@ -58,7 +58,7 @@ class Network(Protocol):
     batches: bool
     shrinks: bool
 
-    def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+    def run(self, images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
         """Upscales images.
 
         Args:
@@ -66,7 +66,7 @@ class Network(Protocol):
             strip_pixels: bounds the memory, never the result.
 
         Yields:
-            Pieces that cover the result (N, C, H · scale, W · scale) once; where the network
+            Strips that cover the result (N, C, H · scale, W · scale) once; where the network
             pads its input, further pixels below and to the right.
 
         Raises:
@@ -122,8 +122,8 @@ def transform_in_strips(
         return transform(images)
     result = torch.empty_like(images)
     for strip in cut.strips(halo):
-        piece = strip.trim(transform(strip.read(images, cut.dim)), cut.dim, scale=1)
-        lines(result, cut.dim, strip.start, strip.stop).copy_(piece)
+        rows = strip.trim(transform(strip.read(images, cut.dim)), cut.dim, scale=1)
+        lines(result, cut.dim, strip.start, strip.stop).copy_(rows)
     return result
 
 
@@ -159,7 +159,7 @@ class StripedEsrgan:
         for module in (*blocks, body_last, self._tail):
             module.to(dtype)
 
-    def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+    def run(self, images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
         """See `Network.run`."""
         images = pad(images, self._size_requirements)
         # Unshuffling loses the memory format, without which convolutions on a CPU are slow.
@@ -172,7 +172,11 @@ class StripedEsrgan:
             values = strip.trim(values, cut.dim, self._scale)
             require_finite(values)
             offset = strip.start * self._scale
-            yield Piece(values, offset, 0) if cut.dim == HEIGHT else Piece(values, 0, offset)
+            yield (
+                ResultStrip(values, offset, 0)
+                if cut.dim == HEIGHT
+                else ResultStrip(values, 0, offset)
+            )
 
     def _trunk(self, images: Tensor, strip_pixels: int) -> Tensor:
         """Computes the features at the trunk's resolution, float32."""
@@ -209,9 +213,9 @@ class WholeNetwork:
         self._dtype = dtype
         descriptor.model.register_forward_hook(_require_finite_result)
 
-    def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+    def run(self, images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
         """See `Network.run`."""
-        yield Piece(self._descriptor(images.to(self._dtype)).float())
+        yield ResultStrip(self._descriptor(images.to(self._dtype)).float())
 
 
 def pad(images: Tensor, requirements: SizeRequirements) -> Tensor:

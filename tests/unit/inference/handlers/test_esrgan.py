@@ -26,7 +26,7 @@ from beam_upscale.inference.local_engines import LocalEsrgan
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.super_resolution import SuperResolution
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.inference.weights import cache, registry, resolution, values
 from beam_upscale.planning.tile_layout import Box
 
@@ -51,8 +51,8 @@ def model(tiny_weights: Path) -> LocalEsrgan:
 
 
 @pytest.fixture
-def network(tiny_weights: Path) -> EsrganModel:
-    return EsrganModel.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
+def network(tiny_weights: Path) -> TorchNetwork:
+    return TorchNetwork.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
 
 
 def whole(pixels: np.ndarray, context: Any = None) -> TiledImage:
@@ -92,7 +92,9 @@ def spy(
 # Results
 
 
-def test_an_image_is_what_the_network_makes_of_it(model: LocalEsrgan, network: EsrganModel) -> None:
+def test_an_image_is_what_the_network_makes_of_it(
+    model: LocalEsrgan, network: TorchNetwork
+) -> None:
     pixels = noise(20, 30, 3)
 
     (inference,) = infer(EsrganHandler(model), [whole(pixels)])
@@ -112,7 +114,7 @@ def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalEsrgan) -> None:
     assert (gray.cores[0].dtype, gray.cores[0].shape) == (np.uint8, (18, 16, 1))
 
 
-def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: EsrganModel) -> None:
+def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: TorchNetwork) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage([Tile(pixels, Box(5, 4, 10, 8))], scale=2)
 
@@ -123,7 +125,9 @@ def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: EsrganMode
     assert inference.cores[0].base is None
 
 
-def test_a_larger_scale_than_asked_for_is_reduced(model: LocalEsrgan, network: EsrganModel) -> None:
+def test_a_larger_scale_than_asked_for_is_reduced(
+    model: LocalEsrgan, network: TorchNetwork
+) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage(whole(pixels).tiles, scale=1)
 
@@ -215,7 +219,7 @@ LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encounte
 
 
 class Failing:
-    """The network of `EsrganModel`, which raises an error after so many passes.
+    """The network of `TorchNetwork`, which raises an error after so many passes.
 
     Attributes:
         shapes: of all passes, the failing ones too.
@@ -225,15 +229,15 @@ class Failing:
         self, monkeypatch: pytest.MonkeyPatch, error: Exception, sound: int = 0, least: int = 0
     ) -> None:
         self.shapes: list[tuple[int, ...]] = []
-        forward = EsrganModel._forward
+        forward = TorchNetwork._forward
 
-        def failing(model: EsrganModel, batch: np.ndarray, strip_pixels: int) -> np.ndarray:
+        def failing(model: TorchNetwork, batch: np.ndarray, strip_pixels: int) -> np.ndarray:
             self.shapes.append(batch.shape)
             if len(self.shapes) > sound and batch.size >= least:
                 raise error
             return forward(model, batch, strip_pixels)
 
-        monkeypatch.setattr(EsrganModel, "_forward", failing)
+        monkeypatch.setattr(TorchNetwork, "_forward", failing)
 
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
@@ -314,7 +318,7 @@ def test_a_device_that_is_lost_before_the_network_is_on_it(
     def lose(*_: Any) -> None:
         raise LOST
 
-    monkeypatch.setattr(EsrganModel, "load", lose)
+    monkeypatch.setattr(TorchNetwork, "load", lose)
 
     with pytest.raises(BrokenProcessError, match="illegal memory access"):
         EsrganHandler(model).load_model()
@@ -360,7 +364,7 @@ def test_errors_of_a_network_in_another_process_arrive_as_they_are(
 
 
 def test_tiles_of_different_images_share_a_batch(
-    model: LocalEsrgan, network: EsrganModel, monkeypatch: pytest.MonkeyPatch
+    model: LocalEsrgan, network: TorchNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [noise(8, 8, 3) // (number + 1) for number in range(5)]
     handler = EsrganHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
@@ -438,7 +442,7 @@ def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalEsrgan) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"large_model": True}])
-def test_run_inference(model: LocalEsrgan, network: EsrganModel, options: dict[str, Any]) -> None:
+def test_run_inference(model: LocalEsrgan, network: TorchNetwork, options: dict[str, Any]) -> None:
     images = [noise(8 + number, 8, 3) for number in range(3)]
     expected = [network.upscale(pixels[np.newaxis])[0] for pixels in images]
 

@@ -13,15 +13,15 @@ from spandrel.architectures.ESRGAN import ESRGAN
 from torch import Tensor, nn
 
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel, inspect
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork, inspect
 from beam_upscale.inference.weights import registry
 
 PICTURES = ["chelsea.png", "hubble_deep_field.jpg", "logo.png", "page.png"]
 
 
 @pytest.fixture(scope="module")
-def model(packaged_weights: Path) -> EsrganModel:
-    return EsrganModel.load(packaged_weights, Device.CPU, Precision.FP32, threads=1)
+def model(packaged_weights: Path) -> TorchNetwork:
+    return TorchNetwork.load(packaged_weights, Device.CPU, Precision.FP32, threads=1)
 
 
 def test_default_weights_are_those_of_real_esrgan_x4plus(packaged_weights: Path) -> None:
@@ -93,7 +93,7 @@ def test_the_package_has_no_other_animevideov3_than_that_of_scale_4(scale: int) 
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_result_reduced_again_is_near_the_picture(model: EsrganModel, name: str) -> None:
+def test_a_result_reduced_again_is_near_the_picture(model: TorchNetwork, name: str) -> None:
     pixels = picture(name, side=48)
 
     result = model.upscale(pixels[None])[0]
@@ -111,10 +111,10 @@ def test_a_result_reduced_again_is_near_the_picture(model: EsrganModel, name: st
     [PICTURES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in PICTURES[1:])],
 )
 def test_bf16_is_within_48_decibels_of_fp32(
-    model: EsrganModel, packaged_weights: Path, name: str
+    model: TorchNetwork, packaged_weights: Path, name: str
 ) -> None:
     pixels = picture(name, side=64)[None]
-    reduced_precision = EsrganModel.load(packaged_weights, Device.CPU, Precision.BF16, threads=1)
+    reduced_precision = TorchNetwork.load(packaged_weights, Device.CPU, Precision.BF16, threads=1)
 
     result = reduced_precision.upscale(pixels)[0]
 

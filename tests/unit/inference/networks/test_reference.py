@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torchvision.transforms import functional
 
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("realesrgan") is None,
@@ -43,7 +43,7 @@ def test_fp32_result_is_within_a_level_of_the_reference(
     reference: Any, packaged_weights: Path, name: str
 ) -> None:
     pixels = picture(name, side=48)
-    model = EsrganModel.load(packaged_weights, Device.CPU, Precision.FP32, threads=1)
+    model = TorchNetwork.load(packaged_weights, Device.CPU, Precision.FP32, threads=1)
 
     result = model.upscale(pixels[None])[0]
 

@@ -16,7 +16,7 @@ from pictures import halved, picture
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.recognition import ESRGAN_HALO
 from beam_upscale.inference.networks.super_resolution import SuperResolution
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
 # A face, stars and small print: what differs most in pictures of `pictures`.
 PICTURES = ["astronaut.png", "hubble_deep_field.jpg", "page.png"]
@@ -41,8 +41,8 @@ class Seam:
 
 
 @pytest.fixture(scope="module")
-def model(packaged_weights: Path) -> EsrganModel:
-    return EsrganModel.load(packaged_weights, Device.CPU, Precision.FP32, threads=2)
+def model(packaged_weights: Path) -> TorchNetwork:
+    return TorchNetwork.load(packaged_weights, Device.CPU, Precision.FP32, threads=2)
 
 
 def middle(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
@@ -74,7 +74,7 @@ def seams(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PICTURES)
 def test_tiles_with_the_halo_show_no_seams(
-    model: EsrganModel, name: str, capsys: pytest.CaptureFixture[str]
+    model: TorchNetwork, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_no_seams(model, name, capsys)
 
@@ -84,9 +84,9 @@ def test_tiles_with_the_halo_show_no_seams_with_openvino(
     packaged_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("openvino")
-    from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+    from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 
-    model = OpenVinoModel.load(packaged_weights, Precision.FP32, threads=2)
+    model = OpenVinoNetwork.load(packaged_weights, Precision.FP32, threads=2)
     assert_no_seams(model, "page.png", capsys)
 
 
@@ -101,7 +101,7 @@ def assert_no_seams(model: SuperResolution, name: str, capsys: pytest.CaptureFix
 
 
 @pytest.mark.slow
-def test_a_halo_of_ten_pixels_shows_seams(model: EsrganModel) -> None:
+def test_a_halo_of_ten_pixels_shows_seams(model: TorchNetwork) -> None:
     enlarged, reduced = seams(model, "chelsea.png", core=24, halo=10, margin=28)
 
     assert enlarged.worst > 20

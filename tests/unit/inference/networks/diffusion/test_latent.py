@@ -19,13 +19,13 @@ from small_pipelines import SCHEDULERS, change_config, small_autoencoder, small_
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.planning.parameters import Parameters
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline: Path) -> LatentModel:
+def model(tiny_pipeline: Path) -> LatentNetwork:
     return load(tiny_pipeline)
 
 
@@ -92,7 +92,7 @@ def test_a_seed_gives_what_the_library_s_call_gives(
     ],
     ids=str,
 )
-def test_every_parameter_changes_the_result(model: LatentModel, changes: dict[str, Any]) -> None:
+def test_every_parameter_changes_the_result(model: LatentNetwork, changes: dict[str, Any]) -> None:
     pixels = picture(16, 16)
 
     plain, changed = model.upscale([job(pixels), job(pixels, **changes)])
@@ -108,7 +108,7 @@ def test_fp16_decodes_in_fp32_where_the_autoencoder_asks_for_it(
     )
     pixels = picture(16, 16)
 
-    half = LatentModel.load(tiny_pipeline, Device.CPU, Precision.FP16, threads=1)
+    half = LatentNetwork.load(tiny_pipeline, Device.CPU, Precision.FP16, threads=1)
 
     assert half._pipeline.unet.dtype == torch.float16
     assert half._pipeline.vae.dtype == torch.float32
@@ -117,7 +117,7 @@ def test_fp16_decodes_in_fp32_where_the_autoencoder_asks_for_it(
     np.testing.assert_array_equal(half.upscale([asked])[0], expected)
 
 
-def test_no_image_depends_on_its_neighbors(model: LatentModel) -> None:
+def test_no_image_depends_on_its_neighbors(model: LatentNetwork) -> None:
     jobs = [
         job(picture(8 + 3 * number, 16, seed=number), seed=1 + number, steps=1 + number % 2)
         for number in range(12)
@@ -133,7 +133,7 @@ def test_no_image_depends_on_its_neighbors(model: LatentModel) -> None:
     assert len(set(alone)) == 12
 
 
-def test_threads_do_not_disturb_one_another(model: LatentModel) -> None:
+def test_threads_do_not_disturb_one_another(model: LatentNetwork) -> None:
     jobs = [job(picture(16, 16, seed=number), seed=1 + number) for number in range(6)]
     expected = [result.tobytes() for result in model.upscale(jobs)]
 
@@ -146,7 +146,7 @@ def test_threads_do_not_disturb_one_another(model: LatentModel) -> None:
 def test_the_thread_that_computes_uses_the_threads_asked_for(
     tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = LatentModel.load(tiny_pipeline, Device.CPU, Precision.FP32, threads=2)
+    model = LatentNetwork.load(tiny_pipeline, Device.CPU, Precision.FP32, threads=2)
     found = []
     forward = model._pipeline.unet.forward
     monkeypatch.setattr(
@@ -164,7 +164,7 @@ def test_the_thread_that_computes_uses_the_threads_asked_for(
     assert set(found) == {2}
 
 
-class Batching(LatentModel):
+class Batching(LatentNetwork):
     """Computes on the CPU as on CUDA, in batches."""
 
     def __init__(self, *args: Any) -> None:
@@ -186,7 +186,7 @@ def batching(tiny_pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> Batching:
     return Batching.load(tiny_pipeline, Device.CPU, Precision.FP32, threads=1)
 
 
-def test_images_of_one_kind_share_a_batch(batching: Batching, model: LatentModel) -> None:
+def test_images_of_one_kind_share_a_batch(batching: Batching, model: LatentNetwork) -> None:
     jobs = [job(picture(16, 8, seed=number), seed=1 + number) for number in range(3)]
     jobs.insert(1, job(picture(8, 8)))
     jobs.append(job(picture(16, 8), steps=3))
@@ -201,7 +201,7 @@ def test_images_of_one_kind_share_a_batch(batching: Batching, model: LatentModel
         assert np.abs(result.astype(int) - expected).max() <= 1
 
 
-def test_a_batch_that_does_not_fit_is_halved(batching: Batching, model: LatentModel) -> None:
+def test_a_batch_that_does_not_fit_is_halved(batching: Batching, model: LatentNetwork) -> None:
     batching.fits = 2
     jobs = [job(picture(8, 8, seed=number), seed=1 + number, steps=1) for number in range(5)]
 
@@ -221,7 +221,7 @@ def test_one_image_that_does_not_fit_is_an_error(batching: Batching) -> None:
     assert caught.value.code is ErrorCode.OUT_OF_MEMORY
 
 
-def test_kinds(model: LatentModel) -> None:
+def test_kinds(model: LatentNetwork) -> None:
     pixels = picture(16, 8)
     tiles = Job(pixels, QUICK, grid(16, 8, core=8, halo=4))
 
@@ -242,7 +242,7 @@ def test_kinds(model: LatentModel) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (9, 7), (8, 13), (2, 3)], ids=str)
-def test_any_size_is_enlarged_by_the_scale(model: LatentModel, size: tuple[int, int]) -> None:
+def test_any_size_is_enlarged_by_the_scale(model: LatentNetwork, size: tuple[int, int]) -> None:
     width, height = size
 
     (result,) = model.upscale([job(picture(width, height))])
@@ -252,7 +252,7 @@ def test_any_size_is_enlarged_by_the_scale(model: LatentModel, size: tuple[int, 
 
 
 def test_padding_is_reflection_and_is_never_decoded(
-    model: LatentModel, monkeypatch: pytest.MonkeyPatch
+    model: LatentNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = picture(10, 5)
     decoded = []
@@ -268,7 +268,7 @@ def test_padding_is_reflection_and_is_never_decoded(
     torch.testing.assert_close(decoded[0], decoded[1][..., :5, :10], rtol=0, atol=0)
 
 
-def test_sixteen_bits_stay_sixteen_bits(model: LatentModel) -> None:
+def test_sixteen_bits_stay_sixteen_bits(model: LatentNetwork) -> None:
     eight = picture(16, 16)
     sixteen = eight.astype(np.uint16) * 257
 
@@ -279,7 +279,7 @@ def test_sixteen_bits_stay_sixteen_bits(model: LatentModel) -> None:
     assert np.abs(high / 257 - low).max() <= 0.51
 
 
-def test_grayscale_is_the_mean_of_three_copies(model: LatentModel) -> None:
+def test_grayscale_is_the_mean_of_three_copies(model: LatentNetwork) -> None:
     gray = picture(16, 16)[..., :1]
 
     result, color = model.upscale([job(gray), job(np.repeat(gray, 3, axis=-1))])
@@ -310,7 +310,7 @@ def test_texts_are_embedded_once(tiny_pipeline: Path) -> None:
     assert sorted(encoded) == ["", "a", "b", "c", "d"]
 
 
-def test_what_a_prompt_is_too_long_for_is_noted(model: LatentModel) -> None:
+def test_what_a_prompt_is_too_long_for_is_noted(model: LatentNetwork) -> None:
     # The small pipeline has a token for each letter, and two marks.
     longest, too_long = "a" * 75, "a" * 75 + "bcd"
 
@@ -353,7 +353,7 @@ def test_values_that_are_no_numbers_are_an_error(own_pipeline: Path, component: 
 
 
 def test_decoding_in_strips_changes_a_level_at_most(
-    tiny_pipeline: Path, model: LatentModel, monkeypatch: pytest.MonkeyPatch
+    tiny_pipeline: Path, model: LatentNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("beam_upscale.inference.networks.diffusion.vae.STRIP_PIXELS", 1000)
     jobs = [job(picture(32, 24)), job(picture(5, 40)), job(picture(1, 1))]
@@ -397,11 +397,11 @@ from pathlib import Path
 import numpy as np
 from beam_upscale.planning.tile_layout import whole
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.diffusion.latent import Job, LatentModel
+from beam_upscale.inference.networks.diffusion.latent import Job, LatentNetwork
 from beam_upscale.planning.parameters import Parameters
 
 pixels = np.random.default_rng(0).integers(0, 256, ({height}, {width}, 3), np.uint8)
-model = LatentModel.load(Path({str(folder)!r}), Device.CPU, Precision.FP32, threads=2)
+model = LatentNetwork.load(Path({str(folder)!r}), Device.CPU, Precision.FP32, threads=2)
 job = Job(pixels, Parameters(steps=1, cfg_scale=1, seed=1), whole({width}, {height}))
 (result,) = model.upscale([job])
 assert result.shape == ({4 * height}, {4 * width}, 3) and result.std() > 5

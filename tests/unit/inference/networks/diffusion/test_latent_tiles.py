@@ -10,16 +10,16 @@ import torch
 from latent_jobs import QUICK, grid, job, load, picture
 from small_pipelines import SCHEDULERS, small_pipeline
 
-from beam_upscale.inference.networks.diffusion.latent import LatentModel
+from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
 
 @pytest.fixture(scope="module")
-def model(tiny_pipeline: Path) -> LatentModel:
+def model(tiny_pipeline: Path) -> LatentNetwork:
     return load(tiny_pipeline)
 
 
-def seen_by_the_unet(model: LatentModel, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+def seen_by_the_unet(model: LatentNetwork, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
     """Collects what the UNet is given from now on."""
     seen: list[torch.Tensor] = []
     forward = model._pipeline.unet.forward
@@ -71,7 +71,7 @@ def test_the_noise_is_that_of_the_untiled_image(
     assert torch.equal(right, untiled[..., 16:])
 
 
-def test_windows_that_see_everything_give_the_untiled_result(model: LatentModel) -> None:
+def test_windows_that_see_everything_give_the_untiled_result(model: LatentNetwork) -> None:
     pixels = picture(32, 24)
     pieces = grid(32, 24, core=16, halo=32)
 
@@ -82,7 +82,7 @@ def test_windows_that_see_everything_give_the_untiled_result(model: LatentModel)
     assert np.abs(tiled.astype(int) - untiled).max() <= 1
 
 
-def test_tiles_have_no_seams(model: LatentModel) -> None:
+def test_tiles_have_no_seams(model: LatentNetwork) -> None:
     width, height, core = 96, 64, 32
     # A flat image: what jumps is the network's doing.
     pixels = np.full((height, width, 3), 128, np.uint8)

@@ -16,7 +16,7 @@ pytest.importorskip("openvino")
 from beam_upscale.inference.networks.device import Precision
 from beam_upscale.inference.networks.openvino import early
 from beam_upscale.inference.networks.openvino.early import Wanted, loading, take
-from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 from beam_upscale.inference.weights.digest import sha256_of
 
 Save = Callable[[nn.Module], Path]
@@ -34,7 +34,7 @@ def test_a_network_is_given_once(save: Save) -> None:
         assert take(wanted(path)) is None
 
     assert found is not None
-    expected = OpenVinoModel.load(path, Precision.FP32, 1).upscale(batch)
+    expected = OpenVinoNetwork.load(path, Precision.FP32, 1).upscale(batch)
     np.testing.assert_array_equal(found.upscale(batch), expected)
 
 

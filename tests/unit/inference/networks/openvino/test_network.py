@@ -17,9 +17,9 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.openvino import graphs, runtime
 from beam_upscale.inference.networks.openvino import network as openvino_network
-from beam_upscale.inference.networks.openvino.network import OpenVinoModel
+from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 from beam_upscale.inference.networks.super_resolution import ImageBatch
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
 Save = Callable[[nn.Module], Path]
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -34,8 +34,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 SHAPES = [(1, 1, 3), (1, 9, 1), (2, 3, 3), (17, 23, 3), (64, 40, 1)]
 
 
-def load(path: Path, precision: Precision = Precision.FP32, threads: int = 1) -> OpenVinoModel:
-    return OpenVinoModel.load(path, precision, threads)
+def load(path: Path, precision: Precision = Precision.FP32, threads: int = 1) -> OpenVinoNetwork:
+    return OpenVinoNetwork.load(path, precision, threads)
 
 
 def differences(result: ImageBatch, expected: ImageBatch) -> np.ndarray:
@@ -46,7 +46,7 @@ def differences(result: ImageBatch, expected: ImageBatch) -> np.ndarray:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_fp32_results_are_within_a_level_of_pytorchs(name: str, save: Save) -> None:
     path = save(NETWORKS[name]())
-    model, reference = load(path), EsrganModel.load(path, Device.CPU, Precision.FP32, threads=1)
+    model, reference = load(path), TorchNetwork.load(path, Device.CPU, Precision.FP32, threads=1)
 
     assert model.info == reference.info
     found = [differences(model.upscale(b), reference.upscale(b)) for b in map(_noise, SHAPES)]
@@ -168,11 +168,11 @@ def test_other_networks_are_refused_by_name(save: Save) -> None:
 def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:
     code = (
         "import faulthandler, os, signal, sys, threading, numpy as np; from pathlib import Path\n"
-        "from beam_upscale.inference.networks.openvino.network import OpenVinoModel\n"
+        "from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork\n"
         "from beam_upscale.inference.networks.device import Precision\n"
         "faulthandler.enable()\n"
         "signal.signal(signal.SIGINT, lambda *_: print('taken'))\n"
-        "models = [OpenVinoModel.load(Path(sys.argv[1]), Precision.FP32, 1)]\n"
+        "models = [OpenVinoNetwork.load(Path(sys.argv[1]), Precision.FP32, 1)]\n"
         "models[0].upscale(np.zeros((1, 8, 8, 3), np.uint8))\n"
         "thread = threading.Thread(target=models.clear)\n"
         "thread.start(); thread.join()\n"
@@ -188,9 +188,9 @@ def test_signals_are_taken_once_a_network_is_gone(save: Save) -> None:
 def test_neither_pytorch_nor_telemetry_is_imported(save: Save) -> None:
     code = (
         "import sys, numpy as np; from pathlib import Path\n"
-        "from beam_upscale.inference.networks.openvino.network import OpenVinoModel\n"
+        "from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork\n"
         "from beam_upscale.inference.networks.device import Precision\n"
-        "model = OpenVinoModel.load(Path(sys.argv[1]), Precision.FP32, 1)\n"
+        "model = OpenVinoNetwork.load(Path(sys.argv[1]), Precision.FP32, 1)\n"
         "model.upscale(np.zeros((1, 8, 8, 3), np.uint8))\n"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))\n"
     )

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.super_resolution import ImageBatch
-from beam_upscale.inference.networks.torch.esrgan import EsrganModel, inspect
-from beam_upscale.inference.networks.torch.networks import Piece
+from beam_upscale.inference.networks.torch.esrgan import TorchNetwork, inspect
+from beam_upscale.inference.networks.torch.networks import ResultStrip
 
 Save = Callable[[nn.Module], Path]
 
 
-def load(path: Path, precision: Precision = Precision.FP32) -> EsrganModel:
-    return EsrganModel.load(path, Device.CPU, precision, threads=1)
+def load(path: Path, precision: Precision = Precision.FP32) -> TorchNetwork:
+    return TorchNetwork.load(path, Device.CPU, precision, threads=1)
 
 
 def plain_result(path: Path, batch: ImageBatch) -> NDArray[np.int64]:
@@ -286,18 +286,18 @@ class Enlarging:
         self.shrinks = shrinks
         self.passes: list[tuple[int, int]] = []
 
-    def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+    def run(self, images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
         count, _, height, width = images.shape
         self.passes.append((count, strip_pixels))
         if count * min(strip_pixels, height * width) > self.memory:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.\nMore.")
-        yield Piece(images.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        yield ResultStrip(images.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def model_of(network: Enlarging, save: Save, monkeypatch: pytest.MonkeyPatch) -> EsrganModel:
+def model_of(network: Enlarging, save: Save, monkeypatch: pytest.MonkeyPatch) -> TorchNetwork:
     info = inspect(save(esrgan(2)))
-    model = EsrganModel(info, network, Device.CPU, Precision.FP32, threads=1)
-    monkeypatch.setattr(EsrganModel, "_shares_passes", True)
+    model = TorchNetwork(info, network, Device.CPU, Precision.FP32, threads=1)
+    monkeypatch.setattr(TorchNetwork, "_shares_passes", True)
     return model
 
 
@@ -305,7 +305,7 @@ def test_a_pass_has_its_model_s_threads_in_a_thread_that_another_model_has_used(
     save: Save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Counting(Enlarging):
-        def run(self, images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+        def run(self, images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
             found.append(torch.get_num_threads())
             return super().run(images, strip_pixels)
 
@@ -381,7 +381,7 @@ def test_one_pass_at_a_time(save: Save) -> None:
     guard = threading.Lock()
     run = model.network.run
 
-    def counting(images: Tensor, strip_pixels: int) -> Iterator[Piece]:
+    def counting(images: Tensor, strip_pixels: int) -> Iterator[ResultStrip]:
         nonlocal running, most
         with guard:
             running += 1
