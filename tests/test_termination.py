@@ -169,7 +169,7 @@ def test_once_the_grace_is_over_the_run_ends(
     tmp_path: Path, inputs: Path, tiny_weights: Path
 ) -> None:
     output = tmp_path / "out"
-    words = ["run", inputs, output, *quick(tiny_weights), "--grace-seconds", "0.5"]
+    words = ["run", inputs, output, *quick(tiny_weights), "--grace-seconds", "3"]
     hanging = Command(tmp_path, *words, prepare=functools.partial(hang, tmp_path / "begun"))
     until((tmp_path / "begun").exists)
 
