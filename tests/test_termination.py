@@ -1,5 +1,6 @@
 """Runs that SIGTERM ends: what is begun is finished in a grace, and the same command goes on."""
 
+import contextlib
 import functools
 import io
 import os
@@ -39,7 +40,13 @@ from beam_upscale.decoding import DecoderPool
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.models.super_resolution import SuperResolution
 from beam_upscale.run import _Execution, _watch
-from beam_upscale.termination import TERMINATED, TerminatedError, Termination, raising_at_sigterm
+from beam_upscale.termination import (
+    TERMINATED,
+    TerminatedError,
+    Termination,
+    raise_if_asked,
+    raising_at_sigterm,
+)
 from beam_upscale.verify import verify
 
 IMAGES = 12
@@ -373,6 +380,20 @@ def test_a_signal_before_the_beginning_is_raised_there_at_the_latest(handler: ob
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(TerminatedError):
             termination.begin(do_nothing)
+
+
+def test_a_signal_whose_error_was_lost_is_taken_at_the_next_occasion(handler: object) -> None:
+    with raising_at_sigterm():
+        # As a library does that catches whatever its import raises.
+        with contextlib.suppress(TerminatedError):
+            signal.raise_signal(signal.SIGTERM)
+        for occasion in (raising_at_sigterm, functools.partial(Termination, 0)):
+            with pytest.raises(TerminatedError), occasion():
+                pytest.fail("it goes on")
+        with pytest.raises(TerminatedError):
+            raise_if_asked()
+
+    raise_if_asked()
 
 
 def test_the_grace_ends_what_the_main_thread_waits_for(handler: object) -> None:

@@ -31,6 +31,7 @@ from beam_upscale.server.service import Service
 from beam_upscale.server.settings import ServeSettings
 from beam_upscale.server.web import WebBridge
 from beam_upscale.server.worker import Worker
+from beam_upscale.termination import raise_if_asked
 
 _LOOPBACK = "127.0.0.1"
 
@@ -104,6 +105,7 @@ def serve(
     try:
         worker = Worker.load(settings.upscale, settings.decode_seconds)
         try:
+            raise_if_asked()
             finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
         finally:
             worker.close()
