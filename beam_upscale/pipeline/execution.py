@@ -60,13 +60,12 @@ def watch(
     interrupted, done = False, Progress()
     while not execution.ended.is_set():
         try:
-            if execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
-                # With a completed run its progress files are gone.
-                break
-            done = read_progress(dataset, run_id)
-            on_progress(done)
-            with contextlib.suppress(HoldLostError):
-                stop_after_failures(dataset, done.failures, most_failures)
+            # Not after the end: with a completed run its progress files are gone.
+            while not execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
+                done = read_progress(dataset, run_id)
+                on_progress(done)
+                with contextlib.suppress(HoldLostError):
+                    stop_after_failures(dataset, done.failures, most_failures)
         except KeyboardInterrupt:
             if termination is not None and termination.is_asked:
                 raise TerminatedError from None

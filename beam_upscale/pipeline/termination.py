@@ -24,6 +24,10 @@ _SECONDS_BETWEEN_REMINDERS = 1.0
 
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
+# True once SIGTERM came within `raising_at_sigterm`. The error that its handler raises may be lost:
+# in a finalizer, or in a library that catches whatever an import raises.
+_is_asked = False
+
 
 class TerminatedError(SystemExit):
     """SIGTERM ends this process. Where nothing catches it, it is the exit code."""
@@ -40,10 +44,24 @@ def raising_at_sigterm() -> Iterator[None]:
     """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
+        global _is_asked
+        _is_asked = True
         raise TerminatedError
 
-    with _handling(handle):
-        yield
+    global _is_asked
+    before = _is_asked
+    with _handling(handle) as is_handled:
+        try:
+            yield
+        finally:
+            if is_handled:
+                _is_asked = before
+
+
+def raise_if_asked() -> None:
+    """Raises `TerminatedError` if SIGTERM came before and the error was lost."""
+    if _is_asked:
+        raise TerminatedError
 
 
 @contextlib.contextmanager
@@ -56,6 +74,7 @@ def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[bool]
         return
     signal.signal(signal.SIGTERM, handle)
     try:
+        raise_if_asked()
         yield True
     finally:
         # A handler that was not set from Python cannot be set from here again.

@@ -19,6 +19,7 @@ from beam_upscale.server.settings import ServeSettings
 from beam_upscale.server.web import leash
 from beam_upscale.server.web.bridge import WebBridge
 from beam_upscale.server.worker import Worker
+from beam_upscale.termination import raise_if_asked
 
 EXIT_BROKEN = 75
 """The exit code of a server that can answer no more calls until it is restarted.
@@ -54,6 +55,7 @@ def serve(
     try:
         worker = Worker.load(settings.upscale, settings.decode_seconds)
         try:
+            raise_if_asked()
             finished = asyncio.run(run(settings, worker, on_ready or _print_ready))
         finally:
             worker.close()

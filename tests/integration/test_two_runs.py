@@ -206,7 +206,8 @@ def test_a_pipeline_of_ones_own_and_a_run_keep_each_other_out(
     output = tmp_path / "out"
     (tmp_path / "own").mkdir()
     before_each_image(two_runs.wait_at(3, tmp_path / "own"))
-    own, late = _own(source, output, 2), _own(source, output, 2)
+    # What is written for a sign of life may take seconds on a disk that has much to do.
+    own, late = _own(source, output, 10), _own(source, output, 10)
     thread = threading.Thread(target=lambda: own.run().wait_until_finish())
     thread.start()
     two_runs.until((tmp_path / "own" / "waits").exists)

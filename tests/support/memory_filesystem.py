@@ -43,9 +43,10 @@ class MemoryFileSystem(FileSystem):
         return False
 
     def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
-        for uri in sorted(self.files):
+        # As of one moment: other threads may write and delete meanwhile.
+        for uri, data in sorted(self.files.copy().items()):
             if uri.startswith(dir_or_prefix):
-                yield self.metadata(uri)
+                yield FileMetadata(uri, len(data), 0.0)
 
     def create(
         self,
@@ -123,7 +124,7 @@ class ConditionalMemory:
 
     def versions_below(self, prefix: str) -> Iterator[tuple[str, str]]:
         with self._turn:
-            found = sorted(uri for uri in self._files if uri.startswith(prefix))
+            found = sorted(uri for uri in list(self._files) if uri.startswith(prefix))
         for uri in found:
             if (version := self.version(uri)) is not None:
                 yield uri, version

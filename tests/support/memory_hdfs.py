@@ -35,7 +35,8 @@ class MemoryHdfs:
     """The client of the package `hdfs`, as far as Beam and this package call it.
 
     It does what the NameNode of Hadoop 3.4 was seen to do: a file is there while it is written,
-    folders stay when they are empty, and nothing is renamed into a folder that is missing.
+    folders stay when they are empty, and nothing is renamed into a folder that is missing. A look
+    at it fails by nothing that another thread writes or deletes meanwhile.
 
     Attributes:
         files: what it holds, by path.
@@ -53,8 +54,8 @@ class MemoryHdfs:
         pass
 
     def status(self, path: str, strict: bool = True) -> dict[str, Any] | None:
-        if path in self.files:
-            data = self.files[path]
+        data = self.files.get(path)
+        if data is not None:
             return {"type": "FILE", "length": len(data), "modificationTime": 0, "fileId": id(data)}
         if self._is_folder(path):
             return {"type": "DIRECTORY", "length": 0, "modificationTime": 0, "fileId": 0}
@@ -66,15 +67,16 @@ class MemoryHdfs:
         return any(f"{each}/".startswith(f"{path}/") for each in self.folders | self._parents())
 
     def _parents(self) -> set[str]:
-        return {path.rpartition("/")[0] for path in self.files}
+        return {path.rpartition("/")[0] for path in list(self.files)}
 
     def _list_status(self, path: str) -> _Answer:
         self.status(path)
         names = {""} if path in self.files else self._names(f"{path}/")
-        found = [
-            {"pathSuffix": name, **(self.status(f"{path}/{name}".rstrip("/")) or {})}
+        states = [
+            (name, self.status(f"{path}/{name}".rstrip("/"), strict=False))
             for name in sorted(names)
         ]
+        found = [{"pathSuffix": name, **state} for name, state in states if state is not None]
         return _Answer({"FileStatuses": {"FileStatus": found}})
 
     def _names(self, folder: str) -> set[str]:
@@ -98,8 +100,8 @@ class MemoryHdfs:
         is_there = self.status(path, strict=False) is not None
         MemoryHdfs.step("delete", path)
         for held in (self.files, self.folders):
-            for each in [each for each in held if f"{each}/".startswith(f"{path}/")]:
-                held.pop(each) if isinstance(held, dict) else held.discard(each)
+            for each in [each for each in list(held) if f"{each}/".startswith(f"{path}/")]:
+                held.pop(each, None) if isinstance(held, dict) else held.discard(each)
         return is_there
 
     def _rename(self, path: str, destination: str, renameoptions: str | None = None) -> _Answer:

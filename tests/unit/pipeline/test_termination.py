@@ -1,5 +1,6 @@
 """Runs that SIGTERM ends: what is begun is finished in a grace, and the same command goes on."""
 
+import contextlib
 import functools
 import io
 import os
@@ -46,6 +47,7 @@ from beam_upscale.pipeline.termination import (
     TERMINATED,
     TerminatedError,
     Termination,
+    raise_if_asked,
     raising_at_sigterm,
 )
 
@@ -175,7 +177,7 @@ def test_once_the_grace_is_over_the_run_ends(
     tmp_path: Path, inputs: Path, tiny_weights: Path
 ) -> None:
     output = tmp_path / "out"
-    words = ["run", inputs, output, *quick(tiny_weights), "--grace-seconds", "0.5"]
+    words = ["run", inputs, output, *quick(tiny_weights), "--grace-seconds", "3"]
     hanging = Command(tmp_path, *words, prepare=functools.partial(hang, tmp_path / "begun"))
     until((tmp_path / "begun").exists)
 
@@ -379,6 +381,20 @@ def test_a_signal_before_the_beginning_is_raised_there_at_the_latest(handler: ob
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(TerminatedError):
             termination.begin(do_nothing)
+
+
+def test_a_signal_whose_error_was_lost_is_taken_at_the_next_occasion(handler: object) -> None:
+    with raising_at_sigterm():
+        # As a library does that catches whatever its import raises.
+        with contextlib.suppress(TerminatedError):
+            signal.raise_signal(signal.SIGTERM)
+        for occasion in (raising_at_sigterm, functools.partial(Termination, 0)):
+            with pytest.raises(TerminatedError), occasion():
+                pytest.fail("it goes on")
+        with pytest.raises(TerminatedError):
+            raise_if_asked()
+
+    raise_if_asked()
 
 
 def test_the_grace_ends_what_the_main_thread_waits_for(handler: object) -> None:

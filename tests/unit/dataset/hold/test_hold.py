@@ -35,8 +35,10 @@ from beam_upscale.storage import conditional_files, publishing, walking
 from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.uris import uris
 
-# What a living process shows a sign within, also on a machine that has much to do.
+# How long runs are waited for that show no sign of life; and what a living process shows one
+# within, also on a machine whose disk has much to do.
 LEASE_SECONDS = 1.0
+LONG_LEASE_SECONDS = 10.0
 PATIENCE = 60
 RACERS, ROUNDS = 5, 12
 
@@ -431,7 +433,7 @@ def test_an_output_that_cannot_be_is_refused_without_a_trace(tmp_path: Path) -> 
 
 @everywhere
 def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
-    first = lease(place)
+    first = lease(place, LONG_LEASE_SECONDS)
     first.acquire()
 
     assert place in refused(lease(place))
@@ -514,11 +516,11 @@ def test_whoever_finds_a_late_sign_of_life_withdraws(
 
 def test_workers_join_and_keep_the_output_without_their_submitter(tmp_path: Path) -> None:
     root = f"{tmp_path}/out"
-    hold = lease(root)
+    hold = lease(root, 3 * LEASE_SECONDS)
     hold.acquire()
     worker = Elsewhere(tmp_path / "worker", pickle.loads(pickle.dumps(hold)))
     fall_silent(hold)
-    time.sleep(LEASE_SECONDS)
+    time.sleep(hold.lease_seconds)
 
     refused(lease(root))
     worker.signal(signal.SIGSTOP)

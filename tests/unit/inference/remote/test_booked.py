@@ -289,9 +289,9 @@ def test_what_a_ledger_says_of_its_charge_is_believed(
     if fate is Fate.NEVER_CHARGED:
         steps = [refused]
     with service_with(*steps) as service:
-        booked(told, service, "ledger-1", retry_seconds=0.05)
+        booked(told, service, "ledger-1", retry_seconds=PATIENCE)
     with service_with(*steps) as service:
-        booked(unknown, service, None, retry_seconds=0.05)
+        booked(unknown, service, None, retry_seconds=PATIENCE)
 
     assert told.told == ["begin", fate]
     assert told.charged == (Decimal("0.2") if steps[0] is charged else None)

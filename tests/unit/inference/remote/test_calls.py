@@ -101,7 +101,7 @@ def test_a_message_that_is_too_large_is_not_repeated() -> None:
 
 def test_what_stays_unavailable_fails_in_time() -> None:
     with service_with(refuse(StatusCode.UNAVAILABLE, "busy")) as service:
-        (inference,) = infer(handler_of(service, retry_seconds=0.2), [whole("a")])
+        (inference,) = infer(handler_of(service, retry_seconds=2), [whole("a")])
 
     assert codes([inference]) == [ErrorCode.SERVICE_UNAVAILABLE]
     assert inference.attempts == len(service.requests) > 1
@@ -136,7 +136,8 @@ def test_what_breaks_is_repeated_a_few_times(step: Any, code: ErrorCode) -> None
 def test_a_deadline_ends_an_attempt_that_stalls() -> None:
     stalled = Held()
     with service_with(stalled, answer) as service:
-        (inference,) = infer(handler_of(service, deadline_seconds=0.5), [whole("a")])
+        # Time enough for the second attempt, which has no more of it.
+        (inference,) = infer(handler_of(service, deadline_seconds=3), [whole("a")])
         stalled.go_on.set()
 
     assert inference.error is None

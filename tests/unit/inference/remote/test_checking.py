@@ -118,10 +118,10 @@ def test_where_nothing_listens_the_endpoint_is_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checking, "_FIRST_PAUSE", 0.01)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-
-    error = refused(RemoteModel(ENGINE, f"127.0.0.1:{port}"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        error = refused(RemoteModel(ENGINE, f"127.0.0.1:{port}"))
 
     assert error.code is ErrorCode.ENDPOINT_UNAVAILABLE
     assert f"127.0.0.1:{port} does not answer: UNAVAILABLE" in error.message

@@ -56,7 +56,10 @@ def test_a_file_is_read_once(
     assert sha256_of(path) == sha256(b"changed")
 
 
-def test_a_file_that_was_written_just_now_is_read_again(tmp_path: Path, reads: list[str]) -> None:
+def test_a_file_that_was_written_just_now_is_read_again(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digest, "_SECONDS_UNTIL_SETTLED", 60.0)
     path = tmp_path / "mine.pth"
     path.write_bytes(b"weights")
 

@@ -24,6 +24,7 @@ import grpc
 import psutil
 import pytest
 import trustme
+from ports import free_port
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
@@ -447,7 +448,8 @@ SLOW: Sequence[Callable[[], Iterator[bytes]]] = (
 
 
 def test_peers_that_send_slowly_are_closed_and_others_are_served(serve: Serve) -> None:
-    port = serve(header_seconds=0.5, request_seconds=1.0, idle_seconds=1.5)
+    # Those that are not slow may have to wait for a core in the middle of a request.
+    port = serve(header_seconds=1.5, request_seconds=2.5, idle_seconds=3.5)
 
     with ThreadPoolExecutor(len(SLOW)) as executor:
         closed = [executor.submit(is_closed_while_sending, port, parts()) for parts in SLOW]
@@ -478,7 +480,7 @@ def test_half_open_streams_are_closed(serve: Serve) -> None:
 
 
 def test_a_call_without_a_word_from_either_side_is_ended(serve: Serve) -> None:
-    port = serve(idle_seconds=0.5)
+    port = serve(idle_seconds=2)
 
     with pytest.raises(http.client.IncompleteRead):
         call(port, "Wait")
@@ -711,9 +713,7 @@ def test_settings_that_cannot_be_are_clear_errors(
 
 
 def test_a_name_is_served_at_all_its_addresses(serve: Serve) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     assert serve(host="localhost", port=port) == port
     assert call(port)[0] == [b"hello"]

@@ -3,6 +3,7 @@
 import email.utils
 import threading
 import time
+import types
 from collections.abc import Callable
 
 import pytest
@@ -137,8 +138,11 @@ def test_a_server_is_given_the_time_it_asks_for(
     web: WebServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr(http_attempts.time, "sleep", pauses.append)
-    later = email.utils.formatdate(time.time() + 30, usegmt=True)
+    now = time.time()
+    # For this module only: threads that other tests have left may sleep meanwhile.
+    clock = types.SimpleNamespace(sleep=pauses.append, time=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr(http_attempts, "time", clock)
+    later = email.utils.formatdate(now + 30, usegmt=True)
     web.replies |= {
         "/seconds": first(status(503, {"Retry-After": "7"}), file(DATA)),
         "/date": first(status(429, {"Retry-After": later}), file(DATA)),
