@@ -17,8 +17,9 @@ TESTED_WITH = {
         "cli/commands/serve": "a server that runs shows what the command does",
     },
     "unit/cli/test_main": {
+        "cli/display/hints": "hints are seen where commands print them",
         "cli/display/output": "streams and exit codes are the command line's",
-        "cli/options/common": "options are seen through the commands that take them",
+        "cli/options/beam": "options are seen through the commands that take them",
         "cli/options/encoding": "options are seen through the commands that take them",
         "cli/options/fields": "options are seen through the commands that take them",
         "cli/options/inputs": "options are seen through the commands that take them",

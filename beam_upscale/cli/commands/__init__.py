@@ -1,1 +1,1 @@
-"""The commands: one module for each."""
+"""The commands, one module for each, and what a command imports as it starts."""

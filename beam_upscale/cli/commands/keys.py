@@ -25,8 +25,8 @@ _KEYS_OPTION = click.option(
     required=True,
     type=click.Path(dir_okay=False),
     metavar="FILE",
-    help="File of API keys, which holds their SHA-256 and not the keys; `add` makes it if there is "
-    "none.",
+    help="Keep API keys in this file, by their SHA-256 and not as they are; `add` makes "
+    "it if there is none.",
 )
 
 
@@ -37,17 +37,19 @@ _KEYS_OPTION = click.option(
     "--credits",
     "granted",
     type=CreditsType(),
-    help="Credits that the key may spend in all, in steps of 0.0001. [default: no limit]",
+    help="Let the key spend at most this many credits in all, in steps of 0.0001. "
+    "[default: no limit]",
 )
 @click.option(
     "--max-in-flight",
     type=POSITIVE,
-    help="Largest number of calls in flight at a time. [default: the server's limit]",
+    help="Let the key have at most this many calls in flight at a time. [default: the "
+    "server's limit]",
 )
 @click.option(
     "--requests-per-second",
     type=click.FloatRange(min=0, min_open=True),
-    help="Largest number of calls begun in a second. [default: the server's limit]",
+    help="Let the key begin at most this many calls in a second. [default: the server's limit]",
 )
 def keys_add(
     name: str,
@@ -79,7 +81,7 @@ def keys_add(
     "--ledger",
     type=click.Path(exists=True, dir_okay=False),
     metavar="FILE",
-    help="Ledger of `beam-upscale serve`; adds what each key has spent, and its balance.",
+    help="Show what each key has spent, and its balance, from this ledger of `beam-upscale serve`.",
 )
 def keys_list(path: str, ledger: str | None) -> None:
     """List the API keys with their limits."""

@@ -11,26 +11,20 @@ from typing import TYPE_CHECKING, Unpack
 import click
 
 from beam_upscale.cli.commands.start_up import begin_decoding, import_inference
+from beam_upscale.cli.display.hints import print_left_out
 from beam_upscale.cli.display.output import err, out
-from beam_upscale.cli.display.printing import Column, Printer, amount
-from beam_upscale.cli.options.common import (
-    BEAM_OPTIONS,
-    check_beam_options,
-    quieten_beam,
-    settings_of,
-    with_options,
-)
+from beam_upscale.cli.display.printing import Column, amount
+from beam_upscale.cli.options.beam import BEAM_OPTIONS, check_beam_options, quieten_beam
+from beam_upscale.cli.options.fields import with_options
 from beam_upscale.cli.options.inputs import INPUT_OPTIONS
-from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS
+from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS, settings_of
 from beam_upscale.cli.options.types import PlaceType
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.planning.chain import Backend
 
 if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
-    from beam_upscale.pipeline.preview import PreviewRow, StatusTotals
-    from beam_upscale.pipeline.settings.pinned import PinnedSettings
-    from beam_upscale.sources.inputs.inputs import Listing
+    from beam_upscale.pipeline.preview import PreviewRow, PreviewRows, StatusTotals
 
 
 @click.command("plan")
@@ -38,14 +32,14 @@ if TYPE_CHECKING:
 @BEAM_OPTIONS
 @with_options(INPUT_OPTIONS, PLAN_OPTIONS, PARAMETER_OPTIONS)
 @click.option(
-    "--json", "as_json", is_flag=True, help="Print the totals and every image's plan as JSON."
+    "--json", "as_json", is_flag=True, help="Print the totals and every image's row as JSON."
 )
 @click.option(
     "--to",
     type=PlaceType(),
     metavar="FOLDER",
-    help="Write every image's plan to FOLDER as Parquet. Required with a Beam --runner, whose "
-    "workers must all be able to write to FOLDER.",
+    help="Write every image's row to FOLDER as Parquet. Required with a Beam --runner, "
+    "whose workers must all be able to write to FOLDER.",
 )
 def preview_command(
     input_: str,
@@ -79,7 +73,7 @@ def preview_command(
     import_inference()
     from beam_upscale.inference.weights import advice
     from beam_upscale.pipeline.local_runner import is_local
-    from beam_upscale.pipeline.preview import by_status, limits_of_knowledge, preview, read_preview
+    from beam_upscale.pipeline.preview import limits_of_knowledge, preview, read_preview
     from beam_upscale.pipeline.read import ListingRequest
     from beam_upscale.sources.discovery import no_input
     from beam_upscale.sources.inputs.inputs import require_prompt_column
@@ -88,7 +82,7 @@ def preview_command(
     from beam_upscale.storage.uris import secrets
 
     if to is None and not is_local(beam_options):
-        raise click.UsageError("a plan that a runner of Beam's makes needs --to FOLDER")
+        raise click.UsageError("a preview that a runner of Beam's makes needs --to FOLDER")
     settings = settings_of(engine, then, **options)
     beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     files.configure(beam_options)
@@ -97,35 +91,34 @@ def preview_command(
         raise no_input(input_, listing)
     require_prompt_column(listing, settings.rules)
     quieten_beam()
+    note = limits_of_knowledge(
+        fans_out=settings.large_images.fan_out_above is not None,
+        has_budget=max_credits is not None,
+    )
     with contextlib.ExitStack() as stack:
         folder = to or stack.enter_context(tempfile.TemporaryDirectory(prefix="beam-upscale-plan-"))
-        preview(
-            listing.images,
-            settings.rules,
-            max_credits,
-            folder,
-            beam_options,
-            on_wait=err.line,
-        )
+        preview(listing.images, settings.rules, max_credits, folder, beam_options, on_wait=err.line)
         rows = read_preview(folder)
-        note = limits_of_knowledge(
-            fans_out=settings.large_images.fan_out_above is not None,
-            has_budget=max_credits is not None,
-        )
         if as_json:
             click.echo(_preview_as_json(settings.engines, list(rows), note))
             return
         title = f"{' and then '.join(settings.engines)} on {secrets.without_secrets(input_)}"
-        _print_totals(title, by_status(rows))
-        for row in rows:
-            if row.error_code is not None:
-                line = f"{row.status}  {row.error_code}  {row.input_id}: {row.message}"
-                out.line(line)
+        _print_rows(title, rows)
     out.line(note)
     if settings.backend is Backend.LOCAL:
         for hint in advice.default_hints(settings.engines):
             out.line(f"by default {hint}")
     print_left_out(listing, out)
+
+
+def _print_rows(title: str, rows: "PreviewRows") -> None:
+    """Prints the sums over a preview, and a line for each input that would not be upscaled."""
+    from beam_upscale.pipeline.preview import by_status
+
+    _print_totals(title, by_status(rows))
+    for row in rows:
+        if row.error_code is not None:
+            out.line(f"{row.status}  {row.error_code}  {row.input_id}: {row.message}")
 
 
 def _preview_as_json(engines: tuple[str, ...], rows: "list[PreviewRow]", note: str) -> str:
@@ -158,36 +151,3 @@ def _print_totals(title: str, sums: "Mapping[Status, StatusTotals]") -> None:
             for status, sum_ in sums.items()
         ],
     )
-
-
-def reduction_hints(settings: "PinnedSettings") -> list[str]:
-    """The hints for networks that make more than their engines give; each once."""
-    from beam_upscale.inference.local_engines import LocalEsrgan
-    from beam_upscale.inference.weights import advice
-
-    found = [
-        advice.reduction_hint(stage.model.name, stage.model.scale, stage.engine.scale)
-        for stage in settings.stages
-        if isinstance(stage.model, LocalEsrgan)
-    ]
-    return [hint for hint in dict.fromkeys(found) if hint is not None]
-
-
-def print_left_out(listing: "Listing", printer: Printer) -> None:
-    """Prints how many files and rows of metadata a listing left out."""
-    if listing.ignored:
-        printer.line(
-            "1 file is left out: its name says that it is no image"
-            if listing.ignored == 1
-            else f"{listing.ignored:,} files are left out: their names say that they are no images"
-        )
-    if listing.unmatched:
-        printer.line(
-            "1 row of metadata names no image that is here"
-            if listing.unmatched == 1
-            else f"{listing.unmatched:,} rows of metadata name no image that is here"
-        )
-    if listing.datasets:
-        first, *others = listing.datasets
-        more = f" and of {len(others):,} other datasets" if others else ""
-        printer.line(f"the results of {first}{more} are passed over")

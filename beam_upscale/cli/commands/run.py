@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from beam_upscale.cli.commands.plan import print_left_out, reduction_hints
 from beam_upscale.cli.commands.start_up import begin_decoding, import_inference, loading_network
 from beam_upscale.cli.display.explanations import explained
-from beam_upscale.cli.display.output import EXIT_FAILED, EXIT_INTERRUPTED, err, fail, out
-from beam_upscale.cli.display.printing import flush
-from beam_upscale.cli.options.common import (
-    BEAM_OPTIONS,
-    check_beam_options,
+from beam_upscale.cli.display.hints import print_left_out, reduction_hints
+from beam_upscale.cli.display.output import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
     debugging,
-    quieten_beam,
-    settings_of,
-    with_options,
+    err,
+    fail,
+    out,
 )
+from beam_upscale.cli.display.printing import flush
+from beam_upscale.cli.options.beam import BEAM_OPTIONS, check_beam_options, quieten_beam
 from beam_upscale.cli.options.encoding import ENCODE_OPTIONS
+from beam_upscale.cli.options.fields import with_options
 from beam_upscale.cli.options.inputs import INPUT_OPTIONS
 from beam_upscale.cli.options.networks import LOCAL_OPTIONS
-from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS
+from beam_upscale.cli.options.planning import PARAMETER_OPTIONS, PLAN_OPTIONS, settings_of
 from beam_upscale.cli.options.run import RUN_OPTIONS
 from beam_upscale.cli.options.service import SERVICE_OPTIONS
 from beam_upscale.cli.options.types import PlaceType
@@ -38,7 +39,7 @@ from beam_upscale.pipeline.termination import (
 
 if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
-    from beam_upscale.pipeline.request import FailureLimit, RunResult
+    from beam_upscale.pipeline.request import FailureLimit, Run, RunResult
     from beam_upscale.pipeline.settings.pinned import PinnedSettings
     from beam_upscale.sources.inputs.inputs import Listing
 
@@ -94,14 +95,9 @@ def run_command(
     if not beam_options:
         click.get_current_context().with_resource(loading_network(settings))
     import_inference()
-    from beam_upscale.cli.display.progress import ProgressLine
-    from beam_upscale.cli.display.summary import HOW_TO_GO_ON, print_result
     from beam_upscale.pipeline.request import FailureLimit, Run
-    from beam_upscale.pipeline.run import run
     from beam_upscale.storage.http import web_access
 
-    beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
-    quieten_beam()
     request = Run(
         input=input_,
         output=output,
@@ -116,26 +112,32 @@ def run_command(
         input_format=input_format,
         image_column=image_column,
         grace_seconds=grace_seconds,
-        beam_options=beam_options,
+        beam_options=(
+            *beam_options,
+            *web_access.beam_arguments(deny_private_networks, allow_link_local),
+        ),
         lease_seconds=lease_seconds,
     )
-    with ProgressLine(err.console, shown=err.console.is_terminal and not quiet) as line:
+    quieten_beam()
+    result = _run(request, shows_progress=err.console.is_terminal and not quiet)
+    _print_summary(output, result)
+    sys.exit(_exit_code(result, strict))
+
+
+def _run(request: "Run", *, shows_progress: bool) -> "RunResult":
+    """Runs to the end or to where it is stopped; ends this process if the run breaks."""
+    from beam_upscale.cli.display.progress import ProgressLine
+    from beam_upscale.cli.display.summary import HOW_TO_GO_ON
+    from beam_upscale.pipeline.run import run
+
+    with ProgressLine(err.console, shown=shows_progress) as line:
 
         def started(settings: "PinnedSettings", listing: "Listing") -> None:
             line.total = len(listing.images)
-            engines = " and then ".join(stage.model.place for stage in settings.stages)
-            err.line(f"{engines}: {line.total:,} inputs")
-            for hint in reduction_hints(settings):
-                err.line(hint)
-            print_left_out(listing, err)
+            _print_start(settings, listing)
 
         try:
-            result = run(
-                request,
-                on_start=started,
-                on_progress=line.update,
-                on_note=err.line,
-            )
+            return run(request, on_start=started, on_progress=line.update, on_note=err.line)
         except BeamUpscaleError:
             raise
         except KeyboardInterrupt:
@@ -147,13 +149,25 @@ def run_command(
         except Exception as error:
             debugging().trace(error)
             fail(f"{explained(error)}; {HOW_TO_GO_ON}", EXIT_FAILED, at_once=True)
+
+
+def _print_start(settings: "PinnedSettings", listing: "Listing") -> None:
+    engines = " and then ".join(stage.model.place for stage in settings.stages)
+    err.line(f"{engines}: {len(listing.images):,} inputs")
+    for hint in reduction_hints(settings):
+        err.line(hint)
+    print_left_out(listing, err)
+
+
+def _print_summary(output: str, result: "RunResult") -> None:
+    from beam_upscale.cli.display.summary import print_result
+
     try:
         print_result(out, output, result)
         flush()
     except OSError as error:
         # The work is done, whatever became of the words about it.
         err.line(f"the summary could not be printed: {reason(error)}")
-    sys.exit(_exit_code(result, strict))
 
 
 def _exit_code(result: "RunResult", strict: bool) -> int:

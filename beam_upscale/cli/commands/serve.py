@@ -7,7 +7,7 @@ import click
 
 from beam_upscale.cli.commands.start_up import import_inference
 from beam_upscale.cli.display.output import EXIT_USAGE, fail
-from beam_upscale.cli.options.common import with_options
+from beam_upscale.cli.options.fields import with_options
 from beam_upscale.cli.options.networks import LOCAL_OPTIONS
 from beam_upscale.cli.options.serving import SERVE_OPTIONS
 from beam_upscale.pipeline.settings.upscale_options import LocalKeywords
@@ -23,7 +23,7 @@ from beam_upscale.server.settings import ServeSettings
     multiple=True,
     default=(DEFAULT_ENGINE,),
     show_default=True,
-    help="Engine to serve; may be repeated.",
+    help="Serve this engine; may be repeated.",
 )
 @with_options(LOCAL_OPTIONS, SERVE_OPTIONS)
 def serve_command(

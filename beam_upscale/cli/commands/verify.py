@@ -5,7 +5,7 @@ import sys
 import click
 
 from beam_upscale.cli.display.output import EXIT_FAILED, out
-from beam_upscale.cli.options.common import BEAM_OPTIONS, check_beam_options
+from beam_upscale.cli.options.beam import BEAM_OPTIONS, check_beam_options
 from beam_upscale.cli.options.types import PlaceType
 
 

@@ -1,10 +1,12 @@
-"""The two consoles of the command line, and its exit codes."""
+"""The two consoles of the command line, its exit codes, and whether --debug is given."""
 
 import os
 import sys
 from typing import NoReturn
 
-from beam_upscale.cli.display.printing import Printer
+import click
+
+from beam_upscale.cli.display.printing import Debugging, Printer
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -27,3 +29,8 @@ def fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
     if at_once:
         os._exit(code)
     sys.exit(code)
+
+
+def debugging() -> Debugging:
+    """Returns what `--debug` switches on for the current command."""
+    return click.get_current_context().find_object(Debugging) or Debugging()

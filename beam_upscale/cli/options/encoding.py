@@ -13,8 +13,9 @@ ENCODE_OPTIONS = (
     field_option(
         EncodeOptions,
         "quality",
-        "Quality of JPEG and lossy WebP, 1 to 100; a higher one takes more bytes. "
-        f"[default: {DEFAULT_JPEG_QUALITY} for JPEG, {DEFAULT_WEBP_QUALITY} for WebP]",
+        "Write JPEG and lossy WebP in this quality, 1 to 100; a higher one takes more "
+        f"bytes. [default: {DEFAULT_JPEG_QUALITY} for JPEG, {DEFAULT_WEBP_QUALITY} for "
+        "WebP]",
         kind=click.IntRange(1, 100),
     ),
     field_option(
@@ -23,7 +24,7 @@ ENCODE_OPTIONS = (
     field_option(
         EncodeOptions,
         "metadata",
-        "What to do with the EXIF (GPS included), XMP and resolution of an input: keep them in its "
-        "result, or strip them. Color profiles always stay.",
+        "Choose what to do with the EXIF (GPS included), XMP and resolution of an "
+        "input: keep them in its result, or strip them. Color profiles always stay.",
     ),
 )

@@ -1,7 +1,7 @@
-"""Makes options of commands from fields of options values, whose types and defaults they take."""
+"""Makes options of commands from the fields that they fill, with their types and defaults."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -60,3 +60,16 @@ def field_option(
         metavar=metavar,
         help=help_text,
     )
+
+
+def with_options(
+    *groups: Iterable[Callable[[_Command], _Command]],
+) -> Callable[[_Command], _Command]:
+    """Returns a decorator that puts groups of options on a command, in the order they are named."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in reversed([option for group in groups for option in group]):
+            command = option(command)
+        return command
+
+    return decorate

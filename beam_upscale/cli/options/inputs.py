@@ -9,14 +9,14 @@ INPUT_OPTIONS = (
     click.option(
         "--input-format",
         type=choice(InputFormat),
-        help=f"Format of INPUT: {described(InputFormat)}. A table has a row for each image. "
-        "[default: by file name; folder for a folder]",
+        help=f"Read INPUT in this format: {described(InputFormat)}. A table has a row for "
+        "each image. [default: by file name; folder for a folder]",
     ),
     click.option(
         "--image-column",
         metavar="COLUMN",
-        help="Column of a table with the images, their paths or their URLs. [default: the first "
-        "with a usual name, such as image, url or file_name]",
+        help="Take the images, their paths or their URLs from this column of a table. "
+        "[default: the first with a usual name, such as image, url or file_name]",
     ),
     click.option(
         "--deny-private-networks",

@@ -13,46 +13,49 @@ LOCAL_OPTIONS = (
         multiple=True,
         callback=lambda _, __, specs: weights_by_engine(specs),
         metavar="[ENGINE=]WEIGHTS",
-        help="Weights of the network: a name (see `beam-upscale weights list`), a path, or "
-        "OWNER/NAME@REVISION on the Hugging Face hub; nearest, bicubic and lanczos use no network. "
-        "For several engines, give each its own as ENGINE=WEIGHTS. [default: the engine's]",
+        help="Give the network these weights: a name (see `beam-upscale weights list`), a "
+        "path, or OWNER/NAME@REVISION on the Hugging Face hub; nearest, bicubic and "
+        "lanczos use no network. For several engines, give each its own as "
+        "ENGINE=WEIGHTS. [default: the engine's]",
     ),
     field_option(
         LocalOptions,
         "device",
-        "Device that runs the network; auto takes the best of this machine: CUDA, else MPS "
-        "(Apple), else the CPU.",
+        "Run the network on this device; auto takes the best of this machine: CUDA, "
+        "else MPS (Apple), else the CPU.",
     ),
     field_option(
         LocalOptions,
         "precision",
-        "Floating-point type of the network; auto takes bf16 or fp16 where it is faster and "
-        "accurate enough, else fp32.",
+        "Compute in this floating-point type; auto takes bf16 or fp16 where it is "
+        "faster and accurate enough, else fp32.",
     ),
     field_option(
         LocalOptions,
         "network_backend",
-        "Library that runs a super-resolution network; auto takes OpenVINO on an x86-64 CPU where "
-        "it is installed and supports the network, else PyTorch. Diffusion uses PyTorch.",
+        "Run a super-resolution network with this library; auto takes OpenVINO on an "
+        "x86-64 CPU where it is installed and supports the network, else PyTorch. "
+        "Diffusion uses PyTorch.",
     ),
     field_option(
         LocalOptions,
         "threads",
-        "Number of CPU threads of the network. [default: one for each core]",
+        "Use this many CPU threads for the network. [default: one for each core]",
         kind=POSITIVE,
     ),
     field_option(
         LocalOptions,
         "max_tile_pixels",
-        "Split an image or tile with more pixels into strips, so that a super-resolution network "
-        "fits in the device's memory. The price stays the same.",
+        "Split an image or tile with more pixels than this into strips, so that a "
+        "super-resolution network fits in the device's memory. The price stays the "
+        "same.",
         kind=POSITIVE,
     ),
     field_option(
         LocalOptions,
         "max_batch_pixels",
-        "Limit on the input pixels that a GPU processes together. [default: 2097152; for diffusion "
-        "the engine's input limit]",
+        "Process at most this many input pixels together on a GPU. [default: 2097152; "
+        "for diffusion the engine's input limit]",
         kind=POSITIVE,
     ),
     field_option(

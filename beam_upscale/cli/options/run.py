@@ -21,15 +21,15 @@ RUN_OPTIONS = (
         type=choice(Layout),
         default=str(Layout.FILES),
         show_default=True,
-        help=f"How results are stored: {described(Layout)}.",
+        help=f"Store results in this form: {described(Layout)}.",
     ),
     click.option(
         "--shard-rows",
         type=POSITIVE,
         default=DEFAULT_SHARD_ROWS,
         show_default=True,
-        help="Number of inputs in a shard, which has one manifest file and, unless each image has "
-        "a file of its own, one file of images.",
+        help="Put this many inputs into a shard, which has one manifest file and, unless "
+        "each image has a file of its own, one file of images.",
     ),
     click.option(
         "--retry",
@@ -58,23 +58,25 @@ RUN_OPTIONS = (
     click.option(
         "--workers",
         type=POSITIVE,
-        help="Number of parallel workers (threads) of the local runner; other runners ignore it. "
-        "[default: 2 on a CPU, else by the number of cores, up to 16]",
+        help="Process images with this many parallel workers (threads) of the local runner; "
+        "other runners ignore it. [default: 2 on a CPU, else by the number of cores, up "
+        "to 16]",
     ),
     click.option(
         "--lease-seconds",
         type=click.FloatRange(min=1),
         default=DEFAULT_LEASE_SECONDS,
         show_default=True,
-        help="Seconds without a sign of life after which another run may take OUTPUT over. Applies "
-        "to object stores, HDFS and other runners; a local run uses a lock on a local disk.",
+        help="Let another run take OUTPUT over after this many seconds without a sign of "
+        "life. Applies to object stores, HDFS and other runners; a local run uses a "
+        "lock on a local disk.",
     ),
     click.option(
         "--grace-seconds",
         type=click.FloatRange(min=0),
         default=DEFAULT_GRACE_SECONDS,
         show_default=True,
-        help="Seconds that images in progress may take to finish after SIGTERM.",
+        help="Give images in progress this many seconds to finish after SIGTERM.",
     ),
     click.option(
         "--strict",

@@ -10,22 +10,22 @@ SERVICE_OPTIONS = (
     field_option(
         ServiceOptions,
         "endpoint",
-        "Address of the service; required with --backend grpc, and only used with it.",
+        "Call the service at this address; required with --backend grpc, and only used with it.",
         metavar="HOST:PORT",
     ),
     field_option(
         ServiceOptions,
         "api_key_file",
-        "File with the API key for the service, which every worker reads. "
-        f"[default: the environment variable {API_KEY_VARIABLE} holds the key]",
+        "Read the API key for the service from this file, on every worker. [default: "
+        f"the environment variable {API_KEY_VARIABLE} holds the key]",
         kind=PlaceType(),
         metavar="FILE",
     ),
     field_option(
         ServiceOptions,
         "ca_file",
-        "PEM file of the certificate authorities to trust. With it, a service on this machine is "
-        "called over TLS too. [default: the system's authorities]",
+        "Trust the certificate authorities in this PEM file. With it, a service on this "
+        "machine is called over TLS too. [default: the system's authorities]",
         kind=PlaceType(),
         metavar="FILE",
     ),
@@ -38,32 +38,32 @@ SERVICE_OPTIONS = (
     field_option(
         ServiceOptions,
         "max_in_flight",
-        "Largest number of calls that one worker process has in flight at a time.",
+        "Keep at most this many calls of one worker process in flight at a time.",
         kind=POSITIVE,
     ),
     field_option(
         ServiceOptions,
         "requests_per_second",
-        "Largest number of calls that all worker processes together begin in a second; above 0. "
-        "[default: no limit]",
+        "Begin at most this many calls in a second, in all worker processes together; "
+        "above 0. [default: no limit]",
         kind=click.FLOAT,
     ),
     field_option(
         ServiceOptions,
         "worker_processes",
-        "Number of worker processes that share --requests-per-second. [default: 1 locally, else "
-        "Beam's --parallelism]",
+        "Share --requests-per-second among this many worker processes. [default: 1 "
+        "locally, else Beam's --parallelism]",
         kind=POSITIVE,
     ),
     field_option(
         ServiceOptions,
         "deadline_seconds",
-        "Seconds that one attempt of a call may take; above 0.",
+        "Give one attempt of a call this many seconds; above 0.",
     ),
     field_option(
         ServiceOptions,
         "retry_seconds",
-        "Seconds after the first attempt of a call in which it may be repeated while the service "
+        "Repeat a call for this many seconds after its first attempt while the service "
         "is unavailable; above 0.",
     ),
 )

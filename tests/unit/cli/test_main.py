@@ -1,6 +1,7 @@
 """The command line: what it prints, and the exit codes that scripts rely on."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,9 +97,28 @@ def test_weights_whose_name_is_no_utf_8_are_refused(tmp_path: Path, photographs:
     assert_refused(finished, "weights_unusable", r"caf\xe9.pth", "no UTF-8")
 
 
+def commands(group: click.Group) -> Iterator[click.Command]:
+    """The commands of a group, and those of groups in it."""
+    for each in group.commands.values():
+        yield from commands(each) if isinstance(each, click.Group) else [each]
+
+
 def test_help() -> None:
     assert command("-h").code == 0
     assert "Upscale INPUT into the dataset OUTPUT" in command("run", "-h").out
+
+
+def test_every_option_has_a_sentence_of_help() -> None:
+    found = [
+        (each.name, option.opts[0], option.help or "")
+        for each in commands(cli)
+        for option in each.params
+        if isinstance(option, click.Option) and option.name != "help"
+    ]
+
+    assert len(found) > 80
+    sentence = re.compile(r"[A-Z]\w+( \S+){2,}\.( \[default: .+\])?")
+    assert [option for option in found if not sentence.fullmatch(option[2])] == []
 
 
 @pytest.mark.parametrize("words", [["--debug", "engines"], ["engines", "--debug"]])
@@ -123,10 +143,6 @@ def test_an_error_of_python_is_one_line_and_debug_has_the_rest(
 
 
 def test_every_command_takes_debug() -> None:
-    def commands(group: click.Group) -> Iterator[click.Command]:
-        for each in group.commands.values():
-            yield from commands(each) if isinstance(each, click.Group) else [each]
-
     found = [cli, *commands(cli)]
 
     assert len(found) > 10

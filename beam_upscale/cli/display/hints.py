@@ -1,0 +1,42 @@
+"""Hints on the inputs and networks of a run: files that are left out, networks of needless work."""
+
+from typing import TYPE_CHECKING
+
+from beam_upscale.cli.display.printing import Printer
+
+if TYPE_CHECKING:
+    from beam_upscale.pipeline.settings.pinned import PinnedSettings
+    from beam_upscale.sources.inputs.inputs import Listing
+
+
+def reduction_hints(settings: "PinnedSettings") -> list[str]:
+    """Returns the hints for networks that make more than their engines give; each once."""
+    from beam_upscale.inference.local_engines import LocalEsrgan
+    from beam_upscale.inference.weights import advice
+
+    found = [
+        advice.reduction_hint(stage.model.name, stage.model.scale, stage.engine.scale)
+        for stage in settings.stages
+        if isinstance(stage.model, LocalEsrgan)
+    ]
+    return [hint for hint in dict.fromkeys(found) if hint is not None]
+
+
+def print_left_out(listing: "Listing", printer: Printer) -> None:
+    """Prints how many files and rows of metadata a listing left out."""
+    if listing.ignored:
+        printer.line(
+            "1 file is left out: its name says that it is no image"
+            if listing.ignored == 1
+            else f"{listing.ignored:,} files are left out: their names say that they are no images"
+        )
+    if listing.unmatched:
+        printer.line(
+            "1 row of metadata names no image that is here"
+            if listing.unmatched == 1
+            else f"{listing.unmatched:,} rows of metadata name no image that is here"
+        )
+    if listing.datasets:
+        first, *others = listing.datasets
+        more = f" and of {len(others):,} other datasets" if others else ""
+        printer.line(f"the results of {first}{more} are passed over")
