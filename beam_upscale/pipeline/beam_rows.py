@@ -26,6 +26,7 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 SOURCE = "source"
@@ -184,7 +185,7 @@ def result_of(row: Any) -> UpscaledImage:
     carried = _carried(row, RESULT, UpscaledImage, "Upscale")
     data = getattr(row, IMAGE, None)
     row_then = None if carried.record is None else carried.record.row
-    if row_then is None or carried.source.earlier is not None:
+    if row_then is None or state_of(carried.source).earlier is not None:
         return carried
     found = None if data is None else hashlib.sha256(data).hexdigest()
     if found != row_then.output_sha256:

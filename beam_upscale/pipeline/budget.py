@@ -20,6 +20,7 @@ from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.one_image.states import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
+from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, with_state
 from beam_upscale.planning.chain import ChainPlan, Rules
 from beam_upscale.sources.inputs.source_image import HEADER_BYTES, SourceImage
 from beam_upscale.storage import files
@@ -198,8 +199,9 @@ def claim(
         model: the service whose calls are in the books; None if there are no books.
     """
     place = order(source.input_id)
-    earlier = None if source.earlier is None else source.earlier.row
-    is_counted = source.committed or model is not None
+    found = state_of(source).earlier
+    earlier = None if found is None else found.record.row
+    is_counted = model is not None or (found is not None and found.is_committed)
     if earlier is not None and earlier.status is Status.UPSCALED:
         return Claim(place, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
@@ -223,7 +225,7 @@ def _prepaid(
     Raises:
         ImageError: the file or its caption cannot be read.
     """
-    books = source.books
+    books = state_of(source).books
     if model is None or books is None or not decision.is_upscaled:
         return None
     known = repeatable_entries(books, model)
@@ -273,7 +275,9 @@ class _Claim(beam.DoFn):
 
     def process(self, source: SourceImage) -> Iterator[tuple[SourceImage, Claim]]:
         asked = claim(source, self._rules, shared_pool(), self._model)
-        yield dataclasses.replace(source, claimed=asked.credits, prepaid=asked.prepaid), asked
+        state = state_of(source)
+        allowance = Allowance(asked.credits, asked.prepaid)
+        yield with_state(source, dataclasses.replace(state, allowance=allowance)), asked
 
 
 def _admit(
@@ -281,21 +285,26 @@ def _admit(
 ) -> SourceImage:
     last = NOTHING if admitted is None else admitted.last
     spare = settled.left if admitted is None else admitted.spare
-    is_within = settled.admits(order(source.input_id), last) or _is_in_books(source, settled)
-    return dataclasses.replace(
-        source, within_budget=is_within, spare_calls=max(0, int(spare // highest))
+    state = state_of(source)
+    assert state.allowance is not None
+    is_admitted = settled.admits(order(source.input_id), last)
+    allowance = dataclasses.replace(
+        state.allowance,
+        is_within_budget=is_admitted or _is_in_books(state.allowance, settled),
+        spare_calls=max(0, int(spare // highest)),
     )
+    return with_state(source, dataclasses.replace(state, allowance=allowance))
 
 
-def _is_in_books(source: SourceImage, settled: Reach) -> bool:
+def _is_in_books(allowance: Allowance, settled: Reach) -> bool:
     """Checks whether the books hold the whole cost of an input, so that it may be upscaled.
 
     If the books hold more than the budget, e.g. because it was lowered, calls that may not have
     been charged yet are not repeated, as that could charge them.
     """
     is_overdrawn = settled.left < 0
-    may_be_charged = source.prepaid is not None and source.prepaid.unresolved > 0
-    return source.claimed == 0 and not (is_overdrawn and may_be_charged)
+    may_be_charged = allowance.prepaid is not None and allowance.prepaid.unresolved > 0
+    return allowance.credits == 0 and not (is_overdrawn and may_be_charged)
 
 
 def _last_bucket(asked: Claim, settled: Reach) -> Iterator[tuple[None, Claim]]:
@@ -366,7 +375,7 @@ class LimitCredits(beam.PTransform):
             pipeline runs. A runner may repeat that read after this run has spent some.
 
     Returns:
-        The `SourceImage`s, with `within_budget`, `claimed`, `prepaid` and `spare_calls` set.
+        The `SourceImage`s, each with its `Allowance`.
     """
 
     max_credits: Decimal

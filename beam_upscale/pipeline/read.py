@@ -19,12 +19,26 @@ from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.run_state.control import clear_stop
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
+from beam_upscale.pipeline.run_state.input_state import (
+    EarlierResult,
+    InputState,
+    ListingEntry,
+    state_of,
+    with_state,
+)
 from beam_upscale.pipeline.run_state.resume import Asked, asked_by, assign_shards, still_holds
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.inputs.inputs import Inputs, Listing
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import Batch, read_index, read_part, together, write_listing
+from beam_upscale.sources.listing import (
+    Batch,
+    ListedInput,
+    read_index,
+    read_part,
+    together,
+    write_listing,
+)
 from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess
 
@@ -90,7 +104,7 @@ class ReadBatch(beam.DoFn):
     def __init__(self, dataset: DatasetFolder, books: RunBooks | None = None) -> None:
         self._dataset = dataset
         self._books = books
-        self._images: tuple[str, list[SourceImage]] = ("", [])
+        self._inputs: tuple[str, list[ListedInput]] = ("", [])
         self._rows: tuple[int, dict[str, Row]] = (-1, {})
 
     def start_bundle(self) -> None:
@@ -99,18 +113,22 @@ class ReadBatch(beam.DoFn):
 
     def process(self, batch: Batch) -> Iterator[SourceImage]:
         """Yields the batch's inputs; neighboring batches share a read of a part or a manifest."""
-        if self._images[0] != batch.part:
-            self._images = (batch.part, read_part(self._dataset, batch.part))
-        for image in self._images[1][batch.first : batch.first + batch.count]:
-            image = dataclasses.replace(image, books=self._books)
-            yield self._with_earlier(image) if image.committed else image
+        if self._inputs[0] != batch.part:
+            self._inputs = (batch.part, read_part(self._dataset, batch.part))
+        for listed in self._inputs[1][batch.first : batch.first + batch.count]:
+            state = InputState(
+                listed=ListingEntry(batch.part, listed.image),
+                earlier=self._committed(batch.shard, listed) if listed.is_committed else None,
+                books=self._books,
+            )
+            yield with_state(listed.image, state)
 
-    def _with_earlier(self, image: SourceImage) -> SourceImage:
-        assert image.shard is not None
-        if self._rows[0] != image.shard:
-            rows = self._dataset.read_manifest(image.shard)
-            self._rows = (image.shard, {row.input_id: row for row in rows})
-        return dataclasses.replace(image, earlier=Record(self._rows[1][image.input_id], None))
+    def _committed(self, shard: int, listed: ListedInput) -> EarlierResult:
+        if self._rows[0] != shard:
+            rows = self._dataset.read_manifest(shard)
+            self._rows = (shard, {row.input_id: row for row in rows})
+        row = self._rows[1][listed.image.input_id]
+        return EarlierResult(Record(row, None), is_committed=True)
 
 
 class FindEarlier(beam.DoFn):
@@ -124,28 +142,39 @@ class FindEarlier(beam.DoFn):
         self._model = model
 
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
-        """Yields the input with its valid earlier record, or with None if it is to be upscaled."""
-        staged = self._dataset.staged_record(image.input_id)
-        if staged is not None and not _is_committed(staged, image):
-            image = dataclasses.replace(image, earlier=staged, committed=False)
-        elif staged is not None and image.earlier is not None:
-            otherwise = not _are_labeled_alike(staged.row, image.earlier.row)
-            image = dataclasses.replace(image, staged_otherwise=otherwise)
-        row = None if image.earlier is None else image.earlier.row
-        if row is not None and (
-            row.status in self._retry
-            or not still_holds(image, row, self._dataset, self._asked)
-            or self._is_open(image, row)
-        ):
-            image = image.without_earlier()
+        """Yields the input with its valid earlier result, or with None if it is to be upscaled."""
+        state = state_of(image)
+        earlier = self._last(image.input_id, state.earlier)
+        if earlier is not None and not self._is_valid(image, earlier.record.row):
+            earlier = None
+        if earlier is not state.earlier:
+            image = with_state(image, dataclasses.replace(state, earlier=earlier))
         yield image
+
+    def _last(self, input_id: str, earlier: EarlierResult | None) -> EarlierResult | None:
+        """Returns the last result of an input: that of a record, else the committed one."""
+        staged = self._dataset.staged_record(input_id)
+        if staged is None:
+            return earlier
+        if earlier is None or not _is_committed(staged.row, earlier):
+            return EarlierResult(staged)
+        has_other = not _are_labeled_alike(staged.row, earlier.record.row)
+        return dataclasses.replace(earlier, has_other_record=has_other)
+
+    def _is_valid(self, image: SourceImage, row: Row) -> bool:
+        return (
+            row.status not in self._retry
+            and still_holds(image, row, self._dataset, self._asked)
+            and not self._is_open(image, row)
+        )
 
     def _is_open(self, image: SourceImage, row: Row) -> bool:
         """Checks whether a free repeat may resolve an open call for an input without an image."""
-        if self._model is None or image.books is None or row.status is Status.UPSCALED:
+        books = state_of(image).books
+        if self._model is None or books is None or row.status is Status.UPSCALED:
             return False
-        known = repeatable_entries(image.books, self._model)
-        at = image.books.started_at
+        known = repeatable_entries(books, self._model)
+        at = books.started_at
         groups = [
             group
             for group in known.unresolved(image.input_id)
@@ -177,18 +206,19 @@ class FindDone(FindEarlier):
 
     def process(self, image: SourceImage) -> Iterator[SourceImage]:
         """Yields an input as `FindEarlier` does; unchanged if finished or beyond the budget."""
-        if image.earlier is None and image.within_budget:
+        state = state_of(image)
+        is_within_budget = state.allowance is None or state.allowance.is_within_budget
+        if state.earlier is None and is_within_budget:
             yield from super().process(image)
         else:
             yield image
 
 
-def _is_committed(staged: Record, image: SourceImage) -> bool:
-    """Checks whether a record below `.staging/` is of the same result as the committed row."""
-    if not image.committed or image.earlier is None:
-        return False
-    row = image.earlier.row
-    return _result(with_earlier_billing(staged.row, row)) == _result(row)
+def _is_committed(row: Row, earlier: EarlierResult) -> bool:
+    """Checks whether the row of a record below `.staging/` is of the committed result."""
+    committed = earlier.record.row
+    is_same = _result(with_earlier_billing(row, committed)) == _result(committed)
+    return earlier.is_committed and is_same
 
 
 def _result(row: Row) -> tuple[object, ...]:

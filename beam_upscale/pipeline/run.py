@@ -31,7 +31,7 @@ from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeli
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
 from beam_upscale.pipeline.run_state.control import (
-    HeedStop,
+    PostponeAfterStop,
     Progress,
     clear_stop,
     final_progress,
@@ -330,7 +330,7 @@ def _wire(
         images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
     (
         images
-        | "HeedStop" >> beam.ParDo(HeedStop(dataset))
+        | "PostponeAfterStop" >> beam.ParDo(PostponeAfterStop(dataset))
         | Upscale(settings)
         | WriteDataset(
             request.output,

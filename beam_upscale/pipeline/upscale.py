@@ -26,6 +26,7 @@ from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
+from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -41,8 +42,9 @@ class _Prepare(beam.DoFn):
     def process(
         self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
     ) -> Iterator[TiledImage]:
-        if source.books is None and self._books is not None:
-            source = dataclasses.replace(source, books=self._books)
+        state = state_of(source)
+        if state.books is None and self._books is not None:
+            source = with_state(source, dataclasses.replace(state, books=self._books))
         # No variable may hold the image: the steps behind this one run during the `yield`.
         yield element(prepare(source, self._settings, shared_pool()), timestamp)
 

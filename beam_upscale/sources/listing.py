@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
-from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.sources.inputs.source_image import SourceImage, source_from_values
 from beam_upscale.sources.locations.parts import Cell
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
@@ -28,6 +28,34 @@ _BATCHES_OF_CELLS = 256
 _FEWEST_CELLS_TOGETHER = 8
 
 _INDEX = "index.jsonl.gz"
+
+
+@dataclasses.dataclass(frozen=True)
+class ListedInput:
+    """An input in the listing of an output.
+
+    Attributes:
+        image: the input, with its shard and the name of its result.
+        is_committed: True if that shard was committed with a row of the input.
+    """
+
+    image: SourceImage
+    is_committed: bool = False
+
+    def to_json(self) -> str:
+        """Returns the input as one line of JSON."""
+        values = {**self.image.to_values(), "committed": self.is_committed}
+        if "web_access" in values:
+            # It stays last: a part is named by the hash of its bytes.
+            values["web_access"] = values.pop("web_access")
+        return json.dumps(values)
+
+
+def listed_from_json(text: str) -> ListedInput:
+    """Returns the input that `ListedInput.to_json` wrote."""
+    values = json.loads(text)
+    is_committed = values.pop("committed")
+    return ListedInput(source_from_values(values), is_committed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +95,25 @@ def _read_with(image: SourceImage) -> Hashable:
 
 
 def write_listing(
-    images: Iterable[SourceImage], total: int, dataset: DatasetFolder
+    listed: Iterable[ListedInput], total: int, dataset: DatasetFolder
 ) -> Iterator[Batch]:
     """Writes a listing and returns its batches.
 
     Parts are named by their content, so a second run over other inputs keeps those of the first.
 
     Args:
-        images: with their shards; images of one shard follow each other.
-        total: the number of images.
+        listed: the inputs; those of one shard follow each other.
+        total: the number of inputs.
         dataset: the output.
     """
     index: list[bytes] = []
-    for shard, group in itertools.groupby(images, key=lambda image: image.shard):
+    for shard, group in itertools.groupby(listed, key=lambda each: each.image.shard):
         assert shard is not None
         inputs = list(group)
-        lines = "".join(f"{image.to_json()}\n" for image in inputs).encode()
+        lines = "".join(f"{each.to_json()}\n" for each in inputs).encode()
         part = f"{shard_name(shard)}-{hashlib.sha256(lines).hexdigest()[:16]}"
         dataset.write(_part_uri(dataset, part), _compressed(lines))
-        sizes = [len(batch) for batch in together(inputs, total)]
+        sizes = [len(batch) for batch in together((each.image for each in inputs), total)]
         index.append(json.dumps([shard, part, sizes]).encode() + b"\n")
     dataset.write(_index_uri(dataset), _compressed(b"".join(index)))
     return read_index(dataset)
@@ -106,11 +134,10 @@ def listed_shards(dataset: DatasetFolder) -> Iterator[tuple[int, str]]:
         yield shard, part
 
 
-def read_part(dataset: DatasetFolder, part: str) -> list[SourceImage]:
+def read_part(dataset: DatasetFolder, part: str) -> list[ListedInput]:
     """Reads the inputs of a part, in order."""
     lines = gzip.decompress(files.read(_part_uri(dataset, part))).decode().splitlines()
-    listed = map(source_from_json, lines)
-    return [dataclasses.replace(image, listed_in=part, listed_as=image) for image in listed]
+    return list(map(listed_from_json, lines))
 
 
 def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:

@@ -52,6 +52,7 @@ from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_d
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run_state.arrivals import Listed, key_of
 from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
+from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.write import _place_of_giant
@@ -321,13 +322,14 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
         new: set[str] = set()
         for result in _upscaled(sources, ready.settings, lost):
             _persist(result, ready.settings, dataset, request)
-            if result.source.earlier is None or not result.source.committed:
+            earlier = state_of(result.source).earlier
+            if earlier is None or not earlier.is_committed:
                 new.add(result.source.input_id)
         if is_stopped(dataset):
             return
         commit = CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
         for shard, part in listed_shards(dataset):
-            ids = [image.input_id for image in read_part(dataset, part)]
+            ids = [listed.image.input_id for listed in read_part(dataset, part)]
             news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
             (committed,) = commit.process((shard, news))
             assert committed.is_whole
@@ -366,7 +368,7 @@ def _upscaled(
     sources: Sequence[SourceImage], settings: PinnedSettings, lost: Callable[[str], bool]
 ) -> Iterator[UpscaledImage]:
     for source in sources:
-        if source.earlier is None and lost(source.input_id):
+        if state_of(source).earlier is None and lost(source.input_id):
             _upscale(source, settings)
         yield _upscale(source, settings)
 
@@ -395,7 +397,7 @@ def _persist(
         result = _spread(result, settings, dataset)
     assert result.stop is None
     assert result.record is not None
-    if result.source.earlier is None:
+    if state_of(result.source).earlier is None:
         stage(result, dataset, request.layout)
 
 

@@ -31,6 +31,7 @@ from beam_upscale.pipeline.run_state.control import (
     request_stop,
     stop_after_failures,
 )
+from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -47,7 +48,8 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 
 def _file_name(source: SourceImage, row: Row) -> str:
     name = safe_name(source.output_name or source.name or source.input_id)
-    if source.listed_as is None or source.listed_as.output_name != source.output_name:
+    entry = state_of(source).listed
+    if entry is None or entry.image.output_name != source.output_name:
         # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
     return name + image_extension(row)
@@ -67,8 +69,9 @@ def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dic
 
 def shard_of(source: SourceImage) -> int:
     """Returns the shard that a result belongs to; the listing decides for a listed input."""
-    if source.listed_as is not None and source.listed_as.shard is not None:
-        return source.listed_as.shard
+    entry = state_of(source).listed
+    if entry is not None and entry.image.shard is not None:
+        return entry.image.shard
     if source.shard is not None:
         return source.shard
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
@@ -128,9 +131,10 @@ def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
 
 def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
     """Checks whether paid calls for an input are booked in an output before they are made."""
-    if source.books is None:
+    kept = state_of(source).books
+    if kept is None:
         return False
-    root = source.books.dataset.root
+    root = kept.dataset.root
     return root == dataset.root or Output(dataset.root).is_same(root)
 
 
@@ -176,7 +180,8 @@ class Stage(beam.DoFn):
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[tuple[int, ShardUpdate]]:
         source, record = upscaled.source, upscaled.record
-        if source.listed_in is None and source.uri is not None:
+        state = state_of(source)
+        if state.listed is None and source.uri is not None:
             self._refuse_in_output(source.uri)
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
@@ -188,26 +193,29 @@ class Stage(beam.DoFn):
             self._open()
             self._updates.postponed(shard, timestamp, window)
             return
-        earlier = source.earlier is not None
-        is_new = not earlier or not source.committed or source.staged_otherwise
-        if earlier:
+        earlier = state.earlier
+        if earlier is not None:
             # Its columns may have changed since, but nothing that the image depends on.
             record = relabeled(record, source.columns, self._input_type)
             record = readdressed(record, source.source_uri)
-            is_new = is_new or record is not source.earlier
-            is_stale = source.staged_otherwise or record is not source.earlier
-            if is_stale and source.listed_in is not None:
+            is_stale = earlier.has_other_record or record is not earlier.record
+            is_new = is_stale or not earlier.is_committed
+            if is_stale and state.listed is not None:
                 self._open()
                 self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
         else:
+            is_new = True
             self._open()
             record = stage(upscaled, self._dataset, self._layout)
-        done = progress_file(self._dataset, self._run_id).add(progress_of(record, earlier))
+        progress = progress_of(record, earlier is not None)
+        done = progress_file(self._dataset, self._run_id).add(progress)
         stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if source.is_as_listed:
-            self._updates.listed(source, is_new, timestamp, window)
+        if state.listed is not None and is_as_listed(source):
+            self._updates.listed(
+                shard, state.listed.part, source.input_id, is_new, timestamp, window
+            )
         else:
-            yield shard, Own(record.to_json(), source.fingerprint(), is_new)
+            yield shard, Own(record.to_json(), fingerprint(source), is_new)
 
     def _refuse_in_output(self, uri: str) -> None:
         """Raises an error if an input that no listing has checked is in the output."""
@@ -246,11 +254,18 @@ class _BundleUpdates:
         """Notes that an input of a shard is left to a later run."""
         self._postponed.setdefault(shard, (timestamp, window))
 
-    def listed(self, source: SourceImage, is_new: bool, timestamp: Timestamp, window: Any) -> None:
-        """Notes that an input arrived as it is listed."""
-        assert source.listed_in is not None
-        place = shard_of(source), source.listed_in, is_new
-        self._keys.setdefault(place, bytearray()).extend(key_of(source.input_id))
+    def listed(
+        self,
+        shard: int,
+        part: str,
+        input_id: str,
+        is_new: bool,
+        timestamp: Timestamp,
+        window: Any,
+    ) -> None:
+        """Notes that an input arrived as it is listed in a part of the listing."""
+        place = shard, part, is_new
+        self._keys.setdefault(place, bytearray()).extend(key_of(input_id))
         self._times.setdefault(place, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:

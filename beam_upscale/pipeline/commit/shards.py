@@ -207,10 +207,13 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
     Raises:
         LookupError: an input arrived, and its record is gone since.
     """
-    images = [image for image in read_part(dataset, part) if image.input_id not in arrivals.own]
+    inputs = [
+        listed for listed in read_part(dataset, part) if listed.image.input_id not in arrivals.own
+    ]
     with ThreadPoolExecutor(_READERS) as readers:
-        staged = readers.map(dataset.staged_record, [image.input_id for image in images])
-        for image, record in zip(images, staged, strict=True):
+        staged = readers.map(dataset.staged_record, [listed.image.input_id for listed in inputs])
+        for listed, record in zip(inputs, staged, strict=True):
+            image = listed.image
             if record is not None:
                 yield record
             elif key_of(image.input_id) in arrivals.new_keys:
@@ -218,7 +221,7 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
                     f"the record of {image.input_id} is gone: something else has changed "
                     f"{dataset.staging} meanwhile; run the same again"
                 )
-            elif not image.committed:
+            elif not listed.is_committed:
                 yield Record(_left_out(image), telemetry=None)
 
 

@@ -27,6 +27,12 @@ from beam_upscale.pipeline.one_image.states import (
 )
 from beam_upscale.pipeline.one_image.tiles import with_tiles
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
+from beam_upscale.pipeline.run_state.input_state import (
+    Allowance,
+    is_as_listed,
+    state_of,
+    with_state,
+)
 from beam_upscale.pipeline.run_state.resume import Asked, is_asked_alike
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend, ChainPlan
@@ -57,20 +63,23 @@ def prepare(
         postponed, skipped or refused, cannot be read or is a large image, or if no decoder can be
         started.
     """
+    state = state_of(source)
     if source.data is not None:
-        source = dataclasses.replace(source, data_sha256=hashlib.sha256(source.data).hexdigest())
+        digest = hashlib.sha256(source.data).hexdigest()
+        source = with_state(source, dataclasses.replace(state, data_sha256=digest))
     draft = _begun(source, settings)
     try:
-        if source.earlier is not None and not _still_stands(source, source.earlier.row, settings):
-            source = source.without_earlier()
-            draft = dataclasses.replace(draft, source=draft.source.without_earlier())
-        if source.earlier is not None or source.postponed:
-            return UpscaledImage(draft.source, source.earlier)
+        if state.earlier is not None:
+            if _still_stands(source, state.earlier.record.row, settings):
+                return UpscaledImage(draft.source, state.earlier.record)
+            draft = draft.without_earlier()
+        if state.is_postponed:
+            return UpscaledImage(draft.source, None)
         draft = _with_parameters(draft, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
             return _giant(draft, *large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
-        digest = source.data_sha256 or hashlib.sha256(data).hexdigest()
+        digest = state_of(source).data_sha256 or hashlib.sha256(data).hexdigest()
         draft = _with_content(draft, digest, settings)
         return _decode(data, header, draft, settings, decoders)
     except Exception as error:
@@ -96,10 +105,11 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
     A user's own step of the pipeline may have replaced the bytes or the prompt that the earlier row
     was compared with.
     """
-    if source.data_sha256 is not None and source.data_sha256 != earlier.source_sha256:
+    state = state_of(source)
+    if state.data_sha256 is not None and state.data_sha256 != earlier.source_sha256:
         return False
     rules = settings.rules
-    is_changed = source.listed_as is not None and not source.is_as_listed
+    is_changed = state.listed is not None and not is_as_listed(source)
     asked = Asked(rules.parameters, rules.prompt_column)
     if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
         return False
@@ -109,14 +119,14 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
 def _with_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> ResultDraft:
     """Adds the SHA-256 of the input's bytes, and the booking that depends on it."""
     draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, source_sha256=sha256))
-    source = draft.source
-    if source.books is None or settings.rules.backend is not Backend.GRPC:
+    state = state_of(draft.source)
+    if state.books is None or settings.rules.backend is not Backend.GRPC:
         return draft
-    work, limit = work_of(sha256, draft.parameters), None
-    if source.claimed is not None:
-        is_prepaid = source.prepaid is not None and source.prepaid.work == work
-        limit = Limit(is_prepaid, source.spare_calls)
-    booking = ImageBooking(source.books, source.input_id, work, limit)
+    work, limit, allowance = work_of(sha256, draft.parameters), None, state.allowance
+    if allowance is not None:
+        is_prepaid = allowance.prepaid is not None and allowance.prepaid.work == work
+        limit = Limit(is_prepaid, allowance.spare_calls)
+    booking = ImageBooking(state.books, draft.source.input_id, work, limit)
     return dataclasses.replace(draft, booking=booking)
 
 
@@ -167,21 +177,21 @@ def _refusal(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage | None:
     """Returns the result if the rules or the budget leave nothing to do; else None."""
     if not decision.is_upscaled:
         return _decided(draft, decision)
-    # The image may have been priced while it could not be read, or before it was replaced.
-    if not draft.source.within_budget or _exceeds_claim(draft, decision):
+    allowance = state_of(draft.source).allowance
+    if allowance is not None and not _is_affordable(decision, allowance, draft.booking):
         return _over_budget(draft, decision)
     return None
 
 
-def _exceeds_claim(draft: ResultDraft, decision: ChainPlan) -> bool:
-    """Checks whether an image costs more than the budget sets aside for it."""
-    claimed, prepaid = draft.source.claimed, draft.source.prepaid
-    if claimed is None:
-        return False
-    limit = None if draft.booking is None else draft.booking.limit
-    if prepaid is not None and limit is not None and limit.is_prepaid:
-        claimed += prepaid.credits
-    return decision.credits > claimed
+def _is_affordable(decision: ChainPlan, allowance: Allowance, booking: ImageBooking | None) -> bool:
+    """Checks whether the budget pays for an image.
+
+    The image may have been priced while it could not be read, or before it was replaced.
+    """
+    reserve, limit = allowance.credits, None if booking is None else booking.limit
+    if allowance.prepaid is not None and limit is not None and limit.is_prepaid:
+        reserve += allowance.prepaid.credits
+    return allowance.is_within_budget and decision.credits <= reserve
 
 
 def _large_header(

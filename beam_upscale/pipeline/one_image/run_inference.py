@@ -19,6 +19,7 @@ from beam_upscale.inference.handlers.registry import handler_for
 from beam_upscale.inference.local_engines import LocalModel
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -91,7 +92,8 @@ def _result(pending: PendingInference) -> Inference:
 
 def count(upscaled: UpscaledImage) -> None:
     """Adds a result to the metrics."""
-    done_elsewhere = upscaled.source.earlier is not None or upscaled.giant is not None
+    is_earlier = state_of(upscaled.source).earlier is not None
+    done_elsewhere = is_earlier or upscaled.giant is not None
     if upscaled.record is None or done_elsewhere:
         return
     row = upscaled.record.row

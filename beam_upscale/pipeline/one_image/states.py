@@ -24,6 +24,7 @@ from beam_upscale.errors import (
 from beam_upscale.images.values import ImageHeader, Metadata
 from beam_upscale.inference.elements import Inference, Tile
 from beam_upscale.pipeline.run_state.booking import ImageBooking
+from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.parameters import Parameters
@@ -131,6 +132,11 @@ class ResultDraft:
             billed_credits=self.row.billed_credits + inference.billed_credits,
         )
         return dataclasses.replace(self, row=row, telemetry=telemetry)
+
+    def without_earlier(self) -> "ResultDraft":
+        """Returns the draft of an input that is to be done, whatever earlier runs did."""
+        state = dataclasses.replace(state_of(self.source), earlier=None)
+        return dataclasses.replace(self, source=with_state(self.source, state))
 
     def noted(self, *notes: str) -> "ResultDraft":
         """Adds notes to the row."""

@@ -7,7 +7,7 @@ it unnoticed.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
@@ -15,6 +15,7 @@ from beam_upscale.dataset.manifest.json_values import to_json
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.pipeline.run_state.input_state import fingerprint, state_of
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import listed_shards, read_part
 from beam_upscale.storage.sorted_map import SortedMap
@@ -49,7 +50,7 @@ class Own:
 
     Attributes:
         record: the input's record, as `Record.to_json` encodes it.
-        fingerprint: the input's `SourceImage.fingerprint`.
+        fingerprint: the input's `input_state.fingerprint`.
         is_new: as in `Listed`.
     """
 
@@ -133,10 +134,9 @@ def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder
     Raises:
         LookupError: the runner lost an input; no step leaves one out.
     """
-    for part in parts:
-        for image in read_part(dataset, part):
-            if not arrivals.has(image.input_id):
-                raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
+    for image in _listed_images(parts, dataset):
+        if not arrivals.has(image.input_id):
+            raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
@@ -153,11 +153,11 @@ def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
     both = {input_id for input_id in arrivals.own if key_of(input_id) in arrivals.keys}
     if not both:
         return
-    for image in (image for part in sorted(arrivals.parts) for image in read_part(dataset, part)):
+    for image in _listed_images(sorted(arrivals.parts), dataset):
         if image.input_id not in both:
             continue
         own = arrivals.own[image.input_id][0]
-        if own.fingerprint != image.fingerprint():
+        if own.fingerprint != fingerprint(image):
             raise _two_inputs(image.input_id, _difference(_row_of(image), _row(own)))
 
 
@@ -169,9 +169,13 @@ def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
     """
     first, *others = sources
     for other in others:
-        if other.fingerprint() != first.fingerprint():
+        if fingerprint(other) != fingerprint(first):
             rows = (_row_of(first), _row_of(other))
             raise _two_inputs(first.input_id, _difference(*rows))
+
+
+def _listed_images(parts: Iterable[str], dataset: DatasetFolder) -> Iterator[SourceImage]:
+    return (listed.image for part in parts for listed in read_part(dataset, part))
 
 
 def _row(own: Own) -> Row:
@@ -188,7 +192,7 @@ def _row_of(image: SourceImage) -> Row:
         image.input_id,
         image.source_uri,
         Status.FAILED,
-        source_sha256=image.data_sha256 or digest,
+        source_sha256=state_of(image).data_sha256 or digest,
         input=image.columns,
     )
 
@@ -231,7 +235,8 @@ class Places:
             (input_id, str(shard)) for shard, input_id, _ in dataset.committed_names()
         )
         for shard, part in listed_shards(dataset):
-            self._shards.add((image.input_id, str(shard)) for image in read_part(dataset, part))
+            images = _listed_images([part], dataset)
+            self._shards.add((image.input_id, str(shard)) for image in images)
 
     def refuse_others(self, input_ids: Iterable[str], shard: int) -> None:
         """Raises if an id of this shard is also in another shard.

@@ -20,6 +20,7 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.inference import steps
+from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files, walking
 from beam_upscale.storage.uris import uris
@@ -220,7 +221,7 @@ def forget_stop(dataset: DatasetFolder) -> None:
     _stopped.pop(dataset.root, None)
 
 
-class HeedStop(beam.DoFn):
+class PostponeAfterStop(beam.DoFn):
     """The DoFn that postpones inputs after a stop request: without a row, for a later run."""
 
     def __init__(self, dataset: DatasetFolder) -> None:
@@ -240,4 +241,6 @@ class HeedStop(beam.DoFn):
             self._found = files.exists(self._dataset.stop_file)
             self._looked_at = now
         stopped = self._found or is_stopped(self._dataset)
-        yield dataclasses.replace(source, postponed=True) if stopped else source
+        if stopped:
+            source = with_state(source, dataclasses.replace(state_of(source), is_postponed=True))
+        yield source

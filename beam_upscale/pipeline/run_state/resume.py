@@ -18,7 +18,8 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.settings.run_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.inputs import requested_name
-from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
+from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.sources.listing import ListedInput, listed_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import urls
@@ -61,7 +62,7 @@ def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
 
 def assign_shards(
     images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
-) -> Iterator[SourceImage]:
+) -> Iterator[ListedInput]:
     """Assigns each input to a shard, the same on every run over the same inputs.
 
     Inputs of shards that earlier runs completed keep their shard. The others fill new shards in
@@ -74,7 +75,8 @@ def assign_shards(
         shard_rows: the number of rows in a shard.
 
     Yields:
-        The inputs ordered by shard and `input_id`, with `shard`, `output_name` and `committed` set.
+        The inputs as they are listed, ordered by shard and `input_id`, with `shard` and
+        `output_name` set.
     """
     committed = SortedMap(
         (input_id, json.dumps([shard, output_uri]))
@@ -88,15 +90,15 @@ def assign_shards(
             reserved[input_id] = name
     names = unique_names(lambda: map(requested_name, images), reserved)
     by_shard = SortedMap(
-        (f"{image.shard:012} {image.input_id}", image.to_json())
-        for image in _numbered(zip(images, names, strict=True), committed, first, shard_rows)
+        (f"{listed.image.shard:012} {listed.image.input_id}", listed.to_json())
+        for listed in _numbered(zip(images, names, strict=True), committed, first, shard_rows)
     )
-    return map(source_from_json, by_shard.values())
+    return map(listed_from_json, by_shard.values())
 
 
 def _numbered(
     named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
-) -> Iterator[SourceImage]:
+) -> Iterator[ListedInput]:
     position = 0
     for image, name in named:
         found = committed.get(image.input_id)
@@ -104,7 +106,8 @@ def _numbered(
         if shard >= first:
             shard = first + position // shard_rows
             position += 1
-        yield dataclasses.replace(image, shard=shard, output_name=name, committed=found is not None)
+        image = dataclasses.replace(image, shard=shard, output_name=name)
+        yield ListedInput(image, is_committed=found is not None)
 
 
 def output_name(row: Row) -> str | None:

@@ -5,14 +5,11 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from beam_upscale.dataset.books import Prepaid, RunBooks
 from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.names import safe_name, stem
-from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.locations import locations
@@ -31,6 +28,10 @@ HEADER_BYTES = 256 * 1024
 """Bytes at the beginning of a file that hold most headers."""
 
 
+class RunState:
+    """The base of what a run knows of an input: `pipeline.run_state` has the one subclass."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceImage:
     """An input of `Upscale`: one image of the dataset.
@@ -47,24 +48,10 @@ class SourceImage:
         caption_uri: a text file that describes the image, on any of Beam's file systems.
         caption_part: of that file; None is the whole.
         shard: the number of the shard that the result belongs to; None lets the sink choose.
-        listed_in: the part of the output's own listing that holds the input, which the commit of
-            its shard reads; None if the input comes from elsewhere.
-        earlier: the record that an earlier run wrote for this input, if it is still valid.
-        committed: True if that record is in a committed shard already.
-        staged_otherwise: True if a record of the same result with other columns is staged, too,
-            which the next commit of that shard would take.
-        within_budget: False if the budget does not reach the input.
-        claimed: credits that the budget sets aside for the input. An input that turns out to cost
-            more is over the budget. None if there is no budget.
-        prepaid: the credits that `claimed` leaves out, for calls that an earlier run paid; None if
-            there are none.
-        spare_calls: the calls that the whole run may make beyond the claims of its inputs.
-        books: the books for paid calls of the input; None if no books are kept.
-        postponed: True leaves the input to a later run.
-        data_sha256: of `data`, in hexadecimal, if the bytes themselves are no longer needed.
-        listed_as: the input as it is in the output's own listing; None if it comes from elsewhere.
         web_access: the networks that its URL may lead to, besides those that the reading process
             allows or denies.
+        run_state: what a run knows of the input besides; a user neither sets nor reads it, and
+            `dataclasses.replace` keeps it.
     """
 
     input_id: str
@@ -77,52 +64,32 @@ class SourceImage:
     caption_uri: str | None = None
     caption_part: Extent | None = None
     shard: int | None = None
-    listed_in: str | None = None
-    earlier: Record | None = None
-    committed: bool = False
-    staged_otherwise: bool = False
-    within_budget: bool = True
-    claimed: Decimal | None = None
-    prepaid: Prepaid | None = None
-    spare_calls: int = 0
-    books: RunBooks | None = dataclasses.field(default=None, compare=False)
-    postponed: bool = False
-    data_sha256: str | None = None
-    listed_as: "SourceImage | None" = None
     web_access: WebAccess = dataclasses.field(default=web_access.DEFAULT, compare=False)
+    run_state: RunState | None = dataclasses.field(default=None, repr=False)
 
     @property
     def source_uri(self) -> str:
         """The file that holds the input, as text that every store takes; without one, the id."""
         return self.input_id if self.uri is None else uris_uris.printable(self.uri)
 
-    def without_earlier(self) -> "SourceImage":
-        """Returns the input as one that is to be done, whatever earlier runs did."""
-        return dataclasses.replace(self, earlier=None, committed=False, staged_otherwise=False)
+    def identity(self, data_sha256: str | None = None) -> str:
+        """Returns the values that identify the input, as JSON.
 
-    @property
-    def is_as_listed(self) -> bool:
-        """True if the input is in the output's own listing, and no step has changed it since."""
-        listed = self.listed_as
-        has_data = self.data is not None or self.data_sha256 is not None
-        if listed is None or self.listed_in is None or has_data:
-            return False
+        Args:
+            data_sha256: of `data`, in hexadecimal, if the input no longer holds its bytes.
+        """
+        if self.data is not None:
+            data_sha256 = hashlib.sha256(self.data).hexdigest()
+        values = {**self._json_values(_IDENTITY), "data_sha256": data_sha256}
+        return json.dumps(values, sort_keys=True)
+
+    def is_same_input(self, other: "SourceImage") -> bool:
+        """Checks whether the values that identify two inputs are equal; bytes are hashed."""
         # For most inputs, the values are the same objects.
         return (
-            all(getattr(self, name) is getattr(listed, name) for name in _IDENTITY)
-            or self._identity() == listed._identity()
-        )
-
-    def fingerprint(self) -> str:
-        """Returns a hash of the values that identify the input, independent of its outcome."""
-        return hashlib.sha256(self._identity().encode()).hexdigest()
-
-    def _identity(self) -> str:
-        digest = self.data_sha256
-        if self.data is not None:
-            digest = hashlib.sha256(self.data).hexdigest()
-        values = {**self._json_values(_IDENTITY), "data_sha256": digest}
-        return json.dumps(values, sort_keys=True)
+            self.data is other.data
+            and all(getattr(self, name) is getattr(other, name) for name in _IDENTITY)
+        ) or self.identity() == other.identity()
 
     def read(self, max_bytes: int) -> bytes:
         """Reads the encoded image.
@@ -201,12 +168,16 @@ class SourceImage:
             defaults = dataclasses.replace(defaults, prompt=caption)
         return defaults.overridden(self.columns, prompt_column)
 
-    def to_json(self) -> str:
-        """Returns the attributes that a listing holds, as one line of JSON, without the others."""
-        values = self._json_values(_LISTED)
+    def to_values(self) -> dict[str, Any]:
+        """Returns the attributes as values for JSON, without the bytes and the run's state."""
+        values = self._json_values((*_IDENTITY, "shard"))
         if self.web_access != web_access.DEFAULT:
             values["web_access"] = dataclasses.astuple(self.web_access)
-        return json.dumps({name: value for name, value in values.items() if value is not None})
+        return {name: value for name, value in values.items() if value is not None}
+
+    def to_json(self) -> str:
+        """Returns `to_values` as one line of JSON."""
+        return json.dumps(self.to_values())
 
     def _json_values(self, names: Iterable[str]) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}
@@ -219,22 +190,25 @@ class SourceImage:
 _IDENTITY = (
     *("input_id", "uri", "part", "name", "output_name", "columns", "caption_uri", "caption_part"),
 )
-_LISTED = (*_IDENTITY, "shard", "committed")
 _PARTS: Mapping[str, type[Part]] = MappingProxyType(
     {"extent": Extent, "cell": Cell, "missing": Missing}
 )
 
 
+def source_from_values(values: Mapping[str, Any]) -> SourceImage:
+    """Returns the input of values that `SourceImage.to_values` gave."""
+    fields = {**values, "columns": from_json(values["columns"])}
+    for name in ("part", "caption_part"):
+        if name in fields:
+            fields[name] = _part_from_json(fields[name])
+    if "web_access" in fields:
+        fields["web_access"] = WebAccess(*fields["web_access"])
+    return SourceImage(**fields)
+
+
 def source_from_json(text: str) -> SourceImage:
     """Returns the input that `SourceImage.to_json` wrote."""
-    values = json.loads(text)
-    values["columns"] = from_json(values["columns"])
-    for name in ("part", "caption_part"):
-        if name in values:
-            values[name] = _part_from_json(values[name])
-    if "web_access" in values:
-        values["web_access"] = WebAccess(*values["web_access"])
-    return SourceImage(**values)
+    return source_from_values(json.loads(text))
 
 
 def _part_to_json(part: Part | None) -> list[Any] | None:

@@ -9,6 +9,7 @@ import apache_beam as beam
 import pytest
 from apache_beam.coders import registry
 from apache_beam.typehints.schemas import named_fields_from_element_type
+from input_states import known
 
 from beam_upscale.dataset.manifest import row as manifest_row
 from beam_upscale.dataset.manifest.row import Row, Status
@@ -27,6 +28,7 @@ from beam_upscale.pipeline.beam_rows import (
     totals_type,
 )
 from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.run_state.input_state import EarlierResult
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 
 IMAGE = b"an encoded image"
@@ -173,7 +175,7 @@ def test_a_result_that_a_stop_left_undone_has_no_status() -> None:
 
 
 def test_a_result_of_an_earlier_run_has_no_image() -> None:
-    earlier = dataclasses.replace(CAT, earlier=Record(ROW, None))
+    earlier = known(CAT, earlier=EarlierResult(Record(ROW, None)))
 
     row = through_a_coder(*result(source=earlier, data=None))
 

@@ -15,6 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
+from input_states import known
 from PIL import Image
 
 from beam_upscale.dataset.book_entries import work_of
@@ -42,6 +43,7 @@ from beam_upscale.pipeline.budget import (
     spent_on,
 )
 from beam_upscale.pipeline.run_state.booking import ImageBooking
+from beam_upscale.pipeline.run_state.input_state import Allowance, EarlierResult, state_of
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize, PlanOptions
@@ -186,14 +188,16 @@ def test_a_claim_is_what_the_plan_says() -> None:
 
 def test_what_an_earlier_run_did_is_spent() -> None:
     row = Row("a", "a", Status.UPSCALED, credits=PRICE)
-    image = SourceImage("a", uri="/no/such/file.png", earlier=Record(row, None))
+    image = known(
+        SourceImage("a", uri="/no/such/file.png"), earlier=EarlierResult(Record(row, None))
+    )
 
     assert claim(image, RULES, shared_pool()) == Claim(order("a"), PRICE, True)
 
 
 def test_what_an_earlier_run_left_asks_for_what_it_asked_then() -> None:
     row = Row("a", "a", Status.OVER_BUDGET, input_width=20, input_height=10)
-    image = SourceImage("a", data=png(20, 10), earlier=Record(row, None))
+    image = known(SourceImage("a", data=png(20, 10)), earlier=EarlierResult(Record(row, None)))
 
     assert claim(image, RULES, shared_pool()) == Claim(order("a"), PRICE, False)
 
@@ -269,7 +273,7 @@ def test_a_pipeline_admits_as_far_as_the_budget_goes(
             pipeline
             | beam.Create(images)
             | LimitCredits(Decimal(budget), RULES)
-            | beam.Map(lambda image: (image.input_id, image.within_budget))
+            | beam.Map(lambda image: (image.input_id, allowance_of(image).is_within_budget))
         )
         assert_that(admitted, equal_to(expected))
 
@@ -282,7 +286,7 @@ def test_inputs_leave_with_what_the_budget_has_for_them() -> None:
             pipeline
             | beam.Create(sources)
             | LimitCredits(Decimal(1), RULES)
-            | beam.Map(lambda image: (image.input_id, image.claimed))
+            | beam.Map(lambda image: (image.input_id, allowance_of(image).credits))
         )
         assert_that(claimed, equal_to([("a", PRICE), ("broken", Decimal(0))]))
 
@@ -311,7 +315,7 @@ def test_a_failed_image_and_what_it_was_billed_take_its_price_and_no_more(
     """A committed row's part is counted with its shard."""
     rules = Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE))
     source = SourceImage("a", data=png(1500, 1000))
-    source = dataclasses.replace(source, earlier=failed_record(source, "0.2"), committed=committed)
+    source = known(source, earlier=EarlierResult(failed_record(source, "0.2"), committed))
 
     assert claim(source, rules, shared_pool()) == Claim(order("a"), Decimal(asked), spent=False)
 
@@ -331,7 +335,7 @@ def test_what_the_books_hold_is_spent(tmp_path: Path) -> None:
 def test_a_claim_is_without_what_is_repeated_for_free(tmp_path: Path, fate: Fate | None) -> None:
     booked(tmp_path, fate)
     run = later_run(tmp_path)
-    source = SourceImage("a", data=png(20, 10), books=run)
+    source = known(SourceImage("a", data=png(20, 10)), books=run)
 
     found = claim(source, RULES, shared_pool(), MODEL)
     changed = claim(dataclasses.replace(source, data=png(20, 11)), RULES, shared_pool(), MODEL)
@@ -345,15 +349,15 @@ def test_a_claim_is_without_what_is_repeated_for_free(tmp_path: Path, fate: Fate
 
 def test_what_earlier_rows_took_is_counted_in_the_books_and_not_again(tmp_path: Path) -> None:
     rules = Rules((ENGINE,), PlanOptions(oversize=Oversize.TILE))
-    source = SourceImage("a", data=png(1500, 1000), books=later_run(tmp_path))
+    source = known(SourceImage("a", data=png(1500, 1000)), books=later_run(tmp_path))
     done = Row("a", "a", Status.UPSCALED, credits=PRICE)
 
     failed = claim(
-        dataclasses.replace(source, earlier=failed_record(source, "0.2")),
+        known(source, earlier=EarlierResult(failed_record(source, "0.2"))),
         *(rules, shared_pool(), MODEL),
     )
     upscaled = claim(
-        dataclasses.replace(source, earlier=Record(done, None)), rules, shared_pool(), MODEL
+        known(source, earlier=EarlierResult(Record(done, None))), rules, shared_pool(), MODEL
     )
 
     assert failed == Claim(order("a"), Decimal("0.2"), spent=False)
@@ -377,14 +381,14 @@ def test_free_repeats_are_within_a_budget_and_what_is_left_is_to_spare(
     """What is charged for `b` already takes its part of a budget."""
     booked(tmp_path, fate, "b")
     run = later_run(tmp_path)
-    sources = [SourceImage(name, data=png(20, 10), books=run) for name in ("a", "b")]
+    sources = [known(SourceImage(name, data=png(20, 10)), books=run) for name in ("a", "b")]
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         admitted = (
             pipeline
             | beam.Create(sources)
             | LimitCredits(Decimal(budget), RULES, run.dataset.root, MODEL)
-            | beam.Map(lambda image: (image.input_id, image.within_budget, image.spare_calls))
+            | beam.Map(described)
         )
         expected = [(name, name in within, spare) for name in ("a", "b")]
         assert_that(admitted, equal_to(expected))
@@ -399,9 +403,20 @@ def test_what_was_spent_before_is_not_looked_up_again_where_it_is_known(tmp_path
             pipeline
             | beam.Create([SourceImage("a", data=png(20, 10))])
             | LimitCredits(PRICE, RULES, run.dataset.root, MODEL, already_spent=Decimal(0))
-            | beam.Map(lambda image: image.within_budget)
+            | beam.Map(lambda image: allowance_of(image).is_within_budget)
         )
         assert_that(admitted, equal_to([True]))
+
+
+def allowance_of(image: SourceImage) -> Allowance:
+    allowance = state_of(image).allowance
+    assert allowance is not None
+    return allowance
+
+
+def described(image: SourceImage) -> tuple[str, bool, int]:
+    allowance = allowance_of(image)
+    return image.input_id, allowance.is_within_budget, allowance.spare_calls
 
 
 MODEL = RemoteModel(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)

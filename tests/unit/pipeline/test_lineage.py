@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from input_states import known
 from PIL import Image
 from runs import rows
 
@@ -244,7 +245,7 @@ def has_row(result: UpscaledImage) -> bool:
 
 def stopped(source: SourceImage) -> SourceImage:
     """As of a run that stops before the last inputs have their turn."""
-    return dataclasses.replace(source, postponed=int(source.name[0]) > 1)
+    return known(source, is_postponed=int(source.name[0]) > 1)
 
 
 @pytest.mark.parametrize("windows", [None, beam.window.FixedWindows(10)])

@@ -7,6 +7,7 @@ import apache_beam as beam
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from earlier_runs import commit, make, upscaled
+from input_states import earlier_record
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.pipeline.read import ListingRequest, ReadImages
@@ -27,14 +28,14 @@ def test_the_pipeline_lists_what_list_images_does(inputs: Path, dataset: Dataset
 
 def test_the_pipeline_marks_what_is_done(inputs: Path, dataset: DatasetFolder) -> None:
     make(inputs, "a.png", "b.png", "c.png")
-    images = list(assign_shards(list_images(str(inputs)).images, dataset, 2))
-    commit(dataset, 0, [upscaled(image) for image in images[:2]])
+    listed = list(assign_shards(list_images(str(inputs)).images, dataset, 2))
+    commit(dataset, 0, [upscaled(each.image) for each in listed[:2]])
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found = (
             pipeline
             | ReadImages(str(inputs), output=dataset.root, shard_rows=2)
-            | beam.Map(lambda image: (image.name, image.shard, image.earlier is not None))
+            | beam.Map(lambda image: (image.name, image.shard, earlier_record(image) is not None))
         )
         assert_that(found, equal_to([("a.png", 0, True), ("b.png", 0, True), ("c.png", 1, False)]))
 

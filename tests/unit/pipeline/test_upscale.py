@@ -17,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, GlobalWindow, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
+from input_states import committed, earlier_record, known
 from PIL import Image, ImageCms
 
 from beam_upscale.dataset.folder import DatasetFolder
@@ -35,6 +36,12 @@ from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
+from beam_upscale.pipeline.run_state.input_state import (
+    Allowance,
+    EarlierResult,
+    ListingEntry,
+    state_of,
+)
 from beam_upscale.pipeline.run_state.resume import Asked, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -383,7 +390,9 @@ def test_what_the_budget_does_not_reach_is_a_row(
 ) -> None:
     data = encoded(photograph())
 
-    row = outcome(source(data, within_budget=False), settings)
+    row = outcome(
+        known(source(data), allowance=Allowance(Decimal(1), is_within_budget=False)), settings
+    )
 
     assert (row.status, row.error_code) == (Status.OVER_BUDGET, ErrorCode.OVER_BUDGET)
     assert "0.2 credits" in (row.error_message or "")
@@ -394,19 +403,24 @@ def test_what_costs_more_than_when_it_was_priced_is_over_the_budget(
 ) -> None:
     data = encoded(photograph())
 
-    unreadable_then = outcome(source(data, claimed=Decimal(0)), settings)
-    as_then = upscale(source(data, claimed=Decimal("0.2")), settings)
+    unreadable_then = outcome(known(source(data), allowance=Allowance(Decimal(0))), settings)
+    as_then = upscale(known(source(data), allowance=Allowance(Decimal("0.2"))), settings)
 
     assert unreadable_then.error_code == ErrorCode.OVER_BUDGET
     assert as_then.data is not None
 
 
 def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettings) -> None:
-    assert outcome(source(b"", within_budget=False), settings).error_code == ErrorCode.EMPTY_FILE
+    assert (
+        outcome(
+            known(source(b""), allowance=Allowance(Decimal(1), is_within_budget=False)), settings
+        ).error_code
+        == ErrorCode.EMPTY_FILE
+    )
 
 
 def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
-    tiled = prepared(source(b"not looked at", postponed=True), settings)
+    tiled = prepared(known(source(b"not looked at"), is_postponed=True), settings)
 
     result = finish(tiled.context, Inference(), settings)
 
@@ -418,7 +432,7 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     row = Row("a", "a", Status.FAILED, source_sha256=digest, error_code="kept")
     earlier = Record(row, None)
 
-    tiled = prepared(source(b"not looked at", earlier=earlier), settings)
+    tiled = prepared(known(source(b"not looked at"), earlier=EarlierResult(earlier)), settings)
     result = finish(tiled.context, Inference(), settings)
 
     assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
@@ -442,12 +456,13 @@ def test_what_the_rules_refused_is_kept_while_they_say_the_same(
 ) -> None:
     image = source(encoded(Image.new("RGB", (1100, 1000))))
     earlier = Record(outcome(image, pin(**before)), None)
-    refused = dataclasses.replace(image, earlier=earlier, committed=True)
+    refused = known(image, earlier=committed(earlier))
 
     tiled, anew = (prepared(each, pin(**now)) for each in (refused, image))
 
-    assert (tiled.context.source.earlier is earlier) == holds
-    assert tiled.context.source.committed == holds
+    found = state_of(tiled.context.source).earlier
+    assert (found is not None and found.record is earlier and found.is_committed) == holds
+    assert (found is None) != holds
     assert len(tiled.tiles) == (0 if holds else len(anew.tiles))
 
 
@@ -500,7 +515,7 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
     monkeypatch.setattr(one_image_prepare, step, fail)
 
     tiled = prepared(
-        dataclasses.replace(picture, earlier=earlier) if step == "_still_stands" else picture,
+        known(picture, earlier=EarlierResult(earlier)) if step == "_still_stands" else picture,
         settings,
     )
 
@@ -562,14 +577,14 @@ def test_bytes_that_a_step_puts_in_their_place_are_done_whatever_was_done_before
 ) -> None:
     data = encoded(photograph())
     row = Row("a", "a", Status.UPSCALED, source_sha256=hashlib.sha256(data).hexdigest())
-    before = source(data, earlier=Record(row, None), committed=True)
+    before = known(source(data), earlier=committed(Record(row, None)))
     changed = dataclasses.replace(before, data=encoded(photograph(1)))
 
     kept, done = (prepared(each, settings) for each in (before, changed))
 
     assert (kept.tiles, len(done.tiles)) == ((), 1)
-    assert done.context.source.earlier is None
-    assert (done.context.source.data, done.context.source.data_sha256) == (
+    assert state_of(done.context.source).earlier is None
+    assert (done.context.source.data, state_of(done.context.source).data_sha256) == (
         None,
         hashlib.sha256(changed.data or b"").hexdigest(),
     )
@@ -581,18 +596,15 @@ def test_a_prompt_that_a_step_gives_is_asked_for_whatever_was_done_before() -> N
     listed = source(picture, columns={"prompt": "a cat", "seed": 7})
     asked = dataclasses.asdict(Parameters(prompt="a cat", seed=7))
     row = Row("a", "a", Status.UPSCALED, source_sha256=listed.sha256(), **asked)
-    before = dataclasses.replace(
-        listed,
-        data=None,
-        uri="/nowhere/a.png",
-        earlier=Record(row, None),
-        listed_in="part",
-        listed_as=listed,
+    before = known(
+        dataclasses.replace(listed, data=None, uri="/nowhere/a.png"),
+        earlier=EarlierResult(Record(row, None)),
+        listed=ListingEntry("part", listed),
     )
 
     def outcome(**columns: Any) -> object:
         changed = dataclasses.replace(before, columns={**listed.columns, **columns})
-        return prepared(changed, pinned).context.source.earlier
+        return earlier_record(prepared(changed, pinned).context.source)
 
     assert outcome() is not None
     assert outcome(label="new") is not None

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from input_states import known
 
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import RunBooks
@@ -28,10 +29,11 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, Listed, key_of
 from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.run_state.input_state import ListingEntry
 from beam_upscale.pipeline.upscale import Upscale
 from beam_upscale.pipeline.write import WriteDataset, new_run_id
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import write_listing
+from beam_upscale.sources.listing import ListedInput, write_listing
 
 TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 
@@ -46,7 +48,9 @@ def result(name: str, data: bytes | None, shard: int = 0) -> UpscaledImage:
     listed = SourceImage(
         input_id=f"/in/{name}.jpg", name=f"{name}.jpg", output_name=name, shard=shard
     )
-    source = dataclasses.replace(listed, listed_as=listed)
+    # It arrives by itself, as one that a step has changed since: there is no listing.
+    entry = ListingEntry("part", dataclasses.replace(listed, columns={"label": "as listed"}))
+    source = known(listed, listed=entry)
     row = Row(source.input_id, source.input_id, Status.FAILED, input={"file_name": source.name})
     if data is not None:
         row = dataclasses.replace(
@@ -222,7 +226,7 @@ def test_what_is_booked_under_another_name_of_the_output_is_not_entered_again(
     def staged(root: Path | str) -> Decimal:
         upscaled = paid("1")
         run = RunBooks.begin(DatasetFolder(str(root)))
-        source = dataclasses.replace(upscaled.source, books=run)
+        source = known(upscaled.source, books=run)
         stage(dataclasses.replace(upscaled, source=source), dataset, Layout.FILES)
         return read_sums(dataset).charged
 
@@ -394,7 +398,7 @@ def test_a_row_that_comes_late_keeps_no_other_from_its_place(dataset: DatasetFol
 
 
 def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) -> None:
-    listed = [SourceImage(f"/in/{name}.jpg", shard=0) for name in "abc"]
+    listed = [ListedInput(SourceImage(f"/in/{name}.jpg", shard=0)) for name in "abc"]
     batch = next(write_listing(listed, len(listed), dataset))
     stage(result("a", None), dataset, Layout.FILES)
     came = Listed(batch.part, key_of("/in/a.jpg") + key_of("/in/b.jpg"), is_new=True)

@@ -8,6 +8,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import (
+    ListedInput,
     listed_shards,
     read_index,
     read_part,
@@ -15,6 +16,7 @@ from beam_upscale.sources.listing import (
     write_listing,
 )
 from beam_upscale.sources.locations.parts import Cell, Extent, Missing
+from beam_upscale.storage.http.web_access import WebAccess
 
 IMAGES = [
     SourceImage(
@@ -34,10 +36,11 @@ IMAGES = [
         "/in/c.jsonl",
         Missing(ErrorCode.INVALID_ROW, "line 1: {}"),
         shard=3,
-        committed=True,
     ),
     SourceImage("percent-encoded:/in/%FF", "/in/\udcff", name="%FF", shard=3),
 ]
+
+LISTED = [ListedInput(image, is_committed=image is IMAGES[2]) for image in IMAGES]
 
 
 @pytest.fixture
@@ -47,32 +50,43 @@ def dataset() -> DatasetFolder:
 
 
 def test_a_listing_is_read_as_it_was_written(dataset: DatasetFolder) -> None:
-    batches = list(write_listing(IMAGES, 4, dataset))
+    batches = list(write_listing(LISTED, 4, dataset))
 
     found = []
     for batch in batches:
-        images = read_part(dataset, batch.part)[batch.first : batch.first + batch.count]
-        assert {image.shard for image in images} == {batch.shard}
-        assert {image.listed_in for image in images} == {batch.part}
-        found += images
-    assert [image.to_json() for image in found] == [image.to_json() for image in IMAGES]
-    assert [image.part for image in found] == [image.part for image in IMAGES]
-    assert found[0].columns == IMAGES[0].columns
-    assert found[3].uri == IMAGES[3].uri
+        inputs = read_part(dataset, batch.part)[batch.first : batch.first + batch.count]
+        assert {listed.image.shard for listed in inputs} == {batch.shard}
+        found += inputs
+    assert found == LISTED
     assert list(read_index(dataset)) == batches
     assert [shard for shard, _ in listed_shards(dataset)] == [0, 3]
+
+
+def test_lines_are_those_of_earlier_versions() -> None:
+    url = "http://host/c.png"
+    image = SourceImage(url, url, name="c.png", shard=3, web_access=WebAccess(True, False))
+
+    lines = [LISTED[0].to_json(), ListedInput(image, is_committed=True).to_json()]
+
+    assert lines == [
+        '{"input_id": "/in/a.tar#a.png", "uri": "/in/a.tar", "part": ["extent", 512, 10], '
+        '"name": "a/a.png", "output_name": "a/a", "columns": {"price": {"$decimal": "1.50"}, '
+        '"at": {"$datetime": "2024-01-02T00:00:00"}, "tags": [1, null]}, "caption_uri": '
+        '"/in/a.tar", "caption_part": ["extent", 1536, 3], "shard": 0, "committed": false}',
+        '{"input_id": "http://host/c.png", "uri": "http://host/c.png", "name": "c.png", '
+        '"output_name": "", "columns": {}, "shard": 3, "committed": true, '
+        '"web_access": [true, false]}',
+    ]
 
 
 def test_other_inputs_leave_the_parts_of_a_run_that_still_reads_them(
     dataset: DatasetFolder,
 ) -> None:
-    (before, *_) = write_listing(IMAGES, 4, dataset)
+    (before, *_) = write_listing(LISTED, 4, dataset)
 
-    list(write_listing(IMAGES[:1], 1, dataset))
+    list(write_listing(LISTED[:1], 1, dataset))
 
-    assert [image.input_id for image in read_part(dataset, before.part)] == [
-        image.input_id for image in IMAGES[:2]
-    ]
+    assert read_part(dataset, before.part) == LISTED[:2]
     assert [batch.count for batch in read_index(dataset)] == [1]
 
 

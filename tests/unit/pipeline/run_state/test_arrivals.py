@@ -5,12 +5,14 @@ import io
 import json
 import unicodedata
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from input_states import known
 from PIL import Image
 
 import beam_upscale as bu
@@ -26,6 +28,12 @@ from beam_upscale.pipeline.run_state.arrivals import (
     Own,
     key_of,
     refuse_two_sources,
+)
+from beam_upscale.pipeline.run_state.input_state import (
+    Allowance,
+    ListingEntry,
+    fingerprint,
+    is_as_listed,
 )
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -205,7 +213,7 @@ def test_an_input_that_is_left_to_a_later_run_is_so_though_its_twin_is_done(
     run: Callable[..., None], output: Path, folder: Path, is_listed: bool
 ) -> None:
     def twins(source: SourceImage) -> list[SourceImage]:
-        return [source, dataclasses.replace(source, postponed=True)]
+        return [source, known(source, is_postponed=True)]
 
     if is_listed:
         run(folder, beam.FlatMap(twins))
@@ -336,7 +344,7 @@ def test_where_no_step_may_leave_one_out_what_was_done_before_is_no_excuse(
 def told(input_id: str, level: int, *, is_new: bool = True) -> Own:
     source = own(input_id, level)
     record = Record(Row(input_id, input_id, Status.FAILED), None)
-    return Own(record.to_json(), source.fingerprint(), is_new)
+    return Own(record.to_json(), fingerprint(source), is_new)
 
 
 def test_arrivals_of_several_bundles_are_put_together_in_any_order() -> None:
@@ -362,7 +370,7 @@ def test_arrivals_of_several_bundles_are_put_together_in_any_order() -> None:
 def test_large_images_of_one_id_and_one_content_are_told_apart_too(folder: Path) -> None:
     source = SourceImage("a", uri=str(folder / "0.png"), columns={"label": "cat"})
 
-    refuse_two_sources([source, dataclasses.replace(source, committed=True, claimed=None)])
+    refuse_two_sources([source, known(source, allowance=Allowance(Decimal(0)))])
     with pytest.raises(SettingsError, match="the column label") as caught:
         refuse_two_sources([source, dataclasses.replace(source, columns={"label": "dog"})])
 
@@ -374,10 +382,10 @@ def test_columns_that_cannot_be_compared_are_no_obstacle() -> None:
 
     listed = own("a", columns={"box": [1, 2], "nan": float("nan")})
     listed = dataclasses.replace(listed, data=None)
-    image = dataclasses.replace(listed, listed_in="part", listed_as=listed)
+    image = known(listed, listed=ListingEntry("part", listed))
 
     same = dataclasses.replace(image, columns={"nan": float("nan"), "box": np.array([1, 2])})
     other = dataclasses.replace(image, columns={"nan": 0.0, "box": np.array([1, 2])})
 
-    assert (image.is_as_listed, same.is_as_listed, other.is_as_listed) == (True, True, False)
-    assert UpscaledImage(image, None).source.fingerprint() == listed.fingerprint()
+    assert [is_as_listed(each) for each in (image, same, other)] == [True, True, False]
+    assert fingerprint(UpscaledImage(image, None).source) == fingerprint(listed)

@@ -2,7 +2,7 @@
 
 import random
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -75,12 +75,18 @@ def test_output_names_never_meet(names: set[str]) -> None:
     images = sources(*names)
     MemoryFileSystem.files.clear()
 
-    assigned = assign_shards(images, DatasetFolder("mem://out"), 10)
+    named = assigned(images, DatasetFolder("mem://out"), 10)
 
-    results = [f"{image.output_name}.png".casefold() for image in assigned]
+    results = [f"{image.output_name}.png".casefold() for image in named]
 
     assert len(set(results)) == len(names)
     assert not any(other.startswith(f"{result}/") for result in results for other in results)
+
+
+def assigned(
+    images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
+) -> list[SourceImage]:
+    return [each.image for each in assign_shards(images, dataset, shard_rows)]
 
 
 def shards(images: Iterable[SourceImage]) -> dict[str, int | None]:
@@ -88,40 +94,42 @@ def shards(images: Iterable[SourceImage]) -> dict[str, int | None]:
 
 
 def test_shards_are_counted_off_in_order(dataset: DatasetFolder) -> None:
-    assigned = assign_shards(sources("c", "a", "e", "b", "d"), dataset, shard_rows=2)
+    found = assigned(sources("c", "a", "e", "b", "d"), dataset, shard_rows=2)
 
-    assert shards(assigned) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2}
+    assert shards(found) == {"a": 0, "b": 0, "c": 1, "d": 1, "e": 2}
 
 
 def test_an_interrupted_run_goes_on_with_its_shards(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
-    before = list(assign_shards(images, dataset, shard_rows=2))
+    before = assigned(images, dataset, shard_rows=2)
     publishing.write(dataset.resolve("images/b.png"), b"done")
     with publishing.publish(dataset.manifest_uri(1)) as file:
         pq.write_table(manifest_table.table([upscaled(before[2]), upscaled(before[3])]), file)
 
-    after = list(assign_shards(images, dataset, shard_rows=2))
+    after = assigned(images, dataset, shard_rows=2)
 
     assert shards(after) == shards(before)
-    assert [image.committed for image in after] == [False, False, True, True]
+    listed = assign_shards(images, dataset, shard_rows=2)
+    assert [each.is_committed for each in listed] == [False, False, True, True]
 
 
 def test_added_inputs_go_into_new_shards(dataset: DatasetFolder) -> None:
-    before = list(assign_shards(sources("b", "d", "f"), dataset, shard_rows=2))
+    before = assigned(sources("b", "d", "f"), dataset, shard_rows=2)
     commit(dataset, 0, [upscaled(image) for image in before[:2]])
     commit(dataset, 1, [upscaled(image) for image in before[2:]])
 
     after = list(assign_shards(sources("a", "b", "c", "d", "e", "f"), dataset, shard_rows=2))
 
-    assert shards(after) == {"a": 2, "b": 0, "c": 2, "d": 0, "e": 3, "f": 1}
-    assert [image.name for image in after if not image.committed] == ["a", "c", "e"]
+    expected = {"a": 2, "b": 0, "c": 2, "d": 0, "e": 3, "f": 1}
+    assert shards(each.image for each in after) == expected
+    assert [each.image.name for each in after if not each.is_committed] == ["a", "c", "e"]
 
 
 def test_names_of_earlier_results_stay_theirs(dataset: DatasetFolder) -> None:
-    before = list(assign_shards(sources("a.jpg", "b.png.webp"), dataset, shard_rows=10))
+    before = assigned(sources("a.jpg", "b.png.webp"), dataset, shard_rows=10)
     commit(dataset, 0, [upscaled(image) for image in before])
 
-    after = assign_shards(
+    after = assigned(
         sources("a.jpg", "a.png", "b.png", "b.jpg", "b.png.webp", "a.png.d/x", "A"), dataset, 10
     )
 
@@ -132,17 +140,17 @@ def test_names_of_earlier_results_stay_theirs(dataset: DatasetFolder) -> None:
 
 
 def test_the_name_of_an_input_that_is_gone_stays_taken(dataset: DatasetFolder) -> None:
-    before = list(assign_shards(sources("a.jpg"), dataset, shard_rows=10))
+    before = assigned(sources("a.jpg"), dataset, shard_rows=10)
     commit(dataset, 0, [upscaled(image) for image in before])
 
-    assert output_names(assign_shards(sources("a.png"), dataset, 10)) == {"a.png": "a.png"}
+    assert output_names(assigned(sources("a.png"), dataset, 10)) == {"a.png": "a.png"}
 
 
 def test_a_folder_does_not_stand_where_an_earlier_result_does(dataset: DatasetFolder) -> None:
-    before = list(assign_shards(sources("a.jpg"), dataset, shard_rows=10))
+    before = assigned(sources("a.jpg"), dataset, shard_rows=10)
     commit(dataset, 0, [upscaled(image) for image in before])
 
-    names = output_names(assign_shards(sources("a.jpg", "a.png/b.png"), dataset, 10))
+    names = output_names(assigned(sources("a.jpg", "a.png/b.png"), dataset, 10))
 
     assert not names["a.png/b.png"].startswith("a.png/")
 
@@ -150,12 +158,12 @@ def test_a_folder_does_not_stand_where_an_earlier_result_does(dataset: DatasetFo
 def test_names_of_staged_results_stay_theirs_when_inputs_are_added(
     dataset: DatasetFolder,
 ) -> None:
-    before = list(assign_shards(sources("a.jpg"), dataset, shard_rows=10))
+    before = assigned(sources("a.jpg"), dataset, shard_rows=10)
     put_aside(dataset, upscaled(before[0]))
     more = sources("a", "a.jpg")
 
-    once = output_names(assign_shards(more, dataset, 10))
-    again = output_names(assign_shards(more, dataset, 10))
+    once = output_names(assigned(more, dataset, 10))
+    again = output_names(assigned(more, dataset, 10))
 
     assert once["a.jpg"] == "a"
     assert once["a"] != "a"
@@ -172,11 +180,11 @@ def test_rows_that_have_changed_places_keep_the_names_of_their_results(
             for input_id, name in zip(ids, names, strict=True)
         )
 
-    before = list(assign_shards(table("a", "b", "c"), dataset, shard_rows=10))
+    before = assigned(table("a", "b", "c"), dataset, shard_rows=10)
     for image in before[:2]:
         put_aside(dataset, upscaled(image))
 
-    after = list(assign_shards(table("b", "a", "c"), dataset, shard_rows=10))
+    after = assigned(table("b", "a", "c"), dataset, shard_rows=10)
 
     # Under each other's, the second to be made would take the first's away.
     assert [image.output_name for image in after] == ["a", "b", "c"]
@@ -184,11 +192,11 @@ def test_rows_that_have_changed_places_keep_the_names_of_their_results(
 
 def test_another_number_of_rows_is_another_assignment(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
-    before = list(assign_shards(images, dataset, shard_rows=2))
+    before = assigned(images, dataset, shard_rows=2)
     with publishing.publish(dataset.manifest_uri(0)) as file:
         pq.write_table(manifest_table.table([upscaled(before[0]), upscaled(before[1])]), file)
 
-    after = list(assign_shards(images, dataset, shard_rows=1))
+    after = assigned(images, dataset, shard_rows=1)
 
     assert shards(after) == {"a": 0, "b": 0, "c": 1, "d": 2}
 
@@ -197,9 +205,9 @@ def test_shards_do_not_depend_on_the_order_of_the_listing(
     inputs: Path, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make(inputs, *(f"{number}.png" for number in range(20)), "3.jpg", "3.webp")
-    expected = list(assign_shards(list_images(str(inputs)).images, dataset, 4))
+    expected = assigned(list_images(str(inputs)).images, dataset, 4)
     shuffled = list(walking.list_files(str(inputs)))
     random.Random(7).shuffle(shuffled)
     monkeypatch.setattr(walking, "list_files", lambda *_: iter(shuffled))
 
-    assert list(assign_shards(list_images(str(inputs)).images, dataset, 4)) == expected
+    assert assigned(list_images(str(inputs)).images, dataset, 4) == expected

@@ -14,7 +14,7 @@ from beam_upscale.dataset.records import Record
 from beam_upscale.inference import steps
 from beam_upscale.pipeline.run_state import control
 from beam_upscale.pipeline.run_state.control import (
-    HeedStop,
+    PostponeAfterStop,
     Progress,
     ProgressFile,
     clear_stop,
@@ -26,6 +26,7 @@ from beam_upscale.pipeline.run_state.control import (
     stop_after_failures,
     stop_reason,
 )
+from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import publishing
 from beam_upscale.storage.uris import uris
@@ -236,16 +237,16 @@ def test_a_run_that_has_ended_writes_nothing_of_a_later_one(
 # Stopping
 
 
-def heed(step: HeedStop, name: str) -> bool:
+def heed(step: PostponeAfterStop, name: str) -> bool:
     (source,) = step.process(SourceImage(name))
     assert source.input_id == name
-    return source.postponed
+    return state_of(source).is_postponed
 
 
 def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
     dataset: DatasetFolder, clock: Clock
 ) -> None:
-    step = HeedStop(dataset)
+    step = PostponeAfterStop(dataset)
     step.start_bundle()
 
     before = heed(step, "a")
@@ -260,7 +261,7 @@ def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
 
 
 def test_this_process_stops_at_once(dataset: DatasetFolder) -> None:
-    step = HeedStop(dataset)
+    step = PostponeAfterStop(dataset)
     step.start_bundle()
 
     before = heed(step, "a")
@@ -299,7 +300,7 @@ def test_too_many_failures_ask_for_a_stop(
 
 
 def test_a_bundle_of_a_later_run_looks_again(dataset: DatasetFolder, clock: Clock) -> None:
-    step = HeedStop(dataset)
+    step = PostponeAfterStop(dataset)
     step.start_bundle()
     request_stop(dataset, "interrupted")
     assert heed(step, "a")

@@ -14,6 +14,7 @@ import pytest
 from earlier_runs import ASKED, commit, make, put_aside, refused, upscaled
 from hypothesis import given
 from hypothesis import strategies as st
+from input_states import earlier_record, known
 
 from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
 from beam_upscale.dataset.manifest import table as manifest_table
@@ -24,6 +25,7 @@ from beam_upscale.errors import ErrorCode
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.pipeline.budget import claim, spent
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
+from beam_upscale.pipeline.run_state.input_state import Allowance, state_of
 from beam_upscale.pipeline.run_state.resume import Asked, asked_by, relabeled, still_holds
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
@@ -47,6 +49,11 @@ def find(
     return found
 
 
+def is_committed(image: SourceImage) -> bool:
+    earlier = state_of(image).earlier
+    return earlier is not None and earlier.is_committed
+
+
 def with_committed(image: SourceImage, row: Row, dataset: DatasetFolder) -> SourceImage:
     commit(dataset, 0, [row])
     (image,) = listed([image], dataset)
@@ -68,7 +75,7 @@ def test_a_committed_result_holds(picture: SourceImage, dataset: DatasetFolder) 
     image = with_committed(picture, upscaled(picture), dataset)
 
     assert find(image, dataset) == image
-    assert image.committed
+    assert is_committed(image)
 
 
 def test_a_staged_result_holds_and_beats_a_committed_one(
@@ -79,8 +86,8 @@ def test_a_staged_result_holds_and_beats_a_committed_one(
 
     found = find(image, dataset)
 
-    assert found.earlier == staged
-    assert not found.committed
+    assert earlier_record(found) == staged
+    assert not is_committed(found)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,7 @@ def test_a_record_of_what_is_committed_is_that_result(
 
     found = find(image, dataset)
 
-    assert found.committed
+    assert is_committed(found)
     # Its price stands in the shard, and is not to be counted twice.
     assert claim(found, RULES, shared_pool()).credits == 0
     assert spent(dataset.root, None) == Decimal(expected)
@@ -126,8 +133,9 @@ def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
 
     found = find(image, dataset)
 
-    assert found.committed and found.staged_otherwise
-    assert found.earlier is not None and found.earlier.row == row
+    earlier = state_of(found).earlier
+    assert earlier is not None and earlier.record.row == row
+    assert earlier.is_committed and earlier.has_other_record
     assert claim(found, RULES, shared_pool()).credits == 0
 
 
@@ -136,19 +144,19 @@ def test_what_was_done_behind_a_budget_is_found(
 ) -> None:
     (image,) = listed([picture], dataset)
     behind = FindDone(dataset, frozenset())
-    beyond = dataclasses.replace(image, within_budget=False)
+    beyond = known(image, allowance=Allowance(Decimal(0), is_within_budget=False))
     assert list(behind.process(image)) == [image]
 
     # A worker is lost after this, and what it was given is given again.
     staged = put_aside(dataset, upscaled(image))
 
-    assert [found.earlier for found in behind.process(image)] == [staged]
+    assert [earlier_record(found) for found in behind.process(image)] == [staged]
     assert list(behind.process(beyond)) == [beyond]
     row = dataclasses.replace(upscaled(image, output_uri=None), status=Status.FAILED)
     failed = put_aside(dataset, row)
-    assert [found.earlier for found in behind.process(image)] == [failed]
+    assert [earlier_record(found) for found in behind.process(image)] == [failed]
     (again,) = FindDone(dataset, frozenset({Status.FAILED})).process(image)
-    assert again.earlier is None
+    assert earlier_record(again) is None
 
 
 def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
@@ -161,10 +169,11 @@ def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: Dataset
     )
     image = with_committed(picture, failed, dataset)
 
-    assert find(image, dataset).earlier == Record(failed, None)
-    assert find(image, dataset, frozenset({Status.OVER_BUDGET})).earlier == Record(failed, None)
+    assert earlier_record(find(image, dataset)) == Record(failed, None)
+    kept = find(image, dataset, frozenset({Status.OVER_BUDGET}))
+    assert earlier_record(kept) == Record(failed, None)
     again = find(image, dataset, frozenset({Status.FAILED}))
-    assert (again.earlier, again.committed, again.shard) == (None, False, 0)
+    assert (state_of(again).earlier, again.shard) == (None, 0)
 
 
 def test_changed_content_is_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
@@ -173,7 +182,7 @@ def test_changed_content_is_done_again(picture: SourceImage, dataset: DatasetFol
 
     found = find(image, dataset)
 
-    assert (found.earlier, found.committed) == (None, False)
+    assert state_of(found).earlier is None
 
 
 @pytest.mark.parametrize("left", [None, b"cut"])
@@ -185,7 +194,7 @@ def test_a_result_that_is_gone_or_cut_is_made_again(
     if left is not None:
         publishing.write(dataset.resolve("images/a.png"), left)
 
-    assert find(image, dataset).earlier is None
+    assert earlier_record(find(image, dataset)) is None
 
 
 def test_an_input_at_which_our_own_code_failed_is_looked_at_anew(
@@ -433,7 +442,7 @@ def test_the_search_for_earlier_rows_asks_what_the_run_does(
     monkeypatch.setattr(DatasetFolder, "read_run", noted)
     search = FindEarlier(dataset, frozenset())
     found = [
-        next(search.process(with_columns(image, **values))).earlier is not None
+        earlier_record(next(search.process(with_columns(image, **values)))) is not None
         for values in ({}, {"prompt": "other"}, {"text": "a cat"})
     ]
 

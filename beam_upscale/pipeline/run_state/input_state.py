@@ -1,0 +1,110 @@
+"""`InputState`: what a run knows of an input besides the input itself.
+
+It travels with its `SourceImage`, through the steps of this package and through a user's own, which
+change an input by `dataclasses.replace`.
+"""
+
+import dataclasses
+import hashlib
+from decimal import Decimal
+from typing import TypeVar
+
+from beam_upscale.dataset.books import Prepaid, RunBooks
+from beam_upscale.dataset.records import Record
+from beam_upscale.sources.inputs.source_image import RunState, SourceImage
+
+_Image = TypeVar("_Image", bound=SourceImage)
+
+
+@dataclasses.dataclass(frozen=True)
+class ListingEntry:
+    """The entry of an input in the output's own listing.
+
+    Attributes:
+        part: the part of the listing, which the commit of the input's shard reads.
+        image: the input as it is listed.
+    """
+
+    part: str
+    image: SourceImage
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlierResult:
+    """The result that an earlier run has left of an input, if it is still valid.
+
+    Attributes:
+        record: its row and telemetry.
+        is_committed: True if a committed shard holds it.
+        has_other_record: True if a record of the same result with other columns is below
+            `.staging/` too, which the next commit of its shard would take.
+    """
+
+    record: Record
+    is_committed: bool = False
+    has_other_record: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Allowance:
+    """The part of a budget that is set aside for an input.
+
+    Attributes:
+        credits: the input may cost; one that turns out to cost more is over the budget.
+        prepaid: calls that an earlier run paid and that `credits` leaves out; None if there are
+            none.
+        is_within_budget: False if the budget does not reach the input.
+        spare_calls: the calls that the whole run may make beyond the allowances of its inputs.
+    """
+
+    credits: Decimal
+    prepaid: Prepaid | None = None
+    is_within_budget: bool = True
+    spare_calls: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class InputState(RunState):
+    """What a run knows of an input besides the input itself.
+
+    Attributes:
+        listed: its entry in the output's own listing; None if it comes from elsewhere.
+        earlier: its result of an earlier run; None if the input is to be done.
+        allowance: its part of the budget; None if there is no budget.
+        books: the books for its paid calls; None if no books are kept.
+        is_postponed: True leaves the input to a later run.
+        data_sha256: of the bytes that the input held, in hexadecimal; None if it held none.
+    """
+
+    listed: ListingEntry | None = None
+    earlier: EarlierResult | None = None
+    allowance: Allowance | None = None
+    books: RunBooks | None = dataclasses.field(default=None, compare=False)
+    is_postponed: bool = False
+    data_sha256: str | None = None
+
+
+_NEW = InputState()
+
+
+def state_of(image: SourceImage) -> InputState:
+    """Returns what the run knows of an input; of one that a user has made, nothing yet."""
+    return image.run_state if isinstance(image.run_state, InputState) else _NEW
+
+
+def with_state(image: _Image, state: InputState) -> _Image:
+    """Returns an input with another state."""
+    return dataclasses.replace(image, run_state=state)
+
+
+def is_as_listed(image: SourceImage) -> bool:
+    """Checks whether an input is in the output's own listing, and no step has changed it since."""
+    state = state_of(image)
+    if state.listed is None or image.data is not None or state.data_sha256 is not None:
+        return False
+    return image.is_same_input(state.listed.image)
+
+
+def fingerprint(image: SourceImage) -> str:
+    """Returns a hash of the values that identify an input, independent of its outcome."""
+    return hashlib.sha256(image.identity(state_of(image).data_sha256).encode()).hexdigest()
