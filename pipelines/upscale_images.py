@@ -17,6 +17,7 @@ import apache_beam as beam
 
 import beam_upscale as bu
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
+from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT
 from beam_upscale.inference.local_options import weights_by_engine
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.pipeline.local_runner import is_local, new_pipeline
@@ -72,9 +73,9 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layout",
-        default=str(bu.Layout.FILES),
+        default=str(DEFAULT_LAYOUT),
         choices=_names(bu.Layout),
-        help="how results are stored: as files, in Parquet, or in tars for WebDataset",
+        help="how results are stored",
     )
 
 

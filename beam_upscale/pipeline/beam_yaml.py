@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Unpack
 import apache_beam as beam
 
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline import beam_rows, read, upscale, write
@@ -169,7 +169,7 @@ class WriteDataset(beam.PTransform):
         self,
         output: str,
         *,
-        layout: str = Layout.FILES,
+        layout: str = DEFAULT_LAYOUT,
         most_failures: int | None = None,
         may_leave_out: bool = True,
         **unknown: object,

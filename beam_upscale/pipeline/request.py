@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from beam_upscale.dataset.defaults import DEFAULT_GRACE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.manifest.error_counts import ErrorCount
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.manifest.totals import Totals
@@ -69,7 +69,7 @@ class Run:
     input: str
     output: str
     settings: UpscaleSettings = dataclasses.field(default_factory=UpscaleSettings)
-    layout: Layout = Layout.FILES
+    layout: Layout = DEFAULT_LAYOUT
     shard_rows: int = DEFAULT_SHARD_ROWS
     max_credits: Decimal | None = None
     retry: frozenset[Status] = frozenset()

@@ -17,7 +17,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.held_folder import held_by_pipeline
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -80,7 +80,7 @@ class WriteDataset(beam.PTransform):
     """
 
     output: str
-    layout: Layout | str = Layout.FILES
+    layout: Layout | str = DEFAULT_LAYOUT
     input_type: pa.StructType | None = None
     run: Mapping[str, Any] | None = None
     run_id: str = dataclasses.field(default_factory=lambda: new_run_id())

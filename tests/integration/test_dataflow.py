@@ -20,13 +20,11 @@ from apache_beam.runners.dataflow.internal import apiclient
 from google.cloud import dataflow
 from google.protobuf import json_format
 from memory_filesystem import MemoryFileSystem
-from places import ROOT
 
 from beam_upscale.errors import SettingsError
 from beam_upscale.planning.engines import ENGINES
 from pipelines import upscale_images
-
-TEMPLATE = ROOT / "pipelines/dataflow/template.json"
+from pipelines.dataflow import template
 
 # Beam's own, among the template's parameters.
 BEAMS = {"resource_hint"}
@@ -101,14 +99,14 @@ def function_of(transform: beam_runner_api_pb2.PTransform) -> bytes:
 
 
 def parameters() -> dict[str, dict[str, Any]]:
-    listed = json.loads(TEMPLATE.read_text())["metadata"]["parameters"]
+    listed = json.loads(template.TEMPLATE.read_text())["metadata"]["parameters"]
     return {parameter["name"]: parameter for parameter in listed}
 
 
 def test_template_is_what_dataflow_takes() -> None:
     spec = dataflow.ContainerSpec.pb(dataflow.ContainerSpec())
 
-    json_format.Parse(TEMPLATE.read_text(), spec)  # It refuses what has no place there.
+    json_format.Parse(template.TEMPLATE.read_text(), spec)  # It refuses what has no place there.
 
     assert spec.image == spec.default_environment.sdk_container_image != ""
     assert spec.sdk_info.language == dataflow.SDKInfo.Language.PYTHON
@@ -118,6 +116,12 @@ def test_template_is_what_dataflow_takes() -> None:
         assert len(parameter.regexes) == 1 and re.compile(parameter.regexes[0])
         is_enum = parameter.param_type == dataflow.ParameterType.ENUM
         assert is_enum == bool(parameter.enum_options)
+
+
+def test_template_is_filled_with_the_choices_of_the_program() -> None:
+    text = template.TEMPLATE.read_text()
+
+    assert template.filled(text) == text, "run python -m pipelines.dataflow.template"
 
 
 def test_parameters_are_the_options_of_the_program_and_no_others() -> None:

@@ -12,14 +12,14 @@ from beam_upscale.cli.options.types import (
 )
 from beam_upscale.dataset.defaults import DEFAULT_GRACE_SECONDS, DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 
 RUN_OPTIONS = (
     click.option(
         "--layout",
         type=choice(Layout),
-        default=str(Layout.FILES),
+        default=str(DEFAULT_LAYOUT),
         show_default=True,
         help=f"Store results in this form: {described(Layout)}.",
     ),

@@ -63,6 +63,10 @@ class Layout(StrEnum):
         return f"{DATA}/{name}{packing.extension}"
 
 
+DEFAULT_LAYOUT = Layout.FILES
+"""The layout of an output if none is named."""
+
+
 def shard_name(shard: int) -> str:
     """Returns the name of a shard's files without extension; shards are counted from 0."""
     return f"{shard:06d}"

@@ -16,7 +16,7 @@ from small_networks import noise
 
 import beam_upscale as bu
 import beam_upscale.yaml
-from pipelines.upscale_images import option_parser
+from pipelines.dataflow import template
 
 
 def main(folder: Path) -> None:
@@ -35,15 +35,16 @@ def main(folder: Path) -> None:
 
 
 def check_names() -> None:
-    """Both have a name everywhere: in Python, in help texts, in Beam YAML, in the pipeline."""
+    """Both have a name everywhere: in Python, in help texts, in Beam YAML, in a template."""
     form, layout = bu.InputFormat["LST"], bu.Layout["ZIP"]
     assert pickle.loads(pickle.dumps((form, layout))) == ("lst", "zip")
     helped = " ".join(command("run", "--help").out.split())
     assert "lists of paths (lst)" in helped and "zip archives (zip)" in helped
     beam_upscale.yaml.ReadImages("photos.lst", input_format="lst")
     beam_upscale.yaml.WriteDataset("upscaled", layout="zip")
-    choices = {action.dest: action.choices or () for action in option_parser()._actions}
-    assert "lst" in choices["input_format"] and "zip" in choices["layout"]
+    filled = template.filled(template.TEMPLATE.read_text())
+    assert '"^(folder|jsonl|csv|parquet|lst|webdataset)$"' in filled
+    assert '"^(files|parquet|zip|webdataset)$"' in filled
 
 
 def check_preview(photos: Path) -> None:
