@@ -193,13 +193,6 @@ TESTED_WITH = {
     "unit/server/web/test_bridge": {
         "server/web/bootstrap": "a configuration is seen in what it configures",
     },
-    "unit/sources/formats/test_tables": {
-        "sources/formats/csv": "what holds of tables in each format",
-        "sources/formats/jsonl": "what holds of tables in each format",
-        "sources/formats/parquet": "what holds of tables in each format",
-        "sources/parsing/separated_values": "CSVs are read to be listed",
-        "sources/parsing/table_rows": "rows are read to be listed",
-    },
     "unit/sources/formats/test_input_format": {
         "sources/formats/definition": "a definition is what a format gives",
     },
@@ -212,6 +205,9 @@ TESTED_WITH = {
     },
     "unit/sources/locations/test_locations": {
         "sources/locations/parts": "values",
+    },
+    "unit/sources/formats/test_csv": {
+        "sources/parsing/separated_values": "records are read as rows of CSV",
     },
     "unit/sources/formats/test_webdataset": {
         "sources/parsing/tar_members": "members are read to be listed",

@@ -1,64 +1,20 @@
 """Tables: their rows as inputs, what they name, and what becomes of rows that name nothing."""
 
-import datetime as dt
 import json
-import uuid
-from collections.abc import Iterable
-from decimal import Decimal
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
+from written_tables import FORMS, problems, problems_of, refused, write
 
 from beam_upscale.dataset.names import mark
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images, no_input
-from beam_upscale.sources.formats import parquet
-from beam_upscale.sources.inputs.inputs import Listing
-from beam_upscale.sources.inputs.source_image import SourceImage, source_image
-from beam_upscale.sources.locations.parts import Cell, Missing
-from beam_upscale.sources.parsing import separated_values, table_rows
-from beam_upscale.sources.parsing.table_rows import resolved
-
-FORMS = ["rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet"]
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """A table of these rows, in the format of its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    match path.suffix:
-        case ".parquet":
-            pq.write_table(pa.Table.from_pylist(rows), path)
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case suffix:
-            separator = "\t" if suffix == ".tsv" else ","
-            lines = [names, *([str(row.get(name) or "") for name in names] for row in rows)]
-            path.write_text("".join(separator.join(line) + "\r\n" for line in lines))
-    return path
-
-
-def refused(path: Path | str, **options: Any) -> SettingsError:
-    with pytest.raises(SettingsError) as caught:
-        list_images(str(path), **options)
-    assert str(path) in caught.value.message
-    return caught.value
-
-
-def problems(listing: Listing) -> list[str]:
-    """What is wrong with each input, or nothing."""
-    return problems_of(listing.images)
-
-
-def problems_of(images: Iterable[SourceImage]) -> list[str]:
-    return [image.part.message if isinstance(image.part, Missing) else "" for image in images]
-
+from beam_upscale.sources.inputs.source_image import source_image
+from beam_upscale.sources.locations.parts import Missing
 
 # Formats
 
@@ -135,40 +91,6 @@ def test_ids_stay_and_sort_as_rows_do_while_a_table_grows(tmp_path: Path) -> Non
     assert [image.uri for image in after] == [f"{tmp_path}/{row['url']}" for row in rows]
 
 
-def test_values_of_parquet_keep_their_types(tmp_path: Path) -> None:
-    row = {
-        "URL": "a.png",
-        "n": 7,
-        "when": dt.datetime(2024, 5, 6, tzinfo=dt.UTC),
-        "price": Decimal("1.50"),
-        "tags": ["a", "b"],
-        "box": {"x": 1.5},
-        "hash": b"\0\1",
-        "none": None,
-    }
-    path = write(tmp_path / "rows.parquet", [row])
-
-    (image,) = list_images(str(path)).images
-
-    assert image.columns == row
-
-
-def test_uuids_of_parquet_are_texts(tmp_path: Path) -> None:
-    found = uuid.uuid4()
-    column = pa.array([found.bytes], pa.uuid())
-    lists = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), column)
-    ends = pa.array([0, 1], pa.int32())
-    maps = pa.MapArray.from_arrays(ends, pa.array(["key"]), column)
-    table = pa.table({"url": ["a.png"], "id": column, "ids": lists, "by_name": maps})
-    pq.write_table(table, tmp_path / "rows.parquet")
-
-    (image,) = list_images(str(tmp_path / "rows.parquet")).images
-
-    by_name = [["key", str(found)]]
-    expected = {"url": "a.png", "id": str(found), "ids": [str(found)], "by_name": by_name}
-    assert image.columns == expected
-
-
 @pytest.mark.parametrize("name", FORMS)
 def test_a_row_without_an_image_is_an_input_all_the_same(tmp_path: Path, name: str) -> None:
     rows = [{"url": "a.png", "n": "0"}, {"url": None, "n": "1"}, {"url": "", "n": "2"}]
@@ -187,58 +109,6 @@ def test_a_row_without_an_image_is_an_input_all_the_same(tmp_path: Path, name: s
         assert image.columns["n"] in ("1", "2")
 
 
-def test_lines_that_are_no_rows_cost_no_others(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    lines = [
-        b'\xef\xbb\xbf{"url": "a.png"}',
-        b"",
-        b"{",
-        b'["a.png"]',
-        b'{"url": 7, "n": 1}',
-        b'{"url": ["a.png"]}',
-        b'{"url": "\\ud800"}',
-        b'{"url": "a\\u0000b"}',
-        b'{"url": "\xff"}',
-        b'{"URL": "a.png"}',
-        b"[" * 100_000,
-        b'{"url": "%s"}' % (b"x" * 9000),
-        b'{"url": "b.png"}',
-    ]
-    path.write_bytes(b"\n".join(lines))
-
-    found = problems(list_images(str(path)))
-
-    words = [
-        *(
-            "",
-            "line 3: it is no JSON from column",
-            'line 4: ["a.png"] is no JSON object',
-            "line 5: url is 7",
-        ),
-        *("line 6: url is ['a.png']", "line 7: it is no valid Unicode", "line 8: url has a NUL"),
-        *("line 9: byte 0xff at 9 is not UTF-8", "line 10: url has no value", "line 11: "),
-        *("line 12: url has 9,000 characters", ""),
-    ]
-    assert len(found) == len(words)
-    for problem, word in zip(found, words, strict=True):
-        assert word in problem
-        assert bool(word) == bool(problem)
-
-
-def test_a_line_that_is_too_long_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table_rows, "LONGEST_LINE", 100)
-    path = tmp_path / "rows.jsonl"
-    long = json.dumps({"url": "x" * 500})
-    path.write_text(f'{{"url": "a.png"}}\n{long}\n{{"url": "b.png"}}\n{long}')
-
-    found = problems(list_images(str(path)))
-
-    assert [bool(problem) for problem in found] == [False, True, False, True]
-    assert "line 2: it has more bytes" in found[1]
-
-
 @pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl"])
 def test_long_and_odd_cells_are_read_whole(tmp_path: Path, name: str) -> None:
     rows = [
@@ -253,43 +123,6 @@ def test_long_and_odd_cells_are_read_whole(tmp_path: Path, name: str) -> None:
     assert [image.columns for image in found] == rows
 
 
-def test_a_csv_row_that_is_too_long_is_passed_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(separated_values, "LONGEST_RECORD", 100)
-    path = tmp_path / "rows.csv"
-    long = "a.png," + "x" * 500
-    path.write_text(f'url,text\r\na.png,"1\n2"\r\n{long}\r\nb.png,3\r\n{long}')
-
-    listing = list_images(str(path))
-
-    assert [bool(problem) for problem in problems(listing)] == [False, True, False, True]
-    assert (
-        "line 4: it has more characters than a row may have; at most 100" in (problems(listing)[1])
-    )
-    assert [image.columns["text"] for image in listing.images] == ["1\n2", None, "3", None]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ('url\na.png\n"b.png\nc.png', "line 3: it ends within a quoted cell"),
-        ('url\na.png\n"b.png\n' + "c.png\n" * 50, "line 3: a quoted cell does not end within 100"),
-        ("u" * 200 + "\na.png\n", "line 1: it has more characters"),
-    ],
-)
-def test_a_quote_that_is_never_closed_is_told_and_not_read_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
-) -> None:
-    monkeypatch.setattr(separated_values, "LONGEST_RECORD", 100)
-    (tmp_path / "rows.csv").write_text(text)
-
-    error = refused(tmp_path / "rows.csv")
-
-    assert error.code is ErrorCode.INVALID_TABLE
-    assert words in error.message
-
-
 @pytest.mark.parametrize("asked", [None, "x"])
 def test_columns_are_named_in_one_line(asked: str | None, tmp_path: Path) -> None:
     (tmp_path / "rows.tsv").write_text('"i\n\nmage\x1b[1m"\n"a.png"\n')
@@ -298,53 +131,6 @@ def test_columns_are_named_in_one_line(asked: str | None, tmp_path: Path) -> Non
 
     assert r"there are: i\n\nmage\x1b[1m" in error.message
     assert error.message.isprintable()
-
-
-def test_what_json_holds_and_python_does_not_is_text(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    digits, deep = "1" * 10_000, "[" * 400 + "]" * 400
-    path.write_text(f'{{"url": "a.png", "n": {digits}, "x": {deep}, "y": [[1]], "z": 1e999}}\n')
-
-    (image,) = list_images(str(path)).images
-
-    assert dict(image.columns) == {
-        "url": "a.png",
-        "n": digits,
-        "x": deep,
-        "y": [[1]],
-        "z": float("inf"),
-    }
-
-
-def test_many_columns_take_no_time(tmp_path: Path) -> None:
-    names = ["url", *(f"c{number}" for number in range(30_000))]
-    path = tmp_path / "rows.csv"
-    path.write_text(",".join(names) + "\na.png\n")
-
-    (image,) = list_images(str(path)).images
-
-    assert len(image.columns) == len(names)
-
-
-def test_no_sound_line_is_no_missing_column(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("{}\n{\n")
-
-    found = problems(list_images(str(path)))
-
-    assert ["line 1: it has no columns" in found[0], "line 2: " in found[1]] == [True, True]
-
-
-def test_a_csv_row_with_too_many_cells_is_one_row(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text('url,"a text"\n"a\nb.png",x\nc.png,y,z\nd.png\n')
-
-    listing = list_images(str(path))
-
-    assert ["line 4: 3 cells" in problem for problem in problems(listing)] == [False, True, False]
-    first, _, third = listing.images
-    assert first.columns == {"url": "a\nb.png", "a text": "x"}
-    assert third.columns == {"url": "d.png", "a text": None}
 
 
 # Columns
@@ -433,32 +219,6 @@ def test_a_table_without_rows_has_no_inputs(tmp_path: Path, name: str, text: str
 
     assert len(listing.images) == 0
     assert no_input(path, listing).message == f"{path} is a table without rows"
-
-
-# What values name
-
-
-@pytest.mark.parametrize(
-    ("table", "value", "uri"),
-    [
-        ("/in/t.csv", "a.png", "/in/a.png"),
-        ("/in/t.csv", "./x/../a.png", "/in/a.png"),
-        ("/in/t.csv", "../a.png", "/a.png"),
-        ("/in/t.csv", "x\\a.png", "/in/x/a.png"),
-        ("/in/t.csv", "/a.png", "/a.png"),
-        ("/in/t.csv", "file:///a.png", "/a.png"),
-        ("gs://b/in/t.csv", "x/a.png", "gs://b/in/x/a.png"),
-        ("gs://b/in/t.csv", "../a.png", "gs://b/a.png"),
-        ("gs://b/in/t.csv", "hdfs://h/a.png", "hdfs://h/a.png"),
-        ("https://h.example/in/t.csv?v=1", "a b?.png", "https://h.example/in/a%20b%3F.png"),
-        ("/in/t.csv", "HTTPS:\\\\h.example\\a.png", "https:\\\\h.example\\a.png"),
-        ("/in/t.csv", " http:/h.example/a.png\n", "http:/h.example/a.png"),
-        ("/in/t.csv", "FILE:///a.png", "/a.png"),
-        ("/in/t.csv", "S3://b/a.png ", "s3://b/a.png "),
-    ],
-)
-def test_a_value_is_relative_to_the_tables_folder(table: str, value: str, uri: str) -> None:
-    assert resolved(table, value) == uri
 
 
 def test_blanks_around_a_path_are_passed_over_where_no_file_is_called_so(tmp_path: Path) -> None:
@@ -625,101 +385,6 @@ def test_whatever_rows_say_each_is_one_input_with_a_place_of_its_own_below_the_o
     assert not folders & set(outputs)
 
 
-# Embedded images
-
-
-def embedded(path: Path, images: pa.Array, row_group_size: int = 2, **others: list[Any]) -> Path:
-    pq.write_table(pa.table({"image": images, **others}), path, row_group_size=row_group_size)
-    return path
-
-
-STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def test_embedded_images_are_cells(tmp_path: Path) -> None:
-    values = [{"bytes": b"%d" % n, "path": f"{n}.png" if n % 2 else None} for n in range(5)]
-    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT), label=list(range(5)))
-
-    images = tuple(list_images(str(path)).images)
-
-    assert [image.input_id for image in images] == [f"{path}#{n:012}" for n in range(5)]
-    assert [image.part for image in images] == [
-        Cell(n // 2, n % 2, "image.bytes") for n in range(5)
-    ]
-    assert [image.columns for image in images] == [{"label": n} for n in range(5)]
-    assert [image.read(10) for image in images] == [b"%d" % n for n in range(5)]
-    assert [image.output_name for image in images] == [
-        *("a/row-000000000000", "a/1", "a/row-000000000002", "a/3", "a/row-000000000004"),
-    ]
-    assert [image.source_uri for image in images] == [str(path)] * 5
-
-
-@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(2)])
-def test_a_binary_column_holds_images_too(tmp_path: Path, kind: pa.DataType) -> None:
-    path = embedded(tmp_path / "a.parquet", pa.array([b"aa", b"bb", None], kind))
-
-    images = tuple(list_images(str(path)).images)
-
-    assert [image.read(10) for image in images[:2]] == [b"aa", b"bb"]
-    assert [dict(image.columns) for image in images] == [{}, {}, {}]
-    with pytest.raises(ImageError) as caught:
-        images[2].read(10)
-    assert caught.value.code is ErrorCode.INVALID_ROW
-
-
-def test_a_struct_without_bytes_names_a_file_where_it_has_a_path(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"file")
-    values = [
-        {"bytes": b"x", "path": "a.png"},
-        {"bytes": None, "path": "a.png"},
-        {"bytes": b"", "path": f"file://{tmp_path}/a.png"},
-        {"bytes": None, "path": "http://localhost:1/b.png"},
-        None,
-        {"bytes": None, "path": None},
-        {"bytes": b"", "path": ""},
-        {"bytes": None, "path": "data:image/png;base64,AAAA"},
-    ]
-    path = embedded(tmp_path / "a.parquet", pa.array(values, STRUCT), n=list(range(8)))
-
-    images = tuple(list_images(str(path)).images)
-
-    inside, beside, absolute, elsewhere, *without = images
-    assert (inside.uri, inside.read(10)) == (str(path), b"x")
-    for image in (beside, absolute):
-        assert (image.uri, image.part, image.read(10)) == (f"{tmp_path}/a.png", None, b"file")
-    assert elsewhere.uri == "http://localhost:1/b.png"
-    assert [problem.partition(", ")[2].partition(";")[0] for problem in problems_of(without)] == [
-        *(f"row {n}: image.path has no value" for n in (4, 5, 6)),
-        "row 7: image.path is an address that is not read: data: is no scheme that is read",
-    ]
-    assert [dict(image.columns) for image in images] == [{"n": n} for n in range(8)]
-
-
-def test_bytes_are_read_by_a_listing_only_where_some_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "a.png").write_bytes(b"file")
-    long = b"x" * 5000
-    read: list[list[str]] = []
-    batches = parquet._batches
-    monkeypatch.setattr(parquet, "_batches", lambda *each: read.append(each[3]) or batches(*each))
-
-    def parts(*values: bytes | None) -> list[bool]:
-        """Whether each image of a row group is in the table."""
-        structs = [{"bytes": value, "path": "a.png"} for value in values]
-        path = tmp_path / "a.parquet"
-        pq.write_table(pa.table({"image": pa.array(structs, STRUCT)}), path)
-        read.clear()
-        return [isinstance(image.part, Cell) for image in list_images(str(path)).images]
-
-    assert (parts(b"a", b"b"), ["image.bytes"] in read) == ([True, True], False)
-    assert (parts(long, b"b"), ["image.bytes"] in read) == ([True, True], False)
-    assert (parts(None, None), ["image.bytes"] in read) == ([False, False], False)
-    assert (parts(None, long), ["image.bytes"] in read) == ([False, True], True)
-    assert (parts(b"", b"b"), ["image.bytes"] in read) == ([False, True], True)
-    assert (parts(b"", long), ["image.bytes"] in read) == ([False, True], True)
-
-
 @pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
 def test_a_struct_with_a_path_alone_names_a_file(tmp_path: Path, name: str) -> None:
     rows = [{"image": {"path": "a.png", "bytes": None}}, {"image": {"path": "", "bytes": None}}]
@@ -729,28 +394,3 @@ def test_a_struct_with_a_path_alone_names_a_file(tmp_path: Path, name: str) -> N
 
     assert images[0].uri == f"{tmp_path}/a.png"
     assert "image.path has no value" in problems_of(images)[1]
-
-
-def test_bytes_in_a_text_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", [{"image": {"path": "a.png", "bytes": "iVBORw0KGgo="}}])
-
-    (problem,) = problems(list_images(str(path)))
-
-    assert "image has bytes as text, which are not read" in problem
-    assert "iVBOR" not in problem
-
-
-def test_bytes_of_other_images_stay_where_they_are(tmp_path: Path) -> None:
-    values = pa.array([{"bytes": b"x", "path": None}], STRUCT)
-    masks = pa.array([{"bytes": b"mask", "path": "m.png"}], STRUCT)
-    lists = pa.ListArray.from_arrays([0, 1], masks)
-    nested = pa.StructArray.from_arrays([lists, pa.array([1])], ["images", "count"])
-    path = tmp_path / "a.parquet"
-    columns = {"mask": masks, "image": values, "n": [1], "more": lists, "others": nested}
-    pq.write_table(pa.table(columns), path)
-
-    (image,) = list_images(str(path)).images
-    (mask,) = list_images(str(path), image_column="mask").images
-
-    assert image.columns == {"n": 1}
-    assert (image.read(10), mask.read(10)) == (b"x", b"mask")
