@@ -105,6 +105,7 @@ TESTED_WITH = {
     "unit/inference/handlers/test_esrgan": {
         "inference/elements": "values that handlers take and give",
         "inference/handlers/base": "what all handlers do is seen on one",
+        "inference/handlers/options": "options of a handler, which Beam describes",
         "inference/local_engines": "what an engine loads is seen through its handler",
     },
     "integration/test_baseline": {

@@ -19,6 +19,7 @@ from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline import beam_rows, read, upscale, write
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.planning.engines import DEFAULT_ENGINE
@@ -122,7 +123,7 @@ class Upscale(beam.PTransform):
         self,
         engine: str | Sequence[str] = DEFAULT_ENGINE,
         *,
-        handler_options: dict[str, Any] | None = None,
+        handler_options: HandlerOptions | None = None,
         **options: Unpack[UpscaleOptions],
     ) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.held_folder import held_by_pipeline
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalModel
 from beam_upscale.inference.remote import checking
 from beam_upscale.inference.remote_engines import RemoteModel
@@ -94,7 +95,7 @@ class Upscale(beam.PTransform):
         self,
         engine: str | Sequence[str] | PinnedSettings = DEFAULT_ENGINE,
         *,
-        handler_options: dict[str, Any] | None = None,
+        handler_options: HandlerOptions | None = None,
         books: str | None = None,
         **options: Unpack[UpscaleOptions],
     ) -> None:
@@ -107,7 +108,7 @@ class Upscale(beam.PTransform):
             if asked.warning is not None:
                 warnings.warn(asked.warning, stacklevel=2)
             self.settings = check_service(asked.pin())
-        self.handler_options = handler_options or {}
+        self.handler_options: HandlerOptions = handler_options or {}
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""

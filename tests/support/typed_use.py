@@ -38,4 +38,5 @@ def what_is_an_error() -> None:
     bu.Upscale("esrgan-v1-x2plus", width="640")  # type: ignore[arg-type]
     bu.UpscaleSettings.of("esrgan-v1-x2plus", devise="cpu")  # type: ignore[call-arg]
     bu.UpscaleSettings.of("esrgan-v1-x2plus", device="tpu")  # type: ignore[arg-type]
+    bu.Upscale(handler_options={"large_modle": True})  # type: ignore[arg-type]
     UpscaleOfRows("esrgan-v1-x2plus", metadata="drop")  # type: ignore[arg-type]

@@ -266,15 +266,15 @@ def _save_by_pillow(
     image: Image.Image,
     format_: str,
     metadata: Metadata,
-    **options: Any,
+    **parameters: bool | int | str,
 ) -> bytes:
+    """Encodes an image with metadata; `parameters` are those of Pillow's encoder for the format."""
     buffer = io.BytesIO()
-    if metadata.xmp is not None:
-        options["xmp"] = metadata.xmp
+    xmp = {} if metadata.xmp is None else {"xmp": metadata.xmp}
     exif = metadata.exif or b""
     if exif and format_ == "JPEG":
         exif = parts.EXIF_PREFIX + exif
-    image.save(buffer, format_, icc_profile=metadata.icc_profile, exif=exif, **options)
+    image.save(buffer, format_, icc_profile=metadata.icc_profile, exif=exif, **xmp, **parameters)
     return buffer.getvalue()
 
 

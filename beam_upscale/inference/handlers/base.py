@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from apache_beam.metrics import Metrics
@@ -16,6 +16,7 @@ from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.batching import Batched
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalModel
 from beam_upscale.inference.networks.failures import (
     Fault,
@@ -76,8 +77,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
 
     Args:
         model: the pinned network or baseline.
-        **kwargs: Beam's options `min_batch_size`, `max_batch_size`, `large_model`, `model_copies`
-            and `env_vars`. Batch sizes count input pixels.
+        **options: Beam's own.
 
     A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
     raised, so that one image does not cost its whole batch. An error of the device is recognized by
@@ -85,11 +85,11 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     all later images.
     """
 
-    def __init__(self, model: LocalModel, **kwargs: Any) -> None:
-        bounds = _batch_bounds(model, kwargs)
+    def __init__(self, model: LocalModel, **options: Unpack[HandlerOptions]) -> None:
+        bounds = _batch_bounds(model, options)
         least = max(1, bounds["max_batch_size"] // _MOST_IMAGES_AHEAD)
         weight = functools.partial(_batch_weight, least=least)
-        super().__init__(element_size_fn=weight, **{**kwargs, **bounds})
+        super().__init__(element_size_fn=weight, **{**options, **bounds})
         self._max_batch_pixels = model.max_batch_pixels
 
     @abc.abstractmethod
@@ -198,7 +198,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         return broken
 
 
-def _batch_bounds(model: LocalModel, asked: Mapping[str, Any]) -> dict[str, int]:
+def _batch_bounds(model: LocalModel, asked: HandlerOptions) -> dict[str, int]:
     """Returns the batch bounds in input pixels; a bound that the user set adjusts the other."""
     ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
     smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")

@@ -1,7 +1,7 @@
 """Resampling filters under RunInference, in a network's place."""
 
 import time
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from beam_upscale.images.resampling import Filter
 from beam_upscale.inference.batching import Batched
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalBaseline
 from beam_upscale.inference.networks.failures import DeviceState, state_of
 
@@ -47,8 +48,8 @@ class Resampler:
 class BaselineHandler(EngineHandler[Resampler]):
     """Upscales images with a filter, to the engine's scale; a prompt changes nothing."""
 
-    def __init__(self, model: LocalBaseline, **kwargs: Any) -> None:
-        super().__init__(model, **kwargs)
+    def __init__(self, model: LocalBaseline, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(model, **options)
         self._model = model
 
     def load_model(self) -> Resampler:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from beam_upscale.inference.batching import Batched, Batcher, Patch
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalEsrgan
 from beam_upscale.inference.networks import backend
 from beam_upscale.inference.networks.backend import NetworkBackend
@@ -46,8 +47,8 @@ def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
 class EsrganHandler(EngineHandler[Batcher[Patch]]):
     """Upscales images with a local ESRGAN-family network."""
 
-    def __init__(self, model: LocalEsrgan, **kwargs: Any) -> None:
-        super().__init__(model, **kwargs)
+    def __init__(self, model: LocalEsrgan, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(model, **options)
         self._model = model
 
     def load_model(self) -> Batcher[Patch]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from beam_upscale.inference.batching import Batched, Batcher
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalLatent
 from beam_upscale.inference.networks.failures import DeviceState, state_of
 from beam_upscale.planning.parameters import Parameters
@@ -67,8 +68,8 @@ class LatentUpscaler:
 class LatentHandler(EngineHandler[LatentUpscaler]):
     """Upscales images with a local latent diffusion upscaler."""
 
-    def __init__(self, model: LocalLatent, **kwargs: Any) -> None:
-        super().__init__(model, **kwargs)
+    def __init__(self, model: LocalLatent, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(model, **options)
         self._model = model
 
     def load_model(self) -> LatentUpscaler:

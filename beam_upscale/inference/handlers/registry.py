@@ -5,13 +5,14 @@ is the batcher, below Beam: it sees the tiles of all harness threads at once, an
 batch there changes no result on a CPU.
 """
 
-from typing import Any
+from typing import Any, Unpack
 
 from beam_upscale.inference.elements import METRICS, Inference, PendingInference, Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, TiledImageHandler
 from beam_upscale.inference.handlers.baseline import BaselineHandler
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.handlers.latent import LatentHandler
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
 
 __all__ = [
@@ -35,6 +36,6 @@ _HANDLERS: dict[type[LocalModel], type[EngineHandler[Any]]] = {
 }
 
 
-def handler_for(model: LocalModel, **kwargs: Any) -> EngineHandler[Any]:
-    """The handler that runs what was pinned; `kwargs` are Beam's own options of one."""
-    return _HANDLERS[type(model)](model, **kwargs)
+def handler_for(model: LocalModel, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
+    """Returns the handler that runs what was pinned, with Beam's own options of one."""
+    return _HANDLERS[type(model)](model, **options)

@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Unpack
 
 from apache_beam.ml.inference.base import PredictionResult
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.inference.elements import TiledImage
 from beam_upscale.inference.handlers.base import TiledImageHandler
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.remote.account import Account
 from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
 from beam_upscale.inference.remote.pending import PendingImage, PendingResult
@@ -29,12 +30,14 @@ class RemoteHandler(TiledImageHandler[Window]):
     Args:
         model: how the service is called.
         engine: its scale and its prices.
-        **kwargs: Beam's own. Images are handed over one by one, whatever they say of batches: how
+        **options: Beam's own. Images are handed over one by one, whatever they say of batches: how
             many are under way at a time is the window's matter.
     """
 
-    def __init__(self, model: RemoteModel, engine: Engine, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "min_batch_size": 1, "max_batch_size": 1})
+    def __init__(
+        self, model: RemoteModel, engine: Engine, **options: Unpack[HandlerOptions]
+    ) -> None:
+        super().__init__(**{**options, "min_batch_size": 1, "max_batch_size": 1})
         self._model = model
         self._engine = engine
 

@@ -21,6 +21,7 @@ from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.large_images.assemble import assemble
 from beam_upscale.pipeline.large_images.cut import cut
 from beam_upscale.pipeline.large_images.states import CutImage, GiantTile, TileResult
@@ -159,7 +160,7 @@ class FanOut(beam.PTransform):
     """
 
     settings: PinnedSettings
-    handler_options: dict[str, Any]
+    handler_options: HandlerOptions
     dataset: DatasetFolder
     place: Callable[[SourceImage, Row], str]
 

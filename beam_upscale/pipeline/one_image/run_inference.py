@@ -15,6 +15,7 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import BrokenProcessError
 from beam_upscale.inference.elements import METRICS, Inference, PendingInference, TiledImage
 from beam_upscale.inference.handlers import remote as handlers_remote
+from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.handlers.registry import handler_for
 from beam_upscale.inference.local_engines import LocalModel
 from beam_upscale.inference.remote_engines import RemoteModel
@@ -104,7 +105,7 @@ def count(upscaled: UpscaledImage) -> None:
         Metrics.counter(METRICS, "calls").inc(row.calls)
 
 
-def run_inference(stage: Stage, handler_options: dict[str, Any]) -> RunInference:
+def run_inference(stage: Stage, handler_options: HandlerOptions) -> RunInference:
     """Returns the step in which one engine upscales tiles.
 
     Args:
