@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pillow_heif
 import pytest
-from described_colors import chunk, png, swatches, tiff
+from described_colors import chunk, png, sound_profile, swatches, tiff
 from PIL import Image
 
 from beam_upscale.images.reading import pixels
@@ -303,6 +303,9 @@ def test_gain_and_depth_maps_of_avif() -> None:
     assert decode(iso_with(free(depth))).notes == ("depth map dropped",)
 
 
+SOUND = sound_profile()
+
+
 def gif_with(*extensions: bytes) -> bytes:
     data = saved("GIF")
     start = 13 + 3 * 2 ** ((data[10] & 7) + 1)
@@ -315,8 +318,6 @@ def blocks(content: bytes) -> bytes:
 
 
 def test_extensions_of_gif() -> None:
-    from tests.unit.images.metadata.test_profiles import SOUND
-
     ramp = b"\1" + bytes(range(255, -1, -1)) + b"\0"
     decoded = decode(
         gif_with(b"!\xff\x0bICCRGBG1012" + blocks(SOUND), b"!\xff\x0bXMP DataXMP" + XMP + ramp)
@@ -329,8 +330,6 @@ def test_extensions_of_gif() -> None:
 
 @pytest.mark.parametrize("output", OutputFormat)
 def test_stripped_of_all_but_colors(output: OutputFormat) -> None:
-    from tests.unit.images.metadata.test_profiles import SOUND
-
     data = saved("JPEG", xmp=XMP, exif=b"Exif\0\0" + exif(), dpi=(300, 300), icc_profile=SOUND)
     decoded = decode(data)
     options = EncodeOptions(output, metadata=MetadataRule.STRIP)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from described_colors import iccp, png, swatches, tiff
+from described_colors import iccp, png, sound_profile, swatches, tiff
 from PIL import Image, ImageCms
 
 from beam_upscale.images.metadata import profiles
@@ -22,9 +22,7 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import OutputFormat
 
-SRGB = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
-SRGB[24:36] = struct.pack(">6H", 2000, 1, 1, 0, 0, 0)
-SOUND = bytes(SRGB)
+SOUND = sound_profile()
 NOTE = ("unusable ICC profile dropped",)
 
 
