@@ -8,6 +8,7 @@
 What their configuration says has the names and meanings of Python's own.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -72,11 +73,7 @@ class ReadImages(beam.PTransform):
         **unknown: object,
     ) -> None:
         super().__init__()
-        known = (
-            "pattern output retry shard_rows input_format image_column deny_private_networks "
-            "allow_link_local columns"
-        )
-        _refuse_unknown(unknown, known)
+        _refuse_unknown(unknown, ReadImages)
         statuses = [retry] if isinstance(retry, str) else retry
         self._read = read.ReadImages(
             pattern,
@@ -176,7 +173,7 @@ class WriteDataset(beam.PTransform):
         **unknown: object,
     ) -> None:
         super().__init__()
-        _refuse_unknown(unknown, "output layout most_failures may_leave_out")
+        _refuse_unknown(unknown, WriteDataset)
         self._write = write.WriteDataset(
             output,
             layout=_member(Layout, "layout", layout),
@@ -197,12 +194,13 @@ class WriteDataset(beam.PTransform):
         )
 
 
-def _refuse_unknown(unknown: Mapping[str, object], known: str) -> None:
+def _refuse_unknown(unknown: Mapping[str, object], transform: type[beam.PTransform]) -> None:
+    """Raises an error for options that a transform does not have, and names those that it has."""
     if unknown:
+        *known, _ = inspect.signature(transform).parameters  # The last one collects the unknown.
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"there is no option {', '.join(sorted(unknown))}; the options are: "
-            f"{', '.join(known.split())}",
+            f"there is no option {', '.join(sorted(unknown))}; the options are: {', '.join(known)}",
         )
 
 

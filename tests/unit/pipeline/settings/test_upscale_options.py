@@ -1,6 +1,7 @@
 """Each option has one meaning, one default and one type, wherever it is given."""
 
 import dataclasses
+import inspect
 import typing
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
@@ -12,7 +13,8 @@ import pytest
 from beam_upscale.cli.commands.plan import preview_command
 from beam_upscale.cli.commands.run import run_command
 from beam_upscale.cli.commands.serve import serve_command
-from beam_upscale.pipeline import beam_yaml, upscale
+from beam_upscale.pipeline import beam_yaml, read, upscale, write
+from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.settings import upscale_options
 from beam_upscale.pipeline.settings.upscale_options import CONCERNS, NAMES, UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -176,3 +178,49 @@ def test_the_program_of_the_template_has_the_defaults_of_the_fields() -> None:
 
 def test_an_option_that_is_not_given_has_its_default() -> None:
     assert UpscaleSettings.of(ENGINE) == UpscaleSettings()
+
+
+# Options of runs, of reading and of writing
+
+
+def test_run_fills_its_request_and_has_its_defaults() -> None:
+    elsewhere = {
+        "input": "it is called input_, as `input` is a function of Python's",
+        "settings": "the options of `Upscale` fill it",
+    }
+    unset = {"retry", "max_failures"}  # Without one, the request's own default is taken.
+    request = Run("in", "out")
+    names = {field.name for field in dataclasses.fields(request)} - elsewhere.keys()
+
+    given = run_command.make_context("", ["in", "out"]).params
+
+    assert names <= given.keys()
+    for name in names - unset:
+        assert given[name] == getattr(request, name), name
+
+
+@pytest.mark.parametrize(
+    ("python", "yaml", "left_out"),
+    [
+        (read.ReadImages, beam_yaml.ReadImages, {"lease_seconds"}),
+        (
+            write.WriteDataset,
+            beam_yaml.WriteDataset,
+            # Values of Python's own, and what the pipeline finds by itself.
+            {"input_type", "run", "run_id", "lease_seconds"},
+        ),
+    ],
+)
+def test_yaml_reads_and_writes_with_the_options_and_defaults_of_python(
+    python: type[Any], yaml: type[Any], left_out: set[str]
+) -> None:
+    fields = {field.name: field.default for field in dataclasses.fields(python)}
+    taken = {
+        name: each.default
+        for name, each in inspect.signature(yaml).parameters.items()
+        if name not in ("columns", "unknown")
+    }
+
+    assert fields.keys() - taken.keys() == left_out
+    for name in taken.keys() - {"pattern", "output"}:
+        assert taken[name] == fields[name], name
