@@ -104,9 +104,7 @@ TESTED_WITH = {
     },
     "unit/inference/handlers/test_esrgan": {
         "inference/elements": "values that handlers take and give",
-        "inference/handlers/base": "what all handlers do is seen on one",
         "inference/handlers/options": "options of a handler, which Beam describes",
-        "inference/local_engines": "what an engine loads is seen through its handler",
     },
     "integration/test_baseline": {
         "inference/handlers/baseline": "a resampling filter is seen in a whole run",
@@ -161,11 +159,11 @@ TESTED_WITH = {
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
     },
     "unit/pipeline/test_upscale": {
-        "pipeline/one_image/finish": "the steps of an image are seen one after the other",
-        "pipeline/one_image/prepare": "the steps of an image are seen one after the other",
-        "pipeline/one_image/run_inference": "the steps of an image are seen one after the other",
+        "pipeline/one_image/run_inference": "results that are awaited are seen to leave the transform",
+    },
+    "unit/pipeline/one_image/test_finish": {
         "pipeline/one_image/states": "values between the steps of an image",
-        "pipeline/one_image/tiles": "the steps of an image are seen one after the other",
+        "pipeline/one_image/tiles": "tiles are cut, and joined at the end",
     },
     "unit/pipeline/test_run": {
         "pipeline/request": "a request is for a run",

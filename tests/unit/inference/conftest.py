@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages of the room share."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 import pytest
 from local_hub import LocalHub, serve
 
+from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.networks.backend import NetworkBackend
+from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote import calls
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -88,3 +92,21 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of whoever runs the tests may hold a key."""
     monkeypatch.delenv("BEAM_UPSCALE_API_KEY", raising=False)
+
+
+@pytest.fixture
+def model(tiny_weights: Path) -> LocalEsrgan:
+    """A small network of ESRGAN, as a run pins it."""
+    return LocalEsrgan(
+        name="tiny",
+        weights_sha256=hashlib.sha256(tiny_weights.read_bytes()).hexdigest(),
+        weights_uri=str(tiny_weights),
+        device=Device.CPU,
+        precision=Precision.FP32,
+        threads=1,
+        scale=2,
+        max_tile_pixels=10**6,
+        max_batch_pixels=0,
+        halo=16,
+        network_backend=NetworkBackend.TORCH,
+    )

@@ -1,9 +1,8 @@
 import contextlib
 import dataclasses
-import hashlib
 import multiprocessing
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from apache_beam.ml.inference.base import PredictionResult, RunInference
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that
 from apache_beam.utils import multi_process_shared
-from memory_filesystem import MemoryFileSystem
+from esrgan_calls import infer, whole
 from small_networks import noise
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
@@ -23,48 +22,17 @@ from beam_upscale.images import resampling
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.local_engines import LocalEsrgan
-from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
-from beam_upscale.inference.weights import cache, registry, resolution, values
 from beam_upscale.planning.tile_layout import Box
 
 PATIENCE = 30
 
 
 @pytest.fixture
-def model(tiny_weights: Path) -> LocalEsrgan:
-    return LocalEsrgan(
-        name="tiny",
-        weights_sha256=hashlib.sha256(tiny_weights.read_bytes()).hexdigest(),
-        weights_uri=str(tiny_weights),
-        device=Device.CPU,
-        precision=Precision.FP32,
-        threads=1,
-        scale=2,
-        max_tile_pixels=10**6,
-        max_batch_pixels=0,
-        halo=16,
-        network_backend=NetworkBackend.TORCH,
-    )
-
-
-@pytest.fixture
 def network(tiny_weights: Path) -> TorchNetwork:
     return TorchNetwork.load(tiny_weights, Device.CPU, Precision.FP32, threads=1)
-
-
-def whole(pixels: np.ndarray, context: Any = None) -> TiledImage:
-    """An image in one tile."""
-    core = Box(0, 0, pixels.shape[1], pixels.shape[0])
-    return TiledImage([Tile(pixels, core)], scale=2, context=context)
-
-
-def infer(handler: EsrganHandler, images: Sequence[TiledImage]) -> list[Inference]:
-    results = list(handler.run_inference(images, handler.load_model()))
-    assert [result.example for result in results] == list(images)
-    return [result.inference for result in results]
 
 
 @contextlib.contextmanager
@@ -396,52 +364,6 @@ def test_tiles_run_one_at_a_time_on_a_cpu(
     assert batches == [(1, 8, 8, 3)] * 4
 
 
-def test_batches_of_run_inference_count_pixels(model: LocalEsrgan) -> None:
-    on_gpu = dataclasses.replace(model, max_batch_pixels=1000)
-
-    bounds = EsrganHandler(on_gpu).batch_elements_kwargs()
-
-    assert (bounds["min_batch_size"], bounds["max_batch_size"]) == (2000, 2000)
-    assert bounds["element_size_fn"](whole(noise(8, 9, 3))) == 72
-    assert bounds["element_size_fn"](TiledImage([], 1)) == 2000 // 64
-
-
-@pytest.mark.parametrize(
-    ("asked", "given"),
-    [
-        ({"max_batch_size": 500}, (500, 500)),
-        ({"min_batch_size": 5000}, (5000, 5000)),
-        ({"min_batch_size": 10}, (10, 2000)),
-        ({"min_batch_size": 10, "max_batch_size": 20}, (10, 20)),
-    ],
-)
-def test_bounds_that_are_asked_for_hold(
-    model: LocalEsrgan, asked: dict[str, int], given: tuple[int, int]
-) -> None:
-    model = dataclasses.replace(model, max_batch_pixels=1000)
-
-    bounds = EsrganHandler(model, **asked).batch_elements_kwargs()
-
-    assert (bounds["min_batch_size"], bounds["max_batch_size"]) == given
-    beam.BatchElements(**bounds)  # Raises where the bounds cross.
-
-
-# Beam's habits
-
-
-def test_a_model_is_shared_where_that_is_asked_for(model: LocalEsrgan) -> None:
-    assert not EsrganHandler(model).share_model_across_processes()
-    assert EsrganHandler(model, large_model=True).share_model_across_processes()
-    assert EsrganHandler(model, model_copies=2).model_copies() == 2
-    assert EsrganHandler(model, model_copies=2).share_model_across_processes()
-
-
-def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalEsrgan) -> None:
-    batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage([], 1)]
-
-    assert EsrganHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
-
-
 @pytest.mark.parametrize("options", [{}, {"large_model": True}])
 def test_run_inference(model: LocalEsrgan, network: TorchNetwork, options: dict[str, Any]) -> None:
     images = [noise(8 + number, 8, 3) for number in range(3)]
@@ -467,60 +389,3 @@ def test_run_inference(model: LocalEsrgan, network: TorchNetwork, options: dict[
     assert counters["num_inferences"] == 3
     sizes = {each.key.metric.name: each.committed for each in metrics["distributions"]}
     assert sizes["inference_request_batch_byte_size"].sum == sum(each.nbytes for each in images)
-
-
-# Where the weights come from
-
-
-def load_code(model: LocalEsrgan) -> ErrorCode:
-    with pytest.raises(SettingsError) as caught:
-        EsrganHandler(model).load_model()
-    return caught.value.code
-
-
-def test_other_weights_than_those_pinned_are_refused(model: LocalEsrgan) -> None:
-    assert load_code(dataclasses.replace(model, weights_sha256="0" * 64)) is (
-        ErrorCode.WEIGHTS_MISMATCH
-    )
-
-
-def test_weights_that_are_not_there_are_an_error(model: LocalEsrgan) -> None:
-    assert load_code(dataclasses.replace(model, weights_uri="/no/such/file.safetensors")) is (
-        ErrorCode.WEIGHTS_UNAVAILABLE
-    )
-
-
-def test_registered_weights_are_had_by_name_where_the_path_is_missing(
-    model: LocalEsrgan, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    registered = dataclasses.replace(
-        registry.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
-    )
-    found = values.Weights("tiny", tiny_weights, model.weights_sha256, "here")
-    monkeypatch.setattr(registry, "REGISTRY", {"tiny": registered})
-    monkeypatch.setattr(resolution, "fetch_by_name", lambda _: found)
-    elsewhere = dataclasses.replace(model, weights_uri="/elsewhere/tiny.safetensors")
-
-    (inference,) = infer(EsrganHandler(elsewhere), [whole(noise(8, 8, 3))])
-
-    assert inference.error is None
-    assert load_code(dataclasses.replace(elsewhere, weights_sha256="0" * 64)) is (
-        ErrorCode.WEIGHTS_MISMATCH
-    )
-
-
-def test_weights_reach_a_worker_by_uri_and_are_verified(
-    model: LocalEsrgan, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "cache"))
-    uri = "mem://weights/tiny.safetensors"
-    monkeypatch.setitem(MemoryFileSystem.files, uri, tiny_weights.read_bytes())
-    remote = dataclasses.replace(model, weights_uri=uri)
-
-    (inference,) = infer(EsrganHandler(remote), [whole(noise(8, 8, 3))])
-
-    assert inference.error is None
-    assert (cache.cache_directory() / "weights" / f"{model.weights_sha256}.safetensors").exists()
-    monkeypatch.setitem(MemoryFileSystem.files, uri, b"other")
-    other = dataclasses.replace(remote, weights_sha256="0" * 64)
-    assert load_code(other) is ErrorCode.WEIGHTS_MISMATCH

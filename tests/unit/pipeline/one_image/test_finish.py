@@ -1,0 +1,346 @@
+"""What becomes of an image once a network has seen it."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from apache_beam.ml.inference.base import PredictionResult
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.timestamp import Timestamp
+from one_image import (
+    ENGINE,
+    LATENT,
+    double,
+    encoded,
+    oversized,
+    pixels_of,
+    prepared,
+    row_of,
+    source,
+    upscale,
+)
+from PIL import Image, ImageCms
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.writing import encoding
+from beam_upscale.images.writing.encode_options import EncodeOptions
+from beam_upscale.inference.elements import Inference
+from beam_upscale.pipeline.one_image.finish import finish
+from beam_upscale.pipeline.run_state.resume import Asked, still_holds
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
+from beam_upscale.pipeline.upscale import _Finish
+from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.plan_options import OutputFormat
+from beam_upscale.sources.inputs.source_image import SourceImage
+
+ORIENTATION, TURNED_LEFT = 0x0112, 6
+
+
+def test_a_photograph(settings: PinnedSettings, photograph: Callable[..., Image.Image]) -> None:
+    picture = photograph(0, 40, 30)
+    data = encoded(picture)
+
+    result = upscale(source(data, columns={"label": 3}), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(picture).repeat(2, 0).repeat(2, 1))
+    assert result.data is not None
+    assert result.source.data is None
+    assert row_of(result) == Row(
+        input_id="gs://bucket/a.png",
+        source_uri="gs://bucket/a.png",
+        status=Status.UPSCALED,
+        source_sha256=hashlib.sha256(data).hexdigest(),
+        engine=ENGINE,
+        backend="local",
+        model=settings.stages[0].model.name,
+        weights_sha256=settings.stages[0].model.weights_sha256,
+        device_type="cpu",
+        precision="fp32",
+        network_backend="openvino",
+        halo=96,
+        input_width=40,
+        input_height=30,
+        input_format="png",
+        input_mode="RGB",
+        output_width=80,
+        output_height=60,
+        output_format="png",
+        output_bytes=len(result.data),
+        output_sha256=hashlib.sha256(result.data).hexdigest(),
+        calls=1,
+        credits=Decimal("0.2"),
+        billed_credits=Decimal(0),
+        usd=Decimal("0.002"),
+        input={"label": 3},
+    )
+
+
+def test_gray_stays_gray(settings: PinnedSettings, photograph: Callable[..., Image.Image]) -> None:
+    picture = photograph(mode="L")
+
+    result = upscale(source(encoded(picture)), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(picture).repeat(2, 0).repeat(2, 1))
+    assert row_of(result).input_mode == "L"
+
+
+def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettings) -> None:
+    pixels = np.zeros((20, 20, 4), np.uint8)  # Black below full transparency.
+    pixels[:, 10:] = (200, 180, 160, 255)
+
+    tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
+    color, alpha = tiled.tiles
+    result = pixels_of(finish(tiled.context, double(tiled), settings))
+
+    assert (color.pixels == (200, 180, 160)).all()  # What the network sees has no black.
+    assert np.array_equal(alpha.pixels[:, :, 0], pixels[:, :, 3])
+    assert np.array_equal(result[..., 3], pixels[..., 3].repeat(2, 0).repeat(2, 1))
+    assert (result[..., :3] == (200, 180, 160)).all()
+
+
+def test_sixteen_bits_stay_sixteen_bits(settings: PinnedSettings) -> None:
+    deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
+
+    result = upscale(source(encoding.encode(deep).data), settings)
+
+    assert result.data is not None
+    decoded = reading_pixels.decode(result.data, max_pixels=10**6)
+    assert np.array_equal(decoded.color, deep.repeat(2, 0).repeat(2, 1))
+    assert row_of(result).input_mode == "RGB;16"
+    assert row_of(result).notes == ()
+
+
+def test_sixteen_bits_are_reduced_where_the_format_has_eight(
+    pin: Callable[..., PinnedSettings],
+) -> None:
+    deep = np.random.default_rng(0).integers(0, 65_536, (10, 12, 3), np.uint16)
+
+    result = upscale(source(encoding.encode(deep).data), pin(output_format="jpeg"))
+
+    assert row_of(result).notes == ("reduced to 8 bits",)
+    assert row_of(result).output_format == "jpeg"
+
+
+def test_a_picture_stored_sideways_is_turned_upright(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    upright = photograph(0, 40, 30)
+    exif = Image.Exif()
+    exif[ORIENTATION] = TURNED_LEFT
+    sideways = encoded(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+
+    result = upscale(source(sideways), settings)
+
+    assert np.array_equal(pixels_of(result), np.asarray(upright).repeat(2, 0).repeat(2, 1))
+    assert (row_of(result).input_width, row_of(result).input_height) == (40, 30)
+    assert result.data is not None
+    assert Image.open(io.BytesIO(result.data)).getexif()[ORIENTATION] == 1
+
+
+def test_the_color_profile_is_carried_over(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+    result = upscale(source(encoded(photograph(), "JPEG", icc_profile=profile)), settings)
+
+    assert result.data is not None
+    assert Image.open(io.BytesIO(result.data)).info["icc_profile"] == profile
+
+
+def test_a_damaged_profile_is_noted_before_the_network_runs(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    data = encoded(photograph(), "JPEG", icc_profile=b"no profile")
+
+    tiled = prepared(source(data), settings)
+
+    assert tiled.context.draft.row.notes == ("unusable ICC profile dropped",)
+    assert row_of(finish(tiled.context, double(tiled), settings)).status is Status.UPSCALED
+
+
+def test_a_result_is_stripped_of_all_but_the_color_profile(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    exif = Image.Exif()
+    exif[271] = "Maker"
+    exif.get_ifd(0x8825)[1] = "N"
+    data = encoded(photograph(), "JPEG", icc_profile=profile, exif=exif, xmp=b"<where/>")
+
+    kept, stripped = (upscale(source(data), pin(metadata=rule)) for rule in ("keep", "strip"))
+
+    assert kept.data is not None
+    assert stripped.data is not None
+    assert all(each in kept.data for each in (b"Maker", b"<where/>", b"iCCP"))
+    assert set(Image.open(io.BytesIO(stripped.data)).info) == {"icc_profile"}
+
+
+def test_a_requested_width_is_reduced_from_the_engines_result(
+    pin: Callable[..., PinnedSettings], photograph: Callable[..., Image.Image]
+) -> None:
+    picture = photograph(0, 40, 30)
+
+    result = upscale(source(encoded(picture)), pin(width=60))
+
+    whole = np.asarray(picture).repeat(2, 0).repeat(2, 1)
+    expected = Image.fromarray(whole).resize((60, 45), Image.Resampling.LANCZOS)
+    assert np.array_equal(pixels_of(result), np.asarray(expected))
+    assert (row_of(result).output_width, row_of(result).output_height) == (60, 45)
+
+
+def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSettings]) -> None:
+    pixels = oversized()
+    settings = pin(oversize="tile", halo=24)
+
+    tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
+    tiles = list(tiled.tiles)
+    finishing = _Finish(settings)
+    finishing.start_bundle()
+    (finished,) = finishing.process(
+        PredictionResult(tiled, double(tiled)), Timestamp(0), GlobalWindow()
+    )
+    result = finished.value
+
+    row = row_of(result)
+    assert len(tiles) == row.calls > 1
+    assert all(t.pixels.shape[0] * t.pixels.shape[1] <= 1024 * 1024 for t in tiles)
+    # Whoever still holds the element holds no pixels.
+    assert not tiled.tiles
+    assert np.array_equal(pixels_of(result), pixels.repeat(2, 0).repeat(2, 1))
+    assert row.credits == row.calls * Decimal("0.2")
+    assert row.notes == (f"upscaled in {row.calls} pieces",)
+    assert row.halo == 24
+
+
+def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> None:
+    data = encoded(Image.fromarray(oversized()))
+    settings = pin(oversize="shrink")
+
+    tiled = prepared(source(data), settings)
+    height, width = tiled.tiles[0].pixels.shape[:2]
+    row = row_of(finish(tiled.context, double(tiled), settings))
+
+    assert 1040 * 1024 > height * width > 1020 * 1020
+    assert (row.output_width, row.output_height) == (2 * width, 2 * height)
+    assert row.notes == (f"shrunk to {width} x {height} before upscaling",)
+    assert row.calls == 1
+
+
+@pytest.mark.parametrize("number", sorted(FULL_DISK))
+def test_full_disk_is_no_images_fault(
+    number: int,
+    settings: PinnedSettings,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fill_the_disk(*_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    picture = source(encoded(photograph()))
+    tiled = prepared(picture, settings)
+    monkeypatch.setattr(SourceImage, "read", fill_the_disk)
+    monkeypatch.setattr(encoding, "encode", fill_the_disk)
+
+    with pytest.raises(OSError, match=os.strerror(number)):
+        prepared(picture, settings)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        finish(tiled.context, double(tiled), settings)
+
+
+def test_the_networks_error_is_the_inputs(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepared(source(encoded(photograph())), settings)
+
+    result = finish(
+        tiled.context, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
+    )
+
+    row = row_of(result)
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.OUT_OF_MEMORY)
+    assert (row.error_message, row.credits, row.output_bytes) == ("too large", 0, None)
+    assert (row.input_width, result.data) == (40, None)
+
+
+def test_what_cannot_be_encoded_fails(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepared(source(encoded(photograph(0, 9000, 2))), settings)
+    as_webp = dataclasses.replace(settings, encode=EncodeOptions(OutputFormat.WEBP))
+
+    row = row_of(finish(tiled.context, double(tiled), as_webp))
+
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+
+
+def test_alpha_is_no_call_of_its_own(
+    remote: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    picture = photograph(0, 40, 30)
+    picture.putalpha(Image.linear_gradient("L").resize((40, 30)))
+    tiled = prepared(source(encoded(picture)), remote)
+    shapes = [tile.pixels.shape for tile in tiled.tiles]
+
+    result = finish(tiled.context, double(tiled), remote)
+
+    assert shapes == [(30, 40, 3)]
+    assert row_of(result).calls == 1
+    expected = picture.getchannel("A").resize((80, 60), Image.Resampling.LANCZOS)
+    assert np.array_equal(pixels_of(result)[:, :, 3], np.asarray(expected))
+
+
+def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: Path) -> None:
+    pinned = UpscaleSettings.of(LATENT, backend="grpc", endpoint="localhost:1").pin()
+    noisy = source(encoded(Image.new("RGB", (8, 8))), columns={"noise_level": 100})
+
+    row = row_of(finish(prepared(noisy, pinned).context, Inference(), pinned))
+
+    assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
+    assert row.noise_level == 100
+    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), Asked(Parameters()))
+
+
+def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:
+    tiled = prepared(source(encoded(Image.new("RGB", (1500, 1000)))), remote)
+    error = ImageError(ErrorCode.SERVICE_ERROR, "the service could not make it")
+    inference = Inference(
+        error=error, request_ids=("1", "2"), billed_credits=Decimal("0.2"), attempts=3
+    )
+
+    result = finish(tiled.context, inference, remote)
+
+    row = row_of(result)
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.SERVICE_ERROR)
+    assert (row.request_ids, row.billed_credits, row.credits) == (("1", "2"), Decimal("0.2"), 0)
+    assert result.record is not None
+    assert result.record.telemetry is not None
+    assert result.record.telemetry.attempts == 3
+
+
+def test_what_a_service_withholds_is_filtered(remote: PinnedSettings) -> None:
+    tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
+
+    row = row_of(finish(tiled.context, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
+
+    assert (row.status, row.billed_credits, row.credits) == (Status.FILTERED, 0, 0)
+
+
+def test_an_image_that_was_not_tried_has_no_row(remote: PinnedSettings) -> None:
+    tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
+    stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+
+    result = finish(tiled.context, Inference(stop=stop), remote)
+
+    assert (result.record, result.data, result.stop) == (None, None, stop)
