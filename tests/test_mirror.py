@@ -159,7 +159,7 @@ TESTED_WITH = {
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
     },
     "unit/pipeline/test_upscale": {
-        "pipeline/one_image/run_inference": "results that are awaited are seen to leave the transform",
+        "pipeline/one_image/run_inference": "awaited results leave the transform",
     },
     "unit/pipeline/one_image/test_finish": {
         "pipeline/one_image/states": "values between the steps of an image",
