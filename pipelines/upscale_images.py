@@ -175,6 +175,7 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         oversize=own.oversize,
         output_format=own.output_format,
         fan_out_above=own.fan_out_above,
+        scratch=own.output,
         metadata=own.metadata,
         weights=weights_by_engine(own.weights),
         device=own.device,

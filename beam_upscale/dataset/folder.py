@@ -142,6 +142,30 @@ class DatasetFolder:
         with self.publish(uri) as file:
             file.write(data)
 
+    def copy(self, source: IO[bytes], uri: str, sha256: str | None = None) -> tuple[int, str]:
+        """Publishes the bytes of an open file as a file of this dataset; see `publish`.
+
+        Args:
+            source: the open file.
+            uri: the file of this dataset.
+            sha256: the expected SHA-256, in hexadecimal; None expects none.
+
+        Returns:
+            The number of bytes, and their SHA-256 in hexadecimal.
+
+        Raises:
+            OSError: the bytes are not those expected; nothing appears.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self.publish(uri) as target:
+            while data := source.read(files.CHUNK_BYTES):
+                digest.update(data)
+                target.write(data)
+                size += len(data)
+            if sha256 not in (None, digest.hexdigest()):
+                raise OSError(f"the bytes for {uri} are not those that were expected")
+        return size, digest.hexdigest()
+
     def delete(self, uri: str) -> None:
         """Removes a file or a folder of this dataset, if there is one.
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.hold.hold import Hold, new_token, of_pipeline
+from beam_upscale.dataset.hold.hold import Hold, known_of_pipeline, new_token, of_pipeline
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.storage.uris import uris
 
@@ -74,6 +74,19 @@ def held_by_pipeline(
     """
     root = uris.absolute(output)
     return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))
+
+
+def known_to_pipeline(pipeline: Any, folder: str) -> "DatasetFolder":
+    """Returns a folder, under the hold that a pipeline's transforms have on it as their output.
+
+    Without such a transform before, nothing is held: the folder is no output of the pipeline.
+
+    Args:
+        pipeline: Beam's pipeline.
+        folder: URI or path.
+    """
+    root = uris.absolute(folder)
+    return DatasetFolder(root, known_of_pipeline(pipeline, root))
 
 
 class ShownBundle:

@@ -36,7 +36,7 @@ RESULT = "result"
 """The field that carries a result, without its image, to `WriteDataset`."""
 
 IMAGE = "image"
-"""The field of the encoded image; null unless this run upscaled it."""
+"""The field of the encoded image; null unless this run upscaled it, and if it is in a file."""
 
 _COLUMNS_JSON = "columns_json"
 
@@ -185,7 +185,8 @@ def result_of(row: Any) -> UpscaledImage:
     carried = _carried(row, RESULT, UpscaledImage, "Upscale")
     data = getattr(row, IMAGE, None)
     row_then = None if carried.record is None else carried.record.row
-    if row_then is None or state_of(carried.source).earlier is not None:
+    is_earlier = state_of(carried.source).earlier is not None
+    if row_then is None or is_earlier or carried.file is not None:
         return carried
     found = None if data is None else hashlib.sha256(data).hexdigest()
     if found != row_then.output_sha256:

@@ -103,13 +103,16 @@ class Upscale(beam.PTransform):
     Args:
         engine: An engine's name, or a list of those of a chain.
         handler_options: Beam's own options of a model handler.
+        scratch: A folder that all workers reach, needed with `fan_out_above`; the output of the
+            WriteDataset that follows is one.
         options: Any other option has the name that it has in Python, such as `oversize`, `weights`,
             `device`, `precision`, `prompt`, `output_format`.
 
     Returns:
         For each row one, whatever became of its image: the manifest's columns, the fields of the
         input's row but for `source` and those with a manifest column's name, `image`, which is the
-        encoded image, and `result`, which carries the rest.
+        encoded image (null with `fan_out_above`, as results are in files then), and `result`, which
+        carries the rest.
 
     Raises:
         SettingsError: what would make every image fail alike; INVALID_FIELD where it is known that
@@ -121,6 +124,7 @@ class Upscale(beam.PTransform):
         engine: str | Sequence[str] = DEFAULT_ENGINE,
         *,
         handler_options: HandlerOptions | None = None,
+        scratch: str | None = None,
         **options: Unpack[UpscaleOptions],
     ) -> None:
         super().__init__()
@@ -128,7 +132,9 @@ class Upscale(beam.PTransform):
         if size is not None:
             width, height = size  # YAML has lists in place of tuples.
             options["skip_larger_than"] = (width, height)
-        self._upscale = upscale.Upscale(engine, handler_options=handler_options, **options)
+        self._upscale = upscale.Upscale(
+            engine, handler_options=handler_options, scratch=scratch, **options
+        )
 
     def expand(self, images: Any) -> Any:
         """Wires the steps between rows."""

@@ -1,23 +1,67 @@
-"""Finds the transforms that a PCollection comes from, and refuses those that do not go together."""
+"""The look upstream of a `WriteDataset`: which of this package's transforms its results come from.
 
-from collections.abc import Iterator
+Beam does not hand a transform's settings on, but keeps with each PCollection the transform that
+made it. `lineage_of` is the only place that reads this. What it finds serves `run.json`, refusals
+when a `WriteDataset` is applied, and the notice of inputs that an `Upscale` left to a later run.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import apache_beam as beam
-
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.pipeline.read import ReadImages, ReadListed
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_json import settings_to_json
 from beam_upscale.pipeline.settings.run_record import list_differences
 from beam_upscale.pipeline.upscale import Upscale
 
 
-def upstream(results: Any) -> Iterator[Any]:
-    """The applied transforms that a PCollection comes from, the nearest first."""
-    yield from _upstream([results.producer])
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """The transforms of this package that results come from.
+
+    Attributes:
+        settings: of the `Upscale`s, which all have the same; None if there is none.
+        passed_on: the results of those `Upscale`s that other steps follow, by the label of the
+            `Upscale`.
+        readers: the transforms that read the inputs.
+    """
+
+    settings: PinnedSettings | None
+    passed_on: Sequence[tuple[str, Any]]
+    readers: Sequence[ReadImages | ReadListed]
 
 
-def _upstream(ahead: list[Any]) -> Iterator[Any]:
-    seen = set()
+def lineage_of(results: Sequence[Any]) -> Lineage:
+    """Finds the transforms that PCollections of results come from; side inputs do not count.
+
+    Raises:
+        SettingsError: INVALID_OPTION, the settings of two `Upscale`s differ, or one works on the
+            results of another: `run.json` has room for one of them.
+    """
+    steps = list(_upstream(each.producer for each in results))
+    upscales = [step for step in steps if isinstance(step.transform, Upscale)]
+    for step in upscales:
+        _refuse_chained(step)
+        _refuse_other_settings(upscales[0], step)
+    return Lineage(
+        settings=upscales[0].transform.settings if upscales else None,
+        passed_on=[
+            (step.full_label, made)
+            for step in upscales
+            for made in step.outputs.values()
+            if made not in results
+        ],
+        readers=[
+            step.transform for step in steps if isinstance(step.transform, ReadImages | ReadListed)
+        ],
+    )
+
+
+def _upstream(producers: Iterable[Any]) -> Iterator[Any]:
+    """Yields the applied transforms at and before some, the nearest first."""
+    ahead, seen = list(producers), set()
     while ahead:
         applied = ahead.pop()
         if applied is None or applied in seen:
@@ -28,33 +72,22 @@ def _upstream(ahead: list[Any]) -> Iterator[Any]:
         ahead += [applied.parent, *(source.producer for source in applied.inputs)]
 
 
-def upscales(results: Any) -> list[Any]:
-    """The applied `Upscale`s that a PCollection comes from, of which one stands for all.
-
-    Raises:
-        SettingsError: INVALID_OPTION, their settings differ, or one works on the results of
-            another: `run.json` has room for one of them.
-    """
-    found = [applied for applied in upstream(results) if isinstance(applied.transform, Upscale)]
-    for applied in found:
-        before = _upstream([source.producer for source in applied.inputs])
-        if any(isinstance(each.transform, Upscale) for each in before):
-            raise SettingsError(
-                ErrorCode.INVALID_OPTION,
-                f"{applied.full_label} works on what another Upscale made, and run.json has room "
-                'for one; name the engines of a chain in one step: Upscale(["…", "…"])',
-            )
-    for applied in found[1:]:
-        _refuse_other_settings(found[0], applied)
-    return found
+def _refuse_chained(upscale: Any) -> None:
+    before = _upstream(source.producer for source in upscale.inputs)
+    if any(isinstance(step.transform, Upscale) for step in before):
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"{upscale.full_label} works on what another Upscale made, and run.json has room "
+            'for one; name the engines of a chain in one step: Upscale(["…", "…"])',
+        )
 
 
-def _refuse_other_settings(applied: Any, other: Any) -> None:
-    changes = list_differences(_compared(applied.transform), _compared(other.transform))
+def _refuse_other_settings(upscale: Any, other: Any) -> None:
+    changes = list_differences(_compared(upscale.transform), _compared(other.transform))
     if changes:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"{applied.full_label} and {other.full_label} have other settings, and a dataset has "
+            f"{upscale.full_label} and {other.full_label} have other settings, and a dataset has "
             f"one run.json: {'; '.join(changes)}. Write two datasets, or give both the same",
         )
 
@@ -66,16 +99,3 @@ def _compared(upscale: Upscale) -> dict[str, Any]:
         "endpoint": settings.endpoint,
         "fan_out_above": settings.fan_out_above,
     }
-
-
-def applied_in(results: Any, kind: type[beam.PTransform]) -> Iterator[Any]:
-    """All applied transforms of a kind in the pipeline that a PCollection belongs to."""
-    root = results.producer
-    while root.parent is not None:
-        root = root.parent
-    ahead = [root]
-    while ahead:
-        applied = ahead.pop()
-        if isinstance(applied.transform, kind):
-            yield applied
-        ahead += applied.parts

@@ -47,7 +47,7 @@ from beam_upscale.pipeline.settings.run_record import (
 )
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.termination import TERMINATED, TerminatedError, Termination
-from beam_upscale.pipeline.upscale import Upscale, check_service
+from beam_upscale.pipeline.upscale import UpscaleForRun, check_service
 from beam_upscale.pipeline.write import WriteDataset, new_run_id
 from beam_upscale.planning.ranges import check_not_negative
 from beam_upscale.sources.discovery import no_input
@@ -331,7 +331,7 @@ def _wire(
     (
         images
         | "PostponeAfterStop" >> beam.ParDo(PostponeAfterStop(dataset))
-        | Upscale(settings)
+        | "Upscale" >> UpscaleForRun(settings, request.output)
         | WriteDataset(
             request.output,
             request.layout,

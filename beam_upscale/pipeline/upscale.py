@@ -2,7 +2,12 @@
 
 The transform only wires the steps of `one_image`: `prepare`, then RunInference for each engine with
 `advance` between them, and `finish`. They form one chain without a branch: where branches join
-again, a runner may buffer the elements in memory or on disk, and these hold pixels.
+again, a runner may buffer the elements in memory or on disk, and these hold pixels. If large images
+are spread over the workers, they take a branch of their own, and the branches join once results are
+in files:
+
+    inputs → Prepare → RunInference → Finish → PersistInScratch ┬→ results, without pixels
+                └ large images → SpreadTiles ───────────────────┘
 """
 
 import dataclasses
@@ -14,18 +19,24 @@ import apache_beam as beam
 from apache_beam.utils.timestamp import Timestamp
 
 from beam_upscale.dataset.books import RunBooks
-from beam_upscale.dataset.held_folder import held_by_pipeline
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.held_folder import held_by_pipeline, known_to_pipeline
+from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.local_engines import LocalModel
 from beam_upscale.inference.remote import checking
 from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.pipeline.commit.persist import final_place
+from beam_upscale.pipeline.large_images.assemble import Place
+from beam_upscale.pipeline.large_images.results import PersistInScratch, place_in_scratch
+from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
-from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -34,29 +45,47 @@ from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.engines import DEFAULT_ENGINE
 from beam_upscale.sources.inputs.source_image import SourceImage
 
+_IMAGES = "images"
+_LARGE_IMAGES = "large_images"
 
-class _Prepare(beam.DoFn):
+
+class Prepare(beam.DoFn):
+    """The DoFn that gives inputs to the first engine, and large images to `SpreadTiles`."""
+
     def __init__(self, settings: PinnedSettings, books: RunBooks | None) -> None:
         self._settings = settings
         self._books = books
 
     def process(
         self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
-    ) -> Iterator[TiledImage]:
+    ) -> Iterator[Any]:
+        """Yields a `TiledImage`; a `LargeImage` with a tag of its own."""
         state = state_of(source)
         if state.books is None and self._books is not None:
             source = with_state(source, dataclasses.replace(state, books=self._books))
         # No variable may hold the image: the steps behind this one run during the `yield`.
-        yield element(prepare(source, self._settings, shared_pool()), timestamp)
+        yield _output_of(prepare(source, self._settings, shared_pool()), timestamp)
 
 
-class _Advance(Settle):
+def _output_of(prepared: UpscaledImage | ImageInFlight | LargeImage, timestamp: Timestamp) -> Any:
+    if isinstance(prepared, LargeImage):
+        return beam.pvalue.TaggedOutput(_LARGE_IMAGES, prepared)
+    return element(prepared, timestamp)
+
+
+class Advance(Settle):
+    """The DoFn that hands an engine's results to the next engine."""
+
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
+        """Returns the image with the tiles for the next engine."""
         return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
 
 
-class _Finish(Settle):
+class Finish(Settle):
+    """The DoFn that makes results of what the last engine did."""
+
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
+        """Returns the result."""
         upscaled = finish(tiled.context, inference, self._settings)
         count(upscaled)
         return upscaled
@@ -74,6 +103,10 @@ class Upscale(beam.PTransform):
         books: the output whose books record paid calls before they are made, for inputs that do not
             come from a `ReadImages` with an output. Without books, `WriteDataset` enters what its
             rows were billed, and a crash loses what was in flight.
+        scratch: a folder that all workers reach, needed with `fan_out_above`: tiles of large images
+            and the images of all results are written below its `.staging/`, and stay. The output of
+            the `WriteDataset` that follows is one: a later run into it goes on with the tiles that
+            are done, and its end removes them.
         **options: of `PlanOptions` (`width`, `height`, `short_side`, `long_side`, `oversize`,
             `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
             (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
@@ -85,10 +118,12 @@ class Upscale(beam.PTransform):
     back over the network.
 
     Returns:
-        One `UpscaledImage` for each `SourceImage`, whatever its status.
+        One `UpscaledImage` for each `SourceImage`, whatever its status. With `fan_out_above` no
+        result has `data`: its encoded image is in `file`.
 
     Raises:
-        SettingsError: for any reason that would make every image fail alike.
+        SettingsError: for any reason that would make every image fail alike; INVALID_OPTION, there
+            is `fan_out_above` and no `scratch`.
     """
 
     def __init__(
@@ -97,6 +132,7 @@ class Upscale(beam.PTransform):
         *,
         handler_options: HandlerOptions | None = None,
         books: str | None = None,
+        scratch: str | None = None,
         **options: Unpack[UpscaleOptions],
     ) -> None:
         super().__init__()
@@ -109,23 +145,78 @@ class Upscale(beam.PTransform):
                 warnings.warn(asked.warning, stacklevel=2)
             self.settings = check_service(asked.pin())
         self.handler_options: HandlerOptions = handler_options or {}
+        self.scratch = scratch
+        if self.settings.fan_out_above is not None and scratch is None:
+            raise SettingsError(
+                ErrorCode.INVALID_OPTION,
+                "fan_out_above needs a scratch folder that all workers reach, for tiles and "
+                "results: give Upscale scratch, which may be the output of WriteDataset",
+            )
 
     def expand(self, images: Any) -> Any:
         """Wires the steps."""
         send_whole_elements()
+        if self.settings.fan_out_above is None:
+            return self._chain(images | "Prepare" >> self._prepare(images.pipeline))
+        assert self.scratch is not None
+        scratch = known_to_pipeline(images.pipeline, self.scratch)
+        results, large = self._branches(images, scratch, place_in_scratch)
+        persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(scratch))
+        return (persisted, large) | "Results" >> beam.Flatten()
+
+    def _branches(self, images: Any, scratch: DatasetFolder, place: Place) -> tuple[Any, Any]:
+        """Wires the branches: results that hold pixels, and those of large images."""
+        prepare_images = self._prepare(images.pipeline)
+        found = images | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
+        spread = SpreadTiles(self.settings, self.handler_options, scratch, place)
+        return self._chain(found[_IMAGES]), found[_LARGE_IMAGES] | "SpreadTiles" >> spread
+
+    def _prepare(self, pipeline: Any) -> Any:
+        """Returns the first step, without a label."""
         books = None
         if self.books is not None:
-            books = RunBooks.begin(held_by_pipeline(images.pipeline, self.books))
-        tiled = images | "Prepare" >> beam.ParDo(_Prepare(self.settings, books))
+            books = RunBooks.begin(held_by_pipeline(pipeline, self.books))
+        return beam.ParDo(Prepare(self.settings, books))
+
+    def _chain(self, tiled: Any) -> Any:
+        """Wires the engines, one after the other, and the encoding of results."""
         first, *others = self.settings.stages
         inferred = tiled | "RunInference" >> run_inference(first, self.handler_options)
         for number, stage in enumerate(others, start=2):
             inferred = (
                 inferred
-                | f"Advance{number}" >> beam.ParDo(_Advance(self.settings))
+                | f"Advance{number}" >> beam.ParDo(Advance(self.settings))
                 | f"RunInference{number}" >> run_inference(stage, self.handler_options)
             )
-        return inferred | "Finish" >> beam.ParDo(_Finish(self.settings))
+        return inferred | "Finish" >> beam.ParDo(Finish(self.settings))
+
+
+class UpscaleForRun(Upscale):
+    """Upscales the images of a run, whose results go to its output by no other step.
+
+    Large images are written at their final place. They keep a branch of their own: where it would
+    join the other results, all of them had to be in files, and the local runner would hand them on
+    only when the last one is.
+
+    Args:
+        settings: the pinned settings.
+        output: the output's root.
+
+    Returns:
+        The results; with `fan_out_above` two PCollections of them, those of large images last.
+    """
+
+    def __init__(self, settings: PinnedSettings, output: str) -> None:
+        super().__init__(settings, scratch=output)
+
+    def expand(self, images: Any) -> Any:
+        """Wires the steps."""
+        if self.settings.fan_out_above is None:
+            return super().expand(images)
+        send_whole_elements()
+        assert self.scratch is not None
+        output = held_by_pipeline(images.pipeline, self.scratch)
+        return self._branches(images, output, final_place)
 
 
 def check_service(settings: PinnedSettings) -> PinnedSettings:

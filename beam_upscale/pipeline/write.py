@@ -8,7 +8,8 @@ same names.
 
 import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,17 +19,16 @@ from apache_beam.transforms.window import GlobalWindows
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.held_folder import held_by_pipeline
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
-from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
-from beam_upscale.pipeline.commit.persist import Stage, output_uri, shard_of
+from beam_upscale.pipeline.commit.persist import Stage, shard_of
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
-from beam_upscale.pipeline.large_images.spread import GIANTS, FanOut, refuse_packed
-from beam_upscale.pipeline.lineage import applied_in, upscales, upstream
+from beam_upscale.pipeline.large_images.spread import refuse_packed
+from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
-from beam_upscale.pipeline.read import ReadImages, ReadListed
+from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
 from beam_upscale.pipeline.settings.run_record import (
@@ -37,19 +37,19 @@ from beam_upscale.pipeline.settings.run_record import (
     refuse_foreign_files,
     run_record,
 )
-from beam_upscale.pipeline.upscale import Upscale
-from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import walking
 from beam_upscale.storage.uris import uris
 
-
-def _place_of_giant(source: SourceImage, row: Row) -> str:
-    return output_uri(source, row, Layout.FILES, shard_of(source))
+# The roots of the outputs that each pipeline writes.
+_written: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(eq=False)
 class WriteDataset(beam.PTransform):
     """Writes results as a dataset that survives a crash at any moment.
+
+    It takes a PCollection of results, or a tuple of several. Each of these is persisted in a chain
+    of its own, whereas a runner may hold the images of results that a Flatten has joined.
 
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
@@ -89,15 +89,21 @@ class WriteDataset(beam.PTransform):
     lease_seconds: float | None = None
 
     def expand(self, upscaled: Any) -> Any:
-        """Wires staging, the commit of shards, their common type and the end of the run."""
-        dataset = held_by_pipeline(upscaled.pipeline, self.output, self.lease_seconds)
+        """Wires persisting, the commit of shards, their common type and the end of the run."""
+        results = upscaled if isinstance(upscaled, tuple) else (upscaled,)
+        pipeline = results[0].pipeline
+        dataset = held_by_pipeline(pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)
-        refuse_windows(upscaled, "WriteDataset", "a run ends once, with all of its inputs")
-        _refuse_second_sink(upscaled, dataset)
-        _refuse_other_listings(upscaled, dataset)
-        run = self._record(upscaled, dataset, layout)
+        for each in results:
+            refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
+        lineage = lineage_of(results)
+        _refuse_second_sink(pipeline, dataset)
+        _refuse_other_listings(lineage, dataset)
+        refuse_packed(lineage.settings, layout)
+        run = self._record(lineage, dataset, layout)
+        _written.setdefault(pipeline, set()).add(dataset.root)
         shards = (
-            self._staged(upscaled, dataset, layout, run)
+            self._updates(results, lineage, dataset, layout, run)
             | "ByShard" >> beam.GroupByKey()
             | "Commit"
             >> beam.ParDo(
@@ -105,7 +111,7 @@ class WriteDataset(beam.PTransform):
             )
         )
         retyped = (
-            upscaled.pipeline
+            pipeline
             | "Committed" >> beam.Impulse()
             | "FindShardsToRetype"
             >> beam.FlatMap(
@@ -121,7 +127,7 @@ class WriteDataset(beam.PTransform):
             | "Retype" >> beam.Map(retype, dataset, layout, self.run_id)
         )
         return (
-            upscaled.pipeline
+            pipeline
             | "End" >> beam.Impulse()
             | "Complete"
             >> beam.FlatMap(
@@ -134,38 +140,33 @@ class WriteDataset(beam.PTransform):
             )
         )
 
-    def _staged(
-        self, upscaled: Any, dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]
+    def _updates(
+        self,
+        results: Sequence[Any],
+        lineage: Lineage,
+        dataset: DatasetFolder,
+        layout: Layout,
+        run: Mapping[str, Any],
     ) -> Any:
-        """Makes results durable, those of large images once their tiles are done."""
-        found = upscales(upscaled)
-        upscale: Upscale | None = found[0].transform if found else None
-        fans_out = upscale is not None and upscale.settings.fan_out_above is not None
-        stage_results = Stage(
-            dataset,
-            layout,
-            run,
-            self.run_id,
-            self.most_failures,
-            self.input_type,
-            fans_out=fans_out,
-        )
-        untried = list(_untried(upscaled, found, dataset))
-        if upscale is None or not fans_out:
-            staged = upscaled | "Stage" >> beam.ParDo(stage_results)
-            return (staged, *untried) | "Updates" >> beam.Flatten() if untried else staged
-        refuse_packed(upscale.settings, layout)
-        staged = upscaled | "Stage" >> beam.ParDo(stage_results).with_outputs(GIANTS, main="small")
-        fan_out = FanOut(upscale.settings, upscale.handler_options, dataset, _place_of_giant)
-        fan_out.get_resource_hints().update(upscale.get_resource_hints())
-        giants = staged[GIANTS] | "FanOut" >> fan_out | "StageGiants" >> beam.ParDo(stage_results)
-        return (staged.small, giants, *untried) | "Staged" >> beam.Flatten()
+        """Persists the results and returns the updates of their shards."""
+        persist = Stage(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
+        updates = [
+            each | f"Persist{number or ''}" >> beam.ParDo(persist)
+            for number, each in enumerate(results)
+        ]
+        updates += [
+            made
+            | f"Postponed: {label}" >> beam.ParDo(_Postponed(dataset))
+            | f"Together: {label}" >> beam.WindowInto(GlobalWindows())
+            for label, made in lineage.passed_on
+        ]
+        return updates[0] if len(updates) == 1 else updates | "Updates" >> beam.Flatten()
 
-    def _record(self, upscaled: Any, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
-        found = upscales(upscaled)
-        record = run_record(found[0].transform.settings if found else None, layout)
+    def _record(self, lineage: Lineage, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
+        record = run_record(lineage.settings, layout)
         if self.run is not None:
-            _refuse_contradiction(self.run, record, has_settings=bool(found))
+            has_settings = lineage.settings is not None
+            _refuse_contradiction(self.run, record, has_settings=has_settings)
             record |= self.run
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
@@ -174,24 +175,12 @@ class WriteDataset(beam.PTransform):
         return record
 
 
-def _untried(results: Any, found: Iterable[Any], dataset: DatasetFolder) -> Iterator[Any]:
-    """Reports the inputs that an `Upscale` left to a later run, where steps follow it.
+class _Postponed(beam.DoFn):
+    """Reports the inputs that an `Upscale` left to a later run, if other steps follow it.
 
     Such a step may drop results without a row, and the run would look complete.
     """
-    for applied in found:
-        made = applied.outputs[None]
-        if made is results:
-            continue
-        label = applied.full_label
-        yield (
-            made
-            | f"Untried: {label}" >> beam.ParDo(_Untried(dataset))
-            | f"Together: {label}" >> beam.WindowInto(GlobalWindows())
-        )
 
-
-class _Untried(beam.DoFn):
     def __init__(self, dataset: DatasetFolder) -> None:
         self._dataset = dataset
 
@@ -221,15 +210,13 @@ def _refuse_contradiction(
         )
 
 
-def _refuse_second_sink(results: Any, dataset: DatasetFolder) -> None:
+def _refuse_second_sink(pipeline: Any, dataset: DatasetFolder) -> None:
     """Raises an error if another `WriteDataset` of the pipeline has the same output.
 
     Raises:
         SettingsError: INVALID_OPTION.
     """
-    sinks = applied_in(results, WriteDataset)
-    outputs = [uris.absolute(each.transform.output) for each in sinks]
-    if outputs.count(dataset.root) > 1:
+    if dataset.root in _written.get(pipeline, ()):
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"two WriteDataset have the output {dataset.root}, and a run has one: flatten what "
@@ -237,19 +224,17 @@ def _refuse_second_sink(results: Any, dataset: DatasetFolder) -> None:
         )
 
 
-def _refuse_other_listings(results: Any, dataset: DatasetFolder) -> None:
+def _refuse_other_listings(lineage: Lineage, dataset: DatasetFolder) -> None:
     """Raises an error if inputs come from a listing that the commit of a shard would not find.
 
     Raises:
         SettingsError: INVALID_OPTION; INPUT_IN_OUTPUT, they come from the output itself.
     """
-    steps = (each.transform for each in upstream(results))
-    reads = [each for each in steps if isinstance(each, ReadImages | ReadListed)]
     output = Output(dataset.root)
-    for each in reads:
+    for each in lineage.readers:
         if isinstance(each, ReadImages):
             output.refuse("the input is", walking.start_of_listing(each.pattern))
-    outputs = [uris.absolute(each.output) for each in reads if each.output is not None]
+    outputs = [uris.absolute(each.output) for each in lineage.readers if each.output is not None]
     others = [output for output in outputs if output != dataset.root]
     if others:
         raise SettingsError(

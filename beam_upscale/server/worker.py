@@ -23,7 +23,7 @@ from beam_upscale.inference.networks.device import Device
 from beam_upscale.inference.networks.failures import Fault, device_lost, fault_of
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -213,7 +213,9 @@ class Worker:
     def _upscale(self, priced: Priced) -> UpscaledImage:
         call, settings = priced.call, priced.settings
         source = SourceImage(call.fingerprint, data=call.image, columns=call.columns)
-        tiled = element(prepare(source, settings, self._decoders, priced.header))
+        prepared = prepare(source, settings, self._decoders, priced.header)
+        assert not isinstance(prepared, LargeImage), "settings of a call spread no large images"
+        tiled = element(prepared)
         first, *others = call.engines
         inference = self._infer(tiled, first)
         for engine in others:

@@ -248,7 +248,7 @@ def own_pipeline(source: Path, output: Path, weights: Path) -> None:
         (
             pipeline
             | bu.ReadImages(str(source), output=str(output))
-            | bu.Upscale(ENGINE, oversize="tile", fan_out_above=1, **settings)
+            | bu.Upscale(ENGINE, oversize="tile", fan_out_above=1, scratch=str(output), **settings)
             | bu.WriteDataset(str(output))
         )
 

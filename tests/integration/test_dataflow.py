@@ -187,7 +187,7 @@ def test_job_has_the_steps_on_the_image_and_the_accelerator_asked_for(weights: s
         "Upscale/Prepare",
         "Upscale/RunInference/BeamML_RunInference",
         "Upscale/Finish",
-        "WriteDataset/Stage",
+        "WriteDataset/Persist",
         "WriteDataset/Commit",
         "WriteDataset/Complete",
     }
@@ -239,7 +239,7 @@ def test_device_of_the_workers_is_pinned_where_there_is_none(
 
     _, pipeline = submit(weights)
 
-    stage = function_of(steps(pipeline)["WriteDataset/Stage"])
+    stage = function_of(steps(pipeline)["WriteDataset/Persist"])
     assert b"cuda" in stage
     assert b"fp16" in stage
     with pytest.raises(SettingsError, match="Name one, such as --precision fp16"):

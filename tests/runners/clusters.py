@@ -55,11 +55,11 @@ class Step(StrEnum):
     """A step with a network, whose elements are counted."""
 
     IMAGES = "Upscale"
-    TILES = "FanOut"
+    TILES = "SpreadTiles"
 
 
 # What stands in the name that Flink gives to all that it does in one go with such a step.
-_NAMED_BY_FLINK = {Step.IMAGES: "Upscale", Step.TILES: "ReadTile"}
+_NAMED_BY_FLINK = {Step.IMAGES: "HeedStop", Step.TILES: "ReadTile"}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,14 +39,14 @@ from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
 from beam_upscale.pipeline import run as pipeline_run
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import stage
+from beam_upscale.pipeline.commit.persist import final_place, stage
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.large_images.assemble import assemble
 from beam_upscale.pipeline.large_images.cut import cut
 from beam_upscale.pipeline.large_images.tiles import keep, read_tile
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.states import UpscaledImage
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.request import Run
@@ -55,7 +55,6 @@ from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
 from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
-from beam_upscale.pipeline.write import _place_of_giant
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine, PriceTier
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -366,15 +365,18 @@ def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]
 
 def _upscaled(
     sources: Sequence[SourceImage], settings: PinnedSettings, lost: Callable[[str], bool]
-) -> Iterator[UpscaledImage]:
+) -> Iterator[UpscaledImage | LargeImage]:
     for source in sources:
         if state_of(source).earlier is None and lost(source.input_id):
             _upscale(source, settings)
         yield _upscale(source, settings)
 
 
-def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
-    tiled = element(prepare(source, settings, shared_pool()))
+def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage | LargeImage:
+    prepared = prepare(source, settings, shared_pool())
+    if isinstance(prepared, LargeImage):
+        return prepared
+    tiled = element(prepared)
     first, *others = settings.stages
     inference = _infer(tiled, first)
     for each in others:
@@ -391,9 +393,12 @@ def _infer(tiled: TiledImage, stage: Stage) -> Inference:
 
 
 def _persist(
-    result: UpscaledImage, settings: PinnedSettings, dataset: DatasetFolder, request: Run
+    result: UpscaledImage | LargeImage,
+    settings: PinnedSettings,
+    dataset: DatasetFolder,
+    request: Run,
 ) -> None:
-    if result.giant is not None:
+    if isinstance(result, LargeImage):
         result = _spread(result, settings, dataset)
     assert result.stop is None
     assert result.record is not None
@@ -401,12 +406,9 @@ def _persist(
         stage(result, dataset, request.layout)
 
 
-def _spread(
-    result: UpscaledImage, settings: PinnedSettings, dataset: DatasetFolder
-) -> UpscaledImage:
+def _spread(large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder) -> UpscaledImage:
     """Upscales a large image tile by tile."""
-    assert result.giant is not None
-    found = cut(result.giant, settings, dataset, shared_pool())
+    found = cut(large, settings, dataset, shared_pool())
     if isinstance(found, UpscaledImage):
         return found
     cut_image, tiles = found
@@ -414,7 +416,7 @@ def _spread(
     for tile in tiles:
         tiled = read_tile(tile, settings, dataset, shared_pool())
         results.append(keep(tiled, _infer(tiled, settings.stages[0]), dataset))
-    return assemble(cut_image, results, settings, dataset, _place_of_giant)
+    return assemble(cut_image, results, settings, dataset, final_place)
 
 
 @dataclasses.dataclass

@@ -21,7 +21,6 @@ from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
-from beam_upscale.pipeline.large_images.spread import GIANTS
 from beam_upscale.pipeline.one_image.states import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import Listed, Own, ShardUpdate, key_of
 from beam_upscale.pipeline.run_state.control import (
@@ -34,6 +33,7 @@ from beam_upscale.pipeline.run_state.control import (
 from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import files
 
 # The number of shards for results that come without one.
 _SHARDS = 16
@@ -88,7 +88,7 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     upscaled = _storable(upscaled, layout)
     source, record = upscaled.source, upscaled.record
     assert record is not None
-    if upscaled.data is not None:
+    if upscaled.has_image:
         row = record.row
         relative = output_uri(source, row, layout, shard_of(source))
         stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
@@ -98,7 +98,7 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         uri = dataset.staged_image_uri(row.input_id) if layout.is_packed else final
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
-        dataset.write(uri, upscaled.data)
+        _write_image(upscaled, uri, dataset)
     if not _is_booked(source, dataset):
         books.enter_row(record.row, dataset)
     before = dataset.staged_record(source.input_id)
@@ -110,11 +110,29 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
     return record
 
 
+def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> None:
+    """Writes a result's image to a place in an output, unless its file is there already.
+
+    A file elsewhere stays, so that the step can run twice.
+
+    Raises:
+        ImageError: the file cannot be read.
+        OSError: the file is not the one that the row describes any more.
+    """
+    if upscaled.data is not None:
+        dataset.write(uri, upscaled.data)
+    elif upscaled.file is not None and upscaled.file != uri:
+        assert upscaled.record is not None
+        with files.open_read(upscaled.file) as source:
+            dataset.copy(source, uri, upscaled.record.row.output_sha256)
+
+
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
     """Fits a result to the manifest's columns; drops an image that the layout cannot hold."""
     record = upscaled.record
     assert record is not None
-    row, size = fitted(record.row), len(upscaled.data or b"")
+    row = fitted(record.row)
+    size = len(upscaled.data or b"") if upscaled.file is None else row.output_bytes or 0
     most = layout.definition.most_image_bytes
     if most is not None and size > most:
         others = [each for each in Layout if each.definition.most_image_bytes is None]
@@ -123,7 +141,7 @@ def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
         )
         message = f"{found}; take the layout {' or '.join(others)}"
         row = manifest_row.without_result(row, ErrorCode.ENCODE_ERROR, message)
-        upscaled = dataclasses.replace(upscaled, data=None, intermediates=())
+        upscaled = dataclasses.replace(upscaled, data=None, file=None, intermediates=())
     if row is record.row:
         return upscaled
     return dataclasses.replace(upscaled, record=Record(row, record.telemetry))
@@ -138,6 +156,11 @@ def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
     return root == dataset.root or Output(dataset.root).is_same(root)
 
 
+def final_place(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
+    """Returns the URI of a result's image in the layout of files."""
+    return dataset.resolve(output_uri(source, row, Layout.FILES, shard_of(source)))
+
+
 class Stage(beam.DoFn):
     def __init__(
         self,
@@ -147,10 +170,7 @@ class Stage(beam.DoFn):
         run_id: str,
         most_failures: int | None,
         input_type: pa.StructType | None,
-        *,
-        fans_out: bool = False,
     ) -> None:
-        self._fans_out = fans_out
         self._dataset = dataset
         self._layout = layout
         self._run = run
@@ -185,9 +205,6 @@ class Stage(beam.DoFn):
             self._refuse_in_output(source.uri)
         if upscaled.stop is not None and not is_stopped(self._dataset):
             request_stop(self._dataset, str(upscaled.stop))
-        if upscaled.giant is not None and self._fans_out:
-            yield beam.pvalue.TaggedOutput(GIANTS, upscaled.giant)
-            return
         shard = shard_of(source)
         if record is None:
             self._open()

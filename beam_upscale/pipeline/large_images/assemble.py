@@ -1,11 +1,11 @@
 """Assembles a large image from its tiles' results, row by row."""
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -27,18 +27,19 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan import Plan
 from beam_upscale.sources.inputs.source_image import SourceImage
 
+Place: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
+"""A function that returns the URI of a result's image, below the root of the folder given."""
+
 # Rows of the result that are assembled at a time.
 _ROWS = 128
-
-_COPIED_BYTES = 1 << 20
 
 
 def assemble(
     cut_image: CutImage,
     results: Sequence[TileResult],
     settings: PinnedSettings,
-    dataset: DatasetFolder,
-    place: Callable[[SourceImage, Row], str],
+    scratch: DatasetFolder,
+    place: Place,
 ) -> UpscaledImage:
     """Writes a large image's result, if all its tiles succeeded, and creates its row.
 
@@ -46,12 +47,12 @@ def assemble(
         cut_image: the large image.
         results: the outcomes of its tiles, in any order; a tile may come twice.
         settings: the settings of the run.
-        dataset: the output.
-        place: gives the path of a result's image, relative to the dataset's root.
+        scratch: the folder with the results of its tiles.
+        place: gives the URI of the result's image, below the root of `scratch`.
 
     Returns:
-        The result, without its bytes: they are published already. It has no record if a tile was
-        not begun or the run has to stop.
+        The result, whose image is in a file. It has no record if a tile was not begun or the run
+        has to stop.
 
     Raises:
         OSError: the image cannot be written.
@@ -73,7 +74,7 @@ def assemble(
         return UpscaledImage(draft.source, None, stop=stop)
     image = image.with_inference(whole)
     try:
-        return _assembled(cut_image, image, settings, dataset, place)
+        return _assembled(cut_image, image, settings, scratch, place)
     except ImageError as error:
         return image.failed(error)
 
@@ -97,11 +98,11 @@ def _assembled(
     cut_image: CutImage,
     image: ImageInFlight,
     settings: PinnedSettings,
-    dataset: DatasetFolder,
-    place: Callable[[SourceImage, Row], str],
+    scratch: DatasetFolder,
+    place: Place,
 ) -> UpscaledImage:
     draft, plan, shape = image.draft, image.plan, cut_image.shape
-    rows = _rows(plan.stages[0], shape, Folder.of(dataset, cut_image.key))
+    rows = _rows(plan.stages[0], shape, Folder.of(scratch, cut_image.key))
     with tempfile.TemporaryDirectory(prefix="beam-upscale-") as folder:
         path = Path(folder) / "result"
         notes = encode_rows(
@@ -112,10 +113,12 @@ def _assembled(
             options=settings.encode,
         )
         row = with_output(draft.row, plan, settings, notes)
-        row = dataclasses.replace(row, output_uri=place(draft.source, row))
-        size, digest = _publish(path, dataset.resolve(row.output_uri or ""), dataset)
+        uri = place(draft.source, row, scratch)
+        with path.open("rb") as file:
+            size, digest = scratch.copy(file, uri)
     row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)
-    return dataclasses.replace(draft, row=row).without_bytes()
+    record = dataclasses.replace(draft, row=row).record
+    return UpscaledImage(draft.source, record, file=uri)
 
 
 def _rows(decision: Plan, shape: Shape, folder: Folder) -> Iterator[Pixels]:
@@ -139,14 +142,3 @@ def _rows(decision: Plan, shape: Shape, folder: Folder) -> Iterator[Pixels]:
             if core.bottom * scale <= bottom:
                 del open_tiles[index]
         yield rows
-
-
-def _publish(path: Path, uri: str, dataset: DatasetFolder) -> tuple[int, str]:
-    """Publishes a local file at a URI; returns its size in bytes and its SHA-256."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source, dataset.publish(uri) as target:
-        while data := source.read(_COPIED_BYTES):
-            digest.update(data)
-            target.write(data)
-            size += len(data)
-    return size, digest.hexdigest()

@@ -31,13 +31,13 @@ from beam_upscale.images.writing.streaming import Shape
 from beam_upscale.pipeline.large_images.states import (
     CutImage,
     Folder,
-    GiantTile,
+    LargeImageTile,
     chain_plan,
     check_version,
     is_to_stop,
 )
 from beam_upscale.pipeline.large_images.tile_files import packed
-from beam_upscale.pipeline.one_image.states import Giant, UpscaledImage
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
@@ -53,14 +53,14 @@ NO_LIMIT = 1 << 62
 
 
 def cut(
-    giant: Giant, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
-) -> tuple[CutImage, list[GiantTile]] | UpscaledImage:
+    large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
+) -> tuple[CutImage, list[LargeImageTile]] | UpscaledImage:
     """Makes the tiles of a large image readable one by one.
 
     Tiles that an interrupted run has written are not written again.
 
     Args:
-        giant: the large image.
+        large: the large image.
         settings: the settings of the run.
         dataset: the output.
         decoders: the processes that decode its file.
@@ -72,20 +72,20 @@ def cut(
     Raises:
         OSError: a tile cannot be written.
     """
-    draft = giant.draft
+    draft = large.draft
     if is_to_stop(dataset):
         return UpscaledImage(draft.source, None)
-    plan = chain_plan(giant.header.width, giant.header.height, giant.header.frames, settings)
+    plan = chain_plan(large.header.width, large.header.height, large.header.frames, settings)
     decision = plan.stages[0]
     try:
-        picture, stored = _cut(giant, decision, settings, dataset, decoders)
+        picture, stored = _cut(large, decision, settings, dataset, decoders)
     except ImageError as error:
         return draft.failed(error)
     except BrokenProcessError as stop:
         return draft.postponed(stop)
     row = dataclasses.replace(draft.row, notes=picture.notes)
     draft = dataclasses.replace(draft, row=row)
-    key = _key(giant, decision)
+    key = _key(large, decision)
     shape = Shape(
         decision.output_width,
         decision.output_height,
@@ -99,7 +99,7 @@ def cut(
         found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
     )
     tiles = [
-        GiantTile(
+        LargeImageTile(
             source=source,
             key=key,
             index=index,
@@ -107,8 +107,8 @@ def cut(
             stored=box,
             channels=picture.channels,
             has_alpha=picture.has_alpha,
-            version=giant.version,
-            sha256=giant.draft.row.source_sha256,
+            version=large.version,
+            sha256=large.draft.row.source_sha256,
             booking=draft.booking,
         )
         for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
@@ -116,8 +116,8 @@ def cut(
     return CutImage(draft, picture.metadata, key, shape), tiles
 
 
-def _key(giant: Giant, decision: Plan) -> str:
-    row = giant.draft.row
+def _key(large: LargeImage, decision: Plan) -> str:
+    row = large.draft.row
     boxes = [
         (*dataclasses.astuple(piece.core), *dataclasses.astuple(piece.extended))
         for piece in decision.pieces
@@ -127,7 +127,7 @@ def _key(giant: Giant, decision: Plan) -> str:
 
 
 def _cut(
-    giant: Giant,
+    large: LargeImage,
     decision: Plan,
     settings: PinnedSettings,
     dataset: DatasetFolder,
@@ -138,25 +138,25 @@ def _cut(
     Raises:
         ImageError: the picture cannot be read.
     """
-    source, options = giant.draft.source, settings.rules.options
+    source, options = large.draft.source, settings.rules.options
     assert source.uri is not None
     guards: dict[str, Any] = {
         "max_pixels": options.max_input_pixels or NO_LIMIT,
         "animated": options.animated,
     }
-    folder = Folder.of(dataset, _key(giant, decision))
+    folder = Folder.of(dataset, _key(large, decision))
     folder.forget_failures(dataset)
-    sha256 = giant.draft.row.source_sha256
+    sha256 = large.draft.row.source_sha256
     with source.on_disk(sha256) as held:
-        check_version(source, giant.version, sha256)
+        check_version(source, large.version, sha256)
         picture = decoders.read_picture(held.path, **guards)
-        if picture.header != giant.header:
+        if picture.header != large.header:
             raise locations_parts.changed(source.uri)
         if picture.by_region:
             return picture, [None] * len(decision.pieces)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
         boxes = [
-            _with_margin(piece, giant.header.width, giant.header.height)
+            _with_margin(piece, large.header.width, large.header.height)
             if keeps_alpha
             else piece.extended
             for piece in decision.pieces
@@ -165,7 +165,7 @@ def _cut(
         if missing:
             cutter = _Cutter({index: boxes[index] for index in missing}, folder, dataset)
             _read(held.path, cutter, decoders, guards, picture.has_alpha)
-            check_version(source, giant.version, sha256)
+            check_version(source, large.version, sha256)
     return picture, boxes
 
 

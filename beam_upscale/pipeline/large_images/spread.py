@@ -1,39 +1,35 @@
-"""`FanOut`: giants in, one result for each out, their tiles spread over the workers.
+"""`SpreadTiles`: upscales large images, whose tiles are spread over the workers.
 
-The transform only wires steps, each a function of `fan_out`. What crosses a shuffle is where a tile
-is and what became of it, some hundred bytes; from a tile's pixels to its durable result there is
-one chain without a branch, as in `Upscale`.
+The transform only wires the steps of this package. What crosses a shuffle is where a tile is and
+what became of it, some hundred bytes; from a tile's pixels to its durable result there is one chain
+without a branch, as for images that are not spread.
 """
 
 import ctypes
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.held_folder import ShownBundle
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.pipeline.large_images.assemble import assemble
+from beam_upscale.pipeline.large_images.assemble import Place, assemble
 from beam_upscale.pipeline.large_images.cut import cut
-from beam_upscale.pipeline.large_images.states import CutImage, GiantTile, TileResult
+from beam_upscale.pipeline.large_images.states import CutImage, LargeImageTile, TileResult
 from beam_upscale.pipeline.large_images.tiles import keep, read_tile
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
-from beam_upscale.pipeline.one_image.states import Giant, UpscaledImage
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import refuse_two_sources
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.sources.inputs.source_image import SourceImage
-
-GIANTS = "giants"
-"""The tag of an output with giants."""
 
 # Of glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
@@ -45,7 +41,7 @@ _RESULTS = "results"
 
 
 def refuse_packed(settings: PinnedSettings | None, layout: Layout) -> None:
-    """Raises where a giant's result would have to be packed with others, which are held for that.
+    """Raises if a large image's result would have to be packed with others, in memory.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -59,10 +55,10 @@ def refuse_packed(settings: PinnedSettings | None, layout: Layout) -> None:
 
 
 def give_memory_back() -> None:
-    """Has the C library return large blocks to the system when they are freed.
+    """Makes the C library return large blocks to the system when they are freed.
 
-    glibc keeps ever larger ones once some were freed, for each thread: of a giant's rows and tiles,
-    which come and go in the hundreds, that is a gigabyte. Other libraries have no such call.
+    glibc keeps ever larger ones once some were freed, for each thread: of a large image's rows and
+    tiles, which come and go in the hundreds, that is a gigabyte. Other libraries have no such call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if sys.platform == "linux" and mallopt is not None:
@@ -70,42 +66,49 @@ def give_memory_back() -> None:
 
 
 class _Cut(beam.DoFn):
-    def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
+    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder) -> None:
         self._settings = settings
-        self._dataset = dataset
+        self._scratch = scratch
 
     def setup(self) -> None:
         give_memory_back()
 
-    def process(self, giant: Giant) -> Iterator[Any]:
-        with self._dataset.shown():
-            found = cut(giant, self._settings, self._dataset, shared_pool())
+    def process(
+        self, large: LargeImage, timestamp: Timestamp = beam.DoFn.TimestampParam
+    ) -> Iterator[Any]:
+        with self._scratch.shown():
+            found = cut(large, self._settings, self._scratch, shared_pool())
         if isinstance(found, UpscaledImage):
             count(found)
             yield beam.pvalue.TaggedOutput(_NOT_CUT, found)
             return
         image, tiles = found
-        yield beam.pvalue.TaggedOutput(_IMAGES, (image.key, image))
+        yield beam.pvalue.TaggedOutput(_IMAGES, (image.key, (image, timestamp)))
         yield from tiles
 
 
-class _ReadTile(beam.DoFn):
-    def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
+class ReadTile(beam.DoFn):
+    """The DoFn that gives a tile's pixels to the network."""
+
+    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder) -> None:
         self._settings = settings
-        self._dataset = dataset
+        self._scratch = scratch
 
     def setup(self) -> None:
         give_memory_back()
 
-    def process(self, tile: GiantTile) -> Iterator[TiledImage]:
-        yield read_tile(tile, self._settings, self._dataset, shared_pool())
+    def process(self, tile: LargeImageTile) -> Iterator[TiledImage]:
+        """Yields an image of that tile alone."""
+        yield read_tile(tile, self._settings, self._scratch, shared_pool())
 
 
-class _Keep(Settle):
-    def __init__(self, settings: PinnedSettings, dataset: DatasetFolder) -> None:
+class KeepTile(Settle):
+    """The DoFn that persists a tile's result; its outcome has no pixels."""
+
+    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder) -> None:
         super().__init__(settings)
-        self._dataset = dataset
-        self._shown = ShownBundle(dataset)
+        self._scratch = scratch
+        self._shown = ShownBundle(scratch)
 
     def start_bundle(self) -> None:
         super().start_bundle()
@@ -119,70 +122,68 @@ class _Keep(Settle):
         self._shown.end()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, TileResult]:
-        return tiled.context.tile.key, keep(tiled, inference, self._dataset)
+        return tiled.context.tile.key, keep(tiled, inference, self._scratch)
 
 
 class _Assemble(beam.DoFn):
-    def __init__(
-        self,
-        settings: PinnedSettings,
-        dataset: DatasetFolder,
-        place: Callable[[SourceImage, Row], str],
-    ) -> None:
+    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder, place: Place) -> None:
         self._settings = settings
-        self._dataset = dataset
+        self._scratch = scratch
         self._place = place
 
-    def process(self, keyed: tuple[str, Mapping[str, Iterable[Any]]]) -> Iterator[UpscaledImage]:
+    def process(
+        self, keyed: tuple[str, Mapping[str, Iterable[Any]]], window: Any = beam.DoFn.WindowParam
+    ) -> Iterator[WindowedValue]:
         # A step that ran twice gives equal images.
-        images: list[CutImage] = list(keyed[1][_IMAGES])
-        refuse_two_sources(each.draft.source for each in images)
-        image = images[0]
+        images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
+        refuse_two_sources(image.draft.source for image, _ in images)
+        image, timestamp = images[0]
         results = list(keyed[1][_RESULTS])
-        with self._dataset.shown():
-            upscaled = assemble(image, results, self._settings, self._dataset, self._place)
+        with self._scratch.shown():
+            upscaled = assemble(image, results, self._settings, self._scratch, self._place)
         count(upscaled)
-        yield upscaled
+        # The group has the time of its window's end, and the input had its own.
+        yield WindowedValue(upscaled, timestamp, [window])
 
 
 @dataclasses.dataclass(eq=False)
-class FanOut(beam.PTransform):
-    """Upscales giants.
+class SpreadTiles(beam.PTransform):
+    """Upscales large images, each by all workers.
 
     Attributes:
         settings: of the run, as `Upscale` has them.
-        handler_options: likewise.
-        dataset: the output, whose staging folder holds what is not done.
-        place: where a result's image stands, relative to the dataset's root.
+        handler_options: as `Upscale` has them.
+        scratch: the folder whose `.staging/` holds tiles and their results.
+        place: gives the URI of a result's image.
 
     Returns:
-        For each `Giant` one `UpscaledImage`. Its image is in place already.
+        For each `LargeImage` one `UpscaledImage`, whose image is in a file.
     """
 
     settings: PinnedSettings
     handler_options: HandlerOptions
-    dataset: DatasetFolder
-    place: Callable[[SourceImage, Row], str]
+    scratch: DatasetFolder
+    place: Place
 
-    def expand(self, giants: Any) -> Any:
+    def expand(self, large_images: Any) -> Any:
         """Wires the steps."""
-        settings, dataset = self.settings, self.dataset
+        settings, scratch = self.settings, self.scratch
         found = (
-            giants
-            | "SpreadGiants" >> beam.Reshuffle()
+            large_images
+            | "SpreadImages" >> beam.Reshuffle()
             | "Cut"
-            >> beam.ParDo(_Cut(settings, dataset)).with_outputs(_IMAGES, _NOT_CUT, main="tiles")
+            >> beam.ParDo(_Cut(settings, scratch)).with_outputs(_IMAGES, _NOT_CUT, main="tiles")
         )
         results = (
             found.tiles
-            | "SpreadTiles" >> beam.Reshuffle()
-            | "ReadTile" >> beam.ParDo(_ReadTile(settings, dataset))
+            | "Spread" >> beam.Reshuffle()
+            | "ReadTile" >> beam.ParDo(ReadTile(settings, scratch))
             | "RunInference" >> run_inference(settings.stages[0], self.handler_options)
-            | "Keep" >> beam.ParDo(_Keep(settings, dataset))
+            | "KeepTile" >> beam.ParDo(KeepTile(settings, scratch))
         )
         assembled = (
             {_IMAGES: found[_IMAGES], _RESULTS: results}
             | "ByImage" >> beam.CoGroupByKey()
-            | "Assemble" >> beam.ParDo(_Assemble(settings, dataset, self.place))
+            | "Assemble" >> beam.ParDo(_Assemble(settings, scratch, self.place))
         )
         return (assembled, found[_NOT_CUT]) | "All" >> beam.Flatten()

@@ -40,7 +40,7 @@ class CutImage:
 
 
 @dataclasses.dataclass(frozen=True)
-class GiantTile:
+class LargeImageTile:
     """A tile of a large image, without its pixels.
 
     Attributes:
@@ -91,7 +91,7 @@ class WithNetwork:
         alpha: (h, w, 1), the alpha of the stored box, if the network does not upscale alpha.
     """
 
-    tile: GiantTile
+    tile: LargeImageTile
     result: TileResult | None = None
     alpha: Pixels | None = None
 
@@ -157,10 +157,11 @@ def check_version(source: SourceImage, version: tuple[object, ...], sha256: str 
 
 
 def is_to_stop(dataset: DatasetFolder) -> bool:
-    return is_stopped(dataset) or files.exists(dataset.stop_file)
+    """Checks whether the run that holds the folder is to stop; without a hold there is no run."""
+    return dataset.hold is not None and (is_stopped(dataset) or files.exists(dataset.stop_file))
 
 
-def done_before(tile: GiantTile, folder: Folder) -> TileResult | None:
+def done_before(tile: LargeImageTile, folder: Folder) -> TileResult | None:
     """Reads the persisted result of an earlier attempt at a tile; None if there is none."""
     uri = folder.result(tile.index)
     if not files.exists(uri):

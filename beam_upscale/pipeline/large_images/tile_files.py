@@ -1,4 +1,4 @@
-"""Tiles of giants as files: their samples without loss, in parts of some rows, and what is known.
+"""Tiles of large images as files: samples without loss, in parts of some rows, and what is known.
 
     part | part | … | JSON | length of the JSON, 4 bytes, little-endian
 

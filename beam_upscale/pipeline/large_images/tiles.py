@@ -14,7 +14,7 @@ from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.large_images.cut import NO_LIMIT
 from beam_upscale.pipeline.large_images.states import (
     Folder,
-    GiantTile,
+    LargeImageTile,
     TileResult,
     WithNetwork,
     check_version,
@@ -34,7 +34,7 @@ from beam_upscale.storage import files
 
 
 def read_tile(
-    tile: GiantTile, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
+    tile: LargeImageTile, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
 ) -> TiledImage:
     """Gives a tile to the network as the ordinary path would.
 
@@ -86,7 +86,7 @@ def read_tile(
     )
 
 
-def _failure(tile: GiantTile, folder: Folder) -> Inference | None:
+def _failure(tile: LargeImageTile, folder: Folder) -> Inference | None:
     """Reads the persisted failure of a tile; None if this tile has none.
 
     The attempt that failed, and was charged, may have been lost before it returned its result.
@@ -99,12 +99,12 @@ def _failure(tile: GiantTile, folder: Folder) -> Inference | None:
     return dataclasses.replace(inference_of(told["values"]), error=error)
 
 
-def _without_tiles(tile: GiantTile, result: TileResult) -> TiledImage:
+def _without_tiles(tile: LargeImageTile, result: TileResult) -> TiledImage:
     return TiledImage((), 1, context=WithNetwork(tile, result))
 
 
 def _tile_pixels(
-    tile: GiantTile, settings: PinnedSettings, folder: Folder, decoders: DecoderPool
+    tile: LargeImageTile, settings: PinnedSettings, folder: Folder, decoders: DecoderPool
 ) -> tuple[Pixels, Pixels | None]:
     """Reads color and alpha, (h, w, C), of a tile's stored box, or of its extended box."""
     if tile.stored is not None:
@@ -125,7 +125,7 @@ def _tile_pixels(
     return color, None
 
 
-def _part(pixels: Pixels, tile: GiantTile, box: Box) -> Pixels:
+def _part(pixels: Pixels, tile: LargeImageTile, box: Box) -> Pixels:
     """Crops the pixels of a tile's stored or extended box to a box inside it."""
     held = tile.stored or tile.piece.extended
     if held == box:
@@ -167,7 +167,8 @@ def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> Til
 
 
 def _stop_run(stop: SettingsError | None, dataset: DatasetFolder) -> None:
-    if stop is not None and not is_stopped(dataset):
+    """Stops the run that holds the folder before the image's result tells `WriteDataset` to."""
+    if stop is not None and dataset.hold is not None and not is_stopped(dataset):
         request_stop(dataset, str(stop))
 
 
@@ -184,7 +185,7 @@ def _tell_of_failure(
     dataset.write(folder.failed, str(index).encode())
 
 
-def _enlarged_alpha(alpha: Pixels, tile: GiantTile, scale: int) -> Pixels:
+def _enlarged_alpha(alpha: Pixels, tile: LargeImageTile, scale: int) -> Pixels:
     """Enlarges the alpha of a core exactly as that of the whole image would be.
 
     If the factor is a power of two, each sample is the same sum, wherever the picture begins.

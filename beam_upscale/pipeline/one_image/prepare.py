@@ -17,8 +17,8 @@ from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.pipeline.one_image.states import (
-    Giant,
     ImageInFlight,
+    LargeImage,
     ResultDraft,
     UpscaledImage,
     begun_telemetry,
@@ -49,7 +49,7 @@ def prepare(
     settings: PinnedSettings,
     decoders: DecoderPool,
     header: ImageHeader | None = None,
-) -> UpscaledImage | ImageInFlight:
+) -> UpscaledImage | ImageInFlight | LargeImage:
     """Turns an input into the tiles that its plan asks for.
 
     Args:
@@ -60,8 +60,8 @@ def prepare(
 
     Returns:
         The image with the tiles for the first engine. Its result, if the input was done before, is
-        postponed, skipped or refused, cannot be read or is a large image, or if no decoder can be
-        started.
+        postponed, skipped or refused or cannot be read, or if no decoder can be started. If the
+        settings spread large images, a large image without its pixels.
     """
     state = state_of(source)
     if source.data is not None:
@@ -77,7 +77,7 @@ def prepare(
             return UpscaledImage(draft.source, None)
         draft = _with_parameters(draft, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
-            return _giant(draft, *large, settings)
+            return _large_image(draft, *large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
         digest = state_of(source).data_sha256 or hashlib.sha256(data).hexdigest()
         draft = _with_content(draft, digest, settings)
@@ -232,9 +232,9 @@ def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | N
         return None
 
 
-def _giant(
+def _large_image(
     draft: ResultDraft, header: ImageHeader, sha256: str | None, settings: PinnedSettings
-) -> UpscaledImage:
+) -> UpscaledImage | LargeImage:
     source = draft.source
     version = file_version(source)
     draft = _with_content(draft, sha256 or source.sha256(), settings)
@@ -242,13 +242,7 @@ def _giant(
     draft = _with_header(draft, header)
     if (refusal := _refusal(draft, decision)) is not None:
         return refusal
-    error = ImageError(
-        ErrorCode.NEEDS_FAN_OUT,
-        f"the result is {decision.output_width} x {decision.output_height}; above --fan-out-above "
-        "an image is spread over the workers, which only WriteDataset does: write with it, or "
-        "leave the option out",
-    )
-    return dataclasses.replace(draft.failed(error), giant=Giant(draft, header, version))
+    return LargeImage(draft, header, version)
 
 
 def _with_header(draft: ResultDraft, header: ImageHeader) -> ResultDraft:

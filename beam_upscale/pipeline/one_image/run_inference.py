@@ -93,9 +93,7 @@ def _result(pending: PendingInference) -> Inference:
 
 def count(upscaled: UpscaledImage) -> None:
     """Adds a result to the metrics."""
-    is_earlier = state_of(upscaled.source).earlier is not None
-    done_elsewhere = is_earlier or upscaled.giant is not None
-    if upscaled.record is None or done_elsewhere:
+    if upscaled.record is None or state_of(upscaled.source).earlier is not None:
         return
     row = upscaled.record.row
     Metrics.counter(METRICS, f"images_{row.status}").inc()

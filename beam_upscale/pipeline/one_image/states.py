@@ -47,12 +47,12 @@ class UpscaledImage:
     Attributes:
         source: the input.
         record: its row and telemetry; None if the run stopped before this input was done.
-        data: the encoded image; None unless this run upscaled it.
+        data: the encoded image; None unless this run upscaled it, and if it is in `file`.
         intermediates: the results between the engines of a chain, encoded, if they are kept.
         stop: the error for which the run must stop: a service refuses all calls, or this process
             cannot go on. None otherwise.
-        giant: the large image that `WriteDataset` upscales tile by tile, over all workers; None for
-            other images. `record` is the failure that applies without `WriteDataset`.
+        file: URI of the file that holds the encoded image, from an `Upscale` that spreads large
+            images; its size and hash are in the row. None for any other result.
     """
 
     source: SourceImage
@@ -60,7 +60,12 @@ class UpscaledImage:
     data: bytes | None = None
     intermediates: tuple[bytes, ...] = ()
     stop: SettingsError | None = None
-    giant: "Giant | None" = None
+    file: str | None = None
+
+    @property
+    def has_image(self) -> bool:
+        """True if this run upscaled the input, wherever the encoded image is."""
+        return self.data is not None or self.file is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,8 +221,8 @@ class ImageInFlight:
 
 
 @dataclasses.dataclass(frozen=True)
-class Giant:
-    """A large image, whose tiles are spread over the workers: all that is known but its pixels.
+class LargeImage:
+    """An image whose tiles are to be spread over the workers: all that is known but its pixels.
 
     Attributes:
         draft: its result so far, without the plan: it follows from the header, and grows with the

@@ -261,7 +261,7 @@ def test_images_cross_no_shuffle_between_our_steps_and_beams(
     ]
 
     assert any(re.search("ReadImages/.*FindEarlier", name) for name in stage)
-    assert any(re.search("WriteDataset/Write/Stage", name) for name in stage)
+    assert any(re.search("WriteDataset/Write/Persist", name) for name in stage)
 
 
 # Of a result's row, as a portable schema has them; what may be null has a question mark.

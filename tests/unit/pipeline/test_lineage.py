@@ -17,7 +17,7 @@ import beam_upscale as bu
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.lineage import upscales
+from beam_upscale.pipeline.lineage import lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
 from beam_upscale.pipeline.settings.run_json import settings_to_json
@@ -69,7 +69,10 @@ def refused(build: Callable[[], object]) -> str:
         ({"output_format": "tiff"}, "settings.encode.format: png and tiff"),
         ({"long_side": 20}, "settings.plan.long_side: None and 20"),
         ({"engine": ["esrgan-v1-x2plus"] * 2}, "settings.stages.2.engine: None and esrgan"),
-        ({"oversize": "tile", "fan_out_above": 1}, "fan_out_above: None and 1000000"),
+        (
+            {"oversize": "tile", "fan_out_above": 1, "scratch": "scratch"},
+            "fan_out_above: None and 1000000",
+        ),
         ({"max_input_pixels": 99}, "settings.plan.max_input_pixels: "),
     ],
 )
@@ -158,10 +161,14 @@ def test_side_inputs_are_no_results(upscale: Callable[..., bu.Upscale]) -> None:
     pipeline = beam.Pipeline(runner=FnApiRunner())
     others = pipeline | "Others" >> beam.Create([]) | "Small" >> upscale(long_side=9)
     counted = others | beam.combiners.Count.Globally()
-    results = pipeline | beam.Create([]) | "Large" >> upscale()
+    step = upscale()
+    results = pipeline | beam.Create([]) | "Large" >> step
     results |= beam.Map(lambda each, _: each, beam.pvalue.AsSingleton(counted))
 
-    assert [applied.full_label for applied in upscales(results)] == ["Large"]
+    lineage = lineage_of([results])
+
+    assert lineage.settings is step.settings
+    assert [label for label, _ in lineage.passed_on] == ["Large"]
 
 
 def test_a_later_run_with_two_other_upscales_is_refused(

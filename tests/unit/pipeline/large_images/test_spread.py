@@ -294,7 +294,7 @@ def test_file_that_changes_before_its_tiles_are_read(
     path.write_bytes((inputs / name).read_bytes())
     # Tiles of the one are read while they are cut, of the other one by one.
     step = "cut" if name == "a.jpg" else "read_tile"
-    original = getattr(cut, step)
+    original = getattr(cut if step == "cut" else large_images_tiles, step)
     changed: list[bool] = []
 
     def changing(*arguments: Any) -> Any:
@@ -441,7 +441,9 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
     dataset = DatasetFolder(str(tmp_path / "out"))
     box = Box(0, 0, 8, 8)
     tiles = [
-        states.GiantTile(SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None)
+        states.LargeImageTile(
+            SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None
+        )
         for index in range(3)
     ]
     unusable = ImageError(ErrorCode.INVALID_RESULT, "no image")
@@ -515,26 +517,131 @@ def test_paid_calls_are_those_of_one_place_and_charged_once(
         assert sum(row.billed_credits for row in found.values()) == Decimal("1.0")
 
 
-def test_without_a_dataset_a_giant_is_a_failed_result(
-    inputs: Path, tiny_weights: Path, small_calls: None
+def test_upscale_alone_gives_one_result_for_each_input_whose_bytes_are_in_a_file(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
 ) -> None:
-    def code_of(upscaled: UpscaledImage) -> tuple[str, str | None]:
-        assert upscaled.record is not None
-        return upscaled.source.input_id, upscaled.record.row.error_code
+    whole, scratch = tmp_path / "whole", tmp_path / "scratch"
+    upscale(inputs / "[as]*.*g", whole, tiny_weights, oversize="tile")
+    expected = {
+        name: hashlib.sha256((whole / "images" / f"{Path(name).stem}.png").read_bytes()).hexdigest()
+        for name in ("a.jpg", "alpha.png", "small.png")
+    }
+
+    def described(result: UpscaledImage) -> tuple[str, str, bool, str | None]:
+        assert result.record is not None and result.file is not None and result.data is None
+        data, row = Path(result.file).read_bytes(), result.record.row
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (
+            row.output_bytes,
+            row.output_sha256,
+        )
+        return result.source.input_id, row.output_sha256, row.calls > 1, row.output_uri
 
     sources = [
-        bu.SourceImage("a", uri=str(inputs / "a.jpg")),
+        bu.SourceImage("a.jpg", uri=str(inputs / "a.jpg")),
+        bu.SourceImage("alpha.png", uri=str(inputs / "alpha.png")),
         bu.SourceImage("in memory", data=(inputs / "a.jpg").read_bytes()),
-        bu.SourceImage("small", uri=str(inputs / "small.png")),
+        bu.SourceImage("small.png", uri=str(inputs / "small.png")),
     ]
+    for _ in range(2):
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            results = (
+                pipeline
+                | beam.Create(sources)
+                | spread_by_hand(tiny_weights, scratch)
+                | beam.Map(described)
+            )
+            assert_that(
+                results,
+                equal_to(
+                    [
+                        ("a.jpg", expected["a.jpg"], True, None),
+                        ("alpha.png", expected["alpha.png"], True, None),
+                        ("in memory", expected["a.jpg"], True, None),
+                        ("small.png", expected["small.png"], False, None),
+                    ]
+                ),
+            )
+
+
+def spread_by_hand(weights: Path, scratch: Path) -> bu.Upscale:
+    """An `Upscale` as a pipeline of one's own has it."""
+    options = {**SPREAD, "weights": str(weights), "device": "cpu", "precision": "fp32"}
+    return bu.Upscale(ENGINE, threads=1, scratch=str(scratch), **options)
+
+
+def test_scratch_is_needed_to_spread_and_refused_where_the_step_is_made(tiny_weights: Path) -> None:
+    with pytest.raises(SettingsError, match="needs a scratch folder") as caught:
+        bu.Upscale(ENGINE, weights=str(tiny_weights), device="cpu", **SPREAD)
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+@pytest.mark.parametrize("own_scratch", [False, True])
+def test_pipeline_of_ones_own_leaves_what_the_command_leaves(
+    own_scratch: bool,
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen, output, whole = inputs / "[as]*", tmp_path / "out", tmp_path / "whole"
+    upscale(chosen, whole, tiny_weights, **SPREAD)
+    large = giants_of(monkeypatch)
+    scratch = tmp_path / "scratch" if own_scratch else output
+
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        codes = (
+        _ = (
             pipeline
-            | beam.Create(sources)
-            | bu.Upscale(ENGINE, weights=str(tiny_weights), device="cpu", threads=1, **SPREAD)
-            | beam.Map(code_of)
+            | bu.ReadImages(str(chosen), output=str(output))
+            | spread_by_hand(tiny_weights, scratch)
+            | bu.WriteDataset(str(output))
         )
-        assert_that(codes, equal_to([("a", "needs_fan_out"), ("in memory", None), ("small", None)]))
+
+    assert set(large) == {"a.jpg", "alpha.png", "strips.tif"}
+    assert files_of(output) == files_of(whole)
+    assert list(verify(str(output))) == []
+    assert not (output / ".staging").exists()
+
+
+def files_of(output: Path) -> dict[str, bytes]:
+    """All images and manifests of an output."""
+    found = [*output.glob("images/*"), *output.glob("manifest/*")]
+    return {str(path.relative_to(output)): path.read_bytes() for path in found}
+
+
+def test_killed_run_goes_on_in_a_pipeline_of_ones_own(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out"
+    options = ["--oversize", "tile", "--fan-out-above", str(ABOVE)]
+    killed = command_elsewhere(
+        tmp_path,
+        *("run", inputs / "a*", output, *quick(tiny_weights), *options),
+        prepare=functools.partial(killed_after, 2),
+    )
+    begun: list[int] = []
+    keep = large_images_tiles.keep
+
+    def followed(tiled: Any, *arguments: Any) -> Any:
+        begun.extend([tiled.first] if tiled.tiles else [])
+        return keep(tiled, *arguments)
+
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", followed)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        _ = (
+            pipeline
+            | bu.ReadImages(str(inputs / "a*"), output=str(output))
+            | spread_by_hand(tiny_weights, output)
+            | bu.WriteDataset(str(output))
+        )
+
+    assert killed.code == -signal.SIGKILL, killed
+    assert len(begun) == sum(row.calls for row in rows(output).values()) - 2
 
 
 @pytest.mark.parametrize(
