@@ -113,7 +113,7 @@ class DatasetFolder:
         """Returns the URI of a path that is relative to the dataset's root."""
         return uris.join(self.root, relative)
 
-    def staged_image_uri(self, input_id: str) -> str:
+    def waiting_image_uri(self, input_id: str) -> str:
         """Returns the URI at which an image waits for the shard that it is packed into."""
         return uris.join(self.staging, "images", _key(input_id))
 
@@ -262,7 +262,7 @@ class DatasetFolder:
             for columns in from_struct_array(others["input"]):
                 yield {name: value for name, value in columns.items() if value is not None}
 
-    def staged_record(self, input_id: str) -> Record | None:
+    def read_record(self, input_id: str) -> Record | None:
         """Reads the record of a finished input in an uncommitted shard; None if there is none."""
         uri = self.record_uri(input_id)
         return record_from_json(files.read(uri)) if files.exists(uri) else None
@@ -272,14 +272,14 @@ class DatasetFolder:
         return totals(errors.watch(self.unfinished_rows()))
 
     def unfinished_rows(self) -> Iterator[Row]:
-        """Yields the rows of a run that was stopped; a staged row replaces a committed one."""
-        staged = SortedMap((entry.name, "") for entry in walking.list_below(self.records))
+        """Yields the rows of a run that was stopped; records replace committed rows."""
+        recorded = SortedMap((entry.name, "") for entry in walking.list_below(self.records))
         committed = (
-            row for _, row in self.committed_rows() if _record_name(row.input_id) not in staged
+            row for _, row in self.committed_rows() if _record_name(row.input_id) not in recorded
         )
-        return itertools.chain(committed, (each.row for each in self.staged_records()))
+        return itertools.chain(committed, (each.row for each in self.read_records()))
 
-    def staged_records(self) -> Iterator[Record]:
+    def read_records(self) -> Iterator[Record]:
         """Yields the records of all finished inputs in uncommitted shards."""
         for entry in walking.list_below(self.records):
             yield record_from_json(files.read(entry.uri))

@@ -153,12 +153,12 @@ class FindEarlier(beam.DoFn):
 
     def _last(self, input_id: str, earlier: EarlierResult | None) -> EarlierResult | None:
         """Returns the last result of an input: that of a record, else the committed one."""
-        staged = self._dataset.staged_record(input_id)
-        if staged is None:
+        record = self._dataset.read_record(input_id)
+        if record is None:
             return earlier
-        if earlier is None or not _is_committed(staged.row, earlier):
-            return EarlierResult(staged)
-        has_other = not _are_labeled_alike(staged.row, earlier.record.row)
+        if earlier is None or not _is_committed(record.row, earlier):
+            return EarlierResult(record)
+        has_other = not _are_labeled_alike(record.row, earlier.record.row)
         return dataclasses.replace(earlier, has_other_record=has_other)
 
     def _is_valid(self, image: SourceImage, row: Row) -> bool:

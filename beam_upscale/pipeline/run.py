@@ -282,7 +282,7 @@ def _with_reachable_weights(
     if is_local(request.beam_options):
         return settings
     stages = tuple(
-        dataclasses.replace(stage, model=_with_staged_weights(stage.model, dataset))
+        dataclasses.replace(stage, model=_with_uploaded_weights(stage.model, dataset))
         if isinstance(stage.model, LocalNetwork)
         else stage
         for stage in settings.stages
@@ -290,7 +290,7 @@ def _with_reachable_weights(
     return dataclasses.replace(settings, stages=stages)
 
 
-def _with_staged_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
+def _with_uploaded_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
     if not uris.is_local(model.weights_uri):
         return model
     path = Path(model.weights_uri)

@@ -22,7 +22,7 @@ from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
-from beam_upscale.pipeline.commit.persist import Stage, shard_of
+from beam_upscale.pipeline.commit.persist import Persist, shard_of
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.large_images.spread import refuse_packed
@@ -149,7 +149,7 @@ class WriteDataset(beam.PTransform):
         run: Mapping[str, Any],
     ) -> Any:
         """Persists the results and returns the updates of their shards."""
-        persist = Stage(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
+        persist = Persist(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
         updates = [
             each | f"Persist{number or ''}" >> beam.ParDo(persist)
             for number, each in enumerate(results)
@@ -157,7 +157,7 @@ class WriteDataset(beam.PTransform):
         updates += [
             made
             | f"Postponed: {label}" >> beam.ParDo(_Postponed(dataset))
-            | f"Together: {label}" >> beam.WindowInto(GlobalWindows())
+            | f"Untimed: {label}" >> beam.WindowInto(GlobalWindows())
             for label, made in lineage.passed_on
         ]
         return updates[0] if len(updates) == 1 else updates | "Updates" >> beam.Flatten()

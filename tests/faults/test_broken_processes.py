@@ -105,7 +105,7 @@ def assert_stopped(finished: Finished, code: ErrorCode, output: Path) -> None:
     assert "the same command without --overwrite goes on" in said[0]
     assert "Traceback" not in finished.out + finished.err
     dataset = DatasetFolder(str(output))
-    found = [record.row for record in dataset.staged_records()]
+    found = [record.row for record in dataset.read_records()]
     found += [row for _, row in dataset.committed_rows()]
     assert {row.status for row in found} <= {Status.UPSCALED}
     assert not (dataset.read_run() or {})["complete"]
@@ -142,7 +142,7 @@ def test_the_run_stops_and_the_same_command_goes_on(
 
     broken = command_elsewhere(tmp_path, *words, prepare=prepare)
     assert_stopped(broken, code, tmp_path / "out")
-    done = len(list(DatasetFolder(str(tmp_path / "out")).staged_records()))
+    done = len(list(DatasetFolder(str(tmp_path / "out")).read_records()))
     rest = command(*words)
 
     assert rest.code == 0
@@ -273,7 +273,7 @@ def test_a_pipeline_of_ones_own_is_not_complete_and_goes_on(
 
     dataset = DatasetFolder(str(output))
     run = dataset.read_run() or {}
-    found = [*dataset.committed_rows(), *dataset.staged_records()]
+    found = [*dataset.committed_rows(), *dataset.read_records()]
     own_pipeline(source, output, tiny_weights)
 
     assert broken.exitcode == 0

@@ -157,7 +157,7 @@ class Killed:
         """The inputs whose rows are durable."""
         dataset = DatasetFolder(str(self.output))
         rows = [row for _, row in dataset.committed_rows()]
-        rows += [record.row for record in dataset.staged_records()]
+        rows += [record.row for record in dataset.read_records()]
         return {str(row.input["file_name"]) for row in rows}
 
 

@@ -147,14 +147,14 @@ def test_large_image_in_tiles(
 @pytest.mark.parametrize(
     ("suffix", "side"), [(".jpg[Q=90]", 16_000), (".tif[tile,compression=deflate]", 12_000)]
 )
-def test_giant_tile_by_tile(tmp_path: Path, report: Report, suffix: str, side: int) -> None:
+def test_large_image_tile_by_tile(tmp_path: Path, report: Report, suffix: str, side: int) -> None:
     # By rows, and by region.
     folder, part = tmp_path / "in", 1000
     folder.mkdir()
     random = np.random.default_rng(0).integers(0, 256, (part // 50, part // 50, 3), np.uint8)
     busy = pyvips.Image.new_from_array(random).resize(50, kernel="cubic").cast("uchar")
     busy.copy(interpretation="srgb").replicate(side // part, side // part).write_to_file(
-        f"{folder / 'giant'}{suffix}"
+        f"{folder / 'large'}{suffix}"
     )
     options = [*NO_NETWORK, "--oversize", "tile", "--format", "tiff"]
     options += ["--max-input-pixels", str(side**2), "--fan-out-above", "500"]
@@ -166,7 +166,7 @@ def test_giant_tile_by_tile(tmp_path: Path, report: Report, suffix: str, side: i
     seconds = time.monotonic() - started
     name = suffix.partition("[")[0]
     report(f"{side:,} x {side:,} from {name} by tiles: {peak / GIB:.2f} GiB in {seconds:.0f} s")
-    output = pyvips.Image.new_from_file(str(tmp_path / "out" / "images" / "giant.tiff"))
+    output = pyvips.Image.new_from_file(str(tmp_path / "out" / "images" / "large.tiff"))
     assert (output.width, output.height, output.bands) == (2 * side, 2 * side, 3)
     source = pyvips.Image.new_from_file(str(next(folder.iterdir())))
     left, top = 3 * part - 40, 7 * part - 40

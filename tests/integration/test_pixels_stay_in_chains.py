@@ -22,9 +22,9 @@ import beam_upscale as bu
 from beam_upscale import yaml
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.pipeline import run as pipeline_run
-from beam_upscale.pipeline.commit.persist import Stage
+from beam_upscale.pipeline.commit.persist import Persist
 from beam_upscale.pipeline.large_images.results import PersistInScratch
-from beam_upscale.pipeline.large_images.spread import KeepTile, ReadTile
+from beam_upscale.pipeline.large_images.spread import PersistTile, ReadTile
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.settings.run_record import run_record
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -35,7 +35,7 @@ MOST_BYTES = 300_000_000
 RESULTS = 600
 
 _DECODES = (Prepare, ReadTile)
-_PERSISTS = (Stage, KeepTile, PersistInScratch, _Postponed)
+_PERSISTS = (Persist, PersistTile, PersistInScratch, _Postponed)
 _HOLDS = (beam.Flatten, beam.GroupByKey)
 
 

@@ -106,7 +106,7 @@ def test_the_output_of_a_killed_run_is_taken_over(
     first.wait_until_it_stands()
     if is_stopped:
         first.signal(signal.SIGSTOP)
-    done = {record.row.input_id for record in DatasetFolder(str(output)).staged_records()}
+    done = {record.row.input_id for record in DatasetFolder(str(output)).read_records()}
     images = {name: data for name, data in everything(output).items() if name.startswith("images")}
     first.kill()
 

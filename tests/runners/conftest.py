@@ -37,25 +37,25 @@ def photographs(
 
 
 @pytest.fixture(scope="session")
-def with_giant(
+def with_large(
     tmp_path_factory: pytest.TempPathFactory,
     photographs: Path,
     photograph: Callable[..., Image.Image],
 ) -> Path:
     """The same, and one image that takes several calls."""
-    folder = tmp_path_factory.mktemp("inputs") / "with-giant"
+    folder = tmp_path_factory.mktemp("inputs") / "with-large"
     shutil.copytree(photographs, folder, symlinks=True)
-    photograph(2, 2400, 1200).save(folder / "giant.png")
+    photograph(2, 2400, 1200).save(folder / "large.png")
     return folder
 
 
 @pytest.fixture(scope="session")
 def in_process(
-    tmp_path_factory: pytest.TempPathFactory, with_giant: Path, tiny_weights: Path
+    tmp_path_factory: pytest.TempPathFactory, with_large: Path, tiny_weights: Path
 ) -> Path:
     """What the runner in this process leaves, which spreads no image."""
     output = tmp_path_factory.mktemp("in-process") / "out"
-    runs.upscale(with_giant, output, tiny_weights, oversize="tile", shard_rows=30)
+    runs.upscale(with_large, output, tiny_weights, oversize="tile", shard_rows=30)
     return output
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 BEAM_UPSCALE = Path(sys.executable).with_name("beam-upscale")
 
 # Megapixels of output, of which one image has more.
-GIANTS_ABOVE = "5"
+LARGE_ABOVE = "5"
 
 # Engines give two workers about a half each.
 LEAST_SHARE = 0.1
@@ -57,7 +57,7 @@ def taken(
 def test_command_leaves_the_bytes_of_the_runner_in_this_process(
     tmp_path: Path,
     cluster: clusters.Cluster,
-    with_giant: Path,
+    with_large: Path,
     in_process: Path,
     tiny_weights: Path,
 ) -> None:
@@ -65,9 +65,9 @@ def test_command_leaves_the_bytes_of_the_runner_in_this_process(
 
     run_as_user(
         tmp_path / "elsewhere",
-        *(BEAM_UPSCALE, "run", with_giant, tmp_path / "out", "--shard-rows", "30"),
+        *(BEAM_UPSCALE, "run", with_large, tmp_path / "out", "--shard-rows", "30"),
         *("--weights", tiny_weights, "--device", "cpu", "--precision", "fp32", "--threads", "1"),
-        *("--oversize", "tile", "--fan-out-above", GIANTS_ABOVE, "--", *cluster.options),
+        *("--oversize", "tile", "--fan-out-above", LARGE_ABOVE, "--", *cluster.options),
     )
 
     assert runs.tree(tmp_path / "out") == runs.tree(in_process)
@@ -80,13 +80,13 @@ def test_command_leaves_the_bytes_of_the_runner_in_this_process(
         "text.jpg": "not_an_image",
         "link.png": "not_found",
     }
-    assert rows["giant.png"].calls >= 2 * clusters.WORKERS
+    assert rows["large.png"].calls >= 2 * clusters.WORKERS
     if cluster.has_workers:
         assert_two_workers_had_a_share(taken(Step.IMAGES, before, cluster))
         assert_two_workers_had_a_share(runs.workers_of(tmp_path / "out"))
         tiles = taken(Step.TILES, before, cluster)
         # All of them are of one image.
-        assert tiles.total() == rows["giant.png"].calls
+        assert tiles.total() == rows["large.png"].calls
         if cluster.spreads_few:
             assert_two_workers_had_a_share(tiles)
 

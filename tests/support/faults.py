@@ -581,5 +581,5 @@ def kill_with_charges_in_flight(
 
 def recorded(output: Path) -> set[str]:
     """Ids of the paid calls that a run which is not complete has recorded."""
-    records = DatasetFolder(str(output)).staged_records()
+    records = DatasetFolder(str(output)).read_records()
     return {request_id for record in records for request_id in record.row.request_ids}

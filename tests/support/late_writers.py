@@ -19,7 +19,7 @@ from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import stage
+from beam_upscale.pipeline.commit.persist import persist
 from beam_upscale.pipeline.commit.shards import commit_shard
 from beam_upscale.pipeline.large_images import cut, states, tiles
 from beam_upscale.pipeline.one_image.states import UpscaledImage
@@ -71,19 +71,19 @@ def _result(name: str, output_format: str) -> UpscaledImage:
     return UpscaledImage(source, Record(row, _TELEMETRY), data, (between,))
 
 
-def _staged(dataset: DatasetFolder, layout: Layout, output_format: str) -> list[Record]:
-    return [stage(_result(name, output_format), dataset, layout) for name in "ab"]
+def _persisted(dataset: DatasetFolder, layout: Layout, output_format: str) -> list[Record]:
+    return [persist(_result(name, output_format), dataset, layout) for name in "ab"]
 
 
 def _committed(dataset: DatasetFolder, layout: Layout) -> None:
-    commit_shard(0, _staged(dataset, layout, "png"), dataset, layout, "first")
+    commit_shard(0, _persisted(dataset, layout, "png"), dataset, layout, "first")
 
 
-def _stages(layout: Layout) -> Deed:
+def _persists(layout: Layout) -> Deed:
     """A result that takes the place of one whose record is there."""
     return Deed(
-        lambda dataset: stage(_result("a", "png"), dataset, layout),
-        lambda dataset: stage(_result("a", "jpeg"), dataset, layout),
+        lambda dataset: persist(_result("a", "png"), dataset, layout),
+        lambda dataset: persist(_result("a", "jpeg"), dataset, layout),
     )
 
 
@@ -94,10 +94,10 @@ def _commits(layout: Layout) -> Deed:
     def prepare(dataset: DatasetFolder) -> None:
         _committed(dataset, layout)
         for upscaled in changed:
-            stage(upscaled, dataset, layout)
+            persist(upscaled, dataset, layout)
 
     def act(dataset: DatasetFolder) -> None:
-        found = [dataset.staged_record(upscaled.source.input_id) for upscaled in changed]
+        found = [dataset.read_record(upscaled.source.input_id) for upscaled in changed]
         records = [record for record in found if record is not None]
         commit_shard(0, records, dataset, layout, "second")
 
@@ -110,16 +110,16 @@ def _with_network(result: states.TileResult | None = None) -> TiledImage:
 
 def _fail(dataset: DatasetFolder) -> None:
     error = ImageError(ErrorCode.MODEL_ERROR, "it failed")
-    tiles.keep(_with_network(), Inference(error=error), dataset)
+    tiles.persist_tile(_with_network(), Inference(error=error), dataset)
 
 
 def _cut(dataset: DatasetFolder) -> None:
-    folder = states.Folder.of(dataset, "key")
+    folder = states.TileFolder.of(dataset, "key")
     cut._Cutter({0: _BOX}, folder, dataset).add(np.zeros((4, 4, 3), np.uint8))
 
 
 def _upscale_tile(dataset: DatasetFolder) -> None:
-    tiles.keep(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
+    tiles.persist_tile(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
 
 
 def _assemble(dataset: DatasetFolder) -> None:
@@ -128,7 +128,7 @@ def _assemble(dataset: DatasetFolder) -> None:
 
 
 def _forget_failures(dataset: DatasetFolder) -> None:
-    states.Folder.of(dataset, "key").forget_failures(dataset)
+    states.TileFolder.of(dataset, "key").forget_failures(dataset)
 
 
 def _stop_and_forget(dataset: DatasetFolder) -> None:
@@ -153,8 +153,8 @@ def _nothing(_: DatasetFolder) -> None:
 
 
 DEEDS = {
-    "a result in files": _stages(Layout.FILES),
-    "a result for a shard": _stages(Layout.PARQUET),
+    "a result in files": _persists(Layout.FILES),
+    "a result for a shard": _persists(Layout.PARQUET),
     "a commit of files": _commits(Layout.FILES),
     "a commit in Parquet": _commits(Layout.PARQUET),
     "a commit in a tar": _commits(Layout.WEBDATASET),
@@ -168,7 +168,7 @@ DEEDS = {
     ),
     "a listing": Deed(_nothing, _list("a", "b")),
     "a listing without inputs of before": Deed(
-        lambda dataset: (_list("a", "b")(dataset), _staged(dataset, Layout.FILES, "png")),
+        lambda dataset: (_list("a", "b")(dataset), _persisted(dataset, Layout.FILES, "png")),
         _list_others,
     ),
     "a tile": Deed(_nothing, _cut),

@@ -39,11 +39,11 @@ from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
 from beam_upscale.pipeline import run as pipeline_run
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import final_place, stage
+from beam_upscale.pipeline.commit.persist import final_place, persist
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.large_images.assemble import assemble
 from beam_upscale.pipeline.large_images.cut import cut
-from beam_upscale.pipeline.large_images.tiles import keep, read_tile
+from beam_upscale.pipeline.large_images.tiles import persist_tile, read_tile
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
@@ -403,7 +403,7 @@ def _persist(
     assert result.stop is None
     assert result.record is not None
     if state_of(result.source).earlier is None:
-        stage(result, dataset, request.layout)
+        persist(result, dataset, request.layout)
 
 
 def _spread(large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder) -> UpscaledImage:
@@ -415,7 +415,7 @@ def _spread(large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder)
     results = []
     for tile in tiles:
         tiled = read_tile(tile, settings, dataset, shared_pool())
-        results.append(keep(tiled, _infer(tiled, settings.stages[0]), dataset))
+        results.append(persist_tile(tiled, _infer(tiled, settings.stages[0]), dataset))
     return assemble(cut_image, results, settings, dataset, final_place)
 
 

@@ -77,8 +77,8 @@ def shard_of(source: SourceImage) -> int:
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
 
 
-def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
-    """Makes one result durable: its image first, then its record.
+def persist(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
+    """Persists one result: its image first, then its record.
 
     Deletes an image that an interrupted run left under another name, before the input changed.
 
@@ -95,13 +95,13 @@ def stage(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Re
         row = dataclasses.replace(row, output_uri=relative, stages=stages)
         record = dataclasses.replace(record, row=row)
         final = dataset.resolve(relative)
-        uri = dataset.staged_image_uri(row.input_id) if layout.is_packed else final
+        uri = dataset.waiting_image_uri(row.input_id) if layout.is_packed else final
         for number, intermediate in enumerate(upscaled.intermediates, start=1):
             dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
         _write_image(upscaled, uri, dataset)
     if not _is_booked(source, dataset):
         books.enter_row(record.row, dataset)
-    before = dataset.staged_record(source.input_id)
+    before = dataset.read_record(source.input_id)
     if before is not None:
         row = replaced(before.row, record.row, dataset)
         telemetry = before.telemetry if row.status is not record.row.status else record.telemetry
@@ -161,7 +161,9 @@ def final_place(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
     return dataset.resolve(output_uri(source, row, Layout.FILES, shard_of(source)))
 
 
-class Stage(beam.DoFn):
+class Persist(beam.DoFn):
+    """The DoFn that persists results, and yields what that changes in their shards."""
+
     def __init__(
         self,
         dataset: DatasetFolder,
@@ -223,7 +225,7 @@ class Stage(beam.DoFn):
         else:
             is_new = True
             self._open()
-            record = stage(upscaled, self._dataset, self._layout)
+            record = persist(upscaled, self._dataset, self._layout)
         progress = progress_of(record, earlier is not None)
         done = progress_file(self._dataset, self._run_id).add(progress)
         stop_after_failures(self._dataset, done.failures, self._most_failures)

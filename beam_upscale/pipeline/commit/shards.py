@@ -89,7 +89,7 @@ def commit_shard(
     if layout.is_packed:
         for row in ordered:
             # The data shard holds them now; a dataset must not take twice its size.
-            dataset.delete(dataset.staged_image_uri(row.input_id))
+            dataset.delete(dataset.waiting_image_uri(row.input_id))
 
 
 def _held_rows(
@@ -137,13 +137,15 @@ def _write_images(
 
 def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, bytes]]) -> bytes:
     """Returns a row's image; reads `stored` as far as needed, in the same order as the rows."""
-    staged = dataset.staged_image_uri(row.input_id)
-    if files.exists(staged):
-        return files.read(staged)
+    waiting = dataset.waiting_image_uri(row.input_id)
+    if files.exists(waiting):
+        return files.read(waiting)
     for input_id, data in stored:
         if input_id == row.input_id:
             return data
-    raise LookupError(f"the image of {row.input_id} is neither staged nor in {row.output_uri}")
+    raise LookupError(
+        f"the image of {row.input_id} is neither below .staging nor in {row.output_uri}"
+    )
 
 
 def _write_telemetry(
@@ -200,7 +202,7 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
         arrivals: the updates of the shard that arrived.
 
     Yields:
-        The staged records, without those of inputs whose records came with `arrivals`. An input
+        The persisted records, without those of inputs whose records came with `arrivals`. An input
         that has neither a record nor a committed row never arrived: another step of the pipeline
         left it out, and its row says so.
 
@@ -211,8 +213,8 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
         listed for listed in read_part(dataset, part) if listed.image.input_id not in arrivals.own
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        staged = readers.map(dataset.staged_record, [listed.image.input_id for listed in inputs])
-        for listed, record in zip(inputs, staged, strict=True):
+        records = readers.map(dataset.read_record, [listed.image.input_id for listed in inputs])
+        for listed, record in zip(inputs, records, strict=True):
             image = listed.image
             if record is not None:
                 yield record
@@ -307,5 +309,5 @@ class CommitShard(beam.DoFn):
             yield from listed_records(part, self._dataset, arrivals)
         for input_id, several in arrivals.new_own.items():
             # Of an input that came twice, the record that was written last fits its files.
-            staged = self._dataset.staged_record(input_id) if len(several) > 1 else None
-            yield staged or record_from_json(several[-1].record)
+            last = self._dataset.read_record(input_id) if len(several) > 1 else None
+            yield last or record_from_json(several[-1].record)

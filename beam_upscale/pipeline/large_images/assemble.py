@@ -15,7 +15,7 @@ from beam_upscale.errors import ImageError
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape, encode_rows
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.large_images.states import CutImage, Folder, TileResult, chain_plan
+from beam_upscale.pipeline.large_images.states import CutImage, TileFolder, TileResult, chain_plan
 from beam_upscale.pipeline.large_images.tile_files import TileFile
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
@@ -102,7 +102,7 @@ def _assembled(
     place: Place,
 ) -> UpscaledImage:
     draft, plan, shape = image.draft, image.plan, cut_image.shape
-    rows = _rows(plan.stages[0], shape, Folder.of(scratch, cut_image.key))
+    rows = _rows(plan.stages[0], shape, TileFolder.of(scratch, cut_image.key))
     with tempfile.TemporaryDirectory(prefix="beam-upscale-") as folder:
         path = Path(folder) / "result"
         notes = encode_rows(
@@ -121,7 +121,7 @@ def _assembled(
     return UpscaledImage(draft.source, record, file=uri)
 
 
-def _rows(decision: Plan, shape: Shape, folder: Folder) -> Iterator[Pixels]:
+def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
     """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
     scale = decision.engine_width // decision.work_width
     tops = [piece.core.top for piece in decision.pieces]

@@ -1,9 +1,9 @@
-"""The steps for a large image, whose tiles are spread over the workers.
+"""Cuts a large image into tiles that any worker can read.
 
-`cut` reads the picture from top to bottom, once, and writes each tile to a file that any worker can
-read; if the format lets a region be read, it writes nothing. `read_tile` gives a tile to the
-network as the ordinary path would, `keep` persists the tile's result, and `assemble` writes the
-image from the results row by row. The files lie in the run's staging folder:
+`cut` reads the picture from top to bottom, once, and writes each tile to a file; if the format lets
+a region be read, it writes nothing. `read_tile` gives a tile to the network as it would get it from
+a whole image, `persist_tile` persists the tile's result, and `assemble` writes the image from the
+results row by row. The files are below the `.staging/` of a scratch folder:
 
     giants/<key>/tiles/<index>      a tile's input pixels, until its result is persisted
     giants/<key>/results/<index>    a tile's result
@@ -30,8 +30,8 @@ from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape
 from beam_upscale.pipeline.large_images.states import (
     CutImage,
-    Folder,
     LargeImageTile,
+    TileFolder,
     chain_plan,
     check_version,
     is_to_stop,
@@ -53,7 +53,7 @@ NO_LIMIT = 1 << 62
 
 
 def cut(
-    large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
+    large: LargeImage, settings: PinnedSettings, scratch: DatasetFolder, decoders: DecoderPool
 ) -> tuple[CutImage, list[LargeImageTile]] | UpscaledImage:
     """Makes the tiles of a large image readable one by one.
 
@@ -62,7 +62,7 @@ def cut(
     Args:
         large: the large image.
         settings: the settings of the run.
-        dataset: the output.
+        scratch: the folder whose `.staging/` holds the image's tiles.
         decoders: the processes that decode its file.
 
     Returns:
@@ -73,12 +73,12 @@ def cut(
         OSError: a tile cannot be written.
     """
     draft = large.draft
-    if is_to_stop(dataset):
+    if is_to_stop(scratch):
         return UpscaledImage(draft.source, None)
     plan = chain_plan(large.header.width, large.header.height, large.header.frames, settings)
     decision = plan.stages[0]
     try:
-        picture, stored = _cut(large, decision, settings, dataset, decoders)
+        picture, stored = _cut(large, decision, settings, scratch, decoders)
     except ImageError as error:
         return draft.failed(error)
     except BrokenProcessError as stop:
@@ -130,7 +130,7 @@ def _cut(
     large: LargeImage,
     decision: Plan,
     settings: PinnedSettings,
-    dataset: DatasetFolder,
+    scratch: DatasetFolder,
     decoders: DecoderPool,
 ) -> tuple[Picture, Sequence[Box | None]]:
     """Returns the picture, and the box that each tile's file holds (None: read from the input).
@@ -144,8 +144,8 @@ def _cut(
         "max_pixels": options.max_input_pixels or NO_LIMIT,
         "animated": options.animated,
     }
-    folder = Folder.of(dataset, _key(large, decision))
-    folder.forget_failures(dataset)
+    folder = TileFolder.of(scratch, _key(large, decision))
+    folder.forget_failures(scratch)
     sha256 = large.draft.row.source_sha256
     with source.on_disk(sha256) as held:
         check_version(source, large.version, sha256)
@@ -163,7 +163,7 @@ def _cut(
         ]
         missing = set(range(len(boxes))) - folder.done() - folder.cut()
         if missing:
-            cutter = _Cutter({index: boxes[index] for index in missing}, folder, dataset)
+            cutter = _Cutter({index: boxes[index] for index in missing}, folder, scratch)
             _read(held.path, cutter, decoders, guards, picture.has_alpha)
             check_version(source, large.version, sha256)
     return picture, boxes
@@ -207,13 +207,15 @@ class _Cutter:
     Args:
         boxes: the box of the picture that each tile's file holds, by the tile's index.
         folder: the folder of the image.
-        dataset: the output.
+        scratch: the folder whose `.staging/` holds the image's tiles.
     """
 
-    def __init__(self, boxes: Mapping[int, Box], folder: Folder, dataset: DatasetFolder) -> None:
+    def __init__(
+        self, boxes: Mapping[int, Box], folder: TileFolder, scratch: DatasetFolder
+    ) -> None:
         self._boxes = boxes
         self._folder = folder
-        self._dataset = dataset
+        self._scratch = scratch
         self.begin()
 
     def begin(self) -> None:
@@ -233,5 +235,5 @@ class _Cutter:
             # A copy: a view would keep all of the rows.
             parts.append(rows[first:last, box.left : box.right].copy())
             if box.bottom <= bottom:
-                self._dataset.write(self._folder.tile(index), packed(self._parts.pop(index)))
+                self._scratch.write(self._folder.tile(index), packed(self._parts.pop(index)))
         self._row = bottom

@@ -14,7 +14,7 @@ from beam_upscale.sources.inputs.source_image import SourceImage
 
 def place_in_scratch(_: SourceImage, row: Row, scratch: DatasetFolder) -> str:
     """Returns the URI at which a result's image waits in a scratch folder."""
-    return scratch.staged_image_uri(row.input_id)
+    return scratch.waiting_image_uri(row.input_id)
 
 
 def persisted_in_scratch(upscaled: UpscaledImage, scratch: DatasetFolder) -> UpscaledImage:

@@ -25,7 +25,7 @@ from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.large_images.assemble import Place, assemble
 from beam_upscale.pipeline.large_images.cut import cut
 from beam_upscale.pipeline.large_images.states import CutImage, LargeImageTile, TileResult
-from beam_upscale.pipeline.large_images.tiles import keep, read_tile
+from beam_upscale.pipeline.large_images.tiles import persist_tile, read_tile
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import refuse_two_sources
@@ -102,7 +102,7 @@ class ReadTile(beam.DoFn):
         yield read_tile(tile, self._settings, self._scratch, shared_pool())
 
 
-class KeepTile(Settle):
+class PersistTile(Settle):
     """The DoFn that persists a tile's result; its outcome has no pixels."""
 
     def __init__(self, settings: PinnedSettings, scratch: DatasetFolder) -> None:
@@ -122,7 +122,7 @@ class KeepTile(Settle):
         self._shown.end()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, TileResult]:
-        return tiled.context.tile.key, keep(tiled, inference, self._scratch)
+        return tiled.context.tile.key, persist_tile(tiled, inference, self._scratch)
 
 
 class _Assemble(beam.DoFn):
@@ -179,7 +179,7 @@ class SpreadTiles(beam.PTransform):
             | "Spread" >> beam.Reshuffle()
             | "ReadTile" >> beam.ParDo(ReadTile(settings, scratch))
             | "RunInference" >> run_inference(settings.stages[0], self.handler_options)
-            | "KeepTile" >> beam.ParDo(KeepTile(settings, scratch))
+            | "PersistTile" >> beam.ParDo(PersistTile(settings, scratch))
         )
         assembled = (
             {_IMAGES: found[_IMAGES], _RESULTS: results}

@@ -83,7 +83,7 @@ class TileResult:
 
 @dataclasses.dataclass(frozen=True)
 class WithNetwork:
-    """The context that `read_tile` passes to `keep` around the network.
+    """The context that `read_tile` passes to `persist_tile` around the network.
 
     Attributes:
         tile: the tile.
@@ -97,14 +97,14 @@ class WithNetwork:
 
 
 @dataclasses.dataclass(frozen=True)
-class Folder:
+class TileFolder:
     """The staging folder of one large image, with the paths of its tiles' files."""
 
     root: str
 
     @classmethod
-    def of(cls, dataset: DatasetFolder, key: str) -> "Folder":
-        return cls(uris.join(dataset.staging, "giants", key))
+    def of(cls, scratch: DatasetFolder, key: str) -> "TileFolder":
+        return cls(uris.join(scratch.staging, "giants", key))
 
     @property
     def failed(self) -> str:
@@ -119,10 +119,10 @@ class Folder:
     def failure(self, index: int) -> str:
         return uris.join(self.root, "failures", f"{index:06d}")
 
-    def forget_failures(self, dataset: DatasetFolder) -> None:
-        dataset.delete(self.failed)
+    def forget_failures(self, scratch: DatasetFolder) -> None:
+        scratch.delete(self.failed)
         for index in _numbers(uris.join(self.root, "failures")):
-            dataset.delete(self.failure(index))
+            scratch.delete(self.failure(index))
 
     def done(self) -> set[int]:
         """Lists the indices of the tiles whose results are persisted."""
@@ -156,12 +156,12 @@ def check_version(source: SourceImage, version: tuple[object, ...], sha256: str 
         raise locations_parts.changed(source.uri or source.input_id)
 
 
-def is_to_stop(dataset: DatasetFolder) -> bool:
+def is_to_stop(scratch: DatasetFolder) -> bool:
     """Checks whether the run that holds the folder is to stop; without a hold there is no run."""
-    return dataset.hold is not None and (is_stopped(dataset) or files.exists(dataset.stop_file))
+    return scratch.hold is not None and (is_stopped(scratch) or files.exists(scratch.stop_file))
 
 
-def done_before(tile: LargeImageTile, folder: Folder) -> TileResult | None:
+def done_before(tile: LargeImageTile, folder: TileFolder) -> TileResult | None:
     """Reads the persisted result of an earlier attempt at a tile; None if there is none."""
     uri = folder.result(tile.index)
     if not files.exists(uri):

@@ -13,8 +13,8 @@ from beam_upscale.images.values import Pixels
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.large_images.cut import NO_LIMIT
 from beam_upscale.pipeline.large_images.states import (
-    Folder,
     LargeImageTile,
+    TileFolder,
     TileResult,
     WithNetwork,
     check_version,
@@ -34,26 +34,27 @@ from beam_upscale.storage import files
 
 
 def read_tile(
-    tile: LargeImageTile, settings: PinnedSettings, dataset: DatasetFolder, decoders: DecoderPool
+    tile: LargeImageTile, settings: PinnedSettings, scratch: DatasetFolder, decoders: DecoderPool
 ) -> TiledImage:
     """Gives a tile to the network as the ordinary path would.
 
     Args:
         tile: the tile.
         settings: the settings of the run.
-        dataset: the output.
+        scratch: the folder whose `.staging/` holds the image's tiles.
         decoders: the processes that decode the input, if the tile is read from it.
 
     Returns:
-        An image of that tile alone, for `keep`; it has no tiles if the network has nothing to do.
+        An image of that tile alone, for `persist_tile`; it has no tiles if the network has nothing
+        to do.
     """
-    folder = Folder.of(dataset, tile.key)
+    folder = TileFolder.of(scratch, tile.key)
     done = done_before(tile, folder)
     if done is not None:
         return _without_tiles(tile, done)
     if files.exists(folder.failed):
         return _without_tiles(tile, TileResult(tile.index, _failure(tile, folder)))
-    if is_to_stop(dataset):
+    if is_to_stop(scratch):
         return _without_tiles(tile, TileResult(tile.index, None))
     try:
         color, alpha = _tile_pixels(tile, settings, folder, decoders)
@@ -86,7 +87,7 @@ def read_tile(
     )
 
 
-def _failure(tile: LargeImageTile, folder: Folder) -> Inference | None:
+def _failure(tile: LargeImageTile, folder: TileFolder) -> Inference | None:
     """Reads the persisted failure of a tile; None if this tile has none.
 
     The attempt that failed, and was charged, may have been lost before it returned its result.
@@ -94,9 +95,9 @@ def _failure(tile: LargeImageTile, folder: Folder) -> Inference | None:
     uri = folder.failure(tile.index)
     if not files.exists(uri):
         return None
-    told = json.loads(files.read(uri))
-    error = ImageError(ErrorCode(told["code"]), told["message"])
-    return dataclasses.replace(inference_of(told["values"]), error=error)
+    failure = json.loads(files.read(uri))
+    error = ImageError(ErrorCode(failure["code"]), failure["message"])
+    return dataclasses.replace(inference_of(failure["values"]), error=error)
 
 
 def _without_tiles(tile: LargeImageTile, result: TileResult) -> TiledImage:
@@ -104,7 +105,7 @@ def _without_tiles(tile: LargeImageTile, result: TileResult) -> TiledImage:
 
 
 def _tile_pixels(
-    tile: LargeImageTile, settings: PinnedSettings, folder: Folder, decoders: DecoderPool
+    tile: LargeImageTile, settings: PinnedSettings, folder: TileFolder, decoders: DecoderPool
 ) -> tuple[Pixels, Pixels | None]:
     """Reads color and alpha, (h, w, C), of a tile's stored box, or of its extended box."""
     if tile.stored is not None:
@@ -134,55 +135,55 @@ def _part(pixels: Pixels, tile: LargeImageTile, box: Box) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + box.height, left : left + box.width])
 
 
-def keep(tiled: TiledImage, inference: Inference, dataset: DatasetFolder) -> TileResult:
+def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder) -> TileResult:
     """Persists the network's result for a tile, or its failure.
 
     Args:
         tiled: the image that `read_tile` returned, without its tiles.
         inference: the network's outcome for it.
-        dataset: the output.
+        scratch: the folder whose `.staging/` holds the image's tiles.
 
     Raises:
         OSError: the result cannot be written.
     """
     held: WithNetwork = tiled.context
-    tile, folder = held.tile, Folder.of(dataset, held.tile.key)
+    tile, folder = held.tile, TileFolder.of(scratch, held.tile.key)
     if held.result is not None:
         if held.result.inference is not None:
-            _stop_run(held.result.inference.stop, dataset)
-        _tell_of_failure(tile.index, held.result.inference, folder, dataset)
+            _stop_run(held.result.inference.stop, scratch)
+        _persist_failure(tile.index, held.result.inference, folder, scratch)
         return held.result
-    _stop_run(inference.stop, dataset)
-    _tell_of_failure(tile.index, inference, folder, dataset)
+    _stop_run(inference.stop, scratch)
+    _persist_failure(tile.index, inference, folder, scratch)
     if inference.stop is None and inference.error is None:
         planes = list(inference.cores)
         if held.alpha is not None:
             planes.append(_enlarged_alpha(held.alpha, tile, tiled.scale))
         result = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         data = packed(in_parts(result), values_of(inference))
-        dataset.write(folder.result(tile.index), data)
+        scratch.write(folder.result(tile.index), data)
         if tile.stored is not None:
-            dataset.delete(folder.tile(tile.index))
+            scratch.delete(folder.tile(tile.index))
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
 
 
-def _stop_run(stop: SettingsError | None, dataset: DatasetFolder) -> None:
+def _stop_run(stop: SettingsError | None, scratch: DatasetFolder) -> None:
     """Stops the run that holds the folder before the image's result tells `WriteDataset` to."""
-    if stop is not None and dataset.hold is not None and not is_stopped(dataset):
-        request_stop(dataset, str(stop))
+    if stop is not None and scratch.hold is not None and not is_stopped(scratch):
+        request_stop(scratch, str(stop))
 
 
-def _tell_of_failure(
-    index: int, inference: Inference | None, folder: Folder, dataset: DatasetFolder
+def _persist_failure(
+    index: int, inference: Inference | None, folder: TileFolder, scratch: DatasetFolder
 ) -> None:
     """Persists a tile's failure, so that no other tile of the lost image is paid for."""
     if inference is None or inference.error is None:
         return
     error, values = inference.error, values_of(inference)
-    told = {"code": str(error.code), "message": error.message, "values": values}
-    dataset.write(folder.failure(index), json.dumps(told).encode())
+    failure = {"code": str(error.code), "message": error.message, "values": values}
+    scratch.write(folder.failure(index), json.dumps(failure).encode())
     # Written last, so that a worker that finds it finds the reason too.
-    dataset.write(folder.failed, str(index).encode())
+    scratch.write(folder.failed, str(index).encode())
 
 
 def _enlarged_alpha(alpha: Pixels, tile: LargeImageTile, scale: int) -> Pixels:

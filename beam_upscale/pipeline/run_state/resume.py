@@ -174,7 +174,7 @@ def _has_files(row: Row, dataset: DatasetFolder) -> bool:
         return False
     if output_name(row) is not None:
         return files.size(dataset.resolve(row.output_uri)) == row.output_bytes
-    return files.exists(dataset.staged_image_uri(row.input_id)) or files.exists(
+    return files.exists(dataset.waiting_image_uri(row.input_id)) or files.exists(
         dataset.resolve(row.output_uri)
     )
 
@@ -203,7 +203,7 @@ def _assignment(
     first = 1 + max(shards, default=-1)
     names = {}
     present = SortedMap((image.input_id, "") for image in images)
-    for record in dataset.staged_records():
+    for record in dataset.read_records():
         row = record.row
         if row.input_id not in present and row.input_id not in committed:
             # The input no longer exists, so it will have no row.

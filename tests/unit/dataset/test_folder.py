@@ -56,7 +56,7 @@ def test_every_input_has_a_place_of_its_own() -> None:
     dataset = DatasetFolder("out")
     ids = ["a", "A", "a/b", "line\nbreak", "../../x"]
 
-    places = {dataset.record_uri(id_) for id_ in ids} | {dataset.staged_image_uri(i) for i in ids}
+    places = {dataset.record_uri(id_) for id_ in ids} | {dataset.waiting_image_uri(i) for i in ids}
 
     assert len(places) == 10
     assert all(place.startswith("out/.staging/") and ".." not in place for place in places)
@@ -68,9 +68,9 @@ def test_staged_records_are_found_again(tmp_path: Path) -> None:
     for record in (one, other):
         dataset.write(dataset.record_uri(record.row.input_id), record.to_json())
 
-    assert dataset.staged_record("one") == one
-    assert dataset.staged_record("third") is None
-    assert sorted(dataset.staged_records(), key=lambda each: each.row.input_id) == [one, other]
+    assert dataset.read_record("one") == one
+    assert dataset.read_record("third") is None
+    assert sorted(dataset.read_records(), key=lambda each: each.row.input_id) == [one, other]
 
 
 def test_committed_shards_are_those_with_a_manifest(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_folder_that_is_not_there_is_empty(tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path / "none"))
 
     assert dataset.committed_shards() == []
-    assert list(dataset.staged_records()) == []
+    assert list(dataset.read_records()) == []
     assert dataset.read_run() is None
     assert dataset.read_assignment() is None
 

@@ -139,7 +139,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def records(output: Path) -> int:
-    return len(list(DatasetFolder(str(output)).staged_records()))
+    return len(list(DatasetFolder(str(output)).read_records()))
 
 
 def assert_goes_on(inputs: Path, output: Path, weights: Path, *options: str) -> None:

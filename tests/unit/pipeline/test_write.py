@@ -23,7 +23,7 @@ from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.commit.persist import output_uri, shard_of, stage
+from beam_upscale.pipeline.commit.persist import output_uri, persist, shard_of
 from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
@@ -95,21 +95,21 @@ def test_results_without_a_shard_are_spread_evenly_and_always_alike() -> None:
 
 @pytest.mark.parametrize("layout", list(Layout))
 def test_staged_result_is_durable(dataset: DatasetFolder, layout: Layout) -> None:
-    record = stage(result("a", b"image"), dataset, layout)
+    record = persist(result("a", b"image"), dataset, layout)
 
-    assert dataset.staged_record("/in/a.jpg") == record
+    assert dataset.read_record("/in/a.jpg") == record
     path = (
         dataset.resolve("images/a.png")
         if layout is Layout.FILES
-        else dataset.staged_image_uri("/in/a.jpg")
+        else dataset.waiting_image_uri("/in/a.jpg")
     )
     assert Path(path).read_bytes() == b"image"
 
 
 def test_failure_that_replaces_a_staged_image_removes_it(dataset: DatasetFolder) -> None:
-    stage(result("a", b"image"), dataset, Layout.FILES)
+    persist(result("a", b"image"), dataset, Layout.FILES)
 
-    stage(result("a", None), dataset, Layout.FILES)
+    persist(result("a", None), dataset, Layout.FILES)
 
     assert not Path(dataset.resolve("images/a.png")).exists()
 
@@ -140,7 +140,7 @@ def test_a_row_that_cannot_be_stored_costs_no_other(dataset: DatasetFolder, layo
     ]
     made[1] = dataclasses.replace(made[1], source=result("b", None).source)
     made[1] = with_row(made[1], input_id="/in/b.jpg")
-    records = [stage(each, dataset, layout) for each in made]
+    records = [persist(each, dataset, layout) for each in made]
     odd = dataclasses.replace(TELEMETRY, attempts=2**40, started_at=1e300)
     records[0] = dataclasses.replace(records[0], telemetry=odd)
 
@@ -182,12 +182,12 @@ def test_an_image_that_parquet_does_not_hold_is_one_row(
         parquet, "DEFINITION", dataclasses.replace(parquet.DEFINITION, most_image_bytes=4)
     )
 
-    record = stage(paid("1", b"image"), dataset, Layout.PARQUET)
+    record = persist(paid("1", b"image"), dataset, Layout.PARQUET)
 
     assert (record.row.status, record.row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
     assert "take the layout files or webdataset" in (record.row.error_message or "")
     assert record.row.billed_credits == Decimal("0.2")
-    assert not Path(dataset.staged_image_uri("/in/a.jpg")).exists()
+    assert not Path(dataset.waiting_image_uri("/in/a.jpg")).exists()
     commit_shard(0, [record], dataset, Layout.PARQUET, "run")
 
 
@@ -196,12 +196,12 @@ def test_an_image_that_parquet_does_not_hold_is_one_row(
 def test_an_attempt_that_failed_takes_no_image_away(
     dataset: DatasetFolder, layout: Layout, status: Status
 ) -> None:
-    made = stage(paid("1"), dataset, layout)
+    made = persist(paid("1"), dataset, layout)
     failed = paid("2", None, status=status)
 
-    twin = stage(failed, dataset, layout)
+    twin = persist(failed, dataset, layout)
 
-    assert dataset.staged_record("/in/a.jpg") == twin
+    assert dataset.read_record("/in/a.jpg") == twin
     assert twin.row.status is Status.UPSCALED
     assert twin.row.billed_credits == Decimal("0.4")
     commit_shard(0, [made], dataset, layout, "run")
@@ -223,15 +223,15 @@ def test_what_is_booked_under_another_name_of_the_output_is_not_entered_again(
     (tmp_path / "link").symlink_to(dataset.root)
     (tmp_path / "other").mkdir()
 
-    def staged(root: Path | str) -> Decimal:
+    def billed_in(root: Path | str) -> Decimal:
         upscaled = paid("1")
         run = RunBooks.begin(DatasetFolder(str(root)))
         source = known(upscaled.source, books=run)
-        stage(dataclasses.replace(upscaled, source=source), dataset, Layout.FILES)
+        persist(dataclasses.replace(upscaled, source=source), dataset, Layout.FILES)
         return read_sums(dataset).charged
 
-    assert [staged(root) for root in (dataset.root, tmp_path / "link")] == [0, 0]
-    assert staged(tmp_path / "other") == Decimal("0.2")
+    assert [billed_in(root) for root in (dataset.root, tmp_path / "link")] == [0, 0]
+    assert billed_in(tmp_path / "other") == Decimal("0.2")
 
 
 @pytest.mark.parametrize(
@@ -242,19 +242,19 @@ def test_what_is_booked_under_another_name_of_the_output_is_not_entered_again(
 def test_an_image_of_what_is_asked_no_more_goes(
     dataset: DatasetFolder, columns: dict[str, Any]
 ) -> None:
-    stage(paid("1"), dataset, Layout.FILES)
+    persist(paid("1"), dataset, Layout.FILES)
 
-    record = stage(paid("2", None, **columns), dataset, Layout.FILES)
+    record = persist(paid("2", None, **columns), dataset, Layout.FILES)
 
     assert (record.row.status, record.row.billed_credits) == (Status.FAILED, Decimal("0.4"))
     assert not Path(dataset.resolve("images/a.png")).exists()
 
 
 def test_a_row_whose_image_is_lost_is_not_kept(dataset: DatasetFolder) -> None:
-    stage(paid("1"), dataset, Layout.FILES)
+    persist(paid("1"), dataset, Layout.FILES)
     Path(dataset.resolve("images/a.png")).unlink()
 
-    assert stage(paid("2", None), dataset, Layout.FILES).row.status is Status.FAILED
+    assert persist(paid("2", None), dataset, Layout.FILES).row.status is Status.FAILED
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -263,7 +263,7 @@ def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> Non
     files = []
     for order in (1, -1):
         dataset = DatasetFolder(str(tmp_path / str(order)))
-        records = [stage(upscaled, dataset, layout) for upscaled in results]
+        records = [persist(upscaled, dataset, layout) for upscaled in results]
         commit_shard(0, records[::order], dataset, layout, new_run_id())
         commit_shard(0, records[::order], dataset, layout, new_run_id())
         files.append(
@@ -279,14 +279,14 @@ def test_order_of_records_changes_no_byte(tmp_path: Path, layout: Layout) -> Non
 
 
 @pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
-def test_later_commit_keeps_images_that_are_no_longer_staged(
+def test_later_commit_keeps_images_that_no_longer_wait(
     dataset: DatasetFolder, layout: Layout
 ) -> None:
-    first = [stage(result(name, name.encode()), dataset, layout) for name in "abcde"]
+    first = [persist(result(name, name.encode()), dataset, layout) for name in "abcde"]
     commit_shard(0, first, dataset, layout, "first")
-    assert not any(Path(dataset.staged_image_uri(f"/in/{name}.jpg")).exists() for name in "abcde")
-    changed = [stage(result("b", b"new"), dataset, layout)]
-    changed.append(stage(result("d", None), dataset, layout))
+    assert not any(Path(dataset.waiting_image_uri(f"/in/{name}.jpg")).exists() for name in "abcde")
+    changed = [persist(result("b", b"new"), dataset, layout)]
+    changed.append(persist(result("d", None), dataset, layout))
 
     commit_shard(0, changed, dataset, layout, "second")
 
@@ -298,23 +298,27 @@ def test_later_commit_keeps_images_that_are_no_longer_staged(
 
 @pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
 def test_a_shard_that_breaks_leaves_what_was_there(dataset: DatasetFolder, layout: Layout) -> None:
-    def commit(name: str, *, is_staged: bool) -> None:
-        record = stage(result(name, noise(9000, 0)), dataset, layout)
-        if not is_staged:
-            Path(dataset.staged_image_uri(f"/in/{name}.jpg")).unlink()
+    def commit(name: str, *, is_waiting: bool) -> None:
+        record = persist(result(name, noise(9000, 0)), dataset, layout)
+        if not is_waiting:
+            Path(dataset.waiting_image_uri(f"/in/{name}.jpg")).unlink()
         commit_shard(0, [record], dataset, layout, "run")
 
     def files() -> dict[Path, bytes]:
         folders = (Path(dataset.root, name) for name in ("data", ".staging/partial"))
         return {path: path.read_bytes() for folder in folders for path in folder.iterdir()}
 
-    with pytest.raises(LookupError, match=r"the image of /in/a.jpg is neither staged nor in data/"):
-        commit("a", is_staged=False)
+    with pytest.raises(
+        LookupError, match=r"the image of /in/a.jpg is neither below .staging nor in data/"
+    ):
+        commit("a", is_waiting=False)
     assert files() == {}
-    commit("a", is_staged=True)
+    commit("a", is_waiting=True)
     whole = files()
-    with pytest.raises(LookupError, match=r"the image of /in/b.jpg is neither staged nor in data/"):
-        commit("b", is_staged=False)
+    with pytest.raises(
+        LookupError, match=r"the image of /in/b.jpg is neither below .staging nor in data/"
+    ):
+        commit("b", is_waiting=False)
     assert files() == whole
 
 
@@ -328,7 +332,7 @@ def test_row_groups_are_small_enough_to_stream(
 ) -> None:
     results = [result(f"{number:03}", noise(size, number)) for number in range(count)]
     results.append(result("broken", None))
-    records = [stage(upscaled, dataset, Layout.PARQUET) for upscaled in results]
+    records = [persist(upscaled, dataset, Layout.PARQUET) for upscaled in results]
 
     commit_shard(0, records, dataset, Layout.PARQUET, "run")
 
@@ -348,8 +352,8 @@ def test_a_service_that_refuses_all_calls_stops_the_run(
 
     assert stop_reason(dataset) == "api_key_refused: the key expired"
     assert "is not complete: api_key_refused: the key expired" in caplog.text
-    assert dataset.staged_record("/in/a.jpg") is None
-    assert dataset.staged_record("/in/b.jpg") is not None
+    assert dataset.read_record("/in/a.jpg") is None
+    assert dataset.read_record("/in/b.jpg") is not None
     clear_stop(dataset)
 
 
@@ -364,9 +368,9 @@ def test_what_was_billed_for_an_earlier_row_stays(dataset: DatasetFolder) -> Non
 
     for shards in (1, 2):
         for request_id in ("1", "2"):
-            staged = stage(billed("a", f"{request_id} of {shards}"), dataset, Layout.FILES)
+            record = persist(billed("a", f"{request_id} of {shards}"), dataset, Layout.FILES)
         for _ in range(2):
-            commit_shard(0, [staged], dataset, Layout.FILES, "run")
+            commit_shard(0, [record], dataset, Layout.FILES, "run")
         Path(dataset.record_uri("/in/a.jpg")).unlink()
 
     (row,) = dataset.read_manifest(0)
@@ -375,8 +379,8 @@ def test_what_was_billed_for_an_earlier_row_stays(dataset: DatasetFolder) -> Non
 
 
 def test_a_commit_that_comes_late_takes_nothing_away(dataset: DatasetFolder) -> None:
-    staged = stage(result("a", noise(10, 0)), dataset, Layout.FILES)
-    commit_shard(0, [staged], dataset, Layout.FILES, "run")
+    record = persist(result("a", noise(10, 0)), dataset, Layout.FILES)
+    commit_shard(0, [record], dataset, Layout.FILES, "run")
     before = {path: path.read_bytes() for path in files(dataset)}
     left_out = Row("/in/a.jpg", "/in/a.jpg", Status.FILTERED, error_code=str(ErrorCode.LEFT_OUT))
 
@@ -388,7 +392,7 @@ def test_a_commit_that_comes_late_takes_nothing_away(dataset: DatasetFolder) -> 
 
 
 def test_a_row_that_comes_late_keeps_no_other_from_its_place(dataset: DatasetFolder) -> None:
-    done = [stage(result(name, noise(10, 0)), dataset, Layout.FILES) for name in "ab"]
+    done = [persist(result(name, noise(10, 0)), dataset, Layout.FILES) for name in "ab"]
     commit_shard(0, done[:1], dataset, Layout.FILES, "run")
     left_out = Row("/in/a.jpg", "/in/a.jpg", Status.FILTERED, error_code=str(ErrorCode.LEFT_OUT))
 
@@ -400,7 +404,7 @@ def test_a_row_that_comes_late_keeps_no_other_from_its_place(dataset: DatasetFol
 def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) -> None:
     listed = [ListedInput(SourceImage(f"/in/{name}.jpg", shard=0)) for name in "abc"]
     batch = next(write_listing(listed, len(listed), dataset))
-    stage(result("a", None), dataset, Layout.FILES)
+    persist(result("a", None), dataset, Layout.FILES)
     came = Listed(batch.part, key_of("/in/a.jpg") + key_of("/in/b.jpg"), is_new=True)
 
     found = listed_records(batch.part, dataset, Arrivals.of([came]))

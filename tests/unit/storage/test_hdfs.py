@@ -231,7 +231,7 @@ def assert_all_is_readable(shards: list[int]) -> None:
     assert dataset.read_run() is not None
     assert set(shards) <= set(dataset.committed_shards())
     assert all(dataset.read_manifest(shard) for shard in dataset.committed_shards())
-    assert all(record.row.input_id for record in dataset.staged_records())
+    assert all(record.row.input_id for record in dataset.read_records())
 
 
 def test_a_run_leaves_what_a_local_one_does(

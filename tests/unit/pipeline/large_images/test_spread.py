@@ -119,11 +119,11 @@ def make_inputs(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("giants") / "in")
+    return make_inputs(tmp_path_factory.mktemp("large") / "in")
 
 
-def giants_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the giants that are assembled from now on."""
+def large_images_of(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the large images that are assembled from now on."""
     seen: list[str] = []
     assemble = large_images_assemble.assemble
 
@@ -149,16 +149,16 @@ def test_files_and_rows_are_those_of_one_place(
 ) -> None:
     plain = {"oversize": "tile", "network_backend": network_backend}
     upscale(inputs, tmp_path / "plain", tiny_weights, **plain)
-    giants = giants_of(monkeypatch)
+    large = large_images_of(monkeypatch)
 
     upscale(inputs, tmp_path / "spread", tiny_weights, **SPREAD | plain, workers=2)
 
     found = rows(tmp_path / "spread")
     assert {row.status for row in found.values()} == {Status.UPSCALED}
     assert tree(tmp_path / "spread") == tree(tmp_path / "plain")
-    assert set(giants) == found.keys() - {"small.png", "cut.png"}
-    assert len(giants) == len(set(giants))
-    assert all(found[name].calls >= 6 for name in giants)
+    assert set(large) == found.keys() - {"small.png", "cut.png"}
+    assert len(large) == len(set(large))
+    assert all(found[name].calls >= 6 for name in large)
     assert list(verify(str(tmp_path / "spread"))) == []
 
 
@@ -218,13 +218,13 @@ def test_killed_run_goes_on_with_the_tiles_it_has(
     )
     done = [path.name for path in output.glob(".staging/giants/*/results/*")]
     begun: list[int] = []
-    keep = large_images_tiles.keep
+    persist_tile = large_images_tiles.persist_tile
 
     def followed(tiled: Any, *arguments: Any) -> Any:
         begun.extend([tiled.first] if tiled.context.result is None else [])
-        return keep(tiled, *arguments)
+        return persist_tile(tiled, *arguments)
 
-    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", followed)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", followed)
     upscale(inputs / "[at]*", output, tiny_weights, **SPREAD)
 
     upscale(inputs / "[at]*", whole, tiny_weights, oversize="tile")
@@ -413,15 +413,15 @@ def test_network_that_fails_on_a_tile_costs_one_row(
     small_calls: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    keep = large_images_tiles.keep
+    persist_tile = large_images_tiles.persist_tile
 
     def failing(tiled: Any, inference: Any, dataset: Any) -> Any:
         if tiled.first == 5:
             error = ImageError(ErrorCode.NOT_A_NUMBER, "no numbers")
             inference = dataclasses.replace(inference, cores=[], error=error)
-        return keep(tiled, inference, dataset)
+        return persist_tile(tiled, inference, dataset)
 
-    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", failing)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", failing)
     upscale(inputs / "[as]*.*g", tmp_path / "out", tiny_weights, **SPREAD)
 
     found = rows(tmp_path / "out")
@@ -462,7 +462,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
         for index in range(2)
     ]
     for tile, inference in zip(tiles, inferences, strict=False):
-        large_images_tiles.keep(
+        large_images_tiles.persist_tile(
             TiledImage([], 2, context=states.WithNetwork(tile)), inference, dataset
         )
 
@@ -587,7 +587,7 @@ def test_pipeline_of_ones_own_leaves_what_the_command_leaves(
 ) -> None:
     chosen, output, whole = inputs / "[as]*", tmp_path / "out", tmp_path / "whole"
     upscale(chosen, whole, tiny_weights, **SPREAD)
-    large = giants_of(monkeypatch)
+    large = large_images_of(monkeypatch)
     scratch = tmp_path / "scratch" if own_scratch else output
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
@@ -625,13 +625,13 @@ def test_killed_run_goes_on_in_a_pipeline_of_ones_own(
         prepare=functools.partial(killed_after, 2),
     )
     begun: list[int] = []
-    keep = large_images_tiles.keep
+    persist_tile = large_images_tiles.persist_tile
 
     def followed(tiled: Any, *arguments: Any) -> Any:
         begun.extend([tiled.first] if tiled.tiles else [])
-        return keep(tiled, *arguments)
+        return persist_tile(tiled, *arguments)
 
-    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", followed)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", followed)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         _ = (
             pipeline
@@ -673,15 +673,15 @@ def test_stop_between_two_tiles_leaves_the_image_to_the_next_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[int] = []
-    keep = large_images_tiles.keep
+    persist_tile = large_images_tiles.persist_tile
 
     def stopping(tiled: Any, inference: Any, dataset: Any) -> Any:
         kept.extend([tiled.first] if tiled.context.result is None else [])
         if len(kept) == 3:
             request_stop(dataset, "enough")
-        return keep(tiled, inference, dataset)
+        return persist_tile(tiled, inference, dataset)
 
-    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.keep", stopping)
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", stopping)
     stopped = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)
     begun = len(kept)
     result = upscale(inputs / "a*", tmp_path / "out", tiny_weights, **SPREAD)

@@ -215,7 +215,7 @@ def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
     row = upscaled(picture, output_uri="data/000000.parquet")
 
     assert not still_holds(picture, row, dataset)
-    publishing.write(dataset.staged_image_uri(picture.input_id), b"done")
+    publishing.write(dataset.waiting_image_uri(picture.input_id), b"done")
     assert still_holds(picture, row, dataset)
     publishing.delete(dataset.staging)
     publishing.write(dataset.resolve("data/000000.parquet"), b"shard")

@@ -387,13 +387,13 @@ def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
     for number in range(30):
         (folder / f"{number:02}.jpg").write_text("not an image")
     photograph().save(folder / "good.png")
-    stage = persist.stage
+    persist_result = persist.persist
 
-    def slow_stage(*arguments: Any) -> Any:
+    def slow_persist(*arguments: Any) -> Any:
         time.sleep(0.15)
-        return stage(*arguments)
+        return persist_result(*arguments)
 
-    monkeypatch.setattr(persist, "stage", slow_stage)
+    monkeypatch.setattr(persist, "persist", slow_persist)
     arguments = ["run", folder, output, *quick(tiny_weights)]
     stopped = command(*arguments, "--max-failures", text)
     records = len(list(output.glob(".staging/records/*/*.json")))
