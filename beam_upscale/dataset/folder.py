@@ -11,7 +11,7 @@
     .staging/                        work in progress, gone when a run completes
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
-staged record, and its image is durable under its final name or, in a layout that packs it into its
+record, and its image is durable under its final name or, in a layout that packs it into its
 shard, in the staging folder.
 """
 

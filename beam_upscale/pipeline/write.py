@@ -219,8 +219,8 @@ def _refuse_second_sink(pipeline: Any, dataset: DatasetFolder) -> None:
     if dataset.root in _written.get(pipeline, ()):
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"two WriteDataset have the output {dataset.root}, and a run has one: flatten what "
-            "they are to write into one PCollection, or give them outputs of their own",
+            f"two WriteDataset have the output {dataset.root}, and a run has one: give one of "
+            "them a tuple of all results, or give them outputs of their own",
         )
 
 

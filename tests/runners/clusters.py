@@ -59,7 +59,7 @@ class Step(StrEnum):
 
 
 # What stands in the name that Flink gives to all that it does in one go with such a step.
-_NAMED_BY_FLINK = {Step.IMAGES: "HeedStop", Step.TILES: "ReadTile"}
+_NAMED_BY_FLINK = {Step.IMAGES: "PostponeAfterStop", Step.TILES: "ReadTile"}
 
 
 @dataclasses.dataclass(frozen=True)

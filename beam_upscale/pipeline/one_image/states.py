@@ -216,8 +216,8 @@ class ImageInFlight:
         """Adds notes to the row, with their stage if there are several."""
         if not notes:
             return self
-        staged = (self.plan.at_stage(self.stage, note) for note in notes)
-        return dataclasses.replace(self, draft=self.draft.noted(*staged))
+        of_stage = (self.plan.at_stage(self.stage, note) for note in notes)
+        return dataclasses.replace(self, draft=self.draft.noted(*of_stage))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -628,7 +628,7 @@ def test_killed_run_goes_on_in_a_pipeline_of_ones_own(
     persist_tile = large_images_tiles.persist_tile
 
     def followed(tiled: Any, *arguments: Any) -> Any:
-        begun.extend([tiled.first] if tiled.tiles else [])
+        begun.extend([tiled.first] if tiled.context.result is None else [])
         return persist_tile(tiled, *arguments)
 
     monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", followed)
