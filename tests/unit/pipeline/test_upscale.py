@@ -20,7 +20,7 @@ from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.upscale import Upscale, _Finish
+from beam_upscale.pipeline.upscale import Finish, Upscale
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 
@@ -35,7 +35,7 @@ def test_a_result_that_no_decoder_can_read_is_no_inputs_fault(
             raise BrokenProcessError(ErrorCode.DECODER_UNAVAILABLE, "no more processes")
 
     tiled = prepared(source(encoded(photograph())), settings)
-    finishing = _Finish(settings)
+    finishing = Finish(settings)
     finishing.start_bundle()
 
     (result,) = finishing.process(
@@ -182,7 +182,7 @@ def test_images_under_way_leave_with_their_own_times_and_windows(
             | beam.WindowInto(FixedWindows(10))
             | beam.Map(lambda tiled: tiled).with_output_types(TiledImage)
             | beam.ParDo(StartLater())
-            | beam.ParDo(_Finish(settings))
+            | beam.ParDo(Finish(settings))
             | beam.Map(described)
         )
         assert_that(
