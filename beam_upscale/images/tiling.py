@@ -1,4 +1,4 @@
-"""Cutting an image's pixels into pieces, and pasting the upscaled pieces together.
+"""Cutting an image's pixels into tiles, and pasting the upscaled tiles together.
 
 Arrays are (height, width) or (height, width, channels) of any dtype, which is kept.
 """
@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_upscale.planning.tile_layout import Box, Piece, spread
+from beam_upscale.planning.tile_layout import Box, TilePlace, spread
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
-def grid(width: int, height: int, max_pixels: int, halo: int) -> tuple[Piece, ...]:
-    """Returns an even grid of pieces whose extended boxes have at most `max_pixels` pixels.
+def grid(width: int, height: int, max_pixels: int, halo: int) -> tuple[TilePlace, ...]:
+    """Returns an even grid of tiles whose extended boxes have at most `max_pixels` pixels.
 
     For the memory of a device; no price enters. Of the grids that fit, counted with cores rounded
     up to equal size, it is the one with the fewest extended pixels (the least repeated work), then
-    the fewest pieces, then the fewest rows.
+    the fewest tiles, then the fewest rows.
 
     A core's side is never cut shorter than the halo, so that the halo costs at most nine times the
-    work. Where no grid fits for that reason, the grid with the smallest pieces is returned, whose
+    work. Where no grid fits for that reason, the grid with the smallest tiles is returned, whose
     extended boxes are larger than `max_pixels`.
 
     Args:
@@ -50,45 +50,49 @@ def grid(width: int, height: int, max_pixels: int, halo: int) -> tuple[Piece, ..
         rows = min(row_counts, key=lambda count: _longest_extended(height, count, halo))
         columns = min(column_counts, key=lambda count: _longest_extended(width, count, halo))
     return tuple(
-        Piece.around(Box(left, top, core_width, core_height), halo, width, height)
+        TilePlace.around(Box(left, top, core_width, core_height), halo, width, height)
         for (top, core_height), (left, core_width) in product(
             _even_cuts(height, rows), _even_cuts(width, columns)
         )
     )
 
 
-def split(pixels: NDArray[Pixel], pieces: Iterable[Piece]) -> list[NDArray[Pixel]]:
-    """Returns the extended box of each piece as a view of `pixels`, in the order of the pieces."""
-    return [_view(pixels, piece.extended, scale=1) for piece in pieces]
+def split(pixels: NDArray[Pixel], places: Iterable[TilePlace]) -> list[NDArray[Pixel]]:
+    """Returns the extended box of each place as a view of `pixels`, in the order of the places."""
+    return [_view(pixels, place.extended, scale=1) for place in places]
 
 
-def crop_halo(tile: NDArray[Pixel], piece: Piece, scale: int) -> NDArray[Pixel]:
+def crop_halo(tile: NDArray[Pixel], place: TilePlace, scale: int) -> NDArray[Pixel]:
     """Returns the core of an upscaled extended tile, as a view.
 
     Args:
-        tile: the upscaled extended box of `piece`: `scale` times its height and width.
-        piece: where the tile is from, in input pixels.
+        tile: the upscaled extended box of `place`: `scale` times its height and width.
+        place: where the tile is from, in input pixels.
         scale: output pixels for each input pixel and side.
 
     Raises:
         ValueError: the tile is not of that size.
     """
-    core, extended = piece.core, piece.extended
+    core, extended = place.core, place.extended
     _check_size(tile, extended, scale)
     inner = Box(core.left - extended.left, core.top - extended.top, core.width, core.height)
     return _view(tile, inner, scale)
 
 
 def stitch(
-    tiles: Iterable[NDArray[Pixel]], pieces: Sequence[Piece], scale: int, width: int, height: int
+    tiles: Iterable[NDArray[Pixel]],
+    places: Sequence[TilePlace],
+    scale: int,
+    width: int,
+    height: int,
 ) -> NDArray[Pixel]:
     """Pastes upscaled cores into one image.
 
     Tiles are taken one at a time and not kept, so that an iterator's memory is freed as it goes.
 
     Args:
-        tiles: the upscaled core of each piece, in the order of the pieces.
-        pieces: whose cores partition the image, in input pixels.
+        tiles: the upscaled core of each place, in the order of the places.
+        places: whose cores partition the image, in input pixels.
         scale: output pixels for each input pixel and side.
         width: the image's width in input pixels.
         height: the image's height in input pixels.
@@ -98,23 +102,23 @@ def stitch(
 
     Raises:
         ValueError: the cores do not partition the image, a tile is missing or too many, or one
-            differs from its piece in size or from the first in channels or dtype.
+            differs from its place in size or from the first in channels or dtype.
     """
-    _check_partition([piece.core for piece in pieces], width, height)
+    _check_partition([place.core for place in places], width, height)
     remaining = iter(tiles)
     first = next(remaining, None)
     if first is None:
-        raise ValueError(f"no tiles for {len(pieces)} pieces")
+        raise ValueError(f"no tiles for {len(places)} places")
     stitched = np.empty((height * scale, width * scale, *first.shape[2:]), dtype=first.dtype)
-    _paste(first, pieces[0].core, scale, stitched)
+    _paste(first, places[0].core, scale, stitched)
     del first
-    for index, piece in enumerate(pieces[1:], start=1):
+    for index, place in enumerate(places[1:], start=1):
         tile = next(remaining, None)
         if tile is None:
-            raise ValueError(f"{index} tiles for {len(pieces)} pieces")
-        _paste(tile, piece.core, scale, stitched)
+            raise ValueError(f"{index} tiles for {len(places)} places")
+        _paste(tile, place.core, scale, stitched)
     if next(remaining, None) is not None:
-        raise ValueError(f"more tiles than the {len(pieces)} pieces")
+        raise ValueError(f"more tiles than the {len(places)} places")
     return stitched
 
 
@@ -138,7 +142,7 @@ def _check_size(tile: NDArray[Any], box: Box, scale: int) -> None:
     expected = (box.height * scale, box.width * scale)
     if tile.shape[:2] != expected:
         raise ValueError(
-            f"a tile has height and width {tile.shape[:2]}; its piece of {box.height} x "
+            f"a tile has height and width {tile.shape[:2]}; its place of {box.height} x "
             f"{box.width} at scale {scale} needs {expected}"
         )
 
@@ -157,7 +161,7 @@ def _check_partition(cores: Iterable[Box], width: int, height: int) -> None:
     unpaired = {corner for corner, count in corners.items() if count % 2}
     if area != width * height or unpaired != set(product((0, width), (0, height))):
         raise ValueError(
-            f"the pieces' cores, {area:,} px in all, do not cover each of the "
+            f"the places' cores, {area:,} px in all, do not cover each of the "
             f"{width * height:,} px of {width} x {height} once"
         )
 

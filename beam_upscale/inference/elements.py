@@ -11,7 +11,7 @@ from beam_upscale.errors import ImageError, SettingsError
 from beam_upscale.images import resampling
 from beam_upscale.inference.paid_calls import Booking
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 
 METRICS = "beam_upscale"
 """The namespace of all metrics."""
@@ -24,13 +24,13 @@ class Tile:
     Attributes:
         pixels: (H, W, C), uint8 or uint16, C in {1, 3}, halo included.
         core: the part of the tile whose result is kept.
-        pieces: the overlapping parts in which the network takes the tile, where their results
-            depend on each other; None if it takes the tile whole.
+        canvas: the places of the priced tiles that the network takes together, on one canvas of
+            noise, so that their results depend on each other; None if it takes this tile alone.
     """
 
     pixels: np.ndarray
     core: Box
-    pieces: tuple[Piece, ...] | None = None
+    canvas: tuple[TilePlace, ...] | None = None
 
     def upscaled_core(self, result: np.ndarray, scale: int) -> np.ndarray:
         """Returns the core of this tile's result.

@@ -142,7 +142,7 @@ class Rules:
             if engine.is_guided:
                 raise SettingsError(
                     ErrorCode.INVALID_OPTION,
-                    f"oversize is tile, but pieces of one image for {engine.name} must share one "
+                    f"oversize is tile, but tiles of one image for {engine.name} must share one "
                     "canvas of noise, and over gRPC they cannot: they would not fit together. Use "
                     "shrink or reject, or the local backend",
                 )

@@ -12,7 +12,7 @@ from enum import StrEnum
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.engines import USD_PER_CREDIT, Engine
 from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize, PlanOptions
-from beam_upscale.planning.tile_layout import Piece, cheapest_pieces, whole
+from beam_upscale.planning.tile_layout import TilePlace, cheapest_tiles, whole
 
 MOST_PIXELS = 1 << 36
 """The most pixels that a header may declare: to list more tiles would take minutes."""
@@ -48,7 +48,7 @@ class Plan:
         engine_height: height of the engine's result.
         output_width: width of the final result: the engine's, or less if a size is requested.
         output_height: height of the final result.
-        pieces: one for each call, in coordinates of the work image.
+        tiles: one for each call, in coordinates of the work image.
         credits: exact price of all calls.
         error_code: why the image is rejected; None otherwise.
         message: why the image is skipped or rejected; empty otherwise.
@@ -64,7 +64,7 @@ class Plan:
     engine_height: int = 0
     output_width: int = 0
     output_height: int = 0
-    pieces: tuple[Piece, ...] = ()
+    tiles: tuple[TilePlace, ...] = ()
     credits: Decimal = Decimal(0)
     error_code: ErrorCode | None = None
     message: str = ""
@@ -72,7 +72,7 @@ class Plan:
     @property
     def calls(self) -> int:
         """The number of calls to the engine, each priced on its own."""
-        return len(self.pieces)
+        return len(self.tiles)
 
     @property
     def usd(self) -> Decimal:
@@ -111,7 +111,7 @@ def plan(
         reason = _reason_to_skip(width, height, options)
         if reason is not None:
             return Plan(Action.SKIP, engine.name, width, height, message=reason)
-        action, work_width, work_height, pieces = _fit(engine, width, height, options)
+        action, work_width, work_height, tiles = _fit(engine, width, height, options)
         engine_size = work_width * engine.scale, work_height * engine.scale
         output_width, output_height = _output_size(engine, engine_size, options)
         _check_format(output_width, output_height, options.output_format)
@@ -135,8 +135,8 @@ def plan(
         engine_height=engine_size[1],
         output_width=output_width,
         output_height=output_height,
-        pieces=pieces,
-        credits=_price(engine, pieces),
+        tiles=tiles,
+        credits=_price(engine, tiles),
     )
 
 
@@ -179,8 +179,8 @@ def _reason_to_skip(width: int, height: int, options: PlanOptions) -> str | None
 
 def _fit(
     engine: Engine, width: int, height: int, options: PlanOptions
-) -> tuple[Action, int, int, tuple[Piece, ...]]:
-    """Returns the action, the work image's width and height, and its pieces.
+) -> tuple[Action, int, int, tuple[TilePlace, ...]]:
+    """Returns the action, the work image's width and height, and its tiles.
 
     Raises:
         ImageError: INPUT_TOO_LARGE or OUTPUT_TOO_LARGE.
@@ -210,17 +210,17 @@ def _beyond_limits(engine: Engine, width: int, height: int) -> ImageError:
     )
 
 
-def _tile(engine: Engine, width: int, height: int, options: PlanOptions) -> tuple[Piece, ...]:
+def _tile(engine: Engine, width: int, height: int, options: PlanOptions) -> tuple[TilePlace, ...]:
     halo = engine.halo if options.halo is None else options.halo
-    pieces = cheapest_pieces(engine, width, height, halo)
-    if pieces is None:
+    tiles = cheapest_tiles(engine, width, height, halo)
+    if tiles is None:
         raise ImageError(
             ErrorCode.INPUT_TOO_LARGE,
-            f"no piece of {width} x {height} with a halo of {halo} px fits the "
+            f"no tile of {width} x {height} with a halo of {halo} px fits the "
             f"{engine.call_limit:,} px that {engine.name} takes; use "
             "--oversize shrink",
         )
-    return pieces
+    return tiles
 
 
 def _shrink(width: int, height: int, limit: int) -> tuple[int, int]:
@@ -287,9 +287,9 @@ def _check_format(width: int, height: int, output_format: OutputFormat) -> None:
         )
 
 
-def _price(engine: Engine, pieces: Iterable[Piece]) -> Decimal:
+def _price(engine: Engine, tiles: Iterable[TilePlace]) -> Decimal:
     return sum(
-        (engine.credits(piece.extended.width, piece.extended.height) for piece in pieces),
+        (engine.credits(tile.extended.width, tile.extended.height) for tile in tiles),
         Decimal(0),
     )
 

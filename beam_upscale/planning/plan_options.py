@@ -76,7 +76,7 @@ class PlanOptions:
         max_input_bytes: larger files are refused before they are read; they are held in memory.
         animated: what to do with a file of several frames.
         output_format: file format of the results.
-        halo: halo of a piece in input pixels, at least 0; None: the engine's.
+        halo: halo of a tile in input pixels, at least 0; None: the engine's.
 
     Raises:
         SettingsError: INVALID_OPTION, a value is too small or options exclude each other.

@@ -1,6 +1,6 @@
-"""Pieces of an image, and the cheapest way to cut one.
+"""Tiles of an image, and the cheapest way to cut one.
 
-A piece is a core, the part of the result it stands for, and the extended box that is handed to
+A tile is a core, the part of the result it stands for, and the extended box that is handed to
 the engine: the core with a halo on each side, clipped at the image's border.
 """
 
@@ -42,11 +42,11 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TilePlace:
     """A part of an image that is upscaled on its own.
 
     Attributes:
-        core: the part of the image that the piece stands for; cores partition the image.
+        core: the part of the image that the tile stands for; cores partition the image.
         extended: what the engine is given: the core and its halo, clipped at the border.
     """
 
@@ -54,38 +54,40 @@ class Piece:
     extended: Box
 
     @classmethod
-    def around(cls, core: Box, halo: int, width: int, height: int) -> "Piece":
-        """Returns the piece of a `width` x `height` image with this core and a halo in pixels."""
+    def around(cls, core: Box, halo: int, width: int, height: int) -> "TilePlace":
+        """Returns the tile of a `width` x `height` image with this core and a halo in pixels."""
         left, top = max(0, core.left - halo), max(0, core.top - halo)
         right, bottom = min(width, core.right + halo), min(height, core.bottom + halo)
         return cls(core, Box(left, top, right - left, bottom - top))
 
 
-def whole(width: int, height: int) -> tuple[Piece, ...]:
-    """Returns the one piece that is the whole image."""
+def whole(width: int, height: int) -> tuple[TilePlace, ...]:
+    """Returns the one tile that is the whole image."""
     box = Box(0, 0, width, height)
-    return (Piece(box, box),)
+    return (TilePlace(box, box),)
 
 
 @lru_cache(maxsize=128)
-def cheapest_pieces(engine: Engine, width: int, height: int, halo: int) -> tuple[Piece, ...] | None:
-    """Returns the cheapest pieces of a `width` x `height` image that each fit one call.
+def cheapest_tiles(
+    engine: Engine, width: int, height: int, halo: int
+) -> tuple[TilePlace, ...] | None:
+    """Returns the cheapest tiles of a `width` x `height` image that each fit one call.
 
-    Each piece is priced as a call for its extended box. The search is exact over all rows of
+    Each tile is priced as a call for its extended box. The search is exact over all rows of
     columns, where each row has columns of its own number and price, and all columns of rows:
-    the cheapest, and the fewest pieces among the cheapest. Where the best rows and the best columns
+    the cheapest, and the fewest tiles among the cheapest. Where the best rows and the best columns
     tie, those with fewer extended pixels (less repeated work) are taken, then the rows. Cores are
     as equal as limits and prices allow. The last 128 answers are kept.
 
-    Returns None where no piece fits because the halo alone is beyond the limit.
+    Returns None where no tile fits because the halo alone is beyond the limit.
     """
     rows = _rows_of_columns(engine, width, height, halo)
     columns = _rows_of_columns(engine, height, width, halo)
     if rows is None or columns is None:
         return None
-    transposed = tuple(Piece(_transpose(p.core), _transpose(p.extended)) for p in columns)
+    transposed = tuple(TilePlace(_transpose(p.core), _transpose(p.extended)) for p in columns)
     # `min` keeps the first of equals.
-    return min(rows, transposed, key=lambda pieces: _expense(engine, pieces))
+    return min(rows, transposed, key=lambda tiles: _expense(engine, tiles))
 
 
 def spread(length: int, limits: Sequence[int]) -> list[int]:
@@ -108,7 +110,7 @@ class _Strip(NamedTuple):
     Attributes:
         extended: largest size with the halo, in pixels.
         advance: what the strip adds to the side covered in pixels, see `_strip`.
-        cost: what its pieces cost, see `_piece_costs`.
+        cost: what its tiles cost, see `_tile_costs`.
     """
 
     extended: int
@@ -117,35 +119,35 @@ class _Strip(NamedTuple):
 
 
 _PRICE_WEIGHT = 1 << 32
-"""More than the pieces any image is cut into: what a cost counts for one unit of price."""
+"""More than the tiles any image is cut into: what a cost counts for one unit of price."""
 
 
 def _rows_of_columns(
     engine: Engine, width: int, height: int, halo: int
-) -> tuple[Piece, ...] | None:
-    """Returns the cheapest pieces in rows of columns, or None where none fits."""
-    tiers = _piece_costs(engine)
+) -> tuple[TilePlace, ...] | None:
+    """Returns the cheapest tiles in rows of columns, or None where none fits."""
+    tiers = _tile_costs(engine)
     rows = _cheapest_cover(_need(height, halo), list(_rows(tiers, width, height, halo)))
     if rows is None:
         return None
-    pieces: list[Piece] = []
+    tiles: list[TilePlace] = []
     for top, row_height in _cores(height, rows, halo):
-        row = Piece.around(Box(0, top, width, row_height), halo, width, height)
+        row = TilePlace.around(Box(0, top, width, row_height), halo, width, height)
         # An even row is no taller than the one chosen, whose cost was the least: it costs the same.
         columns = _cheapest_columns(tiers, width, row.extended.height, halo) or ()
-        pieces.extend(
-            Piece.around(Box(left, top, column_width, row_height), halo, width, height)
+        tiles.extend(
+            TilePlace.around(Box(left, top, column_width, row_height), halo, width, height)
             for left, column_width in _cores(width, columns, halo)
         )
-    return tuple(pieces)
+    return tuple(tiles)
 
 
-def _piece_costs(engine: Engine) -> tuple[tuple[int, int], ...]:
-    """Returns (most extended pixels, cost) of one piece for each price tier.
+def _tile_costs(engine: Engine) -> tuple[tuple[int, int], ...]:
+    """Returns (most extended pixels, cost) of one tile for each price tier.
 
-    A cost is one whole number that orders by price first and by number of pieces second:
+    A cost is one whole number that orders by price first and by number of tiles second:
     `_PRICE_WEIGHT` for each unit of price, the largest unit that makes all prices whole, and 1
-    for each piece.
+    for each tile.
     """
     denominator = math.lcm(*(tier.credits.as_integer_ratio()[1] for tier in engine.prices))
     prices = [int(tier.credits * denominator) for tier in engine.prices]
@@ -260,11 +262,11 @@ def _more_efficient(first: _Strip, second: _Strip) -> _Strip:
 
 
 def _least_cost(need: int, strips: Sequence[_Strip]) -> int:
-    """Returns a lower bound of a cover's cost: whole units of price, whole pieces."""
+    """Returns a lower bound of a cover's cost: whole units of price, whole tiles."""
     costs = [(*divmod(strip.cost, _PRICE_WEIGHT), strip.advance) for strip in strips]
     price = min(-(-need * price // advance) for price, _, advance in costs)
-    pieces = min(-(-need * pieces // advance) for _, pieces, advance in costs)
-    return price * _PRICE_WEIGHT + pieces
+    tiles = min(-(-need * tiles // advance) for _, tiles, advance in costs)
+    return price * _PRICE_WEIGHT + tiles
 
 
 def _overshoot(need: int, advance: int, base: _Strip) -> int:
@@ -288,8 +290,8 @@ def _transpose(box: Box) -> Box:
     return Box(box.top, box.left, box.height, box.width)
 
 
-def _expense(engine: Engine, pieces: Sequence[Piece]) -> tuple[Decimal, int, int]:
-    """Returns what layouts are ordered by: credits, then pieces, then extended pixels."""
-    extended = [piece.extended for piece in pieces]
+def _expense(engine: Engine, tiles: Sequence[TilePlace]) -> tuple[Decimal, int, int]:
+    """Returns what layouts are ordered by: credits, then tiles, then extended pixels."""
+    extended = [tile.extended for tile in tiles]
     price = sum((engine.credits(box.width, box.height) for box in extended), Decimal(0))
-    return price, len(pieces), sum(box.area for box in extended)
+    return price, len(tiles), sum(box.area for box in extended)

@@ -103,16 +103,16 @@ def test_tiles_put_together_are_the_uncut_result(
     name: str, scale: int, dtype: type, side: int, most: int
 ) -> None:
     pixels = noise(side, 31, 3, dtype)
-    pieces = tiling.grid(31, side, most, REACH)
+    places = tiling.grid(31, side, most, REACH)
     tiles = [
-        Tile(part, relative_core(piece))
-        for piece, part in zip(pieces, tiling.split(pixels, pieces), strict=True)
+        Tile(part, relative_core(place))
+        for place, part in zip(places, tiling.split(pixels, places), strict=True)
     ]
 
     cores = infer(name, TiledImage(tiles, scale)).cores
 
     (uncut,) = infer(name, whole(pixels, scale)).cores
-    assert np.array_equal(tiling.stitch(iter(cores), pieces, scale, 31, side), uncut)
+    assert np.array_equal(tiling.stitch(iter(cores), places, scale, 31, side), uncut)
 
 
 def test_a_tile_that_does_not_fit_in_memory_costs_one_image(

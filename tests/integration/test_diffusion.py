@@ -507,14 +507,14 @@ def test_the_color_fix_is_recorded_and_keeps_the_mean(
 
 
 @pytest.mark.slow
-def test_an_image_beyond_the_limit_is_made_in_priced_pieces(
+def test_an_image_beyond_the_limit_is_made_in_priced_tiles(
     tmp_path: Path, tiny_pipeline: Path, photograph: Callable[..., Image.Image]
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     photograph(0, 720, 560).save(folder / "0.png")
     quick = shutil.copytree(tiny_pipeline, tmp_path / "quick")
-    # Attention sees each piece whole, which takes minutes, and is tested where pieces are small.
+    # Attention sees each tile whole, which takes minutes, and is tested where tiles are small.
     small_autoencoder(attention=False).save_pretrained(quick / "vae")
 
     upscale(
@@ -531,7 +531,7 @@ def test_an_image_beyond_the_limit_is_made_in_priced_pieces(
     assert (row.status, row.output_width, row.output_height) == ("upscaled", 2880, 2240)
     assert row.calls > 1
     assert row.credits >= 8 * row.calls
-    assert row.notes == (f"upscaled in {row.calls} pieces",)
+    assert row.notes == (f"upscaled in {row.calls} tiles",)
     assert pixels(tmp_path / "out", "0.png").std() > 5
 
 

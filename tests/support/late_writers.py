@@ -26,7 +26,7 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import write_down
 from beam_upscale.pipeline.run import _clear
 from beam_upscale.pipeline.run_state.control import ProgressFile, clear_stop, request_stop
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import conditional_files, publishing, walking
@@ -35,7 +35,7 @@ from beam_upscale.storage import files as storage_files
 _TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 _BOX = Box(0, 0, 4, 4)
 _SOURCE = SourceImage("/in/a.png", uri="/in/a.png")
-_TILE = states.LargeImageTile(_SOURCE, "key", 0, Piece(_BOX, _BOX), _BOX, 3, False, (), None)
+_TILE = states.LargeImageTile(_SOURCE, "key", 0, TilePlace(_BOX, _BOX), _BOX, 3, False, (), None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.tile_layout import Box, Piece, whole
+from beam_upscale.planning.tile_layout import Box, TilePlace, whole
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
@@ -24,7 +24,7 @@ def load(folder: Path, **options: Any) -> LatentNetwork:
 
 
 def job(pixels: Pixels, parameters: Parameters = QUICK, **changes: Any) -> Job:
-    """An image upscaled in one piece."""
+    """An image upscaled as a whole."""
     height, width, _ = pixels.shape
     return Job(pixels, dataclasses.replace(parameters, **changes), whole(width, height))
 
@@ -36,10 +36,10 @@ def picture(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.asarray(enlarged)
 
 
-def grid(width: int, height: int, core: int, halo: int) -> tuple[Piece, ...]:
+def grid(width: int, height: int, core: int, halo: int) -> tuple[TilePlace, ...]:
     """Square cores in rows, the last ones cut off at the border."""
     return tuple(
-        Piece.around(
+        TilePlace.around(
             Box(left, top, min(core, width - left), min(core, height - top)), halo, width, height
         )
         for top in range(0, height, core)

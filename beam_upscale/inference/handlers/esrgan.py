@@ -82,15 +82,15 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
 
     def _upscale_in_parts(self, pixels: np.ndarray, batcher: Batcher[Patch]) -> Batched:
         height, width = pixels.shape[:2]
-        pieces = tiling.grid(width, height, self._model.max_tile_pixels, self._model.halo)
-        parts = [batcher.upscale(Patch(part)) for part in tiling.split(pixels, pieces)]
-        scale = parts[0].pixels.shape[0] // pieces[0].extended.height
+        places = tiling.grid(width, height, self._model.max_tile_pixels, self._model.halo)
+        parts = [batcher.upscale(Patch(part)) for part in tiling.split(pixels, places)]
+        scale = parts[0].pixels.shape[0] // places[0].extended.height
         cores = (
-            tiling.crop_halo(part.pixels, piece, scale)
-            for part, piece in zip(parts, pieces, strict=True)
+            tiling.crop_halo(part.pixels, place, scale)
+            for part, place in zip(parts, places, strict=True)
         )
         return Batched(
-            pixels=tiling.stitch(cores, pieces, scale, width, height),
+            pixels=tiling.stitch(cores, places, scale, width, height),
             device_seconds=sum(part.device_seconds for part in parts),
             queue_seconds=max(part.queue_seconds for part in parts),
             batch_size=max(part.batch_size for part in parts),

@@ -98,13 +98,13 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
         model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: LatentUpscaler) -> UpscaledTile:
-        """Upscales an image; its pieces share one canvas of noise."""
+        """Upscales an image; its tiles share one canvas of noise."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = tile.pixels.shape[:2]
-        pieces = whole(width, height) if tile.pieces is None else tile.pieces
+        tiles = whole(width, height) if tile.canvas is None else tile.canvas
         assert image.parameters is not None, "this network is guided"
-        batched, notes, embedded = model.upscale(Job(tile.pixels, image.parameters, pieces))
+        batched, notes, embedded = model.upscale(Job(tile.pixels, image.parameters, tiles))
         if self._model.color_fix:
             fixed = color.match_low_frequencies(batched.pixels, tile.pixels)
             batched = dataclasses.replace(batched, pixels=fixed)

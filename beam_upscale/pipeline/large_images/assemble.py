@@ -63,7 +63,7 @@ def assemble(
     plan = chain_plan(row.input_width, row.input_height, 1, settings)
     decision = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
-    inferences = [by_index.get(index) for index in range(len(decision.pieces))]
+    inferences = [by_index.get(index) for index in range(len(decision.tiles))]
     stops = [each.stop for each in inferences if each is not None and each.stop is not None]
     image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(decision))
     whole = _together([each for each in inferences if each is not None])
@@ -124,7 +124,7 @@ def _assembled(
 def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
     """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
     scale = decision.engine_width // decision.work_width
-    tops = [piece.core.top for piece in decision.pieces]
+    tops = [place.core.top for place in decision.tiles]
     left = sorted(range(len(tops)), key=tops.__getitem__, reverse=True)
     open_tiles: dict[int, TileFile] = {}
     for top in range(0, shape.height, _ROWS):
@@ -134,7 +134,7 @@ def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
             open_tiles[index] = TileFile(folder.result(index))
         rows: Pixels = np.empty((bottom - top, shape.width, shape.bands), shape.dtype)
         for index, tile in list(open_tiles.items()):
-            core = decision.pieces[index].core
+            core = decision.tiles[index].core
             first, last = max(core.top * scale, top), min(core.bottom * scale, bottom)
             rows[first - top : last - top, core.left * scale : core.right * scale] = tile.rows(
                 first - core.top * scale, last - core.top * scale

@@ -41,7 +41,7 @@ from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.locations import parts as locations_parts
 
@@ -103,7 +103,7 @@ def cut(
             source=source,
             key=key,
             index=index,
-            piece=piece,
+            place=place,
             stored=box,
             channels=picture.channels,
             has_alpha=picture.has_alpha,
@@ -111,7 +111,7 @@ def cut(
             sha256=large.draft.row.source_sha256,
             booking=draft.booking,
         )
-        for index, (piece, box) in enumerate(zip(decision.pieces, stored, strict=True))
+        for index, (place, box) in enumerate(zip(decision.tiles, stored, strict=True))
     ]
     return CutImage(draft, picture.metadata, key, shape), tiles
 
@@ -119,8 +119,8 @@ def cut(
 def _key(large: LargeImage, decision: Plan) -> str:
     row = large.draft.row
     boxes = [
-        (*dataclasses.astuple(piece.core), *dataclasses.astuple(piece.extended))
-        for piece in decision.pieces
+        (*dataclasses.astuple(place.core), *dataclasses.astuple(place.extended))
+        for place in decision.tiles
     ]
     text = json.dumps([row.input_id, row.source_sha256, boxes])
     return hashlib.sha256(text.encode()).hexdigest()
@@ -153,13 +153,13 @@ def _cut(
         if picture.header != large.header:
             raise locations_parts.changed(source.uri)
         if picture.by_region:
-            return picture, [None] * len(decision.pieces)
+            return picture, [None] * len(decision.tiles)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
         boxes = [
-            _with_margin(piece, large.header.width, large.header.height)
+            _with_margin(place, large.header.width, large.header.height)
             if keeps_alpha
-            else piece.extended
-            for piece in decision.pieces
+            else place.extended
+            for place in decision.tiles
         ]
         missing = set(range(len(boxes))) - folder.done() - folder.cut()
         if missing:
@@ -169,12 +169,12 @@ def _cut(
     return picture, boxes
 
 
-def _with_margin(piece: Piece, width: int, height: int) -> Box:
+def _with_margin(place: TilePlace, width: int, height: int) -> Box:
     """Returns a tile's extended box, grown to the margin that enlarging its alpha needs."""
-    wide = Piece.around(piece.core, _ALPHA_MARGIN, width, height).extended
-    left, top = min(wide.left, piece.extended.left), min(wide.top, piece.extended.top)
-    right = max(wide.right, piece.extended.right)
-    bottom = max(wide.bottom, piece.extended.bottom)
+    wide = TilePlace.around(place.core, _ALPHA_MARGIN, width, height).extended
+    left, top = min(wide.left, place.extended.left), min(wide.top, place.extended.top)
+    right = max(wide.right, place.extended.right)
+    bottom = max(wide.bottom, place.extended.bottom)
     return Box(left, top, right - left, bottom - top)
 
 

@@ -15,7 +15,7 @@ from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.run_state.control import is_stopped
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import ChainPlan
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.locations import parts as locations_parts
 from beam_upscale.storage import files, walking
@@ -47,7 +47,7 @@ class LargeImageTile:
         source: the input, with only the fields that reading the tile needs.
         key: the image's `CutImage.key`.
         index: the tile's position in the plan.
-        piece: the tile's core and its extended box, in input pixels.
+        place: the tile's core and its extended box, in input pixels.
         stored: the box of the picture in the tile's file; None if it is read from the input.
         channels: the number of color channels.
         has_alpha: True if alpha follows the color in the tile's file.
@@ -59,7 +59,7 @@ class LargeImageTile:
     source: SourceImage
     key: str
     index: int
-    piece: Piece
+    place: TilePlace
     stored: Box | None
     channels: int
     has_alpha: bool

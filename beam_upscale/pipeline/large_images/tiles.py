@@ -71,13 +71,13 @@ def read_tile(
             raise
         inference = Inference(error=as_image_error(error))
         return _without_tiles(tile, TileResult(tile.index, inference))
-    core = relative_core(tile.piece)
+    core = relative_core(tile.place)
     has_alpha_tile = alpha is not None and settings.rules.backend is Backend.LOCAL
-    extended = _part(color, tile, tile.piece.extended)
+    extended = _part(color, tile, tile.place.extended)
     tiles = [Tile(extended, core)]
     context = WithNetwork(tile)
     if alpha is not None and has_alpha_tile:
-        tiles.append(Tile(_part(alpha, tile, tile.piece.extended), core))
+        tiles.append(Tile(_part(alpha, tile, tile.place.extended), core))
     elif alpha is not None:
         context = dataclasses.replace(context, alpha=alpha)
     scale = settings.stages[0].engine.scale
@@ -118,7 +118,7 @@ def _tile_pixels(
     with source.on_disk(tile.sha256) as held:
         _, color = decoders.read_region(
             held.path,
-            tile.piece.extended,
+            tile.place.extended,
             max_pixels=options.max_input_pixels or NO_LIMIT,
             animated=options.animated,
         )
@@ -128,7 +128,7 @@ def _tile_pixels(
 
 def _part(pixels: Pixels, tile: LargeImageTile, box: Box) -> Pixels:
     """Crops the pixels of a tile's stored or extended box to a box inside it."""
-    held = tile.stored or tile.piece.extended
+    held = tile.stored or tile.place.extended
     if held == box:
         return pixels
     top, left = box.top - held.top, box.left - held.left
@@ -194,6 +194,6 @@ def _enlarged_alpha(alpha: Pixels, tile: LargeImageTile, scale: int) -> Pixels:
     assert tile.stored is not None
     height, width = alpha.shape[:2]
     enlarged = resampling.resize(alpha, width * scale, height * scale)
-    core = tile.piece.core
+    core = tile.place.core
     top, left = (core.top - tile.stored.top) * scale, (core.left - tile.stored.left) * scale
     return enlarged[top : top + core.height * scale, left : left + core.width * scale]

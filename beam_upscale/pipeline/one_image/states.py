@@ -319,7 +319,7 @@ def stage_details(
 def plan_notes(decision: Plan) -> tuple[str, ...]:
     """Returns the row's notes on how an image was fitted to an engine: tiled or shrunk."""
     if decision.action is Action.TILE:
-        return (f"upscaled in {decision.calls} pieces",)
+        return (f"upscaled in {decision.calls} tiles",)
     if decision.action is Action.SHRINK:
         return (f"shrunk to {decision.work_width} x {decision.work_height} before upscaling",)
     return ()

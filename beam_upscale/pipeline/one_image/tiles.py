@@ -16,7 +16,7 @@ from beam_upscale.pipeline.one_image.states import (
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 
 
 def with_tiles(
@@ -40,16 +40,16 @@ def with_tiles(
 
 
 def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
-    """Cuts a tile for each piece, color first and then alpha; tiles are independent."""
+    """Cuts a tile for each place, color first and then alpha; tiles are independent."""
     decision = image.stage_plan
     size = decision.work_width, decision.work_height
     tiles = tuple(
-        Tile(pixels, relative_core(piece))
+        Tile(pixels, relative_core(place))
         for plane in (color, alpha)
         if plane is not None
-        for piece, pixels in zip(
-            decision.pieces,
-            tiling.split(resampling.resize(plane, *size), decision.pieces),
+        for place, pixels in zip(
+            decision.tiles,
+            tiling.split(resampling.resize(plane, *size), decision.tiles),
             strict=True,
         )
     )
@@ -59,7 +59,7 @@ def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> Im
 
 
 def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
-    """Makes one tile, which the network itself takes in pieces: they share its noise.
+    """Makes one tile of the whole image, whose priced tiles share the network's noise.
 
     Alpha is kept aside, since a generative network would invent transparency.
     """
@@ -67,7 +67,7 @@ def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None)
     assert draft.parameters is not None
     parameters = draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
     size = decision.work_width, decision.work_height
-    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), decision.pieces)
+    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), decision.tiles)
     draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
     return dataclasses.replace(
         image,
@@ -102,12 +102,12 @@ def element(image: UpscaledImage | ImageInFlight, timestamp: Any = None) -> Tile
     )
 
 
-def relative_core(piece: Piece) -> Box:
-    """Returns a piece's core in the coordinates of its extended box."""
+def relative_core(place: TilePlace) -> Box:
+    """Returns a place's core in the coordinates of its extended box."""
     return dataclasses.replace(
-        piece.core,
-        left=piece.core.left - piece.extended.left,
-        top=piece.core.top - piece.extended.top,
+        place.core,
+        left=place.core.left - place.extended.left,
+        top=place.core.top - place.extended.top,
     )
 
 
@@ -133,8 +133,8 @@ def _plane(cores: list[Pixels], decision: Plan) -> Pixels:
     """Stitches one plane and removes its cores from the list, so that each is freed once pasted."""
     scale = decision.engine_width // decision.work_width
     return tiling.stitch(
-        (cores.pop(0) for _ in decision.pieces),
-        decision.pieces,
+        (cores.pop(0) for _ in decision.tiles),
+        decision.tiles,
         scale,
         decision.work_width,
         decision.work_height,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from beam_upscale.images.tiling import crop_halo, grid, split, stitch
-from beam_upscale.planning.tile_layout import Box, Piece, whole
+from beam_upscale.planning.tile_layout import Box, TilePlace, whole
 
 DTYPES = [np.uint8, np.uint16, np.float32]
 
@@ -32,13 +32,13 @@ def test_stitching_upscaled_pieces_is_upscaling_the_whole(
     image: NDArray[Any], max_pixels: int, halo: int, scale: int
 ) -> None:
     height, width = image.shape[:2]
-    pieces = grid(width, height, max_pixels, halo)
+    places = grid(width, height, max_pixels, halo)
 
     tiles = (
-        crop_halo(enlarge(tile, scale), piece, scale)
-        for tile, piece in zip(split(image, pieces), pieces, strict=True)
+        crop_halo(enlarge(tile, scale), place, scale)
+        for tile, place in zip(split(image, places), places, strict=True)
     )
-    stitched = stitch(tiles, pieces, scale, width, height)
+    stitched = stitch(tiles, places, scale, width, height)
 
     assert stitched.dtype == image.dtype
     np.testing.assert_array_equal(stitched, enlarge(image, scale))
@@ -65,15 +65,15 @@ def test_grid_fits_with_the_least_work_or_is_as_small_as_the_halo_allows(
         )
     ]
 
-    pieces = grid(width, height, max_pixels, halo)
+    places = grid(width, height, max_pixels, halo)
 
-    assert all(piece == Piece.around(piece.core, halo, width, height) for piece in pieces)
+    assert all(place == TilePlace.around(place.core, halo, width, height) for place in places)
     fitting = [total for largest, total in grids if largest <= max_pixels]
     if fitting:
-        assert max(piece.extended.area for piece in pieces) <= max_pixels
-        assert sum(piece.extended.area for piece in pieces) == min(fitting)
+        assert max(place.extended.area for place in places) <= max_pixels
+        assert sum(place.extended.area for place in places) == min(fitting)
     else:
-        assert max(piece.extended.area for piece in pieces) <= min(grids)[0]
+        assert max(place.extended.area for place in places) <= min(grids)[0]
 
 
 def test_grid_takes_the_whole_image_where_it_fits() -> None:
@@ -81,51 +81,51 @@ def test_grid_takes_the_whole_image_where_it_fits() -> None:
 
 
 def test_grid_repeats_as_little_work_as_possible() -> None:
-    pieces = grid(400, 100, max_pixels=12_000, halo=10)
+    places = grid(400, 100, max_pixels=12_000, halo=10)
 
-    assert [piece.core for piece in pieces] == [
+    assert [place.core for place in places] == [
         Box(left, 0, 100, 100) for left in (0, 100, 200, 300)
     ]
 
 
 def test_grid_of_a_very_long_image() -> None:
-    pieces = grid(3, 83_000_000, max_pixels=1_000_000, halo=0)
+    places = grid(3, 83_000_000, max_pixels=1_000_000, halo=0)
 
-    assert len(pieces) == 249
-    assert max(piece.extended.area for piece in pieces) <= 1_000_000
+    assert len(places) == 249
+    assert max(place.extended.area for place in places) <= 1_000_000
 
 
 def test_tiles_are_views() -> None:
     image = np.zeros((20, 30, 3), dtype=np.uint8)
-    pieces = grid(30, 20, max_pixels=200, halo=2)
+    places = grid(30, 20, max_pixels=200, halo=2)
 
-    tiles = split(image, pieces)
+    tiles = split(image, places)
 
     assert all(np.shares_memory(tile, image) for tile in tiles)
-    assert np.shares_memory(crop_halo(tiles[0], pieces[0], scale=1), image)
+    assert np.shares_memory(crop_halo(tiles[0], places[0], scale=1), image)
     assert [tile.shape[:2] for tile in tiles] == [
-        (piece.extended.height, piece.extended.width) for piece in pieces
+        (place.extended.height, place.extended.width) for place in places
     ]
 
 
 def test_a_tile_of_another_scale_is_refused() -> None:
-    (piece,) = whole(4, 3)
+    (place,) = whole(4, 3)
 
     with pytest.raises(ValueError, match=r"\(3, 4\).*3 x 4 at scale 2 needs \(6, 8\)"):
-        crop_halo(np.zeros((3, 4)), piece, scale=2)
+        crop_halo(np.zeros((3, 4)), place, scale=2)
 
 
-LEFT = Piece(Box(0, 0, 2, 2), Box(0, 0, 2, 2))
-RIGHT = Piece(Box(2, 0, 2, 2), Box(2, 0, 2, 2))
+LEFT = TilePlace(Box(0, 0, 2, 2), Box(0, 0, 2, 2))
+RIGHT = TilePlace(Box(2, 0, 2, 2), Box(2, 0, 2, 2))
 SQUARE = np.zeros((2, 2), dtype=np.uint8)
 
 
 @pytest.mark.parametrize(
     ("tiles", "message"),
     [
-        ([], "no tiles for 2 pieces"),
-        ([SQUARE], "1 tiles for 2 pieces"),
-        ([SQUARE] * 3, "more tiles than the 2 pieces"),
+        ([], "no tiles for 2 places"),
+        ([SQUARE], "1 tiles for 2 places"),
+        ([SQUARE] * 3, "more tiles than the 2 places"),
         ([SQUARE, SQUARE[:1]], "height and width"),
         ([SQUARE, SQUARE.astype(np.uint16)], "the first is uint8"),
         ([SQUARE, SQUARE[..., np.newaxis]], "channels"),
@@ -136,7 +136,7 @@ def test_tiles_that_do_not_match_are_refused(tiles: list[NDArray[Any]], message:
         stitch(tiles, [LEFT, RIGHT], scale=1, width=4, height=2)
 
 
-@pytest.mark.parametrize("pieces", [[], [LEFT], [LEFT, LEFT], [LEFT, RIGHT, RIGHT]])
-def test_pieces_that_do_not_cover_the_image_once_are_refused(pieces: list[Piece]) -> None:
+@pytest.mark.parametrize("places", [[], [LEFT], [LEFT, LEFT], [LEFT, RIGHT, RIGHT]])
+def test_places_that_do_not_cover_the_image_once_are_refused(places: list[TilePlace]) -> None:
     with pytest.raises(ValueError, match="do not cover each of the 8 px of 4 x 2 once"):
-        stitch([SQUARE] * len(pieces), pieces, scale=1, width=4, height=2)
+        stitch([SQUARE] * len(places), places, scale=1, width=4, height=2)

@@ -43,7 +43,7 @@ ROW = Row(
     input_id=CAT.input_id,
     source_uri=CAT.source_uri,
     status=Status.UPSCALED,
-    notes=("upscaled in 2 pieces",),
+    notes=("upscaled in 2 tiles",),
     engine="esrgan-v1-x2plus",
     input_width=20,
     output_sha256=hashlib.sha256(IMAGE).hexdigest(),
@@ -159,7 +159,7 @@ def test_a_results_row_can_be_read() -> None:
     row = through_a_coder(*result())
 
     assert (row.status, row.credits, row.input_width) == ("upscaled", Decimal("0.4"), 20)
-    assert (row.error_code, list(row.notes)) == (None, ["upscaled in 2 pieces"])
+    assert (row.error_code, list(row.notes)) == (None, ["upscaled in 2 tiles"])
     assert (row.stages[0].engine, list(row.stages[0].request_ids)) == (
         "esrgan-v1-x2plus",
         ["1", "2"],

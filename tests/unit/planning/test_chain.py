@@ -127,9 +127,9 @@ def test_the_price_is_the_sum_of_the_stages_or_nothing(
     if decision.is_upscaled:
         assert len(decision.stages) == len(engines)
         assert decision.credits == sum(
-            engine.credits(piece.extended.width, piece.extended.height)
+            engine.credits(tile.extended.width, tile.extended.height)
             for engine, stage in zip(engines, decision.stages, strict=True)
-            for piece in stage.pieces
+            for tile in stage.tiles
         )
     else:
         assert decision.credits == 0

@@ -239,11 +239,11 @@ def test_every_call_is_within_the_limits(
 ) -> None:
     result = plan(engine, width, height, PlanOptions(oversize=oversize))
 
-    boxes = [piece.extended for piece in result.pieces]
+    boxes = [tile.extended for tile in result.tiles]
     assert all(box.area <= engine.input_limit for box in boxes)
     assert all(box.area * engine.scale**2 <= engine.output_limit for box in boxes)
     assert result.credits == sum(engine.credits(box.width, box.height) for box in boxes)
-    assert sum(piece.core.area for piece in result.pieces) == result.work_width * result.work_height
+    assert sum(tile.core.area for tile in result.tiles) == result.work_width * result.work_height
     assert (result.error_code is None) == (result.calls > 0)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from beam_upscale.planning.engines import ENGINES, Engine, Network, PriceTier, get_engine
-from beam_upscale.planning.tile_layout import Box, Piece, cheapest_pieces, spread, whole
+from beam_upscale.planning.tile_layout import Box, TilePlace, cheapest_tiles, spread, whole
 
 Expense = tuple[Decimal, int]
 IMPOSSIBLE: Expense = (Decimal("Infinity"), 0)
@@ -45,8 +45,8 @@ def small_engines(draw: st.DrawFn) -> Engine:
     return small_engine(limit, *(PriceTier(size, Decimal(price) / 10) for size, price in tiers))
 
 
-def expense(engine: Engine, pieces: Iterable[Piece]) -> Expense:
-    boxes = [piece.extended for piece in pieces]
+def expense(engine: Engine, tiles: Iterable[TilePlace]) -> Expense:
+    boxes = [tile.extended for tile in tiles]
     return sum((engine.credits(b.width, b.height) for b in boxes), Decimal(0)), len(boxes)
 
 
@@ -77,31 +77,31 @@ def brute_force(engine: Engine, width: int, height: int, halo: int) -> Expense:
     )
 
 
-def even_grid(width: int, height: int, columns: int, rows: int, halo: int) -> list[Piece]:
+def even_grid(width: int, height: int, columns: int, rows: int, halo: int) -> list[TilePlace]:
     lefts = [width * index // columns for index in range(columns + 1)]
     tops = [height * index // rows for index in range(rows + 1)]
     return [
-        Piece.around(Box(left, top, right - left, bottom - top), halo, width, height)
+        TilePlace.around(Box(left, top, right - left, bottom - top), halo, width, height)
         for (left, right), (top, bottom) in product(pairwise(lefts), pairwise(tops))
     ]
 
 
-def assert_partition(pieces: Iterable[Piece], width: int, height: int) -> None:
+def assert_partition(tiles: Iterable[TilePlace], width: int, height: int) -> None:
     covered = [[0] * width for _ in range(height)]
-    for core in (piece.core for piece in pieces):
+    for core in (tile.core for tile in tiles):
         for y, x in product(range(core.top, core.bottom), range(core.left, core.right)):
             covered[y][x] += 1
     assert covered == [[1] * width] * height
 
 
 def test_a_piece_extends_its_core_up_to_the_border() -> None:
-    piece = Piece.around(Box(left=2, top=5, width=10, height=5), halo=4, width=20, height=10)
+    tile = TilePlace.around(Box(left=2, top=5, width=10, height=5), halo=4, width=20, height=10)
 
-    assert piece.extended == Box(left=0, top=1, width=16, height=9)
+    assert tile.extended == Box(left=0, top=1, width=16, height=9)
 
 
-def test_whole_is_one_piece() -> None:
-    assert whole(3, 2) == (Piece(Box(0, 0, 3, 2), Box(0, 0, 3, 2)),)
+def test_whole_is_one_tile() -> None:
+    assert whole(3, 2) == (TilePlace(Box(0, 0, 3, 2), Box(0, 0, 3, 2)),)
 
 
 @settings(deadline=None)
@@ -126,17 +126,17 @@ def test_pieces_are_the_cheapest_and_fewest(
         brute_force(engine, width, height, halo), brute_force(engine, height, width, halo)
     )
 
-    pieces = cheapest_pieces(engine, width, height, halo)
+    tiles = cheapest_tiles(engine, width, height, halo)
 
-    if pieces is None:
+    if tiles is None:
         assert expected[0].is_infinite()
     else:
-        assert expense(engine, pieces) == expected
-        assert_partition(pieces, width, height)
-        assert all(piece.extended.area <= engine.call_limit for piece in pieces)
+        assert expense(engine, tiles) == expected
+        assert_partition(tiles, width, height)
+        assert all(tile.extended.area <= engine.call_limit for tile in tiles)
         assert all(
-            piece == Piece.around(piece.core, halo, width, height) and piece.core.area > 0
-            for piece in pieces
+            tile == TilePlace.around(tile.core, halo, width, height) and tile.core.area > 0
+            for tile in tiles
         )
 
 
@@ -146,10 +146,10 @@ def test_long_sides_are_covered_at_least_cost(side: int, halo: int) -> None:
     engine = small_engine(40, PriceTier(14, Decimal(8)), PriceTier(None, Decimal(20)))
     expected = min(brute_force(engine, side, 3, halo), brute_force(engine, 3, side, halo))
 
-    pieces = cheapest_pieces(engine, side, 3, halo)
+    tiles = cheapest_tiles(engine, side, 3, halo)
 
-    assert pieces is not None
-    assert expense(engine, pieces) == expected
+    assert tiles is not None
+    assert expense(engine, tiles) == expected
 
 
 @pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
@@ -158,16 +158,14 @@ def test_long_sides_are_covered_at_least_cost(side: int, halo: int) -> None:
 def test_pieces_cost_no_more_than_any_even_grid(
     engine: Engine, width: int, height: int, halo: int
 ) -> None:
-    pieces = cheapest_pieces(engine, width, height, halo)
-    assert pieces is not None
+    tiles = cheapest_tiles(engine, width, height, halo)
+    assert tiles is not None
     least = math.isqrt(width * height // engine.call_limit)
     near = range(max(1, least - 1), least + 4)
     grids = [even_grid(width, height, columns, rows, halo) for columns, rows in product(near, near)]
-    fitting = [
-        pieces for pieces in grids if all(p.extended.area <= engine.call_limit for p in pieces)
-    ]
+    fitting = [tiles for tiles in grids if all(p.extended.area <= engine.call_limit for p in tiles)]
 
-    assert all(expense(engine, pieces) <= expense(engine, grid) for grid in fitting)
+    assert all(expense(engine, tiles) <= expense(engine, grid) for grid in fitting)
 
 
 @pytest.mark.parametrize(
@@ -182,41 +180,41 @@ def test_pieces_cost_no_more_than_any_even_grid(
     ],
 )
 def test_known_prices(engine: Engine, width: int, height: int, calls: int, price: str) -> None:
-    pieces = cheapest_pieces(engine, width, height, engine.halo)
+    tiles = cheapest_tiles(engine, width, height, engine.halo)
 
-    assert pieces is not None
-    assert expense(engine, pieces) == (Decimal(price), calls)
-    assert sum(piece.core.area for piece in pieces) == width * height
-    assert all(piece.extended.area <= engine.call_limit for piece in pieces)
+    assert tiles is not None
+    assert expense(engine, tiles) == (Decimal(price), calls)
+    assert sum(tile.core.area for tile in tiles) == width * height
+    assert all(tile.extended.area <= engine.call_limit for tile in tiles)
 
 
 def test_rows_may_have_different_numbers_of_columns() -> None:
-    pieces = cheapest_pieces(small_engine(6), 4, 7, halo=0)
+    tiles = cheapest_tiles(small_engine(6), 4, 7, halo=0)
 
-    assert pieces is not None
-    columns = Counter(piece.core.top for piece in pieces)
+    assert tiles is not None
+    columns = Counter(tile.core.top for tile in tiles)
     assert sorted(columns.values()) == [1, 2, 2]  # an even grid takes 6
 
 
 def test_cores_are_even() -> None:
-    pieces = cheapest_pieces(ESRGAN, 3000, 300, ESRGAN.halo)
+    tiles = cheapest_tiles(ESRGAN, 3000, 300, ESRGAN.halo)
 
-    assert pieces is not None
-    assert [piece.core.width for piece in pieces] == [3000]
-    pieces = cheapest_pieces(ESRGAN, 9000, 300, ESRGAN.halo)
-    assert pieces is not None
-    assert [piece.core.width for piece in pieces] == [3000, 3000, 3000]
+    assert tiles is not None
+    assert [tile.core.width for tile in tiles] == [3000]
+    tiles = cheapest_tiles(ESRGAN, 9000, 300, ESRGAN.halo)
+    assert tiles is not None
+    assert [tile.core.width for tile in tiles] == [3000, 3000, 3000]
 
 
-def test_a_halo_beyond_the_limit_leaves_no_pieces() -> None:
-    assert cheapest_pieces(small_engine(24), 100, 100, halo=2) is None
+def test_a_halo_beyond_the_limit_leaves_no_tiles() -> None:
+    assert cheapest_tiles(small_engine(24), 100, 100, halo=2) is None
 
 
 def test_a_narrow_image_may_fit_in_one_direction_only() -> None:
     engine = small_engine(20)
 
-    tall = cheapest_pieces(engine, 2, 100, halo=3)
-    wide = cheapest_pieces(engine, 100, 2, halo=3)
+    tall = cheapest_tiles(engine, 2, 100, halo=3)
+    wide = cheapest_tiles(engine, 100, 2, halo=3)
 
     assert tall is not None
     assert wide is not None

@@ -226,7 +226,7 @@ class LatentNetwork:
         scheduler = copy.deepcopy(pipeline.scheduler)
         scheduler.set_timesteps(parameters.steps, device=self._torch_device)
         generators = [torch.Generator().manual_seed(job.parameters.seed) for job in jobs]
-        windows = windows_of(jobs[0].pieces, width, height, self.info.factor)
+        windows = windows_of(jobs[0].tiles, width, height, self.info.factor)
 
         images = torch.cat([self._to_input(job.pixels) for job in jobs])
         noise = self._draw(images.shape, generators)
@@ -264,11 +264,11 @@ class LatentNetwork:
         return torch.cat(draws).to(self._torch_device)
 
     def _picture(self, job: Job, latents: Tensor) -> Pixels:
-        """Decodes a job's latents, (C, H, W), piece by piece, and blends the overlaps."""
+        """Decodes a job's latents, (C, H, W), tile by tile, and blends the overlaps."""
         height, width, channels = job.pixels.shape
         scale, vae = self.info.scale, self._pipeline.vae
         latents = latents[None].to(next(vae.decoder.parameters()).dtype)
-        windows = windows_of(job.pieces, width, height)
+        windows = windows_of(job.tiles, width, height)
         enlarged = [window.scaled(scale) for window in windows]
         picture = torch.zeros((channels, height * scale, width * scale))
         for index, (window, target) in enumerate(zip(windows, enlarged, strict=True)):
@@ -286,7 +286,7 @@ class LatentNetwork:
         """Returns the UNet passes for a job; some schedulers need more passes than steps."""
         scheduler = copy.deepcopy(self._pipeline.scheduler)
         scheduler.set_timesteps(job.parameters.steps)
-        return len(scheduler.timesteps) * len(job.pieces)
+        return len(scheduler.timesteps) * len(job.tiles)
 
     def _require_noise_level(self, parameters: Parameters) -> None:
         found, most = parameters.noise_level, self.info.max_noise_level

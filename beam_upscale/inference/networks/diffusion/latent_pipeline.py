@@ -15,7 +15,7 @@ from beam_upscale.inference.networks.diffusion.diffusers_folder import unusable
 from beam_upscale.inference.networks.diffusion.windows import Window, share
 from beam_upscale.inference.networks.weight_files import unreadable
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.tile_layout import Piece
+from beam_upscale.planning.tile_layout import TilePlace
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionUpscalePipeline, UNet2DConditionModel
@@ -44,16 +44,16 @@ class Job:
     Attributes:
         pixels: (H, W, C), C 1 or 3, uint8 or uint16, full range.
         parameters: the image's parameters, with a seed from 1 to 2**32 - 1.
-        pieces: boxes that cover the image: one for the whole image, or tiles that share one canvas
+        tiles: boxes that cover the image: one for the whole image, or tiles that share one canvas
             of noise and are blended at each step.
 
     Raises:
-        ValueError: another shape or type, no pixels, no seed or no piece.
+        ValueError: another shape or type, no pixels, no seed or no tile.
     """
 
     pixels: Pixels
     parameters: Parameters
-    pieces: tuple[Piece, ...]
+    tiles: tuple[TilePlace, ...]
 
     def __post_init__(self) -> None:
         shape, dtype = self.pixels.shape, self.pixels.dtype
@@ -61,8 +61,8 @@ class Job:
             raise ValueError(f"(H, W, C) with C 1 or 3 and pixels expected, {shape} found")
         if dtype not in (np.uint8, np.uint16):
             raise ValueError(f"uint8 or uint16 expected, {dtype} found")
-        if not self.parameters.seed or not self.pieces:
-            raise ValueError("a seed and at least one piece expected")
+        if not self.parameters.seed or not self.tiles:
+            raise ValueError("a seed and at least one tile expected")
 
     @property
     def area(self) -> int:
@@ -75,8 +75,8 @@ class Job:
 
     @property
     def kind(self) -> Hashable:
-        """The key of jobs that may share a batch; a job of several pieces shares with none."""
-        if len(self.pieces) > 1:
+        """The key of jobs that may share a batch; a job of several tiles shares with none."""
+        if len(self.tiles) > 1:
             return self
         parameters = self.parameters
         guidance = (parameters.steps, parameters.cfg_scale, parameters.noise_level)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from beam_upscale.planning.tile_layout import Piece
+from beam_upscale.planning.tile_layout import TilePlace
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Window:
 
 
 def windows_of(
-    pieces: Iterable[Piece], width: int, height: int, factor: int = 1
+    tiles: Iterable[TilePlace], width: int, height: int, factor: int = 1
 ) -> tuple[Window, ...]:
-    """Returns the window of each piece: its extended box, aligned outwards to `factor`.
+    """Returns the window of each tile: its extended box, aligned outwards to `factor`.
 
     The image's sides must be padded to multiples of `factor` for the windows to lie in it.
 
     Args:
-        pieces: that cover the image.
+        tiles: that cover the image.
         width: of the image in pixels, not padded.
         height: likewise.
         factor: in pixels.
@@ -92,7 +92,7 @@ def windows_of(
             span(box.top, box.bottom, core.top, core.bottom, height),
             span(box.left, box.right, core.left, core.right, width),
         )
-        for box, core in ((piece.extended, piece.core) for piece in pieces)
+        for box, core in ((tile.extended, tile.core) for tile in tiles)
     )
 
 

@@ -39,7 +39,7 @@ def test_empty_prompts_are_not_sent_and_without_parameters_nothing_is() -> None:
     assert by_steps[20].image.seed == [1]
 
 
-def test_ids_are_the_same_on_every_run_and_different_for_equal_pieces() -> None:
+def test_ids_are_the_same_on_every_run_and_different_for_equal_tiles() -> None:
     images = [
         whole("a", tiles=2),
         whole("b"),

@@ -51,7 +51,7 @@ from beam_upscale.pipeline.run_state.control import request_stop
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine
-from beam_upscale.planning.tile_layout import Box, Piece
+from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 # Megapixels: of what the images here become, some are above it and some are not.
@@ -442,7 +442,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
     box = Box(0, 0, 8, 8)
     tiles = [
         states.LargeImageTile(
-            SourceImage("a"), "key", index, Piece(box, box), box, 3, False, (), None
+            SourceImage("a"), "key", index, TilePlace(box, box), box, 3, False, (), None
         )
         for index in range(3)
     ]

@@ -220,7 +220,7 @@ def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSet
     assert not tiled.tiles
     assert np.array_equal(pixels_of(result), pixels.repeat(2, 0).repeat(2, 1))
     assert row.credits == row.calls * Decimal("0.2")
-    assert row.notes == (f"upscaled in {row.calls} pieces",)
+    assert row.notes == (f"upscaled in {row.calls} tiles",)
     assert row.halo == 24
 
 

@@ -234,11 +234,11 @@ def test_kinds(model: LatentNetwork) -> None:
         job(pixels, cfg_scale=6),
         job(pixels, noise_level=0),
         tiles,
-        Job(pixels, QUICK, tiles.pieces),
+        Job(pixels, QUICK, tiles.tiles),
     ):
         assert other.kind != job(pixels).kind
         assert other.kind == other.kind
-    assert tiles.kind != Job(pixels, QUICK, tiles.pieces).kind
+    assert tiles.kind != Job(pixels, QUICK, tiles.tiles).kind
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (9, 7), (8, 13), (2, 3)], ids=str)

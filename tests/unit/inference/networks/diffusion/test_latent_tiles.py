@@ -41,11 +41,11 @@ def test_tiles_see_the_same_canvas_at_every_step(
 ) -> None:
     model = load(small_pipeline(tmp_path, scheduler=scheduler))
     seen = seen_by_the_unet(model, monkeypatch)
-    pieces = grid(40, 10, core=20, halo=6)
+    tiles = grid(40, 10, core=20, halo=6)
     steps = []
 
     model.upscale(
-        [Job(picture(40, 10), dataclasses.replace(QUICK, steps=3), pieces)],
+        [Job(picture(40, 10), dataclasses.replace(QUICK, steps=3), tiles)],
         lambda done, total: steps.append((done, total)),
     )
 
@@ -73,11 +73,11 @@ def test_the_noise_is_that_of_the_untiled_image(
 
 def test_windows_that_see_everything_give_the_untiled_result(model: LatentNetwork) -> None:
     pixels = picture(32, 24)
-    pieces = grid(32, 24, core=16, halo=32)
+    tiles = grid(32, 24, core=16, halo=32)
 
-    (tiled,) = model.upscale([Job(pixels, QUICK, pieces)])
+    (tiled,) = model.upscale([Job(pixels, QUICK, tiles)])
 
-    assert len(pieces) == 4
+    assert len(tiles) == 4
     (untiled,) = model.upscale([job(pixels)])
     assert np.abs(tiled.astype(int) - untiled).max() <= 1
 

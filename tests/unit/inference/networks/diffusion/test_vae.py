@@ -57,7 +57,7 @@ def test_tones_do_not_depend_on_the_strip(vae: AutoencoderKL) -> None:
     with torch.inference_mode():
         apart = torch.cat([vae.decode(part).sample for part in latents.split(12, dim=3)], dim=3)
 
-    # What decoding pieces apart changes, each with statistics of its own.
+    # What decoding tiles apart changes, each with statistics of its own.
     assert (apart - whole).abs().max() > 0.1
     assert (in_strips - whole).abs().max() < 1e-4
 

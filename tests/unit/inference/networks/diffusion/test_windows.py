@@ -16,9 +16,9 @@ def test_a_whole_image_is_one_window_of_full_weight_padded_to_the_factor() -> No
 
 
 def test_windows_are_aligned_outwards_and_fade_where_they_overlap() -> None:
-    pieces = grid(width=40, height=8, core=20, halo=6)
+    tiles = grid(width=40, height=8, core=20, halo=6)
 
-    left, right = windows_of(pieces, 40, 8, factor=8)
+    left, right = windows_of(tiles, 40, 8, factor=8)
 
     assert left.columns == Span(0, 32, fall=24)
     assert right.columns == Span(8, 40, rise=24)

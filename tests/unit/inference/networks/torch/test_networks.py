@@ -29,11 +29,11 @@ def assemble(network: Network, images: Tensor, strip_pixels: int, scale: int) ->
     height, width = images.shape[2] * scale, images.shape[3] * scale
     result = torch.full((len(images), 3, height, width), float("nan"))
     with torch.inference_mode():
-        for piece in network.run(images, strip_pixels):
-            rows, columns = piece.values.shape[2:]
-            place = result[:, :, piece.top : piece.top + rows, piece.left : piece.left + columns]
+        for strip in network.run(images, strip_pixels):
+            rows, columns = strip.values.shape[2:]
+            place = result[:, :, strip.top : strip.top + rows, strip.left : strip.left + columns]
             assert place.isnan().all(), "no pixel is given twice"
-            place.copy_(piece.values[:, :, : place.shape[2], : place.shape[3]])
+            place.copy_(strip.values[:, :, : place.shape[2], : place.shape[3]])
     return result
 
 
