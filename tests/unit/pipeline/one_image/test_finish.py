@@ -39,7 +39,7 @@ from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.run_state.resume import Asked, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
-from beam_upscale.pipeline.upscale import _Finish
+from beam_upscale.pipeline.upscale import Finish
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -206,7 +206,7 @@ def test_an_oversized_picture_is_tiled_and_stitched(pin: Callable[..., PinnedSet
 
     tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
     tiles = list(tiled.tiles)
-    finishing = _Finish(settings)
+    finishing = Finish(settings)
     finishing.start_bundle()
     (finished,) = finishing.process(
         PredictionResult(tiled, double(tiled)), Timestamp(0), GlobalWindow()
