@@ -39,14 +39,17 @@ TESTED_WITH = {
         "dataset/defaults": "values",
     },
     "unit/dataset/hold/test_hold": {
-        "dataset/held_folder": "a folder is held by a hold",
         "dataset/hold/defaults": "a value",
         "dataset/hold/file_lock": "the parts of a hold work together, against other processes",
         "dataset/hold/owners": "the parts of a hold work together, against other processes",
         "dataset/hold/state": "the parts of a hold work together, against other processes",
         "dataset/hold/taking": "the parts of a hold work together, against other processes",
         "dataset/hold/terms": "values",
-        "storage/conditional_files": "a hold relies on them",
+        "dataset/output_hold": "it takes a hold on an output",
+        "storage/beam/azure": "no test has an Azure to talk to",
+        "storage/beam/gcs": "runs in `runners` talk to one",
+        "storage/beam/object_store": "a hold relies on conditional writes",
+        "storage/beam/s3": "a hold relies on conditional writes",
     },
     "unit/dataset/layouts/test_layout": {
         "dataset/layouts/definition": "a definition is what a layout gives",
@@ -212,9 +215,18 @@ TESTED_WITH = {
         "sources/parsing/tar_members": "members are read to be listed",
     },
     "unit/storage/test_files": {
-        "storage/publishing": "what is published is read",
+        "storage/beam/beam_files": "what is asked of a file is asked of each kind of store",
+        "storage/local/local_disk": "what is asked of a file is asked of each kind of store",
+        "storage/local/publishing": "what is published is read",
+        "storage/local/walking": "files are found to be read",
         "storage/uris/uris": "names are those of files",
-        "storage/walking": "files are found to be read",
+    },
+    "unit/storage/test_stores": {
+        "storage/protocol/remote_store": "a new store has all that it gives",
+        "storage/protocol/store": "a new store has all that it gives",
+    },
+    "unit/storage/beam/test_requirements": {
+        "storage/beam/options": "options decide what is lacking",
     },
 }
 EXCEPTIONS = NO_CODE.union(*TESTED_WITH.values())

@@ -49,6 +49,7 @@ LIBRARIES = {
 
 # Libraries that are never imported along with a room, not by what it imports either.
 NEVER_ALONG = {
+    "storage.files": {"apache_beam", "requests"},
     "planning": {"apache_beam", "numpy", "pyarrow"},
     "images": {"apache_beam", "pyarrow", "torch"},
     "inference.networks": {"apache_beam", "pyarrow"},

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from beam_upscale.dataset.book_entries import SCHEMA, Entry, Place, entry_from_json, entry_of
 from beam_upscale.dataset.folder import BOOKS, DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris as uris_uris
 
 READERS = 32
@@ -71,7 +71,7 @@ def closed_batches(
 
 def named(folder: str, name: re.Pattern[str]) -> Iterator[str]:
     """Yields the URIs of the files below a folder whose base names match a pattern."""
-    for found in walking.list_below(folder):
+    for found in files.list_below(folder):
         if name.fullmatch(found.name.rpartition("/")[2]):
             yield found.uri
 

@@ -50,7 +50,7 @@ from beam_upscale.dataset.book_sums import Adder
 from beam_upscale.dataset.folder import BOOKS, DatasetFolder
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +213,7 @@ def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
 
 def exist(dataset: DatasetFolder) -> bool:
     """Tells whether an output has books."""
-    return any(True for _ in walking.list_below(folder_of(dataset)))
+    return any(True for _ in files.list_below(folder_of(dataset)))
 
 
 def are_all_there_is(dataset: DatasetFolder) -> bool:
@@ -221,7 +221,7 @@ def are_all_there_is(dataset: DatasetFolder) -> bool:
 
     Hidden files are ignored. A user's own pipeline may end between its first entry and `run.json`.
     """
-    found = [each.name for each in walking.list_below(folder_of(dataset))]
+    found = [each.name for each in files.list_below(folder_of(dataset))]
     names = [name for name in found if not name.rpartition("/")[2].startswith(".")]
     try:
         check(dataset)

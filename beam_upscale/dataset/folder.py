@@ -39,8 +39,10 @@ from beam_upscale.dataset.manifest.row import Row, row_from_dict
 from beam_upscale.dataset.manifest.table import rows_of
 from beam_upscale.dataset.manifest.totals import Totals, totals
 from beam_upscale.dataset.records import Record, record_from_json
-from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage import files
+from beam_upscale.storage.protocol.store import CHUNK_BYTES
 from beam_upscale.storage.sorted_map import SortedMap
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 BOOKS = "books"
@@ -128,13 +130,13 @@ class DatasetFolder:
 
     @contextlib.contextmanager
     def publish(self, uri: str) -> Iterator[IO[bytes]]:
-        """Opens a file of this dataset that appears whole or not at all; see `storage.publish`.
+        """Opens a file of this dataset that appears whole or not at all; see `Store.publish`.
 
         Raises:
             HoldLostError: the output is no longer this run's; nothing appears.
         """
         guard = None if self.hold is None else self.hold.guard
-        with publishing.publish(uri, self.partial, guard) as file:
+        with files.publish(uri, self.partial, guard) as file:
             yield file
 
     def write(self, uri: str, data: bytes) -> None:
@@ -158,7 +160,7 @@ class DatasetFolder:
         """
         digest, size = hashlib.sha256(), 0
         with self.publish(uri) as target:
-            while data := source.read(files.CHUNK_BYTES):
+            while data := source.read(CHUNK_BYTES):
                 digest.update(data)
                 target.write(data)
                 size += len(data)
@@ -172,7 +174,7 @@ class DatasetFolder:
         Raises:
             HoldLostError: the output is no longer this run's; nothing is removed.
         """
-        publishing.delete(uri, None if self.hold is None else self.hold.guard)
+        files.delete(uri, None if self.hold is None else self.hold.guard)
 
     def shown(self) -> AbstractContextManager[None]:
         """Returns a context that shows other runs that this run is alive; see `Hold.shown`."""
@@ -187,11 +189,11 @@ class DatasetFolder:
     def clear_staging(self) -> None:
         """Removes the work in progress, but not the hold, which keeps other runs away."""
         guard = None if self.hold is None else self.hold.guard
-        publishing.delete_below(self.staging, guard, but_for=HOLDS)
+        store_of(self.staging).delete_below(self.staging, guard, but_for=HOLDS)
 
     def committed_shards(self) -> list[int]:
         """Returns the numbers of the shards that have a manifest, in ascending order."""
-        names = (entry.name for entry in walking.list_below(uris.join(self.root, "manifest")))
+        names = (entry.name for entry in files.list_below(uris.join(self.root, "manifest")))
         stems = (PurePosixPath(name).stem for name in names if name.endswith(".parquet"))
         return sorted(int(name) for name in stems if name.isdigit())
 
@@ -273,7 +275,7 @@ class DatasetFolder:
 
     def unfinished_rows(self) -> Iterator[Row]:
         """Yields the rows of a run that was stopped; records replace committed rows."""
-        recorded = SortedMap((entry.name, "") for entry in walking.list_below(self.records))
+        recorded = SortedMap((entry.name, "") for entry in files.list_below(self.records))
         committed = (
             row for _, row in self.committed_rows() if _record_name(row.input_id) not in recorded
         )
@@ -281,7 +283,7 @@ class DatasetFolder:
 
     def read_records(self) -> Iterator[Record]:
         """Yields the records of all finished inputs in uncommitted shards."""
-        for entry in walking.list_below(self.records):
+        for entry in files.list_below(self.records):
             yield record_from_json(files.read(entry.uri))
 
     def read_run(self) -> dict[str, Any] | None:

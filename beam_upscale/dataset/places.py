@@ -8,7 +8,6 @@ stores places are compared by their normalized names. Files of web servers are i
 
 import functools
 import os
-import posixpath
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -18,7 +17,9 @@ from beam_upscale.dataset.folder import RESULTS, DatasetFolder
 from beam_upscale.dataset.hold.owners import STAGING
 from beam_upscale.dataset.names import folded
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.storage.uris import uris, urls
+from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.uris import uris
 
 # The names that a run writes, replaces and deletes below its output.
 WRITTEN = frozenset({*RESULTS, STAGING})
@@ -41,15 +42,15 @@ class Output:
     """
 
     def __init__(self, uri: str) -> None:
-        self.uri = uris.absolute(uri)
-        self.is_local = uris.is_local(self.uri)
-        self._name = os.path.realpath(self.uri) if self.is_local else normalized(self.uri)
-        self._root = identity(self.uri) if self.is_local else None
+        self.uri = files.absolute(uri)
+        self._store = store_of(self.uri)
+        self._name = self._store.canonical(self.uri)
+        self._root = identity(self.uri) if self._store.is_local else None
         self._identities = frozenset(self._own_identities())
         self._ways = Ways(lambda path: self._is_own(path) or None)
 
     def _own_identities(self) -> Iterator[Identity]:
-        if self.is_local:
+        if self._store.is_local:
             folders = [self.uri, *(uris.join(self.uri, name) for name in WRITTEN)]
             yield from (found for found in map(identity, folders) if found is not None)
 
@@ -58,13 +59,19 @@ class Output:
 
     def holds(self, uri: str) -> bool:
         """Checks whether a file or folder is in the output or is its root; it need not exist."""
-        if urls.is_web(uri) or uris.is_local(uri) != self.is_local or "\0" in uri:
+        if not self._is_in_store(uri) or "\0" in uri:
             return False
-        if self.is_local:
-            return self._ways.first(uris.absolute(uri)) is not None
+        if self._store.is_local:
+            return self._ways.first(files.absolute(uri)) is not None
         # Compare the name as it stands, too: some stores take `..` for a name like any other.
-        names = {normalized(uri), re.sub("(?<!:)/+", "/", uri)} if _is_odd(uri) else {uri}
+        names = {uri}
+        if _is_odd(uri):
+            names = {self._store.canonical(uri), re.sub("(?<!:)/+", "/", uri)}
         return any(_relative(name, self._name) is not None for name in names)
+
+    def _is_in_store(self, uri: str) -> bool:
+        """Checks whether a file is in the output's store, and a run may have written it there."""
+        return self._store.is_writable and store_of(uri) is self._store
 
     def is_at(self, path: str) -> bool:
         """Checks whether a local path names the output's root."""
@@ -72,10 +79,8 @@ class Output:
 
     def is_same(self, uri: str) -> bool:
         """Checks whether the root of an output, under any name, is the root of this one."""
-        other = uris.absolute(uri)
-        if uris.is_local(other) != self.is_local:
-            return False
-        return self.is_at(os.path.realpath(other) if self.is_local else normalized(other))
+        other = files.absolute(uri)
+        return store_of(other) is self._store and self.is_at(self._store.canonical(other))
 
     def has_folder(self, found: Identity) -> bool:
         """Checks for the identity of the root, or of a local folder that a run writes in it."""
@@ -97,20 +102,13 @@ class Output:
     def error(self, what: str, uri: str) -> SettingsError:
         """Returns the error that `refuse` raises."""
         name = uris.named(uri)
-        if self.is_local and (real := os.path.realpath(uri)) != uri:
+        if self._store.is_local and (real := os.path.realpath(uri)) != uri:
             name = f"{name} ({uris.named(real)})"
         return SettingsError(
             ErrorCode.INPUT_IN_OUTPUT,
             f"{what} {name}, which lies in the output {uris.named(self.uri)}, where a run "
             "replaces and deletes files; take another output",
         )
-
-
-def normalized(uri: str) -> str:
-    """Returns the canonical name of a place on a store that is not a local disk."""
-    scheme, _, path = uri.partition("://")
-    below = posixpath.normpath(f"/{path.lstrip('/')}").lstrip("/")
-    return f"{scheme.lower()}://{below}"
 
 
 def _is_odd(uri: str) -> bool:
@@ -152,7 +150,7 @@ def is_dataset(folder: str) -> bool:
     except (OSError, RecursionError):
         return False
     except ImageError as error:
-        if error.code is ErrorCode.READ_ERROR and not uris.is_local(folder):
+        if error.code is ErrorCode.READ_ERROR and not store_of(folder).is_local:
             # The store does not answer: results that lie there must not be taken for inputs.
             raise SettingsError(error.code, error.message) from error
         return False

@@ -16,7 +16,7 @@ from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.manifest.totals import totals
 from beam_upscale.errors import BeamUpscaleError, ImageError, reason
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 # Files and folders that a dataset may hold besides its images, shards and manifests.
@@ -60,7 +60,7 @@ def verify(output: str) -> Iterator[Problem]:
         Every problem; none for a dataset that is unchanged since its run. Telemetry and work in
         progress are not checked.
     """
-    dataset = DatasetFolder(uris.absolute(output))
+    dataset = DatasetFolder(files.absolute(output))
     run = dataset.read_run()
     if run is None or not run.get("complete"):
         found = "there is no run.json of a run" if run is None else "the run has not ended"
@@ -198,7 +198,7 @@ def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Pr
 
 
 def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[Problem]:
-    for entry in walking.list_below(dataset.root):
+    for entry in files.list_below(dataset.root):
         if entry.name in expected or entry.name.partition("/")[0] in _OTHER_FOLDERS:
             continue
         message = f"no row accounts for this file below {IMAGES}, {DATA} or manifest"

@@ -19,7 +19,8 @@ from beam_upscale.inference.networks.recognition import NetworkInfo, recognize
 from beam_upscale.inference.weights import baselines, resolution
 from beam_upscale.inference.weights import values as weights_values
 from beam_upscale.planning.engines import Engine, Network
-from beam_upscale.storage.uris import secrets, uris, urls
+from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.uris import uris
 
 # A CPU gains nothing from a batch, and results there must not depend on one.
 ONE_AT_A_TIME = 0
@@ -284,10 +285,10 @@ def _find_weights(spec: str | None, engine: str) -> tuple[weights_values.Weights
     Raises:
         SettingsError: as `weights.resolve`.
     """
-    if spec is None or uris.is_local(spec):
+    if spec is None or store_of(spec).is_local:
         found = resolution.resolve(spec and spec.removeprefix("file://"), engine)
         return found, str(Path(found.path).absolute())
     sha256 = shared_weights.sha256(spec)
     cached = shared_weights.fetch(spec, sha256)
-    name = PurePosixPath(secrets.path_of(spec) if urls.is_web(spec) else spec).name
+    name = PurePosixPath(store_of(spec).path_of(spec)).name
     return weights_values.Weights(name, cached, sha256, source=uris.printable(spec)), spec

@@ -7,6 +7,7 @@ from typing import Any
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.inference.service_options import ServiceOptions
 from beam_upscale.planning.engines import Engine
+from beam_upscale.storage import files
 
 # The difference that the clocks of two machines may have.
 _CLOCK_SECONDS = 60.0
@@ -123,14 +124,11 @@ def pin(engine: Engine, options: ServiceOptions) -> RemoteModel:
             ErrorCode.INVALID_OPTION,
             "insecure and ca_file are both given: the one is plaintext, the other is for TLS",
         )
-    # It imports Beam, which no command line may load only to check its options.
-    from beam_upscale.storage.uris import uris
-
     key_file = options.api_key_file
     return RemoteModel(
         engine=engine.name,
         endpoint=options.endpoint,
-        api_key_file=None if key_file is None else uris.absolute(key_file),
+        api_key_file=None if key_file is None else files.absolute(key_file),
         insecure=options.insecure,
         ca=None if options.ca_file is None else _read_certificates("ca_file", options.ca_file),
         max_in_flight=options.max_in_flight,
@@ -157,11 +155,8 @@ def _read_certificates(name: str, uri: str) -> str:
     """Returns the text of a PEM file, once it is known to hold certificates."""
     import ssl
 
-    from beam_upscale.storage import files
-    from beam_upscale.storage.uris import uris
-
     try:
-        text = files.read(uris.absolute(uri)).decode()
+        text = files.read(files.absolute(uri)).decode()
         # gRPC would only log that such a file is invalid, and then fail to connect.
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ImageError, UnicodeDecodeError) as error:

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
 from beam_upscale.inference.weights import cache, digest
-from beam_upscale.storage import files, publishing, walking
-from beam_upscale.storage.uris import secrets, uris, urls
+from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.uris import uris
 
 # The error codes of a store that does not list its files.
 _OF_LISTING = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
@@ -24,7 +25,7 @@ def sha256(uri: str) -> str:
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE, the file or the folder cannot be read.
     """
-    uri = uris.absolute(uri)
+    uri = files.absolute(uri)
     with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
@@ -38,12 +39,11 @@ def fetch(uri: str, expected: str) -> Path:
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
     """
-    uri = uris.absolute(uri)
+    uri = files.absolute(uri)
     with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
-            # A URL may go on behind the file's name.
-            suffix = PurePosixPath(secrets.path_of(uri) if urls.is_web(uri) else uri).suffix
+            suffix = PurePosixPath(store_of(uri).path_of(uri)).suffix
             return cache.store(expected, suffix, functools.partial(files.open_read, uri))
         return cache.store_folder(
             expected, names, lambda name: files.open_read(uris.join(uri, name))
@@ -56,7 +56,7 @@ def put(path: Path, uri: str) -> None:
     Files that are there already stay, since the URI names the content. An interrupted copy is
     continued.
     """
-    uri = uris.absolute(uri)
+    uri = files.absolute(uri)
     if path.is_file():
         _put_file(path, uri)
         return
@@ -72,18 +72,20 @@ def is_there(uri: str) -> bool:
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE, the file system cannot be read.
     """
-    uri = uris.absolute(uri)
+    uri = files.absolute(uri)
     with _unavailable_on_failure(uri):
         names = _names(uri)
         if not names:
             return files.exists(uri)
         # A remote file system has just listed its files, so they exist.
-        return not uris.is_local(uri) or all(files.exists(uris.join(uri, name)) for name in names)
+        if not store_of(uri).is_local:
+            return True
+        return all(files.exists(uris.join(uri, name)) for name in names)
 
 
 def _put_file(path: Path, uri: str) -> None:
     if not files.exists(uri):
-        with path.open("rb") as source, publishing.publish(uri) as file:
+        with path.open("rb") as source, files.publish(uri) as file:
             shutil.copyfileobj(source, file)
 
 
@@ -96,13 +98,14 @@ def _names(uri: str) -> list[str]:
     below = f"{uri}/"
     return sorted(
         entry.uri.removeprefix(below)
-        for entry in walking.list_files(uri)
+        for entry in files.list_files(uri)
         if entry.uri.startswith(below)
     )
 
 
 @contextlib.contextmanager
 def _unavailable_on_failure(uri: str) -> Iterator[None]:
+    failures: tuple[type[Exception], ...] = (ImageError, *store_of(uri).failures)
     try:
         yield
     except SettingsError as error:
@@ -112,13 +115,8 @@ def _unavailable_on_failure(uri: str) -> Iterator[None]:
             ErrorCode.WEIGHTS_UNAVAILABLE,
             f"the weights {uris.printable(uri)} cannot be read: {error.message}",
         ) from error
-    except _failures(uri) as error:
+    except failures as error:
         raise SettingsError(
             ErrorCode.WEIGHTS_UNAVAILABLE,
             f"the weights {uris.printable(uri)} cannot be read: {reason(error)}",
         ) from error
-
-
-def _failures(uri: str) -> tuple[type[Exception], ...]:
-    """Returns the exceptions that reading may raise; object stores' clients have their own."""
-    return (ImageError, OSError) if uris.is_local(uri) else (Exception,)

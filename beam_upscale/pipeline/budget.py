@@ -24,7 +24,7 @@ from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, wit
 from beam_upscale.planning.chain import ChainPlan, Rules
 from beam_upscale.sources.inputs.source_image import HEADER_BYTES, SourceImage
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import uris
+from beam_upscale.storage.protocol.store import check_size
 
 # Formats whose plan needs the end of the file too: frame count and orientation may be there.
 _LATE_FORMATS = frozenset({"gif", "webp"})
@@ -153,7 +153,7 @@ def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> I
     start = source.read_start()
     if len(start) != HEADER_BYTES:
         # This is the whole file; it may be longer than requested if the store cannot read a range.
-        files.check_size(len(start), max_bytes)
+        check_size(len(start), max_bytes)
         return decoders.read_header(start)
     try:
         header = decoders.read_header(start)
@@ -262,7 +262,7 @@ def spent(output: str | None, model: RemoteModel | None) -> Decimal:
     """
     if output is None:
         return Decimal(0)
-    dataset = DatasetFolder(uris.absolute(output))
+    dataset = DatasetFolder(files.absolute(output))
     if model is not None:
         return read_sums(dataset).spent
     return sum((spent_on(row) for _, row in dataset.committed_rows()), Decimal(0))

@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held, untouched_on_failure
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.dataset.hold.hold import bind
 from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.manifest.row import CREDITS, Status, status_of
+from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
@@ -37,7 +37,7 @@ from beam_upscale.planning.engines import USD_PER_CREDIT
 from beam_upscale.planning.plan import Action
 from beam_upscale.sources.inputs.inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import uris
 
@@ -154,7 +154,7 @@ def preview(
             another preview is made there; INVALID_OPTION, Beam knows no such runner.
     """
     is_here = is_local(beam_options)
-    with held(
+    with hold_output(
         folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS, on_wait=on_wait
     ) as dataset:
         with untouched_on_failure(dataset):
@@ -175,7 +175,7 @@ def _refuse_used(dataset: DatasetFolder) -> None:
     Raises:
         SettingsError: OUTPUT_TAKEN.
     """
-    if any(True for _ in walking.list_below(dataset.resolve(_ROWS))):
+    if any(True for _ in files.list_below(dataset.resolve(_ROWS))):
         raise SettingsError(
             ErrorCode.OUTPUT_TAKEN, f"{dataset.resolve(_ROWS)} has files in it; take another folder"
         )
@@ -258,7 +258,7 @@ class PreviewRows:
 
 def read_preview(folder: str) -> PreviewRows:
     """Reads the rows of the preview in a folder."""
-    parts = walking.list_below(uris.join(uris.absolute(folder), _ROWS))
+    parts = files.list_below(uris.join(files.absolute(folder), _ROWS))
     return PreviewRows(part.uri for part in parts)
 
 

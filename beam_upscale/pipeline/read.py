@@ -11,9 +11,9 @@ from beam_upscale.dataset.book_entries import work_of
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held_by_pipeline
 from beam_upscale.dataset.manifest.columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
+from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteModel
@@ -268,7 +268,7 @@ class ReadImages(beam.PTransform):
         """Wires listing and the search for earlier results."""
         dataset = None
         if self.output is not None:
-            dataset = held_by_pipeline(root.pipeline, self.output, self.lease_seconds)
+            dataset = output_of_pipeline(root.pipeline, self.output, self.lease_seconds)
         own = WebAccess(self.deny_private_networks, self.allow_link_local)
         request = ListingRequest(
             self.pattern,
@@ -306,7 +306,7 @@ class ReadListed(beam.PTransform):
 
     def expand(self, root: Any) -> Any:
         """Wires the listing's batches and the search for earlier results."""
-        dataset = held_by_pipeline(root.pipeline, self.output)
+        dataset = output_of_pipeline(root.pipeline, self.output)
         batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
         return batches | "Read" >> _ReadBatches(dataset, self.retry, self.model)
 

@@ -16,10 +16,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale.dataset import book_files, book_sums, books, folder
 from beam_upscale.dataset.folder import RESULTS, DatasetFolder
-from beam_upscale.dataset.held_folder import held, held_by_pipeline, untouched_on_failure
 from beam_upscale.dataset.hold.hold import bind
 from beam_upscale.dataset.manifest.columns import infer_input_type
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
+from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalModel, LocalNetwork
@@ -54,6 +54,7 @@ from beam_upscale.sources.discovery import no_input
 from beam_upscale.sources.inputs.input_scope import refuse_needed_in_results
 from beam_upscale.sources.inputs.inputs import Listing, require_prompt_column
 from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 
@@ -106,7 +107,7 @@ def _run(
     files.configure(request.beam_options)
     is_here = is_local(request.beam_options)
     seconds = request.lease_seconds
-    with held(
+    with hold_output(
         request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
     ) as dataset:
         with untouched_on_failure(dataset):
@@ -291,7 +292,7 @@ def _with_reachable_weights(
 
 
 def _with_uploaded_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
-    if not uris.is_local(model.weights_uri):
+    if not store_of(model.weights_uri).is_local:
         return model
     path = Path(model.weights_uri)
     # A folder's name may have a dot in it.
@@ -316,7 +317,7 @@ def _wire(
     most_failures: int | None,
     input_type: pa.StructType | None,
 ) -> None:
-    dataset = held_by_pipeline(pipeline, request.output)
+    dataset = output_of_pipeline(pipeline, request.output)
     model = settings.remote_model
     images = pipeline | ReadListed(request.output, retry=request.retry, model=model)
     if request.max_credits is not None:

@@ -20,7 +20,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held_by_pipeline, known_to_pipeline
+from beam_upscale.dataset.output_hold import known_to_pipeline, output_of_pipeline
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -175,7 +175,7 @@ class Upscale(beam.PTransform):
         """Returns the first step, without a label."""
         books = None
         if self.books is not None:
-            books = RunBooks.begin(held_by_pipeline(pipeline, self.books))
+            books = RunBooks.begin(output_of_pipeline(pipeline, self.books))
         return beam.ParDo(Prepare(self.settings, books))
 
     def _chain(self, tiled: Any) -> Any:
@@ -215,7 +215,7 @@ class UpscaleForRun(Upscale):
             return super().expand(images)
         send_whole_elements()
         assert self.scratch is not None
-        output = held_by_pipeline(images.pipeline, self.scratch)
+        output = output_of_pipeline(images.pipeline, self.scratch)
         return self._branches(images, output, final_place)
 
 

@@ -17,8 +17,8 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindows
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held_by_pipeline
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
+from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
@@ -37,8 +37,7 @@ from beam_upscale.pipeline.settings.run_record import (
     refuse_foreign_files,
     run_record,
 )
-from beam_upscale.storage import walking
-from beam_upscale.storage.uris import uris
+from beam_upscale.storage import files
 
 # The roots of the outputs that each pipeline writes.
 _written: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
@@ -92,7 +91,7 @@ class WriteDataset(beam.PTransform):
         """Wires persisting, the commit of shards, their common type and the end of the run."""
         results = upscaled if isinstance(upscaled, tuple) else (upscaled,)
         pipeline = results[0].pipeline
-        dataset = held_by_pipeline(pipeline, self.output, self.lease_seconds)
+        dataset = output_of_pipeline(pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)
         for each in results:
             refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
@@ -233,8 +232,8 @@ def _refuse_other_listings(lineage: Lineage, dataset: DatasetFolder) -> None:
     output = Output(dataset.root)
     for each in lineage.readers:
         if isinstance(each, ReadImages):
-            output.refuse("the input is", walking.start_of_listing(each.pattern))
-    outputs = [uris.absolute(each.output) for each in lineage.readers if each.output is not None]
+            output.refuse("the input is", files.start_of_listing(each.pattern))
+    outputs = [files.absolute(each.output) for each in lineage.readers if each.output is not None]
     others = [output for output in outputs if output != dataset.root]
     if others:
         raise SettingsError(

@@ -11,10 +11,11 @@ from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.formats.recognition import DEFAULT_FORMAT, format_of, inferred
 from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
 from beam_upscale.sources.inputs.inputs import Listing, is_there
-from beam_upscale.storage import walking
+from beam_upscale.storage import files
+from beam_upscale.storage.protocol.store import FileEntry
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import secrets, urls
 from beam_upscale.storage.uris import uris as uris_uris
-from beam_upscale.storage.walking import FileEntry
 
 
 def list_images(
@@ -58,7 +59,7 @@ def list_images(
             or nothing reads such a URI; INPUT_IN_OUTPUT.
     """
     _refuse_unread(pattern)
-    start = walking.start_of_listing(pattern)
+    start = files.start_of_listing(pattern)
     scope = InputScope(start, None if exclude is None else Output(exclude))
     scope.refuse_in_output("the input is", start)
     listing = _list_within(scope, pattern, input_format, image_column)
@@ -69,7 +70,7 @@ def list_images(
 
 def _refuse_unread(pattern: str) -> None:
     """Raises an error if no reader takes the address of a pattern."""
-    scheme, refusal = uris_uris.unread_scheme(pattern), ""
+    scheme, refusal = store_of(pattern).unread_scheme(pattern), ""
     if scheme is not None:
         refusal = uris_uris.scheme_refusal(scheme)
     elif secrets.has_userinfo(pattern):
@@ -115,7 +116,7 @@ def _format(
 
 def _entries(pattern: str, scope: InputScope) -> Entries:
     """Returns the files that a pattern names, without results."""
-    entries = Entries(walking.list_files(pattern, scope))
+    entries = Entries(files.list_files(pattern, scope))
     scope.finish()
     if not scope.has_results_elsewhere:
         return entries
@@ -124,8 +125,8 @@ def _entries(pattern: str, scope: InputScope) -> Entries:
 
 def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
     """Checks whether a pattern names a folder, and all these files are below it."""
-    target = uris_uris.absolute(pattern)
-    return not urls.is_web(pattern) and all(
+    target = files.absolute(pattern)
+    return store_of(pattern).has_folders and all(
         entry.uri.startswith(uris_uris.join(target, ""))
         or (entry.is_folder and entry.uri == target)
         for entry in entries

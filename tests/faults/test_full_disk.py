@@ -15,7 +15,7 @@ from PIL import Image
 from runs import Finished, command, command_elsewhere, quick, tree, upscale
 
 from beam_upscale.dataset.verify import verify
-from beam_upscale.storage import publishing
+from beam_upscale.storage.protocol import remote_store
 
 IMAGES = 10
 SHARD_ROWS = 4
@@ -156,7 +156,7 @@ def test_temporary_folder_that_fills_stops_the_run_and_the_next_goes_on(
     monkeypatch.setattr(MemoryFileSystem, "files", {})
     monkeypatch.setattr(tempfile, "tempdir", str(disk.folder))
     # As if results were larger than what waits in memory.
-    monkeypatch.setattr(publishing, "_BYTES_IN_MEMORY", 10_000)
+    monkeypatch.setattr(remote_store, "_BYTES_IN_MEMORY", 10_000)
     ballast = disk.folder / "ballast"
     ballast.write_bytes(bytes(disk.free() - 16_384))
     output, local = "mem://bucket/out", tmp_path / "local"

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 from runs import command
 
-from beam_upscale.dataset.hold.hold import Hold, new_token, refuse_impossible
+from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.errors import SettingsError
+from beam_upscale.storage.stores import store_of
 
 GRPC = ("--backend=grpc", "--endpoint=127.0.0.1:1")
 
@@ -175,4 +176,4 @@ def test_a_folder_that_another_run_makes_meanwhile_is_no_file(
 
     monkeypatch.setattr(Path, "stat", look_and_then_make)
 
-    refuse_impossible(f"{tmp_path}/out")
+    store_of(f"{tmp_path}/out").check_folder(f"{tmp_path}/out")

@@ -35,7 +35,7 @@ from beam_upscale.pipeline.upscale import Upscale
 from beam_upscale.pipeline.write import WriteDataset
 from beam_upscale.planning import engines
 from beam_upscale.sources.inputs.source_image import source_image
-from beam_upscale.storage import publishing, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 PRICE = Decimal("0.2")
@@ -83,8 +83,8 @@ def test_a_run_that_is_stopped_says_what_was_charged(history: History) -> None:
 
 def test_books_that_were_changed_are_noticed(history: History) -> None:
     assert history.run(through_beam)
-    for entry in list(walking.list_below(uris.join(history.dataset.root, "books"))):
-        publishing.delete(entry.uri)
+    for entry in list(files.list_below(uris.join(history.dataset.root, "books"))):
+        files.delete(entry.uri)
 
     (problem,) = verify(history.dataset.root)
 
@@ -109,7 +109,7 @@ def test_rows_of_an_earlier_version_count_against_a_budget(history: History) -> 
 
 def as_an_earlier_version_left_it(history: History) -> None:
     """Takes the books away, and what tells that there are any."""
-    publishing.delete(uris.join(history.dataset.root, "books"))
+    files.delete(uris.join(history.dataset.root, "books"))
     path = Path(history.dataset.run_json)
     values = json.loads(path.read_text())
     del values["books"]

@@ -29,8 +29,8 @@ from beam_upscale.pipeline.budget import read_header
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import files
 from beam_upscale.storage.http import attempts, connections
+from beam_upscale.storage.local.local_disk import LocalDisk
 
 Images = Mapping[str, bytes]
 Writer = Callable[[Path, Images, str], Path]
@@ -365,8 +365,10 @@ def test_a_pipeline_reads_each_row_group_once(
     images = {f"{number}.png": b"%d" % number for number in range(6)}
     source = write(tmp_path / "in", images, "bad.png")
     opened: list[str] = []
-    open_read = files.open_read
-    monkeypatch.setattr(files, "open_read", lambda uri: opened.append(uri) or open_read(uri))
+    open_read = LocalDisk.open_read
+    monkeypatch.setattr(
+        LocalDisk, "open_read", lambda self, uri: opened.append(uri) or open_read(self, uri)
+    )
 
     def read(image: SourceImage) -> tuple[str, bytes]:
         label = image.columns["label"]

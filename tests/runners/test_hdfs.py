@@ -24,7 +24,7 @@ from runs import (
     without_places,
 )
 
-from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -71,7 +71,7 @@ def test_runs_leave_what_local_ones_do(
     run = functools.partial(command, "run", source, output, *quick(tiny_weights), *settings)
 
     killed = run(prepare=functools.partial(signal_after, RECORD, 3))
-    left = [entry.name for entry in walking.list_below(output)]
+    left = [entry.name for entry in files.list_below(output)]
     finished = run()
     versions = results(output)
     again = run()
@@ -94,7 +94,7 @@ def results(output: str) -> dict[str, tuple[object, ...]]:
     """The versions of all that a run without news is not to write."""
     return {
         entry.name: files.version(entry.uri)
-        for entry in walking.list_below(output)
+        for entry in files.list_below(output)
         if entry.name.startswith(("images/", "data/", "manifest/"))
     }
 
@@ -103,17 +103,17 @@ def replace_without_end(uri: str, options: Sequence[str]) -> None:
     """Writes one file after the other under one name."""
     files.configure(options)
     for data in itertools.cycle(sorted(WHOLE)):
-        publishing.write(uri, data, "hdfs://test/partial")
+        files.write(uri, data, "hdfs://test/partial")
 
 
 def test_a_file_that_is_replaced_is_there_at_every_moment(options: Sequence[str]) -> None:
     uri = "hdfs://test/replaced/run.json"
-    publishing.write(uri, min(WHOLE))
+    files.write(uri, min(WHOLE))
     seen, is_over = [], threading.Event()
 
     def look() -> None:
         while not is_over.is_set():
-            names = [entry.name for entry in walking.list_below("hdfs://test/replaced")]
+            names = [entry.name for entry in files.list_below("hdfs://test/replaced")]
             seen.append(files.exists(uri) and names == ["run.json"])
 
     looker = threading.Thread(target=look)
@@ -132,8 +132,8 @@ def test_a_file_that_is_replaced_is_there_at_every_moment(options: Sequence[str]
         is_over.set()
         looker.join()
     assert set(seen) == {True}
-    publishing.delete("hdfs://test/partial")
-    assert list(walking.list_below("hdfs://test/partial")) == []
+    files.delete("hdfs://test/partial")
+    assert list(files.list_below("hdfs://test/partial")) == []
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

@@ -26,7 +26,7 @@ from runs import (
     workers_of,
 )
 
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -107,7 +107,7 @@ def test_runs_on_a_store_that_fails_leave_what_a_local_one_does(
     found = functools.partial(find, store.variables)
 
     killed = run(prepare=functools.partial(find_and_be_killed, store.variables))
-    left = [entry.name for entry in walking.list_below(output)]
+    left = [entry.name for entry in files.list_below(output)]
     finished = run(prepare=found)
     copy(output, str(fetched))
     made = workers_of(fetched)
@@ -144,7 +144,7 @@ def test_run_on_a_store_that_refuses_everything_ends_and_goes_on_later(
 
     refused = run(prepare=functools.partial(find_and_be_refused, store.variables, closed))
     closed.unlink()
-    left = [entry.name for entry in walking.list_below(output)]
+    left = [entry.name for entry in files.list_below(output)]
     finished = run(prepare=functools.partial(find, store.variables))
     copy(output, str(fetched))
 

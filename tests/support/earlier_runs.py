@@ -15,7 +15,7 @@ from beam_upscale.errors import ImageError
 from beam_upscale.pipeline.run_state.resume import Asked
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import files, publishing
+from beam_upscale.storage import files
 
 
 def make(folder: Path, *names: str) -> None:
@@ -46,9 +46,9 @@ def commit(dataset: DatasetFolder, shard: int, rows: Iterable[Row]) -> None:
     for row in rows:
         if row.output_uri is not None:
             dataset.write(dataset.resolve(row.output_uri), b"done")
-    with publishing.publish(dataset.manifest_uri(shard)) as file:
+    with files.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(manifest_table.table(rows), file)
-    publishing.delete(dataset.staging)
+    files.delete(dataset.staging)
 
 
 def put_aside(dataset: DatasetFolder, row: Row) -> Record:

@@ -29,8 +29,8 @@ from beam_upscale.pipeline.run_state.control import ProgressFile, clear_stop, re
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import conditional_files, publishing, walking
 from beam_upscale.storage import files as storage_files
+from beam_upscale.storage.beam import object_store
 
 _TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
 _BOX = Box(0, 0, 4, 4)
@@ -192,7 +192,7 @@ def files(root: str) -> dict[str, bytes]:
     """The content of every file of an output, but for its holds and what is being written."""
     return {
         entry.name: storage_files.read_if_there(entry.uri) or b""
-        for entry in list(walking.list_below(root))
+        for entry in list(storage_files.list_below(root))
         if not entry.name.startswith((".staging/hold/", ".staging/partial/"))
     }
 
@@ -215,7 +215,7 @@ def time_that_flies() -> Iterator[None]:
     Nothing of this process may write meanwhile.
     """
     clock, watch, passed = owners.clock, taking.Taking._watch, [0.0]
-    deleted_at_once, conditional_files._DELETED_AT_ONCE = conditional_files._DELETED_AT_ONCE, 1
+    deleted_at_once, object_store._DELETED_AT_ONCE = object_store._DELETED_AT_ONCE, 1
 
     def watch_in_no_time(self: taking.Taking, owner: owners.Owner) -> None:
         passed[0] += owner.lease_seconds
@@ -227,7 +227,7 @@ def time_that_flies() -> Iterator[None]:
         yield
     finally:
         owners.clock, taking.Taking._watch = clock, watch
-        conditional_files._DELETED_AT_ONCE = deleted_at_once
+        object_store._DELETED_AT_ONCE = deleted_at_once
 
 
 @contextlib.contextmanager
@@ -295,7 +295,7 @@ def undisturbed(deed: Deed, root: str, kind: Kind) -> Undisturbed:
         deed.act(dataset)
     after = files(root)
     dataset.hold.release()
-    publishing.delete(root)
+    storage_files.delete(root)
     found = {**before, **after}
     changed = {name: found[name] for name in found if before.get(name) != after.get(name)}
     assert asked and changed
@@ -366,4 +366,4 @@ def _rerun(deed: Deed, root: str) -> Iterator[tuple[DatasetFolder, Hold, _Told]]
     yield dataset, successor, _Told()
     successor.release()
     dataset.hold.release()
-    publishing.delete(root)
+    storage_files.delete(root)

@@ -10,7 +10,8 @@ from typing import IO, Any, ClassVar
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from beam_upscale.storage import conditional_files
+from beam_upscale.storage.beam.object_store import ObjectStore
+from beam_upscale.storage.stores import STORES
 
 
 class MemoryFileSystem(FileSystem):
@@ -145,13 +146,17 @@ class ConditionalMemory:
             return found in (expected, None)
 
 
+STORE = ObjectStore(ConditionalMemory)
+
+
 @contextlib.contextmanager
 def conditional_memory() -> Iterator[str]:
     """Those files as an object store with conditions, empty, for a while; gives a root."""
-    conditional_files._STORES["mem"] = ConditionalMemory
+    entry = (lambda uri: uri.startswith("mem://"), __name__)
+    STORES.insert(0, entry)
     MemoryFileSystem.files.clear()
     try:
         yield "mem://bucket"
     finally:
-        del conditional_files._STORES["mem"]
+        STORES.remove(entry)
         MemoryFileSystem.files.clear()

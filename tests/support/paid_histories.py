@@ -25,8 +25,8 @@ from beam_upscale.dataset.book_files import closed, open_entries
 from beam_upscale.dataset.book_sums import BookSums, read_sums
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.decoding.pool import shared_pool
@@ -59,7 +59,7 @@ from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine, PriceTier
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import listed_shards, read_part
-from beam_upscale.storage import publishing
+from beam_upscale.storage.local.local_disk import LocalDisk
 
 ESRGAN = "esrgan-v1-x2plus"
 LATENT = "stable-diffusion-x4-latent-upscaler"
@@ -114,7 +114,7 @@ class Failpoint:
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
         """Within it, files are written and removed only until the moment has come."""
-        create, publish, delete = publishing.create, publishing.publish, publishing.delete
+        create, publish, delete = LocalDisk.create, LocalDisk.publish, LocalDisk.delete
 
         def created(*arguments: Any) -> bool:
             self.pass_by()
@@ -134,9 +134,9 @@ class Failpoint:
             delete(*arguments)
 
         with (
-            mock.patch.object(publishing, "create", created),
-            mock.patch.object(publishing, "publish", published),
-            mock.patch.object(publishing, "delete", deleted),
+            mock.patch.object(LocalDisk, "create", created),
+            mock.patch.object(LocalDisk, "publish", published),
+            mock.patch.object(LocalDisk, "delete", deleted),
         ):
             yield
 
@@ -312,7 +312,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
         lost: whether a worker with an input is lost when it has the result, so that the input is
             upscaled again; may change the input's file meanwhile.
     """
-    with held(request.output, in_this_process=True, lease_seconds=10) as dataset:
+    with hold_output(request.output, in_this_process=True, lease_seconds=10) as dataset:
         ready = pipeline_run._ready(request, dataset)
         pipeline_run._open_books(dataset)
         dataset.write_json(dataset.run_json, {**ready.record, "complete": False})

@@ -25,7 +25,7 @@ from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.pipeline.request import Run, RunResult
 from beam_upscale.pipeline.run import run
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
-from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 ENGINE = "esrgan-v1-x2plus"
@@ -176,7 +176,7 @@ def after_each(pattern: str, act: Callable[[], None]) -> None:
         pattern: regular expression for the end of the files' paths.
         act: what is done. Until it is, no other such file is written.
     """
-    publish, turn = publishing.publish, threading.RLock()
+    publish, turn = files.publish, threading.RLock()
 
     @contextlib.contextmanager
     def followed(uri: str, *arguments: Any) -> Iterator[Any]:
@@ -187,7 +187,7 @@ def after_each(pattern: str, act: Callable[[], None]) -> None:
             if is_meant:
                 act()
 
-    publishing.publish = followed
+    files.publish = followed
 
 
 def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: float = 0) -> None:
@@ -245,8 +245,8 @@ def tree(output: Path) -> dict[str, str]:
 
 def copy(source: str, target: str) -> None:
     """Copies all files below a folder, on any file system."""
-    for entry in list(walking.list_below(source)):
-        publishing.write(uris.join(target, entry.name), files.read(entry.uri))
+    for entry in list(files.list_below(source)):
+        files.write(uris.join(target, entry.name), files.read(entry.uri))
 
 
 def without_places(output: Path) -> list[object]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
     from beam_upscale.pipeline.request import FailureLimit
 
-# Of the stores that Beam knows.
+# Schemes whose second slash is missed; nothing is opened by them.
 _SCHEMES = frozenset({"azfs", "file", "gs", "hdfs", "http", "https", "s3"})
 
 

@@ -24,15 +24,12 @@ clock.
 
 import contextlib
 import dataclasses
-import errno
 import logging
 import os
-import stat
 import threading
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
@@ -40,9 +37,8 @@ from beam_upscale.dataset.hold.owners import Folder, Kind, ended, state_of_outpu
 from beam_upscale.dataset.hold.state import State, states
 from beam_upscale.dataset.hold.taking import Taking
 from beam_upscale.dataset.hold.terms import Terms
-from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
-from beam_upscale.storage import store_checks
-from beam_upscale.storage.uris import uris, urls
+from beam_upscale.errors import ErrorCode, SettingsError, reason
+from beam_upscale.storage.stores import store_of
 
 _logger = logging.getLogger(__name__)
 
@@ -146,69 +142,9 @@ def _forget_in_child() -> None:
 os.register_at_fork(after_in_child=_forget_in_child)
 
 
-def refuse_impossible(root: str) -> None:
-    """Raises if a folder cannot exist at this place, whatever rights this user has.
-
-    Args:
-        root: the URI or absolute path of the folder.
-
-    Raises:
-        SettingsError: OUTPUT_UNAVAILABLE; MISSING_PACKAGE, its store's client is not installed.
-    """
-    if urls.is_web(root):
-        raise _unavailable(root, "is on a web server, where nothing can be written")
-    if not uris.is_local(root):
-        scheme = uris.unread_scheme(root)
-        if scheme is not None:
-            found = f"no file system of the scheme {scheme} is known"
-            if scheme == "file":
-                found = "it is on another machine"
-            raise _unavailable(root, f"cannot be written: {found}")
-        _refuse_unready(root)
-        return
-    try:
-        for each in (Path(root), *Path(root).parents):
-            # Read once, as another run may create the folder between two reads.
-            mode = _mode(each)
-            if mode is not None and stat.S_ISDIR(mode):
-                return
-            if mode is not None:
-                where = "is" if each == Path(root) else f"cannot be a folder: {each} is"
-                raise _unavailable(root, f"{where} a file, not a folder")
-            if each.is_symlink() and _mode(each) is None:
-                raise _unavailable(root, f"cannot be a folder: {each} is a link that leads nowhere")
-    except OSError as error:
-        raise _unavailable(root, f"cannot be a folder: {reason(error, of=root)}") from error
-
-
-def _mode(path: Path) -> int | None:
-    """Returns the mode (type and rights) of the file at a path; None if there is none."""
-    try:
-        return path.stat().st_mode
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise
-
-
-def _refuse_unready(root: str) -> None:
-    """Raises if this process lacks a requirement of a store's client."""
-    try:
-        store_checks.check(root)
-    except ImageError as error:
-        found = f"cannot be written: {error.message}"
-        if error.code is ErrorCode.MISSING_PACKAGE:
-            raise SettingsError(error.code, f"{uris.printable(root)} {found}") from error
-        raise _unavailable(root, found) from error
-
-
-def _unavailable(root: str, found: str) -> SettingsError:
-    name = root if uris.is_local(root) else uris.printable(root)
-    return SettingsError(ErrorCode.OUTPUT_UNAVAILABLE, f"{name} {found}; take another output")
-
-
 def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> State:
-    refuse_impossible(hold.root)
+    store = store_of(hold.root)
+    store.check_folder(hold.root)
     try:
         for _ in range(_MOST_TRIES):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
@@ -219,7 +155,7 @@ def _begin(hold: Hold, on_wait: Callable[[str], None] = _logger.warning) -> Stat
     except SettingsError:
         raise
     except Exception as error:  # The clients of object stores raise errors of their own.
-        raise _unavailable(hold.root, f"cannot be written: {reason(error)}") from error
+        raise store.unavailable(hold.root, f"cannot be written: {reason(error)}") from error
 
 
 def _join(hold: Hold) -> State:

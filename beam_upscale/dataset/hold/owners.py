@@ -11,7 +11,8 @@ from pathlib import Path
 
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
 from beam_upscale.errors import ErrorCode, HoldLostError
-from beam_upscale.storage import files, publishing, walking
+from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 # Fractions of `lease_seconds`: the time between two signs of life; the time for which a process
@@ -101,8 +102,8 @@ class Folder:
 
     @property
     def lock_path(self) -> str | None:
-        """The path of the file that is locked; None if the output is not on a local disk."""
-        return uris.join(self.uri, "lock") if uris.is_local(self.uri) else None
+        """The path of the file that is locked; None if the output's store has no locks."""
+        return uris.join(self.uri, "lock") if store_of(self.uri).has_locks else None
 
     def look(self) -> _Seen:
         """Reads the holds as they are now.
@@ -110,7 +111,7 @@ class Folder:
         Raises:
             OSError: the store does not answer.
         """
-        names = {entry.name for entry in walking.list_below(self.uri)}
+        names = {entry.name for entry in files.list_below(self.uri)}
         numbers = sorted(filter(None, map(_number_of, names)), reverse=True)
         for number in numbers:
             if f"{number:06}.withdrawn" in names:
@@ -143,7 +144,7 @@ class Folder:
 
     def create(self, owner: Owner) -> bool:
         """Creates the file of an owner's number; returns False if another run has the number."""
-        return publishing.create(self._file(owner.number, ".json"), owner.to_json(), self._partial)
+        return files.create(self._file(owner.number, ".json"), owner.to_json(), self._partial)
 
     def mark_released(self, owner: Owner) -> None:
         """Marks a hold as given up by its run, in one atomic step."""
@@ -157,7 +158,7 @@ class Folder:
     def signs_of_life(self, number: int) -> dict[str, bytes]:
         """Reads the signs of life of a lease's processes: the files' content by name."""
         signs = {}
-        for entry in list(walking.list_below(self._file(number, ""))):
+        for entry in list(files.list_below(self._file(number, ""))):
             found = files.read_if_there(entry.uri)
             if found is not None:
                 signs[entry.name] = found
@@ -165,7 +166,7 @@ class Folder:
 
     def names_of_living(self, number: int) -> set[str]:
         """Lists the names of the signs of life of a lease's processes."""
-        return {entry.name for entry in walking.list_below(self._file(number, ""))}
+        return {entry.name for entry in files.list_below(self._file(number, ""))}
 
     def wait_for_silence(self, owner: Owner, but_for: Set[str]) -> None:
         """Waits until no process can still rely on a look before the hold was released."""
@@ -179,22 +180,22 @@ class Folder:
 
     def delete_sign(self, number: int, name: str) -> None:
         """Removes the sign of life of a process that stops showing it."""
-        publishing.delete(self._sign(number, name), allowed)
+        files.delete(self._sign(number, name), allowed)
 
     def _write(self, uri: str, data: bytes) -> None:
-        publishing.write(uri, data, self._partial, allowed)
+        files.write(uri, data, self._partial, allowed)
 
     def _sign(self, number: int, name: str) -> str:
         return uris.join(self._file(number, ""), name)
 
     def delete(self, number: int) -> None:
         """Deletes all files but those of later, not withdrawn holds; the number's own file last."""
-        names = {entry.name for entry in walking.list_below(self.uri)}
+        names = {entry.name for entry in files.list_below(self.uri)}
         gone = {each for each in names if _is_up_to(number, each, names)}
         own = f"{number:06}.json"
         for name in [*sorted(gone - {own}), *gone & {own}]:
-            publishing.delete(uris.join(self.uri, name), allowed)
-        if uris.is_local(self.uri):
+            files.delete(uris.join(self.uri, name), allowed)
+        if store_of(self.uri).is_local:
             for path in (*Path(self.uri).glob("*/"), Path(self.uri), Path(self.uri).parent):
                 with contextlib.suppress(OSError):
                     path.rmdir()

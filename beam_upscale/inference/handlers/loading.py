@@ -9,6 +9,8 @@ from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalNetwork
 from beam_upscale.inference.networks.failures import DeviceState, Fault, device_lost, fault_of
 from beam_upscale.inference.weights import hub_repository, registry, resolution, values
+from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 
@@ -39,9 +41,9 @@ def weights_path(model: LocalNetwork) -> Path:
     uri = model.weights_uri
     if not shared_weights.is_there(uri):
         return _by_name(model)
-    if not uris.is_local(uri):
+    if not store_of(uri).is_local:
         return shared_weights.fetch(uri, model.weights_sha256)
-    return _verified(Path(uris.absolute(uri)), model)
+    return _verified(Path(files.absolute(uri)), model)
 
 
 def _by_name(model: LocalNetwork) -> Path:

@@ -12,12 +12,12 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset import books, folder
 from beam_upscale.dataset.folder import INTERMEDIATES, DatasetFolder
-from beam_upscale.dataset.held_folder import ShownBundle
 from beam_upscale.dataset.layouts.definition import image_extension
 from beam_upscale.dataset.layouts.layout import IMAGES, Layout
 from beam_upscale.dataset.manifest import row as manifest_row
 from beam_upscale.dataset.manifest.row import Row, fitted
 from beam_upscale.dataset.names import mark, safe_name
+from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import ShownBundle
 from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.sources.inputs.source_image import SourceImage
 

@@ -16,8 +16,8 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import ShownBundle
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage

@@ -18,7 +18,7 @@ from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.locations import parts as locations_parts
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 
@@ -134,7 +134,7 @@ class TileFolder:
 
 
 def _numbers(folder: str) -> set[int]:
-    return {int(entry.name) for entry in walking.list_below(folder) if entry.name.isdigit()}
+    return {int(entry.name) for entry in files.list_below(folder) if entry.name.isdigit()}
 
 
 def chain_plan(width: int, height: int, frames: int, settings: PinnedSettings) -> ChainPlan:

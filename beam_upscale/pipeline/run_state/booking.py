@@ -19,7 +19,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.inference.paid_calls import Fate
 from beam_upscale.inference.remote_engines import RemoteModel
 from beam_upscale.pipeline.run_state.free_repeats import lock, prepaid, repeatable_entries
-from beam_upscale.storage import publishing
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 _MOST_CREDITS = Decimal(10**12)
@@ -115,7 +115,7 @@ class BookedCall:
                 has_room = True
             self._entry = self._new_entry(len(here) + 1, now)
             uri = open_uri(self._dataset, self._place, self._entry.n)
-            if publishing.create(uri, self._entry.to_json(), self._dataset.partial):
+            if files.create(uri, self._entry.to_json(), self._dataset.partial):
                 break
             found = read_entry(uri)
             here += [] if found is None else [found]
@@ -224,7 +224,7 @@ def _keep_to_claimed_work(booking: ImageBooking) -> None:
         return
     place = Place(booking.input_id, 0, 0).key
     uri = uris.join(books.dataset.staging, "claims", books.run, place)
-    if not publishing.create(uri, booking.work.encode(), books.dataset.partial):
+    if not files.create(uri, booking.work.encode(), books.dataset.partial):
         raise ImageError(
             ErrorCode.OVER_BUDGET,
             "the input was changed while the run was under way, and calls for what it was before "
@@ -249,7 +249,7 @@ def _take_spare_call(books: RunBooks, limit: Limit, price: Decimal) -> None:
     for number in range(_next_spare.get(key, 0), limit.spare_calls):
         _next_spare[key] = number + 1
         uri = uris.join(books.dataset.staging, "repeats", books.run, str(number))
-        if publishing.create(uri, uuid.uuid4().hex.encode(), books.dataset.partial):
+        if files.create(uri, uuid.uuid4().hex.encode(), books.dataset.partial):
             return
     raise ImageError(
         ErrorCode.OVER_BUDGET,

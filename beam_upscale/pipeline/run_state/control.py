@@ -22,7 +22,7 @@ from beam_upscale.errors import ImageError
 from beam_upscale.inference import steps
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -135,7 +135,7 @@ class ProgressFile:
 def read_progress(dataset: DatasetFolder, run_id: str) -> Progress:
     """Adds up the progress of all workers of a run."""
     total = Progress()
-    for entry in list(walking.list_below(dataset.progress)):
+    for entry in list(files.list_below(dataset.progress)):
         if entry.name.startswith(run_id):
             try:
                 values = json.loads(files.read(entry.uri))

@@ -22,7 +22,7 @@ from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import ListedInput, listed_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
-from beam_upscale.storage.uris import urls
+from beam_upscale.storage.stores import store_of
 
 # Error codes of an image's parameters; of failures that are always retried; and of reading an
 # image's file or its caption.
@@ -269,8 +269,10 @@ def still_holds(
         digest = image.sha256()
     except ImageError as error:
         # The input_id, a row's number, may belong to another URL by now.
-        is_same_url = urls.is_web(image.uri or "") and earlier.source_uri == image.source_uri
-        if earlier.source_sha256 is None or not is_same_url:
+        is_withdrawn = (
+            not store_of(image.uri or "").keeps_files and earlier.source_uri == image.source_uri
+        )
+        if earlier.source_sha256 is None or not is_withdrawn:
             return earlier.error_code == error.code
         digest = earlier.source_sha256
     if digest != earlier.source_sha256:

@@ -15,7 +15,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan_options import Oversize
-from beam_upscale.storage import files, walking
+from beam_upscale.storage import files
 
 _PACKAGES = (
     "apache-beam",
@@ -168,4 +168,4 @@ def refuse_foreign_files(dataset: DatasetFolder) -> None:
 
 
 def _is_taken(uri: str) -> bool:
-    return files.exists(uri) or any(True for _ in walking.list_below(uri))
+    return files.exists(uri) or any(True for _ in files.list_below(uri))

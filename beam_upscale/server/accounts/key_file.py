@@ -1,6 +1,5 @@
 """The file of API keys: read and checked."""
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, reason
+from beam_upscale.storage import files
 
 CREDIT_STEP = Decimal("0.0001")
 """The smallest amount that is accounted for, in credits."""
@@ -73,7 +73,7 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
         SettingsError: INVALID_OPTION, the file cannot be read or holds a line that is no key.
     """
     try:
-        text = _read(Path(path).absolute()).decode()
+        text = files.read(str(Path(path).absolute())).decode()
     except ImageError as error:
         raise invalid(f"the keys: {error.message}") from error
     except UnicodeDecodeError as error:
@@ -91,23 +91,6 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
     _require_unique(path, "name", [record.key.name for record in records])
     _require_unique(path, "sha256", [record.sha256 for record in records])
     return tuple(records)
-
-
-def _read(path: Path) -> bytes:
-    """Reads the bytes of a regular file.
-
-    `storage` is imported only if that fails: its import takes longer than all else that a command
-    on keys does.
-
-    Raises:
-        ImageError: as `storage.read`.
-    """
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            return path.read_bytes()
-    from beam_upscale.storage import files
-
-    return files.read(str(path))
 
 
 def valid_keys(records: Sequence[KeyRecord]) -> Mapping[str, Key]:

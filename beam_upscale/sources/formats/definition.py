@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.inputs.input_scope import InputScope
 from beam_upscale.sources.inputs.inputs import Listing
-from beam_upscale.storage.uris import secrets, urls
+from beam_upscale.storage.stores import store_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,5 +50,5 @@ class FormatDefinition:
 
 def ending(uri: str) -> str:
     """Returns the ending of a file's name, with its dot and in lower case; empty for none."""
-    path = secrets.path_of(uri) if urls.is_web(uri) else uri
-    return PurePosixPath(path.rpartition("/")[2]).suffix.lower()
+    name = store_of(uri).path_of(uri).rpartition("/")[2]
+    return PurePosixPath(name).suffix.lower()

@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterable, Iterator
 
+from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.sorted_map import SortedMap
-from beam_upscale.storage.walking import FileEntry
 
 
 class Entries:

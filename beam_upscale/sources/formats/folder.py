@@ -20,11 +20,12 @@ from beam_upscale.sources.parsing.metadata_files import (
     nearest,
     read_metadata,
 )
-from beam_upscale.storage import walking
+from beam_upscale.storage import files
+from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.sorted_map import SortedMap
-from beam_upscale.storage.uris import secrets, urls
+from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.uris import secrets
 from beam_upscale.storage.uris import uris as uris_uris
-from beam_upscale.storage.walking import FileEntry
 
 # The standard library's own table, without entries of this machine's administrator, and extensions
 # of files that stand beside images in datasets.
@@ -47,7 +48,7 @@ def is_image_name(name: str) -> bool:
 
 def _list_folder(found: FoundFiles) -> Listing:
     entries, scope = found.entries, found.scope
-    single = uris_uris.absolute(found.pattern)
+    single = files.absolute(found.pattern)
 
     def is_input(entry: FileEntry | None) -> bool:
         return entry is not None and (entry.uri == single or is_image_name(entry.name))
@@ -108,9 +109,9 @@ def _side_files(
     scope: InputScope,
 ) -> SortedMap:
     """Returns the URIs of files that may be metadata or captions of the pattern's files."""
-    if urls.is_web(pattern):
+    if not store_of(pattern).has_folders:
         return SortedMap()
-    target = uris_uris.absolute(pattern)
+    target = files.absolute(pattern)
     if all(entry.uri.startswith(uris_uris.join(target, "")) for entry in entries):
         return _set_of(entry.uri for entry in entries if _is_side_file(entry))
     if entries.get(target) is not None:
@@ -127,7 +128,7 @@ def _beside_glob(
     base, _, begin = re.split(r"[*?[]", pattern, maxsplit=1)[0].rpartition("/")
     # All names begin as the glob does; a caption's has another ending.
     begin = begin.rpartition(".")[0] or begin
-    below = walking.list_files(f"{base}/{begin}**", scope)
+    below = files.list_files(f"{base}/{begin}**", scope)
     there = _set_of(entry.uri for entry in below if _is_side_file(entry))
     there.add((uri, "") for uri in _metadata_uris(base) if is_there(uri))
     wanted = _set_of(_caption_uri(each.uri) for each in images())

@@ -25,8 +25,9 @@ from beam_upscale.sources.parsing.table_rows import (
     named,
 )
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import secrets, uris, urls
-from beam_upscale.storage.walking import FileEntry
+from beam_upscale.storage.protocol.store import FileEntry
+from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.uris import uris
 
 # Digits of a row's number in an id: more than any table needs. So ids sort as rows do, and do not
 # change when a table grows.
@@ -113,10 +114,8 @@ def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
     if row.uri == table.uri:
         # Rows of several tables may use the same names.
         name = uris.join(stem(table.name), name)
-    elif urls.is_web(name):
-        name = secrets.path_of(name)
-    elif "://" in name:
-        name = name.partition("://")[2]
+    elif (path := store_of(name).path_of(name)) != name:
+        name = path
     elif not name.startswith("/"):
         name = uris.join(table.name.rpartition("/")[0], name.replace("\\", "/"))
     return source_image(

@@ -22,9 +22,9 @@ from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_
 from beam_upscale.sources.locations.parts import Extent, Missing, Part
 from beam_upscale.sources.parsing.tar_members import Member, bytes_of, members_of
 from beam_upscale.storage import files
+from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.uris import uris
-from beam_upscale.storage.walking import FileEntry
 
 _COLUMNS = "json"
 _CAPTIONS = ("txt", "caption")

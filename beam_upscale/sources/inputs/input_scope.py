@@ -17,7 +17,8 @@ from beam_upscale.dataset.places import (
     link_target,
     written_names,
 )
-from beam_upscale.storage import walking
+from beam_upscale.storage.protocol.store import Scope
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 
@@ -39,7 +40,7 @@ def _dataset_of_results(path: str) -> _Root | None:
     return _root(folder) if name in written_names(folder) else None
 
 
-class InputScope(walking.Scope):
+class InputScope(Scope):
     """The places that a listing of inputs passes over: the output, and the results of any run.
 
     Results that the pattern itself names are inputs all the same, for example those of a dataset in
@@ -59,7 +60,7 @@ class InputScope(walking.Scope):
         self._output = output
         self._start = start
         self._results = Ways(_dataset_of_results)
-        self._named = self._results.first(start) if uris.is_local(start) else None
+        self._named = self._results.first(start) if store_of(start).is_local else None
         self._has_seen = False
         self._run_jsons: list[str] = []
         self._local: dict[_Root, None] = {}

@@ -14,9 +14,10 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.locations import locations
 from beam_upscale.sources.locations.parts import Cell, Extent, Missing, OnDisk, Part
-from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess, within
+from beam_upscale.storage.protocol.store import check_size
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import secrets, urls
 from beam_upscale.storage.uris import uris as uris_uris
 
@@ -122,7 +123,7 @@ class SourceImage:
         if self.data is None:
             with within(self.web_access):
                 size = locations.size(self.uri or self.input_id, self.part)
-            storage_files.check_size(size, max_bytes)
+            check_size(size, max_bytes)
 
     def sha256(self) -> str:
         """Returns the SHA-256 of the encoded image, in hexadecimal; does not hold a file in memory.
@@ -159,7 +160,7 @@ class SourceImage:
 
         Raises:
             ImageError: a column is out of range, with the codes of `Parameters`; the caption cannot
-                be read, with those of `storage.read`; or it is too large or not UTF-8,
+                be read, with those of `files.read`; or it is too large or not UTF-8,
                 INVALID_PROMPT.
         """
         if self.caption_uri is not None and self.columns.get(prompt_column) is None:
@@ -253,13 +254,14 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
             the last part of `uri`.
         **fields: further attributes of `SourceImage`.
     """
-    found = name or (secrets.path_of(uri) if urls.is_web(uri) else uri).rpartition("/")[2]
+    found = name or store_of(uri).path_of(uri).rpartition("/")[2]
     relative = safe_name(found)
     columns = fields.get("columns", {"file_name": relative})
     fields["columns"] = secrets.values_without_secrets(columns)
     fields.setdefault("input_id", id_of(uri))
     if urls.is_web(uri):
-        # A worker may not know the rules of the machine that lists the image.
+        # The rules are those of URLs alone, and a worker may not know the rules of the machine that
+        # lists the image.
         fields.setdefault("web_access", web_access.access())
     # Remove the extension first: `safe_name` cuts off the end of a name that is too long.
     output_name = safe_name(stem(found))

@@ -12,7 +12,8 @@ from beam_upscale.sources.locations import parquet_cells
 from beam_upscale.sources.locations.local_copies import Copies, ranges
 from beam_upscale.sources.locations.parts import Cell, Extent, Missing, OnDisk, Part, checked
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import uris
+from beam_upscale.storage.protocol.store import check_size
+from beam_upscale.storage.stores import store_of
 
 
 def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
@@ -31,11 +32,11 @@ def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
         case None:
             return files.read_at_most(uri, max_bytes)
         case Extent(offset, size):
-            files.check_size(size, max_bytes)
+            check_size(size, max_bytes)
             return checked(files.read_range(uri, offset, size), uri, part)
         case Cell():
             data = parquet_cells.cells.read(uri, part)
-            files.check_size(len(data), max_bytes)
+            check_size(len(data), max_bytes)
             return data
         case Missing():
             raise part.error()
@@ -111,7 +112,7 @@ def on_disk(uri: str, part: Part | None, sha256: str | None = None) -> Iterator[
     if is_in_place(uri, part):
         # Raises the reason if it cannot be read.
         files.open_read(uri).close()
-        yield OnDisk(Path(uris.absolute(uri)), None)
+        yield OnDisk(Path(files.absolute(uri)), None)
         return
     with _copies.held(uri, part, sha256) as held:
         yield held
@@ -119,7 +120,7 @@ def on_disk(uri: str, part: Part | None, sha256: str | None = None) -> Iterator[
 
 def is_in_place(uri: str, part: Part | None) -> bool:
     """Checks whether `on_disk` gives the input's own file and no copy."""
-    return part is None and uris.is_local(uri)
+    return part is None and store_of(uri).is_local
 
 
 def forget(uri: str) -> None:

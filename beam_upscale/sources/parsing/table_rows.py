@@ -1,9 +1,6 @@
 """A table's row as an input: its image, its name and its columns."""
 
 import dataclasses
-import os
-import posixpath
-import urllib.parse
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +8,7 @@ from beam_upscale.errors import ErrorCode, SettingsError, literal, shortened
 from beam_upscale.sources.locations.parts import Cell, Missing, Part
 from beam_upscale.sources.parsing.metadata_files import name_of_two, shown
 from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import secrets, uris, urls
 
 IMAGE_COLUMNS = (
@@ -153,6 +151,7 @@ def with_name(
 def _without_blanks_around(table: str, value: str) -> str:
     """Removes the blanks around a name if a file exists only under the name without them."""
     bare = value.strip()
+    # A URL has no blanks around it any more, but those of other alphabets, which are part of it.
     if bare == value or not bare or urls.is_web(value):
         return value
     try:
@@ -183,7 +182,7 @@ def problem_of(value: object) -> str:
 
 def _problem_of_scheme(value: str) -> str:
     """Explains why an address cannot be read, judged by its beginning; empty if it can."""
-    scheme = uris.unread_scheme(value)
+    scheme = store_of(value).unread_scheme(value)
     if scheme is not None:
         return f"is an address that is not read: {uris.scheme_refusal(scheme)}"
     if secrets.has_userinfo(value):
@@ -209,17 +208,8 @@ def resolved(table: str, value: str) -> str:
     of Windows become slashes. A table may name any file that can be read.
     """
     if urls.scheme_of(value) is not None or value.startswith("/"):
-        return uris.absolute(value)
-    relative = value.replace("\\", "/")
-    if urls.is_web(table):
-        # Not `urljoin` alone: a file may be called `a?b`.
-        return urllib.parse.urljoin(table, urllib.parse.quote(relative, safe="/%"))
-    folder = table.rpartition("/")[0]
-    if uris.is_local(table):
-        return os.path.normpath(uris.join(folder, relative))
-    scheme, _, path = folder.partition("://")
-    below = posixpath.normpath(posixpath.join("/", path, relative)).lstrip("/")
-    return f"{scheme}://{below}"
+        return files.absolute(value)
+    return store_of(table).resolve(table, value.replace("\\", "/"))
 
 
 def require_unique(uri: str, names: list[str]) -> None:

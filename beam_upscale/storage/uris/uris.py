@@ -1,20 +1,11 @@
-"""Joins, shows and classifies URIs and local paths, without opening what they name."""
+"""Joins and shows URIs and local paths, without opening what they name."""
 
 import os
 import re
 import urllib.parse
-from pathlib import Path
-
-from apache_beam.io.filesystem import FileSystem
 
 from beam_upscale.errors import shortened
 from beam_upscale.storage.uris import secrets, urls
-
-_KNOWN_SCHEMES = urls.WEB_SCHEMES | {"gs", "s3", "azfs", "hdfs"}
-
-# A file URI of this machine (RFC 8089): without a host, or with the host localhost.
-_LOCAL_FILE = re.compile(r"file:(?:/(?!/)|//(?:localhost)?(?:/|$))", re.IGNORECASE)
-_OF_LOCAL_FILE = re.compile(r"file:(?://(?:localhost)?(?=/|$))?", re.IGNORECASE)
 
 # The most characters of a URI in a message, and of a `data:` URI.
 LONGEST_NAMED = 400
@@ -22,44 +13,6 @@ _LONGEST_DATA = 40
 
 # An absolute Windows path, on a drive or on a server (UNC).
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]|\\\\")
-
-
-def is_local(uri: str) -> bool:
-    """Checks whether a URI names a file of this machine: a plain path, or one with `file:`."""
-    if ":" not in uri:
-        return True
-    if _LOCAL_FILE.match(uri):
-        return True
-    return "://" not in uri and not urls.is_web(uri)
-
-
-def unread_scheme(uri: str) -> str | None:
-    """Returns a URI's scheme if no store reads it; None for a path or a supported scheme.
-
-    A Beam scheme whose client is not installed counts as supported: its error names the package.
-    """
-    scheme = urls.scheme_of(uri)
-    if scheme is None or scheme in _KNOWN_SCHEMES or (scheme == "file" and is_local(uri)):
-        return None
-    known = {each.scheme() for each in FileSystem.get_all_subclasses()}
-    return None if scheme in known else scheme
-
-
-def absolute(uri: str) -> str:
-    """Makes a local path absolute, without `file:`; trims other URIs and their trailing slash."""
-    if is_local(uri):
-        return os.path.abspath(_without_scheme(uri))  # noqa: PTH100 (keeps odd bytes)
-    uri = urls.trimmed(uri)
-    return uri if urls.is_web(uri) else uri.rstrip("/")
-
-
-def local_path(uri: str) -> Path:
-    """Returns the path of a local URI or path."""
-    return Path(_without_scheme(uri))
-
-
-def _without_scheme(uri: str) -> str:
-    return _OF_LOCAL_FILE.sub("", uri, count=1) if _LOCAL_FILE.match(uri) else uri
 
 
 def join(base: str, *parts: str) -> str:

@@ -26,7 +26,7 @@ from beam_upscale.pipeline.settings.run_record import (
     run_record,
 )
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.storage import publishing, walking
+from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.uris import uris
 
 PRICE = Decimal("0.2")
@@ -64,7 +64,7 @@ def keep(dataset: DatasetFolder, *entries: Entry) -> None:
 
 
 def files(dataset: DatasetFolder, folder: str) -> list[str]:
-    found = walking.list_below(uris.join(dataset.root, "books", folder))
+    found = storage_files.list_below(uris.join(dataset.root, "books", folder))
     return sorted(each.name for each in found)
 
 
@@ -337,19 +337,19 @@ def test_closing_that_breaks_off_changes_no_sum(
     dataset: DatasetFolder, deleted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(dataset, *(entry(str(n), State.CHARGED, tile=n) for n in range(4)), entry("p", tile=9))
-    before, left, delete = read_sums(dataset), itertools.count(), publishing.delete
+    before, left, delete = read_sums(dataset), itertools.count(), storage_files.delete
 
     def breaks(uri: str, guard: object = None) -> None:
         if next(left) >= deleted:
             raise OSError("the machine is gone")
         delete(uri)
 
-    monkeypatch.setattr(publishing, "delete", breaks)
+    monkeypatch.setattr(storage_files, "delete", breaks)
     with pytest.raises(OSError, match="gone"):
         close(dataset)
     assert read_sums(dataset) == before
 
-    monkeypatch.setattr(publishing, "delete", delete)
+    monkeypatch.setattr(storage_files, "delete", delete)
     keep(dataset, entry("new", State.CHARGED, tile=10))
     close(dataset)
 

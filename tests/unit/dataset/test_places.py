@@ -23,13 +23,13 @@ from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import write_images
 from beam_upscale.dataset.manifest.row import Row, Status
-from beam_upscale.dataset.places import Output, is_dataset, normalized
+from beam_upscale.dataset.places import Output, is_dataset
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.inputs.inputs import Listing
 from beam_upscale.sources.inputs.source_image import source_image
-from beam_upscale.storage import publishing
+from beam_upscale.storage import files
 
 RUN = json.dumps({"format": RUN_FORMAT, "complete": True, "layout": "files"})
 
@@ -46,7 +46,7 @@ def make_dataset(folder: Path, *images: str) -> Path:
     """What a run leaves, as far as listings look at it."""
     make(folder, *(f"images/{name}" for name in images))
     for name in ("manifest/000000.parquet", "telemetry/000000-1.parquet", "README.md"):
-        publishing.write(f"{folder}/{name}", b"")
+        files.write(f"{folder}/{name}", b"")
     (folder / "run.json").write_text(RUN)
     return folder
 
@@ -159,11 +159,6 @@ def test_places_on_other_stores_are_compared_by_normalized_names(name: str) -> N
 @pytest.mark.parametrize("name", ["mem://b/out-of-focus/a.png", "mem://b", "mem://c/out/a.png"])
 def test_other_places_on_a_store_are_not_in_the_output(name: str) -> None:
     assert not Output("mem://b/out").holds(name)
-
-
-def test_names_on_other_stores_are_normalized() -> None:
-    assert normalized("S3://b//x/./y/../z/") == "s3://b/x/z"
-    assert normalized("hdfs:///photos") == normalized("hdfs://photos") == "hdfs://photos"
 
 
 # What is an input
@@ -324,9 +319,9 @@ def test_no_results_are_listed_on_other_stores(store: str) -> None:
         *("in/1.png", "in/images/2.png", "in/first/images/a.png", "in/first/own.png"),
         *("in/up/images/b.png", "in/other/data/c.png", "in/first/manifest/0.parquet"),
     ):
-        publishing.write(f"{store}/{name}", b"")
-    publishing.write(f"{store}/in/first/run.json", RUN.encode())
-    publishing.write(f"{store}/in/other/run.json", b"{}")
+        files.write(f"{store}/{name}", b"")
+    files.write(f"{store}/in/first/run.json", RUN.encode())
+    files.write(f"{store}/in/other/run.json", b"{}")
 
     for pattern in ("in", "in/", "in/**/*.png", "i*"):
         listing = list_images(f"{store}/{pattern}", exclude=f"{store}//in/up/")

@@ -13,12 +13,12 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.pipeline.read import ListingRequest, ReadImages
 from beam_upscale.pipeline.run_state.resume import assign_shards
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.storage import publishing
+from beam_upscale.storage import files
 
 
 def test_the_pipeline_lists_what_list_images_does(inputs: Path, dataset: DatasetFolder) -> None:
     make(inputs, "b.png", "a.png", "line\nbreak.png", "notes.txt")
-    publishing.write(os.fsdecode(os.fsencode(inputs) + b"/\xff.png"), b"")
+    files.write(os.fsdecode(os.fsencode(inputs) + b"/\xff.png"), b"")
     expected = [image.input_id for image in list_images(str(inputs)).images]
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:

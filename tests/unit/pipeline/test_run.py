@@ -37,7 +37,8 @@ from beam_upscale.pipeline.one_image import states
 from beam_upscale.pipeline.run_state.control import stop_reason
 from beam_upscale.pipeline.termination import INTERRUPTED
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import walking
+from beam_upscale.storage import files
+from beam_upscale.storage.protocol.store import FileEntry
 from pipelines import upscale_images
 
 # Pictures that come with scikit-image, without a download.
@@ -120,14 +121,14 @@ def test_order_and_parallelism_change_nothing(
     options["network_backend"] = network_backend
     upscale(photographs, tmp_path / "one", tiny_weights, workers=1, **options)
     expected = tree(tmp_path / "one")
-    list_files = walking.list_files
+    list_files = files.list_files
 
-    def shuffled(*arguments: Any) -> list[walking.FileEntry]:
+    def shuffled(*arguments: Any) -> list[FileEntry]:
         entries = list(list_files(*arguments))
         random.Random(1).shuffle(entries)
         return entries
 
-    monkeypatch.setattr(walking, "list_files", shuffled)
+    monkeypatch.setattr(files, "list_files", shuffled)
     upscale(photographs, tmp_path / "shuffled", tiny_weights, workers=1, **options)
     upscale(photographs, tmp_path / "four", tiny_weights, workers=4, **options)
 

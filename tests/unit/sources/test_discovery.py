@@ -13,7 +13,8 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.inputs import Listing
-from beam_upscale.storage import files, publishing
+from beam_upscale.storage import files
+from beam_upscale.storage.local.local_disk import LocalDisk
 
 
 def test_lists_in_order_and_counts_what_it_leaves_out(inputs: Path) -> None:
@@ -94,7 +95,7 @@ def test_names_that_need_care_are_matched_as_they_are_listed(inputs: Path) -> No
     odd = os.fsdecode(b"\xff.png")
     names = ["%FF.png", "ä b.png", "[x].png", "x" * 220 + ".png", "line\nbreak.png"]
     make(inputs, *names)
-    publishing.write(f"{inputs}/{odd}", b"")
+    files.write(f"{inputs}/{odd}", b"")
     describe(inputs, *({"file_name": name, "label": name} for name in names))
 
     listing = list_images(str(inputs))
@@ -186,13 +187,13 @@ def test_a_metadata_file_is_read_once(inputs: Path, monkeypatch: pytest.MonkeyPa
     make(inputs, "a.png", "b.png", "sub/c.png")
     describe(inputs, {"file_name": "a.png"}, {"file_name": "sub/c.png"})
     opened: list[str] = []
-    open_read = files.open_read
+    open_read = LocalDisk.open_read
 
-    def noted(uri: str) -> BinaryIO:
+    def noted(self: LocalDisk, uri: str) -> BinaryIO:
         opened.append(uri)
-        return open_read(uri)
+        return open_read(self, uri)
 
-    monkeypatch.setattr(files, "open_read", noted)
+    monkeypatch.setattr(LocalDisk, "open_read", noted)
     list_images(str(inputs))
     list_images(f"{inputs}/**/*.png")
 

@@ -16,7 +16,9 @@ from memory_hdfs import MemoryHdfs, hdfs
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.storage import files as storage_files
-from beam_upscale.storage import publishing, walking
+from beam_upscale.storage.local import publishing
+from beam_upscale.storage.protocol.store import FileEntry
+from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 NOBODY = 65534
@@ -61,7 +63,7 @@ def as_ordinary_user() -> Iterator[None]:
 
 
 def names(pattern: str | Path) -> list[str]:
-    return sorted(entry.name for entry in walking.list_files(str(pattern)))
+    return sorted(entry.name for entry in storage_files.list_files(str(pattern)))
 
 
 def make_files(folder: Path, *relative: str) -> None:
@@ -112,17 +114,17 @@ def test_of_a_part_no_more_is_read_than_that(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_path_is_local_and_another_scheme_is_not() -> None:
-    assert uris.is_local("photos/a.png")
-    assert uris.is_local("file:///photos/a.png")
-    assert not uris.is_local("gs://bucket/a.png")
+    assert store_of("photos/a.png").is_local
+    assert store_of("file:///photos/a.png").is_local
+    assert not store_of("gs://bucket/a.png").is_local
 
 
 def test_absolute_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert uris.absolute("a/../b/") == str(tmp_path / "b")
-    assert uris.absolute("file:///photos/") == "/photos"
-    assert uris.absolute("gs://bucket/photos/") == "gs://bucket/photos"
+    assert storage_files.absolute("a/../b/") == str(tmp_path / "b")
+    assert storage_files.absolute("file:///photos/") == "/photos"
+    assert storage_files.absolute("gs://bucket/photos/") == "gs://bucket/photos"
 
 
 @pytest.mark.parametrize("name", ["a.png", "été 100%.png", "line\nbreak.png", "a%FF.png"])
@@ -169,24 +171,24 @@ def test_reads_a_file_whole_and_in_part(tmp_path: Path) -> None:
 def test_a_file_uri_is_a_path(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/a b%20c.bin"
 
-    publishing.write(uri, b"data")
+    storage_files.write(uri, b"data")
 
     assert (tmp_path / "a b%20c.bin").read_bytes() == b"data"
     assert storage_files.read(uri) == b"data"
     assert storage_files.exists(uri)
     assert storage_files.size(uri) == 4
-    publishing.delete(uri)
+    storage_files.delete(uri)
     assert not storage_files.exists(uri)
 
 
 @pytest.mark.parametrize("name", [b"line\nbreak", b"not utf-8 \xff", b"100%", b"[a]*?"])
 def test_names_of_any_bytes(tmp_path: Path, name: bytes) -> None:
     path = os.fsdecode(os.path.join(os.fsencode(tmp_path), name))  # noqa: PTH118
-    publishing.write(path, b"data")
+    storage_files.write(path, b"data")
 
     assert storage_files.read(path) == b"data"
-    assert list(walking.list_files(str(tmp_path))) == [walking.FileEntry(path, os.fsdecode(name))]
-    assert list(walking.list_files(path)) == [walking.FileEntry(path, os.fsdecode(name))]
+    assert list(storage_files.list_files(str(tmp_path))) == [FileEntry(path, os.fsdecode(name))]
+    assert list(storage_files.list_files(path)) == [FileEntry(path, os.fsdecode(name))]
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
@@ -237,8 +239,8 @@ def test_a_name_in_an_error_is_printable(tmp_path: Path) -> None:
 def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.bin"
 
-    publishing.write(str(path), b"one")
-    publishing.write(str(path), b"two")
+    storage_files.write(str(path), b"one")
+    storage_files.write(str(path), b"two")
 
     assert path.read_bytes() == b"two"
     assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
@@ -258,18 +260,18 @@ def place(
 def test_a_file_appears_whole_or_not_at_all(place: str) -> None:
     uri = uris.join(place, "a.bin")
 
-    with publishing.publish(uri) as file:
+    with storage_files.publish(uri) as file:
         file.write(b"half")
         file.flush()
         assert not storage_files.exists(uri)
         file.write(b" and half")
 
     assert storage_files.read(uri) == b"half and half"
-    assert [entry.name for entry in walking.list_below(place)] == ["a.bin"]
+    assert [entry.name for entry in storage_files.list_below(place)] == ["a.bin"]
 
 
 def interrupted_write(uri: str) -> None:
-    with publishing.publish(uri) as file:
+    with storage_files.publish(uri) as file:
         file.write(b"new")
         raise KeyboardInterrupt
 
@@ -280,37 +282,37 @@ def test_an_exception_leaves_nothing(place: str) -> None:
     # A writer that is forgotten is closed here at the latest.
     gc.collect()
 
-    assert list(walking.list_below(place)) == []
+    assert list(storage_files.list_below(place)) == []
 
 
 def test_an_exception_leaves_the_earlier_file(place: str) -> None:
     uri = uris.join(place, "a.bin")
-    publishing.write(uri, b"old")
+    storage_files.write(uri, b"old")
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_write(uri)
     gc.collect()
 
     assert storage_files.read(uri) == b"old"
-    publishing.write(uri, b"new")
+    storage_files.write(uri, b"new")
     assert storage_files.read(uri) == b"new"
 
 
 def test_two_writers_do_no_harm(place: str) -> None:
     uri = uris.join(place, "a.bin")
 
-    with publishing.publish(uri) as one, publishing.publish(uri) as other:
+    with storage_files.publish(uri) as one, storage_files.publish(uri) as other:
         one.write(b"same")
         other.write(b"same")
 
     assert storage_files.read(uri) == b"same"
-    assert [entry.name for entry in walking.list_below(place)] == ["a.bin"]
+    assert [entry.name for entry in storage_files.list_below(place)] == ["a.bin"]
 
 
 def test_what_a_killed_writer_leaves_lies_in_the_folder_for_it(tmp_path: Path) -> None:
     uri, partial = str(tmp_path / "out" / "a.bin"), tmp_path / "partial"
 
-    with publishing.publish(uri, str(partial)) as file:
+    with storage_files.publish(uri, str(partial)) as file:
         file.write(b"data")
         assert len(list(partial.iterdir())) == 1
         assert list((tmp_path / "out").iterdir()) == []
@@ -491,7 +493,7 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", Failing)
 
-    found = {entry.name: entry.is_folder for entry in walking.list_files(str(tmp_path))}
+    found = {entry.name: entry.is_folder for entry in storage_files.list_files(str(tmp_path))}
 
     assert found.pop("b") is True
     assert len(found) == 2 and not any(found.values())
@@ -500,7 +502,7 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
 def test_a_link_to_nothing_is_listed_for_its_reader_to_say(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
 
-    (entry,) = walking.list_files(str(tmp_path))
+    (entry,) = storage_files.list_files(str(tmp_path))
     with pytest.raises(ImageError) as caught:
         storage_files.read(entry.uri)
 
@@ -517,7 +519,7 @@ def test_what_may_not_be_listed_is_an_entry_of_its_own(open_folder: Path, patter
     with as_ordinary_user():
         found = {
             entry.name: _code_of(lambda entry=entry: storage_files.read(entry.uri))
-            for entry in walking.list_files(f"{open_folder}{pattern}")
+            for entry in storage_files.list_files(f"{open_folder}{pattern}")
         }
 
     assert found
@@ -547,9 +549,9 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
         }
     )
 
-    assert list(walking.list_files("mem://bucket/photos")) == [
-        walking.FileEntry("mem://bucket/photos/a.png", "a.png"),
-        walking.FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
+    assert list(storage_files.list_files("mem://bucket/photos")) == [
+        FileEntry("mem://bucket/photos/a.png", "a.png"),
+        FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
     ]
     assert names("mem://bucket/photos/") == ["a.png", "sub/b.png"]
 
@@ -557,8 +559,8 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
 def test_lists_one_file_of_an_object_store(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/photos/a.png"] = b"a"
 
-    assert list(walking.list_files("mem://bucket/photos/a.png")) == [
-        walking.FileEntry("mem://bucket/photos/a.png", "a.png")
+    assert list(storage_files.list_files("mem://bucket/photos/a.png")) == [
+        FileEntry("mem://bucket/photos/a.png", "a.png")
     ]
     assert names("mem://bucket/none.png") == []
 
@@ -569,9 +571,9 @@ def test_lists_a_folder_where_folders_exist(hadoop: dict[str, bytes]) -> None:
     hadoop["/photos-old/d.png"] = b"d"
     MemoryHdfs.folders.add("/photos/nothing")
 
-    assert list(walking.list_files("hdfs://photos")) == [
-        walking.FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
-        walking.FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
+    assert list(storage_files.list_files("hdfs://photos")) == [
+        FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
+        FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
     ]
     assert names("hdfs://photos/sub/b.png") == ["b.png"]
     assert names("hdfs://photos/nothing") == names("hdfs://none") == []
@@ -599,7 +601,7 @@ def test_a_store_that_does_not_list_is_told_in_its_own_words(
     monkeypatch.setattr(MemoryFileSystem, "_list", refuse)
 
     with pytest.raises(SettingsError, match="photos/private") as caught:
-        list(walking.list_files(f"mem://bucket/in{below}"))
+        list(storage_files.list_files(f"mem://bucket/in{below}"))
 
     assert caught.value.code is code
 
@@ -628,26 +630,26 @@ def test_a_compressed_name_is_read_as_it_is(memory: dict[str, bytes]) -> None:
 
 def test_lists_below_with_hidden_names(place: str) -> None:
     for name in (".staging/records/1.json", "images/a.png"):
-        publishing.write(uris.join(place, name), b"")
+        storage_files.write(uris.join(place, name), b"")
 
-    found = sorted(entry.name for entry in walking.list_below(place))
+    found = sorted(entry.name for entry in storage_files.list_below(place))
 
     assert found == [".staging/records/1.json", "images/a.png"]
-    assert [entry.uri for entry in walking.list_below(uris.join(place, "images"))] == [
+    assert [entry.uri for entry in storage_files.list_below(uris.join(place, "images"))] == [
         uris.join(place, "images", "a.png")
     ]
-    assert list(walking.list_below(uris.join(place, "none"))) == []
+    assert list(storage_files.list_below(uris.join(place, "none"))) == []
 
 
 def test_deletes_files_and_folders(place: str) -> None:
     for name in ("a/1", "a/b/2", "c"):
-        publishing.write(uris.join(place, name), b"")
+        storage_files.write(uris.join(place, name), b"")
 
-    publishing.delete(uris.join(place, "a"))
-    publishing.delete(uris.join(place, "c"))
-    publishing.delete(uris.join(place, "none"))
+    storage_files.delete(uris.join(place, "a"))
+    storage_files.delete(uris.join(place, "c"))
+    storage_files.delete(uris.join(place, "none"))
 
-    assert list(walking.list_below(place)) == []
+    assert list(storage_files.list_below(place)) == []
 
 
 def test_many_objects_are_deleted_some_at_a_time(
@@ -663,7 +665,7 @@ def test_many_objects_are_deleted_some_at_a_time(
 
     monkeypatch.setattr(MemoryFileSystem, "delete", counted)
 
-    publishing.delete("mem://bucket/a")
+    storage_files.delete("mem://bucket/a")
 
     assert memory == {"mem://bucket/ab": b"beside"}
     assert together == [1000, 1000, 500]
@@ -673,7 +675,7 @@ def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_files(tmp_path, "kept/a.png")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
-    publishing.delete(str(tmp_path / "link"))
+    storage_files.delete(str(tmp_path / "link"))
 
     assert names(tmp_path) == ["kept/a.png"]
 
@@ -697,8 +699,8 @@ def test_a_file_that_is_created_is_durable_with_its_name(
         monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "new/a"
 
-    assert publishing.create(str(path), b"first", str(tmp_path / "partial"))
-    assert not publishing.create(str(path), b"second", str(tmp_path / "partial"))
+    assert storage_files.create(str(path), b"first", str(tmp_path / "partial"))
+    assert not storage_files.create(str(path), b"second", str(tmp_path / "partial"))
 
     assert path.read_bytes() == b"first"
     assert {path.stat().st_ino, path.parent.stat().st_ino, tmp_path.stat().st_ino} <= synced
@@ -724,9 +726,9 @@ def test_a_file_uri_of_this_machine_is_read(tmp_path: Path, start: str) -> None:
     (tmp_path / "a.png").write_bytes(b"here")
     uri = f"{start}{tmp_path}/a.png"
 
-    assert uris.is_local(uri)
-    assert uris.unread_scheme(uri) is None
-    assert uris.absolute(uri) == f"{tmp_path}/a.png"
+    assert store_of(uri).is_local
+    assert store_of(uri).unread_scheme(uri) is None
+    assert storage_files.absolute(uri) == f"{tmp_path}/a.png"
     assert storage_files.read(uri) == b"here"
 
 

@@ -22,18 +22,19 @@ from PIL import Image
 from runs import command, processes, quick
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import ShownBundle, held, untouched_on_failure
 from beam_upscale.dataset.hold import file_lock, owners
 from beam_upscale.dataset.hold import hold as hold_hold
 from beam_upscale.dataset.hold import state as hold_state
 from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.output_hold import ShownBundle, hold_output, untouched_on_failure
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.pipeline.commit.completion import _completed
-from beam_upscale.storage import conditional_files, publishing, walking
 from beam_upscale.storage import files as storage_files
-from beam_upscale.storage.uris import uris
+from beam_upscale.storage.beam import object_store
+from beam_upscale.storage.beam import s3 as beam_s3
+from beam_upscale.storage.stores import store_of
 
 # How long runs are waited for that show no sign of life; and what a living process shows one
 # within, also on a machine whose disk has much to do.
@@ -210,11 +211,11 @@ def test_one_output_by_two_names_is_one(
     (tmp_path / "link").symlink_to(tmp_path / "out")
     (tmp_path / "linked").symlink_to(tmp_path)
     monkeypatch.chdir(tmp_path)
-    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+    with hold_output(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
         before = everything(tmp_path)
         with (
             pytest.raises(SettingsError, match=r"^output_held: "),
-            held(name.format(tmp_path), in_this_process=True, lease_seconds=1),
+            hold_output(name.format(tmp_path), in_this_process=True, lease_seconds=1),
         ):
             pass
         assert everything(tmp_path) == before
@@ -317,7 +318,7 @@ def test_a_lock_that_is_removed_by_hand_ends_the_run(tmp_path: Path, removed: st
     hold = lock(tmp_path / "out")
     hold.acquire()
     dataset = DatasetFolder(hold.root, hold)
-    publishing.delete(dataset.resolve(removed))
+    storage_files.delete(dataset.resolve(removed))
     left = everything(tmp_path)
 
     with pytest.raises(HoldLostError, match="was removed by hand"):
@@ -353,7 +354,7 @@ def test_whoever_is_writing_is_waited_for(tmp_path: Path) -> None:
         thread.join()
 
     assert order == ["written", "released"]
-    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+    with hold_output(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
         pass
 
 
@@ -389,7 +390,7 @@ def test_a_forked_child_neither_writes_nor_keeps_the_lock(tmp_path: Path) -> Non
             os._exit(2)
 
     hold.release()
-    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
+    with hold_output(str(tmp_path / "out"), in_this_process=True, lease_seconds=1):
         pass
 
     os.write(writing, b"x")
@@ -407,7 +408,7 @@ def test_what_is_refused_leaves_no_trace(tmp_path: Path, made: str) -> None:
 
     def refuse() -> None:
         with (
-            held(output, in_this_process=True, lease_seconds=1) as dataset,
+            hold_output(output, in_this_process=True, lease_seconds=1) as dataset,
             untouched_on_failure(dataset),
         ):
             raise ValueError("refused")
@@ -442,7 +443,7 @@ def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
         pass
     first.end()
     first.release()
-    assert list(walking.list_below(place)) == []
+    assert list(storage_files.list_below(place)) == []
 
 
 @everywhere
@@ -509,7 +510,7 @@ def test_whoever_finds_a_late_sign_of_life_withdraws(
     third.acquire()
     assert owners.Folder(place).look().last == 3
     third.end()
-    assert list(walking.list_below(place)) == []
+    assert list(storage_files.list_below(place)) == []
     for hold in (first, third):
         hold.release()
 
@@ -539,7 +540,7 @@ def test_of_a_killed_process_the_output_is_taken_over(tmp_path: Path) -> None:
     killed = Elsewhere(tmp_path / "first", lease(f"{tmp_path}/out", 0.5))
     killed.kill()
 
-    with held(f"{tmp_path}/out", in_this_process=True, lease_seconds=1) as dataset:
+    with hold_output(f"{tmp_path}/out", in_this_process=True, lease_seconds=1) as dataset:
         dataset.write(dataset.run_json, b"{}")
 
 
@@ -574,14 +575,14 @@ def test_a_pipeline_put_together_before_another_run_is_refused_without_a_trace(
     DatasetFolder(place, other).write(f"{place}/run.json", b"{}")
     DatasetFolder(place, other).delete_staging()
     other.release()
-    before = {entry.name for entry in walking.list_below(place)}
+    before = {entry.name for entry in storage_files.list_below(place)}
 
     with pytest.raises(HoldLostError, match="put it together again"):
         DatasetFolder(place, late).write(f"{place}/run.json", b"late")
 
-    assert {entry.name for entry in walking.list_below(place)} == before == {"run.json"}
+    assert {entry.name for entry in storage_files.list_below(place)} == before == {"run.json"}
     assert storage_files.read(f"{place}/run.json") == b"{}"
-    if uris.is_local(place):
+    if store_of(place).is_local:
         assert os.listdir(place) == ["run.json"]  # noqa: PTH208
 
 
@@ -609,7 +610,10 @@ def test_a_pipeline_that_broke_in_this_process_is_not_waited_for(tmp_path: Path)
     with broken.shown():
         broken.check()
 
-    with held(broken.root, in_this_process=True, lease_seconds=1), pytest.raises(HoldLostError):
+    with (
+        hold_output(broken.root, in_this_process=True, lease_seconds=1),
+        pytest.raises(HoldLostError),
+    ):
         broken.check()
 
 
@@ -701,10 +705,10 @@ def test_what_conditions_cannot_tell(place: str) -> None:
     dataset = DatasetFolder(place, owner)
     dataset.write(f"{place}/images/a.png", b"equal")
     seen = list(store.versions_below(f"{place}/images/"))
-    publishing.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
+    storage_files.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
 
-    conditional_files.delete_seen(store, seen, contextlib.nullcontext)
-    conditional_files.put(
+    object_store.delete_seen(store, seen, contextlib.nullcontext)
+    object_store.replace(
         store, f"{place}/images/b.png", io.BytesIO(b"late"), contextlib.nullcontext
     )
 
@@ -773,16 +777,15 @@ def s3() -> Iterator[str]:
 
 
 def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditional_files, "_PART_BYTES", 6 << 20)
+    monkeypatch.setattr(beam_s3, "_PART_BYTES", 6 << 20)
     uri, large = f"{s3}/conditions/a b%c", b"x" * (13 << 20)
-    store = conditional_files.store_of(uri)
-    assert store is not None
+    store = beam_s3.STORE.client(uri)
 
     assert store.version(uri) is store.read(uri) is None
-    assert publishing.create(uri, b"1")
-    assert not publishing.create(uri, b"2")
+    assert storage_files.create(uri, b"1")
+    assert not storage_files.create(uri, b"2")
     # An answer that was lost.
-    assert publishing.create(uri, b"1")
+    assert storage_files.create(uri, b"1")
     first = store.version(uri)
     assert first is not None
     assert store.write(uri, io.BytesIO(large), first)
@@ -834,7 +837,9 @@ def test_a_worker_of_a_run_before_is_told_where_disks_use_inodes_again(tmp_path:
 def test_a_submitter_that_breaks_leaves_the_output_to_the_workers(tmp_path: Path) -> None:
     with (
         pytest.raises(OSError, match="lost"),
-        held(f"{tmp_path}/out", in_this_process=False, lease_seconds=LEASE_SECONDS) as dataset,
+        hold_output(
+            f"{tmp_path}/out", in_this_process=False, lease_seconds=LEASE_SECONDS
+        ) as dataset,
     ):
         worker = other_process(dataset.hold)
         raise OSError("the job server's connection is lost")
@@ -856,7 +861,7 @@ def test_an_interruption_waits_for_no_writer_and_the_lock_goes_with_the_last(
 
     with (
         pytest.raises(KeyboardInterrupt),
-        held(root, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset,
+        hold_output(root, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset,
     ):
         writer = threading.Thread(target=write, args=(dataset,))
         writer.start()
@@ -874,7 +879,7 @@ def test_an_interruption_waits_for_no_writer_and_the_lock_goes_with_the_last(
 
 def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Path) -> None:
     stop = DatasetFolder(f"{tmp_path}/out").stop_file
-    publishing.write(stop, b"device_lost")
+    storage_files.write(stop, b"device_lost")
     hold = dataclasses.replace(lease(f"{tmp_path}/out"), begun_on="")
 
     with hold.guard():
@@ -899,7 +904,7 @@ def test_transforms_that_ask_for_different_leases_are_refused(tmp_path: Path) ->
 @everywhere
 def test_a_completion_that_a_runner_repeats_gives_the_same(place: str) -> None:
     run = {"format": "beam-upscale/1", "layout": "files", "max_credits": Decimal("1.5")}
-    with held(place, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset:
+    with hold_output(place, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset:
         dataset.write_json(dataset.run_json, {**run, "complete": False})
         first = _completed(dataset, Layout.FILES, run)
 

@@ -17,7 +17,7 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images, write_images
 from beam_upscale.dataset.layouts.webdataset import sample_fields, sample_key
 from beam_upscale.dataset.manifest.row import Row, Status
-from beam_upscale.storage import publishing
+from beam_upscale.storage import files
 
 PACKED = pytest.mark.parametrize("layout", [layout for layout in Layout if layout.is_packed])
 
@@ -91,7 +91,7 @@ def test_a_shard_is_written_and_read_on_an_object_store(
 ) -> None:
     monkeypatch.setattr(MemoryFileSystem, "files", {})
     uri, data = "mem://bucket/out/data/000000", bytes(40 << 20)
-    with publishing.publish(uri) as file:
+    with files.publish(uri) as file:
         write_images(file, layout, [row("a"), row("b")], [b"image", data])
         assert uri not in MemoryFileSystem.files
 

@@ -18,7 +18,7 @@ from beam_upscale.pipeline.run_state.resume import assign_shards
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
-from beam_upscale.storage import publishing, walking
+from beam_upscale.storage import files
 
 
 def sources(*names: str) -> list[SourceImage]:
@@ -102,8 +102,8 @@ def test_shards_are_counted_off_in_order(dataset: DatasetFolder) -> None:
 def test_an_interrupted_run_goes_on_with_its_shards(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
     before = assigned(images, dataset, shard_rows=2)
-    publishing.write(dataset.resolve("images/b.png"), b"done")
-    with publishing.publish(dataset.manifest_uri(1)) as file:
+    files.write(dataset.resolve("images/b.png"), b"done")
+    with files.publish(dataset.manifest_uri(1)) as file:
         pq.write_table(manifest_table.table([upscaled(before[2]), upscaled(before[3])]), file)
 
     after = assigned(images, dataset, shard_rows=2)
@@ -193,7 +193,7 @@ def test_rows_that_have_changed_places_keep_the_names_of_their_results(
 def test_another_number_of_rows_is_another_assignment(dataset: DatasetFolder) -> None:
     images = sources("a", "b", "c", "d")
     before = assigned(images, dataset, shard_rows=2)
-    with publishing.publish(dataset.manifest_uri(0)) as file:
+    with files.publish(dataset.manifest_uri(0)) as file:
         pq.write_table(manifest_table.table([upscaled(before[0]), upscaled(before[1])]), file)
 
     after = assigned(images, dataset, shard_rows=1)
@@ -206,8 +206,8 @@ def test_shards_do_not_depend_on_the_order_of_the_listing(
 ) -> None:
     make(inputs, *(f"{number}.png" for number in range(20)), "3.jpg", "3.webp")
     expected = assigned(list_images(str(inputs)).images, dataset, 4)
-    shuffled = list(walking.list_files(str(inputs)))
+    shuffled = list(files.list_files(str(inputs)))
     random.Random(7).shuffle(shuffled)
-    monkeypatch.setattr(walking, "list_files", lambda *_: iter(shuffled))
+    monkeypatch.setattr(files, "list_files", lambda *_: iter(shuffled))
 
     assert assigned(list_images(str(inputs)).images, dataset, 4) == expected

@@ -13,8 +13,8 @@ from beam_upscale.dataset.book_entries import Entry, Place, State
 from beam_upscale.dataset.book_sums import BookSums, read_sums
 from beam_upscale.dataset.books import RunBooks, close, close_rows
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.held_folder import held
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
 from beam_upscale.inference.paid_calls import Fate
 from beam_upscale.inference.remote_engines import RemoteModel
@@ -105,7 +105,7 @@ def test_workers_that_send_a_call_at_once_share_no_entry(dataset: DatasetFolder)
 
 
 def test_an_output_that_another_run_has_gets_no_call(tmp_path: Path) -> None:
-    with held(str(tmp_path / "out"), in_this_process=True, lease_seconds=10) as dataset:
+    with hold_output(str(tmp_path / "out"), in_this_process=True, lease_seconds=10) as dataset:
         run = RunBooks.begin(dataset)
         call = sent(run)
         assert run.run == dataset.hold.token  # type: ignore[union-attr]
@@ -320,12 +320,12 @@ def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetF
 @pytest.fixture
 def crash(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The books cannot be written."""
-    from beam_upscale.storage import publishing
+    from beam_upscale.storage import files
 
     def fail(*_: object) -> bool:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(publishing, "create", fail)
+    monkeypatch.setattr(files, "create", fail)
     return
 
 

@@ -28,7 +28,7 @@ from beam_upscale.pipeline.run_state.control import (
 )
 from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import publishing
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 IMAGE = Progress(images=1, pixels=200, credits=Decimal("0.2"))
@@ -157,7 +157,7 @@ def test_threads_of_a_process_share_a_file(dataset: DatasetFolder) -> None:
 def test_files_without_steps_are_read(dataset: DatasetFolder) -> None:
     values = {"images": 3, "earlier": 1, "pixels": 200, "failures": 0, "credits": "0.2"}
     uri = uris.join(dataset.progress, "run-host-1.json")
-    publishing.write(uri, json.dumps(values).encode())
+    files.write(uri, json.dumps(values).encode())
 
     assert read_progress(dataset, "run") == Progress(3, 1, 200, 0, Decimal("0.2"), 0, 0)
 
@@ -251,7 +251,7 @@ def test_inputs_are_postponed_once_the_run_is_asked_to_stop(
 
     before = heed(step, "a")
     # As another process does it.
-    publishing.write(dataset.stop_file, b"interrupted")
+    files.write(dataset.stop_file, b"interrupted")
     too_soon_to_look = heed(step, "b")
     clock.now += 1.1
     after = [heed(step, name) for name in "cde"]
@@ -280,7 +280,7 @@ def test_a_request_that_another_process_has_withdrawn_is_forgotten(
 
     clock.now += 1.1
     still = is_stopped(dataset)
-    publishing.delete(dataset.stop_file)
+    files.delete(dataset.stop_file)
     just_looked = is_stopped(dataset)
     clock.now += 1.1
 

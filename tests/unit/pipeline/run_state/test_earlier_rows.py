@@ -31,7 +31,8 @@ from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.sources.inputs.inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
-from beam_upscale.storage import files, publishing
+from beam_upscale.storage import files
+from beam_upscale.storage.local.local_disk import LocalDisk
 
 RULES = Rules((get_engine("esrgan-v1-x2plus"),))
 
@@ -178,7 +179,7 @@ def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: Dataset
 
 def test_changed_content_is_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
     image = with_committed(picture, upscaled(picture), dataset)
-    publishing.write(picture.uri or "", b"other bytes")
+    files.write(picture.uri or "", b"other bytes")
 
     found = find(image, dataset)
 
@@ -190,9 +191,9 @@ def test_a_result_that_is_gone_or_cut_is_made_again(
     picture: SourceImage, dataset: DatasetFolder, left: bytes | None
 ) -> None:
     image = with_committed(picture, upscaled(picture), dataset)
-    publishing.delete(dataset.resolve("images/a.png"))
+    files.delete(dataset.resolve("images/a.png"))
     if left is not None:
-        publishing.write(dataset.resolve("images/a.png"), left)
+        files.write(dataset.resolve("images/a.png"), left)
 
     assert earlier_record(find(image, dataset)) is None
 
@@ -215,10 +216,10 @@ def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
     row = upscaled(picture, output_uri="data/000000.parquet")
 
     assert not still_holds(picture, row, dataset)
-    publishing.write(dataset.waiting_image_uri(picture.input_id), b"done")
+    files.write(dataset.waiting_image_uri(picture.input_id), b"done")
     assert still_holds(picture, row, dataset)
-    publishing.delete(dataset.staging)
-    publishing.write(dataset.resolve("data/000000.parquet"), b"shard")
+    files.delete(dataset.staging)
+    files.write(dataset.resolve("data/000000.parquet"), b"shard")
     assert still_holds(picture, row, dataset)
 
 
@@ -240,7 +241,7 @@ def test_a_file_that_was_too_large_is_not_read_again(
 ) -> None:
     row = Row(picture.input_id, "", Status.REJECTED, error_code=ErrorCode.FILE_TOO_LARGE)
     opened: list[str] = []
-    monkeypatch.setattr(files, "open_read", opened.append)
+    monkeypatch.setattr(LocalDisk, "open_read", lambda _, uri: opened.append(uri))
 
     assert not still_holds(picture, row, dataset)
     assert opened == []

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from beam_upscale.sources.locations import parquet_cells
-from beam_upscale.storage import files
+from beam_upscale.storage.local.local_disk import LocalDisk
 
 
 @pytest.fixture
@@ -25,11 +25,11 @@ def cells(monkeypatch: pytest.MonkeyPatch) -> parquet_cells._Cells:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which files were opened."""
     uris: list[str] = []
-    open_read = files.open_read
+    open_read = LocalDisk.open_read
 
-    def note(uri: str) -> Any:
+    def note(self: LocalDisk, uri: str) -> Any:
         uris.append(uri)
-        return open_read(uri)
+        return open_read(self, uri)
 
-    monkeypatch.setattr(files, "open_read", note)
+    monkeypatch.setattr(LocalDisk, "open_read", note)
     return uris

@@ -8,11 +8,12 @@ from typing import Any
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.hold import Hold, known_of_pipeline, new_token, of_pipeline
 from beam_upscale.dataset.hold.owners import Kind
-from beam_upscale.storage.uris import uris
+from beam_upscale.storage import files
+from beam_upscale.storage.stores import store_of
 
 
 @contextlib.contextmanager
-def held(
+def hold_output(
     output: str,
     *,
     in_this_process: bool,
@@ -30,8 +31,8 @@ def held(
     Raises:
         SettingsError: OUTPUT_HELD, another run has it; OUTPUT_UNAVAILABLE, it cannot be written.
     """
-    root = uris.absolute(output)
-    kind = Kind.LOCK if in_this_process and uris.is_local(root) else Kind.LEASE
+    root = files.absolute(output)
+    kind = Kind.LOCK if in_this_process and store_of(root).has_locks else Kind.LEASE
     hold = Hold(root, new_token(), kind, lease_seconds)
     hold.acquire(on_wait)
     try:
@@ -62,7 +63,7 @@ def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
         raise
 
 
-def held_by_pipeline(
+def output_of_pipeline(
     pipeline: Any, output: str, lease_seconds: float | None = None
 ) -> "DatasetFolder":
     """Returns the output of a pipeline's transforms, under the one hold that they share.
@@ -72,7 +73,7 @@ def held_by_pipeline(
         output: URI or path.
         lease_seconds: of the hold; see `of_pipeline`.
     """
-    root = uris.absolute(output)
+    root = files.absolute(output)
     return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))
 
 
@@ -85,7 +86,7 @@ def known_to_pipeline(pipeline: Any, folder: str) -> "DatasetFolder":
         pipeline: Beam's pipeline.
         folder: URI or path.
     """
-    root = uris.absolute(folder)
+    root = files.absolute(folder)
     return DatasetFolder(root, known_of_pipeline(pipeline, root))
 
 

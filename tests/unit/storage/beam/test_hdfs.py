@@ -13,8 +13,8 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.storage import files as storage_files
-from beam_upscale.storage import hdfs as storage_hdfs
-from beam_upscale.storage import publishing, walking
+from beam_upscale.storage.beam.hdfs import STORE
+from beam_upscale.storage.protocol.store import FileEntry
 
 PARTIAL = "hdfs://out/.staging/partial"
 
@@ -33,12 +33,12 @@ def test_a_file_is_replaced_in_one_step(
     stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    publishing.write("hdfs://out/images/a.png", b"old", PARTIAL)
+    storage_files.write("hdfs://out/images/a.png", b"old", PARTIAL)
     monkeypatch.setattr(
         MemoryHdfs, "step", lambda *_: seen.append(storage_files.read("hdfs://out/images/a.png"))
     )
 
-    publishing.write("hdfs://out/images/a.png", b"new", PARTIAL)
+    storage_files.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert set(seen) == {b"old", b"new"}
     assert stored == {"/out/images/a.png": b"new"}
@@ -53,7 +53,7 @@ def test_what_is_half_written_lies_in_the_folder_for_it(
     monkeypatch.setattr(MemoryHdfs, "step", fail)
 
     with pytest.raises(OSError, match="the network is gone"):
-        publishing.write("hdfs://out/images/a.png", b"new", PARTIAL)
+        storage_files.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert {path.rpartition("/")[0]: data for path, data in stored.items()} == {
         "/out/.staging/partial": b"n"
@@ -66,11 +66,11 @@ def test_a_file_without_a_folder_for_it_is_hidden_beside_its_name(
     names = []
     monkeypatch.setattr(MemoryHdfs, "step", lambda *_: names.append(sorted(stored)))
 
-    publishing.write("hdfs://weights/w.safetensors", b"data")
+    storage_files.write("hdfs://weights/w.safetensors", b"data")
 
     assert names[0][0].startswith("/weights/.")
-    assert list(walking.list_files("hdfs://weights")) == [
-        walking.FileEntry("hdfs://weights/w.safetensors", "w.safetensors")
+    assert list(storage_files.list_files("hdfs://weights")) == [
+        FileEntry("hdfs://weights/w.safetensors", "w.safetensors")
     ]
 
 
@@ -78,18 +78,18 @@ def test_a_server_that_does_not_replace_files_leaves_the_old_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MemoryHdfs, "replaces", False)
-    publishing.write("hdfs://out/run.json", b"old", PARTIAL)
+    storage_files.write("hdfs://out/run.json", b"old", PARTIAL)
 
     with pytest.raises(OSError, match="does not rename onto a file"):
-        publishing.write("hdfs://out/run.json", b"new", PARTIAL)
+        storage_files.write("hdfs://out/run.json", b"new", PARTIAL)
 
     assert storage_files.read("hdfs://out/run.json") == b"old"
 
 
 def test_a_replaced_file_of_the_same_size_has_another_version() -> None:
-    publishing.write("hdfs://in/a.png", b"one")
+    storage_files.write("hdfs://in/a.png", b"one")
     before = storage_files.version("hdfs://in/a.png")
-    publishing.write("hdfs://in/a.png", b"two")
+    storage_files.write("hdfs://in/a.png", b"two")
 
     assert storage_files.version("hdfs://in/a.png") != before
     assert storage_files.version("hdfs://in/none.png") == ()
@@ -140,7 +140,7 @@ def test_a_server_that_does_not_answer_has_lost_nothing(
     for ask in (
         storage_files.exists,
         storage_files.size,
-        lambda uri: list(walking.list_below(uri)),
+        lambda uri: list(storage_files.list_below(uri)),
     ):
         with pytest.raises(Exception, match=r"the server's words|may not be read by this user"):
             ask("hdfs://out/manifest")
@@ -149,12 +149,12 @@ def test_a_server_that_does_not_answer_has_lost_nothing(
 def test_paths_begin_as_asked_for(stored: dict[str, bytes]) -> None:
     stored.update({"/in/photos/a.png": b"", "/in/pho.png": b"", "/in/x/photos/b.png": b""})
 
-    assert set(storage_hdfs.paths_below("hdfs://in/pho")) == {
+    assert set(STORE.uris_below("hdfs://in/pho")) == {
         "hdfs://in/photos/a.png",
         "hdfs://in/pho.png",
     }
-    assert set(storage_hdfs.paths_below("hdfs://in/")) == {f"hdfs:/{path}" for path in stored}
-    assert list(storage_hdfs.paths_below("hdfs://in/pho.png/")) == []
+    assert set(STORE.uris_below("hdfs://in/")) == {f"hdfs:/{path}" for path in stored}
+    assert list(STORE.uris_below("hdfs://in/pho.png/")) == []
 
 
 # A run

@@ -9,9 +9,10 @@ import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale.dataset.hold import hold
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.storage import files, publishing, store_checks, walking
+from beam_upscale.storage import files
+from beam_upscale.storage.beam import azure, gcs, hdfs, requirements, s3
+from beam_upscale.storage.stores import store_of
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing is known of any store, before and after."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(store_checks.time, "sleep", lambda _: None)
+    monkeypatch.setattr(requirements.time, "sleep", lambda _: None)
     files.configure([])
     yield
     files.configure([])
@@ -42,8 +43,8 @@ def assert_refused(uri: str, code: ErrorCode, words: str) -> None:
         lambda: files.size(uri),
         lambda: files.exists(uri),
         lambda: files.sha256(uri),
-        lambda: publishing.write(uri, b"x"),
-        lambda: publishing.create(uri, b"x"),
+        lambda: files.write(uri, b"x"),
+        lambda: files.create(uri, b"x"),
     )
     for act in acts:
         with pytest.raises(ImageError, match=words) as caught:
@@ -51,10 +52,10 @@ def assert_refused(uri: str, code: ErrorCode, words: str) -> None:
         assert caught.value.code is code
     assert files.version(uri) == ()
     with pytest.raises(SettingsError, match=words) as listed:
-        list(walking.list_files(uri))
+        list(files.list_files(uri))
     assert listed.value.code is code
     with pytest.raises(SettingsError, match=words.partition(": ")[2] or words) as written:
-        hold.refuse_impossible(uri)
+        store_of(uri).check_folder(uri)
     is_missing = code is ErrorCode.MISSING_PACKAGE
     assert written.value.code is (code if is_missing else ErrorCode.OUTPUT_UNAVAILABLE)
 
@@ -70,7 +71,7 @@ def test_a_store_whose_package_is_missing_names_it(
     uri: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
-    packages = {module for module, _ in store_checks._PACKAGES.values()}
+    packages = {each.REQUIREMENT.module for each in (azure, gcs, hdfs, s3)}
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name in packages else found(name)
     )
@@ -87,11 +88,11 @@ def test_hdfs_without_options_says_which() -> None:
 
 def test_options_that_a_pipeline_sets_count_at_once() -> None:
     with pytest.raises(ImageError):
-        store_checks.check("hdfs://x/a.png")
+        requirements.check(hdfs.REQUIREMENT, "hdfs://x/a.png")
 
     FileSystems.set_options(PipelineOptions(list(memory_hdfs.OPTIONS)))
 
-    store_checks.check("hdfs://x/a.png")
+    requirements.check(hdfs.REQUIREMENT, "hdfs://x/a.png")
 
 
 def test_s3_without_credentials_is_refused_and_asked_once(
@@ -133,7 +134,7 @@ def test_a_store_without_a_way_to_it_is_looked_for_once(
     assert_refused("gs://b/a.png", ErrorCode.READ_ERROR, words)
     assert len(tried) == 2
 
-    monkeypatch.setattr(store_checks, "_SECONDS_LACKING", 0)
+    monkeypatch.setattr(requirements, "_SECONDS_LACKING", 0)
     files.configure([])
     for _ in range(2):
         with pytest.raises(ImageError, match=words):
