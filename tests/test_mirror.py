@@ -147,10 +147,8 @@ TESTED_WITH = {
     "unit/inference/weights/test_hub": {
         "inference/weights/hub_completeness": "what a download lacks is seen in downloads",
     },
-    "unit/pipeline/test_write": {
-        "pipeline/commit/completion": "a dataset is completed when it is written",
-        "pipeline/commit/persist": "results are persisted when a dataset is written",
-        "pipeline/commit/shards": "shards are committed when a dataset is written",
+    "integration/test_own_columns": {
+        "pipeline/commit/completion": "a whole run shows which shards are written anew",
     },
     "unit/pipeline/test_termination": {
         "pipeline/execution": "a pipeline is watched for signals that end it",
@@ -160,6 +158,9 @@ TESTED_WITH = {
         "pipeline/large_images/cut": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
+    },
+    "integration/test_pixels_stay_in_chains": {
+        "pipeline/large_images/results": "results without pixels are seen in whole pipelines",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",

@@ -34,11 +34,6 @@ from beam_upscale.storage.uris import uris
 IMAGE = Progress(images=1, pixels=200, credits=Decimal("0.2"))
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> DatasetFolder:
-    return DatasetFolder(str(tmp_path / "out"))
-
-
 class Clock:
     """Time as the module under test sees it."""
 
