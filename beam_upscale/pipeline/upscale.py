@@ -107,11 +107,12 @@ class Upscale(beam.PTransform):
             and the images of all results are written below its `.staging/`, and stay. The output of
             the `WriteDataset` that follows is one: a later run into it goes on with the tiles that
             are done, and its end removes them.
-        **options: of `PlanOptions` (`width`, `height`, `short_side`, `long_side`, `oversize`,
-            `min_side`, `skip_larger_than`, `max_input_pixels`, `output_format`), of `Parameters`
-            (`prompt`, `negative_prompt`, `cfg_scale`, `steps`, `seed`, `noise_level`) and of
-            `UpscaleSettings` (`weights`, `device`, `precision`, `backend`, `endpoint`, `quality`,
-            `fan_out_above`, …).
+        **options: those of `UpscaleOptions`, each described at the value of its concern:
+            `PlanOptions` (`width`, `oversize`, `max_input_pixels`, `output_format`, …),
+            `Parameters` (`prompt`, `steps`, `seed`, …), `EncodeOptions` (`quality`, `lossless`,
+            `metadata`), `LocalOptions` (`weights`, `device`, `precision`, …), `ServiceOptions`
+            (`endpoint`, `api_key_file`, …), `LargeImageOptions` (`fan_out_above`), and
+            `UpscaleSettings` (`backend`, `prompt_column`, `keep_intermediates`).
 
     Beam's hints for the whole pipeline (`--resource_hint accelerator=…`) put it on machines with an
     accelerator. With `with_resource_hints` on this transform alone, images would go there and come

@@ -16,7 +16,7 @@ def what_the_documents_show(photos: Any) -> None:
     """Options as README and docs have them."""
     bu.Upscale("esrgan-v1-x2plus", oversize="tile")
     bu.Upscale(["esrgan-v1-x2plus", "stable-diffusion-x4-latent-upscaler"], prompt="a cat")
-    bu.Upscale(oversize=bu.Oversize.TILE, fan_out_above=400, output_format="tiff")
+    bu.Upscale(oversize=bu.Oversize.TILE, fan_out_above=400, scratch="gs://bucket/upscaled")
     bu.Upscale("esrgan-v1-x2plus", device="cuda", handler_options={"large_model": True})
     bu.Upscale(backend="grpc", endpoint="localhost:50051", books="gs://bucket/upscaled")
     bu.Upscale(bu.UpscaleSettings.of("esrgan-v1-x2plus", device="cpu").pin())

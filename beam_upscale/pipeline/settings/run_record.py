@@ -85,7 +85,8 @@ def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> di
 
     Raises:
         SettingsError: SETTINGS_CHANGED, results of this run would not match the existing ones; the
-            message has every difference. BOOKS_UNKNOWN, the output was begun with a later version.
+            message has every difference; or a later version wrote `run.json`. BOOKS_UNKNOWN, a
+            later version wrote the books.
     """
     books.are_kept(earlier)
     earlier = run_json.upgrade(earlier)
@@ -96,17 +97,19 @@ def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> di
         for name in sorted(before.keys() | now.keys())
         if _is_change(name, before.get(name), now.get(name))
     ]
-    fitted, fits = _oversize_rule(earlier), _oversize_rule(record)
-    if fitted and fits and fitted != fits:
+    earlier_rule, rule = _oversize_rule(earlier), _oversize_rule(record)
+    if earlier_rule and rule and earlier_rule != rule:
         # A rejected image may be cut or shrunk later, but one output must not mix cut and shrunk.
-        changes.append(f"{_OVERSIZE}: {fitted} -> {fits}")
+        changes.append(f"{_OVERSIZE}: {earlier_rule} -> {rule}")
     if changes:
         raise SettingsError(
             ErrorCode.SETTINGS_CHANGED,
             "the output was begun with other settings, and its images would not match: "
             f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
         )
-    return {**record, _EARLIER_OVERSIZE: fitted} if fitted and not fits else dict(record)
+    if earlier_rule and not rule:
+        return {**record, _EARLIER_OVERSIZE: earlier_rule}
+    return dict(record)
 
 
 def list_differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
