@@ -65,7 +65,7 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, PendingInference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
 from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.tile_layout import Box
@@ -255,7 +255,7 @@ def measure(way: str, in_flight: int, calls: int, books: RunBooks | None) -> dic
     pipe, other = processes.Pipe()
     server = processes.Process(target=serve, args=(other,))
     server.start()
-    model = RemoteModel(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
+    model = RemoteEngine(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
     begun, busy = time.monotonic(), cpu_seconds(server.pid)
     _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls, Tiled(books))
     seconds, busy = time.monotonic() - begun, cpu_seconds(server.pid) - busy

@@ -51,7 +51,7 @@ from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, TiledImage
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.pipeline.settings.pinned import Stage
@@ -79,7 +79,7 @@ class RepeatedPixels:
 
 
 def network() -> Network:
-    model = LocalEsrgan(
+    model = EsrganEngine(
         name="repeated pixels",
         weights_sha256="0" * 64,
         weights_uri="",

@@ -27,7 +27,7 @@ ONE_AT_A_TIME = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalModel(abc.ABC):
+class LocalEngine(abc.ABC):
     """A network, or a resampling filter in its place, that upscales on a worker.
 
     Attributes:
@@ -51,7 +51,7 @@ class LocalModel(abc.ABC):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalBaseline(LocalModel):
+class BaselineEngine(LocalEngine):
     """A resampling filter in a network's place: without weights or precision, on one thread.
 
     Attributes:
@@ -76,7 +76,7 @@ class LocalBaseline(LocalModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalNetwork(LocalModel):
+class NetworkEngine(LocalEngine):
     """A network with its weights and its device.
 
     Attributes:
@@ -107,7 +107,7 @@ class LocalNetwork(LocalModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalEsrgan(LocalNetwork):
+class EsrganEngine(NetworkEngine):
     """A super-resolution network.
 
     Attributes:
@@ -133,7 +133,7 @@ class LocalEsrgan(LocalNetwork):
 
 
 @dataclasses.dataclass(frozen=True)
-class LocalLatent(LocalNetwork):
+class LatentEngine(NetworkEngine):
     """A latent diffusion upscaler.
 
     Attributes:
@@ -145,13 +145,13 @@ class LocalLatent(LocalNetwork):
     color_fix: bool
 
 
-def pin_baseline(name: str) -> LocalBaseline:
+def pin_baseline(name: str) -> BaselineEngine:
     """Pins the baseline called `name`; it needs no files, so none can be missing."""
     shown = f"{name} (baseline, no network)"
-    return LocalBaseline(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
+    return BaselineEngine(shown, Device.CPU, ONE_AT_A_TIME, Filter(name))
 
 
-def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalModel:
+def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalEngine:
     """Pins the local model for an engine on this machine.
 
     A baseline ignores the options of networks (device, precision, threads, tiles for memory), so
@@ -182,7 +182,7 @@ def _batch_pixels(options: LocalOptions, device: Device, default: int) -> int:
 _ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
 
 
-def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> LocalEsrgan:
+def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> EsrganEngine:
     """Settles every `auto` of a super-resolution network on this machine.
 
     Raises:
@@ -197,7 +197,7 @@ def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> Lo
     )
     asked = options.network_backend
     network_backend = backend.settle(asked, place, precision, is_known=known)
-    return LocalEsrgan(
+    return EsrganEngine(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
@@ -223,7 +223,7 @@ def _inspect(path: Path) -> tuple[NetworkInfo, bool]:
     return esrgan.inspect(path), False
 
 
-def pin_latent(engine: Engine, weights: str | None, options: LocalOptions) -> LocalLatent:
+def pin_latent(engine: Engine, weights: str | None, options: LocalOptions) -> LatentEngine:
     """Settles every `auto` of a latent diffusion upscaler on this machine.
 
     On a CPU, `auto` is fp32 and a decoder without strips: results of the bare library, to the bit.
@@ -243,7 +243,7 @@ def pin_latent(engine: Engine, weights: str | None, options: LocalOptions) -> Lo
     if place is Device.CPU and asked is Precision.AUTO:
         asked = Precision.FP32
     _, precision = device.settle(place, asked, info.precisions, elsewhere=elsewhere)
-    return LocalLatent(
+    return LatentEngine(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
@@ -263,7 +263,7 @@ def _decodes_in_strips(choice: VaeTiling, device: Device) -> bool:
     return choice is VaeTiling.ON
 
 
-_Pin = Callable[[Engine, str | None, LocalOptions], LocalNetwork]
+_Pin = Callable[[Engine, str | None, LocalOptions], NetworkEngine]
 
 _PIN: Mapping[Network, _Pin] = MappingProxyType(
     {Network.ESRGAN: pin_esrgan, Network.LATENT_DIFFUSION: pin_latent}

@@ -4,7 +4,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Protocol
 
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
 
 class Fate(StrEnum):
@@ -57,7 +57,7 @@ class Booking(Protocol):
     """Enters the paid calls of one image in the books."""
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
+        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
     ) -> PaidCall:
         """Returns one of the image's calls.
 

@@ -14,7 +14,7 @@ _CLOCK_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class RemoteModel:
+class RemoteEngine:
     """An engine that is called over gRPC.
 
     The key is not part of it: each worker reads it from its environment or from a file.
@@ -107,7 +107,7 @@ class RemoteModel:
         )
 
 
-def pin(engine: Engine, options: ServiceOptions) -> RemoteModel:
+def pin(engine: Engine, options: ServiceOptions) -> RemoteEngine:
     """Returns what a worker needs to call an engine; calls nothing yet.
 
     Raises:
@@ -125,7 +125,7 @@ def pin(engine: Engine, options: ServiceOptions) -> RemoteModel:
             "insecure and ca_file are both given: the one is plaintext, the other is for TLS",
         )
     key_file = options.api_key_file
-    return RemoteModel(
+    return RemoteEngine(
         engine=engine.name,
         endpoint=options.endpoint,
         api_key_file=None if key_file is None else files.absolute(key_file),

@@ -16,7 +16,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ImageError
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 from beam_upscale.images.values import ImageHeader
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.one_image.states import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
@@ -184,7 +184,7 @@ def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPla
 
 
 def claim(
-    source: SourceImage, rules: Rules, decoders: DecoderPool, model: RemoteModel | None = None
+    source: SourceImage, rules: Rules, decoders: DecoderPool, model: RemoteEngine | None = None
 ) -> Claim:
     """Computes the claim of an input; 0 credits if it will not be upscaled.
 
@@ -218,7 +218,7 @@ def claim(
 
 
 def _prepaid(
-    source: SourceImage, decision: ChainPlan, rules: Rules, model: RemoteModel | None
+    source: SourceImage, decision: ChainPlan, rules: Rules, model: RemoteEngine | None
 ) -> Prepaid | None:
     """Finds the earlier calls for an input that a run repeats for free; may read its file.
 
@@ -252,7 +252,7 @@ def spent_on(row: Row) -> Decimal:
     return max(row.credits, row.billed_credits)
 
 
-def spent(output: str | None, model: RemoteModel | None) -> Decimal:
+def spent(output: str | None, model: RemoteEngine | None) -> Decimal:
     """Returns the credits earlier runs spent on a dataset, on inputs since removed too.
 
     Args:
@@ -269,7 +269,7 @@ def spent(output: str | None, model: RemoteModel | None) -> Decimal:
 
 
 class _Claim(beam.DoFn):
-    def __init__(self, rules: Rules, model: RemoteModel | None) -> None:
+    def __init__(self, rules: Rules, model: RemoteEngine | None) -> None:
         self._rules = rules
         self._model = model
 
@@ -329,7 +329,7 @@ class SettleBudget(beam.PTransform):
 
     max_credits: Decimal
     output: str | None = None
-    model: RemoteModel | None = None
+    model: RemoteEngine | None = None
     already_spent: Decimal | None = None
 
     def expand(self, claims: Any) -> Any:
@@ -381,7 +381,7 @@ class LimitCredits(beam.PTransform):
     max_credits: Decimal
     rules: Rules
     output: str | None = None
-    model: RemoteModel | None = None
+    model: RemoteEngine | None = None
     already_spent: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:

@@ -16,7 +16,7 @@ from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.run_state.control import clear_stop
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
 from beam_upscale.pipeline.run_state.input_state import (
@@ -135,7 +135,7 @@ class FindEarlier(beam.DoFn):
     """The DoFn that finds an input's earlier row, also among records, and keeps a valid one."""
 
     def __init__(
-        self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteModel | None = None
+        self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteEngine | None = None
     ) -> None:
         self._dataset = dataset
         self._retry = retry
@@ -302,7 +302,7 @@ class ReadListed(beam.PTransform):
 
     output: str
     retry: Collection[Status] = ()
-    model: RemoteModel | None = None
+    model: RemoteEngine | None = None
 
     def expand(self, root: Any) -> Any:
         """Wires the listing's batches and the search for earlier results."""
@@ -315,7 +315,7 @@ class ReadListed(beam.PTransform):
 class _ReadBatches(beam.PTransform):
     dataset: DatasetFolder
     retry: Collection[Status]
-    model: RemoteModel | None = None
+    model: RemoteEngine | None = None
 
     def expand(self, batches: Any) -> Any:
         retry = frozenset(Status(status) for status in self.retry)

@@ -22,7 +22,7 @@ from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
-from beam_upscale.inference.local_engines import LocalModel, LocalNetwork
+from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
 from beam_upscale.pipeline import execution as pipeline_execution
 from beam_upscale.pipeline.budget import LimitCredits, spent
 from beam_upscale.pipeline.execution import Execution, ask_to_stop
@@ -221,8 +221,8 @@ def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | Non
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
     """Names files that must outlive the results that are replaced, beside the listed inputs."""
     for stage in settings.stages:
-        if isinstance(stage.model, LocalNetwork):
-            yield f"the weights of {stage.engine.name} are", stage.model.weights_uri
+        if isinstance(stage.pinned, NetworkEngine):
+            yield f"the weights of {stage.engine.name} are", stage.pinned.weights_uri
     link = listing.link_into_output
     if request.overwrite and link is not None:
         yield "--overwrite would delete what the input leads to by the link", link
@@ -283,15 +283,15 @@ def _with_reachable_weights(
     if is_local(request.beam_options):
         return settings
     stages = tuple(
-        dataclasses.replace(stage, model=_with_uploaded_weights(stage.model, dataset))
-        if isinstance(stage.model, LocalNetwork)
+        dataclasses.replace(stage, pinned=_with_uploaded_weights(stage.pinned, dataset))
+        if isinstance(stage.pinned, NetworkEngine)
         else stage
         for stage in settings.stages
     )
     return dataclasses.replace(settings, stages=stages)
 
 
-def _with_uploaded_weights(model: LocalNetwork, dataset: DatasetFolder) -> LocalNetwork:
+def _with_uploaded_weights(model: NetworkEngine, dataset: DatasetFolder) -> NetworkEngine:
     if not store_of(model.weights_uri).is_local:
         return model
     path = Path(model.weights_uri)
@@ -303,8 +303,8 @@ def _with_uploaded_weights(model: LocalNetwork, dataset: DatasetFolder) -> Local
 
 
 def _new_pipeline(request: Run, settings: PinnedSettings) -> beam.Pipeline:
-    first = settings.stages[0].model
-    device = first.device if isinstance(first, LocalModel) else None
+    first = settings.stages[0].pinned
+    device = first.device if isinstance(first, LocalEngine) else None
     return new_pipeline(request.beam_options, request.workers or default_workers(device))
 
 

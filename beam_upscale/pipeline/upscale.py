@@ -25,9 +25,9 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.inference.remote import checking
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.commit.persist import final_place
 from beam_upscale.pipeline.large_images.assemble import Place
 from beam_upscale.pipeline.large_images.results import PersistInScratch, place_in_scratch
@@ -230,19 +230,19 @@ def check_service(settings: PinnedSettings) -> PinnedSettings:
     Raises:
         SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
     """
-    remote = [stage.model for stage in settings.stages if isinstance(stage.model, RemoteModel)]
+    remote = [stage.pinned for stage in settings.stages if isinstance(stage.pinned, RemoteEngine)]
     found = checking.check(remote[0], [model.engine for model in remote]) if remote else None
     if found is None:
         return settings
     stages = tuple(
-        dataclasses.replace(s, model=_with_ledger(s.model, found)) for s in settings.stages
+        dataclasses.replace(s, pinned=_with_ledger(s.pinned, found)) for s in settings.stages
     )
     return dataclasses.replace(settings, stages=stages)
 
 
 def _with_ledger(
-    model: LocalModel | RemoteModel, found: checking.ServiceLedger
-) -> LocalModel | RemoteModel:
-    if not isinstance(model, RemoteModel):
+    model: LocalEngine | RemoteEngine, found: checking.ServiceLedger
+) -> LocalEngine | RemoteEngine:
+    if not isinstance(model, RemoteEngine):
         return model
     return dataclasses.replace(model, ledger=found.ledger, replay_seconds=found.replay_seconds)

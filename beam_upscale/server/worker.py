@@ -18,7 +18,7 @@ from beam_upscale.images.values import ImageHeader
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.registry import handler_for
-from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.inference.networks.device import Device
 from beam_upscale.inference.networks.failures import Fault, device_lost, fault_of
 from beam_upscale.pipeline.one_image.finish import advance, finish
@@ -93,8 +93,8 @@ class Network:
         Raises:
             SettingsError: its weights are not available.
         """
-        assert isinstance(stage.model, LocalModel)
-        handler = handler_for(stage.model)
+        assert isinstance(stage.pinned, LocalEngine)
+        handler = handler_for(stage.pinned)
         return cls(stage, handler, handler.load_model())
 
     def infer(self, tiled: TiledImage) -> Inference:
@@ -148,13 +148,13 @@ class Worker:
     @property
     def places(self) -> tuple[str, ...]:
         """The network and the device of each engine, in words for people."""
-        return tuple(network.stage.model.place for network in self._networks.values())
+        return tuple(network.stage.pinned.place for network in self._networks.values())
 
     @property
     def threads(self) -> int:
         """The number of calls at a time that keeps the devices busy."""
-        models = [network.stage.model for network in self._networks.values()]
-        if any(isinstance(m, LocalModel) and m.device is not Device.CPU for m in models):
+        models = [network.stage.pinned for network in self._networks.values()]
+        if any(isinstance(m, LocalEngine) and m.device is not Device.CPU for m in models):
             return _THREADS_OF_ACCELERATOR
         # The network works on one image while others are decoded and encoded. More threads would
         # slow down all of them.

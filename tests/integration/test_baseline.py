@@ -26,7 +26,7 @@ from beam_upscale.images.resampling import Filter
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.baseline import BaselineHandler, Resampler
 from beam_upscale.inference.handlers.registry import handler_for
-from beam_upscale.inference.local_engines import LocalBaseline, pin_baseline
+from beam_upscale.inference.local_engines import BaselineEngine, pin_baseline
 from beam_upscale.inference.weights import baselines
 from beam_upscale.pipeline.one_image.tiles import relative_core
 from beam_upscale.pipeline.request import Run
@@ -160,9 +160,9 @@ def test_options_of_networks_mean_nothing() -> None:
 
     assert plain == tuned
     (stage,) = plain.stages
-    assert isinstance(stage.model, LocalBaseline)
-    assert stage.model.place == "bicubic (baseline, no network) on cpu"
-    assert model_to_json(stage.model) == {
+    assert isinstance(stage.pinned, BaselineEngine)
+    assert stage.pinned.place == "bicubic (baseline, no network) on cpu"
+    assert model_to_json(stage.pinned) == {
         "name": "bicubic (baseline, no network)",
         "weights_sha256": None,
         "device": "cpu",
@@ -177,7 +177,7 @@ def test_a_folder_with_a_baselines_name_is_reached_by_its_path(
     monkeypatch.chdir(tmp_path)
 
     assert isinstance(
-        UpscaleSettings.of(ENGINE, weights="nearest").pin().stages[0].model, LocalBaseline
+        UpscaleSettings.of(ENGINE, weights="nearest").pin().stages[0].pinned, BaselineEngine
     )
     with pytest.raises(SettingsError, match=r"\./nearest is a folder"):
         UpscaleSettings.of(ENGINE, weights="./nearest").pin()

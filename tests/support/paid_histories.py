@@ -386,7 +386,7 @@ def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage | L
 
 
 def _infer(tiled: TiledImage, stage: Stage) -> Inference:
-    handler = RemoteHandler(stage.model, stage.engine)
+    handler = RemoteHandler(stage.pinned, stage.engine)
     (result,) = handler.run_inference([tiled], handler.load_model())
     found: Inference = result.inference.result()
     return found

@@ -19,7 +19,7 @@ from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
 from beam_upscale.inference.remote.pending import PendingImage
 from beam_upscale.inference.remote.window import Window
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.tile_layout import Box
 
@@ -220,9 +220,9 @@ def whole(name: str, pixels: np.ndarray | None = None, tiles: int = 1, **fields:
     return TiledImage([Tile(pixels, core) for _ in range(tiles)], scale=2, **fields)
 
 
-def model_of(service: ScriptedService, **fields: Any) -> RemoteModel:
+def model_of(service: ScriptedService, **fields: Any) -> RemoteEngine:
     """How the service is called."""
-    return RemoteModel(ENGINE, service.endpoint, **fields)
+    return RemoteEngine(ENGINE, service.endpoint, **fields)
 
 
 def handler_of(service: ScriptedService, **fields: Any) -> RemoteHandler:

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 def reduction_hints(settings: "PinnedSettings") -> list[str]:
     """Returns the hints for networks that make more than their engines give; each once."""
-    from beam_upscale.inference.local_engines import LocalEsrgan
+    from beam_upscale.inference.local_engines import EsrganEngine
     from beam_upscale.inference.weights import advice
 
     found = [
-        advice.reduction_hint(stage.model.name, stage.model.scale, stage.engine.scale)
+        advice.reduction_hint(stage.pinned.name, stage.pinned.scale, stage.engine.scale)
         for stage in settings.stages
-        if isinstance(stage.model, LocalEsrgan)
+        if isinstance(stage.pinned, EsrganEngine)
     ]
     return [hint for hint in dict.fromkeys(found) if hint is not None]
 

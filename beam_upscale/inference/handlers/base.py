@@ -17,7 +17,7 @@ from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, Setti
 from beam_upscale.inference.batching import Batched
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.inference.networks.failures import (
     Fault,
     device_lost,
@@ -85,7 +85,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     all later images.
     """
 
-    def __init__(self, model: LocalModel, **options: Unpack[HandlerOptions]) -> None:
+    def __init__(self, model: LocalEngine, **options: Unpack[HandlerOptions]) -> None:
         bounds = _batch_bounds(model, options)
         least = max(1, bounds["max_batch_size"] // _MOST_IMAGES_AHEAD)
         weight = functools.partial(_batch_weight, least=least)
@@ -198,7 +198,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         return broken
 
 
-def _batch_bounds(model: LocalModel, asked: HandlerOptions) -> dict[str, int]:
+def _batch_bounds(model: LocalEngine, asked: HandlerOptions) -> dict[str, int]:
     """Returns the batch bounds in input pixels; a bound that the user set adjusts the other."""
     ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
     smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")

@@ -12,7 +12,7 @@ from beam_upscale.inference.batching import Batched
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalBaseline
+from beam_upscale.inference.local_engines import BaselineEngine
 from beam_upscale.inference.networks.failures import DeviceState, state_of
 
 
@@ -48,7 +48,7 @@ class Resampler:
 class BaselineHandler(EngineHandler[Resampler]):
     """Upscales images with a filter, to the engine's scale; a prompt changes nothing."""
 
-    def __init__(self, model: LocalBaseline, **options: Unpack[HandlerOptions]) -> None:
+    def __init__(self, model: BaselineEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(model, **options)
         self._model = model
 

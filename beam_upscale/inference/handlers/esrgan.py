@@ -13,7 +13,7 @@ from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks import backend
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.failures import state_of
@@ -22,14 +22,14 @@ from beam_upscale.inference.networks.openvino.early import Wanted
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 
 
-def _wanted(model: LocalEsrgan) -> Wanted | None:
+def _wanted(model: EsrganEngine) -> Wanted | None:
     """Returns the choices of a network that OpenVINO runs; None for any other."""
     if model.network_backend is not NetworkBackend.OPENVINO:
         return None
     return Wanted(model.weights_sha256, model.precision, model.threads)
 
 
-def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
+def _load(model: EsrganEngine, path: Path) -> SuperResolution:
     found = early.take(_wanted(model))
     if found is not None:
         return found
@@ -47,7 +47,7 @@ def _load(model: LocalEsrgan, path: Path) -> SuperResolution:
 class EsrganHandler(EngineHandler[Batcher[Patch]]):
     """Upscales images with a local ESRGAN-family network."""
 
-    def __init__(self, model: LocalEsrgan, **options: Unpack[HandlerOptions]) -> None:
+    def __init__(self, model: EsrganEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(model, **options)
         self._model = model
 

@@ -14,7 +14,7 @@ from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
 from beam_upscale.inference.handlers.loading import on_device, weights_path
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalLatent
+from beam_upscale.inference.local_engines import LatentEngine
 from beam_upscale.inference.networks.failures import DeviceState, state_of
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import whole
@@ -68,7 +68,7 @@ class LatentUpscaler:
 class LatentHandler(EngineHandler[LatentUpscaler]):
     """Upscales images with a local latent diffusion upscaler."""
 
-    def __init__(self, model: LocalLatent, **options: Unpack[HandlerOptions]) -> None:
+    def __init__(self, model: LatentEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(model, **options)
         self._model = model
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference import shared_weights
-from beam_upscale.inference.local_engines import LocalNetwork
+from beam_upscale.inference.local_engines import NetworkEngine
 from beam_upscale.inference.networks.failures import DeviceState, Fault, device_lost, fault_of
 from beam_upscale.inference.weights import hub_repository, registry, resolution, values
 from beam_upscale.storage import files
@@ -32,7 +32,7 @@ def on_device(state: DeviceState) -> Iterator[None]:
         raise lost from error
 
 
-def weights_path(model: LocalNetwork) -> Path:
+def weights_path(model: NetworkEngine) -> Path:
     """A file or folder on this machine that holds the pinned weights.
 
     Raises:
@@ -46,7 +46,7 @@ def weights_path(model: LocalNetwork) -> Path:
     return _verified(Path(files.absolute(uri)), model)
 
 
-def _by_name(model: LocalNetwork) -> Path:
+def _by_name(model: NetworkEngine) -> Path:
     """Weights whose path is the submitting machine's; this one may have them by their name."""
     if (
         model.name in registry.REGISTRY
@@ -60,7 +60,7 @@ def _by_name(model: LocalNetwork) -> Path:
     )
 
 
-def _verified(path: Path, model: LocalNetwork) -> Path:
+def _verified(path: Path, model: NetworkEngine) -> Path:
     # Raises WEIGHTS_UNAVAILABLE where they cannot be read.
     found = values.Weights.hashed(model.name, path, source=str(path)).sha256
     if found != model.weights_sha256:

@@ -13,7 +13,12 @@ from beam_upscale.inference.handlers.baseline import BaselineHandler
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.handlers.latent import LatentHandler
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
+from beam_upscale.inference.local_engines import (
+    BaselineEngine,
+    EsrganEngine,
+    LatentEngine,
+    LocalEngine,
+)
 
 __all__ = [
     "METRICS",
@@ -29,13 +34,13 @@ __all__ = [
     "handler_for",
 ]
 
-_HANDLERS: dict[type[LocalModel], type[EngineHandler[Any]]] = {
-    LocalBaseline: BaselineHandler,
-    LocalEsrgan: EsrganHandler,
-    LocalLatent: LatentHandler,
+_HANDLERS: dict[type[LocalEngine], type[EngineHandler[Any]]] = {
+    BaselineEngine: BaselineHandler,
+    EsrganEngine: EsrganHandler,
+    LatentEngine: LatentHandler,
 }
 
 
-def handler_for(model: LocalModel, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
+def handler_for(model: LocalEngine, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
     """Returns the handler that runs what was pinned, with Beam's own options of one."""
     return _HANDLERS[type(model)](model, **options)

@@ -16,7 +16,7 @@ from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
 from beam_upscale.inference.remote.pending import PendingImage, PendingResult
 from beam_upscale.inference.remote.requests import request_for
 from beam_upscale.inference.remote.window import Window, shared_window
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.planning.engines import Engine
 
 
@@ -35,7 +35,7 @@ class RemoteHandler(TiledImageHandler[Window]):
     """
 
     def __init__(
-        self, model: RemoteModel, engine: Engine, **options: Unpack[HandlerOptions]
+        self, model: RemoteEngine, engine: Engine, **options: Unpack[HandlerOptions]
     ) -> None:
         super().__init__(**{**options, "min_batch_size": 1, "max_batch_size": 1})
         self._model = model

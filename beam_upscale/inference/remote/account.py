@@ -5,7 +5,7 @@ import os
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.grpc_api import contract
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.storage import files
 
@@ -21,38 +21,38 @@ class Account:
     """The settings that the calls of one window share.
 
     Attributes:
-        model: the engine, and how its service is called.
+        engine: the engine, and how its service is called.
         key: the API key; None if there is none. `repr` leaves it out.
     """
 
-    model: RemoteModel
+    engine: RemoteEngine
     key: str | None = dataclasses.field(default=None, repr=False)
 
     @classmethod
-    def of(cls, model: RemoteModel) -> "Account":
+    def of(cls, engine: RemoteEngine) -> "Account":
         """Returns the account with the key that this process finds.
 
         Raises:
             SettingsError: API_KEY_REFUSED, the key's file cannot be read, or the text found is no
                 key.
         """
-        return cls(model, _key(model))
+        return cls(engine, _key(engine))
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The gRPC metadata that is sent with every call."""
         key = () if self.key is None else (("authorization", f"Bearer {self.key}"),)
-        ledger = self.model.ledger
+        ledger = self.engine.ledger
         return key if ledger is None else (*key, (contract.LEDGER, ledger))
 
     @property
     def key_source(self) -> str:
         """The place that the key is read from: its file, or the environment variable."""
-        return self.model.api_key_file or f"the environment's {API_KEY_VARIABLE}"
+        return self.engine.api_key_file or f"the environment's {API_KEY_VARIABLE}"
 
     def for_any_engine(self) -> "Account":
         """Returns this account without its engine: the engines of a chain share one window."""
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, engine=""))
+        return dataclasses.replace(self, engine=dataclasses.replace(self.engine, engine=""))
 
     def quoted(self, message: str) -> str:
         """Quotes a service's message on one line of at most 300 characters, without the API key."""
@@ -62,8 +62,8 @@ class Account:
         return text if len(text) <= _LONGEST_QUOTE else f"{text[: _LONGEST_QUOTE - 3]}..."
 
 
-def _key(model: RemoteModel) -> str | None:
-    source = model.api_key_file
+def _key(engine: RemoteEngine) -> str | None:
+    source = engine.api_key_file
     if source is None:
         source, text = f"the environment's {API_KEY_VARIABLE}", os.environ.get(API_KEY_VARIABLE, "")
     else:

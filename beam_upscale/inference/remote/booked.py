@@ -12,7 +12,7 @@ from decimal import Decimal
 
 from beam_upscale.errors import BeamUpscaleError
 from beam_upscale.inference.paid_calls import Fate, PaidCall
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
 # Object stores take tens of milliseconds for a file, so many are written at a time.
 _WRITERS = 32
@@ -27,12 +27,12 @@ class Booked:
 
     Args:
         paid: the call in the books; None if no books are kept.
-        model: how the service is called; it may charge several attempts of the call once.
+        engine: how the service is called; it may charge several attempts of the call once.
     """
 
-    def __init__(self, paid: PaidCall | None, model: RemoteModel) -> None:
+    def __init__(self, paid: PaidCall | None, engine: RemoteEngine) -> None:
         self._paid = paid
-        self._model = model
+        self._engine = engine
         self._is_open = False
         self._begun_at = 0.0
         self._may_be_charged = False
@@ -60,8 +60,8 @@ class Booked:
         While a machine sleeps, the service may forget the earlier attempts. So the time is taken
         from the wall clock, which goes on during sleep.
         """
-        lasts = self._model.retry_seconds + self._model.deadline_seconds
-        return self._model.repeat_seconds > 0 and time.time() - self._begun_at <= lasts
+        lasts = self._engine.retry_seconds + self._engine.deadline_seconds
+        return self._engine.repeat_seconds > 0 and time.time() - self._begun_at <= lasts
 
     def after_attempt(self, fate: Fate) -> None:
         """Notes the outcome of an attempt."""

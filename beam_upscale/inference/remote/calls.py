@@ -154,7 +154,7 @@ class Caller:
         return dataclasses.replace(outcome, request_id=call.request_id)
 
     async def _settle(self, call: Call) -> Outcome:
-        booked = Booked(call.paid, self._account.model)
+        booked = Booked(call.paid, self._account.engine)
         clock, throttle = asyncio.get_running_loop().time, self._throttle
         asked_at = begun_at = clock()
         attempts = broken = 0
@@ -200,7 +200,7 @@ class Caller:
 
     def _is_late(self, begun_at: float, at: float) -> bool:
         """Checks whether an attempt at time `at` comes too late after the first one."""
-        return at > begun_at + self._account.model.retry_seconds
+        return at > begun_at + self._account.engine.retry_seconds
 
     async def _booked_attempt(self, call: Call, booked: Booked, limits: int) -> _Result | _Failure:
         """Sends a call once, with an entry in the books; fails if it must not be sent."""
@@ -217,7 +217,7 @@ class Caller:
         """Sends a request once and reads all answers; returns the result or the failure."""
         answers = self._generate(
             request,
-            timeout=self._account.model.deadline_seconds,
+            timeout=self._account.engine.deadline_seconds,
             metadata=self._account.metadata,
         )
         result: _Result | _Failure | None = None
@@ -228,7 +228,7 @@ class Caller:
                     result = _decided(result, generation.Answer.FromString(data))
                     if isinstance(result, _Result):
                         limit.reschedule(asyncio.get_running_loop().time() + _SECONDS_TO_END)
-                if isinstance(result, _Result) and self._account.model.ledger is not None:
+                if isinstance(result, _Result) and self._account.engine.ledger is not None:
                     charged = charged_by(await answers.trailing_metadata())
                     result = dataclasses.replace(result, charged=charged)
         except grpc.RpcError as error:
@@ -249,7 +249,7 @@ class Caller:
         if verdict is Verdict.STOP:
             self._throttle.stop(stop_reason(refusal, self._account))
         elif verdict is Verdict.THROTTLE:
-            self._throttle.overloaded(limits, min(delay, self._account.model.retry_seconds))
+            self._throttle.overloaded(limits, min(delay, self._account.engine.retry_seconds))
         error = image_error(refusal, self._account)
         return _Failure(verdict, error, delay, fate_of(refusal, self._account))
 

@@ -6,7 +6,7 @@ import grpc
 import grpc.aio
 
 from beam_upscale.grpc_api import contract
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", contract.MAX_MESSAGE_BYTES),
@@ -24,17 +24,17 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(model: RemoteModel, library: Any = grpc.aio) -> Any:
+def open_channel(engine: RemoteEngine, library: Any = grpc.aio) -> Any:
     """Opens a channel to the service; it connects when it is first used.
 
     Args:
-        model: an engine of the service, with its endpoint.
+        engine: an engine of the service, with its endpoint.
         library: `grpc.aio`, called on its event loop; or `grpc`.
     """
     # A proxy from the environment cannot reach this machine's loopback interface.
-    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not model.is_loopback))]
-    if model.is_plaintext:
-        return library.insecure_channel(model.endpoint, options=options)
-    ca = None if model.ca is None else model.ca.encode()
+    options = [*_OPTIONS, ("grpc.enable_http_proxy", int(not engine.is_loopback))]
+    if engine.is_plaintext:
+        return library.insecure_channel(engine.endpoint, options=options)
+    ca = None if engine.ca is None else engine.ca.encode()
     credentials = grpc.ssl_channel_credentials(root_certificates=ca)
-    return library.secure_channel(model.endpoint, credentials, options=options)
+    return library.secure_channel(engine.endpoint, credentials, options=options)

@@ -16,7 +16,7 @@ from beam_upscale.grpc_api.stubs import engines_pb2
 from beam_upscale.inference.remote.account import Account
 from beam_upscale.inference.remote.channel import open_channel
 from beam_upscale.inference.remote.refusals import Verdict, stop_reason, verdict_of
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
 _MOST_SECONDS = 10.0
 _MOST_ATTEMPTS = 6
@@ -45,13 +45,13 @@ class _Listed:
     ledger: ServiceLedger | None
 
 
-def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
+def check(engine: RemoteEngine, engines: Iterable[str]) -> ServiceLedger | None:
     """Asks a service, before a run begins, whether it takes the key and has the engines.
 
     Nothing is spent. A service that does not list its engines passes.
 
     Args:
-        model: how the service is called; its engine does not matter.
+        engine: how the service is called; its engine does not matter.
         engines: names of the engines that the run needs.
 
     Returns:
@@ -61,8 +61,8 @@ def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
         SettingsError: ENDPOINT_UNAVAILABLE, the service cannot be reached within 10 s;
             API_KEY_REFUSED; UNKNOWN_ENGINE.
     """
-    account = Account.of(model)
-    with contextlib.closing(open_channel(model, grpc)) as channel:
+    account = Account.of(engine)
+    with contextlib.closing(open_channel(engine, grpc)) as channel:
         listed = _listed(account, channel)
     if listed is None:
         return None
@@ -70,7 +70,7 @@ def check(model: RemoteModel, engines: Iterable[str]) -> ServiceLedger | None:
     if missing:
         raise SettingsError(
             ErrorCode.UNKNOWN_ENGINE,
-            f"{model.endpoint} does not serve {', '.join(missing)}; it serves: "
+            f"{engine.endpoint} does not serve {', '.join(missing)}; it serves: "
             f"{', '.join(sorted(listed.engines)) or 'nothing'}",
         )
     return listed.ledger
@@ -122,10 +122,10 @@ def _listed(account: Account, channel: Any) -> _Listed | None:
             break
         time.sleep(pause)
     hint = ""
-    if account.model.is_plaintext and _HANGS_UP in refusal.message:
+    if account.engine.is_plaintext and _HANGS_UP in refusal.message:
         hint = "; it was spoken to in plaintext, and may want TLS (on this machine with --ca-file)"
     raise SettingsError(
         ErrorCode.ENDPOINT_UNAVAILABLE,
-        f"{account.model.endpoint} does not answer: "
+        f"{account.engine.endpoint} does not answer: "
         f"{refusal.code.name}: {account.quoted(refusal.message)}{hint}",
     )

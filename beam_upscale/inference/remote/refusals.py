@@ -87,7 +87,7 @@ def fate_of(refusal: Refusal, account: Account) -> Fate:
 
     A call that broke on the way may have been charged, and so may one whose answer was too large.
     """
-    if refusal.charged == Decimal(0) and account.model.ledger is not None:
+    if refusal.charged == Decimal(0) and account.engine.ledger is not None:
         return Fate.NEVER_CHARGED
     if _was_not_sent(refusal, account):
         return Fate.FREE
@@ -101,7 +101,7 @@ def _was_not_sent(refusal: Refusal, account: Account) -> bool:
 
     A gateway may send the same text about a service behind it. So the port must be the endpoint's.
     """
-    port = account.model.endpoint.rpartition(":")[2]
+    port = account.engine.endpoint.rpartition(":")[2]
     is_own = re.match(rf"{_NOT_CONNECTED}; last error: \w+: \S+:{port}: ", refusal.message)
     return refusal.code is StatusCode.UNAVAILABLE and is_own is not None
 
@@ -115,7 +115,7 @@ def _is_out_of_credits(refusal: Refusal) -> bool:
 def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
     """Returns the error that ends a run after a refusal with the verdict STOP."""
     said = f"{refusal.code.name}: {account.quoted(refusal.message)}"
-    endpoint = account.model.endpoint
+    endpoint = account.engine.endpoint
     if refusal.reason == Reason.OTHER_LEDGER:
         return SettingsError(
             ErrorCode.LEDGER_CHANGED,
@@ -142,7 +142,7 @@ def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
 def image_error(refusal: Refusal, account: Account) -> ImageError:
     """Returns the error of an image whose call is not repeated after a refusal."""
     message = account.quoted(refusal.message)
-    said = f"{account.model.endpoint} says {refusal.code.name}: {message}"
+    said = f"{account.engine.endpoint} says {refusal.code.name}: {message}"
     match verdict_of(refusal):
         case Verdict.REPEAT | Verdict.THROTTLE:
             return ImageError(ErrorCode.SERVICE_UNAVAILABLE, said)

@@ -32,9 +32,11 @@ class Window:
     """
 
     def __init__(self, account: Account) -> None:
-        model = account.model
-        self._slots = Slots(_CALLS_AHEAD * model.max_in_flight, _PIXELS_EACH * model.max_in_flight)
-        self._throttle = Throttle(model.max_in_flight, model.requests_per_second)
+        engine = account.engine
+        self._slots = Slots(
+            _CALLS_AHEAD * engine.max_in_flight, _PIXELS_EACH * engine.max_in_flight
+        )
+        self._throttle = Throttle(engine.max_in_flight, engine.requests_per_second)
         self._loop = shared_loop()
         channel, generate = self._loop.submit(_open(account)).result()
         self._caller = Caller(generate, account, self._throttle)
@@ -83,7 +85,7 @@ async def _open(account: Account) -> tuple[Any, Any]:
 
     Messages stay bytes here: of one that cannot be parsed, gRPC would only write a log line.
     """
-    channel = open_channel(account.model)
+    channel = open_channel(account.engine)
     return channel, channel.unary_stream(contract.GENERATE)
 
 

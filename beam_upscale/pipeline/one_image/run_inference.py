@@ -17,8 +17,8 @@ from beam_upscale.inference.elements import METRICS, Inference, PendingInference
 from beam_upscale.inference.handlers import remote as handlers_remote
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.handlers.registry import handler_for
-from beam_upscale.inference.local_engines import LocalModel
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.local_engines import LocalEngine
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
@@ -110,14 +110,14 @@ def run_inference(stage: Stage, handler_options: HandlerOptions) -> RunInference
         stage: the engine.
         handler_options: Beam's own options, as `Upscale` takes them.
     """
-    model = stage.model
-    if isinstance(model, RemoteModel):
+    model = stage.pinned
+    if isinstance(model, RemoteEngine):
         # Beam keeps a model that has an identifier, and a later run would find it stopped, as this
         # run left it.
         return RunInference(handlers_remote.RemoteHandler(model, stage.engine, **handler_options))
     return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
 
 
-def _identifier(model: LocalModel) -> str:
+def _identifier(model: LocalEngine) -> str:
     """Names the loaded model: steps with the same network share one in a process."""
     return hashlib.sha256(repr(model).encode()).hexdigest()

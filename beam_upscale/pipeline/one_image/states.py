@@ -241,7 +241,7 @@ def described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
     halo = settings.rules.options.halo
     return {
         "engine": stage.engine.name,
-        **stage.model.description(),
+        **stage.pinned.description(),
         "halo": stage.engine.halo if halo is None else halo,
     }
 

@@ -17,7 +17,7 @@ from beam_upscale.dataset.book_files import open_uri, read_entry
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.inference.paid_calls import Fate
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.run_state.free_repeats import lock, prepaid, repeatable_entries
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
@@ -58,7 +58,7 @@ class ImageBooking:
     limit: Limit | None = None
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
+        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
     ) -> "BookedCall":
         """Returns the booking of one call of the image, as `paid_calls.Booking` defines it."""
         return BookedCall(self, Place(self.input_id, *place), request_id, price, model)
@@ -81,7 +81,7 @@ class BookedCall:
         place: Place,
         request_id: str,
         price: Decimal,
-        model: RemoteModel,
+        model: RemoteEngine,
     ) -> None:
         self._booking = booking
         self._dataset = booking.books.dataset

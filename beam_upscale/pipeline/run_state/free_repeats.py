@@ -17,12 +17,12 @@ from beam_upscale.dataset.book_entries import (
 )
 from beam_upscale.dataset.book_files import closed_batches
 from beam_upscale.dataset.books import RunBooks
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.storage.sorted_map import SortedMap
 
 
 def prepaid(
-    entries: Iterable[Entry], work: str, model: RemoteModel, books: RunBooks
+    entries: Iterable[Entry], work: str, model: RemoteEngine, books: RunBooks
 ) -> Group | None:
     """Returns the group of a place that a claim counts as free; None if the price is claimed.
 
@@ -83,7 +83,7 @@ _repeatable: dict[tuple[str, str, str], RepeatableEntries] = {}
 _NONE = RepeatableEntries()
 
 
-def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries:
+def repeatable_entries(books: RunBooks, model: RemoteEngine) -> RepeatableEntries:
     """Returns the calls of earlier runs to a service; they are read once for each run.
 
     Args:
@@ -102,7 +102,7 @@ def repeatable_entries(books: RunBooks, model: RemoteModel) -> RepeatableEntries
         return _repeatable[key]
 
 
-def _young(books: RunBooks, model: RemoteModel) -> Iterator[Entry]:
+def _young(books: RunBooks, model: RemoteEngine) -> Iterator[Entry]:
     """Yields the closed entries of a ledger that the service may still remember."""
     since = books.started_at - model.repeat_seconds
     for batch in closed_batches(books.dataset):

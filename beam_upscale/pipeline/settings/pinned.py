@@ -4,20 +4,25 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import Engine
 
 if TYPE_CHECKING:
-    from beam_upscale.inference.local_engines import LocalModel
+    from beam_upscale.inference.local_engines import LocalEngine
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One engine of a chain and what runs it: a network, a baseline, or a service."""
+    """One engine of a chain.
+
+    Attributes:
+        engine: the engine, by its entry in the table of engines.
+        pinned: the engine as it runs: by a network or a baseline of this machine, or a service.
+    """
 
     engine: Engine
-    model: "LocalModel | RemoteModel"
+    pinned: "LocalEngine | RemoteEngine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +50,7 @@ class PinnedSettings:
         return None if self.remote_model is None else self.remote_model.endpoint
 
     @property
-    def remote_model(self) -> RemoteModel | None:
+    def remote_model(self) -> RemoteEngine | None:
         """The first engine of the service that is called; None if the engines are local."""
-        models = (stage.model for stage in self.stages)
-        return next((model for model in models if isinstance(model, RemoteModel)), None)
+        models = (stage.pinned for stage in self.stages)
+        return next((model for model in models if isinstance(model, RemoteEngine)), None)

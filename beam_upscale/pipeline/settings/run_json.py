@@ -12,16 +12,16 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.local_engines import (
     ONE_AT_A_TIME,
-    LocalBaseline,
-    LocalEsrgan,
-    LocalLatent,
-    LocalModel,
-    LocalNetwork,
+    BaselineEngine,
+    EsrganEngine,
+    LatentEngine,
+    LocalEngine,
+    NetworkEngine,
 )
 from beam_upscale.inference.local_options import KeptChoices
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat, PlanOptions
@@ -40,7 +40,7 @@ def settings_to_json(settings: PinnedSettings) -> dict[str, Any]:
     is_tiff = settings.encode.format is OutputFormat.TIFF
     return {
         "stages": [
-            {"engine": stage.engine.name, "model": model_to_json(stage.model)}
+            {"engine": stage.engine.name, "model": model_to_json(stage.pinned)}
             for stage in settings.stages
         ],
         "plan": _plan_to_json(settings.rules.options),
@@ -52,29 +52,29 @@ def settings_to_json(settings: PinnedSettings) -> dict[str, Any]:
     }
 
 
-def model_to_json(model: LocalModel | RemoteModel) -> dict[str, Any]:
+def model_to_json(model: LocalEngine | RemoteEngine) -> dict[str, Any]:
     """Returns the properties of what runs an engine on which results depend.
 
     Left out are the endpoint of a service, the address of weights and the size of batches.
     """
     match model:
-        case RemoteModel():
+        case RemoteEngine():
             return {"engine": model.engine}
-        case LocalBaseline():
+        case BaselineEngine():
             return {
                 "name": model.name,
                 "weights_sha256": None,
                 "device": str(model.device),
                 "precision": None,
             }
-        case LocalEsrgan():
+        case EsrganEngine():
             return {
                 **_network_to_json(model),
                 "halo": model.halo,
                 "max_tile_pixels": model.max_tile_pixels,
                 "network_backend": str(model.network_backend),
             }
-        case LocalLatent():
+        case LatentEngine():
             return {
                 **_network_to_json(model),
                 "color_fix": model.color_fix,
@@ -83,7 +83,7 @@ def model_to_json(model: LocalModel | RemoteModel) -> dict[str, Any]:
     raise TypeError(f"run.json has no keys for {type(model).__name__}")
 
 
-def _network_to_json(network: LocalNetwork) -> dict[str, Any]:
+def _network_to_json(network: NetworkEngine) -> dict[str, Any]:
     return {
         "name": network.name,
         "weights_sha256": network.weights_sha256,

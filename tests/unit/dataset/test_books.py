@@ -19,7 +19,7 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.manifest.totals import totals
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.settings.run_record import (
     continue_record,
     refuse_foreign_files,
@@ -131,7 +131,7 @@ def test_the_latest_group_comes_first_and_what_is_settled_counts() -> None:
 
 
 def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
-    model = RemoteModel("e", "h:1", ledger="ledger-1", replay_seconds=86_400)
+    model = RemoteEngine("e", "h:1", ledger="ledger-1", replay_seconds=86_400)
     (group,) = grouped([entry("1", State.CHARGED)])
     latest = 1000.0 + model.repeat_seconds
 
@@ -142,9 +142,9 @@ def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
     forgetful = dataclasses.replace(model, replay_seconds=600)
     assert not any(group.is_repeated_free(forgetful, 1000.0 + late) for late in (-1, 0))
     assert not group.is_repeated_free(dataclasses.replace(model, ledger="ledger-2"), latest)
-    assert not group.is_repeated_free(RemoteModel("e", "h:1"), latest)
+    assert not group.is_repeated_free(RemoteEngine("e", "h:1"), latest)
     (unknown,) = grouped([entry("1", ledger=None)])
-    assert not unknown.is_repeated_free(RemoteModel("e", "h:1"), 1000.0)
+    assert not unknown.is_repeated_free(RemoteEngine("e", "h:1"), 1000.0)
     (free,) = grouped([entry("1", State.FREE)])
     assert not free.is_repeated_free(model, 1000.0)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from local_hub import LocalHub, serve
 
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote import calls
@@ -95,9 +95,9 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(tiny_weights: Path) -> LocalEsrgan:
+def model(tiny_weights: Path) -> EsrganEngine:
     """A small network of ESRGAN, as a run pins it."""
-    return LocalEsrgan(
+    return EsrganEngine(
         name="tiny",
         weights_sha256=hashlib.sha256(tiny_weights.read_bytes()).hexdigest(),
         weights_uri=str(tiny_weights),

@@ -10,30 +10,30 @@ from small_networks import noise
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.weights import cache, registry, resolution, values
 
 
-def load_code(model: LocalEsrgan) -> ErrorCode:
+def load_code(model: EsrganEngine) -> ErrorCode:
     with pytest.raises(SettingsError) as caught:
         EsrganHandler(model).load_model()
     return caught.value.code
 
 
-def test_other_weights_than_those_pinned_are_refused(model: LocalEsrgan) -> None:
+def test_other_weights_than_those_pinned_are_refused(model: EsrganEngine) -> None:
     assert load_code(dataclasses.replace(model, weights_sha256="0" * 64)) is (
         ErrorCode.WEIGHTS_MISMATCH
     )
 
 
-def test_weights_that_are_not_there_are_an_error(model: LocalEsrgan) -> None:
+def test_weights_that_are_not_there_are_an_error(model: EsrganEngine) -> None:
     assert load_code(dataclasses.replace(model, weights_uri="/no/such/file.safetensors")) is (
         ErrorCode.WEIGHTS_UNAVAILABLE
     )
 
 
 def test_registered_weights_are_had_by_name_where_the_path_is_missing(
-    model: LocalEsrgan, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registered = dataclasses.replace(
         registry.REGISTRY["realesrgan-x2plus"], name="tiny", sha256=model.weights_sha256
@@ -52,7 +52,7 @@ def test_registered_weights_are_had_by_name_where_the_path_is_missing(
 
 
 def test_weights_reach_a_worker_by_uri_and_are_verified(
-    model: LocalEsrgan, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, tiny_weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "cache"))
     uri = "mem://weights/tiny.safetensors"

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.settings.run_json import model_to_json
 
 ENGINE = "esrgan-v1-x2plus"
@@ -14,7 +14,7 @@ ENGINE = "esrgan-v1-x2plus"
     ["localhost:1", "LOCALHOST:1", "127.0.0.1:50051", "127.8.9.1:1", "[::1]:443"],
 )
 def test_this_machine_is_known(endpoint: str) -> None:
-    assert RemoteModel(ENGINE, endpoint).is_loopback
+    assert RemoteEngine(ENGINE, endpoint).is_loopback
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_this_machine_is_known(endpoint: str) -> None:
     ],
 )
 def test_other_machines_are_not_this_one(endpoint: str) -> None:
-    assert not RemoteModel(ENGINE, endpoint).is_loopback
+    assert not RemoteEngine(ENGINE, endpoint).is_loopback
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_other_machines_are_not_this_one(endpoint: str) -> None:
 )
 def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
     with pytest.raises(SettingsError) as refused:
-        RemoteModel(ENGINE, endpoint)
+        RemoteEngine(ENGINE, endpoint)
 
     assert refused.value.code is ErrorCode.INVALID_OPTION
     assert refused.value.message == (
@@ -57,10 +57,10 @@ def test_what_is_no_endpoint_is_refused(endpoint: str) -> None:
 def test_a_repeat_is_over_by_the_time_a_ledger_forgets(
     fields: dict[str, Any], seconds: float
 ) -> None:
-    assert RemoteModel(ENGINE, "h:1", **fields).repeat_seconds == seconds
+    assert RemoteEngine(ENGINE, "h:1", **fields).repeat_seconds == seconds
 
 
 def test_a_ledger_is_nothing_that_results_depend_on() -> None:
-    model = RemoteModel(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
+    model = RemoteEngine(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
 
-    assert model_to_json(model) == model_to_json(RemoteModel(ENGINE, "h:2"))
+    assert model_to_json(model) == model_to_json(RemoteEngine(ENGINE, "h:2"))

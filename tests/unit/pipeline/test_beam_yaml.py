@@ -368,7 +368,7 @@ def test_size_is_a_list_and_weights_are_by_engine(tiny_weights: Path) -> None:
 
     settings = upscale._upscale.settings
     assert settings.rules.options.skip_larger_than == (640, 480)
-    assert [stage.model.name for stage in settings.stages] == [tiny_weights.name] * 2
+    assert [stage.pinned.name for stage in settings.stages] == [tiny_weights.name] * 2
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import encode
 from beam_upscale.inference.paid_calls import Fate
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.budget import (
     NOTHING,
     Claim,
@@ -419,7 +419,7 @@ def described(image: SourceImage) -> tuple[str, bool, int]:
     return image.input_id, allowance.is_within_budget, allowance.spare_calls
 
 
-MODEL = RemoteModel(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
+MODEL = RemoteEngine(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
 WORK = work_of(hashlib.sha256(png(20, 10)).hexdigest(), None)
 
 

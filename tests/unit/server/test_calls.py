@@ -31,7 +31,7 @@ from serving import (
 
 from beam_upscale.grpc_api.status import Reason, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
-from beam_upscale.inference.local_engines import LocalModel
+from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.accounts.ledger_file import read_charges
 from beam_upscale.server.worker import Network, Worker
@@ -402,9 +402,9 @@ def test_requests_of_different_clients_share_a_batch(
     worker: Worker, photograph: Callable[..., Image.Image]
 ) -> None:
     stage = worker._networks[ENGINE].stage
-    assert isinstance(stage.model, LocalModel)
-    model = dataclasses.replace(stage.model, max_batch_pixels=10**6)
-    network = Network.load(dataclasses.replace(stage, model=model))
+    assert isinstance(stage.pinned, LocalEngine)
+    model = dataclasses.replace(stage.pinned, max_batch_pixels=10**6)
+    network = Network.load(dataclasses.replace(stage, pinned=model))
     upscale, batches, gate = network.model._upscale, [], threading.Event()
 
     def upscale_at_the_gate(patches: Any) -> Any:

@@ -16,7 +16,7 @@ from runs import quick
 from small_networks import noise
 
 from beam_upscale.cli.commands.start_up import import_inference, loading_network
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks import device
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Precision
@@ -160,9 +160,9 @@ def test_the_network_that_a_run_takes_is_loaded(
     settings = UpscaleSettings.of(precision="fp32", device="cpu", threads=3)
 
     with loading_network(settings):
-        pinned = settings.pin().stages[0].model
+        pinned = settings.pin().stages[0].pinned
 
-    assert isinstance(pinned, LocalEsrgan)
+    assert isinstance(pinned, EsrganEngine)
     wanted = Wanted(found.sha256, Precision.FP32, 3)
     assert loads == [(found.path, wanted)]
     assert wanted == Wanted(pinned.weights_sha256, pinned.precision, pinned.threads)

@@ -10,10 +10,10 @@ from small_networks import noise
 
 from beam_upscale.inference.elements import TiledImage
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 
 
-def test_batches_of_run_inference_count_pixels(model: LocalEsrgan) -> None:
+def test_batches_of_run_inference_count_pixels(model: EsrganEngine) -> None:
     on_gpu = dataclasses.replace(model, max_batch_pixels=1000)
 
     bounds = EsrganHandler(on_gpu).batch_elements_kwargs()
@@ -33,7 +33,7 @@ def test_batches_of_run_inference_count_pixels(model: LocalEsrgan) -> None:
     ],
 )
 def test_bounds_that_are_asked_for_hold(
-    model: LocalEsrgan, asked: dict[str, int], given: tuple[int, int]
+    model: EsrganEngine, asked: dict[str, int], given: tuple[int, int]
 ) -> None:
     model = dataclasses.replace(model, max_batch_pixels=1000)
 
@@ -43,14 +43,14 @@ def test_bounds_that_are_asked_for_hold(
     beam.BatchElements(**bounds)  # Raises where the bounds cross.
 
 
-def test_a_model_is_shared_where_that_is_asked_for(model: LocalEsrgan) -> None:
+def test_a_model_is_shared_where_that_is_asked_for(model: EsrganEngine) -> None:
     assert not EsrganHandler(model).share_model_across_processes()
     assert EsrganHandler(model, large_model=True).share_model_across_processes()
     assert EsrganHandler(model, model_copies=2).model_copies() == 2
     assert EsrganHandler(model, model_copies=2).share_model_across_processes()
 
 
-def test_bytes_of_a_batch_are_those_of_its_tiles(model: LocalEsrgan) -> None:
+def test_bytes_of_a_batch_are_those_of_its_tiles(model: EsrganEngine) -> None:
     batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage([], 1)]
 
     assert EsrganHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2

@@ -21,7 +21,7 @@ from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, Setti
 from beam_upscale.images import resampling
 from beam_upscale.inference.elements import METRICS, Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
-from beam_upscale.inference.local_engines import LocalEsrgan
+from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
@@ -61,7 +61,7 @@ def spy(
 
 
 def test_an_image_is_what_the_network_makes_of_it(
-    model: LocalEsrgan, network: TorchNetwork
+    model: EsrganEngine, network: TorchNetwork
 ) -> None:
     pixels = noise(20, 30, 3)
 
@@ -73,7 +73,7 @@ def test_an_image_is_what_the_network_makes_of_it(
     assert inference.device_seconds > 0
 
 
-def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalEsrgan) -> None:
+def test_sixteen_bits_and_gray_stay_what_they_are(model: EsrganEngine) -> None:
     deep, gray = infer(
         EsrganHandler(model), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
     )
@@ -82,7 +82,7 @@ def test_sixteen_bits_and_gray_stay_what_they_are(model: LocalEsrgan) -> None:
     assert (gray.cores[0].dtype, gray.cores[0].shape) == (np.uint8, (18, 16, 1))
 
 
-def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: TorchNetwork) -> None:
+def test_only_the_core_of_a_tile_is_kept(model: EsrganEngine, network: TorchNetwork) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage([Tile(pixels, Box(5, 4, 10, 8))], scale=2)
 
@@ -94,7 +94,7 @@ def test_only_the_core_of_a_tile_is_kept(model: LocalEsrgan, network: TorchNetwo
 
 
 def test_a_larger_scale_than_asked_for_is_reduced(
-    model: LocalEsrgan, network: TorchNetwork
+    model: EsrganEngine, network: TorchNetwork
 ) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage(whole(pixels).tiles, scale=1)
@@ -106,7 +106,7 @@ def test_a_larger_scale_than_asked_for_is_reduced(
 
 
 def test_tiles_cut_for_memory_give_the_uncut_result(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = noise(120, 150, 3)
     cut = dataclasses.replace(model, max_tile_pixels=70 * 70)
@@ -122,7 +122,7 @@ def test_tiles_cut_for_memory_give_the_uncut_result(
     assert (difference > 0).mean() < 1e-3
 
 
-def test_an_empty_batch_and_an_image_without_tiles_pass(model: LocalEsrgan) -> None:
+def test_an_empty_batch_and_an_image_without_tiles_pass(model: EsrganEngine) -> None:
     handler = EsrganHandler(model)
 
     assert infer(handler, []) == []
@@ -145,7 +145,7 @@ def fail_on_black(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
 def test_one_images_error_leaves_the_others(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
 ) -> None:
     fail_on_black(monkeypatch, ImageError(ErrorCode.NOT_A_NUMBER, "bad"))
     model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
@@ -160,7 +160,7 @@ def test_one_images_error_leaves_the_others(
 
 
 def test_an_unforeseen_error_is_a_model_error(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, RuntimeError("kernel"))
 
@@ -172,7 +172,7 @@ def test_an_unforeseen_error_is_a_model_error(
 
 
 def test_an_error_of_all_images_stops_the_run(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, SettingsError(ErrorCode.DEVICE_UNAVAILABLE, "gone"))
 
@@ -210,7 +210,7 @@ class Failing:
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
 def test_a_lost_device_is_no_images_fault_and_is_not_tried_again(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
 ) -> None:
     failing = Failing(monkeypatch, LOST, sound=1)
     model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
@@ -243,7 +243,7 @@ def test_a_lost_device_is_no_images_fault_and_is_not_tried_again(
     ids=str,
 )
 def test_what_the_smallest_picture_meets_too_is_no_images_fault(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, error: Exception
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failing = Failing(monkeypatch, error)
     handler = EsrganHandler(model)
@@ -270,7 +270,7 @@ def test_what_the_smallest_picture_meets_too_is_no_images_fault(
     ],
 )
 def test_what_a_small_picture_does_not_meet_is_one_images(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode
 ) -> None:
     Failing(monkeypatch, error, least=40 * 40 * 3)
 
@@ -281,7 +281,7 @@ def test_what_a_small_picture_does_not_meet_is_one_images(
 
 
 def test_a_device_that_is_lost_before_the_network_is_on_it(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(*_: Any) -> None:
         raise LOST
@@ -293,7 +293,7 @@ def test_a_device_that_is_lost_before_the_network_is_on_it(
 
 
 def test_a_network_in_another_process_that_has_ended_is_no_images_fault(
-    model: LocalEsrgan, tmp_path: Path
+    model: EsrganEngine, tmp_path: Path
 ) -> None:
     handler = EsrganHandler(model, large_model=True)
     others = set(multiprocessing.active_children())
@@ -314,7 +314,7 @@ def test_a_network_in_another_process_that_has_ended_is_no_images_fault(
 
 
 def test_errors_of_a_network_in_another_process_arrive_as_they_are(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Failing(monkeypatch, LOST)
     handler = EsrganHandler(model, large_model=True)
@@ -333,7 +333,7 @@ def test_errors_of_a_network_in_another_process_arrive_as_they_are(
 
 
 def test_tiles_of_different_images_share_a_batch(
-    model: LocalEsrgan, network: TorchNetwork, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, network: TorchNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [noise(8, 8, 3) // (number + 1) for number in range(5)]
     handler = EsrganHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
@@ -356,7 +356,7 @@ def test_tiles_of_different_images_share_a_batch(
 
 
 def test_tiles_run_one_at_a_time_on_a_cpu(
-    model: LocalEsrgan, monkeypatch: pytest.MonkeyPatch
+    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with spy(monkeypatch) as batches:
         infer(EsrganHandler(model), [whole(noise(8, 8, 3)) for _ in range(4)])
@@ -365,7 +365,7 @@ def test_tiles_run_one_at_a_time_on_a_cpu(
 
 
 @pytest.mark.parametrize("options", [{}, {"large_model": True}])
-def test_run_inference(model: LocalEsrgan, network: TorchNetwork, options: dict[str, Any]) -> None:
+def test_run_inference(model: EsrganEngine, network: TorchNetwork, options: dict[str, Any]) -> None:
     images = [noise(8 + number, 8, 3) for number in range(3)]
     expected = [network.upscale(pixels[np.newaxis])[0] for pixels in images]
 

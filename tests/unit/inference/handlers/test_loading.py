@@ -9,15 +9,15 @@ from local_hub import LocalHub
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.handlers.loading import weights_path
-from beam_upscale.inference.local_engines import LocalLatent
+from beam_upscale.inference.local_engines import LatentEngine
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.weights import digest, resolution, values
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def pinned(found: values.Weights, uri: str) -> LocalLatent:
-    return LocalLatent(
+def pinned(found: values.Weights, uri: str) -> LatentEngine:
+    return LatentEngine(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
@@ -30,7 +30,7 @@ def pinned(found: values.Weights, uri: str) -> LocalLatent:
     )
 
 
-def refusal(model: LocalLatent) -> ErrorCode:
+def refusal(model: LatentEngine) -> ErrorCode:
     with pytest.raises(SettingsError) as caught:
         weights_path(model)
     return caught.value.code

@@ -4,13 +4,13 @@ import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote.account import Account
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
-MODEL = RemoteModel("esrgan-v1-x2plus", "localhost:1")
+MODEL = RemoteEngine("esrgan-v1-x2plus", "localhost:1")
 
 
-def with_file(path: Path) -> RemoteModel:
-    return RemoteModel("esrgan-v1-x2plus", "localhost:1", api_key_file=str(path))
+def with_file(path: Path) -> RemoteEngine:
+    return RemoteEngine("esrgan-v1-x2plus", "localhost:1", api_key_file=str(path))
 
 
 def test_the_key_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_a_key_is_not_shown() -> None:
 
 
 def test_accounts_are_equal_for_all_engines_of_a_service_and_no_other_key() -> None:
-    other = RemoteModel("stable-diffusion-x4-latent-upscaler", "localhost:1")
+    other = RemoteEngine("stable-diffusion-x4-latent-upscaler", "localhost:1")
 
     assert Account(MODEL, "1").for_any_engine() == Account(other, "1").for_any_engine()
     assert Account(MODEL, "1").for_any_engine() != Account(MODEL, "2").for_any_engine()

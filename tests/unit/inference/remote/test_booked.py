@@ -40,7 +40,7 @@ from beam_upscale.inference.remote.booked import Booked, BooksError
 from beam_upscale.inference.remote.calls import Call, Caller, Outcome
 from beam_upscale.inference.remote.checking import check
 from beam_upscale.inference.remote.throttle import Throttle
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.planning.engines import get_engine
 
 
@@ -64,7 +64,7 @@ class Notes:
         self.threads: set[str] = set()
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteModel
+        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
     ) -> "Notes":
         assert model.engine == ENGINE
         self.calls.append((place, request_id, price))
@@ -205,7 +205,7 @@ def test_a_refusal_says_nothing_of_the_attempt_before_it() -> None:
 def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
     slept: float, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = RemoteModel(
+    model = RemoteEngine(
         ENGINE, "h:1", ledger="x", replay_seconds=1e4, retry_seconds=100, deadline_seconds=200
     )
     notes, now = Notes(), 1000.0
@@ -249,7 +249,7 @@ def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.Monk
         yield b""
 
     async def settle() -> Outcome:
-        model = RemoteModel(ENGINE, "h:1", retry_seconds=0.05)
+        model = RemoteEngine(ENGINE, "h:1", retry_seconds=0.05)
         generate = lambda request, **_: lose(request)  # noqa: E731
         caller = Caller(generate, Account(model, None), Crowded(1))
         return await caller.settle(Call("id", b"", paid=notes))
@@ -376,7 +376,7 @@ def test_a_service_that_names_no_ledger_or_not_how_long_has_none(metadata: dict[
     found = _ledger_of(tuple(metadata.items()))
 
     assert found is None or dataclasses.astuple(found) == ("x", 0.0)
-    assert RemoteModel(ENGINE, "h:1", ledger="x", replay_seconds=0.0).repeat_seconds == 0
+    assert RemoteEngine(ENGINE, "h:1", ledger="x", replay_seconds=0.0).repeat_seconds == 0
 
 
 def test_another_ledger_stops_the_run_with_one_line() -> None:

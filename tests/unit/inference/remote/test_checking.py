@@ -11,10 +11,10 @@ from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
 from beam_upscale.inference.remote import checking
 from beam_upscale.inference.remote.channel import open_channel
 from beam_upscale.inference.remote.checking import check
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
 
-def refused(model: RemoteModel, *engines: str) -> SettingsError:
+def refused(model: RemoteEngine, *engines: str) -> SettingsError:
     with pytest.raises(SettingsError) as error:
         check(model, engines or [ENGINE])
     return error.value
@@ -121,7 +121,7 @@ def test_where_nothing_listens_the_endpoint_is_unavailable(
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        error = refused(RemoteModel(ENGINE, f"127.0.0.1:{port}"))
+        error = refused(RemoteEngine(ENGINE, f"127.0.0.1:{port}"))
 
     assert error.code is ErrorCode.ENDPOINT_UNAVAILABLE
     assert f"127.0.0.1:{port} does not answer: UNAVAILABLE" in error.message
@@ -133,7 +133,7 @@ def test_a_service_that_says_nothing_is_not_waited_for_without_end(
     monkeypatch.setattr(checking, "_MOST_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        error = refused(RemoteModel(ENGINE, f"127.0.0.1:{port}"))
+        error = refused(RemoteEngine(ENGINE, f"127.0.0.1:{port}"))
 
     assert error.code is ErrorCode.ENDPOINT_UNAVAILABLE
     assert "DEADLINE_EXCEEDED" in error.message
@@ -174,15 +174,15 @@ class Library:
 def test_other_machines_are_called_with_tls(
     endpoint: str, insecure: bool, ca: str | None, expected: str
 ) -> None:
-    model = RemoteModel(ENGINE, endpoint, insecure=insecure, ca=ca)
+    model = RemoteEngine(ENGINE, endpoint, insecure=insecure, ca=ca)
 
     assert open_channel(model, Library()) == f"{expected} to {endpoint}"
 
 
 def test_grpc_itself_repeats_nothing_and_takes_large_messages() -> None:
     near, far = Library(), Library()
-    open_channel(RemoteModel(ENGINE, "localhost:1"), near)
-    open_channel(RemoteModel(ENGINE, "example.org:1"), far)
+    open_channel(RemoteEngine(ENGINE, "localhost:1"), near)
+    open_channel(RemoteEngine(ENGINE, "example.org:1"), far)
 
     for library in (near, far):
         assert library.options["grpc.enable_retries"] == 0

@@ -31,9 +31,9 @@ from scripted_service import ENGINE, begin, infer, whole
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.inference.handlers.remote import RemoteHandler
 from beam_upscale.inference.remote.checking import check
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 
-model = RemoteModel(ENGINE, sys.argv[1])
+model = RemoteEngine(ENGINE, sys.argv[1])
 handler = RemoteHandler(model, get_engine(ENGINE))
 
 def call(name):

@@ -17,19 +17,19 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
 from beam_upscale.inference.paid_calls import Fate
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.run_state.booking import BookedCall, ImageBooking, Limit
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 
 PRICE = Decimal("0.2")
-FORGETS = RemoteModel("esrgan-v1-x2plus", "h:1")
+FORGETS = RemoteEngine("esrgan-v1-x2plus", "h:1")
 REMEMBERS = dataclasses.replace(FORGETS, ledger="ledger-1", replay_seconds=86_400)
 NO_ROOM, ROOM_FOR_ONE = Limit(False, 0), Limit(False, 1)
 
 
 def a_call(
     run: RunBooks,
-    model: RemoteModel = FORGETS,
+    model: RemoteEngine = FORGETS,
     limit: Limit | None = None,
     request_id: str = "r",
     work: str = "w",
@@ -166,7 +166,7 @@ def test_a_repeat_of_what_was_charged_long_ago_counts_once(dataset: DatasetFolde
     ids=["no ledger", "another ledger", "too late", "another request"],
 )
 def test_what_may_be_charged_again_counts_again(
-    dataset: DatasetFolder, model: RemoteModel, request_id: str
+    dataset: DatasetFolder, model: RemoteEngine, request_id: str
 ) -> None:
     first = sent(RunBooks.begin(dataset), model=REMEMBERS)
     assert first._entry is not None
@@ -305,7 +305,7 @@ def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetF
     run = later_run(dataset)
     place = Place("a.png", 0, 0)
 
-    def found(model: RemoteModel, work: str = "w") -> bool:
+    def found(model: RemoteEngine, work: str = "w") -> bool:
         known = repeatable_entries(run, model).at(place)
         return prepaid(known, work, model, run) is not None
 

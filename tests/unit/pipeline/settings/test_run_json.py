@@ -14,11 +14,16 @@ from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.resampling import Filter
 from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.inference.local_engines import LocalBaseline, LocalEsrgan, LocalLatent, LocalModel
+from beam_upscale.inference.local_engines import (
+    BaselineEngine,
+    EsrganEngine,
+    LatentEngine,
+    LocalEngine,
+)
 from beam_upscale.inference.local_options import KeptChoices
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.run_record import continue_record, run_record
@@ -38,7 +43,7 @@ GOLDENS = Path(__file__).with_name("run_json")
 ESRGAN = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
 
-NETWORK = LocalEsrgan(
+NETWORK = EsrganEngine(
     name="tiny.safetensors",
     device=Device.CPU,
     max_batch_pixels=0,
@@ -58,7 +63,7 @@ NETWORK_ON_GPU = dataclasses.replace(
     precision=Precision.FP16,
     network_backend=NetworkBackend.TORCH,
 )
-LATENT = LocalLatent(
+LATENT = LatentEngine(
     name="folder",
     device=Device.CUDA,
     max_batch_pixels=1048576,
@@ -69,12 +74,12 @@ LATENT = LocalLatent(
     vae_tiling=True,
     color_fix=False,
 )
-BASELINE = LocalBaseline("bicubic (baseline, no network)", Device.CPU, 0, Filter("bicubic"))
-SERVICE = RemoteModel(DIFFUSION, "gpu.example:443", ca="x", insecure=True, ledger="l")
+BASELINE = BaselineEngine("bicubic (baseline, no network)", Device.CPU, 0, Filter("bicubic"))
+SERVICE = RemoteEngine(DIFFUSION, "gpu.example:443", ca="x", insecure=True, ledger="l")
 
 
 def pinned(
-    *stages: tuple[str, LocalModel | RemoteModel],
+    *stages: tuple[str, LocalEngine | RemoteEngine],
     plan: PlanOptions | None = None,
     parameters: Parameters | None = None,
     prompt_column: str = "prompt",
@@ -86,7 +91,7 @@ def pinned(
         options=plan or PlanOptions(),
         parameters=parameters or Parameters(),
         prompt_column=prompt_column,
-        backend=Backend.GRPC if isinstance(stages[0][1], RemoteModel) else Backend.LOCAL,
+        backend=Backend.GRPC if isinstance(stages[0][1], RemoteEngine) else Backend.LOCAL,
     )
     models = tuple(Stage(get_engine(name), model) for name, model in stages)
     return PinnedSettings(models, rules, encode or EncodeOptions(), **options)

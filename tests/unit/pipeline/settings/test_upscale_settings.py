@@ -12,7 +12,7 @@ from small_networks import esrgan
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.remote_engines import RemoteModel
+from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.inference.weights import cache
 from beam_upscale.pipeline.settings.run_json import settings_to_json
@@ -111,7 +111,7 @@ def test_values_out_of_range_are_refused(option: dict[str, float]) -> None:
 
 
 def test_pinning_leaves_no_auto(tiny_weights: Path) -> None:
-    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().stages[0].model
+    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().stages[0].pinned
 
     assert model.device is not Device.AUTO
     assert model.precision is not Precision.AUTO
@@ -127,10 +127,10 @@ def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:
     pinned = UpscaleSettings.of(ENGINE, **quick).pin()
     again = UpscaleSettings.of(
         ENGINE,
-        weights=pinned.stages[0].model.weights_uri,
-        device=pinned.stages[0].model.device,
-        precision=pinned.stages[0].model.precision,
-        threads=pinned.stages[0].model.threads,
+        weights=pinned.stages[0].pinned.weights_uri,
+        device=pinned.stages[0].pinned.device,
+        precision=pinned.stages[0].pinned.precision,
+        threads=pinned.stages[0].pinned.threads,
     ).pin()
 
     assert again == pinned
@@ -139,7 +139,7 @@ def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:
 def test_a_cpu_runs_one_tile_at_a_time_whatever_is_asked(quick: dict[str, Any]) -> None:
     pinned = UpscaleSettings.of(ENGINE, **quick, max_batch_pixels=10**6).pin()
 
-    assert pinned.stages[0].model.max_batch_pixels == 0
+    assert pinned.stages[0].pinned.max_batch_pixels == 0
 
 
 def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
@@ -155,8 +155,8 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
     assert record["stages"][0]["model"]["threads"] == 2
     assert "scale" not in record["stages"][0]["model"]  # Records of earlier versions have none.
     (stage,) = pinned.stages
-    elsewhere = dataclasses.replace(stage.model, weights_uri="gs://bucket/w.safetensors")
-    moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, model=elsewhere),))
+    elsewhere = dataclasses.replace(stage.pinned, weights_uri="gs://bucket/w.safetensors")
+    moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, pinned=elsewhere),))
     assert settings_to_json(moved) == record
     assert str(tiny_weights.parent) not in str(record)
 
@@ -222,19 +222,19 @@ def test_weights_may_lie_on_another_file_system(
 def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) -> None:
     settings = UpscaleSettings.of(ENGINE, **{**quick, "weights": f"file://{tiny_weights}"})
 
-    assert settings.pin().stages[0].model.weights_uri == str(tiny_weights)
+    assert settings.pin().stages[0].pinned.weights_uri == str(tiny_weights)
 
 
 # Over gRPC
 
 
-def remote(engine: str = ENGINE, **options: Any) -> RemoteModel:
+def remote(engine: str = ENGINE, **options: Any) -> RemoteEngine:
     settings = UpscaleSettings.of(
         engine, **{"backend": "grpc", "endpoint": "gpu.example:443", **options}
     )
     (stage,) = settings.pin().stages
-    assert isinstance(stage.model, RemoteModel)
-    return stage.model
+    assert isinstance(stage.pinned, RemoteEngine)
+    return stage.pinned
 
 
 def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -
         deadline_seconds=5,
     )
 
-    assert model == RemoteModel(
+    assert model == RemoteEngine(
         engine=ENGINE,
         endpoint="gpu.example:443",
         api_key_file=str(tmp_path / "key"),
