@@ -210,7 +210,7 @@ def test_weights_may_lie_on_another_file_system(
         UpscaleSettings.of(ENGINE, **{**quick, "weights": "mem://bucket/tiny.safetensors"})
         .pin()
         .stages[0]
-        .model
+        .pinned
     )
 
     assert model.weights_uri == "mem://bucket/tiny.safetensors"
