@@ -26,7 +26,12 @@ from beam_upscale.pipeline.run_state.input_state import (
     state_of,
     with_state,
 )
-from beam_upscale.pipeline.run_state.resume import Asked, asked_by, assign_shards, still_holds
+from beam_upscale.pipeline.run_state.resume import (
+    RequestedParameters,
+    assign_shards,
+    requested_parameters,
+    still_holds,
+)
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.inputs.inputs import Inputs, Listing
@@ -164,7 +169,7 @@ class FindEarlier(beam.DoFn):
     def _is_valid(self, image: SourceImage, row: Row) -> bool:
         return (
             row.status not in self._retry
-            and still_holds(image, row, self._dataset, self._asked)
+            and still_holds(image, row, self._dataset, self._requested)
             and not self._is_open(image, row)
         )
 
@@ -182,19 +187,19 @@ class FindEarlier(beam.DoFn):
         ]
         if not groups or row.source_sha256 is None:
             return False
-        asked, parameters = self._asked, None
+        requested, parameters = self._requested, None
         try:
-            if asked is not None:
-                parameters = image.parameters(asked.parameters, asked.prompt_column)
+            if requested is not None:
+                parameters = image.parameters(requested.parameters, requested.prompt_column)
         except ImageError:
             return False
         work = work_of(row.source_sha256, parameters)
         return any(group.first.work == work for group in groups)
 
     @functools.cached_property
-    def _asked(self) -> Asked | None:
+    def _requested(self) -> RequestedParameters | None:
         # Read only now: run.json is written after a pipeline is constructed, before it begins.
-        return asked_by(self._dataset.read_run())
+        return requested_parameters(self._dataset.read_run())
 
 
 class FindDone(FindEarlier):

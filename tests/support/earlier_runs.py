@@ -12,7 +12,7 @@ from beam_upscale.dataset.manifest import table as manifest_table
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
-from beam_upscale.pipeline.run_state.resume import Asked
+from beam_upscale.pipeline.run_state.resume import RequestedParameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
@@ -60,12 +60,12 @@ def put_aside(dataset: DatasetFolder, row: Row) -> Record:
     return record
 
 
-ASKED = Asked(Parameters(prompt="default", cfg_scale=6, steps=30))
+REQUESTED = RequestedParameters(Parameters(prompt="default", cfg_scale=6, steps=30))
 
 
 def refused(image: SourceImage) -> Row:
     """The row of an image whose parameters cannot be had."""
     with pytest.raises(ImageError) as caught:
-        image.parameters(ASKED.parameters)
+        image.parameters(REQUESTED.parameters)
     error = caught.value
     return upscaled(image, output_uri=None, error_code=str(error.code), error_message=error.message)

@@ -50,7 +50,7 @@ from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.request import Run
-from beam_upscale.pipeline.run_state.arrivals import Listed, key_of
+from beam_upscale.pipeline.run_state.arrivals import ListedArrivals, id_hash
 from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
 from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
@@ -335,9 +335,9 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
         complete(dataset, request.layout, ready.record)
 
 
-def _told(part: str, ids: Sequence[str], new: Collection[str], *, is_new: bool) -> Listed:
-    keys = (key_of(each) for each in ids if (each in new) is is_new)
-    return Listed(part, b"".join(keys), is_new)
+def _told(part: str, ids: Sequence[str], new: Collection[str], *, is_new: bool) -> ListedArrivals:
+    hashes = (id_hash(each) for each in ids if (each in new) is is_new)
+    return ListedArrivals(part, b"".join(hashes), is_new)
 
 
 def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]:

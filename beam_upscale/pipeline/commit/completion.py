@@ -73,7 +73,7 @@ def find_shards_to_retype(
     if not all(each.is_whole for each in ended):
         return
     updated = {each.shard for each in ended}
-    if any(each.has_own for each in ended):
+    if any(each.has_unlisted for each in ended):
         refuse_two_places(dataset)
     _commit_without_updates(updated, dataset, layout, run_id, input_type, may_leave_out)
     yield from shards_to_retype(dataset, input_type)

@@ -22,7 +22,12 @@ from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.one_image.states import INTERMEDIATE_FORMAT, UpscaledImage
-from beam_upscale.pipeline.run_state.arrivals import Listed, Own, ShardUpdate, key_of
+from beam_upscale.pipeline.run_state.arrivals import (
+    ListedArrivals,
+    ShardUpdate,
+    UnlistedArrival,
+    id_hash,
+)
 from beam_upscale.pipeline.run_state.control import (
     is_stopped,
     progress_file,
@@ -234,7 +239,7 @@ class Persist(beam.DoFn):
                 shard, state.listed.part, source.input_id, is_new, timestamp, window
             )
         else:
-            yield shard, Own(record.to_json(), fingerprint(source), is_new)
+            yield shard, UnlistedArrival(record.to_json(), fingerprint(source), is_new)
 
     def _refuse_in_output(self, uri: str) -> None:
         """Raises an error if an input that no listing has checked is in the output."""
@@ -266,7 +271,7 @@ class _BundleUpdates:
 
     def __init__(self) -> None:
         self._postponed: dict[int, tuple[Timestamp, Any]] = {}
-        self._keys: dict[tuple[int, str, bool], bytearray] = {}
+        self._hashes: dict[tuple[int, str, bool], bytearray] = {}
         self._times: dict[tuple[int, str, bool], tuple[Timestamp, Any]] = {}
 
     def postponed(self, shard: int, timestamp: Timestamp, window: Any) -> None:
@@ -284,16 +289,18 @@ class _BundleUpdates:
     ) -> None:
         """Notes that an input arrived as it is listed in a part of the listing."""
         place = shard, part, is_new
-        self._keys.setdefault(place, bytearray()).extend(key_of(input_id))
+        self._hashes.setdefault(place, bytearray()).extend(id_hash(input_id))
         self._times.setdefault(place, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:
         """Yields the updates, by shard."""
         for shard, (timestamp, window) in self._postponed.items():
             yield WindowedValue((shard, None), timestamp, [window])
-        for place, keys in self._keys.items():
+        for place, hashes in self._hashes.items():
             (shard, part, is_new), (timestamp, window) = place, self._times[place]
-            yield WindowedValue((shard, Listed(part, bytes(keys), is_new)), timestamp, [window])
+            yield WindowedValue(
+                (shard, ListedArrivals(part, bytes(hashes), is_new)), timestamp, [window]
+            )
 
 
 def write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:

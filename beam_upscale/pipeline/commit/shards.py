@@ -25,7 +25,7 @@ from beam_upscale.pipeline.run_state.arrivals import (
     Arrivals,
     Places,
     ShardUpdate,
-    key_of,
+    id_hash,
     refuse_lost,
     refuse_two_inputs,
 )
@@ -59,15 +59,15 @@ def commit_shard(
         run_id: names the telemetry of this run.
         input_type: of the dataset's own columns; None infers it from the shard's rows.
     """
-    told = list(records)
+    given = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}
     # An input with a row was not left out: this is a late repeat, and the run has ended since.
     records = [
         record
-        for record in told
+        for record in given
         if record.row.input_id not in rows or record.row.error_code != ErrorCode.LEFT_OUT
     ]
-    if told and not records:
+    if given and not records:
         return
     for row in (record.row for record in records):
         before = rows.get(row.input_id)
@@ -210,7 +210,9 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
         LookupError: an input arrived, and its record is gone since.
     """
     inputs = [
-        listed for listed in read_part(dataset, part) if listed.image.input_id not in arrivals.own
+        listed
+        for listed in read_part(dataset, part)
+        if listed.image.input_id not in arrivals.unlisted
     ]
     with ThreadPoolExecutor(_READERS) as readers:
         records = readers.map(dataset.read_record, [listed.image.input_id for listed in inputs])
@@ -218,7 +220,7 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
             image = listed.image
             if record is not None:
                 yield record
-            elif key_of(image.input_id) in arrivals.new_keys:
+            elif id_hash(image.input_id) in arrivals.new_hashes:
                 raise LookupError(
                     f"the record of {image.input_id} is gone: something else has changed "
                     f"{dataset.staging} meanwhile; run the same again"
@@ -245,12 +247,13 @@ class Committed:
     Attributes:
         shard: its number.
         is_whole: False if an input is left to a later run.
-        has_own: True if the shard got rows of inputs that differ from the listing or are not in it.
+        has_unlisted: True if the shard got rows of inputs that differ from the listing or are not
+            in it.
     """
 
     shard: int
     is_whole: bool
-    has_own: bool = False
+    has_unlisted: bool = False
 
 
 class CommitShard(beam.DoFn):
@@ -294,20 +297,20 @@ class CommitShard(beam.DoFn):
             commit_shard(
                 shard, records, self._dataset, self._layout, self._run_id, self._input_type
             )
-        return Committed(shard, is_whole=True, has_own=bool(arrivals.new_own))
+        return Committed(shard, is_whole=True, has_unlisted=bool(arrivals.new_unlisted))
 
     def _refuse_lost_ids(self, shard: int, arrivals: Arrivals) -> None:
         """Raises an error if an input would be lost because another has its id."""
         refuse_two_inputs(arrivals, self._dataset)
-        if arrivals.new_own:
+        if arrivals.new_unlisted:
             if self._places is None:
                 self._places = Places(self._dataset)
-            self._places.refuse_others(arrivals.new_own, shard)
+            self._places.refuse_others(arrivals.new_unlisted, shard)
 
     def _records(self, parts: Iterable[str], arrivals: Arrivals) -> Iterator[Record]:
         for part in sorted(parts):
             yield from listed_records(part, self._dataset, arrivals)
-        for input_id, several in arrivals.new_own.items():
+        for input_id, several in arrivals.new_unlisted.items():
             # Of an input that came twice, the record that was written last fits its files.
             last = self._dataset.read_record(input_id) if len(several) > 1 else None
             yield last or record_from_json(several[-1].record)

@@ -33,7 +33,7 @@ from beam_upscale.pipeline.run_state.input_state import (
     state_of,
     with_state,
 )
-from beam_upscale.pipeline.run_state.resume import Asked, is_asked_alike
+from beam_upscale.pipeline.run_state.resume import RequestedParameters, has_same_parameters
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend, ChainPlan
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -110,8 +110,8 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
         return False
     rules = settings.rules
     is_changed = state.listed is not None and not is_as_listed(source)
-    asked = Asked(rules.parameters, rules.prompt_column)
-    if rules.is_guided and is_changed and not is_asked_alike(source, earlier, asked):
+    requested = RequestedParameters(rules.parameters, rules.prompt_column)
+    if rules.is_guided and is_changed and not has_same_parameters(source, earlier, requested):
         return False
     return not _is_ruled_otherwise(earlier, settings)
 

@@ -20,7 +20,7 @@ from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import listed_shards, read_part
 from beam_upscale.storage.sorted_map import SortedMap
 
-_KEY_BYTES = 8
+_HASH_BYTES = 8
 
 # The fields of a row that describe its input and its requested parameters.
 _COMPARED = (
@@ -30,28 +30,28 @@ _COMPARED = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed:
+class ListedArrivals:
     """The inputs of one part of the listing that arrived unchanged from their entries there.
 
     Attributes:
         part: the part of the listing.
-        keys: the keys of the inputs, concatenated; each is the eight bytes of `key_of`.
+        hashes: the hashes of the inputs' ids, concatenated; each is the eight bytes of `id_hash`.
         is_new: True if their results were made after the last commit of their shard.
     """
 
     part: str
-    keys: bytes
+    hashes: bytes
     is_new: bool
 
 
 @dataclasses.dataclass(frozen=True)
-class Own:
+class UnlistedArrival:
     """An input that is in no listing, or that a step of the pipeline has changed since.
 
     Attributes:
         record: the input's record, as `Record.to_json` encodes it.
         fingerprint: the input's `input_state.fingerprint`.
-        is_new: as in `Listed`.
+        is_new: as in `ListedArrivals`.
     """
 
     record: bytes
@@ -59,13 +59,13 @@ class Own:
     is_new: bool
 
 
-ShardUpdate = Listed | Own | None
+ShardUpdate = ListedArrivals | UnlistedArrival | None
 """An update of a shard; None stands for an input that is left to a later run."""
 
 
-def key_of(input_id: str) -> bytes:
+def id_hash(input_id: str) -> bytes:
     """Returns the first eight bytes of the SHA-256 of an id; short, as there may be millions."""
-    return hashlib.sha256(input_id.encode()).digest()[:_KEY_BYTES]
+    return hashlib.sha256(input_id.encode()).digest()[:_HASH_BYTES]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,58 +74,59 @@ class Arrivals:
 
     Attributes:
         parts: the parts of the listing of which at least one input arrived.
-        keys: the keys of the inputs that arrived as they are listed.
-        new_keys: those of `keys` whose results are new since the last commit.
-        own: the other inputs, by their ids; several only where inputs share an id.
+        hashes: the hashes of the ids of the inputs that arrived as they are listed.
+        new_hashes: those of `hashes` whose results are new since the last commit.
+        unlisted: the other inputs, by their ids; several only where inputs share an id.
         is_postponed: True if an input is left to a later run.
     """
 
     parts: frozenset[str]
-    keys: frozenset[bytes]
-    new_keys: frozenset[bytes]
-    own: Mapping[str, tuple[Own, ...]]
+    hashes: frozenset[bytes]
+    new_hashes: frozenset[bytes]
+    unlisted: Mapping[str, tuple[UnlistedArrival, ...]]
     is_postponed: bool
 
     @classmethod
     def of(cls, updates: Iterable[ShardUpdate]) -> "Arrivals":
         """Merges the updates of several bundles."""
         found = set(updates)
-        listed = [each for each in found if isinstance(each, Listed)]
-        own: dict[str, list[Own]] = {}
+        listed = [each for each in found if isinstance(each, ListedArrivals)]
+        unlisted: dict[str, list[UnlistedArrival]] = {}
+        others = (each for each in found if isinstance(each, UnlistedArrival))
         # A set has no order; sorted, an error about two inputs has the same text each time.
-        for each in sorted((e for e in found if isinstance(e, Own)), key=lambda own: own.record):
-            own.setdefault(record_from_json(each.record).row.input_id, []).append(each)
+        for each in sorted(others, key=lambda other: other.record):
+            unlisted.setdefault(record_from_json(each.record).row.input_id, []).append(each)
         return cls(
             parts=frozenset(each.part for each in listed),
-            keys=frozenset(key for each in listed for key in _separate(each.keys)),
-            new_keys=frozenset(
-                key for each in listed if each.is_new for key in _separate(each.keys)
+            hashes=frozenset(one for each in listed for one in _separate(each.hashes)),
+            new_hashes=frozenset(
+                one for each in listed if each.is_new for one in _separate(each.hashes)
             ),
-            own={input_id: tuple(several) for input_id, several in own.items()},
+            unlisted={input_id: tuple(several) for input_id, several in unlisted.items()},
             is_postponed=None in found,
         )
 
     @property
-    def new_own(self) -> dict[str, tuple[Own, ...]]:
-        """The inputs of `own` whose results are new since the last commit, by their ids."""
+    def new_unlisted(self) -> dict[str, tuple[UnlistedArrival, ...]]:
+        """The inputs of `unlisted` whose results are new since the last commit, by their ids."""
         return {
             input_id: several
-            for input_id, several in self.own.items()
+            for input_id, several in self.unlisted.items()
             if any(each.is_new for each in several)
         }
 
     @property
     def is_new(self) -> bool:
         """True if there is a new result to commit."""
-        return bool(self.new_keys or self.new_own)
+        return bool(self.new_hashes or self.new_unlisted)
 
     def has(self, input_id: str) -> bool:
         """Checks whether an input arrived."""
-        return input_id in self.own or key_of(input_id) in self.keys
+        return input_id in self.unlisted or id_hash(input_id) in self.hashes
 
 
-def _separate(keys: bytes) -> Iterable[bytes]:
-    return (keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES))
+def _separate(hashes: bytes) -> Iterable[bytes]:
+    return (hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES))
 
 
 def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder) -> None:
@@ -145,20 +146,20 @@ def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
     Raises:
         SettingsError: DUPLICATE_ID.
     """
-    for input_id, several in arrivals.own.items():
+    for input_id, several in arrivals.unlisted.items():
         for other in several[1:]:
             if other.fingerprint != several[0].fingerprint:
                 rows = (_row(several[0]), _row(other))
                 raise _two_inputs(input_id, _difference(*rows))
-    both = {input_id for input_id in arrivals.own if key_of(input_id) in arrivals.keys}
+    both = {input_id for input_id in arrivals.unlisted if id_hash(input_id) in arrivals.hashes}
     if not both:
         return
     for image in _listed_images(sorted(arrivals.parts), dataset):
         if image.input_id not in both:
             continue
-        own = arrivals.own[image.input_id][0]
-        if own.fingerprint != fingerprint(image):
-            raise _two_inputs(image.input_id, _difference(_row_of(image), _row(own)))
+        arrived = arrivals.unlisted[image.input_id][0]
+        if arrived.fingerprint != fingerprint(image):
+            raise _two_inputs(image.input_id, _difference(_row_of(image), _row(arrived)))
 
 
 def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
@@ -178,8 +179,8 @@ def _listed_images(parts: Iterable[str], dataset: DatasetFolder) -> Iterator[Sou
     return (listed.image for part in parts for listed in read_part(dataset, part))
 
 
-def _row(own: Own) -> Row:
-    return record_from_json(own.record).row
+def _row(arrived: UnlistedArrival) -> Row:
+    return record_from_json(arrived.record).row
 
 
 def _row_of(image: SourceImage) -> Row:

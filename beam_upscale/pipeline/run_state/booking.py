@@ -202,9 +202,9 @@ class BookedCall:
         self._dataset.write(open_uri(self._dataset, entry.place, entry.n), entry.to_json())
 
 
-def _amount(told: Decimal, price: Decimal) -> Decimal:
+def _amount(reported: Decimal, price: Decimal) -> Decimal:
     """Returns the amount that a service reports, or the price if the books cannot hold it."""
-    return told.quantize(STEP, ROUND_UP) if told < _MOST_CREDITS else price
+    return reported.quantize(STEP, ROUND_UP) if reported < _MOST_CREDITS else price
 
 
 _claimed: dict[tuple[str, str, str], str] = {}

@@ -42,7 +42,7 @@ _READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, Er
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class RequestedParameters:
     """The parameters that a run requests of engines that take parameters.
 
     Attributes:
@@ -54,10 +54,10 @@ class Asked:
     prompt_column: str = "prompt"
 
 
-def asked_by(run: Mapping[str, Any] | None) -> Asked | None:
+def requested_parameters(run: Mapping[str, Any] | None) -> RequestedParameters | None:
     """Reads the requested parameters from `run.json`; None if no engine takes parameters."""
     found = None if run is None else read_parameters(run)
-    return None if found is None else Asked(*found)
+    return None if found is None else RequestedParameters(*found)
 
 
 def assign_shards(
@@ -239,7 +239,10 @@ def _fingerprint(
 
 
 def still_holds(
-    image: SourceImage, earlier: Row, dataset: DatasetFolder, asked: Asked | None = None
+    image: SourceImage,
+    earlier: Row,
+    dataset: DatasetFolder,
+    requested: RequestedParameters | None = None,
 ) -> bool:
     """Checks whether an earlier run's row is still valid.
 
@@ -253,17 +256,17 @@ def still_holds(
         image: the input, with its current columns and caption.
         earlier: its earlier row.
         dataset: the output.
-        asked: the run's requested parameters; None if no engine takes parameters.
+        requested: the run's requested parameters; None if no engine takes parameters.
     """
     if earlier.error_code in _LOOKED_AT_ANEW:
         return False
-    if asked is not None and _concerns_parameters(earlier):
+    if requested is not None and _concerns_parameters(earlier):
         try:
-            now = image.parameters(asked.parameters, asked.prompt_column)
+            now = image.parameters(requested.parameters, requested.prompt_column)
         except ImageError as error:
             # Parameters are checked before the image is read.
             return (earlier.error_code, earlier.error_message) == (error.code, error.message)
-        if not _asks_the_same(image, earlier, now):
+        if not _are_same_parameters(image, earlier, now):
             return False
     try:
         digest = image.sha256()
@@ -280,15 +283,15 @@ def still_holds(
     return earlier.output_uri is None or _has_files(earlier, dataset)
 
 
-def is_asked_alike(image: SourceImage, earlier: Row, asked: Asked) -> bool:
+def has_same_parameters(image: SourceImage, earlier: Row, requested: RequestedParameters) -> bool:
     """Checks whether an image's parameters, or their error, equal those of its earlier row."""
     if not _concerns_parameters(earlier):
         return True
     try:
-        now = image.parameters(asked.parameters, asked.prompt_column)
+        now = image.parameters(requested.parameters, requested.prompt_column)
     except ImageError as error:
         return (earlier.error_code, earlier.error_message) == (error.code, error.message)
-    return _asks_the_same(image, earlier, now)
+    return _are_same_parameters(image, earlier, now)
 
 
 def _concerns_parameters(row: Row) -> bool:
@@ -296,7 +299,7 @@ def _concerns_parameters(row: Row) -> bool:
     return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
 
 
-def _asks_the_same(image: SourceImage, earlier: Row, now: Parameters) -> bool:
+def _are_same_parameters(image: SourceImage, earlier: Row, now: Parameters) -> bool:
     """Checks whether an image's valid parameters equal those of its earlier row."""
     if earlier.prompt is None:
         # Perhaps the image could not be read, not the caption; reading it again shows that.

@@ -19,7 +19,7 @@ from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.commit.persist import persist
 from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
 from beam_upscale.pipeline.one_image.states import UpscaledImage
-from beam_upscale.pipeline.run_state.arrivals import Arrivals, Listed, key_of
+from beam_upscale.pipeline.run_state.arrivals import Arrivals, ListedArrivals, id_hash
 from beam_upscale.pipeline.write import new_run_id
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing import ListedInput, write_listing
@@ -247,7 +247,7 @@ def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) 
     listed = [ListedInput(SourceImage(f"/in/{name}.jpg", shard=0)) for name in "abc"]
     batch = next(write_listing(listed, len(listed), dataset))
     persist(result("a", None), dataset, Layout.FILES)
-    came = Listed(batch.part, key_of("/in/a.jpg") + key_of("/in/b.jpg"), is_new=True)
+    came = ListedArrivals(batch.part, id_hash("/in/a.jpg") + id_hash("/in/b.jpg"), is_new=True)
 
     found = listed_records(batch.part, dataset, Arrivals.of([came]))
 

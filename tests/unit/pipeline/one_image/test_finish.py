@@ -36,7 +36,7 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.finish import finish
-from beam_upscale.pipeline.run_state.resume import Asked, still_holds
+from beam_upscale.pipeline.run_state.resume import RequestedParameters, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.upscale import Finish
@@ -309,7 +309,7 @@ def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: 
 
     assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
     assert row.noise_level == 100
-    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), Asked(Parameters()))
+    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), RequestedParameters(Parameters()))
 
 
 def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:

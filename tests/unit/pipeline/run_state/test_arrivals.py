@@ -24,9 +24,9 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import (
     Arrivals,
-    Listed,
-    Own,
-    key_of,
+    ListedArrivals,
+    UnlistedArrival,
+    id_hash,
     refuse_two_sources,
 )
 from beam_upscale.pipeline.run_state.input_state import (
@@ -341,17 +341,17 @@ def test_where_no_step_may_leave_one_out_what_was_done_before_is_no_excuse(
 # Without a pipeline
 
 
-def told(input_id: str, level: int, *, is_new: bool = True) -> Own:
+def told(input_id: str, level: int, *, is_new: bool = True) -> UnlistedArrival:
     source = own(input_id, level)
     record = Record(Row(input_id, input_id, Status.FAILED), None)
-    return Own(record.to_json(), fingerprint(source), is_new)
+    return UnlistedArrival(record.to_json(), fingerprint(source), is_new)
 
 
 def test_arrivals_of_several_bundles_are_put_together_in_any_order() -> None:
     news = [
-        Listed("part", key_of("a") + key_of("b"), is_new=True),
-        Listed("part", key_of("c"), is_new=False),
-        Listed("part", key_of("a"), is_new=True),
+        ListedArrivals("part", id_hash("a") + id_hash("b"), is_new=True),
+        ListedArrivals("part", id_hash("c"), is_new=False),
+        ListedArrivals("part", id_hash("a"), is_new=True),
         told("d", 1),
         told("e", 1, is_new=False),
     ]
@@ -360,8 +360,8 @@ def test_arrivals_of_several_bundles_are_put_together_in_any_order() -> None:
 
     assert arrivals == Arrivals.of(reversed(news))
     assert [each for each in "abcdef" if arrivals.has(each)] == list("abcde")
-    assert arrivals.new_keys == {key_of("a"), key_of("b")}
-    assert (list(arrivals.new_own), list(arrivals.own)) == (["d"], ["d", "e"])
+    assert arrivals.new_hashes == {id_hash("a"), id_hash("b")}
+    assert (list(arrivals.new_unlisted), list(arrivals.unlisted)) == (["d"], ["d", "e"])
     assert arrivals.is_new and not arrivals.is_postponed
     assert not Arrivals.of([news[1], news[4]]).is_new
     assert Arrivals.of([None, *news]).is_postponed

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from earlier_runs import ASKED, commit, make, put_aside, refused, upscaled
+from earlier_runs import REQUESTED, commit, make, put_aside, refused, upscaled
 from hypothesis import given
 from hypothesis import strategies as st
 from input_states import earlier_record, known
@@ -26,7 +26,12 @@ from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.pipeline.budget import claim, spent
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.run_state.input_state import Allowance, state_of
-from beam_upscale.pipeline.run_state.resume import Asked, asked_by, relabeled, still_holds
+from beam_upscale.pipeline.run_state.resume import (
+    RequestedParameters,
+    relabeled,
+    requested_parameters,
+    still_holds,
+)
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.sources.inputs.inputs import Inputs
@@ -253,7 +258,7 @@ def with_columns(image: SourceImage, **values: Any) -> SourceImage:
 
 def guided(image: SourceImage, **values: Any) -> Row:
     """The row of an input that was done with parameters; a seed that none asked for is 999."""
-    found = dataclasses.asdict(image.parameters(ASKED.parameters))
+    found = dataclasses.asdict(image.parameters(REQUESTED.parameters))
     seed = found.pop("seed") or 999
     columns = as_stored(image.columns)
     return upscaled(image, **{**found, "seed": seed, "input": columns, **values})
@@ -273,7 +278,7 @@ def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping
 def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:
     if row.output_uri is not None:
         dataset.write(dataset.resolve(row.output_uri), b"done")
-    return still_holds(image, row, dataset, ASKED)
+    return still_holds(image, row, dataset, REQUESTED)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +330,9 @@ def test_what_was_asked_does_not_matter_to_engines_without_parameters(
     row = upscaled(picture)
     dataset.write(dataset.resolve("images/a.png"), b"done")
 
-    assert still_holds(with_columns(picture, prompt="a cat", steps=51), row, dataset, asked=None)
+    assert still_holds(
+        with_columns(picture, prompt="a cat", steps=51), row, dataset, requested=None
+    )
 
 
 def test_a_caption_that_changes_is_asked_anew(picture: SourceImage, dataset: DatasetFolder) -> None:
@@ -395,7 +402,7 @@ def test_an_image_that_is_gone_holds_with_and_without_its_parameters(
 ) -> None:
     image = source_image(f"{inputs}/gone.png")
     without = Row(image.input_id, "", Status.FAILED, error_code=ErrorCode.NOT_FOUND)
-    row = dataclasses.replace(without, **{**dataclasses.asdict(ASKED.parameters), "seed": None})
+    row = dataclasses.replace(without, **{**dataclasses.asdict(REQUESTED.parameters), "seed": None})
 
     assert holds(image, without, dataset)
     assert holds(image, row, dataset)
@@ -419,18 +426,25 @@ def test_a_seed_among_values_of_other_types_is_told_from_none(
 
 
 def test_what_a_run_asked_is_read_from_its_record() -> None:
-    parameters = dataclasses.asdict(ASKED.parameters)
+    parameters = dataclasses.asdict(REQUESTED.parameters)
     settings = {"parameters": parameters, "prompt_column": "text"}
 
-    assert asked_by({"settings": settings}) == Asked(ASKED.parameters, "text")
-    assert asked_by({"settings": {"parameters": None, "prompt_column": None}}) is None
-    assert asked_by({"settings": {}}) is asked_by({"settings": None}) is asked_by(None) is None
+    assert requested_parameters({"settings": settings}) == RequestedParameters(
+        REQUESTED.parameters, "text"
+    )
+    assert requested_parameters({"settings": {"parameters": None, "prompt_column": None}}) is None
+    assert (
+        requested_parameters({"settings": {}})
+        is requested_parameters({"settings": None})
+        is requested_parameters(None)
+        is None
+    )
 
 
 def test_the_search_for_earlier_rows_asks_what_the_run_does(
     picture: SourceImage, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = {"parameters": dataclasses.asdict(ASKED.parameters), "prompt_column": "text"}
+    settings = {"parameters": dataclasses.asdict(REQUESTED.parameters), "prompt_column": "text"}
     dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": settings})
     image = with_committed(picture, guided(picture), dataset)
     reads = Counter[str]()
