@@ -30,11 +30,6 @@ TESTED_WITH = {
         "cli/options/serving": "options are seen through the commands that take them",
         "cli/options/types": "types of options are seen through what they refuse",
     },
-    "unit/dataset/test_books": {
-        "dataset/book_entries": "entries are seen in books",
-        "dataset/book_files": "files are seen in books",
-        "dataset/book_sums": "sums are of books",
-    },
     "unit/pipeline/settings/test_upscale_settings": {
         "dataset/defaults": "values",
     },
@@ -57,7 +52,6 @@ TESTED_WITH = {
     },
     "unit/dataset/layouts/test_shard_files": {
         "dataset/layouts/parquet": "what one function writes another reads, in each layout",
-        "dataset/layouts/webdataset": "what one function writes another reads, in each layout",
     },
     "unit/dataset/test_folder": {
         "dataset/records": "a record is what a folder keeps of an input",
@@ -203,9 +197,6 @@ TESTED_WITH = {
         "sources/formats/entries": "the files of a listing",
         "sources/inputs/inputs": "the inputs of a listing",
     },
-    "unit/dataset/test_places": {
-        "sources/inputs/input_scope": "which inputs are results of runs",
-    },
     "unit/sources/locations/test_locations": {
         "sources/locations/parts": "values",
     },
@@ -215,19 +206,12 @@ TESTED_WITH = {
     "unit/sources/formats/test_webdataset": {
         "sources/parsing/tar_members": "members are read to be listed",
     },
-    "unit/storage/test_files": {
-        "storage/beam/beam_files": "what is asked of a file is asked of each kind of store",
-        "storage/local/local_disk": "what is asked of a file is asked of each kind of store",
-        "storage/local/publishing": "what is published is read",
-        "storage/local/walking": "files are found to be read",
-        "storage/uris/uris": "names are those of files",
+    "unit/storage/beam/test_requirements": {
+        "storage/beam/options": "options decide what is lacking",
     },
     "unit/storage/test_stores": {
         "storage/protocol/remote_store": "a new store has all that it gives",
         "storage/protocol/store": "a new store has all that it gives",
-    },
-    "unit/storage/beam/test_requirements": {
-        "storage/beam/options": "options decide what is lacking",
     },
 }
 EXCEPTIONS = NO_CODE.union(*TESTED_WITH.values())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from linked_outputs import make, make_dataset
 
 from beam_upscale.dataset.folder import DatasetFolder
 
@@ -19,3 +20,21 @@ def inputs(tmp_path: Path) -> Path:
 def dataset(tmp_path: Path) -> DatasetFolder:
     """An output into which nothing was written."""
     return DatasetFolder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A dataset, with links to it and from it."""
+    out = make_dataset(tmp_path / "out", "a.png", "sub/b.png")
+    make(tmp_path, "store/kept.png", "beside/out/c.png", "out-of-focus/d.png")
+    (tmp_path / "to root").symlink_to("out")
+    (tmp_path / "to images").symlink_to(out / "images")
+    (tmp_path / "to a link").symlink_to(tmp_path / "to images" / "sub")
+    (tmp_path / "file.png").symlink_to("to images/a.png")
+    (out / "images" / "linked.png").symlink_to(tmp_path / "store" / "kept.png")
+    (tmp_path / "through.png").symlink_to(out / "images" / "linked.png")
+    (tmp_path / "up").symlink_to("store/../out/images/sub/..")
+    (tmp_path / "dangling").symlink_to("out/images/none/yet")
+    (tmp_path / "beside" / "hard.png").hardlink_to(out / "images" / "a.png")
+    (tmp_path / "itself").symlink_to("itself")
+    return out
