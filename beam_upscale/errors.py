@@ -63,6 +63,7 @@ class ErrorCode(StrEnum):
     NOT_A_NUMBER = "not_a_number"
     MODEL_ERROR = "model_error"
     ENCODE_ERROR = "encode_error"
+    # In manifests of earlier versions only.
     NEEDS_FAN_OUT = "needs_fan_out"
     INTERNAL_ERROR = "internal_error"
     # A service failed or refused a paid call.

@@ -1,4 +1,4 @@
-"""`WriteDataset`: makes results durable one by one, and commits whole shards.
+"""`WriteDataset`: persists results one by one, and commits whole shards.
 
 A result's image and record are written as soon as they are made; only updates of shards cross the
 shuffle. One worker then writes a shard's images, in layouts where shards hold them, and last its
@@ -89,7 +89,7 @@ class WriteDataset(beam.PTransform):
 
     def expand(self, upscaled: Any) -> Any:
         """Wires persisting, the commit of shards, their common type and the end of the run."""
-        results = upscaled if isinstance(upscaled, tuple) else (upscaled,)
+        results = tuple(upscaled) if isinstance(upscaled, tuple | list) else (upscaled,)
         pipeline = results[0].pipeline
         dataset = output_of_pipeline(pipeline, self.output, self.lease_seconds)
         layout = Layout(self.layout)

@@ -69,6 +69,10 @@ def find_shards_to_retype(
     input_type: pa.StructType | None,
     may_leave_out: bool,
 ) -> Iterator[tuple[int, pa.StructType | None]]:
+    """Yields the shards to rewrite with the common type once all shards are whole; else none.
+
+    Before, it commits listed shards of which no input arrived.
+    """
     ended = list(shards)
     if not all(each.is_whole for each in ended):
         return
@@ -177,6 +181,7 @@ def complete_if_all(
     layout: Layout,
     run: Mapping[str, Any],
 ) -> Iterator[Totals]:
+    """Completes a run whose shards are all whole and yields its totals; logs why one is not."""
     if all(each.is_whole for each in shards) and all(retyped):
         yield _completed(dataset, layout, run)
         return

@@ -191,6 +191,7 @@ class Persist(beam.DoFn):
         self._is_open = False
 
     def start_bundle(self) -> None:
+        """Shows that the run is alive, and begins the run in `run.json` if nothing has yet."""
         self._shown.begin()
         self._updates = _BundleUpdates()
         run = self._dataset.read_run()
@@ -206,6 +207,7 @@ class Persist(beam.DoFn):
         timestamp: Timestamp = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[tuple[int, ShardUpdate]]:
+        """Persists a result; yields its shard and record, unless its input came as listed."""
         source, record = upscaled.source, upscaled.record
         state = state_of(source)
         if state.listed is None and source.uri is not None:
@@ -254,6 +256,7 @@ class Persist(beam.DoFn):
             self._is_open = True
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the updates of the inputs that came as listed, together for each shard."""
         self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
         yield from self._updates.values()
@@ -261,7 +264,7 @@ class Persist(beam.DoFn):
         self._shown.end()
 
     def teardown(self) -> None:
-        # A bundle that fails never calls `finish_bundle`.
+        """Ends what a bundle that failed has left: it never calls `finish_bundle`."""
         self._stop_listening()
         self._shown.end()
 

@@ -279,6 +279,7 @@ class CommitShard(beam.DoFn):
         self._places = None
 
     def process(self, keyed: tuple[int, Iterable[ShardUpdate]]) -> Iterator[Committed]:
+        """Commits the shard that has these updates."""
         with self._dataset.shown():
             yield self._committed(keyed[0], Arrivals.of(keyed[1]))
 

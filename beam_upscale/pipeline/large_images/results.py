@@ -35,6 +35,7 @@ class PersistInScratch(beam.DoFn):
         self._shown = ShownBundle(scratch)
 
     def start_bundle(self) -> None:
+        """Shows that the run is alive."""
         self._shown.begin()
 
     def process(self, upscaled: UpscaledImage) -> Iterator[UpscaledImage]:
@@ -42,7 +43,9 @@ class PersistInScratch(beam.DoFn):
         yield persisted_in_scratch(upscaled, self._scratch)
 
     def finish_bundle(self) -> None:
+        """Ends showing that the run is alive."""
         self._shown.end()
 
     def teardown(self) -> None:
+        """Ends what a bundle that failed has left."""
         self._shown.end()

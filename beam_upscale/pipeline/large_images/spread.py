@@ -95,6 +95,7 @@ class ReadTile(beam.DoFn):
         self._scratch = scratch
 
     def setup(self) -> None:
+        """Has large blocks of memory returned to the system."""
         give_memory_back()
 
     def process(self, tile: LargeImageTile) -> Iterator[TiledImage]:
@@ -111,17 +112,21 @@ class PersistTile(Settle):
         self._shown = ShownBundle(scratch)
 
     def start_bundle(self) -> None:
+        """Shows that the run is alive."""
         super().start_bundle()
         self._shown.begin()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the outcomes of the remaining tiles as they are done."""
         yield from super().finish_bundle()
         self._shown.end()
 
     def teardown(self) -> None:
+        """Ends what a bundle that failed has left."""
         self._shown.end()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, TileResult]:
+        """Persists a tile's result; returns the key of its image and its outcome."""
         return tiled.context.tile.key, persist_tile(tiled, inference, self._scratch)
 
 

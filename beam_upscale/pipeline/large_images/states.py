@@ -98,28 +98,34 @@ class WithNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class TileFolder:
-    """The staging folder of one large image, with the paths of its tiles' files."""
+    """The folder of one large image below `.staging/`, and the URIs of its tiles' files."""
 
     root: str
 
     @classmethod
     def of(cls, scratch: DatasetFolder, key: str) -> "TileFolder":
+        """Returns the folder of the image with this key; its name is that of earlier versions."""
         return cls(uris.join(scratch.staging, "giants", key))
 
     @property
     def failed(self) -> str:
+        """The URI of the file that exists once a tile has failed."""
         return uris.join(self.root, "failed")
 
     def tile(self, index: int) -> str:
+        """Returns the URI of a tile's input pixels."""
         return uris.join(self.root, "tiles", f"{index:06d}")
 
     def result(self, index: int) -> str:
+        """Returns the URI of a tile's result."""
         return uris.join(self.root, "results", f"{index:06d}")
 
     def failure(self, index: int) -> str:
+        """Returns the URI of a tile's failure."""
         return uris.join(self.root, "failures", f"{index:06d}")
 
     def forget_failures(self, scratch: DatasetFolder) -> None:
+        """Deletes the failures, so that the tiles are tried again."""
         scratch.delete(self.failed)
         for index in _numbers(uris.join(self.root, "failures")):
             scratch.delete(self.failure(index))
@@ -138,6 +144,7 @@ def _numbers(folder: str) -> set[int]:
 
 
 def chain_plan(width: int, height: int, frames: int, settings: PinnedSettings) -> ChainPlan:
+    """Returns the plan of an image; elements do not carry it, since it grows with the tiles."""
     return settings.rules.plan(width, height, frames=frames)
 
 

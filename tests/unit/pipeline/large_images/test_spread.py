@@ -569,6 +569,36 @@ def spread_by_hand(weights: Path, scratch: Path) -> bu.Upscale:
     return bu.Upscale(ENGINE, threads=1, scratch=str(scratch), **options)
 
 
+def test_results_keep_the_time_and_the_window_of_their_inputs(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    def described(
+        result: UpscaledImage,
+        timestamp: Any = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> tuple[str, int, int]:
+        return result.source.input_id, timestamp.seconds(), window.start.seconds()
+
+    sources = [
+        (bu.SourceImage("a.jpg", uri=str(inputs / "a.jpg")), 3),
+        (bu.SourceImage("small.png", uri=str(inputs / "small.png")), 4),
+        (bu.SourceImage("turned.jpg", uri=str(inputs / "turned.jpg")), 15),
+    ]
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        results = (
+            pipeline
+            | beam.Create(sources)
+            | beam.MapTuple(beam.window.TimestampedValue)
+            | beam.WindowInto(beam.window.FixedWindows(10))
+            | spread_by_hand(tiny_weights, tmp_path / "scratch")
+            | beam.Map(described)
+            | "Together" >> beam.WindowInto(beam.window.GlobalWindows())
+        )
+        assert_that(
+            results, equal_to([("a.jpg", 3, 0), ("small.png", 4, 0), ("turned.jpg", 15, 10)])
+        )
+
+
 def test_scratch_is_needed_to_spread_and_refused_where_the_step_is_made(tiny_weights: Path) -> None:
     with pytest.raises(SettingsError, match="needs a scratch folder") as caught:
         bu.Upscale(ENGINE, weights=str(tiny_weights), device="cpu", **SPREAD)
