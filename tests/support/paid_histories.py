@@ -319,8 +319,11 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
         clear_stop(dataset)
         sources = _read(request, ready, dataset)
         new: set[str] = set()
-        for result in _upscaled(sources, ready.settings, lost):
-            _persist(result, ready.settings, dataset, request)
+        for upscaled in _upscaled(sources, ready.settings, lost):
+            result = upscaled
+            if isinstance(upscaled, LargeImage):
+                result = _spread(upscaled, ready.settings, dataset)
+            _persist(result, dataset, request)
             earlier = state_of(result.source).earlier
             if earlier is None or not earlier.is_committed:
                 new.add(result.source.input_id)
@@ -392,14 +395,7 @@ def _infer(tiled: TiledImage, stage: Stage) -> Inference:
     return found
 
 
-def _persist(
-    result: UpscaledImage | LargeImage,
-    settings: PinnedSettings,
-    dataset: DatasetFolder,
-    request: Run,
-) -> None:
-    if isinstance(result, LargeImage):
-        result = _spread(result, settings, dataset)
+def _persist(result: UpscaledImage, dataset: DatasetFolder, request: Run) -> None:
     assert result.stop is None
     assert result.record is not None
     if state_of(result.source).earlier is None:
