@@ -11,7 +11,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.resampling import Filter
 from beam_upscale.inference import shared_weights
-from beam_upscale.inference.local_options import LocalOptions, VaeTiling
+from beam_upscale.inference.local_options import ESRGAN_BATCH_PIXELS, LocalOptions, VaeTiling
 from beam_upscale.inference.networks import backend, device, weight_files
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
@@ -178,10 +178,6 @@ def _batch_pixels(options: LocalOptions, device: Device, default: int) -> int:
     return default if options.max_batch_pixels is None else options.max_batch_pixels
 
 
-# Enough tiles to fill a large device.
-_ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
-
-
 def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> EsrganEngine:
     """Settles every `auto` of a super-resolution network on this machine.
 
@@ -204,7 +200,7 @@ def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> Es
         device=place,
         precision=precision,
         threads=options.threads or usable_cores(),
-        max_batch_pixels=_batch_pixels(options, place, _ESRGAN_BATCH_PIXELS),
+        max_batch_pixels=_batch_pixels(options, place, ESRGAN_BATCH_PIXELS),
         scale=info.scale,
         max_tile_pixels=options.max_tile_pixels,
         halo=info.halo if options.tile_halo is None else options.tile_halo,

@@ -10,6 +10,9 @@ from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.planning.engines import ENGINES
 from beam_upscale.planning.ranges import check_at_least
 
+ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
+"""Input pixels in one batch of a super-resolution network: enough tiles to fill a large device."""
+
 
 class VaeTiling(StrEnum):
     """The choice to run the decoder of a latent diffusion upscaler in strips or not."""

@@ -4,7 +4,11 @@ import click
 
 from beam_upscale.cli.options.fields import field_option
 from beam_upscale.cli.options.types import POSITIVE, PlaceType
-from beam_upscale.inference.local_options import LocalOptions, weights_by_engine
+from beam_upscale.inference.local_options import (
+    ESRGAN_BATCH_PIXELS,
+    LocalOptions,
+    weights_by_engine,
+)
 
 LOCAL_OPTIONS = (
     click.option(
@@ -54,8 +58,8 @@ LOCAL_OPTIONS = (
     field_option(
         LocalOptions,
         "max_batch_pixels",
-        "Process at most this many input pixels together on a GPU. [default: 2097152; "
-        "for diffusion the engine's input limit]",
+        "Process at most this many input pixels together on a GPU. "
+        f"[default: {ESRGAN_BATCH_PIXELS}; for diffusion the engine's input limit]",
         kind=POSITIVE,
     ),
     field_option(
