@@ -71,13 +71,16 @@ from beam_upscale.server.worker import Worker
 
 MIB = 2**20
 
-# What the server under test is asked for: small, so that it is soon.
-REQUEST_SECONDS = 2
+# What the server under test is asked for: soon, but not before it has unpacked 200 MB.
+REQUEST_SECONDS = 5
 IDLE_SECONDS = 5
 OPTIONS = (
     *("--request-timeout", f"{REQUEST_SECONDS}", "--idle-timeout", f"{IDLE_SECONDS}"),
     *("--web-port", "0", "--max-in-flight-per-key", "20000"),
 )
+
+# A busy machine takes a minute for an end to thousands of calls.
+LONG_PATIENCE = 4 * PATIENCE
 
 HEALTH_CHECK = "/grpc.health.v1.Health/Check"
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
@@ -674,7 +677,7 @@ SLOW_WEB: Mapping[str, Parts] = {
 def is_closed(port: int, first: bytes, parts: Iterator[bytes]) -> bool:
     """Whether the other side closes a connection on which a part follows every second."""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + LONG_PATIENCE
         connection.settimeout(1)
         try:
             connection.sendall(first)
@@ -822,7 +825,7 @@ def half_open(port: int, streams: int, per_connection: int, headers: bytes) -> F
             )
             connection.socket.setblocking(False)
             selector.register(connection.socket, selectors.EVENT_READ, bytearray())
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + LONG_PATIENCE
         while selector.get_map() and time.monotonic() < until:
             for key, _ in selector.select(1):
                 if _take(key.fileobj, key.data, flood):
