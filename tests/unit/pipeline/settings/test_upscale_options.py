@@ -13,6 +13,7 @@ import pytest
 from beam_upscale.cli.commands.plan import preview_command
 from beam_upscale.cli.commands.run import run_command
 from beam_upscale.cli.commands.serve import serve_command
+from beam_upscale.cli.main import cli
 from beam_upscale.pipeline import beam_yaml, read, upscale, write
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.settings import upscale_options
@@ -77,11 +78,18 @@ def keyword_type(kind: type[Any], field: dataclasses.Field[Any]) -> Any:
     return field.type
 
 
+def without_options(command: click.Command) -> dict[str, Any]:
+    """What a command takes, as it is where no option is given: arguments have their own names."""
+    places = [each.name for each in command.params if isinstance(each, click.Argument)]
+    arguments = [str(name) for name in places if name != "beam_options"]
+    # click keeps what it made of the first context's settings for a command.
+    group = click.Context(cli, **cli.context_settings)
+    return command.make_context(command.name, arguments, parent=group).params
+
+
 def on_the_command_line(command: click.Command) -> dict[str, Any]:
     """The options of `Upscale` that a command takes, as they are where none is given."""
-    places = [each.name for each in command.params if isinstance(each, click.Argument)]
-    given = command.make_context("", [str(name) for name in places if name != "beam_options"])
-    return {name: value for name, value in given.params.items() if name in NAMES}
+    return {name: value for name, value in without_options(command).items() if name in NAMES}
 
 
 def test_every_field_is_an_option_or_says_why_not() -> None:
@@ -189,10 +197,10 @@ def test_run_fills_its_request_and_has_its_defaults() -> None:
         "settings": "the options of `Upscale` fill it",
     }
     unset = {"retry", "max_failures"}  # Without one, the request's own default is taken.
-    request = Run("in", "out")
+    request = Run("input_", "output")
     names = {field.name for field in dataclasses.fields(request)} - elsewhere.keys()
 
-    given = run_command.make_context("", ["in", "out"]).params
+    given = without_options(run_command)
 
     assert names <= given.keys()
     for name in names - unset:
