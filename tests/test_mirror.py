@@ -214,6 +214,21 @@ TESTED_WITH = {
         "storage/protocol/store": "a new store has all that it gives",
     },
 }
+# Tests of several modules of a package: each with what it is about.
+OF_PACKAGES = {
+    "unit/grpc_api/test_stubs": "the generated messages",
+    "unit/images/test_any_function_fails": "mistakes of our own, in any function",
+    "unit/images/test_bounds": "files that say little and cost much",
+    "unit/images/test_thin_pictures": "pictures of one pixel, row or column, in and out",
+    "unit/inference/networks/diffusion/test_latent_tiles": "tiles of a diffusion network",
+    "unit/inference/networks/test_packaged_weights": "results of the default weights",
+    "unit/inference/networks/test_reference": "results beside those of another program",
+    "unit/inference/networks/test_seams": "halos of real networks",
+    "unit/pipeline/run_state/test_assigned_names": "names and shards over several runs",
+    "unit/server/test_broken_process": "processes that end under a server",
+    "unit/server/test_request_properties": "laws of all requests",
+    "unit/server/test_server_hostile": "attacks on a server that runs",
+}
 EXCEPTIONS = NO_CODE.union(*TESTED_WITH.values())
 
 
@@ -245,3 +260,10 @@ def test_exceptions_are_modules_without_tests_of_their_names() -> None:
     assert EXCEPTIONS - modules() == set()
     assert {module for module in EXCEPTIONS if is_there(expected(module))} == set()
     assert {test for test in TESTED_WITH if not is_there(test)} == set()
+
+
+def test_tests_are_named_after_modules() -> None:
+    found = (path.relative_to(TESTS).with_suffix("") for path in TESTS.glob("unit/**/test_*.py"))
+    names = {path.as_posix() for path in found}
+
+    assert names - {expected(module) for module in modules()} == OF_PACKAGES.keys()

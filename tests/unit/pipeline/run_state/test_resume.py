@@ -1,454 +1,555 @@
-"""Runs that are killed, stopped or repeated: one row each, and nothing made twice."""
+"""Rows of earlier runs: which still hold, and what is taken over from them."""
 
-import functools
-import json
-import os
-import signal
-import time
+import dataclasses
+import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from runs import (
-    command,
-    command_elsewhere,
-    error_codes,
-    quick,
-    rows,
-    signal_after,
-    tree,
-    upscale,
-    workers_of,
-)
+from earlier_runs import REQUESTED, commit, make, put_aside, refused, upscaled
+from hypothesis import given
+from hypothesis import strategies as st
+from input_states import earlier_record, known
 
-from beam_upscale.dataset.manifest.row import Status
-from beam_upscale.dataset.verify import verify
-from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline import upscale as pipeline_upscale
-from beam_upscale.pipeline.commit import persist
-from beam_upscale.pipeline.one_image import prepare as one_image_prepare
-from beam_upscale.pipeline.one_image.states import ImageInFlight
-from beam_upscale.pipeline.request import FailureLimit
-
-IMAGES = 12
-SHARD_ROWS = 5
-# Where packed images are not looked at, one layout that packs them stands for the others.
-FILES_OR_PACKED = pytest.mark.parametrize("layout", ["files", "parquet"])
-FILES_OR_SLOWLY_PACKED = pytest.mark.parametrize(
-    "layout", ["files", pytest.param("parquet", marks=pytest.mark.slow)]
+from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record, record_from_json
+from beam_upscale.errors import ErrorCode
+from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.pipeline.budget import claim, spent
+from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
+from beam_upscale.pipeline.run_state.input_state import Allowance, state_of
+from beam_upscale.pipeline.run_state.resume import (
+    RequestedParameters,
+    relabeled,
+    requested_parameters,
+    still_holds,
 )
+from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.engines import get_engine
+from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.source_image import SourceImage, source_image
+from beam_upscale.storage import files
+from beam_upscale.storage.local.local_disk import LocalDisk
+
+RULES = Rules((get_engine("esrgan-v1-x2plus"),))
 
 
 @pytest.fixture
-def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
-    """Twelve photographs in two folders, one of them broken."""
-    folder = tmp_path / "in"
-    (folder / "more").mkdir(parents=True)
-    for number in range(IMAGES - 1):
-        below = folder / "more" if number % 2 else folder
-        photograph(number, 20, 14).save(below / f"{number:02}.png")
-    (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    return folder
+def picture(inputs: Path) -> SourceImage:
+    make(inputs, "a.png")
+    return source_image(f"{inputs}/a.png", "a.png")
 
 
-@pytest.fixture
-def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the inputs that runs in this process decode, in the order they do."""
-    names: list[str] = []
-    prepare = one_image_prepare.prepare
-
-    def noted(source: Any, *arguments: Any) -> Any:
-        prepared = prepare(source, *arguments)
-        if isinstance(prepared, ImageInFlight):
-            names.append(source.name)
-        return prepared
-
-    monkeypatch.setattr(pipeline_upscale, "prepare", noted)
-    return names
+def find(
+    image: SourceImage, dataset: DatasetFolder, retry: frozenset[Status] = frozenset()
+) -> SourceImage:
+    (found,) = FindEarlier(dataset, retry).process(image)
+    return found
 
 
-KILLS = {
-    "while images are made": (r"records/.*\.json", 7),
-    "in a commit": (r"telemetry/.*\.parquet", 1),
-    "between commits": (r"manifest/.*\.parquet", 2),
-    "at the end": (r"README\.md", 1),
-    "in cleaning up": (r"run\.json", 2),
-}
+def is_committed(image: SourceImage) -> bool:
+    earlier = state_of(image).earlier
+    return earlier is not None and earlier.is_committed
+
+
+def with_committed(image: SourceImage, row: Row, dataset: DatasetFolder) -> SourceImage:
+    commit(dataset, 0, [row])
+    (image,) = listed([image], dataset)
+    return image
+
+
+def listed(images: Iterable[SourceImage], dataset: DatasetFolder) -> Iterator[SourceImage]:
+    """Inputs as workers find them in the listing."""
+    reader = ReadBatch(dataset)
+    for batch in list(write_down(Inputs(images), dataset, 10)):
+        yield from reader.process(batch)
+
+
+def test_there_is_work_to_do_for_a_new_input(picture: SourceImage, dataset: DatasetFolder) -> None:
+    assert find(picture, dataset) == picture
+
+
+def test_a_committed_result_holds(picture: SourceImage, dataset: DatasetFolder) -> None:
+    image = with_committed(picture, upscaled(picture), dataset)
+
+    assert find(image, dataset) == image
+    assert is_committed(image)
+
+
+def test_a_staged_result_holds_and_beats_a_committed_one(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    image = with_committed(picture, upscaled(picture, notes=("old",)), dataset)
+    staged = put_aside(dataset, upscaled(picture, notes=("new",)))
+
+    found = find(image, dataset)
+
+    assert earlier_record(found) == staged
+    assert not is_committed(found)
 
 
 @pytest.mark.parametrize(
-    ("layout", "pattern", "count"),
+    ("made", "stands", "expected"),
     [
-        *(pytest.param("files", *kill, id=f"files, {name}") for name, kill in KILLS.items()),
-        *(
-            pytest.param("parquet", *kill, id=f"parquet, {name}", marks=pytest.mark.slow)
-            for name, kill in KILLS.items()
+        pytest.param({"credits": Decimal("0.2")}, {}, "0.2", id="as it was made"),
+        pytest.param(
+            {"billed_credits": Decimal("0.2"), "request_ids": ("since",)},
+            {"billed_credits": Decimal("0.4"), "request_ids": ("before", "since")},
+            "0.4",
+            id="with what was billed before",
         ),
-        pytest.param("webdataset", r"data/.*\.tar", 2, id="webdataset, in a commit"),
     ],
 )
-def test_killed_run_goes_on_where_it_stopped(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, pattern: str, count: int
+def test_a_record_of_what_is_committed_is_that_result(
+    picture: SourceImage,
+    dataset: DatasetFolder,
+    made: dict[str, Any],
+    stands: dict[str, Any],
+    expected: str,
 ) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = [*quick(tiny_weights), "--layout", layout, "--shard-rows", str(SHARD_ROWS)]
-    upscale(inputs, whole, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
+    row = upscaled(picture, **made)
+    image = with_committed(picture, dataclasses.replace(row, **stands), dataset)
+    # A run that is stopped leaves the records of shards that it has committed.
+    put_aside(dataset, row)
 
-    first = command_elsewhere(
-        tmp_path,
-        "run",
-        inputs,
-        killed,
-        *arguments,
-        prepare=functools.partial(signal_after, pattern, count),
+    found = find(image, dataset)
+
+    assert is_committed(found)
+    # Its price stands in the shard, and is not to be counted twice.
+    assert claim(found, RULES, shared_pool()).credits == 0
+    assert spent(dataset.root, None) == Decimal(expected)
+
+
+def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    (image,) = listed([with_columns(picture, label="then")], dataset)
+    row = upscaled(image, input=as_stored(image.columns))
+    image = with_committed(image, row, dataset)
+    # A run with other labels is stopped before it commits, and the labels are taken back.
+    put_aside(dataset, dataclasses.replace(row, input={"label": "between"}))
+
+    found = find(image, dataset)
+
+    earlier = state_of(found).earlier
+    assert earlier is not None and earlier.record.row == row
+    assert earlier.is_committed and earlier.has_other_record
+    assert claim(found, RULES, shared_pool()).credits == 0
+
+
+def test_what_was_done_behind_a_budget_is_found(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    (image,) = listed([picture], dataset)
+    behind = FindDone(dataset, frozenset())
+    beyond = known(image, allowance=Allowance(Decimal(0), is_within_budget=False))
+    assert list(behind.process(image)) == [image]
+
+    # A worker is lost after this, and what it was given is given again.
+    staged = put_aside(dataset, upscaled(image))
+
+    assert [earlier_record(found) for found in behind.process(image)] == [staged]
+    assert list(behind.process(beyond)) == [beyond]
+    row = dataclasses.replace(upscaled(image, output_uri=None), status=Status.FAILED)
+    failed = put_aside(dataset, row)
+    assert [earlier_record(found) for found in behind.process(image)] == [failed]
+    (again,) = FindDone(dataset, frozenset({Status.FAILED})).process(image)
+    assert earlier_record(again) is None
+
+
+def test_statuses_to_retry_are_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
+    failed = Row(
+        picture.input_id,
+        picture.source_uri,
+        Status.FAILED,
+        source_sha256=picture.sha256(),
+        error_code=ErrorCode.TRUNCATED,
     )
-    done = IMAGES if "records" not in pattern else count
-    images = {path: path.stat().st_mtime_ns for path in killed.glob("images/**/*.png")}
-    second = command("run", inputs, killed, *arguments)
+    image = with_committed(picture, failed, dataset)
 
-    assert first.code == -signal.SIGKILL
-    assert second.code == 0
-    assert tree(killed) == tree(whole)
-    assert list(verify(str(killed))) == []
-    made_now = workers_of(killed)[os.getpid()]
-    assert made_now == IMAGES - done
-    assert {path: path.stat().st_mtime_ns for path in images} == images
+    assert earlier_record(find(image, dataset)) == Record(failed, None)
+    kept = find(image, dataset, frozenset({Status.OVER_BUDGET}))
+    assert earlier_record(kept) == Record(failed, None)
+    again = find(image, dataset, frozenset({Status.FAILED}))
+    assert (state_of(again).earlier, again.shard) == (None, 0)
 
 
-@FILES_OR_SLOWLY_PACKED
-def test_interrupted_run_finishes_its_images_and_goes_on_later(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
+def test_changed_content_is_done_again(picture: SourceImage, dataset: DatasetFolder) -> None:
+    image = with_committed(picture, upscaled(picture), dataset)
+    files.write(picture.uri or "", b"other bytes")
+
+    found = find(image, dataset)
+
+    assert state_of(found).earlier is None
+
+
+@pytest.mark.parametrize("left", [None, b"cut"])
+def test_a_result_that_is_gone_or_cut_is_made_again(
+    picture: SourceImage, dataset: DatasetFolder, left: bytes | None
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    arguments = [*quick(tiny_weights), "--layout", layout]
-    upscale(inputs, whole, tiny_weights, layout=layout)
-    interrupt = functools.partial(signal_after, r"records/.*\.json", 2, signal.SIGINT, pause=0.4)
+    image = with_committed(picture, upscaled(picture), dataset)
+    files.delete(dataset.resolve("images/a.png"))
+    if left is not None:
+        files.write(dataset.resolve("images/a.png"), left)
 
-    first = command_elsewhere(tmp_path, "run", inputs, stopped, *arguments, prepare=interrupt)
-    records = len(list(stopped.glob(".staging/records/*/*.json")))
-    second = command("run", inputs, stopped, *arguments)
-
-    assert first.code == 130
-    assert "stopped: interrupted" in first.out
-    assert "Traceback" not in first.err
-    assert 2 <= records < IMAGES
-    assert list(stopped.glob(".staging/partial/*")) == []
-    assert second.code == 0
-    assert workers_of(stopped)[os.getpid()] == IMAGES - records
-    assert tree(stopped) == tree(whole)
+    assert earlier_record(find(image, dataset)) is None
 
 
-@FILES_OR_PACKED
-def test_rerun_makes_nothing_again(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
+def test_an_input_at_which_our_own_code_failed_is_looked_at_anew(
+    picture: SourceImage, dataset: DatasetFolder
 ) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights, layout=layout)
-    before = tree(output)
-    upscaled_names.clear()
+    row = dataclasses.replace(
+        upscaled(picture, output_uri=None), status=Status.FAILED, error_code="corrupt"
+    )
+    ours = dataclasses.replace(row, error_code="internal_error")
 
-    result = upscale(inputs, output, tiny_weights, layout=layout)
-
-    assert upscaled_names == []
-    assert result.totals.rows == IMAGES
-    assert tree(output) == before
+    assert still_holds(picture, row, dataset)
+    assert not still_holds(picture, ours, dataset)
 
 
-@pytest.mark.parametrize("layout", ["files", "parquet", "webdataset"])
-def test_rerun_adds_new_inputs_and_redoes_changed_ones(
-    tmp_path: Path,
-    inputs: Path,
-    tiny_weights: Path,
-    photograph: Callable[..., Image.Image],
-    upscaled_names: list[str],
-    layout: str,
+def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
+    picture: SourceImage, dataset: DatasetFolder
 ) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
-    before = rows(output)
-    upscaled_names.clear()
-    photograph(50, 18, 18).save(inputs / "new.png")
-    photograph(51, 16, 16).save(inputs / "02.png")
+    row = upscaled(picture, output_uri="data/000000.parquet")
 
-    upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
-
-    assert sorted(upscaled_names) == ["02.png", "new.png"]
-    after = rows(output)
-    assert after.keys() == before.keys() | {"new.png"}
-    assert (after["02.png"].output_width, after["new.png"].output_width) == (32, 36)
-    assert {n: r for n, r in after.items() if n in before and n != "02.png"} == {
-        n: r for n, r in before.items() if n != "02.png"
-    }
-    assert list(verify(str(output))) == []
+    assert not still_holds(picture, row, dataset)
+    files.write(dataset.waiting_image_uri(picture.input_id), b"done")
+    assert still_holds(picture, row, dataset)
+    files.delete(dataset.staging)
+    files.write(dataset.resolve("data/000000.parquet"), b"shard")
+    assert still_holds(picture, row, dataset)
 
 
-@FILES_OR_SLOWLY_PACKED
-def test_rerun_takes_over_columns_and_makes_no_image_again(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
+def test_an_input_that_cannot_be_read_holds_while_it_fails_alike(
+    inputs: Path, dataset: DatasetFolder
 ) -> None:
-    def describe(labels: dict[str, Any]) -> None:
-        lines = (json.dumps({"file_name": name, "label": labels[name]}) for name in labels)
-        (inputs / "metadata.jsonl").write_text("\n".join(lines))
+    image = source_image(f"{inputs}/gone.png")
+    not_found = Row(image.input_id, "", Status.FAILED, error_code=ErrorCode.NOT_FOUND)
+    denied = Row(image.input_id, "", Status.FAILED, error_code=ErrorCode.PERMISSION_DENIED)
 
-    def run_into(output: Path) -> dict[str, str]:
-        upscale(inputs, output, tiny_weights, layout=layout, shard_rows=SHARD_ROWS)
-        return tree(output)
-
-    output = tmp_path / "out"
-    # What has no type in common is stored as JSON text.
-    describe({"00.png": 1, "02.png": "b", "broken.png": 2.5, "more/01.png": None, "04.png": 3})
-    run_into(output)
-    upscaled_names.clear()
-    describe({"00.png": 1, "02.png": "c", "broken.png": "x", "more/03.png": [1]})
-
-    changed = run_into(output)
-    again = run_into(output)
-
-    assert upscaled_names == []
-    assert rows(output)["02.png"].input["label"] == "c"
-    assert list(verify(str(output))) == []
-    assert changed == again == run_into(tmp_path / "fresh")
+    assert still_holds(image, not_found, dataset)
+    assert not still_holds(image, denied, dataset)
+    make(inputs, "gone.png")
+    assert not still_holds(image, not_found, dataset)
 
 
-@FILES_OR_SLOWLY_PACKED
-def test_columns_that_were_changed_back_before_they_were_committed_are_as_they_were(
-    tmp_path: Path,
-    inputs: Path,
-    tiny_weights: Path,
-    photograph: Callable[..., Image.Image],
-    layout: str,
+def test_a_file_that_was_too_large_is_not_read_again(
+    picture: SourceImage, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def label(text: str) -> None:
-        names = [str(path.relative_to(inputs)) for path in inputs.rglob("*.png")]
-        lines = (json.dumps({"file_name": name, "label": text}) for name in names)
-        (inputs / "metadata.jsonl").write_text("\n".join(lines))
+    row = Row(picture.input_id, "", Status.REJECTED, error_code=ErrorCode.FILE_TOO_LARGE)
+    opened: list[str] = []
+    monkeypatch.setattr(LocalDisk, "open_read", lambda _, uri: opened.append(uri))
 
-    output, fresh = tmp_path / "out", tmp_path / "fresh"
-    arguments = [*quick(tiny_weights), "--layout", layout]
-    label("then")
-    upscale(inputs, output, tiny_weights, layout=layout)
-    label("between")
-    photograph(51, 16, 16).save(inputs / "02.png")
-    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
-
-    killed = command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
-    label("then")
-    upscale(inputs, output, tiny_weights, layout=layout)
-
-    assert killed.code == -signal.SIGKILL
-    assert {row.input["label"] for row in rows(output).values()} == {"then"}
-    upscale(inputs, fresh, tiny_weights, layout=layout)
-    assert tree(output) == tree(fresh)
+    assert not still_holds(picture, row, dataset)
+    assert opened == []
 
 
-@FILES_OR_SLOWLY_PACKED
-def test_what_is_refused_no_more_is_done(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str], layout: str
-) -> None:
-    output = tmp_path / "out"
-    Image.effect_noise((1100, 1000), 50).save(inputs / "large.png")
-    Image.new("RGB", (64, 64)).save(inputs / "guarded.png")
-    upscale(inputs, output, tiny_weights, layout=layout, max_input_pixels=4000)
-    assert error_codes(output)["guarded.png"] == "too_many_pixels"
-    assert error_codes(output)["large.png"] == "too_many_pixels"
-    upscale(inputs, output, tiny_weights, layout=layout)
-    assert error_codes(output)["guarded.png"] is None
-    assert error_codes(output)["large.png"] == "input_too_large"
-    upscaled_names.clear()
-
-    upscale(inputs, output, tiny_weights, layout=layout, oversize="shrink")
-
-    assert upscaled_names == ["large.png"]
-    assert error_codes(output)["large.png"] is None
-    fresh = tmp_path / "fresh"
-    upscale(inputs, fresh, tiny_weights, layout=layout, oversize="shrink")
-    assert tree(output) == tree(fresh)
+def with_columns(image: SourceImage, **values: Any) -> SourceImage:
+    return dataclasses.replace(image, columns={**image.columns, **values})
 
 
-@FILES_OR_SLOWLY_PACKED
-def test_input_that_became_unreadable_leaves_no_image_behind(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str
-) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights, layout=layout)
-    (inputs / "04.png").write_bytes(b"no longer an image")
-
-    upscale(inputs, output, tiny_weights, layout=layout)
-
-    assert error_codes(output)["04.png"] == "not_an_image"
-    assert list(verify(str(output))) == []
+def guided(image: SourceImage, **values: Any) -> Row:
+    """The row of an input that was done with parameters; a seed that none asked for is 999."""
+    found = dataclasses.asdict(image.parameters(REQUESTED.parameters))
+    seed = found.pop("seed") or 999
+    columns = as_stored(image.columns)
+    return upscaled(image, **{**found, "seed": seed, "input": columns, **values})
 
 
-@FILES_OR_SLOWLY_PACKED
-@pytest.mark.parametrize("change", ["gone", "broken"])
-def test_inputs_that_change_while_a_run_is_interrupted_leave_no_image_behind(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, layout: str, change: str
-) -> None:
-    output = tmp_path / "out"
-    arguments = [*quick(tiny_weights), "--layout", layout]
-    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
-    command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
-    if change == "gone":
-        (inputs / "04.png").unlink()
-    else:
-        (inputs / "04.png").write_bytes(b"no longer an image")
-
-    upscale(inputs, output, tiny_weights, layout=layout)
-
-    assert len(rows(output)) == IMAGES - (change == "gone")
-    assert list(verify(str(output))) == []
+def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a manifest gives back of columns, in a shard with other rows."""
+    rows = [
+        Row(str(number), "", Status.SKIPPED, input=each)
+        for number, each in enumerate([columns, *others])
+    ]
+    file = io.BytesIO()
+    pq.write_table(manifest_table.table(rows), file)
+    return manifest_table.rows_of(pq.read_table(file))[0].input
 
 
-def test_rerun_redoes_images_whose_file_vanished(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str]
-) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights)
-    before = tree(output)
-    upscaled_names.clear()
-    (output / "images/04.png").unlink()
-
-    upscale(inputs, output, tiny_weights)
-
-    assert upscaled_names == ["04.png"]
-    assert tree(output) == before
-
-
-def test_retry_redoes_rows_of_these_statuses_only(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, upscaled_names: list[str]
-) -> None:
-    output = tmp_path / "out"
-    arguments = ["run", inputs, output, *quick(tiny_weights)]
-    command(*arguments, "--max-credits", "1.1")
-    first = Counter(row.status for row in rows(output).values())
-    upscaled_names.clear()
-
-    command(*arguments, "--max-credits", "1.5")
-    untouched = Counter(row.status for row in rows(output).values())
-    command(*arguments, "--max-credits", "1.5", "--retry", "failed,over_budget")
-
-    assert first == untouched == {Status.UPSCALED: 5, Status.OVER_BUDGET: 6, Status.FAILED: 1}
-    assert len(upscaled_names) == 2
-    after = Counter(row.status for row in rows(output).values())
-    assert after == {Status.UPSCALED: 7, Status.OVER_BUDGET: 4, Status.FAILED: 1}
-    assert list(verify(str(output))) == []
+def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:
+    if row.output_uri is not None:
+        dataset.write(dataset.resolve(row.output_uri), b"done")
+    return still_holds(image, row, dataset, REQUESTED)
 
 
 @pytest.mark.parametrize(
-    "ended_by", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
-)
-def test_budget_admits_the_same_inputs_after_a_run_that_ended_early(
-    tmp_path: Path,
-    tiny_weights: Path,
-    photograph: Callable[..., Image.Image],
-    ended_by: signal.Signals,
-) -> None:
-    """What failed makes no room for what did not fit, and what is committed takes it once."""
-    folder, whole, killed = tmp_path / "in", tmp_path / "whole", tmp_path / "killed"
-    folder.mkdir()
-    for number in range(12):
-        photograph(number, 20, 14).save(folder / f"{number:02}.png")
-        broken = (folder / f"{number:02}.png").read_bytes()[:-40]
-        (folder / f"broken-{number:02}.png").write_bytes(broken)
-    arguments = [*quick(tiny_weights), "--max-credits", "2.5", "--shard-rows", "2"]
-    expected = command("run", folder, whole, *arguments)
-    end = functools.partial(signal_after, r"records/.*\.json", 18, ended_by)
-
-    command_elsewhere(tmp_path, "run", folder, killed, *arguments, prepare=end)
-    # Who is asked to end commits what is whole.
-    assert (killed / "manifest").exists() == (ended_by is signal.SIGINT)
-    command("run", folder, killed, *arguments)
-
-    assert expected.code == 0
-    assert Counter(error_codes(whole).values())["over_budget"] == 12
-    assert tree(killed) == tree(whole)
-
-
-@pytest.mark.parametrize(
-    ("limit", "text"),
+    "values",
     [
-        (FailureLimit(count=3), "3"),
-        pytest.param(FailureLimit(percent=10), "10%", marks=pytest.mark.slow),
+        {},
+        {"prompt": "a cat", "steps": "25", "cfg_scale": 7},
+        {"seed": 5},
+        {"seed": "0", "noise_level": ""},
+        {"label": "x"},
     ],
 )
-def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
-    tmp_path: Path,
-    tiny_weights: Path,
-    photograph: Callable[..., Image.Image],
-    monkeypatch: pytest.MonkeyPatch,
-    limit: FailureLimit,
-    text: str,
+def test_a_row_holds_while_the_same_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, values: dict[str, Any]
 ) -> None:
-    folder, output = tmp_path / "in", tmp_path / "out"
-    folder.mkdir()
-    for number in range(30):
-        (folder / f"{number:02}.jpg").write_text("not an image")
-    photograph().save(folder / "good.png")
-    persist_result = persist.persist
+    image = with_columns(picture, **values)
 
-    def slow_persist(*arguments: Any) -> Any:
-        time.sleep(0.15)
-        return persist_result(*arguments)
-
-    monkeypatch.setattr(persist, "persist", slow_persist)
-    arguments = ["run", folder, output, *quick(tiny_weights)]
-    stopped = command(*arguments, "--max-failures", text)
-    records = len(list(output.glob(".staging/records/*/*.json")))
-    finished = command(*arguments)
-
-    assert stopped.code == 1
-    assert "inputs failed (--max-failures)" in stopped.out
-    assert 3 <= records < 31
-    assert finished.code == 0
-    assert len(rows(output)) == 31
-    assert list(verify(str(output))) == []
+    assert holds(image, guided(image), dataset)
 
 
-def test_changed_settings_are_refused_and_shown(
-    tmp_path: Path, inputs: Path, tiny_weights: Path
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({}, {"prompt": "a cat"}),
+        ({"prompt": "a cat"}, {}),
+        ({"prompt": "a cat"}, {"prompt": ""}),
+        ({}, {"negative_prompt": "blur"}),
+        ({"cfg_scale": 7}, {"cfg_scale": 7.5}),
+        ({"steps": 30}, {"steps": 31}),
+        ({}, {"noise_level": 0}),
+        ({}, {"seed": 7}),
+        ({"seed": 7}, {"seed": 8}),
+        ({"seed": 7}, {}),
+        ({"seed": "7"}, {"seed": "0"}),
+        ({}, {"steps": 51}),
+    ],
+)
+def test_a_row_does_not_hold_when_something_else_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, before: dict[str, Any], now: dict[str, Any]
 ) -> None:
-    output = tmp_path / "out"
-    upscale(inputs, output, tiny_weights)
-    before = tree(output)
+    row = guided(with_columns(picture, **before))
 
-    with pytest.raises(SettingsError) as refused:
-        upscale(inputs, output, tiny_weights, output_format="jpeg", layout="parquet")
-
-    assert refused.value.code is ErrorCode.SETTINGS_CHANGED
-    assert "layout: files -> parquet" in refused.value.message
-    assert "settings.plan.output_format: png -> jpeg" in refused.value.message
-    assert tree(output) == before
+    assert not holds(with_columns(picture, **now), row, dataset)
 
 
-def test_overwrite_begins_anew(tmp_path: Path, inputs: Path, tiny_weights: Path) -> None:
-    output, fresh = tmp_path / "out", tmp_path / "fresh"
-    upscale(inputs, output, tiny_weights)
-    (inputs / "00.png").unlink()
-
-    upscale(inputs, output, tiny_weights, output_format="webp", lossless=True, overwrite=True)
-    upscale(inputs, fresh, tiny_weights, output_format="webp", lossless=True)
-
-    assert tree(output) == tree(fresh)
-    assert len(rows(output)) == IMAGES - 1
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_what_no_run_left_is_neither_mixed_with_results_nor_removed(
-    tmp_path: Path, inputs: Path, tiny_weights: Path, overwrite: bool
+def test_what_was_asked_does_not_matter_to_engines_without_parameters(
+    picture: SourceImage, dataset: DatasetFolder
 ) -> None:
-    output = tmp_path / "out"
-    (output / "images").mkdir(parents=True)
-    (output / "images/dear.png").write_bytes(b"dear")
-    (output / "README.md").write_text("mine")
+    row = upscaled(picture)
+    dataset.write(dataset.resolve("images/a.png"), b"done")
 
-    with pytest.raises(SettingsError) as refused:
-        upscale(inputs, output, tiny_weights, overwrite=overwrite)
+    assert still_holds(
+        with_columns(picture, prompt="a cat", steps=51), row, dataset, requested=None
+    )
 
-    assert refused.value.code is ErrorCode.OUTPUT_TAKEN
-    assert "has README.md, images, but no run.json" in refused.value.message
 
-    assert (output / "images/dear.png").read_bytes() == b"dear"
-    assert (output / "README.md").read_text() == "mine"
+def test_a_caption_that_changes_is_asked_anew(picture: SourceImage, dataset: DatasetFolder) -> None:
+    caption = Path(picture.uri or "").with_suffix(".txt")
+    caption.write_text("a cat")
+    image = dataclasses.replace(picture, caption_uri=str(caption))
+    row = guided(image)
+
+    before = holds(image, row, dataset)
+    caption.write_text("a cat\n")
+    trimmed = holds(image, row, dataset)
+    caption.write_text("a dog")
+
+    assert (before, trimmed, holds(image, row, dataset)) == (True, True, False)
+    assert not holds(dataclasses.replace(image, caption_uri=None), row, dataset)
+
+
+def test_a_seed_that_is_asked_for_where_it_was_derived_is_the_same(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    row = guided(picture)
+
+    assert holds(with_columns(picture, seed=999), row, dataset)
+
+
+@pytest.mark.parametrize("status", [Status.SKIPPED, Status.REJECTED, Status.OVER_BUDGET])
+def test_rows_that_parameters_did_not_reach_hold_whatever_is_asked(
+    picture: SourceImage, dataset: DatasetFolder, status: Status
+) -> None:
+    row = upscaled(picture, output_uri=None)
+    row = dataclasses.replace(row, status=status, error_code=ErrorCode.INPUT_TOO_LARGE)
+
+    assert holds(with_columns(picture, prompt="new"), row, dataset)
+    assert holds(with_columns(picture, steps=51), row, dataset)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_parameters_that_were_wrong_hold_while_the_same_is_wrong(
+    picture: SourceImage, dataset: DatasetFolder, was_read: bool
+) -> None:
+    row = refused(with_columns(picture, steps=52))
+    row = row if was_read else dataclasses.replace(row, source_sha256=None)
+
+    assert holds(with_columns(picture, steps=52), row, dataset)
+    assert not holds(with_columns(picture, seed=-1), row, dataset)
+    # The row's message would be wrong.
+    assert not holds(with_columns(picture, steps=53), row, dataset)
+    assert not holds(with_columns(picture, steps=50), row, dataset)
+
+
+@pytest.mark.parametrize("was_read", [False, True])
+def test_a_caption_that_was_gone_holds_until_it_is_back(
+    picture: SourceImage, dataset: DatasetFolder, was_read: bool
+) -> None:
+    caption = Path(picture.uri or "").with_suffix(".txt")
+    image = dataclasses.replace(picture, caption_uri=str(caption))
+    row = refused(image)
+    row = row if was_read else dataclasses.replace(row, source_sha256=None)
+
+    assert holds(image, row, dataset)
+    caption.write_text("a cat")
+    assert not holds(image, row, dataset)
+
+
+def test_an_image_that_is_gone_holds_with_and_without_its_parameters(
+    inputs: Path, dataset: DatasetFolder
+) -> None:
+    image = source_image(f"{inputs}/gone.png")
+    without = Row(image.input_id, "", Status.FAILED, error_code=ErrorCode.NOT_FOUND)
+    row = dataclasses.replace(without, **{**dataclasses.asdict(REQUESTED.parameters), "seed": None})
+
+    assert holds(image, without, dataset)
+    assert holds(image, row, dataset)
+    assert not holds(with_columns(image, prompt="new"), row, dataset)
+    make(inputs, "gone.png")
+    assert not holds(image, without, dataset)
+    assert not holds(image, row, dataset)
+
+
+def test_a_seed_among_values_of_other_types_is_told_from_none(
+    picture: SourceImage, dataset: DatasetFolder
+) -> None:
+    none, some = with_columns(picture, seed=""), with_columns(picture, seed=7)
+    stored_none = as_stored(none.columns, {"seed": 7})
+    stored_some = as_stored(some.columns, {"seed": ""})
+
+    assert (stored_none["seed"], stored_some["seed"]) == ("", 7)
+    assert holds(none, guided(none, input=stored_none), dataset)
+    assert holds(some, guided(some, input=stored_some), dataset)
+    assert not holds(none, guided(some, input=stored_some), dataset)
+
+
+def test_what_a_run_asked_is_read_from_its_record() -> None:
+    parameters = dataclasses.asdict(REQUESTED.parameters)
+    settings = {"parameters": parameters, "prompt_column": "text"}
+
+    assert requested_parameters({"settings": settings}) == RequestedParameters(
+        REQUESTED.parameters, "text"
+    )
+    assert requested_parameters({"settings": {"parameters": None, "prompt_column": None}}) is None
+    assert (
+        requested_parameters({"settings": {}})
+        is requested_parameters({"settings": None})
+        is requested_parameters(None)
+        is None
+    )
+
+
+def test_the_search_for_earlier_rows_asks_what_the_run_does(
+    picture: SourceImage, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"parameters": dataclasses.asdict(REQUESTED.parameters), "prompt_column": "text"}
+    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": settings})
+    image = with_committed(picture, guided(picture), dataset)
+    reads = Counter[str]()
+    read_run = DatasetFolder.read_run
+
+    def noted(self: DatasetFolder) -> dict[str, Any] | None:
+        reads[self.root] += 1
+        return read_run(self)
+
+    monkeypatch.setattr(DatasetFolder, "read_run", noted)
+    search = FindEarlier(dataset, frozenset())
+    found = [
+        earlier_record(next(search.process(with_columns(image, **values)))) is not None
+        for values in ({}, {"prompt": "other"}, {"text": "a cat"})
+    ]
+
+    assert found == [True, True, False]
+    assert reads == {dataset.root: 1}
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | st.text("ab1\u00e4", max_size=3)
+    | st.datetimes(),
+    lambda nested: (
+        st.lists(nested, max_size=2)
+        | st.dictionaries(st.sampled_from("xy"), nested, min_size=1, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), values, max_size=3))
+def test_columns_come_back_from_a_record_the_same(columns: dict[str, Any]) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input=columns), telemetry=None)
+    record = record_from_json(record.to_json())
+
+    assert relabeled(record, columns) is record
+
+
+@pytest.mark.parametrize(
+    ("mine", "other"),
+    [
+        ({"x": 1}, {"x": 2.5}),
+        ({"x": 1}, {"y": "a"}),
+        ({}, {"y": "a"}),
+        ({"x": {"a": 1}}, {"x": {"b": 2}}),
+        ({"x": [{"a": 1}, {}]}, {"x": [{"b": 0.5}]}),
+        ({"x": float("nan")}, {"x": None}),
+        ({"x": None}, {}),
+        ({"x": [None, ()]}, {"x": [[1]]}),
+    ],
+)
+def test_columns_come_back_from_a_manifest_the_same(
+    mine: dict[str, Any], other: dict[str, Any]
+) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input=as_stored(mine, other)), telemetry=None)
+
+    assert relabeled(record, mine) is record
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"x": "a"}, {"x": "b"}),
+        ({"x": "a"}, {"x": None}),
+        ({"x": "a"}, {}),
+        ({}, {"x": 0}),
+        ({"x": 1}, {"x": True}),
+        ({"x": 0}, {"x": False}),
+        ({"x": 1}, {"x": "1"}),
+        ({"x": [1, 2]}, {"x": [1]}),
+        ({"x": {"a": 1}}, {"x": {"a": 1, "b": 2}}),
+    ],
+)
+def test_columns_that_changed_are_taken_over(before: dict[str, Any], now: dict[str, Any]) -> None:
+    row = Row("1", "", Status.UPSCALED, prompt="p", input=as_stored(before))
+
+    changed = relabeled(Record(row, telemetry=None), now)
+
+    assert changed == Record(dataclasses.replace(row, input=now), telemetry=None)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "kind", "is_same"),
+    [
+        (3.0, 3, pa.float64(), True),
+        (3.0, 3, pa.int64(), True),
+        ("3", 3, pa.int64(), False),
+        (None, 3, pa.int64(), False),
+    ],
+)
+def test_columns_are_compared_as_they_are_to_be_stored(
+    before: object, now: object, kind: pa.DataType, is_same: bool
+) -> None:
+    record = Record(Row("1", "", Status.SKIPPED, input={"x": before}), telemetry=None)
+
+    assert (relabeled(record, {"x": now}, pa.struct([("x", kind)])) is record) is is_same
+
+
+def test_number_that_becomes_json_text_is_the_one_of_now() -> None:
+    as_text = infer_input_type([{"x": 1}, {"x": "a"}])
+    record = Record(Row("1", "", Status.SKIPPED, input={"x": 3.0}), telemetry=None)
+
+    assert str(relabeled(record, {"x": 3}, as_text).row.input) == "{'x': 3}"
