@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from beam_upscale.errors import BrokenProcessError
+from beam_upscale.pipeline.termination import raise_if_asked
 from beam_upscale.server.accounts.key_file import read_keys
 from beam_upscale.server.accounts.ledger_file import require_ledger_place
 from beam_upscale.server.listening import Addresses, credentials_of, listening
@@ -19,7 +20,6 @@ from beam_upscale.server.settings import ServeSettings
 from beam_upscale.server.web import leash
 from beam_upscale.server.web.bridge import WebBridge
 from beam_upscale.server.worker import Worker
-from beam_upscale.termination import raise_if_asked
 
 EXIT_BROKEN = 75
 """The exit code of a server that can answer no more calls until it is restarted.
