@@ -45,6 +45,11 @@ def entry(output: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**values, **changes}))
 
 
+def preview(output: Path, *files: list[dict[str, Any]]) -> None:
+    for number, rows in enumerate(files):
+        table(output / f"plan/images-{number:05}-of-{len(files):05}.parquet", *rows)
+
+
 def run_record(output: Path, **changes: Any) -> None:
     (output / "run.json").write_text(json.dumps({**RUN, **changes}))
 
@@ -67,6 +72,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     run_record(output)
     telemetry(output, "1", started_at=10)
     entry(output)
+    preview(output, [row()], [row(input_id="b")])
     shutil.copytree(before, after)
     return before, after
 
@@ -87,9 +93,19 @@ def test_equal_folders_do_not_differ(folders: tuple[Path, Path]) -> None:
         (lambda out: run_record(out, layout="tars"), "run.json: layout: 'files' -> 'tars'"),
         (lambda out: run_record(out, more=1), "run.json: more: is new after"),
         (lambda out: run_record(out, shards=[{"manifest_sha256": "c"}]), "manifest_sha256"),
-        (lambda out: telemetry(out, "1", 10, attempts=2), "out: is missing after: telemetry"),
-        (lambda out: telemetry(out, "2", 20), "out: has 1 measurements or entries, 2 after"),
-        (lambda out: entry(out, state="sent"), "out: is missing after: entry"),
+        (
+            lambda out: telemetry(out, "1", 10, attempts=2),
+            "telemetry input_id=a, attempts=1, batch_size=1: is missing after",
+        ),
+        (
+            lambda out: telemetry(out, "2", 20),
+            "telemetry input_id=a, attempts=1, batch_size=1: is new",
+        ),
+        (lambda out: entry(out, state="sent"), "state=sent, repeats another: False: is new after"),
+        (
+            lambda out: preview(out, [row(halo=9)]),
+            "halo=9, input_id=a, status=failed: is new after",
+        ),
         (lambda out: entry(out, repeats="2"), "repeats another: True"),
     ],
 )
@@ -111,6 +127,7 @@ def test_what_must_not_differ_is_noticed(
         lambda out: telemetry(out, "1", started_at=11),
         lambda out: entry(out, id="2", sent_at=3.5),
         lambda out: (out / ".staging").mkdir(),
+        lambda out: preview(out, [row(), row(input_id="b")], []),
     ],
 )
 def test_what_varies_by_nature_is_let_pass(

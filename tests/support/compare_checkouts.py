@@ -43,6 +43,10 @@ _PATIENCE = 600
 _SHOWN = 20
 
 
+class JobError(Exception):
+    """A job could not be done at all."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Workshop:
     """The folders and ports that all jobs share.
@@ -147,7 +151,7 @@ class Attempt:
         process = self.start(self.command(text), log, start_new_session=True)
         while len(list(self.output.glob(milestone.files))) < milestone.count:
             if process.poll() is not None:
-                raise SystemExit(f"{self.job.name} ended before {milestone}: see {log}")
+                raise JobError(f"ended before {milestone}: see {log}")
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -170,7 +174,7 @@ class Attempt:
             assert process.stdout is not None
             while "gRPC on" not in (line := process.stdout.readline()):
                 if not line:
-                    raise SystemExit(f"{self.job.name} has no server: see {log}")
+                    raise JobError(f"the server did not start: see {log}")
             yield
         finally:
             process.terminate()
@@ -353,7 +357,11 @@ def main() -> int:
     with inputs_of(jobs, before / "samples", workshop):
         for job in jobs:
             begin = time.monotonic()
-            found = compared(job, before, after, workshop)
+            try:
+                found = compared(job, before, after, workshop)
+            except JobError as error:
+                workshop.place.rename(folder / f"{job.name}.failed")
+                found = [Difference("job", str(error))]
             differ |= any(not each.is_text for each in found)
             for line in report(job, found, time.monotonic() - begin):
                 sys.stdout.write(f"{line}\n")

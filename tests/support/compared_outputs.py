@@ -2,12 +2,15 @@
 
 Images, data, cards and everything else must have the same bytes. Of manifests the texts of
 `error_message` and `notes` may differ, of `run.json` its version. Measurements and the books vary
-from run to run: of them only what does not vary is compared (`_MEASURED`, `_ENTERED`).
+from run to run: of them only what does not vary is compared (`_MEASURED`, `_ENTERED`). Which of
+several files has a row of a preview depends on which worker was faster, so they count as one.
 """
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,8 @@ _ENTERED = (
     "state",
 )
 
-# Folders of an output of which only content is compared, not names; and work in progress.
-_BY_CONTENT = frozenset({"telemetry", "books"})
+# Files of which only the rows are compared, neither names nor order; and work in progress.
+_BY_CONTENT = re.compile(r"(.*/)?(telemetry|books)/.*|(.*/)?images-\d+-of-\d+\.parquet")
 _IN_PROGRESS = ".staging"
 
 
@@ -67,8 +70,8 @@ def differences(before: Path, after: Path) -> list[Difference]:
         left_out = _VERSION | (_DIGESTS if has_other_texts else frozenset())
         values, other_values = (json.loads((root / name).read_text()) for root in (before, after))
         found += in_json(name, values, other_values, left_out)
-        for read in (_telemetry, _books):
-            found += _in_rows(str(output), read(before / output), read(after / output))
+    for read in (_telemetry, _books, _previews):
+        found += _in_rows(read(before), read(after))
     return found
 
 
@@ -78,7 +81,7 @@ def _files(folder: Path) -> set[str]:
         for path in folder.rglob("*")
         if path.is_file()
         and _IN_PROGRESS not in path.relative_to(folder).parts
-        and not _BY_CONTENT & set(path.relative_to(folder).parts)
+        and not _BY_CONTENT.fullmatch(path.relative_to(folder).as_posix())
     }
 
 
@@ -141,32 +144,40 @@ def in_json(
         yield Difference(path, f"{before!r} -> {after!r}")
 
 
-def _in_rows(path: str, before: list[str], after: list[str]) -> Iterator[Difference]:
-    for word, rows, others in (("missing after", before, after), ("new after", after, before)):
-        for row in sorted(set(rows) - set(others)):
-            yield Difference(path, f"is {word}: {row}")
-    if len(before) != len(after):
-        yield Difference(path, f"has {len(before)} measurements or entries, {len(after)} after")
+def _in_rows(before: list[str], after: list[str]) -> Iterator[Difference]:
+    for word, more in (("missing", Counter(before)), ("new", Counter(after))):
+        less = Counter(after if word == "missing" else before)
+        for row in sorted((more - less).elements()):
+            yield Difference(row, f"is {word} after")
 
 
-def telemetry(output: Path) -> list[dict[str, Any]]:
-    """Returns all rows of an output's telemetry."""
-    files = sorted(output.glob("telemetry/*.parquet"))
+def telemetry(folder: Path) -> list[dict[str, Any]]:
+    """Returns all rows of the telemetry below a folder."""
+    return _rows(folder.rglob("telemetry/*.parquet"))
+
+
+def _rows(files: Iterable[Path]) -> list[dict[str, Any]]:
     return [row for path in files for row in pq.read_table(path).to_pylist()]
 
 
-def _telemetry(output: Path) -> list[str]:
-    rows = telemetry(output)
-    return [f"telemetry {[(name, row[name]) for name in _MEASURED]}" for row in rows]
+def _telemetry(folder: Path) -> list[str]:
+    return [f"telemetry {_of(row, _MEASURED)}" for row in telemetry(folder)]
 
 
-def _books(output: Path) -> list[str]:
+def _books(folder: Path) -> list[str]:
     """Returns the entries of the books, without what is made anew for each call."""
-    entries = [json.loads(path.read_text()) for path in output.glob("books/open/*/*.json")]
-    for path in output.glob("books/closed/*.parquet"):
-        entries += pq.read_table(path).to_pylist()
+    entries = [json.loads(path.read_text()) for path in folder.rglob("books/open/*/*.json")]
+    entries += _rows(folder.rglob("books/closed/*.parquet"))
     return [
-        f"entry {[(name, str(entry[name])) for name in _ENTERED]}, "
-        f"repeats another: {entry['repeats'] is not None}"
+        f"entry of the books {_of(entry, _ENTERED)}, repeats another: {bool(entry['repeats'])}"
         for entry in entries
     ]
+
+
+def _previews(folder: Path) -> list[str]:
+    rows = _rows(folder.rglob("images-*-of-*.parquet"))
+    return [f"row of a preview {_of(row, sorted(row.keys() - TEXTS))}" for row in rows]
+
+
+def _of(values: Mapping[str, Any], names: Iterable[str]) -> str:
+    return ", ".join(f"{name}={values[name]}" for name in names)
