@@ -195,10 +195,10 @@ TESTED_WITH = {
     },
     "unit/sources/test_discovery": {
         "sources/formats/entries": "the files of a listing",
-        "sources/inputs/inputs": "the inputs of a listing",
+        "sources/inputs/found_inputs": "the inputs of a listing",
     },
     "unit/sources/locations/test_locations": {
-        "sources/locations/parts": "values",
+        "sources/locations/file_parts": "values",
     },
     "unit/sources/formats/test_csv": {
         "sources/parsing/separated_values": "records are read as rows of CSV",

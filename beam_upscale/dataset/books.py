@@ -1,4 +1,4 @@
-"""The books of an output: every paid call that was sent for it, and the known state of its charge.
+"""The books of an output: a paid call is entered before it is sent, and closed once it is over.
 
     books/open/<2 hex>/<place>.<n>.json   one sending of a call: durable before the call is sent
     books/closed/*.parquet                entries that were settled, many in a file

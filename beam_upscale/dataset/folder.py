@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 from beam_upscale.dataset.hold.hold import Hold
 from beam_upscale.dataset.hold.owners import HOLDS, RUN_JSON, STAGING
 from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
-from beam_upscale.dataset.manifest.columns import from_struct_array
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
+from beam_upscale.dataset.manifest.own_columns import from_struct_array
 from beam_upscale.dataset.manifest.row import Row, row_from_dict
 from beam_upscale.dataset.manifest.table import rows_of
 from beam_upscale.dataset.manifest.totals import Totals, totals

@@ -1,4 +1,4 @@
-"""The names of results: no two are equal, and none stands where another's folder must be."""
+"""The names of results: none too long for a disk, no two equal, none where a folder must be."""
 
 import dataclasses
 import hashlib

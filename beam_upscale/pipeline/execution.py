@@ -33,9 +33,10 @@ class Execution(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        """Runs the pipeline; an error is kept for the caller of `watch`."""
         try:
             self._finish()
-        except BaseException as error:  # Raised again by whoever waits.
+        except BaseException as error:
             self.error = error
         finally:
             self.ended.set()

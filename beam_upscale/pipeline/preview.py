@@ -35,7 +35,7 @@ from beam_upscale.pipeline.read import ReadListed, write_down
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import USD_PER_CREDIT
 from beam_upscale.planning.plan import Action
-from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap

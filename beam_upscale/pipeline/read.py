@@ -11,7 +11,7 @@ from beam_upscale.dataset.book_entries import work_of
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.columns import are_stored_alike
+from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.records import Record
@@ -34,9 +34,9 @@ from beam_upscale.pipeline.run_state.resume import (
 )
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.formats.input_format import InputFormat
-from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import (
+from beam_upscale.sources.listing_files import (
     Batch,
     ListedInput,
     read_index,

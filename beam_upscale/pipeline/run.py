@@ -17,8 +17,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from beam_upscale.dataset import book_files, book_sums, books, folder
 from beam_upscale.dataset.folder import RESULTS, DatasetFolder
 from beam_upscale.dataset.hold.hold import bind
-from beam_upscale.dataset.manifest.columns import infer_input_type
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
+from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
@@ -51,8 +51,8 @@ from beam_upscale.pipeline.upscale import UpscaleForRun, check_service
 from beam_upscale.pipeline.write import WriteDataset, new_run_id
 from beam_upscale.planning.ranges import check_not_negative
 from beam_upscale.sources.discovery import no_input
+from beam_upscale.sources.inputs.found_inputs import Listing, require_prompt_column
 from beam_upscale.sources.inputs.input_scope import refuse_needed_in_results
-from beam_upscale.sources.inputs.inputs import Listing, require_prompt_column
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris

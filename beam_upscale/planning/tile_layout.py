@@ -1,4 +1,4 @@
-"""Tiles of an image, and the cheapest way to cut one.
+"""Tiles of an image, with their halos, and the cheapest way to cut one.
 
 A tile is a core, the part of the result it stands for, and the extended box that is handed to
 the engine: the core with a halo on each side, clipped at the image's border.

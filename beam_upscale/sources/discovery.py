@@ -9,8 +9,8 @@ from beam_upscale.sources.formats.definition import FoundFiles, ending
 from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.formats.recognition import DEFAULT_FORMAT, format_of, inferred
+from beam_upscale.sources.inputs.found_inputs import Listing, is_there
 from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
-from beam_upscale.sources.inputs.inputs import Listing, is_there
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.stores import store_of

@@ -23,7 +23,7 @@ from PIL import Image
 from tar_files import BLOCK, END, member
 from web_server import Handler, file, serving
 
-from beam_upscale.dataset.manifest import columns
+from beam_upscale.dataset.manifest import own_columns
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
@@ -309,11 +309,11 @@ def _listed(source: Path) -> str:
     images = list(list_images(str(source)).images)
     outcomes = {_read(image) for image in images[:_MOST_INPUTS]}
     own = [image.columns for image in images]
-    kind = columns.infer_input_type(own)
+    kind = own_columns.infer_input_type(own)
     if kind is not None:
-        array = columns.struct_array(own, kind)
+        array = own_columns.struct_array(own, kind)
         pq.write_table(pa.table({"input": array}), io.BytesIO())
-        again = list(columns.from_struct_array(array))
+        again = list(own_columns.from_struct_array(array))
         assert len(again) == len(own)
     return "+".join(sorted(outcomes)) or "nothing"
 

@@ -27,7 +27,7 @@ from beam_upscale.pipeline.read import write_down
 from beam_upscale.pipeline.run import _clear
 from beam_upscale.pipeline.run_state.control import ProgressFile, clear_stop, request_stop
 from beam_upscale.planning.tile_layout import Box, TilePlace
-from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.beam import object_store

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tar_files import END, member, tar
 
-from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.parsing.metadata_files import read_metadata

@@ -58,7 +58,7 @@ from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine, PriceTier
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import listed_shards, read_part
+from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage.local.local_disk import LocalDisk
 
 ESRGAN = "esrgan-v1-x2plus"

@@ -11,9 +11,9 @@ import pytest
 
 from beam_upscale.errors import SettingsError
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.locations.parts import Missing
+from beam_upscale.sources.locations.file_parts import Missing
 
 FORMS = ["rows.jsonl", "rows.csv", "rows.tsv", "rows.parquet"]
 

@@ -76,7 +76,7 @@ def preview_command(
     from beam_upscale.pipeline.preview import limits_of_knowledge, preview, read_preview
     from beam_upscale.pipeline.read import ListingRequest
     from beam_upscale.sources.discovery import no_input
-    from beam_upscale.sources.inputs.inputs import require_prompt_column
+    from beam_upscale.sources.inputs.found_inputs import require_prompt_column
     from beam_upscale.storage import files
     from beam_upscale.storage.http import web_access
     from beam_upscale.storage.uris import secrets

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
     from beam_upscale.pipeline.request import FailureLimit, Run, RunResult
     from beam_upscale.pipeline.settings.pinned import PinnedSettings
-    from beam_upscale.sources.inputs.inputs import Listing
+    from beam_upscale.sources.inputs.found_inputs import Listing
 
 
 @click.command("run")

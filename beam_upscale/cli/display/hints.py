@@ -6,7 +6,7 @@ from beam_upscale.cli.display.printing import Printer
 
 if TYPE_CHECKING:
     from beam_upscale.pipeline.settings.pinned import PinnedSettings
-    from beam_upscale.sources.inputs.inputs import Listing
+    from beam_upscale.sources.inputs.found_inputs import Listing
 
 
 def reduction_hints(settings: "PinnedSettings") -> list[str]:

@@ -1,4 +1,4 @@
-"""Options that say what the inputs are."""
+"""Options of inputs: their format, which of them count, and from where they may be read."""
 
 import click
 

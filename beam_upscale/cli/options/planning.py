@@ -1,4 +1,4 @@
-"""Options that decide engines, sizes, limits, the budget and prompts."""
+"""Options of what becomes of an image: engines, sizes, limits of decoding, budget, prompts."""
 
 from typing import Unpack
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from beam_upscale.dataset.layouts.definition import LayoutDefinition, Packing, image_extension
-from beam_upscale.dataset.manifest.columns import plain_type, plain_value
+from beam_upscale.dataset.manifest.own_columns import plain_type, plain_value
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.planning.plan_options import OutputFormat
 

@@ -1,4 +1,4 @@
-"""One row of the manifest: its columns, statuses and JSON."""
+"""The columns of the manifest, and one row of it as a value: its statuses and its JSON."""
 
 import dataclasses
 import functools

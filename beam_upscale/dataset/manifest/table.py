@@ -1,4 +1,4 @@
-"""The manifest: one row per input, its columns and their types.
+"""Rows as the Arrow tables that manifests and telemetry store.
 
 Rows are values (`Row`) until a shard is committed; `table` turns a shard's rows into the Arrow
 table that is stored. A row's dictionary form survives JSON exactly, decimals included, so that a
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
 
-from beam_upscale.dataset.manifest.columns import from_struct_array, struct_array
+from beam_upscale.dataset.manifest.own_columns import from_struct_array, struct_array
 from beam_upscale.dataset.manifest.row import (
     COLUMNS,
     Row,

@@ -1,4 +1,4 @@
-"""The encoding of arrays as image files."""
+"""Encodes arrays as PNG, JPEG, WebP or TIFF: compression, quality, metadata."""
 
 import io
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The attempts of one paid call, from the first one until the call's outcome is known."""
+"""One paid call: its attempts, and the growing pauses between them, until its outcome is known."""
 
 import asyncio
 import dataclasses

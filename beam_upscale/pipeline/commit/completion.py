@@ -13,7 +13,7 @@ from beam_upscale.dataset.card import dataset_card
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest import table as manifest_table
-from beam_upscale.dataset.manifest.columns import infer_input_type, stored_type
+from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit import shards as commit_shards
@@ -22,7 +22,7 @@ from beam_upscale.pipeline.commit.shards import Committed, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
 from beam_upscale.pipeline.run_state.control import stop_reason
 from beam_upscale.pipeline.settings.run_json import totals_to_json
-from beam_upscale.sources.listing import listed_shards
+from beam_upscale.sources.listing_files import listed_shards
 from beam_upscale.storage import files
 
 _logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.layouts.shard_files import read_images, write_images
 from beam_upscale.dataset.manifest import table as manifest_table
-from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
@@ -31,7 +31,7 @@ from beam_upscale.pipeline.run_state.arrivals import (
 )
 from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import listed_shards, read_part
+from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 

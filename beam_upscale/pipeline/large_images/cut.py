@@ -43,7 +43,7 @@ from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.locations import parts as locations_parts
+from beam_upscale.sources.locations import file_parts
 
 # Input pixels around a core that enlarging its alpha needs: Lanczos reaches three.
 _ALPHA_MARGIN = 4
@@ -151,7 +151,7 @@ def _cut(
         check_version(source, large.version, sha256)
         picture = decoders.read_picture(held.path, **guards)
         if picture.header != large.header:
-            raise locations_parts.changed(source.uri)
+            raise file_parts.changed(source.uri)
         if picture.by_region:
             return picture, [None] * len(decision.tiles)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC

@@ -17,7 +17,7 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.locations import parts as locations_parts
+from beam_upscale.sources.locations import file_parts
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
@@ -160,7 +160,7 @@ def check_version(source: SourceImage, version: tuple[object, ...], sha256: str 
     is_same_machine = found[:1] == version[:1]
     # Another machine may see other inode numbers, and a changed mode or link is no new content.
     if found[1:3] != version[1:3] or (is_same_machine and source.sha256() != sha256):
-        raise locations_parts.changed(source.uri or source.input_id)
+        raise file_parts.changed(source.uri or source.input_id)
 
 
 def is_to_stop(scratch: DatasetFolder) -> bool:

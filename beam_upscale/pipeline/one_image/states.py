@@ -31,7 +31,7 @@ from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Action, Plan
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.locations import locations
+from beam_upscale.sources.locations import reading
 from beam_upscale.storage import files
 
 Pixels = NDArray[np.uint8 | np.uint16]
@@ -252,7 +252,7 @@ def file_version(source: SourceImage) -> tuple[object, ...]:
     An own file is one that is read in place. The first value is the machine's name, since machines
     may see different numbers of a file.
     """
-    if source.uri is None or not locations.is_in_place(source.uri, source.part):
+    if source.uri is None or not reading.is_in_place(source.uri, source.part):
         return ()
     return platform.node(), *files.version(source.uri)
 

@@ -17,7 +17,7 @@ from beam_upscale.dataset.records import record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.pipeline.run_state.input_state import fingerprint, state_of
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import listed_shards, read_part
+from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage.sorted_map import SortedMap
 
 _HASH_BYTES = 8

@@ -10,16 +10,16 @@ import pyarrow as pa
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import IMAGES
-from beam_upscale.dataset.manifest.columns import are_stored_alike
+from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.settings.run_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.sources.inputs.inputs import requested_name
+from beam_upscale.sources.inputs.found_inputs import requested_name
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import ListedInput, listed_from_json
+from beam_upscale.sources.listing_files import ListedInput, listed_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of

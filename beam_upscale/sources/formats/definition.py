@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 
 from beam_upscale.sources.formats.entries import Entries
+from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.sources.inputs.input_scope import InputScope
-from beam_upscale.sources.inputs.inputs import Listing
 from beam_upscale.storage.stores import store_of
 
 

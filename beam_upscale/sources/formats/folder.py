@@ -11,8 +11,8 @@ from typing import Any
 from beam_upscale.dataset.names import stem
 from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
 from beam_upscale.sources.formats.entries import Entries
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing, is_there
 from beam_upscale.sources.inputs.input_scope import InputScope
-from beam_upscale.sources.inputs.inputs import Inputs, Listing, is_there
 from beam_upscale.sources.inputs.source_image import CAPTION, SourceImage, source_image
 from beam_upscale.sources.parsing.metadata_files import (
     METADATA_NAMES,

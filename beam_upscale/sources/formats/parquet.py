@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from beam_upscale.errors import shortened
 from beam_upscale.images.codecs import one_line
 from beam_upscale.sources.formats.tables import table_format
+from beam_upscale.sources.locations.file_parts import Cell
 from beam_upscale.sources.locations.parquet_cells import only_column
 from beam_upscale.sources.locations.parquet_footers import ColumnChunk, column_chunks
-from beam_upscale.sources.locations.parts import Cell
 from beam_upscale.sources.parsing.arrow_values import rows_of_arrow, types_in
 from beam_upscale.sources.parsing.table_rows import (
     TableRow,

@@ -13,9 +13,9 @@ from typing import BinaryIO
 from beam_upscale.dataset.names import stem
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
-from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
 from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
-from beam_upscale.sources.locations import locations
+from beam_upscale.sources.locations import reading
 from beam_upscale.sources.parsing.table_rows import (
     Line,
     TableRow,
@@ -95,7 +95,7 @@ def _rows(table: str, read_rows: RowReader, found: FoundFiles) -> Iterator[Table
 
 
 def _read_table(uri: str, read_rows: RowReader, image_column: str | None) -> Iterator[TableRow]:
-    locations.forget(uri)
+    reading.forget(uri)
     try:
         with files.open_read(uri) as file:
             yield from read_rows(uri, file, image_column)

@@ -17,9 +17,9 @@ from beam_upscale.dataset.manifest.json_values import is_unicode, json_problem, 
 from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError, shortened
 from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
-from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
 from beam_upscale.sources.inputs.source_image import SourceImage, id_of, source_image
-from beam_upscale.sources.locations.parts import Extent, Missing, Part
+from beam_upscale.sources.locations.file_parts import Extent, Missing, Part
 from beam_upscale.sources.parsing.tar_members import Member, bytes_of, members_of
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry

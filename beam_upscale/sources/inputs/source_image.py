@@ -12,8 +12,8 @@ from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.sources.locations import locations
-from beam_upscale.sources.locations.parts import Cell, Extent, Missing, OnDisk, Part
+from beam_upscale.sources.locations import reading
+from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing, OnDisk, Part
 from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess, within
 from beam_upscale.storage.protocol.store import check_size
@@ -105,7 +105,7 @@ class SourceImage:
         if self.data is not None:
             return self.data
         with within(self.web_access):
-            return locations.read(self.uri or self.input_id, self.part, max_bytes)
+            return reading.read(self.uri or self.input_id, self.part, max_bytes)
 
     def read_start(self, limit: int = HEADER_BYTES) -> bytes:
         """Reads the first bytes of the encoded image, at most `limit`, or all of a Parquet cell.
@@ -116,13 +116,13 @@ class SourceImage:
         if self.data is not None:
             return self.data[:limit]
         with within(self.web_access):
-            return locations.read_start(self.uri or self.input_id, self.part, limit)
+            return reading.read_start(self.uri or self.input_id, self.part, limit)
 
     def check_size(self, max_bytes: int) -> None:
         """Raises an ImageError, FILE_TOO_LARGE, if the image's file has more than `max_bytes`."""
         if self.data is None:
             with within(self.web_access):
-                size = locations.size(self.uri or self.input_id, self.part)
+                size = reading.size(self.uri or self.input_id, self.part)
             check_size(size, max_bytes)
 
     def sha256(self) -> str:
@@ -134,17 +134,17 @@ class SourceImage:
         if self.data is not None:
             return hashlib.sha256(self.data).hexdigest()
         with within(self.web_access):
-            return locations.sha256(self.uri or self.input_id, self.part)
+            return reading.sha256(self.uri or self.input_id, self.part)
 
     @contextlib.contextmanager
     def on_disk(self, sha256: str | None = None) -> Iterator[OnDisk]:
-        """Provides a local file that holds the encoded image; see `locations.on_disk`.
+        """Provides a local file that holds the encoded image; see `reading.on_disk`.
 
         Raises:
             ImageError: as `read`, but for its limit; READ_ERROR, the bytes are not those expected.
         """
         assert self.uri is not None
-        with within(self.web_access), locations.on_disk(self.uri, self.part, sha256) as held:
+        with within(self.web_access), reading.on_disk(self.uri, self.part, sha256) as held:
             yield held
 
     def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
@@ -227,9 +227,9 @@ def _part_from_json(values: list[Any]) -> Part:
 
 
 def _caption(uri: str, part: Extent | None) -> str:
-    data = locations.read_start(uri, part, _MAX_CAPTION_BYTES + 1)
+    data = reading.read_start(uri, part, _MAX_CAPTION_BYTES + 1)
     if len(data) > _MAX_CAPTION_BYTES:
-        size = locations.size(uri, part) or len(data)
+        size = reading.size(uri, part) or len(data)
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
             f"the caption {uris_uris.named(uri)} has {size:,} bytes; it may have "

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from beam_upscale.sources.locations import parquet_cells
-from beam_upscale.sources.locations.parts import (
+from beam_upscale.sources.locations.file_parts import (
     Cell,
     Extent,
     Missing,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.sources.locations.file_parts import Cell
 from beam_upscale.sources.locations.parquet_footers import column_chunks
-from beam_upscale.sources.locations.parts import Cell
 from beam_upscale.storage import files
 
 # Limits of the columns of row groups that a process keeps. A larger column is read up to the row
@@ -55,7 +55,7 @@ class _Cells:
         self._last_of = weakref.WeakKeyDictionary()
 
     def read(self, uri: str, cell: Cell) -> bytes:
-        """Reads a cell's bytes; errors are those of `locations.read`."""
+        """Reads a cell's bytes; errors are those of `reading.read`."""
         # A file that was replaced has another version. Without versions, nothing is found again.
         version = files.version(uri) or (object(),)
         key = uri, version, cell.row_group, cell.column

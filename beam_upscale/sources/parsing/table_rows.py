@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from beam_upscale.errors import ErrorCode, SettingsError, literal, shortened
-from beam_upscale.sources.locations.parts import Cell, Missing, Part
+from beam_upscale.sources.locations.file_parts import Cell, Missing, Part
 from beam_upscale.sources.parsing.metadata_files import name_of_two, shown
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of

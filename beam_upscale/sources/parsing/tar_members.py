@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from beam_upscale.errors import literal
-from beam_upscale.sources.locations.parts import Extent
+from beam_upscale.sources.locations.file_parts import Extent
 from beam_upscale.storage import files
 
 IMAGE_SUFFIXES = (

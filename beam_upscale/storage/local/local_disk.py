@@ -1,4 +1,4 @@
-"""The store of files on disks of this machine."""
+"""The store of files on disks of this machine, and what forbids a folder at a path."""
 
 import contextlib
 import errno

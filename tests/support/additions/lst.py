@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
-from beam_upscale.sources.inputs.inputs import Inputs, Listing
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
 from beam_upscale.sources.inputs.source_image import source_image
 from beam_upscale.sources.parsing.table_rows import resolved
 from beam_upscale.storage import files

@@ -33,7 +33,7 @@ from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.plan_options import Oversize, PlanOptions
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 ENGINE = get_engine("esrgan-v1-x2plus")

@@ -12,7 +12,7 @@ from memory_filesystem import MemoryFileSystem
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.storage import files
 from beam_upscale.storage.local.local_disk import LocalDisk
 

@@ -11,7 +11,7 @@ from example_rows import BARE, FULL
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import (
     COLUMNS,
     Row,

@@ -16,7 +16,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest import table as manifest_table
 from beam_upscale.pipeline.run_state.resume import assign_shards
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 from beam_upscale.storage import files
 

@@ -18,7 +18,7 @@ from input_states import earlier_record, known
 
 from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
 from beam_upscale.dataset.manifest import table as manifest_table
-from beam_upscale.dataset.manifest.columns import infer_input_type
+from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
@@ -34,7 +34,7 @@ from beam_upscale.pipeline.run_state.resume import (
 )
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
-from beam_upscale.sources.inputs.inputs import Inputs
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 from beam_upscale.storage import files
 from beam_upscale.storage.local.local_disk import LocalDisk

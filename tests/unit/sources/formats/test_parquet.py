@@ -14,7 +14,7 @@ from written_tables import problems_of, write
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.formats import parquet
-from beam_upscale.sources.locations.parts import Cell
+from beam_upscale.sources.locations.file_parts import Cell
 
 
 def test_values_of_parquet_keep_their_types(tmp_path: Path) -> None:

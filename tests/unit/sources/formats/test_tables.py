@@ -14,7 +14,7 @@ from beam_upscale.dataset.names import mark
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.inputs.source_image import source_image
-from beam_upscale.sources.locations.parts import Missing
+from beam_upscale.sources.locations.file_parts import Missing
 
 # Formats
 

@@ -16,9 +16,9 @@ from tar_files import BLOCK, END, member, padded, tar, write_tar
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.formats.webdataset import TarListing, read_tar
-from beam_upscale.sources.inputs.inputs import Listing
-from beam_upscale.sources.locations import locations
-from beam_upscale.sources.locations.parts import Extent, Missing
+from beam_upscale.sources.inputs.found_inputs import Listing
+from beam_upscale.sources.locations import reading
+from beam_upscale.sources.locations.file_parts import Extent, Missing
 from beam_upscale.storage import files
 
 
@@ -39,7 +39,7 @@ def contents(listing: TarListing, path: Path) -> dict[str, bytes | ErrorCode]:
     for each in listing.inputs:
         assert each.name not in found
         try:
-            found[each.name] = locations.read(str(path), each.part, max_bytes=10**6)
+            found[each.name] = reading.read(str(path), each.part, max_bytes=10**6)
         except ImageError as error:
             assert str(path) in error.message
             found[each.name] = error.code
@@ -70,9 +70,9 @@ def test_members_of_one_key_are_one_input(path: Path) -> None:
     assert contents(listing, path) == {"a/1.jpg": b"first", "3.png": b"third"}
     assert one.columns == {"label": 7, "prompt": "a cat"}
     assert one.caption is not None
-    assert locations.read(str(path), one.caption, 100) == b"a caption"
+    assert reading.read(str(path), one.caption, 100) == b"a caption"
     assert three.caption is not None
-    assert locations.read(str(path), three.caption, 100) == b"three"
+    assert reading.read(str(path), three.caption, 100) == b"three"
     assert listing.ignored == 3
 
 
@@ -110,7 +110,7 @@ def test_keys_that_come_again_are_inputs_of_their_own(path: Path) -> None:
     listing = listed(path, tar([*pairs, *again, ("1.jpg", b"three")]))
 
     assert [each.columns for each in listing.inputs] == [{"n": 1}, {"n": 2}, {}]
-    read = [locations.read(str(path), each.part, 10) for each in listing.inputs]
+    read = [reading.read(str(path), each.part, 10) for each in listing.inputs]
     assert read == [b"one", b"two", b"three"]
 
 
@@ -354,7 +354,7 @@ def test_of_two_archives_in_one_file_both_are_read(path: Path) -> None:
 
     assert [each.name for each in listing.inputs] == ["a.png", "a.png", "b.png"]
     parts = [each.part for each in listing.inputs if each.part is not None]
-    assert [locations.read(str(path), part, 10) for part in parts] == [b"1", b"2", b"3"]
+    assert [reading.read(str(path), part, 10) for part in parts] == [b"1", b"2", b"3"]
 
 
 def test_what_is_cut_off_with_what_guides_an_image_costs_that_image(path: Path) -> None:

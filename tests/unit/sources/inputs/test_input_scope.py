@@ -13,7 +13,7 @@ from beam_upscale.dataset.folder import RUN_FORMAT
 from beam_upscale.dataset.places import is_dataset
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.sources.discovery import list_images, no_input
-from beam_upscale.sources.inputs.inputs import Listing
+from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.storage import files
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.sources.locations import local_copies, locations
-from beam_upscale.sources.locations.parts import Cell, Extent, Missing, Part
+from beam_upscale.sources.locations import local_copies, reading
+from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing, Part
 
 
 def table(path: Path, count: int = 6, size: int = 1) -> list[bytes]:
@@ -29,7 +29,7 @@ def code_of(act: Callable[[], object]) -> ErrorCode:
 @pytest.fixture
 def copies(monkeypatch: pytest.MonkeyPatch) -> local_copies.Copies:
     own = local_copies.Copies()
-    monkeypatch.setattr(locations, "_copies", own)
+    monkeypatch.setattr(reading, "_copies", own)
     return own
 
 
@@ -41,12 +41,12 @@ def test_parts_are_copied_to_be_read_in_parts(
         table(path)
     else:
         path.write_bytes(b"0123456789")
-    expected = locations.read(str(path), part, 100)
+    expected = reading.read(str(path), part, 100)
     opened.clear()
 
     sha256 = None
     for _ in range(3):
-        with locations.on_disk(str(path), part, sha256) as found:
+        with reading.on_disk(str(path), part, sha256) as found:
             assert found.path.read_bytes() == expected
             sha256 = found.sha256
 
@@ -58,18 +58,18 @@ def test_parts_are_copied_to_be_read_in_parts(
 def test_a_copy_is_of_the_bytes_that_were_hashed(path: Path, copies: local_copies.Copies) -> None:
     part = Extent(0, 5)
     path.write_bytes(b"first")
-    with locations.on_disk(str(path), part) as first:
+    with reading.on_disk(str(path), part) as first:
         again = first.path
     path.write_bytes(b"other")
 
-    with locations.on_disk(str(path), part, first.sha256) as kept:
+    with reading.on_disk(str(path), part, first.sha256) as kept:
         assert (kept.path, kept.path.read_bytes()) == (again, b"first")
-    with locations.on_disk(str(path), part) as now, locations.on_disk(str(path), part) as same:
+    with reading.on_disk(str(path), part) as now, reading.on_disk(str(path), part) as same:
         assert now == same
         assert now.path.read_bytes() == b"other"
     with (
         pytest.raises(ImageError, match="was changed or removed while it was read") as caught,
-        locations.on_disk(str(path), part, "0" * 64),
+        reading.on_disk(str(path), part, "0" * 64),
     ):
         pass
 
@@ -81,13 +81,13 @@ def test_copies_are_made_anew_of_a_changed_file_and_do_not_pile_up(
     path: Path, copies: local_copies.Copies
 ) -> None:
     path.write_bytes(b"0123456789")
-    with locations.on_disk(str(path), Extent(0, 1)) as held:
+    with reading.on_disk(str(path), Extent(0, 1)) as held:
         for offset in range(1, 6):
-            with locations.on_disk(str(path), Extent(offset, 2)) as found:
+            with reading.on_disk(str(path), Extent(offset, 2)) as found:
                 assert found.path.read_bytes() == b"0123456789"[offset : offset + 2]
         assert held.path.read_bytes() == b"0"
     path.write_bytes(b"abcdefghijkl")
-    with locations.on_disk(str(path), Extent(0, 1)) as found:
+    with reading.on_disk(str(path), Extent(0, 1)) as found:
         assert found.path.read_bytes() == b"a"
 
     assert len(list(found.path.parent.iterdir())) == 2
@@ -98,7 +98,7 @@ def test_what_cannot_be_copied_says_why(path: Path, copies: local_copies.Copies)
 
     def hold(part: Part | None) -> Callable[[], None]:
         def act() -> None:
-            with locations.on_disk(str(path), part):
+            with reading.on_disk(str(path), part):
                 pass
 
         return act

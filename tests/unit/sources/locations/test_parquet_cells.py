@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.sources.locations import locations, parquet_cells
-from beam_upscale.sources.locations.parts import Cell
+from beam_upscale.sources.locations import parquet_cells, reading
+from beam_upscale.sources.locations.file_parts import Cell
 
 
 def table(path: Path, count: int = 6, size: int = 1) -> list[bytes]:
@@ -32,7 +32,7 @@ def test_a_row_group_is_read_once_for_its_rows(path: Path, opened: list[str]) ->
     values = table(path)
 
     found = [
-        locations.read(str(path), Cell(number // 2, number % 2, "image"), 10)
+        reading.read(str(path), Cell(number // 2, number % 2, "image"), 10)
         for number in (0, 1, 0, 2, 3, 4, 5, 1)
     ]
 
@@ -46,7 +46,7 @@ def test_threads_that_want_one_row_group_read_it_once(path: Path, opened: list[s
 
     def read(number: int) -> bytes:
         barrier.wait()
-        return locations.read(str(path), Cell(0, number % 2, "image"), 10)
+        return reading.read(str(path), Cell(0, number % 2, "image"), 10)
 
     with ThreadPoolExecutor(4) as executor:
         found = list(executor.map(read, range(4)))
@@ -62,7 +62,7 @@ def test_what_is_kept_is_bounded(
     monkeypatch.setattr(parquet_cells, "_MOST_KEPT_BYTES", 5000)
 
     for number in (0, 2, 4, 6, 0):
-        assert locations.read(str(path), Cell(number // 2, 0, "image"), 10**4) == values[number]
+        assert reading.read(str(path), Cell(number // 2, 0, "image"), 10**4) == values[number]
 
     assert len(opened) == 5
     assert len(cells._kept) == 2
@@ -75,7 +75,7 @@ def test_of_small_row_groups_sixteen_are_kept(
 
     # The first, as the one that was read in longest ago, makes room for the seventeenth.
     for group in [*range(17), 1, 16, 0]:
-        locations.read(str(path), Cell(group, 0, "image"), 10)
+        reading.read(str(path), Cell(group, 0, "image"), 10)
 
     assert len(opened) == 18
     assert len(cells._kept) == 16
@@ -91,7 +91,7 @@ def test_each_of_many_threads_keeps_the_row_group_that_it_reads_in(
         found = []
         for row in range(2):
             barrier.wait()
-            found.append(locations.read(str(path), Cell(group, row, "image"), 10))
+            found.append(reading.read(str(path), Cell(group, row, "image"), 10))
         return found
 
     with ThreadPoolExecutor(40) as executor:
@@ -102,7 +102,7 @@ def test_each_of_many_threads_keeps_the_row_group_that_it_reads_in(
     # What threads had that are gone is kept no longer than anything else.
     del executor
     gc.collect()
-    locations.read(str(path), Cell(0, 0, "image"), 10)
+    reading.read(str(path), Cell(0, 0, "image"), 10)
     assert len(cells._kept) == 16
 
 
@@ -116,6 +116,6 @@ def test_a_row_group_that_is_too_large_to_keep_is_read_to_the_row(
 
     for number in (0, 49, 50, 99):
         cell = Cell(number // 50, number % 50, "image.bytes")
-        assert locations.read(str(path), cell, 10) == values[number]
+        assert reading.read(str(path), cell, 10) == values[number]
     beyond = Cell(0, 50, "image.bytes")
-    assert code_of(lambda: locations.read(str(path), beyond, 10)) is ErrorCode.READ_ERROR
+    assert code_of(lambda: reading.read(str(path), beyond, 10)) is ErrorCode.READ_ERROR

@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.dataset.manifest.columns import from_struct_array, infer_input_type, struct_array
 from beam_upscale.dataset.manifest.json_values import from_json, to_json
+from beam_upscale.dataset.manifest.own_columns import (
+    from_struct_array,
+    infer_input_type,
+    struct_array,
+)
 from beam_upscale.sources.parsing.arrow_values import rows_of_arrow
 
 DAY = 24 * 60 * 60

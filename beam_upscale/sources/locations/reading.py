@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beam_upscale.sources.locations import parquet_cells
+from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing, OnDisk, Part, checked
 from beam_upscale.sources.locations.local_copies import Copies, ranges
-from beam_upscale.sources.locations.parts import Cell, Extent, Missing, OnDisk, Part, checked
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import check_size
 from beam_upscale.storage.stores import store_of

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Iterator
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_values
-from beam_upscale.sources.locations.parts import Cell
+from beam_upscale.sources.locations.file_parts import Cell
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beam_upscale.dataset.manifest.columns import (
+from beam_upscale.dataset.manifest.own_columns import (
     are_stored_alike,
     from_struct_array,
     infer_input_type,

@@ -7,7 +7,7 @@ from memory_filesystem import MemoryFileSystem
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing import (
+from beam_upscale.sources.listing_files import (
     ListedInput,
     listed_shards,
     read_index,
@@ -15,7 +15,7 @@ from beam_upscale.sources.listing import (
     together,
     write_listing,
 )
-from beam_upscale.sources.locations.parts import Cell, Extent, Missing
+from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing
 from beam_upscale.storage.http.web_access import WebAccess
 
 IMAGES = [
