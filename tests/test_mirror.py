@@ -197,7 +197,7 @@ TESTED_WITH = {
         "sources/formats/entries": "the files of a listing",
         "sources/inputs/found_inputs": "the inputs of a listing",
     },
-    "unit/sources/locations/test_locations": {
+    "unit/sources/locations/test_reading": {
         "sources/locations/file_parts": "values",
     },
     "unit/sources/formats/test_csv": {
