@@ -176,3 +176,9 @@ def test_no_module_only_passes_names_on() -> None:
     modules = [module for module in IN_ROOMS if not module.is_package]
 
     assert [short(each) for each in modules if not any(map(is_own, each.tree.body))] == []
+
+
+def test_the_table_in_the_docs_is_that_of_the_code() -> None:
+    text = rooms.ARCHITECTURE.read_text()
+
+    assert rooms.with_table(text) == text, "run python docs/rooms.py"
