@@ -3,7 +3,7 @@
 Images, data, cards and everything else must have the same bytes. Of manifests the texts of
 `error_message` and `notes` may differ, of `run.json` its version. Measurements and the books vary
 from run to run: of them only what does not vary is compared (`_MEASURED`, `_ENTERED`). Which of
-several files has a row of a preview depends on which worker was faster, so they count as one.
+several files has a row of a preview is chance, so they count as one.
 """
 
 import dataclasses
