@@ -215,7 +215,7 @@ def lose_decoders_of_pictures() -> None:
 
     def failing(self: pool.DecoderPool, *arguments: Any, **options: Any) -> Any:
         self.close()
-        self._is_closed = False
+        self.children._is_closed = False
         refuse_processes(errno.EMFILE)
         return read_picture(self, *arguments, **options)
 
