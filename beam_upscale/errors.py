@@ -203,7 +203,7 @@ def reason(error: BaseException, of: object = None) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """Returns the message alone, where a store's client keeps it apart from status and request."""
+    """Returns an error's message without status and request, where its client keeps those apart."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         message = response.get("Error", {}).get("Message")
@@ -300,9 +300,9 @@ def _escaped(character: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """A text without its middle, where it has more characters than `longest`.
+    """Returns a text without its middle if it has more characters than `longest`.
 
-    A path tells most by its beginning and its end, and so does a message.
+    The beginning and the end of a path or of a message say the most.
     """
     if len(text) <= longest:
         return text

@@ -78,7 +78,7 @@ def _end(error: Exception) -> NoReturn:
             message = f"{ErrorCode.INVALID_OPTION}: {error.format_message()}"
             fail(f"{message} (see {command} --help)", EXIT_USAGE)
         case BrokenPipeError():
-            # Who reads has seen enough, as `head` has.
+            # The reader of the output has closed it, as `head` does.
             fail(None, EXIT_FAILED, at_once=True)
         case BrokenProcessError() | HoldLostError():
             fail(explained(error), EXIT_FAILED, at_once=True)

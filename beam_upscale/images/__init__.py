@@ -1,8 +1,9 @@
 """Images: bytes become arrays, and arrays become bytes.
 
-Files' bytes come in; headers, samples, metadata and notes go out, and the way back: tiles are cut
-and stitched, results encoded. This room reads no file by name and knows no price. Untrusted bytes
-are decoded in child processes (`decoding`), so it imports neither Beam, Arrow nor PyTorch.
+For reading, files' bytes come in; headers, samples, metadata and notes go out. For writing, samples
+and metadata come in; encoded bytes go out. Tiles are cut and stitched here too. This room reads no
+file by name and knows no price. Untrusted bytes are decoded in child processes (`decoding`), so it
+imports neither Beam, Arrow nor PyTorch.
 
 `reading.pixels.decode` reads by content, never by name, and always gives 8-bit or 16-bit samples,
 gray or RGB, with alpha apart:
@@ -27,22 +28,23 @@ gray or RGB, with alpha apart:
 | several frames or pages | the first (HEIC: the primary); reduced copies and masks do not count |
 | EXIF orientation | applied to the pixels, and 1 in the EXIF block |
 
-What is carried over besides is `Metadata`:
+`Metadata` holds what else is carried over:
 
 - An ICC profile that describes the samples given, cut to its size; one that is damaged is dropped.
-- Where there is none: one that says what the file says otherwise of its colors, but for sRGB
+- In a file without one: a profile made from the file's other tags of color, unless they mean sRGB
   (`metadata.color_tags`): cICP, gAMA and cHRM of PNG by their rank, of which cICP is above an ICC
-  profile, code points of AVIF and HEIC, WhitePoint, PrimaryChromaticities and TransferFunction of
-  TIFF, calibrated colors of BMP, Adobe RGB and Gamma in EXIF. PQ and HLG are a note.
-- EXIF, without its thumbnail, pictures in maker's notes and places in pixels; sizes become the
-  result's. Other notes of makers stay where they stand in the block (a TIFF leaves them out): what
-  they say of places in the source's file does not hold for the result.
-- XMP likewise, without what it says of gain maps and other parts of the source's file.
-- The resolution, where the format of the result has a place for it.
+  profile; code points of AVIF and HEIC; WhitePoint, PrimaryChromaticities and TransferFunction of
+  TIFF; calibrated colors of BMP; Adobe RGB and Gamma in EXIF. PQ and HLG give a note.
+- EXIF, without its thumbnail, pictures in maker's notes and positions in pixels; sizes become the
+  result's. Other maker's notes stay at their offset in the block (a TIFF leaves them out); offsets
+  into the source's file that they hold are no longer valid.
+- XMP, changed in the same way, and without properties of gain maps and other parts of the source's
+  file.
+- The resolution, if the format of the result has a place for it.
 
-What differs from plain 8-bit gray or RGB, and what is left behind (further pictures, gain and depth
-maps, comments, texts, IPTC, what follows the picture), is said in `DecodedImage.notes`.
+`DecodedImage.notes` says how the file differs from plain 8-bit gray or RGB, and which parts are
+left behind: further pictures, gain and depth maps, comments, texts, IPTC, data after the picture.
 
-A JPEG has no checksum: damage inside it is noticed where its decoder stumbles over it. What it
-stumbles over though no pixel is lost (`reading.jpeg_repair`) is noted.
+A JPEG has no checksum: damage inside it is noticed if its decoder warns of it. Oddities that cost
+no pixel (`reading.jpeg_repair`) are noted.
 """

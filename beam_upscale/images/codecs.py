@@ -26,7 +26,7 @@ class CodecError(ImageError):
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Runs Pillow without warnings and its own limit of pixels, which `max_pixels` replaces."""
+    """Runs Pillow without warnings, and with `max_pixels` in place of its own limit."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:

@@ -1,4 +1,4 @@
-"""Colors of a result brought back to those of its source.
+"""Corrects the colors of a diffusion engine's result by those of its source.
 
 A diffusion model draws detail well and is careless with brightness and tint, which drift from the
 source over large areas. What the eye sees as color lies in the low frequencies, so those are taken
@@ -26,9 +26,9 @@ _Plane = NDArray[np.float32]
 def match_low_frequencies(result: Pixels, source: Pixels) -> Pixels:
     """Gives an enlarged image the mean and the low frequencies of its source, keeping its detail.
 
-    What is added is smooth: the differences between the source and the result at its size, averaged
-    on a grid of `CELL` source pixels and enlarged by a bicubic filter. One channel is worked on at
-    a time, in float32.
+    The correction is smooth: the differences between the source and the result at the source's
+    size, averaged on a grid of `CELL` source pixels and enlarged by a bicubic filter. One channel
+    is worked on at a time, in float32.
 
     Args:
         result: (H, W, C), uint8 or uint16, C in {1, 3}.
@@ -36,7 +36,7 @@ def match_low_frequencies(result: Pixels, source: Pixels) -> Pixels:
 
     Returns:
         A new array of `result`'s shape and dtype. Each channel's mean is the source's to half a
-        level, but for what is clamped at black and white.
+        level, except where values are clamped at black and white.
 
     Raises:
         ValueError: the two differ in dtype or channels.

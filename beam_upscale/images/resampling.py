@@ -1,4 +1,4 @@
-"""Resizing, and the colors below transparency that resizing would draw into the rim."""
+"""Resizes arrays, and replaces the hidden colors of transparent pixels before that."""
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +17,8 @@ class Filter(StrEnum):
 
     Attributes:
         NEAREST: repeats pixels, or leaves some out.
-        BICUBIC: cubic convolution (a = -0.5), antialiased where it makes smaller.
-        LANCZOS: three lobes, antialiased where it makes smaller.
+        BICUBIC: cubic convolution (a = -0.5), antialiased when it shrinks.
+        LANCZOS: three lobes, antialiased when it shrinks.
     """
 
     NEAREST = "nearest"
@@ -84,10 +84,10 @@ def fill_transparent(color: Pixels, alpha: Pixels) -> Pixels:
 
 
 class BandedFill:
-    """Does what `fill_transparent` does, to the bit, where rows come some at a time.
+    """Fills transparent pixels exactly as `fill_transparent` does, for rows that come in bands.
 
-    A first pass sums up squares of 32 by 32 pixels, which are held; what is smaller is summed up
-    again around each array of rows in the second.
+    A first pass sums up squares of 32 by 32 pixels and keeps the sums. A second pass sums up
+    smaller squares again, around each array of rows.
     """
 
     BAND_ROWS = 256
@@ -110,7 +110,7 @@ class BandedFill:
         self._sums.append((weighted, weight))
 
     def fill(self, bands: Iterable[Pixels]) -> Iterator[Pixels]:
-        """The second pass.
+        """Runs the second pass.
 
         Args:
             bands: all rows once more, in the same arrays.
@@ -131,10 +131,10 @@ class BandedFill:
             band = below
 
     def _fill(self, top: int, above: Pixels | None, band: Pixels, below: Pixels | None) -> Pixels:
-        """One array of rows.
+        """Fills one array of rows.
 
-        An edge of the rows that are looked at bends a coarser level's row, and at each finer level
-        twice as many and one more: fewer than the margin in the end.
+        An edge of the given rows changes one row of the coarsest level, and at each finer level
+        twice as many and one more; at full size these are fewer than the margin.
         """
         if band[..., -1].all():
             return band
@@ -159,7 +159,7 @@ _MARGIN = 1 << _KEPT_LEVEL
 
 
 def _weighted(color: Pixels, alpha: Pixels) -> tuple["_Plane", "_Plane"]:
-    """Colors times alpha, and alpha, each summed over squares of 2 by 2 pixels."""
+    """Returns color times alpha, and alpha, each summed over squares of 2 by 2 pixels."""
     weighted = [
         _halve(np.multiply(color[..., channel], alpha, dtype=np.float32))
         for channel in range(color.shape[2])
@@ -176,7 +176,7 @@ def _filled(color: Pixels, hidden: NDArray[np.bool_], bled: "_Plane") -> Pixels:
 
 
 def _resize_plane(pixels: Pixels, width: int, height: int, by: Filter) -> Pixels:
-    """Resizes (h, w) of either dtype, or (h, w, 3) of uint8."""
+    """Resizes an array of (h, w) of either dtype, or of (h, w, 3) of uint8."""
     if pixels.dtype == np.uint8:
         image = Image.fromarray(np.ascontiguousarray(pixels))
         return np.array(image.resize((width, height), _PILLOW[by]))
@@ -191,7 +191,7 @@ _Plane = NDArray[np.float32]
 
 
 def _pull(weighted: _Plane, weight: _Plane, coarse: _Plane, levels: int) -> _Plane:
-    """Does what `_push_pull` does, where the colors `levels` levels above are known."""
+    """Computes the result of `_push_pull` if the colors `levels` levels above are known."""
     if levels == 0:
         return coarse
     is_known = weight > 0

@@ -1,4 +1,4 @@
-"""Cutting an image's pixels into tiles, and pasting the upscaled tiles together.
+"""Cuts an image's pixels into tiles, and stitches the upscaled tiles together.
 
 Arrays are (height, width) or (height, width, channels) of any dtype, which is kept.
 """
@@ -19,9 +19,9 @@ Pixel = TypeVar("Pixel", bound=np.generic)
 def grid(width: int, height: int, max_pixels: int, halo: int) -> tuple[TilePlace, ...]:
     """Returns an even grid of tiles whose extended boxes have at most `max_pixels` pixels.
 
-    For the memory of a device; no price enters. Of the grids that fit, counted with cores rounded
-    up to equal size, it is the one with the fewest extended pixels (the least repeated work), then
-    the fewest tiles, then the fewest rows.
+    It fits a call into a device's memory, regardless of price. Of the grids that fit, counted with
+    cores rounded up to equal size, it is the one with the fewest extended pixels (the least
+    repeated work), then the fewest tiles, then the fewest rows.
 
     A core's side is never cut shorter than the halo, so that the halo costs at most nine times the
     work. Where no grid fits for that reason, the grid with the smallest tiles is returned, whose

@@ -51,8 +51,8 @@ class Engine:
             no end.
         parameters: names of the request parameters that the engine takes.
         network: the kind of network that upscales on the local backend.
-        default_weights: its weights where none are asked for: a name of the registry of weights, a
-            path, or a repository of the hub as `OWNER/NAME@REVISION`.
+        default_weights: its weights unless others are requested: a name of the registry of weights,
+            a path, or a repository of the hub as `OWNER/NAME@REVISION`.
         halo: input pixels that a tile needs around its core, so that no seam shows between tiles.
 
     Raises:
@@ -100,7 +100,7 @@ class Engine:
 
 
 DEFAULT_ENGINE = "esrgan-v1-x2plus"
-"""The name of the engine that upscales where none is named."""
+"""The name of the default engine."""
 
 _ESRGAN_X2 = Engine(
     name=DEFAULT_ENGINE,

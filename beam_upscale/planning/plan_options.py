@@ -1,4 +1,4 @@
-"""The options that decide what becomes of an image, and their closed sets of values."""
+"""The options of a plan: sizes, skipping, oversize, input limits, frames, format."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -1,6 +1,6 @@
 """Tiles of an image, with their halos, and the cheapest way to cut one.
 
-A tile is a core, the part of the result it stands for, and the extended box that is handed to
+A tile is a core, the part of the result that it stands for, and the extended box that is handed to
 the engine: the core with a halo on each side, clipped at the image's border.
 """
 
@@ -105,7 +105,7 @@ def spread(length: int, limits: Sequence[int]) -> list[int]:
 
 
 class _Strip(NamedTuple):
-    """One part of a side: a row of an image's height, or a column of a row's width.
+    """A section of a side: a row of an image's height, or a column of a row's width.
 
     Attributes:
         extended: largest size with the halo, in pixels.
@@ -119,7 +119,7 @@ class _Strip(NamedTuple):
 
 
 _PRICE_WEIGHT = 1 << 32
-"""More than the tiles any image is cut into: what a cost counts for one unit of price."""
+"""One unit of price, in a cost: more than the number of tiles of any image."""
 
 
 def _rows_of_columns(
@@ -291,7 +291,7 @@ def _transpose(box: Box) -> Box:
 
 
 def _expense(engine: Engine, tiles: Sequence[TilePlace]) -> tuple[Decimal, int, int]:
-    """Returns what layouts are ordered by: credits, then tiles, then extended pixels."""
+    """Returns the sort key of a layout: credits, then tiles, then extended pixels."""
     extended = [tile.extended for tile in tiles]
     price = sum((engine.credits(box.width, box.height) for box in extended), Decimal(0))
     return price, len(tiles), sum(box.area for box in extended)

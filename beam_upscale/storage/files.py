@@ -1,4 +1,4 @@
-"""What is done with a file, by its URI: each function asks the store that `store_of` chooses.
+"""Functions that read, list, write and delete files by URI, with the store that `store_of` chooses.
 
 Guarantees and errors are those of the methods of `Store` with the same names.
 """

@@ -1,4 +1,4 @@
-"""A mapping in the order of its keys that is as large as the local disk, not as memory."""
+"""A mapping in the order of its keys, kept on the local disk, for more items than memory holds."""
 
 import os
 import sqlite3
@@ -8,29 +8,30 @@ _CACHE_KIB = 16 << 10
 
 
 class SortedMap:
-    """Texts by text, in the order of the keys' code points.
+    """A mapping of texts to texts, in the order of the keys' code points.
 
-    It is a table of SQLite in a temporary file that has no name and goes with the mapping: in the
-    folder that `SQLITE_TMPDIR` or `TMPDIR` names, else the system's own for temporary files. Keys
-    may be paths with bytes that are not UTF-8. Nothing may be added while it is iterated over.
+    It is an SQLite table in an unnamed temporary file that vanishes with the mapping. The file is
+    in the folder that `SQLITE_TMPDIR` or `TMPDIR` names, else in the system's own for such files.
+    Keys may be paths with bytes that are not UTF-8. Nothing may be added while it is iterated over.
 
     Args:
-        items: to begin with; of several with one key the first is kept.
+        items: the first items; of several with the same key the first is kept.
     """
 
     def __init__(self, items: Iterable[tuple[str, str]] = ()) -> None:
-        # Whoever makes one may hand it to another thread; none is used by two at a time.
+        # A mapping may be handed to another thread; two threads never use it at the same time.
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE map (key BLOB PRIMARY KEY, value TEXT) WITHOUT ROWID")
-        # One transaction to its end: there is nothing to lose, and each costs more than a row.
+        # One transaction that is never committed: nothing must survive, and each commit costs more
+        # than a row.
         self._database.execute("BEGIN")
         self._size: int | None = 0
         self.add(items)
 
     def add(self, items: Iterable[tuple[str, str]]) -> None:
-        """Adds items; what has a key already is kept as it is."""
+        """Adds items; an item whose key exists already is ignored."""
         self._size = None
         self._database.executemany(
             "INSERT OR IGNORE INTO map VALUES (?, ?)",
@@ -44,7 +45,7 @@ class SortedMap:
         )
 
     def get(self, key: str) -> str | None:
-        """The value of a key; None where there is none."""
+        """Returns the value of a key; None if there is none."""
         found = self._database.execute("SELECT value FROM map WHERE key = ?", (os.fsencode(key),))
         row = found.fetchone()
         return None if row is None else str(row[0])
@@ -58,11 +59,11 @@ class SortedMap:
         return self._size
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Keys with their values, in order."""
+        """Yields (key, value) in the order of the keys."""
         for key, value in self._database.execute("SELECT key, value FROM map ORDER BY key"):
             yield os.fsdecode(key), value
 
     def values(self) -> Iterator[str]:
-        """The values, in the order of their keys."""
+        """Yields the values in the order of their keys."""
         for (value,) in self._database.execute("SELECT value FROM map ORDER BY key"):
             yield value

@@ -1,4 +1,4 @@
-"""The stores that there are, and the choice of one for a URI."""
+"""The table of all stores, and the choice of one for a URI."""
 
 import importlib
 from collections.abc import Callable

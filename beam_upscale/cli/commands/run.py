@@ -166,7 +166,7 @@ def _print_summary(output: str, result: "RunResult") -> None:
         print_result(out, output, result)
         flush()
     except OSError as error:
-        # The work is done, whatever became of the words about it.
+        # The work is done, even if its summary could not be printed.
         err.line(f"the summary could not be printed: {reason(error)}")
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _INFERENCE = "apache_beam.ml.inference.base"
 
-# Imported by Beam for what no command does: MongoDB, in a quarter of a second, and RunInference's
-# `use_model_manager`, for which PyTorch and SciPy are imported.
+# Beam imports these for features that no command uses: MongoDB, which takes a quarter of a second,
+# and RunInference's `use_model_manager`, which imports PyTorch and SciPy.
 _UNUSED = ("pymongo", "bson", "apache_beam.ml.inference.model_manager")
 
 

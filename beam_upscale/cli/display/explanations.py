@@ -5,28 +5,28 @@ from collections.abc import Iterator
 
 from beam_upscale.errors import FULL_DISK, BeamUpscaleError, ErrorCode, reason
 
-# What Beam adds to an error, in the middle of one that has a code.
+# Text that Beam inserts into the middle of an error, also into one that has a code.
 _BEAM_STEP = re.compile(r" \[while running '[^']*'\]")
 
 _JAVA_TRACE = re.compile(r"at \S.*\(.*\)|\.\.\. \d+ more|Driver stacktrace:")
 
-# An error of this package in a worker's traceback, which is text by the time it arrives.
+# An error of this package in a worker's traceback, which arrives as text.
 _OURS = re.compile(rf"\b{re.escape(BeamUpscaleError.__module__)}\.\w+: (?P<told>[a-z_]+: .+)")
 
-# One of the operating system, likewise.
+# An error of the operating system in such a traceback.
 _SYSTEM = re.compile(r"\[Errno (?P<number>\d+)\] (?P<words>[^:']+)(?:: (?P<file>.+))?")
 
-# Errors of what carries a pipeline out, and of Python's own in a worker.
+# Packages that execute a pipeline or carry its requests, and whose errors are the runner's.
 _CARRIERS = ("apache_beam", "grpc", "py4j", "requests", "urllib3")
 
 _MOST_CAUSES = 20
 
 
 def explained(error: BaseException) -> str:
-    """Explains an error, `code: what was found; what to do`.
+    """Explains an error in one line: `code: what was found; what to do`.
 
-    Beam puts a worker's traceback before what matters, an engine in Java its own after it; an error
-    of this package is looked for in all of it.
+    Beam puts a worker's traceback before the error, and a runner in Java adds its own after it. So
+    an error of this package is searched for in the whole text.
     """
     ours = next(filter(None, map(_own_words, _causes(error))), None)
     if ours is not None:
@@ -53,7 +53,7 @@ def explained(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and what it was raised from."""
+    """Yields an error and the errors that it was raised from."""
     each: BaseException | None = error
     for _ in range(_MOST_CAUSES):
         if each is None:
@@ -63,7 +63,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _own_words(error: BaseException) -> str | None:
-    """The code and message of an error of this package, also where it has become text."""
+    """Returns the code and message of this package's error, also from a worker's text."""
     if isinstance(error, BeamUpscaleError):
         return str(error)
     found = [match["told"] for match in map(_OURS.search, str(error).splitlines()) if match]
@@ -83,7 +83,7 @@ def _of_system(error: BaseException) -> str | None:
 
 
 def _of_system_text(told: str) -> str | None:
-    """A line that tells what the operating system said to a worker."""
+    """Explains an operating system's error in a worker's text; None if there is none."""
     match = _SYSTEM.search(told)
     if match is None:
         return None
@@ -104,7 +104,7 @@ def _system_line(error: OSError) -> str:
 
 def _is_of_carrier(error: BaseException) -> bool:
     name = type(error).__module__.partition(".")[0]
-    # What a runner raises for a pipeline that failed in a worker.
+    # A runner raises a RuntimeError of several lines for a pipeline that failed in a worker.
     return name in _CARRIERS or (
         isinstance(error, RuntimeError) and len(str(error).splitlines()) > 1
     )

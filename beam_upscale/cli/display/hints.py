@@ -1,4 +1,4 @@
-"""Hints on the inputs and networks of a run: files that are left out, networks of needless work."""
+"""Hints on a run: files left out, and networks that compute more than their engines give."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def reduction_hints(settings: "PinnedSettings") -> list[str]:
-    """Returns the hints for networks that make more than their engines give; each once."""
+    """Returns the hints for networks whose results are larger than their engines'; each once."""
     from beam_upscale.inference.local_engines import EsrganEngine
     from beam_upscale.inference.weights import advice
 

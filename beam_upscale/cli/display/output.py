@@ -32,5 +32,5 @@ def fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
 
 
 def debugging() -> Debugging:
-    """Returns what `--debug` switches on for the current command."""
+    """Returns the current command's `Debugging`, which `--debug` begins."""
     return click.get_current_context().find_object(Debugging) or Debugging()

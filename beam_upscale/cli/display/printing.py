@@ -1,7 +1,7 @@
-"""Prints for people: lines and tables in which names, messages and values stand as they are.
+"""Prints lines and tables for people, with names, messages and values shown literally.
 
-Nothing is taken for markup, and what a stream cannot encode, or a terminal would obey, is shown as
-an escape.
+No text is read as markup. Characters that a stream cannot encode, or that control a terminal, are
+shown as escapes.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from rich.text import Text
 
 from beam_upscale.errors import literal, shortened
 
-# Two of the longest paths that Linux has, and words.
+# In characters: room for two of Linux's longest paths, and some words.
 _LONGEST_LINE = 10_000
 
-# In characters, where no terminal says how many it has.
+# In characters, for a stream that is no terminal and so has no width.
 _WIDEST_TABLE = 100_000
 
 
 def show_all_characters() -> None:
-    """Has this process print what a stream cannot encode as escapes, and not fail at it."""
+    """Makes the standard streams print characters that they cannot encode as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -41,8 +41,8 @@ class Column:
 
     Attributes:
         name: its heading.
-        is_number: whether its cells stand at the right.
-        is_whole: whether its cells are never broken into lines, as what is copied from them.
+        is_number: True aligns its cells to the right.
+        is_whole: True never breaks its cells into lines, such as names that people copy.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Printer:
     """Prints on a standard stream.
 
     Args:
-        is_for_errors: whether that is standard error, where nothing fails because it cannot be
-            printed: whoever read it may have gone. On standard output it is an OSError.
+        is_for_errors: True prints on standard error, where a failure to print is ignored, as its
+            reader may have gone. On standard output it raises an OSError.
     """
 
     def __init__(self, *, is_for_errors: bool = False) -> None:
@@ -69,7 +69,7 @@ class Printer:
         self._may_fail = not is_for_errors
 
     def line(self, text: str) -> None:
-        """Prints one line, of a very long one the beginning and the end."""
+        """Prints one line; of a very long one, only the beginning and the end."""
         with self._attempt():
             self.console.print(_as_is(text))
 
@@ -95,7 +95,7 @@ class Printer:
         for row in cells:
             table.add_row(*map(_as_is, row))
         if not self.console.is_terminal:
-            # What reads a file or a pipe is not to put broken names together.
+            # A program that reads a file or a pipe must find each name unbroken.
             self.console.width = _WIDEST_TABLE
         with self._attempt():
             self.console.print(table)
@@ -110,7 +110,7 @@ class Printer:
 
 
 def _as_is(text: str) -> Text:
-    """Text for rich, which takes a str for markup."""
+    """Returns a text for rich, which would read a str as markup."""
     return Text(literal(shortened(text, _LONGEST_LINE)))
 
 
@@ -120,10 +120,10 @@ class _LiteralFormatter(logging.Formatter):
 
 
 class Debugging:
-    """Prints logs and tracebacks on standard error within it, once it has begun.
+    """A context in which logs and tracebacks go to standard error, once `begin` was called.
 
     Attributes:
-        is_on: whether it has begun.
+        is_on: True once `begin` was called.
     """
 
     def __init__(self) -> None:
@@ -138,28 +138,28 @@ class Debugging:
         self.is_on = False
 
     def begin(self) -> None:
-        """Prints what is logged from now on."""
+        """Prints logs from now on."""
         if not self.is_on:
             self.is_on = True
             self._stack.enter_context(_logs_shown())
 
     def trace(self, error: BaseException) -> None:
-        """Prints an error's traceback, where that was asked for."""
+        """Prints an error's traceback if `begin` was called."""
         if self.is_on:
             Printer(is_for_errors=True).lines("".join(traceback.format_exception(error)))
 
 
 def amount(value: Decimal) -> str:
-    """A decimal without needless zeros."""
+    """Formats a decimal without needless zeros."""
     return f"{value.normalize():f}"
 
 
 def flush() -> None:
-    """Has standard output take what was printed.
+    """Flushes standard output.
 
     Raises:
-        OSError: it does not. Python's own attempt at the end of the process would tell it in words
-            of its own; it is made to none.
+        OSError: it cannot be written. Standard output then leads nowhere, so that Python's own
+            flush at the end of the process does not report the error once more.
     """
     if sys.stdout is None:
         return
@@ -175,7 +175,7 @@ def flush() -> None:
 
 @contextlib.contextmanager
 def _logs_shown() -> Iterator[None]:
-    """Prints logs on standard error within it."""
+    """Prints logs on standard error within the context."""
     handler = logging.StreamHandler()
     handler.setFormatter(_LiteralFormatter("%(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()

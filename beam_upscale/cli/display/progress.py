@@ -1,4 +1,4 @@
-"""The live line that shows how a run gets on."""
+"""The live line that shows a run's progress: images done, speed, failures, credits, time left."""
 
 import time
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from beam_upscale.pipeline.run_state.control import Progress
 
 
 class ProgressLine:
-    """One line that is drawn over and over; nothing where it is not shown.
+    """A line on a terminal that is redrawn in place.
 
-    A terminal that has gone ends the line, and not the run.
+    If the terminal is closed, the line ends and the run goes on.
 
     Args:
-        console: where to draw.
-        shown: False for what is no terminal.
+        console: the console to draw on.
+        shown: False draws nothing, for a stream that is no terminal.
 
     Attributes:
-        total: inputs of the run.
+        total: the number of inputs of the run.
     """
 
     def __init__(self, console: Console, shown: bool) -> None:
@@ -43,7 +43,7 @@ class ProgressLine:
         self._draw(Live.stop)
 
     def update(self, done: Progress) -> None:
-        """Draws what is done so far."""
+        """Redraws the line."""
         elapsed = time.monotonic() - self._started_at
         text = Text(describe(done, self.total, elapsed))
         self._draw(lambda live: live.update(text, refresh=True))
@@ -58,15 +58,14 @@ class ProgressLine:
 
 
 def describe(done: Progress, total: int, elapsed: float) -> str:
-    """The line's text.
+    """Returns the line's text.
 
-    The time left supposes that images take equally long, and that what is being computed now is
-    one image.
+    The time left assumes that all images take equally long, and that one image is being computed.
 
     Args:
-        done: so far.
-        total: inputs of the run.
-        elapsed: seconds since it began.
+        done: the progress so far.
+        total: the number of inputs of the run.
+        elapsed: seconds since the run began.
     """
     megapixels = done.pixels / 1e6 / elapsed if elapsed > 0 else 0.0
     parts = [f"{done.images:,} of {total:,} images"]
@@ -86,7 +85,7 @@ def describe(done: Progress, total: int, elapsed: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A time as `1:05`, or `2:01:05` with hours."""
+    """Formats seconds as `1:05`, or `2:01:05` with hours."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

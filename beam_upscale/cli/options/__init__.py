@@ -1,1 +1,1 @@
-"""The command line's options, one module for each concern."""
+"""The command line's options, one module for each concern; those of decoding are in `planning`."""

@@ -1,4 +1,4 @@
-"""Options of the encoding of results."""
+"""Options of the encoding of results: quality, lossless WebP, metadata."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Options of inputs: their format, which of them count, and from where they may be read."""
+"""Options of finding and reading inputs: dataset format, image column, allowed addresses."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Options of what becomes of an image: engines, sizes, limits of decoding, budget, prompts."""
+"""Options of planning and decoding: engines, sizes, input limits, frames, budget, prompts."""
 
 from typing import Unpack
 

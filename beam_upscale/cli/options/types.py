@@ -20,12 +20,12 @@ _SCHEMES = frozenset({"azfs", "file", "gs", "hdfs", "http", "https", "s3"})
 
 
 class PlaceType(click.ParamType[str]):
-    """A path or a URI, as it is given."""
+    """A path or a URI, unchanged."""
 
     name = "PLACE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Fails on what a script gives where a variable is not set, and on half a URI."""
+        """Rejects an empty text, as a script's unset variable gives, and a URI with one slash."""
         place = str(value)
         if not place.strip():
             self.fail("it is empty; name a file or a folder", param, ctx)
@@ -41,7 +41,7 @@ class SizeType(click.ParamType[tuple[int, int]]):
     name = "WxH"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        """Fails on anything but two positive numbers."""
+        """Rejects all but two positive numbers."""
         width, _, height = str(value).lower().partition("x")
         if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
             self.fail(f"{value!r} is not a size such as 1024x768", param, ctx)
@@ -54,7 +54,7 @@ class CreditsType(click.ParamType[Decimal]):
     name = "CREDITS"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Decimal:
-        """Fails on anything that is no amount."""
+        """Rejects a text that is no amount."""
         try:
             amount = Decimal(str(value))
         except InvalidOperation:
@@ -70,7 +70,7 @@ class StatusesType(click.ParamType["frozenset[Status]"]):
     name = "STATUS,…"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> "frozenset[Status]":
-        """Fails on a name that is no status."""
+        """Rejects a name that is no status."""
         from beam_upscale.dataset.manifest.row import Status
 
         names = [name.strip() for name in str(value).split(",")]
@@ -87,7 +87,7 @@ class FailureLimitType(click.ParamType["FailureLimit"]):
     name = "N|P%"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> "FailureLimit":
-        """Fails on anything else."""
+        """Rejects all other texts."""
         from beam_upscale.pipeline.request import FailureLimit
 
         match = re.fullmatch(r"(?P<percent>\d+(\.\d+)?)%|(?P<count>[1-9]\d*)", str(value))

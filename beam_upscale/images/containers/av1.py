@@ -1,4 +1,4 @@
-"""The size that an AV1 stream says of its pictures (AV1 Bitstream and Decoding Process, 5.5.1)."""
+"""Reads the size of the pictures in an AV1 stream (AV1 Bitstream and Decoding Process, 5.5.1)."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class CodedSize:
     """The size of the pictures in a stream.
 
     Attributes:
-        is_exact: whether all have this size; else none is larger.
+        is_exact: True if all pictures have this size; False if it is only their upper limit.
     """
 
     width: int
@@ -30,12 +30,12 @@ class CodedSize:
 
 
 def coded_size(data: bytes, start: int, end: int) -> CodedSize | None:
-    """Reads the size from the first sequence header; None where there is none.
+    """Reads the size from the first sequence header; None if there is none.
 
     Args:
-        data: a file.
-        start: where the stream begins in it.
-        end: the byte after the stream.
+        data: the file's bytes.
+        start: the offset at which the stream begins.
+        end: the offset of the byte after the stream.
 
     Raises:
         ImageError: TRUNCATED.
@@ -57,7 +57,7 @@ def coded_size(data: bytes, start: int, end: int) -> CodedSize | None:
 
 
 def _leb128(data: bytes, position: int) -> tuple[int, int]:
-    """A number of up to 8 bytes, the lowest first, and where it ends."""
+    """Reads a LEB128 number of up to 8 bytes, the lowest first; returns it and its end."""
     value = 0
     for number in range(8):
         (byte,) = unpack("B", data, position + number)
@@ -68,7 +68,7 @@ def _leb128(data: bytes, position: int) -> tuple[int, int]:
 
 
 class _Bits:
-    """Bits from the highest of each byte on; behind the last one they are 0."""
+    """A reader of bits, the highest of each byte first; after the last byte, bits are 0."""
 
     def __init__(self, data: bytes) -> None:
         self._value = int.from_bytes(data, "big")
@@ -113,7 +113,7 @@ def _skip_operating_points(bits: _Bits) -> None:
 
 
 def _skip_timing(bits: _Bits) -> int:
-    """Skips the timing; returns the bits of a buffer's delay, 0 where there is no decoder model."""
+    """Skips the timing; returns the bits of a buffer's delay, 0 without a decoder model."""
     bits.take(32 + 32)
     if bits.take(1):
         bits.skip_uvlc()

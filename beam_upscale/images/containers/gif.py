@@ -27,8 +27,8 @@ def gif_frames(data: bytes) -> int:
 def gif_that_stays(data: bytes) -> bytes:
     """Returns a GIF without disposal of its first frame, and otherwise unchanged.
 
-    Already when it opens a file, Pillow allocates memory for what takes that frame's place, and the
-    frame may claim any size.
+    Pillow allocates memory for the disposed frame as soon as it opens the file, and the frame may
+    claim any size.
 
     Raises:
         ImageError: TRUNCATED; UNSUPPORTED_FORMAT.

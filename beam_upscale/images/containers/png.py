@@ -87,7 +87,7 @@ def png_chunks(data: bytes) -> Iterator[Chunk]:
 
 
 def check_png(data: bytes) -> None:
-    """Checks that a PNG is whole and that every chunk has the checksum it says.
+    """Checks that a PNG is whole and that every chunk matches its checksum.
 
     Raises:
         ImageError: TRUNCATED or CHECKSUM_MISMATCH.

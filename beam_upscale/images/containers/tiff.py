@@ -98,7 +98,7 @@ TIFF_STORAGE_TAGS = frozenset(
 """The fields that say how samples are stored, and the ICC profile."""
 
 COLOR_TAGS = frozenset({262, 284, 338})
-"""Fields that say what samples mean, and in which order they lie."""
+"""Fields that give the meaning and the order of samples."""
 
 _NEW_SUBFILE_TYPE, _SUBFILE_TYPE = 254, 255
 REDUCED_COPY, MASK = 1, 4

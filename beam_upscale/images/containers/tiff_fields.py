@@ -1,8 +1,9 @@
-"""Reads headers and metadata of image files from their bytes alone.
+"""Reads the header and the fields of TIFF directories, and checks that they lie within the file.
 
-Codec libraries hide or skip some of it: Pillow ignores the checksums of a PNG, allocates a canvas
-to read the size of a WebP, and knows only the TIFFs it can decode. These readers allocate nothing
-that a file claims: they cost a few reads for each chunk, box or directory that is really there.
+Codec libraries hide or skip some of a file's metadata: Pillow ignores the checksums of a PNG,
+allocates a canvas to read the size of a WebP, and knows only the TIFFs it can decode. The readers
+of `containers` allocate nothing by the claims of a file: they cost a few reads for each chunk, box
+or directory that really exists.
 
 Whatever numbers a file holds, a reader raises nothing but an `ImageError`: it looks at bytes
 through `unpack`, which checks that they are there. Any other exception is a bug.

@@ -73,7 +73,7 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
         262: (3, 1, layout.pack("H", [Photometric.BLACK_IS_ZERO])),
         277: (3, 1, layout.pack("H", [bands])),
         284: (3, 1, layout.pack("H", [1])),
-        # libtiff warns of one that is said for more samples than there are.
+        # libtiff warns of a field with values for more samples than there are.
         339: (3, bands, layout.pack("H", [info.sample_format] * bands)),
     }
     if bands > 1:

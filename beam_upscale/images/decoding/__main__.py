@@ -1,4 +1,4 @@
-"""A decoder as a process."""
+"""Runs a decoder as a process."""
 
 from beam_upscale.images.decoding.child import main
 

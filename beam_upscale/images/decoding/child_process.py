@@ -1,4 +1,4 @@
-"""One child process: started, spoken to in time, ended."""
+"""One child process: starts it, sends it requests with deadlines, and ends it."""
 
 import contextlib
 import functools

@@ -159,7 +159,7 @@ class Children:
 
         Raises:
             ImageError: DECODER_TIMEOUT.
-            ChildLostError: the child ended, or answered what is no reply.
+            ChildLostError: the child ended, or its answer is no reply.
             Exception: any other one of the context, after which the child is ended too.
         """
         with self._lock:

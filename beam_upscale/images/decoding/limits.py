@@ -1,13 +1,13 @@
-"""Limits that a decoder sets itself, so that a file which leads a codec astray takes little.
+"""Limits that a decoder process sets itself: memory, CPU time, open files, file sizes.
 
 Before the first byte: no new privileges, no core dumps, few open files. For each image: CPU
 seconds, open files, the size of files that are written, and address space for the file and
 `HEADROOM_BYTES`; once the header is known also for a picture of that size.
 
-They are set by the process itself: what a parent with threads runs between fork and exec can
-deadlock. Address space is what the process takes when a request comes, and what is allowed beyond.
-Where the system does not tell how much that is (macOS, which does not enforce it either), it is not
-limited; privileges can be given up on Linux only.
+The process sets them itself, since code that a parent with threads runs between fork and exec can
+deadlock. The limit of address space is the process's use when a request comes, plus an allowance
+for the image. Where the system does not tell that use (macOS, which does not enforce a limit
+either), address space is not limited. Privileges can be given up on Linux only.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ HEADROOM_BYTES = 512 << 20
 """Address space beyond a file and its picture: threads, libraries that are loaded late, buffers."""
 
 PIXEL_BYTES = 64
-"""Address space for a pixel: the decoder's own planes or coefficients, what it gives, and each copy
-until it is sent, of up to 8 bytes each. Of all formats an interlaced PNG of 16 bits with alpha was
-seen to take most, 25."""
+"""Bytes of address space for a pixel: the decoder's own planes or coefficients, its result, and
+each copy until it is sent, of up to 8 bytes each. The most that was measured is 25, for an
+interlaced PNG of 16 bits with alpha."""
 
 CODEC_THREADS = 4
-"""The most that one image is decoded with: of AVIF and HEIC."""
+"""The most threads that decode one image; the codecs of AVIF and HEIC use several."""
 
 _FILE_COPIES = 4
 _MOST_FILES = 64
@@ -50,9 +50,9 @@ _SOFT_LIMITS = (
 
 
 def harden() -> None:
-    """Gives up, for good, what no decoder needs."""
+    """Gives up, for good, the rights that no decoder needs."""
     if sys.platform.startswith("linux"):
-        # An older kernel refuses; there is nothing to do about it.
+        # An older kernel refuses; the decoder then runs without this protection.
         ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _lower_for_good(resource.RLIMIT_CORE, 0)
     _lower_for_good(resource.RLIMIT_NOFILE, _MOST_FILES)
@@ -68,7 +68,7 @@ class ImageLimits:
     """Soft limits of this process, for one image at a time.
 
     Attributes:
-        address_space: bytes that are allowed now; None where they are not limited.
+        address_space: the bytes allowed now; None if they are not limited.
     """
 
     def __init__(self) -> None:
@@ -79,15 +79,14 @@ class ImageLimits:
     def of_image(
         self, taken: int | None, file_bytes: int, seconds: float, *, is_watched: bool
     ) -> Iterator[None]:
-        """Limits this process until the image is done.
+        """Limits this process within the context, for one image.
 
         Args:
-            taken: address space of this process before the image came; None where that is not
-                known.
-            file_bytes: of the image.
-            seconds: that its parent waits for it.
-            is_watched: whether the parent ends this process where it takes too much address space,
-                so that the system is not to refuse it.
+            taken: bytes of address space that this process used before the image; None if unknown.
+            file_bytes: the size of the image's file.
+            seconds: the time that the parent waits for the image.
+            is_watched: True if the parent ends this process when it uses too much address space;
+                the system then sets no limit of its own.
         """
         self.address_space = None
         if taken is not None:
@@ -105,7 +104,7 @@ class ImageLimits:
                 self._limit(kind, None)
 
     def allow(self, header: ImageHeader) -> None:
-        """Makes room for the pixels of the image, whose header is known now."""
+        """Raises the limit by room for the image's pixels, once its header is known."""
         pixels = header.width * header.height
         if self.address_space is not None:
             self.address_space += PIXEL_BYTES * pixels
@@ -113,7 +112,7 @@ class ImageLimits:
         self._limit(resource.RLIMIT_FSIZE, _WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
 
     def renew_seconds(self) -> None:
-        """Gives the image its CPU seconds anew: it has given a part of what it is asked for."""
+        """Grants the image its CPU seconds again, after it has sent a part of its rows."""
         used = time.process_time()
         self._limit(resource.RLIMIT_CPU, int(used + CODEC_THREADS * self._seconds) + 1)
 
@@ -127,7 +126,7 @@ class ImageLimits:
 
 
 class NoLimits(ImageLimits):
-    """Limits nothing: for requests that are answered in a process of another kind."""
+    """Sets no limits, for requests that are answered in a process of another kind."""
 
     def __init__(self) -> None:
         self.address_space = None
@@ -139,14 +138,14 @@ class NoLimits(ImageLimits):
 
 
 def address_space_of(pid: int | str = "self") -> int | None:
-    """Bytes of address space that a process takes; None where the system does not tell."""
+    """Returns the bytes of address space that a process uses; None if the system does not tell."""
     with contextlib.suppress(OSError):
         return int(_statm(pid)[0]) * os.sysconf("SC_PAGE_SIZE")
     return None
 
 
 def peak_address_space() -> int | None:
-    """The most bytes of address space that this process ever took; None where that is not known."""
+    """Returns the most bytes of address space that this process ever used; None if unknown."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             name, _, value = line.partition(":")
@@ -156,7 +155,7 @@ def peak_address_space() -> int | None:
 
 
 def resident_bytes() -> int:
-    """Memory that this process holds; where the system tells only the peak, that."""
+    """Returns the bytes of memory that this process holds, or their peak if only that is known."""
     with contextlib.suppress(OSError):
         return int(_statm("self")[1]) * os.sysconf("SC_PAGE_SIZE")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

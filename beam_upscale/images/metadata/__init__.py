@@ -1,4 +1,4 @@
-"""What an image file says besides its pixels.
+"""The metadata of image files, besides their pixels.
 
 EXIF, XMP, ICC profiles, color tags: bytes come in, bytes adapted to the result go out.
 """

@@ -1,4 +1,4 @@
-"""Notes what stands in a file behind its picture."""
+"""Notes data in a file that follows its picture."""
 
 import re
 from collections.abc import Callable, Iterable

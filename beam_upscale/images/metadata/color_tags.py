@@ -69,7 +69,7 @@ class ColorTags:
 
     @property
     def _name(self) -> str:
-        """The name of the profile, which programs show."""
+        """Returns the profile's name, which programs show."""
         known = {
             (_PRIMARIES[12], (SRGB_CURVE,)): "Display P3",
             (ADOBE_RGB.primaries, ADOBE_RGB.curves): "Compatible with Adobe RGB (1998)",
@@ -248,8 +248,8 @@ _RGB, _YCBCR, _JPEG = 2, 6, 7
 def has_other_levels(data: bytes, layout: Layout, fields: Mapping[int, Field]) -> bool:
     """Checks whether a TIFF maps its levels to light in a way that no codec follows.
 
-    That is GrayResponseCurve, and a ReferenceBlackWhite other than all of the range (TIFF 6.0,
-    sections 8 and 20).
+    Such a TIFF has a GrayResponseCurve, or a ReferenceBlackWhite other than the full range (TIFF
+    6.0, sections 8 and 20).
     """
     photometric = number_of(data, layout, fields.get(Tag.PHOTOMETRIC))
     if photometric in (0, 1):

@@ -1,7 +1,7 @@
-"""The directories of TIFF files and EXIF blocks: which fields they have, and what these say.
+"""Reads the directories of TIFF files and EXIF blocks: their fields and the fields' values.
 
-Nothing is allocated that a directory claims. A function raises an `ImageError` where the bytes end
-before what it looks for.
+No memory is allocated by the claims of a directory. A function raises an `ImageError` if the bytes
+end before the part that it reads.
 """
 
 import math
@@ -14,11 +14,11 @@ from beam_upscale.errors import ImageError
 from beam_upscale.images.containers.parts import unpack
 
 ByteString = bytes | bytearray
-"""A file's bytes or an EXIF block without a prefix; a mapping of a file does too."""
+"""A file's bytes or a mapping of a file, or an EXIF block without a prefix."""
 
 
 class Tag(IntEnum):
-    """Fields that are looked at; names as in TIFF 6.0 and EXIF 2.32."""
+    """The fields that are read; names as in TIFF 6.0 and EXIF 2.32."""
 
     IMAGE_WIDTH = 0x0100
     IMAGE_LENGTH = 0x0101
@@ -72,8 +72,8 @@ class Layout:
 
     Attributes:
         order: "<" or ">".
-        is_big: whether this is a BigTIFF.
-        first: where the first directory begins.
+        is_big: True for a BigTIFF.
+        first: the offset of the first directory.
     """
 
     order: str
@@ -82,7 +82,7 @@ class Layout:
 
     @classmethod
     def of(cls, data: ByteString) -> "Layout | None":
-        """Reads a header; None where there is none."""
+        """Reads a header; None if there is none."""
         order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
         if order is None or len(data) < 8:
             return None
@@ -95,12 +95,12 @@ class Layout:
 
     @property
     def head_size(self) -> int:
-        """Bytes of a directory before its fields."""
+        """The number of bytes of a directory before its fields."""
         return 8 if self.is_big else 2
 
     @property
     def field_size(self) -> int:
-        """Bytes of a field."""
+        """The number of bytes of a field."""
         return 20 if self.is_big else 12
 
     @property
@@ -114,12 +114,12 @@ class Field:
     """One field of a directory.
 
     Attributes:
-        at: where it stands.
+        at: its offset.
         tag: its number.
         kind: the type of its values.
-        count: how many there are.
-        start: where they stand.
-        size: their bytes; 0 where the type is unknown.
+        count: the number of its values.
+        start: the offset of its values.
+        size: the bytes of its values; 0 if the type is unknown.
     """
 
     at: int
@@ -146,7 +146,7 @@ def fields_of(data: ByteString, layout: Layout, directory: int) -> Iterator[Fiel
 
 
 def fields_by_tag(data: ByteString, layout: Layout, directory: int) -> dict[int, Field]:
-    """The fields of a directory, of which a damaged one has as many as can be read."""
+    """Returns the fields of a directory; of a damaged one, as many as can be read."""
     found: dict[int, Field] = {}
     try:
         for field in fields_of(data, layout, directory):
@@ -157,14 +157,14 @@ def fields_by_tag(data: ByteString, layout: Layout, directory: int) -> dict[int,
 
 
 def content_of(data: ByteString, field: Field | None) -> bytes | None:
-    """The bytes of a field; None where it is not there, or not whole."""
+    """Returns the bytes of a field; None if it is missing or not whole."""
     if field is None or field.start + field.size > len(data):
         return None
     return bytes(data[field.start : field.start + field.size])
 
 
 def numbers_of(data: ByteString, layout: Layout, field: Field | None) -> tuple[float, ...]:
-    """The numbers of a field; none where it is not there, not whole, or something else."""
+    """Returns the numbers of a field; none if it is missing, not whole, or holds no numbers."""
     content = content_of(data, field)
     if content is None or field is None or field.count > _MOST_NUMBERS:
         return ()
@@ -179,7 +179,7 @@ def numbers_of(data: ByteString, layout: Layout, field: Field | None) -> tuple[f
 
 
 def number_of(data: ByteString, layout: Layout, field: Field | None) -> int | None:
-    """The first number of a field, as an integer; None where it has none."""
+    """Returns the first number of a field, as an integer; None if it has none."""
     numbers = numbers_of(data, layout, field)
     return int(numbers[0]) if numbers and math.isfinite(numbers[0]) else None
 
@@ -187,6 +187,6 @@ def number_of(data: ByteString, layout: Layout, field: Field | None) -> int | No
 def directory_below(
     data: ByteString, layout: Layout, fields: Mapping[int, Field], tag: Tag
 ) -> dict[int, Field]:
-    """The fields of the directory that a field points to; none where there is none."""
+    """Returns the fields of the directory that a field points to; none if there is none."""
     start = number_of(data, layout, fields.get(tag))
     return {} if not start else fields_by_tag(data, layout, start)

@@ -1,1 +1,1 @@
-"""From the bytes of an image file to arrays: identify, inspect, decode, whole or in rows."""
+"""Reads the bytes of image files into arrays: identify, inspect, decode, whole or by rows."""

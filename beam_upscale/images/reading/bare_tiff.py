@@ -61,7 +61,7 @@ class BareTiff:
 
     def open(self, access: str = "sequential") -> Any:
         """Opens the file by libvips, with all samples of each pixel, of 8 or 16 bits."""
-        # A view has no field that libtiff might not know: all that it warns of is damage.
+        # A view has no field that is unknown to libtiff, so its warnings mean damage.
         planes = [open_view(view, self._read, access, "warning") for view in self._views]
         joined = planes[0].bandjoin(planes[1:]) if len(planes) > 1 else planes[0]
         check_samples(joined, self._info, at_least=self._info.samples_per_pixel)

@@ -1,4 +1,4 @@
-"""The decoding of image files into arrays."""
+"""Decodes image files into arrays."""
 
 import dataclasses
 import functools

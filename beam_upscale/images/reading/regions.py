@@ -1,4 +1,4 @@
-"""Pictures read in parts, never held whole in memory: rows from top to bottom, or a region.
+"""Reads pictures in parts, never whole in memory: rows from top to bottom, or a region.
 
 The samples equal those of `decode`, one for one. The way of reading depends on the file:
 
@@ -281,7 +281,7 @@ def _joined(decoded: DecodedImage) -> Pixels:
 def _open(file: BinaryIO, access: str = "sequential", fail_on: str = "error") -> Any:
     """Opens a picture that libvips reads from the beginning of the file.
 
-    Each call opens the file anew: a shared descriptor would share its position in the file.
+    Each call opens the file again: a shared descriptor would share its position in the file.
     """
     forget_errors()
     descriptor = os.open(file.name, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""An image file that was identified and inspected: what decoding needs of it."""
+"""The facts about an inspected image file that decoding needs."""
 
 import dataclasses
 from dataclasses import dataclass

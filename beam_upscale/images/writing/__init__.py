@@ -1,1 +1,1 @@
-"""From arrays to the bytes of an image file: encode at once, or stream rows."""
+"""Writes arrays as the bytes of image files: encodes them at once, or streams rows."""

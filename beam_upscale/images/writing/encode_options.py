@@ -1,4 +1,4 @@
-"""The options for encoding results."""
+"""The options for encoding results: quality, lossless WebP, PNG's compression level, metadata."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Encodes arrays as PNG, JPEG, WebP or TIFF: compression, quality, metadata."""
+"""Encodes arrays as PNG, JPEG, WebP or TIFF, at the compression and quality of `EncodeOptions`."""
 
 import io
 from collections.abc import Callable

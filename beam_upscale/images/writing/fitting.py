@@ -1,4 +1,4 @@
-"""The fitting of metadata to an output's format: parts that it cannot hold are left out, noted."""
+"""Fits metadata to an output's format; leaves out, with a note, the parts that it cannot hold."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,8 +1,8 @@
-"""Encoding of pictures that are too large for memory, row by row.
+"""Encodes pictures that are too large for memory, row by row.
 
 libvips writes the file while it reads the rows from top to bottom. It reads them as an uncompressed
-TIFF that exists only in the answers to its reads. No other format has every depth and alpha, costs
-nothing to make, and is streamed by libvips.
+TIFF that exists only in the answers to its reads. Only an uncompressed TIFF has every depth and
+alpha, costs nothing to make, and is streamed by libvips.
 """
 
 import contextlib

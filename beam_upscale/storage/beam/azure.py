@@ -8,7 +8,7 @@ from beam_upscale.storage.beam.requirements import Requirement
 
 
 class _Client:
-    """Azure's blobs, by ETags."""
+    """A client of Azure's blob storage, with conditions on ETags."""
 
     def __init__(self, options: Any) -> None:
         from apache_beam.io.azure import blobstorageio

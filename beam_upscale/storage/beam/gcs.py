@@ -9,14 +9,14 @@ from beam_upscale.storage.beam.requirements import Requirement, unreached
 
 
 def _problem(_: str) -> ImageError | None:
-    """Returns the error if there is no way to GCS."""
+    """Returns an error if GCS cannot be reached, else None."""
     from google.cloud.storage import Client
 
     return unreached("GCS", Client.create_anonymous_client()._connection.API_BASE_URL)
 
 
 class _Client:
-    """GCS, by generations: `ifGenerationMatch`."""
+    """A client of GCS, with conditions on generations: `ifGenerationMatch`."""
 
     def __init__(self, options: Any) -> None:
         from apache_beam.io.gcp import gcsio

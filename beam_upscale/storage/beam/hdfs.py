@@ -1,4 +1,4 @@
-"""The store of files on HDFS: what Beam's file system lacks there, or does not do as needed.
+"""The store of files on HDFS, by the WebHDFS client inside Beam's file system.
 
 Beam's `HadoopFileSystem` lists only the direct entries of a folder, and subfolders as if they were
 files. It reports a failing server as a missing file, and cannot rename onto an existing file. The
@@ -28,7 +28,7 @@ _OS_ERRORS = {
 
 
 def _without_options(uri: str) -> ImageError | None:
-    """Returns the error if Beam has no HDFS by its options."""
+    """Returns an error if Beam's options name no HDFS server, else None."""
     try:
         FileSystems.get_filesystem(uri)
     except ValueError:
@@ -43,7 +43,7 @@ def _without_options(uri: str) -> ImageError | None:
 class Hdfs(BeamFiles):
     """Files on HDFS.
 
-    Where nothing else is said, methods raise a FileNotFoundError, a PermissionError, or an error of
+    Unless stated otherwise, methods raise a FileNotFoundError, a PermissionError, or an error of
     the WebHDFS client.
     """
 

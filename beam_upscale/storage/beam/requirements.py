@@ -1,4 +1,4 @@
-"""The check that a store of Beam's can be used; it fails at once, where a client tries for minutes.
+"""Checks that one of Beam's stores can be used, at once, where its client would try for minutes.
 
 A store may lack something in this process: a package, credentials, options, a way to its host. This
 is checked before the store's first file, and the result holds for the files that follow.

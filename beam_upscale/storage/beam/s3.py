@@ -18,7 +18,7 @@ _PART_BYTES = 64 << 20
 
 
 def _problem(_: str) -> ImageError | None:
-    """Returns the error if there are no credentials, or no way to S3."""
+    """Returns an error if there are no credentials or S3 cannot be reached, else None."""
     import boto3  # type: ignore[import-untyped]
     from apache_beam.io.aws.clients.s3.boto3_client import Client
 
@@ -36,7 +36,7 @@ def _problem(_: str) -> ImageError | None:
 
 
 class _Client:
-    """S3, by ETags: `If-None-Match` and `If-Match` of PutObject and similar requests."""
+    """A client of S3, with conditions on ETags: `If-None-Match` and `If-Match` of its requests."""
 
     def __init__(self, options: Any) -> None:
         from apache_beam.io.aws.clients.s3 import boto3_client

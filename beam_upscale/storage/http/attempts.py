@@ -86,12 +86,12 @@ class Answer:
         return self.response.status_code == 200
 
     def length(self) -> int | None:
-        """Returns the number of bytes that the body is said to have; None if it is not said."""
+        """Returns the body's number of bytes as the server states it; None if it does not."""
         text = self.response.headers.get("Content-Length", "")
         return int(text) if _NUMBER.fullmatch(text) else None
 
     def total(self) -> int | None:
-        """Returns the number of bytes that the file is said to have; None if it is not said."""
+        """Returns the file's number of bytes as the server states it; None if it does not."""
         if self.is_whole:
             return self.length()
         match = re.fullmatch(
@@ -101,7 +101,7 @@ class Answer:
         return int(match[1]) if match else None
 
     def start(self) -> int | None:
-        """Returns the offset of the body's first byte in the file; None if it is not said."""
+        """Returns the offset of the body's first byte in the file; None if it is not stated."""
         if self.is_whole:
             return 0
         match = re.match(rf"bytes ({_DIGITS})-", self.response.headers.get("Content-Range", ""))

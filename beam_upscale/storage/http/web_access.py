@@ -168,7 +168,7 @@ def within(asked: WebAccess) -> Iterator[None]:
 
 
 def asked_by(options: PipelineOptions) -> WebAccess:
-    """Returns the rules that a pipeline's options ask for."""
+    """Returns the rules that a pipeline's options set."""
     known = options.view_as(WebOptions)
     return WebAccess(bool(known.deny_private_networks), bool(known.allow_link_local))
 

@@ -192,7 +192,7 @@ def _total(url: str) -> int | None:
 
 
 def _ask_for_first_byte(url: str, consume: Callable[[Answer], T]) -> T:
-    """Asks for what a server tells of a file, with its first byte."""
+    """Requests the first byte of a file, whose answer also states the file's size and version."""
     # Not HEAD: links that are signed for GET, and quite a few servers, refuse it.
     return ask(url, {"Range": "bytes=0-0"}, consume)
 

@@ -1,4 +1,4 @@
-"""The store of files on disks of this machine, and what forbids a folder at a path."""
+"""The store of files on local disks, and its check for a file or dead link in a folder's place."""
 
 import contextlib
 import errno
@@ -78,7 +78,7 @@ class LocalDisk(Store):
             return path.open("rb")
 
     def exists(self, uri: str) -> bool:
-        """Checks whether a file exists; False for a folder, and where none can be looked for."""
+        """Checks whether a file exists; False for a folder, and if the path cannot be looked up."""
         return _path(uri).is_file()
 
     def size(self, uri: str) -> int | None:

@@ -1,4 +1,4 @@
-"""The protocol of all stores of files, whatever they are and wherever.
+"""The protocol that every store of files implements.
 
 `stores.store_of` chooses the store of a URI. A new store is a class that is derived from `Store`,
 or from `remote_store.RemoteStore` where files are listed by how their names begin, and a line in
@@ -105,7 +105,7 @@ class Store(abc.ABC):
 
     @abc.abstractmethod
     def absolute(self, uri: str) -> str:
-        """Returns a URI without what has no meaning in it; a local path is made absolute."""
+        """Returns a URI without its meaningless characters; a local path is made absolute."""
 
     def canonical(self, uri: str) -> str:
         """Returns the one name of a place that has several, as far as the names themselves tell."""

@@ -65,8 +65,9 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
         uri: the URI, or any text; a path, and a URI without secrets, are returned as they are.
         parameters: True leaves out parameters that carry secrets as well.
     """
-    # What is left out may bring together what stood before and behind it, which is read anew.
-    # This ends: each time something shorter, or `…`, takes the place of something else.
+    # Leaving a secret out joins the texts before and after it, which may form another URL, so the
+    # result is searched again. This ends: each round replaces something by something shorter, or by
+    # `…`.
     shown = _shown_once(uri, parameters)
     while shown != uri:
         uri, shown = shown, _shown_once(shown, parameters)
