@@ -1,6 +1,6 @@
 """Measures the rooms of `beam_upscale`, and writes the table in `architecture.md`.
 
-`python docs/rooms.py` writes the table anew; a test compares it with what stands there. Modules are
+`python docs/rooms.py` writes the table again; a test compares the table with its result. Modules are
 read as text and never imported.
 """
 

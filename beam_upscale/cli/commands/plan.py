@@ -82,7 +82,7 @@ def preview_command(
     from beam_upscale.storage.uris import secrets
 
     if to is None and not is_local(beam_options):
-        raise click.UsageError("a preview that a runner of Beam's makes needs --to FOLDER")
+        raise click.UsageError("a preview with a Beam --runner needs --to FOLDER")
     settings = settings_of(engine, then, **options)
     beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)
     files.configure(beam_options)

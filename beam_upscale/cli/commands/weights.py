@@ -59,8 +59,8 @@ def weights_list(as_json: bool) -> None:
     baselines = [(name, "any", "0", use, "-") for name, use in weights_baselines.BASELINES.items()]
     out.table([Column("name", is_whole=True), *map(Column, names)], [*registered, *baselines])
     out.line(
-        "work counts multiply-adds for each input pixel, in those of realesrgan-x4plus; the last "
-        f"{len(baselines)} are no networks"
+        "work is the number of multiply-adds for each input pixel, relative to realesrgan-x4plus; "
+        f"the last {len(baselines)} are filters, not networks"
     )
     for engine in ENGINES.values():
         if HubRepository.parse(engine.default_weights) is not None:
@@ -112,5 +112,5 @@ def weights_verify() -> None:
         out.line(f"{status.registered.name}  {status.state}")
         damaged += status.state is registry.CacheState.DAMAGED
     if damaged:
-        out.line(f"{damaged} damaged; `beam-upscale weights fetch NAME` makes them again")
+        out.line(f"{damaged} damaged; `beam-upscale weights fetch NAME` fetches them again")
         sys.exit(EXIT_FAILED)

@@ -73,7 +73,7 @@ def _own_words(error: BaseException) -> str | None:
 def _telling_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines()]
     telling = [line for line in lines if line and not _JAVA_TRACE.fullmatch(line)]
-    return _BEAM_STEP.sub("", telling[-1] if telling else "it says nothing of itself")
+    return _BEAM_STEP.sub("", telling[-1] if telling else "it has no message")
 
 
 def _of_system(error: BaseException) -> str | None:

@@ -52,7 +52,7 @@ RUN_OPTIONS = (
     click.option(
         "--overwrite",
         is_flag=True,
-        help="Delete the results of earlier runs in OUTPUT and begin anew. Without it, a run "
+        help="Delete the results of earlier runs in OUTPUT and start over. Without it, a run "
         "continues OUTPUT, and is refused if its settings differ.",
     ),
     click.option(

@@ -40,7 +40,7 @@ def check_iso_sizes(data: bytes, format_: str, pixels: int) -> None:
             raise ImageError(
                 ErrorCode.UNSUPPORTED_FORMAT,
                 f"{format_.upper()} of {pixels} px that holds a picture of {width} x {height}; at "
-                f"most {most} px are decoded for it; save it anew",
+                f"most {most} px are decoded for it; save it again",
             )
 
 

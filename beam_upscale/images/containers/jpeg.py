@@ -57,7 +57,7 @@ def jpeg_info(data: bytes) -> JpegInfo:
     if height == 0 and marker == _JPEG_SOS and data.find(_JPEG_LINES, end) >= 0:
         raise ImageError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            "JPEG whose height stands behind its pixels (DNL marker); save it anew",
+            "JPEG whose height stands behind its pixels (DNL marker); save it again",
         )
     return JpegInfo(width, height, components, precision, exif)
 
@@ -90,7 +90,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
     if sum(1 for _ in signs) > most and (scans := _jpeg_scans(data)) > most:
         raise ImageError(
             ErrorCode.UNSUPPORTED_FORMAT,
-            f"JPEG of {scans} scans; at most {most} are decoded for {pixels} px; save it anew",
+            f"JPEG of {scans} scans; at most {most} are decoded for {pixels} px; save it again",
         )
 
 

@@ -58,7 +58,7 @@ def part_numbers(file_bytes: int, format_: str) -> Iterator[int]:
     yield from range(most)
     raise ImageError(
         ErrorCode.UNSUPPORTED_FORMAT,
-        f"{format_} of more than {most:,} chunks; at most as many are looked at; save it anew",
+        f"{format_} of more than {most:,} chunks; at most as many are looked at; save it again",
     )
 
 

@@ -204,7 +204,7 @@ def _check_tiff_parts(tags: TiffTags, width: int, height: int) -> None:
         raise ImageError(
             ErrorCode.UNSUPPORTED_FORMAT,
             f"TIFF of {width} x {height} px in {what}, {size} bytes each; at most {most} are "
-            "decoded at a time; save it anew",
+            "decoded at a time; save it again",
         )
 
 
@@ -223,7 +223,7 @@ def _check_strips_or_tiles(tags: TiffTags, places: TiffPlaces) -> None:
         raise ImageError(
             ErrorCode.CORRUPT,
             f"TIFF whose fields {said} say that the same pixels lie in strips and in tiles; "
-            "save it anew",
+            "save it again",
         )
 
 

@@ -57,7 +57,7 @@ _END_OF_SCAN = re.compile(rb"(?<!\xff)\xff++[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _RESTART = re.compile(rb"(?<!\xff)\xff++[\xd0-\xd7]")
 
 EXTRANEOUS = "extraneous bytes skipped"
-RENUMBERED = "restart markers numbered anew"
+RENUMBERED = "restart markers renumbered"
 ODD_VERSION = "unknown JFIF version ignored"
 ODD_TRANSFORM = "unknown Adobe color transform ignored"
 ODD_SCAN = "odd scan parameters ignored"

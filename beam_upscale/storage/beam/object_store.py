@@ -205,7 +205,7 @@ def replace(client: ConditionalClient, uri: str, file: IO[bytes], guard: Guard) 
         if is_written:
             return
         expected = client.version(uri)
-    raise OSError(f"{uri} is changed by others all the time")
+    raise OSError(f"other writers keep changing {uri}")
 
 
 def delete_seen(client: ConditionalClient, seen: Iterable[tuple[str, str]], guard: Guard) -> None:

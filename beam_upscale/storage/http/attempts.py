@@ -264,7 +264,7 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
     except urls.UserinfoError as error:
         raise failed(url, f"it leads to a URL that is not read: {error}") from None
     except ValueError as error:
-        reason = f"it leads to what is no address of a web server: {_no_url(error)}"
+        reason = f"it leads to an address of no web server: {_no_url(error)}"
         raise failed(url, reason) from None
     if at.scheme == "https" and found.scheme != "https":
         raise failed(

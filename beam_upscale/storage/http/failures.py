@@ -25,8 +25,8 @@ _CONNECTION_WORDS = {
     errno.ECONNABORTED: "the server broke off the connection",
     errno.EPIPE: "the server broke off the connection",
     errno.ETIMEDOUT: _NO_ANSWER,
-    errno.EHOSTUNREACH: "no way leads to its host",
-    errno.ENETUNREACH: "no way leads to its host",
+    errno.EHOSTUNREACH: "there is no route to its host",
+    errno.ENETUNREACH: "there is no route to its host",
 }
 
 
@@ -44,7 +44,7 @@ def _of_certificate(error: Any) -> str:
 
 def _of_connecting(error: Any) -> str:
     is_timeout = not isinstance(error, of_urllib3.NewConnectionError)
-    return "no connection came about in time" if is_timeout else ""
+    return "no connection was made in time" if is_timeout else ""
 
 
 def _of_system(error: Any) -> str:
@@ -58,7 +58,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
     ((ssl.SSLCertVerificationError,), _of_certificate),
     (
         (of_urllib3.SSLError, requests.exceptions.SSLError, ssl.SSLError),
-        "the server does not encrypt as https has it",
+        "the server does not encrypt as https requires",
     ),
     ((http.client.RemoteDisconnected,), "the server closed the connection without an answer"),
     ((of_urllib3.InvalidChunkLength,), "the answer's chunks are no HTTP"),
@@ -70,7 +70,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
     ((http.client.HTTPException,), "the answer has too many headers"),
     ((of_urllib3.ConnectTimeoutError,), _of_connecting),
     ((of_urllib3.LocationParseError, UnicodeError), "its host is no name"),
-    ((requests.exceptions.InvalidURL,), "it is no URL that can be asked for"),
+    ((requests.exceptions.InvalidURL,), "it is no URL that can be requested"),
     ((of_urllib3.ReadTimeoutError, requests.exceptions.ReadTimeout, TimeoutError), _NO_ANSWER),
     ((OSError,), _of_system),
     ((of_urllib3.ProtocolError,), "the connection broke off"),
@@ -114,4 +114,4 @@ def status(number: int) -> str:
 def encoding(sent: str) -> str:
     """Describes the fault of a file that is sent in an encoding that was not requested."""
     shown = f"as {sent}" if sent in _ENCODINGS else "in an encoding"
-    return f"it is sent {shown}, which was not asked for"
+    return f"it is sent {shown}, which was not requested"

@@ -59,7 +59,7 @@ def raised_from(error: Exception, cause: Exception) -> Exception:
             "runner_error: Caused by: java.net.ConnectException: Connection refused: localhost:50",
         ),
         (KeyError("name"), "internal_error: KeyError: 'name'; "),
-        (RuntimeError(), "internal_error: RuntimeError: it says nothing of itself; "),
+        (RuntimeError(), "internal_error: RuntimeError: it has no message; "),
     ],
 )
 def test_every_error_is_one_line_with_a_code(error: Exception, told: str) -> None:

@@ -124,24 +124,24 @@ def test_what_is_secret_stands_in_no_message(
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Encoding: SECRET\r\n\r\nabc",
-            "it is sent in an encoding, which was not asked for",
+            "it is sent in an encoding, which was not requested",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Encoding: GZIP\r\n\r\nabc",
-            "it is sent as gzip, which was not asked for",
+            "it is sent as gzip, which was not requested",
         ),
         (b"", "the server closed the connection without an answer"),
         (
             b"HTTP/1.1 302 x\r\nLocation: ftp://me:SECRET@h/x?token=SECRET\r\n\r\n",
-            "it leads to what is no address of a web server: ftp: is no scheme of a web server",
+            "it leads to an address of no web server: ftp: is no scheme of a web server",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: data:image/png;base64,SECRET\r\n\r\n",
-            "it leads to what is no address of a web server: data: is no scheme of a web server",
+            "it leads to an address of no web server: data: is no scheme of a web server",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: http://h:99999/SECRET\r\n\r\n",
-            "it leads to what is no address of a web server: its port is no number of at most",
+            "it leads to an address of no web server: its port is no number of at most",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: http://169.254.169.254/SECRET\r\n\r\n",
