@@ -1,7 +1,7 @@
 """Measures the rooms of `beam_upscale`, and writes the table in `architecture.md`.
 
-`python docs/rooms.py` writes the table again; a test compares the table with its result. Modules are
-read as text and never imported.
+`python docs/rooms.py` writes the table again; a test compares the text with what it would write.
+Modules are read as text and never imported.
 """
 
 import ast
