@@ -16,8 +16,7 @@ from beam_upscale.inference.networks import backend, device, weight_files
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.recognition import NetworkInfo, recognize
-from beam_upscale.inference.weights import baselines, resolution
-from beam_upscale.inference.weights import values as weights_values
+from beam_upscale.inference.weights import baselines, resolution, values
 from beam_upscale.planning.engines import Engine, Network
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
@@ -266,7 +265,7 @@ _PIN: Mapping[Network, _Pin] = MappingProxyType(
 )
 
 
-def _require_scale(scale: int, engine: Engine, found: weights_values.Weights) -> None:
+def _require_scale(scale: int, engine: Engine, found: values.Weights) -> None:
     if scale < engine.scale:
         raise SettingsError(
             ErrorCode.WEIGHTS_UNUSABLE,
@@ -275,7 +274,7 @@ def _require_scale(scale: int, engine: Engine, found: weights_values.Weights) ->
         )
 
 
-def _find_weights(spec: str | None, engine: str) -> tuple[weights_values.Weights, str]:
+def _find_weights(spec: str | None, engine: str) -> tuple[values.Weights, str]:
     """Returns weights on this machine, and their address for workers.
 
     Raises:
@@ -287,4 +286,4 @@ def _find_weights(spec: str | None, engine: str) -> tuple[weights_values.Weights
     sha256 = shared_weights.sha256(spec)
     cached = shared_weights.fetch(spec, sha256)
     name = PurePosixPath(store_of(spec).path_of(spec)).name
-    return weights_values.Weights(name, cached, sha256, source=uris.printable(spec)), spec
+    return values.Weights(name, cached, sha256, source=uris.printable(spec)), spec

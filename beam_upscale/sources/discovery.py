@@ -14,8 +14,7 @@ from beam_upscale.sources.inputs.input_scope import InputScope, results_to_name
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.stores import store_of
-from beam_upscale.storage.uris import secrets, urls
-from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.uris import secrets, uris, urls
 
 
 def list_images(
@@ -72,11 +71,11 @@ def _refuse_unread(pattern: str) -> None:
     """Raises an error if no reader takes the address of a pattern."""
     scheme, refusal = store_of(pattern).unread_scheme(pattern), ""
     if scheme is not None:
-        refusal = uris_uris.scheme_refusal(scheme)
+        refusal = uris.scheme_refusal(scheme)
     elif secrets.has_userinfo(pattern):
         refusal = urls.USERINFO_REFUSAL
     if refusal:
-        found = f"the input {uris_uris.named(pattern)} is not read: {refusal}"
+        found = f"the input {uris.named(pattern)} is not read: {refusal}"
         raise SettingsError(ErrorCode.INVALID_OPTION, found)
 
 
@@ -93,7 +92,7 @@ def _list_within(
     if image_column is not None and not definition.has_image_column:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {image_column!r}, and {uris_uris.named(pattern)} is read as "
+            f"image_column is {image_column!r}, and {uris.named(pattern)} is read as "
             f"{form}, which has no such column; leave it out, or say with --input-format which "
             "kind of table it is",
         )
@@ -127,8 +126,7 @@ def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
     """Checks whether a pattern names a folder, and all these files are below it."""
     target = files.absolute(pattern)
     return store_of(pattern).has_folders and all(
-        entry.uri.startswith(uris_uris.join(target, ""))
-        or (entry.is_folder and entry.uri == target)
+        entry.uri.startswith(uris.join(target, "")) or (entry.is_folder and entry.uri == target)
         for entry in entries
     )
 
@@ -140,16 +138,16 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         others = len(listing.datasets) - 1
         return SettingsError(
             ErrorCode.NO_INPUT,
-            f"{uris_uris.named(pattern)} holds no images but the results of runs, which are no "
-            f"inputs: those of {uris_uris.named(root)}{f' and {others:,} more' if others else ''}"
-            f"; to upscale them once more, name them: {uris_uris.printable(results_to_name(root))}",
+            f"{uris.named(pattern)} holds no images but the results of runs, which are no "
+            f"inputs: those of {uris.named(root)}{f' and {others:,} more' if others else ''}"
+            f"; to upscale them once more, name them: {uris.printable(results_to_name(root))}",
         )
     form = format_of(pattern)
     if form is not None and not listing.ignored and is_there(pattern):
         nothing = form.definition.without_inputs
-        return SettingsError(ErrorCode.NO_INPUT, f"{uris_uris.named(pattern)} is {nothing}")
+        return SettingsError(ErrorCode.NO_INPUT, f"{uris.named(pattern)} is {nothing}")
     return SettingsError(
         ErrorCode.NO_INPUT,
-        f"{uris_uris.named(pattern)} holds no images ({listing.ignored} other files); a folder "
+        f"{uris.named(pattern)} holds no images ({listing.ignored} other files); a folder "
         "of tables or tars is read with --input-format",
     )

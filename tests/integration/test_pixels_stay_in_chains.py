@@ -21,7 +21,7 @@ from runs import ENGINE
 import beam_upscale as bu
 from beam_upscale import yaml
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.pipeline import run as pipeline_run
+from beam_upscale.pipeline import run
 from beam_upscale.pipeline.commit.persist import Persist
 from beam_upscale.pipeline.large_images.results import PersistInScratch
 from beam_upscale.pipeline.large_images.spread import PersistTile, ReadTile
@@ -105,7 +105,7 @@ def test_of_the_command(
     pinned, pipeline = settings.pin(), beam.Pipeline(runner=FnApiRunner())
     record = run_record(pinned, layout)
 
-    pipeline_run._wire(pipeline, request, pinned, record, "run", None, None)
+    run._wire(pipeline, request, pinned, record, "run", None, None)
 
     found = walked(pipeline)
     assert found.wrong == []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beam_upscale.images.decoding import child as decoding_child
+from beam_upscale.images.decoding import child
 
 
 def png(width: int = 30, height: int = 20, seed: int = 0) -> bytes:
@@ -25,7 +25,7 @@ def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
 
 def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
     replies = io.BytesIO()
-    decoding_child.serve(io.BytesIO(b"".join(requests)), replies, **functions)
+    child.serve(io.BytesIO(b"".join(requests)), replies, **functions)
     replies.seek(0)
     return replies
 

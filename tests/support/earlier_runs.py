@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
@@ -47,7 +47,7 @@ def commit(dataset: DatasetFolder, shard: int, rows: Iterable[Row]) -> None:
         if row.output_uri is not None:
             dataset.write(dataset.resolve(row.output_uri), b"done")
     with files.publish(dataset.manifest_uri(shard)) as file:
-        pq.write_table(manifest_table.table(rows), file)
+        pq.write_table(table.table(rows), file)
     files.delete(dataset.staging)
 
 

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 
 NOBODY = 65534
 
@@ -23,7 +23,7 @@ def as_ordinary_user() -> Iterator[None]:
 
 
 def names(pattern: str | Path) -> list[str]:
-    return sorted(entry.name for entry in storage_files.list_files(str(pattern)))
+    return sorted(entry.name for entry in files.list_files(str(pattern)))
 
 
 def make_files(folder: Path, *relative: str) -> None:

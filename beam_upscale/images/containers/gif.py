@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from beam_upscale.images.containers import parts as containers_parts
+from beam_upscale.images.containers import parts
 from beam_upscale.images.containers.parts import part_numbers, unpack
 
 _GIF_EXTENSION, _GIF_IMAGE, _GIF_TRAILER = 0x21, 0x2C, 0x3B
@@ -19,7 +19,7 @@ def gif_frames(data: bytes) -> int:
     frames = 0
     for kind, position in _gif_parts(data):
         frames += kind == _GIF_IMAGE and position + 9 <= len(data)
-        if frames == containers_parts.MOST_FRAMES:
+        if frames == parts.MOST_FRAMES:
             break
     return max(1, frames)
 

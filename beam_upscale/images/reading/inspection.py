@@ -17,9 +17,7 @@ from PIL import (
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.codecs import damage_as_image_error, quiet_pillow
-from beam_upscale.images.containers import camera_raw, gif, iso, png, tiff_views, webp
-from beam_upscale.images.containers import jpeg as containers_jpeg
-from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.containers import camera_raw, gif, iso, jpeg, png, tiff, tiff_views, webp
 from beam_upscale.images.metadata import beside
 from beam_upscale.images.metadata.beside import Beside
 from beam_upscale.images.metadata.iso_properties import check_coded_sizes, has_exif, without_exif
@@ -73,7 +71,7 @@ def _inspect_png(data: bytes) -> Source:
 
 
 def _inspect_jpeg(data: bytes) -> Source:
-    info = containers_jpeg.jpeg_info(data)
+    info = jpeg.jpeg_info(data)
     mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(info.components)
     if mode is None or info.precision != 8:
         raise ImageError(
@@ -112,7 +110,7 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
     """
     if name := camera_raw.camera_raw(data):
         raise refuse_camera_raw(name)
-    info = containers_tiff.tiff_info(data)
+    info = tiff.tiff_info(data)
     layout = tiff_samples.layout(info)
     source = _source(
         "tiff",

@@ -18,9 +18,7 @@ from beam_upscale.images.codecs import (
     quiet_pillow,
     raise_jpeg_warnings,
 )
-from beam_upscale.images.containers import jpeg as containers_jpeg
-from beam_upscale.images.containers import png, tiff_views, webp
-from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.containers import jpeg, png, tiff, tiff_views, webp
 from beam_upscale.images.metadata import behind, profiles
 from beam_upscale.images.reading import bare_tiff, inspection, jpeg_repair, tiff_samples
 from beam_upscale.images.reading.carried_metadata import kept_metadata, upright
@@ -88,9 +86,9 @@ def _check_complete(data: bytes, source: Source) -> None:
     elif source.header.format == "webp":
         webp.check_webp(data)
     elif source.header.format == "jpeg":
-        containers_jpeg.check_jpeg(data, source.header.width * source.header.height)
+        jpeg.check_jpeg(data, source.header.width * source.header.height)
     elif source.tiff is not None:
-        containers_tiff.check_tiff(data, source.tiff)
+        tiff.check_tiff(data, source.tiff)
 
 
 def _read_picture(data: bytes, source: Source) -> _Picture:
@@ -180,7 +178,7 @@ def _read_strictly(open_: Callable[[str], Any], read: Callable[[Any], T]) -> T:
     return found
 
 
-def check_jpegs(data: bytes, info: containers_tiff.TiffInfo) -> None:
+def check_jpegs(data: bytes, info: tiff.TiffInfo) -> None:
     """Decodes the JPEGs in a TIFF to find damage, which libtiff ignores.
 
     Args:
@@ -196,7 +194,7 @@ def check_jpegs(data: bytes, info: containers_tiff.TiffInfo) -> None:
             whole_jpeg(part, functools.partial(open_vips, part), lambda image: image.avg())
 
 
-def _read_tiff(data: bytes, source: Source, info: containers_tiff.TiffInfo) -> _Picture:
+def _read_tiff(data: bytes, source: Source, info: tiff.TiffInfo) -> _Picture:
     check_jpegs(data, info)
     reader = tiff_samples.layout(info).reader
     if reader is tiff_samples.Reader.BARE:
@@ -212,7 +210,7 @@ def _read_tiff(data: bytes, source: Source, info: containers_tiff.TiffInfo) -> _
     return dataclasses.replace(picture, is_upright=True)
 
 
-def _plainly(data: bytes, info: containers_tiff.TiffInfo) -> Callable[[str], Any]:
+def _plainly(data: bytes, info: tiff.TiffInfo) -> Callable[[str], Any]:
     def open_(fail_on: str) -> Any:
         view = tiff_views.tiff_plain_view(data, info)
         return bare_tiff.open_view(view, _reading(data), "sequential", fail_on)
@@ -227,7 +225,7 @@ def _reading(data: bytes) -> Callable[[int, int], bytes]:
     return read
 
 
-def _read_bare_tiff(data: bytes, info: containers_tiff.TiffInfo) -> _Picture:
+def _read_bare_tiff(data: bytes, info: tiff.TiffInfo) -> _Picture:
     bare = bare_tiff.BareTiff(info, tiff_views.tiff_views(data, info), _reading(data))
     image = bare.open()
     samples = bare.meant(_samples(image))
@@ -242,7 +240,7 @@ def _read_bare_tiff(data: bytes, info: containers_tiff.TiffInfo) -> _Picture:
     return _Picture(color, bare.has_alpha, profile, notes)
 
 
-def tiff_bands(image: Any, info: containers_tiff.TiffInfo) -> tuple[Any, bool]:
+def tiff_bands(image: Any, info: tiff.TiffInfo) -> tuple[Any, bool]:
     """Returns color and alpha of a gray or RGB TIFF that libvips opened, and whether it has alpha.
 
     Args:

@@ -31,9 +31,7 @@ from beam_upscale.images.codecs import (
     quiet_pillow,
     raise_jpeg_warnings,
 )
-from beam_upscale.images.containers import jpeg as containers_jpeg
-from beam_upscale.images.containers import png, tiff_views
-from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.containers import jpeg, png, tiff, tiff_views
 from beam_upscale.images.containers.tiff import TiffInfo
 from beam_upscale.images.metadata import behind
 from beam_upscale.images.reading import (
@@ -147,7 +145,7 @@ def _reader(
         return _jpeg(file, source)
     if (info := source.tiff) is not None:
         with _mapped(file) as data:
-            containers_tiff.check_tiff(data, info)
+            tiff.check_tiff(data, info)
             reader = tiff_samples.layout(info).reader
             views = tiff_views.tiff_views(data, info) if reader is tiff_samples.Reader.BARE else ()
             if views:
@@ -166,7 +164,7 @@ def _jpeg(file: BinaryIO, source: reading_source.Source) -> PictureReader:
     """Opens a JPEG; one that may have oddities is read once before, to collect its notes."""
     open_ = functools.partial(_open, file, "sequential")
     with _mapped(file) as data:
-        containers_jpeg.check_jpeg(data, source.header.width * source.header.height)
+        jpeg.check_jpeg(data, source.header.width * source.header.height)
         behind.look_behind(source.beside, "jpeg", data)
         odd = jpeg_repair.mended(data)
         if odd is None or odd.notes or not odd.is_plain:

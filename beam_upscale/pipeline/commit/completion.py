@@ -12,7 +12,7 @@ from beam_upscale.dataset import book_sums, books
 from beam_upscale.dataset.card import dataset_card
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout, shard_name
-from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import HoldLostError
@@ -43,9 +43,7 @@ def shards_to_retype(
     """
     schemas = {shard: dataset.manifest_schema(shard) for shard in dataset.committed_shards()}
     found = {shard: schema.field("input").type for shard, schema in schemas.items()}
-    earlier = {
-        shard for shard, schema in schemas.items() if not manifest_table.is_of_this_version(schema)
-    }
+    earlier = {shard for shard, schema in schemas.items() if not table.is_of_this_version(schema)}
     if input_type is None:
         if not earlier and _are_all_equal(list(found.values())):
             return

@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import BrokenProcessError
 from beam_upscale.inference.elements import METRICS, Inference, PendingInference, TiledImage
-from beam_upscale.inference.handlers import remote as handlers_remote
+from beam_upscale.inference.handlers import remote
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.handlers.registry import handler_for
 from beam_upscale.inference.local_engines import LocalEngine
@@ -114,7 +114,7 @@ def run_inference(stage: Stage, handler_options: HandlerOptions) -> RunInference
     if isinstance(model, RemoteEngine):
         # Beam keeps a model that has an identifier, and a later run would find it stopped, as this
         # run left it.
-        return RunInference(handlers_remote.RemoteHandler(model, stage.engine, **handler_options))
+        return RunInference(remote.RemoteHandler(model, stage.engine, **handler_options))
     return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
 
 

@@ -7,7 +7,7 @@ from beam_upscale.dataset.names import RequestedName, unique_names
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal
 from beam_upscale.planning.chain import Rules
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 
 
@@ -79,7 +79,7 @@ class Listing:
 def is_there(uri: str) -> bool:
     """Checks whether a file exists; False also if that cannot be found out."""
     try:
-        return storage_files.exists(uri)
+        return files.exists(uri)
     except (ImageError, OSError):
         # The folder may not be entered; the error of the image itself says so.
         return False

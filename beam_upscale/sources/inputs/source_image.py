@@ -18,8 +18,7 @@ from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess, within
 from beam_upscale.storage.protocol.store import check_size
 from beam_upscale.storage.stores import store_of
-from beam_upscale.storage.uris import secrets, urls
-from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.uris import secrets, uris, urls
 
 # A caption, a text that describes an image, has the image's name with this ending.
 CAPTION = ".txt"
@@ -71,7 +70,7 @@ class SourceImage:
     @property
     def source_uri(self) -> str:
         """The file that holds the input, as text that every store takes; without one, the id."""
-        return self.input_id if self.uri is None else uris_uris.printable(self.uri)
+        return self.input_id if self.uri is None else uris.printable(self.uri)
 
     def identity(self, data_sha256: str | None = None) -> str:
         """Returns the values that identify the input, as JSON.
@@ -232,7 +231,7 @@ def _caption(uri: str, part: Extent | None) -> str:
         size = reading.size(uri, part) or len(data)
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
-            f"the caption {uris_uris.named(uri)} has {size:,} bytes; it may have "
+            f"the caption {uris.named(uri)} has {size:,} bytes; it may have "
             f"{_MAX_CAPTION_BYTES:,}: a {CAPTION} beside an image is taken for its prompt",
         )
     try:
@@ -240,7 +239,7 @@ def _caption(uri: str, part: Extent | None) -> str:
     except UnicodeDecodeError as error:
         raise ImageError(
             ErrorCode.INVALID_PROMPT,
-            f"the caption {uris_uris.named(uri)} is not UTF-8: byte {data[error.start]:#04x} at "
+            f"the caption {uris.named(uri)} is not UTF-8: byte {data[error.start]:#04x} at "
             f"{error.start:,}; save it as UTF-8",
         ) from None
 
@@ -271,6 +270,6 @@ def source_image(uri: str, name: str | None = None, **fields: Any) -> SourceImag
 def id_of(uri: str, inside: str = "") -> str:
     """Returns the id of a file, or of a row or member inside one."""
     shown = secrets.without_secrets(uri) + (inside and f"#{inside}")
-    printable = uris_uris.encoded(shown)
+    printable = uris.encoded(shown)
     # Two names must not become one: a UTF-8 path never begins like this.
     return printable if printable == shown else f"percent-encoded:{printable}"

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from typing import IO, BinaryIO, ClassVar, cast
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.storage.http import attempts as http_attempts
+from beam_upscale.storage.http import attempts
 from beam_upscale.storage.http.attempts import Answer, T, ask, failed, within
 from beam_upscale.storage.http.connections import without_query
 from beam_upscale.storage.protocol.store import EVERYTHING, FileEntry, Guard, Scope, Store
@@ -56,7 +56,7 @@ class WebServers(Store):
             # The caller closes it.
             file = tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY)  # noqa: SIM115
             try:
-                for chunk in within(answer, http_attempts.PATIENCE.most_bytes):
+                for chunk in within(answer, attempts.PATIENCE.most_bytes):
                     file.write(chunk)
             except BaseException:
                 file.close()
@@ -145,7 +145,7 @@ class WebServers(Store):
 
         def consume(answer: Answer) -> str:
             digest = hashlib.sha256()
-            for chunk in within(answer, http_attempts.PATIENCE.most_bytes):
+            for chunk in within(answer, attempts.PATIENCE.most_bytes):
                 digest.update(chunk)
             return digest.hexdigest()
 

@@ -14,8 +14,7 @@ from small_images import saved
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.containers import gif as containers_gif
-from beam_upscale.images.containers import iso, parts
-from beam_upscale.images.containers import jpeg as containers_jpeg
+from beam_upscale.images.containers import iso, jpeg, parts
 from beam_upscale.images.containers import tiff as containers_tiff
 from beam_upscale.images.metadata import beside
 from beam_upscale.images.reading import inspection, jpeg_repair
@@ -155,9 +154,9 @@ def test_scans_of_an_ordinary_jpeg_are_few_and_those_of_its_metadata_none(tmp_pa
 def test_larger_jpegs_may_have_fewer_scans() -> None:
     data = scanned("RGB", 60)
 
-    containers_jpeg.check_jpeg(data, 1 << 20)
+    jpeg.check_jpeg(data, 1 << 20)
     with pytest.raises(ImageError, match="at most 32 are decoded"):
-        containers_jpeg.check_jpeg(data, 1 << 30)
+        jpeg.check_jpeg(data, 1 << 30)
 
 
 def test_files_of_countless_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_texts_of_a_png_unfold_a_few_times_only() -> None:
         (beside._RAW_PROFILE.match, b"\nexif\n 1" + b" " * 200_000 + b"!"),
         (jpeg_repair._END_OF_SCAN.search, b"\xff" * 200_000 + b"\0"),
         (jpeg_repair._RESTART.search, b"\xff" * 200_000 + b"\0"),
-        (containers_jpeg._JPEG_MARKER.search, b"\xff" * 200_000 + b"\0"),
+        (jpeg._JPEG_MARKER.search, b"\xff" * 200_000 + b"\0"),
     ],
 )
 def test_no_text_is_searched_from_each_of_its_bytes(

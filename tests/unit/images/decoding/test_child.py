@@ -13,10 +13,8 @@ from decoder_frames import DECODE, frame, png, serve, take
 from PIL import AvifImagePlugin
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.decoding import child as decoding_child
-from beam_upscale.images.decoding import limits
-from beam_upscale.images.reading import inspection
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.decoding import child, limits
+from beam_upscale.images.reading import inspection, pixels
 from beam_upscale.images.values import DecodedImage, ImageHeader
 
 
@@ -42,7 +40,7 @@ def test_main_answers_on_standard_streams(monkeypatch: pytest.MonkeyPatch) -> No
     try:
         os.dup2(request_reader, 0)
         os.dup2(reply_writer, 1)
-        decoding_child.main(read_header=read_header)
+        child.main(read_header=read_header)
     finally:
         for descriptor, original in enumerate(standard):
             os.dup2(original, descriptor)
@@ -60,7 +58,7 @@ def test_loop_answers_between_two_readies() -> None:
     replies = serve(frame({"request": "header"}, png()), frame(DECODE, png()))
 
     ready, header, _, decoded, _ = (take(replies) for _ in range(5))
-    expected = reading_pixels.decode(png(), max_pixels=1000)
+    expected = pixels.decode(png(), max_pixels=1000)
     assert ready[0]["ready"] > 1_000_000
     assert header[0]["header"] == dataclasses.asdict(expected.header)
     assert decoded[0]["shape"] == [20, 30, 3]
@@ -89,14 +87,14 @@ def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
 def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
 
-    assert decoding_child.usable_cores() == os.cpu_count()
+    assert child.usable_cores() == os.cpu_count()
 
 
 def test_process_ends_when_its_pipe_has_no_writer(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     reader, writer = os.pipe()
-    watch = threading.Thread(target=decoding_child.exit_with_parent, args=(reader,))
+    watch = threading.Thread(target=child.exit_with_parent, args=(reader,))
     watch.start()
 
     was_watching = watch.is_alive()

@@ -35,8 +35,7 @@ from small_images import (
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import values
 from beam_upscale.images.containers import png
-from beam_upscale.images.reading import inspection
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading import inspection, pixels
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.planning.plan_options import Animated
 
@@ -565,7 +564,7 @@ def test_memory_errors_are_no_damage(error: Exception, monkeypatch: pytest.Monke
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(reading_pixels, "_read_png", fail)
+    monkeypatch.setattr(pixels, "_read_png", fail)
 
     with pytest.raises(MemoryError):
         decode(FILES["png"])

@@ -18,7 +18,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image import prepare
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.run_state.input_state import (
     Allowance,
@@ -212,7 +212,7 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
 
     picture = source(encoded(photograph()))
     earlier = Record(Row("a", "a", Status.UPSCALED), telemetry=None)
-    monkeypatch.setattr(one_image_prepare, step, fail)
+    monkeypatch.setattr(prepare, step, fail)
 
     tiled = prepared(
         known(picture, earlier=EarlierResult(earlier)) if step == "_still_stands" else picture,

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from input_states import earlier_record, known
 
 from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
-from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, record_from_json
@@ -271,8 +271,8 @@ def as_stored(columns: Mapping[str, Any], *others: Mapping[str, Any]) -> Mapping
         for number, each in enumerate([columns, *others])
     ]
     file = io.BytesIO()
-    pq.write_table(manifest_table.table(rows), file)
-    return manifest_table.rows_of(pq.read_table(file))[0].input
+    pq.write_table(table.table(rows), file)
+    return table.rows_of(pq.read_table(file))[0].input
 
 
 def holds(image: SourceImage, row: Row, dataset: DatasetFolder) -> bool:

@@ -9,7 +9,7 @@ from memory_filesystem import MemoryFileSystem
 from memory_hdfs import MemoryHdfs
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry
 
 
@@ -25,7 +25,7 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
         }
     )
 
-    assert list(storage_files.list_files("mem://bucket/photos")) == [
+    assert list(files.list_files("mem://bucket/photos")) == [
         FileEntry("mem://bucket/photos/a.png", "a.png"),
         FileEntry("mem://bucket/photos/sub/b.png", "sub/b.png"),
     ]
@@ -35,7 +35,7 @@ def test_lists_a_folder_of_an_object_store(memory: dict[str, bytes]) -> None:
 def test_lists_one_file_of_an_object_store(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/photos/a.png"] = b"a"
 
-    assert list(storage_files.list_files("mem://bucket/photos/a.png")) == [
+    assert list(files.list_files("mem://bucket/photos/a.png")) == [
         FileEntry("mem://bucket/photos/a.png", "a.png")
     ]
     assert names("mem://bucket/none.png") == []
@@ -47,7 +47,7 @@ def test_lists_a_folder_where_folders_exist(hadoop: dict[str, bytes]) -> None:
     hadoop["/photos-old/d.png"] = b"d"
     MemoryHdfs.folders.add("/photos/nothing")
 
-    assert list(storage_files.list_files("hdfs://photos")) == [
+    assert list(files.list_files("hdfs://photos")) == [
         FileEntry("hdfs://photos/sub/b.png", "sub/b.png"),
         FileEntry("hdfs://photos/sub/deep/empty.png", "sub/deep/empty.png"),
     ]
@@ -77,7 +77,7 @@ def test_a_store_that_does_not_list_is_told_in_its_own_words(
     monkeypatch.setattr(MemoryFileSystem, "_list", refuse)
 
     with pytest.raises(SettingsError, match="photos/private") as caught:
-        list(storage_files.list_files(f"mem://bucket/in{below}"))
+        list(files.list_files(f"mem://bucket/in{below}"))
 
     assert caught.value.code is code
 
@@ -85,20 +85,20 @@ def test_a_store_that_does_not_list_is_told_in_its_own_words(
 def test_reads_from_another_file_system(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/a.png"] = b"0123456789"
 
-    assert storage_files.read("mem://bucket/a.png") == b"0123456789"
-    assert storage_files.read("mem://bucket/a.png", limit=3) == b"012"
-    assert storage_files.size("mem://bucket/a.png") == 10
-    assert storage_files.size("mem://bucket/none.png") is None
-    assert storage_files.sha256("mem://bucket/a.png") == hashlib.sha256(b"0123456789").hexdigest()
+    assert files.read("mem://bucket/a.png") == b"0123456789"
+    assert files.read("mem://bucket/a.png", limit=3) == b"012"
+    assert files.size("mem://bucket/a.png") == 10
+    assert files.size("mem://bucket/none.png") is None
+    assert files.sha256("mem://bucket/a.png") == hashlib.sha256(b"0123456789").hexdigest()
     with pytest.raises(ImageError) as caught:
-        storage_files.read("mem://bucket/none.png")
+        files.read("mem://bucket/none.png")
     assert caught.value.code is ErrorCode.NOT_FOUND
 
 
 def test_a_compressed_name_is_read_as_it_is(memory: dict[str, bytes]) -> None:
     memory["mem://bucket/a.png.gz"] = b"not gzip"
 
-    assert storage_files.read("mem://bucket/a.png.gz") == b"not gzip"
+    assert files.read("mem://bucket/a.png.gz") == b"not gzip"
 
 
 def test_many_objects_are_deleted_some_at_a_time(
@@ -114,7 +114,7 @@ def test_many_objects_are_deleted_some_at_a_time(
 
     monkeypatch.setattr(MemoryFileSystem, "delete", counted)
 
-    storage_files.delete("mem://bucket/a")
+    files.delete("mem://bucket/a")
 
     assert memory == {"mem://bucket/ab": b"beside"}
     assert together == [1000, 1000, 500]

@@ -12,7 +12,7 @@ import trustme
 from web_answers import LEADS
 from web_server import WebServer, serving
 
-from beam_upscale.storage.http import attempts as http_attempts
+from beam_upscale.storage.http import attempts
 from beam_upscale.storage.http import connections as http_connections
 
 
@@ -30,7 +30,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     )
 
     def set_patience(**changes: float) -> None:
-        monkeypatch.setattr(http_attempts, "PATIENCE", dataclasses.replace(hurry, **changes))
+        monkeypatch.setattr(attempts, "PATIENCE", dataclasses.replace(hurry, **changes))
 
     set_patience()
     return set_patience

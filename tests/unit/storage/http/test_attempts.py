@@ -12,7 +12,7 @@ from web_server import Handler, Reply, WebServer, chunked, file, first, hang_up,
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.storage import files
-from beam_upscale.storage.http import attempts as http_attempts
+from beam_upscale.storage.http import attempts
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_server_is_given_the_time_it_asks_for(
     now = time.time()
     # For this module only: threads that other tests have left may sleep meanwhile.
     clock = types.SimpleNamespace(sleep=pauses.append, time=lambda: now, monotonic=time.monotonic)
-    monkeypatch.setattr(http_attempts, "time", clock)
+    monkeypatch.setattr(attempts, "time", clock)
     later = email.utils.formatdate(now + 30, usegmt=True)
     web.replies |= {
         "/seconds": first(status(503, {"Retry-After": "7"}), file(DATA)),
@@ -169,6 +169,6 @@ def test_pauses_double_and_are_spread(web: WebServer, patience: Callable[..., No
     # Another attempt would come too late.
     assert web.asked["/a"] == 1
     for attempt, most in [(1, 10.0), (2, 20.0), (3, 40.0), (9, 60.0)]:
-        found = {http_attempts._pause(attempt, None) for _ in range(20)}
+        found = {attempts._pause(attempt, None) for _ in range(20)}
         assert len(found) > 1
         assert all(pause is not None and most / 2 <= pause <= most for pause in found)

@@ -8,8 +8,7 @@ from web_server import Handler, WebServer, file, send, status
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.storage import files
-from beam_upscale.storage.http import attempts as http_attempts
-from beam_upscale.storage.http import web_access
+from beam_upscale.storage.http import attempts, web_access
 from beam_upscale.storage.http.web_access import WebAccess
 
 
@@ -54,7 +53,7 @@ def test_what_may_be_connected_to_is_asked_anew(
 
     monkeypatch.setattr(web_access, "access", lambda: WebAccess(allows_link_local=True))
     assert code_of(lambda: files.read_at_most("http://169.254.1.1/", 9)) is ErrorCode.READ_ERROR
-    assert connections.count("169.254.1.1") == http_attempts.PATIENCE.attempts
+    assert connections.count("169.254.1.1") == attempts.PATIENCE.attempts
 
 
 def test_a_proxy_may_be_anywhere_and_is_asked_for_no_denied_host(

@@ -7,7 +7,7 @@ import pytest
 from local_files import as_ordinary_user, make_files
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 
 
@@ -15,14 +15,14 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
 
     with pytest.raises(ImageError, match="not a regular file") as caught:
-        storage_files.read(str(tmp_path / "pipe.png"))
+        files.read(str(tmp_path / "pipe.png"))
 
     assert caught.value.code is ErrorCode.READ_ERROR
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
-        storage_files.read(str(tmp_path))
+        files.read(str(tmp_path))
 
     assert caught.value.code is ErrorCode.READ_ERROR
 
@@ -32,7 +32,7 @@ def test_an_ordinary_user_may_not_read_everything(open_folder: Path) -> None:
     (open_folder / "secret.png").chmod(0o000)
 
     with as_ordinary_user(), pytest.raises(ImageError) as caught:
-        storage_files.read(str(open_folder / "secret.png"))
+        files.read(str(open_folder / "secret.png"))
 
     assert caught.value.code is ErrorCode.PERMISSION_DENIED
 
@@ -44,5 +44,5 @@ def test_a_file_uri_of_this_machine_is_read(tmp_path: Path, start: str) -> None:
 
     assert store_of(uri).is_local
     assert store_of(uri).unread_scheme(uri) is None
-    assert storage_files.absolute(uri) == f"{tmp_path}/a.png"
-    assert storage_files.read(uri) == b"here"
+    assert files.absolute(uri) == f"{tmp_path}/a.png"
+    assert files.read(uri) == b"here"

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from local_files import make_files, names
 
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.local import publishing
 
 
 def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.bin"
 
-    storage_files.write(str(path), b"one")
-    storage_files.write(str(path), b"two")
+    files.write(str(path), b"one")
+    files.write(str(path), b"two")
 
     assert path.read_bytes() == b"two"
     assert [each.name for each in path.parent.iterdir()] == ["a.bin"]
@@ -24,7 +24,7 @@ def test_publishing_makes_the_folders_and_replaces_the_file(tmp_path: Path) -> N
 def test_what_a_killed_writer_leaves_lies_in_the_folder_for_it(tmp_path: Path) -> None:
     uri, partial = str(tmp_path / "out" / "a.bin"), tmp_path / "partial"
 
-    with storage_files.publish(uri, str(partial)) as file:
+    with files.publish(uri, str(partial)) as file:
         file.write(b"data")
         assert len(list(partial.iterdir())) == 1
         assert list((tmp_path / "out").iterdir()) == []
@@ -36,7 +36,7 @@ def test_deleting_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     make_files(tmp_path, "kept/a.png")
     (tmp_path / "link").symlink_to(tmp_path / "kept")
 
-    storage_files.delete(str(tmp_path / "link"))
+    files.delete(str(tmp_path / "link"))
 
     assert names(tmp_path) == ["kept/a.png"]
 
@@ -60,8 +60,8 @@ def test_a_file_that_is_created_is_durable_with_its_name(
         monkeypatch.setattr(Path, "hardlink_to", refuse)
     path = tmp_path / "new/a"
 
-    assert storage_files.create(str(path), b"first", str(tmp_path / "partial"))
-    assert not storage_files.create(str(path), b"second", str(tmp_path / "partial"))
+    assert files.create(str(path), b"first", str(tmp_path / "partial"))
+    assert not files.create(str(path), b"second", str(tmp_path / "partial"))
 
     assert path.read_bytes() == b"first"
     assert {path.stat().st_ino, path.parent.stat().st_ino, tmp_path.stat().st_ino} <= synced

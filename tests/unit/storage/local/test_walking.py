@@ -9,7 +9,7 @@ from local_files import as_ordinary_user, make_files, names
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.sources.discovery import list_images
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 
 
 def test_a_folder_is_descended_into_whatever_its_name(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", Failing)
 
-    found = {entry.name: entry.is_folder for entry in storage_files.list_files(str(tmp_path))}
+    found = {entry.name: entry.is_folder for entry in files.list_files(str(tmp_path))}
 
     assert found.pop("b") is True
     assert len(found) == 2 and not any(found.values())
@@ -157,9 +157,9 @@ def test_a_folder_that_goes_while_it_is_listed_is_an_entry_of_its_own(
 def test_a_link_to_nothing_is_listed_for_its_reader_to_say(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nothing")
 
-    (entry,) = storage_files.list_files(str(tmp_path))
+    (entry,) = files.list_files(str(tmp_path))
     with pytest.raises(ImageError) as caught:
-        storage_files.read(entry.uri)
+        files.read(entry.uri)
 
     assert entry.name == "gone.png"
     assert caught.value.code is ErrorCode.NOT_FOUND
@@ -173,8 +173,8 @@ def test_what_may_not_be_listed_is_an_entry_of_its_own(open_folder: Path, patter
 
     with as_ordinary_user():
         found = {
-            entry.name: _code_of(lambda entry=entry: storage_files.read(entry.uri))
-            for entry in storage_files.list_files(f"{open_folder}{pattern}")
+            entry.name: _code_of(lambda entry=entry: files.read(entry.uri))
+            for entry in files.list_files(f"{open_folder}{pattern}")
         }
 
     assert found
