@@ -53,14 +53,14 @@ class Entry:
 
     Attributes:
         id: unique among all entries.
-        n: number of the entry's file at its place, from 1; 0 for an entry made of a row.
+        n: the number of the entry's file at its place, from 1; 0 for an entry made from a row.
         request_id: the id by which the service knows the call.
         input_id: id of the input.
         stage: index of the engine in the chain.
         tile: index of the tile.
         engine: name of the engine.
         work: the hash of `work_of`; shows whether the input and its parameters are unchanged.
-        credits: the price, by the price list; the amount charged, where the service reports it.
+        credits: the price by the price list; the charge instead, if the service reports it.
         run: the run that sent the call.
         endpoint: the service that the call was sent to.
         ledger: the service's ledger for the key, if it charges a repeated request once; else None.
@@ -92,7 +92,7 @@ class Entry:
 
     @property
     def group(self) -> str:
-        """Id of the group, which counts once."""
+        """The id of the entry's group; a group counts once."""
         return self.repeats or self.id
 
     def to_json(self) -> bytes:
@@ -110,7 +110,7 @@ def entry_from_json(data: bytes) -> Entry:
 
 
 def entry_of(values: Mapping[str, Any]) -> Entry:
-    """Makes an entry of a dictionary of its attributes, as JSON and Arrow give it.
+    """Makes an entry from a dictionary of its attributes, as JSON and Arrow give it.
 
     Other keys are ignored: a later version may have added them.
     """
@@ -152,14 +152,14 @@ def work_of(source_sha256: str, parameters: Parameters | None) -> str:
 
 
 class ChargingService(Protocol):
-    """What a service says of its charges for repeated requests."""
+    """A service, as far as its charges for repeated requests are known."""
 
     @property
     def ledger(self) -> str | None:
-        """The id of the service's ledger; None if it has none that is known."""
+        """The id of the service's ledger; None if none is known."""
 
     def charges_once_after(self, seconds: float) -> bool:
-        """Tells whether a repeat this long after the first request is still not charged."""
+        """Checks whether a repeat this long after the first request is still free."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Group:
 
     Attributes:
         first: the entry that was sent first.
-        entries: all of them.
+        entries: all entries of the group.
     """
 
     first: Entry
@@ -181,7 +181,7 @@ class Group:
         return next(state for state in (State.CHARGED, State.SENT, State.FREE) if state in states)
 
     def is_repeated_free(self, model: ChargingService, at: float) -> bool:
-        """Tells whether a repeat sent at a time, in epoch seconds, adds no charge to the group."""
+        """Checks whether a repeat at this time, in epoch seconds, adds no charge to the group."""
         is_known = model.ledger is not None and self.first.ledger == model.ledger
         is_young = model.charges_once_after(at - self.first.sent_at)
         return is_known and is_young and self.state is not State.FREE

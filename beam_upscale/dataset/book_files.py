@@ -80,8 +80,8 @@ def _damaged(uri: str, error: Exception) -> SettingsError:
     reason = " ".join(str(error).split()) or type(error).__name__
     return SettingsError(
         ErrorCode.BOOKS_DAMAGED,
-        f"{uri} is damaged, so that what was spent is not known: restore it from a copy, or begin "
-        f"the output anew with --overwrite ({type(error).__name__}: {reason})",
+        f"{uri} is damaged, so that the credits spent are not known: restore it from a copy, or "
+        f"start the output over with --overwrite ({type(error).__name__}: {reason})",
     )
 
 
@@ -89,7 +89,7 @@ def check(dataset: DatasetFolder) -> None:
     """Reads all books of an output.
 
     Raises:
-        SettingsError: BOOKS_DAMAGED, with the file that cannot be understood.
+        SettingsError: BOOKS_DAMAGED, with the file that cannot be parsed.
     """
     for _ in itertools.chain(closed(dataset), open_entries(dataset)):
         pass

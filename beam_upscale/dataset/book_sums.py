@@ -1,4 +1,4 @@
-"""Sums of the books, and the totals of a run with them."""
+"""Sums of the books: charged and unresolved credits; adds them to the totals of a run."""
 
 import contextlib
 import dataclasses
@@ -32,12 +32,12 @@ class BookSums:
 
     @property
     def spent(self) -> Decimal:
-        """Credits that count against a budget."""
+        """The credits that count against a budget."""
         return self.charged + self.unresolved
 
 
 def read_sums(dataset: DatasetFolder) -> BookSums:
-    """Adds up the books of an output; zeros where there are none."""
+    """Adds up the books of an output; all sums are 0 if there are none."""
     with contextlib.closing(Adder()) as adder:
         for entries in itertools.chain(closed(dataset), open_entries(dataset)):
             adder.add(entries)
@@ -59,7 +59,7 @@ class Adder:
         self._database.execute("BEGIN")
 
     def close(self) -> None:
-        """Deletes the entries, which were held only to be summed."""
+        """Deletes the temporary database."""
         self._database.close()
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -94,7 +94,7 @@ class Adder:
 
 
 def with_books(sums: Totals, dataset: DatasetFolder) -> Totals:
-    """Returns totals of rows with the sums of their output's books."""
+    """Returns the rows' totals, completed by the sums of their output's books."""
     books = read_sums(dataset)
     return dataclasses.replace(
         sums,

@@ -1,4 +1,4 @@
-"""The books of an output: a paid call is entered before it is sent, and closed once it is over.
+"""The books of an output: enters a paid call before it is sent, and decides when its entries close.
 
     books/open/<2 hex>/<place>.<n>.json   one sending of a call: durable before the call is sent
     books/closed/*.parquet                entries that were settled, many in a file
@@ -135,8 +135,8 @@ def _only_copied(copied: dict[str, Entry], dataset: DatasetFolder) -> Iterator[E
 def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
     """Moves the settled entries of rows with paid calls into one file.
 
-    Each shard's commit calls this, so that the end of the run need not close all entries alone.
-    Where a repeat may be charged again, entries stay open until then: a late worker looks for them.
+    Each shard's commit calls this, so that few entries are left to close at the end of the run. If
+    a repeat may be charged again, entries stay open until the end: a late worker looks for them.
     """
     places = [place for row in rows if row.request_ids for place in _places(row)]
     if not places:
@@ -147,7 +147,7 @@ def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
 
 
 def _is_over(found: Iterable[tuple[str, Entry]]) -> bool:
-    """Tells whether a place's entries are all settled and in ledgers: no worker needs them open."""
+    """Checks whether a place's entries may close: all are settled, in ledgers that charge once."""
     return all(entry.state is not State.SENT and entry.ledger is not None for _, entry in found)
 
 
@@ -189,7 +189,7 @@ def _publish(uri: str, entries: Iterable[Entry], dataset: DatasetFolder) -> None
 
 
 def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
-    """Enters the credits that rows were billed beyond the books' entries for their calls.
+    """Enters the credits that rows were billed for calls that the books do not hold.
 
     Earlier versions of this package kept no books. Repeating it changes nothing.
 
@@ -212,7 +212,7 @@ def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
 
 
 def exist(dataset: DatasetFolder) -> bool:
-    """Tells whether an output has books."""
+    """Checks whether an output has books."""
     return any(True for _ in files.list_below(folder_of(dataset)))
 
 
@@ -231,7 +231,7 @@ def are_all_there_is(dataset: DatasetFolder) -> bool:
 
 
 def are_kept(run: Mapping[str, Any] | None) -> bool:
-    """Tells whether the books hold all calls of an output, by its `run.json`; True without one.
+    """Checks by `run.json` whether the books hold all calls of an output; True without the file.
 
     Earlier versions of this package kept no books.
 

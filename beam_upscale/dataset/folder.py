@@ -1,4 +1,4 @@
-"""The output directory: its files, and the reading of what an earlier run left in it.
+"""The output directory: paths of its files, and access to the results of earlier runs.
 
     README.md                        a dataset card
     images/<relative path>.<ext>     in a layout with a file for each image
@@ -85,7 +85,7 @@ class DatasetFolder:
 
     @property
     def assignment_json(self) -> str:
-        """The URI of the file that says from which inputs the shards in progress were assigned."""
+        """The URI of the file with the inputs from which the shards in progress were assigned."""
         return uris.join(self.staging, "assignment.json")
 
     @property
@@ -327,7 +327,7 @@ def _key(input_id: str) -> str:
     return f"{digest[:2]}/{digest}"
 
 
-# The names of everything that a run leaves below its output.
+# The names of all files and folders that a run leaves directly below its output.
 RESULTS = (
     *("README.md", IMAGES, DATA, INTERMEDIATES, "manifest", "telemetry", BOOKS),
     "run.json",

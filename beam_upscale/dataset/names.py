@@ -1,4 +1,4 @@
-"""The names of results: none too long for a disk, no two equal, none where a folder must be."""
+"""The names of results: short enough for every store, unique, and never where a folder must be."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ _LONGEST_PATH = 600
 
 
 def safe_name(name: str) -> str:
-    """Returns a relative path that stays below the folder it is put in, whatever `name` holds.
+    """Makes a name a relative path that stays below the folder it is put in, with no part too long.
 
     Parts that are empty, `.` or `..` are dropped, and NUL is replaced. A part longer than file
     systems take is cut and marked with a hash of the whole part. A path longer than stores take is
@@ -42,7 +42,7 @@ def _shorten(part: str) -> str:
 
 
 def mark(text: str) -> str:
-    """Returns sixteen hexadecimal digits of a hash, which tell a name from similar ones."""
+    """Returns sixteen hexadecimal digits of a name's hash, to distinguish it from similar names."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -139,7 +139,7 @@ class _Names:
         )
 
     def is_free(self, name: str) -> bool:
-        """Tells whether a name is free: no other result has it, and no file would be a folder."""
+        """Checks whether a name is free: no other result has it, and no file would be a folder."""
         same = folded(name)
         return (
             same not in self._taken

@@ -44,7 +44,7 @@ def hold_output(
         if in_this_process:
             hold.release()
         else:
-            # The job may go on although this process can no longer follow it.
+            # The job may go on, although this process can no longer observe it.
             hold.leave()
         raise
     hold.release()
@@ -80,7 +80,8 @@ def output_of_pipeline(
 def known_to_pipeline(pipeline: Any, folder: str) -> "DatasetFolder":
     """Returns a folder, under the hold that a pipeline's transforms have on it as their output.
 
-    Without such a transform before, nothing is held: the folder is no output of the pipeline.
+    If no transform has taken a hold before, nothing is held: the folder is no output of the
+    pipeline.
 
     Args:
         pipeline: Beam's pipeline.

@@ -1,4 +1,4 @@
-"""The places that paths lead to: the output of a run, or the results of any run.
+"""Checks whether a path leads into an output or to results of a run, through links and mounts too.
 
 On a local disk a place has many names: links, `..`, mounts of one folder elsewhere, and names in
 another case or Unicode form if the file system takes them for the same. Folders are therefore

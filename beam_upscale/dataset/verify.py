@@ -1,4 +1,4 @@
-"""The check that a dataset matches its manifest, byte for byte."""
+"""Verifies that a dataset matches its manifest, byte for byte."""
 
 import dataclasses
 import hashlib

@@ -25,9 +25,10 @@ def list_images(
 ) -> Listing:
     """Lists inputs, each with its output name, and with its columns and caption if it has them.
 
-    Of a folder, columns come from the metadata files (`parsing.metadata_files`) in an image's own
-    and in those above, up to the folder that is listed or that a glob begins in; for a single file,
-    only beside it. A caption has the image's name but for its ending: `cat.txt` for `cat.jpg`.
+    In a folder, columns come from the metadata files (`parsing.metadata_files`) in an image's own
+    folder and in those above, up to the folder that is listed or that a glob begins in; for a
+    single file, only beside it. A caption has the image's name but for its ending: `cat.txt` for
+    `cat.jpg`.
 
     For tables and tars see `formats.tables` and `formats.webdataset`. The id of an input there is
     its file's URI, `#`, and the number of its row or the name of its member.

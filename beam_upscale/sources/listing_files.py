@@ -52,7 +52,7 @@ class ListedInput:
 
 
 def listed_from_json(text: str) -> ListedInput:
-    """Returns the input that `ListedInput.to_json` wrote."""
+    """Makes an input from the JSON that `ListedInput.to_json` returned."""
     values = json.loads(text)
     is_committed = values.pop("committed")
     return ListedInput(source_from_values(values), is_committed)
@@ -148,7 +148,8 @@ def _index(dataset: DatasetFolder) -> Iterator[tuple[int, str, list[int]]]:
 
 
 def _compressed(data: bytes) -> bytes:
-    # Fast: it is read a few times and deleted after the run. Equal inputs give equal bytes.
+    # Compressed fast, since the file is read a few times and deleted after the run. Equal inputs
+    # give equal bytes.
     return gzip.compress(data, 1, mtime=0)
 
 

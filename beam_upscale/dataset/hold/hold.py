@@ -181,7 +181,7 @@ def bind(pipeline: Any, hold: Hold) -> None:
 
 
 def known_of_pipeline(pipeline: Any, root: str) -> Hold | None:
-    """Returns the hold of a pipeline's transforms on an output; None if none has asked for it."""
+    """Returns the hold of a pipeline's transforms on an output; None if none has requested it."""
     return _of_pipelines.get(pipeline, {}).get(root)
 
 

@@ -1,4 +1,4 @@
-"""The files that say who holds an output, and since when."""
+"""The files that name the run that holds an output, and show that it is alive."""
 
 import contextlib
 import dataclasses

@@ -132,7 +132,7 @@ class State:
             except FileNotFoundError:
                 self._over = ended(self._terms.root)
                 break
-            # The lock's holder is just looking, or has taken the output.
+            # The process that has the lock is just looking at the hold, or has taken the output.
             self._require_ours()
             if owners.clock() >= end:
                 raise TimeoutError(f"another process has the lock {path} and does not go on")

@@ -12,8 +12,9 @@ from beam_upscale.planning.plan_options import OutputFormat
 ImageWriter = Callable[[IO[bytes], Sequence[Row], Iterable[bytes], pa.Array], None]
 """Writes a shard's images into a file, from its beginning.
 
-Of the rows that have an image, ordered by `input_id`, the encoded image of each, which are iterated
-once and not held together, and the dataset's own columns. Equal rows and images give equal bytes.
+It takes the file, the rows that have an image, ordered by `input_id`, the encoded image of each,
+iterated once and not held together, and the type of the dataset's own columns. Equal rows and
+images give equal bytes.
 """
 
 ImageReader = Callable[[IO[bytes]], Iterator[tuple[str, bytes]]]
@@ -23,17 +24,17 @@ Raises OSError or ValueError if the file is not one that the writer wrote.
 """
 
 SampleFields = Callable[[Iterable[str], pa.DataType], pa.Schema]
-"""Returns the fields of a sample: of the formats of all images, and the type of the own columns."""
+"""Returns the fields of a sample, given the formats of all images and the own columns' type."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """How the images of a shard are stored in one file.
+    """The functions that write and read a shard's images in one file.
 
     Attributes:
         extension: the ending of the file's name, with its dot.
-        write: writes the file.
-        read: reads it.
+        write: the function that writes the file.
+        read: the function that reads the file.
     """
 
     extension: str
@@ -48,12 +49,12 @@ class LayoutDefinition:
     Attributes:
         card_config: the configuration `default` of the dataset card, as an item of YAML: the files
             that `load_dataset` opens.
-        packing: how a shard's images share a file; None if each has a file of its own.
+        packing: the writer and reader of a shard's file; None if each image has a file of its own.
         most_image_bytes: the limit for one encoded image; None sets none.
         opens_manifest: True if the reader that `load_dataset` picks for the images also opens the
             manifest, which is Parquet; the card then has a configuration for it, too.
-        sample_fields: gives the fields of the images' configuration, as the card states them; None
-            if the data itself states them.
+        sample_fields: returns the fields that the card states for the images' configuration; None
+            if the data files state them.
     """
 
     card_config: str

@@ -21,7 +21,7 @@ class Layout(StrEnum):
     imported on first use: help texts name the layouts, and need not load what writes them.
 
     Attributes:
-        description: what is stored, for people.
+        description: the stored files, for people.
     """
 
     FILES = "files", "image files"

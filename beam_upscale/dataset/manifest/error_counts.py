@@ -1,4 +1,4 @@
-"""Counts rows by what was wrong with them, with a few examples, over manifests of any length."""
+"""Counts rows by their errors, with a few examples of each, in bounded memory."""
 
 import bisect
 import dataclasses
@@ -10,18 +10,18 @@ from beam_upscale.errors import shortened
 
 _MOST_EXAMPLES = 3
 
-# In characters; a message may quote what an input holds.
+# In characters; a message may quote long parts of an input.
 _LONGEST_NAME = 1000
 _LONGEST_MESSAGE = 1000
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Example:
-    """One of the inputs with an error.
+    """An input with an error.
 
     Attributes:
-        input_id: the input.
-        message: what was wrong with it.
+        input_id: the input's id.
+        message: the error's message.
     """
 
     input_id: str
@@ -33,10 +33,10 @@ class ErrorCount:
     """The inputs of one status with one error.
 
     Attributes:
-        status: what became of them.
-        code: of the error.
-        images: how many there are.
-        examples: three of them at most, the first by their ids.
+        status: the inputs' status.
+        code: the error's code.
+        images: the number of these inputs.
+        examples: up to three of these inputs, the first by their ids.
     """
 
     status: Status
@@ -69,7 +69,7 @@ class ErrorTally:
         del examples[_MOST_EXAMPLES:]
 
     def counts(self) -> tuple[ErrorCount, ...]:
-        """The counts, by status and then the most frequent first."""
+        """Returns the counts by status, the most frequent error first."""
         order = list(Status)
         keys = sorted(self._images, key=lambda key: (order.index(key[0]), -self._images[key], key))
         return tuple(

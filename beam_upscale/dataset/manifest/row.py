@@ -43,10 +43,10 @@ _REJECTIONS = frozenset(
 
 
 def with_earlier_billing(row: "Row", earlier: "Row") -> "Row":
-    """Adds to a row what the row that it replaces was billed for other calls.
+    """Adds to a row the credits that its predecessor was billed for other calls.
 
-    Money that was spent stays in the manifest, whatever became of the input since. Calls that both
-    rows name count once, however often they were made.
+    So credits that were spent stay in the manifest, whatever happens to the input later. A call
+    that both rows name counts once, however often it was made.
 
     Args:
         row: the new row.
@@ -152,12 +152,12 @@ class Row:
 
     Attributes:
         input_id: stable identity of the input; the order of rows and request ids derive from it.
-        source_uri: where the input was read, percent-encoded where it is not UTF-8.
+        source_uri: the URI that the input was read from; percent-encoded if it is not UTF-8.
         source_sha256: SHA-256 of the input's bytes; None if they could not be read.
         output_uri: relative to the dataset's root, so that a dataset can be moved.
         calls: number of priced calls.
         credits: the price by the price list, 4 decimal places; 0 unless upscaled.
-        billed_credits: what was billed, also if the image failed; 0 on a local backend.
+        billed_credits: the credits billed, also if the image failed; 0 on a local backend.
         prompt: the requested prompt. This and the five columns after it in `COLUMNS`, up to
             `noise_level`, are None if no engine takes them.
         seed: the requested or derived seed; in a chain, that of the last engine that takes one.
@@ -255,7 +255,7 @@ def _plain(text: str) -> str:
 
 
 def row_from_dict(values: Mapping[str, Any]) -> Row:
-    """Makes a row of a dictionary of `Row.to_dict` or of Arrow's `to_pylist`."""
+    """Makes a row from a dictionary of `Row.to_dict` or of Arrow's `to_pylist`."""
     known = {name: values[name] for name in _FIELDS if name in values}
     known["status"] = Status(known["status"])
     for name in ("notes", "request_ids", "stages"):
@@ -276,12 +276,12 @@ def row_to_json(row: Row) -> dict[str, Any]:
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:
-    """Makes a row of JSON values; the inverse of `row_to_json`."""
+    """Makes a row from JSON values; the inverse of `row_to_json`."""
     return row_from_dict(from_json(values))
 
 
 def without_result(row: Row, code: ErrorCode, message: str) -> Row:
-    """Returns the row of an input whose result cannot be stored: an error, and all that is known.
+    """Returns the row of an input whose result cannot be stored: an error, and the known columns.
 
     The billed credits stay.
 

@@ -55,7 +55,7 @@ def table(rows: Iterable[Row], input_type: pa.StructType | None = None) -> pa.Ta
 def held_table(
     rows: Iterable[Row], input_type: pa.StructType | None = None
 ) -> tuple[list[Row], pa.Table]:
-    """Makes a table as `table` does, but also of rows with values that their columns cannot hold.
+    """Makes a table as `table` does, also if some rows have values that their columns cannot hold.
 
     Returns:
         The rows, and their table. A row that its columns cannot hold loses those of its own columns
@@ -110,6 +110,6 @@ def rows_of(stored: pa.Table) -> list[Row]:
 
 
 def is_of_this_version(schema: pa.Schema) -> bool:
-    """Tells whether a stored manifest has exactly the columns of `COLUMNS`, beside `input`."""
+    """Checks whether a stored manifest has exactly the columns of `COLUMNS`, beside `input`."""
     own = schema.remove(schema.get_field_index("input"))
     return bool(own.equals(COLUMNS))

@@ -17,11 +17,13 @@ class Totals:
         by_status: number of rows by status.
         calls: number of priced calls.
         credits: the price by the price list.
-        billed_credits: what was billed.
+        billed_credits: the credits billed.
         usd: the price in dollars.
         output_bytes: bytes of all result images.
-        charged_credits: what services took for all calls ever made for the dataset, by its books.
-        unresolved_credits: what services may have taken besides, for calls without a known answer.
+        charged_credits: the credits that services took for all calls ever made for the dataset, by
+            its books.
+        unresolved_credits: the credits that services may also have taken, for calls without a known
+            answer.
         unresolved_calls: number of calls without a known answer.
     """
 

@@ -18,7 +18,7 @@ class FoundFiles:
         pattern: the file, folder or glob.
         entries: the files, in the order of their URIs. Where the pattern is a folder and the format
             has endings, these are the files with such an ending.
-        scope: tells inputs from results, and from files of the output.
+        scope: distinguishes inputs from results and from files of the output.
         image_column: the column that names or holds the images; None takes one with a usual name.
     """
 
@@ -33,9 +33,9 @@ class FormatDefinition:
     """A format of input datasets.
 
     Attributes:
-        list_inputs: lists the inputs in files of the format; it reads no image. The listing counts
-            what it leaves out of these files.
-        without_inputs: the description of a file that has no inputs, such as `a tar without
+        list_inputs: the function that lists the inputs in files of the format; it reads no image.
+            The listing counts the files or members that are left out.
+        without_inputs: the words for a file that has no inputs, such as `a tar without
             images`.
         endings: the endings of such files' names, in lower case, with a dot; a name's ending tells
             its format. Empty for a format of files with any name.

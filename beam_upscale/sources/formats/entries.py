@@ -11,7 +11,7 @@ class Entries:
     """The files in the order of their URIs, on the local disk.
 
     Args:
-        entries: in any order.
+        entries: the files, in any order.
     """
 
     def __init__(self, entries: Iterable[FileEntry]) -> None:

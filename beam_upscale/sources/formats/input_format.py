@@ -15,7 +15,7 @@ class InputFormat(StrEnum):
     imported on first use: help texts name the formats, and need not load what reads them.
 
     Attributes:
-        description: what is read, for people.
+        description: the files that are read, for people.
     """
 
     FOLDER = "folder", "image files"

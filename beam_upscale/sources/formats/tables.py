@@ -1,4 +1,4 @@
-"""Tables whose rows are inputs: what the formats of tables share.
+"""The code that all table formats share: each row becomes an input.
 
 One column names the image, or holds it (Parquet only): as bytes, or as Hugging Face's struct of
 `bytes` and `path`, whose path names the image if there are no bytes. A row without an image is

@@ -73,7 +73,7 @@ class _Sample:
         columns: contents of the `.json` member.
         problem: what is wrong with the `.json` member, or with a member that is cut off; else
             empty.
-        captions: the captions, by their endings.
+        captions: the captions, by the endings of their names.
     """
 
     suffixes: set[str] = dataclasses.field(default_factory=set)

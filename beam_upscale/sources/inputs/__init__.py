@@ -1,1 +1,1 @@
-"""The values that inputs are: `SourceImage`, sets of them, and what may be an input."""
+"""The values of inputs: `SourceImage`, listings, and the rule that results are no inputs."""

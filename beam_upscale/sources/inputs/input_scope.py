@@ -1,4 +1,4 @@
-"""Tells inputs from the results of runs, and from the output of this one."""
+"""Distinguishes inputs from the results of earlier runs and from files of this run's output."""
 
 import dataclasses
 import os
@@ -43,8 +43,8 @@ def _dataset_of_results(path: str) -> _Root | None:
 class InputScope(Scope):
     """The places that a listing of inputs passes over: the output, and the results of any run.
 
-    Results that the pattern itself names are inputs all the same, for example those of a dataset in
-    whose `images/` the listing begins.
+    Results that the pattern itself names are inputs nevertheless: for example, results of a dataset
+    in whose `images/` the listing begins.
 
     Args:
         start: path or URI at which the listing begins.

@@ -48,8 +48,8 @@ class SourceImage:
         caption_uri: a text file that describes the image, on any of Beam's file systems.
         caption_part: of that file; None is the whole.
         shard: the number of the shard that the result belongs to; None lets the sink choose.
-        web_access: the networks that its URL may lead to, besides those that the reading process
-            allows or denies.
+        web_access: rules on the networks that its URL may lead to, in addition to the rules of the
+            reading process.
         run_state: what a run knows of the input besides; a user neither sets nor reads it, and
             `dataclasses.replace` keeps it.
     """
@@ -69,7 +69,7 @@ class SourceImage:
 
     @property
     def source_uri(self) -> str:
-        """The file that holds the input, as text that every store takes; without one, the id."""
+        """The URI of the input's file, in a form that every store takes; without a file, the id."""
         return self.input_id if self.uri is None else uris.printable(self.uri)
 
     def identity(self, data_sha256: str | None = None) -> str:
@@ -196,7 +196,7 @@ _PARTS: Mapping[str, type[Part]] = MappingProxyType(
 
 
 def source_from_values(values: Mapping[str, Any]) -> SourceImage:
-    """Returns the input of values that `SourceImage.to_values` gave."""
+    """Makes an input from the values that `SourceImage.to_values` returned."""
     fields = {**values, "columns": from_json(values["columns"])}
     for name in ("part", "caption_part"):
         if name in fields:
@@ -207,7 +207,7 @@ def source_from_values(values: Mapping[str, Any]) -> SourceImage:
 
 
 def source_from_json(text: str) -> SourceImage:
-    """Returns the input that `SourceImage.to_json` wrote."""
+    """Makes an input from the JSON that `SourceImage.to_json` returned."""
     return source_from_values(json.loads(text))
 
 

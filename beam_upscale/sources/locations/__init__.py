@@ -1,1 +1,1 @@
-"""Where an input's bytes are: a file, a range of one, or a cell of a Parquet file."""
+"""The locations of inputs' bytes, and reading from them: a file, a range, or a cell of Parquet."""

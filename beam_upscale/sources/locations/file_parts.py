@@ -35,8 +35,8 @@ class Missing:
     """An input without bytes: the row that names it, or the file that should hold it, is faulty.
 
     Attributes:
-        code: of the error that reading the input raises.
-        message: of the same error.
+        code: the code of the error that reading the input raises.
+        message: the message of that error.
     """
 
     code: ErrorCode

@@ -1,4 +1,4 @@
-"""Local copies of inputs that libraries have to map into memory."""
+"""Makes local copies of inputs, for libraries that have to map a file into memory."""
 
 import atexit
 import contextlib

@@ -1,4 +1,4 @@
-"""Reads cells of Parquet files, and keeps what neighbors need again."""
+"""Reads cells of Parquet files, and caches their columns for neighboring rows."""
 
 import dataclasses
 import threading

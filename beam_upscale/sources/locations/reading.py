@@ -1,4 +1,4 @@
-"""The location of an input's bytes: a file, a range of one, or a cell of a Parquet file.
+"""Reads the bytes at an input's location: a file, a range of one, or a cell of a Parquet file.
 
 Workers get only the location, some hundred bytes, and read the bytes themselves.
 """
@@ -124,7 +124,7 @@ def is_in_place(uri: str, part: Part | None) -> bool:
 
 
 def forget(uri: str) -> None:
-    """Forgets a file's cells, to read them anew: not every store tells that a file was replaced."""
+    """Forgets a file's cells, to read them again: not every store shows a file's replacement."""
     parquet_cells.cells.forget(uri)
 
 

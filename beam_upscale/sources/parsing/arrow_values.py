@@ -1,9 +1,9 @@
-"""Tables of Arrow as Python values, in types that any manifest has.
+"""Converts Arrow tables to Python values, of types that every manifest can hold.
 
-Times are in microseconds, or text where they are between two; UUIDs are text. Arrow holds more than
-Python does: a date after the year 9999 or before the year 1, nanoseconds, a time in a zone that
-this machine does not know, a text that is no UTF-8, a struct with two members of one name. No such
-value is in the way of the others.
+Times are in microseconds, or text if they are finer than that; UUIDs are text. Arrow can hold
+values that Python cannot: a date after the year 9999 or before the year 1, nanoseconds, a time in a
+zone that this machine does not know, a text that is not UTF-8, a struct with two members of one
+name. Such a value never prevents the conversion of the others.
 """
 
 import contextlib
@@ -15,27 +15,27 @@ import pyarrow as pa
 
 from beam_upscale.dataset.manifest.json_values import DEEPEST
 
-# What values that Python has no place for raise, with Arrow's own errors.
+# The exceptions that values raise which Python cannot hold; Arrow's own errors among them.
 _NOT_HELD = (ArithmeticError, LookupError, TypeError, ValueError, pa.ArrowException)
 
 _UNITS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_PER_DAY = 24 * 60 * 60
 _MILLISECONDS_PER_DAY = _SECONDS_PER_DAY * 1000
 
-# The Gregorian calendar repeats itself after so many years, and days.
+# The Gregorian calendar repeats itself after this many years, which are this many days.
 _CYCLE_YEARS = 400
 _CYCLE_DAYS = 146_097
 
 
 def rows_of_arrow(table: pa.Table) -> list[dict[str, Any]]:
-    """A table's rows.
+    """Converts a table to rows.
 
     Returns:
-        Of each row its values by their columns, as Arrow gives them but for what is said above. A
-        time in an unknown zone is in UTC; a date or a time that Python does not hold is text in ISO
-        8601; a span of time that it does not hold is text with its unit; bytes in a text that are
-        no UTF-8 are escaped; a struct with two members of one name is a list of pairs; a value that
-        is nested too deeply is JSON as text, or None.
+        A dictionary of values by column for each row, as Arrow gives them, with the exceptions
+        above. A time in an unknown zone is in UTC; a date or a time that Python cannot hold is text
+        in ISO 8601; a duration that it cannot hold is text with its unit; bytes in a text that are
+        not UTF-8 are escaped; a struct with two members of one name is a list of pairs; a value
+        that is nested too deeply is JSON as text, or None.
     """
     columns = [_values(column) for column in table.columns]
     if not columns:
@@ -54,7 +54,7 @@ def _values(column: pa.ChunkedArray) -> list[Any]:
         try:
             column = column.cast(plain)
         except pa.ArrowInvalid:
-            # One of them is between two microseconds: all are text, so that they have one type.
+            # A time is finer than a microsecond: all become text, so that the column has one type.
             return [_leaf_text(each) if each.is_valid else None for each in column]
     if not any(map(_is_converted, types_in(plain))):
         with contextlib.suppress(*_NOT_HELD):
@@ -72,7 +72,7 @@ def _depth(kind: pa.DataType) -> int:
 
 
 def types_in(kind: pa.DataType) -> Iterator[pa.DataType]:
-    """A type, and those that are nested in it."""
+    """Yields a type and the types nested in it."""
     ahead = [kind]
     while ahead:
         found = ahead.pop()
@@ -89,7 +89,7 @@ def _children(kind: pa.DataType) -> list[pa.DataType]:
 
 
 def _is_converted(kind: pa.DataType) -> bool:
-    """Tells whether values of a type are always converted, never taken as Arrow gives them."""
+    """Checks whether values of a type are always converted, never taken as Arrow gives them."""
     return isinstance(kind, pa.UuidType) or _microseconds(kind) is not kind
 
 
@@ -149,7 +149,7 @@ def _leaf(scalar: pa.Scalar) -> Any:
 
 
 def _leaf_text(scalar: pa.Scalar) -> str | None:
-    """A value that Python does not hold, as text; None where there is none."""
+    """Returns a value that Python cannot hold as text; None if it has no text form."""
     kind = scalar.type
     if pa.types.is_date32(kind):
         return _date_text(scalar.value)
@@ -180,7 +180,7 @@ def _clock_text(value: int, unit: str) -> str:
 
 
 def _date_text(days: int) -> str:
-    """A day, counted from 1970-01-01, in ISO 8601: years beyond four digits have a sign."""
+    """Formats a day, counted from 1970-01-01, in ISO 8601; years beyond four digits have a sign."""
     # As Howard Hinnant's civil_from_days: years begin in March, so that a leap day is their last.
     cycle, day = divmod(days + 719_468, _CYCLE_DAYS)
     year = (day - day // 1460 + day // 36_524 - day // (_CYCLE_DAYS - 1)) // 365

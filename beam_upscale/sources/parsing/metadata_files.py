@@ -80,7 +80,7 @@ def read_metadata(uri: str) -> dict[str, Columns]:
 
 
 def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
-    """Picks one row for each file: that of the metadata file in the deepest folder.
+    """Picks one row for each file, from the metadata file in the deepest folder.
 
     Args:
         files: the results of `read_metadata`, by the URI of the metadata file.
@@ -246,7 +246,7 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
             f"{uris.named(uri)} is no Parquet file that can be read: {one_line(error)}; "
-            "write it anew",
+            "write it again",
         ) from error
     if _FILE_NAME not in table.column_names:
         raise _without_file_name(uri, "schema", table.column_names)

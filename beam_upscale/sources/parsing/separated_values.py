@@ -1,4 +1,4 @@
-"""Comma- and tab-separated values, record by record, in bounded memory."""
+"""Parses comma- and tab-separated values, row by row, in bounded memory."""
 
 import csv
 import dataclasses
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 LONGEST_RECORD = 16 << 20
-"""Characters that a record may have: as many as a JSON line may have bytes."""
+"""The most characters of a record: as many as a JSON line may have bytes."""
 
 _PASSED_OVER_TOGETHER = 1 << 20
 
@@ -16,9 +16,9 @@ class Record:
     """The values of one row.
 
     Attributes:
-        place: the line that it begins in; it may go on over several.
-        cells: its values; none where there is a problem.
-        problem: why it cannot be read, while those after it can; empty where it can.
+        place: the line that it begins in; a record may span several lines.
+        cells: its values; none if there is a problem.
+        problem: the reason why this one record cannot be read; empty if it can.
     """
 
     place: str
@@ -27,11 +27,11 @@ class Record:
 
 
 class MalformedError(ValueError):
-    """A record that cannot be read, nor what comes after it.
+    """The error for a record that cannot be read, and after which no other can be found.
 
     Attributes:
         place: the line that it begins in.
-        found: what is wrong.
+        found: the fault.
     """
 
     def __init__(self, place: str, found: str) -> None:
@@ -41,17 +41,17 @@ class MalformedError(ValueError):
 
 
 def records(text: TextIO, separator: str = ",") -> Iterator[Record]:
-    """The records of a text, but for blank lines.
+    """Yields the records of a text, except blank lines.
 
     Args:
-        text: opened with `newline=""`.
-        separator: between cells.
+        text: the text, opened with `newline=""`.
+        separator: the character between cells.
 
     Raises:
-        MalformedError: quotes are not where they may be, or are never closed. One that is open is
-            looked for no further than a record may be long.
+        MalformedError: a quote is misplaced or never closed. The end of a quoted cell is searched
+            for within `LONGEST_RECORD` characters.
     """
-    # The library's own limit for a cell, of all readers in this process.
+    # The library's limit for a cell holds for all readers in this process.
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_RECORD))
     lines = _Lines(text)
     reader = csv.reader(lines, strict=True, delimiter=separator)
@@ -77,11 +77,11 @@ def _found(lines: "_Lines", error: csv.Error) -> str:
 
 
 class _TooLongError(Exception):
-    """A record goes on beyond what one may have."""
+    """A record has more than `LONGEST_RECORD` characters."""
 
 
 class _Lines(Iterator[str]):
-    """The lines of a text, as long as a record may be."""
+    """The lines of a text, limited to the longest allowed record."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
@@ -93,11 +93,11 @@ class _Lines(Iterator[str]):
 
     @property
     def place(self) -> str:
-        """The line that the record begins in."""
+        """The line that the record begins in, for messages."""
         return f"line {self._first}"
 
     def begin(self) -> None:
-        """Begins with a record."""
+        """Begins a new record."""
         self._first = self._number + 1
         self._left = LONGEST_RECORD
 
@@ -114,10 +114,10 @@ class _Lines(Iterator[str]):
         return line
 
     def pass_over(self) -> str:
-        """Passes over the rest of a line that is too long, and says what is wrong with it.
+        """Skips the rest of a line that is too long, and returns the description of that problem.
 
         Raises:
-            MalformedError: it goes on over several lines: nothing tells where it ends.
+            MalformedError: the record spans several lines, so that its end cannot be found.
         """
         if self._number > self._first:
             raise MalformedError(

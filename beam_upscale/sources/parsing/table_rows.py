@@ -1,4 +1,4 @@
-"""A table's row as an input: its image, its name and its columns."""
+"""Makes an input of a table's row: finds its image, its name and its columns."""
 
 import dataclasses
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ IMAGE_COLUMNS = (
     "filepath",
     "file",
 )
-"""Usual names, in any case, of the column with images; the first that a table has is taken."""
+"""Usual names, in any letter case, of the column with images; a table's first one is used."""
 
 # The most characters of a path or a URL.
 _LONGEST_URI = 8192
@@ -151,7 +151,7 @@ def with_name(
 def _without_blanks_around(table: str, value: str) -> str:
     """Removes the blanks around a name if a file exists only under the name without them."""
     bare = value.strip()
-    # A URL has no blanks around it any more, but those of other alphabets, which are part of it.
+    # A URL was stripped of ASCII blanks before; blanks of other alphabets are part of it.
     if bare == value or not bare or urls.is_web(value):
         return value
     try:

@@ -58,7 +58,7 @@ class Member:
             could be read.
         extent: the place of the member's bytes.
         problem: why these bytes are not those of a file; empty if they are.
-        is_last: whether the archive cannot be read beyond this member.
+        is_last: True if the archive cannot be read beyond this member.
     """
 
     name: str
@@ -194,7 +194,7 @@ def _found_instead(block: bytes, position: int, error: Exception) -> str:
 
 
 def _damaged(position: int, found: str) -> Member:
-    problem = f"from byte {position:,} on it cannot be read: {found}; write it anew"
+    problem = f"from byte {position:,} on it cannot be read: {found}; write it again"
     return Member("", Extent(position, 0), problem, is_last=True)
 
 
@@ -231,14 +231,14 @@ def _member(info: tarfile.TarInfo, data: int, extended: _ExtendedHeader, length:
     is_cut = data + size > length
     if is_cut:
         there = max(0, length - data)
-        problem = f"is cut off: {there:,} of its {size:,} bytes are there; write the archive anew"
+        problem = f"is cut off: {there:,} of its {size:,} bytes are there; write the archive again"
     return Member(name, Extent(data, size), problem, is_last=is_cut)
 
 
 def _read_extended(
     uri: str, file: BinaryIO, info: tarfile.TarInfo, data: int, extended: _ExtendedHeader
 ) -> None:
-    """Reads a header that says more of the next member than a plain one can, into `extended`."""
+    """Reads an extended header, which describes the next member, into `extended`."""
     if info.type in _PASSED_OVER:
         return
     if info.size > _MOST_EXTENDED_BYTES:
