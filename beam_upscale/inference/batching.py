@@ -1,4 +1,4 @@
-"""Batching on one device: tiles of different images, from many threads, share a batch."""
+"""Batches tiles of different images, from many threads, for one device."""
 
 import dataclasses
 import threading

@@ -55,13 +55,13 @@ class Tile:
 class TiledImage:
     """An image with all its tiles: the element of RunInference.
 
-    It gives its tiles up once the network is done with them. So it is no frozen value; and no
-    dataclass either, since Beam would encode a mutable one column by column.
+    It releases its tiles once the network is done with them, so it is mutable. It is no dataclass,
+    since Beam would encode a mutable one column by column.
 
     Args:
-        tiles: empty if the network has nothing to do; such an image passes through.
-        scale: of the results; the result of a network with a larger scale is reduced.
-        parameters: guide a network that takes a prompt; with the seed.
+        tiles: the tiles; empty if the network has nothing to do: such an image passes through.
+        scale: the scale of the results; the result of a network with a larger scale is reduced.
+        parameters: the parameters for a network that takes a prompt, with the seed.
         context: the data that the caller needs to make a result of the cores; passed through.
         identity: the input's id, and the index of the engine in its chain. Where tiles are paid
             for, it distinguishes equal tiles of different images.
@@ -93,7 +93,7 @@ class TiledImage:
 
     @property
     def pixels(self) -> int:
-        """Input pixels of all tiles."""
+        """The input pixels of all tiles together."""
         return sum(tile.pixels.shape[0] * tile.pixels.shape[1] for tile in self.tiles)
 
     def release_tiles(self) -> None:
@@ -113,12 +113,12 @@ class Inference:
         device_seconds: of all tiles together.
         queue_seconds: the longest wait of a tile for the device.
         batch_size: the size of the largest batch with one of these tiles.
-        request_ids: of the paid calls, in the order of the tiles, also of an image that failed
+        request_ids: the ids of the paid calls, in the order of the tiles, also if the image failed
             half-way.
-        billed_credits: billed for these calls, also if the image failed.
+        billed_credits: the credits billed for these calls, also if the image failed.
         attempts: the most attempts that a call took.
-        stop: the error that stops the whole run, or None. The image was not tried, or met an error
-            that is not its own; it has no row.
+        stop: the error that stops the whole run, or None. The image then has no row: it was not
+            tried, or the error is not its own.
     """
 
     cores: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -134,7 +134,7 @@ class Inference:
 
 
 class PendingInference(Protocol):
-    """An inference that runs elsewhere, so that the caller waits no longer than it must.
+    """An inference in progress elsewhere; the caller waits for it only when it needs the result.
 
     Pickling waits for the inference, and pickles the `Inference` in its place.
     """

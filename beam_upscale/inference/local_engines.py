@@ -1,4 +1,4 @@
-"""The local models of a run, pinned at submission: nothing is left for a worker to choose."""
+"""Local engines, pinned at submission: network, weights, device and precision are all settled."""
 
 import abc
 import dataclasses
@@ -30,7 +30,7 @@ class LocalEngine(abc.ABC):
     """A network, or a resampling filter in its place, that upscales on a worker.
 
     Attributes:
-        name: as in the manifest; a network has the name of its weights.
+        name: the name in the manifest; for a network, the name of its weights.
         device: cpu, cuda or mps.
         max_batch_pixels: input pixels in one batch on the device; 0 runs one image at a time.
     """
@@ -42,11 +42,11 @@ class LocalEngine(abc.ABC):
     @property
     @abc.abstractmethod
     def place(self) -> str:
-        """The model and its device, in words for people."""
+        """The network or filter and its device, in words for people."""
 
     @abc.abstractmethod
     def description(self) -> dict[str, Any]:
-        """Returns the columns of a manifest that describe the model."""
+        """Returns the columns of a manifest that describe the network or filter."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +151,7 @@ def pin_baseline(name: str) -> BaselineEngine:
 
 
 def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalEngine:
-    """Pins the local model for an engine on this machine.
+    """Pins the network or baseline of an engine on this machine.
 
     A baseline ignores the options of networks (device, precision, threads, tiles for memory), so
     that a trial run can have the same options as the real run.

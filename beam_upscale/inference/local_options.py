@@ -1,4 +1,4 @@
-"""The options of networks that run locally, on a worker."""
+"""The options of networks that run locally: weights, device, precision, memory."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

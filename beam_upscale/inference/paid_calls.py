@@ -1,4 +1,4 @@
-"""The interface through which paid calls are entered in the books, which `books` keeps."""
+"""The interface by which paid calls are entered in the books of an output."""
 
 from decimal import Decimal
 from enum import StrEnum

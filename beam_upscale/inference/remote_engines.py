@@ -108,11 +108,11 @@ class RemoteEngine:
 
 
 def pin(engine: Engine, options: ServiceOptions) -> RemoteEngine:
-    """Returns what a worker needs to call an engine; calls nothing yet.
+    """Pins an engine of a service, with all that a worker needs to call it; calls nothing yet.
 
     Raises:
-        SettingsError: INVALID_OPTION, no endpoint is given or none that is one, certificates cannot
-            be read, or options do not go together.
+        SettingsError: INVALID_OPTION, the endpoint is missing or invalid, certificates cannot be
+            read, or options contradict each other.
     """
     if options.endpoint is None:
         raise SettingsError(

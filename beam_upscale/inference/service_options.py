@@ -10,7 +10,7 @@ API_KEY_VARIABLE = "BEAM_UPSCALE_API_KEY"
 
 @dataclasses.dataclass(frozen=True)
 class ServiceOptions:
-    """The service that is called, and how it is called.
+    """The service to call: address, key, TLS, limits and repeats.
 
     Attributes:
         endpoint: HOST:PORT of the service; None if none is called.

@@ -1,4 +1,4 @@
-"""Weights where all workers can read them: a file, or a folder of files, on Beam's file systems.
+"""Copies weights (a file or a folder) to Beam's file systems, for all workers, and fetches them.
 
 A folder's URI may end in a slash.
 """

@@ -1,7 +1,7 @@
-"""The progress of a computation of many steps, from a model to the listeners that show it.
+"""Reports the progress of a computation of many steps from a network to listeners that show it.
 
-Models and listeners know only this module, not each other. The models' locks let a process compute
-one thing at a time, so the last report stands for the process.
+Networks and listeners know only this module, not each other. The networks' locks let a process
+compute one thing at a time, so the last report is that of the process.
 """
 
 import logging
@@ -19,8 +19,7 @@ _listeners: dict[object, Listener] = {}
 def report(done: int, total: int) -> None:
     """Calls all listeners, in the caller's thread; without any, costs nothing.
 
-    A listener that raises is logged and no longer called: an image is worth more than a display of
-    its progress.
+    A listener that raises is logged and no longer called, so that it cannot cost an image.
 
     Args:
         done: passes of the network that are done, 0 to `total`.

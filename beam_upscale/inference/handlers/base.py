@@ -1,4 +1,4 @@
-"""The base classes of all handlers, and of the handlers of local models."""
+"""The base classes of all handlers, and of the handlers of local engines."""
 
 import abc
 import contextlib
@@ -29,11 +29,11 @@ from beam_upscale.inference.networks.failures import (
 # A device works on one batch while the next gathers; more threads than this gain nothing.
 _MOST_THREADS = 64
 
-# Images that RunInference hands over together: enough for a device's next batch, and no more
-# pixels in memory than that.
+# The pixels of the images that RunInference hands over together: enough for a device's next batch,
+# and no more.
 _BATCHES_AHEAD = 2
 
-# The limit for small images too: results that wait for a full batch are not durable yet.
+# The same limit for small images: results that wait for a full batch are not durable yet.
 _MOST_IMAGES_AHEAD = 64
 
 # Sides in pixels of the probe picture that tells a failing device from a failing image.
@@ -48,7 +48,7 @@ class UpscaledTile:
 
     Attributes:
         batched: the tile's result, whole, at the network's scale.
-        notes: notes on what the network had to change.
+        notes: notes on changes that the network had to make.
         counts: increments of metrics, by their names.
     """
 
@@ -60,7 +60,7 @@ class UpscaledTile:
 class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
     """The base of all handlers: tells RunInference the size of images with their tiles.
 
-    It gives no resource hints; a pipeline asks for an accelerator with hints of its own.
+    It gives no resource hints; a pipeline requests an accelerator by hints of its own.
     """
 
     def get_num_bytes(self, batch: Sequence[TiledImage]) -> int:
@@ -76,7 +76,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     """The base of handlers that upscale images on a worker.
 
     Args:
-        model: the pinned network or baseline.
+        model: the pinned engine: a network or a baseline.
         **options: Beam's own.
 
     A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
@@ -99,7 +99,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         Args:
             tile: the tile.
             image: the image that it belongs to.
-            model: the model that `load_model` returned, or Beam's proxy for it.
+            model: the loaded network that `load_model` returned, or Beam's proxy for it.
 
         Raises:
             ImageError: this tile, or its image, cannot be upscaled.
@@ -134,7 +134,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         Args:
             batch: images with their tiles; empty if the first image alone exceeds Beam's batch
                 size.
-            model: the process's model, or Beam's proxy for one in another process.
+            model: the loaded network, or Beam's proxy for one in another process.
             inference_args: ignored.
 
         Yields:
@@ -142,7 +142,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         """
         del inference_args
         threads = self._threads(batch)
-        # A pool costs more than a small tile, so one thread does without.
+        # A pool costs more than a small tile, so a single thread needs none.
         pool = ThreadPoolExecutor(threads) if threads > 1 else contextlib.nullcontext()
         with pool as executor:
             # All tiles are submitted before the first result is awaited.

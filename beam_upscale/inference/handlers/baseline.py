@@ -1,4 +1,4 @@
-"""Resampling filters under RunInference, in a network's place."""
+"""The handler of resampling filters, which replace a network under RunInference."""
 
 import time
 from typing import Unpack
@@ -17,11 +17,11 @@ from beam_upscale.inference.networks.failures import DeviceState, state_of
 
 
 class Resampler:
-    """A filter that any number of threads enlarge with at once.
+    """A filter that any number of threads can use at once.
 
     Args:
         by: the filter.
-        state: whether this process can still compute.
+        state: the state of the device: usable or lost.
     """
 
     def __init__(self, by: Filter, state: DeviceState) -> None:
@@ -41,12 +41,12 @@ class Resampler:
         return Batched(enlarged, time.monotonic() - begun, queue_seconds=0.0, batch_size=1)
 
     def lose_device(self, error: BrokenProcessError) -> None:
-        """Has all later tiles fail with this error."""
+        """Makes all later tiles fail with this error."""
         self._state.lose(error)
 
 
 class BaselineHandler(EngineHandler[Resampler]):
-    """Upscales images with a filter, to the engine's scale; a prompt changes nothing."""
+    """Upscales images with a filter, by the engine's scale; ignores prompts."""
 
     def __init__(self, model: BaselineEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(model, **options)
@@ -61,7 +61,7 @@ class BaselineHandler(EngineHandler[Resampler]):
         model.enlarge(pixels, image.scale)
 
     def lose_device(self, error: BrokenProcessError, model: Resampler) -> None:
-        """Has all later tiles fail at once."""
+        """Makes all later tiles fail at once."""
         model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: Resampler) -> UpscaledTile:

@@ -1,4 +1,4 @@
-"""Super-resolution networks under RunInference."""
+"""The handler of super-resolution networks under RunInference."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def _load(model: EsrganEngine, path: Path) -> SuperResolution:
     found = early.take(_wanted(model))
     if found is not None:
         return found
-    # A worker imports what runs its network, and nothing that it does not need.
+    # A worker imports only the library that runs its network.
     if model.network_backend is NetworkBackend.OPENVINO:
         backend.require_openvino()
         from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
@@ -52,7 +52,7 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
         self._model = model
 
     def load_model(self) -> Batcher[Patch]:
-        """Brings the weights to this machine, loads the network and puts the batcher before it."""
+        """Fetches the weights, loads the network, and returns the batcher that feeds it."""
         model = self._model
         path, state = weights_path(model), state_of(model.device)
         with on_device(state):
@@ -69,11 +69,11 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
         model.upscale(Patch(pixels))
 
     def lose_device(self, error: BrokenProcessError, model: Batcher[Patch]) -> None:
-        """Has all later tiles fail at once."""
+        """Makes all later tiles fail at once."""
         model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: Batcher[Patch]) -> UpscaledTile:
-        """Upscales one tile, in parts where the device's memory asks for that."""
+        """Upscales one tile; cuts it if it is too large for the device's memory."""
         del image
         height, width = tile.pixels.shape[:2]
         if height * width <= self._model.max_tile_pixels:

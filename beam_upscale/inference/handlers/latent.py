@@ -1,4 +1,4 @@
-"""Latent diffusion upscalers under RunInference."""
+"""The handler of latent diffusion upscalers under RunInference."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
 TEXT_EMBEDDINGS = "text_embeddings"
-"""Metric: how often a text was embedded; once for each distinct one in a process."""
+"""The metric that counts embedded texts; a process embeds each distinct text once."""
 
 
 class LatentUpscaler:
-    """A network with the batcher before it: what threads of a process share.
+    """A network and its batcher, which all threads of a process share.
 
     Args:
         network: the network.
         max_batch_pixels: as for `Batcher`.
-        state: likewise.
+        state: as for `Batcher`.
     """
 
     def __init__(
@@ -44,24 +44,24 @@ class LatentUpscaler:
         self._batcher: Batcher[Job] = Batcher(self._run, max_batch_pixels, self._state)
 
     def upscale(self, job: "Job") -> tuple[Batched, tuple[str, ...], int]:
-        """Upscales an image, together with others that wait and are guided alike.
+        """Upscales an image, together with waiting images that have the same parameters.
 
         Returns:
-            The result, notes on what was changed, and how many texts had to be embedded for it.
+            The result, notes on changes, and the number of texts that had to be embedded for it.
         """
         self._state.check()
         embedded, notes = self._network.prepare(job.parameters)
         return self._batcher.upscale(job), notes, embedded
 
     def lose_device(self, error: BrokenProcessError) -> None:
-        """Has all images that wait, and all later ones, fail with this error."""
+        """Makes all waiting and all later images fail with this error."""
         self._state.lose(error)
 
     def _run(self, jobs: "Sequence[Job]") -> Sequence[np.ndarray]:
         try:
             return self._network.upscale(jobs, steps.report)
         finally:
-            # Also where it failed half-way.
+            # Also if it failed half-way.
             steps.report(0, 0)
 
 
@@ -73,7 +73,7 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
         self._model = model
 
     def load_model(self) -> LatentUpscaler:
-        """Brings the weights to this machine, loads the network and puts the batcher before it."""
+        """Fetches the weights, and returns the loaded network with its batcher."""
         # Only a worker that runs the network needs torch and diffusers.
         from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 
@@ -86,7 +86,7 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
         return LatentUpscaler(network, model.max_batch_pixels, state)
 
     def probe(self, pixels: np.ndarray, image: TiledImage, model: LatentUpscaler) -> None:
-        """Upscales a small picture with the usual guidance: an image's own may be its fault."""
+        """Upscales a small picture with default parameters, as the image's own may be the cause."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = pixels.shape[:2]
@@ -94,7 +94,7 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
         model.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
 
     def lose_device(self, error: BrokenProcessError, model: LatentUpscaler) -> None:
-        """Has all later images fail at once."""
+        """Makes all later images fail at once."""
         model.lose_device(error)
 
     def upscale(self, tile: Tile, image: TiledImage, model: LatentUpscaler) -> UpscaledTile:

@@ -1,4 +1,4 @@
-"""Bringing pinned weights, and no others, to the machine of a worker."""
+"""Brings the pinned weights, verified, to the machine of a worker."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from beam_upscale.storage.uris import uris
 
 @contextlib.contextmanager
 def on_device(state: DeviceState) -> Iterator[None]:
-    """Loads a network within it; a device that is lost meanwhile ends all that use it.
+    """A context for loading a network; if the device is lost in it, all its users fail.
 
     Raises:
         BrokenProcessError: DEVICE_LOST, now or earlier in this process.
@@ -33,7 +33,7 @@ def on_device(state: DeviceState) -> Iterator[None]:
 
 
 def weights_path(model: NetworkEngine) -> Path:
-    """A file or folder on this machine that holds the pinned weights.
+    """Returns the file or folder on this machine that holds the pinned weights.
 
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
@@ -47,7 +47,7 @@ def weights_path(model: NetworkEngine) -> Path:
 
 
 def _by_name(model: NetworkEngine) -> Path:
-    """Weights whose path is the submitting machine's; this one may have them by their name."""
+    """Finds weights by their name, as their path exists on the submitting machine only."""
     if (
         model.name in registry.REGISTRY
         or hub_repository.HubRepository.parse(model.name) is not None
@@ -61,7 +61,7 @@ def _by_name(model: NetworkEngine) -> Path:
 
 
 def _verified(path: Path, model: NetworkEngine) -> Path:
-    # Raises WEIGHTS_UNAVAILABLE where they cannot be read.
+    # Raises WEIGHTS_UNAVAILABLE if they cannot be read.
     found = values.Weights.hashed(model.name, path, source=str(path)).sha256
     if found != model.weights_sha256:
         raise SettingsError(

@@ -1,4 +1,4 @@
-"""The options of Beam's own that a model handler takes."""
+"""The options that Beam's model handlers take."""
 
 from collections.abc import Mapping
 from typing import TypedDict
@@ -7,7 +7,7 @@ from typing import TypedDict
 class HandlerOptions(TypedDict, total=False):
     """Options of `apache_beam.ml.inference.base.ModelHandler`, which describes them.
 
-    Batch sizes count input pixels; a service takes images one by one, whatever they say.
+    Batch sizes count input pixels. A service always takes images one by one.
     """
 
     min_batch_size: int

@@ -1,8 +1,8 @@
-"""Beam's ModelHandlers for local models, over the batcher that all threads of a process share.
+"""The registry of Beam's ModelHandlers for local engines: the handler of each kind.
 
-The element of RunInference is one image with all its tiles. Where tiles meet tiles of other images
-is the batcher, below Beam: it sees the tiles of all harness threads at once, and what shares a
-batch there changes no result on a CPU.
+The element of RunInference is one image with all its tiles. Tiles of different images meet below
+Beam, in the batcher that all harness threads of a process share; on a CPU, which tiles share a
+batch changes no result.
 """
 
 from typing import Any, Unpack
@@ -42,5 +42,5 @@ _HANDLERS: dict[type[LocalEngine], type[EngineHandler[Any]]] = {
 
 
 def handler_for(model: LocalEngine, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
-    """Returns the handler that runs what was pinned, with Beam's own options of one."""
+    """Returns the handler that runs a pinned engine, with Beam's options for a handler."""
     return _HANDLERS[type(model)](model, **options)

@@ -1,4 +1,4 @@
-"""A remote engine under RunInference."""
+"""The handler of engines behind the gRPC API, under RunInference."""
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,15 +23,15 @@ from beam_upscale.planning.engines import Engine
 class RemoteHandler(TiledImageHandler[Window]):
     """Upscales images with an engine behind the gRPC API.
 
-    Its "model" is the process's window of calls. Give RunInference no `model_identifier`: Beam
-    keeps what has one for later runs in the same process, and a window that was stopped because
-    its key was refused has to go with its run. The engines of a chain share a window all the same.
+    Beam's "model" is here the process's window of calls. Give RunInference no `model_identifier`:
+    Beam would keep the window for later runs in the same process, also one that was stopped because
+    its key was refused. The engines of a chain share a window nevertheless.
 
     Args:
-        model: how the service is called.
-        engine: its scale and its prices.
-        **options: Beam's own. Images are handed over one by one, whatever they say of batches: how
-            many are under way at a time is the window's matter.
+        model: the pinned engine, with its service.
+        engine: the engine's scale and prices.
+        **options: Beam's own. Their batch sizes are ignored: images are handed over one by one, and
+            the window bounds the number of calls in progress.
     """
 
     def __init__(
@@ -42,10 +42,10 @@ class RemoteHandler(TiledImageHandler[Window]):
         self._engine = engine
 
     def load_model(self) -> Window:
-        """The window of this process, with the API key that this process finds.
+        """Returns the window of this process, with the API key that this process finds.
 
         Raises:
-            SettingsError: API_KEY_REFUSED, there is no key where one is said to be.
+            SettingsError: API_KEY_REFUSED, the given place holds no key.
         """
         return shared_window(Account.of(self._model))
 
@@ -55,17 +55,17 @@ class RemoteHandler(TiledImageHandler[Window]):
         model: Window,
         inference_args: Mapping[str, Any] | None = None,
     ) -> Iterator[PredictionResult]:
-        """Has every tile of every image called for.
+        """Submits a call for every tile of every image.
 
-        Waits only while the process has asked for as many calls as it may.
+        Waits only while the window is full.
 
         Args:
             batch: images with their tiles; may be empty.
             model: the process's window.
-            inference_args: none are taken.
+            inference_args: ignored.
 
         Yields:
-            For each image a PredictionResult whose inference is a `PendingInference`.
+            A PredictionResult for each image; its inference is a `PendingInference`.
         """
         del inference_args
         for tiled in batch:
@@ -101,5 +101,5 @@ class RemoteHandler(TiledImageHandler[Window]):
         return Call(request.request_id, message, image, paid)
 
     def share_model_across_processes(self) -> bool:
-        """Never: a window is its process's own."""
+        """Returns False: a window belongs to its process."""
         return False

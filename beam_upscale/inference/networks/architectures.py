@@ -1,8 +1,9 @@
-"""spandrel's ESRGAN and Compact, without its forty other architectures until one is needed.
+"""Imports spandrel's ESRGAN and Compact alone; its forty other architectures only when needed.
 
-Those, and torchvision with them, take as long to import as PyTorch does. So spandrel's package is
-put in place without running its `__init__`, which runs once anything of it is used, here or in
-other code of this process: from then on the package is as if it had been imported as ever.
+The others, with torchvision, take as long to import as PyTorch does. So spandrel's package is put
+into `sys.modules` without running its `__init__`, which runs at the first use of any of its names,
+here or in other code of this process. From then on the package is as if it had been imported in the
+usual way.
 """
 
 import contextlib
@@ -18,18 +19,18 @@ _OF_ESRGAN_PLUS = ".conv1x1.weight"
 
 
 class _DeferredPackage(types.ModuleType):
-    """A package in place whose `__init__` has not run; it does at the first use of a name."""
+    """A package in `sys.modules` whose `__init__` runs only at the first use of a name."""
 
     def __getattr__(self, name: str) -> Any:
         """Runs the package's `__init__` for a name that no submodule has."""
-        # Whoever looks through all modules asks for names like these.
+        # Code that searches all modules, such as `inspect`, looks up names like these.
         is_special = name.startswith("__") and name not in ("__all__", "__version__")
         if is_special or not _run(self):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(self, name)
 
     def __dir__(self) -> list[str]:
-        """All names of the package."""
+        """Runs the package's `__init__`, and lists all names of the package."""
         _run(self)
         return dir(self)
 
@@ -43,7 +44,7 @@ def _is_deferred(package: types.ModuleType) -> bool:
 
 
 def _run(package: types.ModuleType) -> bool:
-    """Runs a package's `__init__`, once; whether it has run to its end."""
+    """Runs a package's `__init__` once; returns True if it has run to its end."""
     with _lock:
         if not _is_deferred(package):
             return True
@@ -61,7 +62,7 @@ def _run(package: types.ModuleType) -> bool:
 
 
 def _defer(name: str) -> None:
-    """Puts a package in place, unless it is there."""
+    """Puts a package into `sys.modules` without running it, unless it is there."""
     if name in sys.modules:
         return
     spec = importlib.util.find_spec(name)
@@ -95,13 +96,13 @@ __all__ = [
 
 
 def load(state: Mapping[str, Any]) -> ModelDescriptor:
-    """Makes a network of its weights, on the CPU, as spandrel's registry does.
+    """Builds a network from its weights, on the CPU, as spandrel's registry does.
 
     Args:
-        state: tensors by name, as a file of weights has them.
+        state: the tensors of a weights file, by name.
 
     Raises:
-        Exception: of spandrel and of the architecture's own code.
+        Exception: any exception of spandrel and of the architecture's own code.
     """
     state = canonicalize_state_dict(state)
     found = _load_alone(canonicalize_state_dict(state))
@@ -113,11 +114,11 @@ def load(state: Mapping[str, Any]) -> ModelDescriptor:
 
 
 def _load_alone(state: Mapping[str, Any]) -> ModelDescriptor | None:
-    """Makes an ESRGAN or a Compact without the registry; None where that has to tell."""
+    """Builds an ESRGAN or a Compact without the registry; None for all other networks."""
     if not _is_deferred(sys.modules[_PACKAGE]):
-        # It is imported, and may know more than its own architectures.
+        # spandrel is fully imported, and other code may have registered more architectures.
         return None
-    # What fails here fails in the registry, with its own error.
+    # Weights that fail here fail in the registry too, which raises the error.
     with contextlib.suppress(Exception):
         architecture = _known(state)
         return None if architecture is None else architecture.load(state)
@@ -125,9 +126,9 @@ def _load_alone(state: Mapping[str, Any]) -> ModelDescriptor | None:
 
 
 def _known(state: Mapping[str, Any]) -> CompactArch | ESRGANArch | None:
-    """The architecture of weights, where it is one of the two for certain."""
-    # What only looks like one of them, such as MM-RealSR, is for the registry. ESRGAN+ is an ESRGAN
-    # with a further convolution in each dense block.
+    """Returns the architecture of weights if it is certainly one of the two, else None."""
+    # A network that only looks like one of them, such as MM-RealSR, is left to the registry.
+    # ESRGAN+ is an ESRGAN with a further convolution in each dense block.
     shapes = {name: tuple(values.shape) for name, values in state.items()}
     found = recognition.recognize(
         {name: shape for name, shape in shapes.items() if not name.endswith(_OF_ESRGAN_PLUS)}

@@ -1,4 +1,4 @@
-"""Going on after a device ran out of memory."""
+"""Frees a device's memory after it ran out."""
 
 import torch
 
@@ -6,7 +6,7 @@ from beam_upscale.inference.networks.device import Device
 
 
 def release_memory(device: Device) -> None:
-    """Gives back what PyTorch keeps for later; call it once nothing holds the failed pass."""
+    """Releases the memory that PyTorch caches; call it once nothing holds the failed pass."""
     if device is Device.CUDA:
         torch.cuda.empty_cache()
     if device is Device.MPS:

@@ -35,7 +35,7 @@ class SuperResolution(abc.ABC):
 
     @property
     def architecture(self) -> str:
-        """The name spandrel gives the architecture."""
+        """The architecture's name in spandrel."""
         return self.info.architecture
 
     @property

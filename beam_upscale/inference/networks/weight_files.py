@@ -1,4 +1,4 @@
-"""The reading of weights files, without running any code in them, whatever their suffix."""
+"""Reads weights files without running any code in them."""
 
 import collections
 import json

@@ -1,8 +1,8 @@
-"""The client of the upscaling API: images of many threads, calls of one window.
+"""The client of the upscaling API: calls for images of many threads, through one window.
 
     harness threads            the process's event loop
     run_inference -- calls --> Window: bounds, throttle, retries -- grpc.aio --> service
-    whoever takes a result <-- PendingImage <-- outcomes of the calls
+    caller of `result` <-- PendingImage <-- outcomes of the calls
 
-`RemoteHandler` is what stands under RunInference; `check` is what a run asks before it begins.
+`RemoteHandler` runs the client under RunInference; `check` tests the service before a run begins.
 """

@@ -1,4 +1,4 @@
-"""One paid call: its attempts, and the growing pauses between them, until its outcome is known."""
+"""One paid call: its attempts, and the growing pauses (backoff) between them, until its outcome."""
 
 import asyncio
 import dataclasses
@@ -28,7 +28,7 @@ from beam_upscale.inference.remote.throttle import Throttle
 # The most attempts that may fail because something broke, rather than because it was busy.
 _MOST_BROKEN_ATTEMPTS = 4
 
-# A service that has sent its result has this long to end the call.
+# The seconds that a service has to end the call after it has sent its result.
 _SECONDS_TO_END = 5.0
 
 # The pause before a repeat is random, from 0 to this bound, which doubles with each attempt.
@@ -71,8 +71,8 @@ class Outcome:
     Attributes:
         request_id: of the call.
         artifact: the encoded result, usable or not, since the call was billed; None without one.
-        error: the error for which there is no artifact; else None.
-        stop: the error for which the call was not sent, or not repeated any more; else None.
+        error: the reason why there is no artifact; None if there is one.
+        stop: the reason why the call was not sent, or not repeated any more; else None.
         attempts: number of times that the call was sent.
         queue_seconds: time that the call waited before it was first sent.
     """
@@ -93,7 +93,7 @@ class _Failure:
         verdict: the decision what to do next.
         error: the error in the image's row if there is no other attempt.
         delay: seconds that the service asks to wait before another attempt.
-        fate: what the service says of the charge.
+        fate: the known charge, by the service's answer.
         was_sent: False if there was no attempt, because the call must not be sent.
     """
 
@@ -132,7 +132,7 @@ class Caller:
         self._throttle = throttle
 
     async def settle(self, call: Call) -> Outcome:
-        """Makes a call, repeats it where that helps, and returns its outcome.
+        """Makes a call, repeats it if that may help, and returns its outcome.
 
         A call that was sent is repeated even if its image is lost by then: it may be billed.
 

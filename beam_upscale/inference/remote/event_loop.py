@@ -1,4 +1,4 @@
-"""The event loop of this process's calls: one, in a thread of its own, for all windows.
+"""The event loop that runs all calls of this process, in a thread of its own.
 
 grpc.aio reports spurious errors where several loops of a process poll it at once.
 """
@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# What is not ended by then is left to the end of the process.
+# In seconds; tasks that have not ended by then are left to the end of the process.
 _SECONDS_TO_END = 5.0
 
 
 class EventLoop:
-    """A loop and its thread, which ends with the process and never holds it back."""
+    """An event loop and its thread, which ends with the process and never delays its end."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        # asyncio itself holds a task weakly.
+        # asyncio itself keeps only weak references to tasks.
         self._tasks: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, name="grpc-calls", daemon=True)
         self._thread.start()
@@ -53,7 +53,7 @@ class EventLoop:
         task.add_done_callback(settle)
 
     def end(self) -> None:
-        """Cancels what runs and ends the thread."""
+        """Cancels all tasks and ends the thread."""
         asyncio.run_coroutine_threadsafe(self._cancel_all(), self._loop)
         self._thread.join(_SECONDS_TO_END)
 
@@ -72,7 +72,7 @@ _of_parent: EventLoop | None = None
 
 
 def shared_loop() -> EventLoop:
-    """The process's loop.
+    """Returns the process's loop.
 
     Raises:
         RuntimeError: this process was forked off one that makes calls, where gRPC would hang.
@@ -95,7 +95,7 @@ def _leave_loop_to_parent() -> None:
     _lock = threading.Lock()
     if _shared is not None:
         atexit.unregister(_shared.end)
-        # Kept: closing it here would reach into the parent's.
+        # Kept open: closing it here would affect the parent's loop.
         _shared, _of_parent = None, _shared
 
 

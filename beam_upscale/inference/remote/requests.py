@@ -1,4 +1,4 @@
-"""From a tile to the request that upscales it."""
+"""Builds the request that upscales a tile."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ _PNG = "image/png"
 
 
 def request_for(engine: str, tiled: TiledImage, index: int) -> Any:
-    """The request for one tile: the same for the same tile, parameters and place.
+    """Builds the request for one tile: equal for the same tile, parameters and place.
 
-    Its id tells equal tiles of different inputs apart, so that each is paid for, and makes every
-    repetition of the call known as one.
+    Its id distinguishes equal tiles of different inputs, so that each is paid for, and is the same
+    for every repeat of a call, so that the service recognizes repeats.
 
     Args:
-        engine: its id on the service.
+        engine: the engine's id on the service.
         tiled: the image.
-        index: of the tile.
+        index: the tile's index among the image's tiles.
 
     Raises:
         ImageError: ENCODE_ERROR.
@@ -60,7 +60,7 @@ def _guide(request: Any, parameters: Parameters) -> None:
 
 
 def _request_id(request: Any, place: tuple[str, int, int]) -> str:
-    # JSON in ASCII: an input's id may hold what no text encoding takes.
+    # JSON in ASCII: an input's id may hold characters that no text encoding takes.
     digest = hashlib.sha256(json.dumps(place).encode())
     digest.update(request.SerializeToString(deterministic=True))
     return str(uuid.UUID(bytes=digest.digest()[:16], version=5))

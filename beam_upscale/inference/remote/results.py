@@ -1,4 +1,4 @@
-"""From what a service answers to the part of the image that it stands for."""
+"""Converts a service's result to the core of the tile that was sent."""
 
 import numpy as np
 
@@ -6,18 +6,18 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Tile
 
-# Of 16 bits for one of 8: 65,535 / 255.
+# Levels of 16 bits for one level of 8 bits: 65,535 / 255.
 _STEP = 257
 
 
 def core_of(artifact: bytes, tile: Tile, engine_scale: int, scale: int) -> np.ndarray:
-    """The upscaled core of a tile.
+    """Decodes a result, and returns the upscaled core of its tile.
 
     Args:
         artifact: the encoded result for the whole tile.
-        tile: what was sent.
-        engine_scale: result pixels for each of the tile's, and side, as the engine makes them.
-        scale: the same as it is asked for.
+        tile: the tile that was sent.
+        engine_scale: the engine's scale: output pixels for each input pixel along a side.
+        scale: the requested scale.
 
     Returns:
         (core height x scale, core width x scale, C) of the tile's channels and dtype.
@@ -61,7 +61,7 @@ def _with_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
         return pixels
     if channels == 3:
         return np.repeat(pixels, 3, axis=2)
-    # Red, green and blue of a gray picture differ by what the network made of it, if at all.
+    # For a gray picture, the network may return red, green and blue that differ a little.
     total: np.ndarray = pixels.sum(axis=2, keepdims=True, dtype=np.uint32)
     mean: np.ndarray = (total + 1) // 3
     return mean.astype(pixels.dtype)

@@ -1,4 +1,4 @@
-"""The limits on attempts: how many may be under way at a time, and how many begin in a second."""
+"""Limits the attempts of calls: their number at a time, and the rate at which they begin."""
 
 import asyncio
 import contextlib

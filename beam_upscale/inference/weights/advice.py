@@ -1,4 +1,4 @@
-"""The work of networks beside each other, and hints at those that take less."""
+"""Compares the work of networks, and hints at registered networks that need less."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -6,7 +6,7 @@ from fractions import Fraction
 from beam_upscale.inference.weights.registry import REGISTRY
 from beam_upscale.planning.engines import get_engine
 
-# With what each is good for, and how to get it.
+# Lighter weights, each with the images that it suits and the way to get it.
 _LIGHTER = {
     "realesrgan-x2plus": "photographs; first `beam-upscale weights fetch realesrgan-x2plus`",
     "realesr-animevideov3-ncnn": "drawings; nothing to download",
@@ -14,20 +14,21 @@ _LIGHTER = {
 
 
 def work_text(work: Fraction) -> str:
-    """The work of a network in that of realesrgan-x4plus, such as `1/4`."""
+    """Formats a network's work relative to realesrgan-x4plus, such as `1/4`."""
     return "1" if work == 1 else f"1/{float(1 / work):.2g}"
 
 
 def reduction_hint(name: str, scale: int, wanted: int) -> str | None:
-    """Says that results are made larger than wanted and reduced, and how that takes less work.
+    """Returns a hint if a network's results are reduced, and lighter weights would do.
 
     Args:
-        name: of its weights.
-        scale: of the network.
+        name: the name of the network's weights.
+        scale: the network's scale.
         wanted: the engine's scale.
 
     Returns:
-        One line; None where the network has the engine's scale, or none registered takes less work.
+        One line; None if the network has the engine's scale, or if no registered one needs less
+        work.
     """
     if scale <= wanted:
         return None
@@ -46,7 +47,7 @@ def reduction_hint(name: str, scale: int, wanted: int) -> str | None:
 
 
 def default_hints(engines: Iterable[str]) -> list[str]:
-    """The hints for the weights that engines use when none are asked for; each once."""
+    """Returns the hints for the default weights of engines; each once."""
     found: dict[str, None] = {}
     for engine in engines:
         definition = get_engine(engine)

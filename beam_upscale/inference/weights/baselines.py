@@ -1,4 +1,4 @@
-"""The names that are asked for as weights and stand for a filter: no network, no weights."""
+"""The names of baselines: resampling filters that can be requested in place of weights."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,4 +10,4 @@ BASELINES: Mapping[str, str] = MappingProxyType(
         "lanczos": "trials and comparisons; Lanczos filter of three lobes",
     }
 )
-"""What each is good for, by name. They suit every engine, and enlarge to its scale."""
+"""The use of each baseline, by its name. Baselines suit every engine, and enlarge by its scale."""

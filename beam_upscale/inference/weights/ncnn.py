@@ -1,4 +1,4 @@
-"""The reading of ncnn networks as PyTorch state dicts.
+"""Reads ncnn networks as PyTorch state dicts.
 
 An ncnn network is a `.param` file, a text graph with one layer a line, and a `.bin` file with the
 weights in the order of that graph (https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure).

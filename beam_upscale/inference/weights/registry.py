@@ -156,7 +156,7 @@ class RegisteredWeights:
         bytes: size of that file.
         scale: output pixels for each input pixel along a side.
         multiply_adds: multiply-adds of all convolutions, for each input pixel.
-        description: the kind of images that the weights suit, and how they are had.
+        description: the kind of images that the weights suit, and the way to get them.
         license: SPDX identifier.
         origin: the origin of the file.
     """

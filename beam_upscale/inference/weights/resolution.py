@@ -1,4 +1,4 @@
-"""From what was asked for to weights on this machine."""
+"""Finds requested weights by name, path or repository, and brings them to this machine."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -25,9 +25,9 @@ _FOLDER_SPECS = (
 
 
 def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) -> Weights:
-    """Finds the weights that were asked for, and brings them to this machine.
+    """Finds the requested weights, and brings them to this machine.
 
-    What is in the cache is verified each time; a damaged file there is made again.
+    Cached weights are verified each time; a damaged cached file is made again.
 
     Args:
         spec: None for the engine's default; for an ESRGAN engine a registered name or the path of
@@ -39,8 +39,8 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
     Raises:
         SettingsError: `UNKNOWN_ENGINE`; `UNKNOWN_WEIGHTS` for neither a name nor a path, or a
             repository without a commit's hash; `WEIGHTS_UNUSABLE` for weights of the other kind;
-            `WEIGHTS_UNAVAILABLE` if they cannot be had now or not be read; `WEIGHTS_MISMATCH` if
-            others came in their place; `WEIGHTS_INCOMPLETE` if a repository lacks some.
+            `WEIGHTS_UNAVAILABLE` if they cannot be fetched or read now; `WEIGHTS_MISMATCH` if other
+            weights came in their place; `WEIGHTS_INCOMPLETE` if a repository lacks some.
     """
     definition = get_engine(engine)
     name = definition.default_weights if spec is None else spec
@@ -52,7 +52,7 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
 
 
 def fetch_by_name(name: str, *, progress: Progress | None = None) -> Weights:
-    """Brings weights into the cache that are known by a name, whichever engine they are for.
+    """Brings named weights into the cache, for any engine.
 
     Args:
         name: a registered name, or a repository of the hub as `OWNER/NAME@REVISION`.

@@ -1,4 +1,4 @@
-"""The values that the ways to weights have in common."""
+"""The values for weights on this machine, and for the progress of fetching them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class Weights:
         name: the registered name, `OWNER/NAME@REVISION` of a repository of the hub, or the name of
             the file or folder.
         path: the file, or the folder in diffusers' layout.
-        sha256: of the file or folder, as `sha256_of` gives it.
-        source: where they came from.
+        sha256: the SHA-256 of the file or folder, as `sha256_of` gives it.
+        source: the place that they came from, in words for people.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Weights:
 
     @classmethod
     def hashed(cls, name: str, path: Path, source: str) -> "Weights":
-        """Weights with the SHA-256 of what is at `path`.
+        """Makes weights of the file or folder at `path`, with its SHA-256.
 
         Raises:
             SettingsError: `WEIGHTS_UNAVAILABLE`, they cannot be read; `WEIGHTS_UNUSABLE`, a folder

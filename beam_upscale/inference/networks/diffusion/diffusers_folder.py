@@ -27,7 +27,7 @@ _CONFIGS = {
     "scheduler": "scheduler_config.json",
     "low_res_scheduler": "scheduler_config.json",
 }
-"""The components that the pipeline cannot do without, and the file that describes each."""
+"""The components that the pipeline needs, and the file that describes each."""
 
 _CLASSES = {
     "unet": ("diffusers", r"UNet2DConditionModel"),

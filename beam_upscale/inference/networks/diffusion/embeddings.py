@@ -1,4 +1,4 @@
-"""Text embeddings, computed once for each distinct text."""
+"""A cache of text embeddings: each distinct text is embedded once."""
 
 import threading
 from collections import OrderedDict
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 MOST_TEXTS = 512
-"""Embeddings kept: 81 MB in fp16 with the published model, 77 tokens of 1,024 channels each."""
+"""The most embeddings kept: 81 MB in fp16 at 77 tokens of 1,024 channels, as published."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A text as the UNet takes it.
+    """The embedding of a text, as the UNet takes it.
 
     Attributes:
         values: (1, tokens, channels).
-        note: which part of the text was left out and why; empty where none was.
+        note: the part of the text that was left out, and the reason; empty if none was.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class Embedding:
 class EmbeddingCache:
     """The embeddings of the texts used last.
 
-    Threads may ask at once: each text is computed by one of them, and the others wait for it.
+    It is thread-safe: one thread computes a text, and others that need it wait.
     """
 
     def __init__(self, encode: Callable[[str], Embedding], most: int = MOST_TEXTS) -> None:
@@ -38,7 +38,7 @@ class EmbeddingCache:
         self._entries: OrderedDict[str, Future[Embedding]] = OrderedDict()
 
     def get(self, text: str) -> tuple[Embedding, bool]:
-        """The embedding of a text, and whether this call computed it."""
+        """Returns the embedding of a text, and True if this call computed it."""
         with self._mutex:
             entry = self._entries.get(text)
             computes = entry is None
@@ -55,7 +55,7 @@ class EmbeddingCache:
         try:
             entry.set_result(self._encode(text))
         except BaseException as error:
-            # Forgotten, so that the next one who asks tries again.
+            # Forgotten, so that the next call tries again.
             with self._mutex:
                 if self._entries.get(text) is entry:
                     del self._entries[text]

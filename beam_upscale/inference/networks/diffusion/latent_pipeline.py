@@ -149,7 +149,7 @@ class Progress:
         self._on_step = on_step
 
     def add(self, passes: int) -> None:
-        """Counts passes of the UNet, and tells the listener."""
+        """Counts passes of the UNet, and notifies the listener."""
         self.done += passes
         self._on_step(self.done, self._total)
 

@@ -1,7 +1,7 @@
-"""Windows through which a network sees parts of an image, and how their results are blended.
+"""The overlapping windows of an image that a network sees, and the blending of their results.
 
-Where windows overlap, their weights rise and fall linearly over the overlap, along rows and columns
-apart, and are divided by their sum: so the result has no edge where a window ends.
+Over an overlap, the weights of the windows rise and fall linearly, along rows and columns
+separately, and are divided by their sum. So the result has no edge at the end of a window.
 """
 
 import math
@@ -31,11 +31,11 @@ class Span:
     fall: int = 0
 
     def scaled(self, scale: int) -> "Span":
-        """The same span of an enlarged image."""
+        """Returns the same span of an enlarged image."""
         return Span(self.start * scale, self.stop * scale, self.rise * scale, self.fall * scale)
 
     def weights(self) -> Tensor:
-        """The weight of each line, over 0 and at most 1: (stop - start,), float32."""
+        """Returns the weight of each line, over 0 and at most 1: (stop - start,), float32."""
         lines = torch.arange(self.stop - self.start) + 0.5
         weights = torch.ones(len(lines))
         if self.rise:
@@ -47,18 +47,18 @@ class Span:
 
 @dataclass(frozen=True)
 class Window:
-    """A box of an image and its weights, those of the rows times those of the columns."""
+    """A box of an image; the weight of a pixel is that of its row times that of its column."""
 
     rows: Span
     columns: Span
 
     def of(self, images: Tensor) -> Tensor:
-        """The window's part of (…, H, W), as a view."""
+        """Returns the window's part of (…, H, W), as a view."""
         rows, columns = self.rows, self.columns
         return images[..., rows.start : rows.stop, columns.start : columns.stop]
 
     def scaled(self, scale: int) -> "Window":
-        """The same window of an enlarged image."""
+        """Returns the same window of an enlarged image."""
         return Window(self.rows.scaled(scale), self.columns.scaled(scale))
 
     def weights(self) -> Tensor:
@@ -74,10 +74,10 @@ def windows_of(
     The image's sides must be padded to multiples of `factor` for the windows to lie in it.
 
     Args:
-        tiles: that cover the image.
-        width: of the image in pixels, not padded.
-        height: likewise.
-        factor: in pixels.
+        tiles: the tiles, which cover the image.
+        width: the image's width in pixels, without padding.
+        height: the image's height in pixels, without padding.
+        factor: the alignment in pixels.
     """
 
     def span(start: int, stop: int, core_start: int, core_stop: int, length: int) -> Span:
@@ -97,11 +97,11 @@ def windows_of(
 
 
 def share(windows: Sequence[Window], index: int) -> Tensor:
-    """The part that a window has in each of its pixels: its weight by the sum of all.
+    """Returns a window's share in each of its pixels: its weight divided by the sum of all weights.
 
     Returns:
-        (height, width) of the window, float32; the windows' shares in a pixel sum to 1, and a pixel
-        that only one of them covers is that one's alone, exactly.
+        (height, width) of the window, float32; the windows' shares in a pixel sum to 1, and the
+        share is exactly 1 in a pixel that only this window covers.
     """
     window = windows[index]
     own = window.weights()
@@ -115,7 +115,7 @@ def share(windows: Sequence[Window], index: int) -> Tensor:
 
 
 def _common(span: Span, other: Span) -> tuple[slice, slice]:
-    """The lines that both spans cover, counted from the start of each; empty if there are none."""
+    """Returns the lines that both spans cover, counted from each one's start; empty if none."""
     start, stop = max(span.start, other.start), min(span.stop, other.stop)
     return (
         slice(start - span.start, stop - span.start),

@@ -66,10 +66,10 @@ def take(wanted: Wanted | None) -> SuperResolution | None:
     """Returns the network that was loaded ahead of time, once it is loaded; only the first time.
 
     Args:
-        wanted: the choices of the network that is needed now; None if it is none of OpenVINO's.
+        wanted: the choices of the network that is needed now; None if OpenVINO does not run it.
 
     Returns:
-        None if no such network was begun, or if it could not be loaded: loading it anew raises the
+        None if no such network was begun, or if it could not be loaded: loading it again raises the
         error. A network with other choices is dropped, as the run does not need it.
     """
     begun = None if wanted is None else _begun.get(wanted)

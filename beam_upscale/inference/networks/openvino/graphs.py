@@ -1,4 +1,4 @@
-"""ESRGAN and its compact sibling as graphs of OpenVINO, built from their weights.
+"""Builds OpenVINO graphs of ESRGAN and of the compact network from their weights.
 
 The first and the last convolution are as exact as in fp32, whatever the rest is run in, so that
 16-bit images keep their tonal steps. The first is a graph of its own, which is run in fp32, and so

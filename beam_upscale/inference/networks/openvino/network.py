@@ -155,8 +155,8 @@ class OpenVinoNetwork(SuperResolution):
         _, height, width, _ = features.shape
         if height * width <= _TRUNK_PIXELS:
             return self._trunk(features)
-        # What smaller images left there, and the first features twice, would stand beside what this
-        # image needs.
+        # Otherwise the memory of smaller images, and a second copy of the first features, would
+        # remain beside the memory that this image needs.
         self._trunk.release()
         shallow = np.ascontiguousarray(np.moveaxis(features, 3, 1))
         del features
@@ -185,7 +185,7 @@ class OpenVinoNetwork(SuperResolution):
 
 
 class Compiled:
-    """A graph that is ready to run; what it gives lasts until it is run again."""
+    """A graph that is ready to run; its result is valid until it is run again."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -200,7 +200,7 @@ class Compiled:
         return values
 
     def release(self) -> None:
-        """Gives back the memory of what was run."""
+        """Releases the memory of earlier runs."""
         self._request = None
         self._compiled.release_memory()
         self._request = self._compiled.create_infer_request()

@@ -1,4 +1,4 @@
-"""Super-resolution networks on local hardware, from any weights that spandrel knows."""
+"""Runs super-resolution networks by PyTorch, from any weights that spandrel knows."""
 
 from pathlib import Path
 from typing import Self
@@ -31,7 +31,7 @@ from beam_upscale.inference.networks.weight_files import read_state_dict, unread
 
 
 def inspect(path: Path) -> NetworkInfo:
-    """Reads what weights hold, on the CPU.
+    """Reads the properties of the network in a weights file, on the CPU.
 
     Args:
         path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
@@ -50,10 +50,10 @@ class TorchNetwork(SuperResolution):
     a batch is halved, then the strips, and the work goes on with the same result.
 
     Attributes:
-        device: where the network runs.
-        precision: what it computes in.
+        device: the device that the network runs on.
+        precision: the type that the network computes in.
         network: the network, which yields its result in strips.
-        threads: CPU threads of one forward pass, whichever thread asks for it.
+        threads: CPU threads of one forward pass, in any calling thread.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class TorchNetwork(SuperResolution):
             path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file of any architecture and scale
                 that spandrel knows.
             device: `auto` is settled as `settle` says.
-            precision: likewise.
+            precision: `auto` is settled as `settle` says.
             threads: CPU threads of one forward pass, at least 1. Exact, reproducible algorithms
                 on CUDA are set for the whole process.
 
@@ -96,7 +96,7 @@ class TorchNetwork(SuperResolution):
     def _run(self, batch: ImageBatch) -> ImageBatch:
         parts = [batch] if self._shares_passes else np.split(batch, len(batch))
         with torch.inference_mode():
-            # A thread keeps the number that it began with, which may be another model's.
+            # A thread keeps the number that it began with, which may be another network's.
             torch.set_num_threads(self.threads)
             return np.concatenate([self._upscale_within_memory(part) for part in parts])
 
@@ -107,7 +107,7 @@ class TorchNetwork(SuperResolution):
     def _upscale_within_memory(
         self, batch: ImageBatch, strip_pixels: int = STRIP_PIXELS
     ) -> ImageBatch:
-        """Upscales a batch; on running out of memory in halves, then in thinner strips."""
+        """Upscales a batch; if memory runs out, in halves, then in thinner strips."""
         try:
             return self._forward(batch, strip_pixels)
         except RuntimeError as error:
@@ -143,7 +143,7 @@ class TorchNetwork(SuperResolution):
         return result.cpu().numpy().astype(batch.dtype, copy=False)
 
     def _to_input(self, pixels: Tensor, levels: int) -> Tensor:
-        """(N, H, W, C) integers as (N, network's channels, H, W), float32 in [0, 1]."""
+        """Converts (N, H, W, C) integers to (N, network's channels, H, W), float32 in [0, 1]."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(levels)
         images = images.expand(-1, self.info.channels, -1, -1)
         return images.contiguous(memory_format=torch.channels_last)
@@ -153,8 +153,8 @@ def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
     try:
         descriptor = architectures.load(read_state_dict(path))
     except Exception as error:
-        # What a damaged or foreign file raises is not a closed set: spandrel passes on the errors
-        # of zip, pickle, safetensors and each architecture's own code.
+        # A damaged or foreign file may raise any exception: spandrel passes on the errors of zip,
+        # pickle, safetensors and each architecture's own code.
         raise _unusable(path, unreadable(error)) from error
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.purpose == "FaceSR":
         raise _unusable(path, f"{descriptor.architecture.name} is no super-resolution network")

@@ -1,4 +1,4 @@
-"""The execution of networks that spandrel loads, on a device: in strips, or whole."""
+"""Runs networks that spandrel loaded, on a device: in strips, or whole images at once."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -50,8 +50,8 @@ class Network(Protocol):
 
     Attributes:
         halo: input pixels that a tile needs on each side for a result without seams.
-        batches: whether several images may share a forward pass without influence on each other.
-        shrinks: whether fewer `strip_pixels` need less memory.
+        batches: True if several images may share a forward pass without influence on each other.
+        shrinks: True if fewer `strip_pixels` need less memory.
     """
 
     halo: int
@@ -63,7 +63,7 @@ class Network(Protocol):
 
         Args:
             images: (N, C, H, W), float32 in [0, 1], on the network's device, channels last.
-            strip_pixels: bounds the memory, never the result.
+            strip_pixels: pixels of a strip; they bound the memory and never change the result.
 
         Yields:
             Strips that cover the result (N, C, H · scale, W · scale) once; where the network
@@ -76,10 +76,10 @@ class Network(Protocol):
 
 
 def build_network(descriptor: ImageModelDescriptor[nn.Module], dtype: torch.dtype) -> Network:
-    """Prepares a loaded model for `dtype`: ESRGAN in strips, any other as its descriptor runs it.
+    """Prepares a loaded network for `dtype`: ESRGAN in strips, any other as its descriptor runs it.
 
     Args:
-        descriptor: the model as spandrel loaded it, in float32, on its device; it is changed.
+        descriptor: the network as spandrel loaded it, in float32, on its device; it is changed.
         dtype: type of the weights and the intermediate results.
     """
     descriptor.model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
