@@ -88,5 +88,5 @@ def _obstacle(device: Device, precision: Precision, *, is_known: bool) -> str | 
 def _unavailable(obstacle: str) -> SettingsError:
     return SettingsError(
         ErrorCode.NETWORK_BACKEND_UNAVAILABLE,
-        f"OpenVINO was asked for, but {obstacle}. Use --network-backend torch or auto.",
+        f"OpenVINO was requested, but {obstacle}. Use --network-backend torch or auto.",
     )

@@ -127,7 +127,7 @@ def _settle_device(device: Device) -> Device:
     if device not in available:
         raise SettingsError(
             ErrorCode.DEVICE_UNAVAILABLE,
-            f"The device {device} was asked for; this machine has {', '.join(available)}. "
+            f"The device {device} was requested; this machine has {', '.join(available)}. "
             f"Use --device {available[0]} or --device auto.",
         )
     return device
@@ -138,7 +138,7 @@ def _require_support(precision: Precision, supported: Collection[Precision]) -> 
         possible = [each for each in Precision if each is Precision.FP32 or each in supported]
         raise SettingsError(
             ErrorCode.PRECISION_UNAVAILABLE,
-            f"The precision {precision} was asked for, but this network does not support it; "
+            f"The precision {precision} was requested, but this network does not support it; "
             f"available are {', '.join(possible)}. Use one of these.",
         )
 
@@ -160,7 +160,7 @@ def _settle_precision(
         )
         raise SettingsError(
             ErrorCode.PRECISION_UNAVAILABLE,
-            f"The precision {precision} was asked for, but {reason}; available are "
+            f"The precision {precision} was requested, but {reason}; available are "
             f"{', '.join(possible)}. Use one of these or --precision auto.",
         )
     return precision

@@ -159,8 +159,8 @@ def device_lost(error: BaseException) -> BrokenProcessError:
         return error
     return BrokenProcessError(
         ErrorCode.DEVICE_LOST,
-        f"this process can compute nothing more on its device ({_first_line(error)}); start it "
-        "anew, and where that does not help look at the device and its driver",
+        f"this process can compute nothing more on its device ({_first_line(error)}); restart "
+        "it, and if that does not help look at the device and its driver",
     )
 
 

@@ -48,7 +48,9 @@ def resolve(spec: str | None, engine: str, *, progress: Progress | None = None) 
     try:
         return _RESOLVERS[definition.network](name, engine, progress)
     except OSError as error:
-        raise unavailable(f"The weights {name} cannot be had: {reason(error, of=name)}") from error
+        raise unavailable(
+            f"The weights {name} are unavailable: {reason(error, of=name)}"
+        ) from error
 
 
 def fetch_by_name(name: str, *, progress: Progress | None = None) -> Weights:

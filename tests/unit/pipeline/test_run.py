@@ -394,9 +394,9 @@ def test_device_of_other_machines_is_written_down_as_named_and_checked_by_them(
     asked = {"device": "cuda", "precision": "fp16"}
     named = [f"--runner={FnApiRunner.__module__}.FnApiRunner"]
 
-    with pytest.raises(Exception, match="The device cuda was asked for; this machine"):
+    with pytest.raises(Exception, match="The device cuda was requested; this machine"):
         upscale(photographs, tmp_path / "out", tiny_weights, beam_options=named, **asked)
-    with pytest.raises(SettingsError, match="The device cuda was asked for"):
+    with pytest.raises(SettingsError, match="The device cuda was requested"):
         upscale(photographs, tmp_path / "local", tiny_weights, **asked)
 
     (stage,) = (DatasetFolder(str(tmp_path / "out")).read_run() or {})["settings"]["stages"]

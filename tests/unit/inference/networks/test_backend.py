@@ -34,7 +34,7 @@ def test_auto_takes_openvino_where_it_is_best(
         settle(NetworkBackend.TORCH, device, precision, is_known=is_known) is NetworkBackend.TORCH
     )
     if expected is NetworkBackend.TORCH and machine == "x86_64":
-        with pytest.raises(SettingsError, match="OpenVINO was asked for, but") as caught:
+        with pytest.raises(SettingsError, match="OpenVINO was requested, but") as caught:
             settle(NetworkBackend.OPENVINO, device, precision, is_known=is_known)
         assert caught.value.code is ErrorCode.NETWORK_BACKEND_UNAVAILABLE
 

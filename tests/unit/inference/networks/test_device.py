@@ -87,7 +87,7 @@ def test_a_device_that_is_not_there_is_refused(machine: Any, device: Device) -> 
         settle(device, Precision.AUTO)
 
     assert caught.value.code is ErrorCode.DEVICE_UNAVAILABLE
-    assert f"The device {device} was asked for; this machine has cpu" in caught.value.message
+    assert f"The device {device} was requested; this machine has cpu" in caught.value.message
 
 
 @pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
@@ -96,7 +96,7 @@ def test_a_precision_that_the_cpu_lacks_is_refused(machine: Any, precision: Prec
         settle(Device.CPU, precision)
 
     assert caught.value.code is ErrorCode.PRECISION_UNAVAILABLE
-    assert f"{precision} was asked for, but the device cpu" in caught.value.message
+    assert f"{precision} was requested, but the device cpu" in caught.value.message
 
 
 def test_a_precision_that_the_network_lacks_is_refused(machine: Any) -> None:
@@ -115,7 +115,7 @@ def test_device_of_other_machines_is_taken_as_named(machine: Any) -> None:
     settled = settle(Device.CUDA, Precision.FP16, supported, elsewhere=True)
 
     assert settled == (Device.CUDA, Precision.FP16)
-    with pytest.raises(SettingsError, match="The device cuda was asked for"):
+    with pytest.raises(SettingsError, match="The device cuda was requested"):
         settle(*settled, supported)  # As a worker does that has none.
 
 

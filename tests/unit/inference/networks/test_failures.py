@@ -134,7 +134,7 @@ def test_the_line_tells_what_was_found_and_what_to_do() -> None:
     assert isinstance(lost, SettingsError)
     assert str(lost) == (
         "device_lost: this process can compute nothing more on its device (AcceleratorError: "
-        f"{LOST[0]}); start it anew, and where that does not help look at the device and its driver"
+        f"{LOST[0]}); restart it, and if that does not help look at the device and its driver"
     )
     assert str(useless).startswith("device_lost: not even the smallest picture can be computed")
     assert "(not_a_number: infinite)" in useless.message
