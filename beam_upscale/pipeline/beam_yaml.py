@@ -1,11 +1,11 @@
-"""The transforms as Beam YAML has them: they take and give rows, of the fields of `rows`.
+"""The transforms for Beam YAML: they take and give rows, with the fields of `beam_rows`.
 
 `PROVIDERS` is a listing of them for a pipeline's `providers`:
 
     providers:
       - include: /…/beam_upscale/providers.yaml
 
-What their configuration says has the names and meanings of Python's own.
+Their configuration has the names and meanings of the transforms' arguments in Python.
 """
 
 import inspect
@@ -27,27 +27,29 @@ from beam_upscale.planning.engines import DEFAULT_ENGINE
 from beam_upscale.sources.formats.input_format import InputFormat
 
 PROVIDERS = Path(__file__).parents[1] / "providers.yaml"
-"""The listing of these transforms."""
+"""The path of the file that lists these transforms."""
 
 _Member = TypeVar("_Member", bound=StrEnum)
 
 
 class ReadImages(beam.PTransform):
-    """Lists images; their bytes are read where they are upscaled.
+    """Lists images; the workers that upscale them read their bytes.
 
     Args:
         pattern: A file, a folder or a glob, on any of Beam's file systems, or the URL of a file of
             a web server.
-        output: The dataset that the results go to, so that a later run does only what is missing.
-        retry: Statuses of earlier rows that are done again all the same.
-        shard_rows: Rows in a shard of that dataset.
-        input_format: The name of an `InputFormat`, such as jsonl or webdataset; by default the one
-            that the names of files tell.
-        image_column: The column of tables with images; by default one with a usual name.
-        deny_private_networks: Whether URLs are refused whose host is a worker's own machine or on a
+        output: The dataset that the results go to, so that a later run does only the missing
+            inputs.
+        retry: Statuses of earlier rows whose inputs are upscaled again.
+        shard_rows: The number of rows in a shard of that dataset.
+        input_format: The name of an `InputFormat`, such as jsonl or webdataset; by default, it is
+            inferred from the names of files.
+        image_column: The column of tables that holds or names images; by default one with a usual
+            name.
+        deny_private_networks: True refuses URLs whose host is a worker's own machine or on a
             private network.
-        allow_link_local: Whether URLs are read whose host has a link-local address.
-        columns: Those of the dataset's own columns that are fields of the rows, each with its type:
+        allow_link_local: True allows URLs whose host has a link-local address.
+        columns: The columns of the dataset that become fields of the rows, each with its type:
             string, integer, number or boolean. A value that is not of its type is null.
 
     Returns:
@@ -89,7 +91,7 @@ class ReadImages(beam.PTransform):
         self._type = beam_rows.input_type(self._columns)
 
     def expand(self, root: Any) -> Any:
-        """Wires reading, and makes rows."""
+        """Wires the listing of inputs and their conversion to rows."""
         return (
             root
             | "Read" >> self._read
@@ -101,22 +103,22 @@ class Upscale(beam.PTransform):
     """Upscales images.
 
     Args:
-        engine: An engine's name, or a list of those of a chain.
+        engine: The name of an engine, or a list of the engines of a chain.
         handler_options: Beam's own options of a model handler.
         scratch: A folder that all workers reach, needed with `fan_out_above`; the output of the
             WriteDataset that follows is one.
-        options: Any other option has the name that it has in Python, such as `oversize`, `weights`,
+        options: The other options, by their names in Python, such as `oversize`, `weights`,
             `device`, `precision`, `prompt`, `output_format`.
 
     Returns:
-        For each row one, whatever became of its image: the manifest's columns, the fields of the
-        input's row but for `source` and those with a manifest column's name, `image`, which is the
+        One row for each row, whatever its image's status: the manifest's columns, the fields of the
+        input's row except `source` and those with a manifest column's name, `image`, which is the
         encoded image (null with `fan_out_above`, as results are in files then), and `result`, which
         carries the rest.
 
     Raises:
-        SettingsError: what would make every image fail alike; INVALID_FIELD where it is known that
-            rows have no `source`.
+        SettingsError: for any reason that would make every image fail; INVALID_FIELD, the rows are
+            known to have no `source`.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class Upscale(beam.PTransform):
         super().__init__()
         size = options.get("skip_larger_than")
         if size is not None:
-            width, height = size  # YAML has lists in place of tuples.
+            width, height = size  # YAML has lists, no tuples.
             options["skip_larger_than"] = (width, height)
         self._upscale = upscale.Upscale(
             engine, handler_options=handler_options, scratch=scratch, **options
@@ -157,16 +159,16 @@ class WriteDataset(beam.PTransform):
         output: The dataset's root, on any of Beam's file systems.
         layout: The name of a `Layout`, such as files or parquet.
         most_failures: The number of failures that stops the run.
-        may_leave_out: Whether steps between may leave rows out, whose inputs have rows in the
-            manifest that say so. False fails where one does not arrive: a runner lost it.
+        may_leave_out: True if steps before this one may leave rows out; the manifest's rows then
+            say so. False fails the run if a row does not arrive: a runner lost it.
 
     Returns:
         One row with the totals: `rows`, the number of each status by its name, `calls`, `credits`,
-        `billed_credits`, `usd` and `output_bytes`; none where the run was stopped.
+        `billed_credits`, `usd` and `output_bytes`; none if the run was stopped.
 
     Raises:
-        SettingsError: INVALID_OPTION; INVALID_FIELD where it is known that rows have no `result` or
-            no `image`; and, when the transform is applied, that the output is another run's.
+        SettingsError: INVALID_OPTION; INVALID_FIELD, the rows are known to have no `result` or no
+            `image`; and, when the transform is applied, the output is another run's.
     """
 
     def __init__(
@@ -188,7 +190,7 @@ class WriteDataset(beam.PTransform):
         )
 
     def expand(self, upscaled: Any) -> Any:
-        """Wires writing, and makes a row of the totals."""
+        """Wires the writing of results, and the row of totals."""
         beam_rows.require_fields(
             upscaled, [beam_rows.IMAGE, beam_rows.RESULT], "WriteDataset", "Upscale"
         )
@@ -203,7 +205,8 @@ class WriteDataset(beam.PTransform):
 def _refuse_unknown(unknown: Mapping[str, object], transform: type[beam.PTransform]) -> None:
     """Raises an error for options that a transform does not have, and names those that it has."""
     if unknown:
-        *known, _ = inspect.signature(transform).parameters  # The last one collects the unknown.
+        # The last parameter collects unknown options.
+        *known, _ = inspect.signature(transform).parameters
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"there is no option {', '.join(sorted(unknown))}; the options are: {', '.join(known)}",

@@ -1,4 +1,4 @@
-"""The budget: selects the inputs it pays for, from their headers, before anything is spent."""
+"""The budget: selects the inputs that it pays for, by their headers, before anything is spent."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""Watches a pipeline that runs, and ends it when it is asked to stop."""
+"""Watches a running pipeline: reports progress, stops it on Ctrl-C or after many failures."""
 
 import contextlib
 import threading
@@ -18,12 +18,12 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Execution(threading.Thread):
-    """A pipeline that runs while this process watches it.
+    """A thread that runs a pipeline, while the main thread watches it.
 
     Attributes:
-        ended: set at its end. A thread's own `join` is no way to wait for that: interrupted, it
-            takes a thread that runs for one that has ended, before Python 3.13.
-        error: what it ended with; None where it ended well.
+        ended: set at its end. A thread's own `join` cannot be used to wait for it: before Python
+            3.13, a `join` that is interrupted takes a running thread for ended.
+        error: the exception that ended it; None if there was none.
     """
 
     def __init__(self, finish: Callable[[], object]) -> None:
@@ -56,12 +56,12 @@ def watch(
     on_progress: Callable[[Progress], None],
     termination: Termination | None = None,
 ) -> Progress:
-    """Waits for a pipeline, and asks it to stop where that is due; its last progress."""
+    """Waits for a pipeline, and asks it to stop if need be; returns its last progress."""
     execution.start()
     interrupted, done = False, Progress()
     while not execution.ended.is_set():
         try:
-            # Not after the end: with a completed run its progress files are gone.
+            # Progress is not read after the end: a completed run has deleted its progress files.
             while not execution.ended.wait(_SECONDS_BETWEEN_LOOKS):
                 done = read_progress(dataset, run_id)
                 on_progress(done)

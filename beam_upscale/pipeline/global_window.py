@@ -1,4 +1,4 @@
-"""The one window that a run is in: what is settled for all inputs together needs all of them."""
+"""Rejects windows and triggers before steps that need all inputs of a run together."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ _REMEDY = "beam.WindowInto(beam.window.GlobalWindows())"
 
 
 def refuse_windows(values: Any, step: str, why: str) -> None:
-    """Raises where a step that must see all elements together would see them window by window.
+    """Raises if a step that must see all elements together would see them window by window.
 
     Args:
         values: the step's input, a PCollection.
         step: its name.
-        why: for the message, what would be wrong.
+        why: the problem with windows, for the message.
 
     Raises:
         SettingsError: INVALID_OPTION, the input is unbounded, or is not in the one global window

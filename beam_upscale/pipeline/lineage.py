@@ -1,8 +1,9 @@
-"""The look upstream of a `WriteDataset`: which of this package's transforms its results come from.
+"""The look upstream of a `WriteDataset`: finds the `Upscale` and `ReadImages` of its results.
 
 Beam does not hand a transform's settings on, but keeps with each PCollection the transform that
-made it. `lineage_of` is the only place that reads this. What it finds serves `run.json`, refusals
-when a `WriteDataset` is applied, and the notice of inputs that an `Upscale` left to a later run.
+made it. `lineage_of` is the only place that reads this. Its result is used for `run.json`, for
+refusals when a `WriteDataset` is applied, and to notice inputs that an `Upscale` left to a later
+run.
 """
 
 import dataclasses

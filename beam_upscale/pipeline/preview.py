@@ -48,7 +48,7 @@ class PreviewRow:
 
     Attributes:
         input_id: id of the input.
-        status: as far as the header tells; damaged pixels show only in a run.
+        status: the expected status by the header; damaged pixels show only in a run.
         error_code: why the input would not be upscaled; None if there is no error.
         message: the error in words.
         width: input pixels; None if the header cannot be read, or states more than 31 bits hold.
@@ -57,8 +57,8 @@ class PreviewRow:
         output_height: as `output_width`.
         calls: number of priced calls.
         credits: price of the calls.
-        known_from: the part of the input that was read: `header`, and none of its pixels; None if
-            not even that can be read.
+        known_from: the part of the input that was read: `header`; None if not even that can be
+            read.
     """
 
     input_id: str
@@ -113,7 +113,7 @@ _HEADER = "header"
 
 
 def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
-    """Says in one line what a preview cannot know, and what that does to its numbers.
+    """Returns one line on the limits of a preview, and their effect on its numbers.
 
     Args:
         fans_out: whether large images are spread over the workers tile by tile.
@@ -277,7 +277,7 @@ def _from_json(text: str) -> PreviewRow:
             **values,
             "status": Status(values["status"]),
             "error_code": None if code is None else ErrorCode(code),
-            # In the form that prices are written in: Arrow's have all places of the column.
+            # Normalized, as prices are written; Arrow's decimals have all places of the column.
             "credits": Decimal(f"{values['credits'].normalize():f}"),
         }
     )

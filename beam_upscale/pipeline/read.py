@@ -1,4 +1,4 @@
-"""`ReadImages`: the inputs, with the results of earlier runs into the same output."""
+"""`ReadImages`: lists the inputs, with the results of earlier runs into the same output."""
 
 import dataclasses
 import functools
@@ -245,7 +245,7 @@ class ReadImages(beam.PTransform):
             URL of a file of a web server.
         output: the dataset that the results go to. If it is given, inputs that an earlier run into
             it has finished are marked, and `Upscale` skips them.
-        retry: statuses of earlier rows whose inputs are upscaled again all the same.
+        retry: statuses of earlier rows whose inputs are upscaled again.
         shard_rows: the number of rows in a shard of that dataset.
         input_format: the format of the input; None infers it from names, as `list_images` does.
         image_column: the column of tables with images; None takes one with a usual name.

@@ -1,4 +1,4 @@
-"""The request for a run, and its result, without the libraries that the run itself needs."""
+"""The values `Run` and `RunResult`: a request and its result, without the libraries of a run."""
 
 import dataclasses
 import math
@@ -48,22 +48,22 @@ class Run:
         input: a file, a folder or a glob, on any of Beam's file systems, or the URL of a file of a
             web server.
         output: the dataset's root.
-        settings: how images are upscaled.
-        layout: how results are stored.
-        shard_rows: rows in a shard, at least 1.
+        settings: the settings of `Upscale`.
+        layout: the way results are stored.
+        shard_rows: the number of rows in a shard, at least 1.
         max_credits: the budget for this output, earlier runs included; None sets none.
-        retry: statuses of earlier rows that are done again.
+        retry: statuses of earlier rows whose inputs are upscaled again.
         max_failures: the number of failures that stops the run.
-        overwrite: begin anew, without the results of earlier runs into this output.
+        overwrite: True starts over: it deletes the results of earlier runs into this output.
         workers: parallel workers of the local runner, all in this process, at least 1; None takes
             as many as suit the device.
-        input_format: how the input is read; None infers it from names.
+        input_format: the format of the input; None infers it from names.
         image_column: the column of tables with images; None takes one with a usual name.
         grace_seconds: seconds that begun images may take to finish after SIGTERM, 0 or more.
         beam_options: Beam's own options; with `--runner` among them the local runner is not used.
         lease_seconds: seconds without a sign of life after which another run may take over the
-            output. They count where the operating system's locks do not tell: beyond one machine or
-            its local disks.
+            output. They count if the operating system's locks cannot be used: on several machines,
+            or if the output is not on a local disk.
     """
 
     input: str
@@ -91,7 +91,7 @@ class Pace:
         seconds: time from the check of the settings to the end of the run.
         images: number of inputs that got a row. If workers are other processes, it is the number
             last reported, a second before the end.
-        pixels: input pixels of those images that were upscaled.
+        pixels: input pixels of the images that were upscaled.
     """
 
     seconds: float
@@ -104,9 +104,10 @@ class RunResult:
     """The result of a run.
 
     Attributes:
-        totals: over all rows of the dataset, uncommitted ones included if the run was stopped.
-        stopped: why the run was stopped before its end; None if it is complete.
-        errors: number of errors in the same rows, by status and code.
+        totals: the sums over all rows of the dataset; if the run was stopped, also over uncommitted
+            ones.
+        stopped: the reason why the run was stopped before its end; None if it is complete.
+        errors: the counts of errors in the same rows, by status and code.
         pace: work and time of this run; None if they are not known.
     """
 
@@ -117,7 +118,7 @@ class RunResult:
 
 
 def default_workers(device: Device | None) -> int:
-    """Returns how many local workers keep a device busy; each holds an image and its result.
+    """Returns the number of local workers for a device; each holds an image and its result.
 
     On a CPU, one worker decodes or encodes while the network works on another's image. Without a
     device here, at a service, a few workers keep many calls in flight: none waits for its calls.

@@ -1,4 +1,4 @@
-"""One run from a folder to a dataset: what `beam-upscale run` does, for callers from Python too."""
+"""Executes one run from a folder to a dataset, for `beam-upscale run` and for Python callers."""
 
 import dataclasses
 import itertools
@@ -64,22 +64,22 @@ def run(
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> RunResult:
-    """Runs to the end, or to where it is stopped.
+    """Runs a request to its end, or until it is stopped.
 
-    A KeyboardInterrupt stops the run cleanly: images that are begun are finished, a second one is
-    raised at once. In the main thread SIGTERM does the same, for `Run.grace_seconds` at most; the
-    handler that was there before is there afterwards.
+    A KeyboardInterrupt stops the run cleanly: begun images are finished. A second one is raised at
+    once. In the main thread, SIGTERM also stops the run cleanly, within `Run.grace_seconds`; the
+    previous handler is restored at the end.
 
     Args:
-        request: what to run.
+        request: the request for the run.
         on_start: called before the first image, with the settings and the inputs.
-        on_progress: called about twice a second.
-        on_note: called with a line that the user is to know of.
+        on_progress: called about twice a second with the progress so far.
+        on_note: called with one line for the user, such as that of a wait for another run.
 
     Raises:
         SettingsError: nothing was begun; the error says why.
-        Exception: the pipeline broke, for a full disk perhaps. What was finished is kept, and the
-            same run goes on from there.
+        Exception: the pipeline broke, perhaps because of a full disk. Finished work is kept, and
+            the same run goes on from there.
         TerminatedError: SIGTERM came before anything was begun, or the grace is over. It is a
             SystemExit.
     """
@@ -119,12 +119,12 @@ def _run(
 
 @dataclasses.dataclass(frozen=True)
 class _Ready:
-    """The things that are known before anything is begun.
+    """The checked parts of a run before it begins.
 
     Attributes:
-        settings: pinned.
-        pipeline: without steps.
-        record: what `run.json` will say.
+        settings: the pinned settings.
+        pipeline: the pipeline, without steps.
+        record: the content of `run.json`, without totals.
         listing: the inputs.
     """
 
@@ -135,10 +135,10 @@ class _Ready:
 
 
 def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
-    """Looks at all that could forbid the run.
+    """Checks everything that could forbid the run.
 
     Raises:
-        SettingsError: something does.
+        SettingsError: the run is refused.
     """
     earlier = None if request.overwrite else dataset.read_run()
     settings = _with_workers(request).pin(() if earlier is None else read_choices(earlier))
@@ -205,7 +205,7 @@ def _carry_out(
 
 
 def _open_books(dataset: DatasetFolder) -> None:
-    """Has what earlier runs spent in the books, before anything of theirs is forgotten."""
+    """Enters the credits of earlier runs in the books, before their rows can be replaced."""
     if not books.are_kept(dataset.read_run()):
         books.enter_missing(dataset.unfinished_rows(), dataset)
     if books.exist(dataset):
@@ -213,13 +213,13 @@ def _open_books(dataset: DatasetFolder) -> None:
 
 
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
-    """The type of the inputs' own columns, with those of inputs that are gone but keep a row."""
+    """Infers the type of all own columns, also those of inputs that are gone but keep a row."""
     gone = dataset.columns_of_others(listing.images.ids)
     return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
 
 
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
-    """Names files that must outlive the results that are replaced, beside the listed inputs."""
+    """Yields files besides the inputs that must not be among the results that are replaced."""
     for stage in settings.stages:
         if isinstance(stage.pinned, NetworkEngine):
             yield f"the weights of {stage.engine.name} are", stage.pinned.weights_uri
@@ -231,14 +231,14 @@ def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterato
 def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
     for note in _spent_before(dataset):
         on_note(f"the books of {dataset.root} are begun anew; {note}")
-    # run.json goes last: while it is there, these files are known to be a run's.
+    # run.json is deleted last: while it exists, the other files are known to be a run's.
     dataset.clear_staging()
     for name in RESULTS:
         dataset.delete(dataset.resolve(name))
 
 
 def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
-    """Notes on the credits that were spent on results that are to be deleted."""
+    """Yields notes on the credits spent on results that are to be deleted."""
     try:
         sums = book_sums.read_sums(dataset)
         if sums.spent:
@@ -250,12 +250,12 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
             billed = sum((row.billed_credits for row in rows), Decimal(0))
             if billed:
                 yield f"there were none, and {billed} credits were billed by its rows"
-    except Exception as error:  # What is damaged is to be deleted, too.
+    except Exception as error:  # Damaged books are to be deleted, too.
         yield f"the old books could not be read: {reason(error)}"
 
 
 def _with_workers(request: Run) -> UpscaleSettings:
-    """Returns the settings with what the runner says of the workers."""
+    """Returns the settings, completed by the runner's number and place of workers."""
     asked = request.settings
     is_remote = not is_local(request.beam_options)
     return dataclasses.replace(
@@ -279,7 +279,7 @@ def _worker_processes(request: Run) -> int | None:
 def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
-    """Puts the weights where every worker finds them: beside the work in progress."""
+    """Copies the weights to where every worker can read them: beside the work in progress."""
     if is_local(request.beam_options):
         return settings
     stages = tuple(
@@ -346,10 +346,11 @@ def _wire(
 
 
 def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
-    """Submits a pipeline; returns what runs or awaits it to its end.
+    """Submits a pipeline; returns a function that runs or awaits it to its end.
 
-    A runner that starts a server of its own has a signal handler for it, which only the main thread
-    may set, and which would end the server at the first Ctrl-C: this process has its own way.
+    A runner that starts a server of its own sets a signal handler, which only the main thread may
+    do. That handler would end the server at the first Ctrl-C, so the previous one is restored: this
+    process handles Ctrl-C itself.
     """
     if is_local(request.beam_options):
         return lambda: pipeline.run().wait_until_finish()

@@ -1,8 +1,8 @@
-"""SIGTERM asks a process to end: Kubernetes, Slurm and spot instances send it before SIGKILL.
+"""Handles SIGTERM, which Kubernetes, Slurm and spot instances send before SIGKILL.
 
-A handler belongs to the main thread, and is for all of the process: in other threads nothing here
-has an effect. Beyond that thread and the standard library nothing is needed, so that the command
-line has it before anything else is imported.
+A handler is set by the main thread, for the whole process: in other threads nothing here has an
+effect. Only the standard library is imported, so that the command line can handle signals before it
+imports anything else.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ _SECONDS_BETWEEN_REMINDERS = 1.0
 _Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
 # True once SIGTERM came within `raising_at_sigterm`. The error that its handler raises may be lost:
-# in a finalizer, or in a library that catches whatever an import raises.
+# in a finalizer, or in a library that catches all exceptions of an import.
 _is_asked = False
 
 
 class TerminatedError(SystemExit):
-    """SIGTERM ends this process. Where nothing catches it, it is the exit code."""
+    """The exception that ends this process after SIGTERM; uncaught, it sets the exit code."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_TERMINATED)
@@ -38,9 +38,9 @@ class TerminatedError(SystemExit):
 
 @contextlib.contextmanager
 def raising_at_sigterm() -> Iterator[None]:
-    """Has SIGTERM raise `TerminatedError` within it, so that temporary files are removed.
+    """Makes SIGTERM raise `TerminatedError` in the context, so that temporary files are removed.
 
-    The first process of a container ignores SIGTERM where it has no handler.
+    Without a handler, the first process of a container ignores SIGTERM.
     """
 
     def handle(_number: int, _frame: FrameType | None) -> None:
@@ -66,7 +66,7 @@ def raise_if_asked() -> None:
 
 @contextlib.contextmanager
 def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[bool]:
-    """Handles SIGTERM within it; whether it does: not in other threads, nor where it is ignored."""
+    """Handles SIGTERM within the context; gives False in other threads and if it is ignored."""
     is_main = threading.current_thread() is threading.main_thread()
     before: _Handler = signal.getsignal(signal.SIGTERM)
     if not is_main or before is signal.SIG_IGN:
@@ -77,21 +77,21 @@ def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[bool]
         raise_if_asked()
         yield True
     finally:
-        # A handler that was not set from Python cannot be set from here again.
+        # A handler that was not set by Python code cannot be restored by it.
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 class Termination:
     """Handles SIGTERM for a run, within this context.
 
-    Before anything is begun the run ends at once. After that it is to finish what is begun, within
-    a grace; once that is over, or a second signal comes, it ends at once.
+    Before `begin`, SIGTERM ends the run at once. After it, begun images may finish within a grace
+    period; when that is over, or a second signal comes, the run ends at once.
 
     Attributes:
-        is_asked: whether the run is to finish what is begun.
+        is_asked: True once SIGTERM has come.
 
     Args:
-        grace_seconds: 0 or more.
+        grace_seconds: the grace period, 0 or more.
     """
 
     def __init__(self, grace_seconds: float) -> None:
@@ -100,10 +100,10 @@ class Termination:
         self._has_begun = False
         self._ask: Callable[[], None] | None = None
         self._is_over = threading.Event()
-        # Held while a signal is sent, so that none comes once the handler is the one before.
+        # Held while a signal is sent, so that none comes after the previous handler is restored.
         self._ending = threading.Lock()
         self._handlers = contextlib.ExitStack()
-        # Of all ways to wake a thread this one may be used by a signal's handler.
+        # A signal's handler may use this class to wake a thread; it may not use others.
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -126,8 +126,8 @@ class Termination:
         """Marks the point after which SIGTERM lets begun images finish.
 
         Args:
-            ask: asks the run to finish it; called in a thread of its own, whatever the main thread
-                does by then.
+            ask: asks the run to finish begun images; called in a thread of its own, as the main
+                thread may be busy.
 
         Raises:
             TerminatedError: SIGTERM came before.
@@ -135,7 +135,7 @@ class Termination:
         self._ask = ask
         self._has_begun = True
         if self.is_asked:
-            # The signal came before, in code that could not be interrupted.
+            # The signal came earlier, in code that could not be interrupted.
             raise TerminatedError
 
     def _handle(self, _number: int, _frame: FrameType | None) -> None:
@@ -145,7 +145,7 @@ class Termination:
         self._events.put("asked")
 
     def _watch_grace(self) -> None:
-        """Has the run stop; sends SIGTERM anew once the grace is over, to the main thread."""
+        """Asks the run to stop; after the grace period, sends SIGTERM to the main thread again."""
         if self._events.get() == "over":
             return
         threading.Thread(target=self._ask, name="stop", daemon=True).start()
@@ -156,5 +156,5 @@ class Termination:
             with self._ending:
                 if not self._is_over.is_set():
                     signal.pthread_kill(main, signal.SIGTERM)
-            # Again: what a handler raises in a finalizer is lost.
+            # Repeated, since an exception that a handler raises in a finalizer is lost.
             seconds = _SECONDS_BETWEEN_REMINDERS

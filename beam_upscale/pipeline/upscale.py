@@ -82,7 +82,7 @@ class Advance(Settle):
 
 
 class Finish(Settle):
-    """The DoFn that makes results of what the last engine did."""
+    """The DoFn that turns the last engine's output into results."""
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         """Returns the result."""
@@ -101,8 +101,8 @@ class Upscale(beam.PTransform):
             `max_batch_size` (in input pixels), `large_model` (share the model across processes),
             `model_copies`.
         books: the output whose books record paid calls before they are made, for inputs that do not
-            come from a `ReadImages` with an output. Without books, `WriteDataset` enters what its
-            rows were billed, and a crash loses what was in flight.
+            come from a `ReadImages` with an output. Without books, `WriteDataset` enters the
+            credits that its rows were billed, and a crash loses track of calls in flight.
         scratch: a folder that all workers reach, needed with `fan_out_above`: tiles of large images
             and the images of all results are written below its `.staging/`, and stay. The output of
             the `WriteDataset` that follows is one: a later run into it goes on with the tiles that
@@ -123,8 +123,8 @@ class Upscale(beam.PTransform):
         result has `data`: its encoded image is in `file`.
 
     Raises:
-        SettingsError: for any reason that would make every image fail alike; INVALID_OPTION, there
-            is `fan_out_above` and no `scratch`.
+        SettingsError: for any reason that would make every image fail; INVALID_OPTION,
+            `fan_out_above` is set without `scratch`.
     """
 
     def __init__(
@@ -193,11 +193,11 @@ class Upscale(beam.PTransform):
 
 
 class UpscaleForRun(Upscale):
-    """Upscales the images of a run, whose results go to its output by no other step.
+    """Upscales the images of a run, whose results go straight to `WriteDataset`.
 
-    Large images are written at their final place. They keep a branch of their own: where it would
-    join the other results, all of them had to be in files, and the local runner would hand them on
-    only when the last one is.
+    Large images are written at their final place. They keep a branch of their own: to join the
+    other results, all results would have to be in files, and the local runner would pass them on
+    only after the last one.
 
     Args:
         settings: the pinned settings.
@@ -221,7 +221,7 @@ class UpscaleForRun(Upscale):
 
 
 def check_service(settings: PinnedSettings) -> PinnedSettings:
-    """Asks the service, if the settings name one, whether it takes the key and has the engines.
+    """Checks that the service, if the settings name one, accepts the key and has the engines.
 
     Returns:
         The settings, with the ledger of a service that charges a repeated request once; unchanged

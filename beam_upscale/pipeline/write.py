@@ -52,10 +52,10 @@ class WriteDataset(beam.PTransform):
 
     Attributes:
         output: the dataset's root, on any of Beam's file systems.
-        layout: how images are stored; `Layout.FILES` keeps the input's folder structure.
-        input_type: of the dataset's own columns, as an Arrow struct; see `infer_input_type`. By
-            default it is inferred shard by shard, and shards that differ in the end are rewritten
-            with the type of all.
+        layout: the way images are stored; `Layout.FILES` keeps the input's folder structure.
+        input_type: the type of the dataset's own columns, an Arrow struct; see `infer_input_type`.
+            By default it is inferred shard by shard, and shards that differ in the end are
+            rewritten with the type of all.
         run: values of `run.json` besides the totals. The defaults are the settings of the `Upscale`
             that the results come from, the layout and the versions; `run` may not contradict the
             settings and the layout.
@@ -67,7 +67,7 @@ class WriteDataset(beam.PTransform):
             another run may take the output over; None takes the value of `ReadImages`, or 30.
 
     Returns:
-        A PCollection of the `Totals`, one element; none where the run was stopped.
+        A PCollection of the `Totals`, one element; none if the run was stopped.
 
     Raises:
         SettingsError: the output was begun with other settings, holds files of no run, is not

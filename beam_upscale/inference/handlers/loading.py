@@ -16,7 +16,7 @@ from beam_upscale.storage.uris import uris
 
 @contextlib.contextmanager
 def on_device(state: DeviceState) -> Iterator[None]:
-    """A context for loading a network; if the device is lost in it, all its users fail.
+    """Guards the loading of a network: if the device is lost in the context, all its users fail.
 
     Raises:
         BrokenProcessError: DEVICE_LOST, now or earlier in this process.

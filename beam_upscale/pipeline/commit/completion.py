@@ -1,4 +1,4 @@
-"""Completes a run whose shards are all committed: one type of columns, totals, card."""
+"""Completes a run whose shards are all committed: common column types, totals, card."""
 
 import hashlib
 import json
@@ -184,7 +184,7 @@ def complete_if_all(
         yield _completed(dataset, layout, run)
         return
     if (dataset.read_run() or {}).get("complete"):
-        # All inputs that arrived were done before, and a step has dropped those not tried.
+        # All inputs that arrived were done before, and another step has dropped the postponed ones.
         write_incomplete(run, dataset)
     # In a user's own pipeline, nothing else reports this.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"

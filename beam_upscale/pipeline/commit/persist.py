@@ -207,7 +207,7 @@ class Persist(beam.DoFn):
         timestamp: Timestamp = beam.DoFn.TimestampParam,
         window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[tuple[int, ShardUpdate]]:
-        """Persists a result; yields its shard and record, unless its input came as listed."""
+        """Persists a result; yields its shard and record, unless its input is as listed."""
         source, record = upscaled.source, upscaled.record
         state = state_of(source)
         if state.listed is None and source.uri is not None:
@@ -256,7 +256,7 @@ class Persist(beam.DoFn):
             self._is_open = True
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Yields the updates of the inputs that came as listed, together for each shard."""
+        """Yields the updates of the inputs that are as listed, together for each shard."""
         self._stop_listening()
         progress_file(self._dataset, self._run_id).flush()
         yield from self._updates.values()
@@ -264,7 +264,7 @@ class Persist(beam.DoFn):
         self._shown.end()
 
     def teardown(self) -> None:
-        """Ends what a bundle that failed has left: it never calls `finish_bundle`."""
+        """Cleans up after a failed bundle, for which `finish_bundle` is never called."""
         self._stop_listening()
         self._shown.end()
 

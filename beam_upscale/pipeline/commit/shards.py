@@ -53,11 +53,12 @@ def commit_shard(
 
     Args:
         shard: its number.
-        records: of inputs done since the shard was last committed, or of all its inputs.
+        records: the records of inputs done since the shard was last committed, or of all its
+            inputs.
         dataset: the output.
-        layout: where images are stored.
+        layout: the way images are stored.
         run_id: names the telemetry of this run.
-        input_type: of the dataset's own columns; None infers it from the shard's rows.
+        input_type: the type of the dataset's own columns; None infers it from the shard's rows.
     """
     given = list(records)
     rows = {row.input_id: row for row in _committed(shard, dataset)}

@@ -48,7 +48,7 @@ def assemble(
         results: the outcomes of its tiles, in any order; a tile may come twice.
         settings: the settings of the run.
         scratch: the folder with the results of its tiles.
-        place: gives the URI of the result's image, below the root of `scratch`.
+        place: returns the URI of the result's image, below the root of `scratch`.
 
     Returns:
         The result, whose image is in a file. It has no record if a tile was not begun or the run

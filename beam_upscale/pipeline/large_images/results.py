@@ -43,9 +43,9 @@ class PersistInScratch(beam.DoFn):
         yield persisted_in_scratch(upscaled, self._scratch)
 
     def finish_bundle(self) -> None:
-        """Ends showing that the run is alive."""
+        """Stops showing that the run is alive."""
         self._shown.end()
 
     def teardown(self) -> None:
-        """Ends what a bundle that failed has left."""
+        """Cleans up after a bundle that failed."""
         self._shown.end()

@@ -1,7 +1,7 @@
 """`SpreadTiles`: upscales large images, whose tiles are spread over the workers.
 
-The transform only wires the steps of this package. What crosses a shuffle is where a tile is and
-what became of it, some hundred bytes; from a tile's pixels to its durable result there is one chain
+The transform only wires the steps of this package. Only the location of a tile and its outcome
+cross a shuffle, some hundred bytes. From a tile's pixels to its durable result there is one chain
 without a branch, as for images that are not spread.
 """
 
@@ -31,7 +31,7 @@ from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import refuse_two_sources
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_MMAP_THRESHOLD = -3
 _LARGE_BLOCK_BYTES = 128 << 10
 
@@ -57,8 +57,9 @@ def refuse_packed(settings: PinnedSettings | None, layout: Layout) -> None:
 def give_memory_back() -> None:
     """Makes the C library return large blocks to the system when they are freed.
 
-    glibc keeps ever larger ones once some were freed, for each thread: of a large image's rows and
-    tiles, which come and go in the hundreds, that is a gigabyte. Other libraries have no such call.
+    glibc keeps ever larger blocks for each thread once some were freed. For a large image, whose
+    rows and tiles come and go in the hundreds, this takes a gigabyte. Other libraries have no such
+    call.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if sys.platform == "linux" and mallopt is not None:
@@ -95,11 +96,11 @@ class ReadTile(beam.DoFn):
         self._scratch = scratch
 
     def setup(self) -> None:
-        """Has large blocks of memory returned to the system."""
+        """Makes large blocks of memory return to the system."""
         give_memory_back()
 
     def process(self, tile: LargeImageTile) -> Iterator[TiledImage]:
-        """Yields an image of that tile alone."""
+        """Yields an image that consists of this tile alone."""
         yield read_tile(tile, self._settings, self._scratch, shared_pool())
 
 
@@ -122,7 +123,7 @@ class PersistTile(Settle):
         self._shown.end()
 
     def teardown(self) -> None:
-        """Ends what a bundle that failed has left."""
+        """Cleans up after a bundle that failed."""
         self._shown.end()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, TileResult]:
@@ -139,7 +140,7 @@ class _Assemble(beam.DoFn):
     def process(
         self, keyed: tuple[str, Mapping[str, Iterable[Any]]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
-        # A step that ran twice gives equal images.
+        # If the step before this one ran twice, its images are equal.
         images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
         refuse_two_sources(image.draft.source for image, _ in images)
         image, timestamp = images[0]
@@ -147,22 +148,22 @@ class _Assemble(beam.DoFn):
         with self._scratch.shown():
             upscaled = assemble(image, results, self._settings, self._scratch, self._place)
         count(upscaled)
-        # The group has the time of its window's end, and the input had its own.
+        # The group has its window's end as its time; the result gets the time of its input.
         yield WindowedValue(upscaled, timestamp, [window])
 
 
 @dataclasses.dataclass(eq=False)
 class SpreadTiles(beam.PTransform):
-    """Upscales large images, each by all workers.
+    """Upscales large images; the tiles of each are spread over all workers.
 
     Attributes:
-        settings: of the run, as `Upscale` has them.
-        handler_options: as `Upscale` has them.
+        settings: the pinned settings of the run.
+        handler_options: Beam's own options, as for `Upscale`.
         scratch: the folder whose `.staging/` holds tiles and their results.
-        place: gives the URI of a result's image.
+        place: returns the URI of a result's image.
 
     Returns:
-        For each `LargeImage` one `UpscaledImage`, whose image is in a file.
+        One `UpscaledImage` for each `LargeImage`; its encoded image is in a file.
     """
 
     settings: PinnedSettings

@@ -1,9 +1,9 @@
-"""Tiles of large images as files: samples without loss, in parts of some rows, and what is known.
+"""The files of a large image's tiles: samples without loss, in groups of rows, and a JSON footer.
 
     part | part | … | JSON | length of the JSON, 4 bytes, little-endian
 
-A part is rows as they lie in memory, compressed by LZ4: with photographs it saves little, with
-smooth pictures most of what would be written, and hardly any time either way.
+A part holds some rows as they lie in memory, compressed by LZ4. That saves little with photographs
+and most bytes with smooth pictures, and takes hardly any time.
 """
 
 import json
@@ -19,20 +19,20 @@ from beam_upscale.images.values import Pixels
 from beam_upscale.storage import files
 
 PART_ROWS = 256
-"""The most rows of a part that others read by rows."""
+"""The most rows of a part in a file that is read by rows."""
 
 _CODEC = "lz4"
 
-# What stands at the end of most files.
+# The footers of most files are shorter than this.
 _TAIL_BYTES = 16 << 10
 
 
 def packed(parts: Iterable[Pixels], values: Mapping[str, Any] | None = None) -> bytes:
-    """A tile as the bytes of its file.
+    """Returns the bytes of a tile's file.
 
     Args:
-        parts: (rows, width, bands) of one dtype, from top to bottom.
-        values: what is known besides, as plain JSON.
+        parts: arrays of (rows, width, bands) of one dtype, from top to bottom.
+        values: further values of the tile, as plain JSON.
     """
     blobs, rows = [], []
     last: Pixels | None = None
@@ -54,22 +54,21 @@ def packed(parts: Iterable[Pixels], values: Mapping[str, Any] | None = None) -> 
 
 
 def in_parts(pixels: Pixels) -> Iterable[Pixels]:
-    """A tile in parts of `PART_ROWS` rows."""
+    """Cuts a tile into parts of `PART_ROWS` rows."""
     return (pixels[top : top + PART_ROWS] for top in range(0, len(pixels), PART_ROWS))
 
 
 class TileFile:
-    """A tile's file; its rows are read when they are asked for.
+    """A tile's file; its rows are read when they are requested.
 
     Args:
-        uri: of the file.
+        uri: the file's URI.
 
     Raises:
-        OSError: it cannot be read. What lies in the staging folder is no input: without it the run
-            cannot go on.
+        OSError: the file cannot be read. It is no input: without it the run cannot go on.
 
     Attributes:
-        values: what is known besides the samples.
+        values: the values that were written with the samples.
     """
 
     def __init__(self, uri: str) -> None:
@@ -103,11 +102,11 @@ class TileFile:
             raise OSError(error.message) from error
 
     def pixels(self) -> Pixels:
-        """All rows: (height, width, bands)."""
+        """Reads all rows: (height, width, bands)."""
         return self.rows(0, self._parts[-1][1])
 
     def rows(self, top: int, bottom: int) -> Pixels:
-        """Some rows: (bottom - top, width, bands). What is read last is kept for the next."""
+        """Reads some rows: (bottom - top, width, bands). The last part read is kept in memory."""
         found = [
             self._part(number)[max(0, top - first) : bottom - first]
             for number, (first, end, _, _) in enumerate(self._parts)

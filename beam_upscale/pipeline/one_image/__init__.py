@@ -1,1 +1,1 @@
-"""One image from its bytes to its row: prepare, RunInference, finish."""
+"""The steps of one image, from its bytes to its row: prepare, RunInference, finish."""

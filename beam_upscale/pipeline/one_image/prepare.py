@@ -38,7 +38,7 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend, ChainPlan
 from beam_upscale.sources.inputs.source_image import SourceImage
 
-# Refusals by rules that may be others in a later run into the same output.
+# Refusals by rules that a later run into the same output may change.
 _REFUSALS_OF_SIZE = frozenset(
     {ErrorCode.TOO_MANY_PIXELS, ErrorCode.INPUT_TOO_LARGE, ErrorCode.OUTPUT_TOO_LARGE}
 )
@@ -50,7 +50,7 @@ def prepare(
     decoders: DecoderPool,
     header: ImageHeader | None = None,
 ) -> UpscaledImage | ImageInFlight | LargeImage:
-    """Turns an input into the tiles that its plan asks for.
+    """Turns an input into the tiles of its plan.
 
     Args:
         source: the input.
@@ -59,9 +59,9 @@ def prepare(
         header: of its bytes, if it has been read before; None reads it.
 
     Returns:
-        The image with the tiles for the first engine. Its result, if the input was done before, is
-        postponed, skipped or refused or cannot be read, or if no decoder can be started. If the
-        settings spread large images, a large image without its pixels.
+        The image with the tiles for the first engine. Its result instead, if the input was done
+        before, is postponed, skipped or refused, or cannot be read, or if no decoder can be
+        started. A `LargeImage` without pixels, if the settings spread an image of this size.
     """
     state = state_of(source)
     if source.data is not None:
@@ -169,7 +169,7 @@ def _decode(
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
         return _decoded(draft, decoded, decision, settings)
     except Exception as error:
-        # Handle it here, so that the row has what the header told.
+        # Handle it here, so that the row has the header's values.
         return draft.ended(error)
 
 
@@ -199,8 +199,8 @@ def _large_header(
 ) -> tuple[ImageHeader, str | None] | None:
     """Reads the header of a large image and the SHA-256 of its bytes; None for any other image.
 
-    The hash is None if the bytes were not read as a whole. An image that is not in a file is in
-    memory already, and gives None. So does an error, which shows again when the image is read.
+    The hash is None if the bytes were not read as a whole. The result is also None for an image
+    that is already in memory, and after an error, which will occur again when the image is read.
     """
     above, uri = settings.fan_out_above, source.uri
     if above is None or uri is None or source.data is not None:

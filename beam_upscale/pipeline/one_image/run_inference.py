@@ -1,4 +1,4 @@
-"""RunInference for one engine, and the DoFn that takes its results as they are done."""
+"""RunInference for one engine, and the base of the DoFns that take its results once done."""
 
 import abc
 import hashlib
@@ -112,8 +112,7 @@ def run_inference(stage: Stage, handler_options: HandlerOptions) -> RunInference
     """
     model = stage.pinned
     if isinstance(model, RemoteEngine):
-        # Beam keeps a model that has an identifier, and a later run would find it stopped, as this
-        # run left it.
+        # Beam would keep a window that has an identifier, and a later run would find it stopped.
         return RunInference(remote.RemoteHandler(model, stage.engine, **handler_options))
     return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
 

@@ -70,13 +70,13 @@ class UpscaledImage:
 
 @dataclasses.dataclass(frozen=True)
 class ResultDraft:
-    """The result of an input as far as it is known while this run works on the input.
+    """The result of an input so far, while this run works on the input.
 
     Attributes:
         source: the input, without its bytes.
         row: its row so far.
         telemetry: its telemetry so far; the worker is filled in at the end.
-        parameters: requested of the engines that take a prompt; None if no engine does.
+        parameters: the requested parameters; None if no engine takes a prompt.
         booking: enters its paid calls in the books; None if none are made or no books are kept.
     """
 
@@ -168,7 +168,7 @@ class ImageInFlight:
     Attributes:
         draft: its result so far.
         plan: the decision of the rules, which upscale it.
-        metadata: of the input, for the output.
+        metadata: the input's metadata, for the output.
         done: details of the stages before this one, as the manifest has them.
         intermediates: the results of those stages, encoded, if they are kept.
         tiles: its tiles for the next engine; empty once `element` has handed them on.
@@ -222,7 +222,7 @@ class ImageInFlight:
 
 @dataclasses.dataclass(frozen=True)
 class LargeImage:
-    """An image whose tiles are to be spread over the workers: all that is known but its pixels.
+    """An image whose tiles are to be spread over the workers, without its pixels.
 
     Attributes:
         draft: its result so far, without the plan: it follows from the header, and grows with the
@@ -262,7 +262,7 @@ def as_image_error(error: Exception) -> ImageError:
 
     Raises:
         SettingsError: the exception concerns all images.
-        OSError: a disk is full, which is no image's fault: the run is to go on later.
+        OSError: a disk is full, which is no image's fault: the run stops, and a later one goes on.
     """
     if isinstance(error, ImageError):
         return error

@@ -1,1 +1,1 @@
-"""What a run knows besides its inputs: earlier results, stop requests, bookings, arrivals."""
+"""The state of a run besides its inputs: earlier results, stop requests, bookings, arrivals."""

@@ -1,4 +1,4 @@
-"""The check that all inputs of a shard arrived, and that no two of them share an `input_id`.
+"""Checks that all inputs of a shard arrived, and that no two of them share an `input_id`.
 
 An input that equals its entry in the output's listing crosses the shuffle as eight bytes, a hash
 of its id. Any other input crosses with its record, so that no other input with that id can replace
@@ -74,7 +74,7 @@ class Arrivals:
 
     Attributes:
         parts: the parts of the listing of which at least one input arrived.
-        hashes: the hashes of the ids of the inputs that arrived as they are listed.
+        hashes: the hashes of the ids of the inputs that arrived unchanged from the listing.
         new_hashes: those of `hashes` whose results are new since the last commit.
         unlisted: the other inputs, by their ids; several only where inputs share an id.
         is_postponed: True if an input is left to a later run.

@@ -125,7 +125,7 @@ class BookedCall:
             self._dataset.hold.check()
 
     def _repeated(self, entries: Iterable[Entry], now: float) -> Group | None:
-        """Returns the group that a sending repeats for free; None if it may be charged anew."""
+        """Returns the group that a sending repeats for free; None if it may be charged again."""
         groups = (g for g in grouped(entries) if g.first.request_id == self._request_id)
         return next((g for g in groups if g.is_repeated_free(self._model, now)), None)
 

@@ -50,7 +50,8 @@ class Allowance:
     """The part of a budget that is set aside for an input.
 
     Attributes:
-        credits: the input may cost; one that turns out to cost more is over the budget.
+        credits: the most that the input may cost; an input that turns out to cost more is over the
+            budget.
         prepaid: calls that an earlier run paid and that `credits` leaves out; None if there are
             none.
         is_within_budget: False if the budget does not reach the input.
@@ -88,7 +89,7 @@ _NEW = InputState()
 
 
 def state_of(image: SourceImage) -> InputState:
-    """Returns what the run knows of an input; of one that a user has made, nothing yet."""
+    """Returns an input's state; an empty one for an input that a user has made."""
     return image.run_state if isinstance(image.run_state, InputState) else _NEW
 
 

@@ -1,4 +1,4 @@
-"""The results of earlier runs into the same output, and the check that they are still valid."""
+"""Decides which inputs are done: finds results of earlier runs, and checks that they are valid."""
 
 import dataclasses
 import hashlib
@@ -134,7 +134,7 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
 
 
 def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
-    """Returns the row to keep of an input with an earlier row; it includes the billing of both.
+    """Chooses the row to keep of an input with an earlier row; it includes the billing of both.
 
     A failed attempt does not remove an existing image: the earlier row stays. Otherwise the new row
     stays, and files that belong only to the earlier row are deleted.
@@ -295,7 +295,7 @@ def has_same_parameters(image: SourceImage, earlier: Row, requested: RequestedPa
 
 
 def _concerns_parameters(row: Row) -> bool:
-    """Checks whether an input got as far as its parameters; skipped or rejected ones may not."""
+    """Checks whether an input's parameters were checked; skipped or rejected ones may not be."""
     return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
 
 

@@ -1,1 +1,1 @@
-"""The settings of a run, pinned at submission, and their record in `run.json`."""
+"""The settings of a run: options by concern, pinned at submission, and written to `run.json`."""

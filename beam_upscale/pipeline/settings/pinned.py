@@ -1,4 +1,4 @@
-"""Settings without an `auto` left, which workers get."""
+"""Pinned settings, without an `auto` left, as workers get them."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -30,9 +30,9 @@ class PinnedSettings:
     """Settings without an `auto` left: equal settings give equal results.
 
     Attributes:
-        stages: the chain, in order; one stage where there is one engine.
-        rules: what may be upscaled, to which size, and how it is guided.
-        encode: how results are encoded.
+        stages: the chain, in order; a single engine is a chain of one stage.
+        rules: the rules of planning, and the parameters of engines.
+        encode: the options for encoding results.
         keep_intermediates: True stores the results between two engines too.
         fan_out_above: output pixels; the tiles of a larger image are spread over the workers. None
             spreads none.

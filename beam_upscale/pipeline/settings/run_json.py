@@ -1,7 +1,7 @@
 """The format of `run.json`: every key of settings and totals is written out here.
 
-A field of a class may be renamed without a change to the file. A key that is renamed, added or
-given another meaning takes a new version, and `upgrade` then reads the files of the one before.
+A field of a class may be renamed without a change to the file. If a key is renamed, added or given
+another meaning, the version grows, and `upgrade` converts files of the version before.
 """
 
 from collections.abc import Mapping
@@ -53,7 +53,7 @@ def settings_to_json(settings: PinnedSettings) -> dict[str, Any]:
 
 
 def model_to_json(model: LocalEngine | RemoteEngine) -> dict[str, Any]:
-    """Returns the properties of what runs an engine on which results depend.
+    """Returns the properties of a pinned engine on which results depend.
 
     Left out are the endpoint of a service, the address of weights and the size of batches.
     """

@@ -38,7 +38,7 @@ _OVERSIZE = "settings.plan.oversize"
 _EARLIER_OVERSIZE = "earlier_oversize"
 
 # Guards decide whether an input is done, never how, so they may change. `oversize` is compared by
-# what was done.
+# its effect on the results so far.
 _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
 
 

@@ -1,4 +1,4 @@
-"""The flat options of `Upscale`: their names and types, and the concern that each belongs to.
+"""The flat options of `Upscale`: the name and type of each, and the concern it belongs to.
 
 Python, the command line, Beam YAML and the template of Dataflow all name options as here. What an
 option means, and its default, stand in the value of its concern: `PlanOptions`, `Parameters`,

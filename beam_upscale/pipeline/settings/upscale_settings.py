@@ -1,4 +1,4 @@
-"""The settings of a run, and the choice for each `auto` before its first image."""
+"""The settings of `Upscale` by concern, and the choice for each `auto` before a run begins."""
 
 import dataclasses
 import itertools
@@ -28,10 +28,11 @@ class UpscaleSettings:
     Attributes:
         engines: names of the engines that an image goes through, in order; mostly one.
         plan: sizes, limits and the output format.
-        encode: how results are encoded; their format is that of `plan`.
-        parameters: of engines that take a prompt; an image's own columns override them.
+        encode: the options for encoding results; their format is that of `plan`.
+        parameters: the parameters of engines that take a prompt; an image's own columns override
+            them.
         prompt_column: the column that holds an image's prompt.
-        backend: where the engines are.
+        backend: the place of the engines: local, or behind gRPC.
         local: the networks of the backend local.
         service: the service of the backend grpc.
         large_images: the images whose tiles are spread over the workers.
@@ -61,9 +62,9 @@ class UpscaleSettings:
 
         Args:
             engine: an engine's name, or those of a chain.
-            **options: named like the attributes of the concerns' values and of this class. A
-                parameter that is None counts as not given; a member of a closed set may be given by
-                its name, such as "tile".
+            **options: the options, by the attributes' names of the concerns' values and of this
+                class. A parameter that is None counts as not given; a member of a closed set may be
+                given by its name, such as "tile".
 
         Raises:
             SettingsError: UNKNOWN_ENGINE, INVALID_OPTION for an unknown name or a value out of
