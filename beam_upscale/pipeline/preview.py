@@ -125,9 +125,9 @@ def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
     if has_budget:
         price += ", which leaves its part of --max-credits unspent"
     return (
-        "this is what headers say; no pixels were read. An image that is damaged behind its header "
-        f"counts as upscaled here, fails in a run and {price}. Pages or frames that the beginning "
-        "of a file does not show, and sizes that a web server does not tell, are met in a run too"
+        "these numbers come from headers; no pixels were read. An image that is damaged behind its "
+        f"header counts as upscaled here; in a run it fails and {price}. Pages or frames beyond the "
+        "beginning of a file, and sizes that a web server does not state, show only in a run"
     )
 
 

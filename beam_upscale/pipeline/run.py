@@ -230,7 +230,7 @@ def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterato
 
 def _clear(dataset: DatasetFolder, on_note: Callable[[str], None]) -> None:
     for note in _spent_before(dataset):
-        on_note(f"the books of {dataset.root} are begun anew; {note}")
+        on_note(f"the books of {dataset.root} start over; {note}")
     # run.json is deleted last: while it exists, the other files are known to be a run's.
     dataset.clear_staging()
     for name in RESULTS:

@@ -137,7 +137,7 @@ def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder
     """
     for image in _listed_images(parts, dataset):
         if not arrivals.has(image.input_id):
-            raise LookupError(f"the runner has lost {image.input_id}: it came to no end")
+            raise LookupError(f"the runner has lost {image.input_id}: it never reached WriteDataset")
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
@@ -267,8 +267,8 @@ def refuse_two_places(dataset: DatasetFolder) -> None:
 def _two_places(input_id: str, shard: int, other: int) -> SettingsError:
     return SettingsError(
         ErrorCode.DUPLICATE_ID,
-        f"the input_id {input_id} stands in shard {shard_name(shard)} and came for shard "
+        f"the input_id {input_id} is in shard {shard_name(shard)} and arrived for shard "
         f"{shard_name(other)} too, and a manifest has one row for each id. Give each input an id "
-        "of its own; hand on what ReadImages gave with dataclasses.replace, which keeps its shard; "
+        "of its own; change inputs of ReadImages with dataclasses.replace, which keeps the shard; "
         "or take another output",
     )

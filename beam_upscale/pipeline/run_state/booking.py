@@ -227,8 +227,8 @@ def _keep_to_claimed_work(booking: ImageBooking) -> None:
     if not files.create(uri, booking.work.encode(), books.dataset.partial):
         raise ImageError(
             ErrorCode.OVER_BUDGET,
-            "the input was changed while the run was under way, and calls for what it was before "
-            "have used its part of --max-credits; --retry over_budget does it later",
+            "the input was changed during the run, and calls for its earlier content have used its "
+            "part of --max-credits; run again with --retry over_budget",
         )
     with lock:
         if len(_claimed) >= _MOST_CLAIMS:
@@ -253,6 +253,6 @@ def _take_spare_call(books: RunBooks, limit: Limit, price: Decimal) -> None:
             return
     raise ImageError(
         ErrorCode.OVER_BUDGET,
-        f"a call was sent and its answer is not known; sent again it may be charged once more, and "
-        f"{price} credits would exceed --max-credits",
+        f"the answer to a call is not known; a repeat may be charged once more, and {price} credits "
+        "would exceed --max-credits",
     )

@@ -107,7 +107,7 @@ class UpscaleSettings:
         if not self.ignored:
             return None
         engines, names = " and ".join(self.engines), ", ".join(self.ignored)
-        return f"{engines} takes no prompt and nothing around it; ignored: {names}"
+        return f"{engines} takes no prompt and no parameters of diffusion; ignored: {names}"
 
     def weights_of(self, engine: Engine) -> str | None:
         """Returns the requested weights of an engine; None for its default.

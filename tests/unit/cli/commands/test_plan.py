@@ -57,7 +57,7 @@ def test_plan_prints_a_table_and_every_input_that_would_not_be_done(inputs: Path
     assert f"failed  not_an_image  {inputs}/broken.png" in finished.out
     assert f"rejected  output_side_too_long  {inputs}/long.png" in finished.out
     assert "1 file is left out" in finished.out
-    assert "this is what headers say; no pixels were read" in finished.out
+    assert "these numbers come from headers; no pixels were read" in finished.out
     assert "fails in a run and costs nothing. " in finished.out
 
 

@@ -175,7 +175,7 @@ def test_names_that_are_given_twice_are_two_files(run: Callable[..., None], outp
 def test_one_id_in_two_shards_is_refused_at_the_end(run: Callable[..., None], output: Path) -> None:
     inputs = [own("a", 1, shard=0), own("a", 2, shard=5)]
 
-    assert_refused(lambda: run(inputs), output, "stands in shard 000000", "shard 000005")
+    assert_refused(lambda: run(inputs), output, "is in shard 000000", "shard 000005")
 
 
 def test_an_id_that_another_shard_has_is_refused_before_it_is_there_too(
