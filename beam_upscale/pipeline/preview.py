@@ -126,8 +126,8 @@ def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
         price += ", which leaves its part of --max-credits unspent"
     return (
         "these numbers come from headers; no pixels were read. An image that is damaged behind its "
-        f"header counts as upscaled here; in a run it fails and {price}. Pages or frames beyond the "
-        "beginning of a file, and sizes that a web server does not state, show only in a run"
+        f"header counts as upscaled here; in a run it fails and {price}. Pages or frames beyond "
+        "the beginning of a file, and sizes that a web server does not state, show only in a run"
     )
 
 

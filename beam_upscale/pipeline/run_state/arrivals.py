@@ -137,7 +137,7 @@ def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder
     """
     for image in _listed_images(parts, dataset):
         if not arrivals.has(image.input_id):
-            raise LookupError(f"the runner has lost {image.input_id}: it never reached WriteDataset")
+            raise LookupError(f"the runner has lost {image.input_id}: it never came to its end")
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:

@@ -253,6 +253,6 @@ def _take_spare_call(books: RunBooks, limit: Limit, price: Decimal) -> None:
             return
     raise ImageError(
         ErrorCode.OVER_BUDGET,
-        f"the answer to a call is not known; a repeat may be charged once more, and {price} credits "
-        "would exceed --max-credits",
+        f"the answer to a call is not known; a repeat may be charged once more, and {price} "
+        "credits would exceed --max-credits",
     )
