@@ -1,4 +1,4 @@
-"""The methods that say what a caller may use and has left: engines, user and organization."""
+"""The methods on engines and accounts: ListEngines, and the user, organization and balance."""
 
 import asyncio
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class AccountMethods:
     Args:
         ledger: the ledger for balances; None if nothing is charged.
         served: the names of the engines that are served.
-        is_draining: tells whether the server begins no more calls.
+        is_draining: returns True once the server begins no more calls.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The server of grpc.aio, but for the one request with which a stranger could end it.
+"""The server of grpc.aio, hardened against a request with which any stranger could end it.
 
-grpc.aio reads the name of every method that is not registered as UTF-8, in the loop that takes all
-calls: a path that is none ends this loop and with it the server, and no key is needed for that.
-Here methods are registered, so that gRPC's core compares their names byte by byte, and calls of all
-others are refused without a look at what they call.
+grpc.aio decodes the name of every method that is not registered as UTF-8, in the loop that takes
+all calls. A path that is not UTF-8 ends this loop and so the server, and the caller needs no key
+for that. Here methods are registered, so that gRPC's core compares their names byte by byte. Calls
+of all other methods are refused without decoding their names.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from grpc.aio import _server
 
 
 class AioServer(_server.Server):
-    """As `grpc.aio.server` gives it. Belongs to the event loop that it is made in.
+    """A server like that of `grpc.aio.server`. It belongs to the event loop that it is made in.
 
     Args:
         methods: handlers by the paths of their methods.
-        options: of its connections.
-        interceptors: that stand before its methods.
+        options: gRPC's options for its connections.
+        interceptors: the interceptors before its methods.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class AioServer(_server.Server):
 
 
 class _Core(cygrpc.AioServer):
-    """Waits for calls of registered methods, as it is, and for all others with `_refuse`."""
+    """The core, which handles calls of registered methods as usual, and all others by `_refuse`."""
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
@@ -55,6 +55,6 @@ class _Core(cygrpc.AioServer):
             call = await self._request_call()
             answer = cygrpc._handle_rpc("", nothing, (), call, loop, False)
             task = loop.create_task(cygrpc._schedule_rpc_coro(answer, call, loop, ""))
-            # A loop alone does not keep its tasks.
+            # A loop keeps only weak references to its tasks.
             self._refusals.add(task)
             task.add_done_callback(self._refusals.discard)

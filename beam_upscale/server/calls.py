@@ -1,4 +1,4 @@
-"""Takes calls to their results: each is charged once, computed once, and in its turn.
+"""Takes calls from request to result: prices, queues, computes and charges each of them once.
 
 A call goes through these steps, each only if the one before it succeeds:
 
@@ -130,7 +130,7 @@ class Calls:
             self._settle(flight, None)
 
     def when_broken(self, act: Callable[[BrokenProcessError], None]) -> None:
-        """Registers a callback for when this process can do no call any more; called once."""
+        """Registers a callback that is called once, when this process can do no more calls."""
         self._when_broken.append(act)
         if self._broken is not None:
             act(self._broken)
@@ -156,7 +156,7 @@ class Calls:
         return not late
 
     def close(self) -> None:
-        """Takes no more calls; does not wait for those that run."""
+        """Accepts no more calls; does not wait for running ones."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, key: Key, call: Call) -> Flight:
@@ -195,7 +195,7 @@ class Calls:
                 flight.future.set_result(outcome)
 
     def _run(self, flight: Flight) -> None:
-        """Takes a call as far as it comes, and then those that wait; runs in a thread."""
+        """Processes a call until it ends or must wait, and then waiting calls; runs in a thread."""
         try:
             turn = self._price(flight)
         except Exception as error:

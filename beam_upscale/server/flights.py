@@ -1,4 +1,4 @@
-"""Calls that are being computed, and the callers that wait for one."""
+"""Calls in progress, each with its callers, its turn and its result."""
 
 import asyncio
 import dataclasses
@@ -40,7 +40,7 @@ class Flight:
     Attributes:
         key: the callers' `Key`, which names the API key.
         call: the request.
-        future: gives its `Result`, or a `RefusedError`; cancelled if no caller waits any more, or
+        future: the future `Result`, or a `RefusedError`; cancelled if no caller waits any more, or
             if the server ends before the call does.
         callers: the number of callers that wait; repeats join the first caller.
     """

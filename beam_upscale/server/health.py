@@ -1,4 +1,4 @@
-"""The standard health service: whether the server takes calls, by `grpc.health.v1`."""
+"""The standard health service `grpc.health.v1`: reports whether the server takes calls."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ class Health:
     """Answers of the health service.
 
     Args:
-        services: the names of the services whose health may be asked for.
+        services: the names of the services whose health may be requested.
         draining: set once the server begins no more calls.
     """
 

@@ -1,4 +1,4 @@
-"""Ports, certificates and limits with which a server listens."""
+"""Starts and stops listening: ports, TLS certificates and limits on connections."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Server reflection: what tools such as grpcurl ask for in place of the API's files."""
+"""Server reflection, by which tools such as grpcurl get the API's messages without its files."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +12,7 @@ from beam_upscale.grpc_api.stubs import dashboard_pb2, engines_pb2, generation_p
 _METHOD = "ServerReflection/ServerReflectionInfo"
 
 PATHS = (f"/grpc.reflection.v1alpha.{_METHOD}", f"/grpc.reflection.v1.{_METHOD}")
-"""Of the one method: both versions have the same messages."""
+"""The paths of the method in both versions of the service, whose messages are the same."""
 
 _FILES = (
     tensors_pb2,
@@ -25,15 +25,15 @@ _FILES = (
 
 
 class Reflection:
-    """Tells of services and their messages.
+    """Answers requests about services and their messages.
 
     Args:
-        services: their names.
+        services: the names of the services.
     """
 
     def __init__(self, services: tuple[str, ...]) -> None:
-        # The API's own pool holds its messages only, and the process's own holds others' of the
-        # same names where the official SDK is loaded.
+        # The API's pool holds its own messages only. The process's pool holds other messages of the
+        # same names if the official SDK is loaded.
         pool = DescriptorPool()
         for file in _FILES:
             pool.AddSerializedFile(file.DESCRIPTOR.serialized_pb)
@@ -41,10 +41,10 @@ class Reflection:
         self._servicer = reflection.aio.ReflectionServicer(names, pool=pool)
 
     async def answers(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """Serialized answers to serialized requests.
+        """Yields serialized answers to serialized requests.
 
         Raises:
-            google.protobuf.message.DecodeError: what was sent is no request.
+            google.protobuf.message.DecodeError: the bytes are no request.
         """
 
         async def parsed() -> AsyncIterator[Any]:

@@ -1,4 +1,4 @@
-"""`beam-upscale serve`: the construction, the run and the shutdown of a server."""
+"""Starts, runs and shuts down the server of `beam-upscale serve`."""
 
 import asyncio
 import contextlib

@@ -1,6 +1,6 @@
 """The API's methods over grpc.aio.
 
-All methods are registered as streams of bytes, which clients of unary methods cannot tell apart. So
+All methods are registered as streams of bytes; clients of unary methods notice no difference. So
 the key is checked before a byte of the request is read, and a request that does not arrive in time
 ends the call.
 """

@@ -23,17 +23,17 @@ class ServeSettings:
     """The settings of a server.
 
     Attributes:
-        upscale: the engines that are served, their weights, devices and the options of their
-            networks. Sizes and parameters are those of each request.
-        host: address to listen on.
+        upscale: the engines that are served, with their weights, devices and the options of their
+            networks. Sizes and parameters come with each request.
+        host: the address to listen on.
         port: for gRPC; 0 takes a free one.
         web_port: for gRPC-Web; 0 takes a free one, None serves none.
         metrics_port: for Prometheus, on the loopback interface; 0 takes a free one, None serves
             none.
         tls_cert: PEM of the certificate chain; None serves plaintext.
         tls_key: PEM of its private key.
-        insecure: True if plaintext may leave this machine.
-        keys: file of hashed API keys; None asks for no keys, on the loopback interface only.
+        insecure: True allows plaintext to other machines.
+        keys: file of hashed API keys; None requires no keys, on the loopback interface only.
         ledger: database of credits and results, which is made if there is none. None remembers
             nothing, and is not allowed with `keys`, since their calls are charged.
         cors_origins: origins of the web pages that may call; `*` for all.
@@ -45,7 +45,7 @@ class ServeSettings:
         request_timeout_seconds: time that a request may take to arrive.
         decode_seconds: time that an image may take to be decoded.
         idle_seconds: time that a connection may stay without a call.
-        keep_alive_seconds: longest time in which a waiting caller hears nothing.
+        keep_alive_seconds: longest time between two answers to a waiting caller.
         drain_seconds: time that calls may take to finish when the server is asked to stop.
 
     Raises:

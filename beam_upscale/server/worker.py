@@ -1,4 +1,4 @@
-"""Runs calls through the pipeline's own functions, so that their results are the same bytes.
+"""Computes calls by the pipeline's own functions, so that results have a run's bytes.
 
 Networks are loaded once for each engine. Tiles of all calls, from any chain and any caller, share
 the engine's one batcher.
@@ -64,7 +64,7 @@ class Upscaled:
     Attributes:
         data: the upscaled image, as a PNG.
         row: the row that the manifest of a run would have.
-        telemetry: of the image's way through the networks.
+        telemetry: the measurements of the image.
     """
 
     data: bytes = dataclasses.field(repr=False)

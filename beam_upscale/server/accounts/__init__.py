@@ -1,1 +1,1 @@
-"""Keys, their charges, and the ledger that holds both."""
+"""API keys, and the ledger with their charges and results."""

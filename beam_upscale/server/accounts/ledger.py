@@ -11,8 +11,8 @@ time, on a disk of its machine. It guarantees:
 - After a power failure the charges of the last moments may be missing, as SQLite does not wait for
   the disk at each of them. A repeat of such a request is computed and charged, once. The last
   results may be damaged or missing too: each has its SHA-256 in the database, and a repeat of a
-  request whose result is not whole is computed anew without charge. So nobody pays twice, and
-  nobody pays for a result that cannot be had.
+  request whose result is not whole is computed again without charge. So nobody pays twice, and
+  nobody pays for a result that is lost.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The ledger's database file: opened, checked, read."""
+"""Opens, checks and reads the ledger's database file."""
 
 import contextlib
 import datetime
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.server.accounts.charges import Charge, LedgerUnavailable, credits_of
 
-_APPLICATION_ID = 0x62757063  # "bupc": tells a ledger from any other database.
+_APPLICATION_ID = 0x62757063  # "bupc", which distinguishes a ledger from other databases.
 _FORMAT = 3
 # The format of ledgers without an id; they are given one when a server opens them.
 _FORMAT_WITHOUT_ID = 2

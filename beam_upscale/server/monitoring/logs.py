@@ -1,4 +1,4 @@
-"""Logs: one JSON object for each line, on standard error."""
+"""Writes logs as one JSON object a line, on standard error."""
 
 import logging
 import sys
@@ -7,8 +7,8 @@ from typing import TextIO
 from pythonjsonlogger.json import JsonFormatter
 
 _GRPC_LOGGER = "grpc._cython.cygrpc"
-# What gRPC logs of what callers do, at their pleasure: the values of headers that are no text, of
-# which any may be a key, and the traces of calls whose callers have gone.
+# gRPC's log entries that callers can cause at will: the values of headers that are no text, any of
+# which may be a key, and the traces of calls whose callers have gone.
 _OF_CALLERS = ("Invalid encoding on", "ExecuteBatchError raised in core")
 
 _FIELDS = "%(asctime)s %(levelname)s %(name)s %(message)s"
@@ -18,7 +18,7 @@ def log_as_json(stream: TextIO | None = None) -> None:
     """Makes all of this process's logs JSON.
 
     Args:
-        stream: where they go; None for standard error.
+        stream: the stream to write to; None takes standard error.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(

@@ -1,4 +1,4 @@
-"""The configuration of Envoy between web pages and the server, as the bootstrap that it reads."""
+"""Builds the configuration (bootstrap) of Envoy, which stands between web pages and the server."""
 
 import dataclasses
 import ipaddress
@@ -109,7 +109,7 @@ class Bootstrap:
         }
 
     def _overload_manager(self) -> dict[str, Any]:
-        """Returns the limits of connections and memory, which hold whatever callers do."""
+        """Returns the limits on connections and memory, which no caller can exceed."""
         heap = "envoy.resource_monitors.fixed_heap"
         return {
             "refresh_interval": "0.25s",
@@ -151,7 +151,7 @@ class Bootstrap:
             "name": NAME,
             "address": first,
             "additional_addresses": [{"address": address} for address in others],
-            # Else a port that another process listens on would be no error.
+            # Otherwise a port that another process listens on would not be an error.
             "enable_reuse_port": False,
             "per_connection_buffer_limit_bytes": _BUFFER_BYTES,
             "filter_chains": [chain],

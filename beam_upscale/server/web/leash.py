@@ -1,10 +1,10 @@
-"""Runs a program that does not outlive the process that asked for it, however that one ends.
+"""Runs a program that ends with its parent process, however the parent ends.
 
     python leash.py PARENT PROGRAM ARGUMENT...
 
-PARENT is the id of the process that runs this, which keeps a pipe to its standard input open. It
-is run as a script and needs nothing but the standard library: where the kernel can be asked to end
-a process with its parent, the program takes this one's place at once.
+PARENT is the id of the process that runs this script and keeps a pipe to its standard input open.
+The script needs only the standard library. If the kernel can end a process with its parent, the
+program replaces this process at once.
 """
 
 import ctypes
@@ -20,12 +20,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Ends as the program does."""
+    """Runs the program, and exits with its code."""
     parent, *program = arguments
     allow_many_files()
     if not sys.platform.startswith("linux"):
         sys.exit(follow(program))
-    # The signal comes when the thread that started this process ends: it has to wait for it.
+    # The signal comes when the thread that started this process ends, so that thread must wait for
+    # it.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         sys.exit("The process that asked for this one ended.")
@@ -55,7 +56,7 @@ def allow_many_files() -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (OSError, ValueError):
-        return  # Not every system allows what it says is the most.
+        return  # Some systems refuse the limit that they state.
 
 
 if __name__ == "__main__":
