@@ -60,7 +60,7 @@ def serve(
         finally:
             worker.close()
     except BrokenProcessError as error:
-        _logger.critical("The server ends, to be started anew: %s", error)
+        _logger.critical("The server ends and must be restarted: %s", error)
         _exit_at_once(EXIT_BROKEN)
     if not finished:
         _exit_at_once(0)
@@ -121,7 +121,7 @@ async def run(
         server.calls.when_broken(stop.give_up)
         if settings.keys is None:
             _logger.warning(
-                "No keys are asked for: every program of this machine may call (--keys)."
+                "No keys are required: every program of this machine may call (--keys)."
             )
         on_ready(server.addresses, worker.places)
         await _until_stopped(stop, server.web)
@@ -133,7 +133,7 @@ async def run(
     if stop.broken is not None:
         raise stop.broken
     if not stop.is_asked:
-        raise RuntimeError("what serves gRPC-Web ended by itself; see the log")
+        raise RuntimeError("the gRPC-Web bridge ended by itself; see the log")
     return finished
 
 

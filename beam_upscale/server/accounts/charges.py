@@ -133,7 +133,7 @@ class Found:
         assert self.seed is not None
         if hashlib.sha256(data).hexdigest() == self.sha256:
             return StoredResult(data, self.seed, self.engine)
-        _logger.warning("A stored result is damaged; a repeat of its request computes it anew.")
+        _logger.warning("A stored result is damaged; a repeat of its request computes it again.")
         return None
 
 

@@ -70,7 +70,7 @@ class Keys:
         except SettingsError as error:
             _logger.error("The keys stay those of before: %s", error.message)
         else:
-            _logger.info("The keys were read anew: %d are valid.", len(self._by_sha256))
+            _logger.info("The keys were read again: %d are valid.", len(self._by_sha256))
 
     def _version_now(self) -> tuple[int, int, int] | None:
         """Returns a value that changes when the file is replaced or written; None without one."""

@@ -53,8 +53,8 @@ CREATE TABLE artifacts (
     stored_at REAL NOT NULL,
     CHECK ((file IS NULL) <> (data IS NULL))
 ) STRICT;
--- A charge and its result as one statement, which is a transaction of its own: of several, each
--- waits for its turn in the interpreter, and all others for the last of them.
+-- One statement stores a charge and its result, in a transaction of its own. Several statements
+-- would each have to reacquire the interpreter lock; one statement does it once.
 CREATE VIEW charged_results AS
     SELECT key, request_id, fingerprint, engine, amount, file, data, bytes, sha256, seed, charged_at
     FROM charges LEFT JOIN artifacts ON artifacts.charge = charges.id;

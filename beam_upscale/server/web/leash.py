@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     # it.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
-        sys.exit("The process that asked for this one ended.")
+        sys.exit("The parent process has ended.")
     os.execv(program[0], program)
 
 
