@@ -89,7 +89,7 @@ def _end(error: Exception) -> NoReturn:
 
 
 def _take_debug(command: click.Command) -> None:
-    """Has a command and all commands below it take --debug."""
+    """Adds --debug to a command and all commands below it."""
     command.params.append(
         click.Option(
             ["--debug"],

@@ -7,7 +7,7 @@
     manifest/<shard>.parquet         one row per input
     telemetry/*.parquet              measurements, which vary from run to run
     run.json                         settings, pinned choices, versions, totals
-    books/                           paid calls and what is known of their charges (see `books`)
+    books/                           paid calls and the known state of their charges (see `books`)
     .staging/                        work in progress, gone when a run completes
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
@@ -51,7 +51,7 @@ BOOKS = "books"
 # The folder of the results between the engines of a chain, if they are kept.
 INTERMEDIATES = "intermediates"
 
-# The value of `format` in run.json, by which it is told from any other.
+# The value of `format` in run.json, which distinguishes it from other files of that name.
 RUN_FORMAT = "beam-upscale/1"
 
 

@@ -201,7 +201,7 @@ class _Mounts:
         return os.path.split(path)[1] in self._last_parts
 
     def other_names(self, path: str) -> Iterator[str]:
-        """Yields the other names of what is mounted at a path; the path has no links in it."""
+        """Yields the other names of a place that is mounted at a path; the path has no links."""
         if path not in self._points:
             return
         device, root = self._points[path]

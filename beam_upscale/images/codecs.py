@@ -40,7 +40,7 @@ def quiet_pillow() -> Iterator[None]:
 def forget_errors() -> None:
     """Clears libvips's messages on earlier pictures, which would come before its next error.
 
-    libvips keeps the warnings of pictures that it could read all the same.
+    libvips keeps the warnings also of pictures that it could read.
     """
     pyvips.vips_lib.vips_error_clear()
 
@@ -76,9 +76,10 @@ def one_line(error: Exception) -> str:
 def damage_as_image_error(format_: str) -> Iterator[None]:
     """Turns any error that a codec raises on damaged bytes into an ImageError with a stable code.
 
-    Codecs raise whatever their parsing runs into: besides the documented OSError and SyntaxError
-    also ValueError, TypeError, IndexError, struct.error and others. Errors of our own code and of
-    a full disk are no damage, and pass unchanged. A lack of memory becomes a MemoryError.
+    Codecs raise any exception that their parsing causes: besides the documented OSError and
+    SyntaxError also ValueError, TypeError, IndexError, struct.error and others. Errors of our own
+    code and of a full disk are no damage, and pass unchanged. A lack of memory becomes a
+    MemoryError.
     """
     _kept.clear()
     try:
@@ -167,7 +168,7 @@ def _damage_code(error: Exception, reason: str) -> ErrorCode:
     if _is_truncation(error, reason):
         return ErrorCode.TRUNCATED
     if reason == "not identified by this driver":
-        # The first bytes were the format's: what Pillow means is a width or height of 0.
+        # The first bytes were those of the format: Pillow's message means a width or height of 0.
         return ErrorCode.EMPTY_IMAGE
     if any(sign in reason for sign in ("unsupported", "unknown pixel mode", "not configured")):
         return ErrorCode.UNSUPPORTED_FORMAT

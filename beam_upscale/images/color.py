@@ -1,8 +1,8 @@
 """Corrects the colors of a diffusion engine's result by those of its source.
 
 A diffusion model draws detail well and is careless with brightness and tint, which drift from the
-source over large areas. What the eye sees as color lies in the low frequencies, so those are taken
-from the source, and the rest stays.
+source over large areas. The eye sees color in the low frequencies, so those are taken from the
+source, and the rest stays.
 """
 
 import numpy as np

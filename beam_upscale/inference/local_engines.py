@@ -278,7 +278,7 @@ def _find_weights(spec: str | None, engine: str) -> tuple[values.Weights, str]:
     """Returns weights on this machine, and their address for workers.
 
     Raises:
-        SettingsError: as `weights.resolve`.
+        SettingsError: as `resolution.resolve`.
     """
     if spec is None or store_of(spec).is_local:
         found = resolution.resolve(spec and spec.removeprefix("file://"), engine)

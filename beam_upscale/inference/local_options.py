@@ -52,8 +52,8 @@ class LocalOptions:
         network_backend: the library that runs super-resolution networks; `auto` is OpenVINO where
             it runs the network on an x86-64 CPU, else PyTorch. Diffusion runs on PyTorch.
         remote_workers: True if the workers are other machines than this one. A device and a
-            precision that are both named are then checked by each worker; `auto` is settled here
-            all the same.
+            precision that are both named are then checked by each worker; `auto` is still settled
+            here.
         threads: CPU threads of one call of a network; None takes all of this machine's.
         max_tile_pixels: input pixels that a super-resolution network holds in the device's memory
             at once. A larger input is cut, with a halo; the price stays the same.
@@ -61,8 +61,8 @@ class LocalOptions:
             On a CPU, images always run one at a time.
         exact: True runs one image at a time on every device, so that no batch can change a last
             bit.
-        tile_halo: input pixels around a cut of `max_tile_pixels`; None takes what the network
-            needs.
+        tile_halo: input pixels around a cut of `max_tile_pixels`; None takes the network's own
+            halo.
         vae_tiling: whether the decoder of a latent diffusion upscaler runs in strips, which takes
             less memory. `auto` is off on a CPU, where the result equals that of the bare library to
             the bit, and on elsewhere.

@@ -12,7 +12,7 @@ class Fate(StrEnum):
 
     Attributes:
         CHARGED: the service gave a result and charged its price.
-        FREE: the service charged nothing for what was sent.
+        FREE: the service charged nothing for this sending.
         NEVER_CHARGED: the service charged nothing, also for earlier sendings of the same request.
         UNKNOWN: the service may have charged its price.
     """
@@ -38,10 +38,10 @@ class PaidCall(Protocol):
         ...
 
     def settle(self, fate: Fate, charged: Decimal | None = None) -> None:
-        """Records durably what was charged for the sending that was begun last.
+        """Records durably the charge for the last sending.
 
         Args:
-            fate: what is known of its charge.
+            fate: the known state of its charge.
             charged: credits that the service says it charged for it now; None if it charged the
                 price, or does not say.
         """

@@ -20,7 +20,7 @@ _OF_LISTING = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, Error
 
 
 def sha256(uri: str) -> str:
-    """Computes the SHA-256 of a file or of a folder, as `weights.sha256_of` does.
+    """Computes the SHA-256 of a file or of a folder, as `digest.sha256_of` does.
 
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE, the file or the folder cannot be read.

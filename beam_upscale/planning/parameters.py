@@ -35,8 +35,8 @@ class Parameters:
     Python's own types.
 
     Attributes:
-        prompt: what the image shows; the empty text is no prompt.
-        negative_prompt: what it does not show.
+        prompt: the description of the image; the empty text is no prompt.
+        negative_prompt: the description of things that the image does not show.
         cfg_scale: weight of the prompt, finite and at least 0; up to 1 there is no guidance.
         steps: of denoising, 1 to `MAX_STEPS`.
         seed: of the noise, 1 to `MAX_SEED`; 0 is none, as on the service: `seeded` derives one.
@@ -88,7 +88,7 @@ class Parameters:
         """
         if self.seed:
             return self
-        # JSON in ASCII: what Python's repr() escapes depends on its version.
+        # JSON in ASCII, since the characters that Python's repr() escapes depend on its version.
         content = json.dumps([*shape, *dataclasses.astuple(self)])
         digest = hashlib.sha256(content.encode())
         digest.update(pixels)

@@ -1,4 +1,4 @@
-"""The decision for an image: accepted, tiled, shrunk, skipped or rejected, and at what price.
+"""The decision for an image: accept, tile, shrink, skip or reject; with sizes, tiles and price.
 
 Deciding is pure: an engine, a size and options give a `Plan`; no pixel is read. The preview of a
 run, the run itself and the budget all use `plan`, so that they cannot disagree.

@@ -68,13 +68,13 @@ class PlanOptions:
         height: output height.
         short_side: length of the output's shorter side.
         long_side: length of the output's longer side.
-        oversize: what to do with an image beyond the engine's limit.
+        oversize: the treatment of an image beyond the engine's limit.
         min_side: images with both sides at least this long are skipped.
         skip_larger_than: (width, height); images that are wider or higher are skipped.
         max_input_pixels: images of more pixels are refused before they are decoded; None: no guard
             below `MOST_PIXELS`.
         max_input_bytes: larger files are refused before they are read; they are held in memory.
-        animated: what to do with a file of several frames.
+        animated: the treatment of a file of several frames.
         output_format: file format of the results.
         halo: halo of a tile in input pixels, at least 0; None: the engine's.
 

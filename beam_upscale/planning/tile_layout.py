@@ -47,7 +47,7 @@ class TilePlace:
 
     Attributes:
         core: the part of the image that the tile stands for; cores partition the image.
-        extended: what the engine is given: the core and its halo, clipped at the border.
+        extended: the box given to the engine: the core and its halo, clipped at the border.
     """
 
     core: Box
@@ -109,8 +109,8 @@ class _Strip(NamedTuple):
 
     Attributes:
         extended: largest size with the halo, in pixels.
-        advance: what the strip adds to the side covered in pixels, see `_strip`.
-        cost: what its tiles cost, see `_tile_costs`.
+        advance: the pixels that the strip adds to the covered side, see `_strip`.
+        cost: the cost of its tiles, see `_tile_costs`.
     """
 
     extended: int

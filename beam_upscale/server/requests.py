@@ -1,4 +1,4 @@
-"""The parsing of a request's bytes into a `Call`, with all checks that need no pixels.
+"""Parses a request's bytes into a `Call`, with all checks that need no pixels.
 
 The functions are pure, and safe for untrusted bytes: any bytes give a `Call` or a `RefusedError`,
 in time and memory bounded by their number.

@@ -1,1 +1,1 @@
-"""The commands, one module for each, and what a command imports as it starts."""
+"""The commands, one module for each; `start_up` does the imports at a command's start."""

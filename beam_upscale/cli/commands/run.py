@@ -141,7 +141,7 @@ def _run(request: "Run", *, shows_progress: bool) -> "RunResult":
         except BeamUpscaleError:
             raise
         except KeyboardInterrupt:
-            # The pipeline's threads may be in the middle of an image; what is done is durable.
+            # The pipeline's threads may be in the middle of an image; finished images are durable.
             fail(f"interrupted; {HOW_TO_GO_ON}", EXIT_INTERRUPTED, at_once=True)
         except TerminatedError as error:
             why = "" if error.__cause__ is None else f" ({explained(error.__cause__)})"

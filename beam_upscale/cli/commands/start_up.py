@@ -1,4 +1,4 @@
-"""Imports what a command needs and no more, in the process of the command line.
+"""Imports only the libraries that a command needs, in the process of the command line.
 
 A user's own pipeline imports Beam as it likes; nothing here is called there.
 """

@@ -1,4 +1,4 @@
-"""The two consoles of the command line, its exit codes, and whether --debug is given."""
+"""The two consoles of the command line, its exit codes, and the switch --debug."""
 
 import os
 import sys
@@ -22,7 +22,7 @@ def fail(message: str | None, code: int, at_once: bool = False) -> NoReturn:
     Args:
         message: one line, without the program's name.
         code: the exit code.
-        at_once: True does not wait for threads, nor for what is registered to run at the end.
+        at_once: True waits neither for threads nor for functions registered to run at the end.
     """
     if message is not None:
         err.line(f"beam-upscale: {message}")

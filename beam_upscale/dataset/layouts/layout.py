@@ -18,7 +18,7 @@ class Layout(StrEnum):
     """The way images are stored: in a file each, in Parquet, or in tars for WebDataset.
 
     A member's value is also the name of the module in this package that has its `DEFINITION`. It is
-    imported on first use: help texts name the layouts, and need not load what writes them.
+    imported on first use: help texts name the layouts without loading their writers.
 
     Attributes:
         description: the stored files, for people.

@@ -1,4 +1,4 @@
-"""Rows as the Arrow tables that manifests and telemetry store.
+"""Converts rows to the Arrow tables of manifests, and back.
 
 Rows are values (`Row`) until a shard is committed; `table` turns a shard's rows into the Arrow
 table that is stored. A row's dictionary form survives JSON exactly, decimals included, so that a

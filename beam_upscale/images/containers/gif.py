@@ -1,4 +1,4 @@
-"""GIF: frames, and whether the picture moves."""
+"""GIF: the count of frames, and the removal of the first frame's disposal."""
 
 from collections.abc import Iterator
 

@@ -113,7 +113,7 @@ def _check_png_chunk(chunk: Chunk, computed: int, stored: int) -> None:
 
 
 def check_png_file(file: BinaryIO) -> None:
-    """Does what `check_png` does, without holding the file.
+    """Checks a PNG as `check_png` does, without holding the file.
 
     Raises:
         ImageError: TRUNCATED or CHECKSUM_MISMATCH.
@@ -162,7 +162,7 @@ def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 def png_with_chunks(data: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Gives a PNG these chunks in place of its EXIF and of the resolution an encoder made up.
+    """Replaces a PNG's EXIF, and the resolution that an encoder made up, by these chunks.
 
     Args:
         data: a whole PNG, or its beginning with the first pixels.

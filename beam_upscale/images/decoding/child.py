@@ -56,8 +56,8 @@ def main(
     """Runs a decoder on standard input and output until its parent is gone.
 
     Args:
-        decode: replaces `image.decode`; tests pass e.g. a function that crashes.
-        read_header: replaces `image.read_header`.
+        decode: replaces `pixels.decode`; tests pass e.g. a function that crashes.
+        read_header: replaces `inspection.read_header`.
     """
     limits.harden()
     for number in SIGNALS_OF_PARENT:
@@ -89,8 +89,8 @@ def serve(
     Args:
         requests: the stream of requests, frames that each carry a file's bytes or path.
         replies: the stream for the answers, frames too.
-        decode: a function with the signature of `image.decode`.
-        read_header: a function with the signature of `image.read_header`.
+        decode: a function with the signature of `pixels.decode`.
+        read_header: a function with the signature of `inspection.read_header`.
         image_limits: the limits for each image; None sets no limits.
     """
     decoder = _Decoder(decode, read_header, image_limits or NoLimits())

@@ -108,7 +108,7 @@ class Child:
         return max(int(fields["ready"]), int(fields.get("grown", 0)) // 2)
 
     def ask(self, exchange: Exchange, receive: Receive[T]) -> T | ReportedError:
-        """Sends a request and returns what `receive` makes of the reply, or the error in it.
+        """Sends a request; returns the result of `receive` for the reply, or the error in it.
 
         Raises:
             EOFError, OSError, ValueError, KeyError, TypeError: the child ended, or its reply is
@@ -144,7 +144,7 @@ class Child:
         self._process.wait()
 
     def end(self) -> str:
-        """Makes sure that a lost child is gone; returns what ended it."""
+        """Makes sure that a lost child is gone; returns the description of its end."""
         self.close_pipes()
         try:
             status = self._process.wait(_EXIT_SECONDS)
@@ -194,7 +194,7 @@ class _TimedPipe:
     """
 
     def __init__(self, end: Any, event: int) -> None:
-        """Takes over an unbuffered end.
+        """Takes over one unbuffered end of a pipe.
 
         Args:
             end: a stream of `subprocess.Popen`.

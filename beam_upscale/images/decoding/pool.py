@@ -81,10 +81,10 @@ class DecoderPool:
     def decode(
         self, data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST
     ) -> DecodedImage:
-        """Does what `image.decode` does, in a child.
+        """Decodes an image in a child, as `pixels.decode` does.
 
         Raises:
-            ImageError: as `image.decode`; also DECODER_CRASHED (two children ended on this input),
+            ImageError: as `pixels.decode`; also DECODER_CRASHED (two children ended on this input),
                 DECODER_TIMEOUT and OUT_OF_MEMORY.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
@@ -92,17 +92,17 @@ class DecoderPool:
         return self._ask(request, data, functools.partial(receive_image, max_pixels))
 
     def read_header(self, data: bytes) -> ImageHeader:
-        """Does what `image.read_header` does, in a child.
+        """Reads an image's header in a child, as `inspection.read_header` does.
 
         Raises:
-            ImageError: as `image.read_header`; also DECODER_CRASHED, DECODER_TIMEOUT and
+            ImageError: as `inspection.read_header`; also DECODER_CRASHED, DECODER_TIMEOUT and
                 OUT_OF_MEMORY as in `decode`.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         return self._ask({"request": "header"}, data, receive_header, self._header_seconds)
 
     def read_file_header(self, path: Path) -> ImageHeader:
-        """Does what `regions.read_file_header` does, in a child.
+        """Reads a file's header in a child, as `regions.read_file_header` does.
 
         Raises:
             ImageError: as `read_header`; READ_ERROR.
@@ -125,7 +125,7 @@ class DecoderPool:
     def read_region(
         self, path: Path, box: Box, *, max_pixels: int, animated: Animated
     ) -> tuple[Picture, Pixels]:
-        """Reads a part of a picture that is `by_region`; as `PictureReader.region`, in a child.
+        """Reads a region of a `by_region` picture in a child, as `PictureReader.region` does.
 
         Raises:
             ImageError: as `decode`; READ_ERROR.
@@ -149,7 +149,7 @@ class DecoderPool:
         max_pixels: int,
         animated: Animated,
     ) -> T:
-        """Gives all rows of a picture to `consume`, in bands; as `PictureReader.bands`, in a child.
+        """Reads all rows of a picture in a child, in bands, and passes them to `consume`.
 
         Args:
             path: the picture's file.

@@ -128,7 +128,7 @@ def receive_bands(
     reply: Frame,
     stream: Readable,
 ) -> T | ReportedError:
-    """Gives the rows that a child sends to `consume`, and returns its result.
+    """Passes the rows that a child sends to `consume`, and returns its result.
 
     Args:
         max_pixels: the most pixels that the picture may have.
@@ -136,7 +136,7 @@ def receive_bands(
         seconds: the longest wait for an array.
         consume: takes the picture and its rows.
         reply: the child's reply, the picture's description.
-        stream: the stream of what the child sends next.
+        stream: the stream of the child's next messages.
 
     Raises:
         ConsumerError: `consume` failed.

@@ -40,7 +40,7 @@ class Beside:
         exif: an EXIF block in a place where today's readers do not look; None if there is none.
         has_profile: whether the file holds an ICC profile, or parts of one.
         profile: an ICC profile that not all decoders find; None if there is none.
-        colors: what the file states of its colors without a profile; None if nothing.
+        colors: the colors that the file states without a profile; None if it states none.
         xmp: an XMP packet; None if there is none.
         resolution: the resolution stated outside of EXIF; None if there is none.
         pictures: number of pictures in the file, where decoders see one.

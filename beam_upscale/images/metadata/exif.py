@@ -42,7 +42,7 @@ _OF_OLD_PIXELS = frozenset({int(Tag.SUBJECT_AREA), int(Tag.SUBJECT_LOCATION)})
 
 
 def of_result(exif: bytes) -> tuple[bytes | None, tuple[str, ...]]:
-    """Removes what describes the source's pixels from a block; `with_size` adds the result's size.
+    """Removes the description of the source's pixels; `with_size` adds the result's size.
 
     Orientation becomes 1. The thumbnail is removed, and so are maker's notes that hold a picture.
 

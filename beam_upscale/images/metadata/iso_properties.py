@@ -187,7 +187,7 @@ def _coded_size(data: bytes, claim: _Claim) -> CodedSize | None:
     try:
         return coded_size(data, claim.start, claim.end)
     except ImageError:
-        # The decoder reports better what is missing.
+        # The decoder has a better message about missing data.
         return None
 
 

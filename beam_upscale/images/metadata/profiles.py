@@ -50,7 +50,7 @@ _REMEMBERED_BYTES = 1 << 20
 
 @functools.lru_cache(maxsize=16)
 def _looked_at(profile: bytes, channels: int) -> bytes | None:
-    """Does what `usable_profile` does, cached: the pictures of a dataset share a few profiles."""
+    """Checks a profile as `usable_profile` does, cached: pictures of a dataset share profiles."""
     mode, space = _MODES[channels]
     if len(profile) < _HEADER_BYTES + 4 or profile[_SIGNATURE] != b"acsp":
         return None

@@ -141,7 +141,7 @@ def open_strictly(plain: Callable[[str], Any] | None, bare: Callable[[str], Any]
 
     Args:
         plain: opens the file with a value of `fail_on`; None if its first page is not the picture.
-        bare: opens `containers.tiff_plain_view` of the file with a value of `fail_on`.
+        bare: opens `tiff_views.tiff_plain_view` of the file with a value of `fail_on`.
     """
     for open_ in (plain, bare):
         if open_ is not None:

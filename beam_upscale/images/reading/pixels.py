@@ -134,7 +134,7 @@ def _read_jpeg(data: bytes, source: Source) -> _Picture:
 def whole_jpeg(
     data: bytes, open_: Callable[[str], Any], read: Callable[[Any], T]
 ) -> tuple[T, jpeg_repair.Mended | None]:
-    """Reads a JPEG if no pixel of it is lost; `jpeg` lists the oddities that are mended.
+    """Reads a JPEG if no pixel of it is lost; `jpeg_repair` lists the oddities that are mended.
 
     Args:
         data: the file, or a mapping of it.

@@ -223,7 +223,7 @@ def _open_tiff(file: BinaryIO, view: tiff_views.TiffView, is_first: bool, access
 
     Args:
         file: the file.
-        view: its `containers.tiff_plain_view`.
+        view: its `tiff_views.tiff_plain_view`.
         is_first: True if the first page is the picture.
         access: the access mode of libvips, `sequential` or `random`.
     """

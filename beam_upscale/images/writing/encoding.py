@@ -30,7 +30,7 @@ from beam_upscale.planning.plan_options import OutputFormat
 
 @dataclass(frozen=True)
 class Encoded:
-    """An encoded image, with notes on what was changed or left out to fit its format."""
+    """An encoded image, with notes on changes and omissions that fit it to its format."""
 
     data: bytes
     width: int

@@ -92,7 +92,7 @@ def encode_rows(
         options: how to write the picture; the format is one of `STREAMED_FORMATS`.
 
     Returns:
-        Notes on what was changed to fit the format, as `Encoded.notes`.
+        Notes on changes that fit the picture to the format, as `Encoded.notes`.
 
     Raises:
         ImageError: ENCODE_ERROR.

@@ -58,7 +58,7 @@ def settle(
     *,
     elsewhere: bool = False,
 ) -> tuple[Device, Precision]:
-    """Replaces `auto` by what this machine has, and checks a device and a precision given by name.
+    """Replaces `auto` by this machine's best choice; checks a device and a precision given by name.
 
     A device is chosen in the order CUDA, MPS, CPU. A precision is chosen for speed where at least
     45 dB against fp32 is kept: on CUDA fp16, else bf16; on a CPU bf16 where the CPU multiplies in

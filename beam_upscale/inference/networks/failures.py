@@ -1,4 +1,4 @@
-"""The classification of failed passes of a network: a fault of one image, or a lost device.
+"""Classifies failed passes of a network: a fault of one image, or a lost device.
 
 After some errors a process can compute nothing more, such as CUDA's "sticky" ones, which destroy
 the process's context (CUDA Runtime API, "Error Handling": `cudaErrorIllegalAddress` and others

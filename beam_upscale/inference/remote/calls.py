@@ -90,7 +90,7 @@ class _Failure:
     """An attempt without a result.
 
     Attributes:
-        verdict: the decision what to do next.
+        verdict: the next action.
         error: the error in the image's row if there is no other attempt.
         delay: seconds that the service asks to wait before another attempt.
         fate: the known charge, by the service's answer.

@@ -8,7 +8,7 @@ from beam_upscale.errors import SettingsError
 
 
 class Throttle:
-    """Limits attempts to what the service can take; runs on the event loop, like all its callers.
+    """Limits attempts to the service's capacity; runs on the event loop, as all its callers do.
 
     At most `limit` attempts run at a time. An overloaded service halves the limit, once for all
     attempts that were under way then. Every success raises it a little, up to `most`. A delay that

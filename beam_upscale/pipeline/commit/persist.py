@@ -167,7 +167,7 @@ def final_place(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
 
 
 class Persist(beam.DoFn):
-    """The DoFn that persists results, and yields what that changes in their shards."""
+    """The DoFn that persists results, and yields the updates of their shards."""
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ results row by row. The files are below the `.staging/` of a scratch folder:
 
     giants/<key>/tiles/<index>      a tile's input pixels, until its result is persisted
     giants/<key>/results/<index>    a tile's result
-    giants/<key>/failures/<index>   a tile's error, and what its calls cost
+    giants/<key>/failures/<index>   a tile's error, and the cost of its calls
     giants/<key>/failed             exists once a tile has failed, so that no other tile is begun
 
 The key is a hash of the input's id, its bytes and its tile layout. So files that an interrupted run

@@ -100,7 +100,7 @@ def _begun(source: SourceImage, settings: PinnedSettings) -> ResultDraft:
 
 
 def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
-    """Checks whether an earlier row is still right, by the rules and by what has changed since.
+    """Checks whether an earlier row is still right, by the present rules and content.
 
     A user's own step of the pipeline may have replaced the bytes or the prompt that the earlier row
     was compared with.

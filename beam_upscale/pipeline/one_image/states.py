@@ -42,7 +42,7 @@ INTERMEDIATE_FORMAT = OutputFormat.PNG
 
 @dataclasses.dataclass(frozen=True)
 class UpscaledImage:
-    """The result for one input: what `Upscale` gives.
+    """The result for one input, as `Upscale` gives it.
 
     Attributes:
         source: the input.
@@ -139,7 +139,7 @@ class ResultDraft:
         return dataclasses.replace(self, row=row, telemetry=telemetry)
 
     def without_earlier(self) -> "ResultDraft":
-        """Returns the draft of an input that is to be done, whatever earlier runs did."""
+        """Returns the draft without an earlier run's result, for an input that is to be done."""
         state = dataclasses.replace(state_of(self.source), earlier=None)
         return dataclasses.replace(self, source=with_state(self.source, state))
 

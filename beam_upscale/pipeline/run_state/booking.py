@@ -2,8 +2,8 @@
 
 A sending counts as a new charge, unless it repeats one that counts already, at a service that is
 known to charge a repeated request once, and soon enough for that. With a budget, an input's claim
-has room for one new charge at each place. A further charge takes from what the budget can spare for
-the whole run; if nothing is left, the call is not sent.
+has room for one new charge at each place. A further charge takes from the credits that the budget
+can spare for the whole run; if nothing is left, the call is not sent.
 """
 
 import dataclasses

@@ -63,7 +63,7 @@ class Progress:
 
 
 def progress_of(record: Record, earlier: bool) -> Progress:
-    """Returns what one input adds to a run's progress; `earlier`: an earlier run made its row."""
+    """Returns one input's share in a run's progress; `earlier`: an earlier run made its row."""
     row = record.row
     if earlier:
         return Progress(images=1, earlier=1)

@@ -1,4 +1,4 @@
-"""`InputState`: what a run knows of an input besides the input itself.
+"""`InputState`: an input's state in a run: listing entry, earlier result, budget, books.
 
 It travels with its `SourceImage`, through the steps of this package and through a user's own, which
 change an input by `dataclasses.replace`.
@@ -66,7 +66,7 @@ class Allowance:
 
 @dataclasses.dataclass(frozen=True)
 class InputState(RunState):
-    """What a run knows of an input besides the input itself.
+    """The state of an input in a run, besides the input itself.
 
     Attributes:
         listed: its entry in the output's own listing; None if it comes from elsewhere.

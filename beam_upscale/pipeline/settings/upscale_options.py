@@ -1,7 +1,7 @@
 """The flat options of `Upscale`: the name and type of each, and the concern it belongs to.
 
-Python, the command line, Beam YAML and the template of Dataflow all name options as here. What an
-option means, and its default, stand in the value of its concern: `PlanOptions`, `Parameters`,
+Python, the command line, Beam YAML and the template of Dataflow all name options as here. An
+option's meaning and default stand in the value of its concern: `PlanOptions`, `Parameters`,
 `EncodeOptions`, `LocalOptions`, `ServiceOptions`, `LargeImageOptions`, or `UpscaleSettings` itself.
 """
 

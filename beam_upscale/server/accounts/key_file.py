@@ -1,4 +1,4 @@
-"""The file of API keys: read and checked."""
+"""Reads and checks the file of API keys."""
 
 import dataclasses
 import hashlib

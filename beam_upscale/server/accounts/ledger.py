@@ -204,7 +204,7 @@ class Ledger:
             price: in credits, 0 or more, a multiple of 1/10,000.
 
         Raises:
-            OutOfCredits: the balance, less what is reserved, is less than the price.
+            OutOfCredits: the balance, less the reserved credits, is less than the price.
             RequestIdReused: the id is, or was within the replay window, that of a request with
                 another fingerprint.
             LedgerUnavailable: the ledger cannot be read.

@@ -121,8 +121,8 @@ class WebBridge:
             The port.
 
         Raises:
-            SettingsError: INVALID_OPTION, with what Envoy said: the port is taken, the certificate
-                cannot be used; or Envoy is not installed.
+            SettingsError: INVALID_OPTION, with Envoy's message: the port is taken, or the
+                certificate cannot be used; or Envoy is not installed.
         """
         if self._envoy is not None:
             raise RuntimeError("the bridge was started before")

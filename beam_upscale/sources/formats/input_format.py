@@ -12,7 +12,7 @@ class InputFormat(StrEnum):
     """The format in which an input dataset is read.
 
     A member's value is also the name of the module in this package that has its `DEFINITION`. It is
-    imported on first use: help texts name the formats, and need not load what reads them.
+    imported on first use: help texts name the formats without loading their readers.
 
     Attributes:
         description: the files that are read, for people.

@@ -29,7 +29,7 @@ HEADER_BYTES = 256 * 1024
 
 
 class RunState:
-    """The base of what a run knows of an input: `pipeline.run_state` has the one subclass."""
+    """The base of an input's state in a run; `pipeline.run_state` has the one subclass."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SourceImage:
         shard: the number of the shard that the result belongs to; None lets the sink choose.
         web_access: rules on the networks that its URL may lead to, in addition to the rules of the
             reading process.
-        run_state: what a run knows of the input besides; a user neither sets nor reads it, and
+        run_state: the state of the input in a run; a user neither sets nor reads it, and
             `dataclasses.replace` keeps it.
     """
 

@@ -1,7 +1,8 @@
 """The metadata of columns in a Parquet file's footer, read without Arrow.
 
 If a footer is damaged, asking Arrow for a column's metadata ends the whole process: its C++
-exception is not caught. Arrow is used for what it reads safely, and this module for the rest.
+exception is not caught. Arrow is used for all parts that it reads safely, and this module for the
+rest.
 
 The form is Thrift's compact protocol (thrift-compact-protocol.md in github.com/apache/thrift), the
 fields are those of parquet.thrift in github.com/apache/parquet-format.

@@ -61,7 +61,7 @@ def read_start(uri: str, part: Part | None, limit: int) -> bytes:
 
 
 def size(uri: str, part: Part | None) -> int | None:
-    """Returns the number of bytes; None if it cannot be told without reading them."""
+    """Returns the number of bytes; None if it is unknown without reading them."""
     match part:
         case None:
             return files.size(uri)

@@ -9,7 +9,7 @@ from beam_upscale.storage.beam import object_store, requirements
 
 
 def configure(beam_options: Sequence[str]) -> None:
-    """Sets the options, and forgets what was found under earlier ones."""
+    """Sets the options, and forgets the results of checks under earlier ones."""
     FileSystems.set_options(PipelineOptions(list(beam_options)))
     object_store.forget_clients()
     requirements.forget()

@@ -25,13 +25,13 @@ _SECONDS_LACKING = 300.0
 
 @dataclasses.dataclass(frozen=True)
 class Requirement:
-    """What a process needs to reach a store.
+    """The needs of a process that reaches a store: a module, an extra, further checks.
 
     Attributes:
         scheme: of its URIs.
         module: the module that Beam needs for them.
         extra: our extra that brings the module.
-        find_problem: finds what else is lacking, by a URI; None if nothing is looked for.
+        find_problem: finds a further obstacle, by a URI; None if none is looked for.
     """
 
     scheme: str

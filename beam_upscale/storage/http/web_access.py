@@ -174,7 +174,7 @@ def asked_by(options: PipelineOptions) -> WebAccess:
 
 
 def _asked_by(options: object) -> WebAccess:
-    """Does what `asked_by` does, faster for the same options; gives default rules for none."""
+    """Returns the same as `asked_by`, faster for the same options; default rules for None."""
     global _latest
     if not isinstance(options, PipelineOptions):
         return DEFAULT

@@ -37,11 +37,11 @@ class WebServers(Store):
     keeps_files: ClassVar[bool] = False
 
     def absolute(self, uri: str) -> str:
-        """Returns a URL without what browsers ignore; a slash at its end is part of its name."""
+        """Returns a URL without characters that browsers ignore; a slash at its end stays."""
         return urls.trimmed(uri)
 
     def path_of(self, uri: str) -> str:
-        """Returns the host and the path of a URL, percent-decoded: what follows is no name."""
+        """Returns the host and the path of a URL, percent-decoded, without query and fragment."""
         return secrets.path_of(uri)
 
     def resolve(self, uri: str, relative: str) -> str:

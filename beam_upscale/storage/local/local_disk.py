@@ -1,4 +1,4 @@
-"""The store of files on local disks, and its check for a file or dead link in a folder's place."""
+"""The store of files on local disks; checks that no file or dead link stands in a folder's way."""
 
 import contextlib
 import errno

@@ -41,7 +41,7 @@ class _Folder:
 
 
 class _Walk:
-    """The listing of a local folder and its subfolders, each once, whatever links lead to it.
+    """The listing of a local folder and its subfolders, each once, however many links lead to it.
 
     Folders reached without links come first, then those reached through one link, then through two,
     and so on; among several names of a folder the first in order is used. So a folder is listed by
@@ -51,7 +51,7 @@ class _Walk:
     Args:
         root: the folder that names are relative to.
         glob: the glob that names have to match.
-        scope: the filter of what is skipped.
+        scope: the filter of files.
     """
 
     def __init__(self, root: str, glob: Glob, scope: Scope) -> None:

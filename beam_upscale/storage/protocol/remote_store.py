@@ -29,7 +29,7 @@ class RemoteStore(Store):
     called.
     """
 
-    # What a subclass defines
+    # Methods that a subclass defines
 
     def require(self, uri: str) -> None:
         """Raises an ImageError if no file of the store can be reached from this process."""
@@ -64,7 +64,7 @@ class RemoteStore(Store):
     def remove(self, uris: Sequence[str]) -> None:
         """Removes files that exist."""
 
-    # What follows from it
+    # Methods that follow from those
 
     def check(self, uri: str) -> None:
         """Raises an ImageError that names the file if its store cannot be reached at all."""
@@ -75,7 +75,7 @@ class RemoteStore(Store):
             raise ImageError(error.code, found) from error
 
     def absolute(self, uri: str) -> str:
-        """Returns a URI without what browsers ignore, and without the slash at its end."""
+        """Returns a URI without characters that browsers ignore, and without a slash at its end."""
         return urls.trimmed(uri).rstrip("/")
 
     def resolve(self, uri: str, relative: str) -> str:

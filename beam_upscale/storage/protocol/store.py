@@ -48,7 +48,7 @@ class FileEntry:
 
 
 class Scope:
-    """The filter that decides what `list_files` skips below its start; this base skips nothing."""
+    """The filter by which `list_files` skips files below its start; this base skips none."""
 
     def enters(self, folder: str, identity: tuple[int, int]) -> bool:
         """Decides whether a local folder, with this (device, inode), is descended into."""
@@ -242,7 +242,7 @@ class Store(abc.ABC):
             pattern: a file, a folder (descended into, through symbolic links too, into each folder
                 once) or a glob (`**` crosses folders). A folder that a glob matches is descended
                 into. A URL of a web server is that of one file.
-            scope: the filter of what is skipped below a folder, or below the base of a glob.
+            scope: the filter of files below a folder, or below the base of a glob.
 
         Yields:
             The files. A local folder that cannot be listed is an entry of its own, so that its
@@ -288,7 +288,7 @@ class Store(abc.ABC):
                 is renamed, on the same disk; by default the file's own folder. A killed process
                 leaves its partial file there.
             guard: the context within which the file appears; if it raises, nothing appears. None
-                for a file that no other process writes. See `ObjectStore.replace` for stores that
+                for a file that no other process writes. See `object_store.replace` for stores that
                 do not rename.
 
         Returns:

@@ -104,8 +104,8 @@ class LatentNetwork:
             threads: CPU threads of one computation, at least 1. Exact, reproducible algorithms on
                 CUDA and silence of diffusers' and transformers' logs and progress bars are set for
                 the whole process.
-            vae_tiling: True decodes in strips (`models.vae`), which takes less memory; the result
-                differs by rounding.
+            vae_tiling: True decodes in strips (`diffusion.vae`), which takes less memory; the
+                result differs by rounding.
 
         Raises:
             SettingsError: `WEIGHTS_INCOMPLETE`, `WEIGHTS_UNUSABLE`, `DEVICE_UNAVAILABLE` or

@@ -62,7 +62,7 @@ class Window:
         return Window(self.rows.scaled(scale), self.columns.scaled(scale))
 
     def weights(self) -> Tensor:
-        """(height, width), float32."""
+        """Returns the weight of each pixel: (height, width), float32."""
         return torch.outer(self.rows.weights(), self.columns.weights())
 
 

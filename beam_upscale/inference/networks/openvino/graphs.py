@@ -1,6 +1,6 @@
 """Builds OpenVINO graphs of ESRGAN and of the compact network from their weights.
 
-The first and the last convolution are as exact as in fp32, whatever the rest is run in, so that
+The first and the last convolution are as exact as in fp32, for any precision of the rest, so that
 16-bit images keep their tonal steps. The first is a graph of its own, which is run in fp32, and so
 is the last one of the compact network. That of ESRGAN takes 16 times as many pixels and would take
 a tenth of the time: it is run in bf16 with weights that are split into three numbers of bf16 each.

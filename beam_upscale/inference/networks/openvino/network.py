@@ -38,7 +38,7 @@ _TRUNK_PIXELS = 1 << 18
 # Pixels of the trunk's resolution of which the tail makes up to 16 times as many at once.
 _TAIL_PIXELS = 1 << 15
 
-# OpenVINO keeps what it prepared for each size. Unbounded, 400 sizes take 1.2 GB.
+# OpenVINO caches a prepared network for each size. Unbounded, 400 sizes take 1.2 GB.
 _KEPT_SIZES = 16
 
 
