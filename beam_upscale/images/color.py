@@ -1,6 +1,6 @@
 """Corrects the colors of a diffusion engine's result by those of its source.
 
-A diffusion model draws detail well and is careless with brightness and tint, which drift from the
+A diffusion network draws detail well and is careless with brightness and tint, which drift from the
 source over large areas. The eye sees color in the low frequencies, so those are taken from the
 source, and the rest stays.
 """

@@ -193,7 +193,7 @@ class _Postponed(beam.DoFn):
 def _refuse_contradiction(
     run: Mapping[str, Any], record: Mapping[str, Any], *, has_settings: bool
 ) -> None:
-    """Raises an error if a record that was given by hand contradicts the pipeline.
+    """Raises an error if the given values of `run.json` contradict the pipeline.
 
     Raises:
         SettingsError: INVALID_OPTION.
@@ -204,7 +204,7 @@ def _refuse_contradiction(
     if changes:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            "the record that WriteDataset is given (run) contradicts the pipeline: "
+            "the argument run of WriteDataset contradicts the pipeline: "
             f"{'; '.join(changes)}; leave these out of it",
         )
 

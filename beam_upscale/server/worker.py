@@ -79,7 +79,7 @@ class Network:
     Attributes:
         stage: the engine and its pinned network.
         handler: Beam's `ModelHandler` for the network; called without Beam.
-        model: the model that the handler loaded.
+        model: the loaded network, as the handler returned it.
     """
 
     stage: Stage

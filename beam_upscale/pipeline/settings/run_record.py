@@ -48,7 +48,7 @@ def run_record(
     shard_rows: int | None = None,
     max_credits: Decimal | None = None,
 ) -> dict[str, Any]:
-    """Returns the facts known of a run before its first image; equal runs give equal records."""
+    """Returns the content of `run.json` before the first image; equal runs give equal contents."""
     return {
         "format": RUN_FORMAT,
         "version": run_json.VERSION,
@@ -73,15 +73,15 @@ def _versions() -> dict[str, str]:
 
 
 def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the record of a run that goes on where an earlier one ended.
+    """Returns the content of `run.json` for a run that goes on where an earlier one ended.
 
     Args:
-        earlier: the record in `run.json`.
-        record: of this run.
+        earlier: the present content of `run.json`.
+        record: the content for this run.
 
     Returns:
-        The record. If it rejects images that earlier runs cut or shrank, `earlier_oversize` says
-        which they did: a later run may not do the other.
+        The content. If this run rejects images that earlier runs cut or shrank, `earlier_oversize`
+        says which they did: a later run may not do the other.
 
     Raises:
         SettingsError: SETTINGS_CHANGED, results of this run would not match the existing ones; the
@@ -113,7 +113,7 @@ def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> di
 
 
 def list_differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
-    """Lists the differences between two records: a text for each name, with both values."""
+    """Lists the differences between two contents: a text for each name, with both values."""
     first, second = _flatten(_as_json(values)), _flatten(_as_json(others))
     return [
         f"{name}: {first.get(name)} and {second.get(name)}"

@@ -99,10 +99,10 @@ def valid_keys(records: Sequence[KeyRecord]) -> Mapping[str, Key]:
 
 
 def record_of(values: Any) -> KeyRecord:
-    """Parses one record of the file of keys.
+    """Parses one line of the file of keys.
 
     Raises:
-        ValueError: it is no record; the message says why.
+        ValueError: the line is no key; the message says why.
     """
     if not isinstance(values, Mapping):
         raise ValueError("it is no JSON object")

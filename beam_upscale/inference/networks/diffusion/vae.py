@@ -7,7 +7,7 @@ statistics of the whole picture, and attention sees all of it. So the result is 
 decoder but for rounding, and has no seams.
 
 Memory: a residual block holds its input, which its result is written over, and one hidden map. For
-the published model (512, 256 and 128 channels) and 512 x 768 pixels of input, 2,048 x 3,072 of
+the published network (512, 256 and 128 channels) and 512 x 768 pixels of input, 2,048 x 3,072 of
 output, most is held in the last block: 256 channels of input and 128 hidden, 384 x 6,291,456
 values, which is 9.7 GB in fp32 and 4.8 GB in fp16; strips add 0.7 GB. The whole decoder needs three
 maps of 256 channels there, 19.3 GB in fp32. With the UNet (473 M weights) and the text encoder
