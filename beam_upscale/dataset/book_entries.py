@@ -52,7 +52,7 @@ class Entry:
     """One sending of a paid call.
 
     Attributes:
-        id: unique among all entries.
+        id: an id that is unique among all entries.
         n: the number of the entry's file at its place, from 1; 0 for an entry made from a row.
         request_id: the id by which the service knows the call.
         input_id: id of the input.

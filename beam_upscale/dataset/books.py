@@ -59,7 +59,7 @@ class RunBooks:
 
     Attributes:
         dataset: the output that the books belong to.
-        run: names the run.
+        run: the run's name in the books.
         started_at: the start of the run, in seconds since the epoch. All its processes use this
             time to decide which calls of earlier runs a budget counts as free repeats.
     """

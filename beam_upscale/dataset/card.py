@@ -29,7 +29,7 @@ def dataset_card(
     """Returns the text of the dataset's README.md, in the form of the Hugging Face Hub.
 
     Args:
-        layout: how the images are stored.
+        layout: the layout of the images.
         by_status: number of rows of the manifest by status.
         run: the contents of `run.json`; only `settings` is read.
         fields: fields of the images' configuration; None if the data itself states them. Binary

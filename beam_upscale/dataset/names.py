@@ -91,7 +91,7 @@ def unique_names(
     Args:
         requested: returns the requested names of all inputs, in the same order each time; it is
             called twice.
-        reserved: names that earlier results have, by `input_id`.
+        reserved: the names of earlier results, by `input_id`.
 
     Yields:
         A name for each requested one, in order. Inputs that request the same name (`a.jpg` and
@@ -121,7 +121,7 @@ class _Names:
     """The names in use, and the folders that they need.
 
     Args:
-        taken: names of results that exist already.
+        taken: the names of results that exist already.
     """
 
     def __init__(self, taken: Iterable[str]) -> None:

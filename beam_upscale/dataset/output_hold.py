@@ -71,7 +71,7 @@ def output_of_pipeline(
     Args:
         pipeline: Beam's pipeline.
         output: URI or path.
-        lease_seconds: of the hold; see `of_pipeline`.
+        lease_seconds: the lease of the hold in seconds; see `of_pipeline`.
     """
     root = files.absolute(output)
     return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))

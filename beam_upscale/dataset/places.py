@@ -91,7 +91,7 @@ class Output:
 
         Args:
             what: words that name the file and end in a verb, such as `row 3: the image is`.
-            uri: of the file.
+            uri: the URI of the file.
 
         Raises:
             SettingsError: INPUT_IN_OUTPUT.

@@ -38,8 +38,8 @@ def resize(pixels: Pixels, width: int, height: int, by: Filter = Filter.LANCZOS)
         pixels: (h, w), (h, w, 1) or (h, w, 3), uint8 or uint16. uint8 gives what
             `Image.resize((width, height), …)` gives; uint16 is computed in float32, rounded
             and clipped.
-        width: of the result, at least 1.
-        height: of the result, at least 1.
+        width: the width of the result, at least 1.
+        height: the height of the result, at least 1.
         by: the filter.
 
     Returns:

@@ -67,7 +67,7 @@ def crop_halo(tile: NDArray[Pixel], place: TilePlace, scale: int) -> NDArray[Pix
 
     Args:
         tile: the upscaled extended box of `place`: `scale` times its height and width.
-        place: where the tile is from, in input pixels.
+        place: the place of the tile, in input pixels.
         scale: output pixels for each input pixel and side.
 
     Raises:

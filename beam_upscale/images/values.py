@@ -19,8 +19,8 @@ class ImageHeader:
         format: one of `SUPPORTED_FORMATS`.
         mode: the file's own mode in Pillow's terms, e.g. "RGB", "L", "P", "1", "CMYK"; 16-bit ones
             are "I;16", "LA;16", "RGB;16" and "RGBA;16".
-        width: in pixels, after EXIF orientation.
-        height: in pixels, after EXIF orientation.
+        width: the width in pixels, after EXIF orientation.
+        height: the height in pixels, after EXIF orientation.
         frames: frames or pages in the file, at least 1.
         bits: bits of a decoded sample, 8 or 16.
     """
@@ -53,7 +53,7 @@ class Metadata:
     """The metadata that is carried from a file to its result.
 
     Attributes:
-        icc_profile: describes the color; None if there is none, or it no longer applies.
+        icc_profile: the ICC profile of the color; None if there is none, or it no longer applies.
         exif: a TIFF-structured EXIF block (no prefix) whose orientation is 1 and that has no
             thumbnail, or None.
         xmp: an XMP packet whose orientation is 1, or None.
@@ -74,7 +74,7 @@ class DecodedImage:
     """One picture, upright.
 
     Attributes:
-        header: of the file.
+        header: the header of the file.
         color: (height, width, 1 or 3), uint8 or uint16, contiguous.
         alpha: (height, width) of the same dtype, 0 transparent, or None.
         metadata: carried over to the result.

@@ -110,7 +110,7 @@ class Inference:
             stitching takes them out one by one, so that each is freed as soon as it is pasted.
         error: the reason why there are no cores; None if there are.
         notes: changes that the network had to make.
-        device_seconds: of all tiles together.
+        device_seconds: the time on the device of all tiles together.
         queue_seconds: the longest wait of a tile for the device.
         batch_size: the size of the largest batch with one of these tiles.
         request_ids: the ids of the paid calls, in the order of the tiles, also if the image failed

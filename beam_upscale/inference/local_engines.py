@@ -110,7 +110,7 @@ class EsrganEngine(NetworkEngine):
     """A super-resolution network.
 
     Attributes:
-        scale: of the network; the result of a larger scale than the engine's is reduced.
+        scale: the scale of the network; the result of a larger scale than the engine's is reduced.
         max_tile_pixels: larger tiles are cut to fit the device's memory, with `halo` around cuts.
         halo: input pixels around a cut that results depend on.
         network_backend: torch or openvino.
@@ -159,7 +159,7 @@ def pin(engine: Engine, weights: str | None, options: LocalOptions) -> LocalEngi
     Args:
         engine: the engine.
         weights: its weights, or the name of a baseline; None takes the engine's default.
-        options: of the run; its `weights` are not read.
+        options: the options of the run; its `weights` are not read.
 
     Raises:
         SettingsError: as `pin_esrgan` and `pin_latent`.

@@ -47,7 +47,7 @@ class LocalOptions:
         weights: a registered name, a path or a URI on any of Beam's file systems, or a baseline in
             place of a network: nearest, bicubic or lanczos. For a chain, such values by the
             engine's name. None takes the engine's default.
-        device: where the networks run.
+        device: the device that the networks run on.
         precision: their floating-point type.
         network_backend: the library that runs super-resolution networks; `auto` is OpenVINO where
             it runs the network on an x86-64 CPU, else PyTorch. Diffusion runs on PyTorch.

@@ -64,7 +64,7 @@ class Booking(Protocol):
         Args:
             place: index of the engine in its chain, and of the tile.
             request_id: the id by which the service recognizes repeats of the call.
-            price: of the call, in credits.
+            price: the price of the call, in credits.
             model: the engine, with the endpoint of its service.
         """
         ...

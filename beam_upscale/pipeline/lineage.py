@@ -23,7 +23,7 @@ class Lineage:
     """The transforms of this package that results come from.
 
     Attributes:
-        settings: of the `Upscale`s, which all have the same; None if there is none.
+        settings: the settings of the `Upscale`s, which all have the same; None if there is none.
         passed_on: the results of those `Upscale`s that other steps follow, by the label of the
             `Upscale`.
         readers: the transforms that read the inputs.

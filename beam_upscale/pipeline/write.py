@@ -59,7 +59,8 @@ class WriteDataset(beam.PTransform):
         run: values of `run.json` besides the totals. The defaults are the settings of the `Upscale`
             that the results come from, the layout and the versions; `run` may not contradict the
             settings and the layout.
-        run_id: names this run's telemetry; by default the time of the pipeline's construction.
+        run_id: the run's id, which names its telemetry; by default the time of the pipeline's
+            construction.
         most_failures: the number of failures that stops the run; None sets none.
         may_leave_out: True if steps between `ReadImages` and this one may leave inputs out, whose
             rows then say so. False fails the run if an input does not arrive: a runner lost it.

@@ -28,7 +28,7 @@ class ChainPlan:
     """The plan for one image in a chain of engines; sizes in pixels.
 
     Attributes:
-        engines: names of all engines of the chain, in order.
+        engines: the names of all engines of the chain, in order.
         stages: the plan of each engine, in order, up to one that rejects or skips the image.
     """
 
@@ -110,10 +110,10 @@ class Rules:
     Attributes:
         engines: the chain, in order; at least one.
         options: sizes, limits and the output format.
-        parameters: guide an engine that takes a prompt, unless the image's own columns say
-            otherwise.
+        parameters: the parameters of engines that take a prompt; an image's own columns override
+            them.
         prompt_column: the column that holds an image's prompt.
-        backend: where the engines are.
+        backend: the place of the engines.
 
     Raises:
         SettingsError: INVALID_OPTION, no engine, or tiles for an engine that takes a prompt over
@@ -173,8 +173,8 @@ class Rules:
         size and the output format for the last; limits and `oversize` hold for each.
 
         Args:
-            width: of the image, after EXIF orientation.
-            height: of the image, after EXIF orientation.
+            width: the width of the image, after EXIF orientation.
+            height: the height of the image, after EXIF orientation.
             frames: the number of frames in the image's file.
         """
         stages: list[Plan] = []

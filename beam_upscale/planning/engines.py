@@ -49,7 +49,7 @@ class Engine:
         output_limit: the most output pixels of one call.
         prices: tiers from small to large inputs, never cheaper for a larger one; the last has
             no end.
-        parameters: names of the request parameters that the engine takes.
+        parameters: the names of the request parameters that the engine takes.
         network: the kind of network that upscales on the local backend.
         default_weights: its weights unless others are requested: a name of the registry of weights,
             a path, or a repository of the hub as `OWNER/NAME@REVISION`.

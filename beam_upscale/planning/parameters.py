@@ -38,8 +38,9 @@ class Parameters:
         prompt: the description of the image; the empty text is no prompt.
         negative_prompt: the description of things that the image does not show.
         cfg_scale: weight of the prompt, finite and at least 0; up to 1 there is no guidance.
-        steps: of denoising, 1 to `MAX_STEPS`.
-        seed: of the noise, 1 to `MAX_SEED`; 0 is none, as on the service: `seeded` derives one.
+        steps: the number of denoising steps, 1 to `MAX_STEPS`.
+        seed: the seed of the noise, 1 to `MAX_SEED`; 0 is none, as on the service: then `seeded`
+            derives one.
         noise_level: noise on the input, 0 to `MAX_NOISE_LEVEL`; with more noise, the result keeps
             less to the input.
 
@@ -63,8 +64,8 @@ class Parameters:
         """Returns these parameters with the values that an image's own columns set.
 
         Args:
-            columns: of the image. None sets nothing, and neither does blank text for a number. An
-                empty prompt is a value: it replaces the run's prompt.
+            columns: the image's own columns. None sets nothing, and neither does blank text for a
+                number. An empty prompt is a value: it replaces the run's prompt.
             prompt_column: the column that holds the prompt; the others have the attributes' names.
 
         Raises:
@@ -83,8 +84,8 @@ class Parameters:
         """Returns these parameters with a seed: the requested one, or one derived from content.
 
         Args:
-            pixels: of the image, decoded: contiguous, row by row, a pixel's channels together.
-            shape: of the image: height, width, channels.
+            pixels: the image's decoded pixels: contiguous, row by row, a pixel's channels together.
+            shape: the shape of the image: height, width, channels.
         """
         if self.seed:
             return self

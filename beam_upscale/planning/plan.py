@@ -96,8 +96,8 @@ def plan(
 
     Args:
         engine: the engine whose limits and prices apply.
-        width: of the image, after EXIF orientation.
-        height: of the image, after EXIF orientation.
+        width: the width of the image, after EXIF orientation.
+        height: the height of the image, after EXIF orientation.
         options: the options of the run.
         frames: number of frames in the image's file.
 

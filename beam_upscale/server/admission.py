@@ -67,7 +67,7 @@ class Admission:
         """Identifies the caller of a request.
 
         Args:
-            metadata: of the call.
+            metadata: the metadata of the call.
             peer: address that the call comes from, as gRPC gives it.
 
         Raises:

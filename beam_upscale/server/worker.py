@@ -47,7 +47,7 @@ class Priced:
     Attributes:
         call: the request.
         settings: for upscaling the image.
-        header: of the image.
+        header: the header of the image.
         credits: the price of the call.
     """
 

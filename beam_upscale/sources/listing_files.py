@@ -79,7 +79,7 @@ def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceI
     """Groups inputs into the lists that are spread over the workers.
 
     Args:
-        images: in order; inputs of one row group of a Parquet file follow each other.
+        images: the inputs, in order; those of one row group of a Parquet file follow each other.
         total: the number of inputs in the whole dataset.
     """
     alone = min(_MOST_TOGETHER, max(1, total // _BATCHES))

@@ -19,9 +19,9 @@ def print_result(printer: Printer, output: str, result: RunResult) -> None:
     """Prints the summary of a run.
 
     Args:
-        printer: of standard output.
+        printer: the printer of standard output.
         output: the dataset's root, as given to the run.
-        result: of the run.
+        result: the result of the run.
     """
     totals = result.totals
     printer.line(f"{totals.rows:,} inputs")

@@ -29,7 +29,7 @@ def check_iso_sizes(data: bytes, format_: str, pixels: int) -> None:
     Args:
         data: a whole file.
         format_: "avif" or "heif".
-        pixels: of the picture that is shown.
+        pixels: the number of pixels of the picture that is shown.
 
     Raises:
         ImageError: UNSUPPORTED_FORMAT.

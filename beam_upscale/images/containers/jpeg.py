@@ -79,7 +79,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
 
     Args:
         data: a whole file, or a mapping of one.
-        pixels: of the picture.
+        pixels: the number of pixels of the picture.
 
     Raises:
         ImageError: UNSUPPORTED_FORMAT.

@@ -21,7 +21,7 @@ def unpack(format_: str, data: bytes | bytearray, position: int) -> tuple[Any, .
     Args:
         format_: a format of `struct`.
         data: the bytes, or a mapping of them.
-        position: of the first number; any integer.
+        position: the position of the first number; any integer.
 
     Raises:
         ImageError: TRUNCATED, `data` does not reach that far.

@@ -35,9 +35,9 @@ class TiffInfo:
 
     Attributes:
         directory: the position of its directory in the file.
-        bits_per_sample: of the first sample.
+        bits_per_sample: the bits of the first sample.
         has_equal_samples: True if all samples have the same bits and format.
-        samples_per_pixel: with those beyond the color.
+        samples_per_pixel: the number of samples, those beyond the color included.
         extra_samples: the meaning of each sample beyond the color's own, as an `ExtraSample`.
         is_planar: True if samples lie plane by plane, False if pixel by pixel.
         ink_set: the inks of photometric interpretation 5; 1 for CMYK.
@@ -254,7 +254,7 @@ def _check_tiff_starts(
     Args:
         starts: the positions of the strips or tiles.
         needed: the number of strips or tiles that the picture takes.
-        layout: of the file.
+        layout: the layout of the file.
 
     Raises:
         ImageError: CORRUPT, there are fewer; UNSUPPORTED_FORMAT, some are left out on purpose.

@@ -45,7 +45,7 @@ def tiff_views(data: bytes, info: TiffInfo) -> tuple[TiffView, ...]:
 
     Args:
         data: a whole TIFF.
-        info: of the TIFF.
+        info: the fields of the TIFF.
 
     Returns:
         One gray TIFF for each plane where samples lie plane by plane; else one in which all
@@ -99,7 +99,7 @@ def tiff_jpegs(data: bytes, info: TiffInfo) -> Iterator[bytes]:
 
     Args:
         data: a whole TIFF, compressed by JPEG.
-        info: of the TIFF.
+        info: the fields of the TIFF.
     """
     layout = tiff_layout(data)
     _, _, tables = _entries_with_values(data, layout, info.directory).get(347, (0, 0, b""))

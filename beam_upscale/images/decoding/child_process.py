@@ -189,7 +189,8 @@ class _TimedPipe:
     """The parent's end of a pipe, read or written with a deadline.
 
     Attributes:
-        deadline: in seconds of the monotonic clock; a later read or write raises TimeoutError.
+        deadline: the deadline in seconds of the monotonic clock; a later read or write raises
+            TimeoutError.
         check: called repeatedly while a read or write waits; None for nothing.
     """
 

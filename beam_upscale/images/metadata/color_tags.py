@@ -40,8 +40,8 @@ class ColorTags:
     """The colors that a file describes.
 
     Attributes:
-        primaries: of RGB.
-        curves: from samples to light, of all channels or one for each.
+        primaries: the primaries of RGB.
+        curves: the curves from samples to light, one for all channels or one for each.
         outranks_profile: True if this takes precedence over an ICC profile of the file.
         note: on colors that cannot be carried over; the ICC profile of the file, if any, then
             holds.

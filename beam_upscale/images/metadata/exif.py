@@ -78,8 +78,8 @@ def with_size(exif: bytes, width: int, height: int) -> bytes:
 
     Args:
         exif: a block that `of_result` returned.
-        width: of the result, in pixels.
-        height: of the result, in pixels.
+        width: the width of the result, in pixels.
+        height: the height of the result, in pixels.
     """
     layout = Layout.of(exif)
     if layout is None or layout.is_big:

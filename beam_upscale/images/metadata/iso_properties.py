@@ -24,7 +24,7 @@ class IsoInfo:
     """The properties of an AVIF or HEIC file.
 
     Attributes:
-        colors: by the code points of its primary picture; None if the file has none.
+        colors: the colors by the code points of the primary picture; None if there are none.
         is_cropped: True if only a part of the stored pixels is to be shown (clean aperture).
         notes: on the contents that are dropped, such as a gain map or a video.
     """

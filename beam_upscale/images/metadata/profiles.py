@@ -39,7 +39,7 @@ def usable_profile(profile: bytes, channels: int) -> bytes | None:
 
     Args:
         profile: as it was found.
-        channels: of the picture's color: 1 gray, 3 RGB, 4 CMYK.
+        channels: the number of color channels: 1 gray, 3 RGB, 4 CMYK.
     """
     look = _looked_at if len(profile) <= _REMEMBERED_BYTES else _looked_at.__wrapped__
     return look(profile, channels)
@@ -182,8 +182,8 @@ def rgb_profile(primaries: Primaries, curves: tuple[Curve, ...], name: str) -> b
     """Makes a profile of RGB, the same bytes each time.
 
     Args:
-        primaries: of its colors.
-        curves: of all channels, or one for each.
+        primaries: the primaries of the profile's colors.
+        curves: one curve for all channels, or one for each.
         name: shown by programs.
 
     Returns:

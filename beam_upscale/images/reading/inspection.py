@@ -106,7 +106,7 @@ def inspect_tiff(data: bytes, file: BinaryIO) -> Source:
 
     Args:
         data: the whole file, or a mapping of it.
-        file: the same, for a library that takes no mapping.
+        file: the same file, for a library that takes no mapping.
     """
     if name := camera_raw.camera_raw(data):
         raise refuse_camera_raw(name)

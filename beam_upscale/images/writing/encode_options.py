@@ -18,7 +18,7 @@ class EncodeOptions:
 
     Attributes:
         format: the container.
-        quality: of JPEG and lossy WebP, 1 to 100; None takes the format's default.
+        quality: the quality of JPEG and lossy WebP, 1 to 100; None takes the format's default.
         lossless: WebP without loss; `quality` is then ignored.
         png_compression: zlib level, 0 to 9. 3 is within 0.1 % of the size of 6 on photographs and
             a fifth faster.

@@ -47,8 +47,8 @@ class Shape:
     """The size, channels and sample type of a picture.
 
     Attributes:
-        width: in pixels.
-        height: in pixels.
+        width: the width in pixels.
+        height: the height in pixels.
         channels: color channels, 1 or 3.
         has_alpha: True if alpha follows the color, as a last channel.
         dtype: uint8 or uint16.
@@ -85,11 +85,11 @@ def encode_rows(
     no EXIF block.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         rows: arrays of (rows, width, bands), from top to bottom.
-        shape: of the whole picture.
+        shape: the shape of the whole picture.
         metadata: as for `encode`.
-        options: how to write the picture; the format is one of `STREAMED_FORMATS`.
+        options: the options for writing; their format is one of `STREAMED_FORMATS`.
 
     Returns:
         Notes on changes that fit the picture to the format, as `Encoded.notes`.

@@ -58,7 +58,7 @@ class Esrgan:
     """ESRGAN's generator (arXiv:1809.00219), as Real-ESRGAN has it.
 
     Attributes:
-        channels: of the image.
+        channels: the number of channels of the image.
         filters: channels of the trunk.
         blocks: residual-in-residual dense blocks of the trunk.
         doublings: number of times that the tail doubles the resolution.
@@ -144,7 +144,7 @@ class Compact:
     """Real-ESRGAN's compact network (SRVGGNetCompact), with PReLU.
 
     Attributes:
-        channels: of the image.
+        channels: the number of channels of the image.
         features: channels between the convolutions.
         convolutions: number of convolutions between the first and the last one.
         scale: output pixels for each input pixel along a side.

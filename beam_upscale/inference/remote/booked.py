@@ -27,7 +27,7 @@ class Booked:
 
     Args:
         paid: the call in the books; None if no books are kept.
-        engine: how the service is called; it may charge several attempts of the call once.
+        engine: the service's engine; the service may charge several attempts of the call once.
     """
 
     def __init__(self, paid: PaidCall | None, engine: RemoteEngine) -> None:
@@ -41,7 +41,7 @@ class Booked:
         """Ensures a durable entry for the next attempt: a new one if it may be charged once more.
 
         Raises:
-            BeamUpscaleError: of `PaidCall.begin`; the attempt must not be made.
+            BeamUpscaleError: as `PaidCall.begin`; the attempt must not be made.
             BooksError: the books cannot be written; the attempt must not be made.
         """
         if self._paid is None:
@@ -71,7 +71,7 @@ class Booked:
         """Makes the outcome of the last entry durable, if it is known.
 
         Args:
-            fate: of the last attempt.
+            fate: the fate of the last attempt.
             charged: credits that the service reports as taken for the result: 0 if the result was
                 charged before; None if the service reports nothing.
 

@@ -69,7 +69,7 @@ class Outcome:
     """The outcome of a call; empty but for the id if its image was lost before it was sent.
 
     Attributes:
-        request_id: of the call.
+        request_id: the id of the call.
         artifact: the encoded result, usable or not, since the call was billed; None without one.
         error: the reason why there is no artifact; None if there is one.
         stop: the reason why the call was not sent, or not repeated any more; else None.

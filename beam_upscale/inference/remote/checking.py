@@ -31,7 +31,7 @@ class ServiceLedger:
     """The ledger in which a service charges a key, as the service states it.
 
     Attributes:
-        ledger: unique to the ledger and the key.
+        ledger: an id that is unique to the ledger and the key.
         replay_seconds: seconds for which the service remembers a request.
     """
 
@@ -51,8 +51,8 @@ def check(engine: RemoteEngine, engines: Iterable[str]) -> ServiceLedger | None:
     Nothing is spent. A service that does not list its engines passes.
 
     Args:
-        engine: how the service is called; its engine does not matter.
-        engines: names of the engines that the run needs.
+        engine: any engine of the service, with the way to call it.
+        engines: the names of the engines that the run needs.
 
     Returns:
         The ledger of a service that is known to charge a repeated request once; else None.

@@ -133,7 +133,7 @@ def require_sha256(path: Path, expected: str, source: str) -> None:
     Args:
         path: the file or folder.
         expected: its SHA-256, in hexadecimal.
-        source: where it came from, for the message.
+        source: the place that it came from, for the message.
 
     Raises:
         SettingsError: `WEIGHTS_MISMATCH`.

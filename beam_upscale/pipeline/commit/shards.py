@@ -57,7 +57,7 @@ def commit_shard(
             inputs.
         dataset: the output.
         layout: the way images are stored.
-        run_id: names the telemetry of this run.
+        run_id: the run's id, which names its telemetry.
         input_type: the type of the dataset's own columns; None infers it from the shard's rows.
     """
     given = list(records)

@@ -28,7 +28,7 @@ class CutImage:
 
     Attributes:
         draft: its result so far.
-        metadata: of the input, for the output.
+        metadata: the metadata of the input, for the output.
         key: the name of its folder below `giants/`.
         shape: the shape of the result.
     """

@@ -29,7 +29,7 @@ def advance(
     Args:
         image: the image, as `prepare` or `advance` returned it; a finished one passes through.
         inference: the network's results for its tiles, whose cores are taken out.
-        settings: of the run.
+        settings: the settings of the run.
 
     Returns:
         The image with the tiles for the next engine; a result where the network failed.
@@ -51,7 +51,7 @@ def finish(
     Args:
         image: the image, as `prepare` or `advance` returned it; a finished one passes through.
         inference: the network's results for its tiles, whose cores are taken out.
-        settings: of the run.
+        settings: the settings of the run.
 
     Returns:
         The result; a failed one where the network or the encoder failed.

@@ -54,9 +54,9 @@ def prepare(
 
     Args:
         source: the input.
-        settings: of the run.
+        settings: the settings of the run.
         decoders: the processes that decode its bytes.
-        header: of its bytes, if it has been read before; None reads it.
+        header: the header of its bytes, if it has been read before; None reads it.
 
     Returns:
         The image with the tiles for the first engine. Its result instead, if the input was done

@@ -172,7 +172,7 @@ class ImageInFlight:
         done: details of the stages before this one, as the manifest has them.
         intermediates: the results of those stages, encoded, if they are kept.
         tiles: its tiles for the next engine; empty once `element` has handed them on.
-        parameters: guide that engine, with the seed; None if it takes no prompt.
+        parameters: the parameters of that engine, with the seed; None if it takes no prompt.
         has_alpha_tiles: True if the second half of the tiles is the alpha channel.
         alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
     """
@@ -227,7 +227,7 @@ class LargeImage:
     Attributes:
         draft: its result so far, without the plan: it follows from the header, and grows with the
             number of tiles.
-        header: of its file.
+        header: the header of its file.
         version: the result of `file_version` before its bytes were hashed.
     """
 
@@ -283,7 +283,7 @@ def with_output(
     Args:
         row: as far as it is known.
         decision: the plan.
-        settings: of the run.
+        settings: the settings of the run.
         notes: on how it was encoded.
     """
     return dataclasses.replace(

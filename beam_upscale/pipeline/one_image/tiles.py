@@ -28,7 +28,7 @@ def with_tiles(
         image: the image.
         color: (H, W, C), the input of that engine.
         alpha: (H, W, 1); None if there is none.
-        settings: of the run.
+        settings: the settings of the run.
     """
     image = image.noted(plan_notes(image.stage_plan))
     if settings.stages[image.stage].engine.is_guided:

@@ -46,10 +46,10 @@ class ImageBooking:
     """Enters the paid calls of one image in the books.
 
     Attributes:
-        books: of the run.
-        input_id: of the image.
+        books: the books of the run.
+        input_id: the id of the image.
         work: the image's work, as `work_of` gives it.
-        limit: of a budget; None if there is no budget.
+        limit: the limit of a budget; None if there is no budget.
     """
 
     books: RunBooks
@@ -68,11 +68,11 @@ class BookedCall:
     """A paid call in the books; a `paid_calls.PaidCall`.
 
     Args:
-        booking: of its image.
+        booking: the booking of its image.
         place: the input, the stage and the tile that the call is for.
         request_id: the id by which the service recognizes repeats.
-        price: of the call, in credits.
-        model: the engine, and how its service is called.
+        price: the price of the call, in credits.
+        model: the engine, with the service that has it.
     """
 
     def __init__(

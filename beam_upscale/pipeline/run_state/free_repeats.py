@@ -27,10 +27,10 @@ def prepaid(
     """Returns the group of a place that a claim counts as free; None if the price is claimed.
 
     Args:
-        entries: of the place.
+        entries: the entries of the place.
         work: the work of the input as it is now, as `work_of` gives it.
-        model: how the service is called.
-        books: of the run.
+        model: the service's engine.
+        books: the books of the run.
     """
     groups = grouped(entry for entry in entries if entry.run != books.run)
     return next(
@@ -47,7 +47,7 @@ class RepeatableEntries:
     """The entries of earlier runs that may have a free repeat, by place; thread-safe.
 
     Args:
-        entries: in any order.
+        entries: the entries, in any order.
     """
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
@@ -87,8 +87,8 @@ def repeatable_entries(books: RunBooks, model: RemoteEngine) -> RepeatableEntrie
     """Returns the calls of earlier runs to a service; they are read once for each run.
 
     Args:
-        books: of the run. Its earlier entries were closed before it began.
-        model: how the service is called. A service that is not known to charge a repeated request
+        books: the books of the run. Its earlier entries were closed before it began.
+        model: the service's engine. A service that is not known to charge a repeated request
             once has no such calls.
     """
     if model.ledger is None or model.repeat_seconds <= 0:

@@ -74,7 +74,8 @@ class InputState(RunState):
         allowance: its part of the budget; None if there is no budget.
         books: the books for its paid calls; None if no books are kept.
         is_postponed: True leaves the input to a later run.
-        data_sha256: of the bytes that the input held, in hexadecimal; None if it held none.
+        data_sha256: the SHA-256 of the bytes that the input held, in hexadecimal; None if it held
+            none.
     """
 
     listed: ListingEntry | None = None

@@ -26,7 +26,7 @@ class UpscaleSettings:
     """The settings of `Upscale`: one value for each concern; `of` builds them from flat options.
 
     Attributes:
-        engines: names of the engines that an image goes through, in order; mostly one.
+        engines: the names of the engines that an image goes through, in order; mostly one.
         plan: sizes, limits and the output format.
         encode: the options for encoding results; their format is that of `plan`.
         parameters: the parameters of engines that take a prompt; an image's own columns override
@@ -37,7 +37,7 @@ class UpscaleSettings:
         service: the service of the backend grpc.
         large_images: the images whose tiles are spread over the workers.
         keep_intermediates: True stores the results between the engines of a chain too.
-        ignored: names of parameters that were given to `of` and that no engine takes.
+        ignored: the names of parameters that were given to `of` and that no engine takes.
     """
 
     engines: tuple[str, ...] = (DEFAULT_ENGINE,)

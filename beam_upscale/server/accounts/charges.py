@@ -34,7 +34,7 @@ class StoredResult:
 
     Attributes:
         data: the artifact's bytes.
-        seed: of its noise, 0 to 2**63 - 1; 0 if there is none.
+        seed: the seed of its noise, 0 to 2**63 - 1; 0 if there is none.
         engine: name of the engine that made it; those of a chain are joined by a plus sign.
     """
 
@@ -50,7 +50,7 @@ class Charge:
     Attributes:
         key: name of the key.
         request_id: as the caller gave it; empty if none was given.
-        fingerprint: of the request without its id.
+        fingerprint: the fingerprint of the request without its id.
         engine: name of the engine that was called, as in `StoredResult`.
         credits: the amount that was charged.
         charged_at: time of the charge, in UTC.
@@ -76,7 +76,7 @@ class Claim:
     Attributes:
         key: name of the key.
         request_id: empty if it has none.
-        fingerprint: of its request.
+        fingerprint: the fingerprint of its request.
         amount: reserved units of 1/10,000 credits; 0 if the call was charged before.
         charge: id of the earlier charge; None if the call is still to be charged.
         open: True until its result is stored or it is given up.

@@ -49,7 +49,7 @@ class KeyRecord:
 
     Attributes:
         key: its name and limits.
-        sha256: of the key, in hexadecimal.
+        sha256: the SHA-256 of the key, in hexadecimal.
         created_at: time of its creation, in ISO 8601.
         revoked: True if it is refused for good. Its line stays, so that no other key gets its
             name, and with it its charges and results.

@@ -40,7 +40,7 @@ class Keys:
     If a changed file cannot be read, the keys stay those that were read last.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Raises:
         SettingsError: INVALID_OPTION, the file cannot be read or holds a line that is no key.
@@ -92,7 +92,7 @@ def add_key(
     """Makes a key and adds it to a file, which is made if there is none.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         name: 1 to 64 letters, digits, dots, hyphens and underscores; not the name of another key of
             the file, revoked ones included.
         granted: as `Key.credits`.
@@ -148,8 +148,8 @@ def credit_key(path: Path | str, name: str, added: Decimal) -> Decimal:
     """Grants a key more credits.
 
     Args:
-        path: of the file.
-        name: of the key.
+        path: the path of the file.
+        name: the name of the key.
         added: credits, 0 or more, a multiple of 1/10,000.
 
     Returns:

@@ -129,8 +129,9 @@ class Ledger:
     another request. Keys do not affect each other.
 
     Args:
-        path: of the database, which is made if there is none, with its folder. Larger results are
-            in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers away.
+        path: the path of the database, which is made if there is none, with its folder. Larger
+            results are in the folder `<path>.artifacts`, and `<path>.lock` keeps other servers
+            away.
         replay_seconds: time after its charge in which a request may be repeated without charge.
         max_artifact_bytes: most bytes of all results that are kept. The oldest are dropped first,
             and those out of the replay window with the next charge.
@@ -198,10 +199,10 @@ class Ledger:
         """Reserves the price of a call, unless it is a repeat.
 
         Args:
-            key: of the caller.
+            key: the key of the caller.
             request_id: as the caller gave it; empty for none, and then no call is a repeat of it.
             fingerprint: equal for requests that are equal except for their ids.
-            price: in credits, 0 or more, a multiple of 1/10,000.
+            price: the price in credits, 0 or more, a multiple of 1/10,000.
 
         Raises:
             OutOfCredits: the balance, less the reserved credits, is less than the price.

@@ -49,7 +49,7 @@ def table_format(read_rows: RowReader, *endings: str) -> FormatDefinition:
     Args:
         read_rows: reads the rows of one table. A row without an image, or with something that names
             none, has a `Missing` part of the code INVALID_ROW.
-        endings: of the names of such tables.
+        endings: the endings of the names of such tables.
     """
     return FormatDefinition(
         functools.partial(_list_tables, read_rows),
@@ -64,7 +64,7 @@ def text_table_format(read_lines: LineReader, *endings: str) -> FormatDefinition
 
     Args:
         read_lines: reads the lines of one table.
-        endings: of the names of such tables.
+        endings: the endings of the names of such tables.
     """
     return table_format(functools.partial(_text_rows, read_lines), *endings)
 

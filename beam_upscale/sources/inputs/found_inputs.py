@@ -15,7 +15,7 @@ class Inputs(Collection[SourceImage]):
     """The inputs in the order of their ids, on the local disk, since there may be millions.
 
     Args:
-        images: in any order; of two with the same id, the first is kept.
+        images: the inputs, in any order; of two with the same id, the first is kept.
     """
 
     def __init__(self, images: Iterable[SourceImage] = ()) -> None:

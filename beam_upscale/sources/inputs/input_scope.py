@@ -48,7 +48,7 @@ class InputScope(Scope):
 
     Args:
         start: path or URI at which the listing begins.
-        output: of the run that the inputs are for; None if there is none.
+        output: the output of the run that the inputs are for; None if there is none.
 
     Attributes:
         link_into_output: the first local link, or mount, that was passed over because it leads to

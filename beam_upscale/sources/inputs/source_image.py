@@ -40,13 +40,13 @@ class SourceImage:
         input_id: stable identity: order, shards and request ids derive from it. Plain text.
         uri: the file with the bytes, on any of Beam's file systems or a web server; None when
             `data` holds them.
-        part: of that file; None is the whole.
+        part: the part of that file; None is the whole.
         data: the encoded image, if it is not in a file of its own.
         name: the input's path relative to the dataset it comes from.
         output_name: relative path of the result without its extension.
         columns: the dataset's own columns; they reach the manifest untouched.
         caption_uri: a text file that describes the image, on any of Beam's file systems.
-        caption_part: of that file; None is the whole.
+        caption_part: the part of that file; None is the whole.
         shard: the number of the shard that the result belongs to; None lets the sink choose.
         web_access: rules on the networks that its URL may lead to, in addition to the rules of the
             reading process.
@@ -76,7 +76,8 @@ class SourceImage:
         """Returns the values that identify the input, as JSON.
 
         Args:
-            data_sha256: of `data`, in hexadecimal, if the input no longer holds its bytes.
+            data_sha256: the SHA-256 of `data`, in hexadecimal, if the input no longer holds its
+                bytes.
         """
         if self.data is not None:
             data_sha256 = hashlib.sha256(self.data).hexdigest()
@@ -153,7 +154,7 @@ class SourceImage:
         default. The other parameters are those of the columns, else the defaults.
 
         Args:
-            defaults: of the run.
+            defaults: the defaults of the run.
             prompt_column: the column that holds the prompt; an empty text in it is no prompt, None
                 leaves it to the caption.
 

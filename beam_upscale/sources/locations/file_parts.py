@@ -20,8 +20,8 @@ class Cell:
     """A value in a Parquet file.
 
     Attributes:
-        row_group: of the file, from 0.
-        row: in that group, from 0.
+        row_group: the row group of the file, from 0.
+        row: the row in that group, from 0.
         column: path of a binary column, with dots between its parts.
     """
 
@@ -55,8 +55,9 @@ class OnDisk:
     """A local file that holds an input's bytes.
 
     Attributes:
-        path: of the file.
-        sha256: of the bytes, in hexadecimal; None for an input's own file, which was not read.
+        path: the path of the file.
+        sha256: the SHA-256 of the bytes, in hexadecimal; None for an input's own file, which was
+            not read.
     """
 
     path: Path

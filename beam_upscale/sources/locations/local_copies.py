@@ -45,7 +45,7 @@ class _Copy:
 
     Attributes:
         lock: held while the copy is made; other threads that need it wait.
-        path: of the copy; None until it is made.
+        path: the path of the copy; None until it is made.
         users: the number of its present readers.
     """
 

@@ -21,7 +21,7 @@ def read(uri: str, part: Part | None, max_bytes: int) -> bytes:
 
     Args:
         uri: the file, on any of Beam's file systems or a web server.
-        part: of the file; None is the whole file.
+        part: the part of the file; None is the whole file.
         max_bytes: the most bytes that are allowed.
 
     Raises:

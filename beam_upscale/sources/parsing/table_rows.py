@@ -40,11 +40,11 @@ class TableRow:
     """A row of a table: an input.
 
     Attributes:
-        number: of the row, from 0.
+        number: the number of the row, from 0.
         columns: its values, without the bytes of images.
         name: the image's name in the row; empty if it has none.
         uri: the file with the image: the table itself if the image is embedded or missing.
-        part: of the file at `uri`; None is the whole file.
+        part: the part of the file at `uri`; None is the whole file.
     """
 
     number: int

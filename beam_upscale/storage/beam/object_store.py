@@ -52,7 +52,7 @@ class ConditionalClient(Protocol):
         """Writes a file if its version is the expected one; returns True if it was written.
 
         Args:
-            uri: of the file.
+            uri: the URI of the file.
             file: the content; it is read from its beginning.
             expected: the version that `version` returned; None if there must be no file.
         """
@@ -212,7 +212,7 @@ def delete_seen(client: ConditionalClient, seen: Iterable[tuple[str, str]], guar
     """Deletes files whose versions are unchanged; files that have changed since stay.
 
     Args:
-        client: of the files' store.
+        client: the client of the files' store.
         seen: URIs with the versions that were seen; all are read before the guard is called.
         guard: called before each deletion.
     """

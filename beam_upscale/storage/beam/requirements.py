@@ -28,7 +28,7 @@ class Requirement:
     """The needs of a process that reaches a store: a module, an extra, further checks.
 
     Attributes:
-        scheme: of its URIs.
+        scheme: the scheme of its URIs.
         module: the module that Beam needs for them.
         extra: our extra that brings the module.
         find_problem: finds a further obstacle, by a URI; None if none is looked for.
@@ -48,7 +48,7 @@ def check(requirement: Requirement, uri: str) -> None:
     """Raises an error if no file of a store can be reached from this process.
 
     Args:
-        requirement: of the store.
+        requirement: the requirement of the store.
         uri: a URI of the store.
 
     Raises:

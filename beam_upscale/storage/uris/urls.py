@@ -58,7 +58,7 @@ class WebUrl:
         host: a name, an IPv4 address with four numbers, or an IPv6 address in brackets.
         port: None for the scheme's own.
         path: it begins with `/`.
-        query: with its `?`; empty if there is none.
+        query: the query with its `?`; empty if there is none.
     """
 
     scheme: str

@@ -47,7 +47,7 @@ class StripedDecoder:
 
         Args:
             vae: as diffusers loads it; not changed.
-            strip_pixels: of one strip of a layer's result, for tests.
+            strip_pixels: the most pixels of one strip of a layer's result; tests set it.
 
         Raises:
             ValueError: the decoder has a module that this one does not know how to cut.

@@ -56,12 +56,12 @@ class Graphs:
     """The graphs of a network's parts, each for one image, in float32, of any height and width.
 
     Attributes:
-        first: from the image, (1, C, H, W), to features, (1, H, W, C), as the network orders them
-            inside; to be run in fp32.
-        trunk: from those features to others of their resolution, (1, C, H, W).
-        tail: from the trunk's features to the result, (1, C, H, W). ESRGAN's gives several results,
-            one after the other, for `sum`. That of a compact network is to be run in fp32, and
-            takes the image as well.
+        first: the graph from the image, (1, C, H, W), to features, (1, H, W, C), as the network
+            orders them inside; to be run in fp32.
+        trunk: the graph from those features to others of their resolution, (1, C, H, W).
+        tail: the graph from the trunk's features to the result, (1, C, H, W). ESRGAN's gives
+            several results, one after the other, for `sum`. That of a compact network is to be run
+            in fp32, and takes the image as well.
         sum: adds up the results of ESRGAN's tail; None for a compact network.
     """
 

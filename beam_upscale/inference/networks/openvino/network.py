@@ -84,7 +84,7 @@ class OpenVinoNetwork(SuperResolution):
         Args:
             path: a file of weights of an ESRGAN or a Compact network.
             precision: fp32 or bf16.
-            threads: of one pass, at least 1.
+            threads: the number of threads of one pass, at least 1.
 
         Raises:
             SettingsError: `WEIGHTS_UNUSABLE`, it is another file or network.
