@@ -9,7 +9,7 @@ Example:
             | bu.WriteDataset("upscaled", layout="parquet")
         )
 
-What it offers stands in `__init__.pyi` and is imported on first use: a process that only decodes
+Its public names are listed in `__init__.pyi` and imported on first use: a process that only decodes
 images, or only speaks to a service, is not to load Beam or torch.
 """
 

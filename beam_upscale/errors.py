@@ -145,7 +145,7 @@ class HoldLostError(SettingsError):
 class BrokenProcessError(SettingsError):
     """This process can do nothing more for any input: it lost its device, or starts no decoders.
 
-    The input at hand is not its cause and gets no row. The run stops, and a later one goes on.
+    The current input is not its cause and gets no row. The run stops, and a later one goes on.
     """
 
     def copy(self) -> "BrokenProcessError":

@@ -63,7 +63,7 @@ class Output:
             return False
         if self._store.is_local:
             return self._ways.first(files.absolute(uri)) is not None
-        # Compare the name as it stands, too: some stores take `..` for a name like any other.
+        # Compare the unchanged name, too: some stores take `..` for a name like any other.
         names = {uri}
         if _is_odd(uri):
             names = {self._store.canonical(uri), re.sub("(?<!:)/+", "/", uri)}
@@ -151,7 +151,7 @@ def is_dataset(folder: str) -> bool:
         return False
     except ImageError as error:
         if error.code is ErrorCode.READ_ERROR and not store_of(folder).is_local:
-            # The store does not answer: results that lie there must not be taken for inputs.
+            # The store does not answer: results in it must not count as inputs.
             raise SettingsError(error.code, error.message) from error
         return False
 

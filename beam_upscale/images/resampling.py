@@ -202,7 +202,7 @@ def _pull(weighted: _Plane, weight: _Plane, coarse: _Plane, levels: int) -> _Pla
 
 
 def _push_pull(weighted: _Plane, weight: _Plane) -> _Plane:
-    """Divides weighted colors by their weights; where there is no weight, takes a coarser level's.
+    """Divides weighted colors by their weights; without a weight, takes a coarser level's color.
 
     Args:
         weighted: (h, w, C), colors times weight.

@@ -120,7 +120,7 @@ class LocalOptions:
         return self.weights
 
     def with_choices(self, kept: KeptChoices) -> "LocalOptions":
-        """Returns these options with the choices of an earlier run where nothing else is asked."""
+        """Returns these options with each open choice replaced by that of an earlier run."""
         is_open = self.network_backend is NetworkBackend.AUTO
         return dataclasses.replace(
             self,

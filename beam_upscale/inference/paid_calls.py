@@ -42,8 +42,8 @@ class PaidCall(Protocol):
 
         Args:
             fate: the known state of its charge.
-            charged: credits that the service says it charged for it now; None if it charged the
-                price, or does not say.
+            charged: the credits that the service states to have charged for it now; None if it
+                charged the price, or states nothing.
         """
         ...
 

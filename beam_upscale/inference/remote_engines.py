@@ -101,7 +101,7 @@ class RemoteEngine:
         return f"{self.engine} at {self.endpoint}"
 
     def description(self) -> dict[str, Any]:
-        """Returns the manifest's columns on the network; all None, as the service does not tell."""
+        """Returns the manifest's columns on the network; all None, as the service states none."""
         return dict.fromkeys(
             ("model", "weights_sha256", "device_type", "precision", "network_backend")
         )

@@ -138,7 +138,7 @@ def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
 
 
 def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> ImageHeader:
-    """Reads an input's header, from the beginning of its file where that is enough.
+    """Reads an input's header, from the beginning of its file if that is enough.
 
     Args:
         source: the input.

@@ -37,7 +37,7 @@ class ChainPlan:
 
     @property
     def action(self) -> Action:
-        """REJECT or SKIP if a stage says so; else the first action other than ACCEPT, or ACCEPT."""
+        """REJECT or SKIP if a stage has it; else the first action other than ACCEPT, or ACCEPT."""
         last = self.stages[-1].action
         if last in (Action.REJECT, Action.SKIP):
             return last
@@ -61,17 +61,17 @@ class ChainPlan:
 
     @property
     def output_width(self) -> int:
-        """Width of the final result; 0 where there is none."""
+        """Width of the final result; 0 if there is none."""
         return self.stages[-1].output_width
 
     @property
     def output_height(self) -> int:
-        """Height of the final result; 0 where there is none."""
+        """Height of the final result; 0 if there is none."""
         return self.stages[-1].output_height
 
     @property
     def calls(self) -> int:
-        """Calls to all engines, each priced on its own; 0 where nothing is upscaled."""
+        """Calls to all engines, each priced on its own; 0 if nothing is upscaled."""
         return sum(stage.calls for stage in self.stages) if self.is_upscaled else 0
 
     @property

@@ -79,7 +79,7 @@ def cheapest_tiles(
     tie, those with fewer extended pixels (less repeated work) are taken, then the rows. Cores are
     as equal as limits and prices allow. The last 128 answers are kept.
 
-    Returns None where no tile fits because the halo alone is beyond the limit.
+    Returns None if no tile fits because the halo alone is beyond the limit.
     """
     rows = _rows_of_columns(engine, width, height, halo)
     columns = _rows_of_columns(engine, height, width, halo)
@@ -125,7 +125,7 @@ _PRICE_WEIGHT = 1 << 32
 def _rows_of_columns(
     engine: Engine, width: int, height: int, halo: int
 ) -> tuple[TilePlace, ...] | None:
-    """Returns the cheapest tiles in rows of columns, or None where none fits."""
+    """Returns the cheapest tiles in rows of columns, or None if none fits."""
     tiers = _tile_costs(engine)
     rows = _cheapest_cover(_need(height, halo), list(_rows(tiers, width, height, halo)))
     if rows is None:
@@ -182,7 +182,7 @@ def _rows(tiers: Sequence[tuple[int, int]], width: int, height: int, halo: int) 
 def _cheapest_columns(
     tiers: Sequence[tuple[int, int]], width: int, row_height: int, halo: int
 ) -> tuple[_Strip, ...] | None:
-    """Returns the cheapest columns of a row of this extended height, or None where none fits."""
+    """Returns the cheapest columns of a row of this extended height, or None if none fits."""
     columns = [_strip(pixels // row_height, width, halo, cost) for pixels, cost in tiers]
     return _cheapest_cover(_need(width, halo), columns)
 
@@ -217,7 +217,7 @@ def _cheapest_cover(need: int, strips: Sequence[_Strip]) -> tuple[_Strip, ...] |
     paths that differ by whole repeats of the base, only the shorter is extended. Where covers cost
     the same, the one of repeats alone is taken.
 
-    Returns the largest strips first, or None where no strip advances.
+    Returns the largest strips first, or None if no strip advances.
     """
     advancing = [strip for strip in strips if strip.advance > 0]
     if not advancing:

@@ -31,7 +31,7 @@ STORES: list[tuple[Callable[[str], bool], str]] = [
 def store_of(uri: str) -> Store:
     """Returns the store of a path or a URI, the same object each time.
 
-    Nothing else looks at schemes to tell how a file is read or written.
+    No other code decides by a scheme how a file is read or written.
     """
     module = next(module for takes, module in STORES if takes(uri))
     store: Store = importlib.import_module(module).STORE

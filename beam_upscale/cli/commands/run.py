@@ -125,7 +125,7 @@ def run_command(
 
 
 def _run(request: "Run", *, shows_progress: bool) -> "RunResult":
-    """Runs to the end or to where it is stopped; ends this process if the run breaks."""
+    """Runs to the end, or until it is stopped; ends this process if the run breaks."""
     from beam_upscale.cli.display.progress import ProgressLine
     from beam_upscale.cli.display.summary import HOW_TO_GO_ON
     from beam_upscale.pipeline.run import run

@@ -80,9 +80,9 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
 
 
 def import_inference() -> None:
-    """Imports Beam and RunInference without the libraries that they can do without.
+    """Imports Beam and RunInference without libraries that a run does not need.
 
-    Beam imports its manager of models later, where a pipeline asks for it. A process in which one
+    Beam imports its manager of models later, if a pipeline requests it. A process in which one
     of them is imported already is left alone.
     """
     if not sys.modules.keys().isdisjoint((_INFERENCE, "torch", *_UNUSED)):

@@ -1,4 +1,4 @@
-"""Options of Apache Beam, which stand after `--`: a runner's, and those of file systems."""
+"""Options of Apache Beam, which follow `--`: of runners and of file systems."""
 
 import logging
 
@@ -10,7 +10,7 @@ BEAM_OPTIONS = click.argument("beam_options", metavar="[-- BEAM OPTIONS]", nargs
 
 
 def check_beam_options(beam_options: tuple[str, ...]) -> None:
-    """Rejects an argument that stands where options of Beam begin.
+    """Rejects an argument in the place where options of Beam begin.
 
     Raises:
         click.UsageError: the first of them is no option.

@@ -148,7 +148,7 @@ def is_unicode(value: object) -> bool:
 
 
 def without_deep(columns: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Turns columns from JSON into JSON texts where they are nested more deeply than `DEEPEST`."""
+    """Turns the columns' values that are nested more deeply than `DEEPEST` into JSON texts."""
     if not any(isinstance(value, dict | list) for value in columns.values()):
         return columns
     return {

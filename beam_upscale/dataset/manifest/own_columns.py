@@ -235,7 +235,7 @@ def _with_text(columns: Mapping[str, Any], names: frozenset[str]) -> dict[str, A
 
 
 def from_struct_array(structs: pa.Array | pa.ChunkedArray) -> Iterator[dict[str, Any]]:
-    """Yields the columns of each input; None where it has no value in a column of the others."""
+    """Yields the columns of each input; None for a column in which only others have a value."""
     names = _json_columns(structs.type)
     for values in structs.to_pylist():
         found = dict(values or {})

@@ -93,7 +93,7 @@ def _held(row: Row, input_type: pa.StructType | None) -> Row:
 
 
 def input_column(rows: Sequence[Row], input_type: pa.StructType | None = None) -> pa.Array:
-    """Returns the dataset's own columns as one struct column; nulls where there are none.
+    """Returns the dataset's own columns as one struct column; null for a row without any.
 
     Without `input_type` it is inferred from these rows, as `infer_input_type` does.
     """

@@ -30,7 +30,7 @@ _RAW_COMPRESSIONS = frozenset({32767, 32769, 32770, 32772, 34713, 65000, 65535})
 """Compressions of raw sensor data by Sony, Samsung, Nikon, Kodak and Pentax."""
 
 _RAW_TAGS = {50706: "DNG", 50740: "with DNGPrivateData", 34310: "Leaf"}
-"""Fields that stand in the first directory of camera raw files only."""
+"""Fields that only camera raw files have in their first directory."""
 
 _MAKE = 271
 _LOOKED_AT = 16

@@ -37,8 +37,8 @@ def jpeg_info(data: bytes) -> JpegInfo:
     """Reads a JPEG or the beginning of one (ITU-T T.81, annex B).
 
     Raises:
-        ImageError: CORRUPT where the pixels begin before any frame header; TRUNCATED where `data`
-            ends before it; UNSUPPORTED_FORMAT where the height stands behind the pixels.
+        ImageError: CORRUPT if the pixels begin before any frame header; TRUNCATED if `data` ends
+            before it; UNSUPPORTED_FORMAT if the height follows the pixels.
     """
     frame, exif = None, None
     for marker, start, end in jpeg_segments(data):
@@ -85,7 +85,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
         ImageError: UNSUPPORTED_FORMAT.
     """
     most = max(_ALWAYS_SCANS, min(_MAX_SCANS, _MAX_SCANNED_PIXELS // max(1, pixels)))
-    # A marker's bytes also stand in metadata, such as thumbnails, so a high count is verified.
+    # A marker's bytes also occur in metadata, such as thumbnails, so a high count is verified.
     signs = itertools.islice(_JPEG_SCAN_SIGN.finditer(data), most + 1)
     if sum(1 for _ in signs) > most and (scans := _jpeg_scans(data)) > most:
         raise ImageError(

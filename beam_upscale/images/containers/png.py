@@ -19,7 +19,7 @@ MAX_INNER_BYTES = 1 << 25
 
 @dataclass(frozen=True)
 class Chunk:
-    """One chunk of a PNG, RIFF or ISO file: its type and where its payload lies in the file."""
+    """One chunk of a PNG, RIFF or ISO file: its type and the position of its payload."""
 
     type: bytes
     start: int

@@ -31,7 +31,7 @@ class TiffInfo:
     """The picture of a TIFF; names as in TIFF 6.0.
 
     It is the first one in the chain of directories that is marked neither as a reduced copy of
-    another nor as a mask; where all are, the first.
+    another nor as a mask; if all are, the first.
 
     Attributes:
         directory: the position of its directory in the file.
@@ -110,10 +110,10 @@ def tiff_info(data: bytes) -> TiffInfo:
     """Reads the directories of a TIFF or BigTIFF.
 
     Raises:
-        ImageError: CORRUPT where the file has no directory with a width and a height, or one that
-            says of the same pixels that they lie in strips and in tiles, or that points to fewer
-            of these than the picture takes; TRUNCATED where a directory or a field's values lie
-            beyond the end of `data`; UNSUPPORTED_FORMAT where a strip or tile is left out.
+        ImageError: CORRUPT if the file has no directory with a width and a height, or one that puts
+            the same pixels into strips and tiles, or that points to fewer of these than the picture
+            takes; TRUNCATED if a directory or a field's values lie beyond the end of `data`;
+            UNSUPPORTED_FORMAT if a strip or tile is left out.
     """
     layout = tiff_layout(data)
     pages = tiff_pages(data, layout)

@@ -172,7 +172,7 @@ def raw_entries(data: bytes, layout: TiffLayout, directory: int) -> Iterator[tup
 
 
 def count_tiff_fields(data: bytes, layout: TiffLayout, directory: int) -> int:
-    """Reads the number of fields that a directory says it has.
+    """Reads the number of fields that a directory states.
 
     Raises:
         ImageError: CORRUPT; TRUNCATED.

@@ -142,7 +142,7 @@ _Field = tuple[int, int, bytes]
 def _entries_with_values(
     data: bytes, layout: TiffLayout, directory: int, further: frozenset[int] = frozenset()
 ) -> dict[int, _Field]:
-    """Returns the fields of a directory that say how samples are stored, and some further ones."""
+    """Returns the fields of a directory on the storage of samples, and some further ones."""
     fields = {}
     for tag, entry in raw_entries(data, layout, directory):
         kind = layout.read("H", entry, 2)
@@ -176,7 +176,7 @@ def _view(data: bytes, layout: TiffLayout, fields: dict[int, _Field]) -> TiffVie
 
 
 def exif_orientation(exif: bytes) -> int:
-    """Returns the orientation an EXIF block gives: 1 (upright) to 8, 1 where it gives none."""
+    """Returns the orientation in an EXIF block: 1 (upright) to 8; 1 if it states none."""
     position = _orientation_position(exif)
     if position is None:
         return 1
@@ -189,7 +189,7 @@ def tiff_with_tags(data: bytes, tags: bytes) -> bytes:
 
     Args:
         data: a classic TIFF with one directory.
-        tags: a directory as it is to stand at the end of `data` (at an even offset: pad first),
+        tags: a directory in the form for the end of `data` (at an even offset: pad first),
             with the values it points to; tags that `data` has already are left out.
 
     Returns:

@@ -22,7 +22,7 @@ class WebpInfo:
 def webp_info(data: bytes) -> WebpInfo:
     """Reads a WebP or the beginning of one (WebP container specification, RFC 9649).
 
-    EXIF stands at the end of a WebP: the beginning alone does not tell the orientation.
+    EXIF is at the end of a WebP: the orientation is unknown from the beginning alone.
     """
     width, height, has_alpha = _webp_canvas(data)
     frames, exif = 0, None
@@ -35,7 +35,7 @@ def webp_info(data: bytes) -> WebpInfo:
 
 
 def check_webp(data: bytes) -> None:
-    """Checks that a WebP is as long as it says.
+    """Checks that a WebP has the length that its header states.
 
     Raises:
         ImageError: TRUNCATED.

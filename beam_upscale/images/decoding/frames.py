@@ -1,8 +1,8 @@
 """The messages between a parent and its decoders: a JSON object, and raw buffers behind it.
 
-A frame is four bytes with the length of the object, the object, and the buffers, whose lengths
-stand in the object. Nothing is pickled: an attacker who controls a child must not be able to pass
-objects to the parent.
+A frame is four bytes with the length of the object, the object, and the buffers, whose lengths are
+in the object. Nothing is pickled: an attacker who controls a child must not be able to pass objects
+to the parent.
 """
 
 import json

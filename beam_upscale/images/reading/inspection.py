@@ -34,8 +34,8 @@ def read_header(data: bytes) -> ImageHeader:
 
     Args:
         data: a file's bytes. For JPEG, PNG, WebP, BMP and GIF its beginning is enough, but what
-            comes later is then not seen: frames of a GIF or WebP, and the orientation where EXIF
-            stands behind the pixels (WebP; PNG at will).
+            comes later is then not seen: frames of a GIF or WebP, and the orientation if EXIF
+            follows the pixels (in WebP always, in PNG possibly).
 
     Raises:
         ImageError: EMPTY_FILE, NOT_AN_IMAGE, UNSUPPORTED_FORMAT, TRUNCATED (the beginning is too

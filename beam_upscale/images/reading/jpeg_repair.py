@@ -182,7 +182,7 @@ class _Mender:
                 return data[position], position + 1
 
     def _segment(self, marker: int, payload: bytes) -> bytes:
-        """Reads a segment's payload; returns it, corrected where it is odd."""
+        """Reads a segment's payload; returns it with its oddities corrected."""
         if marker == _APP0 and payload[:5] == b"JFIF\x00" and payload[5:6] != b"\x01":
             self._notes[ODD_VERSION] = None
             return payload[:5] + b"\x01\x02" + payload[7:]

@@ -148,7 +148,7 @@ def _unsupported(found: str) -> ImageError:
 
 
 def _extra_samples(info: TiffInfo, colors: int) -> tuple[int, ...]:
-    """Returns the kind of each sample after the color; a default where the file does not say it."""
+    """Returns the kind of each sample after the color; a default if the file does not state it."""
     count = max(0, info.samples_per_pixel - colors)
     said = info.extra_samples[:count]
     if (

@@ -9,7 +9,7 @@ from beam_upscale.images.metadata import xmp as metadata_xmp
 from beam_upscale.images.values import NO_METADATA, Metadata, Resolution
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
 
-# A JPEG segment's length field counts itself and ends at 65,535; a prefix says what is in it.
+# A JPEG segment's length field counts itself and ends at 65,535; a prefix names its content.
 _JPEG_EXIF_LIMIT = 65_533 - len(b"Exif\0\0")
 _JPEG_XMP_LIMIT = 65_533 - len(b"http://ns.adobe.com/xap/1.0/\0")
 _JPEG_MOST_DENSITY = 65_535

@@ -35,7 +35,7 @@ STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
 _ROWS_PER_STRIP = 16
 _TILE_SIDE = 256
 
-# More bytes than stand before the pixels of a PNG.
+# More bytes than a PNG has before its pixels.
 _PNG_HEAD_BYTES = 64 << 20
 
 _COPIED_BYTES = 1 << 20
@@ -165,7 +165,7 @@ def _write_tiff(path: Path, picture: Any) -> None:
 
 @contextlib.contextmanager
 def _telling_of_a_full_disk(path: Path) -> Iterator[None]:
-    """Raises an OSError if libvips fails because the disk is full, which its error does not tell.
+    """Raises an OSError if libvips fails on a full disk, which its own error does not show.
 
     Other failures are the picture's own fault. A full disk is not: the run is resumed later.
     """

@@ -36,7 +36,8 @@ _BATCHES_AHEAD = 2
 # The same limit for small images: results that wait for a full batch are not durable yet.
 _MOST_IMAGES_AHEAD = 64
 
-# Sides in pixels of the probe picture that tells a failing device from a failing image.
+# The side in pixels of the probe picture, which distinguishes a failing device from a failing
+# image.
 _PROBE_SIDE = 32
 
 Loaded = TypeVar("Loaded")
@@ -58,7 +59,7 @@ class UpscaledTile:
 
 
 class TiledImageHandler(ModelHandler[TiledImage, PredictionResult, Loaded]):
-    """The base of all handlers: tells RunInference the size of images with their tiles.
+    """The base of all handlers: gives RunInference the size of images with their tiles.
 
     It gives no resource hints; a pipeline requests an accelerator by hints of its own.
     """

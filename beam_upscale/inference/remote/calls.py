@@ -55,7 +55,7 @@ class Call:
         request_id: the id by which the service recognizes repeats of the call.
         request: the message, serialized.
         image: the shared state of the calls of its image.
-        paid: the call in the books; None where no books are kept.
+        paid: the call in the books; None if no books are kept.
     """
 
     request_id: str
@@ -110,7 +110,7 @@ class _Result:
 
     Attributes:
         artifact: the encoded result.
-        charged: credits that the service says it charged for it now; None if it does not say.
+        charged: the credits that the service states to have charged now; None if it states none.
     """
 
     artifact: bytes = dataclasses.field(repr=False)

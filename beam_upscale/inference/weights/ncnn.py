@@ -240,7 +240,7 @@ def _read_weights(layer: Layer, stream: BinaryIO) -> Iterator[tuple[str, NDArray
 
 
 def _read_tagged(stream: BinaryIO, count: int) -> NDArray[np.float32]:
-    """Reads weights preceded by a tag that tells their type; fp16 is padded to 4 bytes."""
+    """Reads weights preceded by a tag for their type; fp16 is padded to 4 bytes."""
     (tag,) = struct.unpack("<I", _read_exactly(stream, 4))
     if tag == _FLOAT32_TAG:
         return _read_array(stream, "<f4", count)

@@ -168,7 +168,7 @@ def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder
 
 
 def _stop_run(stop: SettingsError | None, scratch: DatasetFolder) -> None:
-    """Stops the run that holds the folder before the image's result tells `WriteDataset` to."""
+    """Stops the run that holds the folder at once, before the image's result would stop it."""
     if stop is not None and scratch.hold is not None and not is_stopped(scratch):
         request_stop(scratch, str(stop))
 

@@ -32,7 +32,7 @@ def advance(
         settings: the settings of the run.
 
     Returns:
-        The image with the tiles for the next engine; a result where the network failed.
+        The image with the tiles for the next engine; a result if the network failed.
     """
     image = _with_outcome(image, inference)
     if isinstance(image, UpscaledImage):
@@ -54,7 +54,7 @@ def finish(
         settings: the settings of the run.
 
     Returns:
-        The result; a failed one where the network or the encoder failed.
+        The result; a failed one if the network or the encoder failed.
     """
     image = _with_outcome(image, inference)
     if isinstance(image, UpscaledImage):

@@ -157,7 +157,8 @@ def _decode(
 ) -> UpscaledImage | ImageInFlight:
     options = settings.rules.options
     if draft.parameters is not None:
-        # Check only now: a later run tells by the parameters and the hash whether the row holds.
+        # Check only now: a later run checks by the parameters and the hash whether the row is still
+        # valid.
         settings.rules.check(draft.parameters)
     header = header or decoders.read_header(data)
     decision = settings.rules.plan(header.width, header.height, frames=header.frames)

@@ -1,8 +1,9 @@
 """The flat options of `Upscale`: the name and type of each, and the concern it belongs to.
 
 Python, the command line, Beam YAML and the template of Dataflow all name options as here. An
-option's meaning and default stand in the value of its concern: `PlanOptions`, `Parameters`,
-`EncodeOptions`, `LocalOptions`, `ServiceOptions`, `LargeImageOptions`, or `UpscaleSettings` itself.
+option's meaning and default are documented at the value of its concern: `PlanOptions`,
+`Parameters`, `EncodeOptions`, `LocalOptions`, `ServiceOptions`, `LargeImageOptions`, or
+`UpscaleSettings` itself.
 """
 
 import dataclasses

@@ -45,7 +45,7 @@ ANONYMOUS = Key("anonymous", None, None, None)
 
 @dataclasses.dataclass(frozen=True)
 class KeyRecord:
-    """A key as it stands in the file.
+    """A line of the file of keys.
 
     Attributes:
         key: its name and limits.

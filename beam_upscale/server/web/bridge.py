@@ -70,8 +70,8 @@ class WebBridge:
         idle_seconds: the longest that a connection may stay without a call, and a call without a
             byte from either side; during a long call, the server must send bytes more often.
         call_seconds: the longest that a call may take in all.
-        max_connections: the most connections at a time, fewer where the limit of open files allows
-            fewer; further ones are closed at once.
+        max_connections: the most connections at a time, or as many as the limit of open files
+            allows; further ones are closed at once.
 
     Raises:
         SettingsError: INVALID_OPTION, an origin is invalid.

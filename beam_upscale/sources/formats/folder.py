@@ -28,7 +28,7 @@ from beam_upscale.storage.uris import secrets
 from beam_upscale.storage.uris import uris as uris_uris
 
 # The standard library's own table, without entries of this machine's administrator, and extensions
-# of files that stand beside images in datasets.
+# of files that datasets have beside images.
 _MIME_TYPES = mimetypes.MimeTypes()
 _SIDE_FILES = frozenset(
     {".db", ".ini", ".jsonl", ".log", ".md", ".parquet", ".toml", ".yaml", ".yml"}

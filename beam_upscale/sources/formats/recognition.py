@@ -11,7 +11,7 @@ DEFAULT_FORMAT = InputFormat.FOLDER
 
 
 def format_of(uri: str) -> InputFormat | None:
-    """Returns the format that the ending of a file's name tells; None if it tells none."""
+    """Returns the format with the ending of a file's name; None if no format has it."""
     return _by_ending().get(ending(uri))
 
 

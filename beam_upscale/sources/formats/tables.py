@@ -36,7 +36,7 @@ _ROW_DIGITS = 12
 RowReader = Callable[[str, BinaryIO, str | None], Iterator[TableRow]]
 """Yields the rows of a table, in order: of its URI, its content and the column with images.
 
-The column is None where the reader finds it. The content can be read from its beginning again.
+The column is None if the reader has to find it. The content can be read from its beginning again.
 """
 
 LineReader = Callable[[str, BinaryIO], Iterator[Line]]

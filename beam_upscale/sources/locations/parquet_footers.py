@@ -52,7 +52,7 @@ def column_chunks(file: BinaryIO, column: str) -> list[ColumnChunk | None]:
         column: path of a column, with dots between its parts.
 
     Returns:
-        A chunk for each row group, None where the group lacks the column; an empty list if the
+        A chunk for each row group, None if the group lacks the column; an empty list if the
         footer is damaged.
     """
     end = file.seek(0, 2)
@@ -89,7 +89,7 @@ def _chunk(columns: list[Any], column: str) -> ColumnChunk | None:
 class _Reader:
     """Reads values of the compact protocol.
 
-    Its methods raise IndexError where the data ends, ValueError where it breaks the protocol.
+    Its methods raise IndexError if the data ends, ValueError if it breaks the protocol.
     """
 
     def __init__(self, data: bytes) -> None:

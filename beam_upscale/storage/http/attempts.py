@@ -1,4 +1,4 @@
-"""Repeats requests to web servers where that may help, within limits on time."""
+"""Sends requests to web servers and repeats failed ones, with growing pauses and time limits."""
 
 import contextlib
 import dataclasses

@@ -42,7 +42,7 @@ _EMBEDDING = tuple(
 
 
 class WebOptions(PipelineOptions):
-    """The options of a pipeline that say which addresses may be connected to."""
+    """The options of a pipeline on the addresses that may be connected to."""
 
     @classmethod
     def _add_argparse_args(cls, parser: Any) -> None:

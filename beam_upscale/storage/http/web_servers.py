@@ -108,7 +108,7 @@ class WebServers(Store):
         """Checks whether a file exists and may be read.
 
         Raises:
-            ImageError: READ_ERROR, the server does not say.
+            ImageError: READ_ERROR, the server does not state it.
         """
         try:
             _total(uri)
@@ -119,7 +119,7 @@ class WebServers(Store):
         return True
 
     def size(self, uri: str) -> int | None:
-        """Returns a file's size in bytes; None if the server does not say, or does not answer."""
+        """Returns a file's size in bytes; None if the server does not state it or answer."""
         try:
             return _total(uri)
         except Exception:
@@ -187,7 +187,7 @@ class WebServers(Store):
 
 
 def _total(url: str) -> int | None:
-    """Returns a file's size in bytes; None if the server does not say."""
+    """Returns a file's size in bytes; None if the server does not state it."""
     return _ask_for_first_byte(url, Answer.total)
 
 

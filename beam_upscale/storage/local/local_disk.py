@@ -1,4 +1,4 @@
-"""The store of files on local disks; checks that no file or dead link stands in a folder's way."""
+"""The store of files on local disks; checks that no file or dead link is in a folder's way."""
 
 import contextlib
 import errno
@@ -47,7 +47,7 @@ class LocalDisk(Store):
     failures: ClassVar[tuple[type[Exception], ...]] = (OSError,)
 
     def reads(self, scheme: str) -> bool:
-        """Returns True for `file` alone: `data:…` is taken for a path too."""
+        """Returns True for `file` alone: `data:…` counts as a path too."""
         return scheme == "file"
 
     def absolute(self, uri: str) -> str:

@@ -23,8 +23,8 @@ _BYTES_IN_MEMORY = 32 << 20
 class RemoteStore(Store):
     """Files named `scheme://…`, of which folders are only the beginnings of their names.
 
-    A subclass says how one file is opened, looked up, written and removed, and which files have
-    names that begin alike. These methods may raise anything: an OSError for a file that is missing
+    A subclass defines how one file is opened, looked up, written and removed, and lists the files
+    whose names begin alike. These methods may raise anything: an OSError for a file that is missing
     or may not be read, or an error of the store's client. Before the first of them `check` is
     called.
     """
@@ -103,7 +103,7 @@ class RemoteStore(Store):
         except Exception as error:
             if self.unread_scheme(uri) is None and self._is_gone(uri):
                 return None
-            # A result that is wrongly taken for missing would be made, and paid for, again.
+            # A result that wrongly counts as missing would be made, and paid for, again.
             raise self.read_error(uri, error) from error
 
     def _is_gone(self, uri: str) -> bool:
@@ -114,7 +114,7 @@ class RemoteStore(Store):
             return False
 
     def version(self, uri: str) -> tuple[object, ...]:
-        """Returns values that change when a file is replaced; () if the store does not tell."""
+        """Returns values that change when a file is replaced; () if the store has none."""
         try:
             self.check(uri)
             return self.version_of(uri)

@@ -108,7 +108,7 @@ class Store(abc.ABC):
         """Returns a URI without its meaningless characters; a local path is made absolute."""
 
     def canonical(self, uri: str) -> str:
-        """Returns the one name of a place that has several, as far as the names themselves tell."""
+        """Returns the one name of a place that has several, as far as names alone show it."""
         scheme, _, path = uri.partition("://")
         below = posixpath.normpath(f"/{path.lstrip('/')}").lstrip("/")
         return f"{scheme.lower()}://{below}"
@@ -148,7 +148,7 @@ class Store(abc.ABC):
             raise self.read_error(uri, error) from error
 
     def unavailable(self, folder: str, found: str) -> SettingsError:
-        """Returns the error for an output that cannot be written; `found` says why."""
+        """Returns the error for an output that cannot be written; `found` gives the reason."""
         message = f"{printable(folder)} {found}; take another output"
         return SettingsError(ErrorCode.OUTPUT_UNAVAILABLE, message)
 

@@ -30,7 +30,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _WEB = re.compile(r"https?:", re.IGNORECASE)
 SLASHES = re.compile(r"[/\\]*")
 
-# Places where a URL may stand in a text, or behind an unknown scheme.
+# Places where a URL may begin in a text, or behind an unknown scheme.
 WITHIN_TEXT = re.compile(r"(?:https?:[/\\]*|[/\\]{2,})[^\s\"'<>`]+", re.IGNORECASE)
 
 # Schemes that no `//` follows. All else with a colon may be the name of a file.
