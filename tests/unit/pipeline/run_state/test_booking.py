@@ -266,7 +266,7 @@ def test_another_content_does_not_use_the_claim_again(dataset: DatasetFolder) ->
     sent(run, limit=ROOM_FOR_ONE)
     sent(run, limit=ROOM_FOR_ONE, tile=1)
 
-    with pytest.raises(ImageError, match=r"changed while .* --retry over_budget does it"):
+    with pytest.raises(ImageError, match=r"changed during .* run again with --retry over_budget"):
         a_call(run, limit=ROOM_FOR_ONE, request_id="s", work="v", tile=2).begin()
     sent(later_run(dataset), limit=ROOM_FOR_ONE, request_id="s", work="v", tile=2)
 
