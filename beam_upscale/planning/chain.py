@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.planning.engines import USD_PER_CREDIT, Engine
-from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.planning.plan import Action, Plan, plan
 from beam_upscale.planning.plan_options import OutputFormat, Oversize, PlanOptions
 
@@ -21,6 +21,10 @@ class Backend(StrEnum):
 
     LOCAL = "local"
     GRPC = "grpc"
+
+
+DEFAULT_BACKEND = Backend.LOCAL
+"""The place of the engines, unless a run names another."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -123,8 +127,8 @@ class Rules:
     engines: tuple[Engine, ...]
     options: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     parameters: Parameters = dataclasses.field(default_factory=Parameters)
-    prompt_column: str = "prompt"
-    backend: Backend = Backend.LOCAL
+    prompt_column: str = DEFAULT_PROMPT_COLUMN
+    backend: Backend = DEFAULT_BACKEND
 
     def __post_init__(self) -> None:
         if not self.engines:

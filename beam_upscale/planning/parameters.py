@@ -17,6 +17,9 @@ from typing import Any
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 
+DEFAULT_PROMPT_COLUMN = "prompt"
+"""The column that holds an image's prompt, unless a run names another."""
+
 MAX_STEPS = 50
 """The most denoising steps of one image: the service's limit."""
 
@@ -60,7 +63,9 @@ class Parameters:
         for name in NAMES:
             object.__setattr__(self, name, _PARSERS[name](name, getattr(self, name)))
 
-    def overridden(self, columns: Mapping[str, Any], prompt_column: str = "prompt") -> "Parameters":
+    def overridden(
+        self, columns: Mapping[str, Any], prompt_column: str = DEFAULT_PROMPT_COLUMN
+    ) -> "Parameters":
         """Returns these parameters with the values that an image's own columns set.
 
         Args:

@@ -208,7 +208,9 @@ class Worker:
         """Returns the settings that a run of these engines has, with the call's requested size."""
         stages = tuple(self._networks[engine].stage for engine in call.engines)
         rules = Rules(tuple(stage.engine for stage in stages), call.options, _DEFAULTS)
-        return PinnedSettings(stages, rules, self._encode)
+        return PinnedSettings(
+            stages, rules, self._encode, keep_intermediates=False, fan_out_above=None
+        )
 
     def _upscale(self, priced: Priced) -> UpscaledImage:
         call, settings = priced.call, priced.settings

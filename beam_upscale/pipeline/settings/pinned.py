@@ -41,8 +41,8 @@ class PinnedSettings:
     stages: tuple[Stage, ...]
     rules: Rules
     encode: EncodeOptions
-    keep_intermediates: bool = False
-    fan_out_above: int | None = None
+    keep_intermediates: bool
+    fan_out_above: int | None
 
     @property
     def endpoint(self) -> str | None:

@@ -15,9 +15,9 @@ from beam_upscale.pipeline.settings.large_image_options import LargeImageOptions
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.planning import parameters
-from beam_upscale.planning.chain import Backend, Rules
+from beam_upscale.planning.chain import DEFAULT_BACKEND, Backend, Rules
 from beam_upscale.planning.engines import DEFAULT_ENGINE, Engine, get_engine
-from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.planning.plan_options import PlanOptions
 
 
@@ -44,8 +44,8 @@ class UpscaleSettings:
     plan: PlanOptions = dataclasses.field(default_factory=PlanOptions)
     encode: EncodeOptions = dataclasses.field(default_factory=EncodeOptions)
     parameters: Parameters = dataclasses.field(default_factory=Parameters)
-    prompt_column: str = "prompt"
-    backend: Backend = Backend.LOCAL
+    prompt_column: str = DEFAULT_PROMPT_COLUMN
+    backend: Backend = DEFAULT_BACKEND
     local: LocalOptions = dataclasses.field(default_factory=LocalOptions)
     service: ServiceOptions = dataclasses.field(default_factory=ServiceOptions)
     large_images: LargeImageOptions = dataclasses.field(default_factory=LargeImageOptions)

@@ -87,8 +87,8 @@ class WebBridge:
         private_key: Path | str | None = None,
         origins: Sequence[str] = (),
         header_seconds: float = 10.0,
-        request_seconds: float = 30.0,
-        idle_seconds: float = 60.0,
+        request_seconds: float,
+        idle_seconds: float,
         call_seconds: float = 3600.0,
         max_connections: int = 12_000,
     ) -> None:

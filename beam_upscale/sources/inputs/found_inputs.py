@@ -6,6 +6,7 @@ from collections.abc import Collection, Container, Iterable, Iterator
 from beam_upscale.dataset.names import RequestedName, unique_names
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal
 from beam_upscale.planning.chain import Rules
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
@@ -92,7 +93,7 @@ def require_prompt_column(listing: Listing, rules: Rules) -> None:
         SettingsError: INVALID_OPTION, with the columns that there are.
     """
     column = rules.prompt_column
-    if not rules.is_guided or column == Rules.prompt_column:
+    if not rules.is_guided or column == DEFAULT_PROMPT_COLUMN:
         return
     found = {name for image in listing.images for name in image.columns}
     if column not in found:

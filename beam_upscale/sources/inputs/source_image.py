@@ -11,7 +11,7 @@ from typing import Any
 from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.sources.locations import reading
 from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing, OnDisk, Part
 from beam_upscale.storage.http import web_access
@@ -147,7 +147,9 @@ class SourceImage:
         with within(self.web_access), reading.on_disk(self.uri, self.part, sha256) as held:
             yield held
 
-    def parameters(self, defaults: Parameters, prompt_column: str = "prompt") -> Parameters:
+    def parameters(
+        self, defaults: Parameters, prompt_column: str = DEFAULT_PROMPT_COLUMN
+    ) -> Parameters:
         """Returns the parameters that guide a diffusion engine for this image.
 
         The prompt is that of the image's columns, else its caption, which is read now, else the

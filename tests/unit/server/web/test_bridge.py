@@ -113,6 +113,8 @@ class Serve:
             "host": "127.0.0.1",
             "port": 0,
             "upstream_socket": self._server.socket,
+            "request_seconds": 30.0,
+            "idle_seconds": 60.0,
             **options,
         }
         bridge = WebBridge(**values)
@@ -722,7 +724,9 @@ def test_a_name_is_served_at_all_its_addresses(serve: Serve) -> None:
 STARTS_A_BRIDGE = """
 import os, sys, threading
 from beam_upscale.server.web.bridge import WebBridge
-bridge = WebBridge(host="127.0.0.1", port=0, upstream_socket=sys.argv[1])
+bridge = WebBridge(
+    host="127.0.0.1", port=0, upstream_socket=sys.argv[1], request_seconds=30, idle_seconds=60
+)
 # By a thread that ends: Envoy stays with the process, not with the thread.
 ports = []
 thread = threading.Thread(target=lambda: ports.append(bridge.start()))
