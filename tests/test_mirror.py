@@ -166,7 +166,7 @@ TESTED_WITH = {
     "unit/pipeline/test_run": {
         "pipeline/request": "a request is for a run",
     },
-    "unit/pipeline/settings/test_run_json": {
+    "unit/pipeline/settings/test_settings_json": {
         "pipeline/settings/pinned": "pinned settings are those that are kept",
     },
     "unit/planning/test_plan": {

@@ -23,10 +23,9 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,8 +46,9 @@ from beam_upscale.dataset.book_files import (
     read_entry,
 )
 from beam_upscale.dataset.book_sums import Adder
-from beam_upscale.dataset.folder import BOOKS, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.storage import files
 
@@ -230,7 +230,7 @@ def are_all_there_is(dataset: DatasetFolder) -> bool:
     return bool(names) and all(_FILE.fullmatch(name) for name in names)
 
 
-def are_kept(run: Mapping[str, Any] | None) -> bool:
+def are_kept(run: RunJson | None) -> bool:
     """Checks by `run.json` whether the books hold all calls of an output; True without the file.
 
     Earlier versions of this package kept no books.
@@ -238,7 +238,7 @@ def are_kept(run: Mapping[str, Any] | None) -> bool:
     Raises:
         SettingsError: BOOKS_UNKNOWN, the books are of a later version.
     """
-    format_ = None if run is None else run.get(BOOKS)
+    format_ = None if run is None else run.books
     if isinstance(format_, int) and format_ > BOOKS_FORMAT:
         raise SettingsError(
             ErrorCode.BOOKS_UNKNOWN,
@@ -246,7 +246,7 @@ def are_kept(run: Mapping[str, Any] | None) -> bool:
             f"formats up to {BOOKS_FORMAT}: go on with the later version that wrote them, or take "
             "another output",
         )
-    return run is None or run.get(BOOKS) == BOOKS_FORMAT
+    return run is None or run.books == BOOKS_FORMAT
 
 
 def enter_row(row: Row, dataset: DatasetFolder) -> None:

@@ -23,7 +23,7 @@ _MANIFEST_CONFIG = """\
 def dataset_card(
     layout: Layout,
     by_status: Mapping[str, int],
-    run: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
     fields: pa.Schema | None = None,
 ) -> str:
     """Returns the text of the dataset's README.md, in the form of the Hugging Face Hub.
@@ -31,11 +31,11 @@ def dataset_card(
     Args:
         layout: the layout of the images.
         by_status: number of rows of the manifest by status.
-        run: the contents of `run.json`; only `settings` is read.
+        settings: those in `run.json`; None if they are not known.
         fields: fields of the images' configuration; None if the data itself states them. Binary
             fields are images. Types are those of `plain_type`.
     """
-    stages = (run.get("settings") or {}).get("stages") or [{}]
+    stages = (settings or {}).get("stages") or [{}]
     made = ", then by\n".join(_made_by(stage) for stage in stages)
     has_images = bool(by_status.get(Status.UPSCALED))
     config = _config(layout, has_images)

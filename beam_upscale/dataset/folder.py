@@ -39,6 +39,7 @@ from beam_upscale.dataset.manifest.row import Row, row_from_dict
 from beam_upscale.dataset.manifest.table import rows_of
 from beam_upscale.dataset.manifest.totals import Totals, totals
 from beam_upscale.dataset.records import Record, record_from_json
+from beam_upscale.dataset.run_json import RUN_FORMAT, RunJson
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import CHUNK_BYTES
 from beam_upscale.storage.sorted_map import SortedMap
@@ -46,13 +47,10 @@ from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
 BOOKS = "books"
-"""The folder of the books, below the dataset's root; in `run.json` their format."""
+"""The folder of the books, below the dataset's root."""
 
 # The folder of the results between the engines of a chain, if they are kept.
 INTERMEDIATES = "intermediates"
-
-# The value of `format` in run.json, which distinguishes it from other files of that name.
-RUN_FORMAT = "beam-upscale/1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,8 +284,24 @@ class DatasetFolder:
         for entry in files.list_below(self.records):
             yield record_from_json(files.read(entry.uri))
 
-    def read_run(self) -> dict[str, Any] | None:
-        """Reads `run.json`; None if there is none, or none that a run wrote."""
+    def has_run(self) -> bool:
+        """Checks whether there is a `run.json` that a run wrote, of whatever version."""
+        return self._run_values() is not None
+
+    def read_run(self) -> RunJson | None:
+        """Reads `run.json`; None if there is none, or none that a run wrote.
+
+        Raises:
+            SettingsError: SETTINGS_CHANGED, a later version of this package wrote it.
+        """
+        values = self._run_values()
+        return None if values is None else RunJson.from_json(values)
+
+    def write_run(self, run: RunJson) -> None:
+        """Publishes `run.json`."""
+        self.write_json(self.run_json, run.to_json())
+
+    def _run_values(self) -> dict[str, Any] | None:
         try:
             values = self._read_json(self.run_json)
         except ValueError:

@@ -146,7 +146,7 @@ def _is_written(folder: str, name: str) -> bool:
 def is_dataset(folder: str) -> bool:
     """Checks whether a folder has the `run.json` of a run, complete or not."""
     try:
-        return DatasetFolder(folder).read_run() is not None
+        return DatasetFolder(folder).has_run()
     except (OSError, RecursionError):
         return False
     except ImageError as error:

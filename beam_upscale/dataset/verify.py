@@ -14,7 +14,8 @@ from beam_upscale.dataset.hold.owners import RUN_JSON, STAGING
 from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row
-from beam_upscale.dataset.manifest.totals import totals
+from beam_upscale.dataset.manifest.totals import Totals, totals
+from beam_upscale.dataset.run_json import CommittedShard
 from beam_upscale.errors import BeamUpscaleError, ImageError, reason
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
@@ -59,26 +60,32 @@ def verify(output: str) -> Iterator[Problem]:
     Yields:
         Every problem; none for a dataset that is unchanged since its run. Telemetry and work in
         progress are not checked.
+
+    Raises:
+        SettingsError: SETTINGS_CHANGED, a later version of this package wrote the dataset.
     """
     dataset = DatasetFolder(files.absolute(output))
     run = dataset.read_run()
-    if run is None or not run.get("complete"):
+    if run is None or not run.complete:
         found = "there is no run.json of a run" if run is None else "the run has not ended"
         yield Problem(ProblemKind.INCOMPLETE, RUN_JSON, f"{found}; run the same command again")
         return
-    layout = Layout(run["layout"])
-    yield from _verify_file("README.md", run["card_sha256"], dataset)
+    assert run.layout is not None and run.totals is not None
+    layout = Layout(run.layout)
+    yield from _verify_file("README.md", run.card_sha256, dataset)
     expected = _OTHER_FILES
     rows: list[Row] = []
-    for shard in run["shards"]:
-        number = int(shard["name"])
+    for shard in run.shards:
+        number = int(shard.name)
         yield from _verify_shard(shard, dataset, layout)
         found_rows = _readable_rows(number, dataset)
         yield from _verify_images(found_rows, number, dataset, layout)
         rows += found_rows
         expected = expected | _paths(number, found_rows, layout)
-    yield from _verify_rows(rows, run)
-    yield from _verify_books(dataset, run)
+    yield from _verify_rows(rows, run.totals)
+    # Earlier versions kept no books.
+    if run.books is not None:
+        yield from _verify_books(run.totals, dataset)
     yield from _stray_files(expected, dataset)
 
 
@@ -104,17 +111,17 @@ def _intermediates(rows: Iterable[Row]) -> Iterator[Mapping[str, Any]]:
 
 
 def _verify_shard(
-    shard: Mapping[str, Any], dataset: DatasetFolder, layout: Layout
+    shard: CommittedShard, dataset: DatasetFolder, layout: Layout
 ) -> Iterator[Problem]:
-    number = int(shard["name"])
+    number = int(shard.name)
     yield from _verify_file(
-        f"manifest/{shard_name(number)}.parquet", shard["manifest_sha256"], dataset
+        f"manifest/{shard_name(number)}.parquet", shard.manifest_sha256, dataset
     )
     if layout.is_packed:
-        yield from _verify_file(layout.data_path(number), shard["data_sha256"], dataset)
+        yield from _verify_file(layout.data_path(number), shard.data_sha256, dataset)
 
 
-def _verify_file(path: str, expected: str, dataset: DatasetFolder) -> Iterator[Problem]:
+def _verify_file(path: str, expected: str | None, dataset: DatasetFolder) -> Iterator[Problem]:
     uri = dataset.resolve(path)
     if not files.exists(uri):
         yield Problem(ProblemKind.MISSING_FILE, path, "the file is not there")
@@ -165,36 +172,36 @@ def _verify_data_shard(
             yield Problem(ProblemKind.CHANGED, path, message)
 
 
-def _verify_rows(rows: list[Row], run: Mapping[str, Any]) -> Iterator[Problem]:
+def _verify_rows(rows: list[Row], expected: Totals) -> Iterator[Problem]:
     for input_id, count in Counter(row.input_id for row in rows).items():
         if count > 1:
             message = f"{input_id} has {count} rows"
             yield Problem(ProblemKind.REPEATED_ROW, "manifest", message)
-    expected = run["totals"]["rows"]
     found = totals(rows)
-    if found.rows < expected:
-        message = f"there are {found.rows} rows, there were {expected}"
+    if found.rows < expected.rows:
+        message = f"there are {found.rows} rows, there were {expected.rows}"
         yield Problem(ProblemKind.MISSING_ROW, "manifest", message)
     for name in ("credits", "billed_credits", "usd"):
-        if str(getattr(found, name)) != run["totals"][name]:
-            message = f"{name} sums to {getattr(found, name)}, was {run['totals'][name]}"
-            yield Problem(ProblemKind.CHANGED, "manifest", message)
+        yield from _verify_sum(name, getattr(found, name), getattr(expected, name), "manifest")
 
 
-def _verify_books(dataset: DatasetFolder, run: Mapping[str, Any]) -> Iterator[Problem]:
-    """Compares the books with the totals; datasets of earlier versions have no books."""
-    if "charged_credits" not in run["totals"]:
-        return
+def _verify_books(expected: Totals, dataset: DatasetFolder) -> Iterator[Problem]:
+    """Compares the books with the totals."""
     try:
         books = read_sums(dataset)
     except (BeamUpscaleError, OSError, ValueError, KeyError, TypeError) as error:
         yield Problem(ProblemKind.CHANGED, BOOKS, f"cannot be read: {reason(error)}")
         return
-    found = {"charged_credits": books.charged, "unresolved_credits": books.unresolved}
-    for name, amount in found.items():
-        if amount != Decimal(run["totals"][name]):
-            message = f"{name} sums to {amount}, was {run['totals'][name]}"
-            yield Problem(ProblemKind.CHANGED, BOOKS, message)
+    yield from _verify_sum("charged_credits", books.charged, expected.charged_credits, BOOKS)
+    yield from _verify_sum(
+        "unresolved_credits", books.unresolved, expected.unresolved_credits, BOOKS
+    )
+
+
+def _verify_sum(name: str, found: Decimal, expected: Decimal, path: str) -> Iterator[Problem]:
+    if found != expected:
+        message = f"{name} sums to {found}, was {expected}"
+        yield Problem(ProblemKind.CHANGED, path, message)
 
 
 def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[Problem]:

@@ -13,8 +13,8 @@ from typing import Any
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.read import ReadImages, ReadListed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.settings.run_json import settings_to_json
-from beam_upscale.pipeline.settings.run_record import list_differences
+from beam_upscale.pipeline.settings.run_start import list_differences
+from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.pipeline.upscale import Upscale
 
 

@@ -5,21 +5,21 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale.dataset import book_files, book_sums, books, folder
+from beam_upscale.dataset import book_files, book_sums, books
 from beam_upscale.dataset.folder import RESULTS, DatasetFolder
 from beam_upscale.dataset.hold.hold import bind
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
@@ -39,12 +39,8 @@ from beam_upscale.pipeline.run_state.control import (
     stop_reason,
 )
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.settings.run_json import read_choices, totals_to_json
-from beam_upscale.pipeline.settings.run_record import (
-    continue_record,
-    refuse_foreign_files,
-    run_record,
-)
+from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files
+from beam_upscale.pipeline.settings.settings_json import read_choices
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.termination import TERMINATED, TerminatedError, Termination
 from beam_upscale.pipeline.upscale import UpscaleForRun, check_service
@@ -124,13 +120,13 @@ class _Ready:
     Attributes:
         settings: the pinned settings.
         pipeline: the pipeline, without steps.
-        record: the content of `run.json`, without totals.
+        run_json: the content of `run.json` at the start.
         listing: the inputs.
     """
 
     settings: PinnedSettings
     pipeline: beam.Pipeline
-    record: Mapping[str, Any]
+    run_json: RunJson
     listing: Listing
 
 
@@ -141,12 +137,13 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
         SettingsError: the run is refused.
     """
     earlier = None if request.overwrite else dataset.read_run()
-    settings = _with_workers(request).pin(() if earlier is None else read_choices(earlier))
+    choices = () if earlier is None else read_choices(earlier.settings)
+    settings = _with_workers(request).pin(choices)
     refuse_packed(settings, request.layout)
     pipeline = _new_pipeline(request, settings)
-    record = run_record(settings, request.layout, request.shard_rows, request.max_credits)
+    run_json = new_run(settings, request.layout, request.shard_rows, request.max_credits)
     if earlier is not None:
-        record = continue_record(earlier, record)
+        run_json = continue_run(earlier, run_json)
     listing_request = ListingRequest(
         request.input, request.input_format, request.image_column, dataset, request.shard_rows
     )
@@ -159,7 +156,7 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     if settings.remote_model is not None and not request.overwrite:
         book_files.check(dataset)
     settings = check_service(settings)
-    return _Ready(settings, pipeline, record, listing)
+    return _Ready(settings, pipeline, run_json, listing)
 
 
 def _carry_out(
@@ -171,10 +168,10 @@ def _carry_out(
     termination: Termination,
     begun: float,
 ) -> RunResult:
-    listing, pipeline, record = ready.listing, ready.pipeline, ready.record
+    listing, pipeline, run_json = ready.listing, ready.pipeline, ready.run_json
     if ready.settings.remote_model is not None:
         _open_books(dataset)
-    dataset.write_json(dataset.run_json, {**record, "complete": False})
+    dataset.write_run(run_json)
     clear_stop(dataset)
     write_down(listing.images, dataset, request.shard_rows)
     settings = _with_reachable_weights(ready.settings, dataset, request)
@@ -184,7 +181,7 @@ def _carry_out(
     input_type = _input_type(listing, dataset)
     assert dataset.hold is not None
     bind(pipeline, dataset.hold)
-    _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
+    _wire(pipeline, request, settings, run_json, run_id, most_failures, input_type)
     termination.begin(lambda: ask_to_stop(dataset, TERMINATED))
     execution = Execution(_begin(pipeline, request))
     heard = pipeline_execution.watch(
@@ -193,14 +190,14 @@ def _carry_out(
     done = final_progress(dataset, run_id, heard)
     pace = Pace(time.monotonic() - begun, done.images - done.earlier, done.pixels)
     errors = ErrorTally()
-    if (dataset.read_run() or {}).get("complete"):
+    ended = dataset.read_run()
+    if ended is not None and ended.complete:
         forget_stop(dataset)
         totals = book_sums.with_books(dataset.totals(errors), dataset)
         return RunResult(totals, errors=errors.counts(), pace=pace)
     why = stop_reason(dataset) or "the pipeline ended before every input had a row"
     totals = book_sums.with_books(dataset.unfinished_totals(errors), dataset)
-    values = {**record, "complete": False, "totals": totals_to_json(totals)}
-    dataset.write_json(dataset.run_json, values)
+    dataset.write_run(dataclasses.replace(run_json, totals=totals))
     return RunResult(totals, why, errors.counts(), pace)
 
 
@@ -245,13 +242,19 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
             yield (
                 f"the old ones held {sums.charged} credits charged and {sums.unresolved} unresolved"
             )
-        elif folder.BOOKS not in (dataset.read_run() or {folder.BOOKS: None}):
+        elif _may_lack_calls(dataset):
             rows = dataset.unfinished_rows()
             billed = sum((row.billed_credits for row in rows), Decimal(0))
             if billed:
                 yield f"there were none, and {billed} credits were billed by its rows"
     except Exception as error:  # Damaged books are to be deleted, too.
         yield f"the old books could not be read: {reason(error)}"
+
+
+def _may_lack_calls(dataset: DatasetFolder) -> bool:
+    """Checks whether the books may lack paid calls of an earlier version of this package."""
+    run_json = dataset.read_run()
+    return run_json is not None and run_json.books is None
 
 
 def _with_workers(request: Run) -> UpscaleSettings:
@@ -312,7 +315,7 @@ def _wire(
     pipeline: beam.Pipeline,
     request: Run,
     settings: PinnedSettings,
-    record: Mapping[str, Any],
+    run_json: RunJson,
     run_id: str,
     most_failures: int | None,
     input_type: pa.StructType | None,
@@ -337,7 +340,7 @@ def _wire(
             request.output,
             request.layout,
             input_type=input_type,
-            run=record,
+            run=run_json.to_json(),
             run_id=run_id,
             most_failures=most_failures,
             may_leave_out=False,

@@ -20,6 +20,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.places import Output
+from beam_upscale.dataset.run_json import RunJson, given_values
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
 from beam_upscale.pipeline.commit.persist import Persist, shard_of
@@ -31,11 +32,11 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
-from beam_upscale.pipeline.settings.run_record import (
-    continue_record,
+from beam_upscale.pipeline.settings.run_start import (
+    continue_run,
     list_differences,
+    new_run,
     refuse_foreign_files,
-    run_record,
 )
 from beam_upscale.storage import files
 
@@ -56,16 +57,18 @@ class WriteDataset(beam.PTransform):
         input_type: the type of the dataset's own columns, an Arrow struct; see `infer_input_type`.
             By default it is inferred shard by shard, and shards that differ in the end are
             rewritten with the type of all.
-        run: values of `run.json` besides the totals. The defaults are the settings of the `Upscale`
-            that the results come from, the layout and the versions; `run` may not contradict the
-            settings and the layout.
+        run: values of `run.json`, and others to keep there. The defaults are the settings of the
+            `Upscale` that the results come from, the layout and the versions; `run` may not
+            contradict the settings and the layout, and what the end of a run adds to the file is
+            ignored.
         run_id: the run's id, which names its telemetry; by default the time of the pipeline's
             construction.
         most_failures: the number of failures that stops the run; None sets none.
         may_leave_out: True if steps between `ReadImages` and this one may leave inputs out, whose
             rows then say so. False fails the run if an input does not arrive: a runner lost it.
         lease_seconds: the seconds without a sign of life of this pipeline's workers after which
-            another run may take the output over; None takes the value of `ReadImages`, or 30.
+            another run may take the output over; None takes the value of `ReadImages`, or
+            `DEFAULT_LEASE_SECONDS`.
 
     Returns:
         A PCollection of the `Totals`, one element; none if the run was stopped.
@@ -100,10 +103,10 @@ class WriteDataset(beam.PTransform):
         _refuse_second_sink(pipeline, dataset)
         _refuse_other_listings(lineage, dataset)
         refuse_packed(lineage.settings, layout)
-        run = self._record(lineage, dataset, layout)
+        run_json = self._run_json(lineage, dataset, layout)
         _written.setdefault(pipeline, set()).add(dataset.root)
         shards = (
-            self._updates(results, lineage, dataset, layout, run)
+            self._updates(results, lineage, dataset, layout, run_json)
             | "ByShard" >> beam.GroupByKey()
             | "Commit"
             >> beam.ParDo(
@@ -136,7 +139,7 @@ class WriteDataset(beam.PTransform):
                 beam.pvalue.AsIter(retyped),
                 dataset,
                 layout,
-                run,
+                run_json,
             )
         )
 
@@ -146,10 +149,12 @@ class WriteDataset(beam.PTransform):
         lineage: Lineage,
         dataset: DatasetFolder,
         layout: Layout,
-        run: Mapping[str, Any],
+        run_json: RunJson,
     ) -> Any:
         """Persists the results and returns the updates of their shards."""
-        persist = Persist(dataset, layout, run, self.run_id, self.most_failures, self.input_type)
+        persist = Persist(
+            dataset, layout, run_json, self.run_id, self.most_failures, self.input_type
+        )
         updates = [
             each | f"Persist{number or ''}" >> beam.ParDo(persist)
             for number, each in enumerate(results)
@@ -162,17 +167,15 @@ class WriteDataset(beam.PTransform):
         ]
         return updates[0] if len(updates) == 1 else updates | "Updates" >> beam.Flatten()
 
-    def _record(self, lineage: Lineage, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
-        record = run_record(lineage.settings, layout)
+    def _run_json(self, lineage: Lineage, dataset: DatasetFolder, layout: Layout) -> RunJson:
+        run_json = new_run(lineage.settings, layout)
         if self.run is not None:
-            has_settings = lineage.settings is not None
-            _refuse_contradiction(self.run, record, has_settings=has_settings)
-            record |= self.run
+            values, given = run_json.to_json(), given_values(self.run)
+            _refuse_contradiction(given, values, has_settings=lineage.settings is not None)
+            run_json = RunJson.from_json({**values, **given})
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
-        if earlier is not None:
-            record = continue_record(earlier, record)
-        return record
+        return run_json if earlier is None else continue_run(earlier, run_json)
 
 
 class _Postponed(beam.DoFn):
@@ -192,7 +195,7 @@ class _Postponed(beam.DoFn):
 
 
 def _refuse_contradiction(
-    run: Mapping[str, Any], record: Mapping[str, Any], *, has_settings: bool
+    given: Mapping[str, Any], values: Mapping[str, Any], *, has_settings: bool
 ) -> None:
     """Raises an error if the given values of `run.json` contradict the pipeline.
 
@@ -200,8 +203,8 @@ def _refuse_contradiction(
         SettingsError: INVALID_OPTION.
     """
     names = ["format", "version", "layout", *(["settings", "endpoint"] if has_settings else [])]
-    given = {name: run[name] for name in names if name in run}
-    changes = list_differences({name: record[name] for name in given}, given)
+    both = {name: given[name] for name in names if name in given}
+    changes = list_differences({name: values[name] for name in both}, both)
     if changes:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,

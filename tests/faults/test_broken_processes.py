@@ -108,7 +108,8 @@ def assert_stopped(finished: Finished, code: ErrorCode, output: Path) -> None:
     found = [record.row for record in dataset.read_records()]
     found += [row for _, row in dataset.committed_rows()]
     assert {row.status for row in found} <= {Status.UPSCALED}
-    assert not (dataset.read_run() or {})["complete"]
+    run_json = dataset.read_run()
+    assert run_json is not None and not run_json.complete
 
 
 @pytest.mark.parametrize(
@@ -272,13 +273,15 @@ def test_a_pipeline_of_ones_own_is_not_complete_and_goes_on(
     broken.join()
 
     dataset = DatasetFolder(str(output))
-    run = dataset.read_run() or {}
+    begun = dataset.read_run()
     found = [*dataset.committed_rows(), *dataset.read_records()]
     own_pipeline(source, output, tiny_weights)
 
     assert broken.exitcode == 0
-    assert (run["complete"], found) == (False, [])
-    assert (dataset.read_run() or {})["complete"]
+    assert begun is not None and not begun.complete
+    assert found == []
+    ended = dataset.read_run()
+    assert ended is not None and ended.complete
     assert {name: row.status for name, row in rows(output).items()} == {
         "large.png": Status.UPSCALED,
         "small.png": Status.UPSCALED,

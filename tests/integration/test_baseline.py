@@ -31,8 +31,8 @@ from beam_upscale.inference.weights import baselines
 from beam_upscale.pipeline.one_image.tiles import relative_core
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import _needed, _with_reachable_weights
-from beam_upscale.pipeline.settings.run_json import model_to_json, read_choices
-from beam_upscale.pipeline.settings.run_record import continue_record, run_record
+from beam_upscale.pipeline.settings.run_start import continue_run, new_run
+from beam_upscale.pipeline.settings.settings_json import model_to_json, read_choices
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.tile_layout import Box
 
@@ -185,14 +185,14 @@ def test_a_folder_with_a_baselines_name_is_reached_by_its_path(
 
 def test_a_baseline_does_not_go_on_with_a_networks_output(tiny_weights: Path) -> None:
     network = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32"}
-    earlier = run_record(UpscaleSettings.of(ENGINE, **network).pin(), Layout.FILES)
+    earlier = new_run(UpscaleSettings.of(ENGINE, **network).pin(), Layout.FILES)
 
-    pinned = UpscaleSettings.of(ENGINE, weights="nearest").pin(read_choices(earlier))
+    pinned = UpscaleSettings.of(ENGINE, weights="nearest").pin(read_choices(earlier.settings))
 
     with pytest.raises(
         SettingsError, match=r"tiny-x2\.safetensors -> nearest \(baseline"
     ) as caught:
-        continue_record(earlier, run_record(pinned, Layout.FILES))
+        continue_run(earlier, new_run(pinned, Layout.FILES))
     assert caught.value.code is ErrorCode.SETTINGS_CHANGED
 
 

@@ -501,9 +501,9 @@ def test_the_color_fix_is_recorded_and_keeps_the_mean(
     fixed = pixels(tmp_path / "True", "0.png").mean(axis=(0, 1))
     assert np.abs(bare - mean).max() > 5
     assert np.abs(fixed - mean).max() <= 0.5
-    run = DatasetFolder(str(tmp_path / "True")).read_run()
-    assert run is not None
-    assert run["settings"]["stages"][0]["model"]["color_fix"] is True
+    run_json = DatasetFolder(str(tmp_path / "True")).read_run()
+    assert run_json is not None and run_json.settings is not None
+    assert run_json.settings["stages"][0]["model"]["color_fix"] is True
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from beam_upscale.pipeline.commit.persist import Persist
 from beam_upscale.pipeline.large_images.results import PersistInScratch
 from beam_upscale.pipeline.large_images.spread import PersistTile, ReadTile
 from beam_upscale.pipeline.request import Run
-from beam_upscale.pipeline.settings.run_record import run_record
+from beam_upscale.pipeline.settings.run_start import new_run
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.upscale import Prepare
 from beam_upscale.pipeline.write import _Postponed
@@ -103,9 +103,9 @@ def test_of_the_command(
     settings = UpscaleSettings.of(engine, **options, **more)
     request = Run("in", str(tmp_path / "out"), settings, layout, max_credits=max_credits)
     pinned, pipeline = settings.pin(), beam.Pipeline(runner=FnApiRunner())
-    record = run_record(pinned, layout)
+    run_json = new_run(pinned, layout)
 
-    run._wire(pipeline, request, pinned, record, "run", None, None)
+    run._wire(pipeline, request, pinned, run_json, "run", None, None)
 
     found = walked(pipeline)
     assert found.wrong == []

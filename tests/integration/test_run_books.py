@@ -265,4 +265,6 @@ def test_a_local_run_keeps_no_books(tmp_path: Path, tiny_weights: Path) -> None:
 
     assert result.totals.charged_credits == result.totals.unresolved_credits == 0
     assert not (tmp_path / "out/books").exists()
-    assert DatasetFolder(str(tmp_path / "out")).read_run()["totals"]["unresolved_calls"] == 0  # type: ignore[index]
+    run_json = DatasetFolder(str(tmp_path / "out")).read_run()
+    assert run_json is not None and run_json.totals is not None
+    assert run_json.totals.unresolved_calls == 0

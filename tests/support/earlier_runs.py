@@ -13,7 +13,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.pipeline.run_state.resume import RequestedParameters
-from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 
@@ -60,7 +60,9 @@ def put_aside(dataset: DatasetFolder, row: Row) -> Record:
     return record
 
 
-REQUESTED = RequestedParameters(Parameters(prompt="default", cfg_scale=6, steps=30))
+REQUESTED = RequestedParameters(
+    Parameters(prompt="default", cfg_scale=6, steps=30), DEFAULT_PROMPT_COLUMN
+)
 
 
 def refused(image: SourceImage) -> Row:

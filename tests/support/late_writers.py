@@ -16,6 +16,7 @@ from beam_upscale.dataset.hold.owners import Kind, state_of_output
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, Telemetry
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.commit.completion import complete
@@ -160,7 +161,7 @@ DEEDS = {
     "a commit in a tar": _commits(Layout.WEBDATASET),
     "the end of a run": Deed(
         lambda dataset: _committed(dataset, Layout.FILES),
-        lambda dataset: complete(dataset, Layout.FILES, {"format": "beam-upscale/1"}),
+        lambda dataset: complete(dataset, Layout.FILES, RunJson()),
     ),
     "the beginning of --overwrite": Deed(
         lambda dataset: complete_and_begin_anew(dataset),
@@ -185,7 +186,7 @@ DEEDS = {
 def complete_and_begin_anew(dataset: DatasetFolder) -> None:
     """Leaves a committed shard and work in progress."""
     _committed(dataset, Layout.FILES)
-    dataset.write_json(dataset.run_json, {"format": "beam-upscale/1", "complete": True})
+    dataset.write_run(RunJson(complete=True))
 
 
 def files(root: str) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from beam_upscale.dataset.folder import RUN_FORMAT
+from beam_upscale.dataset.run_json import RUN_FORMAT
 from beam_upscale.storage import files
 
 RUN = json.dumps({"format": RUN_FORMAT, "complete": True, "layout": "files"})

@@ -315,7 +315,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
     with hold_output(request.output, in_this_process=True, lease_seconds=10) as dataset:
         ready = pipeline_run._ready(request, dataset)
         pipeline_run._open_books(dataset)
-        dataset.write_json(dataset.run_json, {**ready.record, "complete": False})
+        dataset.write_run(ready.run_json)
         clear_stop(dataset)
         sources = _read(request, ready, dataset)
         new: set[str] = set()
@@ -335,7 +335,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
             news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
             (committed,) = commit.process((shard, news))
             assert committed.is_whole
-        complete(dataset, request.layout, ready.record)
+        complete(dataset, request.layout, ready.run_json)
 
 
 def _told(part: str, ids: Sequence[str], new: Collection[str], *, is_new: bool) -> ListedArrivals:

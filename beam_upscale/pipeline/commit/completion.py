@@ -1,10 +1,9 @@
 """Completes a run whose shards are all committed: common column types, totals, card."""
 
+import dataclasses
 import hashlib
-import json
 import logging
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -15,13 +14,13 @@ from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.dataset.run_json import CommittedShard, RunJson
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit import shards as commit_shards
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
 from beam_upscale.pipeline.run_state.control import stop_reason
-from beam_upscale.pipeline.settings.run_json import totals_to_json
 from beam_upscale.sources.listing_files import listed_shards
 from beam_upscale.storage import files
 
@@ -111,7 +110,7 @@ def retype(
     return True
 
 
-def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+def complete(dataset: DatasetFolder, layout: Layout, run_json: RunJson) -> Totals:
     """Completes a run whose shards are all committed: writes totals and card, deletes staging."""
     sums = dataset.totals()
     if sums.billed_credits and not books.are_kept(dataset.read_run()):
@@ -119,18 +118,19 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
     if books.exist(dataset):
         books.close(dataset)
     sums = book_sums.with_books(sums, dataset)
-    shards = [_shard_entry(shard, dataset, layout) for shard in dataset.committed_shards()]
-    card = dataset_card(layout, sums.by_status, run, _features(dataset, layout)).encode()
-    values = {
-        **run,
-        "layout": str(layout),
-        "complete": True,
-        "totals": totals_to_json(sums),
-        "shards": shards,
-        "card_sha256": hashlib.sha256(card).hexdigest(),
-    }
+    features = _features(dataset, layout)
+    card = dataset_card(layout, sums.by_status, run_json.settings, features).encode()
+    shards = (_committed_shard(shard, dataset, layout) for shard in dataset.committed_shards())
+    completed = dataclasses.replace(
+        run_json,
+        layout=str(layout),
+        complete=True,
+        totals=sums,
+        shards=tuple(shards),
+        card_sha256=hashlib.sha256(card).hexdigest(),
+    )
     dataset.write(dataset.resolve("README.md"), card)
-    dataset.write_json(dataset.run_json, values)
+    dataset.write_run(completed)
     dataset.delete_staging()
     return sums
 
@@ -146,27 +146,24 @@ def _features(dataset: DatasetFolder, layout: Layout) -> pa.Schema | None:
     )
 
 
-def _shard_entry(shard: int, dataset: DatasetFolder, layout: Layout) -> dict[str, Any]:
-    manifest_uri = dataset.manifest_uri(shard)
-    entry = {
-        "name": shard_name(shard),
-        "rows": dataset.committed_count(shard),
-        "manifest_sha256": files.sha256(manifest_uri),
-    }
-    if layout.is_packed:
-        entry["data_sha256"] = files.sha256(dataset.data_uri(shard, layout))
-    return entry
+def _committed_shard(shard: int, dataset: DatasetFolder, layout: Layout) -> CommittedShard:
+    data = files.sha256(dataset.data_uri(shard, layout)) if layout.is_packed else None
+    return CommittedShard(
+        name=shard_name(shard),
+        rows=dataset.committed_count(shard),
+        manifest_sha256=files.sha256(dataset.manifest_uri(shard)),
+        data_sha256=data,
+    )
 
 
-def _completed(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> Totals:
+def _completed(dataset: DatasetFolder, layout: Layout, run_json: RunJson) -> Totals:
     """Completes a run, unless an earlier attempt of this step has: runners repeat steps."""
     try:
         with dataset.shown():
-            return complete(dataset, layout, run)
+            return complete(dataset, layout, run_json)
     except HoldLostError:
-        found = dataset.read_run() or {}
-        wanted = json.loads(json.dumps(run, default=str))
-        if not found.get("complete") or any(found.get(name) != wanted[name] for name in wanted):
+        found = dataset.read_run()
+        if found is None or not found.complete or found.at_start() != run_json.as_read():
             raise
         return book_sums.with_books(dataset.totals(), dataset)
 
@@ -177,15 +174,16 @@ def complete_if_all(
     retyped: Iterable[bool],
     dataset: DatasetFolder,
     layout: Layout,
-    run: Mapping[str, Any],
+    run_json: RunJson,
 ) -> Iterator[Totals]:
     """Completes a run whose shards are all whole and yields its totals; logs why one is not."""
     if all(each.is_whole for each in shards) and all(retyped):
-        yield _completed(dataset, layout, run)
+        yield _completed(dataset, layout, run_json)
         return
-    if (dataset.read_run() or {}).get("complete"):
+    found = dataset.read_run()
+    if found is not None and found.complete:
         # All inputs that arrived were done before, and another step has dropped the postponed ones.
-        write_incomplete(run, dataset)
+        write_incomplete(run_json, dataset)
     # In a user's own pipeline, nothing else reports this.
     reason = stop_reason(dataset) or "the pipeline ended before every input had a row"
     _logger.error("%s is not complete: %s; the same pipeline goes on", dataset.root, reason)

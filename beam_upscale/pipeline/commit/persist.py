@@ -10,7 +10,7 @@ import pyarrow as pa
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale.dataset import books, folder
+from beam_upscale.dataset import books
 from beam_upscale.dataset.folder import INTERMEDIATES, DatasetFolder
 from beam_upscale.dataset.layouts.definition import image_extension
 from beam_upscale.dataset.layouts.layout import IMAGES, Layout
@@ -20,6 +20,7 @@ from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.one_image.states import INTERMEDIATE_FORMAT, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import (
@@ -173,14 +174,14 @@ class Persist(beam.DoFn):
         self,
         dataset: DatasetFolder,
         layout: Layout,
-        run: Mapping[str, Any],
+        run_json: RunJson,
         run_id: str,
         most_failures: int | None,
         input_type: pa.StructType | None,
     ) -> None:
         self._dataset = dataset
         self._layout = layout
-        self._run = run
+        self._run_json = run_json
         self._run_id = run_id
         self._most_failures = most_failures
         self._input_type = input_type
@@ -194,9 +195,9 @@ class Persist(beam.DoFn):
         """Shows that the run is alive, and begins the run in `run.json` if nothing has yet."""
         self._shown.begin()
         self._updates = _BundleUpdates()
-        run = self._dataset.read_run()
-        self._is_open = run is not None and not run.get("complete")
-        if run is None:
+        found = self._dataset.read_run()
+        self._is_open = found is not None and not found.complete
+        if found is None:
             self._open()
         # Networks of many steps report progress before this step has its first image.
         self._stop_listening = progress_file(self._dataset, self._run_id).listen()
@@ -252,7 +253,7 @@ class Persist(beam.DoFn):
     def _open(self) -> None:
         """Marks the run as incomplete in `run.json`, before anything is done."""
         if not self._is_open:
-            write_incomplete(self._run, self._dataset)
+            write_incomplete(self._run_json, self._dataset)
             self._is_open = True
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -306,12 +307,11 @@ class _BundleUpdates:
             )
 
 
-def write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
+def write_incomplete(run_json: RunJson, dataset: DatasetFolder) -> None:
     """Marks a run as incomplete in `run.json`; the entry about the books stays as it is."""
-    values = {**run, "complete": False}
     if not books.are_kept(dataset.read_run()):
-        values.pop(folder.BOOKS, None)
-    dataset.write_json(dataset.run_json, values)
+        run_json = dataclasses.replace(run_json, books=None)
+    dataset.write_run(run_json)
 
 
 def _nothing() -> None:

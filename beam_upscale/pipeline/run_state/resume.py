@@ -14,8 +14,9 @@ from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
 from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.pipeline.settings.run_json import read_parameters
+from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.found_inputs import requested_name
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -51,12 +52,12 @@ class RequestedParameters:
     """
 
     parameters: Parameters
-    prompt_column: str = "prompt"
+    prompt_column: str
 
 
-def requested_parameters(run: Mapping[str, Any] | None) -> RequestedParameters | None:
+def requested_parameters(run_json: RunJson | None) -> RequestedParameters | None:
     """Reads the requested parameters from `run.json`; None if no engine takes parameters."""
-    found = None if run is None else read_parameters(run)
+    found = None if run_json is None else read_parameters(run_json.settings)
     return None if found is None else RequestedParameters(*found)
 
 

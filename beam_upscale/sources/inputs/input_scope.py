@@ -17,6 +17,7 @@ from beam_upscale.dataset.places import (
     link_target,
     written_names,
 )
+from beam_upscale.errors import SettingsError
 from beam_upscale.storage.protocol.store import Scope
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
@@ -144,8 +145,12 @@ def _folders_above(uri: str) -> Iterator[str]:
 
 def results_to_name(root: str) -> str:
     """Returns the INPUT to name in order to upscale the results of a run once more."""
-    name = (DatasetFolder(root).read_run() or {}).get("layout")
-    layout = next((each for each in Layout if each == name), None)
+    try:
+        run = DatasetFolder(root).read_run()
+    except SettingsError:
+        # A later version wrote it; its results are results nevertheless.
+        run = None
+    layout = next((each for each in Layout if run is not None and each == run.layout), None)
     return uris.join(root, IMAGES if layout is None else layout.images_path)
 
 

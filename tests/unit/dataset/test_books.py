@@ -14,11 +14,12 @@ from beam_upscale.dataset.books import are_kept, close, close_rows, enter_missin
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.settings.run_record import (
-    continue_record,
+from beam_upscale.pipeline.settings.run_start import (
+    continue_run,
+    new_run,
     refuse_foreign_files,
-    run_record,
 )
 from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.uris import uris
@@ -187,14 +188,14 @@ def test_what_rows_were_billed_beyond_the_books_is_entered_once(dataset: Dataset
 
 def test_books_are_kept_since_run_json_says_so() -> None:
     assert are_kept(None)
-    assert not are_kept({"format": "beam-upscale/1"})
-    assert are_kept(run_record(None, Layout.FILES))
+    assert not are_kept(RunJson())
+    assert are_kept(new_run(None, Layout.FILES))
 
 
 def test_books_of_a_later_version_are_not_taken_for_none(dataset: DatasetFolder) -> None:
-    later = {**run_record(None, Layout.FILES), "books": books.BOOKS_FORMAT + 1}
+    later = RunJson(layout="files", books=books.BOOKS_FORMAT + 1)
 
-    for read in (are_kept, lambda run: continue_record(run, run_record(None, Layout.FILES))):
+    for read in (are_kept, lambda run: continue_run(run, new_run(None, Layout.FILES))):
         with pytest.raises(SettingsError, match="has books of format 2, and this") as raised:
             read(later)
         assert raised.value.code is ErrorCode.BOOKS_UNKNOWN

@@ -7,12 +7,8 @@ import yaml
 from beam_upscale.dataset.card import dataset_card
 from beam_upscale.dataset.layouts.layout import Layout
 
-RUN = {
-    "settings": {
-        "stages": [
-            {"engine": "esrgan-v1-x2plus", "model": {"name": "tiny", "weights_sha256": "ab12"}}
-        ]
-    }
+SETTINGS = {
+    "stages": [{"engine": "esrgan-v1-x2plus", "model": {"name": "tiny", "weights_sha256": "ab12"}}]
 }
 UPSCALED = {"upscaled": 12}
 
@@ -34,27 +30,27 @@ def front_matter(card: str) -> dict[str, Any]:
     ],
 )
 def test_the_card_tells_where_the_images_are(layout: Layout, paths: list[str] | str) -> None:
-    config = front_matter(dataset_card(layout, UPSCALED, RUN))["configs"][0]
+    config = front_matter(dataset_card(layout, UPSCALED, SETTINGS))["configs"][0]
 
     assert config["config_name"] == "default"
     assert config["data_files"] == [{"split": "train", "path": paths}]
 
 
 def test_without_an_image_there_is_only_the_manifest() -> None:
-    (only,) = front_matter(dataset_card(Layout.FILES, {"failed": 3}, RUN))["configs"]
+    (only,) = front_matter(dataset_card(Layout.FILES, {"failed": 3}, SETTINGS))["configs"]
 
     assert only["config_name"] == "manifest"
     assert only["data_files"] == [{"split": "train", "path": "manifest/*.parquet"}]
 
 
 def test_folders_of_images_are_no_labels() -> None:
-    configs = front_matter(dataset_card(Layout.FILES, UPSCALED, RUN))["configs"]
+    configs = front_matter(dataset_card(Layout.FILES, UPSCALED, SETTINGS))["configs"]
 
     assert configs[0]["drop_labels"] is True
 
 
 def test_the_card_tells_a_person_what_it_is() -> None:
-    card = dataset_card(Layout.FILES, {"upscaled": 12, "failed": 3}, RUN)
+    card = dataset_card(Layout.FILES, {"upscaled": 12, "failed": 3}, SETTINGS)
 
     assert "`esrgan-v1-x2plus`" in card
     assert "`tiny` (SHA-256 `ab12`)" in card
@@ -62,13 +58,13 @@ def test_the_card_tells_a_person_what_it_is() -> None:
 
 
 def test_a_dataset_written_without_a_run_has_a_card() -> None:
-    assert "`unknown`" in dataset_card(Layout.PARQUET, {}, {})
+    assert "`unknown`" in dataset_card(Layout.PARQUET, {}, None)
 
 
 def test_the_card_says_what_is_known_of_a_service() -> None:
     stages = [{"engine": "esrgan-v1-x2plus", "model": {"engine": "esrgan-v1-x2plus"}}]
 
-    card = dataset_card(Layout.FILES, UPSCALED, {"settings": {"stages": stages}})
+    card = dataset_card(Layout.FILES, UPSCALED, {"stages": stages})
 
     assert "by\nthe engine `esrgan-v1-x2plus` of a service, called over gRPC." in card
     assert "unknown" not in card
@@ -81,7 +77,7 @@ def test_the_card_of_tars_has_their_fields_whatever_their_names() -> None:
     )
     fields = pa.schema([("png", pa.binary()), ("json", pa.struct([("input", own)]))])
 
-    values = front_matter(dataset_card(Layout.WEBDATASET, UPSCALED, RUN, fields))
+    values = front_matter(dataset_card(Layout.WEBDATASET, UPSCALED, SETTINGS, fields))
 
     assert values["dataset_info"] == [
         {
@@ -111,7 +107,7 @@ def test_the_card_of_tars_has_their_fields_whatever_their_names() -> None:
 def test_without_an_image_no_fields_are_named() -> None:
     fields = pa.schema([("json", pa.string())])
 
-    values = front_matter(dataset_card(Layout.WEBDATASET, {"failed": 3}, RUN, fields))
+    values = front_matter(dataset_card(Layout.WEBDATASET, {"failed": 3}, SETTINGS, fields))
 
     assert "dataset_info" not in values
 
@@ -127,11 +123,9 @@ def test_without_an_image_no_fields_are_named() -> None:
     ],
 )
 def test_no_name_of_weights_is_markup(name: str, shown: str) -> None:
-    run = {
-        "settings": {"stages": [{"engine": "e", "model": {"name": name, "weights_sha256": "0"}}]}
-    }
+    stages = [{"engine": "e", "model": {"name": name, "weights_sha256": "0"}}]
 
-    card = dataset_card(Layout.FILES, UPSCALED, run)
+    card = dataset_card(Layout.FILES, UPSCALED, {"stages": stages})
 
     assert f"with the weights {shown} (SHA-256 `0`)" in card
     assert front_matter(card)["tags"] == ["image", "super-resolution", "beam-upscale"]

@@ -4,7 +4,7 @@ import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote_engines import RemoteEngine
-from beam_upscale.pipeline.settings.run_json import model_to_json
+from beam_upscale.pipeline.settings.settings_json import model_to_json
 
 ENGINE = "esrgan-v1-x2plus"
 

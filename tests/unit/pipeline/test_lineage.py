@@ -20,8 +20,8 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.lineage import lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
-from beam_upscale.pipeline.settings.run_json import settings_to_json
-from beam_upscale.pipeline.settings.run_record import run_record
+from beam_upscale.pipeline.settings.run_start import new_run
+from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 
@@ -212,35 +212,54 @@ def test_two_sinks_with_one_output_are_refused(
         ({"layout": "parquet"}, "layout: files and parquet"),
         ({"endpoint": "localhost:1"}, "endpoint: None and localhost:1"),
         ({"format": "mine/1"}, "format: beam-upscale/1 and mine/1"),
+        ({"version": 3}, "version: 2 and 3"),
     ],
 )
-def test_a_record_that_is_given_may_not_contradict(
+def test_values_of_a_users_own_may_not_contradict(
     upscale: Callable[..., bu.Upscale], output: Path, changes: dict[str, Any], named: str
 ) -> None:
     step, pipeline = upscale(), beam.Pipeline(runner=FnApiRunner())
     results = pipeline | beam.Create([]) | step
     layout = bu.WriteDataset(str(output)).layout
-    record = run_record(step.settings, layout)
+    given = {**new_run(step.settings, layout).to_json(), **changes}
 
-    message = refused(
-        lambda: results | "Bad" >> bu.WriteDataset(str(output), run={**record, **changes})
-    )
+    message = refused(lambda: results | "Bad" >> bu.WriteDataset(str(output), run=given))
 
     assert named in message
 
 
-def test_a_record_that_is_given_in_part_is_made_whole(
+def test_values_that_are_given_in_part_are_made_whole(
     upscale: Callable[..., bu.Upscale], folder: Path, output: Path
 ) -> None:
     step = upscale()
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         results = read(pipeline, folder, output) | step
-        _ = results | bu.WriteDataset(str(output), run={"owner": "me", "max_credits": "3"})
+        given = {"owner": ("me", 1), "max_credits": "3", "complete": False, "totals": "all"}
+        _ = results | bu.WriteDataset(str(output), run=given)
 
-    run = DatasetFolder(str(output)).read_run()
-    assert run is not None
-    assert (run["owner"], run["max_credits"], run["complete"]) == ("me", "3", True)
-    assert run["settings"] == settings_to_json(step.settings)
+    found = DatasetFolder(str(output)).read_run()
+    assert found is not None and found.complete
+    assert (found.others, found.max_credits) == ({"owner": ["me", 1]}, "3")
+    assert found.settings == settings_to_json(step.settings)
+    assert list(verify(str(output))) == []
+
+
+def test_values_of_the_version_before_are_given_as_that_wrote_them(
+    upscale: Callable[..., bu.Upscale], folder: Path, output: Path
+) -> None:
+    step = upscale(network_backend="torch")
+    given = new_run(step.settings, bu.WriteDataset(str(output)).layout).to_json()
+    del given["version"]
+    del given["settings"]["stages"][0]["model"]["network_backend"]
+    del given["settings"]["encode"]["metadata"]
+
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        results = read(pipeline, folder, output) | step
+        _ = results | bu.WriteDataset(str(output), run=given)
+
+    found = DatasetFolder(str(output)).read_run()
+    assert found is not None and found.complete
+    assert found.settings == settings_to_json(step.settings)
 
 
 # What a step takes away behind an Upscale
@@ -272,7 +291,7 @@ def test_inputs_that_were_not_tried_are_seen_though_a_step_takes_them_away(
     run(beam.Map(stopped))
 
     run_json = DatasetFolder(str(output)).read_run()
-    assert run_json is not None and not run_json["complete"]
+    assert run_json is not None and not run_json.complete
     assert [row.status for row in rows(output).values()] == ["upscaled"] * 2
 
     run(beam.Map(lambda source: source))
@@ -299,7 +318,7 @@ def test_a_complete_dataset_is_so_no_more_once_inputs_are_left_to_a_later_run(
 
     run_json = DatasetFolder(str(output)).read_run()
     assert json.loads(before)["complete"]
-    assert run_json is not None and not run_json["complete"]
+    assert run_json is not None and not run_json.complete
 
 
 def test_what_a_step_chooses_among_results_is_left_out_and_the_rest_is_done(
@@ -337,6 +356,7 @@ def test_a_service_that_refuses_all_is_heard_in_one_branch_though_a_step_hides_i
 
     dataset = DatasetFolder(str(output))
     assert stop_reason(dataset) == "api_key_refused: the key expired"
-    assert not (dataset.read_run() or {})["complete"]
+    run_json = dataset.read_run()
+    assert run_json is not None and not run_json.complete
     assert dataset.committed_shards() == []
     clear_stop(dataset)

@@ -399,7 +399,9 @@ def test_device_of_other_machines_is_written_down_as_named_and_checked_by_them(
     with pytest.raises(SettingsError, match="The device cuda was requested"):
         upscale(photographs, tmp_path / "local", tiny_weights, **asked)
 
-    (stage,) = (DatasetFolder(str(tmp_path / "out")).read_run() or {})["settings"]["stages"]
+    run_json = DatasetFolder(str(tmp_path / "out")).read_run()
+    assert run_json is not None and run_json.settings is not None
+    (stage,) = run_json.settings["stages"]
     assert (stage["model"]["device"], stage["model"]["precision"]) == ("cuda", "fp16")
     assert not (tmp_path / "local").exists()
 

@@ -240,8 +240,9 @@ def test_a_run_that_commits_meanwhile_is_complete_or_goes_on(
 
     ended = Command(tmp_path, *words, prepare=at_once).finished()
 
-    is_complete = (DatasetFolder(str(output)).read_run() or {})["complete"]
-    assert ended.code == (0 if is_complete else 143)
+    run_json = DatasetFolder(str(output)).read_run()
+    assert run_json is not None
+    assert ended.code == (0 if run_json.complete else 143)
     assert_goes_on(inputs, output, tiny_weights, *options)
 
 

@@ -30,6 +30,7 @@ from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.output_hold import ShownBundle, hold_output, untouched_on_failure
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.pipeline.commit.completion import _completed
 from beam_upscale.storage import files as storage_files
@@ -911,11 +912,11 @@ def test_transforms_that_ask_for_different_leases_are_refused(tmp_path: Path) ->
 
 @everywhere
 def test_a_completion_that_a_runner_repeats_gives_the_same(place: str) -> None:
-    run = {"format": "beam-upscale/1", "layout": "files", "max_credits": Decimal("1.5")}
+    run_json = RunJson(layout="files", others={"mine": (Decimal("1.5"),)})
     with hold_output(place, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset:
-        dataset.write_json(dataset.run_json, {**run, "complete": False})
-        first = _completed(dataset, Layout.FILES, run)
+        dataset.write_run(run_json)
+        first = _completed(dataset, Layout.FILES, run_json)
 
-        assert _completed(dataset, Layout.FILES, run) == first
+        assert _completed(dataset, Layout.FILES, run_json) == first
         with pytest.raises(HoldLostError):
-            _completed(dataset, Layout.FILES, {**run, "max_credits": None})
+            _completed(dataset, Layout.FILES, dataclasses.replace(run_json, max_credits="1"))

@@ -40,7 +40,7 @@ from beam_upscale.pipeline.run_state.resume import RequestedParameters, still_ho
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.upscale import Finish
-from beam_upscale.planning.parameters import Parameters
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -309,7 +309,8 @@ def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: 
 
     assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
     assert row.noise_level == 100
-    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), RequestedParameters(Parameters()))
+    requested = RequestedParameters(Parameters(), DEFAULT_PROMPT_COLUMN)
+    assert still_holds(noisy, row, DatasetFolder(str(tmp_path)), requested)
 
 
 def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: PinnedSettings) -> None:

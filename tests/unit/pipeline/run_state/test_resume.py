@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from input_states import earlier_record, known
 
-from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record, record_from_json
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.pipeline.budget import claim, spent
@@ -425,32 +426,28 @@ def test_a_seed_among_values_of_other_types_is_told_from_none(
     assert not holds(none, guided(some, input=stored_some), dataset)
 
 
-def test_what_a_run_asked_is_read_from_its_record() -> None:
+def test_what_a_run_asked_is_read_from_its_file() -> None:
     parameters = dataclasses.asdict(REQUESTED.parameters)
     settings = {"parameters": parameters, "prompt_column": "text"}
 
-    assert requested_parameters({"settings": settings}) == RequestedParameters(
+    assert requested_parameters(RunJson(settings)) == RequestedParameters(
         REQUESTED.parameters, "text"
     )
-    assert requested_parameters({"settings": {"parameters": None, "prompt_column": None}}) is None
-    assert (
-        requested_parameters({"settings": {}})
-        is requested_parameters({"settings": None})
-        is requested_parameters(None)
-        is None
-    )
+    unguided = {"parameters": None, "prompt_column": None}
+    for run_json in (RunJson(unguided), RunJson({}), RunJson(None), None):
+        assert requested_parameters(run_json) is None
 
 
 def test_the_search_for_earlier_rows_asks_what_the_run_does(
     picture: SourceImage, dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"parameters": dataclasses.asdict(REQUESTED.parameters), "prompt_column": "text"}
-    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "settings": settings})
+    dataset.write_run(RunJson(settings))
     image = with_committed(picture, guided(picture), dataset)
     reads = Counter[str]()
     read_run = DatasetFolder.read_run
 
-    def noted(self: DatasetFolder) -> dict[str, Any] | None:
+    def noted(self: DatasetFolder) -> RunJson | None:
         reads[self.root] += 1
         return read_run(self)
 

@@ -15,7 +15,7 @@ from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.inference.service_options import API_KEY_VARIABLE
 from beam_upscale.inference.weights import cache
-from beam_upscale.pipeline.settings.run_json import settings_to_json
+from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize
 

@@ -9,8 +9,8 @@ from linked_outputs import RUN, make, make_dataset
 from memory_filesystem import MemoryFileSystem
 from memory_hdfs import hdfs
 
-from beam_upscale.dataset.folder import RUN_FORMAT
 from beam_upscale.dataset.places import is_dataset
+from beam_upscale.dataset.run_json import RUN_FORMAT, VERSION
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.inputs.found_inputs import Listing
@@ -157,6 +157,16 @@ def test_a_dataset_given_as_input_says_what_to_name_instead(
         listing = list_images(str(pattern))
         assert names(listing) == []
         assert f"name them: {out}/{named}" in no_input(str(pattern), listing).message
+
+
+def test_results_of_a_later_version_are_no_inputs(tmp_path: Path) -> None:
+    out = make_dataset(tmp_path / "out", "a.png")
+    (out / "run.json").write_text(json.dumps({"format": RUN_FORMAT, "version": VERSION + 1}))
+
+    listing = list_images(str(out))
+
+    assert names(listing) == []
+    assert f"name them: {out}/images" in no_input(str(out), listing).message
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -11,13 +11,10 @@ from runs import rows, upscale
 import beam_upscale as bu
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.settings.run_record import (
-    continue_record,
-    refuse_foreign_files,
-    run_record,
-)
+from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files
 
 
 @pytest.fixture
@@ -40,9 +37,10 @@ def run_pipeline(folder: Path, output: Path, weights: Path, **options: object) -
         )
 
 
-def record(**options: object) -> dict[str, object]:
-    values = run_record(None, Layout.FILES, shard_rows=10)
-    return {**values, "settings": {"plan": {"width": None, "oversize": "reject", **options}}}
+def planned(**options: object) -> RunJson:
+    run_json = new_run(None, Layout.FILES, shard_rows=10)
+    plan = {"width": None, "oversize": "reject", **options}
+    return dataclasses.replace(run_json, settings={"plan": plan})
 
 
 def test_a_pipeline_of_ones_own_records_its_settings_and_the_command_goes_on(
@@ -55,7 +53,8 @@ def test_a_pipeline_of_ones_own_records_its_settings_and_the_command_goes_on(
 
     upscale(folder, output, tiny_weights, threads=None)
 
-    assert before["settings"]["stages"][0]["model"]["name"] == tiny_weights.name
+    assert before.settings is not None
+    assert before.settings["stages"][0]["model"]["name"] == tiny_weights.name
     assert len(rows(output)) == 2
     assert list(verify(str(output))) == []
 
@@ -101,40 +100,39 @@ def test_results_that_no_listing_named_do_not_overwrite_each_other(
 def test_what_changes_no_image_is_free_to_change(
     before: dict[str, object], now: dict[str, object]
 ) -> None:
-    continue_record(record(**before), record(**now))
+    continue_run(planned(**before), planned(**now))
 
 
-def test_a_record_from_before_there_was_a_choice_kept_metadata(
-    tiny_weights: Path,
-) -> None:
-    def recorded(**options: object) -> dict[str, Any]:
+def test_a_run_from_before_there_was_a_choice_kept_metadata(tiny_weights: Path) -> None:
+    def pinned(**options: object) -> RunJson:
         quick = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32", "threads": 1}
         settings = bu.UpscaleSettings.of("esrgan-v1-x2plus", **quick, **options).pin()
-        return run_record(settings, Layout.FILES, shard_rows=10)
+        return new_run(settings, Layout.FILES, shard_rows=10)
 
-    earlier = recorded()
-    del earlier["version"]
-    assert earlier["settings"]["encode"].pop("metadata") == "keep"
+    values = pinned().to_json()
+    del values["version"]
+    assert values["settings"]["encode"].pop("metadata") == "keep"
+    earlier = RunJson.from_json(values)
 
-    assert continue_record(earlier, recorded())["settings"]["encode"]["metadata"] == "keep"
-    for before in (earlier, recorded()):
+    assert continue_run(earlier, pinned()) == pinned()
+    for before in (earlier, pinned()):
         with pytest.raises(SettingsError, match="metadata: keep -> strip") as caught:
-            continue_record(before, recorded(metadata="strip"))
+            continue_run(before, pinned(metadata="strip"))
         assert caught.value.code is ErrorCode.SETTINGS_CHANGED
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones() -> None:
     with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
-        continue_record(record(oversize="tile"), record(oversize="shrink"))
+        continue_run(planned(oversize="tile"), planned(oversize="shrink"))
 
 
 def test_cut_images_do_not_stand_beside_shrunk_ones_after_a_run_that_rejects_either() -> None:
-    rejecting = continue_record(record(oversize="tile"), record(oversize="reject"))
-    rejecting = continue_record(rejecting, record(oversize="reject"))
+    rejecting = continue_run(planned(oversize="tile"), planned(oversize="reject"))
+    rejecting = continue_run(rejecting, planned(oversize="reject"))
 
-    assert continue_record(rejecting, record(oversize="tile")) == record(oversize="tile")
+    assert continue_run(rejecting, planned(oversize="tile")) == planned(oversize="tile")
     with pytest.raises(SettingsError, match="oversize: tile -> shrink"):
-        continue_record(rejecting, record(oversize="shrink"))
+        continue_run(rejecting, planned(oversize="shrink"))
 
 
 @pytest.mark.parametrize("name", ["run.json", "README.md", "images/a.png"])

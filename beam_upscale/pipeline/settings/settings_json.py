@@ -1,14 +1,13 @@
-"""The format of `run.json`: every key of settings and totals is written out here.
+"""The format of the settings in `run.json`: every key of them is written and read here.
 
-A field of a class may be renamed without a change to the file. If a key is renamed, added or given
-another meaning, the version grows, and `upgrade` converts files of the version before.
+An attribute may be renamed without a change to the file. If a key is renamed, added or given
+another meaning, the version of `run.json` grows: `dataset.run_json` converts files of the version
+before.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from beam_upscale.dataset.manifest.totals import Totals
-from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.local_engines import (
     ONE_AT_A_TIME,
@@ -23,12 +22,8 @@ from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.plan_options import MetadataRule, OutputFormat, PlanOptions
-
-VERSION = 2
-"""The version of the format; files of version 1 do not name theirs."""
-
+from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
+from beam_upscale.planning.plan_options import OutputFormat, PlanOptions
 
 # Writing
 
@@ -134,77 +129,17 @@ def parameters_to_json(parameters: Parameters) -> dict[str, Any]:
     }
 
 
-def totals_to_json(totals: Totals) -> dict[str, Any]:
-    """Returns the sums over a manifest; amounts of money are texts, exact to the last digit."""
-    return {
-        "rows": totals.rows,
-        "by_status": dict(totals.by_status),
-        "calls": totals.calls,
-        "credits": str(totals.credits),
-        "billed_credits": str(totals.billed_credits),
-        "usd": str(totals.usd),
-        "output_bytes": totals.output_bytes,
-        "charged_credits": str(totals.charged_credits),
-        "unresolved_credits": str(totals.unresolved_credits),
-        "unresolved_calls": totals.unresolved_calls,
-    }
-
-
 # Reading
 
 
-def upgrade(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the content of `run.json` in the format of this version.
-
-    Raises:
-        SettingsError: SETTINGS_CHANGED, a later version of this package wrote the file.
-    """
-    version = run.get("version", 1)
-    if version == VERSION:
-        return dict(run)
-    if version != 1:
-        raise SettingsError(
-            ErrorCode.SETTINGS_CHANGED,
-            f"the output has a run.json of version {version}, and this version of beam-upscale "
-            f"knows versions up to {VERSION}: go on with the later version that wrote it, or take "
-            "another output",
-        )
-    settings = run.get("settings")
-    upgraded = settings if settings is None else _upgrade_settings(settings)
-    return {**run, "version": VERSION, "settings": upgraded}
-
-
-def _upgrade_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds the keys that settings of version 1 may lack.
-
-    Before there was a choice, all metadata was kept and PyTorch ran super-resolution networks.
-    """
-    upgraded = dict(settings)
-    if "encode" in settings:
-        upgraded["encode"] = {"metadata": str(MetadataRule.KEEP), **settings["encode"]}
-    if "stages" in settings:
-        upgraded["stages"] = [_upgrade_stage(stage) for stage in settings["stages"]]
-    return upgraded
-
-
-def _upgrade_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
-    model = stage.get("model", {})
-    if "max_tile_pixels" in model:
-        model = {"network_backend": str(NetworkBackend.TORCH), **model}
-    return {**stage, "model": model}
-
-
-def read_choices(run: Mapping[str, Any]) -> tuple[KeptChoices, ...]:
+def read_choices(settings: Mapping[str, Any] | None) -> tuple[KeptChoices, ...]:
     """Reads the choices that an earlier run made for the network of each of its engines.
 
     Args:
-        run: the content of `run.json`.
-
-    Raises:
-        SettingsError: SETTINGS_CHANGED, as `upgrade`.
+        settings: those in `run.json`; None if they are not known.
     """
-    settings = upgrade(run).get("settings") or {}
-    return tuple(_choices_of(stage["model"]) for stage in settings.get("stages", []))
+    stages = (settings or {}).get("stages", [])
+    return tuple(_choices_of(stage.get("model", {})) for stage in stages)
 
 
 def _choices_of(model: Mapping[str, Any]) -> KeptChoices:
@@ -218,21 +153,17 @@ def _choices_of(model: Mapping[str, Any]) -> KeptChoices:
     )
 
 
-def read_parameters(run: Mapping[str, Any]) -> tuple[Parameters, str] | None:
+def read_parameters(settings: Mapping[str, Any] | None) -> tuple[Parameters, str] | None:
     """Reads the parameters that a run has for all images, and the name of its prompt column.
 
     Args:
-        run: the content of `run.json`.
+        settings: those in `run.json`; None if they are not known.
 
     Returns:
         None if no engine takes parameters.
-
-    Raises:
-        SettingsError: SETTINGS_CHANGED, as `upgrade`.
     """
-    settings = upgrade(run).get("settings") or {}
-    values = settings.get("parameters")
-    if values is None:
+    values = (settings or {}).get("parameters")
+    if settings is None or values is None:
         return None
     parameters = Parameters(
         prompt=values["prompt"],
@@ -242,4 +173,4 @@ def read_parameters(run: Mapping[str, Any]) -> tuple[Parameters, str] | None:
         seed=values["seed"],
         noise_level=values["noise_level"],
     )
-    return parameters, settings.get("prompt_column") or "prompt"
+    return parameters, settings.get("prompt_column") or DEFAULT_PROMPT_COLUMN

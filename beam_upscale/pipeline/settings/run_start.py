@@ -1,5 +1,6 @@
-"""The content of `run.json`, and the settings that a later run must keep for the same output."""
+"""What a run writes in `run.json` at its start, and what it must keep of an earlier run."""
 
+import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -8,12 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 from beam_upscale.dataset import books
-from beam_upscale.dataset.books import BOOKS_FORMAT
-from beam_upscale.dataset.folder import BOOKS, RESULTS, RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.folder import BOOKS, RESULTS, DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.planning.plan_options import Oversize
 from beam_upscale.storage import files
 
@@ -32,34 +33,29 @@ _PACKAGES = (
     "transformers",
 )
 
-_COMPARED = ("settings", "layout", "shard_rows")
-
 _OVERSIZE = "settings.plan.oversize"
-_EARLIER_OVERSIZE = "earlier_oversize"
 
 # Guards decide whether an input is done, never how, so they may change. `oversize` is compared by
 # its effect on the results so far.
 _FREE = frozenset({"settings.plan.max_input_pixels", "settings.plan.max_input_bytes", _OVERSIZE})
 
 
-def run_record(
+def new_run(
     settings: PinnedSettings | None,
     layout: Layout,
     shard_rows: int | None = None,
     max_credits: Decimal | None = None,
-) -> dict[str, Any]:
+) -> RunJson:
     """Returns the content of `run.json` before the first image; equal runs give equal contents."""
-    return {
-        "format": RUN_FORMAT,
-        "version": run_json.VERSION,
-        BOOKS: BOOKS_FORMAT,
-        "settings": None if settings is None else run_json.settings_to_json(settings),
-        "endpoint": None if settings is None else settings.endpoint,
-        "layout": str(layout),
-        "shard_rows": shard_rows,
-        "max_credits": None if max_credits is None else str(max_credits),
-        "versions": _versions(),
-    }
+    return RunJson(
+        settings=None if settings is None else settings_to_json(settings),
+        endpoint=None if settings is None else settings.endpoint,
+        layout=str(layout),
+        shard_rows=shard_rows,
+        max_credits=None if max_credits is None else str(max_credits),
+        versions=_versions(),
+        books=books.BOOKS_FORMAT,
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -72,12 +68,12 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+def continue_run(earlier: RunJson, run: RunJson) -> RunJson:
     """Returns the content of `run.json` for a run that goes on where an earlier one ended.
 
     Args:
         earlier: the present content of `run.json`.
-        record: the content for this run.
+        run: the content for this run.
 
     Returns:
         The content. If this run rejects images that earlier runs cut or shrank, `earlier_oversize`
@@ -85,19 +81,16 @@ def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> di
 
     Raises:
         SettingsError: SETTINGS_CHANGED, results of this run would not match the existing ones; the
-            message has every difference; or a later version wrote `run.json`. BOOKS_UNKNOWN, a
-            later version wrote the books.
+            message has every difference. BOOKS_UNKNOWN, a later version wrote the books.
     """
     books.are_kept(earlier)
-    earlier = run_json.upgrade(earlier)
-    before = _flatten({name: earlier.get(name) for name in _COMPARED})
-    now = _flatten({name: record.get(name) for name in _COMPARED})
+    before, now = _flatten(_compared(earlier)), _flatten(_compared(run))
     changes = [
         f"{name}: {before.get(name)} -> {now.get(name)}"
         for name in sorted(before.keys() | now.keys())
         if _is_change(name, before.get(name), now.get(name))
     ]
-    earlier_rule, rule = _oversize_rule(earlier), _oversize_rule(record)
+    earlier_rule, rule = _oversize_rule(earlier), _oversize_rule(run)
     if earlier_rule and rule and earlier_rule != rule:
         # A rejected image may be cut or shrunk later, but one output must not mix cut and shrunk.
         changes.append(f"{_OVERSIZE}: {earlier_rule} -> {rule}")
@@ -108,8 +101,13 @@ def continue_record(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> di
             f"{'; '.join(changes)}. Take another output, the earlier settings, or --overwrite",
         )
     if earlier_rule and not rule:
-        return {**record, _EARLIER_OVERSIZE: earlier_rule}
-    return dict(record)
+        return dataclasses.replace(run, earlier_oversize=earlier_rule)
+    return run
+
+
+def _compared(run: RunJson) -> dict[str, Any]:
+    """Returns the values that a later run must keep, by their keys."""
+    return {"settings": run.settings, "layout": run.layout, "shard_rows": run.shard_rows}
 
 
 def list_differences(values: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
@@ -128,10 +126,10 @@ def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _oversize_rule(record: Mapping[str, Any]) -> str | None:
+def _oversize_rule(run: RunJson) -> str | None:
     """Returns the rule by which images above an engine's limit were made to fit, if any."""
-    rule = ((record.get("settings") or {}).get("plan") or {}).get("oversize")
-    return record.get(_EARLIER_OVERSIZE) if rule == Oversize.REJECT else rule
+    rule: str | None = ((run.settings or {}).get("plan") or {}).get("oversize")
+    return run.earlier_oversize if rule == Oversize.REJECT else rule
 
 
 def _is_change(name: str, before: object, now: object) -> bool:
@@ -159,7 +157,7 @@ def refuse_foreign_files(dataset: DatasetFolder) -> None:
     Raises:
         SettingsError: OUTPUT_TAKEN.
     """
-    if dataset.read_run() is not None:
+    if dataset.has_run():
         return
     taken = [name for name in RESULTS if _is_taken(dataset.resolve(name))]
     if taken and (taken != [BOOKS] or not books.are_all_there_is(dataset)):

@@ -1,7 +1,8 @@
-"""The texts in `goldens/run_json` were written by the last code without a version in the file."""
+"""The texts in `settings_json` were written by the last code without a version in the file."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ import pytest
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.manifest.totals import Totals
-from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.images.resampling import Filter
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.local_engines import (
@@ -24,9 +24,9 @@ from beam_upscale.inference.local_options import KeptChoices
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.remote_engines import RemoteEngine
-from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
-from beam_upscale.pipeline.settings.run_record import continue_record, run_record
+from beam_upscale.pipeline.settings.run_start import continue_run, new_run
+from beam_upscale.pipeline.settings.settings_json import read_choices, read_parameters
 from beam_upscale.planning.chain import Backend, Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.parameters import Parameters
@@ -38,7 +38,7 @@ from beam_upscale.planning.plan_options import (
     PlanOptions,
 )
 
-GOLDENS = Path(__file__).with_name("run_json")
+GOLDENS = Path(__file__).with_name("settings_json")
 
 ESRGAN = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
@@ -84,7 +84,8 @@ def pinned(
     parameters: Parameters | None = None,
     prompt_column: str = "prompt",
     encode: EncodeOptions | None = None,
-    **options: Any,
+    keep_intermediates: bool = False,
+    fan_out_above: int | None = None,
 ) -> PinnedSettings:
     rules = Rules(
         engines=tuple(get_engine(name) for name, _ in stages),
@@ -94,10 +95,12 @@ def pinned(
         backend=Backend.GRPC if isinstance(stages[0][1], RemoteEngine) else Backend.LOCAL,
     )
     models = tuple(Stage(get_engine(name), model) for name, model in stages)
-    return PinnedSettings(models, rules, encode or EncodeOptions(), **options)
+    return PinnedSettings(
+        models, rules, encode or EncodeOptions(), keep_intermediates, fan_out_above
+    )
 
 
-RECORDS: dict[str, tuple[PinnedSettings, Layout, int | None, Decimal | None]] = {
+RUNS: dict[str, tuple[PinnedSettings, Layout, int | None, Decimal | None]] = {
     "network": (pinned((ESRGAN, NETWORK)), Layout.FILES, 1000, None),
     "sizes": (
         pinned(
@@ -165,51 +168,34 @@ RECORDS: dict[str, tuple[PinnedSettings, Layout, int | None, Decimal | None]] = 
         Decimal(3),
     ),
 }
-TOTALS = Totals(
-    rows=3,
-    by_status={"upscaled": 2, "failed": 1},
-    calls=4,
-    credits=Decimal("0.8000"),
-    billed_credits=Decimal("0.4"),
-    usd=Decimal("0.008000"),
-    output_bytes=12345,
-    charged_credits=Decimal("1.2"),
-    unresolved_credits=Decimal("0.2"),
-    unresolved_calls=1,
-)
 
-every_record = pytest.mark.parametrize("name", RECORDS)
+every_run = pytest.mark.parametrize("name", RUNS)
 
 
 def golden(name: str) -> str:
     return (GOLDENS / f"{name}.json").read_text()
 
 
-def written(values: dict[str, Any], folder: Path) -> str:
-    """The text of `run.json` with these values."""
-    dataset = DatasetFolder(str(folder))
-    dataset.write_json(dataset.run_json, values)
-    return Path(dataset.run_json).read_text()
+def settings_of(name: str) -> Mapping[str, Any] | None:
+    return RunJson.from_json(json.loads(golden(name))).settings
 
 
-@every_record
+@every_run
 def test_settings_are_written_as_before_but_for_the_version(name: str, tmp_path: Path) -> None:
-    values = run_record(*RECORDS[name])
+    values = new_run(*RUNS[name]).to_json()
+    dataset = DatasetFolder(str(tmp_path))
 
-    assert values.pop("version") == 2
+    assert (values.pop("version"), values.pop("complete")) == (2, False)
     del values["versions"]
-    assert written(values, tmp_path) == golden(name)
+    dataset.write_json(dataset.run_json, values)
+    assert Path(dataset.run_json).read_text() == golden(name)
 
 
-def test_totals_are_written_as_before(tmp_path: Path) -> None:
-    assert written({"totals": run_json.totals_to_json(TOTALS)}, tmp_path) == golden("totals")
-
-
-@every_record
+@every_run
 def test_a_run_of_the_version_before_goes_on(name: str) -> None:
-    record = run_record(*RECORDS[name])
+    run_json = new_run(*RUNS[name])
 
-    assert continue_record(json.loads(golden(name)), record) == record
+    assert continue_run(RunJson.from_json(json.loads(golden(name))), run_json) == run_json
 
 
 @pytest.mark.parametrize(
@@ -228,35 +214,22 @@ def test_a_run_of_the_version_before_goes_on(name: str) -> None:
     ],
 )
 def test_choices_are_read(name: str, choices: list[KeptChoices]) -> None:
-    assert run_json.read_choices(json.loads(golden(name))) == tuple(choices)
+    assert read_choices(settings_of(name)) == tuple(choices)
 
 
-def test_choices_that_no_run_recorded_are_those_of_the_time() -> None:
-    run = json.loads(golden("network"))
-    del run["settings"]["stages"][0]["model"]["network_backend"]
+@pytest.mark.parametrize("settings", [None, {}, {"engine": "mine"}])
+def test_settings_made_by_hand_are_read(settings: dict[str, Any] | None) -> None:
+    assert read_choices(settings) == ()
+    assert read_parameters(settings) is None
 
-    assert run_json.read_choices(run)[0].network_backend is NetworkBackend.TORCH
 
-
-@pytest.mark.parametrize("values", [{}, {"settings": None}, {"settings": {"engine": "mine"}}])
-def test_a_record_made_by_hand_is_read(values: dict[str, Any]) -> None:
-    assert run_json.upgrade(values) == {"settings": None, **values, "version": 2}
-    assert run_json.read_choices(values) == ()
-    assert run_json.read_parameters(values) is None
+def test_a_stage_made_by_hand_has_no_choices() -> None:
+    assert read_choices({"stages": [{"engine": "mine"}]}) == (KeptChoices(),)
 
 
 def test_parameters_are_read_as_they_were_written() -> None:
     parameters = Parameters(prompt='a "cat"', negative_prompt="b", cfg_scale=5.5, steps=30, seed=7)
     parameters = dataclasses.replace(parameters, noise_level=0)
 
-    assert run_json.read_parameters(json.loads(golden("chain"))) == (parameters, "text")
-    assert run_json.read_parameters(json.loads(golden("network"))) is None
-
-
-def test_a_file_of_a_later_version_is_not_guessed_at() -> None:
-    record = run_record(*RECORDS["network"])
-
-    with pytest.raises(SettingsError, match="version 3") as caught:
-        continue_record({**record, "version": 3}, record)
-
-    assert caught.value.code is ErrorCode.SETTINGS_CHANGED
+    assert read_parameters(settings_of("chain")) == (parameters, "text")
+    assert read_parameters(settings_of("network")) is None
