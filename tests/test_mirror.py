@@ -201,7 +201,7 @@ TESTED_WITH = {
         "sources/locations/file_parts": "values",
     },
     "unit/sources/formats/test_csv": {
-        "sources/parsing/separated_values": "records are read as rows of CSV",
+        "sources/parsing/separated_values": "logical lines are read as rows of CSV",
     },
     "unit/sources/formats/test_webdataset": {
         "sources/parsing/tar_members": "members are read to be listed",

@@ -15,7 +15,7 @@ from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
 
 RUN_FORMAT = "beam-upscale/1"
-"""The value of `format`, which distinguishes the `run.json` of a run from other files of that name."""
+"""The value of `format`, which distinguishes the file from others of its name."""
 
 VERSION = 2
 """The version of the format; files of version 1 do not name theirs."""

@@ -24,7 +24,7 @@ _MIME = "image/png"
 
 
 @dataclasses.dataclass
-class Record:
+class LogEntry:
     """The log entry of a call; it never holds the image, the prompt or the key."""
 
     method: str
@@ -34,14 +34,14 @@ class Record:
     fields: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def note_result(result: Result, record: Record, joined: bool) -> None:
+def note_result(result: Result, entry: LogEntry, joined: bool) -> None:
     """Enters a result's figures in the log entry of its call."""
     upscaled = None if joined else result.upscaled
-    record.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
+    entry.fields |= {"result_bytes": len(result.stored.data), "replay": upscaled is None}
     if upscaled is None:
         return
     row, telemetry = upscaled.row, upscaled.telemetry
-    record.fields |= {
+    entry.fields |= {
         "credits": f"{result.credits:f}",
         "input": f"{row.input_width}x{row.input_height}",
         "output": f"{row.output_width}x{row.output_height}",
@@ -99,20 +99,20 @@ def health_answer(status: int) -> bytes:
     return data
 
 
-def answer_to(call: Call, record: Record) -> Any:
+def answer_to(call: Call, entry: LogEntry) -> Any:
     """Creates an answer without artifacts; it is sent alone as a keep-alive."""
     return generation.Answer(
         answer_id=str(uuid.uuid4()),
         request_id=call.request_id,
-        received=_milliseconds(record.received),
+        received=_milliseconds(entry.received),
         created=_milliseconds(time.time()),
         meta=generation.AnswerMeta(engine_id=call.engines[-1]),
     )
 
 
-def answer_with(result: Result, call: Call, record: Record) -> bytes:
+def answer_with(result: Result, call: Call, entry: LogEntry) -> bytes:
     """Returns the serialized answer that holds a result's image."""
-    answer = answer_to(call, record)
+    answer = answer_to(call, entry)
     answer.artifacts.add(
         type=generation.ARTIFACT_IMAGE,
         mime=_MIME,

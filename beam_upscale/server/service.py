@@ -26,7 +26,7 @@ from beam_upscale.server.accounts.key_file import Key
 from beam_upscale.server.accounts.ledger import Ledger
 from beam_upscale.server.admission import Admission, Caller, address
 from beam_upscale.server.answers import (
-    Record,
+    LogEntry,
     abort,
     answer_to,
     answer_with,
@@ -65,7 +65,7 @@ _REFUSAL_SECONDS = 1.0
 _logger = logging.getLogger(__name__)
 
 _Decode = Callable[[bytes, Any], Call]
-_Exchange = Callable[[Any, "Record"], Awaitable[None]]
+_Exchange = Callable[[Any, "LogEntry"], Awaitable[None]]
 
 
 class Service:
@@ -166,68 +166,68 @@ class Service:
         """Wraps a method, so that every call gets a status, a log entry and its metrics."""
 
         async def handle(_: Any, context: Any) -> None:
-            record = Record(method)
+            entry = LogEntry(method)
             self._taken += 1
             self._metrics.in_flight.inc()
             try:
-                await exchange(context, record)
+                await exchange(context, entry)
             except RefusedError as error:
-                record.code = error.refusal.code.name
-                self._count_refusal(error.refusal, record)
+                entry.code = error.refusal.code.name
+                self._count_refusal(error.refusal, entry)
                 await abort(context, error.refusal)
             except (asyncio.CancelledError, grpc.aio.InternalError):
                 # The caller has gone, or gRPC itself has rejected its message.
-                record.code = grpc.StatusCode.CANCELLED.name
+                entry.code = grpc.StatusCode.CANCELLED.name
                 raise
             except Exception:
                 # The traceback goes to the log only, not to the caller.
                 _logger.exception("%s failed.", method)
-                record.code = grpc.StatusCode.INTERNAL.name
+                entry.code = grpc.StatusCode.INTERNAL.name
                 await abort(context, Refusal(grpc.StatusCode.INTERNAL, "the server failed"))
             finally:
-                self._end(record)
+                self._end(entry)
 
         return grpc.stream_stream_rpc_method_handler(handle)
 
-    def _count_refusal(self, refusal: Refusal, record: Record) -> None:
+    def _count_refusal(self, refusal: Refusal, entry: LogEntry) -> None:
         if refusal.error_code is None:
-            record.fields["error"] = refusal.message
+            entry.fields["error"] = refusal.message
         else:
             # The message may hold bytes of the image.
-            record.fields["error_code"] = refusal.error_code
+            entry.fields["error_code"] = refusal.error_code
         if refusal.reason is not None:
             self._metrics.refusals.labels(refusal.reason).inc()
-            record.fields["reason"] = str(refusal.reason)
+            entry.fields["reason"] = str(refusal.reason)
 
-    def _end(self, record: Record) -> None:
-        seconds = time.monotonic() - record.started
-        self._metrics.calls.labels(record.method, record.code).inc()
-        self._metrics.call_seconds.labels(record.method).observe(seconds)
+    def _end(self, entry: LogEntry) -> None:
+        seconds = time.monotonic() - entry.started
+        self._metrics.calls.labels(entry.method, entry.code).inc()
+        self._metrics.call_seconds.labels(entry.method).observe(seconds)
         self._metrics.in_flight.dec()
-        if record.fields or record.code != grpc.StatusCode.OK.name:
-            fields = {"method": record.method, "code": record.code, **record.fields}
+        if entry.fields or entry.code != grpc.StatusCode.OK.name:
+            fields = {"method": entry.method, "code": entry.code, **entry.fields}
             _logger.info("call", extra={**fields, "seconds": round(seconds, 6)})
 
-    def _identify(self, context: Any, record: Record) -> Caller:
+    def _identify(self, context: Any, entry: LogEntry) -> Caller:
         caller = self._admission.identify(metadata_of(context), context.peer())
-        record.fields["key"] = caller.key.name
+        entry.fields["key"] = caller.key.name
         return caller
 
     def _upscaling(self, decode: _Decode) -> _Exchange:
-        async def exchange(context: Any, record: Record) -> None:
+        async def exchange(context: Any, entry: LogEntry) -> None:
             self._require_not_draining()
-            caller = self._identify(context, record)
+            caller = self._identify(context, entry)
             self._require_expected_ledger(context, caller.key)
             with self._admission.permit(caller):
                 data = await self._read(context)
                 self._metrics.request_bytes.inc(len(data))
-                record.fields["request_bytes"] = len(data)
+                entry.fields["request_bytes"] = len(data)
                 if len(data) > _MOST_BYTES_AT_ONCE:
                     call = await asyncio.to_thread(decode, data, self._served)
                 else:
                     call = decode(data, self._served)
                 del data
-                record.fields |= {
+                entry.fields |= {
                     "request_id": call.request_id,
                     "engine": "+".join(call.engines),
                     "image_bytes": len(call.image),
@@ -235,7 +235,7 @@ class Service:
                 # Checked again, as draining may have begun while the request arrived.
                 self._require_not_draining()
                 with self._being_answered():
-                    await self._answer(context, record, caller.key, call)
+                    await self._answer(context, entry, caller.key, call)
 
         return exchange
 
@@ -281,14 +281,14 @@ class Service:
         if self._draining.is_set():
             raise unavailable("the server is about to stop", _RETRY_SECONDS)
 
-    async def _answer(self, context: Any, record: Record, key: Key, call: Call) -> None:
+    async def _answer(self, context: Any, entry: LogEntry, key: Key, call: Call) -> None:
         flight = self._calls.join(key, call)
         try:
             while True:
                 done, _ = await asyncio.wait({flight.future}, timeout=self._keep_alive)
                 if done:
                     break
-                await context.write(answer_to(call, record).SerializeToString())
+                await context.write(answer_to(call, entry).SerializeToString())
         finally:
             self._calls.leave(flight)
         if flight.future.cancelled():
@@ -296,11 +296,11 @@ class Service:
         result = flight.future.result()
         # A call that joined another one was not computed and charged itself.
         joined = flight.call is not call
-        note_result(result, record, joined)
+        note_result(result, entry, joined)
         if self._ledger is not None:
             charged = Decimal(0) if joined else result.credits
             context.set_trailing_metadata(((contract.CHARGED, f"{charged:f}"),))
-        await context.write(answer_with(result, call, record))
+        await context.write(answer_with(result, call, entry))
 
     async def _read_small(self, context: Any) -> bytes:
         """Reads the message as `_read` does; INVALID_ARGUMENT also if it is too large."""
@@ -346,8 +346,8 @@ class Service:
         answer: Callable[[Any, Key], Awaitable[Any]],
         metadata: Callable[[Key], tuple[tuple[str, str], ...]] = lambda _: (),
     ) -> _Exchange:
-        async def exchange(context: Any, record: Record) -> None:
-            caller = self._identify(context, record)
+        async def exchange(context: Any, entry: LogEntry) -> None:
+            caller = self._identify(context, entry)
             with self._admission.place(f"open {caller.counted_as}", _OPEN_PLACES):
                 request = parse(kind, await self._read_small(context))
                 context.set_trailing_metadata(metadata(caller.key))
@@ -358,7 +358,7 @@ class Service:
     def _open(self, answer: Callable[[Any], Awaitable[None]]) -> _Exchange:
         """Wraps a method that needs no key, as its callers have none."""
 
-        async def exchange(context: Any, _: Record) -> None:
+        async def exchange(context: Any, _: LogEntry) -> None:
             counted_as = f"open {address(metadata_of(context), context.peer())}"
             with self._admission.place(counted_as, _OPEN_PLACES):
                 await answer(context)

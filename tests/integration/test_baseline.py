@@ -294,6 +294,6 @@ main()
     )  # fmt: skip
 
     assert finished.returncode == 0, finished.stderr
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["totals"]["by_status"] == {"upscaled": 4}
+    values = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert values["totals"]["by_status"] == {"upscaled": 4}
     assert "nearest (baseline, no network) on cpu" in finished.stderr

@@ -50,7 +50,7 @@ def preview(output: Path, *files: list[dict[str, Any]]) -> None:
         table(output / f"plan/images-{number:05}-of-{len(files):05}.parquet", *rows)
 
 
-def run_record(output: Path, **changes: Any) -> None:
+def run_json(output: Path, **changes: Any) -> None:
     (output / "run.json").write_text(json.dumps({**RUN, **changes}))
 
 
@@ -69,7 +69,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     output = before / "out"
     manifest(output)
     picture(output)
-    run_record(output)
+    run_json(output)
     telemetry(output, "1", started_at=10)
     entry(output)
     preview(output, [row()], [row(input_id="b")])
@@ -90,9 +90,9 @@ def test_equal_folders_do_not_differ(folders: tuple[Path, Path]) -> None:
         (lambda out: manifest(out, halo=9), "out/manifest/000000.parquet: row 0, halo: 8 -> 9"),
         (lambda out: manifest(out, halo=8.0), "has other columns: ['halo: int64']"),
         (lambda out: manifest(out, more=1), "has other columns"),
-        (lambda out: run_record(out, layout="tars"), "run.json: layout: 'files' -> 'tars'"),
-        (lambda out: run_record(out, more=1), "run.json: more: is new after"),
-        (lambda out: run_record(out, shards=[{"manifest_sha256": "c"}]), "manifest_sha256"),
+        (lambda out: run_json(out, layout="tars"), "run.json: layout: 'files' -> 'tars'"),
+        (lambda out: run_json(out, more=1), "run.json: more: is new after"),
+        (lambda out: run_json(out, shards=[{"manifest_sha256": "c"}]), "manifest_sha256"),
         (
             lambda out: telemetry(out, "1", 10, attempts=2),
             "telemetry input_id=a, attempts=1, batch_size=1: is missing after",
@@ -123,7 +123,7 @@ def test_what_must_not_differ_is_noticed(
 @pytest.mark.parametrize(
     "change",
     [
-        lambda out: run_record(out, version=2),
+        lambda out: run_json(out, version=2),
         lambda out: telemetry(out, "1", started_at=11),
         lambda out: entry(out, id="2", sent_at=3.5),
         lambda out: (out / ".staging").mkdir(),
@@ -142,7 +142,7 @@ def test_other_texts_of_a_manifest_are_told_and_their_digest_is_let_pass(
     folders: tuple[Path, Path],
 ) -> None:
     manifest(folders[1] / "out", error_message="is damaged")
-    run_record(folders[1] / "out", shards=[{"manifest_sha256": "c"}])
+    run_json(folders[1] / "out", shards=[{"manifest_sha256": "c"}])
 
     (found,) = differences(*folders)
 

@@ -26,8 +26,8 @@ def inputs(tmp_path: Path, photograph) -> Path:  # type: ignore[no-untyped-def]
 
 
 def recorded(output: Path) -> str | None:
-    record = json.loads((output / "run.json").read_text())
-    found: str | None = record["settings"]["stages"][0]["model"].get("network_backend")
+    values = json.loads((output / "run.json").read_text())
+    found: str | None = values["settings"]["stages"][0]["model"].get("network_backend")
     return found
 
 
@@ -38,10 +38,10 @@ def backends(output: Path) -> dict[str, str | None]:
 
 def made_earlier(output: Path) -> None:
     """Makes an output one of a version that had PyTorch only, and wrote nothing of it."""
-    record = json.loads((output / "run.json").read_text())
-    del record["version"]
-    del record["settings"]["stages"][0]["model"]["network_backend"]
-    (output / "run.json").write_text(json.dumps(record))
+    values = json.loads((output / "run.json").read_text())
+    del values["version"]
+    del values["settings"]["stages"][0]["model"]["network_backend"]
+    (output / "run.json").write_text(json.dumps(values))
     for path in (output / "manifest").glob("*.parquet"):
         table = pq.ParquetFile(path).read().drop_columns("network_backend")
         fields = [field for field in STAGE if field.name != "network_backend"]

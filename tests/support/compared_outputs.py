@@ -61,10 +61,10 @@ def differences(before: Path, after: Path) -> list[Difference]:
     names, others = _files(before), _files(after)
     found = [Difference(name, "is missing after") for name in sorted(names - others)]
     found += [Difference(name, "is new after") for name in sorted(others - names)]
-    records = {name for name in names & others if Path(name).name == "run.json"}
-    for name in sorted(names & others - records):
+    run_jsons = {name for name in names & others if Path(name).name == "run.json"}
+    for name in sorted(names & others - run_jsons):
         found += _of_file(name, before, after)
-    for name in sorted(records):
+    for name in sorted(run_jsons):
         output = Path(name).parent
         has_other_texts = any(each.is_text and output in Path(each.path).parents for each in found)
         left_out = _VERSION | (_DIGESTS if has_other_texts else frozenset())

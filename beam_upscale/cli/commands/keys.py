@@ -11,7 +11,7 @@ from beam_upscale.cli.display.printing import Column, amount
 from beam_upscale.cli.options.types import POSITIVE, CreditsType
 
 if TYPE_CHECKING:
-    from beam_upscale.server.accounts.key_file import KeyRecord
+    from beam_upscale.server.accounts.key_file import KeyEntry
 
 
 @click.group("keys")
@@ -88,19 +88,19 @@ def keys_list(path: str, ledger: str | None) -> None:
     from beam_upscale.server.accounts import key_file
     from beam_upscale.server.accounts.ledger_file import read_spent
 
-    records = key_file.read_keys(path)
+    entries = key_file.read_keys(path)
     spent = None if ledger is None else read_spent(ledger)
     columns = [Column("name"), Column("made", is_whole=True)]
     columns += map(Column, ("state", "calls at a time", "calls a second", "credits"))
     if spent is not None:
         columns += [Column("spent", is_number=True), Column("balance", is_number=True)]
-    out.table(columns, [_key_cells(record, spent) for record in records])
+    out.table(columns, [_key_cells(entry, spent) for entry in entries])
 
 
-def _key_cells(record: "KeyRecord", spent: Mapping[str, Decimal] | None) -> list[str]:
-    key = record.key
+def _key_cells(entry: "KeyEntry", spent: Mapping[str, Decimal] | None) -> list[str]:
+    key = entry.key
     cells = [
-        *(key.name, record.created_at[:10], "revoked" if record.revoked else "valid"),
+        *(key.name, entry.created_at[:10], "revoked" if entry.revoked else "valid"),
         "-" if key.max_in_flight is None else f"{key.max_in_flight:,}",
         "-" if key.requests_per_second is None else f"{key.requests_per_second:g}",
         "no limit" if key.credits is None else amount(key.credits),

@@ -44,7 +44,7 @@ ANONYMOUS = Key("anonymous", None, None, None)
 
 
 @dataclasses.dataclass(frozen=True)
-class KeyRecord:
+class KeyEntry:
     """A line of the file of keys.
 
     Attributes:
@@ -66,7 +66,7 @@ def sha256_of(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
+def read_keys(path: Path | str) -> tuple[KeyEntry, ...]:
     """Reads all keys of a file, in its order, revoked ones included.
 
     Raises:
@@ -78,27 +78,27 @@ def read_keys(path: Path | str) -> tuple[KeyRecord, ...]:
         raise invalid(f"the keys: {error.message}") from error
     except UnicodeDecodeError as error:
         raise invalid(f"the keys {path} cannot be read: {reason(error)}") from error
-    records: list[KeyRecord] = []
+    entries: list[KeyEntry] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            records.append(record_of(json.loads(line, parse_float=Decimal)))
+            entries.append(key_entry(json.loads(line, parse_float=Decimal)))
         except (json.JSONDecodeError, RecursionError) as error:
             raise invalid(f"the keys {path}, line {number}, are no JSON") from error
         except ValueError as error:
             raise invalid(f"the keys {path}, line {number}: {error}") from error
-    _require_unique(path, "name", [record.key.name for record in records])
-    _require_unique(path, "sha256", [record.sha256 for record in records])
-    return tuple(records)
+    _require_unique(path, "name", [entry.key.name for entry in entries])
+    _require_unique(path, "sha256", [entry.sha256 for entry in entries])
+    return tuple(entries)
 
 
-def valid_keys(records: Sequence[KeyRecord]) -> Mapping[str, Key]:
+def valid_keys(entries: Sequence[KeyEntry]) -> Mapping[str, Key]:
     """Returns the keys that are not revoked, by their SHA-256."""
-    return {record.sha256: record.key for record in records if not record.revoked}
+    return {entry.sha256: entry.key for entry in entries if not entry.revoked}
 
 
-def record_of(values: Any) -> KeyRecord:
+def key_entry(values: Any) -> KeyEntry:
     """Parses one line of the file of keys.
 
     Raises:
@@ -133,7 +133,7 @@ def record_of(values: Any) -> KeyRecord:
         max_in_flight=_optional(_max_in_flight, values.get("max_in_flight")),
         requests_per_second=_optional(_requests_per_second, values.get("requests_per_second")),
     )
-    return KeyRecord(key, sha256, str(values.get("created_at", "")), revoked)
+    return KeyEntry(key, sha256, str(values.get("created_at", "")), revoked)
 
 
 def _optional(convert: Callable[[Any], Any], value: Any) -> Any:

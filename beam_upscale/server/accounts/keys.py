@@ -18,11 +18,11 @@ from filelock import FileLock
 from beam_upscale.errors import SettingsError, reason
 from beam_upscale.server.accounts.key_file import (
     Key,
-    KeyRecord,
+    KeyEntry,
     credits_of,
     invalid,
+    key_entry,
     read_keys,
-    record_of,
     sha256_of,
     valid_keys,
 )
@@ -116,16 +116,16 @@ def add_key(
         "requests_per_second": requests_per_second,
     }
     try:
-        record = record_of(values)
+        entry = key_entry(values)
     except ValueError as error:
         raise invalid(f"a key {name!r} cannot be: {error}") from error
 
-    def added(records: Sequence[KeyRecord]) -> list[KeyRecord]:
-        for other in records:
+    def added(entries: Sequence[KeyEntry]) -> list[KeyEntry]:
+        for other in entries:
             if other.key.name == name:
                 state = "was revoked" if other.revoked else "is there"
                 raise invalid(f"a key {name!r} {state} in {path}; take another name")
-        return [*records, record]
+        return [*entries, entry]
 
     _change(path, added, make=True)
     return token
@@ -138,8 +138,8 @@ def revoke_key(path: Path | str, name: str) -> None:
         SettingsError: INVALID_OPTION, there is no key of that name.
     """
 
-    def revoked(record: KeyRecord) -> KeyRecord:
-        return dataclasses.replace(record, revoked=True)
+    def revoked(entry: KeyEntry) -> KeyEntry:
+        return dataclasses.replace(entry, revoked=True)
 
     _change_one(path, name, revoked)
 
@@ -161,34 +161,34 @@ def credit_key(path: Path | str, name: str, added: Decimal) -> Decimal:
     """
     granted = Decimal(0)
 
-    def credited(record: KeyRecord) -> KeyRecord:
+    def credited(entry: KeyEntry) -> KeyEntry:
         nonlocal granted
-        if record.revoked:
+        if entry.revoked:
             raise invalid(f"the key {name!r} is revoked")
-        if record.key.credits is None:
+        if entry.key.credits is None:
             raise invalid(f"the key {name!r} has no limit of credits that could be raised")
         try:
-            granted = credits_of(record.key.credits + credits_of(added))
+            granted = credits_of(entry.key.credits + credits_of(added))
         except ValueError as error:
             raise invalid(f"the key {name!r} cannot be credited: {error}") from error
-        return dataclasses.replace(record, key=dataclasses.replace(record.key, credits=granted))
+        return dataclasses.replace(entry, key=dataclasses.replace(entry.key, credits=granted))
 
     _change_one(path, name, credited)
     return granted
 
 
-def _change_one(path: Path | str, name: str, change: Callable[[KeyRecord], KeyRecord]) -> None:
-    def changed(records: Sequence[KeyRecord]) -> list[KeyRecord]:
-        if all(record.key.name != name for record in records):
+def _change_one(path: Path | str, name: str, change: Callable[[KeyEntry], KeyEntry]) -> None:
+    def changed(entries: Sequence[KeyEntry]) -> list[KeyEntry]:
+        if all(entry.key.name != name for entry in entries):
             raise invalid(f"there is no key {name!r} in {path}")
-        return [change(record) if record.key.name == name else record for record in records]
+        return [change(entry) if entry.key.name == name else entry for entry in entries]
 
     _change(path, changed)
 
 
 def _change(
     path: Path | str,
-    change: Callable[[Sequence[KeyRecord]], Sequence[KeyRecord]],
+    change: Callable[[Sequence[KeyEntry]], Sequence[KeyEntry]],
     make: bool = False,
 ) -> None:
     """Replaces the file; other processes that change it at the same time wait."""
@@ -205,23 +205,23 @@ def _change(
         if not make and not target.exists():
             raise invalid(f"the keys {path} cannot be changed: there is no {target}")
         with FileLock(f"{target}.lock", mode=0o600):
-            records = () if make and not target.exists() else read_keys(target)
-            text = "".join(_line(record) for record in change(records))
+            entries = () if make and not target.exists() else read_keys(target)
+            text = "".join(_line(entry) for entry in change(entries))
             _replace(target, text.encode())
     except OSError as error:
         raise invalid(f"the keys {path} cannot be written: {reason(error, of=path)}") from error
 
 
-def _line(record: KeyRecord) -> str:
-    key = record.key
+def _line(entry: KeyEntry) -> str:
+    key = entry.key
     values = {
         "name": key.name,
-        "sha256": record.sha256,
-        "created_at": record.created_at,
+        "sha256": entry.sha256,
+        "created_at": entry.created_at,
         "credits": None if key.credits is None else f"{key.credits:f}",
         "max_in_flight": key.max_in_flight,
         "requests_per_second": key.requests_per_second,
-        "revoked": record.revoked,
+        "revoked": entry.revoked,
     }
     return f"{json.dumps(values)}\n"
 

@@ -32,7 +32,7 @@ from beam_upscale.dataset.manifest.json_values import (
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal, shortened
 from beam_upscale.images.codecs import one_line
 from beam_upscale.sources.parsing.arrow_values import rows_of_arrow
-from beam_upscale.sources.parsing.separated_values import MalformedError, records
+from beam_upscale.sources.parsing.separated_values import MalformedError, logical_lines
 from beam_upscale.storage import files as storage_files
 from beam_upscale.storage.uris import uris
 
@@ -188,7 +188,7 @@ def shown(value: object) -> str:
 
 def _csv(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     header: list[str] | None = None
-    for place, cells in _csv_records(uri, _text(uri, data)):
+    for place, cells in _csv_lines(uri, _text(uri, data)):
         if header is None:
             header = _csv_header(uri, cells)
             continue
@@ -205,12 +205,12 @@ def _csv(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
         raise _without_file_name(uri, "line 1", ())
 
 
-def _csv_records(uri: str, text: str) -> Iterator[tuple[str, list[str]]]:
+def _csv_lines(uri: str, text: str) -> Iterator[tuple[str, list[str]]]:
     try:
-        for record in records(io.StringIO(text, newline="")):
-            if record.problem:
-                raise _invalid(uri, record.place, record.problem)
-            yield record.place, record.cells
+        for line in logical_lines(io.StringIO(text, newline="")):
+            if line.problem:
+                raise _invalid(uri, line.place, line.problem)
+            yield line.place, line.cells
     except MalformedError as error:
         found = f"{error.found}; it must be comma-separated values"
         raise _invalid(uri, error.place, found) from None

@@ -5,20 +5,20 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TextIO
 
-LONGEST_RECORD = 16 << 20
-"""The most characters of a record: as many as a JSON line may have bytes."""
+LONGEST_LINE = 16 << 20
+"""The most characters of a logical line: as many as a JSON line may have bytes."""
 
 _PASSED_OVER_TOGETHER = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
+class LogicalLine:
     """The values of one row.
 
     Attributes:
-        place: the line that it begins in; a record may span several lines.
+        place: the line that it begins in; a logical line may span several lines.
         cells: its values; none if there is a problem.
-        problem: the reason why this one record cannot be read; empty if it can.
+        problem: the reason why this one logical line cannot be read; empty if it can.
     """
 
     place: str
@@ -27,7 +27,7 @@ class Record:
 
 
 class MalformedError(ValueError):
-    """The error for a record that cannot be read, and after which no other can be found.
+    """The error for a logical line that cannot be read, and after which no other can be found.
 
     Attributes:
         place: the line that it begins in.
@@ -40,8 +40,8 @@ class MalformedError(ValueError):
         self.found = found
 
 
-def records(text: TextIO, separator: str = ",") -> Iterator[Record]:
-    """Yields the records of a text, except blank lines.
+def logical_lines(text: TextIO, separator: str = ",") -> Iterator[LogicalLine]:
+    """Yields the logical lines of a text, except blank lines.
 
     Args:
         text: the text, opened with `newline=""`.
@@ -49,10 +49,10 @@ def records(text: TextIO, separator: str = ",") -> Iterator[Record]:
 
     Raises:
         MalformedError: a quote is misplaced or never closed. The end of a quoted cell is searched
-            for within `LONGEST_RECORD` characters.
+            for within `LONGEST_LINE` characters.
     """
     # The library's limit for a cell holds for all readers in this process.
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_RECORD))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
     lines = _Lines(text)
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
@@ -62,12 +62,12 @@ def records(text: TextIO, separator: str = ",") -> Iterator[Record]:
         except StopIteration:
             return
         except _TooLongError:
-            yield Record(lines.place, [], lines.pass_over())
+            yield LogicalLine(lines.place, [], lines.pass_over())
             continue
         except csv.Error as error:
             raise MalformedError(lines.place, _found(lines, error)) from None
         if cells:
-            yield Record(lines.place, cells)
+            yield LogicalLine(lines.place, cells)
 
 
 def _found(lines: "_Lines", error: csv.Error) -> str:
@@ -77,29 +77,29 @@ def _found(lines: "_Lines", error: csv.Error) -> str:
 
 
 class _TooLongError(Exception):
-    """A record has more than `LONGEST_RECORD` characters."""
+    """A logical line has more than `LONGEST_LINE` characters."""
 
 
 class _Lines(Iterator[str]):
-    """The lines of a text, limited to the longest allowed record."""
+    """The lines of a text, limited to the longest allowed logical line."""
 
     def __init__(self, text: TextIO) -> None:
         self._text = text
         self._number = 0
         self._first = 1
-        self._left = LONGEST_RECORD
+        self._left = LONGEST_LINE
         self._is_whole = True
         self.is_at_end = False
 
     @property
     def place(self) -> str:
-        """The line that the record begins in, for messages."""
+        """The line that the logical line begins in, for messages."""
         return f"line {self._first}"
 
     def begin(self) -> None:
-        """Begins a new record."""
+        """Begins a new logical line."""
         self._first = self._number + 1
-        self._left = LONGEST_RECORD
+        self._left = LONGEST_LINE
 
     def __next__(self) -> str:
         line = self._text.readline(self._left + 1)
@@ -117,17 +117,17 @@ class _Lines(Iterator[str]):
         """Skips the rest of a line that is too long, and returns the description of that problem.
 
         Raises:
-            MalformedError: the record spans several lines, so that its end cannot be found.
+            MalformedError: the logical line spans several lines, so that its end cannot be found.
         """
         if self._number > self._first:
             raise MalformedError(
                 self.place,
-                f"a quoted cell does not end within {LONGEST_RECORD:,} characters; is a quote "
+                f"a quoted cell does not end within {LONGEST_LINE:,} characters; is a quote "
                 "never closed?",
             )
         while not self._is_whole and (line := self._text.readline(_PASSED_OVER_TOGETHER)):
             self._is_whole = line[-1] in "\r\n"
         return (
-            f"it has more characters than a row may have; at most {LONGEST_RECORD:,} are read; put "
+            f"it has more characters than a row may have; at most {LONGEST_LINE:,} are read; put "
             "images into files of their own"
         )

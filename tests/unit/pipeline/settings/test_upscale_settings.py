@@ -147,18 +147,18 @@ def test_what_is_recorded_is_plain_and_does_not_hold_where_the_weights_lie(
 ) -> None:
     pinned = UpscaleSettings.of(ENGINE, **quick, skip_larger_than=(100, 200), threads=2).pin()
 
-    record = settings_to_json(pinned)
+    values = settings_to_json(pinned)
 
-    assert record["stages"][0]["engine"] == ENGINE
-    assert record["plan"]["skip_larger_than"] == [100, 200]
-    assert record["stages"][0]["model"]["device"] == "cpu"
-    assert record["stages"][0]["model"]["threads"] == 2
-    assert "scale" not in record["stages"][0]["model"]  # Records of earlier versions have none.
+    assert values["stages"][0]["engine"] == ENGINE
+    assert values["plan"]["skip_larger_than"] == [100, 200]
+    assert values["stages"][0]["model"]["device"] == "cpu"
+    assert values["stages"][0]["model"]["threads"] == 2
+    assert "scale" not in values["stages"][0]["model"]  # Those of earlier versions have none.
     (stage,) = pinned.stages
     elsewhere = dataclasses.replace(stage.pinned, weights_uri="gs://bucket/w.safetensors")
     moved = dataclasses.replace(pinned, stages=(dataclasses.replace(stage, pinned=elsewhere),))
-    assert settings_to_json(moved) == record
-    assert str(tiny_weights.parent) not in str(record)
+    assert settings_to_json(moved) == values
+    assert str(tiny_weights.parent) not in str(values)
 
 
 def test_an_unknown_engine_is_refused() -> None:

@@ -34,7 +34,7 @@ def test_a_file_may_be_written_by_hand(path: Path) -> None:
     assert alice.key == Key("alice", Decimal("12.3"), None, None)
     assert bob.key == Key("bob", Decimal(3), None, 2.0)
     assert credit_key(path, "alice", Decimal("0.7")) == 13
-    assert [record.key.name for record in read_keys(path)] == ["alice", "bob"]
+    assert [entry.key.name for entry in read_keys(path)] == ["alice", "bob"]
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_a_name_is_never_given_twice(path: Path) -> None:
     with pytest.raises(SettingsError, match="revoked"):
         credit_key(path, "alice", Decimal(1))
 
-    assert [record.revoked for record in read_keys(path)] == [True]
+    assert [entry.revoked for entry in read_keys(path)] == [True]
 
 
 def test_what_cannot_be_changed_is_an_error_and_changes_nothing(path: Path) -> None:
