@@ -25,9 +25,6 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalEngine
-from beam_upscale.inference.remote import checking
-from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.commit.persist import final_place
 from beam_upscale.pipeline.large_images.assemble import Place
 from beam_upscale.pipeline.large_images.results import PersistInScratch, place_in_scratch
@@ -40,6 +37,7 @@ from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, Up
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.service import check_service
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.engines import DEFAULT_ENGINE
@@ -218,31 +216,3 @@ class UpscaleForRun(Upscale):
         assert self.scratch is not None
         output = output_of_pipeline(images.pipeline, self.scratch)
         return self._branches(images, output, final_place)
-
-
-def check_service(settings: PinnedSettings) -> PinnedSettings:
-    """Checks that the service, if the settings name one, accepts the key and has the engines.
-
-    Returns:
-        The settings, with the ledger of a service that charges a repeated request once; unchanged
-        for all others.
-
-    Raises:
-        SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
-    """
-    remote = [stage.pinned for stage in settings.stages if isinstance(stage.pinned, RemoteEngine)]
-    found = checking.check(remote[0], [model.engine for model in remote]) if remote else None
-    if found is None:
-        return settings
-    stages = tuple(
-        dataclasses.replace(s, pinned=_with_ledger(s.pinned, found)) for s in settings.stages
-    )
-    return dataclasses.replace(settings, stages=stages)
-
-
-def _with_ledger(
-    model: LocalEngine | RemoteEngine, found: checking.ServiceLedger
-) -> LocalEngine | RemoteEngine:
-    if not isinstance(model, RemoteEngine):
-        return model
-    return dataclasses.replace(model, ledger=found.ledger, replay_seconds=found.replay_seconds)

@@ -25,12 +25,12 @@ from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards
 from beam_upscale.pipeline.commit.persist import Persist, shard_of
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
-from beam_upscale.pipeline.large_images.spread import refuse_packed
 from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
+from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_record import (
     continue_record,
     list_differences,

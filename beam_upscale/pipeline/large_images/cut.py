@@ -29,6 +29,7 @@ from beam_upscale.images.resampling import BandedFill
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape
 from beam_upscale.pipeline.large_images.states import (
+    NO_LIMIT,
     CutImage,
     LargeImageTile,
     TileFolder,
@@ -47,9 +48,6 @@ from beam_upscale.sources.locations import file_parts
 
 # Input pixels around a core that enlarging its alpha needs: Lanczos reaches three.
 _ALPHA_MARGIN = 4
-
-# The limit on input pixels if none is set.
-NO_LIMIT = 1 << 62
 
 
 def cut(

@@ -21,6 +21,9 @@ from beam_upscale.sources.locations import file_parts
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
+NO_LIMIT = 1 << 62
+"""The limit on input pixels if none is set."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CutImage:

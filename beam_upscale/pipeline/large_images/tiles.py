@@ -11,8 +11,8 @@ from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import Pixels
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
-from beam_upscale.pipeline.large_images.cut import NO_LIMIT
 from beam_upscale.pipeline.large_images.states import (
+    NO_LIMIT,
     LargeImageTile,
     TileFolder,
     TileResult,

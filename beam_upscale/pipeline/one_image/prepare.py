@@ -7,6 +7,7 @@ a row. RunInference runs between them; a result passes through it.
 
 import dataclasses
 import hashlib
+import re
 
 import numpy as np
 
@@ -131,11 +132,21 @@ def _with_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> 
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
-    """Checks whether the rules refused an image for its size, and decide otherwise now."""
+    """Checks whether the rules refused an image for its size, and decide otherwise now.
+
+    The code and the numbers of a message, sizes and limits, say what was decided. Its words may be
+    those of an earlier version.
+    """
     if row.error_code not in _REFUSALS_OF_SIZE or not row.input_width or not row.input_height:
         return False
     decision = settings.rules.plan(row.input_width, row.input_height)
-    return (decision.error_code, decision.message) != (row.error_code, row.error_message)
+    earlier = row.error_code, _numbers(row.error_message or "")
+    return (decision.error_code, _numbers(decision.message)) != earlier
+
+
+def _numbers(message: str) -> list[str]:
+    """Returns the whole numbers in a message, as they are written there."""
+    return re.findall(r"\d+(?:,\d+)*", message)
 
 
 def _with_parameters(draft: ResultDraft, settings: PinnedSettings) -> ResultDraft:
