@@ -17,6 +17,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.pipeline.one_image.header import read_large_header
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
     LargeImage,
@@ -209,39 +210,12 @@ def _is_affordable(decision: ChainPlan, allowance: Allowance, booking: ImageBook
 def _large_header(
     source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
 ) -> tuple[ImageHeader, str | None] | None:
-    """Reads the header of a large image and the SHA-256 of its bytes; None for any other image.
-
-    The hash is None if the bytes were not read as a whole. The result is also None for an image
-    that is already in memory, and after an error, which will occur again when the image is read.
-    """
-    above, uri = settings.fan_out_above, source.uri
-    if above is None or uri is None or source.data is not None:
+    """Reads the header of an image that the settings spread; see `read_large_header`."""
+    above = settings.fan_out_above
+    if above is None:
         return None
     least = above / settings.stages[0].engine.scale ** 2
-    try:
-        source.check_size(settings.rules.options.max_input_bytes)
-        header = _early_header(source, decoders)
-        if header is not None and header.width * header.height <= least:
-            return None
-        with source.on_disk() as held:
-            header = decoders.read_file_header(held.path)
-    except ImageError:
-        return None
-    return (header, held.sha256) if header.width * header.height > least else None
-
-
-def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | None:
-    """Reads the header from a file's beginning; None if that is not enough.
-
-    Raises:
-        ImageError: the header cannot be read, whatever follows.
-    """
-    try:
-        return decoders.read_header(source.read_start())
-    except ImageError as error:
-        if error.code is not ErrorCode.TRUNCATED:
-            raise
-        return None
+    return read_large_header(source, decoders, settings.rules.options.max_input_bytes, least)
 
 
 def _large_image(
