@@ -157,9 +157,6 @@ TESTED_WITH = {
         "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
     },
-    "integration/test_pixels_stay_in_chains": {
-        "pipeline/large_images/results": "results without pixels are seen in whole pipelines",
-    },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",
     },

@@ -29,7 +29,7 @@ from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
-from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
+from beam_upscale.pipeline.run_state.control import stop_after_error
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_record import (
     continue_record,
@@ -185,8 +185,7 @@ class _Postponed(beam.DoFn):
         self._dataset = dataset
 
     def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, ShardUpdate]]:
-        if upscaled.stop is not None and not is_stopped(self._dataset):
-            request_stop(self._dataset, str(upscaled.stop))
+        stop_after_error(self._dataset, upscaled.stop)
         if upscaled.record is None:
             yield shard_of(upscaled.source), None
 

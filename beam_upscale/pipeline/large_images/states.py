@@ -167,8 +167,8 @@ def check_version(source: SourceImage, version: tuple[object, ...], sha256: str 
 
 
 def is_to_stop(scratch: DatasetFolder) -> bool:
-    """Checks whether the run that holds the folder is to stop; without a hold there is no run."""
-    return scratch.hold is not None and (is_stopped(scratch) or files.exists(scratch.stop_file))
+    """Checks whether a stop is requested of the pipeline that holds the folder."""
+    return is_stopped(scratch) or files.exists(scratch.stop_file)
 
 
 def done_before(tile: LargeImageTile, folder: TileFolder) -> TileResult | None:

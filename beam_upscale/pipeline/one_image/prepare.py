@@ -8,6 +8,7 @@ a row. RunInference runs between them; a result passes through it.
 import dataclasses
 import hashlib
 import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def prepare(
     source: SourceImage,
     settings: PinnedSettings,
     decoders: DecoderPool,
+    find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     header: ImageHeader | None = None,
 ) -> UpscaledImage | ImageInFlight | LargeImage:
     """Turns an input into the tiles of its plan.
@@ -58,6 +60,8 @@ def prepare(
         source: the input.
         settings: the settings of the run.
         decoders: the processes that decode its bytes.
+        find_done: finds the result that an interrupted pipeline has left of an input; it gets the
+            result so far, with the hash of the input's bytes. None looks for none.
         header: the header of its bytes, if it has been read before; None reads it.
 
     Returns:
@@ -83,6 +87,8 @@ def prepare(
         data = source.read(settings.rules.options.max_input_bytes)
         digest = state_of(source).data_sha256 or hashlib.sha256(data).hexdigest()
         draft = _with_content(draft, digest, settings)
+        if find_done is not None and (done := find_done(draft)) is not None:
+            return done
         return _decode(data, header, draft, settings, decoders)
     except Exception as error:
         return draft.ended(error)
