@@ -61,11 +61,13 @@ class WriteDataset(beam.PTransform):
             settings and the layout.
         run_id: the run's id, which names its telemetry; by default the time of the pipeline's
             construction.
-        most_failures: the number of failures that stops the run; None sets none.
+        most_failures: the number of failures that stops the run; None sets none. The tiles of large
+            images stop with it if the scratch folder of `Upscale` is the output.
         may_leave_out: True if steps between `ReadImages` and this one may leave inputs out, whose
             rows then say so. False fails the run if an input does not arrive: a runner lost it.
         lease_seconds: the seconds without a sign of life of this pipeline's workers after which
-            another run may take the output over; None takes the value of `ReadImages`, or 30.
+            another run may take the output over; None takes the value of `ReadImages`, or 30. The
+            first transform that names the output decides, and `Upscale` takes 30.
 
     Returns:
         A PCollection of the `Totals`, one element; none if the run was stopped.
