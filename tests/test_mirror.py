@@ -141,6 +141,9 @@ TESTED_WITH = {
     "unit/inference/weights/test_hub": {
         "inference/weights/hub_completeness": "what a download lacks is seen in downloads",
     },
+    "integration/test_run_books": {
+        "pipeline/settings/service": "entries name the ledger of the service that was checked",
+    },
     "integration/test_own_columns": {
         "pipeline/commit/completion": "a whole run shows which shards are written anew",
     },
@@ -150,11 +153,9 @@ TESTED_WITH = {
     "unit/pipeline/large_images/test_spread": {
         "pipeline/large_images/assemble": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/cut": "the steps of a large image are seen in whole runs",
+        "pipeline/large_images/memory": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
-    },
-    "integration/test_pixels_stay_in_chains": {
-        "pipeline/large_images/results": "results without pixels are seen in whole pipelines",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.hold.hold import Hold, known_of_pipeline, new_token, of_pipeline
+from beam_upscale.dataset.hold.hold import Hold, new_token, of_pipeline
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
@@ -68,6 +68,8 @@ def output_of_pipeline(
 ) -> "DatasetFolder":
     """Returns the output of a pipeline's transforms, under the one hold that they share.
 
+    The first transform that names the folder begins the hold, be it as output or as scratch folder.
+
     Args:
         pipeline: Beam's pipeline.
         output: URI or path.
@@ -75,20 +77,6 @@ def output_of_pipeline(
     """
     root = files.absolute(output)
     return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))
-
-
-def known_to_pipeline(pipeline: Any, folder: str) -> "DatasetFolder":
-    """Returns a folder, under the hold that a pipeline's transforms have on it as their output.
-
-    If no transform has taken a hold before, nothing is held: the folder is no output of the
-    pipeline.
-
-    Args:
-        pipeline: Beam's pipeline.
-        folder: URI or path.
-    """
-    root = files.absolute(folder)
-    return DatasetFolder(root, known_of_pipeline(pipeline, root))
 
 
 class ShownBundle:

@@ -13,21 +13,16 @@ from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import Prepaid
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
-from beam_upscale.errors import ImageError
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
-from beam_upscale.images.values import ImageHeader
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.global_window import refuse_windows
+from beam_upscale.pipeline.one_image.header import decide
 from beam_upscale.pipeline.one_image.states import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, with_state
 from beam_upscale.planning.chain import ChainPlan, Rules
-from beam_upscale.sources.inputs.source_image import HEADER_BYTES, SourceImage
+from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
-from beam_upscale.storage.protocol.store import check_size
-
-# Formats whose plan needs the end of the file too: frame count and orientation may be there.
-_LATE_FORMATS = frozenset({"gif", "webp"})
 
 _WHY_TOGETHER = "a budget is for all inputs together"
 
@@ -135,52 +130,6 @@ def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
             return Reach(name, left)
         left -= asked
     return Reach(_EVERYTHING, left)
-
-
-def read_header(source: SourceImage, decoders: DecoderPool, max_bytes: int) -> ImageHeader:
-    """Reads an input's header, from the beginning of its file if that is enough.
-
-    Args:
-        source: the input.
-        decoders: the processes that parse headers.
-        max_bytes: the largest file in bytes; a larger one is rejected, as in a run.
-
-    Raises:
-        ImageError: the file or its header cannot be read.
-    """
-    if source.data is not None or source.uri is None:
-        return decoders.read_header(source.read(max_bytes))
-    start = source.read_start()
-    if len(start) != HEADER_BYTES:
-        # This is the whole file; it may be longer than requested if the store cannot read a range.
-        check_size(len(start), max_bytes)
-        return decoders.read_header(start)
-    try:
-        header = decoders.read_header(start)
-    except ImageError:
-        return decoders.read_header(source.read(max_bytes))
-    if header.format in _LATE_FORMATS:
-        return decoders.read_header(source.read(max_bytes))
-    source.check_size(max_bytes)
-    return header
-
-
-def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
-    """Plans an input from its header and its parameters alone.
-
-    Raises:
-        ImageError: the file, its header or its caption cannot be read, or a column is no parameter;
-            any other exception becomes the error of this image, as in a run (`as_image_error`).
-    """
-    try:
-        if rules.is_guided:
-            rules.check(source.parameters(rules.parameters, rules.prompt_column))
-        header = read_header(source, decoders, rules.options.max_input_bytes)
-        return rules.plan(header.width, header.height, frames=header.frames)
-    except ImageError:
-        raise
-    except Exception as error:
-        raise as_image_error(error) from error
 
 
 def claim(

@@ -27,10 +27,10 @@ from beam_upscale.pipeline.budget import (
     Claim,
     Reach,
     SettleBudget,
-    decide,
     order,
 )
 from beam_upscale.pipeline.local_runner import is_local, new_pipeline
+from beam_upscale.pipeline.one_image.header import decide
 from beam_upscale.pipeline.read import ReadListed, write_down
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import USD_PER_CREDIT

@@ -26,7 +26,6 @@ from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
 from beam_upscale.pipeline import execution as pipeline_execution
 from beam_upscale.pipeline.budget import LimitCredits, spent
 from beam_upscale.pipeline.execution import Execution, ask_to_stop
-from beam_upscale.pipeline.large_images.spread import refuse_packed
 from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeline
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
@@ -38,12 +37,14 @@ from beam_upscale.pipeline.run_state.control import (
     forget_stop,
     stop_reason,
 )
+from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files
+from beam_upscale.pipeline.settings.service import check_service
 from beam_upscale.pipeline.settings.settings_json import read_choices
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.pipeline.termination import TERMINATED, TerminatedError, Termination
-from beam_upscale.pipeline.upscale import UpscaleForRun, check_service
+from beam_upscale.pipeline.upscale import UpscaleForRun
 from beam_upscale.pipeline.write import WriteDataset, new_run_id
 from beam_upscale.planning.ranges import check_not_negative
 from beam_upscale.sources.discovery import no_input

@@ -20,17 +20,14 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.output_hold import known_to_pipeline, output_of_pipeline
+from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.inference.local_engines import LocalEngine
-from beam_upscale.inference.remote import checking
-from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.commit.persist import final_place
 from beam_upscale.pipeline.large_images.assemble import Place
-from beam_upscale.pipeline.large_images.results import PersistInScratch, place_in_scratch
+from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image.finish import advance, finish
@@ -40,6 +37,7 @@ from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, Up
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.service import check_service
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.engines import DEFAULT_ENGINE
@@ -50,11 +48,20 @@ _LARGE_IMAGES = "large_images"
 
 
 class Prepare(beam.DoFn):
-    """The DoFn that gives inputs to the first engine, and large images to `SpreadTiles`."""
+    """The DoFn that gives inputs to the first engine, and large images to `SpreadTiles`.
 
-    def __init__(self, settings: PinnedSettings, books: RunBooks | None) -> None:
+    Args:
+        settings: the pinned settings.
+        books: the books of inputs that have none; None keeps none for them.
+        results: the results of earlier pipelines in a scratch folder; None takes none up.
+    """
+
+    def __init__(
+        self, settings: PinnedSettings, books: RunBooks | None, results: ScratchResults | None
+    ) -> None:
         self._settings = settings
         self._books = books
+        self._find_done = None if results is None else results.find
 
     def process(
         self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
@@ -64,7 +71,7 @@ class Prepare(beam.DoFn):
         if state.books is None and self._books is not None:
             source = with_state(source, dataclasses.replace(state, books=self._books))
         # No variable may hold the image: the steps behind this one run during the `yield`.
-        yield _output_of(prepare(source, self._settings, shared_pool()), timestamp)
+        yield _output_of(prepare(source, self._settings, shared_pool(), self._find_done), timestamp)
 
 
 def _output_of(prepared: UpscaledImage | ImageInFlight | LargeImage, timestamp: Timestamp) -> Any:
@@ -104,9 +111,10 @@ class Upscale(beam.PTransform):
             come from a `ReadImages` with an output. Without books, `WriteDataset` enters the
             credits that its rows were billed, and a crash loses track of calls in flight.
         scratch: a folder that all workers reach, needed with `fan_out_above`: tiles of large images
-            and the images of all results are written below its `.staging/`, and stay. The output of
-            the `WriteDataset` that follows is one: a later run into it goes on with the tiles that
-            are done, and its end removes them.
+            and the images of all results are written below its `.staging/`, and stay. A later
+            pipeline with the same settings takes them up. One pipeline at a time holds the folder,
+            like an output. The output of the `WriteDataset` that follows is one: the end of the
+            run removes all of it.
         **options: those of `UpscaleOptions`, each described at the value of its concern:
             `PlanOptions` (`width`, `oversize`, `max_input_pixels`, `output_format`, …),
             `Parameters` (`prompt`, `steps`, `seed`, …), `EncodeOptions` (`quality`, `lossless`,
@@ -160,24 +168,31 @@ class Upscale(beam.PTransform):
         if self.settings.fan_out_above is None:
             return self._chain(images | "Prepare" >> self._prepare(images.pipeline))
         assert self.scratch is not None
-        scratch = known_to_pipeline(images.pipeline, self.scratch)
-        results, large = self._branches(images, scratch, place_in_scratch)
-        persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(scratch))
+        scratch = output_of_pipeline(images.pipeline, self.scratch)
+        waiting = ScratchResults.of(scratch, self.settings)
+        results, large = self._branches(images, scratch, waiting.place, waiting)
+        persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(waiting))
         return (persisted, large) | "Results" >> beam.Flatten()
 
-    def _branches(self, images: Any, scratch: DatasetFolder, place: Place) -> tuple[Any, Any]:
+    def _branches(
+        self,
+        images: Any,
+        scratch: DatasetFolder,
+        place: Place,
+        waiting: ScratchResults | None = None,
+    ) -> tuple[Any, Any]:
         """Wires the branches: results that hold pixels, and those of large images."""
-        prepare_images = self._prepare(images.pipeline)
+        prepare_images = self._prepare(images.pipeline, waiting)
         found = images | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
         spread = SpreadTiles(self.settings, self.handler_options, scratch, place)
         return self._chain(found[_IMAGES]), found[_LARGE_IMAGES] | "SpreadTiles" >> spread
 
-    def _prepare(self, pipeline: Any) -> Any:
+    def _prepare(self, pipeline: Any, waiting: ScratchResults | None = None) -> Any:
         """Returns the first step, without a label."""
         books = None
         if self.books is not None:
             books = RunBooks.begin(output_of_pipeline(pipeline, self.books))
-        return beam.ParDo(Prepare(self.settings, books))
+        return beam.ParDo(Prepare(self.settings, books, waiting))
 
     def _chain(self, tiled: Any) -> Any:
         """Wires the engines, one after the other, and the encoding of results."""
@@ -218,31 +233,3 @@ class UpscaleForRun(Upscale):
         assert self.scratch is not None
         output = output_of_pipeline(images.pipeline, self.scratch)
         return self._branches(images, output, final_place)
-
-
-def check_service(settings: PinnedSettings) -> PinnedSettings:
-    """Checks that the service, if the settings name one, accepts the key and has the engines.
-
-    Returns:
-        The settings, with the ledger of a service that charges a repeated request once; unchanged
-        for all others.
-
-    Raises:
-        SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
-    """
-    remote = [stage.pinned for stage in settings.stages if isinstance(stage.pinned, RemoteEngine)]
-    found = checking.check(remote[0], [model.engine for model in remote]) if remote else None
-    if found is None:
-        return settings
-    stages = tuple(
-        dataclasses.replace(s, pinned=_with_ledger(s.pinned, found)) for s in settings.stages
-    )
-    return dataclasses.replace(settings, stages=stages)
-
-
-def _with_ledger(
-    model: LocalEngine | RemoteEngine, found: checking.ServiceLedger
-) -> LocalEngine | RemoteEngine:
-    if not isinstance(model, RemoteEngine):
-        return model
-    return dataclasses.replace(model, ledger=found.ledger, replay_seconds=found.replay_seconds)

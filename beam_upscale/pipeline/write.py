@@ -26,12 +26,12 @@ from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards
 from beam_upscale.pipeline.commit.persist import Persist, shard_of
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
-from beam_upscale.pipeline.large_images.spread import refuse_packed
 from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
-from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
+from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_start import (
     continue_run,
     list_differences,
@@ -63,12 +63,14 @@ class WriteDataset(beam.PTransform):
             ignored.
         run_id: the run's id, which names its telemetry; by default the time of the pipeline's
             construction.
-        most_failures: the number of failures that stops the run; None sets none.
+        most_failures: the number of failures that stops the run; None sets none. The tiles of large
+            images stop with it if the scratch folder of `Upscale` is the output.
         may_leave_out: True if steps between `ReadImages` and this one may leave inputs out, whose
             rows then say so. False fails the run if an input does not arrive: a runner lost it.
         lease_seconds: the seconds without a sign of life of this pipeline's workers after which
             another run may take the output over; None takes the value of `ReadImages`, or
-            `DEFAULT_LEASE_SECONDS`.
+            `DEFAULT_LEASE_SECONDS`. The first transform that names the output decides, and
+            `Upscale` takes the default.
 
     Returns:
         A PCollection of the `Totals`, one element; none if the run was stopped.
@@ -188,8 +190,7 @@ class _Postponed(beam.DoFn):
         self._dataset = dataset
 
     def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, ShardUpdate]]:
-        if upscaled.stop is not None and not is_stopped(self._dataset):
-            request_stop(self._dataset, str(upscaled.stop))
+        stop_after_error(self._dataset, upscaled.stop)
         if upscaled.record is None:
             yield shard_of(upscaled.source), None
 

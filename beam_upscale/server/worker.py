@@ -215,7 +215,7 @@ class Worker:
     def _upscale(self, priced: Priced) -> UpscaledImage:
         call, settings = priced.call, priced.settings
         source = SourceImage(call.fingerprint, data=call.image, columns=call.columns)
-        prepared = prepare(source, settings, self._decoders, priced.header)
+        prepared = prepare(source, settings, self._decoders, header=priced.header)
         assert not isinstance(prepared, LargeImage), "settings of a call spread no large images"
         tiled = element(prepared)
         first, *others = call.engines

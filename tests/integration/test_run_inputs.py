@@ -25,7 +25,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.pipeline.budget import read_header
+from beam_upscale.pipeline.one_image.header import read_header
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.source_image import SourceImage

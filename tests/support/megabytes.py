@@ -39,7 +39,7 @@ def result(source: bu.SourceImage) -> UpscaledImage:
 
 
 class _WithoutNetwork(Upscale):
-    def _prepare(self, _: Any) -> Any:
+    def _prepare(self, *_: Any) -> Any:
         return beam.ParDo(lambda source: [source])
 
     def _chain(self, tiled: Any) -> Any:

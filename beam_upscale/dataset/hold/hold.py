@@ -180,11 +180,6 @@ def bind(pipeline: Any, hold: Hold) -> None:
     _of_pipelines.setdefault(pipeline, {})[hold.root] = hold
 
 
-def known_of_pipeline(pipeline: Any, root: str) -> Hold | None:
-    """Returns the hold of a pipeline's transforms on an output; None if none has requested it."""
-    return _of_pipelines.get(pipeline, {}).get(root)
-
-
 def of_pipeline(pipeline: Any, root: str, lease_seconds: float | None = None) -> Hold:
     """Returns the one hold of a pipeline's transforms on an output.
 

@@ -30,10 +30,9 @@ from beam_upscale.pipeline.run_state.arrivals import (
     id_hash,
 )
 from beam_upscale.pipeline.run_state.control import (
-    is_stopped,
     progress_file,
     progress_of,
-    request_stop,
+    stop_after_error,
     stop_after_failures,
 )
 from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
@@ -213,8 +212,7 @@ class Persist(beam.DoFn):
         state = state_of(source)
         if state.listed is None and source.uri is not None:
             self._refuse_in_output(source.uri)
-        if upscaled.stop is not None and not is_stopped(self._dataset):
-            request_stop(self._dataset, str(upscaled.stop))
+        stop_after_error(self._dataset, upscaled.stop)
         shard = shard_of(source)
         if record is None:
             self._open()

@@ -10,8 +10,8 @@ results row by row. The files are below the `.staging/` of a scratch folder:
     giants/<key>/failures/<index>   a tile's error, and the cost of its calls
     giants/<key>/failed             exists once a tile has failed, so that no other tile is begun
 
-The key is a hash of the input's id, its bytes and its tile layout. So files that an interrupted run
-left are used again, but never those of another file.
+The key is a hash of the input's id, its bytes, its tile layout and the engine as it is pinned. So
+files that an interrupted run left are used again, but never those of another file or engine.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from beam_upscale.images.resampling import BandedFill
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape
 from beam_upscale.pipeline.large_images.states import (
+    NO_LIMIT,
     CutImage,
     LargeImageTile,
     TileFolder,
@@ -39,17 +40,16 @@ from beam_upscale.pipeline.large_images.states import (
 from beam_upscale.pipeline.large_images.tile_files import packed
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
+from beam_upscale.pipeline.settings.settings_json import model_to_json
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.locations import file_parts
+from beam_upscale.storage import files
 
 # Input pixels around a core that enlarging its alpha needs: Lanczos reaches three.
 _ALPHA_MARGIN = 4
-
-# The limit on input pixels if none is set.
-NO_LIMIT = 1 << 62
 
 
 def cut(
@@ -77,15 +77,15 @@ def cut(
         return UpscaledImage(draft.source, None)
     plan = chain_plan(large.header.width, large.header.height, large.header.frames, settings)
     decision = plan.stages[0]
+    key = _key(large, decision, settings, scratch)
     try:
-        picture, stored = _cut(large, decision, settings, scratch, decoders)
+        picture, stored = _cut(large, decision, key, settings, scratch, decoders)
     except ImageError as error:
         return draft.failed(error)
     except BrokenProcessError as stop:
         return draft.postponed(stop)
     row = dataclasses.replace(draft.row, notes=picture.notes)
     draft = dataclasses.replace(draft, row=row)
-    key = _key(large, decision)
     shape = Shape(
         decision.output_width,
         decision.output_height,
@@ -116,19 +116,30 @@ def cut(
     return CutImage(draft, picture.metadata, key, shape), tiles
 
 
-def _key(large: LargeImage, decision: Plan) -> str:
-    row = large.draft.row
+def _key(
+    large: LargeImage, decision: Plan, settings: PinnedSettings, scratch: DatasetFolder
+) -> str:
+    row, stage = large.draft.row, settings.stages[0]
     boxes = [
         (*dataclasses.astuple(place.core), *dataclasses.astuple(place.extended))
         for place in decision.tiles
     ]
-    text = json.dumps([row.input_id, row.source_sha256, boxes])
-    return hashlib.sha256(text.encode()).hexdigest()
+    values = [row.input_id, row.source_sha256, boxes]
+    # Earlier versions left the engine out: all images of an output have one.
+    earlier = _hash_of(values)
+    if any(True for _ in files.list_below(TileFolder.of(scratch, earlier).root)):
+        return earlier
+    return _hash_of([*values, stage.engine.name, model_to_json(stage.pinned)])
+
+
+def _hash_of(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def _cut(
     large: LargeImage,
     decision: Plan,
+    key: str,
     settings: PinnedSettings,
     scratch: DatasetFolder,
     decoders: DecoderPool,
@@ -144,7 +155,7 @@ def _cut(
         "max_pixels": options.max_input_pixels or NO_LIMIT,
         "animated": options.animated,
     }
-    folder = TileFolder.of(scratch, _key(large, decision))
+    folder = TileFolder.of(scratch, key)
     folder.forget_failures(scratch)
     sha256 = large.draft.row.source_sha256
     with source.on_disk(sha256) as held:

@@ -5,9 +5,7 @@ cross a shuffle, some hundred bytes. From a tile's pixels to its durable result 
 without a branch, as for images that are not spread.
 """
 
-import ctypes
 import dataclasses
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,14 +14,13 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.output_hold import ShownBundle
-from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.large_images.assemble import Place, assemble
 from beam_upscale.pipeline.large_images.cut import cut
+from beam_upscale.pipeline.large_images.memory import give_memory_back
 from beam_upscale.pipeline.large_images.states import CutImage, LargeImageTile, TileResult
 from beam_upscale.pipeline.large_images.tiles import persist_tile, read_tile
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
@@ -31,39 +28,9 @@ from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import refuse_two_sources
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
-# From glibc's malloc.h.
-_M_MMAP_THRESHOLD = -3
-_LARGE_BLOCK_BYTES = 128 << 10
-
 _IMAGES = "images"
 _NOT_CUT = "not_cut"
 _RESULTS = "results"
-
-
-def refuse_packed(settings: PinnedSettings | None, layout: Layout) -> None:
-    """Raises if a large image's result would have to be packed with others, in memory.
-
-    Raises:
-        SettingsError: INVALID_OPTION.
-    """
-    if settings is not None and settings.fan_out_above is not None and layout.is_packed:
-        raise SettingsError(
-            ErrorCode.INVALID_OPTION,
-            f"fan_out_above does not go with the layout {layout}: an image that is too large to be "
-            "held cannot be packed with others; take the layout files",
-        )
-
-
-def give_memory_back() -> None:
-    """Makes the C library return large blocks to the system when they are freed.
-
-    glibc keeps ever larger blocks for each thread once some were freed. For a large image, whose
-    rows and tiles come and go in the hundreds, this takes a gigabyte. Other libraries have no such
-    call.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if sys.platform == "linux" and mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK_BYTES)
 
 
 class _Cut(beam.DoFn):

@@ -21,6 +21,9 @@ from beam_upscale.sources.locations import file_parts
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
+NO_LIMIT = 1 << 62
+"""The limit on input pixels if none is set."""
+
 
 @dataclasses.dataclass(frozen=True)
 class CutImage:
@@ -164,8 +167,8 @@ def check_version(source: SourceImage, version: tuple[object, ...], sha256: str 
 
 
 def is_to_stop(scratch: DatasetFolder) -> bool:
-    """Checks whether the run that holds the folder is to stop; without a hold there is no run."""
-    return scratch.hold is not None and (is_stopped(scratch) or files.exists(scratch.stop_file))
+    """Checks whether a stop is requested of the pipeline that holds the folder."""
+    return is_stopped(scratch) or files.exists(scratch.stop_file)
 
 
 def done_before(tile: LargeImageTile, folder: TileFolder) -> TileResult | None:

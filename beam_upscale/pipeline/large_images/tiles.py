@@ -6,13 +6,13 @@ import json
 import numpy as np
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import Pixels
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
-from beam_upscale.pipeline.large_images.cut import NO_LIMIT
 from beam_upscale.pipeline.large_images.states import (
+    NO_LIMIT,
     LargeImageTile,
     TileFolder,
     TileResult,
@@ -26,7 +26,7 @@ from beam_upscale.pipeline.large_images.states import (
 from beam_upscale.pipeline.large_images.tile_files import TileFile, in_parts, packed
 from beam_upscale.pipeline.one_image.states import as_image_error
 from beam_upscale.pipeline.one_image.tiles import relative_core
-from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
+from beam_upscale.pipeline.run_state.control import stop_after_error
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.tile_layout import Box
@@ -150,10 +150,10 @@ def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder
     tile, folder = held.tile, TileFolder.of(scratch, held.tile.key)
     if held.result is not None:
         if held.result.inference is not None:
-            _stop_run(held.result.inference.stop, scratch)
+            stop_after_error(scratch, held.result.inference.stop)
         _persist_failure(tile.index, held.result.inference, folder, scratch)
         return held.result
-    _stop_run(inference.stop, scratch)
+    stop_after_error(scratch, inference.stop)
     _persist_failure(tile.index, inference, folder, scratch)
     if inference.stop is None and inference.error is None:
         planes = list(inference.cores)
@@ -165,12 +165,6 @@ def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder
         if tile.stored is not None:
             scratch.delete(folder.tile(tile.index))
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
-
-
-def _stop_run(stop: SettingsError | None, scratch: DatasetFolder) -> None:
-    """Stops the run that holds the folder at once, before the image's result would stop it."""
-    if stop is not None and scratch.hold is not None and not is_stopped(scratch):
-        request_stop(scratch, str(stop))
 
 
 def _persist_failure(

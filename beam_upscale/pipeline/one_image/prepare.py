@@ -7,6 +7,8 @@ a row. RunInference runs between them; a result passes through it.
 
 import dataclasses
 import hashlib
+import re
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.pipeline.one_image.header import read_large_header
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
     LargeImage,
@@ -48,6 +51,7 @@ def prepare(
     source: SourceImage,
     settings: PinnedSettings,
     decoders: DecoderPool,
+    find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     header: ImageHeader | None = None,
 ) -> UpscaledImage | ImageInFlight | LargeImage:
     """Turns an input into the tiles of its plan.
@@ -56,6 +60,8 @@ def prepare(
         source: the input.
         settings: the settings of the run.
         decoders: the processes that decode its bytes.
+        find_done: finds the result that an interrupted pipeline has left of an input; it gets the
+            result so far, with the hash of the input's bytes. None looks for none.
         header: the header of its bytes, if it has been read before; None reads it.
 
     Returns:
@@ -81,6 +87,8 @@ def prepare(
         data = source.read(settings.rules.options.max_input_bytes)
         digest = state_of(source).data_sha256 or hashlib.sha256(data).hexdigest()
         draft = _with_content(draft, digest, settings)
+        if find_done is not None and (done := find_done(draft)) is not None:
+            return done
         return _decode(data, header, draft, settings, decoders)
     except Exception as error:
         return draft.ended(error)
@@ -131,11 +139,21 @@ def _with_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> 
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
-    """Checks whether the rules refused an image for its size, and decide otherwise now."""
+    """Checks whether the rules refused an image for its size, and decide otherwise now.
+
+    The code and the numbers of a message, sizes and limits, say what was decided. Its words may be
+    those of an earlier version.
+    """
     if row.error_code not in _REFUSALS_OF_SIZE or not row.input_width or not row.input_height:
         return False
     decision = settings.rules.plan(row.input_width, row.input_height)
-    return (decision.error_code, decision.message) != (row.error_code, row.error_message)
+    earlier = row.error_code, _numbers(row.error_message or "")
+    return (decision.error_code, _numbers(decision.message)) != earlier
+
+
+def _numbers(message: str) -> list[str]:
+    """Returns the whole numbers in a message, as they are written there."""
+    return re.findall(r"\d+(?:,\d+)*", message)
 
 
 def _with_parameters(draft: ResultDraft, settings: PinnedSettings) -> ResultDraft:
@@ -198,39 +216,12 @@ def _is_affordable(decision: ChainPlan, allowance: Allowance, booking: ImageBook
 def _large_header(
     source: SourceImage, settings: PinnedSettings, decoders: DecoderPool
 ) -> tuple[ImageHeader, str | None] | None:
-    """Reads the header of a large image and the SHA-256 of its bytes; None for any other image.
-
-    The hash is None if the bytes were not read as a whole. The result is also None for an image
-    that is already in memory, and after an error, which will occur again when the image is read.
-    """
-    above, uri = settings.fan_out_above, source.uri
-    if above is None or uri is None or source.data is not None:
+    """Reads the header of an image that the settings spread; see `read_large_header`."""
+    above = settings.fan_out_above
+    if above is None:
         return None
     least = above / settings.stages[0].engine.scale ** 2
-    try:
-        source.check_size(settings.rules.options.max_input_bytes)
-        header = _early_header(source, decoders)
-        if header is not None and header.width * header.height <= least:
-            return None
-        with source.on_disk() as held:
-            header = decoders.read_file_header(held.path)
-    except ImageError:
-        return None
-    return (header, held.sha256) if header.width * header.height > least else None
-
-
-def _early_header(source: SourceImage, decoders: DecoderPool) -> ImageHeader | None:
-    """Reads the header from a file's beginning; None if that is not enough.
-
-    Raises:
-        ImageError: the header cannot be read, whatever follows.
-    """
-    try:
-        return decoders.read_header(source.read_start())
-    except ImageError as error:
-        if error.code is not ErrorCode.TRUNCATED:
-            raise
-        return None
+    return read_large_header(source, decoders, settings.rules.options.max_input_bytes, least)
 
 
 def _large_image(

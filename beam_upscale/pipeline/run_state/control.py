@@ -18,7 +18,7 @@ import apache_beam as beam
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.records import Record
-from beam_upscale.errors import ImageError
+from beam_upscale.errors import ImageError, SettingsError
 from beam_upscale.inference import steps
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -185,6 +185,12 @@ def stop_after_failures(dataset: DatasetFolder, failures: int, most: int | None)
     """Requests a stop once `most` inputs of a run have failed; None sets no limit."""
     if most is not None and failures >= most and not is_stopped(dataset):
         request_stop(dataset, f"{failures} inputs failed (--max-failures)")
+
+
+def stop_after_error(dataset: DatasetFolder, error: SettingsError | None) -> None:
+    """Requests a stop for an error that concerns all inputs; None requests none."""
+    if error is not None and not is_stopped(dataset):
+        request_stop(dataset, str(error))
 
 
 def is_stopped(dataset: DatasetFolder) -> bool:

@@ -2,11 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.engines import Engine
 from beam_upscale.planning.plan_options import Oversize, PlanOptions
 from beam_upscale.planning.ranges import check_positive
+
+if TYPE_CHECKING:
+    from beam_upscale.dataset.layouts.layout import Layout
+    from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,3 +62,17 @@ class LargeImageOptions:
                 raise SettingsError(
                     ErrorCode.INVALID_OPTION, f"fan_out_above does not go with that: {found}"
                 )
+
+
+def refuse_packed(settings: "PinnedSettings | None", layout: "Layout") -> None:
+    """Raises if a large image's result would have to be packed with others, in memory.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    if settings is not None and settings.fan_out_above is not None and layout.is_packed:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"fan_out_above does not go with the layout {layout}: an image that is too large to be "
+            "held cannot be packed with others; take the layout files",
+        )

@@ -2,14 +2,11 @@ import dataclasses
 import hashlib
 import io
 import random
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
 import apache_beam as beam
-import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
@@ -23,10 +20,7 @@ from beam_upscale.dataset.books import Prepaid, RunBooks, close
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
-from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.images.writing.encoding import encode
 from beam_upscale.inference.paid_calls import Fate
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.budget import (
@@ -38,7 +32,6 @@ from beam_upscale.pipeline.budget import (
     claim,
     order,
     reach,
-    read_header,
     spent,
     spent_on,
 )
@@ -46,9 +39,8 @@ from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.run_state.input_state import Allowance, EarlierResult, state_of
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
-from beam_upscale.planning.plan_options import Animated, OutputFormat, Oversize, PlanOptions
+from beam_upscale.planning.plan_options import Animated, Oversize, PlanOptions
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
-from beam_upscale.storage import files
 
 ENGINE = get_engine("esrgan-v1-x2plus")
 RULES = Rules((ENGINE,))
@@ -211,48 +203,6 @@ def test_what_a_run_will_refuse_asks_for_nothing() -> None:
 
     assert claim(image, RULES, shared_pool()).credits == PRICE
     assert claim(image, Rules((ENGINE,), refusing), shared_pool()).credits == 0
-
-
-def padded_png(width: int, height: int, padding: int) -> bytes:
-    """A PNG whose size stands at its beginning and whose pixels come late."""
-    data = png(width, height)
-    text = b"tEXt" + b"Comment\0" + b"x" * padding
-    chunk = struct.pack(">I", len(text) - 4) + text + struct.pack(">I", zlib.crc32(text))
-    return data[:33] + chunk + data[33:]
-
-
-@pytest.mark.parametrize("where", ["beginning", "end"])
-def test_a_header_is_read_from_the_beginning_or_else_from_the_whole_file(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a"
-    if where == "beginning":
-        path.write_bytes(padded_png(300, 200, padding=10**6))
-    else:
-        pixels = np.random.default_rng(0).integers(0, 256, (500, 600, 3), np.uint8)
-        # Its directory comes last.
-        path.write_bytes(encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data)
-    limits: list[int | None] = []
-    read = files.read
-    monkeypatch.setattr(
-        files, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
-    )
-
-    header = read_header(source_image(str(path)), shared_pool(), max_bytes=10**8)
-
-    expected = (300, 200) if where == "beginning" else (600, 500)
-    assert (header.width, header.height) == expected
-    assert limits[0] is not None
-    assert limits[1:] == ([] if where == "beginning" else [None])
-
-
-def test_a_broken_header_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(b"")
-
-    with pytest.raises(ImageError) as caught:
-        read_header(source_image(str(tmp_path / "a.png")), shared_pool(), max_bytes=10**8)
-
-    assert caught.value.code is ErrorCode.EMPTY_FILE
 
 
 # In a pipeline

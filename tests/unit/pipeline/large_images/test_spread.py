@@ -35,19 +35,30 @@ from web_server import file, serving
 
 import beam_upscale as bu
 from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.hold.owners import Folder
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding import child_process
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.reading import pixels
+from beam_upscale.images.values import ImageHeader
 from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.large_images import assemble as large_images_assemble
 from beam_upscale.pipeline.large_images import cut, states
 from beam_upscale.pipeline.large_images import tiles as large_images_tiles
-from beam_upscale.pipeline.one_image.states import UpscaledImage
-from beam_upscale.pipeline.run_state.control import request_stop
+from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image.states import (
+    ImageInFlight,
+    LargeImage,
+    ResultDraft,
+    UpscaledImage,
+    begun_telemetry,
+)
+from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine
@@ -638,6 +649,157 @@ def files_of(output: Path) -> dict[str, bytes]:
     """All images and manifests of an output."""
     found = [*output.glob("images/*"), *output.glob("manifest/*")]
     return {str(path.relative_to(output)): path.read_bytes() for path in found}
+
+
+def interrupt(_: UpscaledImage) -> None:
+    raise RuntimeError("interrupted")
+
+
+@pytest.mark.parametrize("own_scratch", [False, True])
+def test_results_of_an_interrupted_pipeline_are_taken_up(
+    own_scratch: bool,
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen, output, whole = inputs / "[as]*.*g", tmp_path / "out", tmp_path / "whole"
+    upscale(chosen, whole, tiny_weights, **SPREAD)
+    scratch = tmp_path / "scratch" if own_scratch else output
+    begun: list[str] = []
+    prepare = one_image_prepare.prepare
+
+    def noted(source: SourceImage, *arguments: Any) -> Any:
+        prepared = prepare(source, *arguments)
+        begun.extend([source.name] if isinstance(prepared, ImageInFlight) else [])
+        return prepared
+
+    monkeypatch.setattr(pipeline_upscale, "prepare", noted)
+
+    def results(pipeline: beam.Pipeline) -> Any:
+        images = pipeline | bu.ReadImages(str(chosen), output=str(output))
+        return images | spread_by_hand(tiny_weights, scratch)
+
+    with (
+        pytest.raises(Exception, match="interrupted"),
+        beam.Pipeline(runner=FnApiRunner()) as pipeline,
+    ):
+        _ = results(pipeline) | beam.Map(interrupt)
+    of_the_first = list(begun)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        _ = results(pipeline) | bu.WriteDataset(str(output))
+
+    assert of_the_first == begun == ["small.png"]
+    assert files_of(output) == files_of(whole)
+    assert list(verify(str(output))) == []
+
+
+def test_tiles_are_taken_up_by_the_same_engine_only(tmp_path: Path, tiny_weights: Path) -> None:
+    options = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32", **SPREAD}
+    one, two = (UpscaleSettings.of(ENGINE, threads=count, **options).pin() for count in (1, 2))
+    scratch = DatasetFolder(str(tmp_path / "scratch"))
+    row = Row("a", "a", Status.UPSCALED, source_sha256="a hash")
+    draft = ResultDraft(SourceImage("a"), row, begun_telemetry())
+    large = LargeImage(draft, ImageHeader("png", "RGB", 200, 150, 1, 8), ())
+    plan = states.chain_plan(200, 150, 1, one).stages[0]
+
+    keys = [cut._key(large, plan, settings, scratch) for settings in (one, two, one)]
+
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_scratch_folder_is_held_like_an_output(
+    inputs: Path, tmp_path: Path, tiny_weights: Path, small_calls: None
+) -> None:
+    scratch = tmp_path / "scratch"
+    source = bu.SourceImage("a.jpg", uri=str(inputs / "a.jpg"))
+
+    with (
+        hold_output(str(scratch), in_this_process=True, lease_seconds=10),
+        pytest.raises(Exception, match="is held by"),
+        beam.Pipeline(runner=FnApiRunner()) as pipeline,
+    ):
+        _ = pipeline | beam.Create([source]) | spread_by_hand(tiny_weights, scratch)
+
+    assert not (scratch / ".staging/giants").exists()
+
+
+def test_scratch_folder_that_becomes_the_output_has_its_hold(
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output, held = tmp_path / "out", []
+    persist_tile = large_images_tiles.persist_tile
+
+    def followed(tiled: Any, inference: Any, scratch: DatasetFolder) -> Any:
+        owner = Folder(str(output)).look().owner
+        held.append((scratch.hold and scratch.hold.token, owner and owner.token))
+        return persist_tile(tiled, inference, scratch)
+
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", followed)
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        # No transform before Upscale names the output.
+        _ = (
+            pipeline
+            | bu.ReadImages(str(inputs / "a.jpg"))
+            | spread_by_hand(tiny_weights, output)
+            | bu.WriteDataset(str(output))
+        )
+        dataset = output_of_pipeline(pipeline, str(output))
+
+    assert dataset.hold is not None
+    assert set(held) == {(dataset.hold.token, dataset.hold.token)}
+    assert list(verify(str(output))) == []
+    assert not (output / ".staging").exists()
+
+
+@pytest.mark.parametrize("own_scratch", [False, True])
+def test_service_that_refuses_all_calls_stops_the_tiles_of_a_pipeline_of_ones_own(
+    own_scratch: bool,
+    inputs: Path,
+    tmp_path: Path,
+    tiny_weights: Path,
+    small_calls: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "out"
+    scratch = tmp_path / "scratch" if own_scratch else output
+    stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+    called: list[int] = []
+    persist_tile = large_images_tiles.persist_tile
+
+    def refusing(tiled: Any, inference: Inference, scratch: DatasetFolder) -> Any:
+        is_called = tiled.context.result is None
+        called.extend([tiled.first] if is_called else [])
+        is_refused = is_called and len(called) == 3
+        return persist_tile(tiled, Inference(stop=stop) if is_refused else inference, scratch)
+
+    monkeypatch.setattr("beam_upscale.pipeline.large_images.spread.persist_tile", refusing)
+
+    def run() -> None:
+        with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+            _ = (
+                pipeline
+                | bu.ReadImages(str(inputs / "a*"), output=str(output))
+                | spread_by_hand(tiny_weights, scratch)
+                | bu.WriteDataset(str(output))
+            )
+
+    run()
+    begun, reason = len(called), stop_reason(DatasetFolder(str(scratch)))
+    run()
+
+    assert reason == "api_key_refused: the key expired"
+    # The network had other tiles together with the third.
+    assert 3 <= begun <= 5
+    # The next run is not stopped, and repeats the refused call.
+    assert len(called) == sum(row.calls for row in rows(output).values()) + 1
+    assert stop_reason(DatasetFolder(str(scratch))) is None
+    assert list(verify(str(output))) == []
 
 
 def test_killed_run_goes_on_in_a_pipeline_of_ones_own(

@@ -187,6 +187,28 @@ def test_what_the_rules_refused_is_kept_while_they_say_the_same(
     assert len(tiled.tiles) == (0 if holds else len(anew.tiles))
 
 
+@pytest.mark.parametrize(
+    ("options", "words", "mended"),
+    [
+        ({}, "takes at most", "accepts no more than"),
+        ({"oversize": "tile", "halo": 2000}, "no tile of", "no piece of"),
+        ({"max_input_pixels": 1000}, "are not decoded", "are never decoded"),
+    ],
+)
+def test_what_the_rules_refused_is_kept_though_the_words_of_its_message_are_mended(
+    pin: Callable[..., PinnedSettings], options: dict[str, Any], words: str, mended: str
+) -> None:
+    image, settings = source(encoded(Image.new("RGB", (1100, 1000)))), pin(**options)
+    row = outcome(image, settings)
+    assert words in (row.error_message or "")
+    message = (row.error_message or "").replace(words, mended)
+    earlier = Record(dataclasses.replace(row, error_message=message), None)
+
+    tiled = prepared(known(image, earlier=committed(earlier)), settings)
+
+    assert earlier_record(tiled.context.source) == earlier
+
+
 def test_another_error_of_the_system_is_a_failed_row(
     settings: PinnedSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
