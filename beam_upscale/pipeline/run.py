@@ -16,10 +16,9 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale.dataset import book_files, book_sums, books, folder
 from beam_upscale.dataset.folder import RESULTS, DatasetFolder
-from beam_upscale.dataset.hold.hold import bind
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
-from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
+from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
@@ -38,6 +37,7 @@ from beam_upscale.pipeline.run_state.control import (
     forget_stop,
     stop_reason,
 )
+from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_json import read_choices, totals_to_json
 from beam_upscale.pipeline.settings.run_record import (

@@ -20,7 +20,6 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.output_hold import known_to_pipeline, output_of_pipeline
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -38,6 +37,7 @@ from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
 from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline, scratch_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
@@ -160,7 +160,7 @@ class Upscale(beam.PTransform):
         if self.settings.fan_out_above is None:
             return self._chain(images | "Prepare" >> self._prepare(images.pipeline))
         assert self.scratch is not None
-        scratch = known_to_pipeline(images.pipeline, self.scratch)
+        scratch = scratch_of_pipeline(images.pipeline, self.scratch)
         results, large = self._branches(images, scratch, place_in_scratch)
         persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(scratch))
         return (persisted, large) | "Results" >> beam.Flatten()

@@ -18,7 +18,6 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
-from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
@@ -31,6 +30,7 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import is_stopped, request_stop
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.settings.run_record import (
     continue_record,
     list_differences,
