@@ -29,7 +29,7 @@ from beam_upscale.pipeline.budget import (
     decide,
     order,
 )
-from beam_upscale.pipeline.local_runner import is_local, new_pipeline
+from beam_upscale.pipeline.local_runner import new_pipeline, runs_here
 from beam_upscale.pipeline.read import ReadListed, write_down
 from beam_upscale.pipeline.run_state.held_outputs import bind
 from beam_upscale.planning.chain import Rules
@@ -153,7 +153,7 @@ def preview(
         SettingsError: OUTPUT_TAKEN, the folder has a preview or is a run's output; OUTPUT_HELD,
             another preview is made there; INVALID_OPTION, Beam knows no such runner.
     """
-    is_here = is_local(beam_options)
+    is_here = runs_here(beam_options)
     with hold_output(
         folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS, on_wait=on_wait
     ) as dataset:

@@ -26,7 +26,7 @@ from beam_upscale.pipeline import execution as pipeline_execution
 from beam_upscale.pipeline.budget import LimitCredits, spent
 from beam_upscale.pipeline.execution import Execution, ask_to_stop
 from beam_upscale.pipeline.large_images.spread import refuse_packed
-from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeline
+from beam_upscale.pipeline.local_runner import end_servers, new_pipeline, runs_here
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
 from beam_upscale.pipeline.run_state.control import (
@@ -105,7 +105,7 @@ def _run(
 ) -> RunResult:
     begun = time.monotonic()
     files.configure(request.beam_options)
-    is_here = is_local(request.beam_options)
+    is_here = runs_here(request.beam_options)
     seconds = request.lease_seconds
     with hold_output(
         request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
@@ -257,7 +257,7 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
 def _with_workers(request: Run) -> UpscaleSettings:
     """Returns the settings, completed by the runner's number and place of workers."""
     asked = request.settings
-    is_remote = not is_local(request.beam_options)
+    is_remote = not runs_here(request.beam_options)
     return dataclasses.replace(
         asked,
         local=dataclasses.replace(asked.local, remote_workers=is_remote),
@@ -270,7 +270,7 @@ def _worker_processes(request: Run) -> int | None:
     asked = request.settings.service.worker_processes
     if asked is not None:
         return asked
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return 1
     known = PipelineOptions(list(request.beam_options)).get_all_options().get("parallelism")
     return None if known is None or known < 1 else int(known)
@@ -280,7 +280,7 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Copies the weights to where every worker can read them: beside the work in progress."""
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return settings
     stages = tuple(
         dataclasses.replace(stage, pinned=_with_uploaded_weights(stage.pinned, dataset))
@@ -352,7 +352,7 @@ def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
     do. That handler would end the server at the first Ctrl-C, so the previous one is restored: this
     process handles Ctrl-C itself.
     """
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return lambda: pipeline.run().wait_until_finish()
     handler = signal.getsignal(signal.SIGINT)
     try:
