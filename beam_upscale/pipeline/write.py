@@ -97,7 +97,7 @@ class WriteDataset(beam.PTransform):
         for each in results:
             refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
         lineage = lineage_of(results)
-        _refuse_second_sink(pipeline, dataset)
+        _refuse_second_writer(pipeline, dataset)
         _refuse_other_listings(lineage, dataset)
         refuse_packed(lineage.settings, layout)
         run = self._record(lineage, dataset, layout)
@@ -210,7 +210,7 @@ def _refuse_contradiction(
         )
 
 
-def _refuse_second_sink(pipeline: Any, dataset: DatasetFolder) -> None:
+def _refuse_second_writer(pipeline: Any, dataset: DatasetFolder) -> None:
     """Raises an error if another `WriteDataset` of the pipeline has the same output.
 
     Raises:
