@@ -22,9 +22,8 @@ from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
-from beam_upscale.pipeline import execution as pipeline_execution
 from beam_upscale.pipeline.budget import LimitCredits, spent
-from beam_upscale.pipeline.execution import Execution, ask_to_stop
+from beam_upscale.pipeline.execution import Execution, ask_to_stop, watch
 from beam_upscale.pipeline.large_images.spread import refuse_packed
 from beam_upscale.pipeline.local_runner import end_servers, new_pipeline, runs_here
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
@@ -187,9 +186,7 @@ def _carry_out(
     _wire(pipeline, request, settings, record, run_id, most_failures, input_type)
     termination.begin(lambda: ask_to_stop(dataset, TERMINATED))
     execution = Execution(_begin(pipeline, request))
-    heard = pipeline_execution.watch(
-        execution, dataset, run_id, most_failures, on_progress, termination
-    )
+    heard = watch(execution, dataset, run_id, most_failures, on_progress, termination)
     done = final_progress(dataset, run_id, heard)
     pace = Pace(time.monotonic() - begun, done.images - done.earlier, done.pixels)
     errors = ErrorTally()
