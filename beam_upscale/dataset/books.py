@@ -47,8 +47,9 @@ from beam_upscale.dataset.book_files import (
     read_entry,
 )
 from beam_upscale.dataset.book_sums import Adder
-from beam_upscale.dataset.folder import BOOKS, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.dataset.paths.names import BOOKS
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.storage import files
 

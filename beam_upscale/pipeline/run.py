@@ -14,11 +14,12 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam_upscale.dataset import book_files, book_sums, books, folder
-from beam_upscale.dataset.folder import RESULTS, DatasetFolder
+from beam_upscale.dataset import book_files, book_sums, books
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
+from beam_upscale.dataset.paths.names import BOOKS, RESULTS
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
@@ -242,7 +243,7 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
             yield (
                 f"the old ones held {sums.charged} credits charged and {sums.unresolved} unresolved"
             )
-        elif folder.BOOKS not in (dataset.read_run() or {folder.BOOKS: None}):
+        elif BOOKS not in (dataset.read_run() or {BOOKS: None}):
             rows = dataset.unfinished_rows()
             billed = sum((row.billed_credits for row in rows), Decimal(0))
             if billed:

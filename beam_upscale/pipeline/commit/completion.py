@@ -15,6 +15,7 @@ from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.dataset.paths.names import CARD
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
@@ -128,7 +129,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run: Mapping[str, Any]) -> 
         "shards": shards,
         "card_sha256": hashlib.sha256(card).hexdigest(),
     }
-    dataset.write(dataset.resolve("README.md"), card)
+    dataset.write(dataset.resolve(CARD), card)
     dataset.write_json(dataset.run_json, values)
     dataset.delete_staging()
     return sums

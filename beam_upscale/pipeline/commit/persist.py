@@ -10,13 +10,14 @@ import pyarrow as pa
 from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
-from beam_upscale.dataset import books, folder
-from beam_upscale.dataset.folder import INTERMEDIATES, DatasetFolder
+from beam_upscale.dataset import books
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.definition import image_extension
-from beam_upscale.dataset.layouts.layout import IMAGES, Layout
+from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, fitted, without_result
 from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.output_hold import ShownBundle
+from beam_upscale.dataset.paths.names import BOOKS, IMAGES, INTERMEDIATES
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
@@ -309,7 +310,7 @@ def write_incomplete(run: Mapping[str, Any], dataset: DatasetFolder) -> None:
     """Marks a run as incomplete in `run.json`; the entry about the books stays as it is."""
     values = {**run, "complete": False}
     if not books.are_kept(dataset.read_run()):
-        values.pop(folder.BOOKS, None)
+        values.pop(BOOKS, None)
     dataset.write_json(dataset.run_json, values)
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale.dataset import books
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images, write_images
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, status_of
@@ -33,7 +33,6 @@ from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import uris
 
 _logger = logging.getLogger(__name__)
 
@@ -164,7 +163,7 @@ def _write_telemetry(
     if not rows:
         return
     table = _telemetry_table(rows)
-    uri = uris.join(dataset.root, "telemetry", f"{shard_name(shard)}-{run_id}.parquet")
+    uri = dataset.telemetry_uri(shard, run_id)
     with dataset.publish(uri) as file:
         pq.write_table(table, file)
 

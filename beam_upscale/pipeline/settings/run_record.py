@@ -9,8 +9,9 @@ from typing import Any
 
 from beam_upscale.dataset import books
 from beam_upscale.dataset.books import BOOKS_FORMAT
-from beam_upscale.dataset.folder import BOOKS, RESULTS, RUN_FORMAT, DatasetFolder
+from beam_upscale.dataset.folder import RUN_FORMAT, DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.paths.names import BOOKS, RESULTS
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.settings import run_json
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
