@@ -57,8 +57,10 @@ NEVER_ALONG = {
     "storage.files": {"apache_beam", "requests"},
     "planning": {"apache_beam", "numpy", "pyarrow"},
     "images": {"apache_beam", "pyarrow", "torch"},
+    "dataset": {"apache_beam"},
     "inference.networks": {"apache_beam", "pyarrow"},
     "inference.weights": {"apache_beam", "pyarrow", "torch"},
+    "inference.remote": {"apache_beam", "torch"},
 }
 
 # Packages that import from no package but these and their own.
