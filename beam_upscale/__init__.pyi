@@ -3,10 +3,12 @@ from .dataset.manifest.row import Row, Status
 from .dataset.manifest.totals import Totals
 from .dataset.records import Record, Telemetry
 from .errors import BeamUpscaleError, ErrorCode, ImageError, SettingsError
-from .inference.local_options import VaeTiling
+from .inference.local_options import VaeTiling, weights_by_engine
+from .inference.networks.device import Device, Precision
+from .pipeline.local_runner import new_pipeline, runs_here
 from .pipeline.one_image.states import UpscaledImage
 from .pipeline.read import ReadImages
-from .pipeline.request import FailureLimit, Run, RunResult
+from .pipeline.request import FailureLimit, Run, RunResult, default_workers
 from .pipeline.settings.pinned import PinnedSettings
 from .pipeline.settings.upscale_settings import UpscaleSettings
 from .pipeline.upscale import Upscale
@@ -26,6 +28,7 @@ __all__ = [
     "Backend",
     "BeamUpscaleError",
     "ChainPlan",
+    "Device",
     "Engine",
     "ErrorCode",
     "FailureLimit",
@@ -40,6 +43,7 @@ __all__ = [
     "PinnedSettings",
     "Plan",
     "PlanOptions",
+    "Precision",
     "ReadImages",
     "Record",
     "Row",
@@ -56,8 +60,12 @@ __all__ = [
     "UpscaledImage",
     "VaeTiling",
     "WriteDataset",
+    "default_workers",
     "get_engine",
     "list_images",
+    "new_pipeline",
     "plan",
+    "runs_here",
     "source_image",
+    "weights_by_engine",
 ]

@@ -16,12 +16,6 @@ from typing import Any
 import apache_beam as beam
 
 import beam_upscale as bu
-from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
-from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT
-from beam_upscale.inference.local_options import weights_by_engine
-from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.pipeline.local_runner import is_local, new_pipeline
-from beam_upscale.pipeline.request import default_workers
 
 _DEFAULTS = bu.UpscaleSettings()
 
@@ -68,12 +62,12 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *_both("shard-rows"),
         type=int,
-        default=DEFAULT_SHARD_ROWS,
+        default=bu.ReadImages.shard_rows,
         help="number of inputs in a shard, which has one manifest file",
     )
     parser.add_argument(
         "--layout",
-        default=str(DEFAULT_LAYOUT),
+        default=str(bu.WriteDataset.layout),
         choices=_names(bu.Layout),
         help="how results are stored",
     )
@@ -133,13 +127,13 @@ def _add_engines(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device",
         default=str(local.device),
-        choices=_names(Device),
+        choices=_names(bu.Device),
         help="device on which the workers run the network",
     )
     parser.add_argument(
         "--precision",
         default=str(local.precision),
-        choices=_names(Precision),
+        choices=_names(bu.Precision),
         help="floating-point type of the network; name it with a device that only workers have",
     )
     parser.add_argument(
@@ -177,17 +171,17 @@ def build(arguments: Sequence[str] | None = None) -> beam.Pipeline:
         fan_out_above=own.fan_out_above,
         scratch=own.output,
         metadata=own.metadata,
-        weights=weights_by_engine(own.weights),
+        weights=bu.weights_by_engine(own.weights),
         device=own.device,
         precision=own.precision,
-        remote_workers=not is_local(beam_arguments),
+        remote_workers=not bu.runs_here(beam_arguments),
         prompt=own.prompt,
         backend=bu.Backend.LOCAL if own.endpoint is None else bu.Backend.GRPC,
         endpoint=own.endpoint,
         api_key_file=own.api_key_file,
     )
-    device = None if own.endpoint is not None else Device(own.device)
-    pipeline = new_pipeline(beam_arguments, default_workers(device))
+    device = None if own.endpoint is not None else bu.Device(own.device)
+    pipeline = bu.new_pipeline(beam_arguments, bu.default_workers(device))
     (
         pipeline
         | bu.ReadImages(

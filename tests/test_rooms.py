@@ -5,8 +5,10 @@
 
 import ast
 import functools
+import re
 from collections import Counter, defaultdict
 
+import pytest
 import rooms
 from rooms import Module
 
@@ -15,7 +17,7 @@ MODULES = rooms.modules()
 # A module imports from its own room and from those before it, and never in a circle.
 ORDER = [
     *("errors", "grpc_api", "storage", "planning", "images", "dataset", "sources", "inference"),
-    *("pipeline", "server", "report", "cli"),
+    *("pipeline", "server", "cli"),
 ]
 
 # Public names that stand in no room: users have them in their code.
@@ -36,14 +38,17 @@ LIBRARIES = {
         *("diffusers", "numpy", "openvino", "safetensors", "spandrel", "torch", "transformers"),
     },
     "inference.weights": {"filelock", "huggingface_hub", "numpy"},
-    "inference.remote": {"apache_beam", "google", "grpc", "numpy"},
+    "inference.networks.openvino": {"numpy", "openvino", "safetensors"},
+    "inference.networks.torch": {"numpy", "safetensors", "spandrel", "torch"},
+    "inference.remote": {"google", "grpc", "numpy"},
     "inference.handlers": {"apache_beam", "numpy"},
     "pipeline": {"apache_beam", "numpy", "pyarrow"},
+    "server.accounts": {"filelock"},
+    "server.monitoring": {"prometheus_client", "pythonjsonlogger"},
     "server": {
         *("envoy", "filelock", "google", "grpc", "grpc_health", "grpc_reflection", "limits"),
         *("numpy", "prometheus_client", "pythonjsonlogger"),
     },
-    "report": set(),
     "cli": {"click", "rich"},
 }
 
@@ -52,8 +57,35 @@ NEVER_ALONG = {
     "storage.files": {"apache_beam", "requests"},
     "planning": {"apache_beam", "numpy", "pyarrow"},
     "images": {"apache_beam", "pyarrow", "torch"},
+    "dataset": {"apache_beam"},
     "inference.networks": {"apache_beam", "pyarrow"},
     "inference.weights": {"apache_beam", "pyarrow", "torch"},
+    "inference.remote": {"apache_beam", "torch"},
+}
+
+# Packages that import from no package but these and their own.
+IMPORTS_ONLY = {
+    "grpc_api": set(),
+    "storage": {"errors"},
+    "storage.uris": {"errors"},
+    "storage.protocol": {"errors", "storage.uris"},
+    "planning": {"errors"},
+    "images.containers": {"errors"},
+    "dataset.paths": set(),
+    "dataset.hold": {"errors", "storage", "dataset.paths"},
+    "dataset.manifest": {"errors"},
+    "sources.locations": {"errors", "storage"},
+    "server.monitoring": set(),
+}
+
+# Packages whose docstrings say what they do not know, and the packages that this means.
+KNOWS_NOTHING_OF = {
+    "dataset.layouts": {"dataset.hold"},
+    "images.reading": {"images.decoding", "images.writing"},
+    "sources.inputs": {"sources.formats"},
+    "sources.parsing": {"sources.formats"},
+    "pipeline.one_image": {"pipeline.commit", "pipeline.large_images"},
+    "pipeline.large_images": {"pipeline.commit"},
 }
 
 MOST_MODULES = 15
@@ -159,11 +191,68 @@ def test_modules_are_short() -> None:
     assert {short(each) for each in IN_ROOMS if each.lines > MOST_LINES} == set(LONGER)
 
 
-def test_packages_say_what_they_are_for_and_nothing_else() -> None:
+def test_packages_keep_to_the_imports_that_they_name() -> None:
+    wrong = [
+        (short(module), name)
+        for place, allowed in IMPORTS_ONLY.items()
+        for module in modules_of(place)
+        for name in rooms.imported_modules(module, MODULES)
+        if not is_within(name, {place, *allowed})
+    ]
+
+    assert wrong == []
+
+
+def test_packages_do_not_know_what_they_say_they_do_not() -> None:
+    wrong = [
+        (short(module), name)
+        for place, unknown in KNOWS_NOTHING_OF.items()
+        for module in modules_of(place)
+        for name in rooms.imported_modules(module, MODULES)
+        if is_within(name, unknown)
+    ]
+
+    assert wrong == []
+
+
+def modules_of(place: str) -> list[Module]:
+    """The modules of a package and of those within it; there is one at least."""
+    found = [module for module in IN_ROOMS if is_within(module.name, {place})]
+    assert found, place
+    return found
+
+
+def is_within(name: str, places: set[str]) -> bool:
+    """Checks whether a module, by its full name, is one of some packages or in one of them."""
+    return any(f"{name}.".startswith(f"{rooms.PACKAGE}.{place}.") for place in places)
+
+
+def test_packages_have_a_docstring_and_nothing_else() -> None:
     packages = [module for module in IN_ROOMS if module.is_package]
 
     assert [short(each) for each in packages if not ast.get_docstring(each.tree)] == []
     assert [short(each) for each in packages if len(each.tree.body) > 1] == []
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        re.compile(r"\bcomes? in\b"),
+        re.compile(r"\b(goes|go) out\b"),
+        re.compile(r"\b(no|not|none|nothing|never|neither|only|alone)\b", re.IGNORECASE),
+    ],
+    ids=["what comes in", "what goes out", "what it leaves alone"],
+)
+def test_the_first_paragraph_of_a_package_says(said: re.Pattern[str]) -> None:
+    paragraphs = {
+        short(module): (ast.get_docstring(module.tree) or "").partition("\n\n")[0]
+        for module in IN_ROOMS
+        if module.is_package
+    }
+
+    # The first line says what the package is for.
+    rest = {name: text.partition("\n")[2] for name, text in paragraphs.items()}
+    assert [name for name, text in rest.items() if not said.search(text)] == []
 
 
 def test_no_module_only_passes_names_on() -> None:

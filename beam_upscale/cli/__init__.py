@@ -1,5 +1,4 @@
 """The command line: one file for each command, options by concern, and printed output.
-
-Arguments come in; settings go to the other rooms, and results and errors come out as text and exit
-codes. This room decides nothing that a Python user could not decide, and no room imports it.
+Arguments come in; settings for the other rooms, results as text, and exit codes go out. This room
+decides nothing that a Python user could not decide, and no room imports it.
 """

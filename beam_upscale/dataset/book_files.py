@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_upscale.dataset.book_entries import SCHEMA, Entry, Place, entry_from_json, entry_of
-from beam_upscale.dataset.folder import BOOKS, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.paths.names import BOOKS
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.uris import uris
 
 READERS = 32
 _CLOSED_TOGETHER = 50_000
@@ -28,7 +29,7 @@ _PAUSES = (0.05, 0.2, 0.5)
 
 def folder_of(dataset: DatasetFolder, *parts: str) -> str:
     """Returns the URI of a file or folder of the books."""
-    return uris_uris.join(dataset.root, BOOKS, *parts)
+    return uris.join(dataset.root, BOOKS, *parts)
 
 
 def open_uri(dataset: DatasetFolder, place: Place, n: int) -> str:

@@ -31,13 +31,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_upscale.dataset.hold.hold import Hold
-from beam_upscale.dataset.hold.owners import HOLDS, RUN_JSON, STAGING
-from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import from_struct_array
 from beam_upscale.dataset.manifest.row import Row, row_from_dict
 from beam_upscale.dataset.manifest.table import rows_of
 from beam_upscale.dataset.manifest.totals import Totals, totals
+from beam_upscale.dataset.paths.names import HOLDS, MANIFEST, RUN_JSON, STAGING, STOP, TELEMETRY
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.dataset.run_json import RUN_FORMAT, RunJson
 from beam_upscale.storage import files
@@ -45,12 +45,6 @@ from beam_upscale.storage.protocol.store import CHUNK_BYTES
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
-
-BOOKS = "books"
-"""The folder of the books, below the dataset's root."""
-
-# The folder of the results between the engines of a chain, if they are kept.
-INTERMEDIATES = "intermediates"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +88,7 @@ class DatasetFolder:
     @property
     def stop_file(self) -> str:
         """The URI of a file whose presence tells every worker to begin no further image."""
-        return uris.join(self.staging, "stop")
+        return uris.join(self.staging, STOP)
 
     @property
     def progress(self) -> str:
@@ -103,7 +97,11 @@ class DatasetFolder:
 
     def manifest_uri(self, shard: int) -> str:
         """Returns the URI of a shard's manifest."""
-        return uris.join(self.root, "manifest", f"{shard_name(shard)}.parquet")
+        return uris.join(self.root, MANIFEST, f"{shard_name(shard)}.parquet")
+
+    def telemetry_uri(self, shard: int, run_id: str) -> str:
+        """Returns the URI of a run's measurements of a shard."""
+        return uris.join(self.root, TELEMETRY, f"{shard_name(shard)}-{run_id}.parquet")
 
     def data_uri(self, shard: int, layout: Layout) -> str:
         """Returns the URI of a shard's images, in a layout that packs them."""
@@ -191,7 +189,7 @@ class DatasetFolder:
 
     def committed_shards(self) -> list[int]:
         """Returns the numbers of the shards that have a manifest, in ascending order."""
-        names = (entry.name for entry in files.list_below(uris.join(self.root, "manifest")))
+        names = (entry.name for entry in files.list_below(uris.join(self.root, MANIFEST)))
         stems = (PurePosixPath(name).stem for name in names if name.endswith(".parquet"))
         return sorted(int(name) for name in stems if name.isdigit())
 
@@ -339,10 +337,3 @@ def _key(input_id: str) -> str:
     """Returns a short name for an input, spread over 256 folders."""
     digest = hashlib.sha256(input_id.encode()).hexdigest()
     return f"{digest[:2]}/{digest}"
-
-
-# The names of all files and folders that a run leaves directly below its output.
-RESULTS = (
-    *("README.md", IMAGES, DATA, INTERMEDIATES, "manifest", "telemetry", BOOKS),
-    "run.json",
-)

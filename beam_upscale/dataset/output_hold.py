@@ -1,12 +1,11 @@
-"""Opens an output under a run's hold, for a process or for a pipeline."""
+"""Opens an output under a run's hold, and shows that the run is alive."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.hold.hold import Hold, new_token, of_pipeline
+from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
@@ -61,22 +60,6 @@ def untouched_on_failure(dataset: "DatasetFolder") -> Iterator[None]:
             with contextlib.suppress(Exception):
                 dataset.hold.end()
         raise
-
-
-def output_of_pipeline(
-    pipeline: Any, output: str, lease_seconds: float | None = None
-) -> "DatasetFolder":
-    """Returns the output of a pipeline's transforms, under the one hold that they share.
-
-    The first transform that names the folder begins the hold, be it as output or as scratch folder.
-
-    Args:
-        pipeline: Beam's pipeline.
-        output: URI or path.
-        lease_seconds: the lease of the hold in seconds; see `of_pipeline`.
-    """
-    root = files.absolute(output)
-    return DatasetFolder(root, of_pipeline(pipeline, root, lease_seconds))
 
 
 class ShownBundle:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from beam_upscale.dataset.folder import RESULTS, DatasetFolder
-from beam_upscale.dataset.hold.owners import STAGING
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.names import folded
+from beam_upscale.dataset.paths.names import RESULTS, STAGING
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of

@@ -9,20 +9,29 @@ from enum import StrEnum
 from typing import Any
 
 from beam_upscale.dataset.book_sums import read_sums
-from beam_upscale.dataset.folder import BOOKS, DatasetFolder
-from beam_upscale.dataset.hold.owners import RUN_JSON, STAGING
-from beam_upscale.dataset.layouts.layout import DATA, IMAGES, Layout, shard_name
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.manifest.totals import Totals, totals
+from beam_upscale.dataset.paths.names import (
+    BOOKS,
+    CARD,
+    DATA,
+    IMAGES,
+    MANIFEST,
+    RUN_JSON,
+    STAGING,
+    TELEMETRY,
+)
 from beam_upscale.dataset.run_json import CommittedShard
 from beam_upscale.errors import BeamUpscaleError, ImageError, reason
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 # Files and folders that a dataset may hold besides its images, shards and manifests.
-_OTHER_FILES = frozenset({"README.md", RUN_JSON})
-_OTHER_FOLDERS = frozenset({STAGING, BOOKS, "telemetry"})
+_OTHER_FILES = frozenset({CARD, RUN_JSON})
+_OTHER_FOLDERS = frozenset({STAGING, BOOKS, TELEMETRY})
 
 
 class ProblemKind(StrEnum):
@@ -72,7 +81,7 @@ def verify(output: str) -> Iterator[Problem]:
         return
     assert run.layout is not None and run.totals is not None
     layout = Layout(run.layout)
-    yield from _verify_file("README.md", run.card_sha256, dataset)
+    yield from _verify_file(CARD, run.card_sha256, dataset)
     expected = _OTHER_FILES
     rows: list[Row] = []
     for shard in run.shards:
@@ -176,13 +185,13 @@ def _verify_rows(rows: list[Row], expected: Totals) -> Iterator[Problem]:
     for input_id, count in Counter(row.input_id for row in rows).items():
         if count > 1:
             message = f"{input_id} has {count} rows"
-            yield Problem(ProblemKind.REPEATED_ROW, "manifest", message)
+            yield Problem(ProblemKind.REPEATED_ROW, MANIFEST, message)
     found = totals(rows)
     if found.rows < expected.rows:
         message = f"there are {found.rows} rows, there were {expected.rows}"
-        yield Problem(ProblemKind.MISSING_ROW, "manifest", message)
+        yield Problem(ProblemKind.MISSING_ROW, MANIFEST, message)
     for name in ("credits", "billed_credits", "usd"):
-        yield from _verify_sum(name, getattr(found, name), getattr(expected, name), "manifest")
+        yield from _verify_sum(name, getattr(found, name), getattr(expected, name), MANIFEST)
 
 
 def _verify_books(expected: Totals, dataset: DatasetFolder) -> Iterator[Problem]:
@@ -208,5 +217,5 @@ def _stray_files(expected: frozenset[str], dataset: DatasetFolder) -> Iterator[P
     for entry in files.list_below(dataset.root):
         if entry.name in expected or entry.name.partition("/")[0] in _OTHER_FOLDERS:
             continue
-        message = f"no row accounts for this file below {IMAGES}, {DATA} or manifest"
+        message = f"no row accounts for this file below {IMAGES}, {DATA} or {MANIFEST}"
         yield Problem(ProblemKind.STRAY_FILE, uris.printable(entry.name), message)

@@ -1,5 +1,4 @@
-"""Runs pinned engines: networks on this machine, services elsewhere, tiles in batches.
-
-Tiles come in; upscaled tiles go out, with the credits billed. This room decides no price and no
-tile, and writes no result. `networks` and `weights` never import Beam; only `handlers` serve it.
+"""Pinned engines at work: networks on this machine, a service elsewhere, batches of tiles.
+Tiles come in; upscaled tiles go out, with what they cost. This room decides no price and no tile,
+and writes no result; only `handlers` imports Beam.
 """

@@ -20,9 +20,8 @@ import pyarrow as pa
 from apache_beam.typehints.row_type import RowTypeConstraint
 from apache_beam.typehints.schemas import named_fields_from_element_type
 
-from beam_upscale.dataset.manifest import row as manifest_row
 from beam_upscale.dataset.manifest.json_values import is_unicode, to_json
-from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.row import COLUMNS, Status
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.one_image.states import UpscaledImage
@@ -166,7 +165,7 @@ def result_row(upscaled: UpscaledImage) -> beam.Row:
             field.name: _value(
                 known.get(field.name) if row is None else getattr(row, field.name), field.type
             )
-            for field in manifest_row.COLUMNS
+            for field in COLUMNS
         },
         **source.fields,
         **{IMAGE: upscaled.data, RESULT: pickle.dumps(carried)},
@@ -277,7 +276,7 @@ def _carried(row: Any, field: str, kind: type[_Carried], origin: str) -> _Carrie
 
 @functools.cache
 def _manifest_fields() -> Fields:
-    return [(field.name, _beam_type(field.type)) for field in manifest_row.COLUMNS]
+    return [(field.name, _beam_type(field.type)) for field in COLUMNS]
 
 
 def _beam_type(kind: pa.DataType) -> Any:

@@ -14,8 +14,12 @@ from apache_beam.utils import subprocess_server
 from beam_upscale.errors import ErrorCode, SettingsError
 
 
-def is_local(beam_options: Sequence[str]) -> bool:
-    """Checks whether Beam's options, as on a command line, name no runner."""
+def runs_here(beam_options: Sequence[str]) -> bool:
+    """Checks whether a pipeline runs in this process: its options name no runner.
+
+    Args:
+        beam_options: Beam's own, as on a command line.
+    """
     return PipelineOptions(list(beam_options)).view_as(StandardOptions).runner is None
 
 
@@ -30,7 +34,7 @@ def new_pipeline(beam_options: Sequence[str], workers: int) -> beam.Pipeline:
         SettingsError: INVALID_OPTION, Beam does not know the runner, or misses one of its options.
     """
     options = PipelineOptions(list(beam_options))
-    if not is_local(beam_options):
+    if not runs_here(beam_options):
         _shield_servers()
         try:
             return beam.Pipeline(options=options)

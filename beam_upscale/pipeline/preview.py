@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.dataset.hold.hold import bind
 from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.manifest.row import CREDITS, Status, status_of
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
@@ -29,9 +28,10 @@ from beam_upscale.pipeline.budget import (
     SettleBudget,
     order,
 )
-from beam_upscale.pipeline.local_runner import is_local, new_pipeline
+from beam_upscale.pipeline.local_runner import new_pipeline, runs_here
 from beam_upscale.pipeline.one_image.header import decide
 from beam_upscale.pipeline.read import ReadListed, write_down
+from beam_upscale.pipeline.run_state.held_outputs import bind
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import USD_PER_CREDIT
 from beam_upscale.planning.plan import Action
@@ -153,7 +153,7 @@ def preview(
         SettingsError: OUTPUT_TAKEN, the folder has a preview or is a run's output; OUTPUT_HELD,
             another preview is made there; INVALID_OPTION, Beam knows no such runner.
     """
-    is_here = is_local(beam_options)
+    is_here = runs_here(beam_options)
     with hold_output(
         folder, in_this_process=is_here, lease_seconds=DEFAULT_LEASE_SECONDS, on_wait=on_wait
     ) as dataset:

@@ -13,12 +13,12 @@ from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
-from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.run_state.control import clear_stop
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import (
     EarlierResult,
     InputState,

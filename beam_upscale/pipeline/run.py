@@ -14,19 +14,18 @@ import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_upscale.dataset import book_files, book_sums, books
-from beam_upscale.dataset.folder import RESULTS, DatasetFolder
-from beam_upscale.dataset.hold.hold import bind
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
-from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline, untouched_on_failure
+from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
+from beam_upscale.dataset.paths.names import RESULTS
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
-from beam_upscale.pipeline import execution as pipeline_execution
 from beam_upscale.pipeline.budget import LimitCredits, spent
-from beam_upscale.pipeline.execution import Execution, ask_to_stop
-from beam_upscale.pipeline.local_runner import end_servers, is_local, new_pipeline
+from beam_upscale.pipeline.execution import Execution, ask_to_stop, watch
+from beam_upscale.pipeline.local_runner import end_servers, new_pipeline, runs_here
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
 from beam_upscale.pipeline.run_state.control import (
@@ -37,6 +36,7 @@ from beam_upscale.pipeline.run_state.control import (
     forget_stop,
     stop_reason,
 )
+from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files
@@ -102,7 +102,7 @@ def _run(
 ) -> RunResult:
     begun = time.monotonic()
     files.configure(request.beam_options)
-    is_here = is_local(request.beam_options)
+    is_here = runs_here(request.beam_options)
     seconds = request.lease_seconds
     with hold_output(
         request.output, in_this_process=is_here, lease_seconds=seconds, on_wait=on_note
@@ -185,9 +185,7 @@ def _carry_out(
     _wire(pipeline, request, settings, run_json, run_id, most_failures, input_type)
     termination.begin(lambda: ask_to_stop(dataset, TERMINATED))
     execution = Execution(_begin(pipeline, request))
-    heard = pipeline_execution.watch(
-        execution, dataset, run_id, most_failures, on_progress, termination
-    )
+    heard = watch(execution, dataset, run_id, most_failures, on_progress, termination)
     done = final_progress(dataset, run_id, heard)
     pace = Pace(time.monotonic() - begun, done.images - done.earlier, done.pixels)
     errors = ErrorTally()
@@ -261,7 +259,7 @@ def _may_lack_calls(dataset: DatasetFolder) -> bool:
 def _with_workers(request: Run) -> UpscaleSettings:
     """Returns the settings, completed by the runner's number and place of workers."""
     asked = request.settings
-    is_remote = not is_local(request.beam_options)
+    is_remote = not runs_here(request.beam_options)
     return dataclasses.replace(
         asked,
         local=dataclasses.replace(asked.local, remote_workers=is_remote),
@@ -274,7 +272,7 @@ def _worker_processes(request: Run) -> int | None:
     asked = request.settings.service.worker_processes
     if asked is not None:
         return asked
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return 1
     known = PipelineOptions(list(request.beam_options)).get_all_options().get("parallelism")
     return None if known is None or known < 1 else int(known)
@@ -284,7 +282,7 @@ def _with_reachable_weights(
     settings: PinnedSettings, dataset: DatasetFolder, request: Run
 ) -> PinnedSettings:
     """Copies the weights to where every worker can read them: beside the work in progress."""
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return settings
     stages = tuple(
         dataclasses.replace(stage, pinned=_with_uploaded_weights(stage.pinned, dataset))
@@ -356,7 +354,7 @@ def _begin(pipeline: beam.Pipeline, request: Run) -> Callable[[], object]:
     do. That handler would end the server at the first Ctrl-C, so the previous one is restored: this
     process handles Ctrl-C itself.
     """
-    if is_local(request.beam_options):
+    if runs_here(request.beam_options):
         return lambda: pipeline.run().wait_until_finish()
     handler = signal.getsignal(signal.SIGINT)
     try:

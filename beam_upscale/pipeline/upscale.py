@@ -20,7 +20,6 @@ from apache_beam.utils.timestamp import Timestamp
 
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -35,6 +34,7 @@ from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
 from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.service import check_service

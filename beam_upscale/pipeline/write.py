@@ -18,7 +18,6 @@ from apache_beam.transforms.window import GlobalWindows
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
-from beam_upscale.dataset.output_hold import output_of_pipeline
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.run_json import RunJson, given_values
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -31,6 +30,7 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_start import (
     continue_run,
@@ -102,7 +102,7 @@ class WriteDataset(beam.PTransform):
         for each in results:
             refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
         lineage = lineage_of(results)
-        _refuse_second_sink(pipeline, dataset)
+        _refuse_second_writer(pipeline, dataset)
         _refuse_other_listings(lineage, dataset)
         refuse_packed(lineage.settings, layout)
         run_json = self._run_json(lineage, dataset, layout)
@@ -214,7 +214,7 @@ def _refuse_contradiction(
         )
 
 
-def _refuse_second_sink(pipeline: Any, dataset: DatasetFolder) -> None:
+def _refuse_second_writer(pipeline: Any, dataset: DatasetFolder) -> None:
     """Raises an error if another `WriteDataset` of the pipeline has the same output.
 
     Raises:

@@ -1,5 +1,6 @@
 """The table of all stores, and the choice of one for a URI."""
 
+import dataclasses
 import importlib
 from collections.abc import Callable
 
@@ -8,23 +9,38 @@ from beam_upscale.storage.protocol.store import Store
 from beam_upscale.storage.uris import urls
 
 
-def _has_scheme(scheme: str) -> Callable[[str], bool]:
-    """Returns a check for URIs of a scheme, in small letters or capitals."""
-    return lambda uri: uri.lower().startswith(f"{scheme}://")
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of the table of stores.
+
+    Attributes:
+        takes: checks whether a path or a URI names a file of the store.
+        module: the module that has the store, by the name `STORE`. It is imported when it is first
+            needed: local files need neither Beam, whose import takes more than a second, nor a
+            client.
+        schemes: the schemes of the store's URIs, in small letters.
+    """
+
+    takes: Callable[[str], bool]
+    module: str
+    schemes: tuple[str, ...] = ()
 
 
-# In order: the first store that takes a URI is its store, by the name `STORE` in a module. The
-# module is imported when it is first needed: local files need neither Beam, whose import takes more
-# than a second, nor a client.
-STORES: list[tuple[Callable[[str], bool], str]] = [
-    (is_local, "beam_upscale.storage.local.local_disk"),
-    (urls.is_web, "beam_upscale.storage.http.web_servers"),
-    (_has_scheme("hdfs"), "beam_upscale.storage.beam.hdfs"),
-    (_has_scheme("s3"), "beam_upscale.storage.beam.s3"),
-    (_has_scheme("gs"), "beam_upscale.storage.beam.gcs"),
-    (_has_scheme("azfs"), "beam_upscale.storage.beam.azure"),
+def _by_scheme(scheme: str, module: str) -> Entry:
+    """Returns the entry of a store that takes all URIs of one scheme, in small letters or not."""
+    return Entry(lambda uri: uri.lower().startswith(f"{scheme}://"), module, (scheme,))
+
+
+# In order: the first store that takes a URI is its store.
+STORES: list[Entry] = [
+    Entry(is_local, "beam_upscale.storage.local.local_disk", ("file",)),
+    Entry(urls.is_web, "beam_upscale.storage.http.web_servers", ("http", "https")),
+    _by_scheme("hdfs", "beam_upscale.storage.beam.hdfs"),
+    _by_scheme("s3", "beam_upscale.storage.beam.s3"),
+    _by_scheme("gs", "beam_upscale.storage.beam.gcs"),
+    _by_scheme("azfs", "beam_upscale.storage.beam.azure"),
     # Any other scheme, of a file system that a user has added to Beam.
-    (lambda _: True, "beam_upscale.storage.beam.beam_files"),
+    Entry(lambda _: True, "beam_upscale.storage.beam.beam_files"),
 ]
 
 
@@ -33,6 +49,11 @@ def store_of(uri: str) -> Store:
 
     No other code decides by a scheme how a file is read or written.
     """
-    module = next(module for takes, module in STORES if takes(uri))
+    module = next(entry.module for entry in STORES if entry.takes(uri))
     store: Store = importlib.import_module(module).STORE
     return store
+
+
+def known_schemes() -> frozenset[str]:
+    """Returns the schemes of the stores in the table, in small letters."""
+    return frozenset(scheme for entry in STORES for scheme in entry.schemes)

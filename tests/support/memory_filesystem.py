@@ -11,7 +11,7 @@ from typing import IO, Any, ClassVar
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
 from beam_upscale.storage.beam.object_store import ObjectStore
-from beam_upscale.storage.stores import STORES
+from beam_upscale.storage.stores import STORES, Entry
 
 
 class MemoryFileSystem(FileSystem):
@@ -152,7 +152,7 @@ STORE = ObjectStore(ConditionalMemory)
 @contextlib.contextmanager
 def conditional_memory() -> Iterator[str]:
     """Those files as an object store with conditions, empty, for a while; gives a root."""
-    entry = (lambda uri: uri.startswith("mem://"), __name__)
+    entry = Entry(lambda uri: uri.startswith("mem://"), __name__, ("mem",))
     STORES.insert(0, entry)
     MemoryFileSystem.files.clear()
     try:

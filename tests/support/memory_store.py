@@ -7,7 +7,7 @@ from typing import IO, BinaryIO
 
 from beam_upscale.storage.protocol.remote_store import RemoteStore
 from beam_upscale.storage.protocol.store import Guard
-from beam_upscale.storage.stores import STORES
+from beam_upscale.storage.stores import STORES, Entry
 
 
 class MemoryStore(RemoteStore):
@@ -57,7 +57,7 @@ STORE = MemoryStore()
 @contextlib.contextmanager
 def memory_store() -> Iterator[dict[str, bytes]]:
     """Adds the store for a while, and empty; gives its files by URI."""
-    entry = (lambda uri: uri.startswith("memory://"), __name__)
+    entry = Entry(lambda uri: uri.startswith("memory://"), __name__, ("memory",))
     STORES.insert(0, entry)
     STORE.files.clear()
     try:

@@ -1,1 +1,4 @@
-"""The commands, one module for each; `start_up` does the imports at a command's start."""
+"""The commands: one module for each, and the imports that they need as they start.
+The values of options come in; a call of another room goes out, and `display` prints its result. No
+command calls another, and none decides what a Python user could not.
+"""

@@ -72,7 +72,7 @@ def preview_command(
         begin_decoding()
     import_inference()
     from beam_upscale.inference.weights import advice
-    from beam_upscale.pipeline.local_runner import is_local
+    from beam_upscale.pipeline.local_runner import runs_here
     from beam_upscale.pipeline.preview import limits_of_knowledge, preview, read_preview
     from beam_upscale.pipeline.read import ListingRequest
     from beam_upscale.sources.discovery import no_input
@@ -81,7 +81,7 @@ def preview_command(
     from beam_upscale.storage.http import web_access
     from beam_upscale.storage.uris import secrets
 
-    if to is None and not is_local(beam_options):
+    if to is None and not runs_here(beam_options):
         raise click.UsageError("a preview with a Beam --runner needs --to FOLDER")
     settings = settings_of(engine, then, **options)
     beam_options += web_access.beam_arguments(deny_private_networks, allow_link_local)

@@ -37,7 +37,7 @@ def weights_list(as_json: bool) -> None:
       beam-upscale weights list --json
     """  # noqa: D301
     from beam_upscale.inference.weights import advice, cache, registry
-    from beam_upscale.inference.weights import baselines as weights_baselines
+    from beam_upscale.inference.weights.baselines import BASELINES
     from beam_upscale.inference.weights.hub_repository import HubRepository
     from beam_upscale.planning.engines import ENGINES
 
@@ -56,7 +56,7 @@ def weights_list(as_json: bool) -> None:
         )
         for status in found
     ]
-    baselines = [(name, "any", "0", use, "-") for name, use in weights_baselines.BASELINES.items()]
+    baselines = [(name, "any", "0", use, "-") for name, use in BASELINES.items()]
     out.table([Column("name", is_whole=True), *map(Column, names)], [*registered, *baselines])
     out.line(
         "work is the number of multiply-adds for each input pixel, relative to realesrgan-x4plus; "

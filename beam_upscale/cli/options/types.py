@@ -10,13 +10,11 @@ import click
 
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.sources.formats.input_format import InputFormat
+from beam_upscale.storage.stores import known_schemes
 
 if TYPE_CHECKING:
     from beam_upscale.dataset.manifest.row import Status
     from beam_upscale.pipeline.request import FailureLimit
-
-# Schemes whose second slash is missed; nothing is opened by them.
-_SCHEMES = frozenset({"azfs", "file", "gs", "hdfs", "http", "https", "s3"})
 
 
 class PlaceType(click.ParamType[str]):
@@ -30,7 +28,8 @@ class PlaceType(click.ParamType[str]):
         if not place.strip():
             self.fail("it is empty; name a file or a folder", param, ctx)
         scheme, is_uri, rest = place.partition(":/")
-        if is_uri and not rest.startswith("/") and scheme in _SCHEMES and not Path(place).exists():
+        has_one_slash = is_uri and not rest.startswith("/") and scheme in known_schemes()
+        if has_one_slash and not Path(place).exists():
             self.fail(f"{place!r} has one slash; a URI has two: {scheme}://…", param, ctx)
         return place
 

@@ -28,16 +28,13 @@ import logging
 import os
 import threading
 import uuid
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
 
-from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.dataset.hold.owners import Folder, Kind, ended, state_of_output
+from beam_upscale.dataset.hold.owners import Folder, Kind, ended
 from beam_upscale.dataset.hold.state import State, states
 from beam_upscale.dataset.hold.taking import Taking
 from beam_upscale.dataset.hold.terms import Terms
-from beam_upscale.errors import ErrorCode, SettingsError, reason
+from beam_upscale.errors import SettingsError, reason
 from beam_upscale.storage.stores import store_of
 
 _logger = logging.getLogger(__name__)
@@ -170,39 +167,3 @@ def _join(hold: Hold) -> State:
         if owner is None or owner.token != hold.token or owner.released:
             raise ended(hold.root)
         return states.setdefault((hold.root, hold.token), State(hold, owner.number, None))
-
-
-_of_pipelines: "weakref.WeakKeyDictionary[Any, dict[str, Hold]]" = weakref.WeakKeyDictionary()
-
-
-def bind(pipeline: Any, hold: Hold) -> None:
-    """Makes the transforms of a pipeline write under a hold that was acquired for it."""
-    _of_pipelines.setdefault(pipeline, {})[hold.root] = hold
-
-
-def of_pipeline(pipeline: Any, root: str, lease_seconds: float | None = None) -> Hold:
-    """Returns the one hold of a pipeline's transforms on an output.
-
-    If none was bound, the pipeline's workers take the output when they first write to it.
-
-    Args:
-        pipeline: the Beam pipeline.
-        root: the root of the output.
-        lease_seconds: the seconds that a transform requests; None takes those of an earlier
-            transform, or the default.
-
-    Raises:
-        SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
-    """
-    holds = _of_pipelines.setdefault(pipeline, {})
-    if root not in holds:
-        seconds = DEFAULT_LEASE_SECONDS if lease_seconds is None else lease_seconds
-        holds[root] = Hold(root, new_token(), Kind.LEASE, seconds, state_of_output(root))
-    found = holds[root]
-    if lease_seconds is not None and lease_seconds != found.lease_seconds:
-        raise SettingsError(
-            ErrorCode.INVALID_OPTION,
-            f"lease_seconds is {lease_seconds:g} here and {found.lease_seconds:g} in a transform "
-            f"before, and a pipeline has one hold on {root}: give all of them the same",
-        )
-    return found

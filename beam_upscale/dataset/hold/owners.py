@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
+from beam_upscale.dataset.paths.names import HOLDS, RUN_JSON, STAGING
 from beam_upscale.errors import ErrorCode, HoldLostError
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
@@ -26,15 +27,6 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 # A run that is just taking or leaving the output may have no file with its name at the moment.
 SECONDS_TO_SAY_WHO = 1.0
-
-RUN_JSON = "run.json"
-"""The file, below the output, that describes the run."""
-
-STAGING = ".staging"
-"""The folder of work in progress, below the output."""
-
-HOLDS = "hold"
-"""The folder of the holds, below the folder of work in progress."""
 
 
 class Kind(StrEnum):

@@ -12,7 +12,6 @@ from beam_upscale.dataset.hold import owners
 from beam_upscale.dataset.hold.file_lock import FileLock
 from beam_upscale.dataset.hold.owners import (
     BEAT,
-    STAGING,
     Folder,
     Kind,
     Owner,
@@ -22,6 +21,7 @@ from beam_upscale.dataset.hold.owners import (
 )
 from beam_upscale.dataset.hold.state import State, states
 from beam_upscale.dataset.hold.terms import Terms
+from beam_upscale.dataset.paths.names import STAGING, STOP
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
@@ -118,7 +118,7 @@ class Taking:
     def _forget_stop(self) -> None:
         """Withdraws a stop request for the run before, in a user's pipeline; `run` does it too."""
         if self._terms.is_taken_by_workers:
-            files.delete(uris.join(self._folder.root, STAGING, "stop"), allowed)
+            files.delete(uris.join(self._folder.root, STAGING, STOP), allowed)
 
     def _refuse_if_late(self) -> None:
         """Refuses the output once the lock's holder has had time to finish."""

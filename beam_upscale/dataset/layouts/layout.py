@@ -4,14 +4,10 @@ import importlib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self, cast
 
+from beam_upscale.dataset.paths.names import DATA, IMAGES
+
 if TYPE_CHECKING:
     from beam_upscale.dataset.layouts.definition import LayoutDefinition
-
-IMAGES = "images"
-"""The folder of images in a layout with a file for each, below the dataset's root."""
-
-DATA = "data"
-"""The folder of shards of images in a layout that packs them, below the dataset's root."""
 
 
 class Layout(StrEnum):

@@ -1,1 +1,4 @@
-"""The API's messages, generated from `protos/` by `make protos`; only `pool` is written by hand."""
+"""The API's messages, generated from `protos/` by `make protos`.
+Bytes come in; messages go out, and the other way round. Only `pool` is written by hand: nothing
+else is to be changed here.
+"""

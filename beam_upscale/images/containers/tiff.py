@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.containers import parts as containers_parts
-from beam_upscale.images.containers.parts import truncated
+from beam_upscale.images.containers.parts import MOST_FRAMES, truncated
 from beam_upscale.images.containers.png import MAX_INNER_BYTES
 from beam_upscale.images.containers.tiff_fields import (
     CMYK_INKS,
@@ -284,7 +283,7 @@ def tiff_pages(data: bytes, layout: TiffLayout) -> list[tuple[int, int]]:
     pages: dict[int, int] = {}
     looked_at = 0
     directory = layout.first_directory
-    while directory and directory not in pages and len(pages) < containers_parts.MOST_FRAMES:
+    while directory and directory not in pages and len(pages) < MOST_FRAMES:
         try:
             entries = count_tiff_fields(data, layout, directory)
             end = directory + layout.count_size + entries * layout.entry_size

@@ -1,8 +1,9 @@
-"""Decoding in child processes, so that a hostile file costs one row and not the worker.
+"""Decodes in child processes, so that a hostile file costs one row and not the worker.
+Bytes or a file's name, and limits, come in; images, headers and rows go out. No untrusted bytes are
+decoded in the process that asks.
 
-Bytes or a file's name, and limits, come in; images, headers and rows go out. Untrusted bytes can
-end a codec library with a signal, hang it or exhaust memory. So a `pool.DecoderPool` runs
-`beam_upscale.images` in child processes, each of which serves many images:
+Untrusted bytes can end a codec library with a signal, hang it or exhaust memory. So a
+`pool.DecoderPool` runs `beam_upscale.images` in child processes, each of which serves many images:
 
     parent                                child (`python -m beam_upscale.images.decoding`)
            <- ready, resident size -

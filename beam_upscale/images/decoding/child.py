@@ -29,8 +29,7 @@ from beam_upscale.images.decoding.frames import (
     write_frame,
 )
 from beam_upscale.images.decoding.limits import ImageLimits, NoLimits
-from beam_upscale.images.reading import inspection
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading import inspection, pixels
 from beam_upscale.images.reading.regions import open_picture, read_file_header
 from beam_upscale.images.values import NO_METADATA, DecodedImage, ImageHeader, Metadata, Pixels
 from beam_upscale.planning.plan_options import Animated
@@ -50,9 +49,7 @@ _IN_MEMORY = frozenset({"header", "decode"})
 """The requests that carry the file's bytes; all others carry its path."""
 
 
-def main(
-    decode: Decode = reading_pixels.decode, read_header: ReadHeader = inspection.read_header
-) -> None:
+def main(decode: Decode = pixels.decode, read_header: ReadHeader = inspection.read_header) -> None:
     """Runs a decoder on standard input and output until its parent is gone.
 
     Args:
@@ -80,7 +77,7 @@ def main(
 def serve(
     requests: Readable,
     replies: Writable,
-    decode: Decode = reading_pixels.decode,
+    decode: Decode = pixels.decode,
     read_header: ReadHeader = inspection.read_header,
     image_limits: ImageLimits | None = None,
 ) -> None:
@@ -228,8 +225,8 @@ def _mistake(error: Exception) -> dict[str, Any]:
     }
 
 
-def _bytes_of(pixels: Pixels) -> memoryview:
-    return np.ascontiguousarray(pixels).data.cast("B")
+def _bytes_of(samples: Pixels) -> memoryview:
+    return np.ascontiguousarray(samples).data.cast("B")
 
 
 def _image_answer(decoded: DecodedImage) -> _Answer:

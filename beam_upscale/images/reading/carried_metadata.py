@@ -6,8 +6,7 @@ from PIL import Image
 
 from beam_upscale.images.codecs import is_raised_by_codec
 from beam_upscale.images.containers import parts
-from beam_upscale.images.metadata import behind, beside, color_tags, profiles, xmp
-from beam_upscale.images.metadata import exif as metadata_exif
+from beam_upscale.images.metadata import behind, beside, color_tags, exif, profiles, xmp
 from beam_upscale.images.reading.source import Source, frame_notes
 from beam_upscale.images.values import Metadata, Pixels
 
@@ -42,8 +41,8 @@ def kept_metadata(
     return metadata, behind.noted_once(all_notes)
 
 
-def _kept_exif(exif: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
-    return metadata_exif.of_result(exif) if exif else (None, ())
+def _kept_exif(block: bytes | None) -> tuple[bytes | None, tuple[str, ...]]:
+    return exif.of_result(block) if block else (None, ())
 
 
 def _kept_xmp(source: Source) -> tuple[bytes | None, tuple[str, ...]]:
@@ -88,9 +87,9 @@ def upright(samples: Pixels, orientation: int) -> Pixels:
     return samples
 
 
-def bare_exif(exif: bytes | None) -> bytes | None:
+def bare_exif(block: bytes | None) -> bytes | None:
     """Removes the prefix that JPEG has before an EXIF block."""
-    return exif.removeprefix(parts.EXIF_PREFIX) if exif else None
+    return block.removeprefix(parts.EXIF_PREFIX) if block else None
 
 
 _TIFF_EXIF_TAGS = frozenset(
@@ -115,12 +114,12 @@ _TIFF_EXIF_TAGS = frozenset(
 
 def tiff_exif(file: BinaryIO) -> bytes | None:
     """Makes an EXIF block of a TIFF's descriptive fields; None if none can be read."""
-    exif = Image.Exif()
+    fields = Image.Exif()
     try:
-        exif.load_from_fp(file)
-        for tag in set(exif) - _TIFF_EXIF_TAGS:
-            del exif[tag]
-        return bare_exif(exif.tobytes()) if len(exif) else None
+        fields.load_from_fp(file)
+        for tag in set(fields) - _TIFF_EXIF_TAGS:
+            del fields[tag]
+        return bare_exif(fields.tobytes()) if len(fields) else None
     except Exception as error:
         if isinstance(error, MemoryError) or not is_raised_by_codec(error):
             raise

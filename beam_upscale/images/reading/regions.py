@@ -43,8 +43,8 @@ from beam_upscale.images.reading import (
     pixels,
     tiff_samples,
 )
-from beam_upscale.images.reading import source as reading_source
 from beam_upscale.images.reading.row_readers import Picture, PictureReader, rows_of
+from beam_upscale.images.reading.source import Source
 from beam_upscale.images.values import DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
 
@@ -96,7 +96,7 @@ def open_picture(
         yield reader
 
 
-def _inspect(file: BinaryIO) -> reading_source.Source:
+def _inspect(file: BinaryIO) -> Source:
     start = file.read(_START_BYTES)
     format_ = identification.identify(start)
     if format_ == "png":
@@ -130,9 +130,7 @@ def _whole(file: BinaryIO) -> bytes:
     return file.read()
 
 
-def _reader(
-    file: BinaryIO, source: reading_source.Source, max_pixels: int, animated: Animated
-) -> PictureReader:
+def _reader(file: BinaryIO, source: Source, max_pixels: int, animated: Animated) -> PictureReader:
     header = source.header
     if header.format == "png":
         png.check_png_file(file)
@@ -160,7 +158,7 @@ def _reader(
     return PictureReader(_described(decoded), lambda: iter([_joined(decoded)]))
 
 
-def _jpeg(file: BinaryIO, source: reading_source.Source) -> PictureReader:
+def _jpeg(file: BinaryIO, source: Source) -> PictureReader:
     """Opens a JPEG; one that may have oddities is read once before, to collect its notes."""
     open_ = functools.partial(_open, file, "sequential")
     with _mapped(file) as data:
@@ -195,17 +193,13 @@ def _reading(file: BinaryIO) -> Callable[[int, int], bytes]:
     return read
 
 
-def _bare_tiff(
-    source: reading_source.Source, info: TiffInfo, bare: bare_tiff.BareTiff
-) -> PictureReader:
+def _bare_tiff(source: Source, info: TiffInfo, bare: bare_tiff.BareTiff) -> PictureReader:
     image = bare.open()
     picture = _picture(source, image, bare.has_alpha, bare.notes, channels=bare.colors)
     return PictureReader(picture, lambda: map(bare.meant, rows_of(bare.open())), info.orientation)
 
 
-def _tiff(
-    open_: Callable[[str], Any], source: reading_source.Source, info: TiffInfo
-) -> PictureReader:
+def _tiff(open_: Callable[[str], Any], source: Source, info: TiffInfo) -> PictureReader:
     def bands(access: str = "sequential") -> tuple[Any, bool]:
         return pixels.tiff_bands(open_(access), info)
 
@@ -234,7 +228,7 @@ def _open_tiff(file: BinaryIO, view: tiff_views.TiffView, is_first: bool, access
 
 
 def _picture(
-    source: reading_source.Source,
+    source: Source,
     image: Any,
     has_alpha: bool,
     notes: tuple[str, ...] = (),

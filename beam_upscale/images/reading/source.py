@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from beam_upscale.images.containers import parts
-from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.containers.tiff import TiffInfo
 from beam_upscale.images.metadata.beside import Beside
 from beam_upscale.images.values import ImageHeader
 
@@ -29,7 +29,7 @@ class Source:
     sample_bits: int = 8
     notes: tuple[str, ...] = ()
     beside: Beside = dataclasses.field(default_factory=Beside)
-    tiff: containers_tiff.TiffInfo | None = None
+    tiff: TiffInfo | None = None
 
 
 def frame_notes(header: ImageHeader) -> tuple[str, ...]:

@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 from beam_upscale.images.codecs import matching_profile
-from beam_upscale.images.metadata import exif as metadata_exif
-from beam_upscale.images.metadata import xmp as metadata_xmp
+from beam_upscale.images.metadata import exif, xmp
 from beam_upscale.images.values import NO_METADATA, Metadata, Resolution
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
 
@@ -44,12 +43,12 @@ def fit(
         return _FITTED[format_](Metadata(profile))
     if metadata == NO_METADATA:
         return metadata, ()
-    exif, xmp = metadata.exif, metadata.xmp
-    if exif is not None:
-        exif = metadata_exif.with_size(exif, width, height)
-    if xmp is not None:
-        xmp = metadata_xmp.with_size(xmp, width, height)
-    return _FITTED[format_](Metadata(profile, exif, xmp, metadata.resolution))
+    block, packet = metadata.exif, metadata.xmp
+    if block is not None:
+        block = exif.with_size(block, width, height)
+    if packet is not None:
+        packet = xmp.with_size(packet, width, height)
+    return _FITTED[format_](Metadata(profile, block, packet, metadata.resolution))
 
 
 def _in_png(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
@@ -63,10 +62,10 @@ def _in_png(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
 def _in_webp(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
     """Writes the resolution into EXIF, as WebP has no other place for it."""
     resolution = metadata.resolution
-    if resolution is None or metadata_exif.resolution_of(metadata.exif) is not None:
+    if resolution is None or exif.resolution_of(metadata.exif) is not None:
         return metadata, ()
     if metadata.exif is None and not resolution.is_ratio:
-        return dataclasses.replace(metadata, exif=metadata_exif.of_resolution(resolution)), ()
+        return dataclasses.replace(metadata, exif=exif.of_resolution(resolution)), ()
     return metadata, ("resolution not kept in WebP",)
 
 
@@ -74,10 +73,10 @@ def _in_tiff(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
     """Leaves out maker notes: a TIFF's fields are rewritten, and offsets in notes would break."""
     if metadata.exif is None:
         return metadata, ()
-    exif = metadata_exif.without_maker_notes(metadata.exif)
-    if exif == metadata.exif:
+    block = exif.without_maker_notes(metadata.exif)
+    if block == metadata.exif:
         return metadata, ()
-    return dataclasses.replace(metadata, exif=exif), ("maker notes not kept in TIFF",)
+    return dataclasses.replace(metadata, exif=block), ("maker notes not kept in TIFF",)
 
 
 def _in_jpeg(metadata: Metadata) -> tuple[Metadata, tuple[str, ...]]:
@@ -145,5 +144,5 @@ def _png_resolution(resolution: Resolution) -> bytes:
 
 def tiff_resolution(metadata: Metadata) -> Resolution | None:
     """Returns the resolution for a TIFF's fields: the file's, or else EXIF's; None for a ratio."""
-    resolution = metadata.resolution or metadata_exif.resolution_of(metadata.exif)
+    resolution = metadata.resolution or exif.resolution_of(metadata.exif)
     return None if resolution is None or resolution.is_ratio else resolution

@@ -1,4 +1,4 @@
 """Beam's ModelHandlers: one for each kind of engine.
-
-The only part of inference that imports Beam.
+Images with their tiles come in; the inference of each image goes out. A handler decides nothing
+about an image and writes nothing; no other package of inference imports Beam.
 """

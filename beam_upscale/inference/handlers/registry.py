@@ -7,8 +7,7 @@ batch changes no result.
 
 from typing import Any, Unpack
 
-from beam_upscale.inference.elements import METRICS, Inference, PendingInference, Tile, TiledImage
-from beam_upscale.inference.handlers.base import EngineHandler, TiledImageHandler
+from beam_upscale.inference.handlers.base import EngineHandler
 from beam_upscale.inference.handlers.baseline import BaselineHandler
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.handlers.latent import LatentHandler
@@ -19,20 +18,6 @@ from beam_upscale.inference.local_engines import (
     LatentEngine,
     LocalEngine,
 )
-
-__all__ = [
-    "METRICS",
-    "BaselineHandler",
-    "EngineHandler",
-    "EsrganHandler",
-    "Inference",
-    "LatentHandler",
-    "PendingInference",
-    "Tile",
-    "TiledImage",
-    "TiledImageHandler",
-    "handler_for",
-]
 
 _HANDLERS: dict[type[LocalEngine], type[EngineHandler[Any]]] = {
     BaselineEngine: BaselineHandler,

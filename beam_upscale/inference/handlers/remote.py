@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Unpack
 
+from apache_beam.coders.observable import ObservableMixin
 from apache_beam.ml.inference.base import PredictionResult
 
 from beam_upscale.errors import ErrorCode, ImageError
@@ -13,7 +14,7 @@ from beam_upscale.inference.handlers.base import TiledImageHandler
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.inference.remote.account import Account
 from beam_upscale.inference.remote.calls import Call, ImageCalls, Outcome
-from beam_upscale.inference.remote.pending import PendingImage, PendingResult
+from beam_upscale.inference.remote.pending import PendingImage
 from beam_upscale.inference.remote.requests import request_for
 from beam_upscale.inference.remote.window import Window, shared_window
 from beam_upscale.inference.remote_engines import RemoteEngine
@@ -103,3 +104,19 @@ class RemoteHandler(TiledImageHandler[Window]):
     def share_model_across_processes(self) -> bool:
         """Returns False: a window belongs to its process."""
         return False
+
+
+class PendingResult(PredictionResult, ObservableMixin):
+    """The element that RunInference gives for an image whose calls are in progress.
+
+    Beam measures the size of some elements, the first ten among them, by pickling them. That would
+    wait for the calls of each before the next is begun. Beam does not measure an observable.
+    """
+
+    def __init__(self, *fields: Any) -> None:
+        del fields  # `__new__` sets them, as for every tuple.
+        ObservableMixin.__init__(self)
+
+    def __reduce__(self) -> tuple[type[PredictionResult], tuple[Any, ...]]:
+        """Pickles as an ordinary `PredictionResult`, which waits for the calls."""
+        return PredictionResult, tuple(self)

@@ -8,8 +8,6 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from apache_beam.coders.observable import ObservableMixin
-from apache_beam.ml.inference.base import PredictionResult
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -120,19 +118,3 @@ class PendingImage:
 
 def _itself(inference: Inference) -> Inference:
     return inference
-
-
-class PendingResult(PredictionResult, ObservableMixin):
-    """The element that RunInference gives for an image whose calls are in progress.
-
-    Beam measures the size of some elements, the first ten among them, by pickling them. That would
-    wait for the calls of each before the next is begun. Beam does not measure an observable.
-    """
-
-    def __init__(self, *fields: Any) -> None:
-        del fields  # `__new__` sets them, as for every tuple.
-        ObservableMixin.__init__(self)
-
-    def __reduce__(self) -> tuple[type[PredictionResult], tuple[Any, ...]]:
-        """Pickles as an ordinary `PredictionResult`, which waits for the calls."""
-        return PredictionResult, tuple(self)

@@ -14,11 +14,11 @@ from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
+from beam_upscale.dataset.paths.names import CARD
 from beam_upscale.dataset.run_json import CommittedShard, RunJson
 from beam_upscale.errors import HoldLostError
-from beam_upscale.pipeline.commit import shards as commit_shards
 from beam_upscale.pipeline.commit.persist import write_incomplete
-from beam_upscale.pipeline.commit.shards import Committed, listed_records
+from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
 from beam_upscale.pipeline.run_state.control import stop_reason
 from beam_upscale.sources.listing_files import listed_shards
@@ -97,7 +97,7 @@ def _commit_without_updates(
             refuse_lost([part], nothing, dataset)
         if shard not in committed:
             records = list(listed_records(part, dataset, nothing))
-            commit_shards.commit_shard(shard, records, dataset, layout, run_id, input_type)
+            commit_shard(shard, records, dataset, layout, run_id, input_type)
 
 
 def retype(
@@ -106,7 +106,7 @@ def retype(
     """Rewrites a shard with another type; its manifest, and with it that type, comes last."""
     number, input_type = shard
     with dataset.shown():
-        commit_shards.commit_shard(number, [], dataset, layout, run_id, input_type)
+        commit_shard(number, [], dataset, layout, run_id, input_type)
     return True
 
 
@@ -129,7 +129,7 @@ def complete(dataset: DatasetFolder, layout: Layout, run_json: RunJson) -> Total
         shards=tuple(shards),
         card_sha256=hashlib.sha256(card).hexdigest(),
     )
-    dataset.write(dataset.resolve("README.md"), card)
+    dataset.write(dataset.resolve(CARD), card)
     dataset.write_run(completed)
     dataset.delete_staging()
     return sums

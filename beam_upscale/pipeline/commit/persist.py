@@ -11,13 +11,13 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset import books
-from beam_upscale.dataset.folder import INTERMEDIATES, DatasetFolder
+from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.definition import image_extension
-from beam_upscale.dataset.layouts.layout import IMAGES, Layout
-from beam_upscale.dataset.manifest import row as manifest_row
-from beam_upscale.dataset.manifest.row import Row, fitted
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.manifest.row import Row, fitted, without_result
 from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.output_hold import ShownBundle
+from beam_upscale.dataset.paths.names import IMAGES, INTERMEDIATES
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
@@ -145,7 +145,7 @@ def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
             f"the result has {size:,} bytes, and an image in the layout {layout} at most {most:,}"
         )
         message = f"{found}; take the layout {' or '.join(others)}"
-        row = manifest_row.without_result(row, ErrorCode.ENCODE_ERROR, message)
+        row = without_result(row, ErrorCode.ENCODE_ERROR, message)
         upscaled = dataclasses.replace(upscaled, data=None, file=None, intermediates=())
     if row is record.row:
         return upscaled

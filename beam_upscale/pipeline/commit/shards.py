@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 
 from beam_upscale.dataset import books
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.layouts.layout import Layout, shard_name
+from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images, write_images
-from beam_upscale.dataset.manifest import table as manifest_table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, status_of
+from beam_upscale.dataset.manifest.table import TELEMETRY, held_table
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.run_state.arrivals import (
@@ -33,7 +33,6 @@ from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage import files
-from beam_upscale.storage.uris import uris
 
 _logger = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def _held_rows(
     rows: list[Row], dataset: DatasetFolder, input_type: pa.StructType | None
 ) -> tuple[list[Row], pa.Table]:
     """Returns the rows as a manifest holds them, and their table; deletes images without a row."""
-    held, table = manifest_table.held_table(rows, input_type)
+    held, table = held_table(rows, input_type)
     for before, row in zip(rows, held, strict=True):
         if row is not before:
             _logger.warning("%s: %s", row.input_id, row.error_message or row.notes[-1])
@@ -164,7 +163,7 @@ def _write_telemetry(
     if not rows:
         return
     table = _telemetry_table(rows)
-    uri = uris.join(dataset.root, "telemetry", f"{shard_name(shard)}-{run_id}.parquet")
+    uri = dataset.telemetry_uri(shard, run_id)
     with dataset.publish(uri) as file:
         pq.write_table(table, file)
 
@@ -178,16 +177,14 @@ def _time(seconds: float) -> datetime.datetime | None:
 def _telemetry_table(rows: list[dict[str, Any]]) -> pa.Table:
     """Makes a table of telemetry; drops values that do not fit, since no proof needs them."""
     try:
-        return pa.Table.from_pylist(rows, schema=manifest_table.TELEMETRY)
+        return pa.Table.from_pylist(rows, schema=TELEMETRY)
     except Exception:
-        return pa.Table.from_pylist(
-            list(map(_held_telemetry, rows)), schema=manifest_table.TELEMETRY
-        )
+        return pa.Table.from_pylist(list(map(_held_telemetry, rows)), schema=TELEMETRY)
 
 
 def _held_telemetry(values: Mapping[str, Any]) -> dict[str, Any]:
     held = {}
-    for field in manifest_table.TELEMETRY:
+    for field in TELEMETRY:
         with contextlib.suppress(Exception):
             pa.scalar(values[field.name], field.type)
             held[field.name] = values[field.name]

@@ -193,7 +193,7 @@ def values_of(inference: Inference) -> dict[str, Any]:
 
 
 def inference_of(values: Mapping[str, Any]) -> Inference:
-    """Creates an inference from the values that `_values` gave."""
+    """Creates an inference from the values that `values_of` gave."""
     return Inference(
         **{
             **values,

@@ -24,8 +24,7 @@ from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of
-from beam_upscale.storage.uris import secrets
-from beam_upscale.storage.uris import uris as uris_uris
+from beam_upscale.storage.uris import secrets, uris
 
 # The standard library's own table, without entries of this machine's administrator, and extensions
 # of files that datasets have beside images.
@@ -82,8 +81,8 @@ def _list_folder(found: FoundFiles) -> Listing:
     return Listing(inputs, ignored, unmatched)
 
 
-def _metadata_among(uris: SortedMap) -> list[str]:
-    return [uri for uri, _ in uris.items() if is_metadata_name(uri)]
+def _metadata_among(found: SortedMap) -> list[str]:
+    return [uri for uri, _ in found.items() if is_metadata_name(uri)]
 
 
 def _with_side_files(
@@ -112,7 +111,7 @@ def _side_files(
     if not store_of(pattern).has_folders:
         return SortedMap()
     target = files.absolute(pattern)
-    if all(entry.uri.startswith(uris_uris.join(target, "")) for entry in entries):
+    if all(entry.uri.startswith(uris.join(target, "")) for entry in entries):
         return _set_of(entry.uri for entry in entries if _is_side_file(entry))
     if entries.get(target) is not None:
         candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
@@ -137,8 +136,8 @@ def _beside_glob(
     return _set_of(uri for uri, _ in there.items() if uri in wanted)
 
 
-def _set_of(uris: Iterable[str]) -> SortedMap:
-    return SortedMap((uri, "") for uri in uris)
+def _set_of(found: Iterable[str]) -> SortedMap:
+    return SortedMap((uri, "") for uri in found)
 
 
 def _folders_between(base: str, uri: str) -> Iterator[str]:
@@ -155,7 +154,7 @@ def _folder(uri: str) -> str:
 
 
 def _metadata_uris(folder: str) -> list[str]:
-    return [uris_uris.join(folder, name) for name in METADATA_NAMES]
+    return [uris.join(folder, name) for name in METADATA_NAMES]
 
 
 def _is_side_file(entry: FileEntry) -> bool:

@@ -5,8 +5,8 @@ import os
 from collections.abc import Collection, Iterable, Iterator
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.hold.owners import RUN_JSON
-from beam_upscale.dataset.layouts.layout import IMAGES, Layout
+from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.paths.names import IMAGES, RUN_JSON
 from beam_upscale.dataset.places import (
     WRITTEN,
     Identity,

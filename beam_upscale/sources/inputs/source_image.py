@@ -47,7 +47,8 @@ class SourceImage:
         columns: the dataset's own columns; they reach the manifest untouched.
         caption_uri: a text file that describes the image, on any of Beam's file systems.
         caption_part: the part of that file; None is the whole.
-        shard: the number of the shard that the result belongs to; None lets the sink choose.
+        shard: the number of the shard that the result belongs to; None leaves the choice to
+            `WriteDataset`.
         web_access: rules on the networks that its URL may lead to, in addition to the rules of the
             reading process.
         run_state: the state of the input in a run; a user neither sets nor reads it, and

@@ -33,7 +33,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal, s
 from beam_upscale.images.codecs import one_line
 from beam_upscale.sources.parsing.arrow_values import rows_of_arrow
 from beam_upscale.sources.parsing.separated_values import MalformedError, logical_lines
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 Columns = Mapping[str, Any]
@@ -79,19 +79,19 @@ def read_metadata(uri: str) -> dict[str, Columns]:
     return found
 
 
-def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
+def nearest(found: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
     """Picks one row for each file, from the metadata file in the deepest folder.
 
     Args:
-        files: the results of `read_metadata`, by the URI of the metadata file.
+        found: the results of `read_metadata`, by the URI of the metadata file.
 
     Raises:
         SettingsError: INVALID_METADATA, two metadata files in one folder name one file.
     """
     chosen: dict[str, Columns] = {}
     owners: dict[str, str] = {}
-    for uri in sorted(files, key=lambda uri: (uri.count("/"), uri)):
-        for target, columns in files[uri].items():
+    for uri in sorted(found, key=lambda uri: (uri.count("/"), uri)):
+        for target, columns in found[uri].items():
             other = owners.get(target)
             if other is not None and other.rpartition("/")[0] == uri.rpartition("/")[0]:
                 raise SettingsError(
@@ -105,7 +105,7 @@ def nearest(files: Mapping[str, Mapping[str, Columns]]) -> dict[str, Columns]:
 
 def _read(uri: str) -> bytes:
     try:
-        return storage_files.read(uri)
+        return files.read(uri)
     except ImageError as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,

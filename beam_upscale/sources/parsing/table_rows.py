@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from beam_upscale.errors import ErrorCode, SettingsError, literal, shortened
-from beam_upscale.sources.locations.file_parts import Cell, Missing, Part
+from beam_upscale.sources.locations.file_parts import Missing, Part
 from beam_upscale.sources.parsing.metadata_files import name_of_two, shown
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
@@ -52,11 +52,6 @@ class TableRow:
     name: str
     uri: str
     part: Part | None = None
-
-    @property
-    def is_embedded(self) -> bool:
-        """True if the table holds the image."""
-        return isinstance(self.part, Cell)
 
 
 @dataclasses.dataclass(frozen=True)

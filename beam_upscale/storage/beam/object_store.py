@@ -20,10 +20,9 @@ from apache_beam.io.filesystems import FileSystems
 
 from beam_upscale.storage.beam.beam_files import BeamFiles
 from beam_upscale.storage.beam.requirements import Requirement
+from beam_upscale.storage.protocol.remote_store import DELETED_TOGETHER
 from beam_upscale.storage.protocol.store import FileEntry, Guard
 from beam_upscale.storage.uris.uris import join
-
-_DELETED_TOGETHER = 1000
 
 # The connection pools of boto3 and requests keep as many connections.
 _DELETED_AT_ONCE = 10
@@ -130,7 +129,7 @@ class ObjectStore(BeamFiles):
             return
         client = self.client(uri)
         seen = itertools.chain(client.versions_below(join(uri, "")), _seen(client, uri))
-        while some := list(itertools.islice(seen, _DELETED_TOGETHER)):
+        while some := list(itertools.islice(seen, DELETED_TOGETHER)):
             delete_seen(client, some, guard)
 
 

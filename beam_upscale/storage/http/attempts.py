@@ -15,6 +15,7 @@ import urllib3
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.storage.http import failures, web_access
 from beam_upscale.storage.http.connections import Patience, host, session_of_thread, shown_url
+from beam_upscale.storage.protocol.store import file_too_large
 from beam_upscale.storage.uris import urls
 from beam_upscale.storage.uris.urls import WebUrl
 
@@ -125,24 +126,17 @@ class Answer:
         return cast(bytes, self.response.raw.read1(_CHUNK_BYTES, decode_content=False))
 
 
-def within(answer: Answer, max_bytes: int) -> Iterator[bytes]:
+def at_most(answer: Answer, max_bytes: int) -> Iterator[bytes]:
     """Yields the body; raises FILE_TOO_LARGE if it has more than `max_bytes`."""
     received = answer.length() or 0
     if received > max_bytes:
-        raise _too_large(f"{received:,}", max_bytes)
+        raise file_too_large(f"{received:,}", max_bytes)
     received = 0
     for chunk in answer.chunks():
         received += len(chunk)
         if received > max_bytes:
-            raise _too_large(f"more than {max_bytes:,}", max_bytes)
+            raise file_too_large(f"more than {max_bytes:,}", max_bytes)
         yield chunk
-
-
-def _too_large(found: str, max_bytes: int) -> ImageError:
-    return ImageError(
-        ErrorCode.FILE_TOO_LARGE,
-        f"the file has {found} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
-    )
 
 
 def failed(url: str, found: str) -> ImageError:

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 import requests
-from urllib3 import exceptions as of_urllib3
+import urllib3.exceptions
 
 _NO_HTTP = "the answer is no HTTP"
 _NO_ANSWER = "no answer came in time"
@@ -43,7 +43,7 @@ def _of_certificate(error: Any) -> str:
 
 
 def _of_connecting(error: Any) -> str:
-    is_timeout = not isinstance(error, of_urllib3.NewConnectionError)
+    is_timeout = not isinstance(error, urllib3.exceptions.NewConnectionError)
     return "no connection was made in time" if is_timeout else ""
 
 
@@ -53,27 +53,33 @@ def _of_system(error: Any) -> str:
 
 # The first entry that matches and has words is used, so a class stands before its base classes.
 _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]], ...] = (
-    ((of_urllib3.ProxyError, requests.exceptions.ProxyError), "the proxy gives no connection"),
-    ((of_urllib3.NameResolutionError, socket.gaierror), "its host has no address"),
+    (
+        (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError),
+        "the proxy gives no connection",
+    ),
+    ((urllib3.exceptions.NameResolutionError, socket.gaierror), "its host has no address"),
     ((ssl.SSLCertVerificationError,), _of_certificate),
     (
-        (of_urllib3.SSLError, requests.exceptions.SSLError, ssl.SSLError),
+        (urllib3.exceptions.SSLError, requests.exceptions.SSLError, ssl.SSLError),
         "the server does not encrypt as https requires",
     ),
     ((http.client.RemoteDisconnected,), "the server closed the connection without an answer"),
-    ((of_urllib3.InvalidChunkLength,), "the answer's chunks are no HTTP"),
+    ((urllib3.exceptions.InvalidChunkLength,), "the answer's chunks are no HTTP"),
     ((http.client.IncompleteRead,), _received),
     ((http.client.LineTooLong,), "a line of the answer is too long for HTTP"),
     ((http.client.BadStatusLine, http.client.UnknownProtocol), _NO_HTTP),
-    ((of_urllib3.InvalidHeader,), "the answer's headers contradict each other"),
+    ((urllib3.exceptions.InvalidHeader,), "the answer's headers contradict each other"),
     # Only for more than 100 headers is the base class itself raised.
     ((http.client.HTTPException,), "the answer has too many headers"),
-    ((of_urllib3.ConnectTimeoutError,), _of_connecting),
-    ((of_urllib3.LocationParseError, UnicodeError), "its host is no name"),
+    ((urllib3.exceptions.ConnectTimeoutError,), _of_connecting),
+    ((urllib3.exceptions.LocationParseError, UnicodeError), "its host is no name"),
     ((requests.exceptions.InvalidURL,), "it is no URL that can be requested"),
-    ((of_urllib3.ReadTimeoutError, requests.exceptions.ReadTimeout, TimeoutError), _NO_ANSWER),
+    (
+        (urllib3.exceptions.ReadTimeoutError, requests.exceptions.ReadTimeout, TimeoutError),
+        _NO_ANSWER,
+    ),
     ((OSError,), _of_system),
-    ((of_urllib3.ProtocolError,), "the connection broke off"),
+    ((urllib3.exceptions.ProtocolError,), "the connection broke off"),
     ((ValueError,), _NO_HTTP),
 )
 

@@ -19,7 +19,7 @@ from typing import IO, BinaryIO, ClassVar, cast
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.storage.http import attempts
-from beam_upscale.storage.http.attempts import Answer, T, ask, failed, within
+from beam_upscale.storage.http.attempts import Answer, T, ask, at_most, failed
 from beam_upscale.storage.http.connections import without_query
 from beam_upscale.storage.protocol.store import EVERYTHING, FileEntry, Guard, Scope, Store
 from beam_upscale.storage.uris import secrets, urls
@@ -56,7 +56,7 @@ class WebServers(Store):
             # The caller closes it.
             file = tempfile.SpooledTemporaryFile(max_size=_BYTES_IN_MEMORY)  # noqa: SIM115
             try:
-                for chunk in within(answer, attempts.PATIENCE.most_bytes):
+                for chunk in at_most(answer, attempts.PATIENCE.most_bytes):
                     file.write(chunk)
             except BaseException:
                 file.close()
@@ -98,7 +98,7 @@ class WebServers(Store):
 
         def consume(answer: Answer) -> bytes:
             data = bytearray()
-            for chunk in within(answer, max_bytes):
+            for chunk in at_most(answer, max_bytes):
                 data += chunk
             return bytes(data)
 
@@ -145,7 +145,7 @@ class WebServers(Store):
 
         def consume(answer: Answer) -> str:
             digest = hashlib.sha256()
-            for chunk in within(answer, attempts.PATIENCE.most_bytes):
+            for chunk in at_most(answer, attempts.PATIENCE.most_bytes):
                 digest.update(chunk)
             return digest.hexdigest()
 

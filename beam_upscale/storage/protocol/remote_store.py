@@ -14,7 +14,8 @@ from beam_upscale.storage.uris import urls
 from beam_upscale.storage.uris.globs import Glob, base_of, has_wildcard, literal_start
 from beam_upscale.storage.uris.uris import join, named, printable
 
-_DELETED_TOGETHER = 1000
+# The most files that are listed before they are deleted.
+DELETED_TOGETHER = 1000
 
 # A file is buffered in memory up to this size, beyond it on local disk.
 _BYTES_IN_MEMORY = 32 << 20
@@ -223,7 +224,7 @@ class RemoteStore(Store):
         """Removes a file, or all files below a folder; does nothing if there are none."""
         with (guard or contextlib.nullcontext)():
             below = (entry.uri for entry in self.list_below(uri))
-            while some := list(itertools.islice(below, _DELETED_TOGETHER)):
+            while some := list(itertools.islice(below, DELETED_TOGETHER)):
                 self.remove(some)
             if self.has_file(uri):
                 self.remove([uri])

@@ -348,10 +348,20 @@ class Store(abc.ABC):
 def check_size(found: int | None, max_bytes: int) -> None:
     """Raises an ImageError, FILE_TOO_LARGE, for more bytes; None, an unknown size, is allowed."""
     if found is not None and found > max_bytes:
-        raise ImageError(
-            ErrorCode.FILE_TOO_LARGE,
-            f"the file has {found:,} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
-        )
+        raise file_too_large(f"{found:,}", max_bytes)
+
+
+def file_too_large(found: str, max_bytes: int) -> ImageError:
+    """Returns the error for a file with more bytes than are read: FILE_TOO_LARGE.
+
+    Args:
+        found: the number of bytes, in words.
+        max_bytes: the most bytes that are read.
+    """
+    return ImageError(
+        ErrorCode.FILE_TOO_LARGE,
+        f"the file has {found} bytes; at most {max_bytes:,} are read (--max-input-bytes)",
+    )
 
 
 def partial_name() -> str:

@@ -39,9 +39,8 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding import child_process
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.inference.networks.super_resolution import SuperResolution
-from beam_upscale.pipeline import execution as pipeline_execution
-from beam_upscale.pipeline.execution import Execution
-from beam_upscale.pipeline.execution import watch as _watch
+from beam_upscale.pipeline import run
+from beam_upscale.pipeline.execution import Execution, watch
 from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
 from beam_upscale.pipeline.termination import (
     TERMINATED,
@@ -348,14 +347,13 @@ def test_a_run_in_another_thread_sets_no_handler(
     tmp_path: Path, inputs: Path, tiny_weights: Path, handler: object
 ) -> None:
     seen: queue.SimpleQueue[object] = queue.SimpleQueue()
-    watch = pipeline_execution.watch
 
     def watching(*arguments: Any) -> None:
         seen.put(signal.getsignal(signal.SIGTERM))
         watch(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_execution, "watch", watching)
+        patch.setattr(run, "watch", watching)
         thread = threading.Thread(
             target=lambda: seen.put(upscale(inputs, tmp_path / "out", tiny_weights).stopped)
         )
@@ -422,7 +420,7 @@ def test_a_pipeline_that_ends_in_time_is_waited_for(tmp_path: Path, handler: obj
     with Termination(PATIENCE) as termination:
         termination.begin(lambda: request_stop(dataset, TERMINATED))
         execution = Execution(finish)
-        _watch(execution, dataset, "run", None, lambda _: is_watched.set(), termination)
+        watch(execution, dataset, "run", None, lambda _: is_watched.set(), termination)
 
     assert ended == [True]
     assert stop_reason(dataset) == TERMINATED
@@ -437,7 +435,7 @@ def test_a_pipeline_that_breaks_after_the_signal_was_terminated(
         raise RuntimeError("the job server ended")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline_execution, "watch", broken)
+        patch.setattr(run, "watch", broken)
         with pytest.raises(TerminatedError) as ended:
             upscale(inputs, tmp_path / "out", tiny_weights)
         patch.setattr(os, "_exit", sys.exit)

@@ -20,7 +20,7 @@ from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import FileEntry, Store
-from beam_upscale.storage.stores import store_of
+from beam_upscale.storage.stores import known_schemes, store_of
 
 
 @pytest.fixture
@@ -141,6 +141,12 @@ def test_the_new_store_is_chosen(memory: dict[str, bytes]) -> None:
     assert STORE.unread_scheme("memory://b/a.png") is None
     assert files.absolute(" memory://b/photos/ ") == "memory://b/photos/ "
     assert files.absolute("MEMORY://b/photos/") == "memory://b/photos"
+
+
+def test_the_schemes_of_stores_are_known() -> None:
+    assert known_schemes() == {"azfs", "file", "gs", "hdfs", "http", "https", "s3"}
+    with memory_store():
+        assert "memory" in known_schemes()
 
 
 def test_without_its_line_nothing_reads_it() -> None:

@@ -1,6 +1,6 @@
 """Loads diffusers' pipeline, and adapts its noise, texts and decoder."""
 
-import inspect as signatures
+import inspect
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,7 +176,7 @@ def truncation(tokenizer: "CLIPTokenizer", text: str) -> str:
 
 def step_extras(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
     """Returns the extra keyword arguments that this scheduler's `step` takes."""
-    known = signatures.signature(scheduler.step).parameters
+    known = inspect.signature(scheduler.step).parameters
     extras = {
         "eta": _DDIM_ETA,
         "generator": generators if len(generators) > 1 else generators[0],

@@ -1,1 +1,3 @@
-"""Super-resolution networks on OpenVINO."""
+"""Super-resolution networks on OpenVINO.
+Weights files and samples come in; upscaled samples go out. Nothing here imports PyTorch.
+"""

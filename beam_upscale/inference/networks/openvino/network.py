@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.failures import does_not_fit, is_out_of_memory, not_a_number
-from beam_upscale.inference.networks.openvino import graphs as openvino_graphs
+from beam_upscale.inference.networks.openvino.graphs import EsrganGraphs, Weights, build
 from beam_upscale.inference.networks.openvino.runtime import core
 from beam_upscale.inference.networks.recognition import (
     Architecture,
@@ -60,7 +60,7 @@ class OpenVinoNetwork(SuperResolution):
     def __init__(
         self,
         architecture: Architecture,
-        weights: openvino_graphs.Weights,
+        weights: Weights,
         info: NetworkInfo,
         precision: Precision,
         threads: int,
@@ -69,7 +69,7 @@ class OpenVinoNetwork(SuperResolution):
         self._architecture = architecture
         self._weights = weights
         self._compiler = Compiler(threads)
-        graphs = openvino_graphs.build(architecture, weights, precision)
+        graphs = build(architecture, weights, precision)
         of_tail = precision if isinstance(architecture, Esrgan) else Precision.FP32
         self._first = self._compiler.compile(graphs.first, Precision.FP32)
         self._trunk = self._compiler.compile(graphs.trunk, precision)
@@ -164,7 +164,7 @@ class OpenVinoNetwork(SuperResolution):
         return self._run_trunk_in_parts(network, shallow)
 
     def _run_trunk_in_parts(self, network: Esrgan, shallow: Values) -> Values:
-        parts = openvino_graphs.EsrganGraphs(self._weights).trunk_in_parts(network)
+        parts = EsrganGraphs(self._weights).trunk_in_parts(network)
         share = 2 if self._precision is Precision.FP32 else 1
         cut = Cut.of(shallow, _TRUNK_PIXELS // share)
         values = shallow

@@ -1,1 +1,3 @@
-"""Super-resolution networks on PyTorch."""
+"""Super-resolution networks on PyTorch.
+Weights files and samples come in; upscaled samples go out. Nothing here imports OpenVINO.
+"""

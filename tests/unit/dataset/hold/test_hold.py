@@ -24,7 +24,6 @@ from runs import command, processes, quick
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold import file_lock, owners
-from beam_upscale.dataset.hold import hold as hold_hold
 from beam_upscale.dataset.hold import state as hold_state
 from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
@@ -895,19 +894,6 @@ def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Pa
         assert not storage_files.exists(stop)
 
     hold.release()
-
-
-def test_transforms_that_ask_for_different_leases_are_refused(tmp_path: Path) -> None:
-    class Pipeline:
-        """Stands for Beam's; only its identity matters."""
-
-    pipeline, root = Pipeline(), f"{tmp_path}/out"
-    found = hold_hold.of_pipeline(pipeline, root, 600)
-
-    assert hold_hold.of_pipeline(pipeline, root) is found
-    assert found.lease_seconds == 600
-    with pytest.raises(SettingsError, match="lease_seconds is 30 here and 600"):
-        hold_hold.of_pipeline(pipeline, root, 30)
 
 
 @everywhere

@@ -1,68 +1,61 @@
 import pickle
-import threading
-from collections.abc import Iterator
-from typing import Any
 
-import apache_beam as beam
-import grpc
 import numpy as np
-from apache_beam.ml.inference.base import PredictionResult, RunInference
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.testing.util import assert_that, equal_to
-from scripted_service import PATIENCE, answer, doubled, handler_of, noise, service_with, whole
+from scripted_service import (
+    ONE_CALL,
+    PATIENCE,
+    Held,
+    answer,
+    begin,
+    doubled,
+    handler_of,
+    noise,
+    sent,
+    service_with,
+    whole,
+)
 
-from beam_upscale.inference.elements import Inference, TiledImage
-from beam_upscale.pipeline.one_image.run_inference import Settle
-
-IMAGES = 12
-
-
-class Together:
-    """A step that answers once so many attempts have arrived."""
-
-    def __init__(self, attempts: int) -> None:
-        self._barrier = threading.Barrier(attempts, timeout=PATIENCE)
-
-    def __call__(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        self._barrier.wait()
-        yield from answer(request, context)
+from beam_upscale.inference.elements import Inference, Tile, TiledImage
+from beam_upscale.planning.tile_layout import Box
 
 
-class NameWithError(Settle):
-    """Stands for what makes rows of results."""
+def test_cores_and_ids_come_in_the_order_of_the_tiles() -> None:
+    tiles = [Tile(noise(4 + n, 8), Box(0, 0, 8, 4 + n)) for n in range(6)]
+    first = Held()
+    with service_with(first, answer) as service:
+        handler = handler_of(service)
+        (pending,) = begin(handler, [TiledImage(tiles, scale=2, identity=("a", 0))])
+        assert first.begun.wait(PATIENCE)
+        assert not pending.wait(0.1)
+        assert not pending.done()
+        first.go_on.set()
+        inference = pending.result()
+        ids = {len(request.prompt[0].artifact.binary): request for request in service.requests}
 
-    def __init__(self) -> None:
-        super().__init__(settings=None)  # type: ignore[arg-type]
-
-    def settled(self, tiled: TiledImage, inference: Inference) -> tuple[str, str]:
-        return tiled.identity[0], str(inference.error)
-
-
-def test_beam_waits_for_no_call_before_the_next_is_begun() -> None:
-    with (
-        service_with(Together(IMAGES)) as service,
-        beam.Pipeline(runner=FnApiRunner()) as pipeline,
-    ):
-        results = (
-            pipeline
-            | beam.Create([[str(number) for number in range(IMAGES)]])
-            | beam.FlatMap(lambda names: [whole(name) for name in names])
-            | RunInference(handler_of(service, retry_seconds=0.001))
-            | beam.ParDo(NameWithError())
-        )
-        assert_that(results, equal_to([(str(number), "None") for number in range(IMAGES)]))
-
-    assert len(service.requests) == IMAGES
+    assert [core.shape[0] for core in inference.cores] == [8 + 2 * n for n in range(6)]
+    assert inference.billed_credits == 6 * ONE_CALL
+    assert len(set(inference.request_ids)) == len(ids) == 6
+    heights = {request.request_id: len(sent(request)) for request in service.requests}
+    assert [heights[request_id] for request_id in inference.request_ids] == list(range(4, 10))
 
 
-def test_a_pending_result_is_pickled_as_an_ordinary_one() -> None:
+def test_an_image_without_tiles_passes_and_calls_nothing() -> None:
     with service_with() as service:
         handler = handler_of(service)
-        (pending,) = handler.run_inference([whole("a")], handler.load_model())
-        result = pickle.loads(pickle.dumps(pending))
+        (pending,) = begin(handler, [TiledImage([], 1)])
 
-    assert type(result) is PredictionResult
-    assert result.example.identity == ("a", 0)
-    assert type(result.inference) is Inference
-    assert np.array_equal(result.inference.cores[0], doubled(noise()))
-    assert result.model_id is None
+        assert pending.done()
+        assert pending.wait(0)
+        assert pending.result() == Inference()
+        assert begin(handler, []) == []
+        assert service.requests == []
+
+
+def test_a_pending_image_is_pickled_as_what_became_of_it() -> None:
+    with service_with() as service:
+        (pending,) = begin(handler_of(service), [whole("a")])
+        inference = pickle.loads(pickle.dumps(pending))
+
+    assert type(inference) is Inference
+    assert np.array_equal(inference.cores[0], doubled(noise()))
+    assert inference.billed_credits == ONE_CALL

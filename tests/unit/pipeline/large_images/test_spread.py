@@ -38,7 +38,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.owners import Folder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, Status
-from beam_upscale.dataset.output_hold import hold_output, output_of_pipeline
+from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding import child_process
@@ -59,6 +59,7 @@ from beam_upscale.pipeline.one_image.states import (
     begun_telemetry,
 )
 from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
+from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine

@@ -1,0 +1,55 @@
+"""The outputs of a Beam pipeline, each under the one hold that all its transforms share.
+
+Transforms are applied one by one and do not know each other. So the holds stand beside the pipeline
+here, from which each transform takes the hold as it is applied.
+"""
+
+import weakref
+from typing import Any
+
+from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
+from beam_upscale.dataset.hold.hold import Hold, new_token
+from beam_upscale.dataset.hold.owners import Kind, state_of_output
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.storage import files
+
+# The holds of each pipeline, by the root of the output.
+_holds: "weakref.WeakKeyDictionary[Any, dict[str, Hold]]" = weakref.WeakKeyDictionary()
+
+
+def bind(pipeline: Any, hold: Hold) -> None:
+    """Makes the transforms of a pipeline write under a hold that was acquired for it."""
+    _holds.setdefault(pipeline, {})[hold.root] = hold
+
+
+def output_of_pipeline(
+    pipeline: Any, output: str, lease_seconds: float | None = None
+) -> DatasetFolder:
+    """Returns an output of a pipeline's transforms, under the one hold that they share.
+
+    The first transform that names the folder begins the hold, be it as output or as scratch folder.
+    If none was bound, the pipeline's workers take the output when they first write to it.
+
+    Args:
+        pipeline: Beam's pipeline.
+        output: URI or path.
+        lease_seconds: the seconds that a transform requests; None takes those of an earlier
+            transform, or the default.
+
+    Raises:
+        SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
+    """
+    root = files.absolute(output)
+    holds = _holds.setdefault(pipeline, {})
+    if root not in holds:
+        seconds = DEFAULT_LEASE_SECONDS if lease_seconds is None else lease_seconds
+        holds[root] = Hold(root, new_token(), Kind.LEASE, seconds, state_of_output(root))
+    hold = holds[root]
+    if lease_seconds is not None and lease_seconds != hold.lease_seconds:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"lease_seconds is {lease_seconds:g} here and {hold.lease_seconds:g} in a transform "
+            f"before, and a pipeline has one hold on {root}: give all of them the same",
+        )
+    return DatasetFolder(root, hold)

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+import pytest
+
+from beam_upscale.dataset.hold.hold import Hold, new_token
+from beam_upscale.dataset.hold.owners import Kind
+from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.pipeline.run_state.held_outputs import (
+    bind,
+    output_of_pipeline,
+)
+
+
+class Pipeline:
+    """Stands for Beam's; only its identity matters."""
+
+
+def test_transforms_of_a_pipeline_share_a_hold(tmp_path: Path) -> None:
+    pipeline, output = Pipeline(), f"{tmp_path}/out"
+    found = output_of_pipeline(pipeline, output, 600).hold
+
+    assert found is not None
+    assert found.lease_seconds == 600
+    assert output_of_pipeline(pipeline, output).hold is found
+    assert output_of_pipeline(Pipeline(), output).hold is not found
+
+
+def test_transforms_that_request_different_leases_are_refused(tmp_path: Path) -> None:
+    pipeline, output = Pipeline(), f"{tmp_path}/out"
+    output_of_pipeline(pipeline, output, 600)
+
+    with pytest.raises(SettingsError, match="lease_seconds is 30 here and 600") as refused:
+        output_of_pipeline(pipeline, output, 30)
+    assert refused.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_transforms_write_under_a_hold_that_was_taken_for_their_pipeline(tmp_path: Path) -> None:
+    pipeline = Pipeline()
+    hold = Hold(f"{tmp_path}/out", new_token(), Kind.LOCK, 30)
+    bind(pipeline, hold)
+
+    assert output_of_pipeline(pipeline, hold.root).hold is hold
