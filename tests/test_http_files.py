@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 import trustme
+from ports import closed_port
 from web_server import (
     Handler,
     Reply,
@@ -225,9 +226,8 @@ def test_a_server_that_drips_is_given_up(web: WebServer, patience: Callable[...,
 
 
 def test_a_port_without_a_server_is_an_error() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.png"
+    with closed_port() as port:
+        url = f"http://127.0.0.1:{port}/a.png"
 
         assert code_of(lambda: storage.read_at_most(url, 10)) is ErrorCode.READ_ERROR
 
@@ -236,9 +236,7 @@ def test_why_there_is_no_connection_is_said_in_plain_words(
     connections: list[str], secure: WebServer, patience: Callable[..., None]
 ) -> None:
     patience(attempts=1)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with closed_port() as port:
         for url, found in {
             f"http://127.0.0.1:{port}/": "the connection is refused",
             "http://nowhere.example/": "its host has no address",
@@ -363,9 +361,8 @@ def test_what_is_secret_stands_in_no_message(
         "/round": status(302, {"Location": "/round?token=SECRET"}),
         "/odd": status(302, {"Location": "ftp://user:SECRET@h/"}),
     }
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        silent = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
+    with closed_port() as port:
+        silent = f"http://127.0.0.1:{port}/a"
         starts = [silent, "http://nowhere.example/a", "http://user:SECRET@127.0.0.1/a"]
         for url in [*starts, *(f"{web.url}{path}" for path in web.replies)]:
             with contextlib.suppress(ImageError):
