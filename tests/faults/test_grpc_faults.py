@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import signal
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from faults import Fault, Server, ServerFaults, WireFaults, broken_wire
 from PIL import Image
+from ports import closed_port
 from runs import Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
 
 from beam_upscale.dataset.book_sums import read_sums
@@ -453,12 +453,11 @@ def with_key(token: str) -> None:
     os.environ[API_KEY_VARIABLE] = token
 
 
-@pytest.fixture
-def closed_port() -> Iterator[int]:
+@pytest.fixture(name="closed_port")
+def port_without_a_server() -> Iterator[int]:
     """A port where nothing listens."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield bound.getsockname()[1]
+    with closed_port() as port:
+        yield port
 
 
 WRONG_KEY = "bu_a-key-that-was-never-made"

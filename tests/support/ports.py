@@ -1,6 +1,8 @@
-"""Ports for servers that tests start in processes of their own."""
+"""Ports for servers that tests start in processes of their own, and ports without a server."""
 
+import contextlib
 import socket
+from collections.abc import Iterator
 
 # A port of UDP stands for the port of TCP of the same number, which the server itself binds later:
 # tests in other processes see that it is taken.
@@ -27,3 +29,11 @@ def free_port(*, ending: str = "") -> int:
         except OSError:
             reservation.close()
     raise AssertionError(f"no port that ends in {ending} is free")
+
+
+@contextlib.contextmanager
+def closed_port() -> Iterator[int]:
+    """A port at which nothing listens, and which no one else is given within the block."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]

@@ -4,6 +4,7 @@ from pathlib import Path
 import grpc
 import pytest
 import trustme
+from ports import closed_port
 from scripted_service import ENGINE, handler_of, infer, model_of, service_with, whole
 
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -118,9 +119,7 @@ def test_where_nothing_listens_the_endpoint_is_unavailable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checking, "_FIRST_PAUSE", 0.01)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with closed_port() as port:
         error = refused(RemoteEngine(ENGINE, f"127.0.0.1:{port}"))
 
     assert error.code is ErrorCode.ENDPOINT_UNAVAILABLE

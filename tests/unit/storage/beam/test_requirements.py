@@ -8,6 +8,7 @@ import memory_hdfs
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from ports import closed_port
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.storage import files
@@ -29,9 +30,8 @@ def afresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def nowhere() -> Iterator[str]:
     """The URL of a port at which nothing listens."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+    with closed_port() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def assert_refused(uri: str, code: ErrorCode, words: str) -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
+from ports import closed_port
 from web_answers import code_of
 from web_server import WebServer, hang_up, status
 
@@ -41,9 +42,8 @@ def test_answers_have_stable_codes_and_only_some_are_asked_for_again(
 
 
 def test_a_port_without_a_server_is_an_error() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}/a.png"
+    with closed_port() as port:
+        url = f"http://127.0.0.1:{port}/a.png"
 
         assert code_of(lambda: files.read_at_most(url, 10)) is ErrorCode.READ_ERROR
 
@@ -52,9 +52,7 @@ def test_why_there_is_no_connection_is_said_in_plain_words(
     connections: list[str], secure: WebServer, patience: Callable[..., None]
 ) -> None:
     patience(attempts=1)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with closed_port() as port:
         for url, found in {
             f"http://127.0.0.1:{port}/": "the connection is refused",
             "http://nowhere.example/": "its host has no address",
@@ -83,9 +81,8 @@ def test_what_is_secret_stands_in_no_message(
         "/round": status(302, {"Location": "/round?token=SECRET"}),
         "/odd": status(302, {"Location": "ftp://user:SECRET@h/"}),
     }
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        silent = f"http://127.0.0.1:{taken.getsockname()[1]}/a"
+    with closed_port() as port:
+        silent = f"http://127.0.0.1:{port}/a"
         starts = [silent, "http://nowhere.example/a", "http://user:SECRET@127.0.0.1/a"]
         for url in [*starts, *(f"{web.url}{path}" for path in web.replies)]:
             with contextlib.suppress(ImageError):
