@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from small_images import saved
 
-from beam_upscale.images.containers import gif, parts
+from beam_upscale.images.containers import gif, parts, tiff
 from beam_upscale.images.reading import pixels
 
 MAX_PIXELS = 4_000_000
@@ -21,7 +21,8 @@ def test_frames_of_a_gif_are_counted_as_pillow_does() -> None:
 
 
 def test_frames_of_a_gif_are_counted_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "MOST_FRAMES", 3)
+    for module in (parts, tiff):
+        monkeypatch.setattr(module, "MOST_FRAMES", 3)
     frame = b"," + bytes(9) + b"\x02\0"
 
     assert gif.gif_frames(b"GIF89a" + bytes(7) + frame * 9) == 3

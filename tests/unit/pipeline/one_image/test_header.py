@@ -56,9 +56,12 @@ def test_a_header_is_read_from_the_beginning_or_else_from_the_whole_file(
         # Its directory comes last.
         path.write_bytes(encode(pixels, options=EncodeOptions(OutputFormat.TIFF)).data)
     limits: list[int | None] = []
-    read = files.read
+    read, read_at_most = files.read, files.read_at_most
     monkeypatch.setattr(
         files, "read", lambda uri, limit=None: limits.append(limit) or read(uri, limit)
+    )
+    monkeypatch.setattr(
+        files, "read_at_most", lambda uri, most: limits.append(None) or read_at_most(uri, most)
     )
 
     header = read_header(source_image(str(path)), shared_pool(), max_bytes=10**8)
