@@ -8,7 +8,7 @@ import numpy as np
 
 from beam_upscale.errors import BrokenProcessError
 from beam_upscale.images import color
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 from beam_upscale.inference.batching import Batched, Batcher
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
@@ -59,10 +59,10 @@ class LatentUpscaler:
 
     def _run(self, jobs: "Sequence[Job]") -> Sequence[np.ndarray]:
         try:
-            return self._network.upscale(jobs, steps.report)
+            return self._network.upscale(jobs, progress.report)
         finally:
             # Also if it failed half-way.
-            steps.report(0, 0)
+            progress.report(0, 0)
 
 
 class LatentHandler(EngineHandler[LatentUpscaler]):

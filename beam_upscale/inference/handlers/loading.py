@@ -8,7 +8,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import NetworkEngine
 from beam_upscale.inference.networks.failures import DeviceState, Fault, device_lost, fault_of
-from beam_upscale.inference.weights import hub_repository, registry, resolution, values
+from beam_upscale.inference.weights import find, hub_repository, registry, values
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
@@ -52,7 +52,7 @@ def _by_name(model: NetworkEngine) -> Path:
         model.name in registry.REGISTRY
         or hub_repository.HubRepository.parse(model.name) is not None
     ):
-        return _verified(resolution.fetch_by_name(model.name).path, model)
+        return _verified(find.fetch_by_name(model.name).path, model)
     raise SettingsError(
         ErrorCode.WEIGHTS_UNAVAILABLE,
         f"{uris.printable(model.weights_uri)} is not there for this worker; put the weights "

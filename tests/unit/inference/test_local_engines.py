@@ -11,7 +11,7 @@ from small_networks import noise
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.local_engines import EsrganEngine
-from beam_upscale.inference.weights import cache, registry, resolution, values
+from beam_upscale.inference.weights import cache, find, registry, values
 
 
 def load_code(model: EsrganEngine) -> ErrorCode:
@@ -40,7 +40,7 @@ def test_registered_weights_are_had_by_name_where_the_path_is_missing(
     )
     found = values.Weights("tiny", tiny_weights, model.weights_sha256, "here")
     monkeypatch.setattr(registry, "REGISTRY", {"tiny": registered})
-    monkeypatch.setattr(resolution, "fetch_by_name", lambda _: found)
+    monkeypatch.setattr(find, "fetch_by_name", lambda _: found)
     elsewhere = dataclasses.replace(model, weights_uri="/elsewhere/tiny.safetensors")
 
     (inference,) = infer(EsrganHandler(elsewhere), [whole(noise(8, 8, 3))])
