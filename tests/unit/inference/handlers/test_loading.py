@@ -30,9 +30,9 @@ def pinned(found: values.Weights, uri: str) -> LatentEngine:
     )
 
 
-def refusal(model: LatentEngine) -> ErrorCode:
+def refusal(engine: LatentEngine) -> ErrorCode:
     with pytest.raises(SettingsError) as caught:
-        weights_path(model)
+        weights_path(engine)
     return caught.value.code
 
 
