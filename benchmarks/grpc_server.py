@@ -1,4 +1,4 @@
-"""Requests a second of the gRPC server with a no-op model, beside bare grpcio servers.
+"""Requests a second of the gRPC server with an idle network, beside bare grpcio servers.
 
 All servers run on the same cores as what loads them, one after another, each in a process of its
 own, with requests and answers of the same sizes:

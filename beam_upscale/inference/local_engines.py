@@ -1,4 +1,4 @@
-"""Local engines, pinned at submission: network, weights, device and precision are all settled."""
+"""Pins local engines at submission: settles network, weights, device and precision."""
 
 import abc
 import dataclasses
