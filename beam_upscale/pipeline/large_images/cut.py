@@ -40,7 +40,7 @@ from beam_upscale.pipeline.large_images.states import (
 from beam_upscale.pipeline.large_images.tile_files import packed
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.settings.settings_json import model_to_json
+from beam_upscale.pipeline.settings.settings_json import pinned_to_json
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
@@ -129,7 +129,7 @@ def _key(
     earlier = _hash_of(values)
     if any(True for _ in files.list_below(TileFolder.of(scratch, earlier).root)):
         return earlier
-    return _hash_of([*values, stage.engine.name, model_to_json(stage.pinned)])
+    return _hash_of([*values, stage.engine.name, pinned_to_json(stage.pinned)])
 
 
 def _hash_of(values: Sequence[Any]) -> str:

@@ -19,7 +19,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError, SettingsError
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
@@ -109,7 +109,7 @@ class ProgressFile:
             A function that ends this. Call it before the run completes: the folder of progress
             files is deleted then, and a later write would create it again.
         """
-        return steps.listen(self._follow)
+        return progress.listen(self._follow)
 
     def _follow(self, done: int, total: int) -> None:
         step, of = (done, total) if done < total else (0, 0)
