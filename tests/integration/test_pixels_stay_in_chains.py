@@ -23,19 +23,20 @@ from beam_upscale import yaml
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.pipeline import run
 from beam_upscale.pipeline.commit.persist import Persist
+from beam_upscale.pipeline.commit.postponed import POSTPONED
 from beam_upscale.pipeline.large_images.results import PersistInScratch
 from beam_upscale.pipeline.large_images.spread import PersistTile, ReadTile
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.settings.run_start import new_run
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
-from beam_upscale.pipeline.upscale import Prepare
-from beam_upscale.pipeline.write import _Postponed
+from beam_upscale.pipeline.upscale import LARGE_IMAGES, Prepare
+
 
 MOST_BYTES = 300_000_000
 RESULTS = 600
 
 _DECODES = (Prepare, ReadTile)
-_PERSISTS = (Persist, PersistTile, PersistInScratch, _Postponed)
+_PERSISTS = (Persist, PersistTile, PersistInScratch)
 _HOLDS = (beam.Flatten, beam.GroupByKey)
 
 
@@ -65,8 +66,10 @@ class Pixels(PipelineVisitor):
             self.wrong.append(applied.full_label)
         step = getattr(applied.transform, "fn", None)
         for tag, made in applied.outputs.items():
-            is_decoded = isinstance(step, _DECODES) and tag != "large_images"
-            if is_decoded or (has_pixels and not isinstance(step, _PERSISTS)):
+            is_decoded = isinstance(step, _DECODES) and tag != LARGE_IMAGES
+            if tag != POSTPONED and (
+                is_decoded or (has_pixels and not isinstance(step, _PERSISTS))
+            ):
                 self.carrying.add(made)
 
 
