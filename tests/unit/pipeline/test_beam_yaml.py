@@ -374,14 +374,14 @@ def test_size_is_a_list_and_weights_are_by_engine(tiny_weights: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
-        ("ReadImages", {"patern": "a"}, "there is no option patern; the options are: pattern, "),
+        ("ReadImages", {"patern": "a"}, "unknown option patern; the options are: pattern, "),
         ("ReadImages", {"retry": "faild"}, "retry is 'faild'; it must be one of upscaled, "),
         ("ReadImages", {"input_format": "tar"}, "it must be one of folder, "),
         ("ReadImages", {"columns": {"a": "str"}}, "must be one of string, "),
-        ("Upscale", {"oversise": "tile"}, "there is no option oversise; the options are: animated"),
+        ("Upscale", {"oversise": "tile"}, "unknown option oversise; the options are: animated"),
         ("Upscale", {"oversize": "cut"}, "oversize is 'cut'; it must be one of "),
-        ("Upscale", {"engine": "esrgan"}, "there is no engine 'esrgan'"),
-        ("WriteDataset", {"outputs": "b"}, "there is no option outputs; the options are: output, "),
+        ("Upscale", {"engine": "esrgan"}, "unknown engine 'esrgan'"),
+        ("WriteDataset", {"outputs": "b"}, "unknown option outputs; the options are: output, "),
         ("WriteDataset", {"layout": "tar"}, "layout is 'tar'; it must be one of files, "),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, tiny_weights: Path) -> 
     [
         (["--host", "0.0.0.0"], "without keys everybody may call"),
         (["--keys", "k.jsonl"], "--ledger"),
-        (["--engine", "sdxl"], "there is no engine 'sdxl'"),
+        (["--engine", "sdxl"], "unknown engine 'sdxl'"),
         (["--tls-cert", "cert.pem"], "--tls-key"),
         (["--cors-origin", "*"], "--web-port"),
     ],

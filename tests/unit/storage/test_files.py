@@ -80,7 +80,7 @@ def test_what_a_data_uri_holds_is_quoted_nowhere() -> None:
 
     assert len(uris.printable(uri)) < 80
     assert len(caught.value.message) < 300
-    assert "data: is no scheme that is read" in caught.value.message
+    assert "data: is not a scheme that is read" in caught.value.message
 
 
 def test_a_long_name_is_short_in_a_message(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_scheme_that_nothing_reads_is_refused_by_name(uri: str) -> None:
         lambda: storage_files.sha256(uri),
         lambda: storage_files.size(uri),
     ):
-        with pytest.raises(ImageError, match="is no scheme that is read") as caught:
+        with pytest.raises(ImageError, match="is not a scheme that is read") as caught:
             act()
         assert caught.value.code is ErrorCode.READ_ERROR
         assert "SECRET" not in caught.value.message

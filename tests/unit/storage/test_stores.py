@@ -150,7 +150,7 @@ def test_the_schemes_of_stores_are_known() -> None:
 
 
 def test_without_its_line_nothing_reads_it() -> None:
-    with pytest.raises(ImageError, match="memory: is no scheme that is read"):
+    with pytest.raises(ImageError, match="memory: is not a scheme that is read"):
         files.read("memory://b/a.png")
 
 
