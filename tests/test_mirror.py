@@ -114,7 +114,6 @@ TESTED_WITH = {
     "unit/pipeline/settings/test_upscale_options": {
         "inference/local_options": "options of a run, in part",
         "inference/service_options": "options of a run, in part",
-        "pipeline/settings/large_image_options": "options of a run, in part",
     },
     "unit/inference/networks/torch/test_esrgan": {
         "inference/networks/memory": "memory ends in a network",
@@ -151,11 +150,7 @@ TESTED_WITH = {
         "pipeline/execution": "a pipeline is watched for signals that end it",
     },
     "unit/pipeline/large_images/test_spread": {
-        "pipeline/large_images/assemble": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/cut": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/memory": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
+        "pipeline/large_images/memory": "a worker gives memory back after a step; only peaks show it",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",
