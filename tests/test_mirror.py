@@ -37,14 +37,11 @@ TESTED_WITH = {
         "dataset/hold/defaults": "a value",
         "dataset/hold/file_lock": "the parts of a hold work together, against other processes",
         "dataset/hold/owners": "the parts of a hold work together, against other processes",
-        "dataset/hold/state": "the parts of a hold work together, against other processes",
         "dataset/hold/taking": "the parts of a hold work together, against other processes",
         "dataset/hold/terms": "values",
         "dataset/output_hold": "it takes a hold on an output",
         "storage/beam/azure": "no test has an Azure to talk to",
         "storage/beam/gcs": "runs in `runners` talk to one",
-        "storage/beam/object_store": "a hold relies on conditional writes",
-        "storage/beam/s3": "a hold relies on conditional writes",
     },
     "unit/dataset/layouts/test_layout": {
         "dataset/layouts/definition": "a definition is what a layout gives",
@@ -143,14 +140,11 @@ TESTED_WITH = {
     "integration/test_run_books": {
         "pipeline/settings/service": "entries name the ledger of the service that was checked",
     },
-    "integration/test_own_columns": {
-        "pipeline/commit/completion": "a whole run shows which shards are written anew",
-    },
     "unit/pipeline/test_termination": {
         "pipeline/execution": "a pipeline is watched for signals that end it",
     },
     "unit/pipeline/large_images/test_spread": {
-        "pipeline/large_images/memory": "a worker gives memory back after a step; only peaks show it",
+        "pipeline/large_images/memory": "what a worker gives back is seen in peaks of memory only",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",
@@ -177,9 +171,6 @@ TESTED_WITH = {
     "unit/server/test_calls": {
         "server/flights": "calls that are computed while others wait for them",
     },
-    "unit/server/test_server_hostile": {
-        "server/listening": "what listens is attacked",
-    },
     "unit/server/test_requests": {
         "server/refusals": "errors of requests",
     },
@@ -199,14 +190,10 @@ TESTED_WITH = {
     "unit/sources/formats/test_csv": {
         "sources/parsing/separated_values": "logical lines are read as rows of CSV",
     },
-    "unit/sources/formats/test_webdataset": {
-        "sources/parsing/tar_members": "members are read to be listed",
-    },
     "unit/storage/beam/test_requirements": {
         "storage/beam/options": "options decide what is lacking",
     },
     "unit/storage/test_stores": {
-        "storage/protocol/remote_store": "a new store has all that it gives",
         "storage/protocol/store": "a new store has all that it gives",
     },
 }
