@@ -19,8 +19,7 @@ from apache_beam.yaml.yaml_provider import InlineProvider, load_providers
 from PIL import Image
 from places import ROOT
 
-from beam_upscale.dataset.manifest import row as manifest_row
-from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.row import COLUMNS, Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.pipeline.beam_yaml import PROVIDERS, ReadImages, Upscale, WriteDataset
 
@@ -325,7 +324,7 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
     schema = portable_schema(results)
     names = [field.name for field in schema.fields]
     assert names == [
-        *manifest_row.COLUMNS.names,
+        *COLUMNS.names,
         "name",
         "columns_json",
         *columns,
@@ -340,7 +339,7 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
         "source": "BYTES",
     }
     stage = schema.fields[names.index("stages")].type.array_type.element_type.row_type.schema
-    of_stages = manifest_row.COLUMNS.field("stages").type.value_type
+    of_stages = COLUMNS.field("stages").type.value_type
     assert [field.name for field in stage.fields] == of_stages.names
     assert portable_types(stage).items() <= expected.items()
 

@@ -29,11 +29,10 @@ from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import resolution
 from beam_upscale.pipeline import budget
-from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.execution import Execution, watch
-from beam_upscale.pipeline.one_image import finish as one_image_finish
-from beam_upscale.pipeline.one_image import prepare as one_image_prepare
 from beam_upscale.pipeline.one_image import states
+from beam_upscale.pipeline.one_image.finish import finish
+from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.run_state.control import stop_reason
 from beam_upscale.pipeline.termination import INTERRUPTED
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -151,7 +150,6 @@ def test_no_pixels_outlive_their_image(
     arrays: list[weakref.ref[NDArray[np.uint8]]] = []
     results: list[weakref.ref[states.UpscaledImage]] = []
     alive: list[int] = []
-    prepare, finish = one_image_prepare.prepare, one_image_finish.finish
 
     def noted_prepare(*arguments: Any) -> Any:
         alive.append(sum(each() is not None for each in [*arrays, *results]))
@@ -165,8 +163,8 @@ def test_no_pixels_outlive_their_image(
         results.append(weakref.ref(upscaled))
         return upscaled
 
-    monkeypatch.setattr(pipeline_upscale, "prepare", noted_prepare)
-    monkeypatch.setattr(pipeline_upscale, "finish", noted_finish)
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.prepare", noted_prepare)
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.finish", noted_finish)
 
     upscale(folder, tmp_path / "out", tiny_weights)
     gc.collect()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from holds import LEASE_SECONDS, PATIENCE, Elsewhere, everything, everywhere, lease, lock, refused
-from late_writers import DEEDS, Deed, at_guard, files, holding, overtaken, undisturbed
+from late_writers import DEEDS, Deed, at_guard, contents, holding, overtaken, undisturbed
 from PIL import Image
 from runs import command, processes, quick
 
@@ -21,7 +21,7 @@ from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 
 RACERS, ROUNDS = 5, 12
@@ -204,7 +204,7 @@ def test_a_lock_that_is_removed_by_hand_ends_the_run(tmp_path: Path, removed: st
     hold = lock(tmp_path / "out")
     hold.acquire()
     dataset = DatasetFolder(hold.root, hold)
-    storage_files.delete(dataset.resolve(removed))
+    files.delete(dataset.resolve(removed))
     left = everything(tmp_path)
 
     with pytest.raises(HoldLostError, match="was removed by hand"):
@@ -357,13 +357,13 @@ def test_a_pipeline_put_together_before_another_run_is_refused_without_a_trace(
     DatasetFolder(place, other).write(f"{place}/run.json", b"{}")
     DatasetFolder(place, other).delete_staging()
     other.release()
-    before = {entry.name for entry in storage_files.list_below(place)}
+    before = {entry.name for entry in files.list_below(place)}
 
     with pytest.raises(HoldLostError, match="put it together again"):
         DatasetFolder(place, late).write(f"{place}/run.json", b"late")
 
-    assert {entry.name for entry in storage_files.list_below(place)} == before == {"run.json"}
-    assert storage_files.read(f"{place}/run.json") == b"{}"
+    assert {entry.name for entry in files.list_below(place)} == before == {"run.json"}
+    assert files.read(f"{place}/run.json") == b"{}"
     if store_of(place).is_local:
         assert os.listdir(place) == ["run.json"]  # noqa: PTH208
 
@@ -422,7 +422,7 @@ def test_on_a_local_disk_nobody_takes_over_between_the_answer_and_the_deed(
         deed.act(dataset)
 
     assert len(refusals) == found.moments
-    assert files(root).keys() == found.left.keys()
+    assert contents(root).keys() == found.left.keys()
     dataset.hold.release()
 
 
@@ -458,10 +458,10 @@ def test_late_writers_of_a_run_that_gave_the_output_up_change_nothing(
 
 def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Path) -> None:
     stop = DatasetFolder(f"{tmp_path}/out").stop_file
-    storage_files.write(stop, b"device_lost")
+    files.write(stop, b"device_lost")
     hold = dataclasses.replace(lease(f"{tmp_path}/out"), begun_on="")
 
     with hold.guard():
-        assert not storage_files.exists(stop)
+        assert not files.exists(stop)
 
     hold.release()

@@ -23,17 +23,16 @@ from holds import (
     refused,
     until,
 )
-from late_writers import files
+from late_writers import contents
 from memory_filesystem import ConditionalMemory
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.hold import owners
-from beam_upscale.dataset.hold import state as hold_state
+from beam_upscale.dataset.hold import owners, state
 from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.dataset.output_hold import ShownBundle, hold_output
 from beam_upscale.errors import HoldLostError
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 
 
 @everywhere
@@ -47,7 +46,7 @@ def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
         pass
     first.end()
     first.release()
-    assert list(storage_files.list_below(place)) == []
+    assert list(files.list_below(place)) == []
 
 
 @everywhere
@@ -62,7 +61,7 @@ def test_a_silent_run_is_overtaken_after_its_own_lease_and_writes_nothing(place:
     second.acquire()
 
     assert time.monotonic() - begun >= LEASE_SECONDS
-    left = files(place)
+    left = contents(place)
     for late in (
         lambda: dataset.write(f"{place}/images/b.png", b"late"),
         lambda: dataset.delete(f"{place}/images/a.png"),
@@ -71,7 +70,7 @@ def test_a_silent_run_is_overtaken_after_its_own_lease_and_writes_nothing(place:
     ):
         with pytest.raises(HoldLostError, match="another run has taken"):
             late()
-    assert files(place) == left == {"images/a.png": b"a"}
+    assert contents(place) == left == {"images/a.png": b"a"}
     first.release()
     with second.guard():
         pass
@@ -114,7 +113,7 @@ def test_whoever_finds_a_late_sign_of_life_withdraws(
     third.acquire()
     assert owners.Folder(place).look().last == 3
     third.end()
-    assert list(storage_files.list_below(place)) == []
+    assert list(files.list_below(place)) == []
     for hold in (first, third):
         hold.release()
 
@@ -135,7 +134,7 @@ def test_workers_join_and_keep_the_output_without_their_submitter(tmp_path: Path
     told = worker.write()
 
     assert "another run has taken" in told
-    assert files(root) == {}
+    assert contents(root) == {}
     other.release()
     hold.release()
 
@@ -216,10 +215,10 @@ def test_a_store_that_does_not_answer_is_no_end_of_a_run(
     hold.release()
 
 
-def other_process(hold: Hold) -> hold_state.State:
+def other_process(hold: Hold) -> state.State:
     """The part that another process of the run has in its hold."""
     number = owners.Folder(hold.root).look().owner.number
-    return hold_state.State(hold, number, None)
+    return state.State(hold, number, None)
 
 
 def test_a_worker_of_a_run_before_is_told_where_disks_use_inodes_again(tmp_path: Path) -> None:

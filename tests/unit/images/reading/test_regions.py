@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.reading import inspection, row_readers
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.regions import open_picture, read_file_header
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage
@@ -161,7 +161,7 @@ def stored(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 def whole(data: bytes) -> DecodedImage:
-    return reading_pixels.decode(data, max_pixels=MAX_PIXELS)
+    return decode(data, max_pixels=MAX_PIXELS)
 
 
 def joined(decoded: DecodedImage) -> np.ndarray:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from holds import in_memory, output_of
-from late_writers import files, holding
+from late_writers import contents, holding
 from memory_filesystem import ConditionalMemory
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.owners import Kind
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.beam import object_store
 
 
@@ -30,12 +30,12 @@ def test_what_conditions_cannot_tell(place: str) -> None:
     dataset = DatasetFolder(place, owner)
     dataset.write(f"{place}/images/a.png", b"equal")
     seen = list(store.versions_below(f"{place}/images/"))
-    storage_files.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
+    files.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
 
     object_store.delete_seen(store, seen, contextlib.nullcontext)
     object_store.replace(
         store, f"{place}/images/b.png", io.BytesIO(b"late"), contextlib.nullcontext
     )
 
-    assert files(place) == {"images/b.png": b"late"}
+    assert contents(place) == {"images/b.png": b"late"}
     owner.release()

@@ -8,8 +8,8 @@ import pytest
 from late_writers import DEEDS, overtaken
 
 from beam_upscale.dataset.hold.hold import new_token
-from beam_upscale.storage import files as storage_files
-from beam_upscale.storage.beam import s3 as beam_s3
+from beam_upscale.storage import files
+from beam_upscale.storage.beam.s3 import STORE
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +18,21 @@ def s3() -> Iterator[str]:
     with object_stores.s3(every=10**9) as store, pytest.MonkeyPatch.context() as patch:
         for name, value in store.variables.items():
             patch.setenv(name, value)
-        storage_files.configure(store.options)
+        files.configure(store.options)
         yield store.root
-    storage_files.configure(())
+    files.configure(())
 
 
 def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beam_s3, "_PART_BYTES", 6 << 20)
+    monkeypatch.setattr("beam_upscale.storage.beam.s3._PART_BYTES", 6 << 20)
     uri, large = f"{s3}/conditions/a b%c", b"x" * (13 << 20)
-    store = beam_s3.STORE.client(uri)
+    store = STORE.client(uri)
 
     assert store.version(uri) is store.read(uri) is None
-    assert storage_files.create(uri, b"1")
-    assert not storage_files.create(uri, b"2")
+    assert files.create(uri, b"1")
+    assert not files.create(uri, b"2")
     # An answer that was lost.
-    assert storage_files.create(uri, b"1")
+    assert files.create(uri, b"1")
     first = store.version(uri)
     assert first is not None
     assert store.write(uri, io.BytesIO(large), first)
