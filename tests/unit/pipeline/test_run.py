@@ -429,7 +429,7 @@ def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path))
     is_watched, ended = threading.Event(), []
 
-    def finish() -> None:
+    def end_late() -> None:
         is_watched.wait()
         os.kill(os.getpid(), signal.SIGINT)
         while stop_reason(dataset) is None:
@@ -439,7 +439,7 @@ def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        watch(Execution(finish), dataset, "run", None, lambda _: is_watched.set())
+        watch(Execution(end_late), dataset, "run", None, lambda _: is_watched.set())
     finally:
         signal.signal(signal.SIGINT, before)
 

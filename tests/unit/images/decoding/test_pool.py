@@ -515,16 +515,16 @@ class Scarce:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, number: int) -> None:
         start, self.refusals = child_process.Child.__init__, 0
-        children: weakref.WeakSet[child_process.Child] = weakref.WeakSet()
+        living: weakref.WeakSet[child_process.Child] = weakref.WeakSet()
         turn = threading.Lock()
 
         def scarce(child: Any, command: Any) -> None:
             with turn:
-                if sum(each._process.poll() is None for each in children) >= most:
+                if sum(each._process.poll() is None for each in living) >= most:
                     self.refusals += 1
                     raise OSError(number, os.strerror(number))
                 start(child, command)
-                children.add(child)
+                living.add(child)
 
         monkeypatch.setattr(child_process.Child, "__init__", scarce)
 
