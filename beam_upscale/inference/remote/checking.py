@@ -124,7 +124,7 @@ def _listed(account: Account, channel: Any) -> _Listed | None:
     hint = ""
     if account.engine.is_plaintext and _HANGS_UP in refusal.message:
         hint = (
-            "; the connection was plaintext, and may require TLS (on this machine with --ca-file)"
+            "; it was called in plaintext, and may require TLS (on this machine with --ca-file)"
         )
     raise SettingsError(
         ErrorCode.ENDPOINT_UNAVAILABLE,
