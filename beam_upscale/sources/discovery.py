@@ -93,7 +93,7 @@ def _list_within(
     if image_column is not None and not definition.has_image_column:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {image_column!r}, and {uris.named(pattern)} is read as "
+            f"image_column is {image_column!r}, but {uris.named(pattern)} is read as "
             f"{form}, which has no such column; leave it out, or say with --input-format which "
             "kind of table it is",
         )
@@ -139,8 +139,8 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         others = len(listing.datasets) - 1
         return SettingsError(
             ErrorCode.NO_INPUT,
-            f"{uris.named(pattern)} holds no images but the results of runs, which are no "
-            f"inputs: those of {uris.named(root)}{f' and {others:,} more' if others else ''}"
+            f"{uris.named(pattern)} holds no images but the results of runs, which are "
+            f"not inputs: those of {uris.named(root)}{f' and {others:,} more' if others else ''}"
             f"; to upscale them once more, name them: {uris.printable(results_to_name(root))}",
         )
     form = format_of(pattern)
