@@ -16,7 +16,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.global_window import refuse_windows
-from beam_upscale.pipeline.one_image.header import decide
+from beam_upscale.pipeline.one_image.header import plan_of
 from beam_upscale.pipeline.one_image.states import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, with_state
@@ -154,8 +154,8 @@ def claim(
     if earlier is not None and earlier.status is Status.UPSCALED:
         return Claim(place, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
-        decision = decide(source, rules, decoders)
-        known = _prepaid(source, decision, rules, model) if earlier is None else None
+        plan = plan_of(source, rules, decoders)
+        known = _prepaid(source, plan, rules, model) if earlier is None else None
     except Exception as error:
         # The input gets its failed row later: it fails in the same way when it is read.
         as_image_error(error)
@@ -163,11 +163,11 @@ def claim(
     counted = Decimal(0) if known is None else known.credits
     if earlier is not None and is_counted:
         counted = spent_on(earlier)
-    return Claim(place, max(Decimal(0), decision.credits - counted), spent=False, prepaid=known)
+    return Claim(place, max(Decimal(0), plan.credits - counted), spent=False, prepaid=known)
 
 
 def _prepaid(
-    source: SourceImage, decision: ChainPlan, rules: Rules, model: RemoteEngine | None
+    source: SourceImage, plan: ChainPlan, rules: Rules, model: RemoteEngine | None
 ) -> Prepaid | None:
     """Finds the earlier calls for an input that a run repeats for free; may read its file.
 
@@ -175,12 +175,12 @@ def _prepaid(
         ImageError: the file or its caption cannot be read.
     """
     books = state_of(source).books
-    if model is None or books is None or not decision.is_upscaled:
+    if model is None or books is None or not plan.is_upscaled:
         return None
     known = repeatable_entries(books, model)
     places = [
         Place(source.input_id, number, tile)
-        for number, stage in enumerate(decision.stages)
+        for number, stage in enumerate(plan.stages)
         for tile in range(stage.calls)
     ]
     entries = [found for found in map(known.at, places) if found]

@@ -61,11 +61,11 @@ def assemble(
     assert row.input_width is not None and row.input_height is not None
     # The number of frames was checked when the image was cut; it does not matter here.
     plan = chain_plan(row.input_width, row.input_height, 1, settings)
-    decision = plan.stages[0]
+    stage_plan = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
-    inferences = [by_index.get(index) for index in range(len(decision.tiles))]
+    inferences = [by_index.get(index) for index in range(len(stage_plan.tiles))]
     stops = [each.stop for each in inferences if each is not None and each.stop is not None]
-    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(decision))
+    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(stage_plan))
     whole = _together([each for each in inferences if each is not None])
     if whole.error is not None:
         return image.with_inference(whole).failed(whole.error)
@@ -121,10 +121,10 @@ def _assembled(
     return UpscaledImage(draft.source, record, file=uri)
 
 
-def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
+def _rows(stage_plan: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
     """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
-    scale = decision.engine_width // decision.work_width
-    tops = [place.core.top for place in decision.tiles]
+    scale = stage_plan.engine_width // stage_plan.work_width
+    tops = [place.core.top for place in stage_plan.tiles]
     left = sorted(range(len(tops)), key=tops.__getitem__, reverse=True)
     open_tiles: dict[int, TileFile] = {}
     for top in range(0, shape.height, _ROWS):
@@ -134,7 +134,7 @@ def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
             open_tiles[index] = TileFile(folder.result(index))
         rows: Pixels = np.empty((bottom - top, shape.width, shape.bands), shape.dtype)
         for index, tile in list(open_tiles.items()):
-            core = decision.tiles[index].core
+            core = stage_plan.tiles[index].core
             first, last = max(core.top * scale, top), min(core.bottom * scale, bottom)
             rows[first - top : last - top, core.left * scale : core.right * scale] = tile.rows(
                 first - core.top * scale, last - core.top * scale

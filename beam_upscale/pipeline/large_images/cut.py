@@ -76,10 +76,10 @@ def cut(
     if is_to_stop(scratch):
         return UpscaledImage(draft.source, None)
     plan = chain_plan(large.header.width, large.header.height, large.header.frames, settings)
-    decision = plan.stages[0]
-    key = _key(large, decision, settings, scratch)
+    stage_plan = plan.stages[0]
+    key = _key(large, stage_plan, settings, scratch)
     try:
-        picture, stored = _cut(large, decision, key, settings, scratch, decoders)
+        picture, stored = _cut(large, stage_plan, key, settings, scratch, decoders)
     except ImageError as error:
         return draft.failed(error)
     except BrokenProcessError as stop:
@@ -87,8 +87,8 @@ def cut(
     row = dataclasses.replace(draft.row, notes=picture.notes)
     draft = dataclasses.replace(draft, row=row)
     shape = Shape(
-        decision.output_width,
-        decision.output_height,
+        stage_plan.output_width,
+        stage_plan.output_height,
         picture.channels,
         picture.has_alpha,
         picture.dtype,
@@ -111,18 +111,18 @@ def cut(
             sha256=large.draft.row.source_sha256,
             booking=draft.booking,
         )
-        for index, (place, box) in enumerate(zip(decision.tiles, stored, strict=True))
+        for index, (place, box) in enumerate(zip(stage_plan.tiles, stored, strict=True))
     ]
     return CutImage(draft, picture.metadata, key, shape), tiles
 
 
 def _key(
-    large: LargeImage, decision: Plan, settings: PinnedSettings, scratch: DatasetFolder
+    large: LargeImage, stage_plan: Plan, settings: PinnedSettings, scratch: DatasetFolder
 ) -> str:
     row, stage = large.draft.row, settings.stages[0]
     boxes = [
         (*dataclasses.astuple(place.core), *dataclasses.astuple(place.extended))
-        for place in decision.tiles
+        for place in stage_plan.tiles
     ]
     values = [row.input_id, row.source_sha256, boxes]
     # Earlier versions left the engine out: all images of an output have one.
@@ -138,7 +138,7 @@ def _hash_of(values: Sequence[Any]) -> str:
 
 def _cut(
     large: LargeImage,
-    decision: Plan,
+    stage_plan: Plan,
     key: str,
     settings: PinnedSettings,
     scratch: DatasetFolder,
@@ -164,13 +164,13 @@ def _cut(
         if picture.header != large.header:
             raise file_parts.changed(source.uri)
         if picture.by_region:
-            return picture, [None] * len(decision.tiles)
+            return picture, [None] * len(stage_plan.tiles)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
         boxes = [
             _with_margin(place, large.header.width, large.header.height)
             if keeps_alpha
             else place.extended
-            for place in decision.tiles
+            for place in stage_plan.tiles
         ]
         missing = set(range(len(boxes))) - folder.done() - folder.cut()
         if missing:

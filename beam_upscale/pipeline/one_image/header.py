@@ -17,7 +17,7 @@ from beam_upscale.storage.protocol.store import check_size
 _LATE_FORMATS = frozenset({"gif", "webp"})
 
 
-def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
+def plan_of(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
     """Plans an input from its header and its parameters alone.
 
     Raises:

@@ -167,7 +167,7 @@ class ImageInFlight:
 
     Attributes:
         draft: its result so far.
-        plan: the decision of the rules, which upscale it.
+        plan: its plan, by which it is upscaled.
         metadata: the input's metadata, for the output.
         done: details of the stages before this one, as the manifest has them.
         intermediates: the results of those stages, encoded, if they are kept.
@@ -275,26 +275,24 @@ def as_image_error(error: Exception) -> ImageError:
     return internal_error(error)
 
 
-def with_output(
-    row: Row, decision: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]
-) -> Row:
+def with_output(row: Row, plan: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]) -> Row:
     """Returns the row of an image that was upscaled as planned, without its file's columns.
 
     Args:
         row: as far as it is known.
-        decision: the plan.
+        plan: its plan.
         settings: the settings of the run.
         notes: on how it was encoded.
     """
     return dataclasses.replace(
         row,
         notes=(*row.notes, *notes),
-        output_width=decision.output_width,
-        output_height=decision.output_height,
+        output_width=plan.output_width,
+        output_height=plan.output_height,
         output_format=str(settings.encode.format),
-        calls=decision.calls,
-        credits=decision.credits,
-        usd=decision.usd,
+        calls=plan.calls,
+        credits=plan.credits,
+        usd=plan.usd,
     )
 
 
@@ -302,24 +300,24 @@ def stage_details(
     image: ImageInFlight, settings: PinnedSettings, inference: Inference
 ) -> dict[str, Any]:
     """Returns the manifest's columns for one stage of a chain."""
-    stage, decision = settings.stages[image.stage], image.stage_plan
+    stage, stage_plan = settings.stages[image.stage], image.stage_plan
     return {
         **described(stage, settings),
         "seed": image.draft.row.seed if stage.engine.is_guided else None,
-        "input_width": decision.input_width,
-        "input_height": decision.input_height,
-        "output_width": decision.output_width,
-        "output_height": decision.output_height,
-        "calls": decision.calls,
-        "credits": decision.credits,
+        "input_width": stage_plan.input_width,
+        "input_height": stage_plan.input_height,
+        "output_width": stage_plan.output_width,
+        "output_height": stage_plan.output_height,
+        "calls": stage_plan.calls,
+        "credits": stage_plan.credits,
         "request_ids": list(inference.request_ids),
     }
 
 
-def plan_notes(decision: Plan) -> tuple[str, ...]:
+def plan_notes(stage_plan: Plan) -> tuple[str, ...]:
     """Returns the row's notes on how an image was fitted to an engine: tiled or shrunk."""
-    if decision.action is Action.TILE:
-        return (f"upscaled in {decision.calls} tiles",)
-    if decision.action is Action.SHRINK:
-        return (f"shrunk to {decision.work_width} x {decision.work_height} before upscaling",)
+    if stage_plan.action is Action.TILE:
+        return (f"upscaled in {stage_plan.calls} tiles",)
+    if stage_plan.action is Action.SHRINK:
+        return (f"shrunk to {stage_plan.work_width} x {stage_plan.work_height} before upscaling",)
     return ()

@@ -41,15 +41,15 @@ def with_tiles(
 
 def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
     """Cuts a tile for each place, color first and then alpha; tiles are independent."""
-    decision = image.stage_plan
-    size = decision.work_width, decision.work_height
+    stage_plan = image.stage_plan
+    size = stage_plan.work_width, stage_plan.work_height
     tiles = tuple(
         Tile(pixels, relative_core(place))
         for plane in (color, alpha)
         if plane is not None
         for place, pixels in zip(
-            decision.tiles,
-            tiling.split(resampling.resize(plane, *size), decision.tiles),
+            stage_plan.tiles,
+            tiling.split(resampling.resize(plane, *size), stage_plan.tiles),
             strict=True,
         )
     )
@@ -63,11 +63,11 @@ def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None)
 
     Alpha is kept aside, since a generative network would invent transparency.
     """
-    draft, decision = image.draft, image.stage_plan
+    draft, stage_plan = image.draft, image.stage_plan
     assert draft.parameters is not None
     parameters = draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
-    size = decision.work_width, decision.work_height
-    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), decision.tiles)
+    size = stage_plan.work_width, stage_plan.work_height
+    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), stage_plan.tiles)
     draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
     return dataclasses.replace(
         image,
@@ -90,10 +90,10 @@ def element(image: UpscaledImage | ImageInFlight, timestamp: Any = None) -> Tile
     """
     if isinstance(image, UpscaledImage):
         return TiledImage((), 1, context=image, timestamp=timestamp)
-    decision = image.stage_plan
+    stage_plan = image.stage_plan
     return TiledImage(
         image.tiles,
-        decision.engine_width // decision.work_width,
+        stage_plan.engine_width // stage_plan.work_width,
         image.parameters,
         context=dataclasses.replace(image, tiles=()),
         identity=(image.source.input_id, image.stage),
@@ -117,25 +117,25 @@ def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels
     Returns:
         Color and alpha, (H, W, C), at the stage's output size; None for no alpha.
     """
-    decision = image.stage_plan
-    size = decision.output_width, decision.output_height
+    stage_plan = image.stage_plan
+    size = stage_plan.output_width, stage_plan.output_height
     if image.has_alpha_tiles:
-        color = resampling.resize(_plane(inference.cores, decision), *size)
-        return color, resampling.resize(_plane(inference.cores, decision), *size)
+        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
+        return color, resampling.resize(_plane(inference.cores, stage_plan), *size)
     if len(inference.cores) == 1:
         color = resampling.resize(inference.cores.pop(), *size)
     else:
-        color = resampling.resize(_plane(inference.cores, decision), *size)
+        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
     return color, None if image.alpha is None else resampling.resize(image.alpha, *size)
 
 
-def _plane(cores: list[Pixels], decision: Plan) -> Pixels:
+def _plane(cores: list[Pixels], stage_plan: Plan) -> Pixels:
     """Stitches one plane and removes its cores from the list, so that each is freed once pasted."""
-    scale = decision.engine_width // decision.work_width
+    scale = stage_plan.engine_width // stage_plan.work_width
     return tiling.stitch(
-        (cores.pop(0) for _ in decision.tiles),
-        decision.tiles,
+        (cores.pop(0) for _ in stage_plan.tiles),
+        stage_plan.tiles,
         scale,
-        decision.work_width,
-        decision.work_height,
+        stage_plan.work_width,
+        stage_plan.work_height,
     )
