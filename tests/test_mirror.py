@@ -151,16 +151,20 @@ TESTED_WITH = {
         "pipeline/execution": "a pipeline is watched for signals that end it",
     },
     "unit/pipeline/large_images/test_spread": {
+        "pipeline/one_image/file_version": "files are replaced while tiles are read",
         "pipeline/large_images/assemble": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/cut": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/memory": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
+        "pipeline/large_images/tile_folder": "the steps of a large image are seen in whole runs",
         "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results leave the transform",
     },
     "unit/pipeline/one_image/test_finish": {
+        "pipeline/one_image/image_errors": "errors of an image are rows at the end",
+        "pipeline/one_image/rows": "rows are complete at the end",
         "pipeline/one_image/states": "values between the steps of an image",
         "pipeline/one_image/tiles": "tiles are cut, and joined at the end",
     },

@@ -17,7 +17,7 @@ from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.one_image.header import plan_of
-from beam_upscale.pipeline.one_image.states import as_image_error
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, with_state
 from beam_upscale.planning.chain import ChainPlan, Rules

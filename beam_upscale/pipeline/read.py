@@ -16,7 +16,6 @@ from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteEngine
-from beam_upscale.pipeline.run_state.control import clear_stop
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import (
@@ -32,6 +31,7 @@ from beam_upscale.pipeline.run_state.resume import (
     requested_parameters,
     still_holds,
 )
+from beam_upscale.pipeline.run_state.stop import clear_stop
 from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.formats.input_format import InputFormat
 from beam_upscale.sources.inputs.found_inputs import Inputs, Listing

@@ -28,15 +28,14 @@ from beam_upscale.pipeline.execution import Execution, ask_to_stop, watch
 from beam_upscale.pipeline.local_runner import end_servers, new_pipeline, runs_here
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
-from beam_upscale.pipeline.run_state.control import (
+from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
+from beam_upscale.pipeline.run_state.progress import Progress, final_progress
+from beam_upscale.pipeline.run_state.stop import (
     PostponeAfterStop,
-    Progress,
     clear_stop,
-    final_progress,
     forget_stop,
     stop_reason,
 )
-from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files

@@ -29,8 +29,8 @@ from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
-from beam_upscale.pipeline.run_state.control import stop_after_error
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
+from beam_upscale.pipeline.run_state.stop import stop_after_error
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_start import (
     continue_run,

@@ -51,8 +51,8 @@ from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run_state.arrivals import ListedArrivals, id_hash
-from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
 from beam_upscale.pipeline.run_state.input_state import state_of
+from beam_upscale.pipeline.run_state.stop import clear_stop, is_stopped
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines

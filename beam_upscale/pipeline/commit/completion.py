@@ -20,7 +20,7 @@ from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
-from beam_upscale.pipeline.run_state.control import stop_reason
+from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.sources.listing_files import listed_shards
 from beam_upscale.storage import files
 

@@ -29,14 +29,10 @@ from beam_upscale.pipeline.run_state.arrivals import (
     UnlistedArrival,
     id_hash,
 )
-from beam_upscale.pipeline.run_state.control import (
-    progress_file,
-    progress_of,
-    stop_after_error,
-    stop_after_failures,
-)
 from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
+from beam_upscale.pipeline.run_state.progress import progress_file, progress_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
+from beam_upscale.pipeline.run_state.stop import stop_after_error, stop_after_failures
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 

@@ -15,14 +15,11 @@ from beam_upscale.errors import ImageError
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape, encode_rows
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.large_images.states import CutImage, TileFolder, TileResult, chain_plan
+from beam_upscale.pipeline.large_images.states import CutImage, TileResult
 from beam_upscale.pipeline.large_images.tile_files import TileFile
-from beam_upscale.pipeline.one_image.states import (
-    ImageInFlight,
-    UpscaledImage,
-    plan_notes,
-    with_output,
-)
+from beam_upscale.pipeline.large_images.tile_folder import TileFolder
+from beam_upscale.pipeline.one_image.rows import plan_notes, with_output
+from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan import Plan
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -60,7 +57,7 @@ def assemble(
     draft, row = cut_image.draft, cut_image.draft.row
     assert row.input_width is not None and row.input_height is not None
     # The number of frames was checked when the image was cut; it does not matter here.
-    plan = chain_plan(row.input_width, row.input_height, 1, settings)
+    plan = settings.rules.plan(row.input_width, row.input_height, frames=1)
     stage_plan = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
     inferences = [by_index.get(index) for index in range(len(stage_plan.tiles))]

@@ -20,7 +20,7 @@ from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage
-from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.run_state.stop import stop_after_error
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.sources.inputs.source_image import SourceImage

@@ -8,14 +8,13 @@ from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import Encoded
 from beam_upscale.inference.elements import Inference
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
+from beam_upscale.pipeline.one_image.rows import stage_details, with_output
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ImageInFlight,
     Pixels,
     UpscaledImage,
-    as_image_error,
-    stage_details,
-    with_output,
 )
 from beam_upscale.pipeline.one_image.tiles import stitched, with_tiles
 from beam_upscale.pipeline.settings.pinned import PinnedSettings

@@ -18,15 +18,15 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.pipeline.one_image.file_version import file_version
 from beam_upscale.pipeline.one_image.header import read_large_header
+from beam_upscale.pipeline.one_image.rows import described
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
     LargeImage,
     ResultDraft,
     UpscaledImage,
     begun_telemetry,
-    described,
-    file_version,
 )
 from beam_upscale.pipeline.one_image.tiles import with_tiles
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
@@ -268,7 +268,7 @@ def _decided(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
         return draft.failed(ImageError(plan.error_code, plan.message))
     draft = draft.noted(plan.message)
     row = dataclasses.replace(draft.row, status=Status.SKIPPED)
-    return dataclasses.replace(draft, row=row).without_bytes()
+    return dataclasses.replace(draft, row=row).result()
 
 
 def _over_budget(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
@@ -278,4 +278,4 @@ def _over_budget(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
         error_code=str(ErrorCode.OVER_BUDGET),
         error_message=f"{plan.credits} credits would exceed --max-credits",
     )
-    return dataclasses.replace(draft, row=row).without_bytes()
+    return dataclasses.replace(draft, row=row).result()

@@ -58,8 +58,8 @@ from beam_upscale.pipeline.one_image.states import (
     UpscaledImage,
     begun_telemetry,
 )
-from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
+from beam_upscale.pipeline.run_state.stop import request_stop, stop_reason
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine
@@ -475,7 +475,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
     ]
     for tile, inference in zip(tiles, inferences, strict=False):
         large_images_tiles.persist_tile(
-            TiledImage([], 2, context=states.WithNetwork(tile)), inference, dataset
+            TiledImage([], 2, context=states.TileContext(tile)), inference, dataset
         )
 
     # Their worker was lost before it told.
@@ -703,7 +703,7 @@ def test_tiles_are_taken_up_by_the_same_engine_only(tmp_path: Path, tiny_weights
     row = Row("a", "a", Status.UPSCALED, source_sha256="a hash")
     draft = ResultDraft(SourceImage("a"), row, begun_telemetry())
     large = LargeImage(draft, ImageHeader("png", "RGB", 200, 150, 1, 8), ())
-    plan = states.chain_plan(200, 150, 1, one).stages[0]
+    plan = one.rules.plan(200, 150).stages[0]
 
     keys = [cut._key(large, plan, settings, scratch) for settings in (one, two, one)]
 
