@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_upscale.dataset.book_entries import Place, State, work_of
+from beam_upscale.dataset.book_entries import CallKey, State, work_of
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import Prepaid
 from beam_upscale.dataset.folder import DatasetFolder
@@ -102,13 +102,13 @@ class Reach:
     bucket: str
     left: Decimal
 
-    def is_last(self, place: str) -> bool:
-        """Checks whether an order lies in the bucket in which the budget ends."""
-        return place.startswith(self.bucket)
+    def is_last(self, position: str) -> bool:
+        """Checks whether a position lies in the bucket in which the budget ends."""
+        return position.startswith(self.bucket)
 
-    def admits(self, place: str, last: str) -> bool:
-        """Checks whether an order is within the budget; `last` is that of the `Admission`."""
-        return place <= last if self.is_last(place) else place < self.bucket
+    def admits(self, position: str, last: str) -> bool:
+        """Checks whether a position is within the budget; `last` is that of the `Admission`."""
+        return position <= last if self.is_last(position) else position < self.bucket
 
 
 def bucket(asked: Claim) -> str:
@@ -147,23 +147,23 @@ def claim(
         decoders: the processes that parse its header.
         model: the service whose calls are in the books; None if there are no books.
     """
-    place = order(source.input_id)
+    position = order(source.input_id)
     found = state_of(source).earlier
     earlier = None if found is None else found.record.row
     is_counted = model is not None or (found is not None and found.is_committed)
     if earlier is not None and earlier.status is Status.UPSCALED:
-        return Claim(place, Decimal(0) if is_counted else spent_on(earlier), spent=True)
+        return Claim(position, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
         plan = plan_of(source, rules, decoders)
         known = _prepaid(source, plan, rules, model) if earlier is None else None
     except Exception as error:
         # The input gets its failed row later: it fails in the same way when it is read.
         as_image_error(error)
-        return Claim(place, Decimal(0), spent=False)
+        return Claim(position, Decimal(0), spent=False)
     counted = Decimal(0) if known is None else known.credits
     if earlier is not None and is_counted:
         counted = spent_on(earlier)
-    return Claim(place, max(Decimal(0), plan.credits - counted), spent=False, prepaid=known)
+    return Claim(position, max(Decimal(0), plan.credits - counted), spent=False, prepaid=known)
 
 
 def _prepaid(
@@ -178,12 +178,12 @@ def _prepaid(
     if model is None or books is None or not plan.is_upscaled:
         return None
     known = repeatable_entries(books, model)
-    places = [
-        Place(source.input_id, number, tile)
+    keys = [
+        CallKey(source.input_id, number, tile)
         for number, stage in enumerate(plan.stages)
         for tile in range(stage.calls)
     ]
-    entries = [found for found in map(known.at, places) if found]
+    entries = [found for found in map(known.of_call, keys) if found]
     if not entries:
         return None
     guided = rules.is_guided

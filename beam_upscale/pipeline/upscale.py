@@ -24,14 +24,14 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.pipeline.commit.persist import final_place
-from beam_upscale.pipeline.large_images.assemble import Place
+from beam_upscale.pipeline.commit.persist import final_uri
+from beam_upscale.pipeline.large_images.assemble import ImageUri
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
+from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
 from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
@@ -80,7 +80,7 @@ def _output_of(prepared: UpscaledImage | ImageInFlight | LargeImage, timestamp: 
     return element(prepared, timestamp)
 
 
-class Advance(Settle):
+class Advance(AwaitResults):
     """The DoFn that hands an engine's results to the next engine."""
 
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
@@ -88,7 +88,7 @@ class Advance(Settle):
         return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
 
 
-class Finish(Settle):
+class Finish(AwaitResults):
     """The DoFn that turns the last engine's output into results."""
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
@@ -170,7 +170,7 @@ class Upscale(beam.PTransform):
         assert self.scratch is not None
         scratch = output_of_pipeline(images.pipeline, self.scratch)
         waiting = ScratchResults.of(scratch, self.settings)
-        results, large = self._branches(images, scratch, waiting.place, waiting)
+        results, large = self._branches(images, scratch, waiting.uri_of, waiting)
         persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(waiting))
         return (persisted, large) | "Results" >> beam.Flatten()
 
@@ -178,13 +178,13 @@ class Upscale(beam.PTransform):
         self,
         images: Any,
         scratch: DatasetFolder,
-        place: Place,
+        uri_of: ImageUri,
         waiting: ScratchResults | None = None,
     ) -> tuple[Any, Any]:
         """Wires the branches: results that hold pixels, and those of large images."""
         prepare_images = self._prepare(images.pipeline, waiting)
         found = images | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
-        spread = SpreadTiles(self.settings, self.handler_options, scratch, place)
+        spread = SpreadTiles(self.settings, self.handler_options, scratch, uri_of)
         return self._chain(found[_IMAGES]), found[_LARGE_IMAGES] | "SpreadTiles" >> spread
 
     def _prepare(self, pipeline: Any, waiting: ScratchResults | None = None) -> Any:
@@ -232,4 +232,4 @@ class UpscaleForRun(Upscale):
         send_whole_elements()
         assert self.scratch is not None
         output = output_of_pipeline(images.pipeline, self.scratch)
-        return self._branches(images, output, final_place)
+        return self._branches(images, output, final_uri)

@@ -39,7 +39,7 @@ from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
 from beam_upscale.pipeline import run as pipeline_run
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import final_place, persist
+from beam_upscale.pipeline.commit.persist import final_uri, persist
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.large_images.assemble import assemble
 from beam_upscale.pipeline.large_images.cut import cut
@@ -412,7 +412,7 @@ def _spread(large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder)
     for tile in tiles:
         tiled = read_tile(tile, settings, dataset, shared_pool())
         results.append(persist_tile(tiled, _infer(tiled, settings.stages[0]), dataset))
-    return assemble(cut_image, results, settings, dataset, final_place)
+    return assemble(cut_image, results, settings, dataset, final_uri)
 
 
 @dataclasses.dataclass

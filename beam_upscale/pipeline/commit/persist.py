@@ -112,7 +112,7 @@ def persist(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> 
 
 
 def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> None:
-    """Writes a result's image to a place in an output, unless its file is there already.
+    """Writes a result's image to a URI in an output, unless its file is there already.
 
     A file elsewhere stays, so that the step can run twice.
 
@@ -157,7 +157,7 @@ def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
     return root == dataset.root or Output(dataset.root).is_same(root)
 
 
-def final_place(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
+def final_uri(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
     """Returns the URI of a result's image in the layout of files."""
     return dataset.resolve(output_uri(source, row, Layout.FILES, shard_of(source)))
 
@@ -286,16 +286,16 @@ class _BundleUpdates:
         window: Any,
     ) -> None:
         """Notes that an input arrived as it is listed in a part of the listing."""
-        place = shard, part, is_new
-        self._hashes.setdefault(place, bytearray()).extend(id_hash(input_id))
-        self._times.setdefault(place, (timestamp, window))
+        key = shard, part, is_new
+        self._hashes.setdefault(key, bytearray()).extend(id_hash(input_id))
+        self._times.setdefault(key, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:
         """Yields the updates, by shard."""
         for shard, (timestamp, window) in self._postponed.items():
             yield WindowedValue((shard, None), timestamp, [window])
-        for place, hashes in self._hashes.items():
-            (shard, part, is_new), (timestamp, window) = place, self._times[place]
+        for key, hashes in self._hashes.items():
+            (shard, part, is_new), (timestamp, window) = key, self._times[key]
             yield WindowedValue(
                 (shard, ListedArrivals(part, bytes(hashes), is_new)), timestamp, [window]
             )

@@ -23,7 +23,7 @@ from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.run_state.arrivals import (
     Arrivals,
-    Places,
+    ShardOfId,
     ShardUpdate,
     id_hash,
     refuse_lost,
@@ -270,11 +270,11 @@ class CommitShard(beam.DoFn):
         self._run_id = run_id
         self._input_type = input_type
         self._may_leave_out = may_leave_out
-        self._places: Places | None = None
+        self._shard_of_id: ShardOfId | None = None
 
     def start_bundle(self) -> None:
-        """Forgets the places of results: a later bundle may belong to a later run."""
-        self._places = None
+        """Forgets the shards of ids: a later bundle may belong to a later run."""
+        self._shard_of_id = None
 
     def process(self, keyed: tuple[int, Iterable[ShardUpdate]]) -> Iterator[Committed]:
         """Commits the shard that has these updates."""
@@ -302,9 +302,9 @@ class CommitShard(beam.DoFn):
         """Raises an error if an input would be lost because another has its id."""
         refuse_two_inputs(arrivals, self._dataset)
         if arrivals.new_unlisted:
-            if self._places is None:
-                self._places = Places(self._dataset)
-            self._places.refuse_others(arrivals.new_unlisted, shard)
+            if self._shard_of_id is None:
+                self._shard_of_id = ShardOfId(self._dataset)
+            self._shard_of_id.refuse_others(arrivals.new_unlisted, shard)
 
     def _records(self, parts: Iterable[str], arrivals: Arrivals) -> Iterator[Record]:
         for part in sorted(parts):

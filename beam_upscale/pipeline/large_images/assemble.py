@@ -24,7 +24,7 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan import Plan
 from beam_upscale.sources.inputs.source_image import SourceImage
 
-Place: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
+ImageUri: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
 """A function that returns the URI of a result's image, below the root of the folder given."""
 
 # Rows of the result that are assembled at a time.
@@ -36,7 +36,7 @@ def assemble(
     results: Sequence[TileResult],
     settings: PinnedSettings,
     scratch: DatasetFolder,
-    place: Place,
+    uri_of: ImageUri,
 ) -> UpscaledImage:
     """Writes a large image's result, if all its tiles succeeded, and creates its row.
 
@@ -45,7 +45,7 @@ def assemble(
         results: the outcomes of its tiles, in any order; a tile may come twice.
         settings: the settings of the run.
         scratch: the folder with the results of its tiles.
-        place: returns the URI of the result's image, below the root of `scratch`.
+        uri_of: returns the URI of the result's image, below the root of `scratch`.
 
     Returns:
         The result, whose image is in a file. It has no record if a tile was not begun or the run
@@ -71,7 +71,7 @@ def assemble(
         return UpscaledImage(draft.source, None, stop=stop)
     image = image.with_inference(whole)
     try:
-        return _assembled(cut_image, image, settings, scratch, place)
+        return _assembled(cut_image, image, settings, scratch, uri_of)
     except ImageError as error:
         return image.failed(error)
 
@@ -96,7 +96,7 @@ def _assembled(
     image: ImageInFlight,
     settings: PinnedSettings,
     scratch: DatasetFolder,
-    place: Place,
+    uri_of: ImageUri,
 ) -> UpscaledImage:
     draft, plan, shape = image.draft, image.plan, cut_image.shape
     rows = _rows(plan.stages[0], shape, TileFolder.of(scratch, cut_image.key))
@@ -110,7 +110,7 @@ def _assembled(
             options=settings.encode,
         )
         row = with_output(draft.row, plan, settings, notes)
-        uri = place(draft.source, row, scratch)
+        uri = uri_of(draft.source, row, scratch)
         with path.open("rb") as file:
             size, digest = scratch.copy(file, uri)
     row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)

@@ -224,7 +224,7 @@ def _difference(row: Row, other: Row) -> str:
     return f"they differ in {', '.join(names) or 'their names or captions'}"
 
 
-class Places:
+class ShardOfId:
     """The shard of each id, from the committed rows and from the listing.
 
     Args:
@@ -248,23 +248,23 @@ class Places:
         for input_id in input_ids:
             found = self._shards.get(input_id)
             if found is not None and int(found) != shard:
-                raise _two_places(input_id, int(found), shard)
+                raise _two_shards(input_id, int(found), shard)
 
 
-def refuse_two_places(dataset: DatasetFolder) -> None:
+def refuse_two_shards(dataset: DatasetFolder) -> None:
     """Raises if one id has rows in two committed shards.
 
     Raises:
         SettingsError: DUPLICATE_ID.
     """
-    places = SortedMap((input_id, str(shard)) for shard, input_id, _ in dataset.committed_names())
+    shards = SortedMap((input_id, str(shard)) for shard, input_id, _ in dataset.committed_names())
     for shard, input_id, _ in dataset.committed_names():
-        found = places.get(input_id)
+        found = shards.get(input_id)
         if found is not None and int(found) != shard:
-            raise _two_places(input_id, int(found), shard)
+            raise _two_shards(input_id, int(found), shard)
 
 
-def _two_places(input_id: str, shard: int, other: int) -> SettingsError:
+def _two_shards(input_id: str, shard: int, other: int) -> SettingsError:
     return SettingsError(
         ErrorCode.DUPLICATE_ID,
         f"the input_id {input_id} is in shard {shard_name(shard)} and arrived for shard "
