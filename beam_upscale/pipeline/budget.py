@@ -340,8 +340,8 @@ class LimitCredits(beam.PTransform):
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
         settle = SettleBudget(self.max_credits, self.output, self.model, self.already_spent)
         settled, last = claims | "Settle" >> settle
-        images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
-        return images | "Admit" >> beam.Map(
+        claiming = claimed | "Images" >> beam.Map(lambda pair: pair[0])
+        return claiming | "Admit" >> beam.Map(
             _admit,
             beam.pvalue.AsSingleton(settled),
             beam.pvalue.AsSingleton(last, default_value=None),

@@ -132,7 +132,7 @@ def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
 
 
 def preview(
-    images: Inputs,
+    sources: Inputs,
     rules: Rules,
     max_credits: Decimal | None,
     folder: str,
@@ -142,7 +142,7 @@ def preview(
     """Previews every input, as a Beam job, and writes the rows to a folder.
 
     Args:
-        images: the inputs.
+        sources: the inputs.
         rules: the rules of the run.
         max_credits: the budget; None sets none.
         folder: a folder that all workers share, for `read_preview`.
@@ -162,7 +162,7 @@ def preview(
             pipeline = new_pipeline(beam_options, usable_cores())
         assert dataset.hold is not None
         bind(pipeline, dataset.hold)
-        write_down(images, dataset, DEFAULT_SHARD_ROWS)
+        write_down(sources, dataset, DEFAULT_SHARD_ROWS)
         rows = pipeline | ReadListed(dataset.root) | PreviewImages(rules, max_credits)
         _ = rows | WritePreview(dataset.root)
         pipeline.run().wait_until_finish()

@@ -210,7 +210,7 @@ def _open_books(dataset: DatasetFolder) -> None:
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
     """Infers the type of all own columns, also those of inputs that are gone but keep a row."""
     gone = dataset.columns_of_others(listing.images.ids)
-    return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
+    return infer_input_type(itertools.chain((source.columns for source in listing.images), gone))
 
 
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
@@ -320,18 +320,18 @@ def _wire(
 ) -> None:
     dataset = output_of_pipeline(pipeline, request.output)
     model = settings.remote_model
-    images = pipeline | ReadListed(request.output, retry=request.retry, model=model)
+    sources = pipeline | ReadListed(request.output, retry=request.retry, model=model)
     if request.max_credits is not None:
-        images |= LimitCredits(
+        sources |= LimitCredits(
             request.max_credits,
             settings.rules,
             request.output,
             model,
             already_spent=spent(request.output, model),
         )
-        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
+        sources |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
     (
-        images
+        sources
         | "PostponeAfterStop" >> beam.ParDo(PostponeAfterStop(dataset))
         | "Upscale" >> UpscaleForRun(settings, request.output)
         | WriteDataset(

@@ -32,7 +32,7 @@ from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
-from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
@@ -74,7 +74,7 @@ class Prepare(beam.DoFn):
         yield _output_of(prepare(source, self._settings, shared_pool(), self._find_done), timestamp)
 
 
-def _output_of(prepared: UpscaledImage | ImageInFlight | LargeImage, timestamp: Timestamp) -> Any:
+def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(_LARGE_IMAGES, prepared)
     return element(prepared, timestamp)
@@ -162,28 +162,28 @@ class Upscale(beam.PTransform):
                 "results: give Upscale scratch, which may be the output of WriteDataset",
             )
 
-    def expand(self, images: Any) -> Any:
+    def expand(self, sources: Any) -> Any:
         """Wires the steps."""
         send_whole_elements()
         if self.settings.fan_out_above is None:
-            return self._chain(images | "Prepare" >> self._prepare(images.pipeline))
+            return self._chain(sources | "Prepare" >> self._prepare(sources.pipeline))
         assert self.scratch is not None
-        scratch = output_of_pipeline(images.pipeline, self.scratch)
+        scratch = output_of_pipeline(sources.pipeline, self.scratch)
         waiting = ScratchResults.of(scratch, self.settings)
-        results, large = self._branches(images, scratch, waiting.uri_of, waiting)
+        results, large = self._branches(sources, scratch, waiting.uri_of, waiting)
         persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(waiting))
         return (persisted, large) | "Results" >> beam.Flatten()
 
     def _branches(
         self,
-        images: Any,
+        sources: Any,
         scratch: DatasetFolder,
         uri_of: ImageUri,
         waiting: ScratchResults | None = None,
     ) -> tuple[Any, Any]:
         """Wires the branches: results that hold pixels, and those of large images."""
-        prepare_images = self._prepare(images.pipeline, waiting)
-        found = images | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
+        prepare_images = self._prepare(sources.pipeline, waiting)
+        found = sources | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
         spread = SpreadTiles(self.settings, self.handler_options, scratch, uri_of)
         return self._chain(found[_IMAGES]), found[_LARGE_IMAGES] | "SpreadTiles" >> spread
 
@@ -225,11 +225,11 @@ class UpscaleForRun(Upscale):
     def __init__(self, settings: PinnedSettings, output: str) -> None:
         super().__init__(settings, scratch=output)
 
-    def expand(self, images: Any) -> Any:
+    def expand(self, sources: Any) -> Any:
         """Wires the steps."""
         if self.settings.fan_out_above is None:
-            return super().expand(images)
+            return super().expand(sources)
         send_whole_elements()
         assert self.scratch is not None
-        output = output_of_pipeline(images.pipeline, self.scratch)
-        return self._branches(images, output, final_uri)
+        output = output_of_pipeline(sources.pipeline, self.scratch)
+        return self._branches(sources, output, final_uri)

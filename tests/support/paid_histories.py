@@ -52,13 +52,13 @@ from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_d
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run_state.arrivals import ListedArrivals, id_hash
 from beam_upscale.pipeline.run_state.input_state import state_of
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
 from beam_upscale.pipeline.run_state.stop import clear_stop, is_stopped
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine, PriceTier
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage.local.local_disk import LocalDisk
 
 ESRGAN = "esrgan-v1-x2plus"
@@ -331,7 +331,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
             return
         commit = CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
         for shard, part in listed_shards(dataset):
-            ids = [listed.image.input_id for listed in read_part(dataset, part)]
+            ids = [listed.source.input_id for listed in read_part(dataset, part)]
             news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
             (committed,) = commit.process((shard, news))
             assert committed.is_whole

@@ -20,8 +20,8 @@ from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_shards
+from beam_upscale.pipeline.run_state.listing_files import listed_shards
 from beam_upscale.pipeline.run_state.stop import stop_reason
-from beam_upscale.sources.listing_files import listed_shards
 from beam_upscale.storage import files
 
 _logger = logging.getLogger(__name__)

@@ -50,7 +50,7 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 def _file_name(source: SourceImage, row: Row) -> str:
     name = safe_name(source.output_name or source.name or source.input_id)
     entry = state_of(source).listed
-    if entry is None or entry.image.output_name != source.output_name:
+    if entry is None or entry.source.output_name != source.output_name:
         # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
     return name + image_extension(row)
@@ -71,8 +71,8 @@ def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dic
 def shard_of(source: SourceImage) -> int:
     """Returns the shard that a result belongs to; the listing decides for a listed input."""
     entry = state_of(source).listed
-    if entry is not None and entry.image.shard is not None:
-        return entry.image.shard
+    if entry is not None and entry.source.shard is not None:
+        return entry.source.shard
     if source.shard is not None:
         return source.shard
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
@@ -124,8 +124,8 @@ def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> N
         dataset.write(uri, upscaled.data)
     elif upscaled.file is not None and upscaled.file != uri:
         assert upscaled.record is not None
-        with files.open_read(upscaled.file) as source:
-            dataset.copy(source, uri, upscaled.record.row.output_sha256)
+        with files.open_read(upscaled.file) as file:
+            dataset.copy(file, uri, upscaled.record.row.output_sha256)
 
 
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:

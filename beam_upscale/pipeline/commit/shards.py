@@ -29,9 +29,9 @@ from beam_upscale.pipeline.run_state.arrivals import (
     refuse_lost,
     refuse_two_inputs,
 )
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
 from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage import files
 
 _logger = logging.getLogger(__name__)
@@ -210,31 +210,31 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
     inputs = [
         listed
         for listed in read_part(dataset, part)
-        if listed.image.input_id not in arrivals.unlisted
+        if listed.source.input_id not in arrivals.unlisted
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        records = readers.map(dataset.read_record, [listed.image.input_id for listed in inputs])
+        records = readers.map(dataset.read_record, [listed.source.input_id for listed in inputs])
         for listed, record in zip(inputs, records, strict=True):
-            image = listed.image
+            source = listed.source
             if record is not None:
                 yield record
-            elif id_hash(image.input_id) in arrivals.new_hashes:
+            elif id_hash(source.input_id) in arrivals.new_hashes:
                 raise LookupError(
-                    f"the record of {image.input_id} is gone: something else has changed "
+                    f"the record of {source.input_id} is gone: something else has changed "
                     f"{dataset.staging} meanwhile; run the same again"
                 )
             elif not listed.is_committed:
-                yield Record(_left_out(image), telemetry=None)
+                yield Record(_left_out(source), telemetry=None)
 
 
-def _left_out(image: SourceImage) -> Row:
+def _left_out(source: SourceImage) -> Row:
     return Row(
-        image.input_id,
-        image.source_uri,
+        source.input_id,
+        source.source_uri,
         status_of(ErrorCode.LEFT_OUT),
         error_code=str(ErrorCode.LEFT_OUT),
         error_message="a step of the pipeline before WriteDataset left it out",
-        input=image.columns,
+        input=source.columns,
     )
 
 

@@ -50,8 +50,8 @@ class _Cut(beam.DoFn):
             count(found)
             yield beam.pvalue.TaggedOutput(_NOT_CUT, found)
             return
-        image, tiles = found
-        yield beam.pvalue.TaggedOutput(_IMAGES, (image.key, (image, timestamp)))
+        cut_image, tiles = found
+        yield beam.pvalue.TaggedOutput(_IMAGES, (cut_image.key, (cut_image, timestamp)))
         yield from tiles
 
 
@@ -108,12 +108,12 @@ class _Assemble(beam.DoFn):
         self, keyed: tuple[str, Mapping[str, Iterable[Any]]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
         # If the step before this one ran twice, its images are equal.
-        images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
-        refuse_two_sources(image.draft.source for image, _ in images)
-        image, timestamp = images[0]
+        cut_images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
+        refuse_two_sources(cut_image.draft.source for cut_image, _ in cut_images)
+        cut_image, timestamp = cut_images[0]
         results = list(keyed[1][_RESULTS])
         with self._scratch.shown():
-            upscaled = assemble(image, results, self._settings, self._scratch, self._uri_of)
+            upscaled = assemble(cut_image, results, self._settings, self._scratch, self._uri_of)
         count(upscaled)
         # The group has its window's end as its time; the result gets the time of its input.
         yield WindowedValue(upscaled, timestamp, [window])
