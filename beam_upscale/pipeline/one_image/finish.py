@@ -7,7 +7,7 @@ from typing import Any
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import Encoded
-from beam_upscale.inference.elements import Inference
+from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.one_image.rows import stage_details, with_output
 from beam_upscale.pipeline.one_image.states import (
@@ -16,17 +16,17 @@ from beam_upscale.pipeline.one_image.states import (
     Pixels,
     UpscaledImage,
 )
-from beam_upscale.pipeline.one_image.tiles import stitched, with_tiles
+from beam_upscale.pipeline.one_image.tiles import stitched, tiled_image
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
 def advance(
     image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
-) -> UpscaledImage | ImageInFlight:
+) -> UpscaledImage | TiledImage:
     """Turns the results of one engine of a chain into the tiles of the next.
 
     Args:
-        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        image: the context of its tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
@@ -48,7 +48,7 @@ def finish(
     """Turns the results of the last engine into an encoded image and its row.
 
     Args:
-        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        image: the context of its tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
@@ -78,7 +78,7 @@ def _with_outcome(
 
 def _with_next_tiles(
     image: ImageInFlight, inference: Inference, settings: PinnedSettings
-) -> ImageInFlight:
+) -> TiledImage:
     color, alpha = stitched(image, inference)
     details, intermediates = stage_details(image, settings, inference), image.intermediates
     if settings.keep_intermediates:
@@ -86,7 +86,7 @@ def _with_next_tiles(
         kept = _encode(image, color, alpha, options).data
         details, intermediates = details | _stored(kept), (*intermediates, kept)
     following = dataclasses.replace(image, done=(*image.done, details), intermediates=intermediates)
-    return with_tiles(following, color, alpha, settings)
+    return tiled_image(following, color, alpha, settings)
 
 
 def _encoded(image: ImageInFlight, inference: Inference, settings: PinnedSettings) -> UpscaledImage:

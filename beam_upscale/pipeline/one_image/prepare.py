@@ -18,6 +18,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.one_image.file_version import file_version
 from beam_upscale.pipeline.one_image.header import read_large_header
 from beam_upscale.pipeline.one_image.rows import described
@@ -28,7 +29,7 @@ from beam_upscale.pipeline.one_image.states import (
     UpscaledImage,
     begun_telemetry,
 )
-from beam_upscale.pipeline.one_image.tiles import with_tiles
+from beam_upscale.pipeline.one_image.tiles import tiled_image
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
 from beam_upscale.pipeline.run_state.input_state import (
     Allowance,
@@ -53,7 +54,7 @@ def prepare(
     decoders: DecoderPool,
     find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     header: ImageHeader | None = None,
-) -> UpscaledImage | ImageInFlight | LargeImage:
+) -> UpscaledImage | TiledImage | LargeImage:
     """Turns an input into the tiles of its plan.
 
     Args:
@@ -172,7 +173,7 @@ def _decode(
     draft: ResultDraft,
     settings: PinnedSettings,
     decoders: DecoderPool,
-) -> UpscaledImage | ImageInFlight:
+) -> UpscaledImage | TiledImage:
     options = settings.rules.options
     if draft.parameters is not None:
         # Check only now: a later run checks by the parameters and the hash whether the row is still
@@ -250,7 +251,7 @@ def _with_header(draft: ResultDraft, header: ImageHeader) -> ResultDraft:
 
 def _decoded(
     draft: ResultDraft, decoded: DecodedImage, plan: ChainPlan, settings: PinnedSettings
-) -> ImageInFlight:
+) -> TiledImage:
     color, alpha = decoded.color, decoded.alpha
     if color.shape[:2] != (plan.input_height, plan.input_width):
         found = f"{color.shape[1]} x {color.shape[0]}"
@@ -260,7 +261,7 @@ def _decoded(
         color = resampling.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
     image = ImageInFlight(draft.noted(*decoded.notes), plan, decoded.metadata)
-    return with_tiles(image, color, alpha, settings)
+    return tiled_image(image, color, alpha, settings)
 
 
 def _decided(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:

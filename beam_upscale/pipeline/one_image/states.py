@@ -14,7 +14,7 @@ from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import BrokenProcessError, ImageError, SettingsError
 from beam_upscale.images.values import ImageHeader, Metadata
-from beam_upscale.inference.elements import Inference, Tile
+from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
@@ -153,7 +153,7 @@ def begun_telemetry() -> Telemetry:
 
 @dataclasses.dataclass(frozen=True)
 class ImageInFlight:
-    """An image on its way through the engines of its chain.
+    """An image on its way through the engines of its chain, without the tiles that a network has.
 
     Attributes:
         draft: its result so far.
@@ -161,9 +161,7 @@ class ImageInFlight:
         metadata: the input's metadata, for the output.
         done: details of the stages before this one, as the manifest has them.
         intermediates: the results of those stages, encoded, if they are kept.
-        tiles: its tiles for the next engine; empty once `element` has handed them on.
-        parameters: the parameters of that engine, with the seed; None if it takes no prompt.
-        has_alpha_tiles: True if the second half of the tiles is the alpha channel.
+        has_alpha_tiles: True if the second half of its tiles is the alpha channel.
         alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
     """
 
@@ -172,8 +170,6 @@ class ImageInFlight:
     metadata: Metadata
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
-    tiles: tuple[Tile, ...] = ()
-    parameters: Parameters | None = None
     has_alpha_tiles: bool = False
     alpha: Pixels | None = None
 

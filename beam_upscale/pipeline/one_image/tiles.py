@@ -11,13 +11,14 @@ from beam_upscale.pipeline.one_image.rows import plan_notes
 from beam_upscale.pipeline.one_image.states import ImageInFlight, Pixels, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
+from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 
 
-def with_tiles(
+def tiled_image(
     image: ImageInFlight, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
-) -> ImageInFlight:
+) -> TiledImage:
     """Cuts an image into the tiles for its next engine.
 
     Args:
@@ -25,17 +26,22 @@ def with_tiles(
         color: (H, W, C), the input of that engine.
         alpha: (H, W, 1); None if there is none.
         settings: the settings of the run.
+
+    Returns:
+        The element of RunInference. It alone holds the tiles; its context is the image.
     """
     image = image.noted(plan_notes(image.stage_plan))
     if settings.stages[image.stage].engine.is_guided:
         return _with_guided_tile(image, color, alpha)
     if settings.rules.backend is Backend.GRPC:
         # A call for alpha would be charged, but the price is set before the pixels are decoded.
-        return dataclasses.replace(_with_tiles(image, color, None), alpha=alpha)
+        aside = dataclasses.replace(image, has_alpha_tiles=False, alpha=alpha)
+        return _with_tiles(aside, color, None)
+    image = dataclasses.replace(image, has_alpha_tiles=alpha is not None, alpha=None)
     return _with_tiles(image, color, alpha)
 
 
-def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
     """Cuts a tile for each place, color first and then alpha; tiles are independent."""
     stage_plan = image.stage_plan
     size = stage_plan.work_width, stage_plan.work_height
@@ -49,12 +55,10 @@ def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> Im
             strict=True,
         )
     )
-    return dataclasses.replace(
-        image, tiles=tiles, parameters=None, has_alpha_tiles=alpha is not None, alpha=None
-    )
+    return _element(image, tiles, None)
 
 
-def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
     """Makes one tile of the whole image, whose priced tiles share the network's noise.
 
     Alpha is kept aside, since a generative network would invent transparency.
@@ -65,37 +69,34 @@ def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None)
     size = stage_plan.work_width, stage_plan.work_height
     tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), stage_plan.tiles)
     draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
-    return dataclasses.replace(
-        image,
-        draft=draft,
-        tiles=(tile,),
-        parameters=parameters,
-        has_alpha_tiles=False,
-        alpha=alpha,
-    )
+    image = dataclasses.replace(image, draft=draft, has_alpha_tiles=False, alpha=alpha)
+    return _element(image, (tile,), parameters)
 
 
-def element(image: UpscaledImage | ImageInFlight, timestamp: Any = None) -> TiledImage:
-    """Returns the element of RunInference for an image; a result has no tiles and passes through.
-
-    The element alone holds the tiles, and gives them up: its context is the image without them.
-
-    Args:
-        image: the image.
-        timestamp: Beam's, of the input's element; None takes that of RunInference's result.
-    """
-    if isinstance(image, UpscaledImage):
-        return TiledImage((), 1, context=image, timestamp=timestamp)
+def _element(
+    image: ImageInFlight, tiles: tuple[Tile, ...], parameters: Parameters | None
+) -> TiledImage:
     stage_plan = image.stage_plan
     return TiledImage(
-        image.tiles,
+        tiles,
         stage_plan.engine_width // stage_plan.work_width,
-        image.parameters,
-        context=dataclasses.replace(image, tiles=()),
+        parameters,
+        context=image,
         identity=(image.source.input_id, image.stage),
         booking=image.draft.booking,
-        timestamp=timestamp,
     )
+
+
+def element(prepared: UpscaledImage | TiledImage, timestamp: Any = None) -> TiledImage:
+    """Returns the element of RunInference; a result has no tiles and passes through.
+
+    Args:
+        prepared: the image with its tiles, as `prepare` or `advance` returned it; or its result.
+        timestamp: Beam's, of the input's element; None takes that of RunInference's result.
+    """
+    tiled = TiledImage((), 1, context=prepared) if isinstance(prepared, UpscaledImage) else prepared
+    tiled.timestamp = timestamp
+    return tiled
 
 
 def relative_core(place: TilePlace) -> Box:

@@ -52,7 +52,6 @@ from beam_upscale.pipeline.large_images import cut, states
 from beam_upscale.pipeline.large_images import tiles as large_images_tiles
 from beam_upscale.pipeline.one_image import prepare as one_image_prepare
 from beam_upscale.pipeline.one_image.states import (
-    ImageInFlight,
     LargeImage,
     ResultDraft,
     UpscaledImage,
@@ -673,7 +672,7 @@ def test_results_of_an_interrupted_pipeline_are_taken_up(
 
     def noted(source: SourceImage, *arguments: Any) -> Any:
         prepared = prepare(source, *arguments)
-        begun.extend([source.name] if isinstance(prepared, ImageInFlight) else [])
+        begun.extend([source.name] if isinstance(prepared, TiledImage) else [])
         return prepared
 
     monkeypatch.setattr(pipeline_upscale, "prepare", noted)
