@@ -21,19 +21,19 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
 def advance(
-    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
 ) -> UpscaledImage | TiledImage:
     """Turns the results of one engine of a chain into the tiles of the next.
 
     Args:
-        image: the context of its tiles; a result passes through.
+        context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
     Returns:
         The image with the tiles for the next engine; a result if the network failed.
     """
-    image = _with_outcome(image, inference)
+    image = _with_outcome(context, inference)
     if isinstance(image, UpscaledImage):
         return image
     try:
@@ -43,19 +43,19 @@ def advance(
 
 
 def finish(
-    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
 ) -> UpscaledImage:
     """Turns the results of the last engine into an encoded image and its row.
 
     Args:
-        image: the context of its tiles; a result passes through.
+        context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
     Returns:
         The result; a failed one if the network or the encoder failed.
     """
-    image = _with_outcome(image, inference)
+    image = _with_outcome(context, inference)
     if isinstance(image, UpscaledImage):
         return image
     try:
@@ -65,12 +65,12 @@ def finish(
 
 
 def _with_outcome(
-    image: UpscaledImage | ImageInFlight, inference: Inference
+    context: UpscaledImage | ImageInFlight, inference: Inference
 ) -> UpscaledImage | ImageInFlight:
     """Adds a network's outcome to an image; returns its result if there are no pixels."""
-    if isinstance(image, UpscaledImage):
-        return image
-    image = image.with_inference(inference)
+    if isinstance(context, UpscaledImage):
+        return context
+    image = context.with_inference(inference)
     if inference.stop is not None:
         return image.draft.postponed(inference.stop)
     return image if inference.error is None else image.failed(inference.error)
