@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from beam_upscale.inference.networks.device import Device, Precision, settle
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 
 # Of the 23 blocks with 64 channels and growth 32, measured on the x4plus weights (trunk) ...
 _TRUNK_MULTIPLY_ADDS = 16.7e6
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     device, precision = settle(Device(arguments.device), Precision(arguments.precision))
-    path = resolution.resolve(None, "esrgan-v1-x2plus").path
+    path = find.resolve(None, "esrgan-v1-x2plus").path
     on_gpu = device is Device.CUDA
     peak = matrix_peak(device, side=8192 if on_gpu else 2048)
     rows = [measure(side, device, precision, path) for side in arguments.sides]

@@ -255,9 +255,9 @@ def measure(way: str, in_flight: int, calls: int, books: RunBooks | None) -> dic
     pipe, other = processes.Pipe()
     server = processes.Process(target=serve, args=(other,))
     server.start()
-    model = RemoteEngine(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
+    engine = RemoteEngine(_ENGINE, f"127.0.0.1:{pipe.recv()}", max_in_flight=in_flight)
     begun, busy = time.monotonic(), cpu_seconds(server.pid)
-    _WAYS[way](RemoteHandler(model, get_engine(_ENGINE)), calls, Tiled(books))
+    _WAYS[way](RemoteHandler(engine, get_engine(_ENGINE)), calls, Tiled(books))
     seconds, busy = time.monotonic() - begun, cpu_seconds(server.pid) - busy
     pipe.send("stop")
     served: list[Served] = pipe.recv()

@@ -1,4 +1,4 @@
-"""Requests a second of the gRPC server with a no-op model, beside bare grpcio servers.
+"""Requests a second of the gRPC server with an idle network, beside bare grpcio servers.
 
 All servers run on the same cores as what loads them, one after another, each in a process of its
 own, with requests and answers of the same sizes:
@@ -63,7 +63,7 @@ from beam_upscale.server.monitoring.logs import log_as_json
 from beam_upscale.server.requests import Call, decode_request
 from beam_upscale.server.serve import run
 from beam_upscale.server.settings import ServeSettings
-from beam_upscale.server.worker import Network, Priced, Upscaled, Worker
+from beam_upscale.server.worker import LoadedNetwork, Priced, Upscaled, Worker
 
 ENGINE = "esrgan-v1-x2plus"
 WARM_UP_SECONDS = 2.0
@@ -78,8 +78,8 @@ class RepeatedPixels:
             yield PredictionResult(tiled, Inference(cores=cores))
 
 
-def network() -> Network:
-    model = EsrganEngine(
+def network() -> LoadedNetwork:
+    engine = EsrganEngine(
         name="repeated pixels",
         weights_sha256="0" * 64,
         weights_uri="",
@@ -92,13 +92,13 @@ def network() -> Network:
         halo=0,
         network_backend=NetworkBackend.TORCH,
     )
-    return Network(Stage(get_engine(ENGINE), model), RepeatedPixels(), None)
+    return LoadedNetwork(Stage(get_engine(ENGINE), engine), RepeatedPixels(), None)
 
 
 class NoPixels(Worker):
     """A worker that looks at its first image only: all calls have its price and its result."""
 
-    def __init__(self, networks: Sequence[Network]) -> None:
+    def __init__(self, networks: Sequence[LoadedNetwork]) -> None:
         super().__init__(networks)
         self._priced: Priced | None = None
         self._upscaled: Upscaled | None = None

@@ -30,7 +30,7 @@ from beam_upscale.inference.networks.openvino.network import Compiler, OpenVinoN
 from beam_upscale.inference.networks.openvino.runtime import openvino
 from beam_upscale.inference.networks.recognition import Esrgan, recognize
 from beam_upscale.inference.networks.weight_files import read_arrays, read_shapes
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 
 Pixels = NDArray[Any]
 
@@ -40,7 +40,7 @@ MIB = 1 << 20
 
 
 def path_of_weights() -> Path:
-    return resolution.resolve(None, "esrgan-v1-x2plus").path
+    return find.resolve(None, "esrgan-v1-x2plus").path
 
 
 def fastest_precision() -> Precision:

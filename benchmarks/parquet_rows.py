@@ -34,7 +34,7 @@ from PIL import Image
 
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.inference.networks.super_resolution import SuperResolution
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 from beam_upscale.pipeline.local_runner import new_pipeline
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import run
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--without-peers", action="store_true", help="for memory alone")
     parser.add_argument("--output", type=Path, help="a folder for the raw numbers")
     arguments = parser.parse_args()
-    resolution.resolve(None, "esrgan-v1-x2plus")
+    find.resolve(None, "esrgan-v1-x2plus")
     setattr(SuperResolution, "upscale", lambda _, pixels: repeated(pixels))  # noqa: B010
     started = datetime.datetime.now(datetime.UTC)
     if arguments.output is not None:

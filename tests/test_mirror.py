@@ -134,7 +134,7 @@ TESTED_WITH = {
     "unit/inference/remote/test_window": {
         "inference/remote/event_loop": "the loop is that of a window",
     },
-    "unit/inference/weights/test_resolution": {
+    "unit/inference/weights/test_find": {
         "inference/weights/errors": "an error",
         "inference/weights/values": "values",
     },

@@ -180,10 +180,10 @@ class Group:
         states = {entry.state for entry in self.entries}
         return next(state for state in (State.CHARGED, State.SENT, State.FREE) if state in states)
 
-    def is_repeated_free(self, model: ChargingService, at: float) -> bool:
+    def is_repeated_free(self, service: ChargingService, at: float) -> bool:
         """Checks whether a repeat at this time, in epoch seconds, adds no charge to the group."""
-        is_known = model.ledger is not None and self.first.ledger == model.ledger
-        is_young = model.charges_once_after(at - self.first.sent_at)
+        is_known = service.ledger is not None and self.first.ledger == service.ledger
+        is_young = service.charges_once_after(at - self.first.sent_at)
         return is_known and is_young and self.state is not State.FREE
 
 

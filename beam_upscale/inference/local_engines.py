@@ -1,4 +1,4 @@
-"""Local engines, pinned at submission: network, weights, device and precision are all settled."""
+"""Pins local engines at submission: settles network, weights, device and precision."""
 
 import abc
 import dataclasses
@@ -16,7 +16,7 @@ from beam_upscale.inference.networks import backend, device, weight_files
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.inference.networks.recognition import NetworkInfo, recognize
-from beam_upscale.inference.weights import baselines, resolution, values
+from beam_upscale.inference.weights import baselines, find, values
 from beam_upscale.planning.engines import Engine, Network
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
@@ -278,10 +278,10 @@ def _find_weights(spec: str | None, engine: str) -> tuple[values.Weights, str]:
     """Returns weights on this machine, and their address for workers.
 
     Raises:
-        SettingsError: as `resolution.resolve`.
+        SettingsError: as `find.resolve`.
     """
     if spec is None or store_of(spec).is_local:
-        found = resolution.resolve(spec and spec.removeprefix("file://"), engine)
+        found = find.resolve(spec and spec.removeprefix("file://"), engine)
         return found, str(Path(found.path).absolute())
     sha256 = shared_weights.sha256(spec)
     cached = shared_weights.fetch(spec, sha256)

@@ -57,7 +57,7 @@ class Booking(Protocol):
     """Enters the paid calls of one image in the books."""
 
     def call(
-        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
+        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
     ) -> PaidCall:
         """Returns one of the image's calls.
 
@@ -65,6 +65,6 @@ class Booking(Protocol):
             stage_and_tile: index of the engine in its chain, and of the tile.
             request_id: the id by which the service recognizes repeats of the call.
             price: the price of the call, in credits.
-            model: the engine, with the endpoint of its service.
+            engine: the engine, with the endpoint of its service.
         """
         ...

@@ -1,4 +1,4 @@
-"""Engines behind the gRPC API, pinned at submission with all that a worker needs to call one."""
+"""Pins engines behind the gRPC API at submission, with all that a worker needs to call one."""
 
 import dataclasses
 import ipaddress

@@ -133,7 +133,7 @@ def reach(sums: Iterable[tuple[str, Decimal]], max_credits: Decimal) -> Reach:
 
 
 def claim(
-    source: SourceImage, rules: Rules, decoders: DecoderPool, model: RemoteEngine | None = None
+    source: SourceImage, rules: Rules, decoders: DecoderPool, engine: RemoteEngine | None = None
 ) -> Claim:
     """Computes the claim of an input; 0 credits if it will not be upscaled.
 
@@ -145,17 +145,17 @@ def claim(
         source: the input.
         rules: the rules by which the run plans and prices it.
         decoders: the processes that parse its header.
-        model: the service whose calls are in the books; None if there are no books.
+        engine: the engine of the service whose calls are in the books; None if there are no books.
     """
     position = order(source.input_id)
     found = state_of(source).earlier
     earlier = None if found is None else found.record.row
-    is_counted = model is not None or (found is not None and found.is_committed)
+    is_counted = engine is not None or (found is not None and found.is_committed)
     if earlier is not None and earlier.status is Status.UPSCALED:
         return Claim(position, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
         plan = plan_of(source, rules, decoders)
-        known = _prepaid(source, plan, rules, model) if earlier is None else None
+        known = _prepaid(source, plan, rules, engine) if earlier is None else None
     except Exception as error:
         # The input gets its failed row later: it fails in the same way when it is read.
         as_image_error(error)
@@ -167,7 +167,7 @@ def claim(
 
 
 def _prepaid(
-    source: SourceImage, plan: ChainPlan, rules: Rules, model: RemoteEngine | None
+    source: SourceImage, plan: ChainPlan, rules: Rules, engine: RemoteEngine | None
 ) -> Prepaid | None:
     """Finds the earlier calls for an input that a run repeats for free; may read its file.
 
@@ -175,9 +175,9 @@ def _prepaid(
         ImageError: the file or its caption cannot be read.
     """
     books = state_of(source).books
-    if model is None or books is None or not plan.is_upscaled:
+    if engine is None or books is None or not plan.is_upscaled:
         return None
-    known = repeatable_entries(books, model)
+    known = repeatable_entries(books, engine)
     keys = [
         CallKey(source.input_id, number, tile)
         for number, stage in enumerate(plan.stages)
@@ -189,7 +189,7 @@ def _prepaid(
     guided = rules.is_guided
     parameters = source.parameters(rules.parameters, rules.prompt_column) if guided else None
     work = work_of(source.sha256(), parameters)
-    found = (prepaid(each, work, model, books) for each in entries)
+    found = (prepaid(each, work, engine, books) for each in entries)
     groups = [group for group in found if group is not None]
     paid = sum((group.first.credits for group in groups), Decimal(0))
     unresolved = sum((g.first.credits for g in groups if g.state is State.SENT), Decimal(0))
@@ -201,29 +201,29 @@ def spent_on(row: Row) -> Decimal:
     return max(row.credits, row.billed_credits)
 
 
-def spent(output: str | None, model: RemoteEngine | None) -> Decimal:
+def spent(output: str | None, engine: RemoteEngine | None) -> Decimal:
     """Returns the credits earlier runs spent on a dataset, on inputs since removed too.
 
     Args:
         output: the dataset; None gives 0.
-        model: the service whose calls are in the books; calls of unknown outcome count as spent.
-            None if nothing is paid: the committed rows then give the price.
+        engine: the engine of the service whose calls are in the books; calls of unknown outcome
+            count as spent. None if nothing is paid: the committed rows then give the price.
     """
     if output is None:
         return Decimal(0)
     dataset = DatasetFolder(files.absolute(output))
-    if model is not None:
+    if engine is not None:
         return read_sums(dataset).spent
     return sum((spent_on(row) for _, row in dataset.committed_rows()), Decimal(0))
 
 
 class _Claim(beam.DoFn):
-    def __init__(self, rules: Rules, model: RemoteEngine | None) -> None:
+    def __init__(self, rules: Rules, engine: RemoteEngine | None) -> None:
         self._rules = rules
-        self._model = model
+        self._engine = engine
 
     def process(self, source: SourceImage) -> Iterator[tuple[SourceImage, Claim]]:
-        asked = claim(source, self._rules, shared_pool(), self._model)
+        asked = claim(source, self._rules, shared_pool(), self._engine)
         state = state_of(source)
         allowance = Allowance(asked.credits, asked.prepaid)
         yield with_state(source, dataclasses.replace(state, allowance=allowance)), asked
@@ -268,7 +268,7 @@ class SettleBudget(beam.PTransform):
     Attributes:
         max_credits: as in `LimitCredits`.
         output: as in `LimitCredits`.
-        model: as in `LimitCredits`.
+        engine: as in `LimitCredits`.
         already_spent: as in `LimitCredits`.
 
     Returns:
@@ -278,17 +278,17 @@ class SettleBudget(beam.PTransform):
 
     max_credits: Decimal
     output: str | None = None
-    model: RemoteEngine | None = None
+    engine: RemoteEngine | None = None
     already_spent: Decimal | None = None
 
     def expand(self, claims: Any) -> Any:
         """Gathers the sums of the buckets, then the claims of the last bucket alone."""
         refuse_windows(claims, "SettleBudget", _WHY_TOGETHER)
-        max_credits, output, model = self.max_credits, self.output, self.model
+        max_credits, output, engine = self.max_credits, self.output, self.engine
         known = self.already_spent
 
         def left() -> Decimal:
-            return max_credits - (spent(output, model) if known is None else known)
+            return max_credits - (spent(output, engine) if known is None else known)
 
         settled = (
             claims
@@ -319,7 +319,8 @@ class LimitCredits(beam.PTransform):
         max_credits: the budget for the output as a whole, earlier runs included; at least 0.
         rules: the rules by which the run plans and prices the inputs.
         output: the dataset, whose earlier runs count against the budget; None counts none.
-        model: the service whose calls are in the dataset's books; None if nothing is paid.
+        engine: the engine of the service whose calls are in the dataset's books; None if nothing
+            is paid.
         already_spent: the credits that earlier runs spent, if known; None reads them when the
             pipeline runs. A runner may repeat that read after this run has spent some.
 
@@ -330,15 +331,15 @@ class LimitCredits(beam.PTransform):
     max_credits: Decimal
     rules: Rules
     output: str | None = None
-    model: RemoteEngine | None = None
+    engine: RemoteEngine | None = None
     already_spent: Decimal | None = None
 
     def expand(self, sources: Any) -> Any:
         """Computes the claim of every input, settles the budget, and marks the inputs."""
         refuse_windows(sources, "LimitCredits", _WHY_TOGETHER)
-        claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.model))
+        claimed = sources | "Claim" >> beam.ParDo(_Claim(self.rules, self.engine))
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
-        settle = SettleBudget(self.max_credits, self.output, self.model, self.already_spent)
+        settle = SettleBudget(self.max_credits, self.output, self.engine, self.already_spent)
         settled, last = claims | "Settle" >> settle
         claiming = claimed | "Images" >> beam.Map(lambda pair: pair[0])
         return claiming | "Admit" >> beam.Map(

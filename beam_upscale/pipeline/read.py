@@ -140,11 +140,11 @@ class FindEarlier(beam.DoFn):
     """The DoFn that finds an input's earlier row, also among records, and keeps a valid one."""
 
     def __init__(
-        self, dataset: DatasetFolder, retry: frozenset[Status], model: RemoteEngine | None = None
+        self, dataset: DatasetFolder, retry: frozenset[Status], engine: RemoteEngine | None = None
     ) -> None:
         self._dataset = dataset
         self._retry = retry
-        self._model = model
+        self._engine = engine
 
     def process(self, source: SourceImage) -> Iterator[SourceImage]:
         """Yields the input with its valid earlier result, or with None if it is to be upscaled."""
@@ -176,14 +176,14 @@ class FindEarlier(beam.DoFn):
     def _is_open(self, source: SourceImage, row: Row) -> bool:
         """Checks whether a free repeat may resolve an open call for an input without an image."""
         books = state_of(source).books
-        if self._model is None or books is None or row.status is Status.UPSCALED:
+        if self._engine is None or books is None or row.status is Status.UPSCALED:
             return False
-        known = repeatable_entries(books, self._model)
+        known = repeatable_entries(books, self._engine)
         at = books.started_at
         groups = [
             group
             for group in known.unresolved(source.input_id)
-            if group.is_repeated_free(self._model, at)
+            if group.is_repeated_free(self._engine, at)
         ]
         if not groups or row.source_sha256 is None:
             return False
@@ -298,8 +298,8 @@ class ReadListed(beam.PTransform):
     Attributes:
         output: the dataset.
         retry: as in `ReadImages`.
-        model: the service; a failed input is upscaled again if a free repeat of its calls shows
-            whether they were charged. None if there is no service.
+        engine: the service's engine; a failed input is upscaled again if a free repeat of its
+            calls shows whether they were charged. None if there is no service.
 
     Returns:
         A PCollection of `SourceImage`, as from `ReadImages`.
@@ -307,20 +307,20 @@ class ReadListed(beam.PTransform):
 
     output: str
     retry: Collection[Status] = ()
-    model: RemoteEngine | None = None
+    engine: RemoteEngine | None = None
 
     def expand(self, root: Any) -> Any:
         """Wires the listing's batches and the search for earlier results."""
         dataset = output_of_pipeline(root.pipeline, self.output)
         batches = root | "Begin" >> beam.Impulse() | "Batches" >> beam.FlatMap(_batches_of, dataset)
-        return batches | "Read" >> _ReadBatches(dataset, self.retry, self.model)
+        return batches | "Read" >> _ReadBatches(dataset, self.retry, self.engine)
 
 
 @dataclasses.dataclass(eq=False)
 class _ReadBatches(beam.PTransform):
     dataset: DatasetFolder
     retry: Collection[Status]
-    model: RemoteEngine | None = None
+    engine: RemoteEngine | None = None
 
     def expand(self, batches: Any) -> Any:
         retry = frozenset(Status(status) for status in self.retry)
@@ -328,5 +328,5 @@ class _ReadBatches(beam.PTransform):
             batches
             | "Spread" >> beam.Reshuffle()
             | "Inputs" >> beam.ParDo(ReadBatch(self.dataset, RunBooks.begin(self.dataset)))
-            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry, self.model))
+            | "FindEarlier" >> beam.ParDo(FindEarlier(self.dataset, retry, self.engine))
         )

@@ -153,7 +153,7 @@ def _ready(request: Run, dataset: DatasetFolder) -> _Ready:
     require_prompt_column(listing, settings.rules)
     refuse_foreign_files(dataset)
     refuse_needed_in_results(_needed(request, settings, listing), dataset)
-    if settings.remote_model is not None and not request.overwrite:
+    if settings.service_engine is not None and not request.overwrite:
         book_files.check(dataset)
     settings = check_service(settings)
     return _Ready(settings, pipeline, run_json, listing)
@@ -169,7 +169,7 @@ def _carry_out(
     begun: float,
 ) -> RunResult:
     listing, pipeline, run_json = ready.listing, ready.pipeline, ready.run_json
-    if ready.settings.remote_model is not None:
+    if ready.settings.service_engine is not None:
         _open_books(dataset)
     dataset.write_run(run_json)
     clear_stop(dataset)
@@ -292,15 +292,15 @@ def _with_reachable_weights(
     return dataclasses.replace(settings, stages=stages)
 
 
-def _with_uploaded_weights(model: NetworkEngine, dataset: DatasetFolder) -> NetworkEngine:
-    if not store_of(model.weights_uri).is_local:
-        return model
-    path = Path(model.weights_uri)
+def _with_uploaded_weights(engine: NetworkEngine, dataset: DatasetFolder) -> NetworkEngine:
+    if not store_of(engine.weights_uri).is_local:
+        return engine
+    path = Path(engine.weights_uri)
     # A folder's name may have a dot in it.
     suffix = path.suffix if path.is_file() else ""
-    uri = uris.join(dataset.staging, "weights", model.weights_sha256 + suffix)
+    uri = uris.join(dataset.staging, "weights", engine.weights_sha256 + suffix)
     shared_weights.put(path, uri)
-    return dataclasses.replace(model, weights_uri=uri)
+    return dataclasses.replace(engine, weights_uri=uri)
 
 
 def _new_pipeline(request: Run, settings: PinnedSettings) -> beam.Pipeline:
@@ -319,17 +319,17 @@ def _wire(
     input_type: pa.StructType | None,
 ) -> None:
     dataset = output_of_pipeline(pipeline, request.output)
-    model = settings.remote_model
-    sources = pipeline | ReadListed(request.output, retry=request.retry, model=model)
+    engine = settings.service_engine
+    sources = pipeline | ReadListed(request.output, retry=request.retry, engine=engine)
     if request.max_credits is not None:
         sources |= LimitCredits(
             request.max_credits,
             settings.rules,
             request.output,
-            model,
-            already_spent=spent(request.output, model),
+            engine,
+            already_spent=spent(request.output, engine),
         )
-        sources |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), model))
+        sources |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), engine))
     (
         sources
         | "PostponeAfterStop" >> beam.ParDo(PostponeAfterStop(dataset))

@@ -73,13 +73,13 @@ class Upscaled:
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class LoadedNetwork:
     """The network behind an engine, loaded.
 
     Attributes:
         stage: the engine and its pinned network.
         handler: Beam's `ModelHandler` for the network; called without Beam.
-        model: the loaded network, as the handler returned it.
+        model: the value that the handler's `load_model` returned, and that it is called with.
     """
 
     stage: Stage
@@ -87,7 +87,7 @@ class Network:
     model: Any
 
     @classmethod
-    def load(cls, stage: Stage) -> "Network":
+    def load(cls, stage: Stage) -> "LoadedNetwork":
         """Loads a pinned network.
 
         Raises:
@@ -121,9 +121,9 @@ class Worker:
     """
 
     def __init__(
-        self, networks: Sequence[Network], decode_seconds: float = DEFAULT_DECODE_SECONDS
+        self, networks: Sequence[LoadedNetwork], decode_seconds: float = DEFAULT_DECODE_SECONDS
     ) -> None:
-        self._networks: Mapping[str, Network] = {
+        self._networks: Mapping[str, LoadedNetwork] = {
             network.stage.engine.name: network for network in networks
         }
         self._decoders = DecoderPool(usable_cores(), decode_seconds)
@@ -138,7 +138,7 @@ class Worker:
         Raises:
             SettingsError: as `UpscaleSettings.pin`.
         """
-        return cls([Network.load(stage) for stage in settings.pin().stages], decode_seconds)
+        return cls([LoadedNetwork.load(stage) for stage in settings.pin().stages], decode_seconds)
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -153,8 +153,8 @@ class Worker:
     @property
     def threads(self) -> int:
         """The number of calls at a time that keeps the devices busy."""
-        models = [network.stage.pinned for network in self._networks.values()]
-        if any(isinstance(m, LocalEngine) and m.device is not Device.CPU for m in models):
+        engines = [network.stage.pinned for network in self._networks.values()]
+        if any(isinstance(each, LocalEngine) and each.device is not Device.CPU for each in engines):
             return _THREADS_OF_ACCELERATOR
         # The network works on one image while others are decoded and encoded. More threads would
         # slow down all of them.

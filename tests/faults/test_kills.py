@@ -84,10 +84,10 @@ def note_calls(calls: Path | str) -> None:
     """Has this process note the input of each call of the network before it is made."""
     upscale_tile = EngineHandler._upscale
 
-    def noted(self: Any, tile: Any, tiled: Any, model: Any) -> Any:
+    def noted(self: Any, tile: Any, tiled: Any, loaded: Any) -> Any:
         with Path(calls).open("a") as file:
             file.write(f"{tiled.context.source.name}\n")
-        return upscale_tile(self, tile, tiled, model)
+        return upscale_tile(self, tile, tiled, loaded)
 
     EngineHandler._upscale = noted
 

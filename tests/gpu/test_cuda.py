@@ -21,7 +21,7 @@ from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 from beam_upscale.inference.networks.numerics import DTYPES
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import run
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -45,7 +45,7 @@ def psnr(ours: Pixels, reference: Pixels) -> float:
 
 @pytest.fixture(scope="module")
 def path() -> Path:
-    return resolution.resolve(None, "esrgan-v1-x2plus").path
+    return find.resolve(None, "esrgan-v1-x2plus").path
 
 
 @pytest.fixture(scope="module")

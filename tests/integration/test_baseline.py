@@ -32,7 +32,7 @@ from beam_upscale.pipeline.one_image.tiles import relative_core
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run import _needed, _with_reachable_weights
 from beam_upscale.pipeline.settings.run_start import continue_run, new_run
-from beam_upscale.pipeline.settings.settings_json import model_to_json, read_choices
+from beam_upscale.pipeline.settings.settings_json import pinned_to_json, read_choices
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.tile_layout import Box
 
@@ -135,15 +135,15 @@ def test_a_tile_that_does_not_fit_in_memory_costs_one_image(
 
 def test_a_process_that_can_compute_nothing_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     handler = BaselineHandler(pin_baseline("nearest"))
-    model = handler.load_model()
+    loaded = handler.load_model()
 
     def fail(*_: Any) -> None:
         raise RuntimeError("no")
 
     with monkeypatch.context() as patch:
         patch.setattr("beam_upscale.images.resampling.resize", fail)
-        (first,) = handler.run_inference([whole(noise(8, 8, 1))], model)
-    (second,) = handler.run_inference([whole(noise(8, 8, 1))], model)
+        (first,) = handler.run_inference([whole(noise(8, 8, 1))], loaded)
+    (second,) = handler.run_inference([whole(noise(8, 8, 1))], loaded)
 
     codes = [result.inference.stop.code for result in (first, second)]
     assert codes == [ErrorCode.DEVICE_LOST, ErrorCode.DEVICE_LOST]
@@ -162,7 +162,7 @@ def test_options_of_networks_mean_nothing() -> None:
     (stage,) = plain.stages
     assert isinstance(stage.pinned, BaselineEngine)
     assert stage.pinned.in_words == "bicubic (baseline, no network) on cpu"
-    assert model_to_json(stage.pinned) == {
+    assert pinned_to_json(stage.pinned) == {
         "name": "bicubic (baseline, no network)",
         "weights_sha256": None,
         "device": "cpu",

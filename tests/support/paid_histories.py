@@ -350,13 +350,13 @@ def _read(request: Run, ready: Any, dataset: DatasetFolder) -> list[SourceImage]
     sources = [source for each in listed for source in find.process(each)]
     if request.max_credits is None:
         return sources
-    rules, model = ready.settings.rules, ready.settings.remote_model
-    claimed = [each for s in sources for each in pipeline_budget._Claim(rules, model).process(s)]
+    rules, pinned = ready.settings.rules, ready.settings.service_engine
+    claimed = [each for s in sources for each in pipeline_budget._Claim(rules, pinned).process(s)]
     sums: dict[str, Decimal] = {}
     for _, asked in claimed:
         name = pipeline_budget.bucket(asked)
         sums[name] = sums.get(name, Decimal(0)) + asked.credits
-    spent = pipeline_budget.spent(dataset.root, model)
+    spent = pipeline_budget.spent(dataset.root, pinned)
     settled = pipeline_budget.reach(sums.items(), request.max_credits - spent)
     last = [a for _, asked in claimed for _, a in pipeline_budget._last_bucket(asked, settled)]
     admitted = pipeline_budget.admission(last, settled.left) if last else None

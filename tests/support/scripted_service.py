@@ -220,14 +220,14 @@ def whole(name: str, pixels: np.ndarray | None = None, tiles: int = 1, **fields:
     return TiledImage([Tile(pixels, core) for _ in range(tiles)], scale=2, **fields)
 
 
-def model_of(service: ScriptedService, **fields: Any) -> RemoteEngine:
+def engine_of(service: ScriptedService, **fields: Any) -> RemoteEngine:
     """How the service is called."""
     return RemoteEngine(ENGINE, service.endpoint, **fields)
 
 
 def handler_of(service: ScriptedService, **fields: Any) -> RemoteHandler:
     """The handler of images for the service."""
-    return RemoteHandler(model_of(service, **fields), get_engine(ENGINE))
+    return RemoteHandler(engine_of(service, **fields), get_engine(ENGINE))
 
 
 def begin(

@@ -22,7 +22,7 @@ from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.server.listening import Listening, listening
 from beam_upscale.server.settings import ServeSettings
-from beam_upscale.server.worker import Network, Priced, Upscaled, Worker
+from beam_upscale.server.worker import LoadedNetwork, Priced, Upscaled, Worker
 
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
@@ -84,7 +84,7 @@ def broken(worker: Worker, error: Exception) -> Worker:
     """The same engines, over networks that raise an error."""
     return Worker(
         [
-            Network(network.stage, BrokenNetwork(error), None)
+            LoadedNetwork(network.stage, BrokenNetwork(error), None)
             for network in worker._networks.values()
         ]
     )

@@ -92,9 +92,9 @@ def weights_fetch(name: str) -> None:
     NAME is one of `beam-upscale weights list`, or OWNER/NAME@REVISION on the Hugging Face hub,
     where REVISION is the hash of a commit.
     """
-    from beam_upscale.inference.weights import resolution
+    from beam_upscale.inference.weights import find
 
-    found = resolution.fetch_by_name(name)
+    found = find.fetch_by_name(name)
     out.line(f"{found.name}  {found.sha256}  {found.path}")
 
 

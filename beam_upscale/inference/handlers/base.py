@@ -77,7 +77,7 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     """The base of handlers that upscale images on a worker.
 
     Args:
-        model: the pinned engine: a network or a baseline.
+        engine: the pinned engine: a network or a baseline.
         **options: Beam's own.
 
     A tile's error concerns its image only: the image's `Inference` carries it, and nothing is
@@ -86,21 +86,21 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
     all later images.
     """
 
-    def __init__(self, model: LocalEngine, **options: Unpack[HandlerOptions]) -> None:
-        bounds = _batch_bounds(model, options)
+    def __init__(self, engine: LocalEngine, **options: Unpack[HandlerOptions]) -> None:
+        bounds = _batch_bounds(engine, options)
         least = max(1, bounds["max_batch_size"] // _MOST_IMAGES_AHEAD)
         weight = functools.partial(_batch_weight, least=least)
         super().__init__(element_size_fn=weight, **{**options, **bounds})
-        self._max_batch_pixels = model.max_batch_pixels
+        self._max_batch_pixels = engine.max_batch_pixels
 
     @abc.abstractmethod
-    def upscale(self, tile: Tile, image: TiledImage, model: Loaded) -> UpscaledTile:
+    def upscale(self, tile: Tile, image: TiledImage, loaded: Loaded) -> UpscaledTile:
         """Upscales one tile, in a batch with the tiles of other threads.
 
         Args:
             tile: the tile.
             image: the image that it belongs to.
-            model: the loaded network that `load_model` returned, or Beam's proxy for it.
+            loaded: the loaded network that `load_model` returned, or Beam's proxy for it.
 
         Raises:
             ImageError: this tile, or its image, cannot be upscaled.
@@ -108,20 +108,20 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         """
 
     @abc.abstractmethod
-    def probe(self, pixels: np.ndarray, image: TiledImage, model: Loaded) -> None:
+    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Loaded) -> None:
         """Upscales a picture that needs hardly any memory, in the same way as a tile.
 
         Args:
             pixels: the picture, (H, W, C).
             image: the image whose prompt and parameters guide the network.
-            model: as for `upscale`.
+            loaded: as for `upscale`.
 
         Raises:
             Exception: any exception of the network.
         """
 
     @abc.abstractmethod
-    def lose_device(self, error: BrokenProcessError, model: Loaded) -> None:
+    def lose_device(self, error: BrokenProcessError, loaded: Loaded) -> None:
         """Makes all later tiles fail at once, after the device is lost."""
 
     def run_inference(
@@ -162,22 +162,22 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         return min(_MOST_THREADS, max(1, ahead))
 
     def _upscale(
-        self, tile: Tile, tiled: TiledImage, model: Loaded
+        self, tile: Tile, tiled: TiledImage, loaded: Loaded
     ) -> UpscaledTile | ImageError | BrokenProcessError:
         try:
-            upscaled = self.upscale(tile, tiled, model)
+            upscaled = self.upscale(tile, tiled, loaded)
             core = tile.upscaled_core(upscaled.batched.pixels, tiled.scale)
         except SettingsError as error:
             if not isinstance(error, BrokenProcessError):
                 raise
             return error
         except Exception as error:  # One image's failure must not cost the others of its bundle.
-            return self._broken(error, tile, tiled, model) or _image_error(error, tile)
+            return self._broken(error, tile, tiled, loaded) or _image_error(error, tile)
         batched = dataclasses.replace(upscaled.batched, pixels=core)
         return dataclasses.replace(upscaled, batched=batched)
 
     def _broken(
-        self, error: Exception, tile: Tile, tiled: TiledImage, model: Loaded
+        self, error: Exception, tile: Tile, tiled: TiledImage, loaded: Loaded
     ) -> BrokenProcessError | None:
         """Returns the error of a lost device; None if the image is the cause of the error."""
         match fault_of(error):
@@ -189,19 +189,19 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
                 channels = tile.pixels.shape[2]
                 gray = np.full((_PROBE_SIDE, _PROBE_SIDE, channels), 128, tile.pixels.dtype)
                 try:
-                    self.probe(gray, tiled, model)
+                    self.probe(gray, tiled, loaded)
                     return None
                 except Exception as failure:
                     broken = no_picture_works(failure)
         # The process that runs the network may be gone itself.
         with contextlib.suppress(ConnectionError, EOFError):
-            self.lose_device(broken, model)
+            self.lose_device(broken, loaded)
         return broken
 
 
-def _batch_bounds(model: LocalEngine, asked: HandlerOptions) -> dict[str, int]:
+def _batch_bounds(engine: LocalEngine, asked: HandlerOptions) -> dict[str, int]:
     """Returns the batch bounds in input pixels; a bound that the user set adjusts the other."""
-    ahead = max(1, _BATCHES_AHEAD * model.max_batch_pixels)
+    ahead = max(1, _BATCHES_AHEAD * engine.max_batch_pixels)
     smallest, largest = asked.get("min_batch_size"), asked.get("max_batch_size")
     return {
         "min_batch_size": min(ahead, largest or ahead) if smallest is None else smallest,

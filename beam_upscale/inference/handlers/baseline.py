@@ -48,22 +48,22 @@ class Resampler:
 class BaselineHandler(EngineHandler[Resampler]):
     """Upscales images with a filter, by the engine's scale; ignores prompts."""
 
-    def __init__(self, model: BaselineEngine, **options: Unpack[HandlerOptions]) -> None:
-        super().__init__(model, **options)
-        self._model = model
+    def __init__(self, engine: BaselineEngine, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(engine, **options)
+        self._engine = engine
 
     def load_model(self) -> Resampler:
         """Loads nothing."""
-        return Resampler(self._model.filter, state_of(self._model.device))
+        return Resampler(self._engine.filter, state_of(self._engine.device))
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, model: Resampler) -> None:
+    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Resampler) -> None:
         """Enlarges a small picture."""
-        model.enlarge(pixels, image.scale)
+        loaded.enlarge(pixels, image.scale)
 
-    def lose_device(self, error: BrokenProcessError, model: Resampler) -> None:
+    def lose_device(self, error: BrokenProcessError, loaded: Resampler) -> None:
         """Makes all later tiles fail at once."""
-        model.lose_device(error)
+        loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, model: Resampler) -> UpscaledTile:
+    def upscale(self, tile: Tile, image: TiledImage, loaded: Resampler) -> UpscaledTile:
         """Enlarges one tile."""
-        return UpscaledTile(model.enlarge(tile.pixels, image.scale))
+        return UpscaledTile(loaded.enlarge(tile.pixels, image.scale))

@@ -22,67 +22,67 @@ from beam_upscale.inference.networks.openvino.early import Wanted
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 
 
-def _wanted(model: EsrganEngine) -> Wanted | None:
+def _wanted(engine: EsrganEngine) -> Wanted | None:
     """Returns the choices of a network that OpenVINO runs; None for any other."""
-    if model.network_backend is not NetworkBackend.OPENVINO:
+    if engine.network_backend is not NetworkBackend.OPENVINO:
         return None
-    return Wanted(model.weights_sha256, model.precision, model.threads)
+    return Wanted(engine.weights_sha256, engine.precision, engine.threads)
 
 
-def _load(model: EsrganEngine, path: Path) -> SuperResolution:
-    found = early.take(_wanted(model))
+def _load(engine: EsrganEngine, path: Path) -> SuperResolution:
+    found = early.take(_wanted(engine))
     if found is not None:
         return found
     # A worker imports only the library that runs its network.
-    if model.network_backend is NetworkBackend.OPENVINO:
+    if engine.network_backend is NetworkBackend.OPENVINO:
         backend.require_openvino()
         from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 
-        return OpenVinoNetwork.load(path, model.precision, model.threads)
+        return OpenVinoNetwork.load(path, engine.precision, engine.threads)
     from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
 
-    return TorchNetwork.load(path, model.device, model.precision, model.threads)
+    return TorchNetwork.load(path, engine.device, engine.precision, engine.threads)
 
 
 class EsrganHandler(EngineHandler[Batcher[Patch]]):
     """Upscales images with a local ESRGAN-family network."""
 
-    def __init__(self, model: EsrganEngine, **options: Unpack[HandlerOptions]) -> None:
-        super().__init__(model, **options)
-        self._model = model
+    def __init__(self, engine: EsrganEngine, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(engine, **options)
+        self._engine = engine
 
     def load_model(self) -> Batcher[Patch]:
         """Fetches the weights, loads the network, and returns the batcher that feeds it."""
-        model = self._model
-        path, state = weights_path(model), state_of(model.device)
+        engine = self._engine
+        path, state = weights_path(engine), state_of(engine.device)
         with on_device(state):
-            network = _load(model, path)
+            network = _load(engine, path)
 
         def upscale(patches: Sequence[Patch]) -> list[np.ndarray]:
             return list(network.upscale(np.stack([patch.pixels for patch in patches])))
 
-        return Batcher(upscale, model.max_batch_pixels, state)
+        return Batcher(upscale, engine.max_batch_pixels, state)
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, model: Batcher[Patch]) -> None:
+    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Batcher[Patch]) -> None:
         """Upscales a small picture."""
         del image
-        model.upscale(Patch(pixels))
+        loaded.upscale(Patch(pixels))
 
-    def lose_device(self, error: BrokenProcessError, model: Batcher[Patch]) -> None:
+    def lose_device(self, error: BrokenProcessError, loaded: Batcher[Patch]) -> None:
         """Makes all later tiles fail at once."""
-        model.lose_device(error)
+        loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, model: Batcher[Patch]) -> UpscaledTile:
+    def upscale(self, tile: Tile, image: TiledImage, loaded: Batcher[Patch]) -> UpscaledTile:
         """Upscales one tile; cuts it if it is too large for the device's memory."""
         del image
         height, width = tile.pixels.shape[:2]
-        if height * width <= self._model.max_tile_pixels:
-            return UpscaledTile(model.upscale(Patch(tile.pixels)))
-        return UpscaledTile(self._upscale_in_parts(tile.pixels, model))
+        if height * width <= self._engine.max_tile_pixels:
+            return UpscaledTile(loaded.upscale(Patch(tile.pixels)))
+        return UpscaledTile(self._upscale_in_parts(tile.pixels, loaded))
 
     def _upscale_in_parts(self, pixels: np.ndarray, batcher: Batcher[Patch]) -> Batched:
         height, width = pixels.shape[:2]
-        places = tiling.grid(width, height, self._model.max_tile_pixels, self._model.halo)
+        places = tiling.grid(width, height, self._engine.max_tile_pixels, self._engine.halo)
         parts = [batcher.upscale(Patch(part)) for part in tiling.split(pixels, places)]
         scale = parts[0].pixels.shape[0] // places[0].extended.height
         cores = (

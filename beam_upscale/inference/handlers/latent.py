@@ -8,7 +8,7 @@ import numpy as np
 
 from beam_upscale.errors import BrokenProcessError
 from beam_upscale.images import color
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 from beam_upscale.inference.batching import Batched, Batcher
 from beam_upscale.inference.elements import Tile, TiledImage
 from beam_upscale.inference.handlers.base import EngineHandler, UpscaledTile
@@ -59,53 +59,53 @@ class LatentUpscaler:
 
     def _run(self, jobs: "Sequence[Job]") -> Sequence[np.ndarray]:
         try:
-            return self._network.upscale(jobs, steps.report)
+            return self._network.upscale(jobs, progress.report)
         finally:
             # Also if it failed half-way.
-            steps.report(0, 0)
+            progress.report(0, 0)
 
 
 class LatentHandler(EngineHandler[LatentUpscaler]):
     """Upscales images with a local latent diffusion upscaler."""
 
-    def __init__(self, model: LatentEngine, **options: Unpack[HandlerOptions]) -> None:
-        super().__init__(model, **options)
-        self._model = model
+    def __init__(self, engine: LatentEngine, **options: Unpack[HandlerOptions]) -> None:
+        super().__init__(engine, **options)
+        self._engine = engine
 
     def load_model(self) -> LatentUpscaler:
         """Fetches the weights, and returns the loaded network with its batcher."""
         # Only a worker that runs the network needs torch and diffusers.
         from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 
-        model = self._model
-        path, state = weights_path(model), state_of(model.device)
+        engine = self._engine
+        path, state = weights_path(engine), state_of(engine.device)
         with on_device(state):
             network = LatentNetwork.load(
-                path, model.device, model.precision, model.threads, vae_tiling=model.vae_tiling
+                path, engine.device, engine.precision, engine.threads, vae_tiling=engine.vae_tiling
             )
-        return LatentUpscaler(network, model.max_batch_pixels, state)
+        return LatentUpscaler(network, engine.max_batch_pixels, state)
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, model: LatentUpscaler) -> None:
+    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: LatentUpscaler) -> None:
         """Upscales a small picture with default parameters, as the image's own may be the cause."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = pixels.shape[:2]
         del image
-        model.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
+        loaded.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
 
-    def lose_device(self, error: BrokenProcessError, model: LatentUpscaler) -> None:
+    def lose_device(self, error: BrokenProcessError, loaded: LatentUpscaler) -> None:
         """Makes all later images fail at once."""
-        model.lose_device(error)
+        loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, model: LatentUpscaler) -> UpscaledTile:
+    def upscale(self, tile: Tile, image: TiledImage, loaded: LatentUpscaler) -> UpscaledTile:
         """Upscales an image; its tiles share one canvas of noise."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = tile.pixels.shape[:2]
         tiles = whole(width, height) if tile.canvas is None else tile.canvas
         assert image.parameters is not None, "this network is guided"
-        batched, notes, embedded = model.upscale(Job(tile.pixels, image.parameters, tiles))
-        if self._model.color_fix:
+        batched, notes, embedded = loaded.upscale(Job(tile.pixels, image.parameters, tiles))
+        if self._engine.color_fix:
             fixed = color.match_low_frequencies(batched.pixels, tile.pixels)
             batched = dataclasses.replace(batched, pixels=fixed)
         return UpscaledTile(batched, notes, {TEXT_EMBEDDINGS: embedded})

@@ -8,7 +8,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import NetworkEngine
 from beam_upscale.inference.networks.failures import DeviceState, Fault, device_lost, fault_of
-from beam_upscale.inference.weights import hub_repository, registry, resolution, values
+from beam_upscale.inference.weights import find, hub_repository, registry, values
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
@@ -32,40 +32,40 @@ def on_device(state: DeviceState) -> Iterator[None]:
         raise lost from error
 
 
-def weights_path(model: NetworkEngine) -> Path:
+def weights_path(engine: NetworkEngine) -> Path:
     """Returns the file or folder on this machine that holds the pinned weights.
 
     Raises:
         SettingsError: WEIGHTS_UNAVAILABLE or WEIGHTS_MISMATCH.
     """
-    uri = model.weights_uri
+    uri = engine.weights_uri
     if not shared_weights.is_there(uri):
-        return _by_name(model)
+        return _by_name(engine)
     if not store_of(uri).is_local:
-        return shared_weights.fetch(uri, model.weights_sha256)
-    return _verified(Path(files.absolute(uri)), model)
+        return shared_weights.fetch(uri, engine.weights_sha256)
+    return _verified(Path(files.absolute(uri)), engine)
 
 
-def _by_name(model: NetworkEngine) -> Path:
+def _by_name(engine: NetworkEngine) -> Path:
     """Finds weights by their name, as their path exists on the submitting machine only."""
     if (
-        model.name in registry.REGISTRY
-        or hub_repository.HubRepository.parse(model.name) is not None
+        engine.name in registry.REGISTRY
+        or hub_repository.HubRepository.parse(engine.name) is not None
     ):
-        return _verified(resolution.fetch_by_name(model.name).path, model)
+        return _verified(find.fetch_by_name(engine.name).path, engine)
     raise SettingsError(
         ErrorCode.WEIGHTS_UNAVAILABLE,
-        f"{uris.printable(model.weights_uri)} is not there for this worker; put the weights "
+        f"{uris.printable(engine.weights_uri)} is not there for this worker; put the weights "
         "where all workers can read them and pass that URI",
     )
 
 
-def _verified(path: Path, model: NetworkEngine) -> Path:
+def _verified(path: Path, engine: NetworkEngine) -> Path:
     # Raises WEIGHTS_UNAVAILABLE if they cannot be read.
-    found = values.Weights.hashed(model.name, path, source=str(path)).sha256
-    if found != model.weights_sha256:
+    found = values.Weights.hashed(engine.name, path, source=str(path)).sha256
+    if found != engine.weights_sha256:
         raise SettingsError(
             ErrorCode.WEIGHTS_MISMATCH,
-            f"{path} has SHA-256 {found}; the run was begun with {model.weights_sha256}",
+            f"{path} has SHA-256 {found}; the run was begun with {engine.weights_sha256}",
         )
     return path

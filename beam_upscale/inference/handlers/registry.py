@@ -26,6 +26,6 @@ _HANDLERS: dict[type[LocalEngine], type[EngineHandler[Any]]] = {
 }
 
 
-def handler_for(model: LocalEngine, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
+def handler_for(engine: LocalEngine, **options: Unpack[HandlerOptions]) -> EngineHandler[Any]:
     """Returns the handler that runs a pinned engine, with Beam's options for a handler."""
-    return _HANDLERS[type(model)](model, **options)
+    return _HANDLERS[type(engine)](engine, **options)

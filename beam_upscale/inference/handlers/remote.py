@@ -29,17 +29,17 @@ class RemoteHandler(TiledImageHandler[Window]):
     its key was refused. The engines of a chain share a window nevertheless.
 
     Args:
-        model: the pinned engine, with its service.
+        pinned: the pinned engine, with its service.
         engine: the engine's scale and prices.
         **options: Beam's own. Their batch sizes are ignored: images are handed over one by one, and
             the window bounds the number of calls in progress.
     """
 
     def __init__(
-        self, model: RemoteEngine, engine: Engine, **options: Unpack[HandlerOptions]
+        self, pinned: RemoteEngine, engine: Engine, **options: Unpack[HandlerOptions]
     ) -> None:
         super().__init__(**{**options, "min_batch_size": 1, "max_batch_size": 1})
-        self._model = model
+        self._pinned = pinned
         self._engine = engine
 
     def load_model(self) -> Window:
@@ -48,7 +48,7 @@ class RemoteHandler(TiledImageHandler[Window]):
         Raises:
             SettingsError: API_KEY_REFUSED, the given place holds no key.
         """
-        return shared_window(Account.of(self._model))
+        return shared_window(Account.of(self._pinned))
 
     def run_inference(
         self,
@@ -91,14 +91,14 @@ class RemoteHandler(TiledImageHandler[Window]):
         return PendingImage(tiled, self._engine, calls, error)
 
     def _call(self, tiled: TiledImage, index: int, image: ImageCalls) -> Call:
-        request = request_for(self._model.engine, tiled, index)
+        request = request_for(self._pinned.engine, tiled, index)
         message = request.SerializeToString(deterministic=True)
         if tiled.booking is None:
             return Call(request.request_id, message, image)
         height, width = tiled.tiles[index].pixels.shape[:2]
         stage_and_tile = tiled.identity[1], tiled.first + index
         price = self._engine.credits(width, height)
-        paid = tiled.booking.call(stage_and_tile, request.request_id, price, self._model)
+        paid = tiled.booking.call(stage_and_tile, request.request_id, price, self._pinned)
         return Call(request.request_id, message, image, paid)
 
     def share_model_across_processes(self) -> bool:

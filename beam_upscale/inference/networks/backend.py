@@ -1,4 +1,4 @@
-"""The choice of the library that runs a super-resolution network."""
+"""Chooses the library that runs a super-resolution network."""
 
 import importlib.util
 import platform

@@ -1,4 +1,4 @@
-"""The choice of the device and the floating-point precision that a network runs with.
+"""Chooses the device and the floating-point precision that a network runs with.
 
 PyTorch is imported only if the operating system does not give the answer: the import takes longer
 than a small network runs.

@@ -1,4 +1,4 @@
-"""Floating-point types, and results that are numbers and the same each time."""
+"""Names PyTorch's type of each precision; ensures results that are numbers and reproducible."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

@@ -1,6 +1,6 @@
-"""The recognition of networks by the names and shapes of their weights, without PyTorch.
+"""Recognizes networks by the names and shapes of their weights, without PyTorch.
 
-It knows the two architectures that OpenVINO runs here. Every name and every shape must fit. Weights
+Knows the two architectures that OpenVINO runs here. Every name and every shape must fit. Weights
 that do not fit are left to spandrel, which knows many more architectures and describes the fault of
 damaged weights.
 """

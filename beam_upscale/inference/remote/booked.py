@@ -1,4 +1,4 @@
-"""The entries of a paid call in the books, kept while its attempts go on.
+"""Keeps the entries of a paid call in the books while its attempts go on.
 
 Files are written in separate threads, so that they block neither the event loop nor other calls.
 """

@@ -1,4 +1,4 @@
-"""One paid call: its attempts, and the growing pauses (backoff) between them, until its outcome."""
+"""Makes a paid call: attempts, with growing pauses (backoff) between them, until its outcome."""
 
 import asyncio
 import dataclasses

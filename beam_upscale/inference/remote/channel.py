@@ -1,4 +1,4 @@
-"""The connection to the service."""
+"""Opens the connection to the service."""
 
 from typing import Any
 

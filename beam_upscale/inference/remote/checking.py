@@ -1,4 +1,4 @@
-"""The check of a service before a run begins: its key and its engines."""
+"""Checks a service before a run begins: whether it takes the key and has the engines."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Images whose calls to the service are in progress."""
+"""The images whose calls to the service are in progress."""
 
 import concurrent.futures
 import threading

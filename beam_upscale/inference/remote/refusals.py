@@ -1,4 +1,4 @@
-"""The consequences of a failed call for the call itself, for its image, and for the run."""
+"""Determines what a failed call means for the call itself, for its image, and for the run."""
 
 import re
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The SHA-256 of weights, which are a file or a folder."""
+"""Computes the SHA-256 of weights, which are a file or a folder."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Weights in a repository of the Hugging Face hub, pinned to one commit, through the hub's library.
+"""Fetches weights from a repository of the Hugging Face hub, by the hub's library, at one commit.
 
 The library's cache is used as it is (HF_HOME, HF_HUB_CACHE), and so are its settings (HF_ENDPOINT,
 HF_HUB_OFFLINE, HF_TOKEN). Only the files count that a diffusers pipeline with safetensors loads.

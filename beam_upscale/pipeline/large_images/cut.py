@@ -35,7 +35,7 @@ from beam_upscale.pipeline.one_image.file_version import check_version
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.stop import is_stop_requested
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
-from beam_upscale.pipeline.settings.settings_json import model_to_json
+from beam_upscale.pipeline.settings.settings_json import pinned_to_json
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
@@ -125,7 +125,7 @@ def _key(
     earlier = _hash_of(values)
     if any(True for _ in files.list_below(TileFolder.of(scratch, earlier).root)):
         return earlier
-    return _hash_of([*values, stage.engine.name, model_to_json(stage.pinned)])
+    return _hash_of([*values, stage.engine.name, pinned_to_json(stage.pinned)])
 
 
 def _hash_of(values: Sequence[Any]) -> str:

@@ -110,13 +110,15 @@ def run_inference(stage: Stage, handler_options: HandlerOptions) -> RunInference
         stage: the engine.
         handler_options: Beam's own options, as `Upscale` takes them.
     """
-    model = stage.pinned
-    if isinstance(model, RemoteEngine):
+    pinned = stage.pinned
+    if isinstance(pinned, RemoteEngine):
         # Beam would keep a window that has an identifier, and a later run would find it stopped.
-        return RunInference(remote.RemoteHandler(model, stage.engine, **handler_options))
-    return RunInference(handler_for(model, **handler_options), model_identifier=_identifier(model))
+        return RunInference(remote.RemoteHandler(pinned, stage.engine, **handler_options))
+    return RunInference(
+        handler_for(pinned, **handler_options), model_identifier=_identifier(pinned)
+    )
 
 
-def _identifier(model: LocalEngine) -> str:
-    """Names the loaded model: steps with the same network share one in a process."""
-    return hashlib.sha256(repr(model).encode()).hexdigest()
+def _identifier(pinned: LocalEngine) -> str:
+    """Returns the identifier by which steps with the same network share one in a process."""
+    return hashlib.sha256(repr(pinned).encode()).hexdigest()

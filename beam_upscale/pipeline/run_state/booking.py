@@ -58,10 +58,10 @@ class ImageBooking:
     limit: Limit | None = None
 
     def call(
-        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
+        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
     ) -> "BookedCall":
         """Returns the booking of one call of the image, as `paid_calls.Booking` defines it."""
-        return BookedCall(self, CallKey(self.input_id, *stage_and_tile), request_id, price, model)
+        return BookedCall(self, CallKey(self.input_id, *stage_and_tile), request_id, price, engine)
 
 
 class BookedCall:
@@ -72,7 +72,7 @@ class BookedCall:
         key: the key of the call.
         request_id: the id by which the service recognizes repeats.
         price: the price of the call, in credits.
-        model: the engine, with the service that has it.
+        engine: the engine, with the service that has it.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class BookedCall:
         key: CallKey,
         request_id: str,
         price: Decimal,
-        model: RemoteEngine,
+        engine: RemoteEngine,
     ) -> None:
         self._booking = booking
         self._dataset = booking.books.dataset
         self._key = key
         self._request_id = request_id
         self._price = price
-        self._model = model
+        self._engine = engine
         self._group: Group | None = None
         self._entry: Entry | None = None
 
@@ -105,7 +105,7 @@ class BookedCall:
         if self._dataset.hold is not None:
             # A run that has ended must not book anything.
             self._dataset.hold.check()
-        earlier = repeatable_entries(self._booking.books, self._model).of_call(self._key)
+        earlier = repeatable_entries(self._booking.books, self._engine).of_call(self._key)
         here: list[Entry] = []
         while True:
             now = time.time()
@@ -127,7 +127,7 @@ class BookedCall:
     def _repeated(self, entries: Iterable[Entry], now: float) -> Group | None:
         """Returns the group that a sending repeats for free; None if it may be charged again."""
         groups = (g for g in grouped(entries) if g.first.request_id == self._request_id)
-        return next((g for g in groups if g.is_repeated_free(self._model, now)), None)
+        return next((g for g in groups if g.is_repeated_free(self._engine, now)), None)
 
     def _is_beyond_claim(self, earlier: Iterable[Entry], here: Iterable[Entry]) -> bool:
         """Checks whether a sending exceeds the image's claim, which has room for one or none."""
@@ -140,7 +140,7 @@ class BookedCall:
         )
         if is_sent or limit is None or not limit.is_prepaid:
             return is_sent
-        return prepaid(earlier, self._booking.work, self._model, books) is not None
+        return prepaid(earlier, self._booking.work, self._engine, books) is not None
 
     def _new_entry(self, n: int, now: float) -> Entry:
         return Entry(
@@ -150,12 +150,12 @@ class BookedCall:
             input_id=self._key.input_id,
             stage=self._key.stage,
             tile=self._key.tile,
-            engine=self._model.engine,
+            engine=self._engine.engine,
             work=self._booking.work,
             credits=self._price,
             run=self._booking.books.run,
-            endpoint=self._model.endpoint,
-            ledger=self._model.ledger,
+            endpoint=self._engine.endpoint,
+            ledger=self._engine.ledger,
             sent_at=now,
             repeats=None if self._group is None else self._group.first.id,
         )

@@ -22,14 +22,14 @@ from beam_upscale.storage.sorted_map import SortedMap
 
 
 def prepaid(
-    entries: Iterable[Entry], work: str, model: RemoteEngine, books: RunBooks
+    entries: Iterable[Entry], work: str, engine: RemoteEngine, books: RunBooks
 ) -> Group | None:
     """Returns the group of a call that a claim counts as free; None if the price is claimed.
 
     Args:
         entries: the entries of the call.
         work: the work of the input as it is now, as `work_of` gives it.
-        model: the service's engine.
+        engine: the service's engine.
         books: the books of the run.
     """
     groups = grouped(entry for entry in entries if entry.run != books.run)
@@ -37,7 +37,7 @@ def prepaid(
         (
             group
             for group in groups
-            if group.first.work == work and group.is_repeated_free(model, books.started_at)
+            if group.first.work == work and group.is_repeated_free(engine, books.started_at)
         ),
         None,
     )
@@ -83,30 +83,30 @@ _repeatable: dict[tuple[str, str, str], RepeatableEntries] = {}
 _NONE = RepeatableEntries()
 
 
-def repeatable_entries(books: RunBooks, model: RemoteEngine) -> RepeatableEntries:
+def repeatable_entries(books: RunBooks, engine: RemoteEngine) -> RepeatableEntries:
     """Returns the calls of earlier runs to a service; they are read once for each run.
 
     Args:
         books: the books of the run. Its earlier entries were closed before it began.
-        model: the service's engine. A service that is not known to charge a repeated request
+        engine: the service's engine. A service that is not known to charge a repeated request
             once has no such calls.
     """
-    if model.ledger is None or model.repeat_seconds <= 0:
+    if engine.ledger is None or engine.repeat_seconds <= 0:
         return _NONE
-    key = books.dataset.root, books.run, model.ledger
+    key = books.dataset.root, books.run, engine.ledger
     with lock:
         if key not in _repeatable:
             for other in [each for each in _repeatable if each[0] == key[0]]:
                 del _repeatable[other]
-            _repeatable[key] = RepeatableEntries(_young(books, model))
+            _repeatable[key] = RepeatableEntries(_young(books, engine))
         return _repeatable[key]
 
 
-def _young(books: RunBooks, model: RemoteEngine) -> Iterator[Entry]:
+def _young(books: RunBooks, engine: RemoteEngine) -> Iterator[Entry]:
     """Yields the closed entries of a ledger that the service may still remember."""
-    since = books.started_at - model.repeat_seconds
+    since = books.started_at - engine.repeat_seconds
     for batch in closed_batches(books.dataset):
-        is_known = pc.fill_null(pc.equal(batch["ledger"], model.ledger), fill_value=False)
+        is_known = pc.fill_null(pc.equal(batch["ledger"], engine.ledger), fill_value=False)
         is_young = pc.greater_equal(batch["sent_at"], since)
         for values in batch.filter(pc.and_(is_known, is_young)).to_pylist():
             yield entry_of(values)

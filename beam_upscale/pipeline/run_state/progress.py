@@ -17,7 +17,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
@@ -105,7 +105,7 @@ class ProgressFile:
             A function that ends this. Call it before the run completes: the folder of progress
             files is deleted then, and a later write would create it again.
         """
-        return steps.listen(self._follow)
+        return progress.listen(self._follow)
 
     def _follow(self, done: int, total: int) -> None:
         step, of = (done, total) if done < total else (0, 0)

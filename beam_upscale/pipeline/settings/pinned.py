@@ -47,10 +47,10 @@ class PinnedSettings:
     @property
     def endpoint(self) -> str | None:
         """The HOST:PORT of the service that is called; None if the engines are local."""
-        return None if self.remote_model is None else self.remote_model.endpoint
+        return None if self.service_engine is None else self.service_engine.endpoint
 
     @property
-    def remote_model(self) -> RemoteEngine | None:
+    def service_engine(self) -> RemoteEngine | None:
         """The first engine of the service that is called; None if the engines are local."""
-        models = (stage.pinned for stage in self.stages)
-        return next((model for model in models if isinstance(model, RemoteEngine)), None)
+        engines = (stage.pinned for stage in self.stages)
+        return next((engine for engine in engines if isinstance(engine, RemoteEngine)), None)

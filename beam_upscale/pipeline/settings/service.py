@@ -19,7 +19,7 @@ def check_service(settings: PinnedSettings) -> PinnedSettings:
         SettingsError: ENDPOINT_UNAVAILABLE, API_KEY_REFUSED or UNKNOWN_ENGINE.
     """
     remote = [stage.pinned for stage in settings.stages if isinstance(stage.pinned, RemoteEngine)]
-    found = checking.check(remote[0], [model.engine for model in remote]) if remote else None
+    found = checking.check(remote[0], [engine.engine for engine in remote]) if remote else None
     if found is None:
         return settings
     stages = tuple(
@@ -29,8 +29,8 @@ def check_service(settings: PinnedSettings) -> PinnedSettings:
 
 
 def _with_ledger(
-    model: LocalEngine | RemoteEngine, found: checking.ServiceLedger
+    engine: LocalEngine | RemoteEngine, found: checking.ServiceLedger
 ) -> LocalEngine | RemoteEngine:
-    if not isinstance(model, RemoteEngine):
-        return model
-    return dataclasses.replace(model, ledger=found.ledger, replay_seconds=found.replay_seconds)
+    if not isinstance(engine, RemoteEngine):
+        return engine
+    return dataclasses.replace(engine, ledger=found.ledger, replay_seconds=found.replay_seconds)

@@ -35,7 +35,7 @@ def settings_to_json(settings: PinnedSettings) -> dict[str, Any]:
     is_tiff = settings.encode.format is OutputFormat.TIFF
     return {
         "stages": [
-            {"engine": stage.engine.name, "model": model_to_json(stage.pinned)}
+            {"engine": stage.engine.name, "model": pinned_to_json(stage.pinned)}
             for stage in settings.stages
         ],
         "plan": _plan_to_json(settings.rules.options),
@@ -47,45 +47,45 @@ def settings_to_json(settings: PinnedSettings) -> dict[str, Any]:
     }
 
 
-def model_to_json(model: LocalEngine | RemoteEngine) -> dict[str, Any]:
+def pinned_to_json(pinned: LocalEngine | RemoteEngine) -> dict[str, Any]:
     """Returns the properties of a pinned engine on which results depend.
 
     Left out are the endpoint of a service, the address of weights and the size of batches.
     """
-    match model:
+    match pinned:
         case RemoteEngine():
-            return {"engine": model.engine}
+            return {"engine": pinned.engine}
         case BaselineEngine():
             return {
-                "name": model.name,
+                "name": pinned.name,
                 "weights_sha256": None,
-                "device": str(model.device),
+                "device": str(pinned.device),
                 "precision": None,
             }
         case EsrganEngine():
             return {
-                **_network_to_json(model),
-                "halo": model.halo,
-                "max_tile_pixels": model.max_tile_pixels,
-                "network_backend": str(model.network_backend),
+                **_network_to_json(pinned),
+                "halo": pinned.halo,
+                "max_tile_pixels": pinned.max_tile_pixels,
+                "network_backend": str(pinned.network_backend),
             }
         case LatentEngine():
             return {
-                **_network_to_json(model),
-                "color_fix": model.color_fix,
-                "vae_tiling": model.vae_tiling,
+                **_network_to_json(pinned),
+                "color_fix": pinned.color_fix,
+                "vae_tiling": pinned.vae_tiling,
             }
-    raise TypeError(f"run.json has no keys for {type(model).__name__}")
+    raise TypeError(f"run.json has no keys for {type(pinned).__name__}")
 
 
-def _network_to_json(network: NetworkEngine) -> dict[str, Any]:
+def _network_to_json(pinned: NetworkEngine) -> dict[str, Any]:
     return {
-        "name": network.name,
-        "weights_sha256": network.weights_sha256,
-        "device": str(network.device),
-        "precision": str(network.precision),
-        "threads": network.threads,
-        "exact": network.max_batch_pixels == ONE_AT_A_TIME,
+        "name": pinned.name,
+        "weights_sha256": pinned.weights_sha256,
+        "device": str(pinned.device),
+        "precision": str(pinned.precision),
+        "threads": pinned.threads,
+        "exact": pinned.max_batch_pixels == ONE_AT_A_TIME,
     }
 
 
@@ -142,14 +142,14 @@ def read_choices(settings: Mapping[str, Any] | None) -> tuple[KeptChoices, ...]:
     return tuple(_choices_of(stage.get("model", {})) for stage in stages)
 
 
-def _choices_of(model: Mapping[str, Any]) -> KeptChoices:
+def _choices_of(values: Mapping[str, Any]) -> KeptChoices:
     # A service tells nothing of its networks, a baseline has no precision, and latent diffusion
     # runs on PyTorch.
     return KeptChoices(
-        device=Device(model.get("device") or Device.AUTO),
-        precision=Precision(model.get("precision") or Precision.AUTO),
-        network_backend=NetworkBackend(model.get("network_backend") or NetworkBackend.AUTO),
-        threads=model.get("threads"),
+        device=Device(values.get("device") or Device.AUTO),
+        precision=Precision(values.get("precision") or Precision.AUTO),
+        network_backend=NetworkBackend(values.get("network_backend") or NetworkBackend.AUTO),
+        threads=values.get("threads"),
     )
 
 

@@ -70,22 +70,22 @@ def test_the_latest_group_comes_first_and_what_is_settled_counts() -> None:
 
 
 def test_a_group_is_repeated_for_free_only_at_its_ledger_and_in_time() -> None:
-    model = RemoteEngine("e", "h:1", ledger="ledger-1", replay_seconds=86_400)
+    engine = RemoteEngine("e", "h:1", ledger="ledger-1", replay_seconds=86_400)
     (group,) = grouped([entry("1", State.CHARGED)])
-    latest = 1000.0 + model.repeat_seconds
+    latest = 1000.0 + engine.repeat_seconds
 
-    assert group.is_repeated_free(model, latest)
-    assert not group.is_repeated_free(model, latest + 1)
-    assert group.is_repeated_free(model, 1000.0 - 60)
-    assert not group.is_repeated_free(model, 1000.0 - 61)
-    forgetful = dataclasses.replace(model, replay_seconds=600)
+    assert group.is_repeated_free(engine, latest)
+    assert not group.is_repeated_free(engine, latest + 1)
+    assert group.is_repeated_free(engine, 1000.0 - 60)
+    assert not group.is_repeated_free(engine, 1000.0 - 61)
+    forgetful = dataclasses.replace(engine, replay_seconds=600)
     assert not any(group.is_repeated_free(forgetful, 1000.0 + late) for late in (-1, 0))
-    assert not group.is_repeated_free(dataclasses.replace(model, ledger="ledger-2"), latest)
+    assert not group.is_repeated_free(dataclasses.replace(engine, ledger="ledger-2"), latest)
     assert not group.is_repeated_free(RemoteEngine("e", "h:1"), latest)
     (unknown,) = grouped([entry("1", ledger=None)])
     assert not unknown.is_repeated_free(RemoteEngine("e", "h:1"), 1000.0)
     (free,) = grouped([entry("1", State.FREE)])
-    assert not free.is_repeated_free(model, 1000.0)
+    assert not free.is_repeated_free(engine, 1000.0)
 
 
 def test_what_a_later_version_put_into_entries_is_passed_over() -> None:

@@ -95,7 +95,7 @@ def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(tiny_weights: Path) -> EsrganEngine:
+def engine(tiny_weights: Path) -> EsrganEngine:
     """A small network of ESRGAN, as a run pins it."""
     return EsrganEngine(
         name="tiny",

@@ -4,7 +4,7 @@ import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote_engines import RemoteEngine
-from beam_upscale.pipeline.settings.settings_json import model_to_json
+from beam_upscale.pipeline.settings.settings_json import pinned_to_json
 
 ENGINE = "esrgan-v1-x2plus"
 
@@ -61,6 +61,6 @@ def test_a_repeat_is_over_by_the_time_a_ledger_forgets(
 
 
 def test_a_ledger_is_nothing_that_results_depend_on() -> None:
-    model = RemoteEngine(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
+    engine = RemoteEngine(ENGINE, "h:1", ledger="x", replay_seconds=86_400)
 
-    assert model_to_json(model) == model_to_json(RemoteEngine(ENGINE, "h:2"))
+    assert pinned_to_json(engine) == pinned_to_json(RemoteEngine(ENGINE, "h:2"))

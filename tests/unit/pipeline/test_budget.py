@@ -276,9 +276,9 @@ def test_a_failed_image_and_what_it_was_billed_take_its_price_and_no_more(
 def test_what_the_books_hold_is_spent(tmp_path: Path) -> None:
     run, _ = booked(tmp_path, Fate.CHARGED), booked(tmp_path, None, "b")
 
-    assert spent(run.dataset.root, MODEL) == 2 * PRICE
+    assert spent(run.dataset.root, PINNED) == 2 * PRICE
     assert spent(run.dataset.root, None) == 0
-    assert spent(None, MODEL) == 0
+    assert spent(None, PINNED) == 0
 
 
 @pytest.mark.parametrize("fate", [Fate.CHARGED, None])
@@ -287,9 +287,9 @@ def test_a_claim_is_without_what_is_repeated_for_free(tmp_path: Path, fate: Fate
     run = later_run(tmp_path)
     source = known(SourceImage("a", data=png(20, 10)), books=run)
 
-    found = claim(source, RULES, shared_pool(), MODEL)
-    changed = claim(dataclasses.replace(source, data=png(20, 11)), RULES, shared_pool(), MODEL)
-    elsewhere = claim(source, RULES, shared_pool(), dataclasses.replace(MODEL, ledger="another"))
+    found = claim(source, RULES, shared_pool(), PINNED)
+    changed = claim(dataclasses.replace(source, data=png(20, 11)), RULES, shared_pool(), PINNED)
+    elsewhere = claim(source, RULES, shared_pool(), dataclasses.replace(PINNED, ledger="another"))
 
     unresolved = PRICE if fate is None else Decimal(0)
     assert (found.credits, found.prepaid) == (0, Prepaid(WORK, PRICE, unresolved))
@@ -304,10 +304,10 @@ def test_what_earlier_rows_took_is_counted_in_the_books_and_not_again(tmp_path: 
 
     failed = claim(
         known(source, earlier=EarlierResult(failed_record(source, "0.2"))),
-        *(rules, shared_pool(), MODEL),
+        *(rules, shared_pool(), PINNED),
     )
     upscaled = claim(
-        known(source, earlier=EarlierResult(Record(done, None))), rules, shared_pool(), MODEL
+        known(source, earlier=EarlierResult(Record(done, None))), rules, shared_pool(), PINNED
     )
 
     assert failed == Claim(order("a"), Decimal("0.2"), spent=False)
@@ -337,7 +337,7 @@ def test_free_repeats_are_within_a_budget_and_what_is_left_is_to_spare(
         admitted = (
             pipeline
             | beam.Create(sources)
-            | LimitCredits(Decimal(budget), RULES, run.dataset.root, MODEL)
+            | LimitCredits(Decimal(budget), RULES, run.dataset.root, PINNED)
             | beam.Map(described)
         )
         expected = [(name, name in within, spare) for name in ("a", "b")]
@@ -352,7 +352,7 @@ def test_what_was_spent_before_is_not_looked_up_again_where_it_is_known(tmp_path
         admitted = (
             pipeline
             | beam.Create([SourceImage("a", data=png(20, 10))])
-            | LimitCredits(PRICE, RULES, run.dataset.root, MODEL, already_spent=Decimal(0))
+            | LimitCredits(PRICE, RULES, run.dataset.root, PINNED, already_spent=Decimal(0))
             | beam.Map(lambda image: allowance_of(image).is_within_budget)
         )
         assert_that(admitted, equal_to([True]))
@@ -369,14 +369,14 @@ def described(image: SourceImage) -> tuple[str, bool, int]:
     return image.input_id, allowance.is_within_budget, allowance.spare_calls
 
 
-MODEL = RemoteEngine(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
+PINNED = RemoteEngine(ENGINE.name, "h:1", ledger="ledger-1", replay_seconds=86_400)
 WORK = work_of(hashlib.sha256(png(20, 10)).hexdigest(), None)
 
 
 def booked(folder: Path, fate: Fate | None, name: str = "a") -> RunBooks:
     """A run that has sent a call for a picture of 20 x 10 pixels."""
     run = RunBooks.begin(DatasetFolder(str(folder / "out")))
-    call = ImageBooking(run, name, WORK).call((0, 0), "r", PRICE, MODEL)
+    call = ImageBooking(run, name, WORK).call((0, 0), "r", PRICE, PINNED)
     call.begin()
     if fate is not None:
         call.settle(fate)

@@ -27,7 +27,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 from beam_upscale.pipeline import budget
 from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.execution import Execution, watch
@@ -502,7 +502,7 @@ def test_real_weights_on_fifty_photographs(
     assert sum(row.credits for row in found.values()) == Decimal("10.0")
     assert sum(row.billed_credits for row in found.values()) == 0
     (precision,) = {str(row.precision) for row in found.values()}
-    path = resolution.resolve(None, "esrgan-v1-x2plus").path
+    path = find.resolve(None, "esrgan-v1-x2plus").path
     network = ModelLoader().load_from_file(path).model.eval()
     for name in sorted(rows(tmp_path / "fp32")):
         expected = upscaled_whole(network, Image.open(few / name))

@@ -34,7 +34,7 @@ from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard
 from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.accounts.ledger_file import read_charges
-from beam_upscale.server.worker import Network, Worker
+from beam_upscale.server.worker import LoadedNetwork, Worker
 
 PRICE = Decimal("0.2")
 
@@ -403,8 +403,8 @@ def test_requests_of_different_clients_share_a_batch(
 ) -> None:
     stage = worker._networks[ENGINE].stage
     assert isinstance(stage.pinned, LocalEngine)
-    model = dataclasses.replace(stage.pinned, max_batch_pixels=10**6)
-    network = Network.load(dataclasses.replace(stage, pinned=model))
+    pinned = dataclasses.replace(stage.pinned, max_batch_pixels=10**6)
+    network = LoadedNetwork.load(dataclasses.replace(stage, pinned=pinned))
     upscale, batches, gate = network.model._upscale, [], threading.Event()
 
     def upscale_at_the_gate(patches: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Text-guided upscaling by latent diffusion, on diffusers' `StableDiffusionUpscalePipeline`.
+"""Upscales by latent diffusion, guided by text, on diffusers' `StableDiffusionUpscalePipeline`.
 
 The library's modules are loaded by the library. The loop over them is our own, as the library's
 pipeline call lacks sides of any length, tiles that share their noise, cached embeddings, and

@@ -1,4 +1,4 @@
-"""The overlapping windows of an image that a network sees, and the blending of their results.
+"""Places the overlapping windows of an image that a network sees, and blends their results.
 
 Over an overlap, the weights of the windows rise and fall linearly, along rows and columns
 separately, and are divided by their sum. So the result has no edge at the end of a window.

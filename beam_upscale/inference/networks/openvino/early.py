@@ -1,4 +1,4 @@
-"""Networks that OpenVINO loads ahead of time, while a run imports Beam.
+"""Loads networks by OpenVINO ahead of time, while a run imports Beam.
 
 Most of the loading is compiling, which does not hold Python's lock. Importing PyTorch holds it for
 seconds, so networks that need PyTorch, for their weights' file too, are not loaded ahead of time.

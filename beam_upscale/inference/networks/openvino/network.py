@@ -1,4 +1,4 @@
-"""Super-resolution networks run by OpenVINO on a CPU, without PyTorch."""
+"""Runs super-resolution networks by OpenVINO on a CPU, without PyTorch."""
 
 import itertools
 from collections.abc import Iterator

@@ -88,14 +88,14 @@ def build_network(descriptor: ImageModelDescriptor[nn.Module], dtype: torch.dtyp
     return WholeNetwork(descriptor, dtype)
 
 
-def halo_of(model: nn.Module) -> int:
+def halo_of(network: nn.Module) -> int:
     """Returns the input pixels that a tile needs on each side for a result without seams."""
-    match model:
+    match network:
         case ESRGAN():
-            factor = model.shuffle_factor or 1
-            return min(ESRGAN_HALO, math.ceil(reach(model))) * factor
+            factor = network.shuffle_factor or 1
+            return min(ESRGAN_HALO, math.ceil(reach(network))) * factor
         case Compact():
-            return math.ceil(reach(model))
+            return math.ceil(reach(network))
         case _:
             return UNKNOWN_HALO
 
@@ -141,12 +141,12 @@ class StripedEsrgan:
     shrinks = True
 
     def __init__(
-        self, model: ESRGAN, size_requirements: SizeRequirements, dtype: torch.dtype
+        self, network: ESRGAN, size_requirements: SizeRequirements, dtype: torch.dtype
     ) -> None:
-        first, shortcut, *tail = model.model
+        first, shortcut, *tail = network.model
         *blocks, body_last = shortcut.sub
-        self.halo = halo_of(model)
-        self._shuffle_factor = model.shuffle_factor or 1
+        self.halo = halo_of(network)
+        self._shuffle_factor = network.shuffle_factor or 1
         self._size_requirements = size_requirements
         self._dtype = dtype
         self._first = first
@@ -154,7 +154,7 @@ class StripedEsrgan:
         self._body_last = body_last
         self._tail = nn.Sequential(*tail[:-1])
         self._last = tail[-1]
-        self._scale = model.scale
+        self._scale = network.scale
         self._tail_halo = math.ceil(reach(nn.Sequential(*tail)))
         for module in (*blocks, body_last, self._tail):
             module.to(dtype)

@@ -22,7 +22,7 @@ from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Precision
 from beam_upscale.inference.networks.openvino import early
 from beam_upscale.inference.networks.openvino.early import Wanted
-from beam_upscale.inference.weights import registry, resolution
+from beam_upscale.inference.weights import find, registry
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.chain import Backend
 
@@ -156,7 +156,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Wanted]]:
 def test_the_network_that_a_run_takes_is_loaded(
     loads: list[tuple[Path, Wanted]],
 ) -> None:
-    found = resolution.resolve(None, "esrgan-v1-x2plus")
+    found = find.resolve(None, "esrgan-v1-x2plus")
     settings = UpscaleSettings.of(precision="fp32", device="cpu", threads=3)
 
     with loading_network(settings):

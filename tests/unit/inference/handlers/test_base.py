@@ -13,8 +13,8 @@ from beam_upscale.inference.handlers.esrgan import EsrganHandler
 from beam_upscale.inference.local_engines import EsrganEngine
 
 
-def test_batches_of_run_inference_count_pixels(model: EsrganEngine) -> None:
-    on_gpu = dataclasses.replace(model, max_batch_pixels=1000)
+def test_batches_of_run_inference_count_pixels(engine: EsrganEngine) -> None:
+    on_gpu = dataclasses.replace(engine, max_batch_pixels=1000)
 
     bounds = EsrganHandler(on_gpu).batch_elements_kwargs()
 
@@ -33,24 +33,24 @@ def test_batches_of_run_inference_count_pixels(model: EsrganEngine) -> None:
     ],
 )
 def test_bounds_that_are_asked_for_hold(
-    model: EsrganEngine, asked: dict[str, int], given: tuple[int, int]
+    engine: EsrganEngine, asked: dict[str, int], given: tuple[int, int]
 ) -> None:
-    model = dataclasses.replace(model, max_batch_pixels=1000)
+    engine = dataclasses.replace(engine, max_batch_pixels=1000)
 
-    bounds = EsrganHandler(model, **asked).batch_elements_kwargs()
+    bounds = EsrganHandler(engine, **asked).batch_elements_kwargs()
 
     assert (bounds["min_batch_size"], bounds["max_batch_size"]) == given
     beam.BatchElements(**bounds)  # Raises where the bounds cross.
 
 
-def test_a_model_is_shared_where_that_is_asked_for(model: EsrganEngine) -> None:
-    assert not EsrganHandler(model).share_model_across_processes()
-    assert EsrganHandler(model, large_model=True).share_model_across_processes()
-    assert EsrganHandler(model, model_copies=2).model_copies() == 2
-    assert EsrganHandler(model, model_copies=2).share_model_across_processes()
+def test_a_model_is_shared_where_that_is_asked_for(engine: EsrganEngine) -> None:
+    assert not EsrganHandler(engine).share_model_across_processes()
+    assert EsrganHandler(engine, large_model=True).share_model_across_processes()
+    assert EsrganHandler(engine, model_copies=2).model_copies() == 2
+    assert EsrganHandler(engine, model_copies=2).share_model_across_processes()
 
 
-def test_bytes_of_a_batch_are_those_of_its_tiles(model: EsrganEngine) -> None:
+def test_bytes_of_a_batch_are_those_of_its_tiles(engine: EsrganEngine) -> None:
     batch = [whole(noise(8, 8, 3)), whole(noise(8, 8, 1, dtype=np.uint16)), TiledImage([], 1)]
 
-    assert EsrganHandler(model).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2
+    assert EsrganHandler(engine).get_num_bytes(batch) == 8 * 8 * 3 + 8 * 8 * 2

@@ -61,11 +61,11 @@ def spy(
 
 
 def test_an_image_is_what_the_network_makes_of_it(
-    model: EsrganEngine, network: TorchNetwork
+    engine: EsrganEngine, network: TorchNetwork
 ) -> None:
     pixels = noise(20, 30, 3)
 
-    (inference,) = infer(EsrganHandler(model), [whole(pixels)])
+    (inference,) = infer(EsrganHandler(engine), [whole(pixels)])
 
     assert inference.error is None
     assert np.array_equal(inference.cores[0], network.upscale(pixels[np.newaxis])[0])
@@ -73,20 +73,20 @@ def test_an_image_is_what_the_network_makes_of_it(
     assert inference.device_seconds > 0
 
 
-def test_sixteen_bits_and_gray_stay_what_they_are(model: EsrganEngine) -> None:
+def test_sixteen_bits_and_gray_stay_what_they_are(engine: EsrganEngine) -> None:
     deep, gray = infer(
-        EsrganHandler(model), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
+        EsrganHandler(engine), [whole(noise(9, 8, 3, dtype=np.uint16)), whole(noise(9, 8, 1))]
     )
 
     assert (deep.cores[0].dtype, deep.cores[0].shape) == (np.uint16, (18, 16, 3))
     assert (gray.cores[0].dtype, gray.cores[0].shape) == (np.uint8, (18, 16, 1))
 
 
-def test_only_the_core_of_a_tile_is_kept(model: EsrganEngine, network: TorchNetwork) -> None:
+def test_only_the_core_of_a_tile_is_kept(engine: EsrganEngine, network: TorchNetwork) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage([Tile(pixels, Box(5, 4, 10, 8))], scale=2)
 
-    (inference,) = infer(EsrganHandler(model), [tiled])
+    (inference,) = infer(EsrganHandler(engine), [tiled])
 
     expected = network.upscale(pixels[np.newaxis])[0][8:24, 10:30]
     assert np.array_equal(inference.cores[0], expected)
@@ -94,24 +94,24 @@ def test_only_the_core_of_a_tile_is_kept(model: EsrganEngine, network: TorchNetw
 
 
 def test_a_larger_scale_than_asked_for_is_reduced(
-    model: EsrganEngine, network: TorchNetwork
+    engine: EsrganEngine, network: TorchNetwork
 ) -> None:
     pixels = noise(20, 30, 3)
     tiled = TiledImage(whole(pixels).tiles, scale=1)
 
-    (inference,) = infer(EsrganHandler(model), [tiled])
+    (inference,) = infer(EsrganHandler(engine), [tiled])
 
     expected = resampling.resize(network.upscale(pixels[np.newaxis])[0], 30, 20)
     assert np.array_equal(inference.cores[0], expected)
 
 
 def test_tiles_cut_for_memory_give_the_uncut_result(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = noise(120, 150, 3)
-    cut = dataclasses.replace(model, max_tile_pixels=70 * 70)
+    cut = dataclasses.replace(engine, max_tile_pixels=70 * 70)
 
-    (uncut,) = infer(EsrganHandler(model), [whole(pixels)])
+    (uncut,) = infer(EsrganHandler(engine), [whole(pixels)])
     with spy(monkeypatch) as batches:
         (inference,) = infer(EsrganHandler(cut), [whole(pixels)])
 
@@ -122,8 +122,8 @@ def test_tiles_cut_for_memory_give_the_uncut_result(
     assert (difference > 0).mean() < 1e-3
 
 
-def test_an_empty_batch_and_an_image_without_tiles_pass(model: EsrganEngine) -> None:
-    handler = EsrganHandler(model)
+def test_an_empty_batch_and_an_image_without_tiles_pass(engine: EsrganEngine) -> None:
+    handler = EsrganHandler(engine)
 
     assert infer(handler, []) == []
     assert infer(handler, [TiledImage([], 1)]) == [Inference()]
@@ -145,14 +145,14 @@ def fail_on_black(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
 def test_one_images_error_leaves_the_others(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
 ) -> None:
     fail_on_black(monkeypatch, ImageError(ErrorCode.NOT_A_NUMBER, "bad"))
-    model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
+    engine = dataclasses.replace(engine, max_batch_pixels=max_batch_pixels)
     good, black = noise(8, 8, 3), np.zeros((8, 8, 3), np.uint8)
     half_bad = TiledImage([*whole(good).tiles, *whole(black).tiles], scale=2)
 
-    results = infer(EsrganHandler(model), [whole(good), half_bad, whole(black), whole(good)])
+    results = infer(EsrganHandler(engine), [whole(good), half_bad, whole(black), whole(good)])
 
     codes = [result.error and result.error.code for result in results]
     assert codes == [None, ErrorCode.NOT_A_NUMBER, ErrorCode.NOT_A_NUMBER, None]
@@ -160,11 +160,11 @@ def test_one_images_error_leaves_the_others(
 
 
 def test_an_unforeseen_error_is_a_model_error(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, RuntimeError("kernel"))
 
-    (result,) = infer(EsrganHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+    (result,) = infer(EsrganHandler(engine), [whole(np.zeros((8, 8, 3), np.uint8))])
 
     assert result.error is not None
     assert result.error.code is ErrorCode.MODEL_ERROR
@@ -172,12 +172,12 @@ def test_an_unforeseen_error_is_a_model_error(
 
 
 def test_an_error_of_all_images_stops_the_run(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_on_black(monkeypatch, SettingsError(ErrorCode.DEVICE_UNAVAILABLE, "gone"))
 
     with pytest.raises(SettingsError):
-        infer(EsrganHandler(model), [whole(np.zeros((8, 8, 3), np.uint8))])
+        infer(EsrganHandler(engine), [whole(np.zeros((8, 8, 3), np.uint8))])
 
 
 # Errors of the device
@@ -199,22 +199,22 @@ class Failing:
         self.shapes: list[tuple[int, ...]] = []
         forward = TorchNetwork._forward
 
-        def failing(model: TorchNetwork, batch: np.ndarray, strip_pixels: int) -> np.ndarray:
+        def failing(network: TorchNetwork, batch: np.ndarray, strip_pixels: int) -> np.ndarray:
             self.shapes.append(batch.shape)
             if len(self.shapes) > sound and batch.size >= least:
                 raise error
-            return forward(model, batch, strip_pixels)
+            return forward(network, batch, strip_pixels)
 
         monkeypatch.setattr(TorchNetwork, "_forward", failing)
 
 
 @pytest.mark.parametrize("max_batch_pixels", [0, 10**6])
 def test_a_lost_device_is_no_images_fault_and_is_not_tried_again(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch, max_batch_pixels: int
 ) -> None:
     failing = Failing(monkeypatch, LOST, sound=1)
-    model = dataclasses.replace(model, max_batch_pixels=max_batch_pixels)
-    handler = EsrganHandler(model)
+    engine = dataclasses.replace(engine, max_batch_pixels=max_batch_pixels)
+    handler = EsrganHandler(engine)
     loaded = handler.load_model()
 
     def infer_one(pixels: np.ndarray) -> Inference:
@@ -243,10 +243,10 @@ def test_a_lost_device_is_no_images_fault_and_is_not_tried_again(
     ids=str,
 )
 def test_what_the_smallest_picture_meets_too_is_no_images_fault(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     failing = Failing(monkeypatch, error)
-    handler = EsrganHandler(model)
+    handler = EsrganHandler(engine)
     loaded = handler.load_model()
 
     first, second = (
@@ -270,18 +270,18 @@ def test_what_the_smallest_picture_meets_too_is_no_images_fault(
     ],
 )
 def test_what_a_small_picture_does_not_meet_is_one_images(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch, error: Exception, code: ErrorCode
 ) -> None:
     Failing(monkeypatch, error, least=40 * 40 * 3)
 
-    found = infer(EsrganHandler(model), [whole(noise(40, 40, 3)), whole(noise(8, 8, 3))])
+    found = infer(EsrganHandler(engine), [whole(noise(40, 40, 3)), whole(noise(8, 8, 3))])
 
     assert [result.error and result.error.code for result in found] == [code, None]
     assert [result.stop for result in found] == [None, None]
 
 
 def test_a_device_that_is_lost_before_the_network_is_on_it(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(*_: Any) -> None:
         raise LOST
@@ -289,13 +289,13 @@ def test_a_device_that_is_lost_before_the_network_is_on_it(
     monkeypatch.setattr(TorchNetwork, "load", lose)
 
     with pytest.raises(BrokenProcessError, match="illegal memory access"):
-        EsrganHandler(model).load_model()
+        EsrganHandler(engine).load_model()
 
 
 def test_a_network_in_another_process_that_has_ended_is_no_images_fault(
-    model: EsrganEngine, tmp_path: Path
+    engine: EsrganEngine, tmp_path: Path
 ) -> None:
-    handler = EsrganHandler(model, large_model=True)
+    handler = EsrganHandler(engine, large_model=True)
     others = set(multiprocessing.active_children())
     shared = multi_process_shared.MultiProcessShared(
         handler.load_model, "lost", path=str(tmp_path), always_proxy=True, spawn_process=True
@@ -314,10 +314,10 @@ def test_a_network_in_another_process_that_has_ended_is_no_images_fault(
 
 
 def test_errors_of_a_network_in_another_process_arrive_as_they_are(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Failing(monkeypatch, LOST)
-    handler = EsrganHandler(model, large_model=True)
+    handler = EsrganHandler(engine, large_model=True)
     # Its server is a thread of this process; what is asked goes through a connection all the same.
     loaded = multi_process_shared.MultiProcessShared(
         handler.load_model, "proxied", path=str(tmp_path), always_proxy=True
@@ -333,10 +333,10 @@ def test_errors_of_a_network_in_another_process_arrive_as_they_are(
 
 
 def test_tiles_of_different_images_share_a_batch(
-    model: EsrganEngine, network: TorchNetwork, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, network: TorchNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = [noise(8, 8, 3) // (number + 1) for number in range(5)]
-    handler = EsrganHandler(dataclasses.replace(model, max_batch_pixels=4 * 64))
+    handler = EsrganHandler(dataclasses.replace(engine, max_batch_pixels=4 * 64))
     batcher = handler.load_model()
 
     def wait_for_the_others() -> None:
@@ -356,16 +356,18 @@ def test_tiles_of_different_images_share_a_batch(
 
 
 def test_tiles_run_one_at_a_time_on_a_cpu(
-    model: EsrganEngine, monkeypatch: pytest.MonkeyPatch
+    engine: EsrganEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with spy(monkeypatch) as batches:
-        infer(EsrganHandler(model), [whole(noise(8, 8, 3)) for _ in range(4)])
+        infer(EsrganHandler(engine), [whole(noise(8, 8, 3)) for _ in range(4)])
 
     assert batches == [(1, 8, 8, 3)] * 4
 
 
 @pytest.mark.parametrize("options", [{}, {"large_model": True}])
-def test_run_inference(model: EsrganEngine, network: TorchNetwork, options: dict[str, Any]) -> None:
+def test_run_inference(
+    engine: EsrganEngine, network: TorchNetwork, options: dict[str, Any]
+) -> None:
     images = [noise(8 + number, 8, 3) for number in range(3)]
     expected = [network.upscale(pixels[np.newaxis])[0] for pixels in images]
 
@@ -379,7 +381,7 @@ def test_run_inference(model: EsrganEngine, network: TorchNetwork, options: dict
     results = (
         pipeline
         | beam.Create([whole(pixels, number) for number, pixels in enumerate(images)])
-        | RunInference(EsrganHandler(model, **options))
+        | RunInference(EsrganHandler(engine, **options))
     )
     assert_that(results, check)
     finished = pipeline.run()

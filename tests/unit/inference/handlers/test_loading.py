@@ -11,7 +11,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.handlers.loading import weights_path
 from beam_upscale.inference.local_engines import LatentEngine
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.weights import digest, resolution, values
+from beam_upscale.inference.weights import digest, find, values
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -30,27 +30,27 @@ def pinned(found: values.Weights, uri: str) -> LatentEngine:
     )
 
 
-def refusal(model: LatentEngine) -> ErrorCode:
+def refusal(engine: LatentEngine) -> ErrorCode:
     with pytest.raises(SettingsError) as caught:
-        weights_path(model)
+        weights_path(engine)
     return caught.value.code
 
 
 def test_a_folder_of_the_hub_is_where_it_was_pinned(hub: LocalHub) -> None:
-    found = resolution.fetch_by_name(hub.spec)
+    found = find.fetch_by_name(hub.spec)
 
     assert weights_path(pinned(found, str(found.path))) == found.path
     assert weights_path(pinned(found, f"file://{found.path}/")) == found.path
 
 
 def test_a_folder_of_the_hub_is_had_by_name_where_the_path_is_missing(hub: LocalHub) -> None:
-    found = resolution.fetch_by_name(hub.spec)
+    found = find.fetch_by_name(hub.spec)
 
     assert weights_path(pinned(found, "/elsewhere/owner--name")) == found.path
 
 
 def test_links_into_another_machines_cache_are_had_by_name(hub: LocalHub) -> None:
-    found = resolution.fetch_by_name(hub.spec)
+    found = find.fetch_by_name(hub.spec)
     # BEAM_UPSCALE_CACHE is shared, the cache of the hub's library is each machine's own.
     shutil.rmtree(hub.library_cache)
 
@@ -62,7 +62,7 @@ def test_links_into_another_machines_cache_are_had_by_name(hub: LocalHub) -> Non
 def test_links_into_another_machines_cache_without_a_hub_are_unavailable(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = resolution.fetch_by_name(hub.spec)
+    found = find.fetch_by_name(hub.spec)
     shutil.rmtree(hub.library_cache)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

@@ -26,10 +26,10 @@ from scripted_service import (
     begin,
     codes,
     doubled,
+    engine_of,
     finish,
     handler_of,
     infer,
-    model_of,
     noise,
     refuse,
     sent,
@@ -103,9 +103,9 @@ def test_prices_follow_the_engine_and_the_size_of_each_tile() -> None:
         yield with_artifact(black[len(sent(request)) > 8])
 
     with service_with(fourfold) as service:
-        model = dataclasses.replace(model_of(service), engine=engine.name)
+        pinned = dataclasses.replace(engine_of(service), engine=engine.name)
         tiled = TiledImage(tiles, 4, Parameters(seed=1), identity=("a", 0))
-        (inference,) = infer(RemoteHandler(model, engine), [tiled])
+        (inference,) = infer(RemoteHandler(pinned, engine), [tiled])
 
     assert inference.error is None
     assert inference.billed_credits == Decimal(8 + 12)
@@ -324,7 +324,7 @@ def test_a_handler_can_be_pickled_and_a_window_cannot() -> None:
 def test_images_go_through_beam_one_by_one() -> None:
     with service_with() as service:
         handler = RemoteHandler(
-            model_of(service), get_engine(ENGINE), min_batch_size=50, large_model=True
+            engine_of(service), get_engine(ENGINE), min_batch_size=50, large_model=True
         )
 
         def check(results: list[PredictionResult]) -> None:
@@ -401,10 +401,10 @@ def test_a_pending_result_is_pickled_as_an_ordinary_one() -> None:
 def test_engines_of_a_chain_share_a_window_and_other_settings_have_their_own() -> None:
     latent = get_engine("stable-diffusion-x4-latent-upscaler")
     with service_with() as service:
-        model = model_of(service)
+        pinned = engine_of(service)
         window = handler_of(service).load_model()
-        other = RemoteHandler(dataclasses.replace(model, engine=latent.name), latent)
-        narrow = RemoteHandler(dataclasses.replace(model, max_in_flight=2), get_engine(ENGINE))
+        other = RemoteHandler(dataclasses.replace(pinned, engine=latent.name), latent)
+        narrow = RemoteHandler(dataclasses.replace(pinned, max_in_flight=2), get_engine(ENGINE))
 
         assert other.load_model() is window
         assert narrow.load_model() is not window

@@ -6,7 +6,7 @@ import pytest
 from safetensors.torch import save_file
 from torch import nn
 
-from beam_upscale.inference.weights import resolution
+from beam_upscale.inference.weights import find
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def packaged_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights that `esrgan-v1-x2plus` uses by default."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        return resolution.resolve(None, "esrgan-v1-x2plus").path
+        return find.resolve(None, "esrgan-v1-x2plus").path
 
 
 @pytest.fixture

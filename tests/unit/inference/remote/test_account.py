@@ -6,7 +6,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.remote.account import Account
 from beam_upscale.inference.remote_engines import RemoteEngine
 
-MODEL = RemoteEngine("esrgan-v1-x2plus", "localhost:1")
+ENGINE = RemoteEngine("esrgan-v1-x2plus", "localhost:1")
 
 
 def with_file(path: Path) -> RemoteEngine:
@@ -16,7 +16,7 @@ def with_file(path: Path) -> RemoteEngine:
 def test_the_key_is_that_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BEAM_UPSCALE_API_KEY", " sk-1\n")
 
-    assert Account.of(MODEL).metadata == (("authorization", "Bearer sk-1"),)
+    assert Account.of(ENGINE).metadata == (("authorization", "Bearer sk-1"),)
 
 
 def test_a_file_goes_before_the_environment(
@@ -36,7 +36,7 @@ def test_there_may_be_no_key(value: str | None, monkeypatch: pytest.MonkeyPatch)
     if value is not None:
         monkeypatch.setenv("BEAM_UPSCALE_API_KEY", value)
 
-    assert Account.of(MODEL).metadata == ()
+    assert Account.of(ENGINE).metadata == ()
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_what_a_service_says_is_one_short_line_without_the_key() -> None:
-    account = Account(MODEL, "sk-1")
+    account = Account(ENGINE, "sk-1")
 
     assert account.quoted("bad key\n 'sk-1'\t!") == "bad key '[API key]' !"
     assert account.quoted("") == "no reason given"
@@ -71,7 +71,7 @@ def test_what_a_service_says_is_one_short_line_without_the_key() -> None:
 
 
 def test_a_key_is_not_shown() -> None:
-    account = Account(MODEL, "sk-1")
+    account = Account(ENGINE, "sk-1")
 
     assert "sk-1" not in repr(account)
     assert "sk-1" not in str(account.for_any_engine())
@@ -80,5 +80,5 @@ def test_a_key_is_not_shown() -> None:
 def test_accounts_are_equal_for_all_engines_of_a_service_and_no_other_key() -> None:
     other = RemoteEngine("stable-diffusion-x4-latent-upscaler", "localhost:1")
 
-    assert Account(MODEL, "1").for_any_engine() == Account(other, "1").for_any_engine()
-    assert Account(MODEL, "1").for_any_engine() != Account(MODEL, "2").for_any_engine()
+    assert Account(ENGINE, "1").for_any_engine() == Account(other, "1").for_any_engine()
+    assert Account(ENGINE, "1").for_any_engine() != Account(ENGINE, "2").for_any_engine()

@@ -20,9 +20,9 @@ from scripted_service import (
     after,
     answer,
     begin,
+    engine_of,
     finish,
     infer,
-    model_of,
     refuse,
     service_with,
     whole,
@@ -64,9 +64,9 @@ class Notes:
         self.threads: set[str] = set()
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, model: RemoteEngine
+        self, place: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
     ) -> "Notes":
-        assert model.engine == ENGINE
+        assert engine.engine == ENGINE
         self.calls.append((place, request_id, price))
         return self
 
@@ -86,8 +86,8 @@ def booked(
     notes: Notes, service: ScriptedService, ledger: str | None = None, **fields: Any
 ) -> Inference:
     """What becomes of an image with one tile."""
-    model = model_of(service, ledger=ledger, replay_seconds=86_400, **fields)
-    handler = RemoteHandler(model, get_engine(ENGINE))
+    engine = engine_of(service, ledger=ledger, replay_seconds=86_400, **fields)
+    handler = RemoteHandler(engine, get_engine(ENGINE))
     (inference,) = infer(handler, [whole("a", booking=notes)])
     return inference
 
@@ -112,7 +112,7 @@ def telling(step: Step, charged: str) -> Step:
 def test_a_call_is_booked_before_it_is_sent_and_settled_before_its_image_is_handed_on() -> None:
     notes, held = Notes(), Held()
     with service_with(held) as service:
-        handler = RemoteHandler(model_of(service), get_engine(ENGINE))
+        handler = RemoteHandler(engine_of(service), get_engine(ENGINE))
         (pending,) = begin(
             handler, [whole("a", tiles=1, identity=("a", 3), first=5, booking=notes)]
         )
@@ -205,12 +205,12 @@ def test_a_refusal_says_nothing_of_the_attempt_before_it() -> None:
 def test_a_repeat_that_the_service_may_have_forgotten_has_an_entry_of_its_own(
     slept: float, begun: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = RemoteEngine(
+    engine = RemoteEngine(
         ENGINE, "h:1", ledger="x", replay_seconds=1e4, retry_seconds=100, deadline_seconds=200
     )
     notes, now = Notes(), 1000.0
     monkeypatch.setattr("beam_upscale.inference.remote.booked.time.time", lambda: now)
-    entry = Booked(notes, model)
+    entry = Booked(notes, engine)
 
     async def attempts() -> None:
         nonlocal now
@@ -249,9 +249,9 @@ def test_a_repeat_whose_turn_comes_too_late_is_not_sent(monkeypatch: pytest.Monk
         yield b""
 
     async def settle() -> Outcome:
-        model = RemoteEngine(ENGINE, "h:1", retry_seconds=0.05)
+        engine = RemoteEngine(ENGINE, "h:1", retry_seconds=0.05)
         generate = lambda request, **_: lose(request)  # noqa: E731
-        caller = Caller(generate, Account(model, None), Crowded(1))
+        caller = Caller(generate, Account(engine, None), Crowded(1))
         return await caller.settle(Call("id", b"", paid=notes))
 
     outcome = asyncio.run(settle())
@@ -316,7 +316,7 @@ def test_a_call_without_room_in_the_budget_is_not_sent() -> None:
 def test_an_output_that_is_lost_stops_all_calls() -> None:
     gone = SettingsError(ErrorCode.HOLD_LOST, "another run has it")
     with service_with() as service:
-        handler = RemoteHandler(model_of(service), get_engine(ENGINE))
+        handler = RemoteHandler(engine_of(service), get_engine(ENGINE))
         window = handler.load_model()
         (first,) = infer(handler, [whole("a", booking=Notes(gone))], window)
         (second,) = infer(handler, [whole("b", booking=Notes())], window)
@@ -337,7 +337,7 @@ def test_books_that_cannot_be_written_end_the_bundle() -> None:
 def test_a_call_that_is_lost_before_its_turn_is_not_booked() -> None:
     refused, notes = Notes(ImageError(ErrorCode.OVER_BUDGET, "no room")), Notes()
     with service_with() as service:
-        handler = RemoteHandler(model_of(service, max_in_flight=1), get_engine(ENGINE))
+        handler = RemoteHandler(engine_of(service, max_in_flight=1), get_engine(ENGINE))
         (pending,) = begin(handler, [whole("a", tiles=4, booking=refused)])
         assert pending.result().error is not None
         infer(handler, [whole("b", booking=notes)])
@@ -361,7 +361,7 @@ def test_a_service_that_names_its_ledger_is_sent_that_name() -> None:
         return engines_pb2.Engines(engine=[engines_pb2.EngineInfo(id=ENGINE)])
 
     with service_with(list_engines=listed) as service:
-        found = check(model_of(service), [ENGINE])
+        found = check(engine_of(service), [ENGINE])
         assert found is not None
         booked(Notes(), service, found.ledger)
 

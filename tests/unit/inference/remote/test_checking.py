@@ -5,7 +5,7 @@ import grpc
 import pytest
 import trustme
 from ports import closed_port
-from scripted_service import ENGINE, handler_of, infer, model_of, service_with, whole
+from scripted_service import ENGINE, engine_of, handler_of, infer, service_with, whole
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
@@ -15,9 +15,9 @@ from beam_upscale.inference.remote.checking import check
 from beam_upscale.inference.remote_engines import RemoteEngine
 
 
-def refused(model: RemoteEngine, *engines: str) -> SettingsError:
+def refused(engine: RemoteEngine, *engines: str) -> SettingsError:
     with pytest.raises(SettingsError) as error:
-        check(model, engines or [ENGINE])
+        check(engine, engines or [ENGINE])
     return error.value
 
 
@@ -47,7 +47,7 @@ def test_a_service_with_the_engines_passes_and_is_sent_no_image(
 ) -> None:
     monkeypatch.setenv("BEAM_UPSCALE_API_KEY", "sk-1")
     with service_with(engines=[ENGINE, "another"]) as service:
-        check(model_of(service), [ENGINE])
+        check(engine_of(service), [ENGINE])
 
     assert service.requests == []
     assert [sent["authorization"] for sent in service.metadata] == ["Bearer sk-1"]
@@ -55,7 +55,7 @@ def test_a_service_with_the_engines_passes_and_is_sent_no_image(
 
 def test_an_engine_that_is_not_served_is_named_beside_those_that_are() -> None:
     with service_with(engines=["b", "a"]) as service:
-        error = refused(model_of(service), ENGINE, "a")
+        error = refused(engine_of(service), ENGINE, "a")
 
     assert error.code is ErrorCode.UNKNOWN_ENGINE
     assert error.message == f"{service.endpoint} does not serve {ENGINE}; it serves: a, b"
@@ -63,7 +63,7 @@ def test_an_engine_that_is_not_served_is_named_beside_those_that_are() -> None:
 
 def test_a_service_that_lists_no_engines_passes() -> None:
     with service_with(engines=None) as service:
-        check(model_of(service), [ENGINE])
+        check(engine_of(service), [ENGINE])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_a_key_that_is_refused_is_said_without_showing_it(
 ) -> None:
     monkeypatch.setenv("BEAM_UPSCALE_API_KEY", "sk-1")
     with service_with(list_engines=Lister(9, code, "not sk-1")) as service:
-        error = refused(model_of(service))
+        error = refused(engine_of(service))
 
     assert error.code is ErrorCode.API_KEY_REFUSED
     assert error.message.endswith(f"({code.name}: not [API key])")
@@ -83,7 +83,7 @@ def test_a_key_that_is_refused_is_said_without_showing_it(
 def test_a_key_that_is_missing_is_said() -> None:
     lister = Lister(9, grpc.StatusCode.UNAUTHENTICATED)
     with service_with(list_engines=lister) as service:
-        error = refused(model_of(service))
+        error = refused(engine_of(service))
 
     assert error.code is ErrorCode.API_KEY_REFUSED
     assert "BEAM_UPSCALE_API_KEY" in error.message
@@ -93,7 +93,7 @@ def test_a_key_that_is_missing_is_said() -> None:
 def test_a_busy_service_is_asked_again() -> None:
     lister = Lister(3, grpc.StatusCode.UNAVAILABLE)
     with service_with(list_engines=lister) as service:
-        check(model_of(service), [ENGINE])
+        check(engine_of(service), [ENGINE])
 
     assert lister.refusals == 0
 
@@ -108,7 +108,7 @@ def test_a_service_that_stays_busy_or_does_something_else_is_unavailable(
     ):
         lister = Lister(9, code, "sorry")
         with service_with(list_engines=lister) as service:
-            error = refused(model_of(service))
+            error = refused(engine_of(service))
 
         assert error.code is ErrorCode.ENDPOINT_UNAVAILABLE
         assert error.message == f"{service.endpoint} does not answer: {code.name}: sorry"
@@ -173,9 +173,9 @@ class Library:
 def test_other_machines_are_called_with_tls(
     endpoint: str, insecure: bool, ca: str | None, expected: str
 ) -> None:
-    model = RemoteEngine(ENGINE, endpoint, insecure=insecure, ca=ca)
+    engine = RemoteEngine(ENGINE, endpoint, insecure=insecure, ca=ca)
 
-    assert open_channel(model, Library()) == f"{expected} to {endpoint}"
+    assert open_channel(engine, Library()) == f"{expected} to {endpoint}"
 
 
 def test_grpc_itself_repeats_nothing_and_takes_large_messages() -> None:
@@ -203,10 +203,10 @@ def test_tls_takes_a_certificate_authority_of_ones_own(
     credentials = grpc.ssl_server_credentials([(key, chain)])
     with service_with(credentials=credentials) as service:
         ca = authority.cert_pem.bytes().decode()
-        check(model_of(service, ca=ca), [ENGINE])
+        check(engine_of(service, ca=ca), [ENGINE])
         (inference,) = infer(handler_of(service, ca=ca), [whole("a")])
-        wrong = refused(model_of(service, ca=stranger.cert_pem.bytes().decode()))
-        plain = refused(model_of(service))
+        wrong = refused(engine_of(service, ca=stranger.cert_pem.bytes().decode()))
+        plain = refused(engine_of(service))
 
     assert inference.error is None
     assert wrong.code is ErrorCode.ENDPOINT_UNAVAILABLE

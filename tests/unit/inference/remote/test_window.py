@@ -33,8 +33,8 @@ from beam_upscale.inference.handlers.remote import RemoteHandler
 from beam_upscale.inference.remote.checking import check
 from beam_upscale.inference.remote_engines import RemoteEngine
 
-model = RemoteEngine(ENGINE, sys.argv[1])
-handler = RemoteHandler(model, get_engine(ENGINE))
+engine = RemoteEngine(ENGINE, sys.argv[1])
+handler = RemoteHandler(engine, get_engine(ENGINE))
 
 def call(name):
     try:
@@ -51,7 +51,7 @@ def fork(name):
     os.waitpid(child, 0)
 
 fork("early")
-check(model, [ENGINE])
+check(engine, [ENGINE])
 call("own")
 fork("late")
 call("again")

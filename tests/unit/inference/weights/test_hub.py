@@ -13,7 +13,7 @@ from local_hub import LocalHub
 from weight_files import files_in, write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.weights import digest, resolution, values
+from beam_upscale.inference.weights import digest, find, values
 from beam_upscale.inference.weights import hub as weights_hub
 from beam_upscale.inference.weights.hub_repository import HubRepository
 
@@ -326,8 +326,8 @@ def environment(hub: LocalHub, **variables: str) -> dict[str, str]:
 def test_the_librarys_own_variables_choose_its_cache(hub: LocalHub, sha256: str) -> None:
     hub.fill_library_cache(*hub.files)
     code = (
-        "from beam_upscale.inference.weights import resolution\n"
-        f"found = resolution.resolve({hub.spec!r}, 'stable-diffusion-x4-latent-upscaler')\n"
+        "from beam_upscale.inference.weights import find\n"
+        f"found = find.resolve({hub.spec!r}, 'stable-diffusion-x4-latent-upscaler')\n"
         "print(found.sha256)"
     )
     variables = environment(hub, HF_HUB_CACHE=str(hub.library_cache), HF_HUB_OFFLINE="1")
@@ -351,4 +351,4 @@ def test_the_command_that_the_error_gives_downloads_the_same_weights(
 
     subprocess.run([program, *arguments], env=environment(hub, HF_ENDPOINT=hub.url), check=True)
 
-    assert resolution.resolve(str(folder), "stable-diffusion-x4-latent-upscaler").sha256 == sha256
+    assert find.resolve(str(folder), "stable-diffusion-x4-latent-upscaler").sha256 == sha256

@@ -29,13 +29,13 @@ NO_ROOM, ROOM_FOR_ONE = Limit(False, 0), Limit(False, 1)
 
 def a_call(
     run: RunBooks,
-    model: RemoteEngine = FORGETS,
+    engine: RemoteEngine = FORGETS,
     limit: Limit | None = None,
     request_id: str = "r",
     work: str = "w",
     tile: int = 0,
 ) -> BookedCall:
-    return ImageBooking(run, "a.png", work, limit).call((0, tile), request_id, PRICE, model)
+    return ImageBooking(run, "a.png", work, limit).call((0, tile), request_id, PRICE, engine)
 
 
 def sent(run: RunBooks, fate: Fate | None = None, **options: object) -> BookedCall:
@@ -78,9 +78,9 @@ def test_a_call_counts_from_before_it_is_sent_until_it_is_known_to_be_free(
 
 def test_a_call_that_is_sent_again_may_cost_twice_or_once(dataset: DatasetFolder) -> None:
     run = RunBooks.begin(dataset)
-    for model, tile in ((FORGETS, 0), (REMEMBERS, 1)):
+    for engine, tile in ((FORGETS, 0), (REMEMBERS, 1)):
         for _ in range(2):
-            sent(run, Fate.CHARGED, model=model, tile=tile)
+            sent(run, Fate.CHARGED, engine=engine, tile=tile)
 
     by_tile = {tile: [e for e in entries(dataset) if e.tile == tile] for tile in (0, 1)}
     assert [each.repeats for each in by_tile[0]] == [None, None]
@@ -121,9 +121,9 @@ def test_an_output_that_another_run_has_gets_no_call(tmp_path: Path) -> None:
 
 
 def test_a_later_run_settles_a_call_by_repeating_it(dataset: DatasetFolder) -> None:
-    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS)
 
-    call = sent(later_run(dataset), Fate.CHARGED, model=REMEMBERS)
+    call = sent(later_run(dataset), Fate.CHARGED, engine=REMEMBERS)
 
     assert call.is_repeat
     assert read_sums(dataset) == BookSums(PRICE)
@@ -136,27 +136,27 @@ def test_a_later_run_settles_a_call_by_repeating_it(dataset: DatasetFolder) -> N
 def test_what_was_never_charged_settles_earlier_sendings_and_a_refusal_does_not(
     dataset: DatasetFolder,
 ) -> None:
-    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS)
 
-    sent(later_run(dataset), Fate.FREE, model=REMEMBERS)
+    sent(later_run(dataset), Fate.FREE, engine=REMEMBERS)
     assert read_sums(dataset) == BookSums(unresolved=PRICE, unresolved_calls=1)
 
-    sent(later_run(dataset), Fate.NEVER_CHARGED, model=REMEMBERS)
+    sent(later_run(dataset), Fate.NEVER_CHARGED, engine=REMEMBERS)
     assert read_sums(dataset) == BookSums()
 
 
 def test_a_repeat_of_what_was_charged_long_ago_counts_once(dataset: DatasetFolder) -> None:
-    sent(RunBooks.begin(dataset), Fate.CHARGED, model=REMEMBERS)
+    sent(RunBooks.begin(dataset), Fate.CHARGED, engine=REMEMBERS)
     run = later_run(dataset)
     assert entries(dataset) == []
 
-    sent(run, Fate.CHARGED, model=REMEMBERS)
+    sent(run, Fate.CHARGED, engine=REMEMBERS)
 
     assert read_sums(dataset) == BookSums(PRICE)
 
 
 @pytest.mark.parametrize(
-    ("model", "request_id"),
+    ("engine", "request_id"),
     [
         (FORGETS, "r"),
         (dataclasses.replace(REMEMBERS, ledger="ledger-2"), "r"),
@@ -166,14 +166,14 @@ def test_a_repeat_of_what_was_charged_long_ago_counts_once(dataset: DatasetFolde
     ids=["no ledger", "another ledger", "too late", "another request"],
 )
 def test_what_may_be_charged_again_counts_again(
-    dataset: DatasetFolder, model: RemoteEngine, request_id: str
+    dataset: DatasetFolder, engine: RemoteEngine, request_id: str
 ) -> None:
-    first = sent(RunBooks.begin(dataset), model=REMEMBERS)
+    first = sent(RunBooks.begin(dataset), engine=REMEMBERS)
     assert first._entry is not None
     old = dataclasses.replace(first._entry, sent_at=time.time() - 10)
     first._write(old)
 
-    call = sent(later_run(dataset), Fate.CHARGED, model=model, request_id=request_id)
+    call = sent(later_run(dataset), Fate.CHARGED, engine=engine, request_id=request_id)
 
     assert not call.is_repeat
     assert read_sums(dataset) == BookSums(PRICE, PRICE, 1)
@@ -181,8 +181,8 @@ def test_what_may_be_charged_again_counts_again(
 
 def test_a_repeat_that_was_charged_again_counts_again(dataset: DatasetFolder) -> None:
     run = RunBooks.begin(dataset)
-    first = sent(run, model=REMEMBERS)
-    call = sent(run, model=REMEMBERS)
+    first = sent(run, engine=REMEMBERS)
+    call = sent(run, engine=REMEMBERS)
     first.settle(Fate.CHARGED, PRICE)
 
     call.settle(Fate.CHARGED, PRICE)
@@ -190,17 +190,17 @@ def test_a_repeat_that_was_charged_again_counts_again(dataset: DatasetFolder) ->
     assert call.is_repeat
     assert read_sums(dataset) == BookSums(2 * PRICE)
     close(dataset)
-    later = sent(RunBooks.begin(dataset), model=REMEMBERS)
+    later = sent(RunBooks.begin(dataset), engine=REMEMBERS)
     later.settle(Fate.CHARGED, Decimal("0.30001"))
     assert read_sums(dataset) == BookSums(2 * PRICE + Decimal("0.3001"))
 
 
 def test_what_a_service_took_is_booked_whatever_the_price(dataset: DatasetFolder) -> None:
-    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS)
     run = later_run(dataset)
-    sent(run, model=REMEMBERS).settle(Fate.CHARGED, Decimal("0.3"))
-    sent(run, model=REMEMBERS, tile=1).settle(Fate.CHARGED, Decimal("0.1"))
-    sent(run, model=REMEMBERS, tile=2).settle(Fate.CHARGED, Decimal("1e300"))
+    sent(run, engine=REMEMBERS).settle(Fate.CHARGED, Decimal("0.3"))
+    sent(run, engine=REMEMBERS, tile=1).settle(Fate.CHARGED, Decimal("0.1"))
+    sent(run, engine=REMEMBERS, tile=2).settle(Fate.CHARGED, Decimal("1e300"))
 
     for _ in range(2):
         assert read_sums(dataset) == BookSums(Decimal("0.4") + PRICE)
@@ -227,7 +227,7 @@ def test_a_worker_that_is_late_finds_what_was_sent_before_its_shard_was_committe
 ) -> None:
     run = RunBooks.begin(dataset)
     sent(run, Fate.CHARGED, limit=NO_ROOM)
-    sent(run, Fate.CHARGED, limit=NO_ROOM, model=REMEMBERS, tile=1)
+    sent(run, Fate.CHARGED, limit=NO_ROOM, engine=REMEMBERS, tile=1)
     close_rows([Row("a.png", "a.png", Status.UPSCALED, calls=2, request_ids=("r",))], dataset)
 
     assert [each.tile for each in entries(dataset)] == [0]
@@ -272,11 +272,11 @@ def test_another_content_does_not_use_the_claim_again(dataset: DatasetFolder) ->
 
 
 def test_a_free_repeat_needs_no_room(dataset: DatasetFolder) -> None:
-    sent(RunBooks.begin(dataset), model=REMEMBERS, limit=NO_ROOM)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS, limit=NO_ROOM)
     run = later_run(dataset)
 
     for _ in range(2):
-        sent(run, model=REMEMBERS, limit=Limit(True, 0))
+        sent(run, engine=REMEMBERS, limit=Limit(True, 0))
 
     assert read_sums(dataset).spent == PRICE
 
@@ -286,7 +286,7 @@ def test_what_a_claim_took_for_free_and_is_not_needs_room(
     dataset: DatasetFolder, limit: Limit
 ) -> None:
     """Requests may come to be encoded otherwise, or a run lasts until a service forgets."""
-    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS)
     run = later_run(dataset)
 
     call = a_call(run, REMEMBERS, limit, request_id="encoded otherwise")
@@ -301,13 +301,13 @@ def test_what_a_claim_took_for_free_and_is_not_needs_room(
 
 
 def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetFolder) -> None:
-    sent(RunBooks.begin(dataset), model=REMEMBERS)
+    sent(RunBooks.begin(dataset), engine=REMEMBERS)
     run = later_run(dataset)
     key = CallKey("a.png", 0, 0)
 
-    def found(model: RemoteEngine, work: str = "w") -> bool:
-        known = repeatable_entries(run, model).of_call(key)
-        return prepaid(known, work, model, run) is not None
+    def found(engine: RemoteEngine, work: str = "w") -> bool:
+        known = repeatable_entries(run, engine).of_call(key)
+        return prepaid(known, work, engine, run) is not None
 
     assert found(REMEMBERS)
     assert not found(REMEMBERS, work="v")

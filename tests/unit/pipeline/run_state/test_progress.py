@@ -12,7 +12,7 @@ from clocks import Clock
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 from beam_upscale.pipeline.run_state.progress import (
     Progress,
     ProgressFile,
@@ -147,7 +147,7 @@ def test_steps_are_written_at_most_once_a_second(dataset: DatasetFolder, clock: 
 
     found = []
     for done in range(5):
-        steps.report(done, 20)
+        progress.report(done, 20)
         found.append(read_progress(dataset, "run").step)
         clock.now += 0.6
     stop()
@@ -159,7 +159,7 @@ def test_steps_stand_beside_the_images(dataset: DatasetFolder) -> None:
     file = ProgressFile(dataset, "run")
     stop = file.listen()
 
-    steps.report(7, 20)
+    progress.report(7, 20)
     done = file.add(IMAGE)
     file.flush()
     stop()
@@ -175,8 +175,8 @@ def test_a_computation_that_has_ended_has_no_steps(
     file = ProgressFile(dataset, "run")
     stop = file.listen()
 
-    steps.report(19, 20)
-    steps.report(*end)
+    progress.report(19, 20)
+    progress.report(*end)
     file.flush()
     stop()
 
@@ -187,9 +187,9 @@ def test_steps_are_noted_as_long_as_a_bundle_of_the_process_lasts(dataset: Datas
     file = progress_file(dataset, "run")
     stop_one, stop_other = file.listen(), file.listen()
 
-    steps.report(7, 20)
+    progress.report(7, 20)
     stop_one()
-    steps.report(8, 20)
+    progress.report(8, 20)
     file.flush()
     stop_other()
 
@@ -200,12 +200,12 @@ def test_a_run_that_has_ended_writes_nothing_of_a_later_one(
     dataset: DatasetFolder, clock: Clock
 ) -> None:
     stop = progress_file(dataset, "run").listen()
-    steps.report(7, 20)
+    progress.report(7, 20)
     stop()
     # As a run does when it is complete.
     shutil.rmtree(dataset.staging)
 
     clock.now += 5
-    steps.report(1, 20)
+    progress.report(1, 20)
 
     assert not Path(dataset.staging).exists()

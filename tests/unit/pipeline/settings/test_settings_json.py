@@ -94,9 +94,9 @@ def pinned(
         prompt_column=prompt_column,
         backend=Backend.GRPC if isinstance(stages[0][1], RemoteEngine) else Backend.LOCAL,
     )
-    models = tuple(Stage(get_engine(name), model) for name, model in stages)
+    chain = tuple(Stage(get_engine(name), engine) for name, engine in stages)
     return PinnedSettings(
-        models, rules, encode or EncodeOptions(), keep_intermediates, fan_out_above
+        chain, rules, encode or EncodeOptions(), keep_intermediates, fan_out_above
     )
 
 

@@ -111,16 +111,16 @@ def test_values_out_of_range_are_refused(option: dict[str, float]) -> None:
 
 
 def test_pinning_leaves_no_auto(tiny_weights: Path) -> None:
-    model = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().stages[0].pinned
+    engine = UpscaleSettings.of(ENGINE, weights=str(tiny_weights)).pin().stages[0].pinned
 
-    assert model.device is not Device.AUTO
-    assert model.precision is not Precision.AUTO
-    assert model.threads >= 1
-    assert model.name == tiny_weights.name
-    assert model.weights_uri == str(tiny_weights)
-    assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    assert engine.device is not Device.AUTO
+    assert engine.precision is not Precision.AUTO
+    assert engine.threads >= 1
+    assert engine.name == tiny_weights.name
+    assert engine.weights_uri == str(tiny_weights)
+    assert engine.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
     # The network's own: as far as its convolutions see.
-    assert model.halo == 4
+    assert engine.halo == 4
 
 
 def test_what_is_pinned_pins_to_itself(quick: dict[str, Any]) -> None:
@@ -206,17 +206,17 @@ def test_weights_may_lie_on_another_file_system(
 ) -> None:
     memory["mem://bucket/tiny.safetensors"] = tiny_weights.read_bytes()
 
-    model = (
+    engine = (
         UpscaleSettings.of(ENGINE, **{**quick, "weights": "mem://bucket/tiny.safetensors"})
         .pin()
         .stages[0]
         .pinned
     )
 
-    assert model.weights_uri == "mem://bucket/tiny.safetensors"
-    assert model.name == "tiny.safetensors"
-    assert model.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
-    assert list(cache.cache_directory().rglob(f"{model.weights_sha256}.safetensors"))
+    assert engine.weights_uri == "mem://bucket/tiny.safetensors"
+    assert engine.name == "tiny.safetensors"
+    assert engine.weights_sha256 == hashlib.sha256(tiny_weights.read_bytes()).hexdigest()
+    assert list(cache.cache_directory().rglob(f"{engine.weights_sha256}.safetensors"))
 
 
 def test_weights_may_be_a_file_uri(quick: dict[str, Any], tiny_weights: Path) -> None:
@@ -241,7 +241,7 @@ def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -
     authority = trustme.CA().cert_pem
     authority.write_to_path(str(tmp_path / "ca.pem"))
 
-    model = remote(
+    engine = remote(
         ca_file=str(tmp_path / "ca.pem"),
         api_key_file=str(tmp_path / "key"),
         max_in_flight=8,
@@ -250,7 +250,7 @@ def test_a_service_is_pinned_with_what_workers_need_to_call_it(tmp_path: Path) -
         deadline_seconds=5,
     )
 
-    assert model == RemoteEngine(
+    assert engine == RemoteEngine(
         engine=ENGINE,
         endpoint="gpu.example:443",
         api_key_file=str(tmp_path / "key"),

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from beam_upscale.inference import steps
+from beam_upscale.inference import progress
 
 Heard = list[tuple[int, int]]
 
@@ -12,25 +12,25 @@ Heard = list[tuple[int, int]]
 def heard() -> Iterator[Heard]:
     """What a listener hears during a test."""
     heard: Heard = []
-    stop = steps.listen(lambda done, total: heard.append((done, total)))
+    stop = progress.listen(lambda done, total: heard.append((done, total)))
     yield heard
     stop()
 
 
 def test_listeners_hear_every_step(heard: Heard) -> None:
     for done in range(1, 4):
-        steps.report(done, 3)
+        progress.report(done, 3)
 
     assert heard == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_each_listener_stops_for_itself(heard: Heard) -> None:
     # Two threads may work for one run and listen for it.
-    stop_one = steps.listen(lambda done, total: heard.append((done, total)))
-    steps.report(1, 3)
+    stop_one = progress.listen(lambda done, total: heard.append((done, total)))
+    progress.report(1, 3)
     stop_one()
     stop_one()
-    steps.report(2, 3)
+    progress.report(2, 3)
 
     assert heard == [(1, 3), (1, 3), (2, 3)]
 
@@ -41,12 +41,12 @@ def test_equal_listeners_are_two() -> None:
     def listener(done: int, total: int) -> None:
         heard.append((done, total))
 
-    stop_first, stop_second = steps.listen(listener), steps.listen(listener)
+    stop_first, stop_second = progress.listen(listener), progress.listen(listener)
     stop_first()
     stop_first()
-    steps.report(1, 2)
+    progress.report(1, 2)
     stop_second()
-    steps.report(2, 2)
+    progress.report(2, 2)
 
     assert heard == [(1, 2)]
 
@@ -57,9 +57,9 @@ def test_a_listener_that_raises_is_logged_and_heard_no_more(
     def fail(done: int, total: int) -> None:
         raise OSError("no space left on device")
 
-    stop = steps.listen(fail)
-    steps.report(1, 3)
-    steps.report(2, 3)
+    stop = progress.listen(fail)
+    progress.report(1, 3)
+    progress.report(2, 3)
     stop()
 
     assert heard == [(1, 3), (2, 3)]
@@ -74,9 +74,9 @@ def test_a_listener_may_stop_while_it_is_called() -> None:
         heard.append((done, total))
         stop()
 
-    stop = steps.listen(once)
-    steps.report(1, 3)
-    steps.report(2, 3)
+    stop = progress.listen(once)
+    progress.report(1, 3)
+    progress.report(2, 3)
 
     assert heard == [(1, 3)]
 
@@ -84,13 +84,13 @@ def test_a_listener_may_stop_while_it_is_called() -> None:
 def test_threads_may_come_and_go_while_steps_are_reported(heard: Heard) -> None:
     def come_and_go() -> None:
         for _ in range(200):
-            steps.listen(lambda done, total: None)()
+            progress.listen(lambda done, total: None)()
 
     threads = [threading.Thread(target=come_and_go) for _ in range(4)]
     for thread in threads:
         thread.start()
     for done in range(200):
-        steps.report(done, 200)
+        progress.report(done, 200)
     for thread in threads:
         thread.join()
 

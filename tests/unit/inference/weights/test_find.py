@@ -8,7 +8,7 @@ from local_hub import LocalHub
 from weight_files import write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.weights import digest, hub_repository, registry, resolution, values
+from beam_upscale.inference.weights import digest, find, hub_repository, registry, values
 from beam_upscale.planning.engines import ENGINES
 
 ESRGAN = "esrgan-v1-x2plus"
@@ -18,12 +18,12 @@ CONTENT = b"weights"
 
 def refusal(spec: str, engine: str) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
-        resolution.resolve(spec, engine)
+        find.resolve(spec, engine)
     return caught.value
 
 
 def test_default_weights_come_from_the_installed_package() -> None:
-    found = resolution.resolve(None, ESRGAN)
+    found = find.resolve(None, ESRGAN)
 
     assert found.name == "realesrgan-x4plus-ncnn"
     assert found.sha256 == digest.sha256_of(found.path)
@@ -43,7 +43,7 @@ def test_a_path_is_used_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     path.write_bytes(CONTENT)
 
-    found = resolution.resolve(str(path), ESRGAN)
+    found = find.resolve(str(path), ESRGAN)
 
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     assert found == values.Weights("mine.safetensors", path, sha256, str(path))
@@ -62,7 +62,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 def test_a_folder_is_used_as_it_is(tmp_path: Path, pipeline_files: dict[str, bytes]) -> None:
     folder = write_files(tmp_path / "mine", pipeline_files)
 
-    found = resolution.resolve(str(folder), LATENT)
+    found = find.resolve(str(folder), LATENT)
 
     assert found == values.Weights("mine", folder, digest.sha256_of(folder), str(folder))
 
@@ -73,7 +73,7 @@ def test_a_folder_that_is_a_link_is_named_by_what_it_leads_to(
     folder = write_files(tmp_path / "mine", pipeline_files)
     (tmp_path / "link").symlink_to(folder, target_is_directory=True)
 
-    assert resolution.resolve(str(tmp_path / "link"), LATENT).path == folder
+    assert find.resolve(str(tmp_path / "link"), LATENT).path == folder
 
 
 def test_a_folder_that_exists_wins_over_a_repository(
@@ -82,7 +82,7 @@ def test_a_folder_that_exists_wins_over_a_repository(
     write_files(tmp_path / "owner" / "name", pipeline_files)
     monkeypatch.chdir(tmp_path)
 
-    assert resolution.resolve("owner/name", LATENT).path == tmp_path / "owner" / "name"
+    assert find.resolve("owner/name", LATENT).path == tmp_path / "owner" / "name"
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -151,22 +151,22 @@ def test_what_is_neither_a_folder_nor_like_a_repository_is_unknown(spec: str) ->
 
 
 def test_a_repository_is_fetched(hub: LocalHub, cache: Path) -> None:
-    found = resolution.resolve(hub.spec, LATENT)
+    found = find.resolve(hub.spec, LATENT)
 
     assert found.name == hub.spec
     assert found.path.parent == cache
-    assert found == resolution.fetch_by_name(hub.spec)
+    assert found == find.fetch_by_name(hub.spec)
 
 
 def test_registered_weights_are_fetched_by_name() -> None:
     name = "realesr-animevideov3-ncnn"
 
-    assert resolution.fetch_by_name(name) == resolution.resolve(name, ESRGAN)
+    assert find.fetch_by_name(name) == find.resolve(name, ESRGAN)
 
 
 def test_a_name_that_is_none_says_what_names_there_are() -> None:
     with pytest.raises(SettingsError) as caught:
-        resolution.fetch_by_name("realesrgan-x3plus")
+        find.fetch_by_name("realesrgan-x3plus")
 
     assert caught.value.code is ErrorCode.UNKNOWN_WEIGHTS
     assert "realesrgan-x2plus" in caught.value.message
@@ -179,7 +179,7 @@ def test_an_engine_that_is_none_is_refused() -> None:
 
 def test_importing_weights_imports_neither_torch_nor_the_hubs_library() -> None:
     code = (
-        "import sys, beam_upscale.inference.weights.resolution\n"
+        "import sys, beam_upscale.inference.weights.find\n"
         "print({'torch', 'huggingface_hub'} & set(sys.modules))"
     )
 
