@@ -193,7 +193,7 @@ def reason(error: BaseException, of: object = None) -> str:
         file = error.filename
         return words if file is None or str(file) == str(of) else f"{words}: {file}"
     if isinstance(error, UnicodeDecodeError):
-        return f"it is no UTF-8: byte {error.object[error.start]:#04x} at {error.start:,}"
+        return f"it is not UTF-8: byte {error.object[error.start]:#04x} at {error.start:,}"
     lines = _words(error).strip().splitlines()
     if not lines:
         return type(error).__name__

@@ -11,14 +11,14 @@ NO_CODE = {"images/decoding/__main__", "run", "yaml"}
 # Modules without a test of their name, by the test in which they are: each with the reason.
 TESTED_WITH = {
     "unit/cli/display/test_printing": {
-        "__main__": "it starts the command, and opens streams to print to",
+        "__main__": "a start of the command opens the streams to which it prints",
     },
     "unit/server/test_serve": {
-        "cli/commands/serve": "a server that runs shows what the command does",
+        "cli/commands/serve": "the command's whole effect is a server that runs",
     },
     "unit/cli/test_main": {
-        "cli/display/hints": "hints are seen where commands print them",
-        "cli/display/output": "streams and exit codes are the command line's",
+        "cli/display/hints": "hints are lines of what commands print",
+        "cli/display/output": "streams and exit codes are seen from outside a command",
         "cli/options/beam": "options are seen through the commands that take them",
         "cli/options/encoding": "options are seen through the commands that take them",
         "cli/options/fields": "options are seen through the commands that take them",
@@ -31,192 +31,176 @@ TESTED_WITH = {
         "cli/options/types": "types of options are seen through what they refuse",
     },
     "unit/pipeline/settings/test_upscale_settings": {
-        "dataset/defaults": "values",
+        "dataset/defaults": "constants, which help texts and settings share",
     },
     "unit/dataset/hold/test_hold": {
-        "dataset/hold/defaults": "a value",
-        "dataset/hold/file_lock": "the parts of a hold work together, against other processes",
-        "dataset/hold/owners": "the parts of a hold work together, against other processes",
-        "dataset/hold/state": "the parts of a hold work together, against other processes",
-        "dataset/hold/taking": "the parts of a hold work together, against other processes",
-        "dataset/hold/terms": "values",
-        "dataset/output_hold": "it takes a hold on an output",
-        "storage/beam/azure": "no test has an Azure to talk to",
-        "storage/beam/gcs": "runs in `runners` talk to one",
-        "storage/beam/object_store": "a hold relies on conditional writes",
-        "storage/beam/s3": "a hold relies on conditional writes",
+        "dataset/hold/defaults": "one constant, which the command's help names",
+        "dataset/hold/file_lock": "a lock shows its effect between processes that take a hold",
+        "dataset/hold/owners": "its files are right if one of several runs has the output",
+        "dataset/hold/taking": "waits and refusals need a second run that holds the output",
+        "dataset/hold/terms": "a dataclass of what a hold is told",
+        "dataset/output_hold": "it joins a hold to an output; tests of holds open one by it",
+        "storage/beam/azure": "no Azure can be reached; it is an `ObjectStore` with another client",
+        "storage/beam/gcs": "a server of GCS runs in `runners` only",
     },
     "unit/dataset/layouts/test_layout": {
-        "dataset/layouts/definition": "a definition is what a layout gives",
-        "dataset/layouts/files": "a definition is what a layout gives",
+        "dataset/layouts/definition": "a protocol; each layout is checked against it there",
+        "dataset/layouts/files": "one definition and no function",
     },
     "unit/dataset/layouts/test_shard_files": {
-        "dataset/layouts/parquet": "what one function writes another reads, in each layout",
+        "dataset/layouts/parquet": "it must read what it writes, as every packed layout must",
     },
     "unit/dataset/test_folder": {
-        "dataset/records": "a record is what a folder keeps of an input",
+        "dataset/records": "a dataclass and its JSON, which the folder writes and reads",
     },
     "unit/grpc_api/test_stubs": {
-        "grpc_api/contract": "values, which the messages and both sides have in common",
-        "grpc_api/stubs/pool": "messages are made in it",
+        "grpc_api/contract": "constants, compared there with the messages' definitions",
+        "grpc_api/stubs/pool": "one object, in which the generated modules register their messages",
     },
     "unit/images/reading/test_tiff_samples": {
-        "images/containers/camera_raw": "photographs of a sensor are told from other TIFFs",
-        "images/reading/bare_tiff": "samples are right whoever reads them",
+        "images/containers/camera_raw": "raw files are told from the TIFFs of samples there",
+        "images/reading/bare_tiff": "it is right if a strict codec gives the same samples",
     },
     "unit/images/test_bounds": {
-        "images/containers/parts": "the bounds of all containers",
+        "images/containers/parts": "its bound holds for every container alike, and is tested for all",
     },
     "unit/images/containers/test_tiff": {
-        "images/containers/tiff_fields": "fields are seen through pages",
+        "images/containers/tiff_fields": "damaged fields are damaged pages, refused there",
     },
     "unit/images/decoding/test_pool": {
-        "images/decoding/child_process": "a process is seen through the pool that starts it",
-        "images/decoding/children": "children are those of a pool",
-        "images/decoding/environment": "what a decoder's process inherits",
+        "images/decoding/child_process": "a pool starts each child, and replaces those that fail",
+        "images/decoding/children": "which children live is seen in the processes of a pool",
+        "images/decoding/environment": "it is given to processes, which a pool starts",
     },
     "unit/images/metadata/test_beside": {
-        "images/metadata/behind": "what stands behind a picture is one thing beside it",
+        "images/metadata/behind": "one kind of the data beside a picture, all of which have one note",
     },
     "unit/images/metadata/test_exif": {
-        "images/metadata/directories": "directories are those of EXIF",
+        "images/metadata/directories": "they read EXIF blocks, whose tests have damaged ones",
     },
     "unit/images/containers/test_av1": {
-        "images/metadata/iso_properties": "what boxes claim is compared with what is coded",
+        "images/metadata/iso_properties": "claims of boxes are compared with the coded picture",
     },
     "unit/images/reading/test_pixels": {
-        "images/reading/carried_metadata": "metadata comes with pixels",
-        "images/reading/source": "a value between header and pixels",
-        "images/values": "values",
+        "images/reading/carried_metadata": "what is carried is seen in a decoded image",
+        "images/reading/source": "a dataclass between the header of a file and its pixels",
+        "images/values": "dataclasses of what decoding gives",
     },
     "unit/images/reading/test_jpeg_repair": {
-        "images/reading/jpeg_scan": "scans are looked at to mend them",
-    },
-    "unit/images/reading/test_regions": {
-        "images/reading/row_readers": "rows are read of regions",
+        "images/reading/jpeg_scan": "a scan is walked through to find what the repair mends",
     },
     "unit/images/writing/test_encoding": {
-        "images/writing/encode_options": "options of encoding",
-        "images/writing/fitting": "pixels are fitted to a format when they are encoded",
+        "images/writing/encode_options": "their ranges are refused when a result is encoded",
+        "images/writing/fitting": "what does not fit is missing in an encoded file, and noted",
     },
     "unit/inference/handlers/test_esrgan": {
-        "inference/elements": "values that handlers take and give",
-        "inference/handlers/options": "options of a handler, which Beam describes",
+        "inference/elements": "dataclasses that handlers take and give",
+        "inference/handlers/options": "keyword arguments that handlers pass on to Beam",
     },
     "integration/test_baseline": {
-        "inference/handlers/baseline": "a resampling filter is seen in a whole run",
-        "inference/handlers/registry": "each kind of engine is seen in a whole run",
-        "inference/weights/baselines": "values",
+        "inference/handlers/baseline": "a filter has one law, its image, seen in a run",
+        "inference/handlers/registry": "a table of a line for each kind of engine, each used in a run",
+        "inference/weights/baselines": "a tuple of names, each used in a run",
     },
     "integration/test_diffusion": {
-        "inference/handlers/latent": "a diffusion network is seen in a whole run",
+        "inference/handlers/latent": "its network is a whole pipeline of diffusers, run there",
     },
     "unit/pipeline/settings/test_upscale_options": {
-        "inference/local_options": "options of a run, in part",
-        "inference/service_options": "options of a run, in part",
-        "pipeline/settings/large_image_options": "options of a run, in part",
+        "inference/local_options": "one group of the options that are checked together",
+        "inference/service_options": "one group of the options that are checked together",
     },
     "unit/inference/networks/torch/test_esrgan": {
-        "inference/networks/memory": "memory ends in a network",
-        "inference/networks/numerics": "numbers come from a network",
-        "inference/networks/super_resolution": "the interface of networks",
+        "inference/networks/memory": "one call, which a network makes after it ran out of memory",
+        "inference/networks/numerics": "types and refusals are seen where a network computes",
+        "inference/networks/super_resolution": "a base class; a network derived from it is tested",
     },
     "unit/inference/networks/openvino/test_network": {
-        "inference/networks/openvino/runtime": "the library runs a network",
+        "inference/networks/openvino/runtime": "an import that every network of OpenVINO needs",
     },
     "unit/pipeline/run_state/test_booking": {
-        "inference/paid_calls": "the interface of booking",
-        "pipeline/run_state/free_repeats": "what is free was booked",
+        "inference/paid_calls": "a protocol, with `booking` as its one implementation",
+        "pipeline/run_state/free_repeats": "a repeat is free if its call was booked",
     },
     "unit/inference/remote/test_checking": {
-        "inference/remote/channel": "a channel is opened to be checked",
+        "inference/remote/channel": "a channel is opened first to check a service",
     },
     "unit/inference/remote/test_window": {
-        "inference/remote/event_loop": "the loop is that of a window",
+        "inference/remote/event_loop": "the loop lives and ends with the window that calls in it",
     },
     "unit/inference/weights/test_find": {
-        "inference/weights/errors": "an error",
-        "inference/weights/values": "values",
+        "inference/weights/errors": "one function, called by the search for weights",
+        "inference/weights/values": "dataclasses of weights that were found",
     },
     "unit/inference/weights/test_hub": {
-        "inference/weights/hub_completeness": "what a download lacks is seen in downloads",
+        "inference/weights/hub_completeness": "folders are only checked once they were downloaded",
     },
     "integration/test_run_books": {
-        "pipeline/settings/service": "entries name the ledger of the service that was checked",
-    },
-    "integration/test_own_columns": {
-        "pipeline/commit/completion": "a whole run shows which shards are written anew",
+        "pipeline/settings/service": "the ledger that it names stands in the books of a run",
     },
     "unit/pipeline/test_termination": {
-        "pipeline/execution": "a pipeline is watched for signals that end it",
+        "pipeline/execution": "it must end a real run on a real signal",
+    },
+    "unit/pipeline/large_images/test_changed_files": {
+        "pipeline/one_image/file_version": "files are replaced while tiles of them are read",
     },
     "unit/pipeline/large_images/test_spread": {
-        "pipeline/one_image/file_version": "files are replaced while tiles are read",
-        "pipeline/large_images/assemble": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/cut": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/memory": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/states": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/tile_folder": "the steps of a large image are seen in whole runs",
-        "pipeline/large_images/tiles": "the steps of a large image are seen in whole runs",
+        "pipeline/large_images/memory": "what a worker gives back is seen in peaks of memory only",
+        "pipeline/large_images/states": "dataclasses between the steps of a large image",
+    },
+    "unit/pipeline/large_images/test_tiles": {
+        "pipeline/large_images/tile_folder": "its files are those that tiles leave",
     },
     "unit/pipeline/test_upscale": {
-        "pipeline/one_image/run_inference": "awaited results leave the transform",
+        "pipeline/one_image/run_inference": "awaited results are seen where they leave it",
     },
     "unit/pipeline/one_image/test_finish": {
-        "pipeline/one_image/image_errors": "errors of an image are rows at the end",
+        "pipeline/one_image/image_errors": "an error becomes a row, which is complete at the end",
         "pipeline/one_image/rows": "rows are complete at the end",
-        "pipeline/one_image/states": "values between the steps of an image",
-        "pipeline/one_image/tiles": "tiles are cut, and joined at the end",
+        "pipeline/one_image/states": "dataclasses; the row and the bytes at the end are made of them",
+        "pipeline/one_image/tiles": "tiles are right if the stitched image is",
     },
     "unit/pipeline/test_run": {
-        "pipeline/request": "a request is for a run",
+        "pipeline/request": "dataclasses of a run, and what a run refuses",
     },
     "unit/pipeline/settings/test_settings_json": {
-        "pipeline/settings/pinned": "pinned settings are those that are kept",
+        "pipeline/settings/pinned": "a dataclass, which comes back from JSON as it was",
     },
     "unit/planning/test_plan": {
-        "planning/plan_options": "options of a plan",
+        "planning/plan_options": "their ranges and contradictions are refused where a plan is made",
     },
     "unit/server/accounts/test_ledger": {
-        "server/accounts/charges": "values of a ledger",
+        "server/accounts/charges": "dataclasses and errors of the ledger, made and read there",
     },
     "unit/server/test_service": {
-        "server/answers": "answers of a service",
+        "server/answers": "an answer is right if a client of the service reads it",
     },
     "unit/server/test_calls": {
-        "server/flights": "calls that are computed while others wait for them",
-    },
-    "unit/server/test_server_hostile": {
-        "server/listening": "what listens is attacked",
+        "server/flights": "callers that share a call are seen in calls to a server",
     },
     "unit/server/test_requests": {
-        "server/refusals": "errors of requests",
+        "server/refusals": "error classes, which the checks of requests raise",
     },
     "unit/server/web/test_bridge": {
-        "server/web/bootstrap": "a configuration is seen in what it configures",
+        "server/web/bootstrap": "it is right if Envoy starts with it and bridges calls",
     },
     "unit/sources/formats/test_input_format": {
-        "sources/formats/definition": "a definition is what a format gives",
+        "sources/formats/definition": "a protocol; each format is checked against it there",
     },
     "unit/sources/test_discovery": {
-        "sources/formats/entries": "the files of a listing",
-        "sources/inputs/found_inputs": "the inputs of a listing",
+        "sources/formats/entries": "a list on disk, filled and read by the discovery of inputs",
+        "sources/inputs/found_inputs": "a list on disk, filled by the discovery of inputs",
     },
     "unit/sources/locations/test_reading": {
-        "sources/locations/file_parts": "values",
+        "sources/locations/file_parts": "dataclasses; reading is their only use",
     },
     "unit/sources/formats/test_csv": {
-        "sources/parsing/separated_values": "logical lines are read as rows of CSV",
-    },
-    "unit/sources/formats/test_webdataset": {
-        "sources/parsing/tar_members": "members are read to be listed",
+        "sources/parsing/separated_values": "its quoting is tested with the rows of whole files",
     },
     "unit/storage/beam/test_requirements": {
-        "storage/beam/options": "options decide what is lacking",
+        "storage/beam/options": "three lines that keep the options which `requirements` checks",
     },
     "unit/storage/test_stores": {
-        "storage/protocol/remote_store": "a new store has all that it gives",
-        "storage/protocol/store": "a new store has all that it gives",
+        "storage/protocol/store": "a protocol; a new store shows what it demands",
     },
 }
 # Tests of several modules of a package: each with what it is about.
@@ -229,6 +213,7 @@ OF_PACKAGES = {
     "unit/inference/networks/test_packaged_weights": "results of the default weights",
     "unit/inference/networks/test_reference": "results beside those of another program",
     "unit/inference/networks/test_seams": "halos of real networks",
+    "unit/pipeline/large_images/test_changed_files": "files that change while tiles are read",
     "unit/pipeline/run_state/test_assigned_names": "names and shards over several runs",
     "unit/server/test_broken_process": "processes that end under a server",
     "unit/server/test_request_properties": "laws of all requests",

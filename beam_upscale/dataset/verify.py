@@ -76,7 +76,7 @@ def verify(output: str) -> Iterator[Problem]:
     dataset = DatasetFolder(files.absolute(output))
     run = dataset.read_run()
     if run is None or not run.complete:
-        found = "there is no run.json of a run" if run is None else "the run has not ended"
+        found = "there is no run.json" if run is None else "the run has not ended"
         yield Problem(ProblemKind.INCOMPLETE, RUN_JSON, f"{found}; run the same command again")
         return
     assert run.layout is not None and run.totals is not None

@@ -209,7 +209,7 @@ def _refuse_unknown(unknown: Mapping[str, object], transform: type[beam.PTransfo
         *known, _ = inspect.signature(transform).parameters
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"there is no option {', '.join(sorted(unknown))}; the options are: {', '.join(known)}",
+            f"unknown option {', '.join(sorted(unknown))}; the options are: {', '.join(known)}",
         )
 
 

@@ -148,6 +148,6 @@ def get_engine(name: str) -> Engine:
     if engine is None:
         known = ", ".join(sorted(ENGINES))
         raise SettingsError(
-            ErrorCode.UNKNOWN_ENGINE, f"there is no engine {name!r}; the engines are: {known}"
+            ErrorCode.UNKNOWN_ENGINE, f"unknown engine {name!r}; the engines are: {known}"
         )
     return engine

@@ -84,12 +84,12 @@ def parse(kind: Any, data: bytes) -> Any:
         data: its bytes.
 
     Raises:
-        RefusedError: INVALID_ARGUMENT, they are no message of this class.
+        RefusedError: INVALID_ARGUMENT, they are not a message of this class.
     """
     try:
         return kind.FromString(data)
     except DecodeError:
-        raise invalid(f"the {len(data):,} bytes are no message of this method") from None
+        raise invalid(f"the {len(data):,} bytes are not a message of this method") from None
 
 
 def health_answer(status: int) -> bytes:

@@ -228,8 +228,8 @@ def _require_pair(settings: ServeSettings) -> None:
     except (ssl.SSLError, ValueError):
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"tls_cert {certificate} and tls_key {key} are no certificate and its key, in PEM and "
-            "without a password",
+            f"tls_cert {certificate} and tls_key {key} must be a certificate and its key, in PEM "
+            "and without a password",
         ) from None
 
 

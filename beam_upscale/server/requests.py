@@ -116,7 +116,7 @@ def _parse(kind: Callable[[], Any], data: bytes, image: Sequence[int]) -> Any:
     try:
         message.ParseFromString(data)
     except DecodeError:
-        raise invalid(f"the {len(data):,} bytes are no message of this method") from None
+        raise invalid(f"the {len(data):,} bytes are not a message of this method") from None
     return message
 
 
@@ -185,7 +185,7 @@ def _require_image(request: Any) -> bytes:
     images = _images(request)
     if not images:
         raise unimplemented(
-            "the request has no image, and this server upscales images; it generates none"
+            "the request has no image; this server upscales images and generates none"
         )
     if len(images) > 1:
         raise invalid(f"the request has {len(images):,} images; one is upscaled in each request")

@@ -385,4 +385,4 @@ class Service:
             async for answer in self._reflection.answers(requests()):
                 await context.write(answer)
         except DecodeError:
-            raise invalid("the bytes are no message of this method") from None
+            raise invalid("the bytes are not a message of this method") from None

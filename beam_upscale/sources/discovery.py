@@ -139,8 +139,8 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
         others = len(listing.datasets) - 1
         return SettingsError(
             ErrorCode.NO_INPUT,
-            f"{uris.named(pattern)} holds no images but the results of runs, which are no "
-            f"inputs: those of {uris.named(root)}{f' and {others:,} more' if others else ''}"
+            f"{uris.named(pattern)} holds no images but the results of runs, which are "
+            f"not inputs: those of {uris.named(root)}{f' and {others:,} more' if others else ''}"
             f"; to upscale them once more, name them: {uris.printable(results_to_name(root))}",
         )
     form = format_of(pattern)

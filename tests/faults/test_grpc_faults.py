@@ -131,7 +131,7 @@ def in_turn(*steps: Callable[[], None]) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class FanOut:
+class FaultyRun:
     """Images that are upscaled through what breaks, and how often their client is killed.
 
     Attributes:
@@ -153,33 +153,33 @@ class FanOut:
     kills: tuple[int, ...] = ()
 
 
-def assert_all_is_done_and_paid_once(fan_out: FanOut, folder: Path, weights: Path) -> None:
+def assert_all_is_done_and_paid_once(faulty: FaultyRun, folder: Path, weights: Path) -> None:
     """Upscales until a client is not killed, and compares what is left with a local run."""
     local, output = folder / "local", folder / "out"
-    upscale(fan_out.inputs, local, weights, oversize="tile")
+    upscale(faulty.inputs, local, weights, oversize="tile")
     (folder / "server").mkdir()
     with (
-        faults.server(folder / "server", weights, fan_out.server) as server,
-        broken_wire(server.port, fan_out.wire) as wire,
+        faults.server(folder / "server", weights, faulty.server) as server,
+        broken_wire(server.port, faulty.wire) as wire,
     ):
         key = server.add_key("client")
-        words = arguments(f"127.0.0.1:{wire.port}", key, "--oversize", "tile", *fan_out.options)
-        for records in fan_out.kills:
+        words = arguments(f"127.0.0.1:{wire.port}", key, "--oversize", "tile", *faulty.options)
+        for records in faulty.kills:
             kill = functools.partial(
                 *(faults.kill_with_charges_in_flight, records, output),
                 *(server.ledger, "client", folder / "charged"),
             )
-            prepare = functools.partial(in_turn, fan_out.prepare, kill)
+            prepare = functools.partial(in_turn, faulty.prepare, kill)
             killed = command_elsewhere(
-                folder, "run", fan_out.inputs, output, *words, prepare=prepare
+                folder, "run", faulty.inputs, output, *words, prepare=prepare
             )
             assert killed.code == -signal.SIGKILL, killed
             assert unrecorded(folder / "charged", output)
         last = command_elsewhere(
-            folder, "run", fan_out.inputs, output, *words, prepare=fan_out.prepare
+            folder, "run", faulty.inputs, output, *words, prepare=faulty.prepare
         )
         assert last.code == 0, last
-        assert_paid_once(server, output, fan_out.calls, "client")
+        assert_paid_once(server, output, faulty.calls, "client")
         assert_same_images(output, local)
         assert server.faults().keys() == set(Fault)
         assert wire.cuts and wire.stalls
@@ -195,7 +195,7 @@ def test_images_through_faults_are_paid_once(
     photograph: Callable[..., Image.Image],
     kills: tuple[int, ...],
 ) -> None:
-    fan_out = FanOut(
+    faulty = FaultyRun(
         make_images(tmp_path / "in", 40, photograph),
         calls=40,
         wire=WireFaults(5, bytes_to_cut=80_000, stalls=3, stall_seconds=0.5),
@@ -205,7 +205,7 @@ def test_images_through_faults_are_paid_once(
         kills=kills,
     )
 
-    assert_all_is_done_and_paid_once(fan_out, tmp_path, tiny_weights)
+    assert_all_is_done_and_paid_once(faulty, tmp_path, tiny_weights)
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_500_images_through_faults_are_paid_once(
     photograph: Callable[..., Image.Image],
     kills: tuple[int, ...],
 ) -> None:
-    fan_out = FanOut(
+    faulty = FaultyRun(
         make_images(tmp_path / "in", 499, photograph, with_tiled=True),
         calls=501,
         wire=WireFaults(5, bytes_to_cut=400_000, stalls=3, stall_seconds=5),
@@ -227,7 +227,7 @@ def test_500_images_through_faults_are_paid_once(
         kills=kills,
     )
 
-    assert_all_is_done_and_paid_once(fan_out, tmp_path, tiny_weights)
+    assert_all_is_done_and_paid_once(faulty, tmp_path, tiny_weights)
 
 
 BUDGET = Decimal("7.9")

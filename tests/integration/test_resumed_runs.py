@@ -28,9 +28,8 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.elements import TiledImage
-from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.commit import persist
-from beam_upscale.pipeline.one_image import prepare as one_image_prepare
+from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.request import FailureLimit
 
 IMAGES = 12
@@ -58,7 +57,6 @@ def inputs(tmp_path: Path, photograph: Callable[..., Image.Image]) -> Path:
 def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the inputs that runs in this process decode, in the order they do."""
     names: list[str] = []
-    prepare = one_image_prepare.prepare
 
     def noted(source: Any, *arguments: Any) -> Any:
         prepared = prepare(source, *arguments)
@@ -66,7 +64,7 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(source.name)
         return prepared
 
-    monkeypatch.setattr(pipeline_upscale, "prepare", noted)
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.prepare", noted)
     return names
 
 

@@ -254,7 +254,7 @@ def test_private_networks_may_be_denied(web: WebServer, monkeypatch: pytest.Monk
 def test_an_input_that_nothing_reads_is_refused_at_once(web: WebServer) -> None:
     for uri, words in {
         web.url.replace("//", "//me:SECRET@"): "a user name or a password",
-        "ftp://me:SECRET@host.example/t.csv": "ftp: is no scheme that is read",
+        "ftp://me:SECRET@host.example/t.csv": "ftp: is not a scheme that is read",
     }.items():
         with pytest.raises(SettingsError, match=words) as caught:
             list_images(uri)

@@ -18,13 +18,13 @@ import object_stores
 import pytest
 import two_runs
 from apache_beam.internal.gcp import auth
-from late_writers import DEEDS, files, overtaken
+from late_writers import DEEDS, contents, overtaken
 from runs import copy, rows
 from two_runs import Command, at_once, pictures, standing, the_line, words
 
 from beam_upscale.dataset.hold.hold import new_token
 from beam_upscale.dataset.verify import verify
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -66,9 +66,9 @@ def _store(store: object_stores.ObjectStore) -> Iterator[Place]:
         patch.setattr(auth, "_GOOGLE_AUTH_AVAILABLE", False)
         for name, value in store.variables.items():
             patch.setenv(name, value)
-        storage_files.configure(store.options)
+        files.configure(store.options)
         yield Place(store.root, store.options, store.variables)
-    storage_files.configure(())
+    files.configure(())
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def hdfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         pytest.fail(f"{fetch.HDFS} is not there: run make runners")
     with clusters.hdfs(tmp_path_factory.mktemp("hdfs")) as options:
         yield Place("hdfs://runs", options, {})
-    storage_files.configure(())
+    files.configure(())
 
 
 @pytest.fixture(params=["s3", "gcs", "hdfs"])
 def place(request: pytest.FixtureRequest) -> Place:
     """Each in turn, which this process too finds."""
     found: Place = request.getfixturevalue(request.param)
-    storage_files.configure(found.options)
+    files.configure(found.options)
     return found
 
 
@@ -133,10 +133,10 @@ def test_a_run_that_is_there_is_left_alone_and_a_killed_one_is_followed(
     begin = runs_into(place, tmp_path, source, output, *times)
     first = begin("1", standing())
     first.wait_until_it_stands()
-    left = files(output)
+    left = contents(output)
 
     refused = begin("2", at_once).finished()
-    now = files(output)
+    now = contents(output)
     first.kill()
     finished = begin("3", at_once).finished()
 
@@ -157,7 +157,7 @@ def test_a_run_that_slept_ends_in_one_line_and_has_changed_nothing(
     first.wait_until_it_stands()
     first.signal(signal.SIGSTOP)
     second = begin("2", at_once, changed).finished()
-    left = files(output)
+    left = contents(output)
 
     first.go_on()
     first.signal(signal.SIGCONT)
@@ -166,7 +166,7 @@ def test_a_run_that_slept_ends_in_one_line_and_has_changed_nothing(
     assert second.code == 0, second
     assert slept.code == 1
     assert the_line(slept).startswith("hold_lost: ") or "hold_lost: " in the_line(slept)
-    assert files(output) == left
+    assert contents(output) == left
     assert_done(tmp_path, output, changed)
 
 
@@ -177,7 +177,7 @@ def _stop_after_two_records(folder: Path) -> None:
 def test_what_was_paid_for_stays_and_is_charged_once(
     tmp_path: Path, s3: Place, tiny_weights: Path
 ) -> None:
-    storage_files.configure(s3.options)
+    files.configure(s3.options)
     source, output = pictures(tmp_path / "in", IMAGES), f"{s3.root}/{new_token()}"
     (tmp_path / "server").mkdir()
     with faults.server(tmp_path / "server", tiny_weights) as server:
@@ -189,14 +189,14 @@ def test_what_was_paid_for_stays_and_is_charged_once(
         first.wait_until_it_stands()
         first.signal(signal.SIGSTOP)
         second = Command(tmp_path / "2", *paid, prepare=s3.prepared(_nothing)).finished()
-        left = files(output)
+        left = contents(output)
         first.go_on()
         first.signal(signal.SIGCONT)
         slept = first.finished()
         charges = server.charges("key")
 
     assert (second.code, slept.code) == (0, 1), (second, slept)
-    assert files(output) == left
+    assert contents(output) == left
     assert_done(tmp_path, output, source)
     found = rows(tmp_path / "fetched").values()
     billed = Counter(name for row in found for name in row.request_ids)

@@ -32,7 +32,7 @@ from beam_upscale.pipeline.run_state.stop import clear_stop, request_stop
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.beam import object_store
 
 _TELEMETRY = Telemetry(0.5, 0.1, 1, 1, "worker:1", 1e9)
@@ -191,11 +191,11 @@ def complete_and_begin_anew(dataset: DatasetFolder) -> None:
     dataset.write_run(RunJson(complete=True))
 
 
-def files(root: str) -> dict[str, bytes]:
+def contents(root: str) -> dict[str, bytes]:
     """The content of every file of an output, but for its holds and what is being written."""
     return {
-        entry.name: storage_files.read_if_there(entry.uri) or b""
-        for entry in list(storage_files.list_below(root))
+        entry.name: files.read_if_there(entry.uri) or b""
+        for entry in list(files.list_below(root))
         if not entry.name.startswith((".staging/hold/", ".staging/partial/"))
     }
 
@@ -293,12 +293,12 @@ def undisturbed(deed: Deed, root: str, kind: Kind) -> Undisturbed:
     dataset = DatasetFolder(root, holding(root, kind))
     assert dataset.hold is not None
     deed.prepare(dataset)
-    before = files(root)
+    before = contents(root)
     with at_guard(dataset.hold, -1, lambda: None, inside=True) as asked:
         deed.act(dataset)
-    after = files(root)
+    after = contents(root)
     dataset.hold.release()
-    storage_files.delete(root)
+    files.delete(root)
     found = {**before, **after}
     changed = {name: found[name] for name in found if before.get(name) != after.get(name)}
     assert asked and changed
@@ -342,12 +342,12 @@ def overtaken(deed: Deed, root: str) -> Iterator[Overtaken]:
                 for name, data in found.changed.items():
                     # Records are read, and are the same with more blanks.
                     others.write(others.resolve(name), data + b" " * (moment + 1))
-                after.update(files(root))
+                after.update(contents(root))
 
             assert dataset.hold is not None
             with at_guard(dataset.hold, moment, take_over, inside=True), told:
                 deed.act(dataset)
-            yield Overtaken(moment, found.before, after, files(root), told.is_told)
+            yield Overtaken(moment, found.before, after, contents(root), told.is_told)
 
 
 class _Told(contextlib.AbstractContextManager[None]):
@@ -369,4 +369,4 @@ def _rerun(deed: Deed, root: str) -> Iterator[tuple[DatasetFolder, Hold, _Told]]
     yield dataset, successor, _Told()
     successor.release()
     dataset.hold.release()
-    storage_files.delete(root)
+    files.delete(root)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from apache_beam.io import hadoopfilesystem
 
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 
 OPTIONS = ("--hdfs_host=namenode", "--hdfs_port=9870", "--hdfs_user=me")
 """Of Beam, which has no HDFS without them."""
@@ -146,11 +146,11 @@ def hdfs() -> Iterator[dict[str, bytes]]:
     """HDFS for a while, and empty; gives its files by path: `/b/a` for `hdfs://b/a`."""
     module, found = hadoopfilesystem, hadoopfilesystem.hdfs
     module.hdfs = types.SimpleNamespace(InsecureClient=MemoryHdfs, HdfsError=HdfsError)
-    storage_files.configure(OPTIONS)
+    files.configure(OPTIONS)
     try:
         yield MemoryHdfs.files
     finally:
         module.hdfs = found
-        storage_files.configure(())
+        files.configure(())
         MemoryHdfs.files.clear()
         MemoryHdfs.folders.clear()

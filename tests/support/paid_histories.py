@@ -30,14 +30,14 @@ from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
 from beam_upscale.inference.remote import calls, checking, window
 from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
-from beam_upscale.pipeline import run as pipeline_run
+from beam_upscale.pipeline import run
 from beam_upscale.pipeline.commit.completion import complete
 from beam_upscale.pipeline.commit.persist import final_uri, persist
 from beam_upscale.pipeline.commit.shards import CommitShard
@@ -226,7 +226,7 @@ class Service:
         return _Answers(self._answers(request, fate, told), lambda: told[0])
 
     def _answers(self, request: Any, fate: str, told: list[Decimal | None]) -> Iterator[bytes]:
-        pixels = reading_pixels.decode(request.prompt[0].artifact.binary, max_pixels=10**6).color
+        pixels = decode(request.prompt[0].artifact.binary, max_pixels=10**6).color
         engine = engines.get_engine(request.engine_id)
         if fate == BUSY:
             raise _Error(grpc.StatusCode.UNAVAILABLE)
@@ -301,7 +301,7 @@ def picture(folder: Path, name: str, seed: int, width: int = 8) -> None:
 def through_beam(request: Run, lost: Callable[[str], bool]) -> None:
     """Runs as the command does."""
     del lost
-    pipeline_run.run(request)
+    run.run(request)
 
 
 def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
@@ -313,8 +313,8 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
             upscaled again; may change the input's file meanwhile.
     """
     with hold_output(request.output, in_this_process=True, lease_seconds=10) as dataset:
-        ready = pipeline_run._ready(request, dataset)
-        pipeline_run._open_books(dataset)
+        ready = run._ready(request, dataset)
+        run._open_books(dataset)
         dataset.write_run(ready.run_json)
         clear_stop(dataset)
         sources = _read(request, ready, dataset)

@@ -13,7 +13,7 @@ import numpy as np
 from beam_upscale.grpc_api.status import Refusal
 from beam_upscale.grpc_api.stubs import engines_pb2
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
@@ -133,7 +133,7 @@ def doubled(pixels: np.ndarray) -> np.ndarray:
 
 def sent(request: Any) -> np.ndarray:
     """The pixels of a request."""
-    return reading_pixels.decode(request.prompt[0].artifact.binary, max_pixels=10**7).color
+    return decode(request.prompt[0].artifact.binary, max_pixels=10**7).color
 
 
 def with_artifact(png: bytes, **fields: Any) -> Any:

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import dataclasses
+import http.client
 import io
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -318,3 +321,33 @@ def health(client: Client, service: str = "") -> int:
     asked = health_pb2.HealthCheckRequest(service=service)
     answer = client.ask(f"{HEALTH}/Check", asked, health_pb2.HealthCheckResponse)
     return int(answer.status)
+
+
+def over_web(url: str, message: bytes, key: str = "", ca: Path | None = None) -> list[bytes]:
+    """The frames of an answer over gRPC-Web: messages, and the trailers last."""
+    where = urlsplit(url)
+    assert where.hostname and where.port
+    connection: http.client.HTTPConnection
+    if where.scheme == "https":
+        context = ssl.create_default_context(cafile=ca)
+        connection = http.client.HTTPSConnection(
+            where.hostname, where.port, timeout=PATIENCE, context=context
+        )
+    else:
+        connection = http.client.HTTPConnection(where.hostname, where.port, timeout=PATIENCE)
+    headers = {"content-type": "application/grpc-web+proto", "x-grpc-web": "1"}
+    if key:
+        headers["authorization"] = f"Bearer {key}"
+    body = bytes([0]) + len(message).to_bytes(4, "big") + message
+    with contextlib.closing(connection):
+        connection.request("POST", contract.GENERATE, body, headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        if not data:
+            return [str(answer.headers).encode()]
+    frames = []
+    while data:
+        size = int.from_bytes(data[1:5], "big")
+        frames.append(data[5 : 5 + size])
+        data = data[5 + size :]
+    return frames

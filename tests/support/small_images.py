@@ -12,7 +12,7 @@ import pyvips
 from PIL import Image, ImageCms
 
 from beam_upscale.errors import ImageError
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import DecodedImage
 
 MAX_PIXELS = 1_000_000
@@ -60,12 +60,12 @@ def chunk(kind: bytes, payload: bytes) -> bytes:
 
 def png_claiming(width: int, height: int) -> bytes:
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + pixels + chunk(b"IEND", b"")
+    samples = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + samples + chunk(b"IEND", b"")
 
 
 def decode(data: bytes, **options: Any) -> DecodedImage:
-    return reading_pixels.decode(data, **{"max_pixels": MAX_PIXELS, **options})
+    return pixels.decode(data, **{"max_pixels": MAX_PIXELS, **options})
 
 
 def error_of(data: bytes, **options: Any) -> ImageError:
@@ -97,10 +97,10 @@ FILES = {
 }
 
 
-def tiff(tags: dict[int, tuple[int, ...]], pixels: bytes, order: str = "<") -> bytes:
+def tiff(tags: dict[int, tuple[int, ...]], samples: bytes, order: str = "<") -> bytes:
     """A TIFF of one uncompressed strip, its fields all of type LONG."""
-    fields = {**tags, 259: (1,), 273: (8,), 279: (len(pixels),)}
-    position = 8 + len(pixels)
+    fields = {**tags, 259: (1,), 273: (8,), 279: (len(samples),)}
+    position = 8 + len(samples)
     body, outside = b"", b""
     values_at = position + 2 + 12 * len(fields) + 4
     for tag in sorted(fields):
@@ -112,7 +112,7 @@ def tiff(tags: dict[int, tuple[int, ...]], pixels: bytes, order: str = "<") -> b
             body += struct.pack(order + "HHI", tag, 4, 1) + packed
     mark = b"II*\x00" if order == "<" else b"MM\x00*"
     directory = struct.pack(order + "H", len(fields)) + body + bytes(4)
-    return mark + struct.pack(order + "I", position) + pixels + directory + outside
+    return mark + struct.pack(order + "I", position) + samples + directory + outside
 
 
 def bmp_claiming(width: int, height: int) -> bytes:

@@ -19,7 +19,7 @@ from beam_upscale.errors import ErrorCode, ImageError, literal, reason, shortene
         (ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(111)), "connection refused"),
         (urllib.error.URLError(OSError(errno.EIO, "x")), "the disk or the connection to it has"),
         (ImageError(ErrorCode.NOT_FOUND, "a does not exist"), "a does not exist"),
-        (b"caf\xe9", "it is no UTF-8: byte 0xe9 at 3"),
+        (b"caf\xe9", "it is not UTF-8: byte 0xe9 at 3"),
         (RuntimeError("\n first line \nsecond"), "first line"),
         (RuntimeError(), "RuntimeError"),
         (KeyError("name"), "KeyError: 'name'"),

@@ -63,7 +63,7 @@ def serve_command(
         from beam_upscale.server.serve import serve
     except ModuleNotFoundError as error:
         fail(
-            f"there is no module {error.name}; install what serving needs: "
+            f"the module {error.name} is not installed; install what serving needs: "
             "pip install 'beam-upscale[serve]'",
             EXIT_USAGE,
         )

@@ -26,15 +26,15 @@ def print_left_out(listing: "Listing", printer: Printer) -> None:
     """Prints how many files and rows of metadata a listing left out."""
     if listing.ignored:
         printer.line(
-            "1 file is left out: its name says that it is no image"
+            "1 file is left out: its name is not that of an image"
             if listing.ignored == 1
-            else f"{listing.ignored:,} files are left out: their names say that they are no images"
+            else f"{listing.ignored:,} files are left out: their names are not those of images"
         )
     if listing.unmatched:
         printer.line(
-            "1 row of metadata names no image that is here"
+            "1 row of metadata names an image that is not here"
             if listing.unmatched == 1
-            else f"{listing.unmatched:,} rows of metadata name no image that is here"
+            else f"{listing.unmatched:,} rows of metadata name images that are not here"
         )
     if listing.datasets:
         first, *others = listing.datasets

@@ -76,7 +76,7 @@ class StatusesType(click.ParamType["frozenset[Status]"]):
         for name in names:
             if name not in list(Status):
                 known = ", ".join(Status)
-                self.fail(f"{name!r} is no status; the statuses are: {known}", param, ctx)
+                self.fail(f"{name!r} is not a status; the statuses are: {known}", param, ctx)
         return frozenset(Status(name) for name in names)
 
 

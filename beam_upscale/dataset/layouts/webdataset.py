@@ -112,7 +112,7 @@ def _read(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 def _member_bytes(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     content = tar.extractfile(member) if member.isreg() else None
     if content is None:
-        raise ValueError(f"{member.name} is no file")
+        raise ValueError(f"{member.name} is not a file")
     with content:
         return content.read()
 

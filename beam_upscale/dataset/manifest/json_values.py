@@ -106,7 +106,7 @@ def parsed(text: str | bytes) -> Any:
     """Parses a JSON text; a whole number with more digits than Python reads stays a text.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: it is not JSON.
         RecursionError: it is nested more deeply than can be read.
     """
     try:
@@ -120,10 +120,10 @@ def parsed(text: str | bytes) -> Any:
 def json_problem(error: ValueError | RecursionError) -> str:
     """Describes, in plain words, why `parsed` rejected a text."""
     if isinstance(error, json.JSONDecodeError):
-        return f"it is no JSON from column {error.colno:,} on"
+        return f"it is not JSON from column {error.colno:,} on"
     if isinstance(error, RecursionError):
         return "it is nested more deeply than can be read"
-    return "it is no JSON"
+    return "it is not JSON"
 
 
 def shown_json(value: object) -> str:

@@ -69,7 +69,7 @@ def identify(data: bytes) -> str:
             )
     raise ImageError(
         ErrorCode.NOT_AN_IMAGE,
-        f"the file seems to be {_kind(data)}, and is none of {', '.join(SUPPORTED_FORMATS)}",
+        f"the file seems to be {_kind(data)}, not one of {', '.join(SUPPORTED_FORMATS)}",
     )
 
 
@@ -113,12 +113,12 @@ def _kind(data: bytes) -> str:
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "a page of HTML"
     if b"<svg" in start:
-        return "SVG, which is no picture of pixels"
+        return "SVG, which is not made of pixels"
     if start.startswith(b"<?xml"):
         return "XML"
     if b"\0" in start:
-        return "no image that is known"
-    return "text" if _is_text(start) else "no image that is known"
+        return "of an unknown kind"
+    return "text" if _is_text(start) else "of an unknown kind"
 
 
 def _is_text(start: bytes) -> bool:

@@ -81,7 +81,7 @@ def _obstacle(device: Device, precision: Precision, *, is_known: bool) -> str | 
     if precision not in _OPENVINO_PRECISIONS:
         return f"it computes in fp32 and bf16 here, and the precision is {precision}"
     if not is_known:
-        return "the network is none of those that are built for it, ESRGAN and Compact"
+        return "it runs only ESRGAN and Compact networks, and this network is neither"
     return None if _is_installed() else _NOT_INSTALLED
 
 

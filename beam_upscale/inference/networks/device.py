@@ -154,7 +154,7 @@ def _settle_precision(
     if not is_possible(precision):
         possible = filter(is_possible, (Precision.FP32, Precision.BF16, Precision.FP16))
         reason = (
-            f"the device {device} has no arithmetic in it"
+            f"the device {device} does not compute in it"
             if precision in supported
             else "this network does not support it"
         )

@@ -50,7 +50,7 @@ def unreadable(error: Exception, library: str = "spandrel") -> str:
         return str(error)
     if isinstance(error, pickle.UnpicklingError):
         return (
-            "it is no pickle of tensors and plain containers alone, or a damaged one; save the "
+            "it is not a pickle of tensors and plain containers alone, or it is damaged; save the "
             "network's state_dict, as safetensors or with torch.save"
         )
     if isinstance(error, OSError) and error.errno is not None:

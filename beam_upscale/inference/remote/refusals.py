@@ -130,7 +130,7 @@ def stop_reason(refusal: Refusal, account: Account) -> SettingsError:
     if account.key is None:
         return SettingsError(
             ErrorCode.API_KEY_REFUSED,
-            f"{endpoint} asks for an API key, and there is none: put it in the environment's "
+            f"{endpoint} requires an API key, and none is set: put one in the environment's "
             f"{API_KEY_VARIABLE} or in a file ({said})",
         )
     return SettingsError(

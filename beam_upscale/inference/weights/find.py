@@ -119,7 +119,7 @@ def _require_utf8(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise _unusable(
-            f"The weights {literal(name)} have a name that is no UTF-8; give them another"
+            f"The weights {literal(name)} have a name that is not UTF-8; rename them"
         ) from None
 
 

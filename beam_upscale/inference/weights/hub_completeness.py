@@ -82,6 +82,6 @@ def incomplete(repository: HubRepository, missing: Sequence[str]) -> SettingsErr
     """Returns the error for a repository that lacks files: WEIGHTS_INCOMPLETE."""
     return SettingsError(
         ErrorCode.WEIGHTS_INCOMPLETE,
-        f"The repository {repository} has no {', '.join(missing)}; needed is a pipeline in "
+        f"The repository {repository} has no {', '.join(missing)}; give a pipeline in "
         "diffusers' layout with its weights as safetensors.",
     )

@@ -145,7 +145,7 @@ def check_names(options: Mapping[str, object]) -> None:
     if unknown:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"there is no option {', '.join(unknown)}; the options are: {', '.join(sorted(NAMES))}",
+            f"unknown option {', '.join(unknown)}; the options are: {', '.join(sorted(NAMES))}",
         )
 
 

@@ -141,7 +141,7 @@ def units_of(amount: Decimal) -> int:
     """Converts credits to units of 1/10,000."""
     units = amount / CREDIT_STEP
     if units != int(units) or units < 0:
-        raise ValueError(f"{amount} is no amount of credits in steps of {CREDIT_STEP}")
+        raise ValueError(f"{amount} is not an amount of credits in steps of {CREDIT_STEP}")
     return int(units)
 
 

@@ -85,7 +85,7 @@ def read_keys(path: Path | str) -> tuple[KeyEntry, ...]:
         try:
             entries.append(key_entry(json.loads(line, parse_float=Decimal)))
         except (json.JSONDecodeError, RecursionError) as error:
-            raise invalid(f"the keys {path}, line {number}, are no JSON") from error
+            raise invalid(f"the keys {path}, line {number}, are not JSON") from error
         except ValueError as error:
             raise invalid(f"the keys {path}, line {number}: {error}") from error
     _require_unique(path, "name", [entry.key.name for entry in entries])
@@ -105,7 +105,7 @@ def key_entry(values: Any) -> KeyEntry:
         ValueError: the line is no key; the message says why.
     """
     if not isinstance(values, Mapping):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     known = {
         *("name", "sha256", "created_at", "credits", "max_in_flight"),
         *("requests_per_second", "revoked"),

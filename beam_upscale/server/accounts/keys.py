@@ -199,11 +199,11 @@ def _change(
         with contextlib.suppress(FileNotFoundError):
             Path(path).stat()
         if target.exists() and not target.is_file():
-            raise invalid(f"the keys {path} are no file")
+            raise invalid(f"the keys {path} are not a file")
         if make and not target.parent.is_dir():
-            raise invalid(f"the keys {path} cannot be made: {target.parent} is no folder")
+            raise invalid(f"the keys {path} cannot be made: {target.parent} is not a folder")
         if not make and not target.exists():
-            raise invalid(f"the keys {path} cannot be changed: there is no {target}")
+            raise invalid(f"the keys {path} cannot be changed: {target} does not exist")
         with FileLock(f"{target}.lock", mode=0o600):
             entries = () if make and not target.exists() else read_keys(target)
             text = "".join(_line(entry) for entry in change(entries))

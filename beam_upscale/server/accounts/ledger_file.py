@@ -99,7 +99,7 @@ def require_ledger_place(path: Path) -> None:
             read_spent(path)
             return
     if not path.parent.is_dir():
-        found = f"{path.parent} is no folder; make that first"
+        found = f"{path.parent} is not a folder; make one first"
     elif not os.access(path.parent, os.W_OK):
         found = f"this user can make no file in {path.parent}"
     else:
@@ -153,7 +153,7 @@ def only_server(path: Path) -> Iterator[None]:
 def _require_file(path: Path) -> None:
     """Raises an OSError for a pipe or a device, from which SQLite may read for ever."""
     if path.exists() and not path.is_file():
-        raise OSError("it is no file")
+        raise OSError("it is not a file")
 
 
 def open_ledger(path: Path) -> sqlite3.Connection:
@@ -194,7 +194,7 @@ def _require_ledger(database: sqlite3.Connection, path: Path | str) -> int:
     if application != _APPLICATION_ID or version not in (_FORMAT_WITHOUT_ID, _FORMAT):
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"{path} is no ledger of this version of beam-upscale; take another path",
+            f"{path} is not a ledger of this version of beam-upscale; take another path",
         )
     return int(version)
 

@@ -94,7 +94,7 @@ class WebBridge:
     ) -> None:
         for origin in origins:
             if origin != ANY_ORIGIN and _ORIGIN.fullmatch(origin) is None:
-                raise _invalid(f"{origin!r} is no origin such as https://example.org, nor *")
+                raise _invalid(f"{origin!r} is not an origin such as https://example.org, nor *")
         self._host = host
         self._port = port
         self._upstream_socket = Path(upstream_socket).absolute()
@@ -333,7 +333,7 @@ def _addresses(host: str, port: int) -> tuple[Address, ...]:
         if _is_here(family, kind, str(where[0]))
     )
     if not addresses:
-        raise _invalid(f"the host {host!r} has no address of this machine")
+        raise _invalid(f"the host {host!r} is not an address of this machine")
     # With port 0, each address would get another free port.
     return addresses if port else addresses[:1]
 

@@ -48,9 +48,9 @@ def _json_line(place: str, data: bytes) -> Line:
     except (ValueError, RecursionError) as error:
         return Line(place, {}, f"{json_problem(error)}; {must}")
     if not isinstance(value, dict):
-        return Line(place, {}, f"{shown_json(value)} is no JSON object; {must}")
+        return Line(place, {}, f"{shown_json(value)} is not a JSON object; {must}")
     if not is_unicode(value):
-        return Line(place, {}, "it is no valid Unicode: half of a surrogate pair is escaped in it")
+        return Line(place, {}, "it is not valid Unicode: half of a surrogate pair is escaped in it")
     return Line(place, without_deep(value))
 
 

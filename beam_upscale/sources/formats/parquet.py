@@ -85,7 +85,9 @@ def _pairs(
     for columns, is_there in itertools.zip_longest(rows, held):
         if columns is None or is_there is None:
             found = "a row group has columns of different lengths"
-            raise invalid(uri, f"it is no Parquet file that can be read: {found}; write it again")
+            raise invalid(
+                uri, f"it is not a Parquet file that can be read: {found}; write it again"
+            )
         yield columns, is_there
 
 
@@ -118,7 +120,7 @@ def _as_invalid(uri: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError) as error:
-        found = f"it is no Parquet file that can be read: {one_line(error)}; write it again"
+        found = f"it is not a Parquet file that can be read: {one_line(error)}; write it again"
         raise invalid(uri, found) from error
 
 

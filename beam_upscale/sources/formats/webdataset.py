@@ -185,11 +185,11 @@ def _columns(uri: str, file: BinaryIO, member: Member) -> tuple[Mapping[str, Any
     try:
         value = parsed(bytes_of(uri, file, member.extent.offset, member.extent.size))
     except UnicodeDecodeError:
-        return {}, f"{where} is no JSON in UTF-8"
+        return {}, f"{where} is not JSON in UTF-8"
     except (ValueError, RecursionError) as error:
-        return {}, f"{where} is no JSON that can be read: {json_problem(error)}"
+        return {}, f"{where} is not JSON that can be read: {json_problem(error)}"
     if not isinstance(value, dict) or not is_unicode(value):
-        return {}, f"{where} is no JSON object of valid Unicode, whose members would be columns"
+        return {}, f"{where} is not a JSON object of valid Unicode, whose members would be columns"
     return without_deep(value), ""
 
 

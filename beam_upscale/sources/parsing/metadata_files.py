@@ -173,10 +173,10 @@ def _json_object(uri: str, place: str, line: str) -> Columns:
     except (ValueError, RecursionError) as error:
         raise _invalid(uri, place, f"{json_problem(error)}; {must}") from None
     if not isinstance(value, dict):
-        raise _invalid(uri, place, f"{shown_json(value)} is no JSON object; {must}")
+        raise _invalid(uri, place, f"{shown_json(value)} is not a JSON object; {must}")
     if not is_unicode(value):
         # An escaped lone surrogate; no store accepts it.
-        raise _invalid(uri, place, f"{shown(line)} is no valid Unicode")
+        raise _invalid(uri, place, f"{shown(line)} is not valid Unicode")
     return without_deep(value)
 
 
@@ -245,7 +245,7 @@ def _parquet(uri: str, data: bytes) -> Iterator[tuple[str, Columns]]:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SettingsError(
             ErrorCode.INVALID_METADATA,
-            f"{uris.named(uri)} is no Parquet file that can be read: {one_line(error)}; "
+            f"{uris.named(uri)} is not a Parquet file that can be read: {one_line(error)}; "
             "write it again",
         ) from error
     if _FILE_NAME not in table.column_names:

@@ -163,7 +163,7 @@ def problem_of(value: object) -> str:
     if value is None or value == "":
         return f"has no value; {must}"
     if not isinstance(value, str):
-        return f"is {shown(value)}, which is no text; {must}"
+        return f"is {shown(value)}, which is not text; {must}"
     if "\0" in value:
         return f"has a NUL in it, which no path has; {must}"
     # Before the length: for a `data:` URL, which holds the image, this is the better message.
@@ -184,7 +184,7 @@ def _problem_of_scheme(value: str) -> str:
         return f"is a URL that is not read: {urls.USERINFO_REFUSAL}"
     if uris.is_windows_path(value):
         return (
-            f"is {shown(value)}, a path on a drive or a server of Windows, which is none "
+            f"is {shown(value)}, a path on a drive or a server of Windows, which is not "
             "here; name a path of this machine, or one relative to the table's folder"
         )
     return ""

@@ -208,7 +208,7 @@ def _parsed(url: str) -> WebUrl:
 
 def _no_url(error: ValueError) -> str:
     # A UnicodeError of the library that reads host names quotes them.
-    return "its host is no name" if isinstance(error, UnicodeError) else str(error)
+    return "its host is not a valid name" if isinstance(error, UnicodeError) else str(error)
 
 
 def _asked(at: WebUrl, headers: dict[str, str]) -> requests.Response:
@@ -258,7 +258,7 @@ def _next(url: str, at: WebUrl, target: str) -> WebUrl:
     except urls.UserinfoError as error:
         raise failed(url, f"it leads to a URL that is not read: {error}") from None
     except ValueError as error:
-        reason = f"it leads to an address of no web server: {_no_url(error)}"
+        reason = f"it leads to no web server: {_no_url(error)}"
         raise failed(url, reason) from None
     if at.scheme == "https" and found.scheme != "https":
         raise failed(

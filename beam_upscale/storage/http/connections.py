@@ -103,7 +103,7 @@ def _allowed_addresses(connection: HTTPConnection, name: str, port: int | None) 
         name.encode("idna")
         found = socket.getaddrinfo(name.strip("[]"), port, allowed_gai_family(), socket.SOCK_STREAM)
     except UnicodeError:
-        raise urllib3.exceptions.LocationParseError("its host is no name") from None
+        raise urllib3.exceptions.LocationParseError("its host is not a valid name") from None
     except socket.gaierror as error:
         raise urllib3.exceptions.NameResolutionError(name, connection, error) from error
     allowed, refusal = [], ""

@@ -15,7 +15,7 @@ from typing import Any
 import requests
 import urllib3.exceptions
 
-_NO_HTTP = "the answer is no HTTP"
+_NO_HTTP = "the answer is not HTTP"
 _NO_ANSWER = "no answer came in time"
 _ENCODINGS = frozenset({"gzip", "x-gzip", "deflate", "compress", "x-compress", "br", "zstd"})
 
@@ -64,7 +64,7 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
         "the server does not encrypt as https requires",
     ),
     ((http.client.RemoteDisconnected,), "the server closed the connection without an answer"),
-    ((urllib3.exceptions.InvalidChunkLength,), "the answer's chunks are no HTTP"),
+    ((urllib3.exceptions.InvalidChunkLength,), "the answer's chunks are not HTTP"),
     ((http.client.IncompleteRead,), _received),
     ((http.client.LineTooLong,), "a line of the answer is too long for HTTP"),
     ((http.client.BadStatusLine, http.client.UnknownProtocol), _NO_HTTP),
@@ -72,8 +72,8 @@ _WORDS: tuple[tuple[tuple[type[BaseException], ...], str | Callable[[Any], str]]
     # Only for more than 100 headers is the base class itself raised.
     ((http.client.HTTPException,), "the answer has too many headers"),
     ((urllib3.exceptions.ConnectTimeoutError,), _of_connecting),
-    ((urllib3.exceptions.LocationParseError, UnicodeError), "its host is no name"),
-    ((requests.exceptions.InvalidURL,), "it is no URL that can be requested"),
+    ((urllib3.exceptions.LocationParseError, UnicodeError), "its host is not a valid name"),
+    ((requests.exceptions.InvalidURL,), "it is not a URL that can be requested"),
     (
         (urllib3.exceptions.ReadTimeoutError, requests.exceptions.ReadTimeout, TimeoutError),
         _NO_ANSWER,

@@ -61,6 +61,6 @@ def scheme_refusal(scheme: str) -> str:
             "path or as file:///path"
         )
     return (
-        f"{scheme}: is no scheme that is read; fetch the file, and name a path, an http(s) URL or "
-        "a URI on one of Beam's file systems"
+        f"{scheme}: is not a scheme that is read; fetch the file, and name a path, an http(s) URL "
+        "or a URI on one of Beam's file systems"
     )

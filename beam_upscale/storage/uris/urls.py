@@ -130,7 +130,7 @@ def parse(text: str, base: WebUrl | None = None) -> WebUrl:
     match = _SCHEME.match(text)
     scheme, rest = (match[1].lower(), text[match.end() :]) if match else (None, text)
     if scheme is not None and scheme not in WEB_SCHEMES:
-        raise ValueError(f"{scheme[:_LONGEST_SCHEME]}: is no scheme of a web server")
+        raise ValueError(f"{scheme[:_LONGEST_SCHEME]}: is not a scheme of a web server")
     before, mark, after = rest.partition("?")
     before, query = before.replace("\\", "/"), _query(mark, after)
     is_absolute = scheme is not None and (
@@ -156,12 +156,12 @@ def _authority(text: str, scheme: str) -> tuple[str, int | None]:
     if "@" in text:
         raise UserinfoError(USERINFO_REFUSAL)
     if text.startswith("[") and "]" not in text:
-        raise ValueError("its host begins as an IPv6 address, and is none")
+        raise ValueError("its host begins like an IPv6 address, but is not one")
     end = text.find("]") + 1
     host, colon, port = text[end:].partition(":")
     host = text[:end] + host
     if colon and port and not (_PORT.fullmatch(port) and int(port) < 1 << 16):
-        raise ValueError("its port is no number of at most 65535")
+        raise ValueError("its port is not a number of at most 65535")
     number = int(port) if port else None
     return _host(host), None if number == _DEFAULT_PORTS[scheme] else number
 
@@ -169,23 +169,23 @@ def _authority(text: str, scheme: str) -> tuple[str, int | None]:
 def _host(text: str) -> str:
     if text.startswith("["):
         if not text.endswith("]") or "%" in text:
-            raise ValueError("its host begins as an IPv6 address, and is none")
+            raise ValueError("its host begins like an IPv6 address, but is not one")
         try:
             return f"[{ipaddress.IPv6Address(text[1:-1])}]"
         except ValueError:
-            raise ValueError("its host begins as an IPv6 address, and is none") from None
+            raise ValueError("its host begins like an IPv6 address, but is not one") from None
     host = _ascii_host(urllib.parse.unquote(text, errors="strict")).lower()
     if not host.strip("."):
         raise ValueError("it has no host")
     if _FORBIDDEN_IN_HOST.search(host) or ".." in host or host.startswith("."):
-        raise ValueError("its host is no name that a host can have")
+        raise ValueError("its host is not a name that a host can have")
     bare = host.removesuffix(".")
     if _NUMBER.fullmatch(bare.rpartition(".")[2]):
         try:
             # Browsers and the C library accept the same spellings, such as fewer or octal numbers.
             return socket.inet_ntoa(socket.inet_aton(bare))
         except OSError:
-            raise ValueError("its host ends in a number, and is no IPv4 address") from None
+            raise ValueError("its host ends in a number, but is not an IPv4 address") from None
     return host
 
 

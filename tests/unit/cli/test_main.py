@@ -42,7 +42,7 @@ def assert_refused(finished: Finished, *words: str) -> None:
         (["--max-credits", "-1"], ["'-1' is not a number of credits"]),
         (["--max-credits", "nan"], ["'nan'"]),
         (["--max-failures", "0"], ["'0' is neither a number of 1 or more nor a share such as 5%"]),
-        (["--retry", "failed,lost"], ["'lost' is no status", "over_budget"]),
+        (["--retry", "failed,lost"], ["'lost' is not a status", "over_budget"]),
         (["--skip-larger-than", "10"], ["'10' is not a size such as 1024x768"]),
         (["--layout", "parquet", "--shard-rows", "0"], ["--help"]),
         (["--", "--runner=NoSuchRunner"], ["invalid_option", "NoSuchRunner", "FlinkRunner"]),
@@ -94,7 +94,7 @@ def test_weights_whose_name_is_no_utf_8_are_refused(tmp_path: Path, photographs:
 
     finished = command("run", photographs, tmp_path / "out", "--weights", weights)
 
-    assert_refused(finished, "weights_unusable", r"caf\xe9.pth", "no UTF-8")
+    assert_refused(finished, "weights_unusable", r"caf\xe9.pth", "not UTF-8")
 
 
 def commands(group: click.Group) -> Iterator[click.Command]:

@@ -21,12 +21,12 @@ from beam_upscale.pipeline.settings.run_start import (
     new_run,
     refuse_foreign_files,
 )
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
 
-def files(dataset: DatasetFolder, folder: str) -> list[str]:
-    found = storage_files.list_below(uris.join(dataset.root, "books", folder))
+def names_in(dataset: DatasetFolder, folder: str) -> list[str]:
+    found = files.list_below(uris.join(dataset.root, "books", folder))
     return sorted(each.name for each in found)
 
 
@@ -41,7 +41,7 @@ def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFo
 
     close(dataset)
 
-    assert files(dataset, "open") == [f"{pending.key.path}.1.json"]
+    assert names_in(dataset, "open") == [f"{pending.key.path}.1.json"]
     closed = [each for some in book_files.closed(dataset) for each in some]
     assert sorted(closed, key=lambda each: each.id) == [*settled, pending]
     assert read_sums(dataset) == before == BookSums(5 * PRICE, PRICE, 1)
@@ -49,8 +49,8 @@ def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFo
     keep(dataset, dataclasses.replace(pending, state=State.FREE))
     close(dataset)
 
-    assert files(dataset, "open") == []
-    assert "unresolved.parquet" not in files(dataset, "closed")
+    assert names_in(dataset, "open") == []
+    assert "unresolved.parquet" not in names_in(dataset, "closed")
     assert read_sums(dataset) == BookSums(5 * PRICE)
 
 
@@ -79,24 +79,24 @@ def test_closing_that_breaks_off_changes_no_sum(
     dataset: DatasetFolder, deleted: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep(dataset, *(entry(str(n), State.CHARGED, tile=n) for n in range(4)), entry("p", tile=9))
-    before, left, delete = read_sums(dataset), itertools.count(), storage_files.delete
+    before, left, delete = read_sums(dataset), itertools.count(), files.delete
 
     def breaks(uri: str, guard: object = None) -> None:
         if next(left) >= deleted:
             raise OSError("the machine is gone")
         delete(uri)
 
-    monkeypatch.setattr(storage_files, "delete", breaks)
+    monkeypatch.setattr(files, "delete", breaks)
     with pytest.raises(OSError, match="gone"):
         close(dataset)
     assert read_sums(dataset) == before
 
-    monkeypatch.setattr(storage_files, "delete", delete)
+    monkeypatch.setattr(files, "delete", delete)
     keep(dataset, entry("new", State.CHARGED, tile=10))
     close(dataset)
 
     assert read_sums(dataset) == BookSums(before.charged + PRICE, before.unresolved, 1)
-    assert len(files(dataset, "open")) == 1
+    assert len(names_in(dataset, "open")) == 1
 
 
 def test_a_commit_closes_the_calls_of_its_rows(dataset: DatasetFolder) -> None:
@@ -211,4 +211,4 @@ def test_a_row_of_calls_in_no_books_is_entered_once(dataset: DatasetFolder) -> N
     assert read_sums(dataset) == BookSums(PRICE)
     close(dataset)
     assert read_sums(dataset) == BookSums(PRICE)
-    assert files(dataset, "open") == []
+    assert names_in(dataset, "open") == []

@@ -62,7 +62,7 @@ def test_every_input_has_a_place_of_its_own() -> None:
     assert all(place.startswith("out/.staging/") and ".." not in place for place in places)
 
 
-def test_staged_records_are_found_again(tmp_path: Path) -> None:
+def test_persisted_records_are_found_again(tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path))
     one, other = Record(row("one"), TELEMETRY), Record(row("other"), None)
     for record in (one, other):

@@ -73,7 +73,7 @@ def packed(*messages: Any) -> tuple[tuple[str, bytes], ...]:
 @pytest.mark.parametrize(
     "refusal",
     [
-        Refusal(grpc.StatusCode.NOT_FOUND, "there is no engine 'ü'"),
+        Refusal(grpc.StatusCode.NOT_FOUND, "unknown engine 'ü'"),
         Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow", Reason.RATE_LIMITED, 1.25),
         Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow", retry_seconds=0.0),
         Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, "poor", Reason.OUT_OF_CREDITS),

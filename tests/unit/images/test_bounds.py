@@ -13,12 +13,12 @@ from PIL import Image
 from small_images import saved
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.containers import gif as containers_gif
 from beam_upscale.images.containers import iso, jpeg, parts
-from beam_upscale.images.containers import tiff as containers_tiff
+from beam_upscale.images.containers.gif import _gif_table_bytes
+from beam_upscale.images.containers.tiff import tiff_info
 from beam_upscale.images.metadata import beside
 from beam_upscale.images.reading import inspection, jpeg_repair
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.regions import open_picture, read_file_header
 
 MAX_PIXELS = 4_000_000
@@ -46,7 +46,7 @@ def codes_of(data: bytes, folder: Path) -> list[ErrorCode | None]:
     return [
         code_of(lambda: inspection.read_header(data)),
         code_of(lambda: read_file_header(path)),
-        code_of(lambda: reading_pixels.decode(data, max_pixels=MAX_PIXELS)),
+        code_of(lambda: decode(data, max_pixels=MAX_PIXELS)),
         code_of(by_rows),
     ]
 
@@ -121,7 +121,7 @@ def test_directories_that_lie_in_one_another() -> None:
     for start in range(8, 4000, 2):
         struct.pack_into("<I", chained, min(start + 2 + 300 * 12, len(chained) - 4), start + 2)
 
-    assert code_of(lambda: containers_tiff.tiff_info(bytes(chained))) in (
+    assert code_of(lambda: tiff_info(bytes(chained))) in (
         ErrorCode.CORRUPT,
         ErrorCode.TRUNCATED,
     )
@@ -165,7 +165,7 @@ def test_files_of_countless_chunks(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     empty = struct.pack(">I4sI", 0, b"teXt", zlib.crc32(b"teXt")) * 100
     png, webp = saved(plain, "PNG"), saved(plain, "WEBP")
     avif, gif = saved(plain, "AVIF"), saved(plain, "GIF")
-    table = 13 + containers_gif._gif_table_bytes(gif[10])
+    table = 13 + _gif_table_bytes(gif[10])
     files = {
         "png": png[:33] + empty + png[33:],
         "webp": webp + b"junk\0\0\0\0" * 100,
@@ -238,4 +238,4 @@ def test_any_field_of_a_tiff_may_say_anything(
     data = data[:at] + FIELDS.pack(tag, kind, count, value) + data[at + 12 :]
 
     # Nothing else than an ImageError.
-    code_of(lambda: reading_pixels.decode(data, max_pixels=100_000))
+    code_of(lambda: decode(data, max_pixels=100_000))

@@ -11,8 +11,7 @@ from apache_beam.coders import registry
 from apache_beam.typehints.schemas import named_fields_from_element_type
 from input_states import known
 
-from beam_upscale.dataset.manifest import row as manifest_row
-from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.row import COLUMNS, Row, Status
 from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -142,7 +141,7 @@ def test_a_column_that_cannot_be_a_field_is_refused(columns: dict[str, str], mes
 def test_a_results_row_has_the_manifests_columns_and_types() -> None:
     fields = dict(named_fields_from_element_type(result_type([])))
 
-    assert list(fields)[: len(manifest_row.COLUMNS)] == manifest_row.COLUMNS.names
+    assert list(fields)[: len(COLUMNS)] == COLUMNS.names
 
 
 def test_a_result_comes_back_from_its_row() -> None:

@@ -19,8 +19,7 @@ from apache_beam.yaml.yaml_provider import InlineProvider, load_providers
 from PIL import Image
 from places import ROOT
 
-from beam_upscale.dataset.manifest import row as manifest_row
-from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.dataset.manifest.row import COLUMNS, Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.pipeline.beam_yaml import PROVIDERS, ReadImages, Upscale, WriteDataset
 
@@ -325,7 +324,7 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
     schema = portable_schema(results)
     names = [field.name for field in schema.fields]
     assert names == [
-        *manifest_row.COLUMNS.names,
+        *COLUMNS.names,
         "name",
         "columns_json",
         *columns,
@@ -340,7 +339,7 @@ def test_rows_have_fields_of_types_that_sql_knows(tmp_path: Path, quick: dict[st
         "source": "BYTES",
     }
     stage = schema.fields[names.index("stages")].type.array_type.element_type.row_type.schema
-    of_stages = manifest_row.COLUMNS.field("stages").type.value_type
+    of_stages = COLUMNS.field("stages").type.value_type
     assert [field.name for field in stage.fields] == of_stages.names
     assert portable_types(stage).items() <= expected.items()
 
@@ -374,14 +373,14 @@ def test_size_is_a_list_and_weights_are_by_engine(tiny_weights: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "config", "message"),
     [
-        ("ReadImages", {"patern": "a"}, "there is no option patern; the options are: pattern, "),
+        ("ReadImages", {"patern": "a"}, "unknown option patern; the options are: pattern, "),
         ("ReadImages", {"retry": "faild"}, "retry is 'faild'; it must be one of upscaled, "),
         ("ReadImages", {"input_format": "tar"}, "it must be one of folder, "),
         ("ReadImages", {"columns": {"a": "str"}}, "must be one of string, "),
-        ("Upscale", {"oversise": "tile"}, "there is no option oversise; the options are: animated"),
+        ("Upscale", {"oversise": "tile"}, "unknown option oversise; the options are: animated"),
         ("Upscale", {"oversize": "cut"}, "oversize is 'cut'; it must be one of "),
-        ("Upscale", {"engine": "esrgan"}, "there is no engine 'esrgan'"),
-        ("WriteDataset", {"outputs": "b"}, "there is no option outputs; the options are: output, "),
+        ("Upscale", {"engine": "esrgan"}, "unknown engine 'esrgan'"),
+        ("WriteDataset", {"outputs": "b"}, "unknown option outputs; the options are: output, "),
         ("WriteDataset", {"layout": "tar"}, "layout is 'tar'; it must be one of files, "),
     ],
 )

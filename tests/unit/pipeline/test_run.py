@@ -29,11 +29,10 @@ from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import find
 from beam_upscale.pipeline import budget
-from beam_upscale.pipeline import upscale as pipeline_upscale
 from beam_upscale.pipeline.execution import Execution, watch
-from beam_upscale.pipeline.one_image import finish as one_image_finish
-from beam_upscale.pipeline.one_image import prepare as one_image_prepare
 from beam_upscale.pipeline.one_image import states
+from beam_upscale.pipeline.one_image.finish import finish
+from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.pipeline.termination import INTERRUPTED
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -151,7 +150,6 @@ def test_no_pixels_outlive_their_image(
     arrays: list[weakref.ref[NDArray[np.uint8]]] = []
     results: list[weakref.ref[states.UpscaledImage]] = []
     alive: list[int] = []
-    prepare, finish = one_image_prepare.prepare, one_image_finish.finish
 
     def noted_prepare(*arguments: Any) -> Any:
         alive.append(sum(each() is not None for each in [*arrays, *results]))
@@ -165,8 +163,8 @@ def test_no_pixels_outlive_their_image(
         results.append(weakref.ref(upscaled))
         return upscaled
 
-    monkeypatch.setattr(pipeline_upscale, "prepare", noted_prepare)
-    monkeypatch.setattr(pipeline_upscale, "finish", noted_finish)
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.prepare", noted_prepare)
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.finish", noted_finish)
 
     upscale(folder, tmp_path / "out", tiny_weights)
     gc.collect()
@@ -431,7 +429,7 @@ def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path))
     is_watched, ended = threading.Event(), []
 
-    def finish() -> None:
+    def end_late() -> None:
         is_watched.wait()
         os.kill(os.getpid(), signal.SIGINT)
         while stop_reason(dataset) is None:
@@ -441,7 +439,7 @@ def test_interrupted_run_ends_when_its_pipeline_does(tmp_path: Path) -> None:
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        watch(Execution(finish), dataset, "run", None, lambda _: is_watched.set())
+        watch(Execution(end_late), dataset, "run", None, lambda _: is_watched.set())
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -251,17 +251,16 @@ def field(number: int, value: bytes) -> bytes:
 def test_many_fields_at_every_depth_are_refused_before_they_are_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from beam_upscale.server import requests as server_requests
+    from beam_upscale.server.requests import _varint
 
     looks = 0
-    number = server_requests._varint
 
     def counted(data: memoryview, position: int) -> tuple[int, int]:
         nonlocal looks
         looks += 1
-        return number(data, position)
+        return _varint(data, position)
 
-    monkeypatch.setattr(server_requests, "_varint", counted)
+    monkeypatch.setattr("beam_upscale.server.requests._varint", counted)
     of_request = field(4, field(4, field(5, b"") * 100) * 100) * 100
     of_chain = field(2, field(2, field(4, field(4, field(5, b"") * 30) * 30) * 30) * 30)
 

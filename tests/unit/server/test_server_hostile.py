@@ -269,7 +269,7 @@ BAD: Mapping[str, Bad] = {
         said=(f"{2**64 - 1}", "16 x 16"),
         error_code="output_too_large",
     ),
-    "garbage": Bad(b"\xff" * 100, CODES.INVALID_ARGUMENT, ("100 bytes are no message",)),
+    "garbage": Bad(b"\xff" * 100, CODES.INVALID_ARGUMENT, ("100 bytes are not a message",)),
     "many prompts": Bad(
         with_prompts(*[generation.Prompt(text="a")] * 100_000),
         CODES.INVALID_ARGUMENT,

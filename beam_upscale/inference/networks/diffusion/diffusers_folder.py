@@ -98,7 +98,7 @@ def inspect(folder: Path) -> LatentInfo:
         raise unusable(folder, f"model_index.json is of a {index.get('_class_name')}")
     for component in _CONFIGS:
         if not index.get(component):
-            raise unusable(folder, f"model_index.json names no {component}")
+            raise unusable(folder, f"model_index.json has no {component}")
     _require_known_classes(folder, index)
     _require_no_key_of_code(folder / "model_index.json", index)
     configs = {name: _read_json(folder / name / file) for name, file in _CONFIGS.items()}
@@ -125,7 +125,7 @@ def _read_json(path: Path) -> Config:
     except (FileNotFoundError, NotADirectoryError):
         raise _incomplete(path) from None
     except (OSError, ValueError) as error:
-        raise unusable(path, f"it is no JSON ({error})") from error
+        raise unusable(path, f"it is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise unusable(path, f"it holds a {type(content).__name__}, not an object")
     return content
@@ -201,7 +201,7 @@ def _parts(index: Path) -> Sequence[str]:
     parts = sorted({str(part) for part in weight_map.values()})
     for part in parts:
         if Path(part).name != part:
-            raise unusable(index, f"it names {part!r}, which is no file beside it")
+            raise unusable(index, f"it names {part!r}, which is not a file beside it")
     return parts
 
 

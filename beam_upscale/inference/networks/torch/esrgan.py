@@ -37,8 +37,8 @@ def inspect(path: Path) -> NetworkInfo:
         path: a `.pth`, `.pt`, `.ckpt` or `.safetensors` file.
 
     Raises:
-        SettingsError: `WEIGHTS_UNUSABLE` if it cannot be loaded or is no super-resolution network
-            with 1 or 3 channels in and out.
+        SettingsError: `WEIGHTS_UNUSABLE` if it cannot be loaded or is not a super-resolution
+            network with 1 or 3 channels in and out.
     """
     return _info(_load_descriptor(path))
 
@@ -157,7 +157,7 @@ def _load_descriptor(path: Path) -> ImageModelDescriptor[nn.Module]:
         # pickle, safetensors and each architecture's own code.
         raise _unusable(path, unreadable(error)) from error
     if not isinstance(descriptor, ImageModelDescriptor) or descriptor.purpose == "FaceSR":
-        raise _unusable(path, f"{descriptor.architecture.name} is no super-resolution network")
+        raise _unusable(path, f"{descriptor.architecture.name} is not a super-resolution network")
     channels = (descriptor.input_channels, descriptor.output_channels)
     if channels[0] != channels[1] or channels[0] not in IMAGE_CHANNELS:
         raise _unusable(path, f"it takes {channels[0]} channels and gives {channels[1]}")

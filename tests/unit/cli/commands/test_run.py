@@ -29,7 +29,7 @@ def test_run_prints_a_summary(tmp_path: Path, inputs: Path, tiny_weights: Path) 
     assert "what a rule rejected is done by the same command with another rule" in finished.out
     assert finished.err == (
         "tiny-x2.safetensors on cpu in fp32 by OpenVINO: 8 inputs\n"
-        "1 file is left out: its name says that it is no image\n"
+        "1 file is left out: its name is not that of an image\n"
     )
 
 

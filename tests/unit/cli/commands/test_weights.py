@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from runs import command
 
-from beam_upscale.cli.display.output import out as printer
+from beam_upscale.cli.display.output import out
 from beam_upscale.inference.weights import registry
 
 
@@ -22,7 +22,7 @@ def test_weights_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_weights_are_compared_in_a_table_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(printer, "console", Console(width=80, force_terminal=True))
+    monkeypatch.setattr(out, "console", Console(width=80, force_terminal=True))
 
     listed = command("weights", "list").out
 

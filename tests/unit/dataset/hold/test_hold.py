@@ -1,154 +1,32 @@
 """One writer: who has an output, who takes it over, and what those can do who have lost it."""
 
-import contextlib
 import dataclasses
 import errno
-import io
 import os
-import pickle
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from decimal import Decimal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import memory_hdfs
-import object_stores
 import pytest
-from late_writers import DEEDS, Deed, at_guard, files, holding, overtaken, undisturbed
-from memory_filesystem import ConditionalMemory, conditional_memory
+from holds import LEASE_SECONDS, PATIENCE, Elsewhere, everything, everywhere, lease, lock, refused
+from late_writers import DEEDS, Deed, at_guard, contents, holding, overtaken, undisturbed
 from PIL import Image
 from runs import command, processes, quick
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold import file_lock, owners
-from beam_upscale.dataset.hold import state as hold_state
 from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
-from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.output_hold import ShownBundle, hold_output, untouched_on_failure
-from beam_upscale.dataset.run_json import RunJson
+from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
-from beam_upscale.pipeline.commit.completion import _completed
-from beam_upscale.storage import files as storage_files
-from beam_upscale.storage.beam import object_store
-from beam_upscale.storage.beam import s3 as beam_s3
+from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of
 
-# How long runs are waited for that show no sign of life; and what a living process shows one
-# within, also on a machine whose disk has much to do.
-LEASE_SECONDS = 1.0
-LONG_LEASE_SECONDS = 10.0
-PATIENCE = 60
 RACERS, ROUNDS = 5, 12
 
 every_deed = pytest.mark.parametrize("deed", DEEDS.values(), ids=DEEDS)
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The root of an output that is not there."""
-    with contextlib.ExitStack() as stack:
-        if request.param == "local":
-            yield f"{tmp_path}/out"
-        elif request.param == "memory":
-            yield f"{stack.enter_context(conditional_memory())}/out"
-        else:
-            stack.enter_context(memory_hdfs.hdfs())
-            yield "hdfs://server/out"
-
-
-everywhere = pytest.mark.parametrize("place", ["local", "memory", "hdfs"], indirect=True)
-elsewhere = pytest.mark.parametrize("place", ["memory", "hdfs"], indirect=True)
-in_memory = pytest.mark.parametrize("place", ["memory"], indirect=True)
-
-
-def lease(root: str, lease_seconds: float = LEASE_SECONDS) -> Hold:
-    return Hold(root, new_token(), Kind.LEASE, lease_seconds)
-
-
-def lock(root: Path | str) -> Hold:
-    return Hold(str(root), new_token(), Kind.LOCK)
-
-
-def fall_silent(hold: Hold) -> None:
-    """Has a run show no further sign of life, as if its process slept."""
-    hold._state().show(-1)
-    until(lambda: hold._state()._thread is None)
-    hold._state()._shown = 1
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def everything(folder: Path) -> dict[str, bytes | None]:
-    """All files and folders below a folder."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def refused(hold: Hold) -> str:
-    """What a run is told that may not have an output."""
-    with pytest.raises(SettingsError) as error:
-        hold.acquire()
-    assert error.value.code is ErrorCode.OUTPUT_HELD
-    return error.value.message
-
-
-class Elsewhere:
-    """A process of its own that has a hold, and writes a file at a word.
-
-    Args:
-        folder: for what it says and is told; `worker` joins the hold, and `late` does not before
-            it writes.
-        hold: that any other takes.
-    """
-
-    def __init__(self, folder: Path, hold: Hold) -> None:
-        folder.mkdir()
-        self._folder = folder
-        self.process = processes.Process(target=_write_at_a_word, args=(folder, hold))
-        self.process.start()
-        until((folder / "begun").exists)
-
-    def signal(self, number: int) -> None:
-        assert self.process.pid is not None
-        os.kill(self.process.pid, number)
-
-    def write(self) -> str:
-        """How it went."""
-        (self._folder / "word").touch()
-        self.process.join(PATIENCE)
-        return (self._folder / "end").read_text()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-
-
-def _write_at_a_word(folder: Path, hold: Hold) -> None:
-    with contextlib.ExitStack() as stack:
-        if folder.name == "worker":
-            stack.enter_context(hold.shown())
-            hold.check()
-        elif folder.name != "late":
-            hold.acquire()
-        (folder / "begun").touch()
-        until((folder / "word").exists)
-        try:
-            DatasetFolder(hold.root, hold).write(f"{hold.root}/written", b"by another process")
-            end = "written"
-        except HoldLostError as error:
-            end = str(error)
-    (folder / "end").write_text(end)
 
 
 # Locks: a run in this process on a local disk.
@@ -326,7 +204,7 @@ def test_a_lock_that_is_removed_by_hand_ends_the_run(tmp_path: Path, removed: st
     hold = lock(tmp_path / "out")
     hold.acquire()
     dataset = DatasetFolder(hold.root, hold)
-    storage_files.delete(dataset.resolve(removed))
+    files.delete(dataset.resolve(removed))
     left = everything(tmp_path)
 
     with pytest.raises(HoldLostError, match="was removed by hand"):
@@ -440,110 +318,6 @@ def test_an_output_that_cannot_be_is_refused_without_a_trace(tmp_path: Path) -> 
 # Leases: everything else.
 
 
-@everywhere
-def test_a_run_that_shows_signs_of_life_keeps_its_output(place: str) -> None:
-    first = lease(place, LONG_LEASE_SECONDS)
-    first.acquire()
-
-    assert place in refused(lease(place))
-
-    with first.guard():
-        pass
-    first.end()
-    first.release()
-    assert list(storage_files.list_below(place)) == []
-
-
-@everywhere
-def test_a_silent_run_is_overtaken_after_its_own_lease_and_writes_nothing(place: str) -> None:
-    first, second = lease(place), lease(place, lease_seconds=1000)
-    first.acquire()
-    dataset = DatasetFolder(place, first)
-    dataset.write(f"{place}/images/a.png", b"a")
-    fall_silent(first)
-    begun = time.monotonic()
-
-    second.acquire()
-
-    assert time.monotonic() - begun >= LEASE_SECONDS
-    left = files(place)
-    for late in (
-        lambda: dataset.write(f"{place}/images/b.png", b"late"),
-        lambda: dataset.delete(f"{place}/images/a.png"),
-        dataset.delete_staging,
-        first.end,
-    ):
-        with pytest.raises(HoldLostError, match="another run has taken"):
-            late()
-    assert files(place) == left == {"images/a.png": b"a"}
-    first.release()
-    with second.guard():
-        pass
-    second.release()
-
-
-@everywhere
-def test_a_lease_that_merely_expired_is_taken_up_again(place: str) -> None:
-    hold = lease(place, lease_seconds=0.01)
-    hold.acquire()
-    fall_silent(hold)
-    time.sleep(0.05)
-
-    with hold.guard():
-        pass
-
-    hold.release()
-
-
-@everywhere
-def test_whoever_finds_a_late_sign_of_life_withdraws(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, second, third = lease(place, 0.1), lease(place), lease(place)
-    first.acquire()
-    fall_silent(first)
-    create = owners.Folder.create
-
-    def create_after_a_sign(self: owners.Folder, owner: owners.Owner) -> bool:
-        first._state()._confirm()
-        return create(self, owner)
-
-    monkeypatch.setattr(owners.Folder, "create", create_after_a_sign)
-    refused(second)
-    monkeypatch.undo()
-
-    with first.guard():
-        pass
-    # The number that was withdrawn is not given again.
-    third.acquire()
-    assert owners.Folder(place).look().last == 3
-    third.end()
-    assert list(storage_files.list_below(place)) == []
-    for hold in (first, third):
-        hold.release()
-
-
-def test_workers_join_and_keep_the_output_without_their_submitter(tmp_path: Path) -> None:
-    root = f"{tmp_path}/out"
-    hold = lease(root, 3 * LEASE_SECONDS)
-    hold.acquire()
-    worker = Elsewhere(tmp_path / "worker", pickle.loads(pickle.dumps(hold)))
-    fall_silent(hold)
-    time.sleep(hold.lease_seconds)
-
-    refused(lease(root))
-    worker.signal(signal.SIGSTOP)
-    other = lease(root)
-    other.acquire()
-    worker.signal(signal.SIGCONT)
-    told = worker.write()
-
-    assert "another run has taken" in told
-    assert files(root) == {}
-    other.release()
-    hold.release()
-
-
 def test_of_a_killed_process_the_output_is_taken_over(tmp_path: Path) -> None:
     killed = Elsewhere(tmp_path / "first", lease(f"{tmp_path}/out", 0.5))
     killed.kill()
@@ -583,34 +357,15 @@ def test_a_pipeline_put_together_before_another_run_is_refused_without_a_trace(
     DatasetFolder(place, other).write(f"{place}/run.json", b"{}")
     DatasetFolder(place, other).delete_staging()
     other.release()
-    before = {entry.name for entry in storage_files.list_below(place)}
+    before = {entry.name for entry in files.list_below(place)}
 
     with pytest.raises(HoldLostError, match="put it together again"):
         DatasetFolder(place, late).write(f"{place}/run.json", b"late")
 
-    assert {entry.name for entry in storage_files.list_below(place)} == before == {"run.json"}
-    assert storage_files.read(f"{place}/run.json") == b"{}"
+    assert {entry.name for entry in files.list_below(place)} == before == {"run.json"}
+    assert files.read(f"{place}/run.json") == b"{}"
     if store_of(place).is_local:
         assert os.listdir(place) == ["run.json"]  # noqa: PTH208
-
-
-@everywhere
-def test_signs_of_life_end_with_the_bundles(place: str) -> None:
-    hold = Hold(place, new_token(), Kind.LEASE, 0.1, begun_on="")
-    shown = ShownBundle(DatasetFolder(place, hold))
-    shown.begin()
-    folder = owners.Folder(place)
-    until(lambda: folder.signs_of_life(1))
-    # The bundle before failed, and was not ended.
-    shown.begin()
-    shown.end()
-    shown.end()
-
-    until(lambda: hold._state()._thread is None)
-    assert folder.signs_of_life(1) == {}
-    with lease_taken(place) as other, other.guard():
-        pass
-    hold.release()
 
 
 def test_a_pipeline_that_broke_in_this_process_is_not_waited_for(tmp_path: Path) -> None:
@@ -623,63 +378,6 @@ def test_a_pipeline_that_broke_in_this_process_is_not_waited_for(tmp_path: Path)
         pytest.raises(HoldLostError),
     ):
         broken.check()
-
-
-@contextlib.contextmanager
-def lease_taken(root: str) -> Iterator[Hold]:
-    hold = lease(root)
-    hold.acquire()
-    yield hold
-    hold.release()
-
-
-@elsewhere
-@pytest.mark.parametrize("ending", ["end", "release"])
-def test_those_that_rely_on_a_look_are_waited_for(place: str, ending: str) -> None:
-    hold, other = lease(place, 30), lease(place)
-    hold.acquire()
-    folder = owners.Folder(place)
-    folder.write_sign(1, "of-another-process", 1)
-    steps = []
-
-    def give_up_and_take() -> None:
-        getattr(hold, ending)()
-        other.acquire()
-        steps.append("taken")
-
-    thread = threading.Thread(target=give_up_and_take)
-    thread.start()
-    until(lambda: folder.look().owner.released)  # type: ignore[union-attr]
-    time.sleep(0.3)
-    steps.append("found")
-    folder.delete_sign(1, "of-another-process")
-    thread.join()
-
-    assert steps == ["found", "taken"]
-    hold.release()
-    other.release()
-
-
-@in_memory
-def test_a_store_that_does_not_answer_is_no_end_of_a_run(
-    place: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    hold = lease(place, 0.01)
-    hold.acquire()
-    fall_silent(hold)
-    time.sleep(0.01)
-
-    def fail(self: object, uri: str) -> bytes:
-        raise OSError("503")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ConditionalMemory, "read", fail)
-        with pytest.raises(OSError, match="503"), hold.guard():
-            pass
-
-    with hold.guard():
-        pass
-    hold.release()
 
 
 # Between the answer and the deed.
@@ -706,24 +404,6 @@ def test_on_hdfs_whoever_slept_changes_at_most_the_file_that_it_was_about_to(
         assert len(changed) < 2 or all(name.startswith(".staging/") for name in changed)
 
 
-@in_memory
-def test_what_conditions_cannot_tell(place: str) -> None:
-    """A late file that its successor did not need stays; equal bytes are taken for the same."""
-    owner, store = holding(place, Kind.LEASE), ConditionalMemory()
-    dataset = DatasetFolder(place, owner)
-    dataset.write(f"{place}/images/a.png", b"equal")
-    seen = list(store.versions_below(f"{place}/images/"))
-    storage_files.write(f"{place}/images/a.png", b"equal", None, contextlib.nullcontext)
-
-    object_store.delete_seen(store, seen, contextlib.nullcontext)
-    object_store.replace(
-        store, f"{place}/images/b.png", io.BytesIO(b"late"), contextlib.nullcontext
-    )
-
-    assert files(place) == {"images/b.png": b"late"}
-    owner.release()
-
-
 @pytest.mark.parametrize("kind", Kind)
 @every_deed
 def test_on_a_local_disk_nobody_takes_over_between_the_answer_and_the_deed(
@@ -742,7 +422,7 @@ def test_on_a_local_disk_nobody_takes_over_between_the_answer_and_the_deed(
         deed.act(dataset)
 
     assert len(refusals) == found.moments
-    assert files(root).keys() == found.left.keys()
+    assert contents(root).keys() == found.left.keys()
     dataset.hold.release()
 
 
@@ -773,136 +453,15 @@ def test_late_writers_of_a_run_that_gave_the_output_up_change_nothing(
         assert everything(root) == {name: left[name] for name in left.keys() - writing}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """The bucket of an S3 on this machine."""
-    with object_stores.s3(every=10**9) as store, pytest.MonkeyPatch.context() as patch:
-        for name, value in store.variables.items():
-            patch.setenv(name, value)
-        storage_files.configure(store.options)
-        yield store.root
-    storage_files.configure(())
-
-
-def test_s3_has_the_conditions(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beam_s3, "_PART_BYTES", 6 << 20)
-    uri, large = f"{s3}/conditions/a b%c", b"x" * (13 << 20)
-    store = beam_s3.STORE.client(uri)
-
-    assert store.version(uri) is store.read(uri) is None
-    assert storage_files.create(uri, b"1")
-    assert not storage_files.create(uri, b"2")
-    # An answer that was lost.
-    assert storage_files.create(uri, b"1")
-    first = store.version(uri)
-    assert first is not None
-    assert store.write(uri, io.BytesIO(large), first)
-    assert not store.write(uri, io.BytesIO(b"late"), first)
-    assert not store.write(uri, io.BytesIO(large), None)
-    assert not store.delete(uri, first)
-    assert store.read(uri) == large
-    [(found, version)] = store.versions_below(f"{s3}/conditions/")
-    assert (found, version) == (uri, store.version(uri))
-    assert store.delete(uri, version)
-    assert store.delete(uri, version)
-    assert not store.write(uri, io.BytesIO(b"late"), version)
-    assert store.read(uri) is None
-
-
-@pytest.mark.slow
-def test_on_s3_whoever_slept_changes_nothing(s3: str) -> None:
-    for each in overtaken(DEEDS["a request to stop"], f"{s3}/{new_token()}"):
-        assert each.left == each.successor, each.moment
-
-
 # Beside other processes of a run
-
-
-def other_process(hold: Hold) -> hold_state.State:
-    """The part that another process of the run has in its hold."""
-    number = owners.Folder(hold.root).look().owner.number
-    return hold_state.State(hold, number, None)
-
-
-def test_a_worker_of_a_run_before_is_told_where_disks_use_inodes_again(tmp_path: Path) -> None:
-    root = f"{tmp_path}/out"
-    before = lease(root)
-    before.acquire()
-    worker = other_process(before)
-    with worker.guarded():
-        pass
-    before.end()
-    now = lease(root)
-    now.acquire()
-
-    with pytest.raises(HoldLostError), worker.guarded():
-        pytest.fail("a late worker may write")
-    with now.guard():
-        pass
-    now.release()
-
-
-def test_a_submitter_that_breaks_leaves_the_output_to_the_workers(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OSError, match="lost"),
-        hold_output(
-            f"{tmp_path}/out", in_this_process=False, lease_seconds=LEASE_SECONDS
-        ) as dataset,
-    ):
-        worker = other_process(dataset.hold)
-        raise OSError("the job server's connection is lost")
-
-    with worker.guarded():
-        pass
-
-
-def test_an_interruption_waits_for_no_writer_and_the_lock_goes_with_the_last(
-    tmp_path: Path,
-) -> None:
-    root = f"{tmp_path}/out"
-    begun, go_on = threading.Event(), threading.Event()
-
-    def write(dataset: DatasetFolder) -> None:
-        with contextlib.suppress(HoldLostError), dataset.hold.guard():
-            begun.set()
-            go_on.wait(PATIENCE)
-
-    with (
-        pytest.raises(KeyboardInterrupt),
-        hold_output(root, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset,
-    ):
-        writer = threading.Thread(target=write, args=(dataset,))
-        writer.start()
-        begun.wait(PATIENCE)
-        raise KeyboardInterrupt
-
-    assert writer.is_alive()
-    refused(lock(root))
-    go_on.set()
-    writer.join()
-    following = lock(root)
-    following.acquire()
-    following.release()
 
 
 def test_a_pipeline_of_ones_own_forgets_what_stopped_the_one_before(tmp_path: Path) -> None:
     stop = DatasetFolder(f"{tmp_path}/out").stop_file
-    storage_files.write(stop, b"device_lost")
+    files.write(stop, b"device_lost")
     hold = dataclasses.replace(lease(f"{tmp_path}/out"), begun_on="")
 
     with hold.guard():
-        assert not storage_files.exists(stop)
+        assert not files.exists(stop)
 
     hold.release()
-
-
-@everywhere
-def test_a_completion_that_a_runner_repeats_gives_the_same(place: str) -> None:
-    run_json = RunJson(layout="files", others={"mine": (Decimal("1.5"),)})
-    with hold_output(place, in_this_process=True, lease_seconds=LEASE_SECONDS) as dataset:
-        dataset.write_run(run_json)
-        first = _completed(dataset, Layout.FILES, run_json)
-
-        assert _completed(dataset, Layout.FILES, run_json) == first
-        with pytest.raises(HoldLostError):
-            _completed(dataset, Layout.FILES, dataclasses.replace(run_json, max_credits="1"))

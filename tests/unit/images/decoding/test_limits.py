@@ -17,7 +17,6 @@ from PIL import Image
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding import child_process, limits
-from beam_upscale.images.decoding import pool as decoding_pool
 from beam_upscale.images.decoding.environment import plain_environment
 from beam_upscale.images.decoding.limits import ImageLimits
 from beam_upscale.images.decoding.pool import DecoderPool
@@ -233,7 +232,7 @@ def test_cpu_seconds_are_limited() -> None:
 
 
 def test_header_has_less_time_than_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding_pool, "HEADER_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("beam_upscale.images.decoding.pool.HEADER_TIMEOUT_SECONDS", 0.2)
     program = (
         "import time; from beam_upscale.images.decoding import child; "
         "child.main(read_header=lambda data: time.sleep(600))"

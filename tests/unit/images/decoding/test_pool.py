@@ -25,13 +25,15 @@ from decoder_frames import png
 from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.images.decoding import child_process
-from beam_upscale.images.decoding import children as decoder_children
-from beam_upscale.images.decoding import pool as decoding_pool
+from beam_upscale.images.decoding import child_process, children
 from beam_upscale.images.decoding.environment import module_path
-from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.decoding.pool import (
+    DecoderPool,
+    _leave_children_to_parent,
+    shared_pool,
+)
 from beam_upscale.images.reading import inspection
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage, Metadata
 from beam_upscale.images.writing import encoding
@@ -129,7 +131,7 @@ def test_child_decodes_as_this_process_does(pool: DecoderPool) -> None:
     for data in (png(), png(1, 1), png(300, 200)):
         decoded = pool.decode(data, max_pixels=MAX_PIXELS)
 
-        assert same(decoded, reading_pixels.decode(data, max_pixels=MAX_PIXELS))
+        assert same(decoded, decode(data, max_pixels=MAX_PIXELS))
         assert decoded.color.flags.writeable
         assert decoded.alpha is not None
         assert decoded.metadata.exif is not None
@@ -182,7 +184,7 @@ def test_child_sends_rows_of_a_file(pool: DecoderPool, png_file: Path) -> None:
 
     pixels = pool.read_bands(png_file, 200, take, **GUARDS)
 
-    decoded = reading_pixels.decode(png_file.read_bytes(), max_pixels=MAX_PIXELS)
+    decoded = decode(png_file.read_bytes(), max_pixels=MAX_PIXELS)
     assert decoded.alpha is not None
     np.testing.assert_array_equal(pixels, np.dstack([decoded.color, decoded.alpha]))
     assert heights == [200, 200, 100]
@@ -193,15 +195,13 @@ def test_rows_that_are_not_taken_are_in_no_ones_way(pool: DecoderPool, png_file:
     first = pool.read_bands(png_file, 200, lambda _, bands: next(bands), **GUARDS)
 
     assert first.shape == (200, 300, 4)
-    assert same(
-        pool.decode(png(), max_pixels=MAX_PIXELS), reading_pixels.decode(png(), max_pixels=10**6)
-    )
+    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), decode(png(), max_pixels=10**6))
 
 
 def test_child_sends_a_region(pool: DecoderPool, tiff_file: Path, png_file: Path) -> None:
     picture, region = pool.read_region(tiff_file, Box(100, 50, 90, 70), **GUARDS)
 
-    whole = reading_pixels.decode(tiff_file.read_bytes(), max_pixels=MAX_PIXELS)
+    whole = decode(tiff_file.read_bytes(), max_pixels=MAX_PIXELS)
     np.testing.assert_array_equal(region, whole.color[50:120, 100:190])
     assert picture == pool.read_picture(tiff_file, **GUARDS)
     assert picture.by_region
@@ -218,9 +218,7 @@ def test_failure_of_whoever_takes_rows_is_raised_as_it_is(
     with pytest.raises(OSError, match="No space left"):
         pool.read_bands(png_file, 16, fill_the_disk, **GUARDS)
 
-    assert same(
-        pool.decode(png(), max_pixels=MAX_PIXELS), reading_pixels.decode(png(), max_pixels=10**6)
-    )
+    assert same(pool.decode(png(), max_pixels=MAX_PIXELS), decode(png(), max_pixels=10**6))
 
 
 def test_damage_in_mid_file_comes_after_the_rows_before(pool: DecoderPool, tmp_path: Path) -> None:
@@ -289,7 +287,7 @@ def test_damage_to_the_last_rows_is_told_before_they_are_sent(
 def test_errors_of_an_image_cross(pool: DecoderPool) -> None:
     for data, limit in ((b"", 10), (b"no image", 10), (png(), 10), (png()[:-20], MAX_PIXELS)):
         with pytest.raises(ImageError) as here:
-            reading_pixels.decode(data, max_pixels=limit)
+            decode(data, max_pixels=limit)
         with pytest.raises(ImageError) as there:
             pool.decode(data, max_pixels=limit)
 
@@ -324,7 +322,7 @@ def test_threads_share_children() -> None:
         results = threads.map(lambda data: pool.decode(data, max_pixels=MAX_PIXELS), files)
 
         for data, decoded in zip(files, results, strict=True):
-            assert same(decoded, reading_pixels.decode(data, max_pixels=MAX_PIXELS))
+            assert same(decoded, decode(data, max_pixels=MAX_PIXELS))
         assert 1 <= len(processes_of(pool)) <= 2
 
 
@@ -427,7 +425,7 @@ def test_children_survive_ctrl_c(pool: DecoderPool) -> None:
 
 
 def test_large_child_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_children, "IDLE_RESIDENT_LIMIT", 1)
+    monkeypatch.setattr(children, "IDLE_RESIDENT_LIMIT", 1)
 
     with DecoderPool(1) as pool:
         assert pool.read_header(png()).width == 30
@@ -471,7 +469,11 @@ def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
 
 ORPHANING = """
 import sys, threading, time
-from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.decoding.pool import (
+    DecoderPool,
+    _leave_children_to_parent,
+    shared_pool,
+)
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})
@@ -490,11 +492,11 @@ def test_children_end_with_a_parent_that_was_killed() -> None:
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment, text=True
     ) as parent:
         assert parent.stdout is not None
-        children = [int(pid) for pid in parent.stdout.readline().split()]
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
         parent.kill()
 
-    assert len(children) == 2
-    assert all(wait_for_end(pid) for pid in children)
+    assert len(pids) == 2
+    assert all(wait_for_end(pid) for pid in pids)
 
 
 def test_child_that_cannot_be_started_is_an_error_of_the_settings() -> None:
@@ -513,16 +515,16 @@ class Scarce:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int, number: int) -> None:
         start, self.refusals = child_process.Child.__init__, 0
-        children: weakref.WeakSet[child_process.Child] = weakref.WeakSet()
+        living: weakref.WeakSet[child_process.Child] = weakref.WeakSet()
         turn = threading.Lock()
 
         def scarce(child: Any, command: Any) -> None:
             with turn:
-                if sum(each._process.poll() is None for each in children) >= most:
+                if sum(each._process.poll() is None for each in living) >= most:
                     self.refusals += 1
                     raise OSError(number, os.strerror(number))
                 start(child, command)
-                children.add(child)
+                living.add(child)
 
         monkeypatch.setattr(child_process.Child, "__init__", scarce)
 
@@ -607,7 +609,7 @@ def test_interrupted_exchange_ends_the_child() -> None:
 
 def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     with ThreadPoolExecutor(4) as threads:
-        pools = set(threads.map(lambda _: decoding_pool.shared_pool(), range(20)))
+        pools = set(threads.map(lambda _: shared_pool(), range(20)))
 
     assert len(pools) == 1
     assert pools.pop().read_header(png()).width == 30
@@ -615,13 +617,13 @@ def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shared_pool_follows_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
-    monkeypatch.setattr(decoding_pool, "_shared", None)
+    monkeypatch.setattr("beam_upscale.images.decoding.pool._shared", None)
 
     with pytest.raises(ImageError) as caught:
-        decoding_pool.shared_pool().decode(b"!", max_pixels=1)
+        shared_pool().decode(b"!", max_pixels=1)
 
     assert "exit status 4" in caught.value.message
-    decoding_pool.shared_pool().close()
+    shared_pool().close()
 
 
 FORKING = """
@@ -671,7 +673,7 @@ def test_children_are_left_to_the_parent_after_a_fork() -> None:
         pool.read_header(png())
         (inherited,) = pool.children.idle
 
-        decoding_pool._leave_children_to_parent()
+        _leave_children_to_parent()
 
         assert pool.children.idle == []
         assert inherited._process.wait(10) == 0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from decoder_frames import DECODE, frame, png, serve, take
 
-from beam_upscale.images.decoding import replies as decoding_replies
 from beam_upscale.images.decoding.frames import Frame
+from beam_upscale.images.decoding.replies import receive_image, reported_error
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.values import DecodedImage
 
@@ -23,12 +23,12 @@ def test_full_disk_crosses_with_its_number_and_nothing_else_does_so(folder: str 
 
     replies = serve(frame(DECODE, b"x"), decode=fail)
     _, (fields, _), _ = (take(replies) for _ in range(3))
-    reported = decoding_replies.reported_error(Frame(fields, ()))
+    reported = reported_error(Frame(fields, ()))
 
     assert isinstance(reported, OSError)
     assert (reported.errno, str(reported)) == (errno.EDQUOT, str(full))
     with pytest.raises(ValueError, match="full disk"):
-        decoding_replies.reported_error(Frame({**fields, "full_disk": errno.EACCES}, ()))
+        reported_error(Frame({**fields, "full_disk": errno.EACCES}, ()))
 
 
 def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
@@ -47,7 +47,7 @@ def reply_to_decode(**changes: Any) -> tuple[Frame, io.BytesIO]:
 
 
 def test_honest_reply_is_taken() -> None:
-    assert decoding_replies.receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
+    assert receive_image(2, *reply_to_decode()).color.shape == (1, 2, 3)
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_honest_reply_is_taken() -> None:
 )
 def test_replies_that_claim_other_sizes_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
-        decoding_replies.receive_image(2, *reply_to_decode(**changes))
+        receive_image(2, *reply_to_decode(**changes))

@@ -22,8 +22,8 @@ def test_not_an_image(data: bytes) -> None:
         (b"<?xml version='1.0'?><SECRET/>", "XML"),
         (b"<svg xmlns='SECRET'/>", "SVG"),
         (b"PK\x03\x04SECRET", "a zip archive"),
-        (b"SECRET\0\xff", "no image that is known"),
-        (b"\xff\xfeSECRET", "no image that is known"),
+        (b"SECRET\0\xff", "of an unknown kind"),
+        (b"\xff\xfeSECRET", "of an unknown kind"),
     ],
 )
 def test_nothing_of_a_file_that_is_no_image_is_told(data: bytes, kind: str) -> None:

@@ -1,9 +1,6 @@
 """Pictures read in parts, against the same pictures read whole."""
 
-import errno
 import io
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,43 +11,18 @@ import pillow_heif
 import pytest
 import pyvips
 from PIL import Image, ImageCms
+from read_in_parts import HEIGHT, MAX_PIXELS, WIDTH, all_rows, by_pillow, pixels, turned
 
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
-from beam_upscale.images.reading import inspection, row_readers
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.images.reading import inspection
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.regions import open_picture, read_file_header
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage
 from beam_upscale.planning.plan_options import Animated
 from beam_upscale.planning.tile_layout import Box
 
-MAX_PIXELS = 1_000_000
-WIDTH, HEIGHT = 150, 170
-
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-
-
-def pixels(bands: int, dtype: type = np.uint8) -> np.ndarray:
-    """Smooth enough for lossy codecs, with no symmetry; alpha is 0 and 255 in places."""
-    y, x = np.mgrid[:HEIGHT, :WIDTH]
-    waves = [np.sin(x / 9) + np.sin(y / 7), np.cos((x + y) / 11), np.sin(x * y / 900)]
-    color = np.stack([(1 + wave / 2) * 127 for wave in waves], axis=-1)
-    alpha = np.clip(x * 3 - y, 0, 255)[..., np.newaxis]
-    planes = {1: color[..., :1], 2: [color[..., :1], alpha], 3: color, 4: [color, alpha]}[bands]
-    joined = np.concatenate(planes, axis=-1) if isinstance(planes, list) else planes
-    return (joined.clip(0, 255) * (257 if dtype == np.uint16 else 1)).astype(dtype)
-
-
-def by_pillow(mode: str, format_: str, **options: Any) -> bytes:
-    bands = {"L": 1, "LA": 2, "RGBA": 4}.get(mode, 3)
-    picture = Image.fromarray(pixels(bands).squeeze())
-    if mode == "P":
-        picture = picture.quantize(64)
-    elif picture.mode != mode:
-        picture = picture.convert(mode)
-    buffer = io.BytesIO()
-    picture.save(buffer, format_, **options)
-    return buffer.getvalue()
 
 
 def by_vips(bands: int, suffix: str, dtype: type = np.uint16, **options: Any) -> bytes:
@@ -60,12 +32,6 @@ def by_vips(bands: int, suffix: str, dtype: type = np.uint16, **options: Any) ->
     names = ("rgb16", "grey16") if dtype == np.uint16 else ("srgb", "b-w")
     data: bytes = flat.copy(interpretation=names[bands < 3]).write_to_buffer(suffix, **options)
     return data
-
-
-def turned(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[271], exif[274] = "Maker", orientation
-    return exif.tobytes()
 
 
 def heic() -> bytes:
@@ -149,19 +115,8 @@ BY_REGION = {
 }
 
 
-@pytest.fixture
-def stored(tmp_path: Path) -> Callable[[bytes], Path]:
-    def store(data: bytes) -> Path:
-        # Nothing goes by the name, and libvips reads options out of one that ends so.
-        path = tmp_path / "picture[page=1].xyz"
-        path.write_bytes(data)
-        return path
-
-    return store
-
-
 def whole(data: bytes) -> DecodedImage:
-    return reading_pixels.decode(data, max_pixels=MAX_PIXELS)
+    return decode(data, max_pixels=MAX_PIXELS)
 
 
 def joined(decoded: DecodedImage) -> np.ndarray:
@@ -215,11 +170,6 @@ def noise(format_: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(random).save(buffer, format_, **options)
     return buffer.getvalue()
-
-
-def all_rows(path: Path, **options: Any) -> list[np.ndarray]:
-    with open_picture(path, **{"max_pixels": MAX_PIXELS, **options}) as reader:
-        return list(reader.bands(16))
 
 
 def damaged_checksum(data: bytes) -> bytes:
@@ -291,54 +241,3 @@ def test_jpeg_with_a_harmless_oddity_goes_on(stored: Callable[[bytes], Path]) ->
     rows = all_rows(stored(bytes(data)))
 
     np.testing.assert_array_equal(np.concatenate(rows), whole(bytes(data)).color)
-
-
-class Refusing(io.BytesIO):
-    """A file in which nothing can be written, nor what it holds back when it is closed."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self._number = number
-
-    def write(self, data: Any) -> int:
-        raise OSError(self._number, os.strerror(self._number))
-
-
-@pytest.mark.parametrize("number", sorted(FULL_DISK))
-def test_temporary_folder_that_is_full_is_no_fault_of_the_file(
-    number: int, stored: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(row_readers.tempfile, "TemporaryFile", lambda **_: Refusing(number))
-
-    with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        all_rows(stored(by_pillow("RGB", "JPEG", exif=turned(6))))
-
-    assert (caught.value.errno, caught.value.filename) == (number, tempfile.gettempdir())
-
-
-def test_disk_so_full_that_no_folder_is_a_temporary_one_is_no_fault_of_the_file(
-    stored: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none() -> str:
-        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
-
-    path = stored(by_pillow("RGB", "JPEG", exif=turned(3)))
-    monkeypatch.setattr(row_readers.tempfile, "gettempdir", none)
-
-    with pytest.raises(OSError, match="No usable temporary directory") as caught:
-        all_rows(path)
-
-    assert caught.value.errno == errno.ENOSPC
-
-
-def test_temporary_folder_that_cannot_be_written_is_no_damage(
-    stored: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(row_readers.tempfile, "TemporaryFile", lambda **_: Refusing(errno.EIO))
-
-    with pytest.raises(ImageError) as caught:
-        all_rows(stored(by_pillow("RGB", "JPEG", exif=turned(6))))
-
-    assert caught.value.code is ErrorCode.INTERNAL_ERROR
-    assert f"the temporary folder {tempfile.gettempdir()} cannot hold" in caught.value.message
-    assert os.strerror(errno.EIO) in caught.value.message

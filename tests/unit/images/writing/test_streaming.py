@@ -15,7 +15,7 @@ from small_networks import noise
 
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.containers import parts, tiff
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.values import Metadata, Resolution
 from beam_upscale.images.writing import encoding, streaming
 from beam_upscale.images.writing.encode_options import EncodeOptions
@@ -89,7 +89,7 @@ def test_tiff_is_a_big_one_of_tiles_with_the_same_samples(
     notes = written(path, pixels, has_alpha, OutputFormat.TIFF)
 
     data = path.read_bytes()
-    decoded = reading_pixels.decode(data, max_pixels=WIDTH * HEIGHT)
+    decoded = decode(data, max_pixels=WIDTH * HEIGHT)
     np.testing.assert_array_equal(decoded.color, pixels[..., :channels])
     if decoded.alpha is not None:
         np.testing.assert_array_equal(decoded.alpha, pixels[..., -1])

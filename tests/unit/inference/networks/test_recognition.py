@@ -11,7 +11,7 @@ from small_networks import compact, esrgan
 from torch import nn
 
 from beam_upscale.inference.networks.recognition import NetworkInfo, recognize
-from beam_upscale.inference.networks.torch import esrgan as torch_esrgan
+from beam_upscale.inference.networks.torch.esrgan import inspect
 from beam_upscale.inference.networks.weight_files import read_arrays, read_shapes
 
 Save = Callable[[nn.Module], Path]
@@ -41,7 +41,7 @@ def info_of(path: Path) -> NetworkInfo | None:
 def test_known_networks_are_what_spandrel_finds(name: str, save: Save) -> None:
     path = save(NETWORKS[name]())
 
-    assert info_of(path) == torch_esrgan.inspect(path)
+    assert info_of(path) == inspect(path)
 
 
 def real_esrgan(state: State) -> State:
@@ -92,7 +92,7 @@ def test_all_names_of_one_networks_weights_are_known(
 
     assert info_of(path) is not None
     assert info_of(path) == info_of(save(network))
-    assert info_of(path) == torch_esrgan.inspect(path)
+    assert info_of(path) == inspect(path)
     assert read_arrays(path).keys() == (read_shapes(path) or {}).keys()
 
 

@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_file_is_said_in_plain_words(tmp_path: Path) -> Non
     assert "it has the weights of no network that spandrel knows" in refusal(path)
     torch.save({"a": Harmful(tmp_path / "mark")}, path)
     found = refusal(path)
-    assert "it is no pickle of tensors and plain containers alone" in found
+    assert "it is not a pickle of tensors and plain containers alone" in found
     # PyTorch's advice is to run it.
     assert "weights_only" not in found and "\x1b" not in found
 

@@ -92,7 +92,7 @@ def test_the_line_that_stops_a_run_says_which_key_was_refused_and_not_what_it_is
         (refused,) = infer(handler_of(service), [whole("a")])
 
     assert nobody.stop is not None
-    assert "asks for an API key, and there is none" in nobody.stop.message
+    assert "requires an API key, and none is set" in nobody.stop.message
     assert refused.stop is not None
     assert refused.stop.message == (
         f"{service.endpoint} refuses the API key of the environment's BEAM_UPSCALE_API_KEY "

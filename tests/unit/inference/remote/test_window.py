@@ -21,8 +21,6 @@ from scripted_service import (
     whole,
 )
 
-from beam_upscale.inference.remote import window as remote_window
-
 # Forked before its first call and after it, and ended with calls under way.
 PROGRAM = """
 import os, sys
@@ -137,7 +135,7 @@ def test_another_key_has_another_window(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_large_tiles_are_bounded_in_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_window, "_PIXELS_EACH", 100 * 100)
+    monkeypatch.setattr("beam_upscale.inference.remote.window._PIXELS_EACH", 100 * 100)
     pixels = np.zeros((100, 100, 3), np.uint8)
     held = Held()
     with service_with(held) as service:

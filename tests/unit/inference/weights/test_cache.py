@@ -10,8 +10,8 @@ import pytest
 from weight_files import files_in, write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.inference.weights import cache as weights_cache
 from beam_upscale.inference.weights import digest
+from beam_upscale.inference.weights.cache import cache_directory, store, store_folder
 
 CONTENT = os.urandom(200_000)
 CONTENT_SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -46,8 +46,8 @@ def test_stored_weights_are_copied_once(cache: Path) -> None:
         opened.append(True)
         return io.BytesIO(CONTENT)
 
-    first = weights_cache.store(CONTENT_SHA256, ".pth", open_source)
-    second = weights_cache.store(CONTENT_SHA256, ".pth", open_source)
+    first = store(CONTENT_SHA256, ".pth", open_source)
+    second = store(CONTENT_SHA256, ".pth", open_source)
 
     assert first == second == cache / f"{CONTENT_SHA256}.pth"
     assert first.read_bytes() == CONTENT
@@ -56,7 +56,7 @@ def test_stored_weights_are_copied_once(cache: Path) -> None:
 
 def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
+        store(CONTENT_SHA256, ".pth", lambda: io.BytesIO(b"another"))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -64,14 +64,14 @@ def test_storing_another_file_is_a_mismatch(cache: Path) -> None:
 
 def test_storing_what_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
+        store(CONTENT_SHA256, ".pth", lambda: (tmp_path / "absent").open("rb"))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
 
 
 def store_all(source: Source) -> Path:
     names = digest.files_of(source.folder)
-    return weights_cache.store_folder(digest.sha256_of(source.folder), names, source)
+    return store_folder(digest.sha256_of(source.folder), names, source)
 
 
 def test_a_stored_folder_is_copied_once(source: Source, cache: Path) -> None:
@@ -130,7 +130,7 @@ def test_storing_another_folder_is_a_mismatch(source: Source, cache: Path) -> No
     names = digest.files_of(source.folder)[1:]
 
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store_folder(digest.sha256_of(source.folder), names, source)
+        store_folder(digest.sha256_of(source.folder), names, source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -142,7 +142,7 @@ def test_storing_a_folder_of_which_a_file_cannot_be_opened_leaves_nothing(
     names = [*digest.files_of(source.folder), "unet/absent.json"]
 
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store_folder("0" * 64, names, source)
+        store_folder("0" * 64, names, source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "absent.json" in caught.value.message
@@ -156,7 +156,7 @@ def test_names_that_leave_the_folder_or_hide_are_refused(
     source: Source, cache: Path, name: str
 ) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store_folder("0" * 64, ["model_index.json", name], source)
+        store_folder("0" * 64, ["model_index.json", name], source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
     assert repr(name) in caught.value.message
@@ -166,7 +166,7 @@ def test_names_that_leave_the_folder_or_hide_are_refused(
 
 def test_storing_a_folder_without_files_is_refused(source: Source, cache: Path) -> None:
     with pytest.raises(SettingsError) as caught:
-        weights_cache.store_folder("0" * 64, [], source)
+        store_folder("0" * 64, [], source)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
     assert files_in(cache) == set()
@@ -179,14 +179,14 @@ def test_what_a_killed_process_left_is_removed_with_the_next_making(
         # As if nothing ran after the copy: what is left is under the name that it has.
         context.setattr("beam_upscale.inference.weights.cache._remove", lambda path: None)
         with pytest.raises(SettingsError):
-            weights_cache.store_folder("0" * 64, digest.files_of(source.folder), source)
+            store_folder("0" * 64, digest.files_of(source.folder), source)
         with pytest.raises(SettingsError):
-            weights_cache.store_folder("1" * 64, digest.files_of(source.folder), source)
+            store_folder("1" * 64, digest.files_of(source.folder), source)
     left = files_in(cache)
     assert len(left) == 2
 
     with pytest.raises(SettingsError):
-        weights_cache.store_folder("0" * 64, digest.files_of(source.folder), source)
+        store_folder("0" * 64, digest.files_of(source.folder), source)
 
     # Another target's may be in the making.
     (kept,) = files_in(cache)
@@ -235,4 +235,4 @@ def test_cache_directory_follows_the_environment(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    assert weights_cache.cache_directory() == Path(expected)
+    assert cache_directory() == Path(expected)

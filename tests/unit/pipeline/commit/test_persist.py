@@ -43,7 +43,7 @@ def test_results_without_a_shard_are_spread_evenly_and_always_alike() -> None:
 
 
 @pytest.mark.parametrize("layout", list(Layout))
-def test_staged_result_is_durable(dataset: DatasetFolder, layout: Layout) -> None:
+def test_persisted_result_is_durable(dataset: DatasetFolder, layout: Layout) -> None:
     record = persist(result("a", b"image"), dataset, layout)
 
     assert dataset.read_record("/in/a.jpg") == record
@@ -55,7 +55,7 @@ def test_staged_result_is_durable(dataset: DatasetFolder, layout: Layout) -> Non
     assert Path(path).read_bytes() == b"image"
 
 
-def test_failure_that_replaces_a_staged_image_removes_it(dataset: DatasetFolder) -> None:
+def test_failure_that_replaces_a_persisted_image_removes_it(dataset: DatasetFolder) -> None:
     persist(result("a", b"image"), dataset, Layout.FILES)
 
     persist(result("a", None), dataset, Layout.FILES)

@@ -31,7 +31,7 @@ from PIL import Image, ImageCms
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
-from beam_upscale.images.reading import pixels as reading_pixels
+from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference
@@ -115,7 +115,7 @@ def test_sixteen_bits_stay_sixteen_bits(settings: PinnedSettings) -> None:
     result = upscale(source(encoding.encode(deep).data), settings)
 
     assert result.data is not None
-    decoded = reading_pixels.decode(result.data, max_pixels=10**6)
+    decoded = decode(result.data, max_pixels=10**6)
     assert np.array_equal(decoded.color, deep.repeat(2, 0).repeat(2, 1))
     assert row_of(result).input_mode == "RGB;16"
     assert row_of(result).notes == ()

@@ -13,7 +13,6 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import encode
-from beam_upscale.pipeline.one_image import header as one_image_header
 from beam_upscale.pipeline.one_image.header import plan_of, read_header, read_large_header
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
@@ -28,7 +27,7 @@ def test_a_mistake_of_ours_costs_one_image(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setattr(one_image_header, "read_header", fail)
+    monkeypatch.setattr("beam_upscale.pipeline.one_image.header.read_header", fail)
 
     with pytest.raises(ImageError, match="tuple index out of range") as caught:
         plan_of(SourceImage("a", data=b""), RULES, shared_pool())

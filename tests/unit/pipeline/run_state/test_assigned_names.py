@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from memory_filesystem import MemoryFileSystem
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest import table as manifest_table
+from beam_upscale.dataset.manifest.table import table
 from beam_upscale.pipeline.run_state.resume import assign_shards
 from beam_upscale.sources.discovery import list_images
 from beam_upscale.sources.inputs.found_inputs import Inputs
@@ -104,7 +104,7 @@ def test_an_interrupted_run_goes_on_with_its_shards(dataset: DatasetFolder) -> N
     before = assigned(images, dataset, shard_rows=2)
     files.write(dataset.resolve("images/b.png"), b"done")
     with files.publish(dataset.manifest_uri(1)) as file:
-        pq.write_table(manifest_table.table([upscaled(before[2]), upscaled(before[3])]), file)
+        pq.write_table(table([upscaled(before[2]), upscaled(before[3])]), file)
 
     after = assigned(images, dataset, shard_rows=2)
 
@@ -155,7 +155,7 @@ def test_a_folder_does_not_stand_where_an_earlier_result_does(dataset: DatasetFo
     assert not names["a.png/b.png"].startswith("a.png/")
 
 
-def test_names_of_staged_results_stay_theirs_when_inputs_are_added(
+def test_names_of_persisted_results_stay_theirs_when_inputs_are_added(
     dataset: DatasetFolder,
 ) -> None:
     before = assigned(sources("a.jpg"), dataset, shard_rows=10)
@@ -173,18 +173,18 @@ def test_names_of_staged_results_stay_theirs_when_inputs_are_added(
 def test_rows_that_have_changed_places_keep_the_names_of_their_results(
     dataset: DatasetFolder,
 ) -> None:
-    def table(*names: str) -> Inputs:
+    def inputs_of(*names: str) -> Inputs:
         ids = (f"table.csv#{number}" for number in range(len(names)))
         return Inputs(
             SourceImage(input_id, uri=f"/in/{name}.png", name=f"{name}.png", output_name=name)
             for input_id, name in zip(ids, names, strict=True)
         )
 
-    before = assigned(table("a", "b", "c"), dataset, shard_rows=10)
+    before = assigned(inputs_of("a", "b", "c"), dataset, shard_rows=10)
     for image in before[:2]:
         put_aside(dataset, upscaled(image))
 
-    after = assigned(table("b", "a", "c"), dataset, shard_rows=10)
+    after = assigned(inputs_of("b", "a", "c"), dataset, shard_rows=10)
 
     # Under each other's, the second to be made would take the first's away.
     assert [image.output_name for image in after] == ["a", "b", "c"]
@@ -194,7 +194,7 @@ def test_another_number_of_rows_is_another_assignment(dataset: DatasetFolder) ->
     images = sources("a", "b", "c", "d")
     before = assigned(images, dataset, shard_rows=2)
     with files.publish(dataset.manifest_uri(0)) as file:
-        pq.write_table(manifest_table.table([upscaled(before[0]), upscaled(before[1])]), file)
+        pq.write_table(table([upscaled(before[0]), upscaled(before[1])]), file)
 
     after = assigned(images, dataset, shard_rows=1)
 

@@ -85,15 +85,15 @@ def test_a_committed_result_holds(picture: SourceImage, dataset: DatasetFolder) 
     assert is_committed(image)
 
 
-def test_a_staged_result_holds_and_beats_a_committed_one(
+def test_a_persisted_result_holds_and_beats_a_committed_one(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:
     image = with_committed(picture, upscaled(picture, notes=("old",)), dataset)
-    staged = put_aside(dataset, upscaled(picture, notes=("new",)))
+    persisted = put_aside(dataset, upscaled(picture, notes=("new",)))
 
     found = find(image, dataset)
 
-    assert earlier_record(found) == staged
+    assert earlier_record(found) == persisted
     assert not is_committed(found)
 
 
@@ -129,7 +129,7 @@ def test_a_record_of_what_is_committed_is_that_result(
     assert spent(dataset.root, None) == Decimal(expected)
 
 
-def test_columns_that_were_staged_since_are_told_from_those_that_were_committed(
+def test_columns_that_were_persisted_since_are_told_from_those_that_were_committed(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:
     (image,) = listed([with_columns(picture, label="then")], dataset)
@@ -155,9 +155,9 @@ def test_what_was_done_behind_a_budget_is_found(
     assert list(behind.process(image)) == [image]
 
     # A worker is lost after this, and what it was given is given again.
-    staged = put_aside(dataset, upscaled(image))
+    persisted = put_aside(dataset, upscaled(image))
 
-    assert [earlier_record(found) for found in behind.process(image)] == [staged]
+    assert [earlier_record(found) for found in behind.process(image)] == [persisted]
     assert list(behind.process(beyond)) == [beyond]
     row = dataclasses.replace(upscaled(image, output_uri=None), status=Status.FAILED)
     failed = put_aside(dataset, row)
@@ -216,7 +216,7 @@ def test_an_input_at_which_our_own_code_failed_is_looked_at_anew(
     assert not still_holds(picture, ours, dataset)
 
 
-def test_a_result_in_parquet_holds_where_its_shard_or_its_staged_image_is(
+def test_a_result_in_parquet_holds_where_its_shard_or_its_waiting_image_is(
     picture: SourceImage, dataset: DatasetFolder
 ) -> None:
     row = upscaled(picture, output_uri="data/000000.parquet")

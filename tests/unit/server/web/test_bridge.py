@@ -698,9 +698,9 @@ def test_settings_that_cannot_be_are_clear_errors(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for origin in ("pages.example", "https://pages.example/", "https://", "https://a b", "null"):
-        with pytest.raises(SettingsError, match="is no origin"):
+        with pytest.raises(SettingsError, match="is not an origin"):
             serve(origins=[origin])
-    with pytest.raises(SettingsError, match=r"'192\.0\.2\.1' has no address of this machine"):
+    with pytest.raises(SettingsError, match=r"'192\.0\.2\.1' is not an address of this machine"):
         serve(host="192.0.2.1")
     with pytest.raises(SettingsError, match="has no address"):
         serve(host="nowhere.invalid")

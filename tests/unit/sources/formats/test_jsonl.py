@@ -34,11 +34,11 @@ def test_lines_that_are_no_rows_cost_no_others(tmp_path: Path) -> None:
     words = [
         *(
             "",
-            "line 3: it is no JSON from column",
-            'line 4: ["a.png"] is no JSON object',
+            "line 3: it is not JSON from column",
+            'line 4: ["a.png"] is not a JSON object',
             "line 5: url is 7",
         ),
-        *("line 6: url is ['a.png']", "line 7: it is no valid Unicode", "line 8: url has a NUL"),
+        *("line 6: url is ['a.png']", "line 7: it is not valid Unicode", "line 8: url has a NUL"),
         *("line 9: byte 0xff at 9 is not UTF-8", "line 10: url has no value", "line 11: "),
         *("line 12: url has 9,000 characters", ""),
     ]

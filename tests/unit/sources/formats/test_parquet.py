@@ -113,7 +113,7 @@ def test_a_struct_without_bytes_names_a_file_where_it_has_a_path(tmp_path: Path)
     assert elsewhere.uri == "http://localhost:1/b.png"
     assert [problem.partition(", ")[2].partition(";")[0] for problem in problems_of(without)] == [
         *(f"row {n}: image.path has no value" for n in (4, 5, 6)),
-        "row 7: image.path is an address that is not read: data: is no scheme that is read",
+        "row 7: image.path is an address that is not read: data: is not a scheme that is read",
     ]
     assert [dict(image.columns) for image in images] == [{"n": n} for n in range(8)]
 

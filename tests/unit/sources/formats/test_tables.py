@@ -193,9 +193,9 @@ def test_a_column_for_what_has_none_is_refused(tmp_path: Path) -> None:
         ("a.csv", b"url,url\na,b\n", "two columns are called url"),
         ("a.csv", b"url\n\xff\n", "not UTF-8"),
         ("a.csv", b'url\n"a\n', "line 2"),
-        ("a.parquet", b"PAR1 not", "no Parquet file"),
-        ("a.parquet", b"", "no Parquet file"),
-        ("a.parquet", b"PAR1" + b"\xff" * 20 + b"\x14\0\0\0PAR1", "no Parquet file"),
+        ("a.parquet", b"PAR1 not", "not a Parquet file"),
+        ("a.parquet", b"", "not a Parquet file"),
+        ("a.parquet", b"PAR1" + b"\xff" * 20 + b"\x14\0\0\0PAR1", "not a Parquet file"),
     ],
 )
 def test_a_table_that_cannot_be_read_stops_the_run(
@@ -236,9 +236,9 @@ def test_blanks_around_a_path_are_passed_over_where_no_file_is_called_so(tmp_pat
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("ftp://h/a.png", "ftp: is no scheme"),
-        (" IPFS://bafy/a.png", "ipfs: is no scheme"),
-        ("mailto:me@host.example", "mailto: is no scheme"),
+        ("ftp://h/a.png", "ftp: is not a scheme"),
+        (" IPFS://bafy/a.png", "ipfs: is not a scheme"),
+        ("mailto:me@host.example", "mailto: is not a scheme"),
         ("http://user:SECRET@h/a.png", "a user name or a password"),
         ("https:\\SECRET@h/a.png", "a user name or a password"),
         ("http:me:SECRET@h/a.png", "a user name or a password"),
@@ -302,11 +302,11 @@ def test_a_table_on_another_file_system(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("data:image/png;base64," + "iVBORw0K" * 4000, "data: is no scheme that is read"),
-        ("DATA:,%89PNG", "data: is no scheme that is read"),
-        ("blob:https://host/5-6", "blob: is no scheme that is read"),
-        ("about:blank", "about: is no scheme that is read"),
-        ("cid:part1@host", "cid: is no scheme that is read"),
+        ("data:image/png;base64," + "iVBORw0K" * 4000, "data: is not a scheme that is read"),
+        ("DATA:,%89PNG", "data: is not a scheme that is read"),
+        ("blob:https://host/5-6", "blob: is not a scheme that is read"),
+        ("about:blank", "about: is not a scheme that is read"),
+        ("cid:part1@host", "cid: is not a scheme that is read"),
         ("C:\\photos\\a.png", "is 'C:\\\\photos\\\\a.png', a path on a drive"),
         ("d:/photos/a.png", "a path on a drive or a server of Windows"),
         ("\\\\server\\share\\a.png", "a path on a drive or a server of Windows"),

@@ -218,15 +218,15 @@ def test_parameters_are_the_same_in_every_format(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"file_name": "b.png",}', "it is no JSON from column 23 on"),
-        ("file_name: b.png", "it is no JSON from column 1 on"),
-        ('["b.png"]', "is no JSON object"),
-        ('"b.png"', "is no JSON object"),
-        ("null", "null is no JSON object"),
+        ('{"file_name": "b.png",}', "it is not JSON from column 23 on"),
+        ("file_name: b.png", "it is not JSON from column 1 on"),
+        ('["b.png"]', "is not a JSON object"),
+        ('"b.png"', "is not a JSON object"),
+        ("null", "null is not a JSON object"),
         ("[" * 100_000, "it is nested more deeply than can be read"),
-        ('{"file_name": "b', "it is no JSON from column 15 on"),
+        ('{"file_name": "b', "it is not JSON from column 15 on"),
         ("[" * 100_000, "nested more deeply"),
-        ('{"file_name": "b.png", "x": "\\ud800"}', "no valid Unicode"),
+        ('{"file_name": "b.png", "x": "\\ud800"}', "not valid Unicode"),
         ('{"image": "b.png"}', "there is no file_name, only image"),
         ("{}", "there is no file_name, only nothing"),
         ('{"file_name": null}', "file_name is None"),
@@ -283,8 +283,8 @@ def test_text_that_is_not_utf8_is_refused(tmp_path: Path, name: str) -> None:
 def test_parquet_that_is_wrong_is_refused(tmp_path: Path) -> None:
     whole = parquet([{"file_name": "a.png"}])
 
-    assert "is no Parquet file" in refusal(tmp_path, "metadata.parquet", b"PAR1 no")
-    assert "is no Parquet file" in refusal(tmp_path, "metadata.parquet", whole[:-20])
+    assert "is not a Parquet file" in refusal(tmp_path, "metadata.parquet", b"PAR1 no")
+    assert "is not a Parquet file" in refusal(tmp_path, "metadata.parquet", whole[:-20])
     assert ", schema: there is no file_name, only image" in refusal(
         tmp_path, "metadata.parquet", parquet([{"image": "a.png"}])
     )

@@ -12,7 +12,7 @@ from runs import tree, upscale
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.storage import files as storage_files
+from beam_upscale.storage import files
 from beam_upscale.storage.beam.hdfs import STORE
 from beam_upscale.storage.protocol.store import FileEntry
 
@@ -22,8 +22,8 @@ PARTIAL = "hdfs://out/.staging/partial"
 @pytest.fixture(autouse=True)
 def stored() -> Iterator[dict[str, bytes]]:
     """What is stored on HDFS, by path."""
-    with hdfs() as files:
-        yield files
+    with hdfs() as held:
+        yield held
 
 
 # One file
@@ -33,12 +33,12 @@ def test_a_file_is_replaced_in_one_step(
     stored: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    storage_files.write("hdfs://out/images/a.png", b"old", PARTIAL)
+    files.write("hdfs://out/images/a.png", b"old", PARTIAL)
     monkeypatch.setattr(
-        MemoryHdfs, "step", lambda *_: seen.append(storage_files.read("hdfs://out/images/a.png"))
+        MemoryHdfs, "step", lambda *_: seen.append(files.read("hdfs://out/images/a.png"))
     )
 
-    storage_files.write("hdfs://out/images/a.png", b"new", PARTIAL)
+    files.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert set(seen) == {b"old", b"new"}
     assert stored == {"/out/images/a.png": b"new"}
@@ -53,7 +53,7 @@ def test_what_is_half_written_lies_in_the_folder_for_it(
     monkeypatch.setattr(MemoryHdfs, "step", fail)
 
     with pytest.raises(OSError, match="the network is gone"):
-        storage_files.write("hdfs://out/images/a.png", b"new", PARTIAL)
+        files.write("hdfs://out/images/a.png", b"new", PARTIAL)
 
     assert {path.rpartition("/")[0]: data for path, data in stored.items()} == {
         "/out/.staging/partial": b"n"
@@ -66,10 +66,10 @@ def test_a_file_without_a_folder_for_it_is_hidden_beside_its_name(
     names = []
     monkeypatch.setattr(MemoryHdfs, "step", lambda *_: names.append(sorted(stored)))
 
-    storage_files.write("hdfs://weights/w.safetensors", b"data")
+    files.write("hdfs://weights/w.safetensors", b"data")
 
     assert names[0][0].startswith("/weights/.")
-    assert list(storage_files.list_files("hdfs://weights")) == [
+    assert list(files.list_files("hdfs://weights")) == [
         FileEntry("hdfs://weights/w.safetensors", "w.safetensors")
     ]
 
@@ -78,31 +78,31 @@ def test_a_server_that_does_not_replace_files_leaves_the_old_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(MemoryHdfs, "replaces", False)
-    storage_files.write("hdfs://out/run.json", b"old", PARTIAL)
+    files.write("hdfs://out/run.json", b"old", PARTIAL)
 
     with pytest.raises(OSError, match="does not rename onto a file"):
-        storage_files.write("hdfs://out/run.json", b"new", PARTIAL)
+        files.write("hdfs://out/run.json", b"new", PARTIAL)
 
-    assert storage_files.read("hdfs://out/run.json") == b"old"
+    assert files.read("hdfs://out/run.json") == b"old"
 
 
 def test_a_replaced_file_of_the_same_size_has_another_version() -> None:
-    storage_files.write("hdfs://in/a.png", b"one")
-    before = storage_files.version("hdfs://in/a.png")
-    storage_files.write("hdfs://in/a.png", b"two")
+    files.write("hdfs://in/a.png", b"one")
+    before = files.version("hdfs://in/a.png")
+    files.write("hdfs://in/a.png", b"two")
 
-    assert storage_files.version("hdfs://in/a.png") != before
-    assert storage_files.version("hdfs://in/none.png") == ()
+    assert files.version("hdfs://in/a.png") != before
+    assert files.version("hdfs://in/none.png") == ()
 
 
 def test_a_folder_is_no_file(stored: dict[str, bytes]) -> None:
     stored["/in/a.png"] = b"data"
 
-    assert storage_files.exists("hdfs://in/a.png")
-    assert storage_files.size("hdfs://in/a.png") == 4
-    assert not storage_files.exists("hdfs://in")
-    assert not storage_files.exists("hdfs://in/none.png")
-    assert storage_files.size("hdfs://in/none.png") is None
+    assert files.exists("hdfs://in/a.png")
+    assert files.size("hdfs://in/a.png") == 4
+    assert not files.exists("hdfs://in")
+    assert not files.exists("hdfs://in/none.png")
+    assert files.size("hdfs://in/none.png") is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_a_server_says_of_a_file_is_told(
     monkeypatch.setattr(MemoryHdfs, "status", refuse)
 
     with pytest.raises(ImageError) as caught:
-        storage_files.read("hdfs://in/a.png")
+        files.read("hdfs://in/a.png")
 
     assert caught.value.code is code
 
@@ -138,9 +138,9 @@ def test_a_server_that_does_not_answer_has_lost_nothing(
     monkeypatch.setattr(MemoryHdfs, "_list_status", refuse)
 
     for ask in (
-        storage_files.exists,
-        storage_files.size,
-        lambda uri: list(storage_files.list_below(uri)),
+        files.exists,
+        files.size,
+        lambda uri: list(files.list_below(uri)),
     ):
         with pytest.raises(Exception, match=r"the server's words|may not be read by this user"):
             ask("hdfs://out/manifest")

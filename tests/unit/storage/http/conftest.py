@@ -13,7 +13,7 @@ from web_answers import LEADS
 from web_server import WebServer, serving
 
 from beam_upscale.storage.http import attempts
-from beam_upscale.storage.http import connections as http_connections
+from beam_upscale.storage.http.connections import Patience
 
 
 @pytest.fixture
@@ -25,9 +25,7 @@ def web() -> Iterator[WebServer]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Little patience; a test may ask for less or more of it."""
-    hurry = http_connections.Patience(
-        connect_seconds=20, silence_seconds=20, attempts=3, first_pause_seconds=0.01
-    )
+    hurry = Patience(connect_seconds=20, silence_seconds=20, attempts=3, first_pause_seconds=0.01)
 
     def set_patience(**changes: float) -> None:
         monkeypatch.setattr(attempts, "PATIENCE", dataclasses.replace(hurry, **changes))

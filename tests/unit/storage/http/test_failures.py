@@ -100,12 +100,12 @@ def test_what_is_secret_stands_in_no_message(
 @pytest.mark.parametrize(
     ("said", "found"),
     [
-        (b"SSH-2.0-OpenSSH_8.9 SECRET\r\n", "the answer is no HTTP"),
-        (b"-ERR unknown command SECRET\r\n", "the answer is no HTTP"),
+        (b"SSH-2.0-OpenSSH_8.9 SECRET\r\n", "the answer is not HTTP"),
+        (b"-ERR unknown command SECRET\r\n", "the answer is not HTTP"),
         (b"SECRET" * 20_000, "a line of the answer is too long for HTTP"),
         (b"HTTP/1.1 404 SECRET\r\n\r\n", "the server answers 404 Not Found"),
         (b"HTTP/1.1 599 SECRET\r\n\r\n", "the server answers 599 (1 attempt)"),
-        (b"HTTP/1.1 SECRET OK\r\n\r\n", "the answer is no HTTP"),
+        (b"HTTP/1.1 SECRET OK\r\n\r\n", "the answer is not HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"SECRET: 1\r\n" * 200, "the answer has too many headers"),
         (
             b"HTTP/1.1 200 OK\r\nSECRET: " + b"SECRET" * 20_000,
@@ -130,15 +130,15 @@ def test_what_is_secret_stands_in_no_message(
         (b"", "the server closed the connection without an answer"),
         (
             b"HTTP/1.1 302 x\r\nLocation: ftp://me:SECRET@h/x?token=SECRET\r\n\r\n",
-            "it leads to an address of no web server: ftp: is no scheme of a web server",
+            "it leads to no web server: ftp: is not a scheme of a web server",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: data:image/png;base64,SECRET\r\n\r\n",
-            "it leads to an address of no web server: data: is no scheme of a web server",
+            "it leads to no web server: data: is not a scheme of a web server",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: http://h:99999/SECRET\r\n\r\n",
-            "it leads to an address of no web server: its port is no number of at most",
+            "it leads to no web server: its port is not a number of at most",
         ),
         (
             b"HTTP/1.1 302 x\r\nLocation: http://169.254.169.254/SECRET\r\n\r\n",

@@ -90,7 +90,7 @@ def test_a_scheme_is_told_from_a_path(uri: str, scheme: str | None) -> None:
 
 
 def test_a_host_that_begins_as_an_address_is_said_to() -> None:
-    with pytest.raises(ValueError, match="its host begins as an IPv6 address, and is none"):
+    with pytest.raises(ValueError, match="its host begins like an IPv6 address, but is not one"):
         urls.parse("http://[::1/x")
 
 

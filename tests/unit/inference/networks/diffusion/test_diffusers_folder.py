@@ -151,7 +151,7 @@ def test_programs_in_the_place_of_weights_are_refused(own_pipeline: Path) -> Non
     path.with_suffix(".bin").unlink()
     index = path.with_name(f"{path.name}.index.json")
     index.write_text(json.dumps({"weight_map": {"a": "../vae/weights.bin"}}))
-    with pytest.raises(SettingsError, match="no file beside it"):
+    with pytest.raises(SettingsError, match="not a file beside it"):
         inspect(own_pipeline)
 
 

@@ -15,8 +15,7 @@ from torch.nn import functional
 
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.inference.networks.device import Device, Precision
-from beam_upscale.inference.networks.openvino import graphs, runtime
-from beam_upscale.inference.networks.openvino import network as openvino_network
+from beam_upscale.inference.networks.openvino import graphs, network, runtime
 from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 from beam_upscale.inference.networks.super_resolution import ImageBatch
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
@@ -67,7 +66,7 @@ def test_the_last_convolution_is_as_exact_as_in_fp32() -> None:
     graph = runtime.openvino.Model([layers.split_convolution("last", image, 3)], [image])
     total = graphs.Sum(3, layers.bias("last"))
 
-    compiled = openvino_network.Compiler(1).compile(graph, Precision.BF16)
+    compiled = network.Compiler(1).compile(graph, Precision.BF16)
     found = total.of(compiled(features))
 
     expected = functional.conv2d(
@@ -114,8 +113,8 @@ def test_results_do_not_depend_on_how_memory_is_saved(
     path, batch = save(esrgan(4)), noise(1, *shape)
     expected = load(path, precision).upscale(batch)
 
-    monkeypatch.setattr(openvino_network, "_TAIL_PIXELS", 1000)
-    monkeypatch.setattr(openvino_network, "_TRUNK_PIXELS", 500)
+    monkeypatch.setattr(network, "_TAIL_PIXELS", 1000)
+    monkeypatch.setattr(network, "_TRUNK_PIXELS", 500)
     model = load(path, precision)
     found = differences(model.upscale(batch), expected)
 
@@ -137,11 +136,11 @@ def test_bf16_keeps_the_tonal_steps_of_sixteen_bits(save: Save) -> None:
 
 
 def test_values_that_are_no_numbers_are_told(save: Save) -> None:
-    for network in (esrgan(4), compact(2)):
+    for small in (esrgan(4), compact(2)):
         with torch.no_grad():
-            next(network.parameters()).fill_(float("inf"))
+            next(small.parameters()).fill_(float("inf"))
         with pytest.raises(ImageError) as caught:
-            load(save(network)).upscale(noise(1, 8, 8, 3))
+            load(save(small)).upscale(noise(1, 8, 8, 3))
         assert caught.value.code is ErrorCode.NOT_A_NUMBER
 
 

@@ -272,7 +272,7 @@ def test_a_network_that_fills_holes_is_unusable(
         inspect(tmp_path / "lama.pth")
 
     assert caught.value.code is ErrorCode.WEIGHTS_UNUSABLE
-    assert "LaMa is no super-resolution network" in caught.value.message
+    assert "LaMa is not a super-resolution network" in caught.value.message
 
 
 class Enlarging:
