@@ -44,7 +44,7 @@ TESTED_WITH = {
         "storage/beam/gcs": "a server of GCS runs in `runners` only",
     },
     "unit/dataset/layouts/test_layout": {
-        "dataset/layouts/definition": "a protocol; each layout is checked against it there",
+        "dataset/layouts/definition": "dataclasses, of which each layout gives one, checked there",
         "dataset/layouts/files": "one definition and no function",
     },
     "unit/dataset/layouts/test_shard_files": {
@@ -62,7 +62,7 @@ TESTED_WITH = {
         "images/reading/bare_tiff": "it is right if a strict codec gives the same samples",
     },
     "unit/images/test_bounds": {
-        "images/containers/parts": "its bound holds for every container alike, and is tested for all",
+        "images/containers/parts": "its bound holds for every container, and is tested for each",
     },
     "unit/images/containers/test_tiff": {
         "images/containers/tiff_fields": "damaged fields are damaged pages, refused there",
@@ -73,7 +73,7 @@ TESTED_WITH = {
         "images/decoding/environment": "it is given to processes, which a pool starts",
     },
     "unit/images/metadata/test_beside": {
-        "images/metadata/behind": "one kind of the data beside a picture, all of which have one note",
+        "images/metadata/behind": "one kind of data beside a picture, noted like the others",
     },
     "unit/images/metadata/test_exif": {
         "images/metadata/directories": "they read EXIF blocks, whose tests have damaged ones",
@@ -99,7 +99,7 @@ TESTED_WITH = {
     },
     "integration/test_baseline": {
         "inference/handlers/baseline": "a filter has one law, its image, seen in a run",
-        "inference/handlers/registry": "a table of a line for each kind of engine, each used in a run",
+        "inference/handlers/registry": "a table; each of its lines is used in a run",
         "inference/weights/baselines": "a tuple of names, each used in a run",
     },
     "integration/test_diffusion": {
@@ -156,7 +156,7 @@ TESTED_WITH = {
     "unit/pipeline/one_image/test_finish": {
         "pipeline/one_image/image_errors": "an error becomes a row, which is complete at the end",
         "pipeline/one_image/rows": "rows are complete at the end",
-        "pipeline/one_image/states": "dataclasses; the row and the bytes at the end are made of them",
+        "pipeline/one_image/states": "dataclasses, from which the row and the bytes are made",
         "pipeline/one_image/tiles": "tiles are right if the stitched image is",
     },
     "unit/pipeline/test_run": {
@@ -184,7 +184,7 @@ TESTED_WITH = {
         "server/web/bootstrap": "it is right if Envoy starts with it and bridges calls",
     },
     "unit/sources/formats/test_input_format": {
-        "sources/formats/definition": "a protocol; each format is checked against it there",
+        "sources/formats/definition": "dataclasses, of which each format gives one, checked there",
     },
     "unit/sources/test_discovery": {
         "sources/formats/entries": "a list on disk, filled and read by the discovery of inputs",

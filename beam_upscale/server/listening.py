@@ -174,7 +174,7 @@ def _add_port(server: Any, wanted: str, credentials: Any) -> int:
     except RuntimeError as error:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"{wanted} cannot be listened on: {str(error).splitlines()[0]}",
+            f"the server cannot listen on {wanted}: {str(error).splitlines()[0]}",
         ) from None
 
 
@@ -259,7 +259,7 @@ def _serve_metrics(
     except OSError as error:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"the metrics port {port} cannot be listened on: {reason(error)}",
+            f"the server cannot listen on the metrics port {port}: {reason(error)}",
         ) from None
     stack.callback(thread.join)
     stack.callback(server.server_close)

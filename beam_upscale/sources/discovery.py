@@ -93,7 +93,7 @@ def _list_within(
     if image_column is not None and not definition.has_image_column:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {image_column!r}, and {uris.named(pattern)} is read as "
+            f"image_column is {image_column!r}, but {uris.named(pattern)} is read as "
             f"{form}, which has no such column; leave it out, or say with --input-format which "
             "kind of table it is",
         )

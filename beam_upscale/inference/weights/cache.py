@@ -142,7 +142,7 @@ def require_sha256(path: Path, expected: str, source: str) -> None:
     if found != expected:
         raise SettingsError(
             ErrorCode.WEIGHTS_MISMATCH,
-            f"What came from {source} has SHA-256 {found}, expected was {expected}. It was not "
+            f"The data from {source} has SHA-256 {found} instead of {expected}. It was not "
             "kept; check the source, or give the weights with --weights PATH to use them as they "
             "are.",
         )

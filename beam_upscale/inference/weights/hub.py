@@ -247,11 +247,11 @@ def _hub_reason(error: Exception) -> str:
 
     match error:
         case errors.OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE forbids to ask the hub"
+            return "HF_HUB_OFFLINE forbids access to the hub"
         case errors.GatedRepoError():
             return "the hub gives them on request only, to those logged in with `hf auth login`"
         case errors.RepositoryNotFoundError():
-            return "the hub has no such repository, or only for those logged in (`hf auth login`)"
+            return "the hub has no such repository, or only for logged-in users (`hf auth login`)"
         case errors.RevisionNotFoundError():
             return "the hub's repository has no such revision"
         case errors.HfHubHTTPError():

@@ -53,7 +53,7 @@ class HubRepository:
         if revision is not None and _COMMIT.fullmatch(revision):
             return cls(name, revision)
         found = (
-            f"There is no folder {spec}, and as a repository of the hub it names no revision"
+            f"There is no folder {spec}, and a repository of the hub needs a revision"
             if revision is None
             else f"The revision {revision!r} of {name} is not a commit's hash"
         )

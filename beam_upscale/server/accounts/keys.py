@@ -118,7 +118,7 @@ def add_key(
     try:
         entry = key_entry(values)
     except ValueError as error:
-        raise invalid(f"a key {name!r} cannot be: {error}") from error
+        raise invalid(f"a key {name!r} cannot be added: {error}") from error
 
     def added(entries: Sequence[KeyEntry]) -> list[KeyEntry]:
         for other in entries:

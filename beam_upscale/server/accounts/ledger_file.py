@@ -101,7 +101,7 @@ def require_ledger_place(path: Path) -> None:
     if not path.parent.is_dir():
         found = f"{path.parent} is not a folder; make one first"
     elif not os.access(path.parent, os.W_OK):
-        found = f"this user can make no file in {path.parent}"
+        found = f"this user cannot make a file in {path.parent}"
     else:
         return
     raise SettingsError(ErrorCode.INVALID_OPTION, f"the ledger {path} cannot be made: {found}")

@@ -99,6 +99,6 @@ def require_prompt_column(listing: Listing, rules: Rules) -> None:
     if column not in found:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"prompt_column is {column!r}, and no input has such a column; there are: "
+            f"prompt_column is {column!r}, but no input has that column; there are: "
             f"{literal(', '.join(sorted(found))) or 'none'}",
         )

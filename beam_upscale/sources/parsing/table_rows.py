@@ -91,7 +91,7 @@ def find_image_column(uri: str, asked: str | None, fitting: Collection[str], the
             return asked
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"image_column is {asked!r}, and {uris.named(uri)} has no such column that "
+            f"image_column is {asked!r}, but {uris.named(uri)} has no column of that name that "
             f"could name or hold images; there are: {shortened(literal(there), _LONGEST_LIST)}",
         )
     by_name = {name.casefold(): name for name in reversed(list(fitting))}

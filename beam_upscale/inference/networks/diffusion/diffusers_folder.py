@@ -148,7 +148,7 @@ def _require_known_classes(folder: Path, index: Config) -> None:
 def _require_no_program(folder: Path) -> None:
     code = min(folder.glob("*.py"), default=None)
     if code is not None:
-        raise unusable(code, "it is code, and none that comes with weights is run; remove it")
+        raise unusable(code, "it is code, and code that comes with weights is never run; remove it")
 
 
 def _require_no_key_of_code(path: Path, config: Config) -> None:

@@ -211,4 +211,4 @@ def test_tls_takes_a_certificate_authority_of_ones_own(
     assert inference.error is None
     assert wrong.code is ErrorCode.ENDPOINT_UNAVAILABLE
     assert plain.code is ErrorCode.ENDPOINT_UNAVAILABLE
-    assert plain.message.endswith("may want TLS (on this machine with --ca-file)")
+    assert plain.message.endswith("may require TLS (on this machine with --ca-file)")

@@ -23,7 +23,7 @@ def test_other_names_are_no_repositories(spec: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "found"),
     [
-        ("owner/name", "it names no revision"),
+        ("owner/name", "needs a revision"),
         ("owner/name@", "The revision '' of owner/name is not a commit's hash"),
         ("owner/name@main", "The revision 'main' of owner/name is not a commit's hash"),
         ("owner/name@fp16", "The revision 'fp16' of owner/name is not a commit's hash"),
