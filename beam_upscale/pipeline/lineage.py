@@ -1,16 +1,17 @@
 """The look upstream of a `WriteDataset`: finds the `Upscale` and `ReadImages` of its results.
 
 Beam does not hand a transform's settings on, but keeps with each PCollection the transform that
-made it. `lineage_of` is the only place that reads this. Its result is used for `run.json`, for
-refusals when a `WriteDataset` is applied, and to notice inputs that an `Upscale` left to a later
-run.
+made it. `lineage_of` is the only place that reads this. The settings and readers that it finds are
+used for `run.json` and for refusals, when a `WriteDataset` is applied. It finds no results; of what
+an `Upscale` makes, it finds the reports of inputs left to a later run, which are made for this.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.pipeline.commit.postponed import reports_beside
 from beam_upscale.pipeline.read import ReadImages, ReadListed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_start import list_differences
@@ -24,14 +25,14 @@ class Lineage:
 
     Attributes:
         settings: the settings of the `Upscale`s, which all have the same; None if there is none.
-        passed_on: the results of those `Upscale`s that other steps follow, by the label of the
-            `Upscale`.
         readers: the transforms that read the inputs.
+        postponed: the PCollections of `Postponed` of those `Upscale`s that other steps follow, by
+            the label of the `Upscale`. A result that comes straight from one shows this itself.
     """
 
     settings: PinnedSettings | None
-    passed_on: Sequence[tuple[str, Any]]
     readers: Sequence[ReadImages | ReadListed]
+    postponed: Mapping[str, Any]
 
 
 def lineage_of(results: Sequence[Any]) -> Lineage:
@@ -48,15 +49,15 @@ def lineage_of(results: Sequence[Any]) -> Lineage:
         _refuse_other_settings(upscales[0], step)
     return Lineage(
         settings=upscales[0].transform.settings if upscales else None,
-        passed_on=[
-            (step.full_label, made)
-            for step in upscales
-            for made in step.outputs.values()
-            if made not in results
-        ],
         readers=[
             step.transform for step in steps if isinstance(step.transform, ReadImages | ReadListed)
         ],
+        postponed={
+            step.full_label: reports
+            for step in upscales
+            for made in step.outputs.values()
+            if made not in results and (reports := reports_beside(made)) is not None
+        },
     )
 
 

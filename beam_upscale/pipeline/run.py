@@ -181,7 +181,7 @@ def _carry_out(
     input_type = _input_type(listing, dataset)
     assert dataset.hold is not None
     bind(pipeline, dataset.hold)
-    _wire(pipeline, request, settings, run_json, run_id, most_failures, input_type)
+    wire_run(pipeline, request, settings, run_json, run_id, most_failures, input_type)
     termination.begin(lambda: ask_to_stop(dataset, TERMINATED))
     execution = Execution(_begin(pipeline, request))
     heard = watch(execution, dataset, run_id, most_failures, on_progress, termination)
@@ -309,7 +309,7 @@ def _new_pipeline(request: Run, settings: PinnedSettings) -> beam.Pipeline:
     return new_pipeline(request.beam_options, request.workers or default_workers(device))
 
 
-def _wire(
+def wire_run(
     pipeline: beam.Pipeline,
     request: Run,
     settings: PinnedSettings,
@@ -318,6 +318,17 @@ def _wire(
     most_failures: int | None,
     input_type: pa.StructType | None,
 ) -> None:
+    """Wires all steps of a run, from its listing to its dataset.
+
+    Args:
+        pipeline: the pipeline, without steps so far.
+        request: the request for the run; its settings are not read.
+        settings: the pinned settings.
+        run_json: the values of `run.json`.
+        run_id: the run's id.
+        most_failures: the number of failures that stops the run; None sets none.
+        input_type: the type of the dataset's own columns; None is inferred shard by shard.
+    """
     dataset = output_of_pipeline(pipeline, request.output)
     engine = settings.service_engine
     sources = pipeline | ReadListed(request.output, retry=request.retry, engine=engine)

@@ -8,6 +8,9 @@ in files:
 
     inputs → Prepare → RunInference → Finish → PersistInScratch ┬→ results, without pixels
                 └ large images → SpreadTiles ───────────────────┘
+
+The last step, `ReportPostponed`, also reports each result without a row. A `WriteDataset` takes the
+reports if other steps are between it and this transform, since these may drop such a result.
 """
 
 import dataclasses
@@ -25,6 +28,7 @@ from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.commit.persist import final_uri
+from beam_upscale.pipeline.commit.postponed import POSTPONED, ReportPostponed
 from beam_upscale.pipeline.large_images.assemble import ImageUri
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
@@ -43,8 +47,11 @@ from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.engines import DEFAULT_ENGINE
 from beam_upscale.sources.inputs.source_image import SourceImage
 
+LARGE_IMAGES = "large_images"
+"""The tag of the output of `Prepare` whose elements have no pixels."""
+
 _IMAGES = "images"
-_LARGE_IMAGES = "large_images"
+_RESULTS = "results"
 
 
 class Prepare(beam.DoFn):
@@ -76,7 +83,7 @@ class Prepare(beam.DoFn):
 
 def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:
     if isinstance(prepared, LargeImage):
-        return beam.pvalue.TaggedOutput(_LARGE_IMAGES, prepared)
+        return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
     return element(prepared, timestamp)
 
 
@@ -163,7 +170,13 @@ class Upscale(beam.PTransform):
             )
 
     def expand(self, sources: Any) -> Any:
-        """Wires the steps."""
+        """Wires the steps, and the reports of inputs that are left to a later run."""
+        report = beam.ParDo(ReportPostponed()).with_outputs(POSTPONED, main=_RESULTS)
+        results, _ = self._results(sources) | "ReportPostponed" >> report
+        return results
+
+    def _results(self, sources: Any) -> Any:
+        """Wires the steps up to the results."""
         send_whole_elements()
         if self.settings.fan_out_above is None:
             return self._chain(sources | "Prepare" >> self._prepare(sources.pipeline))
@@ -183,9 +196,9 @@ class Upscale(beam.PTransform):
     ) -> tuple[Any, Any]:
         """Wires the branches: results that hold pixels, and those of large images."""
         prepare_images = self._prepare(sources.pipeline, waiting)
-        found = sources | "Prepare" >> prepare_images.with_outputs(_LARGE_IMAGES, main=_IMAGES)
+        found = sources | "Prepare" >> prepare_images.with_outputs(LARGE_IMAGES, main=_IMAGES)
         spread = SpreadTiles(self.settings, self.handler_options, scratch, uri_of)
-        return self._chain(found[_IMAGES]), found[_LARGE_IMAGES] | "SpreadTiles" >> spread
+        return self._chain(found[_IMAGES]), found[LARGE_IMAGES] | "SpreadTiles" >> spread
 
     def _prepare(self, pipeline: Any, waiting: ScratchResults | None = None) -> Any:
         """Returns the first step, without a label."""
@@ -208,7 +221,7 @@ class Upscale(beam.PTransform):
 
 
 class UpscaleForRun(Upscale):
-    """Upscales the images of a run, whose results go straight to `WriteDataset`.
+    """Upscales the images of a run, whose results go straight to `WriteDataset`, without reports.
 
     Large images are written at their final place. They keep a branch of their own: to join the
     other results, all results would have to be in files, and the local runner would pass them on
@@ -228,7 +241,7 @@ class UpscaleForRun(Upscale):
     def expand(self, sources: Any) -> Any:
         """Wires the steps."""
         if self.settings.fan_out_above is None:
-            return super().expand(sources)
+            return self._results(sources)
         send_whole_elements()
         assert self.scratch is not None
         output = output_of_pipeline(sources.pipeline, self.scratch)

@@ -8,8 +8,7 @@ same names.
 
 import dataclasses
 import datetime
-import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -22,15 +21,17 @@ from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.run_json import RunJson, given_values
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
-from beam_upscale.pipeline.commit.persist import Persist, shard_of
+from beam_upscale.pipeline.commit.persist import Persist
+from beam_upscale.pipeline.commit.postponed import TakePostponed
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.lineage import Lineage, lineage_of
-from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import ReadImages
-from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
-from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
-from beam_upscale.pipeline.run_state.stop import stop_after_error
+from beam_upscale.pipeline.run_state.held_outputs import (
+    add_writer,
+    output_of_pipeline,
+    refuse_second_writer,
+)
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.run_start import (
     continue_run,
@@ -39,9 +40,6 @@ from beam_upscale.pipeline.settings.run_start import (
     refuse_foreign_files,
 )
 from beam_upscale.storage import files
-
-# The roots of the outputs that each pipeline writes.
-_written: "weakref.WeakKeyDictionary[Any, set[str]]" = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(eq=False)
@@ -102,11 +100,11 @@ class WriteDataset(beam.PTransform):
         for each in results:
             refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
         lineage = lineage_of(results)
-        _refuse_second_writer(pipeline, dataset)
+        refuse_second_writer(pipeline, dataset)
         _refuse_other_listings(lineage, dataset)
         refuse_packed(lineage.settings, layout)
         run_json = self._run_json(lineage, dataset, layout)
-        _written.setdefault(pipeline, set()).add(dataset.root)
+        add_writer(pipeline, dataset)
         shards = (
             self._updates(results, lineage, dataset, layout, run_json)
             | "ByShard" >> beam.GroupByKey()
@@ -162,10 +160,10 @@ class WriteDataset(beam.PTransform):
             for number, each in enumerate(results)
         ]
         updates += [
-            made
-            | f"Postponed: {label}" >> beam.ParDo(_Postponed(dataset))
+            reports
+            | f"Postponed: {label}" >> beam.ParDo(TakePostponed(dataset))
             | f"Untimed: {label}" >> beam.WindowInto(GlobalWindows())
-            for label, made in lineage.passed_on
+            for label, reports in lineage.postponed.items()
         ]
         return updates[0] if len(updates) == 1 else updates | "Updates" >> beam.Flatten()
 
@@ -178,21 +176,6 @@ class WriteDataset(beam.PTransform):
         refuse_foreign_files(dataset)
         earlier = dataset.read_run()
         return run_json if earlier is None else continue_run(earlier, run_json)
-
-
-class _Postponed(beam.DoFn):
-    """Reports the inputs that an `Upscale` left to a later run, if other steps follow it.
-
-    Such a step may drop results without a row, and the run would look complete.
-    """
-
-    def __init__(self, dataset: DatasetFolder) -> None:
-        self._dataset = dataset
-
-    def process(self, upscaled: UpscaledImage) -> Iterator[tuple[int, ShardUpdate]]:
-        stop_after_error(self._dataset, upscaled.stop)
-        if upscaled.record is None:
-            yield shard_of(upscaled.source), None
 
 
 def _refuse_contradiction(
@@ -211,20 +194,6 @@ def _refuse_contradiction(
             ErrorCode.INVALID_OPTION,
             "the argument run of WriteDataset contradicts the pipeline: "
             f"{'; '.join(changes)}; leave these out of it",
-        )
-
-
-def _refuse_second_writer(pipeline: Any, dataset: DatasetFolder) -> None:
-    """Raises an error if another `WriteDataset` of the pipeline has the same output.
-
-    Raises:
-        SettingsError: INVALID_OPTION.
-    """
-    if dataset.root in _written.get(pipeline, ()):
-        raise SettingsError(
-            ErrorCode.INVALID_OPTION,
-            f"two WriteDataset have the output {dataset.root}, and a run has one: give one of "
-            "them a tuple of all results, or give them outputs of their own",
         )
 
 

@@ -123,9 +123,7 @@ def _listed(account: Account, channel: Any) -> _Listed | None:
         time.sleep(pause)
     hint = ""
     if account.engine.is_plaintext and _HANGS_UP in refusal.message:
-        hint = (
-            "; it was called in plaintext, and may require TLS (on this machine with --ca-file)"
-        )
+        hint = "; it was called in plaintext, and may require TLS (on this machine with --ca-file)"
     raise SettingsError(
         ErrorCode.ENDPOINT_UNAVAILABLE,
         f"{account.engine.endpoint} does not answer: "

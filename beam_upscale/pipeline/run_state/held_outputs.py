@@ -1,9 +1,11 @@
 """The outputs of a Beam pipeline, each under the one hold that all its transforms share.
 
-Transforms are applied one by one and do not know each other. So the holds stand beside the pipeline
-here, from which each transform takes the hold as it is applied.
+Transforms are applied one by one and do not know each other. So what they share is kept here, by
+pipeline, and nowhere else: the hold on each output, which a transform takes as it is applied, and
+the outputs that have a `WriteDataset`, so that a second one is refused.
 """
 
+import dataclasses
 import weakref
 from typing import Any
 
@@ -14,13 +16,30 @@ from beam_upscale.dataset.hold.owners import Kind, state_of_output
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.storage import files
 
-# The holds of each pipeline, by the root of the output.
-_holds: "weakref.WeakKeyDictionary[Any, dict[str, Hold]]" = weakref.WeakKeyDictionary()
+
+@dataclasses.dataclass(frozen=True)
+class _Outputs:
+    """The outputs of one pipeline.
+
+    Attributes:
+        holds: the holds, by the root of the output.
+        written: the roots of the outputs that have a `WriteDataset`.
+    """
+
+    holds: dict[str, Hold] = dataclasses.field(default_factory=dict)
+    written: set[str] = dataclasses.field(default_factory=set)
+
+
+_pipelines: "weakref.WeakKeyDictionary[Any, _Outputs]" = weakref.WeakKeyDictionary()
+
+
+def _outputs_of(pipeline: Any) -> _Outputs:
+    return _pipelines.setdefault(pipeline, _Outputs())
 
 
 def bind(pipeline: Any, hold: Hold) -> None:
     """Makes the transforms of a pipeline write under a hold that was acquired for it."""
-    _holds.setdefault(pipeline, {})[hold.root] = hold
+    _outputs_of(pipeline).holds[hold.root] = hold
 
 
 def output_of_pipeline(
@@ -41,7 +60,7 @@ def output_of_pipeline(
         SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
     """
     root = files.absolute(output)
-    holds = _holds.setdefault(pipeline, {})
+    holds = _outputs_of(pipeline).holds
     if root not in holds:
         seconds = DEFAULT_LEASE_SECONDS if lease_seconds is None else lease_seconds
         holds[root] = Hold(root, new_token(), Kind.LEASE, seconds, state_of_output(root))
@@ -53,3 +72,22 @@ def output_of_pipeline(
             f"before, and a pipeline has one hold on {root}: give all of them the same",
         )
     return DatasetFolder(root, hold)
+
+
+def add_writer(pipeline: Any, dataset: DatasetFolder) -> None:
+    """Notes that a pipeline has a `WriteDataset` for an output."""
+    _outputs_of(pipeline).written.add(dataset.root)
+
+
+def refuse_second_writer(pipeline: Any, dataset: DatasetFolder) -> None:
+    """Raises an error if an output of a pipeline has a `WriteDataset` already.
+
+    Raises:
+        SettingsError: INVALID_OPTION.
+    """
+    if dataset.root in _outputs_of(pipeline).written:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION,
+            f"two WriteDataset have the output {dataset.root}, and a run has one: give one of "
+            "them a tuple of all results, or give them outputs of their own",
+        )

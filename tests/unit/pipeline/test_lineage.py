@@ -18,6 +18,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.lineage import lineage_of
+from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 from beam_upscale.pipeline.settings.run_start import new_run
@@ -168,7 +169,7 @@ def test_side_inputs_are_no_results(upscale: Callable[..., bu.Upscale]) -> None:
     lineage = lineage_of([results])
 
     assert lineage.settings is step.settings
-    assert [label for label, _ in lineage.passed_on] == ["Large"]
+    assert list(lineage.postponed) == ["Large"]
 
 
 def test_a_later_run_with_two_other_upscales_is_refused(
@@ -334,24 +335,22 @@ def test_what_a_step_chooses_among_results_is_left_out_and_the_rest_is_done(
     assert list(verify(str(output))) == []
 
 
-class Refusing(beam.PTransform):
-    """Stands in the place of the steps of an `Upscale` whose service refuses all calls."""
-
-    def expand(self, images: Any) -> Any:
-        stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
-        return images | beam.Map(lambda each: UpscaledImage(each, None, stop=stop))
-
-
 def test_a_service_that_refuses_all_is_heard_in_one_branch_though_a_step_hides_it(
     upscale: Callable[..., bu.Upscale],
     folder: Path,
     output: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    even, odd = upscale(), upscale()
-    monkeypatch.setattr(odd, "expand", lambda images: images | Refusing())
+    def refused_if_odd(source: SourceImage, *others: Any) -> Any:
+        if int(source.name[0]) % 2:
+            stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+            return UpscaledImage(source, None, stop=stop)
+        return prepare(source, *others)
+
+    monkeypatch.setattr("beam_upscale.pipeline.upscale.prepare", refused_if_odd)
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        results = read(pipeline, folder, output) | Sides(even, odd) | beam.Filter(has_row)
+        results = read(pipeline, folder, output) | Sides(upscale(), upscale())
+        results |= beam.Filter(has_row)
         _ = results | bu.WriteDataset(str(output))
 
     dataset = DatasetFolder(str(output))

@@ -6,8 +6,10 @@ from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.run_state.held_outputs import (
+    add_writer,
     bind,
     output_of_pipeline,
+    refuse_second_writer,
 )
 
 
@@ -40,3 +42,16 @@ def test_transforms_write_under_a_hold_that_was_taken_for_their_pipeline(tmp_pat
     bind(pipeline, hold)
 
     assert output_of_pipeline(pipeline, hold.root).hold is hold
+
+
+def test_an_output_has_one_writer_in_a_pipeline(tmp_path: Path) -> None:
+    pipeline = Pipeline()
+    output = output_of_pipeline(pipeline, f"{tmp_path}/out")
+    refuse_second_writer(pipeline, output)
+    add_writer(pipeline, output)
+
+    with pytest.raises(SettingsError, match="two WriteDataset have the output") as refused:
+        refuse_second_writer(pipeline, output)
+    assert refused.value.code is ErrorCode.INVALID_OPTION
+    refuse_second_writer(pipeline, output_of_pipeline(pipeline, f"{tmp_path}/other"))
+    refuse_second_writer(Pipeline(), output)
