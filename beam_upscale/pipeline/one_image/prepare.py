@@ -196,7 +196,7 @@ def _decode(
 def _refusal(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage | None:
     """Returns the result if the rules or the budget leave nothing to do; else None."""
     if not plan.is_upscaled:
-        return _decided(draft, plan)
+        return _not_upscaled(draft, plan)
     allowance = state_of(draft.source).allowance
     if allowance is not None and not _is_affordable(plan, allowance, draft.booking):
         return _over_budget(draft, plan)
@@ -264,7 +264,7 @@ def _decoded(
     return tiled_image(image, color, alpha, settings)
 
 
-def _decided(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
+def _not_upscaled(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
     if plan.error_code is not None:
         return draft.failed(ImageError(plan.error_code, plan.message))
     draft = draft.noted(plan.message)
