@@ -1,4 +1,4 @@
-"""Real child processes, crashed, hung and orphaned; and their loop, run here on buffers."""
+"""Real child processes: crashed, hung and orphaned ones, and those that are replaced."""
 
 import dataclasses
 import errno
