@@ -140,13 +140,22 @@ TESTED_WITH = {
     "unit/pipeline/test_termination": {
         "pipeline/execution": "it must end a real run on a real signal",
     },
+    "unit/pipeline/large_images/test_changed_files": {
+        "pipeline/one_image/file_version": "files are replaced while tiles of them are read",
+    },
     "unit/pipeline/large_images/test_spread": {
         "pipeline/large_images/memory": "what a worker gives back is seen in peaks of memory only",
+        "pipeline/large_images/states": "dataclasses between the steps of a large image",
+    },
+    "unit/pipeline/large_images/test_tiles": {
+        "pipeline/large_images/tile_folder": "its files are those that tiles leave",
     },
     "unit/pipeline/test_upscale": {
         "pipeline/one_image/run_inference": "awaited results are seen where they leave it",
     },
     "unit/pipeline/one_image/test_finish": {
+        "pipeline/one_image/image_errors": "an error becomes a row, which is complete at the end",
+        "pipeline/one_image/rows": "rows are complete at the end",
         "pipeline/one_image/states": "dataclasses, from which the row and the bytes are made",
         "pipeline/one_image/tiles": "tiles are right if the stitched image is",
     },
@@ -204,6 +213,7 @@ OF_PACKAGES = {
     "unit/inference/networks/test_packaged_weights": "results of the default weights",
     "unit/inference/networks/test_reference": "results beside those of another program",
     "unit/inference/networks/test_seams": "halos of real networks",
+    "unit/pipeline/large_images/test_changed_files": "files that change while tiles are read",
     "unit/pipeline/run_state/test_assigned_names": "names and shards over several runs",
     "unit/server/test_broken_process": "processes that end under a server",
     "unit/server/test_request_properties": "laws of all requests",

@@ -26,8 +26,8 @@ class State(StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """The place of a paid call: its input, engine and tile.
+class CallKey:
+    """The key of a paid call: its input, engine and tile.
 
     Attributes:
         input_id: id of the input.
@@ -40,8 +40,8 @@ class Place:
     tile: int
 
     @property
-    def key(self) -> str:
-        """The place's path in the books: one of 256 folders, and a SHA-256 in hexadecimal."""
+    def path(self) -> str:
+        """The call's path in the books: one of 256 folders, and a SHA-256 in hexadecimal."""
         text = json.dumps([self.input_id, self.stage, self.tile])
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{digest[:2]}/{digest}"
@@ -53,7 +53,7 @@ class Entry:
 
     Attributes:
         id: an id that is unique among all entries.
-        n: the number of the entry's file at its place, from 1; 0 for an entry made from a row.
+        n: the number of the entry among those of its call, from 1; 0 if it was made from a row.
         request_id: the id by which the service knows the call.
         input_id: id of the input.
         stage: index of the engine in the chain.
@@ -86,9 +86,9 @@ class Entry:
     state: State = State.SENT
 
     @property
-    def place(self) -> Place:
-        """The place of the call."""
-        return Place(self.input_id, self.stage, self.tile)
+    def key(self) -> CallKey:
+        """The key of the call."""
+        return CallKey(self.input_id, self.stage, self.tile)
 
     @property
     def group(self) -> str:
@@ -191,7 +191,7 @@ def grouped(entries: Iterable[Entry]) -> list[Group]:
     """Groups entries; the group whose first entry was sent last comes first.
 
     Args:
-        entries: entries of one place. Of two with the same id, the settled one counts. Groups whose
+        entries: entries of one call. Of two with the same id, the settled one counts. Groups whose
             first entry is missing are left out.
     """
     by_id: dict[str, Entry] = {}

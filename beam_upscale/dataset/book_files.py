@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_upscale.dataset.book_entries import SCHEMA, Entry, Place, entry_from_json, entry_of
+from beam_upscale.dataset.book_entries import SCHEMA, CallKey, Entry, entry_from_json, entry_of
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.paths.names import BOOKS
 from beam_upscale.errors import ErrorCode, SettingsError
@@ -32,9 +32,9 @@ def folder_of(dataset: DatasetFolder, *parts: str) -> str:
     return uris.join(dataset.root, BOOKS, *parts)
 
 
-def open_uri(dataset: DatasetFolder, place: Place, n: int) -> str:
-    """Returns the URI of a place's open entry with the number `n`."""
-    return folder_of(dataset, "open", f"{place.key}.{n}.json")
+def open_uri(dataset: DatasetFolder, key: CallKey, n: int) -> str:
+    """Returns the URI of a call's open entry with the number `n`."""
+    return folder_of(dataset, "open", f"{key.path}.{n}.json")
 
 
 def closed(dataset: DatasetFolder, uris: Set[str] | None = None) -> Iterator[list[Entry]]:

@@ -1,14 +1,14 @@
 """The books of an output: enters a paid call before it is sent, and decides when its entries close.
 
-    books/open/<2 hex>/<place>.<n>.json   one sending of a call: durable before the call is sent
+    books/open/<2 hex>/<call>.<n>.json    one sending of a call: durable before the call is sent
     books/closed/*.parquet                entries that were settled, many in a file
     books/closed/unresolved.parquet       a copy of the entries that are not, of earlier runs
 
-A place is an input, an engine of its chain and a tile. Each sending that may cost something has an
-entry of its own; `n` is taken by exclusive creation, so that no two workers share one. An entry is
-`sent` until the answer is known, then `charged` or `free`. At a service that is known to charge a
-repeated request once, a further sending of it names the entry that it repeats: both are one group,
-which counts once.
+A call is named by its key: an input, an engine of its chain and a tile. Each sending that may cost
+something has an entry of its own; `n` is taken by exclusive creation, so that no two workers share
+one. An entry is `sent` until the answer is known, then `charged` or `free`. At a service that is
+known to charge a repeated request once, a further sending of it names the entry that it repeats:
+both are one group, which counts once.
 
 A group counts as spent if it is charged, or if it may be: none of its entries is charged, and one
 is still `sent`. Books are read as the union of all files by the entries' ids. Of two entries with
@@ -30,7 +30,7 @@ from decimal import Decimal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_upscale.dataset.book_entries import SCHEMA, STEP, Entry, Place, State
+from beam_upscale.dataset.book_entries import SCHEMA, STEP, CallKey, Entry, State
 from beam_upscale.dataset.book_files import (
     CLOSED_NAME,
     OPEN_NAME,
@@ -138,29 +138,29 @@ def close_rows(rows: Iterable[Row], dataset: DatasetFolder) -> None:
     Each shard's commit calls this, so that few entries are left to close at the end of the run. If
     a repeat may be charged again, entries stay open until the end: a late worker looks for them.
     """
-    places = [place for row in rows if row.request_ids for place in _places(row)]
-    if not places:
+    keys = [key for row in rows if row.request_ids for key in _keys(row)]
+    if not keys:
         return
     with ThreadPoolExecutor(READERS) as readers:
-        found = list(readers.map(lambda place: list(_entries_at(place, dataset)), places))
+        found = list(readers.map(lambda key: list(_entries_of(key, dataset)), keys))
     _close([pair for pairs in found if _is_over(pairs) for pair in pairs], dataset)
 
 
 def _is_over(found: Iterable[tuple[str, Entry]]) -> bool:
-    """Checks whether a place's entries may close: all are settled, in ledgers that charge once."""
+    """Checks whether a call's entries may close: all are settled, in ledgers that charge once."""
     return all(entry.state is not State.SENT and entry.ledger is not None for _, entry in found)
 
 
-def _places(row: Row) -> Iterator[Place]:
+def _keys(row: Row) -> Iterator[CallKey]:
     calls = [stage["calls"] for stage in row.stages] or [row.calls]
     for stage, count in enumerate(calls):
-        yield from (Place(row.input_id, stage, tile) for tile in range(count))
+        yield from (CallKey(row.input_id, stage, tile) for tile in range(count))
 
 
-def _entries_at(place: Place, dataset: DatasetFolder) -> Iterator[tuple[str, Entry]]:
-    """Yields a place's open entries with their URIs, from number 1 up to the first gap."""
+def _entries_of(key: CallKey, dataset: DatasetFolder) -> Iterator[tuple[str, Entry]]:
+    """Yields a call's open entries with their URIs, from number 1 up to the first gap."""
     for n in itertools.count(1):
-        uri = open_uri(dataset, place, n)
+        uri = open_uri(dataset, key, n)
         entry = read_entry(uri)
         if entry is None:
             return
@@ -256,7 +256,7 @@ def enter_row(row: Row, dataset: DatasetFolder) -> None:
     """
     if row.billed_credits:
         entry = _entry_of_row(row)
-        uri = folder_of(dataset, "open", entry.place.key[:2], f"{entry.id}.json")
+        uri = folder_of(dataset, "open", entry.key.path[:2], f"{entry.id}.json")
         dataset.write(uri, entry.to_json())
 
 

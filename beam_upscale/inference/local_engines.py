@@ -41,7 +41,7 @@ class LocalEngine(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The network or filter and its device, in words for people."""
 
     @abc.abstractmethod
@@ -60,7 +60,7 @@ class BaselineEngine(LocalEngine):
     filter: Filter
 
     @property
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The filter and its device, in words for people."""
         return f"{self.name} on {self.device}"
 
@@ -91,7 +91,7 @@ class NetworkEngine(LocalEngine):
     threads: int
 
     @property
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The network, its device and its precision, in words for people."""
         return f"{self.name} on {self.device} in {self.precision}"
 
@@ -122,9 +122,9 @@ class EsrganEngine(NetworkEngine):
     network_backend: NetworkBackend
 
     @property
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The network, its device and precision, and the library, in words for people."""
-        return f"{super().place} by {self.network_backend.library}"
+        return f"{super().in_words} by {self.network_backend.library}"
 
     def description(self) -> dict[str, Any]:
         """Returns the columns of a manifest that describe the network."""
@@ -187,19 +187,19 @@ def pin_esrgan(engine: Engine, weights: str | None, options: LocalOptions) -> Es
     found, uri = _find_weights(weights, engine.name)
     info, known = _inspect(found.path)
     _require_scale(info.scale, engine, found)
-    place, precision = device.settle(
+    chosen, precision = device.settle(
         options.device, options.precision, info.precisions, elsewhere=options.remote_workers
     )
     asked = options.network_backend
-    network_backend = backend.settle(asked, place, precision, is_known=known)
+    network_backend = backend.settle(asked, chosen, precision, is_known=known)
     return EsrganEngine(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
-        device=place,
+        device=chosen,
         precision=precision,
         threads=options.threads or usable_cores(),
-        max_batch_pixels=_batch_pixels(options, place, ESRGAN_BATCH_PIXELS),
+        max_batch_pixels=_batch_pixels(options, chosen, ESRGAN_BATCH_PIXELS),
         scale=info.scale,
         max_tile_pixels=options.max_tile_pixels,
         halo=info.halo if options.tile_halo is None else options.tile_halo,
@@ -233,21 +233,21 @@ def pin_latent(engine: Engine, weights: str | None, options: LocalOptions) -> La
     info = diffusers_folder.inspect(found.path)
     _require_scale(info.scale, engine, found)
     elsewhere = options.remote_workers
-    place, _ = device.settle(options.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
+    chosen, _ = device.settle(options.device, Precision.FP32, info.precisions, elsewhere=elsewhere)
     asked = options.precision
-    if place is Device.CPU and asked is Precision.AUTO:
+    if chosen is Device.CPU and asked is Precision.AUTO:
         asked = Precision.FP32
-    _, precision = device.settle(place, asked, info.precisions, elsewhere=elsewhere)
+    _, precision = device.settle(chosen, asked, info.precisions, elsewhere=elsewhere)
     return LatentEngine(
         name=found.name,
         weights_sha256=found.sha256,
         weights_uri=uri,
-        device=place,
+        device=chosen,
         precision=precision,
         threads=options.threads or usable_cores(),
         # As much as the largest image needs: then an image that fits alone fits in a batch, too.
-        max_batch_pixels=_batch_pixels(options, place, engine.call_limit),
-        vae_tiling=_decodes_in_strips(options.vae_tiling, place),
+        max_batch_pixels=_batch_pixels(options, chosen, engine.call_limit),
+        vae_tiling=_decodes_in_strips(options.vae_tiling, chosen),
         color_fix=options.color_fix,
     )
 

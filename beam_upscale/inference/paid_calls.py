@@ -57,12 +57,12 @@ class Booking(Protocol):
     """Enters the paid calls of one image in the books."""
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
+        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
     ) -> PaidCall:
         """Returns one of the image's calls.
 
         Args:
-            place: index of the engine in its chain, and of the tile.
+            stage_and_tile: index of the engine in its chain, and of the tile.
             request_id: the id by which the service recognizes repeats of the call.
             price: the price of the call, in credits.
             engine: the engine, with the endpoint of its service.

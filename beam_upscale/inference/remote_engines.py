@@ -96,7 +96,7 @@ class RemoteEngine:
         return self.repeat_seconds > 0 and -_CLOCK_SECONDS <= seconds <= self.repeat_seconds
 
     @property
-    def place(self) -> str:
+    def in_words(self) -> str:
         """The engine and its endpoint, as people read them."""
         return f"{self.engine} at {self.endpoint}"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam_upscale.dataset.book_entries import Place, State, work_of
+from beam_upscale.dataset.book_entries import CallKey, State, work_of
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import Prepaid
 from beam_upscale.dataset.folder import DatasetFolder
@@ -16,8 +16,8 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.global_window import refuse_windows
-from beam_upscale.pipeline.one_image.header import decide
-from beam_upscale.pipeline.one_image.states import as_image_error
+from beam_upscale.pipeline.one_image.header import plan_of
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.free_repeats import prepaid, repeatable_entries
 from beam_upscale.pipeline.run_state.input_state import Allowance, state_of, with_state
 from beam_upscale.planning.chain import ChainPlan, Rules
@@ -102,13 +102,13 @@ class Reach:
     bucket: str
     left: Decimal
 
-    def is_last(self, place: str) -> bool:
-        """Checks whether an order lies in the bucket in which the budget ends."""
-        return place.startswith(self.bucket)
+    def is_last(self, position: str) -> bool:
+        """Checks whether a position lies in the bucket in which the budget ends."""
+        return position.startswith(self.bucket)
 
-    def admits(self, place: str, last: str) -> bool:
-        """Checks whether an order is within the budget; `last` is that of the `Admission`."""
-        return place <= last if self.is_last(place) else place < self.bucket
+    def admits(self, position: str, last: str) -> bool:
+        """Checks whether a position is within the budget; `last` is that of the `Admission`."""
+        return position <= last if self.is_last(position) else position < self.bucket
 
 
 def bucket(asked: Claim) -> str:
@@ -147,27 +147,27 @@ def claim(
         decoders: the processes that parse its header.
         engine: the engine of the service whose calls are in the books; None if there are no books.
     """
-    place = order(source.input_id)
+    position = order(source.input_id)
     found = state_of(source).earlier
     earlier = None if found is None else found.record.row
     is_counted = engine is not None or (found is not None and found.is_committed)
     if earlier is not None and earlier.status is Status.UPSCALED:
-        return Claim(place, Decimal(0) if is_counted else spent_on(earlier), spent=True)
+        return Claim(position, Decimal(0) if is_counted else spent_on(earlier), spent=True)
     try:
-        decision = decide(source, rules, decoders)
-        known = _prepaid(source, decision, rules, engine) if earlier is None else None
+        plan = plan_of(source, rules, decoders)
+        known = _prepaid(source, plan, rules, engine) if earlier is None else None
     except Exception as error:
         # The input gets its failed row later: it fails in the same way when it is read.
         as_image_error(error)
-        return Claim(place, Decimal(0), spent=False)
+        return Claim(position, Decimal(0), spent=False)
     counted = Decimal(0) if known is None else known.credits
     if earlier is not None and is_counted:
         counted = spent_on(earlier)
-    return Claim(place, max(Decimal(0), decision.credits - counted), spent=False, prepaid=known)
+    return Claim(position, max(Decimal(0), plan.credits - counted), spent=False, prepaid=known)
 
 
 def _prepaid(
-    source: SourceImage, decision: ChainPlan, rules: Rules, engine: RemoteEngine | None
+    source: SourceImage, plan: ChainPlan, rules: Rules, engine: RemoteEngine | None
 ) -> Prepaid | None:
     """Finds the earlier calls for an input that a run repeats for free; may read its file.
 
@@ -175,15 +175,15 @@ def _prepaid(
         ImageError: the file or its caption cannot be read.
     """
     books = state_of(source).books
-    if engine is None or books is None or not decision.is_upscaled:
+    if engine is None or books is None or not plan.is_upscaled:
         return None
     known = repeatable_entries(books, engine)
-    places = [
-        Place(source.input_id, number, tile)
-        for number, stage in enumerate(decision.stages)
+    keys = [
+        CallKey(source.input_id, number, tile)
+        for number, stage in enumerate(plan.stages)
         for tile in range(stage.calls)
     ]
-    entries = [found for found in map(known.at, places) if found]
+    entries = [found for found in map(known.of_call, keys) if found]
     if not entries:
         return None
     guided = rules.is_guided
@@ -341,8 +341,8 @@ class LimitCredits(beam.PTransform):
         claims = claimed | "Claims" >> beam.Map(lambda pair: pair[1])
         settle = SettleBudget(self.max_credits, self.output, self.engine, self.already_spent)
         settled, last = claims | "Settle" >> settle
-        images = claimed | "Images" >> beam.Map(lambda pair: pair[0])
-        return images | "Admit" >> beam.Map(
+        claiming = claimed | "Images" >> beam.Map(lambda pair: pair[0])
+        return claiming | "Admit" >> beam.Map(
             _admit,
             beam.pvalue.AsSingleton(settled),
             beam.pvalue.AsSingleton(last, default_value=None),

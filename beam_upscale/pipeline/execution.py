@@ -6,12 +6,8 @@ from collections.abc import Callable
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import HoldLostError
-from beam_upscale.pipeline.run_state.control import (
-    Progress,
-    read_progress,
-    request_stop,
-    stop_after_failures,
-)
+from beam_upscale.pipeline.run_state.progress import Progress, read_progress
+from beam_upscale.pipeline.run_state.stop import request_stop, stop_after_failures
 from beam_upscale.pipeline.termination import INTERRUPTED, TerminatedError, Termination
 
 _SECONDS_BETWEEN_LOOKS = 0.5

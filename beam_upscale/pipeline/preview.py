@@ -29,7 +29,7 @@ from beam_upscale.pipeline.budget import (
     order,
 )
 from beam_upscale.pipeline.local_runner import new_pipeline, runs_here
-from beam_upscale.pipeline.one_image.header import decide
+from beam_upscale.pipeline.one_image.header import plan_of
 from beam_upscale.pipeline.read import ReadListed, write_down
 from beam_upscale.pipeline.run_state.held_outputs import bind
 from beam_upscale.planning.chain import Rules
@@ -132,7 +132,7 @@ def limits_of_knowledge(*, fans_out: bool, has_budget: bool) -> str:
 
 
 def preview(
-    images: Inputs,
+    sources: Inputs,
     rules: Rules,
     max_credits: Decimal | None,
     folder: str,
@@ -142,7 +142,7 @@ def preview(
     """Previews every input, as a Beam job, and writes the rows to a folder.
 
     Args:
-        images: the inputs.
+        sources: the inputs.
         rules: the rules of the run.
         max_credits: the budget; None sets none.
         folder: a folder that all workers share, for `read_preview`.
@@ -162,7 +162,7 @@ def preview(
             pipeline = new_pipeline(beam_options, usable_cores())
         assert dataset.hold is not None
         bind(pipeline, dataset.hold)
-        write_down(images, dataset, DEFAULT_SHARD_ROWS)
+        write_down(sources, dataset, DEFAULT_SHARD_ROWS)
         rows = pipeline | ReadListed(dataset.root) | PreviewImages(rules, max_credits)
         _ = rows | WritePreview(dataset.root)
         pipeline.run().wait_until_finish()
@@ -285,28 +285,28 @@ def _from_json(text: str) -> PreviewRow:
 
 def _preview_row(source: SourceImage, rules: Rules, decoders: DecoderPool) -> PreviewRow:
     try:
-        decision = decide(source, rules, decoders)
+        plan = plan_of(source, rules, decoders)
     except ImageError as error:
         return PreviewRow(source.input_id, status_of(error.code), error.code, error.message)
     found = PreviewRow(
         input_id=source.input_id,
         status=Status.UPSCALED,
-        error_code=decision.error_code,
-        message=decision.message,
-        width=_held(decision.input_width),
-        height=_held(decision.input_height),
+        error_code=plan.error_code,
+        message=plan.message,
+        width=_held(plan.input_width),
+        height=_held(plan.input_height),
         known_from=_HEADER,
     )
-    if decision.action is Action.SKIP:
+    if plan.action is Action.SKIP:
         return dataclasses.replace(found, status=Status.SKIPPED)
-    if decision.error_code is not None:
-        return dataclasses.replace(found, status=status_of(decision.error_code))
+    if plan.error_code is not None:
+        return dataclasses.replace(found, status=status_of(plan.error_code))
     return dataclasses.replace(
         found,
-        output_width=_held(decision.output_width),
-        output_height=_held(decision.output_height),
-        calls=decision.calls,
-        credits=decision.credits,
+        output_width=_held(plan.output_width),
+        output_height=_held(plan.output_height),
+        calls=plan.calls,
+        credits=plan.credits,
     )
 
 

@@ -16,7 +16,6 @@ from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteEngine
-from beam_upscale.pipeline.run_state.control import clear_stop
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import (
@@ -26,17 +25,7 @@ from beam_upscale.pipeline.run_state.input_state import (
     state_of,
     with_state,
 )
-from beam_upscale.pipeline.run_state.resume import (
-    RequestedParameters,
-    assign_shards,
-    requested_parameters,
-    still_holds,
-)
-from beam_upscale.sources.discovery import list_images, no_input
-from beam_upscale.sources.formats.input_format import InputFormat
-from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
-from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import (
+from beam_upscale.pipeline.run_state.listing_files import (
     Batch,
     ListedInput,
     read_index,
@@ -44,6 +33,17 @@ from beam_upscale.sources.listing_files import (
     together,
     write_listing,
 )
+from beam_upscale.pipeline.run_state.resume import (
+    RequestedParameters,
+    assign_shards,
+    requested_parameters,
+    still_holds,
+)
+from beam_upscale.pipeline.run_state.stop import clear_stop
+from beam_upscale.sources.discovery import list_images, no_input
+from beam_upscale.sources.formats.input_format import InputFormat
+from beam_upscale.sources.inputs.found_inputs import Inputs, Listing
+from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage.http import web_access
 from beam_upscale.storage.http.web_access import WebAccess
 
@@ -82,14 +82,14 @@ class ListingRequest:
         return listing
 
 
-def write_down(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
+def write_down(sources: Inputs, dataset: DatasetFolder, shard_rows: int) -> Iterator[Batch]:
     """Writes a listing into an output, by shards, and yields its batches."""
-    return write_listing(assign_shards(images, dataset, shard_rows), len(images), dataset)
+    return write_listing(assign_shards(sources, dataset, shard_rows), len(sources), dataset)
 
 
 def _list_together(_: object, request: ListingRequest) -> Iterator[list[SourceImage]]:
-    images = request.listing().images
-    return together(images, len(images))
+    sources = request.listing().images
+    return together(sources, len(sources))
 
 
 def _list_for(_: object, request: ListingRequest, dataset: DatasetFolder) -> Iterator[Batch]:
@@ -122,17 +122,17 @@ class ReadBatch(beam.DoFn):
             self._inputs = (batch.part, read_part(self._dataset, batch.part))
         for listed in self._inputs[1][batch.first : batch.first + batch.count]:
             state = InputState(
-                listed=ListingEntry(batch.part, listed.image),
+                listed=ListingEntry(batch.part, listed.source),
                 earlier=self._committed(batch.shard, listed) if listed.is_committed else None,
                 books=self._books,
             )
-            yield with_state(listed.image, state)
+            yield with_state(listed.source, state)
 
     def _committed(self, shard: int, listed: ListedInput) -> EarlierResult:
         if self._rows[0] != shard:
             rows = self._dataset.read_manifest(shard)
             self._rows = (shard, {row.input_id: row for row in rows})
-        row = self._rows[1][listed.image.input_id]
+        row = self._rows[1][listed.source.input_id]
         return EarlierResult(Record(row, None), is_committed=True)
 
 
@@ -146,15 +146,15 @@ class FindEarlier(beam.DoFn):
         self._retry = retry
         self._engine = engine
 
-    def process(self, image: SourceImage) -> Iterator[SourceImage]:
+    def process(self, source: SourceImage) -> Iterator[SourceImage]:
         """Yields the input with its valid earlier result, or with None if it is to be upscaled."""
-        state = state_of(image)
-        earlier = self._last(image.input_id, state.earlier)
-        if earlier is not None and not self._is_valid(image, earlier.record.row):
+        state = state_of(source)
+        earlier = self._last(source.input_id, state.earlier)
+        if earlier is not None and not self._is_valid(source, earlier.record.row):
             earlier = None
         if earlier is not state.earlier:
-            image = with_state(image, dataclasses.replace(state, earlier=earlier))
-        yield image
+            source = with_state(source, dataclasses.replace(state, earlier=earlier))
+        yield source
 
     def _last(self, input_id: str, earlier: EarlierResult | None) -> EarlierResult | None:
         """Returns the last result of an input: that of a record, else the committed one."""
@@ -166,23 +166,23 @@ class FindEarlier(beam.DoFn):
         has_other = not _are_labeled_alike(record.row, earlier.record.row)
         return dataclasses.replace(earlier, has_other_record=has_other)
 
-    def _is_valid(self, image: SourceImage, row: Row) -> bool:
+    def _is_valid(self, source: SourceImage, row: Row) -> bool:
         return (
             row.status not in self._retry
-            and still_holds(image, row, self._dataset, self._requested)
-            and not self._is_open(image, row)
+            and still_holds(source, row, self._dataset, self._requested)
+            and not self._is_open(source, row)
         )
 
-    def _is_open(self, image: SourceImage, row: Row) -> bool:
+    def _is_open(self, source: SourceImage, row: Row) -> bool:
         """Checks whether a free repeat may resolve an open call for an input without an image."""
-        books = state_of(image).books
+        books = state_of(source).books
         if self._engine is None or books is None or row.status is Status.UPSCALED:
             return False
         known = repeatable_entries(books, self._engine)
         at = books.started_at
         groups = [
             group
-            for group in known.unresolved(image.input_id)
+            for group in known.unresolved(source.input_id)
             if group.is_repeated_free(self._engine, at)
         ]
         if not groups or row.source_sha256 is None:
@@ -190,7 +190,7 @@ class FindEarlier(beam.DoFn):
         requested, parameters = self._requested, None
         try:
             if requested is not None:
-                parameters = image.parameters(requested.parameters, requested.prompt_column)
+                parameters = source.parameters(requested.parameters, requested.prompt_column)
         except ImageError:
             return False
         work = work_of(row.source_sha256, parameters)
@@ -209,14 +209,14 @@ class FindDone(FindEarlier):
     worker it repeats that worker's bundles from there.
     """
 
-    def process(self, image: SourceImage) -> Iterator[SourceImage]:
+    def process(self, source: SourceImage) -> Iterator[SourceImage]:
         """Yields an input as `FindEarlier` does; unchanged if finished or beyond the budget."""
-        state = state_of(image)
+        state = state_of(source)
         is_within_budget = state.allowance is None or state.allowance.is_within_budget
         if state.earlier is None and is_within_budget:
-            yield from super().process(image)
+            yield from super().process(source)
         else:
-            yield image
+            yield source
 
 
 def _is_committed(row: Row, earlier: EarlierResult) -> bool:

@@ -28,15 +28,14 @@ from beam_upscale.pipeline.execution import Execution, ask_to_stop, watch
 from beam_upscale.pipeline.local_runner import end_servers, new_pipeline, runs_here
 from beam_upscale.pipeline.read import FindDone, ListingRequest, ReadListed, write_down
 from beam_upscale.pipeline.request import Pace, Run, RunResult, default_workers
-from beam_upscale.pipeline.run_state.control import (
+from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
+from beam_upscale.pipeline.run_state.progress import Progress, final_progress
+from beam_upscale.pipeline.run_state.stop import (
     PostponeAfterStop,
-    Progress,
     clear_stop,
-    final_progress,
     forget_stop,
     stop_reason,
 )
-from beam_upscale.pipeline.run_state.held_outputs import bind, output_of_pipeline
 from beam_upscale.pipeline.settings.large_image_options import refuse_packed
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.run_start import continue_run, new_run, refuse_foreign_files
@@ -211,7 +210,7 @@ def _open_books(dataset: DatasetFolder) -> None:
 def _input_type(listing: Listing, dataset: DatasetFolder) -> pa.StructType | None:
     """Infers the type of all own columns, also those of inputs that are gone but keep a row."""
     gone = dataset.columns_of_others(listing.images.ids)
-    return infer_input_type(itertools.chain((image.columns for image in listing.images), gone))
+    return infer_input_type(itertools.chain((source.columns for source in listing.images), gone))
 
 
 def _needed(request: Run, settings: PinnedSettings, listing: Listing) -> Iterator[tuple[str, str]]:
@@ -332,18 +331,18 @@ def wire_run(
     """
     dataset = output_of_pipeline(pipeline, request.output)
     engine = settings.service_engine
-    images = pipeline | ReadListed(request.output, retry=request.retry, engine=engine)
+    sources = pipeline | ReadListed(request.output, retry=request.retry, engine=engine)
     if request.max_credits is not None:
-        images |= LimitCredits(
+        sources |= LimitCredits(
             request.max_credits,
             settings.rules,
             request.output,
             engine,
             already_spent=spent(request.output, engine),
         )
-        images |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), engine))
+        sources |= "FindDone" >> beam.ParDo(FindDone(dataset, frozenset(request.retry), engine))
     (
-        images
+        sources
         | "PostponeAfterStop" >> beam.ParDo(PostponeAfterStop(dataset))
         | "Upscale" >> UpscaleForRun(settings, request.output)
         | WriteDataset(

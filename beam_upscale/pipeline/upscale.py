@@ -27,16 +27,16 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.pipeline.commit.persist import final_place
+from beam_upscale.pipeline.commit.persist import final_uri
 from beam_upscale.pipeline.commit.postponed import POSTPONED, ReportPostponed
-from beam_upscale.pipeline.large_images.assemble import Place
+from beam_upscale.pipeline.large_images.assemble import ImageUri
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image.finish import advance, finish
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
-from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
+from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
+from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
@@ -81,13 +81,13 @@ class Prepare(beam.DoFn):
         yield _output_of(prepare(source, self._settings, shared_pool(), self._find_done), timestamp)
 
 
-def _output_of(prepared: UpscaledImage | ImageInFlight | LargeImage, timestamp: Timestamp) -> Any:
+def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
     return element(prepared, timestamp)
 
 
-class Advance(Settle):
+class Advance(AwaitResults):
     """The DoFn that hands an engine's results to the next engine."""
 
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
@@ -95,7 +95,7 @@ class Advance(Settle):
         return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
 
 
-class Finish(Settle):
+class Finish(AwaitResults):
     """The DoFn that turns the last engine's output into results."""
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
@@ -169,35 +169,35 @@ class Upscale(beam.PTransform):
                 "results: give Upscale scratch, which may be the output of WriteDataset",
             )
 
-    def expand(self, images: Any) -> Any:
+    def expand(self, sources: Any) -> Any:
         """Wires the steps, and the reports of inputs that are left to a later run."""
         report = beam.ParDo(ReportPostponed()).with_outputs(POSTPONED, main=_RESULTS)
-        results, _ = self._results(images) | "ReportPostponed" >> report
+        results, _ = self._results(sources) | "ReportPostponed" >> report
         return results
 
-    def _results(self, images: Any) -> Any:
+    def _results(self, sources: Any) -> Any:
         """Wires the steps up to the results."""
         send_whole_elements()
         if self.settings.fan_out_above is None:
-            return self._chain(images | "Prepare" >> self._prepare(images.pipeline))
+            return self._chain(sources | "Prepare" >> self._prepare(sources.pipeline))
         assert self.scratch is not None
-        scratch = output_of_pipeline(images.pipeline, self.scratch)
+        scratch = output_of_pipeline(sources.pipeline, self.scratch)
         waiting = ScratchResults.of(scratch, self.settings)
-        results, large = self._branches(images, scratch, waiting.place, waiting)
+        results, large = self._branches(sources, scratch, waiting.uri_of, waiting)
         persisted = results | "PersistInScratch" >> beam.ParDo(PersistInScratch(waiting))
         return (persisted, large) | "Results" >> beam.Flatten()
 
     def _branches(
         self,
-        images: Any,
+        sources: Any,
         scratch: DatasetFolder,
-        place: Place,
+        uri_of: ImageUri,
         waiting: ScratchResults | None = None,
     ) -> tuple[Any, Any]:
         """Wires the branches: results that hold pixels, and those of large images."""
-        prepare_images = self._prepare(images.pipeline, waiting)
-        found = images | "Prepare" >> prepare_images.with_outputs(LARGE_IMAGES, main=_IMAGES)
-        spread = SpreadTiles(self.settings, self.handler_options, scratch, place)
+        prepare_images = self._prepare(sources.pipeline, waiting)
+        found = sources | "Prepare" >> prepare_images.with_outputs(LARGE_IMAGES, main=_IMAGES)
+        spread = SpreadTiles(self.settings, self.handler_options, scratch, uri_of)
         return self._chain(found[_IMAGES]), found[LARGE_IMAGES] | "SpreadTiles" >> spread
 
     def _prepare(self, pipeline: Any, waiting: ScratchResults | None = None) -> Any:
@@ -238,11 +238,11 @@ class UpscaleForRun(Upscale):
     def __init__(self, settings: PinnedSettings, output: str) -> None:
         super().__init__(settings, scratch=output)
 
-    def expand(self, images: Any) -> Any:
+    def expand(self, sources: Any) -> Any:
         """Wires the steps."""
         if self.settings.fan_out_above is None:
-            return self._results(images)
+            return self._results(sources)
         send_whole_elements()
         assert self.scratch is not None
-        output = output_of_pipeline(images.pipeline, self.scratch)
-        return self._branches(images, output, final_place)
+        output = output_of_pipeline(sources.pipeline, self.scratch)
+        return self._branches(sources, output, final_uri)

@@ -86,13 +86,13 @@ def _exit_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _print_ready(addresses: Addresses, places: tuple[str, ...]) -> None:
+def _print_ready(addresses: Addresses, engines: tuple[str, ...]) -> None:
     where = [f"gRPC on {addresses.grpc}"]
     if addresses.web is not None:
         where.append(f"gRPC-Web on {addresses.web}")
     if addresses.metrics is not None:
         where.append(f"metrics on {addresses.metrics}")
-    sys.stdout.write(f"{' and '.join(places)}: {', '.join(where)}\n")
+    sys.stdout.write(f"{' and '.join(engines)}: {', '.join(where)}\n")
     sys.stdout.flush()
 
 
@@ -123,7 +123,7 @@ async def run(
             _logger.warning(
                 "No keys are required: every program of this machine may call (--keys)."
             )
-        on_ready(server.addresses, worker.places)
+        on_ready(server.addresses, worker.engines_in_words)
         await _until_stopped(stop, server.web)
         _logger.info("The server is about to stop.")
         server.service.drain()

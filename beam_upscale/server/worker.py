@@ -146,9 +146,9 @@ class Worker:
         return tuple(self._networks)
 
     @property
-    def places(self) -> tuple[str, ...]:
+    def engines_in_words(self) -> tuple[str, ...]:
         """The network and the device of each engine, in words for people."""
-        return tuple(network.stage.pinned.place for network in self._networks.values())
+        return tuple(network.stage.pinned.in_words for network in self._networks.values())
 
     @property
     def threads(self) -> int:

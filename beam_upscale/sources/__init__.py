@@ -1,4 +1,4 @@
-"""The inputs of a run: found by their format, named, given their own columns, and listed in order.
-A pattern of files, tables or archives comes in; `SourceImage`s in the order of the listing go out.
+"""The inputs of a run: found by their format, named, and given their own columns.
+A pattern of files, tables or archives comes in; `SourceImage`s in the order of their ids go out.
 This room decodes no image and decides nothing about it.
 """

@@ -161,7 +161,7 @@ def test_options_of_networks_mean_nothing() -> None:
     assert plain == tuned
     (stage,) = plain.stages
     assert isinstance(stage.pinned, BaselineEngine)
-    assert stage.pinned.place == "bicubic (baseline, no network) on cpu"
+    assert stage.pinned.in_words == "bicubic (baseline, no network) on cpu"
     assert pinned_to_json(stage.pinned) == {
         "name": "bicubic (baseline, no network)",
         "weights_sha256": None,

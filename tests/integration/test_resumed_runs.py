@@ -27,9 +27,9 @@ from runs import (
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.commit import persist
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.states import ImageInFlight
 from beam_upscale.pipeline.request import FailureLimit
 
 IMAGES = 12
@@ -60,7 +60,7 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noted(source: Any, *arguments: Any) -> Any:
         prepared = prepare(source, *arguments)
-        if isinstance(prepared, ImageInFlight):
+        if isinstance(prepared, TiledImage):
             names.append(source.name)
         return prepared
 

@@ -119,13 +119,13 @@ def test_the_output_of_a_killed_run_is_taken_over(
 
 
 def _plan_slowly(folder: Path) -> None:
-    planned, wait = preview._planned, two_runs.wait_at(2, folder)
+    planned, wait = preview._preview_row, two_runs.wait_at(2, folder)
 
     def slowly(*arguments: object) -> object:
         wait()
         return planned(*arguments)  # type: ignore[arg-type]
 
-    preview._planned = slowly  # type: ignore[assignment]
+    preview._preview_row = slowly  # type: ignore[assignment]
 
 
 def test_of_two_plans_in_one_folder_the_second_is_refused(tmp_path: Path, source: Path) -> None:

@@ -23,10 +23,12 @@ from beam_upscale.pipeline.commit.completion import complete
 from beam_upscale.pipeline.commit.persist import persist
 from beam_upscale.pipeline.commit.shards import commit_shard
 from beam_upscale.pipeline.large_images import cut, states, tiles
+from beam_upscale.pipeline.large_images.tile_folder import TileFolder
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import write_down
 from beam_upscale.pipeline.run import _clear
-from beam_upscale.pipeline.run_state.control import ProgressFile, clear_stop, request_stop
+from beam_upscale.pipeline.run_state.progress import ProgressFile
+from beam_upscale.pipeline.run_state.stop import clear_stop, request_stop
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -105,22 +107,22 @@ def _commits(layout: Layout) -> Deed:
     return Deed(prepare, act)
 
 
-def _with_network(result: states.TileResult | None = None) -> TiledImage:
-    return TiledImage([], 2, context=states.WithNetwork(_TILE, result))
+def _tiled(result: states.TileResult | None = None) -> TiledImage:
+    return TiledImage([], 2, context=states.TileContext(_TILE, result))
 
 
 def _fail(dataset: DatasetFolder) -> None:
     error = ImageError(ErrorCode.MODEL_ERROR, "it failed")
-    tiles.persist_tile(_with_network(), Inference(error=error), dataset)
+    tiles.persist_tile(_tiled(), Inference(error=error), dataset)
 
 
 def _cut(dataset: DatasetFolder) -> None:
-    folder = states.TileFolder.of(dataset, "key")
+    folder = TileFolder.of(dataset, "key")
     cut._Cutter({0: _BOX}, folder, dataset).add(np.zeros((4, 4, 3), np.uint8))
 
 
 def _upscale_tile(dataset: DatasetFolder) -> None:
-    tiles.persist_tile(_with_network(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
+    tiles.persist_tile(_tiled(), Inference([np.ones((8, 8, 3), np.uint8)]), dataset)
 
 
 def _assemble(dataset: DatasetFolder) -> None:
@@ -129,7 +131,7 @@ def _assemble(dataset: DatasetFolder) -> None:
 
 
 def _forget_failures(dataset: DatasetFolder) -> None:
-    states.TileFolder.of(dataset, "key").forget_failures(dataset)
+    TileFolder.of(dataset, "key").forget_failures(dataset)
 
 
 def _stop_and_forget(dataset: DatasetFolder) -> None:

@@ -32,7 +32,7 @@ def entry(id_: str, state: State = State.SENT, **fields: object) -> Entry:
 def keep(dataset: DatasetFolder, *entries: Entry) -> None:
     """Writes open entries."""
     for each in entries:
-        dataset.write(open_uri(dataset, each.place, each.n), each.to_json())
+        dataset.write(open_uri(dataset, each.key, each.n), each.to_json())
 
 
 def place(dataset: DatasetFolder, name: str, data: bytes) -> str:

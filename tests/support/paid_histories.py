@@ -39,7 +39,7 @@ from beam_upscale.inference.remote.checking import ServiceLedger
 from beam_upscale.pipeline import budget as pipeline_budget
 from beam_upscale.pipeline import run
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import final_place, persist
+from beam_upscale.pipeline.commit.persist import final_uri, persist
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.large_images.assemble import assemble
 from beam_upscale.pipeline.large_images.cut import cut
@@ -51,14 +51,14 @@ from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.read import FindDone, FindEarlier, ReadBatch, write_down
 from beam_upscale.pipeline.request import Run
 from beam_upscale.pipeline.run_state.arrivals import ListedArrivals, id_hash
-from beam_upscale.pipeline.run_state.control import clear_stop, is_stopped
 from beam_upscale.pipeline.run_state.input_state import state_of
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
+from beam_upscale.pipeline.run_state.stop import clear_stop, is_stopped
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning import engines
 from beam_upscale.planning.engines import Engine, PriceTier
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage.local.local_disk import LocalDisk
 
 ESRGAN = "esrgan-v1-x2plus"
@@ -331,7 +331,7 @@ def step_by_step(request: Run, lost: Callable[[str], bool]) -> None:
             return
         commit = CommitShard(dataset, request.layout, "run", None, may_leave_out=False)
         for shard, part in listed_shards(dataset):
-            ids = [listed.image.input_id for listed in read_part(dataset, part)]
+            ids = [listed.source.input_id for listed in read_part(dataset, part)]
             news = [_told(part, ids, new, is_new=is_new) for is_new in (True, False)]
             (committed,) = commit.process((shard, news))
             assert committed.is_whole
@@ -412,7 +412,7 @@ def _spread(large: LargeImage, settings: PinnedSettings, dataset: DatasetFolder)
     for tile in tiles:
         tiled = read_tile(tile, settings, dataset, shared_pool())
         results.append(persist_tile(tiled, _infer(tiled, settings.stages[0]), dataset))
-    return assemble(cut_image, results, settings, dataset, final_place)
+    return assemble(cut_image, results, settings, dataset, final_uri)
 
 
 @dataclasses.dataclass

@@ -152,7 +152,7 @@ def _run(request: "Run", *, shows_progress: bool) -> "RunResult":
 
 
 def _print_start(settings: "PinnedSettings", listing: "Listing") -> None:
-    engines = " and then ".join(stage.pinned.place for stage in settings.stages)
+    engines = " and then ".join(stage.pinned.in_words for stage in settings.stages)
     err.line(f"{engines}: {len(listing.images):,} inputs")
     for hint in reduction_hints(settings):
         err.line(hint)

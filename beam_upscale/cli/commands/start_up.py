@@ -71,8 +71,8 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
     if known is None:
         return None
     local = settings.local
-    place, precision = device.settle(local.device, local.precision, known.info.precisions)
-    library = backend.settle(local.network_backend, place, precision, is_known=True)
+    chosen, precision = device.settle(local.device, local.precision, known.info.precisions)
+    library = backend.settle(local.network_backend, chosen, precision, is_known=True)
     if library is not backend.NetworkBackend.OPENVINO:
         return None
     threads = local.threads or usable_cores()

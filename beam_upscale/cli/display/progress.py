@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from beam_upscale.pipeline.run_state.control import Progress
+from beam_upscale.pipeline.run_state.progress import Progress
 
 
 class ProgressLine:

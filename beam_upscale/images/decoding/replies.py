@@ -147,8 +147,8 @@ def receive_bands(
     try:
         result = consume(picture, rows)
     except Exception as error:
-        if error is bands.told:
-            return bands.told
+        if error is bands.reported:
+            return bands.reported
         if error is bands.broken:
             raise
         raise ConsumerError from error
@@ -162,12 +162,12 @@ class _Bands:
     """The rows of a picture, as a child sends them.
 
     Attributes:
-        told: the error that the child reported; None if it reported none so far.
+        reported: the error that the child reported; None if it reported none so far.
         broken: the exception raised while reading from the child; None if there is none so far.
     """
 
     def __init__(self, stream: Any, picture: Picture, height: int, seconds: float) -> None:
-        self.told: ReportedError | None = None
+        self.reported: ReportedError | None = None
         self.broken: Exception | None = None
         self._stream = stream
         self._picture = picture
@@ -181,14 +181,14 @@ class _Bands:
             self._stream.deadline = time.monotonic() + self._seconds
             try:
                 frame = read_frame(self._stream)
-                self.told = reported_error(frame)
-                rows = None if self.told else self._read(frame, min(self._height, left))
+                self.reported = reported_error(frame)
+                rows = None if self.reported else self._read(frame, min(self._height, left))
             except Exception as error:
                 self.broken = error
                 raise
             if rows is None:
-                assert self.told is not None
-                raise self.told
+                assert self.reported is not None
+                raise self.reported
             left -= len(rows)
             yield rows
 

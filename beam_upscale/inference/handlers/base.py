@@ -94,12 +94,12 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         self._max_batch_pixels = engine.max_batch_pixels
 
     @abc.abstractmethod
-    def upscale(self, tile: Tile, image: TiledImage, loaded: Loaded) -> UpscaledTile:
+    def upscale(self, tile: Tile, tiled: TiledImage, loaded: Loaded) -> UpscaledTile:
         """Upscales one tile, in a batch with the tiles of other threads.
 
         Args:
             tile: the tile.
-            image: the image that it belongs to.
+            tiled: the image that it belongs to.
             loaded: the loaded network that `load_model` returned, or Beam's proxy for it.
 
         Raises:
@@ -108,12 +108,12 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
         """
 
     @abc.abstractmethod
-    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Loaded) -> None:
+    def probe(self, pixels: np.ndarray, tiled: TiledImage, loaded: Loaded) -> None:
         """Upscales a picture that needs hardly any memory, in the same way as a tile.
 
         Args:
             pixels: the picture, (H, W, C).
-            image: the image whose prompt and parameters guide the network.
+            tiled: the image whose prompt and parameters guide the network.
             loaded: as for `upscale`.
 
         Raises:

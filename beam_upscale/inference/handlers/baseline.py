@@ -56,14 +56,14 @@ class BaselineHandler(EngineHandler[Resampler]):
         """Loads nothing."""
         return Resampler(self._engine.filter, state_of(self._engine.device))
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Resampler) -> None:
+    def probe(self, pixels: np.ndarray, tiled: TiledImage, loaded: Resampler) -> None:
         """Enlarges a small picture."""
-        loaded.enlarge(pixels, image.scale)
+        loaded.enlarge(pixels, tiled.scale)
 
     def lose_device(self, error: BrokenProcessError, loaded: Resampler) -> None:
         """Makes all later tiles fail at once."""
         loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, loaded: Resampler) -> UpscaledTile:
+    def upscale(self, tile: Tile, tiled: TiledImage, loaded: Resampler) -> UpscaledTile:
         """Enlarges one tile."""
-        return UpscaledTile(loaded.enlarge(tile.pixels, image.scale))
+        return UpscaledTile(loaded.enlarge(tile.pixels, tiled.scale))

@@ -63,18 +63,18 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
 
         return Batcher(upscale, engine.max_batch_pixels, state)
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: Batcher[Patch]) -> None:
+    def probe(self, pixels: np.ndarray, tiled: TiledImage, loaded: Batcher[Patch]) -> None:
         """Upscales a small picture."""
-        del image
+        del tiled
         loaded.upscale(Patch(pixels))
 
     def lose_device(self, error: BrokenProcessError, loaded: Batcher[Patch]) -> None:
         """Makes all later tiles fail at once."""
         loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, loaded: Batcher[Patch]) -> UpscaledTile:
+    def upscale(self, tile: Tile, tiled: TiledImage, loaded: Batcher[Patch]) -> UpscaledTile:
         """Upscales one tile; cuts it if it is too large for the device's memory."""
-        del image
+        del tiled
         height, width = tile.pixels.shape[:2]
         if height * width <= self._engine.max_tile_pixels:
             return UpscaledTile(loaded.upscale(Patch(tile.pixels)))

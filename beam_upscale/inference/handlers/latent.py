@@ -85,26 +85,26 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
             )
         return LatentUpscaler(network, engine.max_batch_pixels, state)
 
-    def probe(self, pixels: np.ndarray, image: TiledImage, loaded: LatentUpscaler) -> None:
+    def probe(self, pixels: np.ndarray, tiled: TiledImage, loaded: LatentUpscaler) -> None:
         """Upscales a small picture with default parameters, as the image's own may be the cause."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = pixels.shape[:2]
-        del image
+        del tiled
         loaded.upscale(Job(pixels, Parameters(seed=1), whole(width, height)))
 
     def lose_device(self, error: BrokenProcessError, loaded: LatentUpscaler) -> None:
         """Makes all later images fail at once."""
         loaded.lose_device(error)
 
-    def upscale(self, tile: Tile, image: TiledImage, loaded: LatentUpscaler) -> UpscaledTile:
+    def upscale(self, tile: Tile, tiled: TiledImage, loaded: LatentUpscaler) -> UpscaledTile:
         """Upscales an image; its tiles share one canvas of noise."""
         from beam_upscale.inference.networks.diffusion.latent_pipeline import Job
 
         height, width = tile.pixels.shape[:2]
         tiles = whole(width, height) if tile.canvas is None else tile.canvas
-        assert image.parameters is not None, "this network is guided"
-        batched, notes, embedded = loaded.upscale(Job(tile.pixels, image.parameters, tiles))
+        assert tiled.parameters is not None, "this network is guided"
+        batched, notes, embedded = loaded.upscale(Job(tile.pixels, tiled.parameters, tiles))
         if self._engine.color_fix:
             fixed = color.match_low_frequencies(batched.pixels, tile.pixels)
             batched = dataclasses.replace(batched, pixels=fixed)

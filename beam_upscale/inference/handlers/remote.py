@@ -96,9 +96,9 @@ class RemoteHandler(TiledImageHandler[Window]):
         if tiled.booking is None:
             return Call(request.request_id, message, image)
         height, width = tiled.tiles[index].pixels.shape[:2]
-        place = tiled.identity[1], tiled.first + index
+        stage_and_tile = tiled.identity[1], tiled.first + index
         price = self._engine.credits(width, height)
-        paid = tiled.booking.call(place, request.request_id, price, self._pinned)
+        paid = tiled.booking.call(stage_and_tile, request.request_id, price, self._pinned)
         return Call(request.request_id, message, image, paid)
 
     def share_model_across_processes(self) -> bool:

@@ -19,9 +19,9 @@ from beam_upscale.dataset.run_json import CommittedShard, RunJson
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
-from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_places
-from beam_upscale.pipeline.run_state.control import stop_reason
-from beam_upscale.sources.listing_files import listed_shards
+from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_shards
+from beam_upscale.pipeline.run_state.listing_files import listed_shards
+from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.storage import files
 
 _logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def find_shards_to_retype(
         return
     updated = {each.shard for each in ended}
     if any(each.has_unlisted for each in ended):
-        refuse_two_places(dataset)
+        refuse_two_shards(dataset)
     _commit_without_updates(updated, dataset, layout, run_id, input_type, may_leave_out)
     yield from shards_to_retype(dataset, input_type)
 

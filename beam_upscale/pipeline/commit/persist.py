@@ -29,14 +29,10 @@ from beam_upscale.pipeline.run_state.arrivals import (
     UnlistedArrival,
     id_hash,
 )
-from beam_upscale.pipeline.run_state.control import (
-    progress_file,
-    progress_of,
-    stop_after_error,
-    stop_after_failures,
-)
 from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
+from beam_upscale.pipeline.run_state.progress import progress_file, progress_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
+from beam_upscale.pipeline.run_state.stop import stop_after_error, stop_after_failures
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 
@@ -54,7 +50,7 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
 def _file_name(source: SourceImage, row: Row) -> str:
     name = safe_name(source.output_name or source.name or source.input_id)
     entry = state_of(source).listed
-    if entry is None or entry.image.output_name != source.output_name:
+    if entry is None or entry.source.output_name != source.output_name:
         # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
     return name + image_extension(row)
@@ -75,8 +71,8 @@ def _with_uri(stage: Mapping[str, Any], source: SourceImage, number: int) -> dic
 def shard_of(source: SourceImage) -> int:
     """Returns the shard that a result belongs to; the listing decides for a listed input."""
     entry = state_of(source).listed
-    if entry is not None and entry.image.shard is not None:
-        return entry.image.shard
+    if entry is not None and entry.source.shard is not None:
+        return entry.source.shard
     if source.shard is not None:
         return source.shard
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
@@ -116,7 +112,7 @@ def persist(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> 
 
 
 def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> None:
-    """Writes a result's image to a place in an output, unless its file is there already.
+    """Writes a result's image to a URI in an output, unless its file is there already.
 
     A file elsewhere stays, so that the step can run twice.
 
@@ -128,8 +124,8 @@ def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> N
         dataset.write(uri, upscaled.data)
     elif upscaled.file is not None and upscaled.file != uri:
         assert upscaled.record is not None
-        with files.open_read(upscaled.file) as source:
-            dataset.copy(source, uri, upscaled.record.row.output_sha256)
+        with files.open_read(upscaled.file) as file:
+            dataset.copy(file, uri, upscaled.record.row.output_sha256)
 
 
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
@@ -161,7 +157,7 @@ def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
     return root == dataset.root or Output(dataset.root).is_same(root)
 
 
-def final_place(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
+def final_uri(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
     """Returns the URI of a result's image in the layout of files."""
     return dataset.resolve(output_uri(source, row, Layout.FILES, shard_of(source)))
 
@@ -290,16 +286,16 @@ class _BundleUpdates:
         window: Any,
     ) -> None:
         """Notes that an input arrived as it is listed in a part of the listing."""
-        place = shard, part, is_new
-        self._hashes.setdefault(place, bytearray()).extend(id_hash(input_id))
-        self._times.setdefault(place, (timestamp, window))
+        key = shard, part, is_new
+        self._hashes.setdefault(key, bytearray()).extend(id_hash(input_id))
+        self._times.setdefault(key, (timestamp, window))
 
     def values(self) -> Iterator[WindowedValue]:
         """Yields the updates, by shard."""
         for shard, (timestamp, window) in self._postponed.items():
             yield WindowedValue((shard, None), timestamp, [window])
-        for place, hashes in self._hashes.items():
-            (shard, part, is_new), (timestamp, window) = place, self._times[place]
+        for key, hashes in self._hashes.items():
+            (shard, part, is_new), (timestamp, window) = key, self._times[key]
             yield WindowedValue(
                 (shard, ListedArrivals(part, bytes(hashes), is_new)), timestamp, [window]
             )

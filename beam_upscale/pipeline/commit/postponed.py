@@ -16,7 +16,7 @@ from beam_upscale.errors import SettingsError
 from beam_upscale.pipeline.commit.persist import shard_of
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
-from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.run_state.stop import stop_after_error
 
 POSTPONED = "postponed"
 """The tag of the reports, beside the results."""

@@ -23,15 +23,15 @@ from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.run_state.arrivals import (
     Arrivals,
-    Places,
+    ShardOfId,
     ShardUpdate,
     id_hash,
     refuse_lost,
     refuse_two_inputs,
 )
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
 from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage import files
 
 _logger = logging.getLogger(__name__)
@@ -210,31 +210,31 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
     inputs = [
         listed
         for listed in read_part(dataset, part)
-        if listed.image.input_id not in arrivals.unlisted
+        if listed.source.input_id not in arrivals.unlisted
     ]
     with ThreadPoolExecutor(_READERS) as readers:
-        records = readers.map(dataset.read_record, [listed.image.input_id for listed in inputs])
+        records = readers.map(dataset.read_record, [listed.source.input_id for listed in inputs])
         for listed, record in zip(inputs, records, strict=True):
-            image = listed.image
+            source = listed.source
             if record is not None:
                 yield record
-            elif id_hash(image.input_id) in arrivals.new_hashes:
+            elif id_hash(source.input_id) in arrivals.new_hashes:
                 raise LookupError(
-                    f"the record of {image.input_id} is gone: something else has changed "
+                    f"the record of {source.input_id} is gone: something else has changed "
                     f"{dataset.staging} meanwhile; run the same again"
                 )
             elif not listed.is_committed:
-                yield Record(_left_out(image), telemetry=None)
+                yield Record(_left_out(source), telemetry=None)
 
 
-def _left_out(image: SourceImage) -> Row:
+def _left_out(source: SourceImage) -> Row:
     return Row(
-        image.input_id,
-        image.source_uri,
+        source.input_id,
+        source.source_uri,
         status_of(ErrorCode.LEFT_OUT),
         error_code=str(ErrorCode.LEFT_OUT),
         error_message="a step of the pipeline before WriteDataset left it out",
-        input=image.columns,
+        input=source.columns,
     )
 
 
@@ -270,11 +270,11 @@ class CommitShard(beam.DoFn):
         self._run_id = run_id
         self._input_type = input_type
         self._may_leave_out = may_leave_out
-        self._places: Places | None = None
+        self._shard_of_id: ShardOfId | None = None
 
     def start_bundle(self) -> None:
-        """Forgets the places of results: a later bundle may belong to a later run."""
-        self._places = None
+        """Forgets the shards of ids: a later bundle may belong to a later run."""
+        self._shard_of_id = None
 
     def process(self, keyed: tuple[int, Iterable[ShardUpdate]]) -> Iterator[Committed]:
         """Commits the shard that has these updates."""
@@ -302,9 +302,9 @@ class CommitShard(beam.DoFn):
         """Raises an error if an input would be lost because another has its id."""
         refuse_two_inputs(arrivals, self._dataset)
         if arrivals.new_unlisted:
-            if self._places is None:
-                self._places = Places(self._dataset)
-            self._places.refuse_others(arrivals.new_unlisted, shard)
+            if self._shard_of_id is None:
+                self._shard_of_id = ShardOfId(self._dataset)
+            self._shard_of_id.refuse_others(arrivals.new_unlisted, shard)
 
     def _records(self, parts: Iterable[str], arrivals: Arrivals) -> Iterator[Record]:
         for part in sorted(parts):

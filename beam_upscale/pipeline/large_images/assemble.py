@@ -15,19 +15,16 @@ from beam_upscale.errors import ImageError
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape, encode_rows
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.large_images.states import CutImage, TileFolder, TileResult, chain_plan
+from beam_upscale.pipeline.large_images.states import CutImage, TileResult
 from beam_upscale.pipeline.large_images.tile_files import TileFile
-from beam_upscale.pipeline.one_image.states import (
-    ImageInFlight,
-    UpscaledImage,
-    plan_notes,
-    with_output,
-)
+from beam_upscale.pipeline.large_images.tile_folder import TileFolder
+from beam_upscale.pipeline.one_image.rows import plan_notes, with_output
+from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan import Plan
 from beam_upscale.sources.inputs.source_image import SourceImage
 
-Place: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
+ImageUri: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
 """A function that returns the URI of a result's image, below the root of the folder given."""
 
 # Rows of the result that are assembled at a time.
@@ -39,7 +36,7 @@ def assemble(
     results: Sequence[TileResult],
     settings: PinnedSettings,
     scratch: DatasetFolder,
-    place: Place,
+    uri_of: ImageUri,
 ) -> UpscaledImage:
     """Writes a large image's result, if all its tiles succeeded, and creates its row.
 
@@ -48,7 +45,7 @@ def assemble(
         results: the outcomes of its tiles, in any order; a tile may come twice.
         settings: the settings of the run.
         scratch: the folder with the results of its tiles.
-        place: returns the URI of the result's image, below the root of `scratch`.
+        uri_of: returns the URI of the result's image, below the root of `scratch`.
 
     Returns:
         The result, whose image is in a file. It has no record if a tile was not begun or the run
@@ -60,12 +57,12 @@ def assemble(
     draft, row = cut_image.draft, cut_image.draft.row
     assert row.input_width is not None and row.input_height is not None
     # The number of frames was checked when the image was cut; it does not matter here.
-    plan = chain_plan(row.input_width, row.input_height, 1, settings)
-    decision = plan.stages[0]
+    plan = settings.rules.plan(row.input_width, row.input_height, frames=1)
+    stage_plan = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
-    inferences = [by_index.get(index) for index in range(len(decision.tiles))]
+    inferences = [by_index.get(index) for index in range(len(stage_plan.tiles))]
     stops = [each.stop for each in inferences if each is not None and each.stop is not None]
-    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(decision))
+    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(stage_plan))
     whole = _together([each for each in inferences if each is not None])
     if whole.error is not None:
         return image.with_inference(whole).failed(whole.error)
@@ -74,7 +71,7 @@ def assemble(
         return UpscaledImage(draft.source, None, stop=stop)
     image = image.with_inference(whole)
     try:
-        return _assembled(cut_image, image, settings, scratch, place)
+        return _assembled(cut_image, image, settings, scratch, uri_of)
     except ImageError as error:
         return image.failed(error)
 
@@ -99,7 +96,7 @@ def _assembled(
     image: ImageInFlight,
     settings: PinnedSettings,
     scratch: DatasetFolder,
-    place: Place,
+    uri_of: ImageUri,
 ) -> UpscaledImage:
     draft, plan, shape = image.draft, image.plan, cut_image.shape
     rows = _rows(plan.stages[0], shape, TileFolder.of(scratch, cut_image.key))
@@ -113,7 +110,7 @@ def _assembled(
             options=settings.encode,
         )
         row = with_output(draft.row, plan, settings, notes)
-        uri = place(draft.source, row, scratch)
+        uri = uri_of(draft.source, row, scratch)
         with path.open("rb") as file:
             size, digest = scratch.copy(file, uri)
     row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)
@@ -121,10 +118,10 @@ def _assembled(
     return UpscaledImage(draft.source, record, file=uri)
 
 
-def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
+def _rows(stage_plan: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
     """Yields the rows of the result from top to bottom; reads only these rows of each tile."""
-    scale = decision.engine_width // decision.work_width
-    tops = [place.core.top for place in decision.tiles]
+    scale = stage_plan.engine_width // stage_plan.work_width
+    tops = [place.core.top for place in stage_plan.tiles]
     left = sorted(range(len(tops)), key=tops.__getitem__, reverse=True)
     open_tiles: dict[int, TileFile] = {}
     for top in range(0, shape.height, _ROWS):
@@ -134,7 +131,7 @@ def _rows(decision: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:
             open_tiles[index] = TileFile(folder.result(index))
         rows: Pixels = np.empty((bottom - top, shape.width, shape.bands), shape.dtype)
         for index, tile in list(open_tiles.items()):
-            core = decision.tiles[index].core
+            core = stage_plan.tiles[index].core
             first, last = max(core.top * scale, top), min(core.bottom * scale, bottom)
             rows[first - top : last - top, core.left * scale : core.right * scale] = tile.rows(
                 first - core.top * scale, last - core.top * scale

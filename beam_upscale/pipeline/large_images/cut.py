@@ -28,17 +28,12 @@ from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.resampling import BandedFill
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape
-from beam_upscale.pipeline.large_images.states import (
-    NO_LIMIT,
-    CutImage,
-    LargeImageTile,
-    TileFolder,
-    chain_plan,
-    check_version,
-    is_to_stop,
-)
+from beam_upscale.pipeline.large_images.states import NO_LIMIT, CutImage, LargeImageTile
 from beam_upscale.pipeline.large_images.tile_files import packed
+from beam_upscale.pipeline.large_images.tile_folder import TileFolder
+from beam_upscale.pipeline.one_image.file_version import check_version
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
+from beam_upscale.pipeline.run_state.stop import is_stop_requested
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.settings_json import pinned_to_json
 from beam_upscale.planning.chain import Backend
@@ -73,13 +68,14 @@ def cut(
         OSError: a tile cannot be written.
     """
     draft = large.draft
-    if is_to_stop(scratch):
+    if is_stop_requested(scratch):
         return UpscaledImage(draft.source, None)
-    plan = chain_plan(large.header.width, large.header.height, large.header.frames, settings)
-    decision = plan.stages[0]
-    key = _key(large, decision, settings, scratch)
+    header = large.header
+    plan = settings.rules.plan(header.width, header.height, frames=header.frames)
+    stage_plan = plan.stages[0]
+    key = _key(large, stage_plan, settings, scratch)
     try:
-        picture, stored = _cut(large, decision, key, settings, scratch, decoders)
+        picture, boxes = _cut(large, stage_plan, key, settings, scratch, decoders)
     except ImageError as error:
         return draft.failed(error)
     except BrokenProcessError as stop:
@@ -87,16 +83,16 @@ def cut(
     row = dataclasses.replace(draft.row, notes=picture.notes)
     draft = dataclasses.replace(draft, row=row)
     shape = Shape(
-        decision.output_width,
-        decision.output_height,
+        stage_plan.output_width,
+        stage_plan.output_height,
         picture.channels,
         picture.has_alpha,
         picture.dtype,
     )
-    found = draft.source
+    whole = draft.source
     # Only the fields that a tile needs, as each of perhaps thousands of tiles holds a copy.
     source = SourceImage(
-        found.input_id, uri=found.uri, part=found.part, web_access=found.web_access
+        whole.input_id, uri=whole.uri, part=whole.part, web_access=whole.web_access
     )
     tiles = [
         LargeImageTile(
@@ -104,25 +100,25 @@ def cut(
             key=key,
             index=index,
             place=place,
-            stored=box,
+            stored_box=box,
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=large.version,
             sha256=large.draft.row.source_sha256,
             booking=draft.booking,
         )
-        for index, (place, box) in enumerate(zip(decision.tiles, stored, strict=True))
+        for index, (place, box) in enumerate(zip(stage_plan.tiles, boxes, strict=True))
     ]
     return CutImage(draft, picture.metadata, key, shape), tiles
 
 
 def _key(
-    large: LargeImage, decision: Plan, settings: PinnedSettings, scratch: DatasetFolder
+    large: LargeImage, stage_plan: Plan, settings: PinnedSettings, scratch: DatasetFolder
 ) -> str:
     row, stage = large.draft.row, settings.stages[0]
     boxes = [
         (*dataclasses.astuple(place.core), *dataclasses.astuple(place.extended))
-        for place in decision.tiles
+        for place in stage_plan.tiles
     ]
     values = [row.input_id, row.source_sha256, boxes]
     # Earlier versions left the engine out: all images of an output have one.
@@ -138,7 +134,7 @@ def _hash_of(values: Sequence[Any]) -> str:
 
 def _cut(
     large: LargeImage,
-    decision: Plan,
+    stage_plan: Plan,
     key: str,
     settings: PinnedSettings,
     scratch: DatasetFolder,
@@ -164,13 +160,13 @@ def _cut(
         if picture.header != large.header:
             raise file_parts.changed(source.uri)
         if picture.by_region:
-            return picture, [None] * len(decision.tiles)
+            return picture, [None] * len(stage_plan.tiles)
         keeps_alpha = picture.has_alpha and settings.rules.backend is Backend.GRPC
         boxes = [
             _with_margin(place, large.header.width, large.header.height)
             if keeps_alpha
             else place.extended
-            for place in decision.tiles
+            for place in stage_plan.tiles
         ]
         missing = set(range(len(boxes))) - folder.done() - folder.cut()
         if missing:

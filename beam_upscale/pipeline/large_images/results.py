@@ -20,7 +20,7 @@ from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage
-from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.run_state.stop import stop_after_error
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -46,7 +46,7 @@ class ScratchResults:
         text = json.dumps(settings_to_json(settings), sort_keys=True, default=str)
         return cls(scratch, hashlib.sha256(text.encode()).hexdigest())
 
-    def place(self, _: SourceImage, row: Row, scratch: DatasetFolder) -> str:
+    def uri_of(self, _: SourceImage, row: Row, scratch: DatasetFolder) -> str:
         """Returns the URI at which a result's image waits; the row has the id and the hash."""
         text = json.dumps([row.input_id, row.source_sha256, self.settings_sha256])
         key = hashlib.sha256(text.encode()).hexdigest()
@@ -61,7 +61,7 @@ class ScratchResults:
         if upscaled.data is None:
             return upscaled
         assert upscaled.record is not None
-        uri = self.place(upscaled.source, upscaled.record.row, self.scratch)
+        uri = self.uri_of(upscaled.source, upscaled.record.row, self.scratch)
         self.scratch.write(uri, upscaled.data)
         self.scratch.write(_record_uri(uri), upscaled.record.to_json())
         return dataclasses.replace(upscaled, data=None, file=uri)
@@ -72,7 +72,7 @@ class ScratchResults:
         Args:
             draft: the result so far, with the hash of the input's bytes.
         """
-        uri = self.place(draft.source, draft.row, self.scratch)
+        uri = self.uri_of(draft.source, draft.row, self.scratch)
         if not files.exists(_record_uri(uri)):
             return None
         found = record_from_json(files.read(_record_uri(uri)))

@@ -18,12 +18,12 @@ from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.pipeline.large_images.assemble import Place, assemble
+from beam_upscale.pipeline.large_images.assemble import ImageUri, assemble
 from beam_upscale.pipeline.large_images.cut import cut
 from beam_upscale.pipeline.large_images.memory import give_memory_back
 from beam_upscale.pipeline.large_images.states import CutImage, LargeImageTile, TileResult
 from beam_upscale.pipeline.large_images.tiles import persist_tile, read_tile
-from beam_upscale.pipeline.one_image.run_inference import Settle, count, run_inference
+from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import refuse_two_sources
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -50,8 +50,8 @@ class _Cut(beam.DoFn):
             count(found)
             yield beam.pvalue.TaggedOutput(_NOT_CUT, found)
             return
-        image, tiles = found
-        yield beam.pvalue.TaggedOutput(_IMAGES, (image.key, (image, timestamp)))
+        cut_image, tiles = found
+        yield beam.pvalue.TaggedOutput(_IMAGES, (cut_image.key, (cut_image, timestamp)))
         yield from tiles
 
 
@@ -71,7 +71,7 @@ class ReadTile(beam.DoFn):
         yield read_tile(tile, self._settings, self._scratch, shared_pool())
 
 
-class PersistTile(Settle):
+class PersistTile(AwaitResults):
     """The DoFn that persists a tile's result; its outcome has no pixels."""
 
     def __init__(self, settings: PinnedSettings, scratch: DatasetFolder) -> None:
@@ -99,21 +99,21 @@ class PersistTile(Settle):
 
 
 class _Assemble(beam.DoFn):
-    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder, place: Place) -> None:
+    def __init__(self, settings: PinnedSettings, scratch: DatasetFolder, uri_of: ImageUri) -> None:
         self._settings = settings
         self._scratch = scratch
-        self._place = place
+        self._uri_of = uri_of
 
     def process(
         self, keyed: tuple[str, Mapping[str, Iterable[Any]]], window: Any = beam.DoFn.WindowParam
     ) -> Iterator[WindowedValue]:
         # If the step before this one ran twice, its images are equal.
-        images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
-        refuse_two_sources(image.draft.source for image, _ in images)
-        image, timestamp = images[0]
+        cut_images: list[tuple[CutImage, Timestamp]] = list(keyed[1][_IMAGES])
+        refuse_two_sources(cut_image.draft.source for cut_image, _ in cut_images)
+        cut_image, timestamp = cut_images[0]
         results = list(keyed[1][_RESULTS])
         with self._scratch.shown():
-            upscaled = assemble(image, results, self._settings, self._scratch, self._place)
+            upscaled = assemble(cut_image, results, self._settings, self._scratch, self._uri_of)
         count(upscaled)
         # The group has its window's end as its time; the result gets the time of its input.
         yield WindowedValue(upscaled, timestamp, [window])
@@ -127,7 +127,7 @@ class SpreadTiles(beam.PTransform):
         settings: the pinned settings of the run.
         handler_options: Beam's own options, as for `Upscale`.
         scratch: the folder whose `.staging/` holds tiles and their results.
-        place: returns the URI of a result's image.
+        uri_of: returns the URI of a result's image.
 
     Returns:
         One `UpscaledImage` for each `LargeImage`; its encoded image is in a file.
@@ -136,7 +136,7 @@ class SpreadTiles(beam.PTransform):
     settings: PinnedSettings
     handler_options: HandlerOptions
     scratch: DatasetFolder
-    place: Place
+    uri_of: ImageUri
 
     def expand(self, large_images: Any) -> Any:
         """Wires the steps."""
@@ -157,6 +157,6 @@ class SpreadTiles(beam.PTransform):
         assembled = (
             {_IMAGES: found[_IMAGES], _RESULTS: results}
             | "ByImage" >> beam.CoGroupByKey()
-            | "Assemble" >> beam.ParDo(_Assemble(settings, scratch, self.place))
+            | "Assemble" >> beam.ParDo(_Assemble(settings, scratch, self.uri_of))
         )
         return (assembled, found[_NOT_CUT]) | "All" >> beam.Flatten()

@@ -14,19 +14,20 @@ from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.large_images.states import (
     NO_LIMIT,
     LargeImageTile,
-    TileFolder,
+    TileContext,
     TileResult,
-    WithNetwork,
-    check_version,
-    done_before,
-    inference_of,
-    is_to_stop,
-    values_of,
 )
 from beam_upscale.pipeline.large_images.tile_files import TileFile, in_parts, packed
-from beam_upscale.pipeline.one_image.states import as_image_error
+from beam_upscale.pipeline.large_images.tile_folder import (
+    TileFolder,
+    done_before,
+    inference_of,
+    values_of,
+)
+from beam_upscale.pipeline.one_image.file_version import check_version
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.one_image.tiles import relative_core
-from beam_upscale.pipeline.run_state.control import stop_after_error
+from beam_upscale.pipeline.run_state.stop import is_stop_requested, stop_after_error
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.tile_layout import Box
@@ -54,7 +55,7 @@ def read_tile(
         return _without_tiles(tile, done)
     if files.exists(folder.failed):
         return _without_tiles(tile, TileResult(tile.index, _failure(tile, folder)))
-    if is_to_stop(scratch):
+    if is_stop_requested(scratch):
         return _without_tiles(tile, TileResult(tile.index, None))
     try:
         color, alpha = _tile_pixels(tile, settings, folder, decoders)
@@ -75,7 +76,7 @@ def read_tile(
     has_alpha_tile = alpha is not None and settings.rules.backend is Backend.LOCAL
     extended = _part(color, tile, tile.place.extended)
     tiles = [Tile(extended, core)]
-    context = WithNetwork(tile)
+    context = TileContext(tile)
     if alpha is not None and has_alpha_tile:
         tiles.append(Tile(_part(alpha, tile, tile.place.extended), core))
     elif alpha is not None:
@@ -101,14 +102,14 @@ def _failure(tile: LargeImageTile, folder: TileFolder) -> Inference | None:
 
 
 def _without_tiles(tile: LargeImageTile, result: TileResult) -> TiledImage:
-    return TiledImage((), 1, context=WithNetwork(tile, result))
+    return TiledImage((), 1, context=TileContext(tile, result))
 
 
 def _tile_pixels(
     tile: LargeImageTile, settings: PinnedSettings, folder: TileFolder, decoders: DecoderPool
 ) -> tuple[Pixels, Pixels | None]:
     """Reads color and alpha, (h, w, C), of a tile's stored box, or of its extended box."""
-    if tile.stored is not None:
+    if tile.stored_box is not None:
         pixels = TileFile(folder.tile(tile.index)).pixels()
         color = np.ascontiguousarray(pixels[..., : tile.channels])
         return color, np.ascontiguousarray(pixels[..., -1:]) if tile.has_alpha else None
@@ -128,7 +129,7 @@ def _tile_pixels(
 
 def _part(pixels: Pixels, tile: LargeImageTile, box: Box) -> Pixels:
     """Crops the pixels of a tile's stored or extended box to a box inside it."""
-    held = tile.stored or tile.place.extended
+    held = tile.stored_box or tile.place.extended
     if held == box:
         return pixels
     top, left = box.top - held.top, box.left - held.left
@@ -146,7 +147,7 @@ def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder
     Raises:
         OSError: the result cannot be written.
     """
-    held: WithNetwork = tiled.context
+    held: TileContext = tiled.context
     tile, folder = held.tile, TileFolder.of(scratch, held.tile.key)
     if held.result is not None:
         if held.result.inference is not None:
@@ -162,7 +163,7 @@ def persist_tile(tiled: TiledImage, inference: Inference, scratch: DatasetFolder
         result = planes[0] if len(planes) == 1 else np.concatenate(planes, axis=2)
         data = packed(in_parts(result), values_of(inference))
         scratch.write(folder.result(tile.index), data)
-        if tile.stored is not None:
+        if tile.stored_box is not None:
             scratch.delete(folder.tile(tile.index))
     return TileResult(tile.index, dataclasses.replace(inference, cores=[]))
 
@@ -185,9 +186,9 @@ def _enlarged_alpha(alpha: Pixels, tile: LargeImageTile, scale: int) -> Pixels:
 
     If the factor is a power of two, each sample is the same sum, wherever the picture begins.
     """
-    assert tile.stored is not None
+    assert tile.stored_box is not None
     height, width = alpha.shape[:2]
     enlarged = resampling.resize(alpha, width * scale, height * scale)
     core = tile.place.core
-    top, left = (core.top - tile.stored.top) * scale, (core.left - tile.stored.left) * scale
+    top, left = (core.top - tile.stored_box.top) * scale, (core.left - tile.stored_box.left) * scale
     return enlarged[top : top + core.height * scale, left : left + core.width * scale]

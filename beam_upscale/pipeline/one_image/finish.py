@@ -7,34 +7,33 @@ from typing import Any
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import Encoded
-from beam_upscale.inference.elements import Inference
+from beam_upscale.inference.elements import Inference, TiledImage
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
+from beam_upscale.pipeline.one_image.rows import stage_details, with_output
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ImageInFlight,
     Pixels,
     UpscaledImage,
-    as_image_error,
-    stage_details,
-    with_output,
 )
-from beam_upscale.pipeline.one_image.tiles import stitched, with_tiles
+from beam_upscale.pipeline.one_image.tiles import stitched, tiled_image
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
 def advance(
-    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
-) -> UpscaledImage | ImageInFlight:
+    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+) -> UpscaledImage | TiledImage:
     """Turns the results of one engine of a chain into the tiles of the next.
 
     Args:
-        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
     Returns:
         The image with the tiles for the next engine; a result if the network failed.
     """
-    image = _with_outcome(image, inference)
+    image = _with_outcome(context, inference)
     if isinstance(image, UpscaledImage):
         return image
     try:
@@ -44,19 +43,19 @@ def advance(
 
 
 def finish(
-    image: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
 ) -> UpscaledImage:
     """Turns the results of the last engine into an encoded image and its row.
 
     Args:
-        image: the image, as `prepare` or `advance` returned it; a finished one passes through.
+        context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
 
     Returns:
         The result; a failed one if the network or the encoder failed.
     """
-    image = _with_outcome(image, inference)
+    image = _with_outcome(context, inference)
     if isinstance(image, UpscaledImage):
         return image
     try:
@@ -66,12 +65,12 @@ def finish(
 
 
 def _with_outcome(
-    image: UpscaledImage | ImageInFlight, inference: Inference
+    context: UpscaledImage | ImageInFlight, inference: Inference
 ) -> UpscaledImage | ImageInFlight:
     """Adds a network's outcome to an image; returns its result if there are no pixels."""
-    if isinstance(image, UpscaledImage):
-        return image
-    image = image.with_inference(inference)
+    if isinstance(context, UpscaledImage):
+        return context
+    image = context.with_inference(inference)
     if inference.stop is not None:
         return image.draft.postponed(inference.stop)
     return image if inference.error is None else image.failed(inference.error)
@@ -79,7 +78,7 @@ def _with_outcome(
 
 def _with_next_tiles(
     image: ImageInFlight, inference: Inference, settings: PinnedSettings
-) -> ImageInFlight:
+) -> TiledImage:
     color, alpha = stitched(image, inference)
     details, intermediates = stage_details(image, settings, inference), image.intermediates
     if settings.keep_intermediates:
@@ -87,7 +86,7 @@ def _with_next_tiles(
         kept = _encode(image, color, alpha, options).data
         details, intermediates = details | _stored(kept), (*intermediates, kept)
     following = dataclasses.replace(image, done=(*image.done, details), intermediates=intermediates)
-    return with_tiles(following, color, alpha, settings)
+    return tiled_image(following, color, alpha, settings)
 
 
 def _encoded(image: ImageInFlight, inference: Inference, settings: PinnedSettings) -> UpscaledImage:

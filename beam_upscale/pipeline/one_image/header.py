@@ -8,7 +8,7 @@ file in memory, so it reads such a file on the disk.
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import ImageHeader
-from beam_upscale.pipeline.one_image.states import as_image_error
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.planning.chain import ChainPlan, Rules
 from beam_upscale.sources.inputs.source_image import HEADER_BYTES, SourceImage
 from beam_upscale.storage.protocol.store import check_size
@@ -17,7 +17,7 @@ from beam_upscale.storage.protocol.store import check_size
 _LATE_FORMATS = frozenset({"gif", "webp"})
 
 
-def decide(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
+def plan_of(source: SourceImage, rules: Rules, decoders: DecoderPool) -> ChainPlan:
     """Plans an input from its header and its parameters alone.
 
     Raises:

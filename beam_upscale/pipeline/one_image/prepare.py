@@ -18,17 +18,18 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
+from beam_upscale.inference.elements import TiledImage
+from beam_upscale.pipeline.one_image.file_version import file_version
 from beam_upscale.pipeline.one_image.header import read_large_header
+from beam_upscale.pipeline.one_image.rows import described
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
     LargeImage,
     ResultDraft,
     UpscaledImage,
     begun_telemetry,
-    described,
-    file_version,
 )
-from beam_upscale.pipeline.one_image.tiles import with_tiles
+from beam_upscale.pipeline.one_image.tiles import tiled_image
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
 from beam_upscale.pipeline.run_state.input_state import (
     Allowance,
@@ -53,7 +54,7 @@ def prepare(
     decoders: DecoderPool,
     find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     header: ImageHeader | None = None,
-) -> UpscaledImage | ImageInFlight | LargeImage:
+) -> UpscaledImage | TiledImage | LargeImage:
     """Turns an input into the tiles of its plan.
 
     Args:
@@ -146,9 +147,9 @@ def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
     """
     if row.error_code not in _REFUSALS_OF_SIZE or not row.input_width or not row.input_height:
         return False
-    decision = settings.rules.plan(row.input_width, row.input_height)
+    plan = settings.rules.plan(row.input_width, row.input_height)
     earlier = row.error_code, _numbers(row.error_message or "")
-    return (decision.error_code, _numbers(decision.message)) != earlier
+    return (plan.error_code, _numbers(plan.message)) != earlier
 
 
 def _numbers(message: str) -> list[str]:
@@ -172,37 +173,37 @@ def _decode(
     draft: ResultDraft,
     settings: PinnedSettings,
     decoders: DecoderPool,
-) -> UpscaledImage | ImageInFlight:
+) -> UpscaledImage | TiledImage:
     options = settings.rules.options
     if draft.parameters is not None:
         # Check only now: a later run checks by the parameters and the hash whether the row is still
         # valid.
         settings.rules.check(draft.parameters)
     header = header or decoders.read_header(data)
-    decision = settings.rules.plan(header.width, header.height, frames=header.frames)
+    plan = settings.rules.plan(header.width, header.height, frames=header.frames)
     draft = _with_header(draft, header)
-    if (refusal := _refusal(draft, decision)) is not None:
+    if (refusal := _refusal(draft, plan)) is not None:
         return refusal
     max_pixels = options.max_input_pixels or header.width * header.height
     try:
         decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
-        return _decoded(draft, decoded, decision, settings)
+        return _decoded(draft, decoded, plan, settings)
     except Exception as error:
         # Handle it here, so that the row has the header's values.
         return draft.ended(error)
 
 
-def _refusal(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage | None:
+def _refusal(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage | None:
     """Returns the result if the rules or the budget leave nothing to do; else None."""
-    if not decision.is_upscaled:
-        return _decided(draft, decision)
+    if not plan.is_upscaled:
+        return _not_upscaled(draft, plan)
     allowance = state_of(draft.source).allowance
-    if allowance is not None and not _is_affordable(decision, allowance, draft.booking):
-        return _over_budget(draft, decision)
+    if allowance is not None and not _is_affordable(plan, allowance, draft.booking):
+        return _over_budget(draft, plan)
     return None
 
 
-def _is_affordable(decision: ChainPlan, allowance: Allowance, booking: ImageBooking | None) -> bool:
+def _is_affordable(plan: ChainPlan, allowance: Allowance, booking: ImageBooking | None) -> bool:
     """Checks whether the budget pays for an image.
 
     The image may have been priced while it could not be read, or before it was replaced.
@@ -210,7 +211,7 @@ def _is_affordable(decision: ChainPlan, allowance: Allowance, booking: ImageBook
     reserve, limit = allowance.credits, None if booking is None else booking.limit
     if allowance.prepaid is not None and limit is not None and limit.is_prepaid:
         reserve += allowance.prepaid.credits
-    return allowance.is_within_budget and decision.credits <= reserve
+    return allowance.is_within_budget and plan.credits <= reserve
 
 
 def _large_header(
@@ -230,9 +231,9 @@ def _large_image(
     source = draft.source
     version = file_version(source)
     draft = _with_content(draft, sha256 or source.sha256(), settings)
-    decision = settings.rules.plan(header.width, header.height, frames=header.frames)
+    plan = settings.rules.plan(header.width, header.height, frames=header.frames)
     draft = _with_header(draft, header)
-    if (refusal := _refusal(draft, decision)) is not None:
+    if (refusal := _refusal(draft, plan)) is not None:
         return refusal
     return LargeImage(draft, header, version)
 
@@ -249,33 +250,33 @@ def _with_header(draft: ResultDraft, header: ImageHeader) -> ResultDraft:
 
 
 def _decoded(
-    draft: ResultDraft, decoded: DecodedImage, decision: ChainPlan, settings: PinnedSettings
-) -> ImageInFlight:
+    draft: ResultDraft, decoded: DecodedImage, plan: ChainPlan, settings: PinnedSettings
+) -> TiledImage:
     color, alpha = decoded.color, decoded.alpha
-    if color.shape[:2] != (decision.input_height, decision.input_width):
+    if color.shape[:2] != (plan.input_height, plan.input_width):
         found = f"{color.shape[1]} x {color.shape[0]}"
-        claimed = f"{decision.input_width} x {decision.input_height}"
+        claimed = f"{plan.input_width} x {plan.input_height}"
         raise ImageError(ErrorCode.CORRUPT, f"the header says {claimed}, the pixels are {found}")
     if alpha is not None:
         color = resampling.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
-    image = ImageInFlight(draft.noted(*decoded.notes), decision, decoded.metadata)
-    return with_tiles(image, color, alpha, settings)
+    image = ImageInFlight(draft.noted(*decoded.notes), plan, decoded.metadata)
+    return tiled_image(image, color, alpha, settings)
 
 
-def _decided(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage:
-    if decision.error_code is not None:
-        return draft.failed(ImageError(decision.error_code, decision.message))
-    draft = draft.noted(decision.message)
+def _not_upscaled(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
+    if plan.error_code is not None:
+        return draft.failed(ImageError(plan.error_code, plan.message))
+    draft = draft.noted(plan.message)
     row = dataclasses.replace(draft.row, status=Status.SKIPPED)
-    return dataclasses.replace(draft, row=row).without_bytes()
+    return dataclasses.replace(draft, row=row).result()
 
 
-def _over_budget(draft: ResultDraft, decision: ChainPlan) -> UpscaledImage:
+def _over_budget(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
     row = dataclasses.replace(
         draft.row,
         status=Status.OVER_BUDGET,
         error_code=str(ErrorCode.OVER_BUDGET),
-        error_message=f"{decision.credits} credits would exceed --max-credits",
+        error_message=f"{plan.credits} credits would exceed --max-credits",
     )
-    return dataclasses.replace(draft, row=row).without_bytes()
+    return dataclasses.replace(draft, row=row).result()

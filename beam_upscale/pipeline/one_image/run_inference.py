@@ -26,7 +26,7 @@ from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
-class Settle(beam.DoFn, abc.ABC):
+class AwaitResults(beam.DoFn, abc.ABC):
     """Passes on the results of RunInference; pending ones as soon as they are done.
 
     A call over the network takes long and costs no CPU: the next images are sent meanwhile, and

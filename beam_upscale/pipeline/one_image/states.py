@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
@@ -13,26 +12,17 @@ from numpy.typing import NDArray
 
 from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.records import Record, Telemetry
-from beam_upscale.errors import (
-    FULL_DISK,
-    BrokenProcessError,
-    ErrorCode,
-    ImageError,
-    SettingsError,
-    internal_error,
-)
+from beam_upscale.errors import BrokenProcessError, ImageError, SettingsError
 from beam_upscale.images.values import ImageHeader, Metadata
-from beam_upscale.inference.elements import Inference, Tile
+from beam_upscale.inference.elements import Inference
+from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.booking import ImageBooking
 from beam_upscale.pipeline.run_state.input_state import state_of, with_state
-from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.planning.plan import Action, Plan
+from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.locations import reading
-from beam_upscale.storage import files
 
 Pixels = NDArray[np.uint8 | np.uint16]
 
@@ -92,7 +82,7 @@ class ResultDraft:
         worker = f"{socket.gethostname()}:{os.getpid()}"
         return Record(self.row, dataclasses.replace(self.telemetry, worker=worker))
 
-    def without_bytes(self) -> UpscaledImage:
+    def result(self) -> UpscaledImage:
         """Returns the row so far as the result of an input that is not upscaled."""
         return UpscaledImage(self.source, self.record)
 
@@ -104,7 +94,7 @@ class ResultDraft:
             error_code=str(error.code),
             error_message=error.message,
         )
-        return dataclasses.replace(self, row=row).without_bytes()
+        return dataclasses.replace(self, row=row).result()
 
     def postponed(self, stop: SettingsError) -> UpscaledImage:
         """Returns a result without a row, so that a later run upscales the input."""
@@ -163,17 +153,15 @@ def begun_telemetry() -> Telemetry:
 
 @dataclasses.dataclass(frozen=True)
 class ImageInFlight:
-    """An image on its way through the engines of its chain.
+    """An image on its way through the engines of its chain, without the tiles that a network has.
 
     Attributes:
         draft: its result so far.
-        plan: the decision of the rules, which upscale it.
+        plan: its plan, by which it is upscaled.
         metadata: the input's metadata, for the output.
         done: details of the stages before this one, as the manifest has them.
         intermediates: the results of those stages, encoded, if they are kept.
-        tiles: its tiles for the next engine; empty once `element` has handed them on.
-        parameters: the parameters of that engine, with the seed; None if it takes no prompt.
-        has_alpha_tiles: True if the second half of the tiles is the alpha channel.
+        has_alpha_tiles: True if the second half of its tiles is the alpha channel.
         alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
     """
 
@@ -182,8 +170,6 @@ class ImageInFlight:
     metadata: Metadata
     done: tuple[Mapping[str, Any], ...] = ()
     intermediates: tuple[bytes, ...] = ()
-    tiles: tuple[Tile, ...] = ()
-    parameters: Parameters | None = None
     has_alpha_tiles: bool = False
     alpha: Pixels | None = None
 
@@ -228,98 +214,9 @@ class LargeImage:
         draft: its result so far, without the plan: it follows from the header, and grows with the
             number of tiles.
         header: the header of its file.
-        version: the result of `file_version` before its bytes were hashed.
+        version: the file's `file_version` from before its bytes were hashed.
     """
 
     draft: ResultDraft
     header: ImageHeader
     version: tuple[object, ...]
-
-
-def described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
-    """Returns the columns of a row, or of a stage in it, that describe engine and network."""
-    halo = settings.rules.options.halo
-    return {
-        "engine": stage.engine.name,
-        **stage.pinned.description(),
-        "halo": stage.engine.halo if halo is None else halo,
-    }
-
-
-def file_version(source: SourceImage) -> tuple[object, ...]:
-    """Returns values that change when an input's own file is replaced; none for other inputs.
-
-    An own file is one that is read in place. The first value is the machine's name, since machines
-    may see different numbers of a file.
-    """
-    if source.uri is None or not reading.is_in_place(source.uri, source.part):
-        return ()
-    return platform.node(), *files.version(source.uri)
-
-
-def as_image_error(error: Exception) -> ImageError:
-    """Converts an exception to the error of one image, so that the others of its bundle go on.
-
-    Raises:
-        SettingsError: the exception concerns all images.
-        OSError: a disk is full, which is no image's fault: the run stops, and a later one goes on.
-    """
-    if isinstance(error, ImageError):
-        return error
-    if isinstance(error, SettingsError):
-        raise error
-    if isinstance(error, OSError) and error.errno in FULL_DISK:
-        raise error
-    if isinstance(error, MemoryError):
-        return ImageError(ErrorCode.OUT_OF_MEMORY, "the image does not fit in memory")
-    return internal_error(error)
-
-
-def with_output(
-    row: Row, decision: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]
-) -> Row:
-    """Returns the row of an image that was upscaled as planned, without its file's columns.
-
-    Args:
-        row: as far as it is known.
-        decision: the plan.
-        settings: the settings of the run.
-        notes: on how it was encoded.
-    """
-    return dataclasses.replace(
-        row,
-        notes=(*row.notes, *notes),
-        output_width=decision.output_width,
-        output_height=decision.output_height,
-        output_format=str(settings.encode.format),
-        calls=decision.calls,
-        credits=decision.credits,
-        usd=decision.usd,
-    )
-
-
-def stage_details(
-    image: ImageInFlight, settings: PinnedSettings, inference: Inference
-) -> dict[str, Any]:
-    """Returns the manifest's columns for one stage of a chain."""
-    stage, decision = settings.stages[image.stage], image.stage_plan
-    return {
-        **described(stage, settings),
-        "seed": image.draft.row.seed if stage.engine.is_guided else None,
-        "input_width": decision.input_width,
-        "input_height": decision.input_height,
-        "output_width": decision.output_width,
-        "output_height": decision.output_height,
-        "calls": decision.calls,
-        "credits": decision.credits,
-        "request_ids": list(inference.request_ids),
-    }
-
-
-def plan_notes(decision: Plan) -> tuple[str, ...]:
-    """Returns the row's notes on how an image was fitted to an engine: tiled or shrunk."""
-    if decision.action is Action.TILE:
-        return (f"upscaled in {decision.calls} tiles",)
-    if decision.action is Action.SHRINK:
-        return (f"shrunk to {decision.work_width} x {decision.work_height} before upscaling",)
-    return ()

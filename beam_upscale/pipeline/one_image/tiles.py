@@ -7,21 +7,18 @@ import numpy as np
 
 from beam_upscale.images import resampling, tiling
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
-from beam_upscale.pipeline.one_image.states import (
-    ImageInFlight,
-    Pixels,
-    UpscaledImage,
-    plan_notes,
-)
+from beam_upscale.pipeline.one_image.rows import plan_notes
+from beam_upscale.pipeline.one_image.states import ImageInFlight, Pixels, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
+from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.tile_layout import Box, TilePlace
 
 
-def with_tiles(
+def tiled_image(
     image: ImageInFlight, color: Pixels, alpha: Pixels | None, settings: PinnedSettings
-) -> ImageInFlight:
+) -> TiledImage:
     """Cuts an image into the tiles for its next engine.
 
     Args:
@@ -29,77 +26,77 @@ def with_tiles(
         color: (H, W, C), the input of that engine.
         alpha: (H, W, 1); None if there is none.
         settings: the settings of the run.
+
+    Returns:
+        The element of RunInference. It alone holds the tiles; its context is the image.
     """
     image = image.noted(plan_notes(image.stage_plan))
     if settings.stages[image.stage].engine.is_guided:
         return _with_guided_tile(image, color, alpha)
     if settings.rules.backend is Backend.GRPC:
         # A call for alpha would be charged, but the price is set before the pixels are decoded.
-        return dataclasses.replace(_with_tiles(image, color, None), alpha=alpha)
+        aside = dataclasses.replace(image, has_alpha_tiles=False, alpha=alpha)
+        return _with_tiles(aside, color, None)
+    image = dataclasses.replace(image, has_alpha_tiles=alpha is not None, alpha=None)
     return _with_tiles(image, color, alpha)
 
 
-def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
     """Cuts a tile for each place, color first and then alpha; tiles are independent."""
-    decision = image.stage_plan
-    size = decision.work_width, decision.work_height
+    stage_plan = image.stage_plan
+    size = stage_plan.work_width, stage_plan.work_height
     tiles = tuple(
         Tile(pixels, relative_core(place))
         for plane in (color, alpha)
         if plane is not None
         for place, pixels in zip(
-            decision.tiles,
-            tiling.split(resampling.resize(plane, *size), decision.tiles),
+            stage_plan.tiles,
+            tiling.split(resampling.resize(plane, *size), stage_plan.tiles),
             strict=True,
         )
     )
-    return dataclasses.replace(
-        image, tiles=tiles, parameters=None, has_alpha_tiles=alpha is not None, alpha=None
-    )
+    return _element(image, tiles, None)
 
 
-def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> ImageInFlight:
+def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
     """Makes one tile of the whole image, whose priced tiles share the network's noise.
 
     Alpha is kept aside, since a generative network would invent transparency.
     """
-    draft, decision = image.draft, image.stage_plan
+    draft, stage_plan = image.draft, image.stage_plan
     assert draft.parameters is not None
     parameters = draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
-    size = decision.work_width, decision.work_height
-    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), decision.tiles)
+    size = stage_plan.work_width, stage_plan.work_height
+    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), stage_plan.tiles)
     draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
-    return dataclasses.replace(
-        image,
-        draft=draft,
-        tiles=(tile,),
-        parameters=parameters,
-        has_alpha_tiles=False,
-        alpha=alpha,
-    )
+    image = dataclasses.replace(image, draft=draft, has_alpha_tiles=False, alpha=alpha)
+    return _element(image, (tile,), parameters)
 
 
-def element(image: UpscaledImage | ImageInFlight, timestamp: Any = None) -> TiledImage:
-    """Returns the element of RunInference for an image; a result has no tiles and passes through.
-
-    The element alone holds the tiles, and gives them up: its context is the image without them.
-
-    Args:
-        image: the image.
-        timestamp: Beam's, of the input's element; None takes that of RunInference's result.
-    """
-    if isinstance(image, UpscaledImage):
-        return TiledImage((), 1, context=image, timestamp=timestamp)
-    decision = image.stage_plan
+def _element(
+    image: ImageInFlight, tiles: tuple[Tile, ...], parameters: Parameters | None
+) -> TiledImage:
+    stage_plan = image.stage_plan
     return TiledImage(
-        image.tiles,
-        decision.engine_width // decision.work_width,
-        image.parameters,
-        context=dataclasses.replace(image, tiles=()),
+        tiles,
+        stage_plan.engine_width // stage_plan.work_width,
+        parameters,
+        context=image,
         identity=(image.source.input_id, image.stage),
         booking=image.draft.booking,
-        timestamp=timestamp,
     )
+
+
+def element(prepared: UpscaledImage | TiledImage, timestamp: Any = None) -> TiledImage:
+    """Returns the element of RunInference; a result has no tiles and passes through.
+
+    Args:
+        prepared: the image with its tiles, as `prepare` or `advance` returned it; or its result.
+        timestamp: Beam's, of the input's element; None takes that of RunInference's result.
+    """
+    tiled = TiledImage((), 1, context=prepared) if isinstance(prepared, UpscaledImage) else prepared
+    tiled.timestamp = timestamp
+    return tiled
 
 
 def relative_core(place: TilePlace) -> Box:
@@ -117,25 +114,25 @@ def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels
     Returns:
         Color and alpha, (H, W, C), at the stage's output size; None for no alpha.
     """
-    decision = image.stage_plan
-    size = decision.output_width, decision.output_height
+    stage_plan = image.stage_plan
+    size = stage_plan.output_width, stage_plan.output_height
     if image.has_alpha_tiles:
-        color = resampling.resize(_plane(inference.cores, decision), *size)
-        return color, resampling.resize(_plane(inference.cores, decision), *size)
+        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
+        return color, resampling.resize(_plane(inference.cores, stage_plan), *size)
     if len(inference.cores) == 1:
         color = resampling.resize(inference.cores.pop(), *size)
     else:
-        color = resampling.resize(_plane(inference.cores, decision), *size)
+        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
     return color, None if image.alpha is None else resampling.resize(image.alpha, *size)
 
 
-def _plane(cores: list[Pixels], decision: Plan) -> Pixels:
+def _plane(cores: list[Pixels], stage_plan: Plan) -> Pixels:
     """Stitches one plane and removes its cores from the list, so that each is freed once pasted."""
-    scale = decision.engine_width // decision.work_width
+    scale = stage_plan.engine_width // stage_plan.work_width
     return tiling.stitch(
-        (cores.pop(0) for _ in decision.tiles),
-        decision.tiles,
+        (cores.pop(0) for _ in stage_plan.tiles),
+        stage_plan.tiles,
         scale,
-        decision.work_width,
-        decision.work_height,
+        stage_plan.work_width,
+        stage_plan.work_height,
     )

@@ -16,8 +16,8 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.pipeline.run_state.input_state import fingerprint, state_of
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import listed_shards, read_part
 from beam_upscale.storage.sorted_map import SortedMap
 
 _HASH_BYTES = 8
@@ -135,9 +135,9 @@ def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder
     Raises:
         LookupError: the runner lost an input; no step leaves one out.
     """
-    for image in _listed_images(parts, dataset):
-        if not arrivals.has(image.input_id):
-            raise LookupError(f"the runner has lost {image.input_id}: it never came to its end")
+    for source in _listed_sources(parts, dataset):
+        if not arrivals.has(source.input_id):
+            raise LookupError(f"the runner has lost {source.input_id}: it never came to its end")
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
@@ -154,12 +154,12 @@ def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:
     both = {input_id for input_id in arrivals.unlisted if id_hash(input_id) in arrivals.hashes}
     if not both:
         return
-    for image in _listed_images(sorted(arrivals.parts), dataset):
-        if image.input_id not in both:
+    for source in _listed_sources(sorted(arrivals.parts), dataset):
+        if source.input_id not in both:
             continue
-        arrived = arrivals.unlisted[image.input_id][0]
-        if arrived.fingerprint != fingerprint(image):
-            raise _two_inputs(image.input_id, _difference(_row_of(image), _row(arrived)))
+        arrived = arrivals.unlisted[source.input_id][0]
+        if arrived.fingerprint != fingerprint(source):
+            raise _two_inputs(source.input_id, _difference(_row_of(source), _row(arrived)))
 
 
 def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
@@ -175,26 +175,26 @@ def refuse_two_sources(sources: Iterable[SourceImage]) -> None:
             raise _two_inputs(first.input_id, _difference(*rows))
 
 
-def _listed_images(parts: Iterable[str], dataset: DatasetFolder) -> Iterator[SourceImage]:
-    return (listed.image for part in parts for listed in read_part(dataset, part))
+def _listed_sources(parts: Iterable[str], dataset: DatasetFolder) -> Iterator[SourceImage]:
+    return (listed.source for part in parts for listed in read_part(dataset, part))
 
 
 def _row(arrived: UnlistedArrival) -> Row:
     return record_from_json(arrived.record).row
 
 
-def _row_of(image: SourceImage) -> Row:
+def _row_of(source: SourceImage) -> Row:
     """Returns the row of an input, with the fields that are known before it is upscaled."""
     try:
-        digest = image.sha256()
+        digest = source.sha256()
     except ImageError:
         digest = None
     return Row(
-        image.input_id,
-        image.source_uri,
+        source.input_id,
+        source.source_uri,
         Status.FAILED,
-        source_sha256=state_of(image).data_sha256 or digest,
-        input=image.columns,
+        source_sha256=state_of(source).data_sha256 or digest,
+        input=source.columns,
     )
 
 
@@ -224,7 +224,7 @@ def _difference(row: Row, other: Row) -> str:
     return f"they differ in {', '.join(names) or 'their names or captions'}"
 
 
-class Places:
+class ShardOfId:
     """The shard of each id, from the committed rows and from the listing.
 
     Args:
@@ -236,8 +236,8 @@ class Places:
             (input_id, str(shard)) for shard, input_id, _ in dataset.committed_names()
         )
         for shard, part in listed_shards(dataset):
-            images = _listed_images([part], dataset)
-            self._shards.add((image.input_id, str(shard)) for image in images)
+            sources = _listed_sources([part], dataset)
+            self._shards.add((source.input_id, str(shard)) for source in sources)
 
     def refuse_others(self, input_ids: Iterable[str], shard: int) -> None:
         """Raises if an id of this shard is also in another shard.
@@ -248,23 +248,23 @@ class Places:
         for input_id in input_ids:
             found = self._shards.get(input_id)
             if found is not None and int(found) != shard:
-                raise _two_places(input_id, int(found), shard)
+                raise _two_shards(input_id, int(found), shard)
 
 
-def refuse_two_places(dataset: DatasetFolder) -> None:
+def refuse_two_shards(dataset: DatasetFolder) -> None:
     """Raises if one id has rows in two committed shards.
 
     Raises:
         SettingsError: DUPLICATE_ID.
     """
-    places = SortedMap((input_id, str(shard)) for shard, input_id, _ in dataset.committed_names())
+    shards = SortedMap((input_id, str(shard)) for shard, input_id, _ in dataset.committed_names())
     for shard, input_id, _ in dataset.committed_names():
-        found = places.get(input_id)
+        found = shards.get(input_id)
         if found is not None and int(found) != shard:
-            raise _two_places(input_id, int(found), shard)
+            raise _two_shards(input_id, int(found), shard)
 
 
-def _two_places(input_id: str, shard: int, other: int) -> SettingsError:
+def _two_shards(input_id: str, shard: int, other: int) -> SettingsError:
     return SettingsError(
         ErrorCode.DUPLICATE_ID,
         f"the input_id {input_id} is in shard {shard_name(shard)} and arrived for shard "

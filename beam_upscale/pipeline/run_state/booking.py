@@ -2,7 +2,7 @@
 
 A sending counts as a new charge, unless it repeats one that counts already, at a service that is
 known to charge a repeated request once, and soon enough for that. With a budget, an input's claim
-has room for one new charge at each place. A further charge takes from the credits that the budget
+has room for one new charge of each call. A further charge takes from the credits that the budget
 can spare for the whole run; if nothing is left, the call is not sent.
 """
 
@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterable
 from decimal import ROUND_UP, Decimal
 
-from beam_upscale.dataset.book_entries import STEP, Entry, Group, Place, State, grouped
+from beam_upscale.dataset.book_entries import STEP, CallKey, Entry, Group, State, grouped
 from beam_upscale.dataset.book_files import open_uri, read_entry
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.errors import ErrorCode, ImageError
@@ -58,10 +58,10 @@ class ImageBooking:
     limit: Limit | None = None
 
     def call(
-        self, place: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
+        self, stage_and_tile: tuple[int, int], request_id: str, price: Decimal, engine: RemoteEngine
     ) -> "BookedCall":
         """Returns the booking of one call of the image, as `paid_calls.Booking` defines it."""
-        return BookedCall(self, Place(self.input_id, *place), request_id, price, engine)
+        return BookedCall(self, CallKey(self.input_id, *stage_and_tile), request_id, price, engine)
 
 
 class BookedCall:
@@ -69,7 +69,7 @@ class BookedCall:
 
     Args:
         booking: the booking of its image.
-        place: the input, the stage and the tile that the call is for.
+        key: the key of the call.
         request_id: the id by which the service recognizes repeats.
         price: the price of the call, in credits.
         engine: the engine, with the service that has it.
@@ -78,14 +78,14 @@ class BookedCall:
     def __init__(
         self,
         booking: ImageBooking,
-        place: Place,
+        key: CallKey,
         request_id: str,
         price: Decimal,
         engine: RemoteEngine,
     ) -> None:
         self._booking = booking
         self._dataset = booking.books.dataset
-        self._place = place
+        self._key = key
         self._request_id = request_id
         self._price = price
         self._engine = engine
@@ -105,7 +105,7 @@ class BookedCall:
         if self._dataset.hold is not None:
             # A run that has ended must not book anything.
             self._dataset.hold.check()
-        earlier = repeatable_entries(self._booking.books, self._engine).at(self._place)
+        earlier = repeatable_entries(self._booking.books, self._engine).of_call(self._key)
         here: list[Entry] = []
         while True:
             now = time.time()
@@ -114,7 +114,7 @@ class BookedCall:
                 _take_spare_call(self._booking.books, limit, self._price)
                 has_room = True
             self._entry = self._new_entry(len(here) + 1, now)
-            uri = open_uri(self._dataset, self._place, self._entry.n)
+            uri = open_uri(self._dataset, self._key, self._entry.n)
             if files.create(uri, self._entry.to_json(), self._dataset.partial):
                 break
             found = read_entry(uri)
@@ -147,9 +147,9 @@ class BookedCall:
             id=uuid.uuid4().hex,
             n=n,
             request_id=self._request_id,
-            input_id=self._place.input_id,
-            stage=self._place.stage,
-            tile=self._place.tile,
+            input_id=self._key.input_id,
+            stage=self._key.stage,
+            tile=self._key.tile,
             engine=self._engine.engine,
             work=self._booking.work,
             credits=self._price,
@@ -194,12 +194,12 @@ class BookedCall:
 
     def _now(self, entry: Entry) -> Entry | None:
         """Reads the present state of an open entry; returns None if it is closed."""
-        found = read_entry(open_uri(self._dataset, self._place, entry.n))
+        found = read_entry(open_uri(self._dataset, self._key, entry.n))
         # By now another entry may have its number.
         return found if found is not None and found.id == entry.id else None
 
     def _write(self, entry: Entry) -> None:
-        self._dataset.write(open_uri(self._dataset, entry.place, entry.n), entry.to_json())
+        self._dataset.write(open_uri(self._dataset, entry.key, entry.n), entry.to_json())
 
 
 def _amount(reported: Decimal, price: Decimal) -> Decimal:
@@ -222,8 +222,8 @@ def _keep_to_claimed_work(booking: ImageBooking) -> None:
     key = books.dataset.root, books.run, booking.input_id
     if _claimed.get(key) == booking.work:
         return
-    place = Place(booking.input_id, 0, 0).key
-    uri = uris.join(books.dataset.staging, "claims", books.run, place)
+    path = CallKey(booking.input_id, 0, 0).path
+    uri = uris.join(books.dataset.staging, "claims", books.run, path)
     if not files.create(uri, booking.work.encode(), books.dataset.partial):
         raise ImageError(
             ErrorCode.OVER_BUDGET,

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import pyarrow.compute as pc
 
 from beam_upscale.dataset.book_entries import (
+    CallKey,
     Entry,
     Group,
-    Place,
     State,
     entry_from_json,
     entry_of,
@@ -24,10 +24,10 @@ from beam_upscale.storage.sorted_map import SortedMap
 def prepaid(
     entries: Iterable[Entry], work: str, engine: RemoteEngine, books: RunBooks
 ) -> Group | None:
-    """Returns the group of a place that a claim counts as free; None if the price is claimed.
+    """Returns the group of a call that a claim counts as free; None if the price is claimed.
 
     Args:
-        entries: the entries of the place.
+        entries: the entries of the call.
         work: the work of the input as it is now, as `work_of` gives it.
         engine: the service's engine.
         books: the books of the run.
@@ -44,7 +44,7 @@ def prepaid(
 
 
 class RepeatableEntries:
-    """The entries of earlier runs that may have a free repeat, by place; thread-safe.
+    """The entries of earlier runs that may have a free repeat, by call; thread-safe.
 
     Args:
         entries: the entries, in any order.
@@ -56,25 +56,25 @@ class RepeatableEntries:
         self._waiting = SortedMap()
         for entry in entries:
             if entry.state is State.SENT:
-                places = json.loads(self._waiting.get(entry.input_id) or "[]")
-                self._waiting[entry.input_id] = json.dumps([*places, [entry.stage, entry.tile]])
-            found = self._map.get(entry.place.key)
+                tiles = json.loads(self._waiting.get(entry.input_id) or "[]")
+                self._waiting[entry.input_id] = json.dumps([*tiles, [entry.stage, entry.tile]])
+            found = self._map.get(entry.key.path)
             others = [] if found is None else json.loads(found)
-            self._map[entry.place.key] = json.dumps([*others, entry.to_json().decode()])
+            self._map[entry.key.path] = json.dumps([*others, entry.to_json().decode()])
 
-    def at(self, place: Place) -> list[Entry]:
-        """Returns the entries of a place."""
+    def of_call(self, key: CallKey) -> list[Entry]:
+        """Returns the entries of a call."""
         with self._lock:
-            found = self._map.get(place.key)
+            found = self._map.get(key.path)
         return [] if found is None else [entry_from_json(each) for each in json.loads(found)]
 
     def unresolved(self, input_id: str) -> Iterator[Group]:
         """Yields the groups of an input's calls that are not known to be charged or free."""
         with self._lock:
             found = self._waiting.get(input_id)
-        places = set() if found is None else {tuple(each) for each in json.loads(found)}
-        for stage, tile in sorted(places):
-            groups = grouped(self.at(Place(input_id, stage, tile)))
+        tiles = set() if found is None else {tuple(each) for each in json.loads(found)}
+        for stage, tile in sorted(tiles):
+            groups = grouped(self.of_call(CallKey(input_id, stage, tile)))
             yield from (group for group in groups if group.state is State.SENT)
 
 

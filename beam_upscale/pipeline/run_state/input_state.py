@@ -13,7 +13,7 @@ from beam_upscale.dataset.books import Prepaid, RunBooks
 from beam_upscale.dataset.records import Record
 from beam_upscale.sources.inputs.source_image import RunState, SourceImage
 
-_Image = TypeVar("_Image", bound=SourceImage)
+_Source = TypeVar("_Source", bound=SourceImage)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class ListingEntry:
 
     Attributes:
         part: the part of the listing, which the commit of the input's shard reads.
-        image: the input as it is listed.
+        source: the input as it is listed.
     """
 
     part: str
-    image: SourceImage
+    source: SourceImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,24 +89,24 @@ class InputState(RunState):
 _NEW = InputState()
 
 
-def state_of(image: SourceImage) -> InputState:
+def state_of(source: SourceImage) -> InputState:
     """Returns an input's state; an empty one for an input that a user has made."""
-    return image.run_state if isinstance(image.run_state, InputState) else _NEW
+    return source.run_state if isinstance(source.run_state, InputState) else _NEW
 
 
-def with_state(image: _Image, state: InputState) -> _Image:
+def with_state(source: _Source, state: InputState) -> _Source:
     """Returns an input with another state."""
-    return dataclasses.replace(image, run_state=state)
+    return dataclasses.replace(source, run_state=state)
 
 
-def is_as_listed(image: SourceImage) -> bool:
+def is_as_listed(source: SourceImage) -> bool:
     """Checks whether an input is in the output's own listing, and no step has changed it since."""
-    state = state_of(image)
-    if state.listed is None or image.data is not None or state.data_sha256 is not None:
+    state = state_of(source)
+    if state.listed is None or source.data is not None or state.data_sha256 is not None:
         return False
-    return image.is_same_input(state.listed.image)
+    return source.is_same_input(state.listed.source)
 
 
-def fingerprint(image: SourceImage) -> str:
+def fingerprint(source: SourceImage) -> str:
     """Returns a hash of the values that identify an input, independent of its outcome."""
-    return hashlib.sha256(image.identity(state_of(image).data_sha256).encode()).hexdigest()
+    return hashlib.sha256(source.identity(state_of(source).data_sha256).encode()).hexdigest()

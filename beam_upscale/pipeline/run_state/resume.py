@@ -16,11 +16,11 @@ from beam_upscale.dataset.paths.names import IMAGES
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_from_json
 from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.found_inputs import requested_name
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import ListedInput, listed_from_json
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of
@@ -62,7 +62,7 @@ def requested_parameters(run_json: RunJson | None) -> RequestedParameters | None
 
 
 def assign_shards(
-    images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
+    sources: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
 ) -> Iterator[ListedInput]:
     """Assigns each input to a shard, the same on every run over the same inputs.
 
@@ -71,7 +71,7 @@ def assign_shards(
     interruption; it changes only if the inputs have changed since.
 
     Args:
-        images: the inputs, ordered by `input_id`.
+        sources: the inputs, ordered by `input_id`.
         dataset: the output.
         shard_rows: the number of rows in a shard.
 
@@ -83,16 +83,16 @@ def assign_shards(
         (input_id, json.dumps([shard, output_uri]))
         for shard, input_id, output_uri in dataset.committed_names()
     )
-    first, reserved = _assignment(images, dataset, committed, shard_rows)
+    first, reserved = _assignment(sources, dataset, committed, shard_rows)
     for input_id, text in committed.items():
         shard, output_uri = json.loads(text)
         name = _name_in_layout_files(output_uri)
         if shard < first and name is not None:
             reserved[input_id] = name
-    names = unique_names(lambda: map(requested_name, images), reserved)
+    names = unique_names(lambda: map(requested_name, sources), reserved)
     by_shard = SortedMap(
-        (f"{listed.image.shard:012} {listed.image.input_id}", listed.to_json())
-        for listed in _numbered(zip(images, names, strict=True), committed, first, shard_rows)
+        (f"{listed.source.shard:012} {listed.source.input_id}", listed.to_json())
+        for listed in _numbered(zip(sources, names, strict=True), committed, first, shard_rows)
     )
     return map(listed_from_json, by_shard.values())
 
@@ -101,14 +101,14 @@ def _numbered(
     named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
 ) -> Iterator[ListedInput]:
     position = 0
-    for image, name in named:
-        found = committed.get(image.input_id)
+    for source, name in named:
+        found = committed.get(source.input_id)
         shard = first if found is None else json.loads(found)[0]
         if shard >= first:
             shard = first + position // shard_rows
             position += 1
-        image = dataclasses.replace(image, shard=shard, output_name=name)
-        yield ListedInput(image, is_committed=found is not None)
+        source = dataclasses.replace(source, shard=shard, output_name=name)
+        yield ListedInput(source, is_committed=found is not None)
 
 
 def output_name(row: Row) -> str | None:
@@ -189,7 +189,7 @@ def _files(row: Row) -> set[str]:
 
 
 def _assignment(
-    images: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
+    sources: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
 ) -> tuple[int, SortedMap]:
     """Returns the first shard of the assignment in progress, and the output names already in use.
 
@@ -198,12 +198,12 @@ def _assignment(
     in_progress = dataset.read_assignment()
     if in_progress is not None:
         first = int(in_progress["first_shard"])
-        if in_progress["inputs_sha256"] == _fingerprint(images, committed, first, shard_rows):
+        if in_progress["inputs_sha256"] == _fingerprint(sources, committed, first, shard_rows):
             return first, SortedMap(in_progress["output_names"].items())
     shards = (json.loads(text)[0] for text in committed.values())
     first = 1 + max(shards, default=-1)
     names = {}
-    present = SortedMap((image.input_id, "") for image in images)
+    present = SortedMap((source.input_id, "") for source in sources)
     for record in dataset.read_records():
         row = record.row
         if row.input_id not in present and row.input_id not in committed:
@@ -216,7 +216,7 @@ def _assignment(
         dataset.assignment_json,
         {
             "first_shard": first,
-            "inputs_sha256": _fingerprint(images, committed, first, shard_rows),
+            "inputs_sha256": _fingerprint(sources, committed, first, shard_rows),
             "output_names": names,
         },
     )
@@ -224,23 +224,23 @@ def _assignment(
 
 
 def _fingerprint(
-    images: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
+    sources: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
 ) -> str:
     """Hashes the inputs that are not in shards before `first`; they decide on shards and names.
 
     The hash includes names: in a table that was sorted, rows have the names of other rows.
     """
     digest = hashlib.sha256(f"{shard_rows}\0".encode())
-    for image in images:
-        found = committed.get(image.input_id)
+    for source in sources:
+        found = committed.get(source.input_id)
         if found is None or json.loads(found)[0] >= first:
-            text = f"{image.input_id}\0{image.name}\0"
+            text = f"{source.input_id}\0{source.name}\0"
             digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
 def still_holds(
-    image: SourceImage,
+    source: SourceImage,
     earlier: Row,
     dataset: DatasetFolder,
     requested: RequestedParameters | None = None,
@@ -254,7 +254,7 @@ def still_holds(
     server that no longer serves it stays valid: links rot, and results must not be lost with them.
 
     Args:
-        image: the input, with its current columns and caption.
+        source: the input, with its current columns and caption.
         earlier: its earlier row.
         dataset: the output.
         requested: the run's requested parameters; None if no engine takes parameters.
@@ -263,18 +263,18 @@ def still_holds(
         return False
     if requested is not None and _concerns_parameters(earlier):
         try:
-            now = image.parameters(requested.parameters, requested.prompt_column)
+            now = source.parameters(requested.parameters, requested.prompt_column)
         except ImageError as error:
             # Parameters are checked before the image is read.
             return (earlier.error_code, earlier.error_message) == (error.code, error.message)
-        if not _are_same_parameters(image, earlier, now):
+        if not _are_same_parameters(source, earlier, now):
             return False
     try:
-        digest = image.sha256()
+        digest = source.sha256()
     except ImageError as error:
         # The input_id, a row's number, may belong to another URL by now.
         is_withdrawn = (
-            not store_of(image.uri or "").keeps_files and earlier.source_uri == image.source_uri
+            not store_of(source.uri or "").keeps_files and earlier.source_uri == source.source_uri
         )
         if earlier.source_sha256 is None or not is_withdrawn:
             return earlier.error_code == error.code
@@ -284,15 +284,15 @@ def still_holds(
     return earlier.output_uri is None or _has_files(earlier, dataset)
 
 
-def has_same_parameters(image: SourceImage, earlier: Row, requested: RequestedParameters) -> bool:
+def has_same_parameters(source: SourceImage, earlier: Row, requested: RequestedParameters) -> bool:
     """Checks whether an image's parameters, or their error, equal those of its earlier row."""
     if not _concerns_parameters(earlier):
         return True
     try:
-        now = image.parameters(requested.parameters, requested.prompt_column)
+        now = source.parameters(requested.parameters, requested.prompt_column)
     except ImageError as error:
         return (earlier.error_code, earlier.error_message) == (error.code, error.message)
-    return _are_same_parameters(image, earlier, now)
+    return _are_same_parameters(source, earlier, now)
 
 
 def _concerns_parameters(row: Row) -> bool:
@@ -300,7 +300,7 @@ def _concerns_parameters(row: Row) -> bool:
     return row.prompt is not None or row.error_code in _PARAMETER_CODES | _READING_CODES
 
 
-def _are_same_parameters(image: SourceImage, earlier: Row, now: Parameters) -> bool:
+def _are_same_parameters(source: SourceImage, earlier: Row, now: Parameters) -> bool:
     """Checks whether an image's valid parameters equal those of its earlier row."""
     if earlier.prompt is None:
         # Perhaps the image could not be read, not the caption; reading it again shows that.
@@ -311,17 +311,17 @@ def _are_same_parameters(image: SourceImage, earlier: Row, now: Parameters) -> b
         and earlier.cfg_scale == now.cfg_scale
         and earlier.steps == now.steps
         and earlier.noise_level == now.noise_level
-        and _has_same_seed(image, earlier, now.seed)
+        and _has_same_seed(source, earlier, now.seed)
     )
 
 
-def _has_same_seed(image: SourceImage, earlier: Row, seed: int) -> bool:
+def _has_same_seed(source: SourceImage, earlier: Row, seed: int) -> bool:
     """Checks whether a row's seed is the requested one, or was derived and would be again."""
     if seed:
         return earlier.seed == seed
     # Without a requested seed, it is derived from the pixels and the other parameters.
     before = earlier.input.get("seed")
-    if are_stored_alike({"seed": image.columns.get("seed")}, {"seed": before}):
+    if are_stored_alike({"seed": source.columns.get("seed")}, {"seed": before}):
         return True
     try:
         return not Parameters().overridden({"seed": before}).seed

@@ -60,14 +60,14 @@ def _list_folder(found: FoundFiles) -> Listing:
     rows = nearest(metadata)
     captions = SortedMap()
 
-    def images() -> Iterator[SourceImage]:
+    def sources() -> Iterator[SourceImage]:
         for entry in filter(is_input, entries):
-            image = _with_side_files(source_image(entry.uri, entry.name), rows, beside)
-            if image.caption_uri is not None:
-                captions[image.caption_uri] = ""
-            yield image
+            source = _with_side_files(source_image(entry.uri, entry.name), rows, beside)
+            if source.caption_uri is not None:
+                captions[source.caption_uri] = ""
+            yield source
 
-    inputs = Inputs(images())
+    inputs = Inputs(sources())
     ignored = sum(
         not is_input(entry) and entry.uri not in metadata and entry.uri not in captions
         for entry in entries
@@ -86,14 +86,14 @@ def _metadata_among(found: SortedMap) -> list[str]:
 
 
 def _with_side_files(
-    image: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Container[str]
+    source: SourceImage, rows: Mapping[str, Mapping[str, Any]], beside: Container[str]
 ) -> SourceImage:
-    assert image.uri is not None
-    columns, caption = rows.get(image.uri), _caption_uri(image.uri)
+    assert source.uri is not None
+    columns, caption = rows.get(source.uri), _caption_uri(source.uri)
     if columns:
         shown = secrets.values_without_secrets(columns)
-        image = dataclasses.replace(image, columns={**image.columns, **shown})
-    return dataclasses.replace(image, caption_uri=caption) if caption in beside else image
+        source = dataclasses.replace(source, columns={**source.columns, **shown})
+    return dataclasses.replace(source, caption_uri=caption) if caption in beside else source
 
 
 def _caption_uri(uri: str) -> str:

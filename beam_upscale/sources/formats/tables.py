@@ -77,12 +77,12 @@ def _list_tables(read_rows: RowReader, found: FoundFiles) -> Listing:
             INVALID_OPTION, no column is the one with images; INPUT_IN_OUTPUT, a row names a file in
             the output.
     """
-    images = (
-        _row_image(table, row)
+    sources = (
+        _row_source(table, row)
         for table in found.entries
         for row in _rows(table.uri, read_rows, found)
     )
-    return Listing(Inputs(images), ignored=0)
+    return Listing(Inputs(sources), ignored=0)
 
 
 def _rows(table: str, read_rows: RowReader, found: FoundFiles) -> Iterator[TableRow]:
@@ -107,7 +107,7 @@ def _read_table(uri: str, read_rows: RowReader, image_column: str | None) -> Ite
         raise invalid(uri, f"it cannot be read: {error}") from error
 
 
-def _row_image(table: FileEntry, row: TableRow) -> SourceImage:
+def _row_source(table: FileEntry, row: TableRow) -> SourceImage:
     """Makes the input of a table's row."""
     number = f"{row.number:0{_ROW_DIGITS}}"
     name = row.name or f"row-{number}"

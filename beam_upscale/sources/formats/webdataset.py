@@ -196,20 +196,20 @@ def _columns(uri: str, file: BinaryIO, member: Member) -> tuple[Mapping[str, Any
 def _list_tars(found: FoundFiles) -> Listing:
     left_out = 0
 
-    def images() -> Iterator[SourceImage]:
+    def sources() -> Iterator[SourceImage]:
         nonlocal left_out
         taken = SortedMap()
         for tar in found.entries:
             listed = read_tar(tar.uri)
             left_out += listed.ignored
             for member in listed.inputs:
-                yield _member_image(tar, member, taken)
+                yield _member_source(tar, member, taken)
 
-    inputs = Inputs(images())
+    inputs = Inputs(sources())
     return Listing(inputs, left_out)
 
 
-def _member_image(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
+def _member_source(tar: FileEntry, member: TarInput, taken: SortedMap) -> SourceImage:
     """Makes the input of members of a tar; `taken` holds the ids of earlier inputs."""
     unmarked = input_id = id_of(tar.uri, member.name)
     times = 1

@@ -16,15 +16,15 @@ class Inputs(Collection[SourceImage]):
     """The inputs in the order of their ids, on the local disk, since there may be millions.
 
     Args:
-        images: the inputs, in any order; of two with the same id, the first is kept.
+        sources: the inputs, in any order; of two with the same id, the first is kept.
     """
 
-    def __init__(self, images: Iterable[SourceImage] = ()) -> None:
-        self._images = SortedMap((image.input_id, image.to_json()) for image in images)
+    def __init__(self, sources: Iterable[SourceImage] = ()) -> None:
+        self._sources = SortedMap((source.input_id, source.to_json()) for source in sources)
         self._names = SortedMap(self._named())
 
     def _named(self) -> Iterator[tuple[str, str]]:
-        ids = (key for key, _ in self._images.items())
+        ids = (key for key, _ in self._sources.items())
         return zip(ids, unique_names(self.requested_names), strict=True)
 
     def requested_names(self) -> Iterator[RequestedName]:
@@ -32,27 +32,27 @@ class Inputs(Collection[SourceImage]):
         return map(requested_name, self._listed())
 
     def _listed(self) -> Iterator[SourceImage]:
-        return map(source_from_json, self._images.values())
+        return map(source_from_json, self._sources.values())
 
     def __len__(self) -> int:
-        return len(self._images)
+        return len(self._sources)
 
     def __iter__(self) -> Iterator[SourceImage]:
-        for image, name in zip(self._listed(), self._names.values(), strict=True):
-            yield dataclasses.replace(image, output_name=name)
+        for source, name in zip(self._listed(), self._names.values(), strict=True):
+            yield dataclasses.replace(source, output_name=name)
 
-    def __contains__(self, image: object) -> bool:
-        return isinstance(image, SourceImage) and image.input_id in self._images
+    def __contains__(self, source: object) -> bool:
+        return isinstance(source, SourceImage) and source.input_id in self._sources
 
     @property
     def ids(self) -> Container[str]:
         """The ids of all inputs."""
-        return self._images
+        return self._sources
 
 
-def requested_name(image: SourceImage) -> RequestedName:
+def requested_name(source: SourceImage) -> RequestedName:
     """Returns the requested name of an input's result."""
-    return RequestedName(image.input_id, image.output_name, image.name)
+    return RequestedName(source.input_id, source.output_name, source.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def require_prompt_column(listing: Listing, rules: Rules) -> None:
     column = rules.prompt_column
     if not rules.is_guided or column == DEFAULT_PROMPT_COLUMN:
         return
-    found = {name for image in listing.images for name in image.columns}
+    found = {name for source in listing.images for name in source.columns}
     if column not in found:
         raise SettingsError(
             ErrorCode.INVALID_OPTION,

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from open_entries import entry
 
-from beam_upscale.dataset.book_entries import Place, State, entry_from_json, grouped, work_of
+from beam_upscale.dataset.book_entries import CallKey, State, entry_from_json, grouped, work_of
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.planning.parameters import Parameters
 
@@ -19,11 +19,11 @@ def test_an_entry_is_the_same_after_json() -> None:
     assert entry_from_json(odd.to_json()) == odd
 
 
-def test_places_have_short_names_of_their_own() -> None:
-    places = [Place("a", 0, 0), Place("a", 0, 1), Place("a", 1, 0), Place("a\0", 0, 0)]
+def test_keys_of_calls_have_short_names_of_their_own() -> None:
+    keys = [CallKey("a", 0, 0), CallKey("a", 0, 1), CallKey("a", 1, 0), CallKey("a\0", 0, 0)]
 
-    assert len({place.key for place in places}) == 4
-    assert all(len(place.key) == 67 for place in places)
+    assert len({key.path for key in keys}) == 4
+    assert all(len(key.path) == 67 for key in keys)
 
 
 def test_work_is_the_content_and_the_parameters_of_an_input() -> None:

@@ -41,7 +41,7 @@ def test_what_is_settled_is_closed_and_what_is_not_stays_open(dataset: DatasetFo
 
     close(dataset)
 
-    assert names_in(dataset, "open") == [f"{pending.place.key}.1.json"]
+    assert names_in(dataset, "open") == [f"{pending.key.path}.1.json"]
     closed = [each for some in book_files.closed(dataset) for each in some]
     assert sorted(closed, key=lambda each: each.id) == [*settled, pending]
     assert read_sums(dataset) == before == BookSums(5 * PRICE, PRICE, 1)
@@ -58,7 +58,7 @@ def test_what_is_left_of_an_open_entry_is_its_copy(dataset: DatasetFolder) -> No
     lost, settled, waiting = (entry(str(tile), tile=tile) for tile in range(3))
     keep(dataset, lost, settled, waiting)
     close(dataset)
-    Path(open_uri(dataset, lost.place, 1)).unlink()
+    Path(open_uri(dataset, lost.key, 1)).unlink()
     keep(dataset, dataclasses.replace(settled, state=State.CHARGED))
     assert read_sums(dataset) == BookSums(PRICE, 2 * PRICE, 2)
 

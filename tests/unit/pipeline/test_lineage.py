@@ -20,7 +20,7 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.lineage import lineage_of
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.states import UpscaledImage
-from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 from beam_upscale.pipeline.settings.run_start import new_run
 from beam_upscale.pipeline.settings.settings_json import settings_to_json
 from beam_upscale.sources.inputs.source_image import SourceImage

@@ -15,9 +15,10 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.budget import Claim, admission, order
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
+from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.preview import (
     PreviewImages,
     PreviewRow,
@@ -169,7 +170,7 @@ def test_the_preview_says_of_the_samples_what_the_pipeline_does(
             continue
         assert (found.status, found.error_code) == (row.status, row.error_code), image.name
         assert (found.width, found.height) == (row.input_width, row.input_height)
-        priced = prepared.plan if isinstance(prepared, ImageInFlight) else row
+        priced = prepared.context.plan if isinstance(prepared, TiledImage) else row
         assert (found.calls, found.credits) == (priced.calls, priced.credits)
 
 
@@ -186,9 +187,10 @@ def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
     assert [path.name for path in Path(folder).iterdir()] == ["plan"]
 
 
-def _row(prepared: UpscaledImage | ImageInFlight) -> Row:
-    if isinstance(prepared, ImageInFlight):
-        return prepared.draft.row
+def _row(prepared: UpscaledImage | TiledImage) -> Row:
+    if isinstance(prepared, TiledImage):
+        row: Row = prepared.context.draft.row
+        return row
     assert prepared.record is not None
     return prepared.record.row
 

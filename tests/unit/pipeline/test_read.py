@@ -29,7 +29,7 @@ def test_the_pipeline_lists_what_list_images_does(inputs: Path, dataset: Dataset
 def test_the_pipeline_marks_what_is_done(inputs: Path, dataset: DatasetFolder) -> None:
     make(inputs, "a.png", "b.png", "c.png")
     listed = list(assign_shards(list_images(str(inputs)).images, dataset, 2))
-    commit(dataset, 0, [upscaled(each.image) for each in listed[:2]])
+    commit(dataset, 0, [upscaled(each.source) for each in listed[:2]])
 
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         found = (

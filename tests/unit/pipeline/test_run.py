@@ -33,7 +33,7 @@ from beam_upscale.pipeline.execution import Execution, watch
 from beam_upscale.pipeline.one_image import states
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.run_state.control import stop_reason
+from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.pipeline.termination import INTERRUPTED
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files

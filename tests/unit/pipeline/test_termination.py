@@ -41,7 +41,7 @@ from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.pipeline import run
 from beam_upscale.pipeline.execution import Execution, watch
-from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import request_stop, stop_reason
 from beam_upscale.pipeline.termination import (
     TERMINATED,
     TerminatedError,

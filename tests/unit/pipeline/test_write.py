@@ -11,7 +11,7 @@ from persisted_results import result
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.read import ReadImages
-from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 from beam_upscale.pipeline.upscale import Upscale
 from beam_upscale.pipeline.write import WriteDataset
 

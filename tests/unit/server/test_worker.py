@@ -91,7 +91,7 @@ def test_baselines_are_the_pipelines_to_the_byte(
     data, row = pipeline(tmp_path, picture, {ENGINE: "bicubic"}, ENGINE, width=50)
     assert upscaled.data == data
     assert upscaled.row.model == row.model == "bicubic (baseline, no network)"
-    assert worker.places[1] == "nearest (baseline, no network) on cpu"
+    assert worker.engines_in_words[1] == "nearest (baseline, no network) on cpu"
 
 
 def test_the_header_tells_the_price(worker: Worker, image: bytes) -> None:

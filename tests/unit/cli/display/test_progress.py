@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from beam_upscale.cli.display.progress import ProgressLine, describe
-from beam_upscale.pipeline.run_state.control import Progress
+from beam_upscale.pipeline.run_state.progress import Progress
 
 
 def test_the_line_says_all_there_is_to_say() -> None:

@@ -43,7 +43,7 @@ from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler
-from beam_upscale.pipeline.one_image.run_inference import Settle
+from beam_upscale.pipeline.one_image.run_inference import AwaitResults
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import Box
@@ -358,7 +358,7 @@ class Together:
         yield from answer(request, context)
 
 
-class NameWithError(Settle):
+class NameWithError(AwaitResults):
     """Stands for what makes rows of results."""
 
     def __init__(self) -> None:

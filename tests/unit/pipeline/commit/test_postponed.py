@@ -15,7 +15,7 @@ from beam_upscale.pipeline.commit.postponed import (
     TakePostponed,
     reports_beside,
 )
-from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 
 STOP = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
 

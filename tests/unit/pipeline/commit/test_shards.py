@@ -20,9 +20,9 @@ from beam_upscale.pipeline.commit.persist import persist
 from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, ListedArrivals, id_hash
+from beam_upscale.pipeline.run_state.listing_files import ListedInput, write_listing
 from beam_upscale.pipeline.write import new_run_id
 from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import ListedInput, write_listing
 
 
 @pytest.mark.parametrize("layout", list(Layout))

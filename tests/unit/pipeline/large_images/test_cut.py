@@ -11,7 +11,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.images.decoding import child_process
 from beam_upscale.images.values import ImageHeader
-from beam_upscale.pipeline.large_images import cut, states
+from beam_upscale.pipeline.large_images import cut
 from beam_upscale.pipeline.one_image.states import LargeImage, ResultDraft, begun_telemetry
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -43,7 +43,7 @@ def test_tiles_are_taken_up_by_the_same_engine_only(tmp_path: Path, tiny_weights
     row = Row("a", "a", Status.UPSCALED, source_sha256="a hash")
     draft = ResultDraft(SourceImage("a"), row, begun_telemetry())
     large = LargeImage(draft, ImageHeader("png", "RGB", 200, 150, 1, 8), ())
-    plan = states.chain_plan(200, 150, 1, one).stages[0]
+    plan = one.rules.plan(200, 150).stages[0]
 
     keys = [cut._key(large, plan, settings, scratch) for settings in (one, two, one)]
 

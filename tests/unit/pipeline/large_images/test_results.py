@@ -13,7 +13,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage, begun_telemetry
-from beam_upscale.pipeline.run_state.control import clear_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 

@@ -35,9 +35,10 @@ from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.reading import pixels
+from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.large_images.tiles import persist_tile
 from beam_upscale.pipeline.one_image.prepare import prepare
-from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
+from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -353,7 +354,7 @@ def test_results_of_an_interrupted_pipeline_are_taken_up(
 
     def noted(source: SourceImage, *arguments: Any) -> Any:
         prepared = prepare(source, *arguments)
-        begun.extend([source.name] if isinstance(prepared, ImageInFlight) else [])
+        begun.extend([source.name] if isinstance(prepared, TiledImage) else [])
         return prepared
 
     monkeypatch.setattr("beam_upscale.pipeline.upscale.prepare", noted)

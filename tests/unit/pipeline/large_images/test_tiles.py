@@ -19,7 +19,7 @@ from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.large_images import states
 from beam_upscale.pipeline.large_images.tiles import persist_tile, read_tile
-from beam_upscale.pipeline.run_state.control import request_stop, stop_reason
+from beam_upscale.pipeline.run_state.stop import request_stop, stop_reason
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -79,7 +79,7 @@ def test_failures_of_tiles_are_told_again_with_what_they_cost(
         for index in range(2)
     ]
     for tile, inference in zip(tiles, inferences, strict=False):
-        persist_tile(TiledImage([], 2, context=states.WithNetwork(tile)), inference, dataset)
+        persist_tile(TiledImage([], 2, context=states.TileContext(tile)), inference, dataset)
 
     # Their worker was lost before it told.
     *again, beside = (

@@ -13,7 +13,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import encode
-from beam_upscale.pipeline.one_image.header import decide, read_header, read_large_header
+from beam_upscale.pipeline.one_image.header import plan_of, read_header, read_large_header
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.engines import get_engine
 from beam_upscale.planning.plan_options import OutputFormat
@@ -30,7 +30,7 @@ def test_a_mistake_of_ours_costs_one_image(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("beam_upscale.pipeline.one_image.header.read_header", fail)
 
     with pytest.raises(ImageError, match="tuple index out of range") as caught:
-        decide(SourceImage("a", data=b""), RULES, shared_pool())
+        plan_of(SourceImage("a", data=b""), RULES, shared_pool())
 
     assert caught.value.code is ErrorCode.INTERNAL_ERROR
 

@@ -86,7 +86,7 @@ def test_output_names_never_meet(names: set[str]) -> None:
 def assigned(
     images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
 ) -> list[SourceImage]:
-    return [each.image for each in assign_shards(images, dataset, shard_rows)]
+    return [each.source for each in assign_shards(images, dataset, shard_rows)]
 
 
 def shards(images: Iterable[SourceImage]) -> dict[str, int | None]:
@@ -121,8 +121,8 @@ def test_added_inputs_go_into_new_shards(dataset: DatasetFolder) -> None:
     after = list(assign_shards(sources("a", "b", "c", "d", "e", "f"), dataset, shard_rows=2))
 
     expected = {"a": 2, "b": 0, "c": 2, "d": 0, "e": 3, "f": 1}
-    assert shards(each.image for each in after) == expected
-    assert [each.image.name for each in after if not each.is_committed] == ["a", "c", "e"]
+    assert shards(each.source for each in after) == expected
+    assert [each.source.name for each in after if not each.is_committed] == ["a", "c", "e"]
 
 
 def test_names_of_earlier_results_stay_theirs(dataset: DatasetFolder) -> None:

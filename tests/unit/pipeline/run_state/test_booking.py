@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from beam_upscale.dataset import book_files
-from beam_upscale.dataset.book_entries import Entry, Place, State
+from beam_upscale.dataset.book_entries import CallKey, Entry, State
 from beam_upscale.dataset.book_sums import BookSums, read_sums
 from beam_upscale.dataset.books import RunBooks, close, close_rows
 from beam_upscale.dataset.folder import DatasetFolder
@@ -296,17 +296,17 @@ def test_what_a_claim_took_for_free_and_is_not_needs_room(
         return
     with pytest.raises(ImageError):
         call.begin()
-    # At a place that the claim has the price of there is room.
+    # For a call that the claim has the price of there is room.
     a_call(run, REMEMBERS, limit, request_id="of another tile", tile=1).begin()
 
 
 def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetFolder) -> None:
     sent(RunBooks.begin(dataset), engine=REMEMBERS)
     run = later_run(dataset)
-    place = Place("a.png", 0, 0)
+    key = CallKey("a.png", 0, 0)
 
     def found(engine: RemoteEngine, work: str = "w") -> bool:
-        known = repeatable_entries(run, engine).at(place)
+        known = repeatable_entries(run, engine).of_call(key)
         return prepaid(known, work, engine, run) is not None
 
     assert found(REMEMBERS)
@@ -314,7 +314,7 @@ def test_a_claim_leaves_out_what_is_repeated_for_the_same_work(dataset: DatasetF
     assert not found(FORGETS)
     assert not found(dataclasses.replace(REMEMBERS, ledger="ledger-2"))
     late = dataclasses.replace(run, started_at=run.started_at + REMEMBERS.repeat_seconds + 60)
-    assert prepaid(repeatable_entries(run, REMEMBERS).at(place), "w", REMEMBERS, late) is None
+    assert prepaid(repeatable_entries(run, REMEMBERS).of_call(key), "w", REMEMBERS, late) is None
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ from memory_filesystem import MemoryFileSystem
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode
-from beam_upscale.sources.inputs.source_image import SourceImage
-from beam_upscale.sources.listing_files import (
+from beam_upscale.pipeline.run_state.listing_files import (
     ListedInput,
     listed_shards,
     read_index,
@@ -15,6 +14,7 @@ from beam_upscale.sources.listing_files import (
     together,
     write_listing,
 )
+from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.sources.locations.file_parts import Cell, Extent, Missing
 from beam_upscale.storage.http.web_access import WebAccess
 
@@ -55,7 +55,7 @@ def test_a_listing_is_read_as_it_was_written(dataset: DatasetFolder) -> None:
     found = []
     for batch in batches:
         inputs = read_part(dataset, batch.part)[batch.first : batch.first + batch.count]
-        assert {listed.image.shard for listed in inputs} == {batch.shard}
+        assert {listed.source.shard for listed in inputs} == {batch.shard}
         found += inputs
     assert found == LISTED
     assert list(read_index(dataset)) == batches

@@ -35,16 +35,16 @@ class ListedInput:
     """An input in the listing of an output.
 
     Attributes:
-        image: the input, with its shard and the name of its result.
+        source: the input, with its shard and the name of its result.
         is_committed: True if that shard was committed with a row of the input.
     """
 
-    image: SourceImage
+    source: SourceImage
     is_committed: bool = False
 
     def to_json(self) -> str:
         """Returns the input as one line of JSON."""
-        values = {**self.image.to_values(), "committed": self.is_committed}
+        values = {**self.source.to_values(), "committed": self.is_committed}
         if "web_access" in values:
             # It stays last: a part is named by the hash of its bytes.
             values["web_access"] = values.pop("web_access")
@@ -75,23 +75,23 @@ class Batch:
     count: int
 
 
-def together(images: Iterable[SourceImage], total: int) -> Iterator[list[SourceImage]]:
+def together(sources: Iterable[SourceImage], total: int) -> Iterator[list[SourceImage]]:
     """Groups inputs into the lists that are spread over the workers.
 
     Args:
-        images: the inputs, in order; those of one row group of a Parquet file follow each other.
+        sources: the inputs, in order; those of one row group of a Parquet file follow each other.
         total: the number of inputs in the whole dataset.
     """
     alone = min(_MOST_TOGETHER, max(1, total // _BATCHES))
     cells = min(_MOST_TOGETHER, max(_FEWEST_CELLS_TOGETHER, total // _BATCHES_OF_CELLS))
-    for key, group in itertools.groupby(images, key=_read_with):
+    for key, group in itertools.groupby(sources, key=_read_with):
         while batch := list(itertools.islice(group, alone if key is None else cells)):
             yield batch
 
 
-def _read_with(image: SourceImage) -> Hashable:
+def _read_with(source: SourceImage) -> Hashable:
     """Returns a key of the row group that is read with an input; None if it is read by itself."""
-    return (image.uri, image.part.row_group) if isinstance(image.part, Cell) else None
+    return (source.uri, source.part.row_group) if isinstance(source.part, Cell) else None
 
 
 def write_listing(
@@ -107,13 +107,13 @@ def write_listing(
         dataset: the output.
     """
     index: list[bytes] = []
-    for shard, group in itertools.groupby(listed, key=lambda each: each.image.shard):
+    for shard, group in itertools.groupby(listed, key=lambda each: each.source.shard):
         assert shard is not None
         inputs = list(group)
         lines = "".join(f"{each.to_json()}\n" for each in inputs).encode()
         part = f"{shard_name(shard)}-{hashlib.sha256(lines).hexdigest()[:16]}"
         dataset.write(_part_uri(dataset, part), _compressed(lines))
-        sizes = [len(batch) for batch in together((each.image for each in inputs), total)]
+        sizes = [len(batch) for batch in together((each.source for each in inputs), total)]
         index.append(json.dumps([shard, part, sizes]).encode() + b"\n")
     dataset.write(_index_uri(dataset), _compressed(b"".join(index)))
     return read_index(dataset)
