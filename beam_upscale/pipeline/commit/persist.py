@@ -228,7 +228,7 @@ class Persist(beam.DoFn):
             is_new = True
             self._open()
             record = persist(upscaled, self._dataset, self._layout)
-        progress = progress_of(record, earlier is not None)
+        progress = progress_of(record, upscaled.is_of_earlier)
         done = progress_file(self._dataset, self._run_id).add(progress)
         stop_after_failures(self._dataset, done.failures, self._most_failures)
         if state.listed is not None and is_as_listed(source):

@@ -43,6 +43,7 @@ class UpscaledImage:
             cannot go on. None otherwise.
         file: URI of the file that holds the encoded image, from an `Upscale` that spreads large
             images; its size and hash are in the row. None for any other result.
+        is_taken_up: True if an earlier pipeline left `file` and the row in the scratch folder.
     """
 
     source: SourceImage
@@ -51,11 +52,17 @@ class UpscaledImage:
     intermediates: tuple[bytes, ...] = ()
     stop: SettingsError | None = None
     file: str | None = None
+    is_taken_up: bool = False
 
     @property
     def has_image(self) -> bool:
-        """True if this run upscaled the input, wherever the encoded image is."""
+        """True if an encoded image comes with the result, wherever it is."""
         return self.data is not None or self.file is not None
+
+    @property
+    def is_of_earlier(self) -> bool:
+        """True if an earlier run or pipeline made the result, and this one only passes it on."""
+        return self.is_taken_up or state_of(self.source).earlier is not None
 
 
 @dataclasses.dataclass(frozen=True)
