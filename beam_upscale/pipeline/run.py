@@ -18,7 +18,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
-from beam_upscale.dataset.paths.names import RESULTS
+from beam_upscale.dataset.paths.output_files import RESULTS
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import SettingsError, reason
 from beam_upscale.inference import shared_weights

@@ -17,7 +17,7 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, fitted, without_result
 from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.output_hold import ShownBundle
-from beam_upscale.dataset.paths.names import IMAGES, INTERMEDIATES
+from beam_upscale.dataset.paths.output_files import IMAGES, INTERMEDIATES
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson

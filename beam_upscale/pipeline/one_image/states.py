@@ -7,13 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import BrokenProcessError, ImageError, SettingsError
-from beam_upscale.images.values import ImageHeader, Metadata
+from beam_upscale.images.values import ImageHeader, Metadata, Pixels
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.booking import ImageBooking
@@ -23,8 +20,6 @@ from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
-
-Pixels = NDArray[np.uint8 | np.uint16]
 
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """The format of results between engines: it keeps all sizes, depths and channels, without loss."""

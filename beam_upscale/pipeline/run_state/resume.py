@@ -12,7 +12,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
-from beam_upscale.dataset.paths.names import IMAGES
+from beam_upscale.dataset.paths.output_files import IMAGES
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
