@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from places import ROOT
 
 SUPPORT = ROOT / "tests/support"
@@ -20,6 +21,7 @@ def add(module: Path, package: Path, line: str) -> None:
     registry.write_text(f"{before}    {line}\n{last}{after}")
 
 
+@pytest.mark.slow
 def test_an_input_format_and_a_layout_are_added_by_a_module_and_a_line(tmp_path: Path) -> None:
     source, copy = ROOT / "beam_upscale", tmp_path / "package" / "beam_upscale"
     shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))

@@ -244,6 +244,7 @@ def settings_with(name: str, weights: Path) -> UpscaleSettings:
     return UpscaleSettings.of(engines, **{**network, **given})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UpscaleOptions.__annotations__)
 def test_of_each_option(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -270,6 +271,7 @@ HANDLER_VALUES: Mapping[str, Any] = MappingProxyType(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HandlerOptions.__annotations__)
 @pytest.mark.parametrize("options", [LOCAL, GRPC, {**LOCAL, **SPREAD}], ids=["", "grpc", "spread"])
 def test_of_each_option_of_a_handler(tmp_path: Path, options: Mapping[str, Any], name: str) -> None:
@@ -414,6 +416,7 @@ def test_walk_finds_pixels_that_are_taken_without_being_given(tmp_path: Path) ->
     assert len(found.wrong) == 1 and "Listen" in found.wrong[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["chain", "spread", "run"])
 def test_results_of_a_megabyte_each_are_not_held(tmp_path: Path, way: str) -> None:
     # Beam imports PyTorch where there is one, which has half a gigabyte of its own.
