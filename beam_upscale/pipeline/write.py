@@ -39,6 +39,7 @@ from beam_upscale.pipeline.settings.run_start import (
     new_run,
     refuse_foreign_files,
 )
+from beam_upscale.planning.ranges import choice_of
 from beam_upscale.storage import files
 
 
@@ -96,7 +97,7 @@ class WriteDataset(beam.PTransform):
         results = tuple(upscaled) if isinstance(upscaled, tuple | list) else (upscaled,)
         pipeline = results[0].pipeline
         dataset = output_of_pipeline(pipeline, self.output, self.lease_seconds)
-        layout = Layout(self.layout)
+        layout = choice_of(Layout, "layout", self.layout)
         for each in results:
             refuse_windows(each, "WriteDataset", "a run ends once, with all of its inputs")
         lineage = lineage_of(results)

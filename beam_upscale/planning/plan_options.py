@@ -1,10 +1,12 @@
 """The options of a plan: sizes, skipping, oversize, input limits, frames, format."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.planning.ranges import check_at_least
+from beam_upscale.planning.ranges import check_at_least, choice_of
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
@@ -79,7 +81,8 @@ class PlanOptions:
         halo: halo of a tile in input pixels, at least 0; None: the engine's.
 
     Raises:
-        SettingsError: INVALID_OPTION, a value is too small or options exclude each other.
+        SettingsError: INVALID_OPTION, a value is too small or none of an option's choices, or
+            options exclude each other.
     """
 
     width: int | None = None
@@ -96,6 +99,9 @@ class PlanOptions:
     halo: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in _CHOICES.items():
+            # A choice may be given by its text. The value is frozen for everyone else.
+            object.__setattr__(self, name, choice_of(kind, name, getattr(self, name)))
         requested = {
             "width": self.width,
             "height": self.height,
@@ -120,3 +126,9 @@ class PlanOptions:
             max_input_bytes=self.max_input_bytes,
         )
         check_at_least(0, halo=self.halo)
+
+
+# The options that are one of a closed set.
+_CHOICES: Mapping[str, type[StrEnum]] = MappingProxyType(
+    {"oversize": Oversize, "animated": Animated, "output_format": OutputFormat}
+)

@@ -1,8 +1,31 @@
-"""Checks that the numbers of options are in their ranges."""
+"""Checks that the values of options are in their ranges, or among their choices."""
 
 import math
+from enum import StrEnum
+from typing import TypeVar
 
 from beam_upscale.errors import ErrorCode, SettingsError
+
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+def choice_of(kind: type[Choice], name: str, value: str) -> Choice:
+    """Returns the member of a closed set that is given itself, or by its text.
+
+    Args:
+        kind: the set.
+        name: the option's name.
+        value: what is given for it.
+
+    Raises:
+        SettingsError: INVALID_OPTION, the value is not in the set.
+    """
+    try:
+        return kind(value)
+    except ValueError:
+        raise SettingsError(
+            ErrorCode.INVALID_OPTION, f"{name} is {value!r}; it must be one of {', '.join(kind)}"
+        ) from None
 
 
 def check_at_least(least: int, **values: int | None) -> None:

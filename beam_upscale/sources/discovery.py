@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from beam_upscale.dataset.places import Output
 from beam_upscale.errors import ErrorCode, SettingsError
+from beam_upscale.planning.ranges import choice_of
 from beam_upscale.sources.formats.definition import FoundFiles, ending
 from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.formats.input_format import InputFormat
@@ -110,7 +111,7 @@ def _format(
 ) -> InputFormat:
     """Returns the format that is given, else that of a folder, else that of the files' names."""
     if given is not None:
-        return InputFormat(given)
+        return choice_of(InputFormat, "input_format", given)
     return DEFAULT_FORMAT if is_folder else inferred(entry.uri for entry in entries)
 
 
@@ -147,6 +148,9 @@ def no_input(pattern: str, listing: Listing) -> SettingsError:
     if form is not None and not listing.ignored and is_there(pattern):
         nothing = form.definition.without_inputs
         return SettingsError(ErrorCode.NO_INPUT, f"{uris.named(pattern)} is {nothing}")
+    if not listing.ignored:
+        nothing = f"{uris.named(pattern)} does not exist, or holds no files"
+        return SettingsError(ErrorCode.NO_INPUT, nothing)
     return SettingsError(
         ErrorCode.NO_INPUT,
         f"{uris.named(pattern)} holds no images ({listing.ignored} other files); a folder "

@@ -21,7 +21,7 @@ class TileFolder:
 
     @classmethod
     def of(cls, scratch: DatasetFolder, key: str) -> "TileFolder":
-        """Returns the folder of the image with this key; its name is that of earlier versions."""
+        """Returns the folder of the image with this key; earlier versions named it so."""
         return cls(uris.join(scratch.staging, "giants", key))
 
     @property

@@ -52,7 +52,7 @@ class LargeImageOptions:
             "the tiles of an image share one canvas of noise": engines[0].is_guided,
             "a result is not made smaller by tiles; leave out width, height, short_side and "
             "long_side": any(size is not None for size in sizes),
-            f"oversize is {plan.oversize}, and only tile cuts images": plan.oversize
+            f"it needs oversize tile, and oversize is {plan.oversize}": plan.oversize
             is not Oversize.TILE,
             f"{plan.output_format} is not written row by row; choose "
             f"{' or '.join(sorted(STREAMED_FORMATS))}": plan.output_format not in STREAMED_FORMATS,
@@ -60,7 +60,8 @@ class LargeImageOptions:
         for found, is_so in reasons.items():
             if is_so:
                 raise SettingsError(
-                    ErrorCode.INVALID_OPTION, f"fan_out_above does not go with that: {found}"
+                    ErrorCode.INVALID_OPTION,
+                    f"fan_out_above does not go with these options: {found}",
                 )
 
 

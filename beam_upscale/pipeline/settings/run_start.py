@@ -1,4 +1,4 @@
-"""What a run writes in `run.json` at its start, and what it must keep of an earlier run."""
+"""Makes the `run.json` of a run at its start, and compares it with that of an earlier run."""
 
 import dataclasses
 import importlib.metadata

@@ -7,6 +7,7 @@ option's meaning and default are documented at the value of its concern: `PlanOp
 """
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -28,6 +29,7 @@ from beam_upscale.planning.plan_options import (
     Oversize,
     PlanOptions,
 )
+from beam_upscale.planning.ranges import choice_of
 
 
 class PlanKeywords(TypedDict, total=False):
@@ -143,9 +145,12 @@ def check_names(options: Mapping[str, object]) -> None:
     """
     unknown = sorted(options.keys() - NAMES)
     if unknown:
+        likely = difflib.get_close_matches(unknown[0], sorted(NAMES), n=1)
+        guess = f" (did you mean {likely[0]}?)" if likely else ""
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
-            f"unknown option {', '.join(unknown)}; the options are: {', '.join(sorted(NAMES))}",
+            f"unknown option {', '.join(unknown)}{guess}; the options are: "
+            f"{', '.join(sorted(NAMES))}",
         )
 
 
@@ -166,16 +171,8 @@ def group_by_concern(options: Mapping[str, object]) -> dict[str, Any]:
 
 def _as_member(name: str, value: Any) -> Any:
     """Returns an option's value, as an enum's member if the option is one of a closed set."""
-    members = _MEMBERS.get(name)
-    if members is None:
-        return value
-    try:
-        return members(value)
-    except ValueError:
-        known = ", ".join(members)
-        raise SettingsError(
-            ErrorCode.INVALID_OPTION, f"{name} is {value!r}; it must be one of {known}"
-        ) from None
+    kind = _MEMBERS.get(name)
+    return value if kind is None else choice_of(kind, name, value)
 
 
 # The closed sets, by the names of their options.

@@ -377,7 +377,7 @@ def test_size_is_a_list_and_weights_are_by_engine(tiny_weights: Path) -> None:
         ("ReadImages", {"retry": "faild"}, "retry is 'faild'; it must be one of upscaled, "),
         ("ReadImages", {"input_format": "tar"}, "it must be one of folder, "),
         ("ReadImages", {"columns": {"a": "str"}}, "must be one of string, "),
-        ("Upscale", {"oversise": "tile"}, "unknown option oversise; the options are: animated"),
+        ("Upscale", {"oversise": "tile"}, "unknown option oversise (did you mean oversize?); "),
         ("Upscale", {"oversize": "cut"}, "oversize is 'cut'; it must be one of "),
         ("Upscale", {"engine": "esrgan"}, "unknown engine 'esrgan'"),
         ("WriteDataset", {"outputs": "b"}, "unknown option outputs; the options are: output, "),

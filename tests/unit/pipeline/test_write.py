@@ -49,3 +49,15 @@ def test_inputs_of_another_listing_are_refused_before_anything_runs(
         _ = upscaled | WriteDataset(str(tmp_path / "out"))
 
     assert caught.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_a_layout_that_there_is_not_is_refused(tmp_path: Path, tiny_weights: Path) -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    upscaled = (
+        pipeline | ReadImages(str(tmp_path)) | Upscale(weights=str(tiny_weights), device="cpu")
+    )
+
+    with pytest.raises(SettingsError, match=r"layout is 'parkett'; .*parquet") as caught:
+        _ = upscaled | WriteDataset(str(tmp_path / "out"), layout="parkett")
+
+    assert caught.value.code is ErrorCode.INVALID_OPTION

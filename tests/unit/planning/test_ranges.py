@@ -1,7 +1,8 @@
 import pytest
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.planning.ranges import check_at_least, check_positive
+from beam_upscale.planning.plan_options import Oversize, PlanOptions
+from beam_upscale.planning.ranges import check_at_least, check_positive, choice_of
 
 
 def test_what_is_in_range_or_not_set_passes() -> None:
@@ -25,3 +26,17 @@ def test_what_is_not_positive_is_named(value: float) -> None:
 
     assert caught.value.code is ErrorCode.INVALID_OPTION
     assert caught.value.message == f"seconds is {value}; it must be above 0 and finite"
+
+
+def test_a_choice_is_given_itself_or_by_its_text() -> None:
+    assert choice_of(Oversize, "oversize", Oversize.TILE) is Oversize.TILE
+    assert choice_of(Oversize, "oversize", "tile") is Oversize.TILE
+    assert PlanOptions(oversize="tile").oversize is Oversize.TILE  # type: ignore[arg-type]
+
+
+def test_what_is_no_choice_is_refused_with_the_choices() -> None:
+    with pytest.raises(
+        SettingsError, match=r"oversize is 'tiles'; .* reject, tile, shrink"
+    ) as found:
+        PlanOptions(oversize="tiles")  # type: ignore[arg-type]
+    assert found.value.code is ErrorCode.INVALID_OPTION

@@ -11,7 +11,7 @@ from memory_filesystem import MemoryFileSystem
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.sources.discovery import list_images
+from beam_upscale.sources.discovery import list_images, no_input
 from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.storage import files
 from beam_upscale.storage.local.local_disk import LocalDisk
@@ -234,3 +234,15 @@ def test_a_file_given_as_the_image_is_nothing_else(inputs: Path, name: str) -> N
 
     assert image.caption_uri is None
     assert columns(list_images(f"{inputs}/{name}")) == {name: {}}
+
+
+def test_a_format_that_there_is_not_is_refused(inputs: Path) -> None:
+    with pytest.raises(SettingsError, match=r"input_format is 'json'; .*webdataset") as found:
+        list_images(str(inputs), input_format="json")
+    assert found.value.code is ErrorCode.INVALID_OPTION
+
+
+def test_an_input_that_does_not_exist_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere does not exist, or holds no files") as found:
+        raise no_input(f"{tmp_path}/nowhere", list_images(f"{tmp_path}/nowhere"))
+    assert found.value.code is ErrorCode.NO_INPUT

@@ -40,7 +40,7 @@ def test_plan_takes_the_option_and_says_what_does_not_go_with_it(tmp_path: Path)
     assert command(*words, "--oversize", "tile").code == 0
     refused = command(*words)
     assert refused.code == 2
-    assert "fan_out_above does not go with that: oversize is reject" in refused.err
+    assert "fan_out_above does not go with these options: it needs oversize tile" in refused.err
 
 
 @pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])

@@ -71,7 +71,7 @@ def test_members_may_be_given_by_their_names() -> None:
 
 
 def test_an_unknown_option_is_named_with_those_that_exist() -> None:
-    with pytest.raises(SettingsError, match=r"unknown option fromat; .*output_format") as caught:
+    with pytest.raises(SettingsError, match=r"unknown option fromat.*; .*output_format") as caught:
         UpscaleSettings.of(ENGINE, fromat="png")
 
     assert caught.value.code is ErrorCode.INVALID_OPTION
