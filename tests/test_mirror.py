@@ -71,6 +71,7 @@ TESTED_WITH = {
         "images/decoding/child_process": "a pool starts each child, and replaces those that fail",
         "images/decoding/children": "which children live is seen in the processes of a pool",
         "images/decoding/environment": "it is given to processes, which a pool starts",
+        "images/decoding/exchanges": "a second try and a second look need children that fail",
     },
     "unit/images/metadata/test_beside": {
         "images/metadata/behind": "one kind of data beside a picture, noted like the others",

@@ -178,7 +178,7 @@ class Children:
             children, self.idle = self.idle, []
             early, self.early = self.early, []
         for child in early:
-            # A child that is still starting would not notice its closed streams until it is ready.
+            # A child that is still starting would not notice its closed socket until it is ready.
             child.kill()
         for child in children:
             child.close()
@@ -192,9 +192,9 @@ class Children:
         self._working = 0
 
     def leave_to_parent(self) -> None:
-        """Closes the inherited pipes after a fork, so that children notice their parent's end."""
+        """Closes the inherited sockets after a fork, so that children notice their parent's end."""
         for child in list(self.all):
-            child.close_pipes()
+            child.close_connection()
         self._forget()
 
 

@@ -73,6 +73,7 @@ class ImageLimits:
 
     def __init__(self) -> None:
         self.address_space: int | None = None
+        self._written = _WRITTEN_BYTES
         self._hard = {kind: resource.getrlimit(kind)[1] for kind in _SOFT_LIMITS}
 
     @contextlib.contextmanager
@@ -95,7 +96,7 @@ class ImageLimits:
         self._seconds = seconds
         try:
             self._limit_address_space()
-            self._limit(resource.RLIMIT_FSIZE, _WRITTEN_BYTES)
+            self._limit_written(_WRITTEN_BYTES)
             self._limit(resource.RLIMIT_NOFILE, _FILES_OF_IMAGE)
             self.renew_seconds()
             yield
@@ -109,12 +110,21 @@ class ImageLimits:
         if self.address_space is not None:
             self.address_space += PIXEL_BYTES * pixels
             self._limit_address_space()
-        self._limit(resource.RLIMIT_FSIZE, _WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
+        self._limit_written(_WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
+
+    def allow_reply(self, size: int) -> None:
+        """Raises the limit of written bytes to those of a reply, whose memory counts as a file."""
+        if size > self._written:
+            self._limit_written(size)
 
     def renew_seconds(self) -> None:
         """Grants the image its CPU seconds again, after it has sent a part of its rows."""
         used = time.process_time()
         self._limit(resource.RLIMIT_CPU, int(used + CODEC_THREADS * self._seconds) + 1)
+
+    def _limit_written(self, size: int) -> None:
+        self._written = size
+        self._limit(resource.RLIMIT_FSIZE, size)
 
     def _limit_address_space(self) -> None:
         self._limit(resource.RLIMIT_AS, None if self._is_watched else self.address_space)
@@ -130,6 +140,7 @@ class NoLimits(ImageLimits):
 
     def __init__(self) -> None:
         self.address_space = None
+        self._written = 0
         self._seconds = 0.0
         self._is_watched = False
 

@@ -89,7 +89,7 @@ def test_decoder_knows_and_holds_nothing_of_its_parent(
         *child_process._CHILD_ENVIRONMENT,
         "PYTHONPATH",
     }
-    assert {each.partition(":")[0] for each in opened} == {os.devnull, "pipe"}
+    assert {each.partition(":")[0] for each in opened} == {os.devnull, "socket"}
     assert "NoNewPrivs:\t1" in status
     assert hard == {psutil.RLIMIT_CORE: 0, psutil.RLIMIT_NOFILE: 64}
 
@@ -178,12 +178,19 @@ def test_soft_limits_follow_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
         before = dict(soft)
         image_limits.allow(ImageHeader("png", "RGB", 1000, 1000, 1, 8))
         with_pixels = dict(soft)
+        image_limits.allow_reply(9 * 10**6)
+        small_reply = dict(soft)
+        image_limits.allow_reply(10**8)
+        large_reply = dict(soft)
 
     assert before[resource.RLIMIT_AS] == 10**9 + 4 * 1000 + (512 << 20)
     assert with_pixels[resource.RLIMIT_AS] == before[resource.RLIMIT_AS] + 64 * 10**6
     assert before[resource.RLIMIT_NOFILE] < 64
     assert with_pixels[resource.RLIMIT_FSIZE] == before[resource.RLIMIT_FSIZE] + 8 * 10**6
     assert before[resource.RLIMIT_CPU] > 20
+    # The memory of a reply counts as a written file, which may hold more metadata than pixels.
+    assert small_reply == with_pixels
+    assert large_reply == {**with_pixels, resource.RLIMIT_FSIZE: 10**8}
     assert set(soft.values()) == {resource.RLIM_INFINITY}
     with image_limits.of_image(10**9, 1000, 5, is_watched=True):
         assert soft[resource.RLIMIT_AS] == resource.RLIM_INFINITY

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import io
 import os
 import signal
@@ -77,6 +78,12 @@ def pool() -> Iterator[DecoderPool]:
         yield pool
 
 
+def open_files() -> int:
+    """The descriptors that this process has."""
+    gc.collect()
+    return int(psutil.Process().num_fds())
+
+
 def processes_of(pool: DecoderPool) -> list[int]:
     return [child._process.pid for child in pool.children.idle]
 
@@ -148,6 +155,22 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
     assert np.array_equal(decoded.color, deep)
     assert (decoded.alpha, decoded.metadata.icc_profile) == (None, profile)
+
+
+def test_large_picture_crosses_and_outlives_its_child() -> None:
+    """Its pixels are mapped; a memory's last descriptor and mapping are all that holds it."""
+    before = open_files()
+    with DecoderPool(1) as pool:
+        decoded = pool.decode(png(900, 700), max_pixels=MAX_PIXELS)
+        narrow = pool.decode(png(2000, 1100), max_pixels=MAX_PIXELS).alpha
+
+    assert same(decoded, decode(png(900, 700), max_pixels=MAX_PIXELS))
+    assert narrow is not None
+    assert np.array_equal(narrow, decode(png(2000, 1100), max_pixels=MAX_PIXELS).alpha)
+    decoded.color[:] = 0
+    narrow[:] = 0
+    del decoded, narrow
+    assert open_files() == before
 
 
 def test_child_reads_headers(pool: DecoderPool) -> None:
@@ -575,24 +598,130 @@ def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPa
     assert caught.value.code is ErrorCode.DECODER_CRASHED
 
 
-def test_child_that_answers_nonsense_is_lost() -> None:
-    program = """
-import os, sys, time
-def send(text): os.write(1, len(text).to_bytes(4, "big") + text)
-send(b'{"ready": 1, "lengths": []}')
-send(b'{"header": {"width": 1}, "lengths": []}')
+HOSTILE = """
+import fcntl, json, os, socket, struct, time
+
+end = socket.socket(fileno=os.dup(0))
+os.close(0); os.close(1)
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+HEADER = {"format": "png", "mode": "RGB", "width": 2, "height": 1, "frames": 1, "bits": 8}
+PIXELS = {
+    "header": HEADER, "notes": [], "dtype": "uint8", "shape": [1, 2, 3], "resolution": None,
+    "lengths": [6, None, None, None, None],
+}
+
+def frame(fields):
+    encoded = json.dumps(fields).encode()
+    return struct.pack(">I", len(encoded)) + encoded
+
+def memory(size=6, seals=SEALS):
+    descriptor = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, bytes(size))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+def send(fields, *descriptors):
+    socket.send_fds(end, [frame(fields)], descriptors)
+
+send({"ready": 1, "lengths": []})
+end.recv(10_000)
+BEHAVIOR
 time.sleep(600)
 """
+
+
+def hostile(behavior: str) -> list[str]:
+    """A child that a pirate took over, and that answers one request by some statements."""
+    return [sys.executable, "-c", HOSTILE.replace("BEHAVIOR", behavior)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd and seals, which Linux has")
+@pytest.mark.parametrize(
+    "behavior",
+    [
+        "send({'header': {'width': 1}, 'lengths': []})",
+        "send(PIXELS)",
+        "send(PIXELS, memory(seals=0))",
+        "send(PIXELS, memory(seals=SEALS & ~fcntl.F_SEAL_SHRINK))",
+        "send(PIXELS, memory(seals=SEALS & ~fcntl.F_SEAL_WRITE))",
+        "send(PIXELS, memory(5))",
+        "send(PIXELS, memory(7))",
+        "send(PIXELS, memory(), memory())",
+        "send(PIXELS, os.pipe()[0])",
+        "send(PIXELS, os.open('/dev/zero', os.O_RDWR))",
+        "send(PIXELS | {'shape': [1, 1, 3]}, memory())",
+        "send(PIXELS | {'lengths': []}, memory())",
+        "socket.send_fds(end, [frame(PIXELS)[:20]], [memory()]); end.close()",
+        "socket.send_fds(end, [frame(PIXELS)[:2]], [memory()]); end.close()",
+        "end.close()",
+    ],
+)
+def test_child_that_answers_nonsense_is_lost_and_leaves_nothing(
+    behavior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_process, "_EXIT_SECONDS", 0.1)
+    before = open_files()
+
     with (
-        pytest.MonkeyPatch.context() as patch,
-        DecoderPool(1, command=[sys.executable, "-c", program]) as pool,
+        DecoderPool(1, command=hostile(behavior)) as pool,
         pytest.raises(ImageError) as caught,
     ):
-        patch.setattr(child_process, "_EXIT_SECONDS", 0.1)
-        pool.read_header(png())
+        pool.decode(png(2, 1), max_pixels=2)
 
     assert caught.value.code is ErrorCode.DECODER_CRASHED
     assert "an answer that made no sense" in caught.value.message
+    assert open_files() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd and seals, which Linux has")
+def test_child_that_keeps_to_the_protocol_is_believed() -> None:
+    """What is refused above is refused for the one thing that is wrong with it."""
+    behavior = "send(PIXELS, memory()); send({'ready': 1, 'lengths': []})"
+
+    with DecoderPool(1, command=hostile(behavior)) as pool:
+        assert pool.decode(png(2, 1), max_pixels=2).color.shape == (1, 2, 3)
+
+
+def test_thousands_of_images_leave_no_descriptor(
+    pool: DecoderPool, png_file: Path, tiff_file: Path
+) -> None:
+    small, large = png(3, 2), png(900, 700)
+    pool.decode(small, max_pixels=MAX_PIXELS)
+    before = open_files()
+    for number in range(2000):
+        with pool.opened(small) as opened:
+            if number % 4:
+                opened.decode(max_pixels=MAX_PIXELS)
+        if number % 400 == 0:
+            for refused in (b"no image", small[:-20]):
+                with pytest.raises(ImageError):
+                    pool.decode(refused, max_pixels=MAX_PIXELS)
+            pool.decode(large, max_pixels=MAX_PIXELS)
+            pool.read_bands(png_file, 200, lambda _, bands: list(bands), **GUARDS)
+            pool.read_region(tiff_file, Box(100, 50, 90, 70), **GUARDS)
+
+    assert open_files() == before
+    for pid in processes_of(pool):
+        # Its socket, and the three standard streams that lead nowhere, and where they lead.
+        assert psutil.Process(pid).num_fds() == 5
+
+
+def test_killed_child_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = misbehaving("os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with DecoderPool(1, command=kill) as pool:
+        pool.decode(png(900, 700), max_pixels=MAX_PIXELS)
+        before = open_files()
+        for _ in range(3):
+            with pytest.raises(ImageError):
+                pool.decode(b"!" + bytes(3 << 20), max_pixels=MAX_PIXELS)
+
+        # The idle child is gone too, with its socket.
+        assert open_files() == before - 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_exchange_ends_the_child() -> None:
