@@ -179,17 +179,21 @@ def _decode(
         # Check only now: a later run checks by the parameters and the hash whether the row is still
         # valid.
         settings.rules.check(draft.parameters)
-    header = header or decoders.read_header(data)
-    plan = settings.rules.plan(header.width, header.height, frames=header.frames)
-    draft = _with_header(draft, header)
-    if (refusal := _refusal(draft, plan)) is not None:
-        return refusal
-    max_pixels = options.max_input_pixels or header.width * header.height
+    with decoders.opened(data, header) as opened:
+        header = opened.header
+        plan = settings.rules.plan(header.width, header.height, frames=header.frames)
+        draft = _with_header(draft, header)
+        if (refusal := _refusal(draft, plan)) is not None:
+            return refusal
+        max_pixels = options.max_input_pixels or header.width * header.height
+        try:
+            decoded = opened.decode(max_pixels=max_pixels, animated=options.animated)
+        except Exception as error:
+            # Handle it here, so that the row has the header's values.
+            return draft.ended(error)
     try:
-        decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
         return _decoded(draft, decoded, plan, settings)
     except Exception as error:
-        # Handle it here, so that the row has the header's values.
         return draft.ended(error)
 
 

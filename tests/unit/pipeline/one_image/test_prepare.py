@@ -17,6 +17,7 @@ from PIL import Image
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
+from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image import prepare
 from beam_upscale.pipeline.one_image.finish import finish
@@ -60,6 +61,27 @@ def test_half_a_picture_is_a_row_with_what_its_header_says(
 
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.TRUNCATED)
     assert (row.input_width, row.input_height, row.input_format) == (400, 300, "jpeg")
+
+
+def test_bytes_are_passed_to_a_decoder_once(
+    settings: PinnedSettings,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, asked, passed = encoded(photograph(0, 40, 30)), [], []
+    ask = Child.ask
+
+    def asking(child: Child, exchange: Exchange, receive: Any) -> Any:
+        asked.append(exchange.request["request"])
+        passed.extend([exchange.data] if exchange.data is not None else [])
+        return ask(child, exchange, receive)
+
+    monkeypatch.setattr(Child, "ask", asking)
+
+    prepared(source(data), settings)
+
+    assert asked == ["header", "decode"]
+    assert passed == [data]
 
 
 def test_a_missing_file_is_a_row(settings: PinnedSettings) -> None:
