@@ -52,7 +52,7 @@ class ChainPlan:
     @property
     def is_upscaled(self) -> bool:
         """True if the image goes through all engines."""
-        return self.action not in (Action.REJECT, Action.SKIP)
+        return self.stages[-1].action not in (Action.REJECT, Action.SKIP)
 
     @property
     def input_width(self) -> int:
