@@ -157,7 +157,6 @@ TESTED_WITH = {
     "unit/pipeline/one_image/test_finish": {
         "pipeline/one_image/image_errors": "an error becomes a row, which is complete at the end",
         "pipeline/one_image/rows": "rows are complete at the end",
-        "pipeline/one_image/states": "dataclasses, from which the row and the bytes are made",
         "pipeline/one_image/tiles": "tiles are right if the stitched image is",
     },
     "unit/pipeline/test_run": {

@@ -13,7 +13,6 @@ The last step, `ReportPostponed`, also reports each result without a row. A `Wri
 reports if other steps are between it and this transform, since these may drop such a result.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
@@ -39,7 +38,6 @@ from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, r
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
-from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.service import check_service
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
@@ -74,11 +72,10 @@ class Prepare(beam.DoFn):
         self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
     ) -> Iterator[Any]:
         """Yields a `TiledImage`; a `LargeImage` with a tag of its own."""
-        state = state_of(source)
-        if state.books is None and self._books is not None:
-            source = with_state(source, dataclasses.replace(state, books=self._books))
         # No variable may hold the image: the steps behind this one run during the `yield`.
-        yield _output_of(prepare(source, self._settings, shared_pool(), self._find_done), timestamp)
+        yield _output_of(
+            prepare(source, self._settings, shared_pool(), self._find_done, self._books), timestamp
+        )
 
 
 def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:

@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 from typing import Any
 
+from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import Encoded
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
-from beam_upscale.pipeline.one_image.rows import stage_details, with_output
+from beam_upscale.pipeline.one_image.rows import output_columns, stage_details
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ImageInFlight,
@@ -33,13 +34,14 @@ def advance(
     Returns:
         The image with the tiles for the next engine; a result if the network failed.
     """
-    image = _with_outcome(context, inference)
-    if isinstance(image, UpscaledImage):
-        return image
+    if isinstance(context, UpscaledImage):
+        return context
+    if (ended := _without_pixels(context, inference)) is not None:
+        return ended
     try:
-        return _with_next_tiles(image, inference, settings)
+        return _with_next_tiles(context, inference, settings)
     except Exception as error:
-        return image.failed(as_image_error(error))
+        return context.failed(as_image_error(error), inference)
 
 
 def finish(
@@ -55,25 +57,21 @@ def finish(
     Returns:
         The result; a failed one if the network or the encoder failed.
     """
-    image = _with_outcome(context, inference)
-    if isinstance(image, UpscaledImage):
-        return image
-    try:
-        return _encoded(image, inference, settings)
-    except Exception as error:
-        return image.failed(as_image_error(error))
-
-
-def _with_outcome(
-    context: UpscaledImage | ImageInFlight, inference: Inference
-) -> UpscaledImage | ImageInFlight:
-    """Adds a network's outcome to an image; returns its result if there are no pixels."""
     if isinstance(context, UpscaledImage):
         return context
-    image = context.with_inference(inference)
+    if (ended := _without_pixels(context, inference)) is not None:
+        return ended
+    try:
+        return _encoded(context, inference, settings)
+    except Exception as error:
+        return context.failed(as_image_error(error), inference)
+
+
+def _without_pixels(image: ImageInFlight, inference: Inference) -> UpscaledImage | None:
+    """Returns the result of an image if the network gave no pixels; else None."""
     if inference.stop is not None:
         return image.draft.postponed(inference.stop)
-    return image if inference.error is None else image.failed(inference.error)
+    return None if inference.error is None else image.failed(inference.error, inference)
 
 
 def _with_next_tiles(
@@ -85,20 +83,28 @@ def _with_next_tiles(
         options = EncodeOptions(INTERMEDIATE_FORMAT, metadata=settings.encode.metadata)
         kept = _encode(image, color, alpha, options).data
         details, intermediates = details | _stored(kept), (*intermediates, kept)
-    following = dataclasses.replace(image, done=(*image.done, details), intermediates=intermediates)
+    following = dataclasses.replace(
+        image,
+        notes=image.noted(inference.notes),
+        done=(*image.done, details),
+        inferences=(*image.inferences, inference),
+        intermediates=intermediates,
+    )
     return tiled_image(following, color, alpha, settings)
 
 
 def _encoded(image: ImageInFlight, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
     encoded = _encode(image, *stitched(image, inference), settings.encode)
     is_chain = len(settings.stages) > 1
-    row = dataclasses.replace(
-        with_output(image.draft.row, image.plan, settings, encoded.notes),
+    record = image.record(
+        Status.UPSCALED,
+        inference,
+        encoded.notes,
+        **output_columns(image.plan, settings),
         **_stored(encoded.data),
         stages=(*image.done, stage_details(image, settings, inference)) if is_chain else (),
     )
-    draft = dataclasses.replace(image.draft, row=row)
-    return UpscaledImage(draft.source, draft.record, encoded.data, image.intermediates)
+    return UpscaledImage(image.source, record, encoded.data, image.intermediates)
 
 
 def _encode(

@@ -166,7 +166,7 @@ def test_a_damaged_profile_is_noted_before_the_network_runs(
 
     tiled = prepared(source(data), settings)
 
-    assert tiled.context.draft.row.notes == ("unusable ICC profile dropped",)
+    assert tiled.context.notes == ("unusable ICC profile dropped",)
     assert row_of(finish(tiled.context, double(tiled), settings)).status is Status.UPSCALED
 
 

@@ -244,7 +244,7 @@ def test_another_error_of_the_system_is_a_failed_row(
     assert row_of(finish(tiled.context, Inference(), settings)).error_code == "internal_error"
 
 
-@pytest.mark.parametrize("step", ["_still_stands", "_with_parameters", "_with_content", "_decoded"])
+@pytest.mark.parametrize("step", ["_still_stands", "_add_parameters", "_add_content", "_decoded"])
 def test_mistake_while_an_input_is_prepared_is_its_row(
     step: str,
     settings: PinnedSettings,
