@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from beam_upscale.images.decoding import child
-from beam_upscale.images.decoding.connection import Connection, Frame
-from beam_upscale.images.decoding.sealed_memory import ReceivedMemory, filled_memory
+from beam_upscale.images.processes.connection import Connection, Frame
+from beam_upscale.images.processes.sealed_memory import ReceivedMemory, filled_memory
 
 Message = tuple[dict[str, Any], list[bytes]]
 """The fields of a frame, and its buffers."""

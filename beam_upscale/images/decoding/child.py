@@ -7,41 +7,37 @@ parent notices).
 
 import contextlib
 import dataclasses
-import os
-import select
-import signal
-import socket
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyvips
 from PIL import AvifImagePlugin
 
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, described_mistake, traceback_of
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.codecs import CodecError
 from beam_upscale.images.decoding import limits
-from beam_upscale.images.decoding.connection import Buffer, Connection, Frame
 from beam_upscale.images.decoding.limits import ImageLimits, NoLimits
-from beam_upscale.images.decoding.sealed_memory import SharedMemoryError
+from beam_upscale.images.processes import memory_use
+from beam_upscale.images.processes.child import connected_to_parent, usable_cores
+from beam_upscale.images.processes.connection import Connection, Frame
+from beam_upscale.images.processes.failures import (
+    failure_of_full_disk,
+    failure_of_image,
+    failure_of_mistake,
+)
+from beam_upscale.images.processes.payloads import Buffers, bytes_of, metadata_message
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.reading import inspection, pixels
 from beam_upscale.images.reading.regions import open_picture, read_file_header
-from beam_upscale.images.values import NO_METADATA, DecodedImage, ImageHeader, Metadata, Pixels
+from beam_upscale.images.values import NO_METADATA, DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
 from beam_upscale.planning.tile_layout import Box
-
-SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask the parent to end; a child ignores them, as the parent first finishes the
-work begun. Children receive them too: a terminal sends them to a process group, Slurm and systemd
-to every process of a job."""
 
 Decode = Callable[..., DecodedImage]
 ReadHeader = Callable[[bytes], ImageHeader]
 
-_Buffers = Sequence[Buffer | None]
-_Answer = tuple[dict[str, Any], _Buffers]
+_Answer = tuple[dict[str, Any], Buffers]
 
 
 def main(decode: Decode = pixels.decode, read_header: ReadHeader = inspection.read_header) -> None:
@@ -52,21 +48,12 @@ def main(decode: Decode = pixels.decode, read_header: ReadHeader = inspection.re
         read_header: replaces `inspection.read_header`.
     """
     limits.harden()
-    for number in SIGNALS_OF_PARENT:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
-    with socket.socket(fileno=os.dup(0)) as end:
-        # Text that a codec library prints must reach neither the protocol nor a terminal.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
+    with connected_to_parent() as parent:
         # Operations in the cache of libvips keep files open, and the data last read from them.
         pyvips.cache_set_max(0)
         # Each thread takes address space, and Pillow would start one per core.
         AvifImagePlugin.DEFAULT_MAX_THREADS = min(limits.CODEC_THREADS, usable_cores())
-        watch = threading.Thread(target=exit_with_parent, args=(end.fileno(),), daemon=True)
-        watch.start()
-        serve(Connection(end), decode, read_header, ImageLimits())
+        serve(parent, decode, read_header, ImageLimits())
 
 
 def serve(
@@ -84,12 +71,12 @@ def serve(
         image_limits: the limits for each image; None sets no limits.
     """
     decoder = _Decoder(parent, decode, read_header, image_limits or NoLimits())
-    at_start = limits.address_space_of()
+    at_start = memory_use.address_space_of()
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            taken = limits.address_space_of()
+            taken = memory_use.address_space_of()
             grown = 0 if taken is None or at_start is None else taken - at_start
-            parent.send({"ready": limits.resident_bytes(), "grown": grown})
+            parent.send({"ready": memory_use.resident_bytes(), "grown": grown})
             # What this holds is freed before the next "ready" reports the memory of this process.
             decoder.serve(parent.receive(), taken)
 
@@ -113,9 +100,9 @@ class _Decoder:
         with request:
             data = b"".join(request.take(length or 0).tobytes() for length in request.lengths)
         if request.fields.get("second_look"):
-            before = limits.peak_address_space()
+            before = memory_use.peak_address_space()
             self._answer(request.fields, data, taken, _Replies(None, self.limits))
-            self.parent.send({"before": before, "peak": limits.peak_address_space()})
+            self.parent.send({"before": before, "peak": memory_use.peak_address_space()})
             return
         replies = _Replies(self.parent, self.limits)
         if self._answer(request.fields, data, taken, replies) and request.fields.get("is_held"):
@@ -141,10 +128,9 @@ class _Decoder:
                 self._results(request, data, path, replies)
                 return True
         except CodecError as error:
-            failure = {"error": error.code, "message": error.message}
-            failure["limit"] = self.limits.address_space
+            failure = failure_of_image(error) | {"limit": self.limits.address_space}
         except ImageError as error:
-            failure = {"error": error.code, "message": error.message}
+            failure = failure_of_image(error)
         except MemoryError as error:
             message = f"the picture does not fit into memory: {error}"
             failure = {"error": ErrorCode.OUT_OF_MEMORY, "message": message}
@@ -153,7 +139,7 @@ class _Decoder:
         except OSError as error:
             failure = _failure_of_files(error, in_memory=path is None)
         except Exception as error:
-            failure = _mistake(error)
+            failure = failure_of_mistake(error)
         replies.fail(failure)
         return False
 
@@ -188,7 +174,7 @@ class _Decoder:
             before_pixels=self.limits.allow,
         ) as reader:
             picture = reader.picture
-            described, buffers = _metadata_answer(picture.metadata)
+            described, buffers = metadata_message(picture.metadata)
             fields = described | dataclasses.asdict(
                 dataclasses.replace(picture, metadata=NO_METADATA)
             )
@@ -198,7 +184,7 @@ class _Decoder:
                     replies.send(fields, buffers)
                 case "region":
                     region = reader.region(Box(*request["box"]))
-                    replies.send(fields, [_bytes_of(region), *buffers])
+                    replies.send(fields, [bytes_of(region), *buffers])
                 case "bands":
                     replies.send(fields, buffers)
                     self.limits.renew_seconds()
@@ -218,7 +204,7 @@ class _Replies:
     parent: Connection | None
     limits: ImageLimits
 
-    def send(self, fields: dict[str, Any], buffers: _Buffers = ()) -> None:
+    def send(self, fields: dict[str, Any], buffers: Buffers = ()) -> None:
         """Sends a message, within the limits of the image."""
         if self.parent is not None:
             self.limits.allow_reply(sum(len(buffer) for buffer in buffers if buffer is not None))
@@ -229,7 +215,7 @@ class _Replies:
 
         Otherwise this process could decode all rows into shared memory before any is used.
         """
-        self.send({"rows": len(rows)}, [_bytes_of(rows)])
+        self.send({"rows": len(rows)}, [bytes_of(rows)])
         if self.parent is not None:
             self.parent.receive_fields()
         self.limits.renew_seconds()
@@ -244,27 +230,14 @@ def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
     """Returns the answer for an OSError that no codec raised."""
     if error.errno in FULL_DISK:
         # Only the temporary folder is written to, so that folder is full.
-        return {"full_disk": error.errno, "message": error.strerror, "in": error.filename}
+        return failure_of_full_disk(error)
     if error.errno is None or in_memory:
-        return _mistake(error)
+        return failure_of_mistake(error)
     return {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}
 
 
-def _mistake(error: Exception) -> dict[str, Any]:
-    """Returns the answer for an exception of our own code, with a traceback for the log."""
-    return {
-        "error": ErrorCode.INTERNAL_ERROR,
-        "message": described_mistake(error),
-        "traceback": traceback_of(error),
-    }
-
-
-def _bytes_of(samples: Pixels) -> memoryview:
-    return np.ascontiguousarray(samples).data.cast("B")
-
-
 def _image_answer(decoded: DecodedImage) -> _Answer:
-    metadata, buffers = _metadata_answer(decoded.metadata)
+    metadata, buffers = metadata_message(decoded.metadata)
     fields = {
         **metadata,
         "header": dataclasses.asdict(decoded.header),
@@ -274,25 +247,3 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
     }
     alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
     return fields, [decoded.color.data.cast("B"), alpha, *buffers]
-
-
-def _metadata_answer(metadata: Metadata) -> _Answer:
-    """Returns a message's fields and buffers for metadata; these buffers follow the pixels'."""
-    resolution = metadata.resolution
-    fields = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
-    return fields, [metadata.icc_profile, metadata.exif, metadata.xmp]
-
-
-def exit_with_parent(descriptor: int) -> None:
-    """Ends this process once the parent has closed its socket, i.e. is gone, even mid-image."""
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    poll.poll()
-    os._exit(0)
-
-
-def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

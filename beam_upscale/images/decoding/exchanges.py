@@ -4,24 +4,33 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
-from beam_upscale.images.decoding.child_process import Child, ChildLostError, Exchange
-from beam_upscale.images.decoding.children import Children
-from beam_upscale.images.decoding.replies import (
-    CodecRefusalError,
-    OverLimitError,
-    Receive,
-    ReportedError,
-    receive_header,
-)
-from beam_upscale.images.decoding.sealed_memory import SharedMemoryError
+from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.images.decoding.child_process import Child, Exchange
+from beam_upscale.images.decoding.replies import CodecRefusalError, Receive, receive_header
+from beam_upscale.images.processes.child_process import ChildLostError, OverLimitError
+from beam_upscale.images.processes.children import Children
+from beam_upscale.images.processes.failures import ReportedError
+from beam_upscale.images.processes.kind import Kind
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.values import ImageHeader
 
 T = TypeVar("T")
 
+Decoders = Children[Child]
+
+DECODER = Kind(
+    name="decoder",
+    work="decoding",
+    sent="file",
+    cause="the file is damaged or hostile, or memory ran out",
+    unavailable=ErrorCode.DECODER_UNAVAILABLE,
+    lost=ErrorCode.DECODER_CRASHED,
+    late=ErrorCode.DECODER_TIMEOUT,
+)
+
 
 def ask(
-    children: Children, exchange: Exchange, receive: Receive[T], holding: Child | None = None
+    children: Decoders, exchange: Exchange, receive: Receive[T], holding: Child | None = None
 ) -> T:
     """Asks a child, and a fresh one if that child is lost.
 
@@ -44,10 +53,10 @@ def ask(
         children.keep(child, resident)
         return _result(answer)
 
-    return _explained(children, exchange, lambda: _try_twice(children, ask_child, holding))
+    return _explained(children, exchange, lambda: children.try_twice(ask_child, holding))
 
 
-def hold(children: Children, data: bytes, seconds: float) -> tuple[Child, ImageHeader]:
+def hold(children: Decoders, data: bytes, seconds: float) -> tuple[Child, ImageHeader]:
     """Has a child read the header of a file's bytes, and hold them for a further request.
 
     Returns:
@@ -67,10 +76,10 @@ def hold(children: Children, data: bytes, seconds: float) -> tuple[Child, ImageH
         children.keep(child, resident)
         raise answer
 
-    return _explained(children, exchange, lambda: _try_twice(children, ask_child))
+    return _explained(children, exchange, lambda: children.try_twice(ask_child))
 
 
-def let_go(children: Children, child: Child, seconds: float) -> None:
+def let_go(children: Decoders, child: Child, seconds: float) -> None:
     """Has a child drop the bytes that it holds; if it fails at that, it is ended."""
     with contextlib.suppress(ChildLostError, ImageError, SharedMemoryError):
         with children.working(child, seconds):
@@ -85,40 +94,15 @@ def _result(answer: T | ReportedError) -> T:
     return answer
 
 
-def _try_twice(
-    children: Children, ask_child: Callable[[Child], T], holding: Child | None = None
-) -> T:
+def _explained(children: Decoders, exchange: Exchange, act: Callable[[], T]) -> T:
+    """Replaces the error of a refused file."""
     try:
-        return ask_child(holding or children.take())
-    except ChildLostError:
-        # An earlier image may have damaged this child, so a fresh one decides.
-        fresh = children.take_fresh()
-    try:
-        return ask_child(fresh)
-    except ChildLostError as lost:
-        raise ImageError(
-            ErrorCode.DECODER_CRASHED,
-            f"two decoder processes were lost on this input, the last one by {lost}; "
-            "the file is damaged or hostile, or memory ran out",
-        ) from lost
+        return act()
+    except CodecRefusalError as refusal:
+        raise _refusal(children, refusal, exchange) from refusal.__cause__
 
 
-def _explained(children: Children, exchange: Exchange, act: Callable[[], T]) -> T:
-    """Replaces the error of a refused file, and of a system that lacks memory or descriptors."""
-    try:
-        try:
-            return act()
-        except CodecRefusalError as refusal:
-            raise _refusal(children, refusal, exchange) from refusal.__cause__
-    except SharedMemoryError as error:
-        raise BrokenProcessError(
-            ErrorCode.DECODER_UNAVAILABLE,
-            f"no file can be passed to a decoder process: {error}; look at the memory, and at the "
-            "limits of open files and of file sizes",
-        ) from error
-
-
-def _refusal(children: Children, refusal: CodecRefusalError, exchange: Exchange) -> ImageError:
+def _refusal(children: Decoders, refusal: CodecRefusalError, exchange: Exchange) -> ImageError:
     """Returns the error of a refused file: OUT_OF_MEMORY if it asks for too much memory."""
     if _takes_more(children, exchange, refusal.limit):
         return ImageError(
@@ -130,7 +114,7 @@ def _refusal(children: Children, refusal: CodecRefusalError, exchange: Exchange)
     return ImageError(refusal.code, refusal.message)
 
 
-def _takes_more(children: Children, exchange: Exchange, limit: int) -> bool:
+def _takes_more(children: Decoders, exchange: Exchange, limit: int) -> bool:
     """Tells whether a child takes more than `limit` bytes of address space if it may."""
     child = children.take()
     for _ in range(2):
@@ -142,6 +126,8 @@ def _takes_more(children: Children, exchange: Exchange, limit: int) -> bool:
             return True
         except (ChildLostError, ImageError):
             return False
+        except SharedMemoryError as error:
+            raise children.kind.not_passed(error) from error
         if peak > max(limit, before) or before <= limit:
             children.keep(child, resident)
             return peak > limit

@@ -4,7 +4,7 @@ import functools
 
 from beam_upscale.images.decoding import exchanges
 from beam_upscale.images.decoding.child_process import Child, Exchange
-from beam_upscale.images.decoding.children import Children
+from beam_upscale.images.decoding.exchanges import Decoders
 from beam_upscale.images.decoding.replies import receive_image
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.planning.plan_options import Animated
@@ -19,7 +19,7 @@ class OpenedImage:
 
     def __init__(
         self,
-        children: Children,
+        children: Decoders,
         data: bytes,
         *,
         header: ImageHeader | None,

@@ -1,21 +1,14 @@
 """A pool of child processes that decode images, and the requests that they take."""
 
-import atexit
 import contextlib
 import dataclasses
 import functools
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from beam_upscale.images.decoding import child_process, exchanges
-from beam_upscale.images.decoding.child import usable_cores
-from beam_upscale.images.decoding.child_process import Exchange
-from beam_upscale.images.decoding.children import Children
+from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.opened import OpenedImage
 from beam_upscale.images.decoding.replies import (
     ConsumerError,
@@ -26,6 +19,8 @@ from beam_upscale.images.decoding.replies import (
     receive_picture,
     receive_region,
 )
+from beam_upscale.images.processes.child import usable_cores
+from beam_upscale.images.processes.pool import ProcessPool, SharedPool
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
@@ -38,13 +33,8 @@ HEADER_TIMEOUT_SECONDS = 30.0
 T = TypeVar("T")
 
 
-class DecoderPool:
-    """Child processes that decode images; safe to use from any number of threads.
-
-    Children are started when first needed, one of them earlier by `start_early`, and reused. A call
-    waits while all of them are busy. If the system cannot start a further child, a call waits for
-    one that works. A forked process starts children of its own.
-    """
+class DecoderPool(ProcessPool[Child]):
+    """Child processes that decode images; safe to use from any number of threads."""
 
     def __init__(
         self,
@@ -61,20 +51,10 @@ class DecoderPool:
                 `HEADER_TIMEOUT_SECONDS` at most.
             command: the command that starts a child; None for `CHILD_COMMAND`.
         """
-        self.command = tuple(command or child_process.CHILD_COMMAND)
-        self._max_processes = max_processes
+        command = command or child_process.CHILD_COMMAND
+        super().__init__(exchanges.DECODER, Child, command, max_processes, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._header_seconds = min(timeout_seconds, HEADER_TIMEOUT_SECONDS)
-        self._slots = threading.BoundedSemaphore(max_processes)
-        self.children = Children(self.command, timeout_seconds)
-        _pools.add(self)
-
-    def start_early(self) -> None:
-        """Starts a child, unless there is one; it becomes ready while its parent does other things.
-
-        A failure to start it is ignored: the first call that needs a child reports it.
-        """
-        self.children.start_early()
 
     def decode(
         self, data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST
@@ -213,27 +193,6 @@ class DecoderPool:
             assert error.__cause__ is not None
             raise error.__cause__ from None
 
-    def close(self) -> None:
-        """Ends the idle children; busy ones end with their image. The pool takes no more images."""
-        self.children.close()
-
-    def leave_children_to_parent(self) -> None:
-        """Gives up, after a fork, the children that the parent uses; the fork starts its own."""
-        # Another thread may have held a slot at the fork.
-        self._slots = threading.BoundedSemaphore(self._max_processes)
-        self.children.leave_to_parent()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _ask(
         self,
         request: dict[str, Any],
@@ -251,27 +210,9 @@ def _name(path: Path) -> str:
     return str(path.absolute())
 
 
-_pools: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
-_shared: DecoderPool | None = None
-_shared_lock = threading.Lock()
+_SHARED = SharedPool(lambda: DecoderPool(usable_cores()), lambda: child_process.CHILD_COMMAND)
 
 
 def shared_pool() -> DecoderPool:
     """Returns the process's own pool, with as many children as there are cores to run on."""
-    global _shared
-    with _shared_lock:
-        if _shared is None or _shared.command != child_process.CHILD_COMMAND:
-            _shared = DecoderPool(usable_cores())
-            atexit.register(_shared.close)
-        return _shared
-
-
-def _leave_children_to_parent() -> None:
-    global _shared, _shared_lock
-    _shared_lock = threading.Lock()
-    _shared = None
-    for pool in list(_pools):
-        pool.leave_children_to_parent()
-
-
-os.register_at_fork(after_in_child=_leave_children_to_parent)
+    return _SHARED.get()

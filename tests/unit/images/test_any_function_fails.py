@@ -48,7 +48,7 @@ def is_reading(code: CodeType, module: str) -> bool:
     if code.co_qualname in BACK_CALLED:
         return False
     return module.startswith("beam_upscale.") and not module.startswith(
-        "beam_upscale.images.decoding"
+        ("beam_upscale.images.decoding", "beam_upscale.images.processes")
     )
 
 

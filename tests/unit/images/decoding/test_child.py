@@ -17,9 +17,11 @@ from decoder_frames import DECODE, converse, png, serve
 from PIL import AvifImagePlugin
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.decoding import child, connection, limits
-from beam_upscale.images.decoding.connection import Connection
-from beam_upscale.images.decoding.sealed_memory import SharedMemoryError
+from beam_upscale.images.decoding import child, limits
+from beam_upscale.images.processes import child as processes_child
+from beam_upscale.images.processes import connection
+from beam_upscale.images.processes.connection import Connection
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import DecodedImage
 
@@ -145,14 +147,14 @@ def test_loop_goes_on_after_an_error(error: Exception, code: str) -> None:
 def test_cores_where_the_system_has_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
 
-    assert child.usable_cores() == os.cpu_count()
+    assert processes_child.usable_cores() == os.cpu_count()
 
 
 def test_process_ends_when_its_parent_closes_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     monkeypatch.setattr(os, "_exit", lambda status: ended.set())
     ours, theirs = socket.socketpair()
-    watch = threading.Thread(target=child.exit_with_parent, args=(theirs.fileno(),))
+    watch = threading.Thread(target=processes_child.exit_with_parent, args=(theirs.fileno(),))
     watch.start()
 
     ours.send(b"a request")

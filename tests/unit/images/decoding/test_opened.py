@@ -13,9 +13,9 @@ from decoder_frames import png
 from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
-from beam_upscale.images.decoding import connection
 from beam_upscale.images.decoding.pool import DecoderPool
-from beam_upscale.images.decoding.sealed_memory import SharedMemoryError
+from beam_upscale.images.processes import connection
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.reading import inspection, pixels
 
 MAX_PIXELS = 10_000_000
@@ -26,6 +26,7 @@ def decoder(decode: str, read_header: str = "inspection.read_header(data)") -> l
     program = f"""
 import os, signal, time
 from beam_upscale.images.decoding import child, limits
+from beam_upscale.images.processes import memory_use
 from beam_upscale.images.reading import inspection, pixels
 
 def decode(data, **options):
@@ -197,8 +198,8 @@ def test_file_whose_codec_asks_for_too_much_memory_is_looked_at_again() -> None:
     narrow[-1] = narrow[-1].replace(
         "def decode",
         "limits.HEADROOM_BYTES, limits.PIXEL_BYTES, limits._FILE_COPIES = 76 << 20, 0, 0\n"
-        "at_first = limits.address_space_of()\n"
-        "limits.address_space_of = lambda: at_first\n"
+        "at_first = memory_use.address_space_of()\n"
+        "memory_use.address_space_of = lambda: at_first\n"
         "def decode",
     )
     file = io.BytesIO()

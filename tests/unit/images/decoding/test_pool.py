@@ -26,13 +26,12 @@ from decoder_frames import png
 from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.images.decoding import child_process, children
-from beam_upscale.images.decoding.environment import module_path
-from beam_upscale.images.decoding.pool import (
-    DecoderPool,
-    _leave_children_to_parent,
-    shared_pool,
-)
+from beam_upscale.images.decoding import child_process
+from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
+from beam_upscale.images.processes import child_process as processes_child
+from beam_upscale.images.processes import children
+from beam_upscale.images.processes.environment import module_path
+from beam_upscale.images.processes.pool import leave_children_to_parent
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.row_readers import Picture
@@ -126,7 +125,7 @@ def test_child_that_was_started_early_ends_with_its_pool() -> None:
 def test_child_that_cannot_be_started_early_is_told_by_the_first_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(child_process, "START_SECONDS", 0.0)
+    monkeypatch.setattr(children, "START_SECONDS", 0.0)
     with DecoderPool(1, command=["/no/such/program"]) as pool:
         pool.start_early()
 
@@ -492,11 +491,7 @@ def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
 
 ORPHANING = """
 import sys, threading, time
-from beam_upscale.images.decoding.pool import (
-    DecoderPool,
-    _leave_children_to_parent,
-    shared_pool,
-)
+from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})
@@ -557,7 +552,7 @@ def test_system_that_starts_no_child_is_no_images_fault(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     scarce = Scarce(monkeypatch, 0, number)
-    monkeypatch.setattr(child_process, "START_SECONDS", 1)
+    monkeypatch.setattr(children, "START_SECONDS", 1)
 
     with DecoderPool(1) as pool, pytest.raises(BrokenProcessError) as caught:
         pool.read_header(png())
@@ -588,7 +583,7 @@ def test_fewer_children_than_asked_for_do_the_work(monkeypatch: pytest.MonkeyPat
 
 def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
     Scarce(monkeypatch, 2, errno.EAGAIN)
-    monkeypatch.setattr(child_process, "START_SECONDS", 30)
+    monkeypatch.setattr(children, "START_SECONDS", 30)
     with DecoderPool(2, command=misbehaving("os._exit(3)")) as pool:
         with ThreadPoolExecutor(2) as executor:
             list(executor.map(pool.read_header, [png()] * 8))
@@ -659,7 +654,7 @@ def hostile(behavior: str) -> list[str]:
 def test_child_that_answers_nonsense_is_lost_and_leaves_nothing(
     behavior: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_process, "_EXIT_SECONDS", 0.1)
+    monkeypatch.setattr(processes_child, "_EXIT_SECONDS", 0.1)
     before = open_files()
 
     with (
@@ -746,7 +741,7 @@ def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shared_pool_follows_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
-    monkeypatch.setattr("beam_upscale.images.decoding.pool._shared", None)
+    monkeypatch.setattr("beam_upscale.images.decoding.pool._SHARED._pool", None)
 
     with pytest.raises(ImageError) as caught:
         shared_pool().decode(b"!", max_pixels=1)
@@ -802,7 +797,7 @@ def test_children_are_left_to_the_parent_after_a_fork() -> None:
         pool.read_header(png())
         (inherited,) = pool.children.idle
 
-        _leave_children_to_parent()
+        leave_children_to_parent()
 
         assert pool.children.idle == []
         assert inherited._process.wait(10) == 0

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from decoder_frames import DECODE, frame, png, serve
 
-from beam_upscale.images.decoding.connection import Frame
 from beam_upscale.images.decoding.replies import (
     receive_image,
     receive_picture,
     receive_region,
     reported_error,
 )
+from beam_upscale.images.processes.connection import Frame
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.values import DecodedImage, Metadata
 from beam_upscale.planning.tile_layout import Box

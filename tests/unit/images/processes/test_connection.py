@@ -17,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 
-from beam_upscale.images.decoding.connection import Connection
-from beam_upscale.images.decoding.sealed_memory import SharedMemoryError, filled_memory
+from beam_upscale.images.processes.connection import Connection
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError, filled_memory
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from beam_upscale.images.decoding import sealed_memory
-from beam_upscale.images.decoding.sealed_memory import (
+from beam_upscale.images.processes import sealed_memory
+from beam_upscale.images.processes.sealed_memory import (
     LEAST_MAPPED,
     ReceivedMemory,
     SharedMemoryError,

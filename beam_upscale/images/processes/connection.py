@@ -1,4 +1,4 @@
-"""The messages between a parent and its decoders, over a Unix socket.
+"""The messages between a parent and its children, over a Unix socket.
 
 A frame is four bytes with the length of a JSON object, and the object. The frame's buffers lie one
 behind the other in sealed memory, whose descriptor comes with the first byte; their lengths are in
@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from beam_upscale.images.decoding.sealed_memory import (
+from beam_upscale.images.processes.sealed_memory import (
     ReceivedMemory,
     SharedMemoryError,
     filled_memory,
@@ -105,16 +105,30 @@ class Connection:
         """
         present = [buffer for buffer in buffers if buffer is not None]
         lengths = [None if buffer is None else len(buffer) for buffer in buffers]
-        encoded = json.dumps({**fields, "lengths": lengths}).encode()
-        message = _START.pack(len(encoded)) + encoded
         if not present:
-            self._send(message, [])
+            self._send(_message(fields, lengths), [])
             return
         memory = filled_memory(present)
         try:
-            self._send(message, [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(memory))])
+            self.send_filled(fields, lengths, memory)
         finally:
             os.close(memory)
+
+    def send_filled(
+        self, fields: dict[str, Any], lengths: Sequence[int | None], memory: int
+    ) -> None:
+        """Sends a message whose buffers lie in memory already.
+
+        Args:
+            fields: the fields of the message.
+            lengths: bytes of each buffer; None for one that is absent.
+            memory: a descriptor of `filled_memory`, which stays open here.
+
+        Raises:
+            OSError: the other process is gone, or the deadline is over.
+        """
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(memory))
+        self._send(_message(fields, lengths), [rights])
 
     def receive(self) -> Frame:
         """Receives a message, and takes over the memory of its buffers.
@@ -222,3 +236,8 @@ class Connection:
             if poll.poll(None if seconds == math.inf else math.ceil(1000 * seconds)):
                 return
         raise TimeoutError
+
+
+def _message(fields: dict[str, Any], lengths: Sequence[int | None]) -> bytes:
+    encoded = json.dumps({**fields, "lengths": lengths}).encode()
+    return _START.pack(len(encoded)) + encoded
