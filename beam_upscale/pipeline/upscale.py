@@ -24,6 +24,7 @@ from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.commit.persist import final_uri
@@ -74,13 +75,23 @@ class Prepare(beam.DoFn):
         """Yields a `TiledImage`; a `LargeImage` with a tag of its own."""
         # No variable may hold the image: the steps behind this one run during the `yield`.
         yield _output_of(
-            prepare(source, self._settings, shared_pool(), self._find_done, self._books), timestamp
+            prepare(source, self._settings, shared_pool(), self._find_done, self._books),
+            timestamp,
+            self._settings,
         )
 
 
-def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:
+def _output_of(
+    prepared: UpscaledImage | TiledImage | LargeImage,
+    timestamp: Timestamp,
+    settings: PinnedSettings,
+) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
+    if isinstance(prepared, TiledImage):
+        # An encoder becomes ready while the network has the first image.
+        plan = prepared.context.plan
+        shared_encoders().expect(plan.output_width * plan.output_height, settings.encode.format)
     return element(prepared, timestamp)
 
 
@@ -89,7 +100,9 @@ class Advance(AwaitResults):
 
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
         """Returns the image with the tiles for the next engine."""
-        return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
+        return element(
+            advance(tiled.context, inference, self._settings, shared_encoders()), tiled.timestamp
+        )
 
 
 class Finish(AwaitResults):
@@ -97,7 +110,7 @@ class Finish(AwaitResults):
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         """Returns the result."""
-        upscaled = finish(tiled.context, inference, self._settings)
+        upscaled = finish(tiled.context, inference, self._settings, shared_encoders())
         count(upscaled)
         return upscaled
 

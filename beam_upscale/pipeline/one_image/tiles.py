@@ -113,16 +113,25 @@ def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels
     Returns:
         Color and alpha, (H, W, C), at the stage's output size; None for no alpha.
     """
-    stage_plan = image.stage_plan
-    size = stage_plan.output_width, stage_plan.output_height
+    color, alpha = unresized(image, inference)
+    size = image.stage_plan.output_width, image.stage_plan.output_height
+    color = resampling.resize(color, *size)
+    return color, None if alpha is None else resampling.resize(alpha, *size)
+
+
+def unresized(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels | None]:
+    """Stitches the cores of an image's tiles as `stitched` does, at the sizes that they have.
+
+    Returns:
+        Color and alpha, (H, W, C): color at the scale of the engine, alpha too or at the size of
+        the input; None for no alpha.
+    """
     if image.has_alpha_tiles:
-        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
-        return color, resampling.resize(_plane(inference.cores, stage_plan), *size)
+        color = _plane(inference.cores, image.stage_plan)
+        return color, _plane(inference.cores, image.stage_plan)
     if len(inference.cores) == 1:
-        color = resampling.resize(inference.cores.pop(), *size)
-    else:
-        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
-    return color, None if image.alpha is None else resampling.resize(image.alpha, *size)
+        return inference.cores.pop(), image.alpha
+    return _plane(inference.cores, image.stage_plan), image.alpha
 
 
 def _plane(cores: list[Pixels], stage_plan: Plan) -> Pixels:

@@ -18,6 +18,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
 from beam_upscale.images.decoding.child_process import Child, Exchange
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image import prepare
 from beam_upscale.pipeline.one_image.finish import finish
@@ -37,7 +38,7 @@ def outcome(source: SourceImage, settings: PinnedSettings) -> Row:
     """The row of an input for which there is nothing to do for the network."""
     tiled = prepared(source, settings)
     assert not tiled.tiles
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
     assert result.data is None
     row = row_of(result)
     assert (row.credits, row.usd, row.calls, row.output_uri) == (0, 0, 0, None)
@@ -165,7 +166,7 @@ def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettin
 def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
     tiled = prepared(known(source(b"not looked at"), is_postponed=True), settings)
 
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
 
     assert (tiled.tiles, result.record, result.data) == ((), None, None)
 
@@ -176,7 +177,7 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     earlier = Record(row, None)
 
     tiled = prepared(known(source(b"not looked at"), earlier=EarlierResult(earlier)), settings)
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
 
     assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
 
@@ -241,7 +242,10 @@ def test_another_error_of_the_system_is_a_failed_row(
 
     tiled = prepared(source(b"not looked at"), settings)
 
-    assert row_of(finish(tiled.context, Inference(), settings)).error_code == "internal_error"
+    assert (
+        row_of(finish(tiled.context, Inference(), settings, shared_encoders())).error_code
+        == "internal_error"
+    )
 
 
 @pytest.mark.parametrize("step", ["_still_stands", "_add_parameters", "_add_content", "_decoded"])
@@ -263,7 +267,7 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
         settings,
     )
 
-    row = row_of(finish(tiled.context, Inference(), settings))
+    row = row_of(finish(tiled.context, Inference(), settings, shared_encoders()))
     assert row.error_code == "internal_error"
     assert "a mistake in beam-upscale, not in the file: KeyError" in str(row.error_message)
 

@@ -18,6 +18,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.images.values import NO_METADATA, ImageHeader
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.commit.persist import final_uri
@@ -82,8 +83,8 @@ def upscaled(image: SourceImage, settings: PinnedSettings) -> UpscaledImage:
     """What becomes of an image in a chain of such networks."""
     tiled = prepared(image, settings)
     for _ in settings.stages[1:]:
-        tiled = element(advance(tiled.context, enlarged(tiled), settings))
-    return finish(tiled.context, enlarged(tiled), settings)
+        tiled = element(advance(tiled.context, enlarged(tiled), settings, shared_encoders()))
+    return finish(tiled.context, enlarged(tiled), settings, shared_encoders())
 
 
 def assembled(image: SourceImage, settings: PinnedSettings, scratch: DatasetFolder) -> Any:
@@ -149,7 +150,7 @@ def test_one_row_is_built_for_a_large_image(
 
 def failed_at(inference: Inference) -> UpscaledImage:
     settings = pin(**LOCAL)
-    return finish(prepared(source(SMALL), settings).context, inference, settings)
+    return finish(prepared(source(SMALL), settings).context, inference, settings, shared_encoders())
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_a_row_of_a_chain_adds_up_what_its_networks_tell() -> None:
         queue_seconds=1.0,
         attempts=1,
     )
-    tiled = element(advance(tiled.context, first, settings))
+    tiled = element(advance(tiled.context, first, settings, shared_encoders()))
     second = enlarged(
         tiled,
         notes=("another",),
@@ -225,7 +226,7 @@ def test_a_row_of_a_chain_adds_up_what_its_networks_tell() -> None:
         attempts=2,
     )
 
-    result = finish(tiled.context, second, settings)
+    result = finish(tiled.context, second, settings, shared_encoders())
 
     row = row_of(result)
     assert row.notes == ("stage 1 of 2: a note", "stage 2 of 2: another")
@@ -243,7 +244,9 @@ def test_a_step_that_is_taken_twice_gives_the_same_result() -> None:
     settings = pin(**LOCAL)
     tiled = prepared(source(CLEAR), settings)
 
-    first, second = (finish(tiled.context, enlarged(tiled), settings) for _ in range(2))
+    first, second = (
+        finish(tiled.context, enlarged(tiled), settings, shared_encoders()) for _ in range(2)
+    )
 
     assert first == second
 
