@@ -77,6 +77,7 @@ class ErrorCode(StrEnum):
     # The process can handle no further input: the run stops, and a later one goes on.
     DEVICE_LOST = "device_lost"
     DECODER_UNAVAILABLE = "decoder_unavailable"
+    ENCODER_UNAVAILABLE = "encoder_unavailable"
     # The machine or the runner failed: the run stops, and a later one goes on.
     DISK_FULL = "disk_full"
     MISSING_PACKAGE = "missing_package"
@@ -143,7 +144,7 @@ class HoldLostError(SettingsError):
 
 
 class BrokenProcessError(SettingsError):
-    """This process can do nothing more for any input: it lost its device, or starts no decoders.
+    """This process can do nothing more for any input: it lost its device, or starts no children.
 
     The current input is not its cause and gets no row. The run stops, and a later one goes on.
     """

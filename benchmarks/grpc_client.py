@@ -59,8 +59,8 @@ from apache_beam.utils.windowed_value import WindowedValue
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
-from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, PendingInference, Tile, TiledImage
 from beam_upscale.inference.handlers.remote import RemoteHandler

@@ -23,7 +23,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.inference.networks.device import Device, Precision, settle
 from beam_upscale.inference.networks.openvino.graphs import EsrganGraphs, image_input
 from beam_upscale.inference.networks.openvino.network import Compiler, OpenVinoNetwork

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.processes.child import usable_cores
 
 # How long an example takes says more about the machine than about the code. The examples are the
 # same each time, so that a failure comes from a change. `--hypothesis-profile search` tries others.

@@ -6,7 +6,7 @@ PACKAGE = ROOT / "beam_upscale"
 TESTS = ROOT / "tests"
 
 # What does no more than pass a name or a call on.
-NO_CODE = {"images/decoding/__main__", "run", "yaml"}
+NO_CODE = {"images/decoding/__main__", "images/encoding/__main__", "run", "yaml"}
 
 # Modules without a test of their name, by the test in which they are: each with the reason.
 TESTED_WITH = {
@@ -69,8 +69,22 @@ TESTED_WITH = {
     },
     "unit/images/decoding/test_pool": {
         "images/decoding/child_process": "a pool starts each child, and replaces those that fail",
-        "images/decoding/children": "which children live is seen in the processes of a pool",
-        "images/decoding/environment": "it is given to processes, which a pool starts",
+        "images/decoding/exchanges": "a second try and a second look need children that fail",
+        "images/processes/child_process": "a pool starts each child, and replaces those that fail",
+        "images/processes/children": "which children live is seen in the processes of a pool",
+        "images/processes/environment": "it is given to processes, which a pool starts",
+        "images/processes/kind": "what the errors of a pool say",
+        "images/processes/pool": "the base of the pools of decoders and of encoders",
+    },
+    "unit/images/decoding/test_child": {
+        "images/processes/child": "its side of the socket is seen in a child that answers",
+    },
+    "unit/images/decoding/test_limits": {
+        "images/processes/memory_use": "what a child takes is what it is held to",
+    },
+    "unit/images/decoding/test_replies": {
+        "images/processes/failures": "errors are right if they come out of a reply as they went in",
+        "images/processes/payloads": "sizes are checked in the replies of hostile children",
     },
     "unit/images/metadata/test_beside": {
         "images/metadata/behind": "one kind of data beside a picture, noted like the others",
@@ -156,7 +170,6 @@ TESTED_WITH = {
     "unit/pipeline/one_image/test_finish": {
         "pipeline/one_image/image_errors": "an error becomes a row, which is complete at the end",
         "pipeline/one_image/rows": "rows are complete at the end",
-        "pipeline/one_image/states": "dataclasses, from which the row and the bytes are made",
         "pipeline/one_image/tiles": "tiles are right if the stitched image is",
     },
     "unit/pipeline/test_run": {

@@ -81,7 +81,9 @@ IMPORTS_ONLY = {
 # Packages whose docstrings say what they do not know, and the packages that this means.
 KNOWS_NOTHING_OF = {
     "dataset.layouts": {"dataset.hold"},
-    "images.reading": {"images.decoding", "images.writing"},
+    "images.reading": {"images.decoding", "images.encoding", "images.writing"},
+    "images.processes": {"images.decoding", "images.encoding", "images.reading", "images.writing"},
+    "images.encoding": {"images.decoding", "images.reading"},
     "sources.inputs": {"sources.formats"},
     "sources.parsing": {"sources.formats"},
     "pipeline.one_image": {"pipeline.commit", "pipeline.large_images"},

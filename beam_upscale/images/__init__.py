@@ -2,7 +2,7 @@
 For reading, files' bytes come in; headers, samples, metadata and notes go out. For writing, samples
 and metadata come in; encoded bytes go out. Tiles are cut and stitched here too. This room opens
 only local files that its caller names, knows no price, and imports neither Beam, Arrow nor PyTorch,
-as untrusted bytes are decoded in child processes (`decoding`).
+as child processes import it that decode untrusted bytes (`decoding`) or encode (`encoding`).
 
 `reading.pixels.decode` reads by content, never by name, and always gives 8-bit or 16-bit samples,
 gray or RGB, with alpha apart:

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from beam_upscale.errors import ImageError, SettingsError
-from beam_upscale.images import resampling
+from beam_upscale.images.encoding.pool import shared_encoders
+from beam_upscale.images.encoding.unencoded import ResizedPart
 from beam_upscale.inference.paid_calls import Booking
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.tile_layout import Box, TilePlace
@@ -41,15 +42,15 @@ class Tile:
 
         Returns:
             (core height x scale, core width x scale, C), of the result's dtype.
+
+        Raises:
+            ImageError, BrokenProcessError: as `EncoderPool.resize`.
         """
         height, width = self.pixels.shape[:2]
-        resized = resampling.resize(result, width * scale, height * scale)
         core = self.core
-        kept = resized[
-            core.top * scale : core.bottom * scale, core.left * scale : core.right * scale
-        ]
-        # A view would keep the halo's pixels in memory.
-        return kept if kept.shape == resized.shape else kept.copy()
+        box = Box(core.left * scale, core.top * scale, core.width * scale, core.height * scale)
+        part = ResizedPart(result, width * scale, height * scale, box)
+        return shared_encoders().resize(part)
 
 
 class TiledImage:

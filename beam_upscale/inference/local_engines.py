@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.resampling import Filter
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_options import ESRGAN_BATCH_PIXELS, LocalOptions, VaeTiling

@@ -18,8 +18,8 @@ from beam_upscale.dataset.manifest.json_values import from_json, to_json
 from beam_upscale.dataset.manifest.row import CREDITS, Status, status_of
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
-from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.pipeline.budget import (
     NOTHING,
     Admission,

@@ -11,7 +11,7 @@ from beam_upscale.dataset.layouts.layout import DEFAULT_LAYOUT, Layout
 from beam_upscale.dataset.manifest.error_counts import ErrorCount
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.manifest.totals import Totals
-from beam_upscale.images.decoding.child import usable_cores
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.inference.networks.device import Device
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.sources.formats.input_format import InputFormat

@@ -13,7 +13,6 @@ The last step, `ReportPostponed`, also reports each result without a row. A `Wri
 reports if other steps are between it and this transform, since these may drop such a result.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
@@ -25,6 +24,7 @@ from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.commit.persist import final_uri
@@ -39,7 +39,6 @@ from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, r
 from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
-from beam_upscale.pipeline.run_state.input_state import state_of, with_state
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.service import check_service
 from beam_upscale.pipeline.settings.upscale_options import UpscaleOptions
@@ -74,16 +73,25 @@ class Prepare(beam.DoFn):
         self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
     ) -> Iterator[Any]:
         """Yields a `TiledImage`; a `LargeImage` with a tag of its own."""
-        state = state_of(source)
-        if state.books is None and self._books is not None:
-            source = with_state(source, dataclasses.replace(state, books=self._books))
         # No variable may hold the image: the steps behind this one run during the `yield`.
-        yield _output_of(prepare(source, self._settings, shared_pool(), self._find_done), timestamp)
+        yield _output_of(
+            prepare(source, self._settings, shared_pool(), self._find_done, self._books),
+            timestamp,
+            self._settings,
+        )
 
 
-def _output_of(prepared: UpscaledImage | TiledImage | LargeImage, timestamp: Timestamp) -> Any:
+def _output_of(
+    prepared: UpscaledImage | TiledImage | LargeImage,
+    timestamp: Timestamp,
+    settings: PinnedSettings,
+) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
+    if isinstance(prepared, TiledImage):
+        # An encoder becomes ready while the network has the first image.
+        plan = prepared.context.plan
+        shared_encoders().expect(plan.output_width * plan.output_height, settings.encode.format)
     return element(prepared, timestamp)
 
 
@@ -92,7 +100,9 @@ class Advance(AwaitResults):
 
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
         """Returns the image with the tiles for the next engine."""
-        return element(advance(tiled.context, inference, self._settings), tiled.timestamp)
+        return element(
+            advance(tiled.context, inference, self._settings, shared_encoders()), tiled.timestamp
+        )
 
 
 class Finish(AwaitResults):
@@ -100,7 +110,7 @@ class Finish(AwaitResults):
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         """Returns the result."""
-        upscaled = finish(tiled.context, inference, self._settings)
+        upscaled = finish(tiled.context, inference, self._settings, shared_encoders())
         count(upscaled)
         return upscaled
 

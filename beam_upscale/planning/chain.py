@@ -5,6 +5,7 @@ decide by `Rules`, so that their answers cannot differ.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from decimal import Decimal
 from enum import StrEnum
@@ -51,7 +52,7 @@ class ChainPlan:
     @property
     def is_upscaled(self) -> bool:
         """True if the image goes through all engines."""
-        return self.action not in (Action.REJECT, Action.SKIP)
+        return self.stages[-1].action not in (Action.REJECT, Action.SKIP)
 
     @property
     def input_width(self) -> int:
@@ -182,7 +183,7 @@ class Rules:
             frames: the number of frames in the image's file.
         """
         stages: list[Plan] = []
-        for engine, options in zip(self.engines, self._options(), strict=True):
+        for engine, options in zip(self.engines, self._options, strict=True):
             stage = plan(engine, width, height, options, frames=frames)
             stages.append(stage)
             if stage.action in (Action.REJECT, Action.SKIP):
@@ -190,8 +191,12 @@ class Rules:
             width, height, frames = stage.output_width, stage.output_height, 1
         return ChainPlan(tuple(engine.name for engine in self.engines), tuple(stages))
 
-    def _options(self) -> Iterator[PlanOptions]:
-        """Yields the options of each stage."""
+    @functools.cached_property
+    def _options(self) -> tuple[PlanOptions, ...]:
+        """The options of each stage; made once, and not for each image."""
+        return tuple(self._options_of_stages())
+
+    def _options_of_stages(self) -> Iterator[PlanOptions]:
         last = len(self.engines) - 1
         for index in range(len(self.engines)):
             options = self.options

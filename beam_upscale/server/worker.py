@@ -12,8 +12,9 @@ from typing import Any
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Telemetry
 from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, ErrorCode
-from beam_upscale.images.decoding.child import usable_cores
 from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.encoding.pool import EncoderPool
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.values import ImageHeader
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -127,6 +128,7 @@ class Worker:
             network.stage.engine.name: network for network in networks
         }
         self._decoders = DecoderPool(usable_cores(), decode_seconds)
+        self._encoders = EncoderPool(usable_cores())
         self._encode = EncodeOptions()
 
     @classmethod
@@ -201,8 +203,9 @@ class Worker:
         return Upscaled(result.data, row, result.record.telemetry)
 
     def close(self) -> None:
-        """Ends the decoders."""
+        """Ends the decoders and the encoders."""
         self._decoders.close()
+        self._encoders.close()
 
     def _settings(self, call: Call) -> PinnedSettings:
         """Returns the settings that a run of these engines has, with the call's requested size."""
@@ -221,9 +224,9 @@ class Worker:
         first, *others = call.engines
         inference = self._infer(tiled, first)
         for engine in others:
-            tiled = element(advance(tiled.context, inference, settings))
+            tiled = element(advance(tiled.context, inference, settings, self._encoders))
             inference = self._infer(tiled, engine)
-        return finish(tiled.context, inference, settings)
+        return finish(tiled.context, inference, settings, self._encoders)
 
     def _infer(self, tiled: TiledImage, engine: str) -> Inference:
         """Upscales an image's tiles and drops them, so that they are gone when it is encoded."""

@@ -33,6 +33,8 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode
 from beam_upscale.images.decoding import child_process, pool
+from beam_upscale.images.encoding import pool as encoders
+from beam_upscale.images.processes import children
 from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 
@@ -87,8 +89,14 @@ def lose_embeddings() -> None:
 
 def refuse_processes(number: int, after: int = 0) -> None:
     """Has the system start no decoder, after so many."""
-    child_process.START_SECONDS = 0.2
+    children.START_SECONDS = 0.2
     fail_after(after, child_process.Child, "__init__", lambda: OSError(number, "no more processes"))
+
+
+def refuse_encoders() -> None:
+    """Has the system start no encoder."""
+    children.START_SECONDS = 0.2
+    fail_after(0, encoders._Child, "__init__", lambda: OSError(errno.EAGAIN, "no more processes"))
 
 
 def end_decoders() -> None:
@@ -194,6 +202,21 @@ def test_an_image_that_is_spread_over_the_workers_stops_the_run_likewise(
     assert tiles == SOUND - 1
     assert rest.code == 0
     assert error_codes(tmp_path / "out") == {"large.png": None, "small.png": None}
+
+
+def test_no_encoder_stops_the_run_likewise(
+    tmp_path: Path, tiny_weights: Path, photograph: Callable[..., Image.Image]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        photograph(number, 60, 50).save(tmp_path / "in" / f"{number}.png")
+    words = ["run", tmp_path / "in", tmp_path / "out", *quick(tiny_weights)]
+
+    broken = command_elsewhere(tmp_path, *words, prepare=refuse_encoders)
+
+    assert_stopped(broken, ErrorCode.ENCODER_UNAVAILABLE, tmp_path / "out")
+    assert command(*words).code == 0
+    assert set(error_codes(tmp_path / "out").values()) == {None}
 
 
 @slow

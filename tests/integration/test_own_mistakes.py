@@ -2,7 +2,6 @@
 
 import errno
 import io
-import json
 import logging
 import struct
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pillow_heif
 import pytest
 import pyvips
+from decoder_frames import serve
 from PIL import Image
 
 from beam_upscale import errors
@@ -128,22 +128,9 @@ ROW_STEPS: list[tuple[Any, str, tuple[str, ...]]] = [
 ]
 
 
-def frame(fields: dict[str, Any], data: bytes) -> bytes:
-    encoded = json.dumps({**fields, "lengths": [len(data)]}).encode()
-    return struct.pack(">I", len(encoded)) + encoded + data
-
-
-def last_answer(fields: dict[str, Any], data: bytes) -> dict[str, Any]:
+def last_answer(fields: dict[str, Any], *buffers: bytes) -> dict[str, Any]:
     """What a decoder's loop says last of a request, run in this process."""
-    replies = io.BytesIO()
-    child.serve(io.BytesIO(frame(fields, data)), replies)
-    replies.seek(0)
-    answers = []
-    while length := replies.read(4):
-        answers.append(json.loads(replies.read(struct.unpack(">I", length)[0])))
-        for size in answers[-1]["lengths"]:
-            replies.read(size or 0)
-    found: dict[str, Any] = answers[-2]
+    found, _ = serve((fields, list(buffers)))[-2]
     return found
 
 
@@ -178,7 +165,7 @@ def test_mistake_in_a_step_of_reading_by_rows(
         for mistake in MISTAKES[number % 3 :: 3]:
             with monkeypatch.context() as broken:
                 break_at(broken, module, step, mistake)
-                answer = last_answer({"request": "bands", **OPTIONS}, bytes(path))
+                answer = last_answer({"request": "bands", "path": str(path), **OPTIONS})
             assert answer.get("error") == "internal_error", (name, mistake, answer)
 
 
@@ -198,8 +185,8 @@ def test_files_are_read_where_nothing_is_broken(tmp_path: Path) -> None:
     for name, data in FILES.items():
         (tmp_path / name).write_bytes(data)
         assert "error" not in last_answer({"request": "decode", **OPTIONS}, data)
-        request = {"request": "bands", **OPTIONS}
-        assert "error" not in last_answer(request, bytes(tmp_path / name))
+        request = {"request": "bands", "path": str(tmp_path / name), **OPTIONS}
+        assert "error" not in last_answer(request)
 
 
 def test_what_a_codec_raises_is_damage_whatever_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +204,7 @@ def test_what_a_codec_raises_is_damage_whatever_it_is(monkeypatch: pytest.Monkey
 
 
 def test_file_that_is_gone_is_no_mistake(tmp_path: Path) -> None:
-    answer = last_answer({"request": "bands", **OPTIONS}, bytes(tmp_path / "none"))
+    answer = last_answer({"request": "bands", "path": str(tmp_path / "none"), **OPTIONS})
 
     assert answer["error"] == "read_error"
     failed = child._failure_of_files(OSError(errno.EIO, "broken"), in_memory=True)

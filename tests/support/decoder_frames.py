@@ -1,14 +1,20 @@
 """What a process and its decoders say to each other."""
 
 import io
-import json
-import struct
+import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from beam_upscale.images.decoding import child
+from beam_upscale.images.processes.connection import Connection, Frame
+from beam_upscale.images.processes.sealed_memory import ReceivedMemory, filled_memory
+
+Message = tuple[dict[str, Any], list[bytes]]
+"""The fields of a frame, and its buffers."""
 
 
 def png(width: int = 30, height: int = 20, seed: int = 0) -> bytes:
@@ -18,22 +24,50 @@ def png(width: int = 30, height: int = 20, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def frame(fields: dict[str, Any], *buffers: bytes) -> bytes:
-    encoded = json.dumps({**fields, "lengths": [len(buffer) for buffer in buffers]}).encode()
-    return struct.pack(">I", len(encoded)) + encoded + b"".join(buffers)
+def frame(
+    fields: dict[str, Any], lengths: Sequence[int | None], data: bytes | None = None
+) -> Frame:
+    """A frame as it is received, with memory of the given bytes behind it."""
+    if data is None:
+        return Frame(fields, tuple(lengths))
+    return Frame(fields, tuple(lengths), ReceivedMemory(filled_memory([data]), len(data)))
 
 
-def serve(*requests: bytes, **functions: Any) -> io.BytesIO:
-    replies = io.BytesIO()
-    child.serve(io.BytesIO(b"".join(requests)), replies, **functions)
-    replies.seek(0)
-    return replies
+def serve(*requests: Message, **functions: Any) -> list[Message]:
+    """All that a decoder's loop, which runs in this thread, sends for some requests."""
+    ours, theirs = socket.socketpair()
+    with ours, ThreadPoolExecutor(1) as other, theirs:
+        messages = other.submit(converse, ours, requests)
+        child.serve(Connection(theirs), **functions)
+        return messages.result()
 
 
-def take(stream: io.BytesIO) -> tuple[dict[str, Any], list[bytes]]:
-    (length,) = struct.unpack(">I", stream.read(4))
-    fields = json.loads(stream.read(length))
-    return fields, [stream.read(length or 0) for length in fields["lengths"]]
+def converse(ours: socket.socket, requests: Sequence[Message]) -> list[Message]:
+    """Does the parent's part: sends a request when the child is ready, and says what it has taken.
+
+    Returns:
+        The messages of the child, the last of which says that it is ready once more.
+    """
+    connection, left = Connection(ours), list(requests)
+    found: list[Message] = []
+    is_held = False
+    while True:
+        try:
+            received = connection.receive()
+        except EOFError:
+            return found
+        with received:
+            lengths = [length or 0 for length in received.lengths]
+            found.append((received.fields, [received.take(n).tobytes() for n in lengths if n]))
+        if "rows" in received.fields:
+            connection.send({"taken": True})
+        elif "ready" in received.fields or (is_held and "error" not in received.fields):
+            if not left:
+                ours.shutdown(socket.SHUT_WR)
+                return found
+            fields, buffers = left.pop(0)
+            is_held = bool(fields.get("is_held"))
+            connection.send(fields, buffers)
 
 
 DECODE = {"request": "decode", "max_pixels": 1000, "animated": "first"}

@@ -8,6 +8,7 @@ from PIL import Image
 
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
@@ -47,7 +48,12 @@ def prepared(source: SourceImage, settings: PinnedSettings) -> TiledImage:
 
 def upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage:
     tiled = prepared(source, settings)
-    return finish(tiled.context, double(tiled), settings)
+    return finished(tiled, double(tiled), settings)
+
+
+def finished(tiled: TiledImage, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
+    """The result of an image whose tiles a network has seen."""
+    return finish(tiled.context, inference, settings, shared_encoders())
 
 
 def row_of(upscaled: UpscaledImage) -> Row:

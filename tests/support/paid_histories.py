@@ -30,6 +30,7 @@ from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
 from beam_upscale.images.decoding.pool import shared_pool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.inference.elements import Inference, TiledImage
@@ -383,9 +384,9 @@ def _upscale(source: SourceImage, settings: PinnedSettings) -> UpscaledImage | L
     first, *others = settings.stages
     inference = _infer(tiled, first)
     for each in others:
-        tiled = element(advance(tiled.context, inference, settings))
+        tiled = element(advance(tiled.context, inference, settings, shared_encoders()))
         inference = _infer(tiled, each)
-    return finish(tiled.context, inference, settings)
+    return finish(tiled.context, inference, settings, shared_encoders())
 
 
 def _infer(tiled: TiledImage, stage: Stage) -> Inference:

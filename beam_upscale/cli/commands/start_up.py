@@ -53,7 +53,7 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
 
     It imports no PyTorch, which Beam must not find imported: see `import_inference`.
     """
-    from beam_upscale.images.decoding.child import usable_cores
+    from beam_upscale.images.processes.child import usable_cores
     from beam_upscale.inference.networks import backend, device, weight_files
     from beam_upscale.inference.networks.openvino.early import Wanted
     from beam_upscale.inference.networks.recognition import recognize

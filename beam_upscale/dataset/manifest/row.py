@@ -232,18 +232,28 @@ def fitted(row: Row) -> Row:
     Numbers may be claims of an untrusted file. Notes and messages may come from a library: odd
     characters are escaped, and long texts shortened.
     """
-    changes: dict[str, Any] = {}
-    found: list[str] = []
-    for name, bits in _whole_numbers().items():
-        value = getattr(row, name)
-        if value is not None and not -(1 << bits) <= value < 1 << bits:
-            changes[name] = None
-            found.append(f"{name} is {value:#x}, more than the {bits} bits of its column")
+    changes, found = fitted_numbers(vars(row))
     if any(map(_is_odd, row.notes)) or found:
         changes["notes"] = tuple(map(_plain, (*row.notes, *found)))
     if row.error_message is not None and _is_odd(row.error_message):
         changes["error_message"] = _plain(row.error_message)
     return dataclasses.replace(row, **changes) if changes else row
+
+
+def fitted_numbers(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Finds the numbers that are too large for their columns.
+
+    Returns:
+        Their columns, each with None, and a note on each.
+    """
+    changes: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, bits in _whole_numbers().items():
+        value = columns.get(name)
+        if value is not None and not -(1 << bits) <= value < 1 << bits:
+            changes[name] = None
+            notes.append(f"{name} is {value:#x}, more than the {bits} bits of its column")
+    return changes, tuple(notes)
 
 
 def _is_odd(text: str) -> bool:

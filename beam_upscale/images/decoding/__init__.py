@@ -7,16 +7,19 @@ Untrusted bytes can end a codec library with a signal, hang it or exhaust memory
 
     parent                                child (`python -m beam_upscale.images.decoding`)
            <- ready, resident size -
-           - request, file's bytes ->
+           - a file's bytes, to hold ->
+           <- its header -
+           - decode, or let go ->
            <- reply, pixels -             and so on; it exits when its parent is gone
 
-Parent and child exchange messages (`frames`); the parent checks every size that a message claims. A
-picture that is not to be held whole stays in its file: the request names the file, and the child
-sends a region of the picture, or all its rows in as many messages as they take.
+How parent and child exchange messages and memory is in `beam_upscale.images.processes`. The parent
+checks the seals of memory, and every size that a message claims, before it maps it. A picture that
+is not to be held whole stays in its file: the request names the file, and the child sends a region
+of the picture, or all its rows in as many messages as they take.
 
-A child gets none of its parent's secrets (`environment`), and limits itself (`limits`). Codecs
-report a lack of memory in different ways (libwebp cannot create a decoder, libavif cannot decode
-planes, libvips cannot map). So a file that a codec refuses is decoded once more, with as much
-address space as its codec asks for: the parent watches how much that is, ends the child if it
-exceeds the limit, and reports OUT_OF_MEMORY then.
+A child gets none of its parent's secrets, and limits itself (`limits`). Codecs report a lack of
+memory in different ways (libwebp cannot create a decoder, libavif cannot decode planes, libvips
+cannot map). So a file that a codec refuses is decoded once more, with as much address space as its
+codec asks for: the parent watches how much that is, ends the child if it exceeds the limit, and
+reports OUT_OF_MEMORY then (`exchanges`).
 """

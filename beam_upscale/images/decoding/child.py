@@ -5,165 +5,150 @@ code fails (INTERNAL_ERROR, with the traceback for the parent to log), and this 
 parent notices).
 """
 
+import contextlib
 import dataclasses
-import os
-import select
-import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyvips
 from PIL import AvifImagePlugin
 
-from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, described_mistake, traceback_of
+from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.codecs import CodecError
 from beam_upscale.images.decoding import limits
-from beam_upscale.images.decoding.frames import (
-    Readable,
-    Writable,
-    read_buffer,
-    read_frame,
-    write_frame,
-)
 from beam_upscale.images.decoding.limits import ImageLimits, NoLimits
+from beam_upscale.images.processes import memory_use
+from beam_upscale.images.processes.child import connected_to_parent, usable_cores
+from beam_upscale.images.processes.connection import Connection, Frame
+from beam_upscale.images.processes.failures import (
+    failure_of_full_disk,
+    failure_of_image,
+    failure_of_mistake,
+)
+from beam_upscale.images.processes.payloads import Buffers, bytes_of, metadata_message
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.reading import inspection, pixels
 from beam_upscale.images.reading.regions import open_picture, read_file_header
-from beam_upscale.images.values import NO_METADATA, DecodedImage, ImageHeader, Metadata, Pixels
+from beam_upscale.images.values import NO_METADATA, DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
 from beam_upscale.planning.tile_layout import Box
-
-SIGNALS_OF_PARENT = (signal.SIGINT, signal.SIGTERM)
-"""The signals that ask the parent to end; a child ignores them, as the parent first finishes the
-work begun. Children receive them too: a terminal sends them to a process group, Slurm and systemd
-to every process of a job."""
 
 Decode = Callable[..., DecodedImage]
 ReadHeader = Callable[[bytes], ImageHeader]
 
-_Answer = tuple[dict[str, Any], list[bytes | memoryview | None]]
-
-_IN_MEMORY = frozenset({"header", "decode"})
-"""The requests that carry the file's bytes; all others carry its path."""
+_Answer = tuple[dict[str, Any], Buffers]
 
 
 def main(decode: Decode = pixels.decode, read_header: ReadHeader = inspection.read_header) -> None:
-    """Runs a decoder on standard input and output until its parent is gone.
+    """Runs a decoder on the socket that is its standard input, until its parent is gone.
 
     Args:
         decode: replaces `pixels.decode`; tests pass e.g. a function that crashes.
         read_header: replaces `inspection.read_header`.
     """
     limits.harden()
-    for number in SIGNALS_OF_PARENT:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS_OF_PARENT)
-    with os.fdopen(os.dup(0), "rb", 0) as requests, os.fdopen(os.dup(1), "wb", 0) as replies:
-        # Text that a codec library prints must reach neither the protocol nor a terminal.
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
+    with connected_to_parent() as parent:
         # Operations in the cache of libvips keep files open, and the data last read from them.
         pyvips.cache_set_max(0)
         # Each thread takes address space, and Pillow would start one per core.
         AvifImagePlugin.DEFAULT_MAX_THREADS = min(limits.CODEC_THREADS, usable_cores())
-        watch = threading.Thread(target=exit_with_parent, args=(requests.fileno(),), daemon=True)
-        watch.start()
-        serve(requests, replies, decode, read_header, ImageLimits())
+        serve(parent, decode, read_header, ImageLimits())
 
 
 def serve(
-    requests: Readable,
-    replies: Writable,
+    parent: Connection,
     decode: Decode = pixels.decode,
     read_header: ReadHeader = inspection.read_header,
     image_limits: ImageLimits | None = None,
 ) -> None:
-    """Answers requests until their stream ends.
+    """Answers requests until the parent closes its end.
 
     Args:
-        requests: the stream of requests, frames that each carry a file's bytes or path.
-        replies: the stream for the answers, frames too.
+        parent: brings requests, each with a file's bytes or its path, and takes the answers.
         decode: a function with the signature of `pixels.decode`.
         read_header: a function with the signature of `inspection.read_header`.
         image_limits: the limits for each image; None sets no limits.
     """
-    decoder = _Decoder(decode, read_header, image_limits or NoLimits())
-    at_start = limits.address_space_of()
-    while True:
-        taken = limits.address_space_of()
-        grown = 0 if taken is None or at_start is None else taken - at_start
-        write_frame(replies, {"ready": limits.resident_bytes(), "grown": grown})
-        try:
-            request = read_frame(requests)
-        except EOFError:
-            return
-        data = bytes(read_buffer(requests, request.lengths[0] or 0))
-        if request.fields.get("second_look"):
-            write_frame(replies, decoder.look_again(request.fields, data, taken))
-            continue
-        for fields, buffers in decoder.answers(request.fields, data, taken):
-            write_frame(replies, fields, buffers)
-            # Freed before the next "ready" reports the memory of this process.
-            del fields, buffers
-        del data
+    decoder = _Decoder(parent, decode, read_header, image_limits or NoLimits())
+    at_start = memory_use.address_space_of()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            taken = memory_use.address_space_of()
+            grown = 0 if taken is None or at_start is None else taken - at_start
+            parent.send({"ready": memory_use.resident_bytes(), "grown": grown})
+            # What this holds is freed before the next "ready" reports the memory of this process.
+            decoder.serve(parent.receive(), taken)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Decoder:
-    """The functions and limits with which requests are answered."""
+    """The functions and limits with which the parent's requests are answered."""
 
+    parent: Connection
     decode: Decode
     read_header: ReadHeader
     limits: ImageLimits
 
-    def answers(self, request: dict[str, Any], data: bytes, taken: int | None) -> Iterator[_Answer]:
-        """Yields the messages that answer a request; after a failure, the last one is its error.
+    def serve(self, request: Frame, taken: int | None) -> None:
+        """Answers a request; then, if it asks to hold its bytes, the next one, about the same.
 
         Args:
-            request: the fields of the parent's request.
-            data: the file's bytes, or its path.
-            taken: the address space of this process before the request, in bytes; None if unknown.
+            request: the parent's request.
+            taken: the address space of this process before it, in bytes; None if unknown.
         """
+        with request:
+            data = b"".join(request.take(length or 0).tobytes() for length in request.lengths)
+        if request.fields.get("second_look"):
+            before = memory_use.peak_address_space()
+            self._answer(request.fields, data, taken, _Replies(None, self.limits))
+            self.parent.send({"before": before, "peak": memory_use.peak_address_space()})
+            return
+        replies = _Replies(self.parent, self.limits)
+        if self._answer(request.fields, data, taken, replies) and request.fields.get("is_held"):
+            self._answer(self.parent.receive_fields(), data, taken, replies)
+
+    def _answer(
+        self, request: dict[str, Any], data: bytes, taken: int | None, replies: "_Replies"
+    ) -> bool:
+        """Answers a request; its last message is the error, if there is one.
+
+        Returns:
+            Whether there was none.
+        """
+        path = Path(request["path"]) if "path" in request else None
+        failure: dict[str, Any]
         try:
-            in_memory = request["request"] in _IN_MEMORY
-            path = None if in_memory else Path(os.fsdecode(data))
-            file_bytes = len(data) if path is None else path.stat().st_size
             with self.limits.of_image(
                 taken,
-                file_bytes,
+                len(data) if path is None else path.stat().st_size,
                 request.get("seconds", 0),
                 is_watched=bool(request.get("second_look")),
             ):
-                yield from self._results(request, data, path)
+                self._results(request, data, path, replies)
+                return True
         except CodecError as error:
-            fields = {"error": error.code, "message": error.message}
-            yield {**fields, "limit": self.limits.address_space}, []
+            failure = failure_of_image(error) | {"limit": self.limits.address_space}
         except ImageError as error:
-            yield {"error": error.code, "message": error.message}, []
+            failure = failure_of_image(error)
         except MemoryError as error:
             message = f"the picture does not fit into memory: {error}"
-            yield {"error": ErrorCode.OUT_OF_MEMORY, "message": message}, []
+            failure = {"error": ErrorCode.OUT_OF_MEMORY, "message": message}
+        except SharedMemoryError as error:
+            failure = _failure_of_files(error.error, in_memory=True)
         except OSError as error:
-            yield _failure_of_files(error, in_memory), []
+            failure = _failure_of_files(error, in_memory=path is None)
         except Exception as error:
-            yield _mistake(error), []
-
-    def look_again(self, request: dict[str, Any], data: bytes, taken: int | None) -> dict[str, Any]:
-        """Repeats a request and returns only the peak of address space, before it and after it."""
-        before = limits.peak_address_space()
-        for _ in self.answers(request, data, taken):
-            pass
-        return {"before": before, "peak": limits.peak_address_space()}
+            failure = failure_of_mistake(error)
+        replies.fail(failure)
+        return False
 
     def _results(
-        self, request: dict[str, Any], data: bytes, path: Path | None
-    ) -> Iterator[_Answer]:
+        self, request: dict[str, Any], data: bytes, path: Path | None, replies: "_Replies"
+    ) -> None:
         match request["request"]:
             case "header":
-                yield {"header": dataclasses.asdict(self.read_header(data))}, []
+                replies.send({"header": dataclasses.asdict(self.read_header(data))})
             case "decode":
                 decoded = self.decode(
                     data,
@@ -171,17 +156,17 @@ class _Decoder:
                     animated=Animated(request["animated"]),
                     before_pixels=self.limits.allow,
                 )
-                yield _image_answer(decoded)
+                replies.send(*_image_answer(decoded))
+            case "let_go":
+                pass
             case "file_header":
                 assert path is not None
-                yield {"header": dataclasses.asdict(read_file_header(path))}, []
+                replies.send({"header": dataclasses.asdict(read_file_header(path))})
             case _:
                 assert path is not None
-                for answer in self._picture_answers(request, path):
-                    yield answer
-                    self.limits.renew_seconds()
+                self._picture_results(request, path, replies)
 
-    def _picture_answers(self, request: dict[str, Any], path: Path) -> Iterator[_Answer]:
+    def _picture_results(self, request: dict[str, Any], path: Path, replies: "_Replies") -> None:
         with open_picture(
             path,
             max_pixels=request["max_pixels"],
@@ -189,48 +174,70 @@ class _Decoder:
             before_pixels=self.limits.allow,
         ) as reader:
             picture = reader.picture
-            described, buffers = _metadata_answer(picture.metadata)
+            described, buffers = metadata_message(picture.metadata)
             fields = described | dataclasses.asdict(
                 dataclasses.replace(picture, metadata=NO_METADATA)
             )
             del fields["metadata"]
             match request["request"]:
                 case "picture":
-                    yield fields, buffers
+                    replies.send(fields, buffers)
                 case "region":
                     region = reader.region(Box(*request["box"]))
-                    yield fields, [*buffers, _bytes_of(region)]
+                    replies.send(fields, [bytes_of(region), *buffers])
                 case "bands":
-                    yield fields, buffers
+                    replies.send(fields, buffers)
+                    self.limits.renew_seconds()
                     for rows in reader.bands(request["height"]):
-                        yield {"rows": len(rows)}, [_bytes_of(rows)]
+                        replies.send_rows(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Replies:
+    """Sends the messages that answer a request.
+
+    Attributes:
+        parent: gets them; None for a second look, which only measures.
+        limits: those of the image.
+    """
+
+    parent: Connection | None
+    limits: ImageLimits
+
+    def send(self, fields: dict[str, Any], buffers: Buffers = ()) -> None:
+        """Sends a message, within the limits of the image."""
+        if self.parent is not None:
+            self.limits.allow_reply(sum(len(buffer) for buffer in buffers if buffer is not None))
+            self.parent.send(fields, buffers)
+
+    def send_rows(self, rows: Pixels) -> None:
+        """Sends rows of a picture, and waits until the parent has taken them.
+
+        Otherwise this process could decode all rows into shared memory before any is used.
+        """
+        self.send({"rows": len(rows)}, [bytes_of(rows)])
+        if self.parent is not None:
+            self.parent.receive_fields()
+        self.limits.renew_seconds()
+
+    def fail(self, failure: dict[str, Any]) -> None:
+        """Sends the error that ends an answer."""
+        if self.parent is not None:
+            self.parent.send(failure)
 
 
 def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
     """Returns the answer for an OSError that no codec raised."""
     if error.errno in FULL_DISK:
         # Only the temporary folder is written to, so that folder is full.
-        return {"full_disk": error.errno, "message": error.strerror, "in": error.filename}
+        return failure_of_full_disk(error)
     if error.errno is None or in_memory:
-        return _mistake(error)
+        return failure_of_mistake(error)
     return {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}
 
 
-def _mistake(error: Exception) -> dict[str, Any]:
-    """Returns the answer for an exception of our own code, with a traceback for the log."""
-    return {
-        "error": ErrorCode.INTERNAL_ERROR,
-        "message": described_mistake(error),
-        "traceback": traceback_of(error),
-    }
-
-
-def _bytes_of(samples: Pixels) -> memoryview:
-    return np.ascontiguousarray(samples).data.cast("B")
-
-
 def _image_answer(decoded: DecodedImage) -> _Answer:
-    metadata, buffers = _metadata_answer(decoded.metadata)
+    metadata, buffers = metadata_message(decoded.metadata)
     fields = {
         **metadata,
         "header": dataclasses.asdict(decoded.header),
@@ -240,25 +247,3 @@ def _image_answer(decoded: DecodedImage) -> _Answer:
     }
     alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
     return fields, [decoded.color.data.cast("B"), alpha, *buffers]
-
-
-def _metadata_answer(metadata: Metadata) -> _Answer:
-    """Returns a message's fields and buffers for metadata; these buffers follow the pixels'."""
-    resolution = metadata.resolution
-    fields = {"resolution": None if resolution is None else dataclasses.astuple(resolution)}
-    return fields, [metadata.icc_profile, metadata.exif, metadata.xmp]
-
-
-def exit_with_parent(descriptor: int) -> None:
-    """Ends this process once the pipe has no writer, i.e. the parent is gone, even mid-image."""
-    poll = select.poll()
-    poll.register(descriptor, 0)
-    poll.poll()
-    os._exit(0)
-
-
-def usable_cores() -> int:
-    """Returns the number of CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

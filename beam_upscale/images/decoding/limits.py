@@ -12,12 +12,10 @@ either), address space is not limited. Privileges can be given up on Linux only.
 
 import contextlib
 import ctypes
-import os
 import resource
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from beam_upscale.images.values import ImageHeader
 
@@ -73,6 +71,7 @@ class ImageLimits:
 
     def __init__(self) -> None:
         self.address_space: int | None = None
+        self._written = _WRITTEN_BYTES
         self._hard = {kind: resource.getrlimit(kind)[1] for kind in _SOFT_LIMITS}
 
     @contextlib.contextmanager
@@ -95,7 +94,7 @@ class ImageLimits:
         self._seconds = seconds
         try:
             self._limit_address_space()
-            self._limit(resource.RLIMIT_FSIZE, _WRITTEN_BYTES)
+            self._limit_written(_WRITTEN_BYTES)
             self._limit(resource.RLIMIT_NOFILE, _FILES_OF_IMAGE)
             self.renew_seconds()
             yield
@@ -109,12 +108,21 @@ class ImageLimits:
         if self.address_space is not None:
             self.address_space += PIXEL_BYTES * pixels
             self._limit_address_space()
-        self._limit(resource.RLIMIT_FSIZE, _WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
+        self._limit_written(_WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
+
+    def allow_reply(self, size: int) -> None:
+        """Raises the limit of written bytes to those of a reply, whose memory counts as a file."""
+        if size > self._written:
+            self._limit_written(size)
 
     def renew_seconds(self) -> None:
         """Grants the image its CPU seconds again, after it has sent a part of its rows."""
         used = time.process_time()
         self._limit(resource.RLIMIT_CPU, int(used + CODEC_THREADS * self._seconds) + 1)
+
+    def _limit_written(self, size: int) -> None:
+        self._written = size
+        self._limit(resource.RLIMIT_FSIZE, size)
 
     def _limit_address_space(self) -> None:
         self._limit(resource.RLIMIT_AS, None if self._is_watched else self.address_space)
@@ -130,37 +138,9 @@ class NoLimits(ImageLimits):
 
     def __init__(self) -> None:
         self.address_space = None
+        self._written = 0
         self._seconds = 0.0
         self._is_watched = False
 
     def _limit(self, kind: int, soft: int | None) -> None:
         pass
-
-
-def address_space_of(pid: int | str = "self") -> int | None:
-    """Returns the bytes of address space that a process uses; None if the system does not tell."""
-    with contextlib.suppress(OSError):
-        return int(_statm(pid)[0]) * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def peak_address_space() -> int | None:
-    """Returns the most bytes of address space that this process ever used; None if unknown."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == "VmPeak":
-                return int(value.split()[0]) << 10
-    return None
-
-
-def resident_bytes() -> int:
-    """Returns the bytes of memory that this process holds, or their peak if only that is known."""
-    with contextlib.suppress(OSError):
-        return int(_statm("self")[1]) * os.sysconf("SC_PAGE_SIZE")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _statm(pid: int | str) -> list[str]:
-    return Path(f"/proc/{pid}/statm").read_text().split()

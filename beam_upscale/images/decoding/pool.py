@@ -1,33 +1,26 @@
-"""A pool of child processes that decode images: requests, a second try, and errors explained."""
+"""A pool of child processes that decode images, and the requests that they take."""
 
-import atexit
+import contextlib
 import dataclasses
 import functools
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.decoding import child_process
-from beam_upscale.images.decoding.child import usable_cores
-from beam_upscale.images.decoding.child_process import Child, ChildLostError, Exchange
-from beam_upscale.images.decoding.children import Children
+from beam_upscale.images.decoding import child_process, exchanges
+from beam_upscale.images.decoding.child_process import Child, Exchange
+from beam_upscale.images.decoding.opened import OpenedImage
 from beam_upscale.images.decoding.replies import (
-    CodecRefusalError,
     ConsumerError,
-    OverLimitError,
     Receive,
-    ReportedError,
     receive_bands,
     receive_header,
     receive_image,
     receive_picture,
     receive_region,
 )
+from beam_upscale.images.processes.child import usable_cores
+from beam_upscale.images.processes.pool import ProcessPool, SharedPool
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.values import DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
@@ -40,13 +33,8 @@ HEADER_TIMEOUT_SECONDS = 30.0
 T = TypeVar("T")
 
 
-class DecoderPool:
-    """Child processes that decode images; safe to use from any number of threads.
-
-    Children are started when first needed, one of them earlier by `start_early`, and reused. A call
-    waits while all of them are busy. If the system cannot start a further child, a call waits for
-    one that works. A forked process starts children of its own.
-    """
+class DecoderPool(ProcessPool[Child]):
+    """Child processes that decode images; safe to use from any number of threads."""
 
     def __init__(
         self,
@@ -63,20 +51,10 @@ class DecoderPool:
                 `HEADER_TIMEOUT_SECONDS` at most.
             command: the command that starts a child; None for `CHILD_COMMAND`.
         """
-        self.command = tuple(command or child_process.CHILD_COMMAND)
-        self._max_processes = max_processes
+        command = command or child_process.CHILD_COMMAND
+        super().__init__(exchanges.DECODER, Child, command, max_processes, timeout_seconds)
         self._timeout_seconds = timeout_seconds
         self._header_seconds = min(timeout_seconds, HEADER_TIMEOUT_SECONDS)
-        self._slots = threading.BoundedSemaphore(max_processes)
-        self.children = Children(self.command, timeout_seconds)
-        _pools.add(self)
-
-    def start_early(self) -> None:
-        """Starts a child, unless there is one; it becomes ready while its parent does other things.
-
-        A failure to start it is ignored: the first call that needs a child reports it.
-        """
-        self.children.start_early()
 
     def decode(
         self, data: bytes, *, max_pixels: int, animated: Animated = Animated.FIRST
@@ -90,6 +68,33 @@ class DecoderPool:
         """
         request = {"request": "decode", "max_pixels": max_pixels, "animated": animated}
         return self._ask(request, data, functools.partial(receive_image, max_pixels))
+
+    @contextlib.contextmanager
+    def opened(self, data: bytes, header: ImageHeader | None = None) -> Iterator[OpenedImage]:
+        """Passes a file to a child once, to read its header and then, if wanted, its pixels.
+
+        The child is this image's until its pixels are there or the context ends, so that a caller
+        only decides within it, and asks this pool for nothing else there.
+
+        Args:
+            data: a whole file.
+            header: the header of these bytes, if it has been read before; None reads it.
+
+        Raises:
+            ImageError, BrokenProcessError: as `read_header`.
+        """
+        with self._slots:
+            opened = OpenedImage(
+                self.children,
+                data,
+                header=header,
+                header_seconds=self._header_seconds,
+                seconds=self._timeout_seconds,
+            )
+            try:
+                yield opened
+            finally:
+                opened.close()
 
     def read_header(self, data: bytes) -> ImageHeader:
         """Reads an image's header in a child, as `inspection.read_header` does.
@@ -108,8 +113,8 @@ class DecoderPool:
             ImageError: as `read_header`; READ_ERROR.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
-        request = {"request": "file_header"}
-        return self._ask(request, _name(path), receive_header, self._header_seconds)
+        request = {"request": "file_header", "path": _name(path)}
+        return self._ask(request, None, receive_header, self._header_seconds)
 
     def read_picture(self, path: Path, *, max_pixels: int, animated: Animated) -> Picture:
         """Reads the description of a file's picture, without its pixels, in a child.
@@ -118,9 +123,13 @@ class DecoderPool:
             ImageError: as `decode`, for errors that show before pixels are read; READ_ERROR.
             BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
-        request = {"request": "picture", "max_pixels": max_pixels, "animated": animated}
-        receive = functools.partial(receive_picture, max_pixels)
-        return self._ask(request, _name(path), receive)
+        request = {
+            "request": "picture",
+            "path": _name(path),
+            "max_pixels": max_pixels,
+            "animated": animated,
+        }
+        return self._ask(request, None, functools.partial(receive_picture, max_pixels))
 
     def read_region(
         self, path: Path, box: Box, *, max_pixels: int, animated: Animated
@@ -133,12 +142,13 @@ class DecoderPool:
         """
         request = {
             "request": "region",
+            "path": _name(path),
             "box": dataclasses.astuple(box),
             "max_pixels": max_pixels,
             "animated": animated,
         }
         receive = functools.partial(receive_region, max_pixels, box)
-        return self._ask(request, _name(path), receive)
+        return self._ask(request, None, receive)
 
     def read_bands(
         self,
@@ -169,6 +179,7 @@ class DecoderPool:
         """
         request = {
             "request": "bands",
+            "path": _name(path),
             "height": height,
             "max_pixels": max_pixels,
             "animated": animated,
@@ -177,135 +188,31 @@ class DecoderPool:
             receive_bands, max_pixels, height, self._timeout_seconds, consume
         )
         try:
-            return self._ask(request, _name(path), receive)
+            return self._ask(request, None, receive)
         except ConsumerError as error:
             assert error.__cause__ is not None
             raise error.__cause__ from None
 
-    def close(self) -> None:
-        """Ends the idle children; busy ones end with their image. The pool takes no more images."""
-        self.children.close()
-
-    def leave_children_to_parent(self) -> None:
-        """Gives up, after a fork, the children that the parent uses; the fork starts its own."""
-        # Another thread may have held a slot at the fork.
-        self._slots = threading.BoundedSemaphore(self._max_processes)
-        self.children.leave_to_parent()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _ask(
         self,
         request: dict[str, Any],
-        data: bytes,
+        data: bytes | None,
         receive: Receive[T],
         seconds: float | None = None,
     ) -> T:
-        exchange = Exchange(request, data, seconds or self._timeout_seconds)
+        exchange = Exchange(request, seconds or self._timeout_seconds, data)
         with self._slots:
-            try:
-                return self._ask_twice(exchange, receive)
-            except CodecRefusalError as refusal:
-                raise self._explained(refusal, exchange) from refusal.__cause__
-
-    def _ask_twice(self, exchange: Exchange, receive: Receive[T]) -> T:
-        try:
-            child = self.children.take()
-            return self._ask_child(child, exchange, receive)
-        except ChildLostError:
-            # An earlier image may have damaged this child, so a fresh one decides.
-            fresh = self.children.take_fresh()
-        try:
-            return self._ask_child(fresh, exchange, receive)
-        except ChildLostError as lost:
-            raise ImageError(
-                ErrorCode.DECODER_CRASHED,
-                f"two decoder processes were lost on this input, the last one by {lost}; "
-                "the file is damaged or hostile, or memory ran out",
-            ) from lost
-
-    def _ask_child(
-        self,
-        child: Child,
-        exchange: Exchange,
-        receive: Receive[T],
-    ) -> T:
-        with self.children.working(child, exchange.seconds):
-            answer = child.ask(exchange, receive)
-            resident = child.wait_until_ready()
-        self.children.keep(child, resident)
-        if isinstance(answer, ReportedError):
-            raise answer
-        return answer
-
-    def _explained(self, refusal: CodecRefusalError, exchange: Exchange) -> ImageError:
-        """Returns the error of a refused file: OUT_OF_MEMORY if it asks for too much memory."""
-        if self._takes_more(exchange, refusal.limit):
-            return ImageError(
-                ErrorCode.OUT_OF_MEMORY,
-                "its decoder asks for more memory than a picture of its size takes (its process "
-                f"may have {refusal.limit >> 20:,} MiB of address space); the file is damaged or "
-                "hostile",
-            )
-        return ImageError(refusal.code, refusal.message)
-
-    def _takes_more(self, exchange: Exchange, limit: int) -> bool:
-        """Tells whether a child takes more than `limit` bytes of address space if it may."""
-        child = self.children.take()
-        for _ in range(2):
-            try:
-                with self.children.working(child, exchange.seconds):
-                    before, peak = child.look_again(exchange, limit)
-                    resident = child.wait_until_ready()
-            except OverLimitError:
-                return True
-            except (ChildLostError, ImageError):
-                return False
-            if peak > max(limit, before) or before <= limit:
-                self.children.keep(child, resident)
-                return peak > limit
-            # It had taken more for an earlier image, so only a fresh child can tell.
-            child.close()
-            child = self.children.take_fresh()
-        child.close()
-        return False
+            return exchanges.ask(self.children, exchange, receive)
 
 
-def _name(path: Path) -> bytes:
+def _name(path: Path) -> str:
     """Returns a file's absolute name, for a child, which works in another folder."""
-    return os.fsencode(path.absolute())
+    return str(path.absolute())
 
 
-_pools: weakref.WeakSet[DecoderPool] = weakref.WeakSet()
-_shared: DecoderPool | None = None
-_shared_lock = threading.Lock()
+_SHARED = SharedPool(lambda: DecoderPool(usable_cores()), lambda: child_process.CHILD_COMMAND)
 
 
 def shared_pool() -> DecoderPool:
     """Returns the process's own pool, with as many children as there are cores to run on."""
-    global _shared
-    with _shared_lock:
-        if _shared is None or _shared.command != child_process.CHILD_COMMAND:
-            _shared = DecoderPool(usable_cores())
-            atexit.register(_shared.close)
-        return _shared
-
-
-def _leave_children_to_parent() -> None:
-    global _shared, _shared_lock
-    _shared_lock = threading.Lock()
-    _shared = None
-    for pool in list(_pools):
-        pool.leave_children_to_parent()
-
-
-os.register_at_fork(after_in_child=_leave_children_to_parent)
+    return _SHARED.get()

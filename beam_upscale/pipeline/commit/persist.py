@@ -22,7 +22,11 @@ from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode
-from beam_upscale.pipeline.one_image.states import INTERMEDIATE_FORMAT, UpscaledImage
+from beam_upscale.pipeline.one_image.states import (
+    INTERMEDIATE_FORMAT,
+    ResultDraft,
+    UpscaledImage,
+)
 from beam_upscale.pipeline.run_state.arrivals import (
     ListedArrivals,
     ShardUpdate,
@@ -33,6 +37,7 @@ from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_liste
 from beam_upscale.pipeline.run_state.progress import progress_file, progress_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
 from beam_upscale.pipeline.run_state.stop import stop_after_error, stop_after_failures
+from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 
@@ -44,16 +49,16 @@ def output_uri(source: SourceImage, row: Row, layout: Layout, shard: int) -> str
     """Returns the path that a result's image will have, relative to the dataset's root."""
     if layout.is_packed:
         return layout.data_path(shard)
-    return f"{IMAGES}/{_file_name(source, row)}"
+    return _image_path(source, image_extension(row))
 
 
-def _file_name(source: SourceImage, row: Row) -> str:
+def _image_path(source: SourceImage, extension: str) -> str:
     name = safe_name(source.output_name or source.name or source.input_id)
     entry = state_of(source).listed
     if entry is None or entry.source.output_name != source.output_name:
         # No listing has compared this name with the names of other results.
         name = f"{name}-{mark(source.input_id)}"
-    return name + image_extension(row)
+    return f"{IMAGES}/{name}{extension}"
 
 
 def _intermediate_uri(source: SourceImage, stage: int) -> str:
@@ -157,9 +162,9 @@ def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
     return root == dataset.root or Output(dataset.root).is_same(root)
 
 
-def final_uri(source: SourceImage, row: Row, dataset: DatasetFolder) -> str:
+def final_uri(draft: ResultDraft, output_format: OutputFormat, dataset: DatasetFolder) -> str:
     """Returns the URI of a result's image in the layout of files."""
-    return dataset.resolve(output_uri(source, row, Layout.FILES, shard_of(source)))
+    return dataset.resolve(_image_path(draft.source, output_format.extension))
 
 
 class Persist(beam.DoFn):

@@ -1,6 +1,5 @@
 """Assembles a large image from its tiles' results, row by row."""
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
@@ -10,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ImageError
 from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing.streaming import Shape, encode_rows
@@ -18,13 +17,13 @@ from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.large_images.states import CutImage, TileResult
 from beam_upscale.pipeline.large_images.tile_files import TileFile
 from beam_upscale.pipeline.large_images.tile_folder import TileFolder
-from beam_upscale.pipeline.one_image.rows import plan_notes, with_output
-from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
+from beam_upscale.pipeline.one_image.rows import output_columns, plan_notes
+from beam_upscale.pipeline.one_image.states import ImageInFlight, ResultDraft, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.plan import Plan
-from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.planning.plan_options import OutputFormat
 
-ImageUri: TypeAlias = Callable[[SourceImage, Row, DatasetFolder], str]
+ImageUri: TypeAlias = Callable[[ResultDraft, OutputFormat, DatasetFolder], str]
 """A function that returns the URI of a result's image, below the root of the folder given."""
 
 # Rows of the result that are assembled at a time.
@@ -54,26 +53,26 @@ def assemble(
     Raises:
         OSError: the image cannot be written.
     """
-    draft, row = cut_image.draft, cut_image.draft.row
-    assert row.input_width is not None and row.input_height is not None
+    draft, header = cut_image.draft, cut_image.draft.header
+    assert header is not None
     # The number of frames was checked when the image was cut; it does not matter here.
-    plan = settings.rules.plan(row.input_width, row.input_height, frames=1)
+    plan = settings.rules.plan(header.width, header.height, frames=1)
     stage_plan = plan.stages[0]
     by_index = {result.index: result.inference for result in results}
     inferences = [by_index.get(index) for index in range(len(stage_plan.tiles))]
     stops = [each.stop for each in inferences if each is not None and each.stop is not None]
-    image = ImageInFlight(draft, plan, cut_image.metadata).noted(plan_notes(stage_plan))
+    notes = *cut_image.notes, *plan_notes(stage_plan)
+    image = ImageInFlight(draft, plan, cut_image.metadata, notes)
     whole = _together([each for each in inferences if each is not None])
     if whole.error is not None:
-        return image.with_inference(whole).failed(whole.error)
+        return image.failed(whole.error, whole)
     if stops or None in inferences:
         stop = stops[0] if stops else None
         return UpscaledImage(draft.source, None, stop=stop)
-    image = image.with_inference(whole)
     try:
-        return _assembled(cut_image, image, settings, scratch, uri_of)
+        return _assembled(cut_image, image, whole, settings, scratch, uri_of)
     except ImageError as error:
-        return image.failed(error)
+        return image.failed(error, whole)
 
 
 def _together(inferences: Sequence[Inference]) -> Inference:
@@ -94,11 +93,12 @@ def _together(inferences: Sequence[Inference]) -> Inference:
 def _assembled(
     cut_image: CutImage,
     image: ImageInFlight,
+    inference: Inference,
     settings: PinnedSettings,
     scratch: DatasetFolder,
     uri_of: ImageUri,
 ) -> UpscaledImage:
-    draft, plan, shape = image.draft, image.plan, cut_image.shape
+    plan, shape = image.plan, cut_image.shape
     rows = _rows(plan.stages[0], shape, TileFolder.of(scratch, cut_image.key))
     with tempfile.TemporaryDirectory(prefix="beam-upscale-") as folder:
         path = Path(folder) / "result"
@@ -109,13 +109,18 @@ def _assembled(
             metadata=image.metadata,
             options=settings.encode,
         )
-        row = with_output(draft.row, plan, settings, notes)
-        uri = uri_of(draft.source, row, scratch)
+        uri = uri_of(image.draft, settings.encode.format, scratch)
         with path.open("rb") as file:
             size, digest = scratch.copy(file, uri)
-    row = dataclasses.replace(row, output_bytes=size, output_sha256=digest)
-    record = dataclasses.replace(draft, row=row).record
-    return UpscaledImage(draft.source, record, file=uri)
+    record = image.record(
+        Status.UPSCALED,
+        inference,
+        notes,
+        **output_columns(plan, settings),
+        output_bytes=size,
+        output_sha256=digest,
+    )
+    return UpscaledImage(image.source, record, file=uri)
 
 
 def _rows(stage_plan: Plan, shape: Shape, folder: TileFolder) -> Iterator[Pixels]:

@@ -80,8 +80,6 @@ def cut(
         return draft.failed(error)
     except BrokenProcessError as stop:
         return draft.postponed(stop)
-    row = dataclasses.replace(draft.row, notes=picture.notes)
-    draft = dataclasses.replace(draft, row=row)
     shape = Shape(
         stage_plan.output_width,
         stage_plan.output_height,
@@ -104,23 +102,23 @@ def cut(
             channels=picture.channels,
             has_alpha=picture.has_alpha,
             version=large.version,
-            sha256=large.draft.row.source_sha256,
+            sha256=draft.source_sha256,
             booking=draft.booking,
         )
         for index, (place, box) in enumerate(zip(stage_plan.tiles, boxes, strict=True))
     ]
-    return CutImage(draft, picture.metadata, key, shape), tiles
+    return CutImage(draft, picture.metadata, key, shape, picture.notes), tiles
 
 
 def _key(
     large: LargeImage, stage_plan: Plan, settings: PinnedSettings, scratch: DatasetFolder
 ) -> str:
-    row, stage = large.draft.row, settings.stages[0]
+    draft, stage = large.draft, settings.stages[0]
     boxes = [
         (*dataclasses.astuple(place.core), *dataclasses.astuple(place.extended))
         for place in stage_plan.tiles
     ]
-    values = [row.input_id, row.source_sha256, boxes]
+    values = [draft.source.input_id, draft.source_sha256, boxes]
     # Earlier versions left the engine out: all images of an output have one.
     earlier = _hash_of(values)
     if any(True for _ in files.list_below(TileFolder.of(scratch, earlier).root)):
@@ -153,7 +151,7 @@ def _cut(
     }
     folder = TileFolder.of(scratch, key)
     folder.forget_failures(scratch)
-    sha256 = large.draft.row.source_sha256
+    sha256 = large.draft.source_sha256
     with source.on_disk(sha256) as held:
         check_version(source, large.version, sha256)
         picture = decoders.read_picture(held.path, **guards)

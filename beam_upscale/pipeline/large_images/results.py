@@ -16,14 +16,13 @@ from collections.abc import Iterator
 import apache_beam as beam
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage
 from beam_upscale.pipeline.run_state.stop import stop_after_error
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.settings_json import settings_to_json
-from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris
 
@@ -46,9 +45,12 @@ class ScratchResults:
         text = json.dumps(settings_to_json(settings), sort_keys=True, default=str)
         return cls(scratch, hashlib.sha256(text.encode()).hexdigest())
 
-    def uri_of(self, _: SourceImage, row: Row, scratch: DatasetFolder) -> str:
-        """Returns the URI at which a result's image waits; the row has the id and the hash."""
-        text = json.dumps([row.input_id, row.source_sha256, self.settings_sha256])
+    def uri_of(self, draft: ResultDraft, _: OutputFormat, scratch: DatasetFolder) -> str:
+        """Returns the URI at which the image of a result will wait."""
+        return self._uri(draft.source.input_id, draft.source_sha256, scratch)
+
+    def _uri(self, input_id: str, source_sha256: str | None, scratch: DatasetFolder) -> str:
+        text = json.dumps([input_id, source_sha256, self.settings_sha256])
         key = hashlib.sha256(text.encode()).hexdigest()
         return uris.join(scratch.staging, "results", key[:2], key)
 
@@ -61,7 +63,8 @@ class ScratchResults:
         if upscaled.data is None:
             return upscaled
         assert upscaled.record is not None
-        uri = self.uri_of(upscaled.source, upscaled.record.row, self.scratch)
+        row = upscaled.record.row
+        uri = self._uri(row.input_id, row.source_sha256, self.scratch)
         self.scratch.write(uri, upscaled.data)
         self.scratch.write(_record_uri(uri), upscaled.record.to_json())
         return dataclasses.replace(upscaled, data=None, file=uri)
@@ -70,16 +73,17 @@ class ScratchResults:
         """Finds the result that `persist` left of an input; None if there is none.
 
         Args:
-            draft: the result so far, with the hash of the input's bytes.
+            draft: what is known of the input, with the hash of its bytes.
         """
-        uri = self.uri_of(draft.source, draft.row, self.scratch)
+        source = draft.source
+        uri = self._uri(source.input_id, draft.source_sha256, self.scratch)
         if not files.exists(_record_uri(uri)):
             return None
         found = record_from_json(files.read(_record_uri(uri)))
         # The input's columns and its URI may have changed since, but nothing that the image
         # depends on.
-        row = dataclasses.replace(found.row, source_uri=draft.row.source_uri, input=draft.row.input)
-        return UpscaledImage(draft.source, Record(row, found.telemetry), file=uri, is_taken_up=True)
+        row = dataclasses.replace(found.row, source_uri=source.source_uri, input=source.columns)
+        return UpscaledImage(source, Record(row, found.telemetry), file=uri, is_taken_up=True)
 
 
 def _record_uri(image_uri: str) -> str:

@@ -19,16 +19,18 @@ class CutImage:
     """A large image whose tiles can be read.
 
     Attributes:
-        draft: its result so far.
+        draft: what is known of it.
         metadata: the metadata of the input, for the output.
         key: the name of its folder below `giants/`.
         shape: the shape of the result.
+        notes: notes on how it was decoded.
     """
 
     draft: ResultDraft
     metadata: Metadata
     key: str
     shape: Shape
+    notes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)

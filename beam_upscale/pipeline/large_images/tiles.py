@@ -76,11 +76,9 @@ def read_tile(
     has_alpha_tile = alpha is not None and settings.rules.backend is Backend.LOCAL
     extended = _part(color, tile, tile.place.extended)
     tiles = [Tile(extended, core)]
-    context = TileContext(tile)
     if alpha is not None and has_alpha_tile:
         tiles.append(Tile(_part(alpha, tile, tile.place.extended), core))
-    elif alpha is not None:
-        context = dataclasses.replace(context, alpha=alpha)
+    context = TileContext(tile, alpha=None if has_alpha_tile else alpha)
     scale = settings.stages[0].engine.scale
     identity = tile.source.input_id, 0
     return TiledImage(

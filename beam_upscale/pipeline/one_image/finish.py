@@ -1,27 +1,31 @@
 """Turns an engine's results into the next engine's tiles, or into the encoded image and row."""
 
 import dataclasses
-import hashlib
 from typing import Any
 
+from beam_upscale.dataset.manifest.row import Status
+from beam_upscale.errors import BrokenProcessError
+from beam_upscale.images.encoding.pool import EncoderPool
+from beam_upscale.images.encoding.unencoded import EncodedFile, UnencodedImage
 from beam_upscale.images.values import Pixels
-from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.images.writing.encoding import Encoded
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
-from beam_upscale.pipeline.one_image.rows import stage_details, with_output
+from beam_upscale.pipeline.one_image.rows import output_columns, stage_details
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ImageInFlight,
     UpscaledImage,
 )
-from beam_upscale.pipeline.one_image.tiles import stitched, tiled_image
+from beam_upscale.pipeline.one_image.tiles import stitched, tiled_image, unresized
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
 
 def advance(
-    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+    context: UpscaledImage | ImageInFlight,
+    inference: Inference,
+    settings: PinnedSettings,
+    encoders: EncoderPool,
 ) -> UpscaledImage | TiledImage:
     """Turns the results of one engine of a chain into the tiles of the next.
 
@@ -29,21 +33,27 @@ def advance(
         context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
+        encoders: encode the result of this engine, if it is kept.
 
     Returns:
-        The image with the tiles for the next engine; a result if the network failed.
+        The image with the tiles for the next engine; a result if the network failed,
+        or if the process is broken.
     """
-    image = _with_outcome(context, inference)
-    if isinstance(image, UpscaledImage):
-        return image
+    if isinstance(context, UpscaledImage):
+        return context
+    if (ended := _without_pixels(context, inference)) is not None:
+        return ended
     try:
-        return _with_next_tiles(image, inference, settings)
+        return _with_next_tiles(context, inference, settings, encoders)
     except Exception as error:
-        return image.failed(as_image_error(error))
+        return _ended(context, inference, error)
 
 
 def finish(
-    context: UpscaledImage | ImageInFlight, inference: Inference, settings: PinnedSettings
+    context: UpscaledImage | ImageInFlight,
+    inference: Inference,
+    settings: PinnedSettings,
+    encoders: EncoderPool,
 ) -> UpscaledImage:
     """Turns the results of the last engine into an encoded image and its row.
 
@@ -51,67 +61,81 @@ def finish(
         context: the context of the image's tiles; a result passes through.
         inference: the network's results for its tiles, whose cores are taken out.
         settings: the settings of the run.
+        encoders: encode the result.
 
     Returns:
-        The result; a failed one if the network or the encoder failed.
+        The result; a failed one if the network or the encoder failed, a postponed one if the
+        process is broken.
     """
-    image = _with_outcome(context, inference)
-    if isinstance(image, UpscaledImage):
-        return image
-    try:
-        return _encoded(image, inference, settings)
-    except Exception as error:
-        return image.failed(as_image_error(error))
-
-
-def _with_outcome(
-    context: UpscaledImage | ImageInFlight, inference: Inference
-) -> UpscaledImage | ImageInFlight:
-    """Adds a network's outcome to an image; returns its result if there are no pixels."""
     if isinstance(context, UpscaledImage):
         return context
-    image = context.with_inference(inference)
+    if (ended := _without_pixels(context, inference)) is not None:
+        return ended
+    try:
+        return _encoded(context, inference, settings, encoders)
+    except Exception as error:
+        return _ended(context, inference, error)
+
+
+def _without_pixels(image: ImageInFlight, inference: Inference) -> UpscaledImage | None:
+    """Returns the result of an image if the network gave no pixels; else None."""
     if inference.stop is not None:
         return image.draft.postponed(inference.stop)
-    return image if inference.error is None else image.failed(inference.error)
+    return None if inference.error is None else image.failed(inference.error, inference)
+
+
+def _ended(image: ImageInFlight, inference: Inference, error: Exception) -> UpscaledImage:
+    """Returns the result of an image that failed after its network; see `ResultDraft.ended`."""
+    if isinstance(error, BrokenProcessError):
+        return image.draft.postponed(error)
+    return image.failed(as_image_error(error), inference)
 
 
 def _with_next_tiles(
-    image: ImageInFlight, inference: Inference, settings: PinnedSettings
+    image: ImageInFlight, inference: Inference, settings: PinnedSettings, encoders: EncoderPool
 ) -> TiledImage:
     color, alpha = stitched(image, inference)
     details, intermediates = stage_details(image, settings, inference), image.intermediates
     if settings.keep_intermediates:
         options = EncodeOptions(INTERMEDIATE_FORMAT, metadata=settings.encode.metadata)
-        kept = _encode(image, color, alpha, options).data
-        details, intermediates = details | _stored(kept), (*intermediates, kept)
-    following = dataclasses.replace(image, done=(*image.done, details), intermediates=intermediates)
+        kept = encoders.encode(lambda: _unencoded(image, color, alpha, options))
+        details, intermediates = details | _stored(kept), (*intermediates, kept.data)
+    following = dataclasses.replace(
+        image,
+        notes=image.noted(inference.notes),
+        done=(*image.done, details),
+        inferences=(*image.inferences, inference),
+        intermediates=intermediates,
+    )
     return tiled_image(following, color, alpha, settings)
 
 
-def _encoded(image: ImageInFlight, inference: Inference, settings: PinnedSettings) -> UpscaledImage:
-    encoded = _encode(image, *stitched(image, inference), settings.encode)
+def _encoded(
+    image: ImageInFlight, inference: Inference, settings: PinnedSettings, encoders: EncoderPool
+) -> UpscaledImage:
+    encoded = encoders.encode(
+        lambda: _unencoded(image, *unresized(image, inference), settings.encode)
+    )
     is_chain = len(settings.stages) > 1
-    row = dataclasses.replace(
-        with_output(image.draft.row, image.plan, settings, encoded.notes),
-        **_stored(encoded.data),
+    record = image.record(
+        Status.UPSCALED,
+        inference,
+        encoded.notes,
+        **output_columns(image.plan, settings),
+        **_stored(encoded),
         stages=(*image.done, stage_details(image, settings, inference)) if is_chain else (),
     )
-    draft = dataclasses.replace(image.draft, row=row)
-    return UpscaledImage(draft.source, draft.record, encoded.data, image.intermediates)
+    return UpscaledImage(image.source, record, encoded.data, image.intermediates)
 
 
-def _encode(
+def _unencoded(
     image: ImageInFlight, color: Pixels, alpha: Pixels | None, options: EncodeOptions
-) -> Encoded:
-    return encoding.encode(
-        color,
-        None if alpha is None else alpha[:, :, 0],
-        metadata=image.metadata,
-        options=options,
-    )
+) -> UnencodedImage:
+    stage_plan = image.stage_plan
+    size = stage_plan.output_width, stage_plan.output_height
+    return UnencodedImage(color, alpha, *size, image.metadata, options)
 
 
-def _stored(data: bytes) -> dict[str, Any]:
+def _stored(file: EncodedFile) -> dict[str, Any]:
     """Returns the columns of a row, or of a stage in it, that identify an encoded image."""
-    return {"output_bytes": len(data), "output_sha256": hashlib.sha256(data).hexdigest()}
+    return {"output_bytes": len(file.data), "output_sha256": file.sha256}

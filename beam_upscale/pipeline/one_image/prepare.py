@@ -8,12 +8,15 @@ a row. RunInference runs between them; a result passes through it.
 import dataclasses
 import hashlib
 import re
+import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from beam_upscale.dataset.book_entries import work_of
-from beam_upscale.dataset.manifest.row import Row, Status, fitted
+from beam_upscale.dataset.books import RunBooks
+from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import resampling
 from beam_upscale.images.decoding.pool import DecoderPool
@@ -21,21 +24,21 @@ from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.one_image.file_version import file_version
 from beam_upscale.pipeline.one_image.header import read_large_header
-from beam_upscale.pipeline.one_image.rows import described
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
     LargeImage,
     ResultDraft,
     UpscaledImage,
-    begun_telemetry,
 )
 from beam_upscale.pipeline.one_image.tiles import tiled_image
 from beam_upscale.pipeline.run_state.booking import ImageBooking, Limit
 from beam_upscale.pipeline.run_state.input_state import (
     Allowance,
+    InputState,
     is_as_listed,
     state_of,
     with_state,
+    without_data,
 )
 from beam_upscale.pipeline.run_state.resume import RequestedParameters, has_same_parameters
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -53,6 +56,7 @@ def prepare(
     settings: PinnedSettings,
     decoders: DecoderPool,
     find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
+    books: RunBooks | None = None,
     header: ImageHeader | None = None,
 ) -> UpscaledImage | TiledImage | LargeImage:
     """Turns an input into the tiles of its plan.
@@ -62,7 +66,8 @@ def prepare(
         settings: the settings of the run.
         decoders: the processes that decode its bytes.
         find_done: finds the result that an interrupted pipeline has left of an input; it gets the
-            result so far, with the hash of the input's bytes. None looks for none.
+            draft, with the hash of the input's bytes. None looks for none.
+        books: the books of an input that has none; None keeps none for it.
         header: the header of its bytes, if it has been read before; None reads it.
 
     Returns:
@@ -70,24 +75,20 @@ def prepare(
         before, is postponed, skipped or refused, or cannot be read, or if no decoder can be
         started. A `LargeImage` without pixels, if the settings spread an image of this size.
     """
-    state = state_of(source)
-    if source.data is not None:
-        digest = hashlib.sha256(source.data).hexdigest()
-        source = with_state(source, dataclasses.replace(state, data_sha256=digest))
-    draft = _begun(source, settings)
+    state = _state(source, books)
+    draft = ResultDraft(without_data(source, state), settings.shared_columns, time.time())
     try:
         if state.earlier is not None:
-            if _still_stands(source, state.earlier.record.row, settings):
+            if _still_stands(draft.source, state.earlier.record.row, settings):
                 return UpscaledImage(draft.source, state.earlier.record)
-            draft = draft.without_earlier()
+            draft.source = with_state(draft.source, dataclasses.replace(state, earlier=None))
         if state.is_postponed:
             return UpscaledImage(draft.source, None)
-        draft = _with_parameters(draft, settings)
+        _add_parameters(draft, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
             return _large_image(draft, *large, settings)
         data = source.read(settings.rules.options.max_input_bytes)
-        digest = state_of(source).data_sha256 or hashlib.sha256(data).hexdigest()
-        draft = _with_content(draft, digest, settings)
+        _add_content(draft, state.data_sha256 or hashlib.sha256(data).hexdigest(), settings)
         if find_done is not None and (done := find_done(draft)) is not None:
             return done
         return _decode(data, header, draft, settings, decoders)
@@ -95,17 +96,15 @@ def prepare(
         return draft.ended(error)
 
 
-def _begun(source: SourceImage, settings: PinnedSettings) -> ResultDraft:
-    """Returns the draft of a result before anything is known of the image."""
-    row = Row(
-        input_id=source.input_id,
-        source_uri=source.source_uri,
-        status=Status.UPSCALED,
-        backend=str(settings.rules.backend),
-        input=source.columns,
-        **described(settings.stages[-1], settings),
-    )
-    return ResultDraft(dataclasses.replace(source, data=None), row, begun_telemetry())
+def _state(source: SourceImage, books: RunBooks | None) -> InputState:
+    """Returns an input's state, with the hash of the bytes that it holds, and with books."""
+    state = state_of(source)
+    changes: dict[str, Any] = {}
+    if source.data is not None:
+        changes["data_sha256"] = hashlib.sha256(source.data).hexdigest()
+    if state.books is None and books is not None:
+        changes["books"] = books
+    return dataclasses.replace(state, **changes) if changes else state
 
 
 def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -> bool:
@@ -125,18 +124,17 @@ def _still_stands(source: SourceImage, earlier: Row, settings: PinnedSettings) -
     return not _is_ruled_otherwise(earlier, settings)
 
 
-def _with_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> ResultDraft:
+def _add_content(draft: ResultDraft, sha256: str, settings: PinnedSettings) -> None:
     """Adds the SHA-256 of the input's bytes, and the booking that depends on it."""
-    draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, source_sha256=sha256))
+    draft.source_sha256 = sha256
     state = state_of(draft.source)
     if state.books is None or settings.rules.backend is not Backend.GRPC:
-        return draft
+        return
     work, limit, allowance = work_of(sha256, draft.parameters), None, state.allowance
     if allowance is not None:
         is_prepaid = allowance.prepaid is not None and allowance.prepaid.work == work
         limit = Limit(is_prepaid, allowance.spare_calls)
-    booking = ImageBooking(state.books, draft.source.input_id, work, limit)
-    return dataclasses.replace(draft, booking=booking)
+    draft.booking = ImageBooking(state.books, draft.source.input_id, work, limit)
 
 
 def _is_ruled_otherwise(row: Row, settings: PinnedSettings) -> bool:
@@ -157,14 +155,10 @@ def _numbers(message: str) -> list[str]:
     return re.findall(r"\d+(?:,\d+)*", message)
 
 
-def _with_parameters(draft: ResultDraft, settings: PinnedSettings) -> ResultDraft:
+def _add_parameters(draft: ResultDraft, settings: PinnedSettings) -> None:
     rules = settings.rules
-    if not rules.is_guided:
-        return draft
-    parameters = draft.source.parameters(rules.parameters, rules.prompt_column)
-    columns = dataclasses.asdict(parameters)
-    row = dataclasses.replace(draft.row, **{**columns, "seed": parameters.seed or None})
-    return dataclasses.replace(draft, row=row, parameters=parameters)
+    if rules.is_guided:
+        draft.parameters = draft.source.parameters(rules.parameters, rules.prompt_column)
 
 
 def _decode(
@@ -179,18 +173,14 @@ def _decode(
         # Check only now: a later run checks by the parameters and the hash whether the row is still
         # valid.
         settings.rules.check(draft.parameters)
-    header = header or decoders.read_header(data)
-    plan = settings.rules.plan(header.width, header.height, frames=header.frames)
-    draft = _with_header(draft, header)
-    if (refusal := _refusal(draft, plan)) is not None:
-        return refusal
-    max_pixels = options.max_input_pixels or header.width * header.height
-    try:
-        decoded = decoders.decode(data, max_pixels=max_pixels, animated=options.animated)
-        return _decoded(draft, decoded, plan, settings)
-    except Exception as error:
-        # Handle it here, so that the row has the header's values.
-        return draft.ended(error)
+    with decoders.opened(data, header) as opened:
+        draft.header = header = opened.header
+        plan = settings.rules.plan(header.width, header.height, frames=header.frames)
+        if (refusal := _refusal(draft, plan)) is not None:
+            return refusal
+        max_pixels = options.max_input_pixels or header.width * header.height
+        decoded = opened.decode(max_pixels=max_pixels, animated=options.animated)
+    return _decoded(draft, decoded, plan, settings)
 
 
 def _refusal(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage | None:
@@ -230,23 +220,12 @@ def _large_image(
 ) -> UpscaledImage | LargeImage:
     source = draft.source
     version = file_version(source)
-    draft = _with_content(draft, sha256 or source.sha256(), settings)
+    _add_content(draft, sha256 or source.sha256(), settings)
+    draft.header = header
     plan = settings.rules.plan(header.width, header.height, frames=header.frames)
-    draft = _with_header(draft, header)
     if (refusal := _refusal(draft, plan)) is not None:
         return refusal
     return LargeImage(draft, header, version)
-
-
-def _with_header(draft: ResultDraft, header: ImageHeader) -> ResultDraft:
-    row = dataclasses.replace(
-        draft.row,
-        input_width=header.width,
-        input_height=header.height,
-        input_format=header.format,
-        input_mode=header.mode,
-    )
-    return dataclasses.replace(draft, row=fitted(row))
 
 
 def _decoded(
@@ -260,23 +239,16 @@ def _decoded(
     if alpha is not None:
         color = resampling.fill_transparent(color, alpha)
         alpha = alpha[:, :, np.newaxis]
-    image = ImageInFlight(draft.noted(*decoded.notes), plan, decoded.metadata)
+    image = ImageInFlight(draft, plan, decoded.metadata, decoded.notes)
     return tiled_image(image, color, alpha, settings)
 
 
 def _not_upscaled(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
     if plan.error_code is not None:
         return draft.failed(ImageError(plan.error_code, plan.message))
-    draft = draft.noted(plan.message)
-    row = dataclasses.replace(draft.row, status=Status.SKIPPED)
-    return dataclasses.replace(draft, row=row).result()
+    return draft.result(Status.SKIPPED, (plan.message,))
 
 
 def _over_budget(draft: ResultDraft, plan: ChainPlan) -> UpscaledImage:
-    row = dataclasses.replace(
-        draft.row,
-        status=Status.OVER_BUDGET,
-        error_code=str(ErrorCode.OVER_BUDGET),
-        error_message=f"{plan.credits} credits would exceed --max-credits",
-    )
-    return dataclasses.replace(draft, row=row).result()
+    message = f"{plan.credits} credits would exceed --max-credits"
+    return draft.failed(ImageError(ErrorCode.OVER_BUDGET, message))

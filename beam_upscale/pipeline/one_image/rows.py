@@ -1,45 +1,24 @@
-"""Fills the columns of an image's row that follow from its plan and the pinned engines."""
+"""The columns and notes of an image's row that follow from its plan and the pinned engines."""
 
-import dataclasses
 from typing import Any
 
-from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.states import ImageInFlight
-from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
+from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.plan import Action, Plan
 
 
-def described(stage: Stage, settings: PinnedSettings) -> dict[str, Any]:
-    """Returns the columns of a row, or of a stage in it, that describe engine and network."""
-    halo = settings.rules.options.halo
+def output_columns(plan: ChainPlan, settings: PinnedSettings) -> dict[str, Any]:
+    """Returns the columns of an image that was upscaled as planned, without those of its file."""
     return {
-        "engine": stage.engine.name,
-        **stage.pinned.description(),
-        "halo": stage.engine.halo if halo is None else halo,
+        "output_width": plan.output_width,
+        "output_height": plan.output_height,
+        "output_format": str(settings.encode.format),
+        "calls": plan.calls,
+        "credits": plan.credits,
+        "usd": plan.usd,
     }
-
-
-def with_output(row: Row, plan: ChainPlan, settings: PinnedSettings, notes: tuple[str, ...]) -> Row:
-    """Returns the row of an image that was upscaled as planned, without its file's columns.
-
-    Args:
-        row: as far as it is known.
-        plan: its plan.
-        settings: the settings of the run.
-        notes: on how it was encoded.
-    """
-    return dataclasses.replace(
-        row,
-        notes=(*row.notes, *notes),
-        output_width=plan.output_width,
-        output_height=plan.output_height,
-        output_format=str(settings.encode.format),
-        calls=plan.calls,
-        credits=plan.credits,
-        usd=plan.usd,
-    )
 
 
 def stage_details(
@@ -48,8 +27,8 @@ def stage_details(
     """Returns the manifest's columns for one stage of a chain."""
     stage, stage_plan = settings.stages[image.stage], image.stage_plan
     return {
-        **described(stage, settings),
-        "seed": image.draft.row.seed if stage.engine.is_guided else None,
+        **settings.descriptions[image.stage],
+        "seed": image.seed if stage.engine.is_guided else None,
         "input_width": stage_plan.input_width,
         "input_height": stage_plan.input_height,
         "output_width": stage_plan.output_width,

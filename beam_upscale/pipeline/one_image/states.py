@@ -1,20 +1,22 @@
 """The values that pass between the steps of one image."""
 
 import dataclasses
+import functools
 import os
 import socket
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from itertools import chain
 from typing import Any
 
-from beam_upscale.dataset.manifest.row import Row, status_of
+from beam_upscale.dataset.manifest.row import Row, Status, fitted_numbers, status_of
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import BrokenProcessError, ImageError, SettingsError
 from beam_upscale.images.values import ImageHeader, Metadata, Pixels
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.booking import ImageBooking
-from beam_upscale.pipeline.run_state.input_state import state_of, with_state
+from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.planning.chain import ChainPlan
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Plan
@@ -60,43 +62,87 @@ class UpscaledImage:
         return self.is_taken_up or state_of(self.source).earlier is not None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class ResultDraft:
-    """The result of an input so far, while this run works on the input.
+    """What is known of an input before a network runs; its result is made of it.
+
+    `prepare` fills it in as things are found out, so that the row of an input that fails at any
+    moment has what was known by then. No later step changes it. The row is made once, with the
+    result: a row has some forty columns, and a copy for each step would take longer than the steps.
 
     Attributes:
         source: the input, without its bytes.
-        row: its row so far.
-        telemetry: its telemetry so far; the worker is filled in at the end.
-        parameters: the requested parameters; None if no engine takes a prompt.
+        shared: the columns that all rows of the run share; see `PinnedSettings.shared_columns`.
+        started_at: the time at which it was begun, in seconds since the epoch.
+        source_sha256: the SHA-256 of the input's bytes; None until they are read.
+        parameters: the requested parameters; None until they are known, and if no engine takes a
+            prompt.
         booking: enters its paid calls in the books; None if none are made or no books are kept.
+        header: the header of its bytes; None until it is read.
     """
 
     source: SourceImage
-    row: Row
-    telemetry: Telemetry
+    shared: Mapping[str, Any]
+    started_at: float
+    source_sha256: str | None = None
     parameters: Parameters | None = None
     booking: ImageBooking | None = None
+    header: ImageHeader | None = None
 
-    @property
-    def record(self) -> Record:
-        """The row and the telemetry so far, made by this process."""
-        worker = f"{socket.gethostname()}:{os.getpid()}"
-        return Record(self.row, dataclasses.replace(self.telemetry, worker=worker))
+    def record(
+        self,
+        status: Status,
+        notes: Iterable[str] = (),
+        inferences: Sequence[Inference] = (),
+        **columns: Any,
+    ) -> Record:
+        """Makes the row and the telemetry, as of this process.
 
-    def result(self) -> UpscaledImage:
-        """Returns the row so far as the result of an input that is not upscaled."""
-        return UpscaledImage(self.source, self.record)
+        Args:
+            status: the outcome.
+            notes: the row's notes, without those on the header.
+            inferences: the outcomes of the networks that were called, in order.
+            **columns: the columns that are not known before a network runs.
+        """
+        known = self._columns()
+        # Before the header is read, no number is the claim of a file.
+        too_large, found = ({}, ()) if self.header is None else fitted_numbers(known)
+        known |= too_large
+        known |= {
+            "status": status,
+            "notes": (*found, *notes),
+            "request_ids": tuple(chain.from_iterable(each.request_ids for each in inferences)),
+            "billed_credits": sum((each.billed_credits for each in inferences), Decimal(0)),
+        }
+        return Record(Row(**known | columns), _telemetry(self.started_at, inferences))
+
+    def _columns(self) -> dict[str, Any]:
+        """Returns the columns that are known before a network runs."""
+        source, parameters, header = self.source, self.parameters, self.header
+        columns: dict[str, Any] = {
+            **self.shared,
+            "input_id": source.input_id,
+            "source_uri": source.source_uri,
+            "source_sha256": self.source_sha256,
+            "input": source.columns,
+        }
+        if parameters is not None:
+            columns |= dataclasses.asdict(parameters)
+            columns["seed"] = parameters.seed or None
+        if header is not None:
+            columns["input_width"] = header.width
+            columns["input_height"] = header.height
+            columns["input_format"] = header.format
+            columns["input_mode"] = header.mode
+        return columns
+
+    def result(self, status: Status, notes: Iterable[str] = (), **columns: Any) -> UpscaledImage:
+        """Returns the result of an input that no network has seen; see `record`."""
+        return UpscaledImage(self.source, self.record(status, notes, **columns))
 
     def failed(self, error: ImageError) -> UpscaledImage:
         """Returns the result of an input that cannot be upscaled."""
-        row = dataclasses.replace(
-            self.row,
-            status=status_of(error.code),
-            error_code=str(error.code),
-            error_message=error.message,
-        )
-        return dataclasses.replace(self, row=row).result()
+        return self.result(status_of(error.code), **_error_columns(error))
 
     def postponed(self, stop: SettingsError) -> UpscaledImage:
         """Returns a result without a row, so that a later run upscales the input."""
@@ -113,44 +159,26 @@ class ResultDraft:
             return self.postponed(error)
         return self.failed(as_image_error(error))
 
-    def with_inference(self, inference: Inference) -> "ResultDraft":
-        """Adds the request ids, billed credits and telemetry of a network's outcome."""
-        before = self.telemetry
-        telemetry = dataclasses.replace(
-            before,
-            device_seconds=before.device_seconds + inference.device_seconds,
-            queue_seconds=max(before.queue_seconds, inference.queue_seconds),
-            batch_size=max(before.batch_size, inference.batch_size),
-            attempts=max(before.attempts, inference.attempts),
-        )
-        row = dataclasses.replace(
-            self.row,
-            request_ids=(*self.row.request_ids, *inference.request_ids),
-            billed_credits=self.row.billed_credits + inference.billed_credits,
-        )
-        return dataclasses.replace(self, row=row, telemetry=telemetry)
 
-    def without_earlier(self) -> "ResultDraft":
-        """Returns the draft without an earlier run's result, for an input that is to be done."""
-        state = dataclasses.replace(state_of(self.source), earlier=None)
-        return dataclasses.replace(self, source=with_state(self.source, state))
-
-    def noted(self, *notes: str) -> "ResultDraft":
-        """Adds notes to the row."""
-        row = dataclasses.replace(self.row, notes=(*self.row.notes, *notes))
-        return dataclasses.replace(self, row=row)
+def _error_columns(error: ImageError) -> dict[str, Any]:
+    return {"error_code": str(error.code), "error_message": error.message}
 
 
-def begun_telemetry() -> Telemetry:
-    """Returns the telemetry of an input that is begun now."""
+def _telemetry(started_at: float, inferences: Sequence[Inference]) -> Telemetry:
+    """Returns the telemetry of an image after the networks that were called."""
     return Telemetry(
-        device_seconds=0.0,
-        queue_seconds=0.0,
-        attempts=1,
-        batch_size=0,
-        worker="",
-        started_at=time.time(),
+        device_seconds=sum((each.device_seconds for each in inferences), 0.0),
+        queue_seconds=max((each.queue_seconds for each in inferences), default=0.0),
+        attempts=max([1, *(each.attempts for each in inferences)]),
+        batch_size=max((each.batch_size for each in inferences), default=0),
+        worker=f"{_host()}:{os.getpid()}",
+        started_at=started_at,
     )
+
+
+@functools.cache
+def _host() -> str:
+    return socket.gethostname()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,10 +186,13 @@ class ImageInFlight:
     """An image on its way through the engines of its chain, without the tiles that a network has.
 
     Attributes:
-        draft: its result so far.
+        draft: what was known of it before the first network.
         plan: its plan, by which it is upscaled.
         metadata: the input's metadata, for the output.
+        notes: the row's notes so far, without those on the header.
+        seed: the seed of the last engine that takes one; None if there is none so far.
         done: details of the stages before this one, as the manifest has them.
+        inferences: the outcomes of those stages' networks, whose cores are taken out.
         intermediates: the results of those stages, encoded, if they are kept.
         has_alpha_tiles: True if the second half of its tiles is the alpha channel.
         alpha: (H, W, 1), the alpha channel if it is not among the tiles; None if there is none.
@@ -170,7 +201,10 @@ class ImageInFlight:
     draft: ResultDraft
     plan: ChainPlan
     metadata: Metadata
+    notes: tuple[str, ...] = ()
+    seed: int | None = None
     done: tuple[Mapping[str, Any], ...] = ()
+    inferences: tuple[Inference, ...] = ()
     intermediates: tuple[bytes, ...] = ()
     has_alpha_tiles: bool = False
     alpha: Pixels | None = None
@@ -190,22 +224,36 @@ class ImageInFlight:
         """The part of the plan for the next engine."""
         return self.plan.stages[self.stage]
 
-    def failed(self, error: ImageError) -> UpscaledImage:
-        """Returns the result of an image that failed at an engine or after it; names the stage."""
+    def record(
+        self, status: Status, inference: Inference, notes: Iterable[str] = (), **columns: Any
+    ) -> Record:
+        """Makes the row and the telemetry after the next engine.
+
+        Args:
+            status: the outcome.
+            inference: the outcome of the next engine's network.
+            notes: further notes, besides those of the network.
+            **columns: the columns that the draft has not.
+        """
+        if self.seed is not None:
+            columns["seed"] = self.seed
+        return self.draft.record(
+            status,
+            (*self.noted(inference.notes), *notes),
+            (*self.inferences, inference),
+            **columns,
+        )
+
+    def failed(self, error: ImageError, inference: Inference) -> UpscaledImage:
+        """Returns the result of an image that failed at the next engine or after it."""
         message = self.plan.at_stage(self.stage, error.message)
-        return self.draft.failed(ImageError(error.code, message))
+        columns = _error_columns(ImageError(error.code, message))
+        record = self.record(status_of(error.code), inference, **columns)
+        return UpscaledImage(self.source, record)
 
-    def with_inference(self, inference: Inference) -> "ImageInFlight":
-        """Adds a network's notes, request ids, billed credits and telemetry."""
-        draft = self.draft.with_inference(inference)
-        return dataclasses.replace(self, draft=draft).noted(inference.notes)
-
-    def noted(self, notes: Sequence[str]) -> "ImageInFlight":
-        """Adds notes to the row, with their stage if there are several."""
-        if not notes:
-            return self
-        of_stage = (self.plan.at_stage(self.stage, note) for note in notes)
-        return dataclasses.replace(self, draft=self.draft.noted(*of_stage))
+    def noted(self, notes: Iterable[str]) -> tuple[str, ...]:
+        """Returns the notes so far and further ones, with their stage if there are several."""
+        return (*self.notes, *(self.plan.at_stage(self.stage, note) for note in notes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,8 +261,8 @@ class LargeImage:
     """An image whose tiles are to be spread over the workers, without its pixels.
 
     Attributes:
-        draft: its result so far, without the plan: it follows from the header, and grows with the
-            number of tiles.
+        draft: what is known of it, without the plan: it follows from the header, and grows with
+            the number of tiles.
         header: the header of its file.
         version: the file's `file_version` from before its bytes were hashed.
     """

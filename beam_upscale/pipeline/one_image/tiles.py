@@ -1,6 +1,7 @@
 """Cuts an image into the tiles of its plan, and stitches their results."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -31,47 +32,47 @@ def tiled_image(
     Returns:
         The element of RunInference. It alone holds the tiles; its context is the image.
     """
-    image = image.noted(plan_notes(image.stage_plan))
-    if settings.stages[image.stage].engine.is_guided:
-        return _with_guided_tile(image, color, alpha)
-    if settings.rules.backend is Backend.GRPC:
-        # A call for alpha would be charged, but the price is set before the pixels are decoded.
-        aside = dataclasses.replace(image, has_alpha_tiles=False, alpha=alpha)
-        return _with_tiles(aside, color, None)
-    image = dataclasses.replace(image, has_alpha_tiles=alpha is not None, alpha=None)
-    return _with_tiles(image, color, alpha)
+    is_guided = settings.stages[image.stage].engine.is_guided
+    # A generative network would invent transparency. A call for alpha would be charged, but the
+    # price is set before the pixels are decoded.
+    is_alpha_aside = is_guided or settings.rules.backend is Backend.GRPC
+    planes = [color] if alpha is None or is_alpha_aside else [color, alpha]
+    parameters = _seeded(image, color) if is_guided else None
+    image = dataclasses.replace(
+        image,
+        notes=image.noted(plan_notes(image.stage_plan)),
+        seed=image.seed if parameters is None else parameters.seed,
+        has_alpha_tiles=len(planes) == 2,
+        alpha=alpha if is_alpha_aside else None,
+    )
+    tiles = _guided_tile(image.stage_plan, color) if is_guided else _tiles(image.stage_plan, planes)
+    return _element(image, tiles, parameters)
 
 
-def _with_tiles(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
+def _seeded(image: ImageInFlight, color: Pixels) -> Parameters:
+    """Returns the parameters of an image for an engine whose input is `color`."""
+    assert image.draft.parameters is not None
+    return image.draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
+
+
+def _tiles(stage_plan: Plan, planes: Iterable[Pixels]) -> tuple[Tile, ...]:
     """Cuts a tile for each place, color first and then alpha; tiles are independent."""
-    stage_plan = image.stage_plan
     size = stage_plan.work_width, stage_plan.work_height
-    tiles = tuple(
+    return tuple(
         Tile(pixels, relative_core(place))
-        for plane in (color, alpha)
-        if plane is not None
+        for plane in planes
         for place, pixels in zip(
             stage_plan.tiles,
             tiling.split(resampling.resize(plane, *size), stage_plan.tiles),
             strict=True,
         )
     )
-    return _element(image, tiles, None)
 
 
-def _with_guided_tile(image: ImageInFlight, color: Pixels, alpha: Pixels | None) -> TiledImage:
-    """Makes one tile of the whole image, whose priced tiles share the network's noise.
-
-    Alpha is kept aside, since a generative network would invent transparency.
-    """
-    draft, stage_plan = image.draft, image.stage_plan
-    assert draft.parameters is not None
-    parameters = draft.parameters.seeded(np.ascontiguousarray(color).data, color.shape)
+def _guided_tile(stage_plan: Plan, color: Pixels) -> tuple[Tile, ...]:
+    """Makes one tile of the whole image, whose priced tiles share the network's noise."""
     size = stage_plan.work_width, stage_plan.work_height
-    tile = Tile(resampling.resize(color, *size), Box(0, 0, *size), stage_plan.tiles)
-    draft = dataclasses.replace(draft, row=dataclasses.replace(draft.row, seed=parameters.seed))
-    image = dataclasses.replace(image, draft=draft, has_alpha_tiles=False, alpha=alpha)
-    return _element(image, (tile,), parameters)
+    return (Tile(resampling.resize(color, *size), Box(0, 0, *size), stage_plan.tiles),)
 
 
 def _element(
@@ -102,11 +103,8 @@ def element(prepared: UpscaledImage | TiledImage, timestamp: Any = None) -> Tile
 
 def relative_core(place: TilePlace) -> Box:
     """Returns a place's core in the coordinates of its extended box."""
-    return dataclasses.replace(
-        place.core,
-        left=place.core.left - place.extended.left,
-        top=place.core.top - place.extended.top,
-    )
+    core, extended = place.core, place.extended
+    return Box(core.left - extended.left, core.top - extended.top, core.width, core.height)
 
 
 def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels | None]:
@@ -115,16 +113,25 @@ def stitched(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels
     Returns:
         Color and alpha, (H, W, C), at the stage's output size; None for no alpha.
     """
-    stage_plan = image.stage_plan
-    size = stage_plan.output_width, stage_plan.output_height
+    color, alpha = unresized(image, inference)
+    size = image.stage_plan.output_width, image.stage_plan.output_height
+    color = resampling.resize(color, *size)
+    return color, None if alpha is None else resampling.resize(alpha, *size)
+
+
+def unresized(image: ImageInFlight, inference: Inference) -> tuple[Pixels, Pixels | None]:
+    """Stitches the cores of an image's tiles as `stitched` does, at the sizes that they have.
+
+    Returns:
+        Color and alpha, (H, W, C): color at the scale of the engine, alpha too or at the size of
+        the input; None for no alpha.
+    """
     if image.has_alpha_tiles:
-        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
-        return color, resampling.resize(_plane(inference.cores, stage_plan), *size)
+        color = _plane(inference.cores, image.stage_plan)
+        return color, _plane(inference.cores, image.stage_plan)
     if len(inference.cores) == 1:
-        color = resampling.resize(inference.cores.pop(), *size)
-    else:
-        color = resampling.resize(_plane(inference.cores, stage_plan), *size)
-    return color, None if image.alpha is None else resampling.resize(image.alpha, *size)
+        return inference.cores.pop(), image.alpha
+    return _plane(inference.cores, image.stage_plan), image.alpha
 
 
 def _plane(cores: list[Pixels], stage_plan: Plan) -> Pixels:

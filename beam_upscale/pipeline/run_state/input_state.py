@@ -99,6 +99,13 @@ def with_state(source: _Source, state: InputState) -> _Source:
     return dataclasses.replace(source, run_state=state)
 
 
+def without_data(source: _Source, state: InputState) -> _Source:
+    """Returns an input with a state and without its bytes; the input itself if it is that."""
+    if source.data is None and state_of(source) is state:
+        return source
+    return dataclasses.replace(source, data=None, run_state=state)
+
+
 def is_as_listed(source: SourceImage) -> bool:
     """Checks whether an input is in the output's own listing, and no step has changed it since."""
     state = state_of(source)

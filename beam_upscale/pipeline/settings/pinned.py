@@ -1,7 +1,9 @@
 """Pinned settings, without an `auto` left, as workers get them."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.remote_engines import RemoteEngine
@@ -43,6 +45,24 @@ class PinnedSettings:
     encode: EncodeOptions
     keep_intermediates: bool
     fan_out_above: int | None
+
+    @functools.cached_property
+    def shared_columns(self) -> Mapping[str, Any]:
+        """The columns that all rows share, since they depend on the settings alone."""
+        return {"backend": str(self.rules.backend), **self.descriptions[-1]}
+
+    @functools.cached_property
+    def descriptions(self) -> tuple[Mapping[str, Any], ...]:
+        """For each stage, the columns of a row that describe engine and network."""
+        return tuple(map(self._description, self.stages))
+
+    def _description(self, stage: Stage) -> Mapping[str, Any]:
+        halo = self.rules.options.halo
+        return {
+            "engine": stage.engine.name,
+            **stage.pinned.description(),
+            "halo": stage.engine.halo if halo is None else halo,
+        }
 
     @property
     def endpoint(self) -> str | None:

@@ -25,9 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.images.decoding.child import SIGNALS_OF_PARENT
-from beam_upscale.images.decoding.child_process import blocked
-from beam_upscale.images.decoding.environment import plain_environment
+from beam_upscale.images.processes.child import SIGNALS_OF_PARENT
+from beam_upscale.images.processes.child_process import blocked
+from beam_upscale.images.processes.environment import plain_environment
 from beam_upscale.server.web import leash
 from beam_upscale.server.web.bootstrap import ANY_ORIGIN, NAME, Address, Bootstrap
 

@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 from runs import rows
 
 from beam_upscale.errors import ImageError
-from beam_upscale.images.decoding import child
 from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.reading import identification
 from beam_upscale.images.values import DecodedImage
 
@@ -166,7 +166,7 @@ def found_out(pool: DecoderPool, data: bytes) -> str:
 
 def test_samples_are_those_of_other_decoders(corpus: dict[str, bytes]) -> None:
     pillow_heif.register_heif_opener()
-    cores = child.usable_cores()
+    cores = usable_cores()
     with (
         warnings.catch_warnings(),
         DecoderPool(cores) as pool,

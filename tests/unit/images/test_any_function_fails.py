@@ -1,7 +1,6 @@
 """What our own code raises while it reads a file is told as a mistake of ours, never as damage."""
 
 import functools
-import io
 import itertools
 import struct
 import sys
@@ -11,10 +10,8 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
+from decoder_frames import serve
 from seed_images import seed_images
-
-from beam_upscale.images.decoding import frames
-from beam_upscale.images.decoding.child import serve
 
 SEEDS = seed_images()
 GUARDS = {"max_pixels": 1 << 20, "animated": "first"}
@@ -36,18 +33,10 @@ MISTAKES: tuple[Exception, ...] = (
 )
 
 
-def answer(request: dict[str, Any], data: bytes) -> dict[str, Any]:
+def answer(request: dict[str, Any], buffers: list[bytes]) -> dict[str, Any]:
     """What a decoder process answers to one request."""
-    requests, replies = io.BytesIO(), io.BytesIO()
-    frames.write_frame(requests, request, [data])
-    requests.seek(0)
-    serve(requests, replies)
-    replies.seek(0)
-    answers = []
-    while replies.tell() < len(replies.getvalue()):
-        answers.append(frames.read_frame(replies))
-        frames.read_buffer(replies, sum(length or 0 for length in answers[-1].lengths))
-    return answers[-2].fields
+    fields, _ = serve((request, buffers))[-2]
+    return fields
 
 
 BACK_CALLED = frozenset({"_ViewFile.seek", "_ViewFile.read"})
@@ -59,7 +48,7 @@ def is_reading(code: CodeType, module: str) -> bool:
     if code.co_qualname in BACK_CALLED:
         return False
     return module.startswith("beam_upscale.") and not module.startswith(
-        "beam_upscale.images.decoding"
+        ("beam_upscale.images.decoding", "beam_upscale.images.processes")
     )
 
 
@@ -99,12 +88,12 @@ def failing(
     return found if has_failed else None
 
 
-def requests_of(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+def requests_of(path: Path) -> Iterator[tuple[dict[str, Any], list[bytes]]]:
     data = path.read_bytes()
-    yield {"request": "header"}, data
-    yield {"request": "decode", **GUARDS}, data
-    yield {"request": "file_header"}, bytes(path)
-    yield {"request": "bands", "height": 7, **GUARDS}, bytes(path)
+    yield {"request": "header"}, [data]
+    yield {"request": "decode", **GUARDS}, [data]
+    yield {"request": "file_header", "path": str(path)}, []
+    yield {"request": "bands", "path": str(path), "height": 7, **GUARDS}, []
 
 
 @pytest.mark.parametrize("format_", SEEDS)

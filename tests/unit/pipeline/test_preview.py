@@ -13,6 +13,7 @@ from places import SAMPLES
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
 from beam_upscale.inference.elements import TiledImage
@@ -189,8 +190,8 @@ def test_a_plan_is_not_mixed_with_another(tmp_path: Path) -> None:
 
 def _row(prepared: UpscaledImage | TiledImage) -> Row:
     if isinstance(prepared, TiledImage):
-        row: Row = prepared.context.draft.row
-        return row
+        record: Record = prepared.context.draft.record(Status.UPSCALED)
+        return record.row
     assert prepared.record is not None
     return prepared.record.row
 

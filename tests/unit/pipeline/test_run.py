@@ -159,9 +159,9 @@ def test_no_pixels_outlive_their_image(
         arrays.extend(weakref.ref(tile.pixels) for tile in image.tiles)
         return image
 
-    def noted_finish(image: Any, inference: Any, settings: Any) -> Any:
+    def noted_finish(image: Any, inference: Any, *others: Any) -> Any:
         arrays.extend(map(weakref.ref, inference.cores))
-        upscaled = finish(image, inference, settings)
+        upscaled = finish(image, inference, *others)
         results.append(weakref.ref(upscaled))
         return upscaled
 

@@ -29,6 +29,7 @@ from waits import until
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of
 from beam_upscale.images.decoding import child_process
+from beam_upscale.images.processes import children
 from beam_upscale.inference.networks.openvino.network import OpenVinoNetwork
 from beam_upscale.inference.networks.super_resolution import SuperResolution
 from beam_upscale.inference.networks.torch.esrgan import TorchNetwork
@@ -93,7 +94,7 @@ def test_a_server_without_decoders_says_so(
         raise OSError(errno.EAGAIN, "no more processes")
 
     without = Worker(list(worker._networks.values()))
-    monkeypatch.setattr(child_process, "START_SECONDS", 0)
+    monkeypatch.setattr(children, "START_SECONDS", 0)
     monkeypatch.setattr(child_process.Child, "__init__", refuse)
     with serving(without) as server, connected(server) as client:
         refused = client.refused(request(image))
@@ -135,7 +136,7 @@ def refuse_processes() -> None:
     def refuse(*_: Any) -> None:
         raise OSError(errno.ENOMEM, "no memory")
 
-    child_process.START_SECONDS = 0
+    children.START_SECONDS = 0
     child_process.Child.__init__ = refuse
 
 

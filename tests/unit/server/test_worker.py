@@ -12,6 +12,7 @@ from serving import DIFFUSION, ENGINE, broken, chain, png, request
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.grpc_api.stubs import generation_pb2 as generation
+from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.pool import DEFAULT_TIMEOUT_SECONDS
 from beam_upscale.server.refusals import RefusedError
 from beam_upscale.server.requests import decode_chain, decode_request
@@ -128,14 +129,17 @@ def test_a_header_is_read_once(
     worker: Worker, image: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    read_header = worker._decoders.read_header
-    monkeypatch.setattr(
-        worker._decoders, "read_header", lambda data: asked.append(data) or read_header(data)
-    )
+    ask = Child.ask
+
+    def asking(child: Child, exchange: Exchange, receive: Any) -> Any:
+        asked.append(exchange.request["request"])
+        return ask(child, exchange, receive)
+
+    monkeypatch.setattr(Child, "ask", asking)
 
     worker.upscale(priced(worker, request(image)))
 
-    assert len(asked) == 1
+    assert asked == ["header", "decode"]
 
 
 def test_a_network_that_fails_is_the_servers_fault(worker: Worker, image: bytes) -> None:

@@ -16,10 +16,11 @@ import pytest
 from PIL import Image
 
 from beam_upscale.errors import ErrorCode, ImageError
-from beam_upscale.images.decoding import child_process, limits
-from beam_upscale.images.decoding.environment import plain_environment
+from beam_upscale.images.decoding import limits
 from beam_upscale.images.decoding.limits import ImageLimits
 from beam_upscale.images.decoding.pool import DecoderPool
+from beam_upscale.images.processes import child_process, memory_use
+from beam_upscale.images.processes.environment import plain_environment
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.values import ImageHeader
 from beam_upscale.planning.plan_options import Animated
@@ -41,6 +42,7 @@ def decoder(before: str, decode: str = "pixels.decode(data, **options)") -> tupl
     program = f"""
 import os, resource, signal, time
 from beam_upscale.images.decoding import child, limits
+from beam_upscale.images.processes import memory_use
 from beam_upscale.images.reading import pixels
 {before}
 def decode(data, **options):
@@ -89,7 +91,7 @@ def test_decoder_knows_and_holds_nothing_of_its_parent(
         *child_process._CHILD_ENVIRONMENT,
         "PYTHONPATH",
     }
-    assert {each.partition(":")[0] for each in opened} == {os.devnull, "pipe"}
+    assert {each.partition(":")[0] for each in opened} == {os.devnull, "socket"}
     assert "NoNewPrivs:\t1" in status
     assert hard == {psutil.RLIMIT_CORE: 0, psutil.RLIMIT_NOFILE: 64}
 
@@ -109,8 +111,8 @@ def narrow_pool() -> Iterator[DecoderPool]:
     """Decoders that may take 76 MiB over what they took first, and nothing for pixels."""
     narrow = """
 limits.HEADROOM_BYTES, limits.PIXEL_BYTES, limits._FILE_COPIES = 76 << 20, 0, 0
-at_first = limits.address_space_of()
-limits.address_space_of = lambda: at_first
+at_first = memory_use.address_space_of()
+memory_use.address_space_of = lambda: at_first
 """
     with DecoderPool(1, command=decoder(narrow)) as pool:
         yield pool
@@ -178,12 +180,19 @@ def test_soft_limits_follow_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
         before = dict(soft)
         image_limits.allow(ImageHeader("png", "RGB", 1000, 1000, 1, 8))
         with_pixels = dict(soft)
+        image_limits.allow_reply(9 * 10**6)
+        small_reply = dict(soft)
+        image_limits.allow_reply(10**8)
+        large_reply = dict(soft)
 
     assert before[resource.RLIMIT_AS] == 10**9 + 4 * 1000 + (512 << 20)
     assert with_pixels[resource.RLIMIT_AS] == before[resource.RLIMIT_AS] + 64 * 10**6
     assert before[resource.RLIMIT_NOFILE] < 64
     assert with_pixels[resource.RLIMIT_FSIZE] == before[resource.RLIMIT_FSIZE] + 8 * 10**6
     assert before[resource.RLIMIT_CPU] > 20
+    # The memory of a reply counts as a written file, which may hold more metadata than pixels.
+    assert small_reply == with_pixels
+    assert large_reply == {**with_pixels, resource.RLIMIT_FSIZE: 10**8}
     assert set(soft.values()) == {resource.RLIM_INFINITY}
     with image_limits.of_image(10**9, 1000, 5, is_watched=True):
         assert soft[resource.RLIMIT_AS] == resource.RLIM_INFINITY
@@ -208,8 +217,8 @@ def test_system_that_does_not_tell_address_space_limits_none(
 
     monkeypatch.setattr(Path, "read_text", missing)
 
-    assert limits.address_space_of() is None
-    assert limits.peak_address_space() is None
+    assert memory_use.address_space_of() is None
+    assert memory_use.peak_address_space() is None
 
 
 def test_decoder_that_uses_up_its_cpu_seconds_is_late() -> None:
@@ -274,4 +283,4 @@ def test_memory_where_the_system_tells_only_the_peak(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Path, "read_text", missing)
 
-    assert limits.resident_bytes() > 1_000_000
+    assert memory_use.resident_bytes() > 1_000_000

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import gc
 import io
 import os
 import signal
@@ -25,13 +26,12 @@ from decoder_frames import png
 from PIL import Image
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError, SettingsError
-from beam_upscale.images.decoding import child_process, children
-from beam_upscale.images.decoding.environment import module_path
-from beam_upscale.images.decoding.pool import (
-    DecoderPool,
-    _leave_children_to_parent,
-    shared_pool,
-)
+from beam_upscale.images.decoding import child_process
+from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
+from beam_upscale.images.processes import child_process as processes_child
+from beam_upscale.images.processes import children
+from beam_upscale.images.processes.environment import module_path
+from beam_upscale.images.processes.pool import leave_children_to_parent
 from beam_upscale.images.reading import inspection
 from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.reading.row_readers import Picture
@@ -77,6 +77,12 @@ def pool() -> Iterator[DecoderPool]:
         yield pool
 
 
+def open_files() -> int:
+    """The descriptors that this process has."""
+    gc.collect()
+    return int(psutil.Process().num_fds())
+
+
 def processes_of(pool: DecoderPool) -> list[int]:
     return [child._process.pid for child in pool.children.idle]
 
@@ -119,7 +125,7 @@ def test_child_that_was_started_early_ends_with_its_pool() -> None:
 def test_child_that_cannot_be_started_early_is_told_by_the_first_image(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(child_process, "START_SECONDS", 0.0)
+    monkeypatch.setattr(children, "START_SECONDS", 0.0)
     with DecoderPool(1, command=["/no/such/program"]) as pool:
         pool.start_early()
 
@@ -148,6 +154,22 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
 
     assert np.array_equal(decoded.color, deep)
     assert (decoded.alpha, decoded.metadata.icc_profile) == (None, profile)
+
+
+def test_large_picture_crosses_and_outlives_its_child() -> None:
+    """Its pixels are mapped; a memory's last descriptor and mapping are all that holds it."""
+    before = open_files()
+    with DecoderPool(1) as pool:
+        decoded = pool.decode(png(900, 700), max_pixels=MAX_PIXELS)
+        narrow = pool.decode(png(2000, 1100), max_pixels=MAX_PIXELS).alpha
+
+    assert same(decoded, decode(png(900, 700), max_pixels=MAX_PIXELS))
+    assert narrow is not None
+    assert np.array_equal(narrow, decode(png(2000, 1100), max_pixels=MAX_PIXELS).alpha)
+    decoded.color[:] = 0
+    narrow[:] = 0
+    del decoded, narrow
+    assert open_files() == before
 
 
 def test_child_reads_headers(pool: DecoderPool) -> None:
@@ -469,11 +491,7 @@ def test_busy_child_ends_when_its_pool_was_closed_meanwhile() -> None:
 
 ORPHANING = """
 import sys, threading, time
-from beam_upscale.images.decoding.pool import (
-    DecoderPool,
-    _leave_children_to_parent,
-    shared_pool,
-)
+from beam_upscale.images.decoding.pool import DecoderPool, shared_pool
 pool = DecoderPool(2, command={command!r})
 threading.Thread(target=lambda: pool.decode(b"!", max_pixels=1), daemon=True).start()
 pool.read_header({data!r})
@@ -534,7 +552,7 @@ def test_system_that_starts_no_child_is_no_images_fault(
     monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     scarce = Scarce(monkeypatch, 0, number)
-    monkeypatch.setattr(child_process, "START_SECONDS", 1)
+    monkeypatch.setattr(children, "START_SECONDS", 1)
 
     with DecoderPool(1) as pool, pytest.raises(BrokenProcessError) as caught:
         pool.read_header(png())
@@ -565,7 +583,7 @@ def test_fewer_children_than_asked_for_do_the_work(monkeypatch: pytest.MonkeyPat
 
 def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPatch) -> None:
     Scarce(monkeypatch, 2, errno.EAGAIN)
-    monkeypatch.setattr(child_process, "START_SECONDS", 30)
+    monkeypatch.setattr(children, "START_SECONDS", 30)
     with DecoderPool(2, command=misbehaving("os._exit(3)")) as pool:
         with ThreadPoolExecutor(2) as executor:
             list(executor.map(pool.read_header, [png()] * 8))
@@ -575,24 +593,130 @@ def test_a_new_child_takes_the_place_of_an_idle_one(monkeypatch: pytest.MonkeyPa
     assert caught.value.code is ErrorCode.DECODER_CRASHED
 
 
-def test_child_that_answers_nonsense_is_lost() -> None:
-    program = """
-import os, sys, time
-def send(text): os.write(1, len(text).to_bytes(4, "big") + text)
-send(b'{"ready": 1, "lengths": []}')
-send(b'{"header": {"width": 1}, "lengths": []}')
+HOSTILE = """
+import fcntl, json, os, socket, struct, time
+
+end = socket.socket(fileno=os.dup(0))
+os.close(0); os.close(1)
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+HEADER = {"format": "png", "mode": "RGB", "width": 2, "height": 1, "frames": 1, "bits": 8}
+PIXELS = {
+    "header": HEADER, "notes": [], "dtype": "uint8", "shape": [1, 2, 3], "resolution": None,
+    "lengths": [6, None, None, None, None],
+}
+
+def frame(fields):
+    encoded = json.dumps(fields).encode()
+    return struct.pack(">I", len(encoded)) + encoded
+
+def memory(size=6, seals=SEALS):
+    descriptor = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)
+    os.write(descriptor, bytes(size))
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+    return descriptor
+
+def send(fields, *descriptors):
+    socket.send_fds(end, [frame(fields)], descriptors)
+
+send({"ready": 1, "lengths": []})
+end.recv(10_000)
+BEHAVIOR
 time.sleep(600)
 """
+
+
+def hostile(behavior: str) -> list[str]:
+    """A child that a pirate took over, and that answers one request by some statements."""
+    return [sys.executable, "-c", HOSTILE.replace("BEHAVIOR", behavior)]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd and seals, which Linux has")
+@pytest.mark.parametrize(
+    "behavior",
+    [
+        "send({'header': {'width': 1}, 'lengths': []})",
+        "send(PIXELS)",
+        "send(PIXELS, memory(seals=0))",
+        "send(PIXELS, memory(seals=SEALS & ~fcntl.F_SEAL_SHRINK))",
+        "send(PIXELS, memory(seals=SEALS & ~fcntl.F_SEAL_WRITE))",
+        "send(PIXELS, memory(5))",
+        "send(PIXELS, memory(7))",
+        "send(PIXELS, memory(), memory())",
+        "send(PIXELS, os.pipe()[0])",
+        "send(PIXELS, os.open('/dev/zero', os.O_RDWR))",
+        "send(PIXELS | {'shape': [1, 1, 3]}, memory())",
+        "send(PIXELS | {'lengths': []}, memory())",
+        "socket.send_fds(end, [frame(PIXELS)[:20]], [memory()]); end.close()",
+        "socket.send_fds(end, [frame(PIXELS)[:2]], [memory()]); end.close()",
+        "end.close()",
+    ],
+)
+def test_child_that_answers_nonsense_is_lost_and_leaves_nothing(
+    behavior: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_child, "_EXIT_SECONDS", 0.1)
+    before = open_files()
+
     with (
-        pytest.MonkeyPatch.context() as patch,
-        DecoderPool(1, command=[sys.executable, "-c", program]) as pool,
+        DecoderPool(1, command=hostile(behavior)) as pool,
         pytest.raises(ImageError) as caught,
     ):
-        patch.setattr(child_process, "_EXIT_SECONDS", 0.1)
-        pool.read_header(png())
+        pool.decode(png(2, 1), max_pixels=2)
 
     assert caught.value.code is ErrorCode.DECODER_CRASHED
     assert "an answer that made no sense" in caught.value.message
+    assert open_files() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memfd and seals, which Linux has")
+def test_child_that_keeps_to_the_protocol_is_believed() -> None:
+    """What is refused above is refused for the one thing that is wrong with it."""
+    behavior = "send(PIXELS, memory()); send({'ready': 1, 'lengths': []})"
+
+    with DecoderPool(1, command=hostile(behavior)) as pool:
+        assert pool.decode(png(2, 1), max_pixels=2).color.shape == (1, 2, 3)
+
+
+def test_thousands_of_images_leave_no_descriptor(
+    pool: DecoderPool, png_file: Path, tiff_file: Path
+) -> None:
+    small, large = png(3, 2), png(900, 700)
+    pool.decode(small, max_pixels=MAX_PIXELS)
+    before = open_files()
+    for number in range(2000):
+        with pool.opened(small) as opened:
+            if number % 4:
+                opened.decode(max_pixels=MAX_PIXELS)
+        if number % 400 == 0:
+            for refused in (b"no image", small[:-20]):
+                with pytest.raises(ImageError):
+                    pool.decode(refused, max_pixels=MAX_PIXELS)
+            pool.decode(large, max_pixels=MAX_PIXELS)
+            pool.read_bands(png_file, 200, lambda _, bands: list(bands), **GUARDS)
+            pool.read_region(tiff_file, Box(100, 50, 90, 70), **GUARDS)
+
+    assert open_files() == before
+    for pid in processes_of(pool):
+        # Its socket, and the three standard streams that lead nowhere, and where they lead.
+        assert psutil.Process(pid).num_fds() == 5
+
+
+def test_killed_child_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill = misbehaving("os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with DecoderPool(1, command=kill) as pool:
+        pool.decode(png(900, 700), max_pixels=MAX_PIXELS)
+        before = open_files()
+        for _ in range(3):
+            with pytest.raises(ImageError):
+                pool.decode(b"!" + bytes(3 << 20), max_pixels=MAX_PIXELS)
+
+        # The idle child is gone too, with its socket.
+        assert open_files() == before - 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted_exchange_ends_the_child() -> None:
@@ -617,7 +741,7 @@ def test_shared_pool_is_one_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_shared_pool_follows_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child_process, "CHILD_COMMAND", tuple(misbehaving("os._exit(4)")))
-    monkeypatch.setattr("beam_upscale.images.decoding.pool._shared", None)
+    monkeypatch.setattr("beam_upscale.images.decoding.pool._SHARED._pool", None)
 
     with pytest.raises(ImageError) as caught:
         shared_pool().decode(b"!", max_pixels=1)
@@ -673,7 +797,7 @@ def test_children_are_left_to_the_parent_after_a_fork() -> None:
         pool.read_header(png())
         (inherited,) = pool.children.idle
 
-        _leave_children_to_parent()
+        leave_children_to_parent()
 
         assert pool.children.idle == []
         assert inherited._process.wait(10) == 0

@@ -8,11 +8,11 @@ from runs import ENGINE, rows, tree, upscale
 from spread_runs import SPREAD
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.images.decoding import child_process
 from beam_upscale.images.values import ImageHeader
 from beam_upscale.pipeline.large_images import cut
-from beam_upscale.pipeline.one_image.states import LargeImage, ResultDraft, begun_telemetry
+from beam_upscale.pipeline.one_image.states import LargeImage, ResultDraft
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -40,8 +40,7 @@ def test_tiles_are_taken_up_by_the_same_engine_only(tmp_path: Path, tiny_weights
     options = {"weights": str(tiny_weights), "device": "cpu", "precision": "fp32", **SPREAD}
     one, two = (UpscaleSettings.of(ENGINE, threads=count, **options).pin() for count in (1, 2))
     scratch = DatasetFolder(str(tmp_path / "scratch"))
-    row = Row("a", "a", Status.UPSCALED, source_sha256="a hash")
-    draft = ResultDraft(SourceImage("a"), row, begun_telemetry())
+    draft = ResultDraft(SourceImage("a"), {}, started_at=0, source_sha256="a hash")
     large = LargeImage(draft, ImageHeader("png", "RGB", 200, 150, 1, 8), ())
     plan = one.rules.plan(200, 150).stages[0]
 

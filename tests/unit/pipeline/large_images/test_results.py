@@ -9,10 +9,9 @@ import pytest
 from persisted_results import result, with_row
 
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
-from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage, begun_telemetry
+from beam_upscale.pipeline.one_image.states import ResultDraft, UpscaledImage
 from beam_upscale.pipeline.run_state.stop import clear_stop, stop_reason
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 
@@ -28,21 +27,14 @@ def waiting(scratch: DatasetFolder, settings: PinnedSettings) -> ScratchResults:
 
 
 def made(name: str, data: bytes | None) -> UpscaledImage:
-    return with_row(result(name, data), source_sha256="a hash")
+    upscaled = result(name, data)
+    return with_row(upscaled, source_sha256="a hash", input=upscaled.source.columns)
 
 
-def begun(upscaled: UpscaledImage, **columns: Any) -> ResultDraft:
+def begun(upscaled: UpscaledImage, source_sha256: str = "a hash", **changes: Any) -> ResultDraft:
     """The draft of a result's input, as a later pipeline has it once the bytes are read."""
-    assert upscaled.record is not None
-    row = upscaled.record.row
-    draft = Row(
-        row.input_id,
-        row.source_uri,
-        Status.UPSCALED,
-        source_sha256=row.source_sha256,
-        input=row.input,
-    )
-    return ResultDraft(upscaled.source, dataclasses.replace(draft, **columns), begun_telemetry())
+    source = dataclasses.replace(upscaled.source, **changes)
+    return ResultDraft(source, {}, started_at=0, source_sha256=source_sha256)
 
 
 def test_a_result_that_was_persisted_is_found(waiting: ScratchResults) -> None:
@@ -74,7 +66,7 @@ def test_a_result_of_another_input_of_other_bytes_or_settings_is_not_found(
 def test_a_result_that_is_found_has_the_columns_of_now(waiting: ScratchResults) -> None:
     persisted = waiting.persist(made("a", b"image"))
 
-    found = waiting.find(begun(persisted, source_uri="now", input={"label": "now"}))
+    found = waiting.find(begun(persisted, uri="now", columns={"label": "now"}))
 
     assert found is not None
     assert found.record is not None

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -14,11 +15,13 @@ import pytest
 from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.timestamp import Timestamp
+from encoder_calls import MARKED, misbehaving
 from one_image import (
     ENGINE,
     LATENT,
     double,
     encoded,
+    finished,
     oversized,
     pixels_of,
     prepared,
@@ -31,6 +34,8 @@ from PIL import Image, ImageCms
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError, SettingsError
+from beam_upscale.images.encoding.pool import EncoderPool
+from beam_upscale.images.encoding.unencoded import UnencodedImage
 from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
@@ -101,7 +106,7 @@ def test_alpha_is_upscaled_and_kept_without_a_dark_fringe(settings: PinnedSettin
 
     tiled = prepared(source(encoded(Image.fromarray(pixels))), settings)
     color, alpha = tiled.tiles
-    result = pixels_of(finish(tiled.context, double(tiled), settings))
+    result = pixels_of(finished(tiled, double(tiled), settings))
 
     assert (color.pixels == (200, 180, 160)).all()  # What the network sees has no black.
     assert np.array_equal(alpha.pixels[:, :, 0], pixels[:, :, 3])
@@ -166,8 +171,8 @@ def test_a_damaged_profile_is_noted_before_the_network_runs(
 
     tiled = prepared(source(data), settings)
 
-    assert tiled.context.draft.row.notes == ("unusable ICC profile dropped",)
-    assert row_of(finish(tiled.context, double(tiled), settings)).status is Status.UPSCALED
+    assert tiled.context.notes == ("unusable ICC profile dropped",)
+    assert row_of(finished(tiled, double(tiled), settings)).status is Status.UPSCALED
 
 
 def test_a_result_is_stripped_of_all_but_the_color_profile(
@@ -230,7 +235,7 @@ def test_an_oversized_picture_is_shrunk(pin: Callable[..., PinnedSettings]) -> N
 
     tiled = prepared(source(data), settings)
     height, width = tiled.tiles[0].pixels.shape[:2]
-    row = row_of(finish(tiled.context, double(tiled), settings))
+    row = row_of(finished(tiled, double(tiled), settings))
 
     assert 1040 * 1024 > height * width > 1020 * 1020
     assert (row.output_width, row.output_height) == (2 * width, 2 * height)
@@ -248,15 +253,15 @@ def test_full_disk_is_no_images_fault(
     def fill_the_disk(*_: Any, **__: Any) -> Any:
         raise OSError(number, os.strerror(number))
 
-    picture = source(encoded(photograph()))
+    picture = source(encoded(photograph(0, 20, 15)))
     tiled = prepared(picture, settings)
     monkeypatch.setattr(SourceImage, "read", fill_the_disk)
-    monkeypatch.setattr(encoding, "encode", fill_the_disk)
+    monkeypatch.setattr(UnencodedImage, "encoded", fill_the_disk)
 
     with pytest.raises(OSError, match=os.strerror(number)):
         prepared(picture, settings)
     with pytest.raises(OSError, match=os.strerror(number)):
-        finish(tiled.context, double(tiled), settings)
+        finished(tiled, double(tiled), settings)
 
 
 def test_the_networks_error_is_the_inputs(
@@ -264,8 +269,8 @@ def test_the_networks_error_is_the_inputs(
 ) -> None:
     tiled = prepared(source(encoded(photograph())), settings)
 
-    result = finish(
-        tiled.context, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
+    result = finished(
+        tiled, Inference(error=ImageError(ErrorCode.OUT_OF_MEMORY, "too large")), settings
     )
 
     row = row_of(result)
@@ -280,9 +285,35 @@ def test_what_cannot_be_encoded_fails(
     tiled = prepared(source(encoded(photograph(0, 9000, 2))), settings)
     as_webp = dataclasses.replace(settings, encode=EncodeOptions(OutputFormat.WEBP))
 
-    row = row_of(finish(tiled.context, double(tiled), as_webp))
+    row = row_of(finished(tiled, double(tiled), as_webp))
 
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+
+
+def test_image_on_which_encoders_are_lost_fails(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepared(source(encoded(photograph(0, 60, 50), "JPEG", xmp=MARKED.xmp)), settings)
+
+    with EncoderPool(1, command=misbehaving("os._exit(3)")) as encoders:
+        result = finish(tiled.context, double(tiled), settings, encoders)
+
+    row = row_of(result)
+    assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.ENCODE_ERROR)
+    assert "two encoder processes were lost" in (row.error_message or "")
+
+
+def test_image_without_encoders_is_left_to_a_later_run(
+    settings: PinnedSettings, photograph: Callable[..., Image.Image]
+) -> None:
+    tiled = prepared(source(encoded(photograph(0, 60, 50))), settings)
+
+    with EncoderPool(1, command=[sys.executable, "-c", "raise SystemExit(7)"]) as encoders:
+        result = finish(tiled.context, double(tiled), settings, encoders)
+
+    assert (result.record, result.data) == (None, None)
+    assert result.stop is not None
+    assert result.stop.code is ErrorCode.ENCODER_UNAVAILABLE
 
 
 def test_alpha_is_no_call_of_its_own(
@@ -293,7 +324,7 @@ def test_alpha_is_no_call_of_its_own(
     tiled = prepared(source(encoded(picture)), remote)
     shapes = [tile.pixels.shape for tile in tiled.tiles]
 
-    result = finish(tiled.context, double(tiled), remote)
+    result = finished(tiled, double(tiled), remote)
 
     assert shapes == [(30, 40, 3)]
     assert row_of(result).calls == 1
@@ -305,7 +336,7 @@ def test_a_noise_level_that_cannot_be_sent_stands_in_a_row_that_holds(tmp_path: 
     pinned = UpscaleSettings.of(LATENT, backend="grpc", endpoint="localhost:1").pin()
     noisy = source(encoded(Image.new("RGB", (8, 8))), columns={"noise_level": 100})
 
-    row = row_of(finish(prepared(noisy, pinned).context, Inference(), pinned))
+    row = row_of(finished(prepared(noisy, pinned), Inference(), pinned))
 
     assert (row.status, row.error_code) == (Status.REJECTED, ErrorCode.INVALID_NOISE_LEVEL)
     assert row.noise_level == 100
@@ -320,7 +351,7 @@ def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: Pinne
         error=error, request_ids=("1", "2"), billed_credits=Decimal("0.2"), attempts=3
     )
 
-    result = finish(tiled.context, inference, remote)
+    result = finished(tiled, inference, remote)
 
     row = row_of(result)
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.SERVICE_ERROR)
@@ -333,7 +364,7 @@ def test_what_was_billed_stands_in_the_row_of_an_image_that_failed(remote: Pinne
 def test_what_a_service_withholds_is_filtered(remote: PinnedSettings) -> None:
     tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
 
-    row = row_of(finish(tiled.context, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
+    row = row_of(finished(tiled, Inference(error=ImageError(ErrorCode.FILTERED, "")), remote))
 
     assert (row.status, row.billed_credits, row.credits) == (Status.FILTERED, 0, 0)
 
@@ -342,6 +373,6 @@ def test_an_image_that_was_not_tried_has_no_row(remote: PinnedSettings) -> None:
     tiled = prepared(source(encoded(Image.new("RGB", (40, 30)))), remote)
     stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
 
-    result = finish(tiled.context, Inference(stop=stop), remote)
+    result = finished(tiled, Inference(stop=stop), remote)
 
     assert (result.record, result.data, result.stop) == (None, None, stop)

@@ -17,6 +17,8 @@ from PIL import Image
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
+from beam_upscale.images.decoding.child_process import Child, Exchange
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image import prepare
 from beam_upscale.pipeline.one_image.finish import finish
@@ -36,7 +38,7 @@ def outcome(source: SourceImage, settings: PinnedSettings) -> Row:
     """The row of an input for which there is nothing to do for the network."""
     tiled = prepared(source, settings)
     assert not tiled.tiles
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
     assert result.data is None
     row = row_of(result)
     assert (row.credits, row.usd, row.calls, row.output_uri) == (0, 0, 0, None)
@@ -60,6 +62,27 @@ def test_half_a_picture_is_a_row_with_what_its_header_says(
 
     assert (row.status, row.error_code) == (Status.FAILED, ErrorCode.TRUNCATED)
     assert (row.input_width, row.input_height, row.input_format) == (400, 300, "jpeg")
+
+
+def test_bytes_are_passed_to_a_decoder_once(
+    settings: PinnedSettings,
+    photograph: Callable[..., Image.Image],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, asked, passed = encoded(photograph(0, 40, 30)), [], []
+    ask = Child.ask
+
+    def asking(child: Child, exchange: Exchange, receive: Any) -> Any:
+        asked.append(exchange.request["request"])
+        passed.extend([exchange.data] if exchange.data is not None else [])
+        return ask(child, exchange, receive)
+
+    monkeypatch.setattr(Child, "ask", asking)
+
+    prepared(source(data), settings)
+
+    assert asked == ["header", "decode"]
+    assert passed == [data]
 
 
 def test_a_missing_file_is_a_row(settings: PinnedSettings) -> None:
@@ -143,7 +166,7 @@ def test_what_would_cost_nothing_is_never_over_the_budget(settings: PinnedSettin
 def test_a_postponed_input_has_no_row(settings: PinnedSettings) -> None:
     tiled = prepared(known(source(b"not looked at"), is_postponed=True), settings)
 
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
 
     assert (tiled.tiles, result.record, result.data) == ((), None, None)
 
@@ -154,7 +177,7 @@ def test_what_was_done_before_keeps_its_record(settings: PinnedSettings) -> None
     earlier = Record(row, None)
 
     tiled = prepared(known(source(b"not looked at"), earlier=EarlierResult(earlier)), settings)
-    result = finish(tiled.context, Inference(), settings)
+    result = finish(tiled.context, Inference(), settings, shared_encoders())
 
     assert (tiled.tiles, result.record, result.data) == ((), earlier, None)
 
@@ -219,10 +242,13 @@ def test_another_error_of_the_system_is_a_failed_row(
 
     tiled = prepared(source(b"not looked at"), settings)
 
-    assert row_of(finish(tiled.context, Inference(), settings)).error_code == "internal_error"
+    assert (
+        row_of(finish(tiled.context, Inference(), settings, shared_encoders())).error_code
+        == "internal_error"
+    )
 
 
-@pytest.mark.parametrize("step", ["_still_stands", "_with_parameters", "_with_content", "_decoded"])
+@pytest.mark.parametrize("step", ["_still_stands", "_add_parameters", "_add_content", "_decoded"])
 def test_mistake_while_an_input_is_prepared_is_its_row(
     step: str,
     settings: PinnedSettings,
@@ -241,7 +267,7 @@ def test_mistake_while_an_input_is_prepared_is_its_row(
         settings,
     )
 
-    row = row_of(finish(tiled.context, Inference(), settings))
+    row = row_of(finish(tiled.context, Inference(), settings, shared_encoders()))
     assert row.error_code == "internal_error"
     assert "a mistake in beam-upscale, not in the file: KeyError" in str(row.error_message)
 

@@ -10,6 +10,7 @@ from beam_upscale.pipeline.run_state.input_state import (
     is_as_listed,
     state_of,
     with_state,
+    without_data,
 )
 from beam_upscale.sources.inputs.source_image import SourceImage
 
@@ -30,6 +31,16 @@ def test_what_is_known_travels_with_an_input_that_a_user_changes() -> None:
     assert state_of(changed) is STATE
     assert state_of(pickle.loads(pickle.dumps(changed))) == STATE
     assert "run_state" not in repr(changed)
+
+
+def test_an_input_without_bytes_is_copied_only_for_another_state() -> None:
+    image = with_state(LISTED, STATE)
+    held = dataclasses.replace(LISTED, data=b"bytes")
+
+    assert without_data(image, STATE) is image
+    assert without_data(LISTED, state_of(LISTED)) is LISTED
+    assert without_data(LISTED, STATE) == image
+    assert without_data(held, STATE) == image
 
 
 def test_an_input_is_as_listed_until_a_step_changes_it() -> None:

@@ -28,7 +28,7 @@ from ports import free_port
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.grpc_api.contract import MAX_MESSAGE_BYTES
-from beam_upscale.images.decoding.environment import plain_environment
+from beam_upscale.images.processes.environment import plain_environment
 from beam_upscale.server.web.bridge import WebBridge
 
 PATIENCE = 60.0

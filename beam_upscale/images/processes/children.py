@@ -5,40 +5,59 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
-from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
-from beam_upscale.images.decoding import child_process
-from beam_upscale.images.decoding.child_process import (
-    SECONDS_BETWEEN_STARTS,
-    Child,
+from beam_upscale.errors import ImageError
+from beam_upscale.images.processes.child_process import (
     ChildLostError,
+    ChildProcess,
+    OverLimitError,
 )
-from beam_upscale.images.decoding.replies import OverLimitError
+from beam_upscale.images.processes.kind import Kind
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 
 IDLE_RESIDENT_LIMIT = 256 * 2**20
 """Bytes. A child that still holds more than this after a request is replaced."""
 
+START_SECONDS = 5.0
+"""Seconds for which the system may refuse to start a child while no other one works."""
+SECONDS_BETWEEN_STARTS = 0.1
 
-class Children:
+C = TypeVar("C", bound=ChildProcess)
+T = TypeVar("T")
+
+
+class Children(Generic[C]):
     """The children that one pool started in this process; safe to use from any number of threads.
 
     Attributes:
+        kind: what they are, for errors.
         idle: the children that wait for a request.
         early: the children that were started before they were needed.
         all: every child that has not been collected yet.
     """
 
-    idle: list[Child]
-    early: list[Child]
-    all: weakref.WeakSet[Child]
+    idle: list[C]
+    early: list[C]
+    all: weakref.WeakSet[C]
 
-    def __init__(self, command: tuple[str, ...], timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        kind: Kind,
+        process: Callable[[tuple[str, ...]], C],
+        command: tuple[str, ...],
+        timeout_seconds: float,
+    ) -> None:
         """Starts nothing yet.
 
         Args:
+            kind: what they are, for errors.
+            process: starts a child by a command.
             command: the command that starts a child.
             timeout_seconds: the longest that a child may take to become ready.
         """
+        self.kind = kind
+        self._process = process
         self._command = command
         self._timeout_seconds = timeout_seconds
         self._is_closed = False
@@ -49,37 +68,39 @@ class Children:
 
         A failure to start it is ignored: the first call that needs a child reports it.
         """
+        if self.all:
+            return
         with self._lock:
             if self._is_closed or self.all:
                 return
             with contextlib.suppress(OSError):
-                child = Child(self._command)
+                child = self._process(self._command)
                 self.early.append(child)
                 self.all.add(child)
 
-    def take(self) -> Child:
+    def take(self) -> C:
         """Returns an idle child, or else a new one that is ready.
 
         Raises:
-            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: the kind's `unavailable`: no child can be started.
         """
         return self._take_idle() or self._start_patiently(self._take_idle)
 
-    def take_fresh(self) -> Child:
+    def take_fresh(self) -> C:
         """Returns a child that has read no image yet; an idle one may end in its favor.
 
         Raises:
-            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
+            BrokenProcessError: the kind's `unavailable`: no child can be started.
         """
         return self._start_patiently(self._end_idle)
 
-    def _take_idle(self) -> Child | None:
+    def _take_idle(self) -> C | None:
         with self._lock:
             if self._is_closed:
-                raise RuntimeError("the decoder pool is closed")
+                raise RuntimeError(f"the {self.kind.name} pool is closed")
             return self.idle.pop() if self.idle else None
 
-    def keep(self, child: Child, resident: int) -> None:
+    def keep(self, child: C, resident: int) -> None:
         """Keeps a child for later requests, unless it holds too much.
 
         Args:
@@ -92,7 +113,32 @@ class Children:
                 return
         child.close()
 
-    def _start_patiently(self, instead: Callable[[], Child | None]) -> Child:
+    def try_twice(self, ask: Callable[[C], T], first: C | None = None) -> T:
+        """Asks a child, and a fresh one if that child is lost.
+
+        Args:
+            ask: makes a request to a child within `working`, and returns its result.
+            first: the child to ask first; None takes any.
+
+        Raises:
+            ImageError: the kind's `lost`: both children were lost; or any error that `ask` raises.
+            BrokenProcessError: the kind's `unavailable`: no child can be started, or the system
+                lacks memory or descriptors for the request.
+        """
+        try:
+            try:
+                return ask(first or self.take())
+            except ChildLostError:
+                # An earlier image may have damaged this child, so a fresh one decides.
+                fresh = self.take_fresh()
+            try:
+                return ask(fresh)
+            except ChildLostError as lost:
+                raise self.kind.lost_twice(lost) from lost
+        except SharedMemoryError as error:
+            raise self.kind.not_passed(error) from error
+
+    def _start_patiently(self, instead: Callable[[], C | None]) -> C:
         """Returns a new child that is ready; retries while the system refuses to start one.
 
         The system may lack processes, memory or open files. Starting is retried as long as other
@@ -102,9 +148,9 @@ class Children:
             instead: called after each refusal; a child that it returns is used instead.
 
         Raises:
-            BrokenProcessError: DECODER_UNAVAILABLE.
+            BrokenProcessError: the kind's `unavailable`.
         """
-        give_up_at = time.monotonic() + child_process.START_SECONDS
+        give_up_at = time.monotonic() + START_SECONDS
         while True:
             try:
                 return self.start()
@@ -112,29 +158,29 @@ class Children:
                 if (child := instead()) is not None:
                     return child
                 if self._working:
-                    give_up_at = time.monotonic() + child_process.START_SECONDS
+                    give_up_at = time.monotonic() + START_SECONDS
                 elif time.monotonic() >= give_up_at:
-                    raise self._unavailable(error) from error
+                    raise self.kind.not_started(" ".join(self._command), error) from error
             time.sleep(SECONDS_BETWEEN_STARTS)
 
-    def start(self) -> Child:
+    def start(self) -> C:
         """Takes the child that was started early, or starts one, and waits until it is ready.
 
         Raises:
             OSError: the system cannot start a child.
-            BrokenProcessError: DECODER_UNAVAILABLE, the child ended at once.
+            BrokenProcessError: the kind's `unavailable`: the child ended at once.
         """
         with self._lock:
             child = self.early.pop() if self.early else None
         if child is None:
-            child = Child(self._command)
+            child = self._process(self._command)
             with self._lock:
                 self.all.add(child)
         try:
             with self.working(child, self._timeout_seconds):
                 child.wait_until_ready()
         except (ChildLostError, ImageError) as error:
-            raise self._unavailable(error) from error
+            raise self.kind.not_started(" ".join(self._command), error) from error
         return child
 
     def _end_idle(self) -> None:
@@ -142,15 +188,8 @@ class Children:
         if (idle := self._take_idle()) is not None:
             idle.close()
 
-    def _unavailable(self, error: Exception) -> BrokenProcessError:
-        return BrokenProcessError(
-            ErrorCode.DECODER_UNAVAILABLE,
-            f"no decoder process could be started by {' '.join(self._command)}: {error}; look at "
-            "the memory, and at the limits of processes and of open files",
-        )
-
     @contextlib.contextmanager
-    def working(self, child: Child, seconds: float) -> Iterator[None]:
+    def working(self, child: C, seconds: float) -> Iterator[None]:
         """Counts a child as working in this context, and ends it if it fails or is late.
 
         Args:
@@ -158,18 +197,37 @@ class Children:
             seconds: the longest that it may take.
 
         Raises:
-            ImageError: DECODER_TIMEOUT.
+            ImageError: the kind's `late`.
             ChildLostError: the child ended, or its answer is no reply.
             Exception: any other one of the context, after which the child is ended too.
         """
         with self._lock:
             self._working += 1
         try:
-            with _killed_when_late(child, seconds):
+            with self._killed_when_late(child, seconds):
                 yield
         finally:
             with self._lock:
                 self._working -= 1
+
+    @contextlib.contextmanager
+    def _killed_when_late(self, child: C, seconds: float) -> Iterator[None]:
+        child.must_answer_within(seconds)
+        try:
+            yield
+        except TimeoutError as error:
+            child.kill()
+            raise self.kind.too_late(seconds) from error
+        except OverLimitError:
+            child.kill()
+            raise
+        except BaseException as error:
+            ending = child.end()
+            if child.ran_out_of_seconds:
+                raise self.kind.too_late(seconds) from error
+            if isinstance(error, (EOFError, OSError, ValueError, KeyError, TypeError)):
+                raise ChildLostError(ending) from error
+            raise
 
     def close(self) -> None:
         """Ends the idle children; busy ones end with their image. None is started any more."""
@@ -178,7 +236,7 @@ class Children:
             children, self.idle = self.idle, []
             early, self.early = self.early, []
         for child in early:
-            # A child that is still starting would not notice its closed streams until it is ready.
+            # A child that is still starting would not notice its closed socket until it is ready.
             child.kill()
         for child in children:
             child.close()
@@ -192,31 +250,7 @@ class Children:
         self._working = 0
 
     def leave_to_parent(self) -> None:
-        """Closes the inherited pipes after a fork, so that children notice their parent's end."""
+        """Closes the inherited sockets after a fork, so that children notice their parent's end."""
         for child in list(self.all):
-            child.close_pipes()
+            child.close_connection()
         self._forget()
-
-
-@contextlib.contextmanager
-def _killed_when_late(child: Child, seconds: float) -> Iterator[None]:
-    child.must_answer_within(seconds)
-    try:
-        yield
-    except TimeoutError as error:
-        child.kill()
-        raise _too_late(seconds) from error
-    except OverLimitError:
-        child.kill()
-        raise
-    except BaseException as error:
-        ending = child.end()
-        if child.ran_out_of_seconds:
-            raise _too_late(seconds) from error
-        if isinstance(error, (EOFError, OSError, ValueError, KeyError, TypeError)):
-            raise ChildLostError(ending) from error
-        raise
-
-
-def _too_late(seconds: float) -> ImageError:
-    return ImageError(ErrorCode.DECODER_TIMEOUT, f"decoding took longer than {seconds:g} seconds")

@@ -1,0 +1,228 @@
+"""Messages between a process and its decoders, and what is not taken for one."""
+
+import array
+import gc
+import json
+import math
+import os
+import resource
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from beam_upscale.images.processes.connection import Connection
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError, filled_memory
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection, and the socket of the other process."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = Connection(ours)
+        connection.deadline = time.monotonic() + 60
+        yield connection, theirs
+
+
+Pair = tuple[Connection, socket.socket]
+
+
+def message(fields: Any) -> bytes:
+    encoded = json.dumps(fields).encode()
+    return struct.pack(">I", len(encoded)) + encoded
+
+
+def send(end: socket.socket, data: bytes, *descriptors: int) -> None:
+    """Sends bytes and descriptors, which are closed here."""
+    rights = array.array("i", descriptors)
+    end.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)] if descriptors else [])
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def open_files() -> int:
+    gc.collect()
+    return int(psutil.Process().num_fds())
+
+
+def test_fields_and_buffers_cross(pair: Pair) -> None:
+    connection, theirs = pair
+    large = os.urandom(3 << 20)
+    other = Connection(theirs)
+    before = open_files()
+
+    other.send({"a": "ü\udcff"}, [b"first", None, memoryview(large), b""])
+    other.send({"b": 2})
+    with connection.receive() as frame:
+        first, *rest = [frame.take(length) for length in frame.lengths if length is not None]
+    with connection.receive() as without:
+        pass
+
+    assert (frame.fields, frame.lengths) == ({"a": "ü\udcff"}, (5, None, 3 << 20, 0))
+    assert (first.tobytes(), rest[0].tobytes(), rest[1].size) == (b"first", large, 0)
+    assert (without.fields, without.lengths) == ({"b": 2}, ())
+    # A large buffer stays mapped, for which its mapping has a descriptor.
+    rest.clear()
+    assert open_files() == before
+    with pytest.raises(ValueError, match="without buffers"):
+        without.take(0)
+
+
+def test_message_of_many_bytes_crosses_in_parts(pair: Pair) -> None:
+    connection, theirs = pair
+    text = "x" * 900_000
+    other = Connection(theirs)
+
+    with ThreadPoolExecutor(1) as thread:
+        sent = thread.submit(other.send, {"message": text}, [b"and memory"])
+        with connection.receive() as frame:
+            taken = frame.take(10).tobytes()
+        sent.result()
+
+    assert frame.fields == {"message": text}
+    assert taken == b"and memory"
+
+
+@pytest.mark.parametrize(
+    ("data", "descriptors", "error"),
+    [
+        (b"\xff\xff\xff\xff" + bytes(100), 0, "at most"),
+        (message([1]), 0, "a list"),
+        (message("text"), 0, "a str"),
+        (struct.pack(">I", 2) + b"{]", 0, "Expecting"),
+        (message({"lengths": [6]}), 0, "0 descriptors for 1 buffers"),
+        (message({"lengths": []}), 1, "1 descriptors for 0 buffers"),
+        (message({"lengths": [None]}), 1, "1 descriptors for 0 buffers"),
+        (message({"lengths": [6]}), 2, "more descriptors"),
+        (message({"lengths": [6]}), 9, "more descriptors"),
+        (message({"lengths": [7]}), 1, "memory of 6 bytes where 7 are due"),
+        (message({"lengths": [5]}), 1, "memory of 6 bytes where 5 are due"),
+        (message({"lengths": [6, 6]}), 1, "memory of 6 bytes where 12 are due"),
+        (message({"lengths": [7, -1]}), 1, "buffers of"),
+        (message({"lengths": [6.0]}), 1, "buffers of"),
+        (message({"lengths": [True]}), 1, "buffers of"),
+        (message({"lengths": ["6"]}), 1, "buffers of"),
+        (message({}), 1, "lengths"),
+        (message({"lengths": 6}), 1, "int"),
+    ],
+)
+def test_what_is_no_message_is_refused_and_leaves_no_descriptor(
+    pair: Pair, data: bytes, descriptors: int, error: str
+) -> None:
+    connection, theirs = pair
+    before = open_files()
+    send(theirs, data, *(filled_memory([b"pixels"]) for _ in range(descriptors)))
+
+    with pytest.raises((ValueError, KeyError, TypeError), match=error):
+        connection.receive()
+
+    assert open_files() == before
+
+
+def test_descriptors_within_a_message_are_dropped(pair: Pair) -> None:
+    connection, theirs = pair
+    data = message({"lengths": []})
+    before = open_files()
+    send(theirs, data[:4])
+    send(theirs, data[4:9], filled_memory([b"pixels"]))
+    send(theirs, data[9:])
+
+    assert connection.receive_fields() == {}
+    assert open_files() == before
+
+
+def test_descriptor_of_something_else_is_refused(pair: Pair, tmp_path: Path) -> None:
+    connection, theirs = pair
+    (tmp_path / "file").write_bytes(b"pixels")
+    before = open_files()
+    for descriptor in (os.open(tmp_path / "file", os.O_RDWR), os.open(tmp_path, os.O_RDONLY)):
+        send(theirs, message({"lengths": [6]}), descriptor)
+        with pytest.raises((OSError, ValueError)):
+            connection.receive()
+
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("length", [0, 3, 4, 9])
+def test_socket_that_is_closed_within_a_message(pair: Pair, length: int) -> None:
+    connection, theirs = pair
+    data = message({"lengths": [6]})[:length]
+    before = open_files()
+    if data:
+        send(theirs, data, filled_memory([b"pixels"]))
+    theirs.shutdown(socket.SHUT_WR)
+
+    with pytest.raises(EOFError):
+        connection.receive()
+
+    assert open_files() == before
+
+
+def test_fields_alone_have_no_buffers(pair: Pair) -> None:
+    connection, theirs = pair
+    before = open_files()
+    Connection(theirs).send({"ready": 1}, [b"pixels"])
+
+    with pytest.raises(ValueError, match="1 buffers where none are due"):
+        connection.receive_fields()
+
+    assert open_files() == before
+
+
+def test_late_message_is_not_waited_for(pair: Pair) -> None:
+    connection, theirs = pair
+    send(theirs, message({"lengths": []})[:9])
+    connection.deadline = time.monotonic() + 0.05
+
+    with pytest.raises(TimeoutError):
+        connection.receive()
+
+
+def test_reader_that_takes_nothing_is_not_waited_for(pair: Pair) -> None:
+    connection, _ = pair
+    connection.deadline = time.monotonic() + 0.05
+
+    with pytest.raises(TimeoutError):
+        while True:
+            connection.send({"message": "x" * 100_000})
+
+
+def test_check_is_called_while_nothing_comes(pair: Pair) -> None:
+    class TooMuchError(Exception):
+        pass
+
+    connection, _ = pair
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise TooMuchError
+
+    connection.check = check
+
+    with pytest.raises(TooMuchError):
+        connection.receive()
+    assert connection.deadline < math.inf
+
+
+def test_process_without_free_descriptors_says_so(pair: Pair) -> None:
+    connection, theirs = pair
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    Connection(theirs).send({}, [b"pixels"])
+    os.close(free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    try:
+        with pytest.raises(SharedMemoryError, match="Too many open files"):
+            connection.receive()
+        with pytest.raises(SharedMemoryError, match="Too many open files"):
+            connection.send({}, [b"bytes"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
