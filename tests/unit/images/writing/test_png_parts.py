@@ -40,8 +40,10 @@ def photograph(height: int = 96, width: int = 130, bands: int = 3, dtype: str = 
     """A smooth picture with some noise, of integers only: the same everywhere."""
     y, x = np.mgrid[:height, :width]
     planes = [x * 2 + y, y * 2 + 9, 255 - x - y, x * y // 32][:bands]
-    some_noise = (x * 73_856_093 ^ y * 19_349_663) >> 7 & 7
-    values = (np.stack(planes, axis=-1) + some_noise[..., None]) % 256
+    mixed = np.arange(height * width * bands, dtype=np.uint64) * 2_654_435_761 % 2**32
+    mixed = (mixed ^ mixed >> 15) * 2_246_822_519 % 2**32
+    some_noise = (mixed >> 20 & 7).reshape(height, width, bands)
+    values = (np.stack(planes, axis=-1) + some_noise.astype(int)) % 256
     scale = 257 if dtype == "uint16" else 1
     return (values * scale).astype(dtype)
 
@@ -215,10 +217,10 @@ def test_processes_give_the_same_bytes() -> None:
 @pytest.mark.parametrize(
     ("level", "whole_bytes", "digest"),
     [
-        (0, 1 << 20, "85e2c21d54d25af055f7b39a566efd7ec69b5b210bdbe0104ee44c55462384c6"),
-        (3, 1 << 20, "3128378ffb3f202c286f73cdfafff33965e509703a6fa65ca9161e8dcdca5cdd"),
-        (9, 1 << 20, "9e27b5f65ff1c6ca0efd0980d0d38a79fd1b346ae41194de254cfbef98e73b91"),
-        (3, 0, "09f7f6d9330b7d86731ec58a13470aca0a3a3aed0ac013aaca4e4b8a070259c1"),
+        (0, 1 << 20, "e47f55aa1cc2a89b12bbf2e811e56e0c343e9ba331ff29a180ad08056770a69c"),
+        (3, 1 << 20, "9dc0d13cc0e644722164f799136637411f07a5fc93c8e88821c481cd4902d78b"),
+        (9, 1 << 20, "c5088ebf0410fe72d13c2dff3c504af6c112dc7d61132708ded9da353d36ca78"),
+        (3, 0, "f3570ca4363615f6f96f449a1c2166dedab1acd36e8603f5f6ed7b9d309fcdf8"),
     ],
 )
 def test_bytes_are_those_of_the_locked_libraries(
@@ -232,6 +234,14 @@ def test_bytes_are_those_of_the_locked_libraries(
     assert hashlib.sha256(data).hexdigest() == digest
 
 
+def test_flat_pictures_are_compressed_with_more_effort() -> None:
+    flat = (photograph(300, 300) // 64 * 64)[::4].repeat(8, axis=0)
+    rich = photograph()
+
+    assert written([[flat]], 3) == written([[flat]], 6) != written([[flat]], 1)
+    assert written([[rich]], 3) == written([[rich]], 1) != written([[rich]], 6)
+
+
 @pytest.mark.parametrize("is_whole", [True, False])
 def test_a_higher_level_makes_no_larger_picture(
     is_whole: bool, monkeypatch: pytest.MonkeyPatch
@@ -243,7 +253,7 @@ def test_a_higher_level_makes_no_larger_picture(
     sizes = [len(written([[pixels]], level)) for level in LEVELS]
 
     assert sizes[0] > pixels.nbytes
-    assert sizes[1] < pixels.nbytes / 2
+    assert sizes[1] < 0.6 * pixels.nbytes
     for smaller, larger in itertools.pairwise(reversed(sizes)):
         assert smaller <= larger * 1.05
 
