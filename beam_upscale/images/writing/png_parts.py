@@ -91,8 +91,8 @@ def _deflated(bands: Iterator[NDArray[np.uint8]], shape: Shape, level: int) -> I
         return
     compressor = zlib_ng.compressobj(for_bands)
     for band in bands:
-        if data := compressor.compress(band):
-            yield data
+        if part := compressor.compress(band):
+            yield part
     yield compressor.flush()
 
 
