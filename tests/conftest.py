@@ -1,4 +1,4 @@
-"""Fixtures that tests on several floors share."""
+"""Fixtures that tests of all kinds share."""
 
 from collections.abc import Callable
 from pathlib import Path

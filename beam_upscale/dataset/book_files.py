@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from beam_upscale.dataset.book_entries import SCHEMA, CallKey, Entry, entry_from_json, entry_of
 from beam_upscale.dataset.folder import DatasetFolder
-from beam_upscale.dataset.paths.names import BOOKS
+from beam_upscale.dataset.paths.output_files import BOOKS
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris

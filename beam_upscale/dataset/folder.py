@@ -37,7 +37,14 @@ from beam_upscale.dataset.manifest.own_columns import from_struct_array
 from beam_upscale.dataset.manifest.row import Row, row_from_dict
 from beam_upscale.dataset.manifest.table import rows_of
 from beam_upscale.dataset.manifest.totals import Totals, totals
-from beam_upscale.dataset.paths.names import HOLDS, MANIFEST, RUN_JSON, STAGING, STOP, TELEMETRY
+from beam_upscale.dataset.paths.output_files import (
+    HOLDS,
+    MANIFEST,
+    RUN_JSON,
+    STAGING,
+    STOP,
+    TELEMETRY,
+)
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.dataset.run_json import RUN_FORMAT, RunJson
 from beam_upscale.storage import files
@@ -140,12 +147,12 @@ class DatasetFolder:
         with self.publish(uri) as file:
             file.write(data)
 
-    def copy(self, source: IO[bytes], uri: str, sha256: str | None = None) -> tuple[int, str]:
+    def copy(self, file: IO[bytes], uri: str, sha256: str | None = None) -> tuple[int, str]:
         """Publishes the bytes of an open file as a file of this dataset; see `publish`.
 
         Args:
-            source: the open file.
-            uri: the file of this dataset.
+            file: the open file.
+            uri: the URI to copy it to.
             sha256: the expected SHA-256, in hexadecimal; None expects none.
 
         Returns:
@@ -156,7 +163,7 @@ class DatasetFolder:
         """
         digest, size = hashlib.sha256(), 0
         with self.publish(uri) as target:
-            while data := source.read(CHUNK_BYTES):
+            while data := file.read(CHUNK_BYTES):
                 digest.update(data)
                 target.write(data)
                 size += len(data)

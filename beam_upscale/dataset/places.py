@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.names import folded
-from beam_upscale.dataset.paths.names import RESULTS, STAGING
+from beam_upscale.dataset.paths.output_files import RESULTS, STAGING
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of

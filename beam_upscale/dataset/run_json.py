@@ -1,4 +1,4 @@
-"""The format of an output's `run.json`: every key of the file is written and read here.
+"""The format of an output's `run.json`: all keys but the settings' are written and read here.
 
 An attribute may be renamed without a change to the file. If a key is renamed, added or given
 another meaning, the version grows, and `upgraded` converts files of the version before. What the

@@ -14,7 +14,7 @@ from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row
 from beam_upscale.dataset.manifest.totals import Totals, totals
-from beam_upscale.dataset.paths.names import (
+from beam_upscale.dataset.paths.output_files import (
     BOOKS,
     CARD,
     DATA,

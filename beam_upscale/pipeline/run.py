@@ -18,9 +18,9 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.error_counts import ErrorTally
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.output_hold import hold_output, untouched_on_failure
-from beam_upscale.dataset.paths.names import RESULTS
+from beam_upscale.dataset.paths.output_files import RESULTS
 from beam_upscale.dataset.run_json import RunJson
-from beam_upscale.errors import reason
+from beam_upscale.errors import SettingsError, reason
 from beam_upscale.inference import shared_weights
 from beam_upscale.inference.local_engines import LocalEngine, NetworkEngine
 from beam_upscale.pipeline.budget import LimitCredits, spent
@@ -251,7 +251,10 @@ def _spent_before(dataset: DatasetFolder) -> Iterator[str]:
 
 def _may_lack_calls(dataset: DatasetFolder) -> bool:
     """Checks whether the books may lack paid calls of an earlier version of this package."""
-    run_json = dataset.read_run()
+    try:
+        run_json = dataset.read_run()
+    except SettingsError:  # A later version wrote it, and would keep books as this one does.
+        return False
     return run_json is not None and run_json.books is None
 
 

@@ -17,14 +17,14 @@ from beam_upscale.planning.plan_options import OutputFormat, Oversize, PlanOptio
 
 
 class Backend(StrEnum):
-    """The place of the engines: local networks, or a service behind the gRPC API."""
+    """Where the engines are: on this machine and its workers, or behind the gRPC API."""
 
     LOCAL = "local"
     GRPC = "grpc"
 
 
 DEFAULT_BACKEND = Backend.LOCAL
-"""The place of the engines, unless a run names another."""
+"""Where the engines are, unless a run says otherwise."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class Rules:
         parameters: the parameters of engines that take a prompt; an image's own columns override
             them.
         prompt_column: the column that holds an image's prompt.
-        backend: the place of the engines.
+        backend: where the engines are.
 
     Raises:
         SettingsError: INVALID_OPTION, no engine, or tiles for an engine that takes a prompt over

@@ -1,8 +1,8 @@
-"""The upscaling engines, as data.
+"""The upscaling engines, as data: limits, prices, parameters, halos, default weights.
 
-Limits, prices and parameters are those of the public documentation of the upscaling service
-(Stability-AI/platform, June 2023). Limits count pixels, not sides: any aspect ratio is allowed.
-All code that checks a limit, a size or a price reads `ENGINES`; a new engine is one entry.
+A new engine is one entry here. Limits, prices and parameters are those of the public documentation
+of the upscaling service (Stability-AI/platform, June 2023). Limits count pixels, not sides: any
+aspect ratio is allowed. All code that checks a limit, a size or a price reads `ENGINES`.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Starts, runs and shuts down the server of `beam-upscale serve`."""
+"""Starts, runs and shuts down the server of `beam-upscale serve`, on SIGTERM too."""
 
 import asyncio
 import contextlib

@@ -14,7 +14,7 @@ from runs import rows
 from seed_images import seed_images
 
 from beam_upscale.dataset.manifest.row import Status
-from beam_upscale.errors import ErrorCode
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images import values
 from beam_upscale.images.reading import pixels
 
@@ -58,7 +58,7 @@ def test_what_no_input_may_lead_to_is_a_fault(
     assert len(told) == len(report.faults)
     kept = sorted(path for path in tmp_path.iterdir() if path.suffix != ".txt")
     assert len(kept) == len(report.faults)
-    with pytest.raises(pixels.ImageError):
+    with pytest.raises(ImageError):
         pixels.decode(kept[0].read_bytes(), max_pixels=10**6)
 
 

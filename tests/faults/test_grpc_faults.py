@@ -16,7 +16,7 @@ import pytest
 from faults import Fault, Server, ServerFaults, WireFaults, broken_wire
 from PIL import Image
 from ports import closed_port
-from runs import Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
+from runs import RECORD, Finished, command, command_elsewhere, do_nothing, rows, tree, upscale
 
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.folder import DatasetFolder
@@ -395,7 +395,7 @@ def test_key_that_is_revoked_in_mid_run_stops_it_and_the_next_does_the_rest(
     first, second = service.add_key("revoked"), service.add_key("successor")
     revoke = functools.partial(
         faults.act_after,
-        *(faults.RECORD, 9, functools.partial(revoke_key, service.keys, "revoked")),
+        *(RECORD, 9, functools.partial(revoke_key, service.keys, "revoked")),
     )
     few = ("--max-in-flight", 4)
 

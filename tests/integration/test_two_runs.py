@@ -12,7 +12,16 @@ import faults
 import pytest
 import two_runs
 from runs import ENGINE, command, rows
-from two_runs import WEIGHTS, Command, pictures, standing, the_line, words
+from two_runs import (
+    WEIGHTS,
+    Command,
+    pictures,
+    standing,
+    stop_after_two_records,
+    the_line,
+    words,
+)
+from waits import until
 
 from beam_upscale import Upscale, WriteDataset
 from beam_upscale.dataset.folder import DatasetFolder
@@ -87,7 +96,7 @@ def test_of_runs_that_begin_together_one_works(tmp_path: Path, source: Path) -> 
         Command(tmp_path / str(number), *words(source, output), prepare=standing())
         for number in range(3)
     ]
-    two_runs.until(lambda: sum(each.has_ended for each in begun) == 2)
+    until(lambda: sum(each.has_ended for each in begun) == 2)
     for each in begun:
         each.go_on()
 
@@ -156,7 +165,7 @@ def test_what_was_paid_for_stays_and_is_charged_once(
         service = ["--backend", "grpc", "--endpoint", server.endpoint, "--max-in-flight", "1"]
         key = ["--api-key-file", str(server.add_key("key")), "--workers", "1", "--quiet"]
         paid = ["run", source, output, *service, *key]
-        first = Command(tmp_path / "1", *paid, prepare=_stop_after_two_records)
+        first = Command(tmp_path / "1", *paid, prepare=stop_after_two_records)
         first.wait_until_it_stands()
         refused = Command(tmp_path / "2", *paid).finished()
         first.kill()
@@ -171,10 +180,6 @@ def test_what_was_paid_for_stays_and_is_charged_once(
     charged = sum((charge.credits for charge in charges), Decimal(0))
     assert sum((row.billed_credits for row in found), Decimal(0)) == charged
     assert_done(output, source)
-
-
-def _stop_after_two_records(folder: Path) -> None:
-    faults.act_after(faults.RECORD, 2, two_runs.wait_at(1, folder))
 
 
 # Pipelines of one's own.
@@ -210,7 +215,7 @@ def test_a_pipeline_of_ones_own_and_a_run_keep_each_other_out(
     own, late = _own(source, output, 10), _own(source, output, 10)
     thread = threading.Thread(target=lambda: own.run().wait_until_finish())
     thread.start()
-    two_runs.until((tmp_path / "own" / "waits").exists)
+    until((tmp_path / "own" / "waits").exists)
 
     run = Command(tmp_path / "1", *words(source, output)).finished()
     left = everything(output)

@@ -11,9 +11,9 @@ from pathlib import Path
 import clusters
 import fetch
 import pytest
-from faults import RECORD
 from PIL import Image
 from runs import (
+    RECORD,
     command_elsewhere,
     copy,
     processes,

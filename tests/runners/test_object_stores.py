@@ -12,10 +12,11 @@ import object_stores
 import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.utils import retry
-from faults import RECORD, act_after
+from faults import act_after
 from object_stores import ObjectStore
 from PIL import Image
 from runs import (
+    RECORD,
     command_elsewhere,
     copy,
     quick,

@@ -16,11 +16,18 @@ import faults
 import fetch
 import object_stores
 import pytest
-import two_runs
 from apache_beam.internal.gcp import auth
 from late_writers import DEEDS, contents, overtaken
 from runs import copy, rows
-from two_runs import Command, at_once, pictures, standing, the_line, words
+from two_runs import (
+    Command,
+    at_once,
+    pictures,
+    standing,
+    stop_after_two_records,
+    the_line,
+    words,
+)
 
 from beam_upscale.dataset.hold.hold import new_token
 from beam_upscale.dataset.verify import verify
@@ -170,10 +177,6 @@ def test_a_run_that_slept_ends_in_one_line_and_has_changed_nothing(
     assert_done(tmp_path, output, changed)
 
 
-def _stop_after_two_records(folder: Path) -> None:
-    faults.act_after(faults.RECORD, 2, two_runs.wait_at(1, folder))
-
-
 def test_what_was_paid_for_stays_and_is_charged_once(
     tmp_path: Path, s3: Place, tiny_weights: Path
 ) -> None:
@@ -185,7 +188,7 @@ def test_what_was_paid_for_stays_and_is_charged_once(
         key = ["--api-key-file", server.add_key("key"), "--workers", "1", "--quiet"]
         lease = ["--lease-seconds", LEASE_SECONDS, "--", *s3.options]
         paid = ["run", source, output, *service, *key, *lease]
-        first = Command(tmp_path / "1", *paid, prepare=s3.prepared(_stop_after_two_records))
+        first = Command(tmp_path / "1", *paid, prepare=s3.prepared(stop_after_two_records))
         first.wait_until_it_stands()
         first.signal(signal.SIGSTOP)
         second = Command(tmp_path / "2", *paid, prepare=s3.prepared(_nothing)).finished()

@@ -2,14 +2,14 @@
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import memory_hdfs
 import pytest
 from memory_filesystem import conditional_memory
 from runs import processes
+from waits import until
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.hold import Hold, new_token
@@ -54,13 +54,6 @@ def fall_silent(hold: Hold) -> None:
     hold._state().show(-1)
     until(lambda: hold._state()._thread is None)
     hold._state()._shown = 1
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def everything(folder: Path) -> dict[str, bytes | None]:

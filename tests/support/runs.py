@@ -31,6 +31,9 @@ from beam_upscale.storage.uris import uris
 ENGINE = "esrgan-v1-x2plus"
 DIFFUSION = "stable-diffusion-x4-latent-upscaler"
 
+RECORD = r"records/.*\.json"
+"""The end of the path of a record, as a regular expression."""
+
 processes = multiprocessing.get_context("forkserver")
 """Beam and torch are imported once, in the process that all of these are forked from."""
 

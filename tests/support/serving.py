@@ -93,14 +93,6 @@ def broken(worker: Worker, error: Exception) -> Worker:
     )
 
 
-def until(condition: Callable[[], object]) -> None:
-    """Waits until something is true, in this process or in another."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @dataclasses.dataclass(frozen=True)
 class Server:
     """A server that runs in a thread.

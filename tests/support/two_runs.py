@@ -4,14 +4,14 @@ import functools
 import itertools
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from runs import Finished, command_in_child, do_nothing, processes
+from runs import RECORD, Finished, after_each, command_in_child, do_nothing, processes
+from waits import until
 
 from beam_upscale.inference.handlers.baseline import Resampler
 
@@ -55,14 +55,6 @@ def wait_at(image: int, folder: Path) -> Callable[[], None]:
 def stand_still_at(image: int, folder: Path) -> None:
     """Has the baseline of this process wait at an image."""
     before_each_image(wait_at(image, folder))
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Waits until something is true."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 class Command:
@@ -129,6 +121,11 @@ def the_line(finished: Finished) -> str:
 def standing(image: int = 3) -> Callable[[Path], None]:
     """What has a command wait at an image."""
     return functools.partial(stand_still_at, image)
+
+
+def stop_after_two_records(folder: Path) -> None:
+    """Has a command wait right after it has written two records."""
+    after_each(RECORD, wait_at(2, folder))
 
 
 def at_once(_: Path) -> None:

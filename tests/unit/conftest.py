@@ -1,8 +1,10 @@
 """Fixtures that tests of several rooms share."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from holds import output_of
 from linked_outputs import make, make_dataset
 
 from beam_upscale.dataset.folder import DatasetFolder
@@ -20,6 +22,13 @@ def inputs(tmp_path: Path) -> Path:
 def dataset(tmp_path: Path) -> DatasetFolder:
     """An output into which nothing was written."""
     return DatasetFolder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The root of an output that is not there, on the kind of store that a test names."""
+    with output_of(request.param, tmp_path) as root:
+        yield root
 
 
 @pytest.fixture

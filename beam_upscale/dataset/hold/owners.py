@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from beam_upscale.dataset.hold.defaults import DEFAULT_LEASE_SECONDS
-from beam_upscale.dataset.paths.names import HOLDS, RUN_JSON, STAGING
+from beam_upscale.dataset.paths.output_files import HOLDS, RUN_JSON, STAGING
 from beam_upscale.errors import ErrorCode, HoldLostError
 from beam_upscale.storage import files
 from beam_upscale.storage.stores import store_of

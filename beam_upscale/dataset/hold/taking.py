@@ -21,7 +21,7 @@ from beam_upscale.dataset.hold.owners import (
 )
 from beam_upscale.dataset.hold.state import State, states
 from beam_upscale.dataset.hold.terms import Terms
-from beam_upscale.dataset.paths.names import STAGING, STOP
+from beam_upscale.dataset.paths.output_files import STAGING, STOP
 from beam_upscale.errors import ErrorCode, HoldLostError, SettingsError
 from beam_upscale.storage import files
 from beam_upscale.storage.uris import uris

@@ -4,7 +4,7 @@ import importlib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self, cast
 
-from beam_upscale.dataset.paths.names import DATA, IMAGES
+from beam_upscale.dataset.paths.output_files import DATA, IMAGES
 
 if TYPE_CHECKING:
     from beam_upscale.dataset.layouts.definition import LayoutDefinition

@@ -50,11 +50,11 @@ class BaselineHandler(EngineHandler[Resampler]):
 
     def __init__(self, engine: BaselineEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(engine, **options)
-        self._engine = engine
+        self._pinned = engine
 
     def load_model(self) -> Resampler:
         """Loads nothing."""
-        return Resampler(self._engine.filter, state_of(self._engine.device))
+        return Resampler(self._pinned.filter, state_of(self._pinned.device))
 
     def probe(self, pixels: np.ndarray, tiled: TiledImage, loaded: Resampler) -> None:
         """Enlarges a small picture."""

@@ -49,11 +49,11 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
 
     def __init__(self, engine: EsrganEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(engine, **options)
-        self._engine = engine
+        self._pinned = engine
 
     def load_model(self) -> Batcher[Patch]:
         """Fetches the weights, loads the network, and returns the batcher that feeds it."""
-        engine = self._engine
+        engine = self._pinned
         path, state = weights_path(engine), state_of(engine.device)
         with on_device(state):
             network = _load(engine, path)
@@ -76,13 +76,13 @@ class EsrganHandler(EngineHandler[Batcher[Patch]]):
         """Upscales one tile; cuts it if it is too large for the device's memory."""
         del tiled
         height, width = tile.pixels.shape[:2]
-        if height * width <= self._engine.max_tile_pixels:
+        if height * width <= self._pinned.max_tile_pixels:
             return UpscaledTile(loaded.upscale(Patch(tile.pixels)))
         return UpscaledTile(self._upscale_in_parts(tile.pixels, loaded))
 
     def _upscale_in_parts(self, pixels: np.ndarray, batcher: Batcher[Patch]) -> Batched:
         height, width = pixels.shape[:2]
-        places = tiling.grid(width, height, self._engine.max_tile_pixels, self._engine.halo)
+        places = tiling.grid(width, height, self._pinned.max_tile_pixels, self._pinned.halo)
         parts = [batcher.upscale(Patch(part)) for part in tiling.split(pixels, places)]
         scale = parts[0].pixels.shape[0] // places[0].extended.height
         cores = (

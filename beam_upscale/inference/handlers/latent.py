@@ -70,14 +70,14 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
 
     def __init__(self, engine: LatentEngine, **options: Unpack[HandlerOptions]) -> None:
         super().__init__(engine, **options)
-        self._engine = engine
+        self._pinned = engine
 
     def load_model(self) -> LatentUpscaler:
         """Fetches the weights, and returns the loaded network with its batcher."""
         # Only a worker that runs the network needs torch and diffusers.
         from beam_upscale.inference.networks.diffusion.latent import LatentNetwork
 
-        engine = self._engine
+        engine = self._pinned
         path, state = weights_path(engine), state_of(engine.device)
         with on_device(state):
             network = LatentNetwork.load(
@@ -105,7 +105,7 @@ class LatentHandler(EngineHandler[LatentUpscaler]):
         tiles = whole(width, height) if tile.canvas is None else tile.canvas
         assert tiled.parameters is not None, "this network is guided"
         batched, notes, embedded = loaded.upscale(Job(tile.pixels, tiled.parameters, tiles))
-        if self._engine.color_fix:
+        if self._pinned.color_fix:
             fixed = color.match_low_frequencies(batched.pixels, tile.pixels)
             batched = dataclasses.replace(batched, pixels=fixed)
         return UpscaledTile(batched, notes, {TEXT_EMBEDDINGS: embedded})

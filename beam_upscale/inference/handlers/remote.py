@@ -46,7 +46,7 @@ class RemoteHandler(TiledImageHandler[Window]):
         """Returns the window of this process, with the API key that this process finds.
 
         Raises:
-            SettingsError: API_KEY_REFUSED, the given place holds no key.
+            SettingsError: API_KEY_REFUSED, the file or variable holds no key.
         """
         return shared_window(Account.of(self._pinned))
 

@@ -1,4 +1,4 @@
-"""Computes the SHA-256 of weights, which are a file or a folder."""
+"""Computes the SHA-256 of weights, a file or a folder, once in a process."""
 
 import hashlib
 import os

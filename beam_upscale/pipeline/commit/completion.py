@@ -14,7 +14,7 @@ from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest import table
 from beam_upscale.dataset.manifest.own_columns import infer_input_type, stored_type
 from beam_upscale.dataset.manifest.totals import Totals
-from beam_upscale.dataset.paths.names import CARD
+from beam_upscale.dataset.paths.output_files import CARD
 from beam_upscale.dataset.run_json import CommittedShard, RunJson
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete

@@ -17,7 +17,7 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, fitted, without_result
 from beam_upscale.dataset.names import mark, safe_name
 from beam_upscale.dataset.output_hold import ShownBundle
-from beam_upscale.dataset.paths.names import IMAGES, INTERMEDIATES
+from beam_upscale.dataset.paths.output_files import IMAGES, INTERMEDIATES
 from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
@@ -228,7 +228,7 @@ class Persist(beam.DoFn):
             is_new = True
             self._open()
             record = persist(upscaled, self._dataset, self._layout)
-        progress = progress_of(record, earlier is not None)
+        progress = progress_of(record, upscaled.is_of_earlier)
         done = progress_file(self._dataset, self._run_id).add(progress)
         stop_after_failures(self._dataset, done.failures, self._most_failures)
         if state.listed is not None and is_as_listed(source):

@@ -1,11 +1,11 @@
 """Persists results in a scratch folder, so that they carry references and no pixels.
 
-    .staging/results/<key>         the encoded image of a result
-    .staging/results/<key>.json    its row and telemetry, written after the image
+    .staging/results/<k>/<key>         the encoded image of a result
+    .staging/results/<k>/<key>.json    its row and telemetry, written after the image
 
-The key is a hash of the input's id, its bytes and the settings. So a pipeline takes up the results
-that an interrupted one has left, and does not pay for them again, but never takes up the result of
-another file or of other settings.
+The key is a hash of the input's id, its bytes and the settings; <k> is its first two digits. So a
+pipeline takes up the results that an interrupted one has left, and does not pay for them again, but
+never takes up the result of another file or of other settings.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ class ScratchResults:
         # The input's columns and its URI may have changed since, but nothing that the image
         # depends on.
         row = dataclasses.replace(found.row, source_uri=draft.row.source_uri, input=draft.row.input)
-        return UpscaledImage(draft.source, Record(row, found.telemetry), file=uri)
+        return UpscaledImage(draft.source, Record(row, found.telemetry), file=uri, is_taken_up=True)
 
 
 def _record_uri(image_uri: str) -> str:

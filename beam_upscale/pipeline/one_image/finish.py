@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 from typing import Any
 
+from beam_upscale.images.values import Pixels
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import Encoded
@@ -13,7 +14,6 @@ from beam_upscale.pipeline.one_image.rows import stage_details, with_output
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ImageInFlight,
-    Pixels,
     UpscaledImage,
 )
 from beam_upscale.pipeline.one_image.tiles import stitched, tiled_image

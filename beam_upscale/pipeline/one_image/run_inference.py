@@ -20,7 +20,6 @@ from beam_upscale.inference.handlers.registry import handler_for
 from beam_upscale.inference.local_engines import LocalEngine
 from beam_upscale.inference.remote_engines import RemoteEngine
 from beam_upscale.pipeline.one_image.states import UpscaledImage
-from beam_upscale.pipeline.run_state.input_state import state_of
 from beam_upscale.pipeline.settings.pinned import PinnedSettings, Stage
 
 _SECONDS_BETWEEN_LOOKS = 0.05
@@ -92,8 +91,8 @@ def _result(pending: PendingInference) -> Inference:
 
 
 def count(upscaled: UpscaledImage) -> None:
-    """Adds a result to the metrics."""
-    if upscaled.record is None or state_of(upscaled.source).earlier is not None:
+    """Adds a result to the metrics, if this run made it."""
+    if upscaled.record is None or upscaled.is_of_earlier:
         return
     row = upscaled.record.row
     Metrics.counter(METRICS, f"images_{row.status}").inc()

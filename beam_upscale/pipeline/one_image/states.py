@@ -7,13 +7,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.errors import BrokenProcessError, ImageError, SettingsError
-from beam_upscale.images.values import ImageHeader, Metadata
+from beam_upscale.images.values import ImageHeader, Metadata, Pixels
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.image_errors import as_image_error
 from beam_upscale.pipeline.run_state.booking import ImageBooking
@@ -23,8 +20,6 @@ from beam_upscale.planning.parameters import Parameters
 from beam_upscale.planning.plan import Plan
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
-
-Pixels = NDArray[np.uint8 | np.uint16]
 
 INTERMEDIATE_FORMAT = OutputFormat.PNG
 """The format of results between engines: it keeps all sizes, depths and channels, without loss."""
@@ -43,6 +38,7 @@ class UpscaledImage:
             cannot go on. None otherwise.
         file: URI of the file that holds the encoded image, from an `Upscale` that spreads large
             images; its size and hash are in the row. None for any other result.
+        is_taken_up: True if an earlier pipeline left `file` and the row in the scratch folder.
     """
 
     source: SourceImage
@@ -51,11 +47,17 @@ class UpscaledImage:
     intermediates: tuple[bytes, ...] = ()
     stop: SettingsError | None = None
     file: str | None = None
+    is_taken_up: bool = False
 
     @property
     def has_image(self) -> bool:
-        """True if this run upscaled the input, wherever the encoded image is."""
+        """True if an encoded image comes with the result, wherever it is."""
         return self.data is not None or self.file is not None
+
+    @property
+    def is_of_earlier(self) -> bool:
+        """True if an earlier run or pipeline made the result, and this one only passes it on."""
+        return self.is_taken_up or state_of(self.source).earlier is not None
 
 
 @dataclasses.dataclass(frozen=True)

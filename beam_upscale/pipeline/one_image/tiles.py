@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from beam_upscale.images import resampling, tiling
+from beam_upscale.images.values import Pixels
 from beam_upscale.inference.elements import Inference, Tile, TiledImage
 from beam_upscale.pipeline.one_image.rows import plan_notes
-from beam_upscale.pipeline.one_image.states import ImageInFlight, Pixels, UpscaledImage
+from beam_upscale.pipeline.one_image.states import ImageInFlight, UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.planning.chain import Backend
 from beam_upscale.planning.parameters import Parameters

@@ -48,7 +48,8 @@ def output_of_pipeline(
     """Returns an output of a pipeline's transforms, under the one hold that they share.
 
     The first transform that names the folder begins the hold, be it as output or as scratch folder.
-    If none was bound, the pipeline's workers take the output when they first write to it.
+    If none was bound, the pipeline's workers take the output when they first write to it. The hold
+    is final then: Beam pickles a DoFn, and with it the hold, as soon as its transform is applied.
 
     Args:
         pipeline: Beam's pipeline.
@@ -57,7 +58,7 @@ def output_of_pipeline(
             transform, or the default.
 
     Raises:
-        SettingsError: INVALID_OPTION, an earlier transform has requested other seconds.
+        SettingsError: INVALID_OPTION, the hold was begun with other seconds.
     """
     root = files.absolute(output)
     holds = _outputs_of(pipeline).holds
@@ -69,7 +70,9 @@ def output_of_pipeline(
         raise SettingsError(
             ErrorCode.INVALID_OPTION,
             f"lease_seconds is {lease_seconds:g} here and {hold.lease_seconds:g} in a transform "
-            f"before, and a pipeline has one hold on {root}: give all of them the same",
+            f"before ({DEFAULT_LEASE_SECONDS:g} where none is given), and a pipeline has one hold "
+            f"on {root}: name the output in ReadImages(output=...), which comes first, and give "
+            "it the same lease_seconds",
         )
     return DatasetFolder(root, hold)
 

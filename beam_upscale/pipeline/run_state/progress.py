@@ -30,7 +30,7 @@ class Progress:
 
     Attributes:
         images: the number of inputs with a row, those of earlier runs included.
-        earlier: the number of inputs whose row an earlier run made.
+        earlier: the number of inputs whose row an earlier run or pipeline made.
         pixels: input pixels upscaled by this run.
         failures: rows with the status `failed`, made by this run.
         credits: the price of the images upscaled by this run, by the price list.

@@ -12,7 +12,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
-from beam_upscale.dataset.paths.names import IMAGES
+from beam_upscale.dataset.paths.output_files import IMAGES
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
@@ -25,8 +25,8 @@ from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of
 
-# Error codes of an image's parameters; of failures that are always retried; and of reading an
-# image's file or its caption.
+# Error codes of an image's parameters; of rows that are never valid; and of reading an image's file
+# or its caption.
 _PARAMETER_CODES = frozenset(
     {
         ErrorCode.INVALID_PROMPT,
@@ -37,7 +37,12 @@ _PARAMETER_CODES = frozenset(
     }
 )
 _LOOKED_AT_ANEW = frozenset(
-    {ErrorCode.FILE_TOO_LARGE, ErrorCode.LEFT_OUT, ErrorCode.INTERNAL_ERROR}
+    {
+        ErrorCode.FILE_TOO_LARGE,
+        ErrorCode.LEFT_OUT,
+        ErrorCode.INTERNAL_ERROR,
+        ErrorCode.NEEDS_FAN_OUT,
+    }
 )
 _READING_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.PERMISSION_DENIED, ErrorCode.READ_ERROR})
 
@@ -249,9 +254,10 @@ def still_holds(
 
     It is valid while the input's bytes and parameters are the same and the output image exists. The
     row of an input that cannot be read, or whose parameters are wrong, is valid while the error
-    stays the same. The row of an input that was too large to be read, that another step left out,
-    or on which our own code failed (which may be fixed by now) is never valid. An input from a web
-    server that no longer serves it stays valid: links rot, and results must not be lost with them.
+    stays the same. The row of an input that was too large to be read or, for an earlier version, to
+    be upscaled, that another step left out, or on which our own code failed (which may be fixed by
+    now) is never valid. An input from a web server that no longer serves it stays valid: links rot,
+    and results must not be lost with them.
 
     Args:
         source: the input, with its current columns and caption.
@@ -266,7 +272,7 @@ def still_holds(
             now = source.parameters(requested.parameters, requested.prompt_column)
         except ImageError as error:
             # Parameters are checked before the image is read.
-            return (earlier.error_code, earlier.error_message) == (error.code, error.message)
+            return _is_same_error(earlier, error)
         if not _are_same_parameters(source, earlier, now):
             return False
     try:
@@ -291,8 +297,17 @@ def has_same_parameters(source: SourceImage, earlier: Row, requested: RequestedP
     try:
         now = source.parameters(requested.parameters, requested.prompt_column)
     except ImageError as error:
-        return (earlier.error_code, earlier.error_message) == (error.code, error.message)
+        return _is_same_error(earlier, error)
     return _are_same_parameters(source, earlier, now)
+
+
+def _is_same_error(earlier: Row, error: ImageError) -> bool:
+    """Checks whether a row has this error of the input's parameters.
+
+    The whole message is compared, as values of any type stand in it. If a later version words it
+    otherwise, the input is looked at anew, which makes no call: the error comes before all of them.
+    """
+    return (earlier.error_code, earlier.error_message) == (error.code, error.message)
 
 
 def _concerns_parameters(row: Row) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from beam_upscale.dataset import books
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.paths.names import BOOKS, RESULTS
+from beam_upscale.dataset.paths.output_files import BOOKS, RESULTS
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.settings.pinned import PinnedSettings

@@ -32,7 +32,7 @@ class UpscaleSettings:
         parameters: the parameters of engines that take a prompt; an image's own columns override
             them.
         prompt_column: the column that holds an image's prompt.
-        backend: the place of the engines: local, or behind gRPC.
+        backend: where the engines are: local, or behind gRPC.
         local: the networks of the backend local.
         service: the service of the backend grpc.
         large_images: the images whose tiles are spread over the workers.

@@ -17,14 +17,15 @@ from beam_upscale.sources.parsing.table_rows import Line
 
 def _lines(_: str, file: BinaryIO) -> Iterator[Line]:
     number = 0
-    while data := file.readline(table_rows.LONGEST_LINE):
+    while data := file.readline(table_rows.LONGEST_LINE_BYTES):
         number += 1
         place = f"line {number}"
-        is_whole = len(data) < table_rows.LONGEST_LINE or data.endswith(b"\n")
+        is_whole = len(data) < table_rows.LONGEST_LINE_BYTES or data.endswith(b"\n")
         if not is_whole:
             _pass_over_line(file)
             limit = (
-                f"at most {table_rows.LONGEST_LINE:,} are read; put images into files of their own"
+                f"at most {table_rows.LONGEST_LINE_BYTES:,} are read; put images into files of "
+                "their own"
             )
             yield Line(place, {}, f"it has more bytes than a row may have; {limit}")
             continue
@@ -34,7 +35,7 @@ def _lines(_: str, file: BinaryIO) -> Iterator[Line]:
 
 
 def _pass_over_line(file: BinaryIO) -> None:
-    while (data := file.readline(table_rows.LONGEST_LINE)) and not data.endswith(b"\n"):
+    while (data := file.readline(table_rows.LONGEST_LINE_BYTES)) and not data.endswith(b"\n"):
         pass
 
 

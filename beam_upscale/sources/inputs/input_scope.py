@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
-from beam_upscale.dataset.paths.names import IMAGES, RUN_JSON
+from beam_upscale.dataset.paths.output_files import IMAGES, RUN_JSON
 from beam_upscale.dataset.places import (
     WRITTEN,
     Identity,

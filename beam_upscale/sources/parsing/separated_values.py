@@ -5,8 +5,9 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TextIO
 
-LONGEST_LINE = 16 << 20
-"""The most characters of a logical line: as many as a JSON line may have bytes."""
+LONGEST_LINE_CHARACTERS = 16 << 20
+"""The most characters of a logical line, as lines are parsed as text; as many as a JSON line may
+have bytes."""
 
 _PASSED_OVER_TOGETHER = 1 << 20
 
@@ -49,10 +50,10 @@ def logical_lines(text: TextIO, separator: str = ",") -> Iterator[LogicalLine]:
 
     Raises:
         MalformedError: a quote is misplaced or never closed. The end of a quoted cell is searched
-            for within `LONGEST_LINE` characters.
+            for within `LONGEST_LINE_CHARACTERS` characters.
     """
     # The library's limit for a cell holds for all readers in this process.
-    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE_CHARACTERS))
     lines = _Lines(text)
     reader = csv.reader(lines, strict=True, delimiter=separator)
     while True:
@@ -77,7 +78,7 @@ def _found(lines: "_Lines", error: csv.Error) -> str:
 
 
 class _TooLongError(Exception):
-    """A logical line has more than `LONGEST_LINE` characters."""
+    """A logical line has more than `LONGEST_LINE_CHARACTERS` characters."""
 
 
 class _Lines(Iterator[str]):
@@ -87,7 +88,7 @@ class _Lines(Iterator[str]):
         self._text = text
         self._number = 0
         self._first = 1
-        self._left = LONGEST_LINE
+        self._left = LONGEST_LINE_CHARACTERS
         self._is_whole = True
         self.is_at_end = False
 
@@ -99,7 +100,7 @@ class _Lines(Iterator[str]):
     def begin(self) -> None:
         """Begins a new logical line."""
         self._first = self._number + 1
-        self._left = LONGEST_LINE
+        self._left = LONGEST_LINE_CHARACTERS
 
     def __next__(self) -> str:
         line = self._text.readline(self._left + 1)
@@ -122,12 +123,12 @@ class _Lines(Iterator[str]):
         if self._number > self._first:
             raise MalformedError(
                 self.place,
-                f"a quoted cell does not end within {LONGEST_LINE:,} characters; is a quote "
-                "never closed?",
+                f"a quoted cell does not end within {LONGEST_LINE_CHARACTERS:,} characters; is a "
+                "quote never closed?",
             )
         while not self._is_whole and (line := self._text.readline(_PASSED_OVER_TOGETHER)):
             self._is_whole = line[-1] in "\r\n"
         return (
-            f"it has more characters than a row may have; at most {LONGEST_LINE:,} are read; put "
-            "images into files of their own"
+            f"it has more characters than a row may have; at most {LONGEST_LINE_CHARACTERS:,} are "
+            "read; put images into files of their own"
         )

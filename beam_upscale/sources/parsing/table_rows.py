@@ -32,7 +32,9 @@ _LONGEST_URI = 8192
 
 # The most characters of all columns' names in a message.
 _LONGEST_LIST = 1000
-LONGEST_LINE = 16 << 20
+
+LONGEST_LINE_BYTES = 16 << 20
+"""The most bytes of a line that is one row, in a table of such lines."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from goldens import golden
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.totals import Totals
@@ -60,17 +61,15 @@ EVERY_FILE = pytest.mark.parametrize(
 )
 
 
-def golden(name: str) -> str:
-    return (GOLDENS / f"{name}.json").read_text()
-
-
 @EVERY_FILE
 def test_the_whole_file_is_written_as_before_but_for_the_version(
     name: str, run_json: RunJson, tmp_path: Path
 ) -> None:
     DatasetFolder(str(tmp_path)).write_run(run_json)
 
-    with_version = golden(name).replace('\n  "versions"', '\n  "version": 2,\n  "versions"')
+    with_version = golden(GOLDENS, name).replace(
+        '\n  "versions"', '\n  "version": 2,\n  "versions"'
+    )
     assert (tmp_path / "run.json").read_text() == with_version
 
 
@@ -78,7 +77,7 @@ def test_the_whole_file_is_written_as_before_but_for_the_version(
 def test_the_whole_file_is_read(name: str, run_json: RunJson, tmp_path: Path) -> None:
     dataset = DatasetFolder(str(tmp_path))
 
-    assert RunJson.from_json(json.loads(golden(name))) == run_json
+    assert RunJson.from_json(json.loads(golden(GOLDENS, name))) == run_json
     dataset.write_run(run_json)
     assert dataset.read_run() == run_json
 
@@ -123,7 +122,7 @@ def test_a_file_made_by_hand_is_read(values: dict[str, Any]) -> None:
 
 
 def test_choices_that_no_run_recorded_are_those_of_the_time() -> None:
-    values = json.loads(golden("complete"))
+    values = json.loads(golden(GOLDENS, "complete"))
     del values["settings"]["encode"]["metadata"]
     del values["settings"]["stages"][0]["model"]["network_backend"]
     values["settings"]["stages"].append({"engine": "of a service", "model": {"engine": "it"}})
@@ -139,7 +138,7 @@ def test_choices_that_no_run_recorded_are_those_of_the_time() -> None:
 
 
 def test_sums_of_books_that_were_not_kept_are_0() -> None:
-    values = json.loads(golden("stopped"))
+    values = json.loads(golden(GOLDENS, "stopped"))
     for name in ("charged_credits", "unresolved_credits", "unresolved_calls"):
         del values["totals"][name]
 

@@ -25,6 +25,7 @@ from skimage import data
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.run_json import RUN_FORMAT, VERSION
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import find
@@ -33,6 +34,7 @@ from beam_upscale.pipeline.execution import Execution, watch
 from beam_upscale.pipeline.one_image import states
 from beam_upscale.pipeline.one_image.finish import finish
 from beam_upscale.pipeline.one_image.prepare import prepare
+from beam_upscale.pipeline.run import _spent_before
 from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.pipeline.termination import INTERRUPTED
 from beam_upscale.sources.inputs.source_image import SourceImage
@@ -341,6 +343,14 @@ def test_what_was_done_while_a_budget_was_settled_is_not_done_again(
     found = rows(output)
     assert found["00.png"].error_message == "paid for, and of no use"
     assert Counter(row.status for row in found.values()) == {Status.FAILED: 1, Status.UPSCALED: 11}
+
+
+def test_overwriting_what_a_later_version_left_claims_nothing_of_its_books(
+    dataset: DatasetFolder,
+) -> None:
+    dataset.write_json(dataset.run_json, {"format": RUN_FORMAT, "version": VERSION + 1})
+
+    assert list(_spent_before(dataset)) == []
 
 
 def test_input_without_images_is_refused_before_anything_is_written(

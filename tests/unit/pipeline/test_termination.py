@@ -20,6 +20,7 @@ import psutil
 import pytest
 from PIL import Image
 from runs import (
+    RECORD,
     Finished,
     after_each,
     command,
@@ -32,6 +33,7 @@ from runs import (
     tree,
     upscale,
 )
+from waits import until
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
@@ -52,7 +54,6 @@ from beam_upscale.pipeline.termination import (
 
 IMAGES = 12
 PATIENCE = 60
-RECORD = r"records/.*\.json"
 slow = pytest.mark.slow
 
 
@@ -128,13 +129,6 @@ class Command:
         self._process.kill()
         assert code is not None
         return Finished(code, self._out.read_text(), self._err.read_text())
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def records(output: Path) -> int:

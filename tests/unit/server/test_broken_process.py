@@ -23,8 +23,8 @@ from serving import (
     request,
     serving,
     serving_elsewhere,
-    until,
 )
+from waits import until
 
 from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.grpc_api.status import refusal_of

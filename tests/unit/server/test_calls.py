@@ -26,8 +26,8 @@ from serving import (
     png,
     request,
     serving,
-    until,
 )
+from waits import until
 
 from beam_upscale.grpc_api.status import Reason, charged_by, refusal_of
 from beam_upscale.grpc_api.stubs import dashboard_pb2 as dashboard

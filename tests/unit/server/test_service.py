@@ -33,8 +33,8 @@ from serving import (
     png,
     request,
     serving,
-    until,
 )
+from waits import until
 
 from beam_upscale.grpc_api import contract
 from beam_upscale.grpc_api.status import Reason, refusal_of

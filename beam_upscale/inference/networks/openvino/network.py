@@ -1,4 +1,4 @@
-"""Runs super-resolution networks by OpenVINO on a CPU, without PyTorch."""
+"""Runs super-resolution networks by OpenVINO on a CPU, without PyTorch; large images in strips."""
 
 import itertools
 from collections.abc import Iterator

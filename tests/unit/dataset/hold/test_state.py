@@ -21,10 +21,10 @@ from holds import (
     lease,
     lock,
     refused,
-    until,
 )
 from late_writers import contents
 from memory_filesystem import ConditionalMemory
+from waits import until
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold import owners, state

@@ -1,25 +1,16 @@
 """A completed dataset is completed again without a change."""
 
 import dataclasses
-from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
-from holds import LEASE_SECONDS, everywhere, output_of
+from holds import LEASE_SECONDS, everywhere
 
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.output_hold import hold_output
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.completion import _completed
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The root of an output that is not there."""
-    with output_of(request.param, tmp_path) as root:
-        yield root
 
 
 @everywhere

@@ -14,7 +14,9 @@ from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Status
-from beam_upscale.pipeline.commit.persist import output_uri, persist, shard_of
+from beam_upscale.dataset.run_json import RunJson
+from beam_upscale.pipeline.commit.persist import Persist, output_uri, persist, shard_of
+from beam_upscale.pipeline.run_state.progress import progress_file
 from beam_upscale.sources.inputs.source_image import SourceImage
 
 
@@ -53,6 +55,26 @@ def test_persisted_result_is_durable(dataset: DatasetFolder, layout: Layout) -> 
         else dataset.waiting_image_uri("/in/a.jpg")
     )
     assert Path(path).read_bytes() == b"image"
+
+
+@pytest.mark.parametrize("is_taken_up", [False, True])
+def test_result_that_is_taken_up_is_no_progress_of_this_run(
+    is_taken_up: bool, dataset: DatasetFolder, tmp_path: Path
+) -> None:
+    waiting = tmp_path / "waiting"
+    waiting.write_bytes(b"image")
+    upscaled = dataclasses.replace(
+        result("a", b"image"), data=None, file=str(waiting), is_taken_up=is_taken_up
+    )
+    step = Persist(dataset, Layout.FILES, RunJson(layout="files"), "run", None, None)
+
+    step.start_bundle()
+    list(step.process(upscaled))
+    list(step.finish_bundle())
+
+    done = progress_file(dataset, "run").total
+    assert (done.images, done.earlier) == (1, int(is_taken_up))
+    assert Path(dataset.resolve("images/a.png")).read_bytes() == b"image"
 
 
 def test_failure_that_replaces_a_persisted_image_removes_it(dataset: DatasetFolder) -> None:

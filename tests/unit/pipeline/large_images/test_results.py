@@ -50,7 +50,7 @@ def test_a_result_that_was_persisted_is_found(waiting: ScratchResults) -> None:
 
     assert persisted.data is None
     assert Path(persisted.file or "").read_bytes() == b"image"
-    assert waiting.find(begun(persisted)) == persisted
+    assert waiting.find(begun(persisted)) == dataclasses.replace(persisted, is_taken_up=True)
 
 
 def test_a_result_without_an_image_is_made_anew(waiting: ScratchResults) -> None:

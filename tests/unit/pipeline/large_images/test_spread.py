@@ -11,6 +11,7 @@ import apache_beam as beam
 import faults
 import numpy as np
 import pytest
+from apache_beam.metrics import MetricsFilter
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from PIL import Image
@@ -369,10 +370,14 @@ def test_results_of_an_interrupted_pipeline_are_taken_up(
     ):
         _ = results(pipeline) | beam.Map(interrupt)
     of_the_first = list(begun)
-    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
-        _ = results(pipeline) | bu.WriteDataset(str(output))
+    pipeline = beam.Pipeline(runner=FnApiRunner())
+    _ = results(pipeline) | bu.WriteDataset(str(output))
+    metrics = pipeline.run().metrics()
 
     assert of_the_first == begun == ["small.png"]
+    # Large images are assembled anew, of the tiles that are there.
+    found = metrics.query(MetricsFilter().with_name("images_upscaled"))["counters"]
+    assert sum(each.committed for each in found) == len(rows(output)) - 1
     assert files_of(output) == files_of(whole)
     assert list(verify(str(output))) == []
 
@@ -422,6 +427,27 @@ def test_scratch_folder_that_becomes_the_output_has_its_hold(
     assert set(held) == {(dataset.hold.token, dataset.hold.token)}
     assert list(verify(str(output))) == []
     assert not (output / ".staging").exists()
+
+
+def test_lease_of_an_output_that_is_scratch_too_is_requested_before(
+    inputs: Path, tmp_path: Path, tiny_weights: Path
+) -> None:
+    output = str(tmp_path / "out")
+
+    def build(pipeline: beam.Pipeline, **named_first: Any) -> Any:
+        images = pipeline | bu.ReadImages(str(inputs), **named_first)
+        results = images | spread_by_hand(tiny_weights, Path(output))
+        return results | bu.WriteDataset(output, lease_seconds=60)
+
+    with pytest.raises(SettingsError, match="lease_seconds is 60 here and 30") as refused:
+        build(beam.Pipeline())
+    pipeline = beam.Pipeline()
+    build(pipeline, output=output, lease_seconds=60)
+
+    assert refused.value.code is ErrorCode.INVALID_OPTION
+    hold = output_of_pipeline(pipeline, output).hold
+    assert hold is not None
+    assert hold.lease_seconds == 60
 
 
 def test_killed_run_goes_on_in_a_pipeline_of_ones_own(

@@ -36,6 +36,14 @@ def test_transforms_that_request_different_leases_are_refused(tmp_path: Path) ->
     assert refused.value.code is ErrorCode.INVALID_OPTION
 
 
+def test_a_lease_that_comes_too_late_is_told_where_to_stand(tmp_path: Path) -> None:
+    pipeline, output = Pipeline(), f"{tmp_path}/out"
+    output_of_pipeline(pipeline, output)
+
+    with pytest.raises(SettingsError, match=r"60 here and 30 .* in ReadImages\(output=\.\.\.\)"):
+        output_of_pipeline(pipeline, output, 60)
+
+
 def test_transforms_write_under_a_hold_that_was_taken_for_their_pipeline(tmp_path: Path) -> None:
     pipeline = Pipeline()
     hold = Hold(f"{tmp_path}/out", new_token(), Kind.LOCK, 30)

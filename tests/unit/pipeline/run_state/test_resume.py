@@ -204,13 +204,14 @@ def test_a_result_that_is_gone_or_cut_is_made_again(
     assert earlier_record(find(image, dataset)) is None
 
 
-def test_an_input_at_which_our_own_code_failed_is_looked_at_anew(
-    picture: SourceImage, dataset: DatasetFolder
+@pytest.mark.parametrize("error_code", ["internal_error", "needs_fan_out"])
+def test_what_failed_for_no_fault_of_the_input_is_looked_at_anew(
+    error_code: str, picture: SourceImage, dataset: DatasetFolder
 ) -> None:
     row = dataclasses.replace(
         upscaled(picture, output_uri=None), status=Status.FAILED, error_code="corrupt"
     )
-    ours = dataclasses.replace(row, error_code="internal_error")
+    ours = dataclasses.replace(row, error_code=error_code)
 
     assert still_holds(picture, row, dataset)
     assert not still_holds(picture, ours, dataset)

@@ -12,11 +12,6 @@ from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 
 
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_inputs(tmp_path_factory.mktemp("large") / "in")
-
-
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -38,7 +33,8 @@ def test_what_cannot_be_spread_is_refused(options: dict[str, Any], reason: str) 
     assert caught.value.code is ErrorCode.INVALID_OPTION
 
 
-def test_plan_takes_the_option_and_says_what_does_not_go_with_it(inputs: Path) -> None:
+def test_plan_takes_the_option_and_says_what_does_not_go_with_it(tmp_path: Path) -> None:
+    inputs = make_inputs(tmp_path / "in")
     words = ["plan", inputs / "a.jpg", "--fan-out-above", "0.05"]
 
     assert command(*words, "--oversize", "tile").code == 0
@@ -49,8 +45,10 @@ def test_plan_takes_the_option_and_says_what_does_not_go_with_it(inputs: Path) -
 
 @pytest.mark.parametrize("layout", [Layout.PARQUET, Layout.WEBDATASET])
 def test_layouts_that_pack_images_are_refused(
-    layout: Layout, inputs: Path, tmp_path: Path, tiny_weights: Path
+    layout: Layout, tmp_path: Path, tiny_weights: Path
 ) -> None:
+    inputs = make_inputs(tmp_path / "in")
+
     with pytest.raises(SettingsError, match="take the layout files"):
         upscale(inputs, tmp_path / "out", tiny_weights, **SPREAD, layout=layout)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from goldens import golden
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
@@ -172,12 +173,8 @@ RUNS: dict[str, tuple[PinnedSettings, Layout, int | None, Decimal | None]] = {
 every_run = pytest.mark.parametrize("name", RUNS)
 
 
-def golden(name: str) -> str:
-    return (GOLDENS / f"{name}.json").read_text()
-
-
 def settings_of(name: str) -> Mapping[str, Any] | None:
-    return RunJson.from_json(json.loads(golden(name))).settings
+    return RunJson.from_json(json.loads(golden(GOLDENS, name))).settings
 
 
 @every_run
@@ -188,14 +185,14 @@ def test_settings_are_written_as_before_but_for_the_version(name: str, tmp_path:
     assert (values.pop("version"), values.pop("complete")) == (2, False)
     del values["versions"]
     dataset.write_json(dataset.run_json, values)
-    assert Path(dataset.run_json).read_text() == golden(name)
+    assert Path(dataset.run_json).read_text() == golden(GOLDENS, name)
 
 
 @every_run
 def test_a_run_of_the_version_before_goes_on(name: str) -> None:
     run_json = new_run(*RUNS[name])
 
-    assert continue_run(RunJson.from_json(json.loads(golden(name))), run_json) == run_json
+    assert continue_run(RunJson.from_json(json.loads(golden(GOLDENS, name))), run_json) == run_json
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import ENGINE, GatedWorker, connected, request, serving, until
+from serving import ENGINE, GatedWorker, connected, request, serving
+from waits import until
 
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.monitoring.logs import log_as_json

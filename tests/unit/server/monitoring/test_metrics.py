@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from serving import ENGINE, PATIENCE, connected, request, serving, until
+from serving import ENGINE, PATIENCE, connected, request, serving
+from waits import until
 
 from beam_upscale.server.accounts.keys import add_key
 from beam_upscale.server.worker import Worker

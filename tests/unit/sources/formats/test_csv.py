@@ -13,7 +13,7 @@ from beam_upscale.sources.parsing import separated_values
 def test_a_csv_row_that_is_too_long_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(separated_values, "LONGEST_LINE", 100)
+    monkeypatch.setattr(separated_values, "LONGEST_LINE_CHARACTERS", 100)
     path = tmp_path / "rows.csv"
     long = "a.png," + "x" * 500
     path.write_text(f'url,text\r\na.png,"1\n2"\r\n{long}\r\nb.png,3\r\n{long}')
@@ -38,7 +38,7 @@ def test_a_csv_row_that_is_too_long_is_passed_over(
 def test_a_quote_that_is_never_closed_is_told_and_not_read_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
 ) -> None:
-    monkeypatch.setattr(separated_values, "LONGEST_LINE", 100)
+    monkeypatch.setattr(separated_values, "LONGEST_LINE_CHARACTERS", 100)
     (tmp_path / "rows.csv").write_text(text)
 
     error = refused(tmp_path / "rows.csv")

@@ -51,7 +51,7 @@ def test_lines_that_are_no_rows_cost_no_others(tmp_path: Path) -> None:
 def test_a_line_that_is_too_long_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table_rows, "LONGEST_LINE", 100)
+    monkeypatch.setattr(table_rows, "LONGEST_LINE_BYTES", 100)
     path = tmp_path / "rows.jsonl"
     long = json.dumps({"url": "x" * 500})
     path.write_text(f'{{"url": "a.png"}}\n{long}\n{{"url": "b.png"}}\n{long}')

@@ -2,11 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from holds import in_memory, output_of
+from holds import in_memory
 from late_writers import contents, holding
 from memory_filesystem import ConditionalMemory
 
@@ -14,13 +11,6 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.storage import files
 from beam_upscale.storage.beam import object_store
-
-
-@pytest.fixture
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The root of an output that is not there."""
-    with output_of(request.param, tmp_path) as root:
-        yield root
 
 
 @in_memory

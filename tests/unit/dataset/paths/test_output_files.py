@@ -2,14 +2,14 @@ import ast
 
 from places import ROOT
 
-from beam_upscale.dataset.paths import names
-from beam_upscale.dataset.paths.names import CARD, INTERMEDIATES, RESULTS, RUN_JSON, STAGING
+from beam_upscale.dataset.paths import output_files
+from beam_upscale.dataset.paths.output_files import CARD, INTERMEDIATES, RESULTS, RUN_JSON, STAGING
 
 
 def test_no_other_module_spells_the_names_of_an_outputs_files() -> None:
     spelled = {CARD, INTERMEDIATES, RUN_JSON, STAGING}
     package = ROOT / "beam_upscale"
-    others = [path for path in package.rglob("*.py") if str(path) != names.__file__]
+    others = [path for path in package.rglob("*.py") if str(path) != output_files.__file__]
 
     found = [
         (path.relative_to(package).as_posix(), node.value)

@@ -1,4 +1,4 @@
-"""The names of an output's files and folders, directly below its root and below `.staging/`."""
+"""The names of an output's files and folders below its root, and of two below `.staging/`."""
 
 CARD = "README.md"
 """The dataset card."""
