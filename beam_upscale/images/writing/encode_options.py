@@ -22,8 +22,8 @@ class EncodeOptions:
         lossless: WebP without loss; `quality` is then ignored.
         png_compression: how small a PNG is made, from 0 (not compressed) over 1 (fastest) to 9
             (smallest, and many times slower than 3). Its pixels are the same. At 3, photographs
-            are some 5 % larger than Pillow's default makes them, and of the pictures measured
-            none is more than 15 % larger, in a tenth of the time (`benchmarks/encoders.py`). Above
+            are 4 to 9 % larger than Pillow's default makes them, in a tenth of the time, and of
+            the pictures measured none is more than 15 % larger (`benchmarks/encoders.py`). Above
             32 MiB of pixels, text is up to twice as large below 6.
         metadata: whether a result keeps the EXIF block, GPS included, the XMP packet and the
             resolution of its input, or is stripped of them. Color profiles stay.
