@@ -30,7 +30,7 @@ LIBRARIES = {
     "grpc_api": {"google", "grpc", "grpc_status"},
     "storage": {"apache_beam", "azure", "boto3", "google", "idna", "requests", "urllib3"},
     "planning": set(),
-    "images": {"PIL", "numpy", "pillow_heif", "pyvips"},
+    "images": {"PIL", "deflate", "numpy", "pillow_heif", "pyvips", "zlib_ng"},
     "dataset": {"pyarrow"},
     "sources": {"pyarrow"},
     "inference": {"numpy"},

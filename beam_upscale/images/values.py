@@ -1,4 +1,4 @@
-"""The values for a decoded image: its pixels, its header and its metadata."""
+"""The values for an image: its shape, its pixels, its header and its metadata."""
 
 from dataclasses import dataclass
 
@@ -31,6 +31,35 @@ class ImageHeader:
     height: int
     frames: int
     bits: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size, channels and sample type of a picture.
+
+    Attributes:
+        width: the width in pixels.
+        height: the height in pixels.
+        channels: color channels, 1 or 3.
+        has_alpha: True if alpha follows the color, as a last channel.
+        dtype: uint8 or uint16.
+    """
+
+    width: int
+    height: int
+    channels: int
+    has_alpha: bool
+    dtype: str
+
+    @property
+    def bands(self) -> int:
+        """The number of samples of a pixel, alpha included."""
+        return self.channels + self.has_alpha
+
+    @property
+    def row_bytes(self) -> int:
+        """The number of bytes of a row."""
+        return self.width * self.bands * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

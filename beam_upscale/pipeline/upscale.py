@@ -135,9 +135,10 @@ class Upscale(beam.PTransform):
         **options: those of `UpscaleOptions`, each described at the value of its concern:
             `PlanOptions` (`width`, `oversize`, `max_input_pixels`, `output_format`, …),
             `Parameters` (`prompt`, `steps`, `seed`, …), `EncodeOptions` (`quality`, `lossless`,
-            `metadata`), `LocalOptions` (`weights`, `device`, `precision`, …), `ServiceOptions`
-            (`endpoint`, `api_key_file`, …), `LargeImageOptions` (`fan_out_above`), and
-            `UpscaleSettings` (`backend`, `prompt_column`, `keep_intermediates`).
+            `png_compression`, `metadata`), `LocalOptions` (`weights`, `device`, `precision`, …),
+            `ServiceOptions` (`endpoint`, `api_key_file`, …), `LargeImageOptions`
+            (`fan_out_above`), and `UpscaleSettings` (`backend`, `prompt_column`,
+            `keep_intermediates`).
 
     Beam's hints for the whole pipeline (`--resource_hint accelerator=…`) put it on machines with an
     accelerator. With `with_resource_hints` on this transform alone, images would go there and come

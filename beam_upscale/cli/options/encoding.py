@@ -1,4 +1,4 @@
-"""Options of the encoding of results: quality, lossless WebP, metadata."""
+"""Options of the encoding of results: quality, lossless WebP, PNG's compression, metadata."""
 
 import click
 
@@ -20,6 +20,13 @@ ENCODE_OPTIONS = (
     ),
     field_option(
         EncodeOptions, "lossless", "Write WebP without loss; --quality then has no effect."
+    ),
+    field_option(
+        EncodeOptions,
+        "png_compression",
+        "Compress PNGs at this level: 0 not at all, 1 in the least time, 9 to the fewest bytes. "
+        "The pixels are the same.",
+        kind=click.IntRange(0, 9),
     ),
     field_option(
         EncodeOptions,

@@ -1,9 +1,8 @@
 """PNG: header, chunks, and the check that a file is whole."""
 
 import io
-import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -159,30 +158,3 @@ def _png_file_chunks(file: BinaryIO) -> Iterator[Chunk]:
         yield chunk
         if kind == b"IEND":
             return
-
-
-def png_with_chunks(data: bytes, chunks: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Replaces a PNG's EXIF, and the resolution that an encoder made up, by these chunks.
-
-    Args:
-        data: a whole PNG, or its beginning with the first pixels.
-        chunks: their types and payloads.
-
-    Returns:
-        The PNG without its pHYs and eXIf chunks, with those given before the pixels.
-    """
-    view = memoryview(data)
-    parts: list[bytes | memoryview] = [PNG_SIGNATURE]
-    for chunk in png_chunks(data):
-        if chunk.type == b"IDAT":
-            parts += [_png_chunk(kind, payload) for kind, payload in chunks]
-            parts.append(view[chunk.start - 8 :])
-            break
-        if chunk.type not in (b"pHYs", b"eXIf"):
-            parts.append(view[chunk.start - 8 : chunk.end + 4])
-    return b"".join(parts)
-
-
-def _png_chunk(kind: bytes, payload: bytes) -> bytes:
-    checksum = zlib.crc32(kind + payload)
-    return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", checksum)

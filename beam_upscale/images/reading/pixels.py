@@ -23,6 +23,7 @@ from beam_upscale.images.metadata import behind, profiles
 from beam_upscale.images.reading import bare_tiff, inspection, jpeg_repair, tiff_samples
 from beam_upscale.images.reading.carried_metadata import kept_metadata, upright
 from beam_upscale.images.reading.inspection import check_acceptable, check_size, inspect
+from beam_upscale.images.reading.small_png import read_small_png
 from beam_upscale.images.reading.source import Source
 from beam_upscale.images.values import DecodedImage, ImageHeader, Pixels
 from beam_upscale.planning.plan_options import Animated
@@ -105,6 +106,9 @@ def _read_picture(data: bytes, source: Source) -> _Picture:
 
 
 def _read_png(data: bytes, source: Source) -> _Picture:
+    small = read_small_png(data, source.header)
+    if small is not None:
+        return _Picture(small, source.header.mode in ("LA", "RGBA"), None)
     image = open_vips(data)
     return _from_vips(image, has_alpha=image.bands in (2, 4), notes=png_notes(source))
 

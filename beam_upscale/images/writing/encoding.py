@@ -12,19 +12,15 @@ from PIL import Image
 
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.codecs import one_line, quiet_pillow
-from beam_upscale.images.containers import parts, png, tiff_views
-from beam_upscale.images.values import NO_METADATA, Metadata, Pixels
+from beam_upscale.images.containers import parts, tiff_views
+from beam_upscale.images.values import NO_METADATA, Metadata, Pixels, Shape
 from beam_upscale.images.writing.encode_options import (
     DEFAULT_JPEG_QUALITY,
     DEFAULT_WEBP_QUALITY,
     EncodeOptions,
 )
-from beam_upscale.images.writing.fitting import (
-    fit,
-    jpeg_with_resolution,
-    png_chunks,
-    tiff_resolution,
-)
+from beam_upscale.images.writing.fitting import fit, jpeg_with_resolution, tiff_resolution
+from beam_upscale.images.writing.png_parts import png_parts
 from beam_upscale.planning.plan_options import OutputFormat
 
 
@@ -113,11 +109,10 @@ def _encode_png(
     metadata: Metadata,
     options: EncodeOptions,
 ) -> _EncodeResult:
-    image = _to_vips(color, alpha, metadata.icc_profile)
-    data: bytes = image.write_to_buffer(
-        ".png", compression=options.png_compression, filter="all", keep="icc"
-    )
-    return png.png_with_chunks(data, png_chunks(metadata)), ()
+    height, width, channels = color.shape
+    shape = Shape(width, height, channels, alpha is not None, color.dtype.name)
+    planes = [color] if alpha is None else [color, alpha[..., np.newaxis]]
+    return b"".join(png_parts([planes], shape, metadata, options.png_compression)), ()
 
 
 def _encode_tiff(

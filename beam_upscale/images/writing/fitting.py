@@ -1,7 +1,10 @@
 """Fits metadata to an output's format; leaves out, with a note, the parts that it cannot hold."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
+
+import deflate
 
 from beam_upscale.images.codecs import matching_profile
 from beam_upscale.images.metadata import exif, xmp
@@ -122,8 +125,10 @@ _MOST_PNG_DENSITY = 2**31 - 1
 
 
 def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
-    """Returns the chunks of a PNG that hold metadata, except its ICC profile."""
+    """Returns the types and payloads of a PNG's chunks that hold metadata."""
     chunks = []
+    if metadata.icc_profile is not None:
+        chunks.append((b"iCCP", b"icc\0\0" + _deflated_profile(metadata.icc_profile)))
     if metadata.resolution is not None:
         chunks.append((b"pHYs", _png_resolution(metadata.resolution)))
     if metadata.xmp is not None:
@@ -131,6 +136,12 @@ def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     if metadata.exif is not None:
         chunks.append((b"eXIf", metadata.exif))
     return chunks
+
+
+@functools.lru_cache(maxsize=16)
+def _deflated_profile(icc_profile: bytes) -> bytes:
+    """Compresses a profile; the images of a dataset mostly share a few."""
+    return bytes(deflate.zlib_compress(icc_profile, 6))
 
 
 def _png_resolution(resolution: Resolution) -> bytes:

@@ -1,15 +1,14 @@
 """Encodes pictures that are too large for memory, row by row.
 
-libvips writes the file while it reads the rows from top to bottom. It reads them as an uncompressed
-TIFF that exists only in the answers to its reads. Only an uncompressed TIFF has every depth and
-alpha, costs nothing to make, and is streamed by libvips.
+A TIFF is written by libvips while it reads the rows from top to bottom. It reads them as an
+uncompressed TIFF that exists only in the answers to its reads. Only an uncompressed TIFF has every
+depth and alpha, costs nothing to make, and is streamed by libvips.
 """
 
 import contextlib
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,16 @@ import pyvips
 
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.codecs import one_line
-from beam_upscale.images.containers import png, tiff, tiff_fields
-from beam_upscale.images.values import Metadata, Pixels
+from beam_upscale.images.containers import tiff, tiff_fields
+from beam_upscale.images.values import Metadata, Pixels, Shape
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.images.writing.encoding import (
     KEPT_IN_TIFF,
     as_vips,
     with_tiff_metadata,
 )
-from beam_upscale.images.writing.fitting import fit, png_chunks
+from beam_upscale.images.writing.fitting import fit
+from beam_upscale.images.writing.png_parts import png_parts
 from beam_upscale.planning.plan_options import OutputFormat
 
 STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
@@ -35,40 +35,7 @@ STREAMED_FORMATS = frozenset({OutputFormat.PNG, OutputFormat.TIFF})
 _ROWS_PER_STRIP = 16
 _TILE_SIDE = 256
 
-# More bytes than a PNG has before its pixels.
-_PNG_HEAD_BYTES = 64 << 20
-
-_COPIED_BYTES = 1 << 20
 _PROBED_BYTES = 1 << 20
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The size, channels and sample type of a picture.
-
-    Attributes:
-        width: the width in pixels.
-        height: the height in pixels.
-        channels: color channels, 1 or 3.
-        has_alpha: True if alpha follows the color, as a last channel.
-        dtype: uint8 or uint16.
-    """
-
-    width: int
-    height: int
-    channels: int
-    has_alpha: bool
-    dtype: str
-
-    @property
-    def bands(self) -> int:
-        """The number of samples of a pixel, alpha included."""
-        return self.channels + self.has_alpha
-
-    @property
-    def row_bytes(self) -> int:
-        """The number of bytes of a row."""
-        return self.width * self.bands * np.dtype(self.dtype).itemsize
 
 
 def encode_rows(
@@ -99,7 +66,6 @@ def encode_rows(
         OSError: the file cannot be written.
         Exception: any exception that `rows` raises.
     """
-    stream = _Stream(rows, shape)
     metadata, notes = fit(
         metadata,
         options.format,
@@ -108,59 +74,79 @@ def encode_rows(
         height=shape.height,
         channels=shape.channels,
     )
-    picture = as_vips(stream.open(), shape.channels, shape.dtype, metadata.icc_profile)
-    try:
-        if options.format is OutputFormat.PNG:
-            _write_png(path, picture, metadata, options)
-        else:
-            _write_tiff(path, with_tiff_metadata(picture, metadata))
-            notes = notes if metadata.exif is None else (*notes, "EXIF not kept in a BigTIFF")
-    except pyvips.Error as error:
-        if stream.error is None:
-            raise _encode_error(shape, options, error) from error
-    # libvips may end a file without an error where its rows end early.
-    if stream.error is not None:
-        raise stream.error
-    return notes
+    if options.format is OutputFormat.PNG:
+        _write_png(path, rows, shape, metadata, options.png_compression)
+        return notes
+    _write_tiff(path, rows, shape, metadata)
+    return notes if metadata.exif is None else (*notes, "EXIF not kept in a BigTIFF")
 
 
-def _encode_error(shape: Shape, options: EncodeOptions, error: Exception) -> ImageError:
+def _encode_error(shape: Shape, format_: OutputFormat, error: Exception) -> ImageError:
     text = (
-        f"a {shape.width} x {shape.height} picture could not be written as {options.format}: "
+        f"a {shape.width} x {shape.height} picture could not be written as {format_}: "
         f"{one_line(error)}"
     )
     return ImageError(ErrorCode.ENCODE_ERROR, text)
 
 
-def _write_png(path: Path, picture: Any, metadata: Metadata, options: EncodeOptions) -> None:
-    bare = path.with_name(f"{path.name}.bare")
+def _write_png(
+    path: Path, rows: Iterator[Pixels], shape: Shape, metadata: Metadata, level: int
+) -> None:
+    reader = _RowReader(rows, shape)
     try:
-        with _telling_of_a_full_disk(bare):
-            picture.pngsave(
-                str(bare), compression=options.png_compression, filter="all", keep="icc"
+        with path.open("wb") as file:
+            for part in png_parts(reader.blocks(), shape, metadata, level):
+                file.write(part)
+    except OSError as error:
+        if error is reader.error or error.errno in FULL_DISK:
+            raise
+        raise _encode_error(shape, OutputFormat.PNG, error) from error
+
+
+class _RowReader:
+    """The rows of a picture, as blocks for `png_parts`.
+
+    Attributes:
+        error: the exception that the rows raised; None if they raised none.
+    """
+
+    def __init__(self, rows: Iterator[Pixels], shape: Shape) -> None:
+        self.error: Exception | None = None
+        self._rows = rows
+        self._row = (-1, shape.width, shape.bands)
+
+    def blocks(self) -> Iterator[tuple[Pixels]]:
+        """Yields the rows."""
+        try:
+            for rows in self._rows:
+                yield (rows.reshape(self._row),)
+        except Exception as error:
+            self.error = error
+            raise
+
+
+def _write_tiff(path: Path, rows: Iterator[Pixels], shape: Shape, metadata: Metadata) -> None:
+    stream = _Stream(rows, shape)
+    picture = as_vips(stream.open(), shape.channels, shape.dtype, metadata.icc_profile)
+    try:
+        with _telling_of_a_full_disk(path):
+            with_tiff_metadata(picture, metadata).tiffsave(
+                str(path),
+                compression="deflate",
+                predictor="horizontal",
+                resunit="inch",
+                keep=KEPT_IN_TIFF,
+                tile=True,
+                tile_width=_TILE_SIDE,
+                tile_height=_TILE_SIDE,
+                bigtiff=True,
             )
-        with bare.open("rb") as source, path.open("wb") as target:
-            head = source.read(_PNG_HEAD_BYTES)
-            target.write(png.png_with_chunks(head, png_chunks(metadata)))
-            while data := source.read(_COPIED_BYTES):
-                target.write(data)
-    finally:
-        bare.unlink(missing_ok=True)
-
-
-def _write_tiff(path: Path, picture: Any) -> None:
-    with _telling_of_a_full_disk(path):
-        picture.tiffsave(
-            str(path),
-            compression="deflate",
-            predictor="horizontal",
-            resunit="inch",
-            keep=KEPT_IN_TIFF,
-            tile=True,
-            tile_width=_TILE_SIDE,
-            tile_height=_TILE_SIDE,
-            bigtiff=True,
-        )
+    except pyvips.Error as error:
+        if stream.error is None:
+            raise _encode_error(shape, OutputFormat.TIFF, error) from error
+    # libvips may end a file without an error where its rows end early.
+    if stream.error is not None:
+        raise stream.error
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import numpy as np
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.errors import ImageError
-from beam_upscale.images.values import Pixels
-from beam_upscale.images.writing.streaming import Shape, encode_rows
+from beam_upscale.images.values import Pixels, Shape
+from beam_upscale.images.writing.streaming import encode_rows
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.large_images.states import CutImage, TileResult
 from beam_upscale.pipeline.large_images.tile_files import TileFile

@@ -26,8 +26,7 @@ from beam_upscale.errors import BrokenProcessError, ImageError
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.reading.row_readers import Picture
 from beam_upscale.images.resampling import BandedFill
-from beam_upscale.images.values import Pixels
-from beam_upscale.images.writing.streaming import Shape
+from beam_upscale.images.values import Pixels, Shape
 from beam_upscale.pipeline.large_images.states import NO_LIMIT, CutImage, LargeImageTile
 from beam_upscale.pipeline.large_images.tile_files import packed
 from beam_upscale.pipeline.large_images.tile_folder import TileFolder

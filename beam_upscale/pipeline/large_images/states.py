@@ -2,8 +2,7 @@
 
 import dataclasses
 
-from beam_upscale.images.values import Metadata, Pixels
-from beam_upscale.images.writing.streaming import Shape
+from beam_upscale.images.values import Metadata, Pixels, Shape
 from beam_upscale.inference.elements import Inference
 from beam_upscale.pipeline.one_image.states import ResultDraft
 from beam_upscale.pipeline.run_state.booking import ImageBooking

@@ -22,6 +22,7 @@ from beam_upscale.storage import files
 _PACKAGES = (
     "apache-beam",
     "beam-upscale",
+    "deflate",
     "diffusers",
     "numpy",
     "openvino",
@@ -32,6 +33,7 @@ _PACKAGES = (
     "spandrel",
     "torch",
     "transformers",
+    "zlib-ng",
 )
 
 _OVERSIZE = "settings.plan.oversize"

@@ -65,6 +65,7 @@ class EncodeKeywords(TypedDict, total=False):
 
     quality: int | None
     lossless: bool
+    png_compression: int
     metadata: MetadataRule | Literal["keep", "strip"]
 
 

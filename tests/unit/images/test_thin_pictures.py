@@ -16,10 +16,10 @@ from tiff_files import DEFLATE, SHORT, Page, tiff
 from beam_upscale.images import resampling
 from beam_upscale.images.reading import pixels
 from beam_upscale.images.reading.regions import open_picture
-from beam_upscale.images.values import Metadata, Pixels
+from beam_upscale.images.values import Metadata, Pixels, Shape
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.images.writing.streaming import STREAMED_FORMATS, Shape, encode_rows
+from beam_upscale.images.writing.streaming import STREAMED_FORMATS, encode_rows
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.planning.tile_layout import Box
 

@@ -16,10 +16,10 @@ from small_networks import noise
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.containers import parts, tiff
 from beam_upscale.images.reading.pixels import decode
-from beam_upscale.images.values import Metadata, Resolution
+from beam_upscale.images.values import Metadata, Resolution, Shape
 from beam_upscale.images.writing import encoding, streaming
 from beam_upscale.images.writing.encode_options import EncodeOptions
-from beam_upscale.images.writing.streaming import Shape, encode_rows
+from beam_upscale.images.writing.streaming import encode_rows
 from beam_upscale.planning.plan_options import OutputFormat
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -105,29 +105,39 @@ def failing() -> Iterator[np.ndarray]:
     raise ImageError(ErrorCode.READ_ERROR, "a tile is gone")
 
 
-def options(rows: Iterator[np.ndarray], path: Path) -> tuple[str, ...]:
+def options(rows: Iterator[np.ndarray], path: Path, format_: OutputFormat) -> tuple[str, ...]:
     shape = Shape(WIDTH, HEIGHT, 3, False, "uint8")
-    return encode_rows(path, rows, shape, metadata=Metadata(), options=EncodeOptions())
+    return encode_rows(path, rows, shape, metadata=Metadata(), options=EncodeOptions(format_))
 
 
-def test_failure_to_give_rows_is_raised_as_it_is(tmp_path: Path) -> None:
+def unreadable() -> Iterator[np.ndarray]:
+    yield noise(100, WIDTH, 3)
+    raise PermissionError(errno.EACCES, "no tile may be read")
+
+
+@pytest.mark.parametrize("format_", sorted(streaming.STREAMED_FORMATS))
+def test_failure_to_give_rows_is_raised_as_it_is(tmp_path: Path, format_: OutputFormat) -> None:
     with pytest.raises(ImageError, match="a tile is gone"):
-        options(failing(), tmp_path / "out.png")
+        options(failing(), tmp_path / "out", format_)
+    with pytest.raises(PermissionError, match="no tile may be read"):
+        options(unreadable(), tmp_path / "out", format_)
     with pytest.raises(ValueError, match="rows for"):
-        options(in_bands(noise(100, WIDTH, 3)), tmp_path / "out.png")
+        options(in_bands(noise(100, WIDTH, 3)), tmp_path / "out", format_)
 
 
-def test_file_that_cannot_be_written_is_an_encode_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format_", sorted(streaming.STREAMED_FORMATS))
+def test_file_that_cannot_be_written_is_an_encode_error(
+    tmp_path: Path, format_: OutputFormat
+) -> None:
     with pytest.raises(ImageError) as caught:
-        options(in_bands(noise(HEIGHT, WIDTH, 3)), tmp_path / "none" / "out.png")
+        options(in_bands(noise(HEIGHT, WIDTH, 3)), tmp_path / "none" / "out", format_)
 
     assert caught.value.code is ErrorCode.ENCODE_ERROR
 
 
 @pytest.mark.parametrize("format_", [OutputFormat.PNG, OutputFormat.TIFF])
 def test_full_disk_is_no_fault_of_the_picture(tmp_path: Path, format_: OutputFormat) -> None:
-    for name in ("out", "out.bare"):
-        (tmp_path / name).symlink_to("/dev/full")
+    (tmp_path / "out").symlink_to("/dev/full")
 
     with pytest.raises(OSError, match="No space left") as caught:
         written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, format_)
@@ -137,16 +147,15 @@ def test_full_disk_is_no_fault_of_the_picture(tmp_path: Path, format_: OutputFor
 
 def saved_by(monkeypatch: pytest.MonkeyPatch, save: Callable[[Any, str], None]) -> None:
     """Has pictures saved by this, which is given the picture and the path."""
-    as_vips = encoding.as_vips
 
     class Picture:
-        def __init__(self, *arguments: Any) -> None:
-            self._picture = as_vips(*arguments)
+        def __init__(self, picture: Any, _: Metadata) -> None:
+            self._picture = picture
 
-        def pngsave(self, path: str, **_: Any) -> None:
+        def tiffsave(self, path: str, **_: Any) -> None:
             save(self._picture, path)
 
-    monkeypatch.setattr(streaming, "as_vips", Picture)
+    monkeypatch.setattr(streaming, "with_tiff_metadata", Picture)
 
 
 def test_disk_that_is_full_no_more_was_full_where_it_is_said(
@@ -154,7 +163,7 @@ def test_disk_that_is_full_no_more_was_full_where_it_is_said(
 ) -> None:
     def save(picture: Any, path: str) -> None:
         try:
-            picture.pngsave("/dev/full")
+            picture.tiffsave("/dev/full")
         finally:
             # Another worker's file is gone, and there is space again.
             Path(path).touch()
@@ -162,7 +171,7 @@ def test_disk_that_is_full_no_more_was_full_where_it_is_said(
     saved_by(monkeypatch, save)
 
     with pytest.raises(OSError, match="No space left") as caught:
-        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.TIFF)
 
     assert caught.value.errno == errno.ENOSPC
 
@@ -177,7 +186,7 @@ def test_full_disk_is_known_by_the_words_of_the_system(
     saved_by(monkeypatch, save)
 
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.TIFF)
 
     assert caught.value.errno == number
 
@@ -192,6 +201,6 @@ def test_disk_that_is_full_still_is_known_without_words(
     saved_by(monkeypatch, save)
 
     with pytest.raises(OSError, match="No space left") as caught:
-        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.PNG)
+        written(tmp_path / "out", noise(HEIGHT, WIDTH, 3), False, OutputFormat.TIFF)
 
     assert caught.value.errno == errno.ENOSPC

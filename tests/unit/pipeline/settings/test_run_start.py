@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,27 @@ def test_what_changes_no_image_is_free_to_change(
     before: dict[str, object], now: dict[str, object]
 ) -> None:
     continue_run(planned(**before), planned(**now))
+
+
+def test_libraries_that_write_images_may_change_and_are_those_of_the_last_run() -> None:
+    now = planned()
+    writers = {"deflate", "pillow", "pyvips-binary", "zlib-ng"}
+    earlier = dataclasses.replace(now, versions=dict.fromkeys(writers, "0.1"))
+
+    versions = continue_run(earlier, now).versions
+
+    assert {name: versions[name] for name in writers} == {
+        name: importlib.metadata.version(name) for name in writers
+    }
+
+
+def test_a_png_of_another_level_is_another_setting(tiny_weights: Path) -> None:
+    def pinned(**options: object) -> RunJson:
+        settings = bu.UpscaleSettings.of(weights=str(tiny_weights), device="cpu", **options)
+        return new_run(settings.pin(), Layout.FILES)
+
+    with pytest.raises(SettingsError, match=r"png_compression: 3 -> 6"):
+        continue_run(pinned(), pinned(png_compression=6))
 
 
 def test_a_run_from_before_there_was_a_choice_kept_metadata(tiny_weights: Path) -> None:

@@ -36,7 +36,6 @@ KEYWORDS = {
 # Fields that are no options, and why.
 NO_OPTIONS = {
     "format": "it is `output_format` of the plan, which has to know the longest side of a format",
-    "png_compression": "the level is chosen for all, by measurement",
     "engines": "it is the first argument",
     "ignored": "it is what `of` found",
 }
@@ -54,7 +53,8 @@ NOT_IN_THE_TEMPLATE = {
     **dict.fromkeys(["width", "height", "short_side", "long_side", "min_side"], FEW),
     **dict.fromkeys(["skip_larger_than", "max_input_bytes", "animated", "halo"], FEW),
     **dict.fromkeys(["negative_prompt", "cfg_scale", "steps", "seed", "noise_level"], FEW),
-    **dict.fromkeys(["prompt_column", "quality", "lossless", "keep_intermediates"], FEW),
+    **dict.fromkeys(["prompt_column", "quality", "lossless", "png_compression"], FEW),
+    "keep_intermediates": FEW,
     **dict.fromkeys(["network_backend", "threads", "max_tile_pixels", "max_batch_pixels"], FEW),
     **dict.fromkeys(["exact", "tile_halo", "vae_tiling", "color_fix"], FEW),
     **dict.fromkeys(["ca_file", "insecure", "max_in_flight", "requests_per_second"], FEW),
