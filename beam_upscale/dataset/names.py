@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import PurePosixPath
+from enum import StrEnum
 
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.storage.sorted_map import SortedMap
@@ -46,10 +46,18 @@ def mark(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def extension(name: str) -> str:
+    """Returns the last extension of a path, with its dot: `a/b.tar.png` gives `.png`; or ''."""
+    path = name.rstrip("/")
+    dot = path.rfind(".")
+    # A dot at the start or at the end of the last part begins no extension.
+    return path[dot:] if path.rfind("/") + 1 < dot < len(path) - 1 else ""
+
+
 def stem(name: str) -> str:
-    """Returns a relative path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix else name
+    """Returns a path without its last extension: `a/b.tar.png` gives `a/b.tar`."""
+    found = extension(name)
+    return name.rstrip("/").removesuffix(found) if found else name
 
 
 # The endings that results' names may have.
@@ -70,12 +78,13 @@ class RequestedName:
     name: str
     source_name: str
 
-    def choices(self) -> tuple[str, ...]:
-        """Returns the possible names, best first; the last one is unique to the input."""
+    def choices(self) -> Iterator[str]:
+        """Yields the possible names, best first; the last one is unique to the input."""
+        yield self.name
+        yield self.source_name
         unlike = mark(self.input_id)
-        last_part = self.source_name.rpartition("/")[2]
-        marked = f"{self.source_name}-{unlike}"
-        return self.name, self.source_name, marked, f"{unlike}-{last_part}"
+        yield f"{self.source_name}-{unlike}"
+        yield f"{unlike}-{self.source_name.rpartition('/')[2]}"
 
 
 def folded(name: str) -> str:
@@ -83,10 +92,10 @@ def folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def unique_names(
+def other_names(
     requested: Callable[[], Iterable[RequestedName]], reserved: SortedMap | None = None
-) -> Iterator[str]:
-    """Yields a unique name for each result, without regard to case and Unicode form.
+) -> Iterator[tuple[str, str]]:
+    """Makes the names of results unique, without regard to case and Unicode form.
 
     Args:
         requested: returns the requested names of all inputs, in the same order each time; it is
@@ -94,66 +103,95 @@ def unique_names(
         reserved: the names of earlier results, by `input_id`.
 
     Yields:
-        A name for each requested one, in order. Inputs that request the same name (`a.jpg` and
-        `a.png`) both keep their extension in it, and so does an input whose result would stand
-        where another's folder must be.
+        The id and the name of each input whose result has another name than the requested one, in
+        order. Inputs that request the same name (`a.jpg` and `a.png`) both keep their extension in
+        it, and so does an input whose result would stand where another's folder must be. Names that
+        are unique already stay as they are.
     """
-    reserved = SortedMap() if reserved is None else reserved
-    wanted, wanted_twice = SortedMap(), SortedMap()
-    names = _Names(reserved.values())
+    names = _Names(SortedMap() if reserved is None else reserved)
     for each in requested():
-        same = folded(each.name)
-        if same in wanted:
-            wanted_twice[same] = ""
-        else:
-            wanted[same] = ""
-        names.expect(each.name)
+        names.request(each.name)
     for each in requested():
-        name = reserved.get(each.input_id)
-        if name is None:
-            choices = each.choices()[1 if folded(each.name) in wanted_twice else 0 :]
-            name = next(filter(names.is_free, choices), choices[-1])
-            names.take(name)
-        yield name
+        name = names.take(each)
+        if name != each.name:
+            yield each.input_id, name
+
+
+class _State(StrEnum):
+    """The state of a name that an input requests or has."""
+
+    REQUESTED = "requested"
+    REQUESTED_TWICE = "requested twice"
+    TAKEN = "taken"
 
 
 class _Names:
-    """The names in use, and the folders that they need.
+    """The names that inputs request or have, and the folders that these need.
+
+    Names are folded before they are compared.
 
     Args:
-        taken: the names of results that exist already.
+        reserved: the names of results that exist already, by `input_id`.
     """
 
-    def __init__(self, taken: Iterable[str]) -> None:
-        self._taken = SortedMap()
-        # Only folders whose names end as a result's name does.
-        self._folders = SortedMap()
-        for name in taken:
-            self.take(name)
-            self.expect(name)
+    def __init__(self, reserved: SortedMap) -> None:
+        self._reserved = reserved
+        self._states = SortedMap()
+        # Their results would stand where a folder must be.
+        self._in_the_way = SortedMap()
+        for name in reserved.values():
+            self._take(folded(name))
 
-    def expect(self, name: str) -> None:
-        """Notes the folders above a name as needed."""
-        self._folders.add(
-            (folder, "") for folder in _folders(folded(name)) if folder.endswith(_EXTENSIONS)
-        )
-
-    def is_free(self, name: str) -> bool:
-        """Checks whether a name is free: no other result has it, and no file would be a folder."""
+    def request(self, name: str) -> None:
+        """Notes the requested name of an input."""
         same = folded(name)
+        self._keep_folders_free(same)
+        state = self._states.get(same)
+        if state is None:
+            self._states[same] = _State.REQUESTED
+        elif state == _State.REQUESTED:
+            self._states[same] = _State.REQUESTED_TWICE
+
+    def take(self, each: RequestedName) -> str:
+        """Returns an input's name: its reserved one, else the best that is free.
+
+        The requests of all inputs must have been noted before.
+        """
+        reserved = self._reserved.get(each.input_id)
+        if reserved is not None:
+            return reserved
+        choices = each.choices()
+        if self._states.get(folded(each.name)) == _State.REQUESTED_TWICE:
+            next(choices)
+        for name in choices:
+            if self._is_free(folded(name)):
+                break
+        self._take(folded(name))
+        return name
+
+    def _is_free(self, same: str) -> bool:
+        """Checks whether no other result has a name, and no file would be where a folder is."""
         return (
-            same not in self._taken
-            and not any(f"{same}{end}" in self._folders for end in _EXTENSIONS)
-            and not any(
-                folder.endswith(end) and folder.removesuffix(end) in self._taken
-                for folder in _folders(same)
-                for end in _EXTENSIONS
-            )
+            self._states.get(same) != _State.TAKEN
+            and same not in self._in_the_way
+            and not any(self._states.get(each) == _State.TAKEN for each in _in_the_way_of(same))
         )
 
-    def take(self, name: str) -> None:
-        """Marks a name as used."""
-        self._taken[folded(name)] = ""
+    def _take(self, same: str) -> None:
+        self._states[same] = _State.TAKEN
+        self._keep_folders_free(same)
+
+    def _keep_folders_free(self, same: str) -> None:
+        for each in _in_the_way_of(same):
+            self._in_the_way[each] = ""
+
+
+def _in_the_way_of(name: str) -> Iterator[str]:
+    """Yields the names whose results would stand where a folder above a relative path must be."""
+    for folder in _folders(name):
+        for extension in _EXTENSIONS:
+            if folder.endswith(extension):
+                yield folder.removesuffix(extension)
 
 
 def _folders(name: str) -> Iterator[str]:

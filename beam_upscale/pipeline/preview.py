@@ -243,7 +243,7 @@ class WritePreview(beam.PTransform):
 
 
 class PreviewRows:
-    """The rows of a preview, in the order of their ids, on the local disk: there may be millions.
+    """The rows of a preview, in the order of their ids; there may be millions.
 
     Args:
         parts: URIs of the preview's files.

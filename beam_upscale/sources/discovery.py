@@ -124,13 +124,14 @@ def _entries(pattern: str, scope: InputScope) -> Entries:
     return Entries(entry for entry in entries if not scope.is_result(entry.uri))
 
 
-def _is_folder(pattern: str, entries: Iterable[FileEntry]) -> bool:
+def _is_folder(pattern: str, entries: Entries) -> bool:
     """Checks whether a pattern names a folder, and all these files are below it."""
     target = files.absolute(pattern)
-    return store_of(pattern).has_folders and all(
-        entry.uri.startswith(uris.join(target, "")) or (entry.is_folder and entry.uri == target)
-        for entry in entries
-    )
+    own = entries.get(target)
+    if not store_of(pattern).has_folders or (own is not None and not own.is_folder):
+        return False
+    below = uris.join(target, "")
+    return all(uri.startswith(below) or uri == target for uri in entries.uris())
 
 
 def no_input(pattern: str, listing: Listing) -> SettingsError:

@@ -5,6 +5,9 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.errors import shortened
 
@@ -13,6 +16,9 @@ _MOST_EXAMPLES = 3
 # In characters; a message may quote long parts of an input.
 _LONGEST_NAME = 1000
 _LONGEST_MESSAGE = 1000
+
+COUNTED = ("input_id", "status", "error_code", "error_message")
+"""The columns of stored rows that `ErrorTally.watch_stored` reads."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -56,16 +62,26 @@ class ErrorTally:
         """Yields the rows, and counts those with an error."""
         for row in rows:
             if row.error_code is not None:
-                self._add(row, (row.status, str(row.error_code)))
+                self._add(row.input_id, row.status, str(row.error_code), row.error_message)
             yield row
 
-    def _add(self, row: Row, key: tuple[Status, str]) -> None:
+    def watch_stored(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """Yields tables of stored rows, and counts those with an error."""
+        for table in tables:
+            with_error = table.filter(pc.is_valid(table["error_code"])).select(COUNTED)
+            for input_id, status, code, message in zip(
+                *with_error.to_pydict().values(), strict=True
+            ):
+                self._add(input_id, Status(status), code, message)
+            yield table
+
+    def _add(self, input_id: str, status: Status, code: str, message: str | None) -> None:
+        key = status, code
         self._images[key] += 1
         examples = self._examples.setdefault(key, [])
-        if len(examples) == _MOST_EXAMPLES and row.input_id >= examples[-1].input_id:
+        if len(examples) == _MOST_EXAMPLES and input_id >= examples[-1].input_id:
             return
-        message = shortened(row.error_message or "", _LONGEST_MESSAGE)
-        bisect.insort(examples, Example(row.input_id, message))
+        bisect.insort(examples, Example(input_id, shortened(message or "", _LONGEST_MESSAGE)))
         del examples[_MOST_EXAMPLES:]
 
     def counts(self) -> tuple[ErrorCount, ...]:

@@ -41,6 +41,12 @@ _ESCAPE = "$escaped"
 
 _MARKS = frozenset({*_MARKED, _ESCAPE})
 
+# Most values are of these types, or small whole numbers, and stay as they are.
+_OF_JSON = frozenset({str, float, type(None)})
+
+# The types of keys that `json` takes.
+_KEYS = (str, int, float, type(None))
+
 
 def to_json(value: Any) -> Any:
     """Converts a value to JSON's types; NumPy's scalars and arrays become Python's, tuples lists.
@@ -52,6 +58,9 @@ def to_json(value: Any) -> Any:
 
 
 def _to_json(value: Any, deepest: int) -> Any:
+    is_whole_number = isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS
+    if is_whole_number or type(value) in _OF_JSON:
+        return value
     if isinstance(value, Mapping):
         if not deepest:
             return _deep_text(value)
@@ -69,8 +78,6 @@ def _to_json(value: Any, deepest: int) -> Any:
         for each in value:
             items.append(_to_json(each, deepest - 1))  # noqa: PERF401 (as above)
         return items
-    if isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS:
-        return value
     for mark, (kind, encode, _) in _MARKED.items():
         if isinstance(value, kind):
             return {mark: encode(value)}
@@ -78,7 +85,7 @@ def _to_json(value: Any, deepest: int) -> Any:
 
 
 def _key(name: Any) -> Any:
-    return name if isinstance(name, str | int | float | None) else str(name)
+    return name if isinstance(name, _KEYS) else str(name)
 
 
 def _deep_text(value: Any) -> str:
@@ -90,15 +97,18 @@ def _deep_text(value: Any) -> str:
 
 def from_json(value: Any) -> Any:
     """Converts a result of `to_json` back to the value."""
+    if type(value) in _OF_JSON:
+        return value
     if isinstance(value, list):
         return [from_json(each) for each in value]
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         return value
-    if value.keys() == {_ESCAPE}:
-        return {name: from_json(each) for name, each in value[_ESCAPE].items()}
-    for mark, (_, _, decode) in _MARKED.items():
-        if value.keys() == {mark}:
-            return decode(value[mark])
+    if len(value) == 1:
+        ((mark, inner),) = value.items()
+        if mark in _MARKED:
+            return _MARKED[mark][2](inner)
+        if mark == _ESCAPE:
+            value = inner
     return {name: from_json(each) for name, each in value.items()}
 
 

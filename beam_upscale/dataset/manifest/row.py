@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
@@ -216,7 +217,8 @@ class Row:
         return {name: getattr(self, name) for name in _FIELDS}
 
 
-_FIELDS = (*COLUMNS.names, "input")
+# Interned, as the names in code are: Python finds an attribute or a keyword by the same object.
+_FIELDS = tuple(map(sys.intern, (*COLUMNS.names, "input")))
 
 
 @functools.cache

@@ -4,6 +4,10 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from beam_upscale.dataset.manifest.row import Row
 
@@ -52,3 +56,19 @@ def totals(rows: Iterable[Row]) -> Totals:
         usd += row.usd
         size += row.output_bytes or 0
     return Totals(by_status.total(), dict(by_status), calls, listed, billed, usd, size)
+
+
+TOTALED = ("status", "calls", "credits", "billed_credits", "usd", "output_bytes")
+"""The columns of stored rows that `stored_totals` reads."""
+
+
+def stored_totals(tables: Iterable[pa.Table]) -> Totals:
+    """Adds up stored rows, as `totals` does; a table has the columns `TOTALED` and any others."""
+    by_status: Counter[str] = Counter()
+    sums: dict[str, Any] = dict.fromkeys(("calls", "output_bytes"), 0)
+    sums |= dict.fromkeys(("credits", "billed_credits", "usd"), Decimal(0))
+    for table in tables:
+        by_status.update(table["status"].to_pylist())
+        for name in sums:
+            sums[name] += pc.sum(table[name], min_count=0).as_py()
+    return Totals(by_status.total(), dict(by_status), **sums)

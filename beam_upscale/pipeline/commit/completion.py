@@ -20,7 +20,7 @@ from beam_upscale.errors import HoldLostError
 from beam_upscale.pipeline.commit.persist import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_shards
-from beam_upscale.pipeline.run_state.listing_files import listed_shards
+from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
 from beam_upscale.pipeline.run_state.stop import stop_reason
 from beam_upscale.storage import files
 
@@ -91,12 +91,13 @@ def _commit_without_updates(
     """Commits the listed shards without updates: a step left out all inputs of these shards."""
     committed, nothing = set(dataset.committed_shards()), Arrivals.of([])
     for shard, part in listed_shards(dataset):
-        if shard in updated:
+        if shard in updated or (may_leave_out and shard in committed):
             continue
+        listed = read_part(dataset, part)
         if not may_leave_out:
-            refuse_lost([part], nothing, dataset)
+            refuse_lost(listed, nothing)
         if shard not in committed:
-            records = list(listed_records(part, dataset, nothing))
+            records = list(listed_records(listed, dataset, nothing))
             commit_shard(shard, records, dataset, layout, run_id, input_type)
 
 

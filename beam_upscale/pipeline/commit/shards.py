@@ -29,7 +29,7 @@ from beam_upscale.pipeline.run_state.arrivals import (
     refuse_lost,
     refuse_two_inputs,
 )
-from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
+from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_shards, read_part
 from beam_upscale.pipeline.run_state.resume import delete_files, replaced
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
@@ -191,11 +191,13 @@ def _held_telemetry(values: Mapping[str, Any]) -> dict[str, Any]:
     return held
 
 
-def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Iterator[Record]:
+def listed_records(
+    listed: Iterable[ListedInput], dataset: DatasetFolder, arrivals: Arrivals
+) -> Iterator[Record]:
     """Yields the records that a shard's commit adds to the committed rows of the shard.
 
     Args:
-        part: the part of the listing with the shard's inputs.
+        listed: the shard's inputs in the listing.
         dataset: the output.
         arrivals: the updates of the shard that arrived.
 
@@ -207,15 +209,11 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
     Raises:
         LookupError: an input arrived, and its record is gone since.
     """
-    inputs = [
-        listed
-        for listed in read_part(dataset, part)
-        if listed.source.input_id not in arrivals.unlisted
-    ]
+    inputs = [each for each in listed if each.source.input_id not in arrivals.unlisted]
     with ThreadPoolExecutor(_READERS) as readers:
-        records = readers.map(dataset.read_record, [listed.source.input_id for listed in inputs])
-        for listed, record in zip(inputs, records, strict=True):
-            source = listed.source
+        records = readers.map(dataset.read_record, [each.source.input_id for each in inputs])
+        for each, record in zip(inputs, records, strict=True):
+            source = each.source
             if record is not None:
                 yield record
             elif id_hash(source.input_id) in arrivals.new_hashes:
@@ -223,7 +221,7 @@ def listed_records(part: str, dataset: DatasetFolder, arrivals: Arrivals) -> Ite
                     f"the record of {source.input_id} is gone: something else has changed "
                     f"{dataset.staging} meanwhile; run the same again"
                 )
-            elif not listed.is_committed:
+            elif not each.is_committed:
                 yield Record(_left_out(source), telemetry=None)
 
 
@@ -285,18 +283,22 @@ class CommitShard(beam.DoFn):
         self._refuse_lost_ids(shard, arrivals)
         if arrivals.is_postponed:
             return Committed(shard, is_whole=False)
+        outcome = Committed(shard, is_whole=True, has_unlisted=bool(arrivals.new_unlisted))
+        if self._may_leave_out and not arrivals.is_new:
+            return outcome
         # If none of the shard's listed inputs arrived, all of them were left out.
         parts = arrivals.parts or {
             part for number, part in listed_shards(self._dataset) if number == shard
         }
+        listed = [each for part in sorted(parts) for each in read_part(self._dataset, part)]
         if not self._may_leave_out:
-            refuse_lost(parts, arrivals, self._dataset)
+            refuse_lost(listed, arrivals)
         if arrivals.is_new:
-            records = self._records(parts, arrivals)
+            records = self._records(listed, arrivals)
             commit_shard(
                 shard, records, self._dataset, self._layout, self._run_id, self._input_type
             )
-        return Committed(shard, is_whole=True, has_unlisted=bool(arrivals.new_unlisted))
+        return outcome
 
     def _refuse_lost_ids(self, shard: int, arrivals: Arrivals) -> None:
         """Raises an error if an input would be lost because another has its id."""
@@ -306,9 +308,8 @@ class CommitShard(beam.DoFn):
                 self._shard_of_id = ShardOfId(self._dataset)
             self._shard_of_id.refuse_others(arrivals.new_unlisted, shard)
 
-    def _records(self, parts: Iterable[str], arrivals: Arrivals) -> Iterator[Record]:
-        for part in sorted(parts):
-            yield from listed_records(part, self._dataset, arrivals)
+    def _records(self, listed: Iterable[ListedInput], arrivals: Arrivals) -> Iterator[Record]:
+        yield from listed_records(listed, self._dataset, arrivals)
         for input_id, several in arrivals.new_unlisted.items():
             # Of an input that came twice, the record that was written last fits its files.
             last = self._dataset.read_record(input_id) if len(several) > 1 else None

@@ -16,7 +16,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import record_from_json
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError
 from beam_upscale.pipeline.run_state.input_state import fingerprint, state_of
-from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part
+from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_shards, read_part
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage.sorted_map import SortedMap
 
@@ -129,15 +129,15 @@ def _separate(hashes: bytes) -> Iterable[bytes]:
     return (hashes[at : at + _HASH_BYTES] for at in range(0, len(hashes), _HASH_BYTES))
 
 
-def refuse_lost(parts: Iterable[str], arrivals: Arrivals, dataset: DatasetFolder) -> None:
-    """Raises if an input of these parts of the listing did not arrive.
+def refuse_lost(listed: Iterable[ListedInput], arrivals: Arrivals) -> None:
+    """Raises if one of these inputs of the listing did not arrive.
 
     Raises:
         LookupError: the runner lost an input; no step leaves one out.
     """
-    for source in _listed_sources(parts, dataset):
-        if not arrivals.has(source.input_id):
-            raise LookupError(f"the runner has lost {source.input_id}: it never came to its end")
+    for input_id in (each.source.input_id for each in listed):
+        if not arrivals.has(input_id):
+            raise LookupError(f"the runner has lost {input_id}: it never came to its end")
 
 
 def refuse_two_inputs(arrivals: Arrivals, dataset: DatasetFolder) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,7 @@ import pyarrow as pa
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
-from beam_upscale.dataset.names import stem, unique_names
+from beam_upscale.dataset.names import other_names, stem
 from beam_upscale.dataset.paths.output_files import IMAGES
 from beam_upscale.dataset.records import Record
 from beam_upscale.dataset.run_json import RunJson
@@ -19,7 +19,7 @@ from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_from_json
 from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
-from beam_upscale.sources.inputs.found_inputs import requested_name
+from beam_upscale.sources.inputs.found_inputs import Inputs
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
@@ -67,7 +67,7 @@ def requested_parameters(run_json: RunJson | None) -> RequestedParameters | None
 
 
 def assign_shards(
-    sources: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
+    sources: Inputs, dataset: DatasetFolder, shard_rows: int
 ) -> Iterator[ListedInput]:
     """Assigns each input to a shard, the same on every run over the same inputs.
 
@@ -76,7 +76,7 @@ def assign_shards(
     interruption; it changes only if the inputs have changed since.
 
     Args:
-        sources: the inputs, ordered by `input_id`.
+        sources: the inputs.
         dataset: the output.
         shard_rows: the number of rows in a shard.
 
@@ -94,26 +94,37 @@ def assign_shards(
         name = _name_in_layout_files(output_uri)
         if shard < first and name is not None:
             reserved[input_id] = name
-    names = unique_names(lambda: map(requested_name, sources), reserved)
+    numbered = _numbered(_named(sources, reserved), committed, first, shard_rows)
+    if not committed:
+        return numbered
     by_shard = SortedMap(
         (f"{listed.source.shard:012} {listed.source.input_id}", listed.to_json())
-        for listed in _numbered(zip(sources, names, strict=True), committed, first, shard_rows)
+        for listed in numbered
     )
     return map(listed_from_json, by_shard.values())
 
 
+def _named(sources: Inputs, reserved: SortedMap) -> Iterator[SourceImage]:
+    """Yields the inputs, those named by `reserved` with that name, and others with a free one."""
+    # Without names to regard, those of the inputs are unique already.
+    renamed = SortedMap(other_names(sources.requested_names, reserved) if reserved else ())
+    for source in sources:
+        name = renamed.get(source.input_id)
+        yield source if name is None else dataclasses.replace(source, output_name=name)
+
+
 def _numbered(
-    named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
+    sources: Iterator[SourceImage], committed: SortedMap, first: int, shard_rows: int
 ) -> Iterator[ListedInput]:
     position = 0
-    for source, name in named:
+    for source in sources:
         found = committed.get(source.input_id)
         shard = first if found is None else json.loads(found)[0]
         if shard >= first:
             shard = first + position // shard_rows
             position += 1
-        source = dataclasses.replace(source, shard=shard, output_name=name)
-        yield ListedInput(source, is_committed=found is not None)
+        in_shard = dataclasses.replace(source, shard=shard)
+        yield ListedInput(in_shard, is_committed=found is not None)
 
 
 def output_name(row: Row) -> str | None:
@@ -194,7 +205,7 @@ def _files(row: Row) -> set[str]:
 
 
 def _assignment(
-    sources: Iterable[SourceImage], dataset: DatasetFolder, committed: SortedMap, shard_rows: int
+    sources: Inputs, dataset: DatasetFolder, committed: SortedMap, shard_rows: int
 ) -> tuple[int, SortedMap]:
     """Returns the first shard of the assignment in progress, and the output names already in use.
 
@@ -208,10 +219,9 @@ def _assignment(
     shards = (json.loads(text)[0] for text in committed.values())
     first = 1 + max(shards, default=-1)
     names = {}
-    present = SortedMap((source.input_id, "") for source in sources)
     for record in dataset.read_records():
         row = record.row
-        if row.input_id not in present and row.input_id not in committed:
+        if row.input_id not in sources.ids and row.input_id not in committed:
             # The input no longer exists, so it will have no row.
             delete_files(row, dataset)
             dataset.delete(dataset.record_uri(row.input_id))
@@ -228,18 +238,16 @@ def _assignment(
     return first, SortedMap(names.items())
 
 
-def _fingerprint(
-    sources: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
-) -> str:
+def _fingerprint(sources: Inputs, committed: SortedMap, first: int, shard_rows: int) -> str:
     """Hashes the inputs that are not in shards before `first`; they decide on shards and names.
 
     The hash includes names: in a table that was sorted, rows have the names of other rows.
     """
     digest = hashlib.sha256(f"{shard_rows}\0".encode())
-    for source in sources:
-        found = committed.get(source.input_id)
+    for each in sources.requested_names():
+        found = committed.get(each.input_id)
         if found is None or json.loads(found)[0] >= first:
-            text = f"{source.input_id}\0{source.name}\0"
+            text = f"{each.input_id}\0{each.source_name}\0"
             digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import PurePosixPath
 
+from beam_upscale.dataset.names import extension
 from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.inputs.found_inputs import Listing
 from beam_upscale.sources.inputs.input_scope import InputScope
@@ -51,4 +51,4 @@ class FormatDefinition:
 def ending(uri: str) -> str:
     """Returns the ending of a file's name, with its dot and in lower case; empty for none."""
     name = store_of(uri).path_of(uri).rpartition("/")[2]
-    return PurePosixPath(name).suffix.lower()
+    return extension(name).lower()

@@ -1,6 +1,5 @@
-"""The files that a pattern names, kept on the local disk, as there may be millions."""
+"""The files that a pattern names, in order; there may be millions."""
 
-import json
 from collections.abc import Iterable, Iterator
 
 from beam_upscale.storage.protocol.store import FileEntry
@@ -8,7 +7,7 @@ from beam_upscale.storage.sorted_map import SortedMap
 
 
 class Entries:
-    """The files in the order of their URIs, on the local disk.
+    """The files in the order of their URIs.
 
     Args:
         entries: the files, in any order.
@@ -16,7 +15,7 @@ class Entries:
 
     def __init__(self, entries: Iterable[FileEntry]) -> None:
         self._entries = SortedMap(
-            (entry.uri, json.dumps([entry.name, entry.is_folder])) for entry in entries
+            (entry.uri, f"{entry.is_folder:d}{entry.name}") for entry in entries
         )
 
     def __len__(self) -> int:
@@ -24,9 +23,17 @@ class Entries:
 
     def __iter__(self) -> Iterator[FileEntry]:
         for uri, text in self._entries.items():
-            yield FileEntry(uri, *json.loads(text))
+            yield _entry(uri, text)
+
+    def uris(self) -> Iterator[str]:
+        """Yields the URIs of all files, in order."""
+        return iter(self._entries)
 
     def get(self, uri: str) -> FileEntry | None:
         """Returns the file with a URI; None if it is not among them."""
         text = self._entries.get(uri)
-        return None if text is None else FileEntry(uri, *json.loads(text))
+        return None if text is None else _entry(uri, text)
+
+
+def _entry(uri: str, text: str) -> FileEntry:
+    return FileEntry(uri, text[1:], is_folder=text[0] == "1")

@@ -1,14 +1,13 @@
 """The format folder: image files, with captions and metadata beside them."""
 
 import dataclasses
+import itertools
 import mimetypes
-import operator
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
 from typing import Any
 
-from beam_upscale.dataset.names import stem
+from beam_upscale.dataset.names import extension, stem
 from beam_upscale.sources.formats.definition import FormatDefinition, FoundFiles
 from beam_upscale.sources.formats.entries import Entries
 from beam_upscale.sources.inputs.found_inputs import Inputs, Listing, is_there
@@ -39,7 +38,7 @@ def is_image_name(name: str) -> bool:
 
     A file's format is read from its bytes; its name only keeps side files out of a listing.
     """
-    if PurePosixPath(name).suffix.lower() in _SIDE_FILES:
+    if extension(name).lower() in _SIDE_FILES:
         return False
     kind = _MIME_TYPES.guess_type(name)[0]
     return kind is None or kind.startswith("image/")
@@ -54,24 +53,27 @@ def _list_folder(found: FoundFiles) -> Listing:
 
     beside = _side_files(found.pattern, entries, lambda: filter(is_input, entries), scope)
     if entries.get(single) is not None:
-        for uri in map(operator.itemgetter(0), beside.items()):
+        for uri in beside:
             scope.refuse_in_output("the input's caption or metadata is", uri)
     metadata = {uri: read_metadata(uri) for uri in _metadata_among(beside)}
     rows = nearest(metadata)
     captions = SortedMap()
+    others = 0
 
     def sources() -> Iterator[SourceImage]:
-        for entry in filter(is_input, entries):
+        nonlocal others
+        for entry in entries:
+            if not is_input(entry):
+                others += 1
+                continue
             source = _with_side_files(source_image(entry.uri, entry.name), rows, beside)
             if source.caption_uri is not None:
                 captions[source.caption_uri] = ""
             yield source
 
     inputs = Inputs(sources())
-    ignored = sum(
-        not is_input(entry) and entry.uri not in metadata and entry.uri not in captions
-        for entry in entries
-    )
+    used = map(entries.get, itertools.chain(metadata, captions))
+    ignored = others - sum(entry is not None and not is_input(entry) for entry in used)
     unmatched = sum(
         not is_input(entries.get(target))
         for uri in metadata
@@ -82,7 +84,7 @@ def _list_folder(found: FoundFiles) -> Listing:
 
 
 def _metadata_among(found: SortedMap) -> list[str]:
-    return [uri for uri, _ in found.items() if is_metadata_name(uri)]
+    return list(filter(is_metadata_name, found))
 
 
 def _with_side_files(
@@ -111,7 +113,8 @@ def _side_files(
     if not store_of(pattern).has_folders:
         return SortedMap()
     target = files.absolute(pattern)
-    if all(entry.uri.startswith(uris.join(target, "")) for entry in entries):
+    below = uris.join(target, "")
+    if all(uri.startswith(below) for uri in entries.uris()):
         return _set_of(entry.uri for entry in entries if _is_side_file(entry))
     if entries.get(target) is not None:
         candidates = [*_metadata_uris(_folder(target)), _caption_uri(target)]
@@ -133,7 +136,7 @@ def _beside_glob(
     wanted = _set_of(_caption_uri(each.uri) for each in images())
     folders = {folder for each in images() for folder in _folders_between(base, each.uri)}
     wanted.add((uri, "") for folder in folders for uri in _metadata_uris(folder))
-    return _set_of(uri for uri, _ in there.items() if uri in wanted)
+    return _set_of(uri for uri in there if uri in wanted)
 
 
 def _set_of(found: Iterable[str]) -> SortedMap:

@@ -1,9 +1,10 @@
-"""The inputs of a listing in order, on the local disk, as there may be millions."""
+"""The inputs of a listing, in order; there may be millions."""
 
 import dataclasses
+import json
 from collections.abc import Collection, Container, Iterable, Iterator
 
-from beam_upscale.dataset.names import RequestedName, unique_names
+from beam_upscale.dataset.names import RequestedName, other_names
 from beam_upscale.errors import ErrorCode, ImageError, SettingsError, literal
 from beam_upscale.planning.chain import Rules
 from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN
@@ -13,7 +14,7 @@ from beam_upscale.storage.sorted_map import SortedMap
 
 
 class Inputs(Collection[SourceImage]):
-    """The inputs in the order of their ids, on the local disk, since there may be millions.
+    """The inputs in the order of their ids, each with a unique name for its result.
 
     Args:
         sources: the inputs, in any order; of two with the same id, the first is kept.
@@ -21,25 +22,24 @@ class Inputs(Collection[SourceImage]):
 
     def __init__(self, sources: Iterable[SourceImage] = ()) -> None:
         self._sources = SortedMap((source.input_id, source.to_json()) for source in sources)
-        self._names = SortedMap(self._named())
-
-    def _named(self) -> Iterator[tuple[str, str]]:
-        ids = (key for key, _ in self._sources.items())
-        return zip(ids, unique_names(self.requested_names), strict=True)
+        # The names that differ from those that the inputs came with, by id.
+        self._renamed = SortedMap()
+        self._renamed = SortedMap(other_names(self.requested_names))
 
     def requested_names(self) -> Iterator[RequestedName]:
-        """Yields the requested name of each input's result."""
-        return map(requested_name, self._listed())
-
-    def _listed(self) -> Iterator[SourceImage]:
-        return map(source_from_json, self._sources.values())
+        """Yields the name that each input requests for its result, in the order of their ids."""
+        for values in map(json.loads, self._sources.values()):
+            name = self._renamed.get(values["input_id"])
+            name = values["output_name"] if name is None else name
+            yield RequestedName(values["input_id"], name, values["name"])
 
     def __len__(self) -> int:
         return len(self._sources)
 
     def __iter__(self) -> Iterator[SourceImage]:
-        for source, name in zip(self._listed(), self._names.values(), strict=True):
-            yield dataclasses.replace(source, output_name=name)
+        for source in map(source_from_json, self._sources.values()):
+            name = self._renamed.get(source.input_id)
+            yield source if name is None else dataclasses.replace(source, output_name=name)
 
     def __contains__(self, source: object) -> bool:
         return isinstance(source, SourceImage) and source.input_id in self._sources
@@ -48,11 +48,6 @@ class Inputs(Collection[SourceImage]):
     def ids(self) -> Container[str]:
         """The ids of all inputs."""
         return self._sources
-
-
-def requested_name(source: SourceImage) -> RequestedName:
-    """Returns the requested name of an input's result."""
-    return RequestedName(source.input_id, source.output_name, source.name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,7 @@ class _Walk:
 
     def __init__(self, root: str, glob: Glob, scope: Scope) -> None:
         self._root = root
+        self._below_root = join(root, "")
         self._glob = glob
         self._scope = scope
         self._seen: set[tuple[tuple[int, int], State]] = set()
@@ -115,7 +116,7 @@ class _Walk:
                 yield FileEntry(child.path, self._name(child.path))
 
     def _name(self, path: str) -> str:
-        return "." if path == self._root else path.removeprefix(join(self._root, ""))
+        return "." if path == self._root else path.removeprefix(self._below_root)
 
 
 def _is_folder(child: os.DirEntry[str]) -> bool:

@@ -76,8 +76,10 @@ def without_secrets(uri: str, *, parameters: bool = True) -> str:
 
 def _shown_once(uri: str, parameters: bool) -> str:
     """Returns a URI without the secrets that are found in it as it is."""
+    if ":" not in uri:
+        return uri
     scheme = scheme_of(uri)
-    if ":" not in uri or scheme == "data":
+    if scheme == "data":
         return uri
     file = _FILE_PATH.match(uri)
     if file is not None:

@@ -1,10 +1,12 @@
 """Names of outputs that every file system takes."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_upscale.dataset.names import safe_name, stem
+from beam_upscale.dataset.names import RequestedName, extension, other_names, safe_name, stem
 
 
 @pytest.mark.parametrize(
@@ -57,14 +59,38 @@ def test_long_names_are_cut_and_stay_distinct() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
+    ("name", "before", "last"),
     [
-        ("a/b.tar.png", "a/b.tar"),
-        ("a.b/c", "a.b/c"),
-        (".hidden", ".hidden"),
-        ("a.png", "a"),
-        ("photo", "photo"),
+        ("a/b.tar.png", "a/b.tar", ".png"),
+        ("a.b/c", "a.b/c", ""),
+        ("a/.hidden", "a/.hidden", ""),
+        (".hidden.png", ".hidden", ".png"),
+        ("a.png", "a", ".png"),
+        ("a.b/c.png/", "a.b/c", ".png"),
+        ("a.", "a.", ""),
+        ("photo", "photo", ""),
+        ("", "", ""),
     ],
 )
-def test_stem(name: str, expected: str) -> None:
-    assert stem(name) == expected
+def test_a_name_without_its_last_extension(name: str, before: str, last: str) -> None:
+    assert (stem(name), extension(name)) == (before, last)
+
+
+paths = st.lists(
+    st.sampled_from(["a", "A", "b", "a.png", "a.jpg", "b.webp"]), min_size=1, max_size=3
+).map("/".join)
+
+
+@given(st.lists(st.tuples(paths, paths), max_size=12))
+def test_names_that_are_unique_stay_as_they_are(requested: list[tuple[str, str]]) -> None:
+    names = [
+        RequestedName(str(number), name, source_name)
+        for number, (name, source_name) in enumerate(requested)
+    ]
+    others = dict(other_names(lambda: names))
+    unique = [
+        dataclasses.replace(each, name=others.get(each.input_id, each.name)) for each in names
+    ]
+
+    assert len({each.name.casefold() for each in unique}) == len(names)
+    assert list(other_names(lambda: unique)) == []

@@ -2,6 +2,7 @@ import random
 
 from beam_upscale.dataset.manifest.error_counts import ErrorCount, ErrorTally, Example
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.manifest.table import table
 
 
 def row(number: int, code: str | None, status: Status = Status.FAILED) -> Row:
@@ -20,7 +21,11 @@ def test_errors_are_counted_with_the_first_three_of_each() -> None:
     random.Random(0).shuffle(rows)
     tally = ErrorTally()
 
+    stored, tally_of_stored = [table(rows[:20]), table(rows[20:])], ErrorTally()
+
     assert list(tally.watch(rows)) == rows
+    assert list(tally_of_stored.watch_stored(stored)) == stored
+    assert tally_of_stored.counts() == tally.counts()
 
     def examples(*numbers: int) -> tuple[Example, ...]:
         return tuple(Example(f"{number:03}", f"message {number}") for number in numbers)

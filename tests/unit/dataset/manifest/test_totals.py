@@ -6,7 +6,8 @@ from decimal import Decimal
 from example_rows import BARE, FULL
 
 from beam_upscale.dataset.manifest.row import Row, Status
-from beam_upscale.dataset.manifest.totals import totals
+from beam_upscale.dataset.manifest.table import table
+from beam_upscale.dataset.manifest.totals import stored_totals, totals
 from beam_upscale.planning.engines import ENGINES
 
 
@@ -27,3 +28,14 @@ def test_totals_by_status() -> None:
     assert sums.by_status == {"upscaled": 2, "failed": 1, "rejected": 1}
     assert (sums.credits, sums.billed_credits) == (Decimal("1.6"), Decimal("0.8"))
     assert totals([]).rows == 0
+
+
+def test_totals_of_stored_rows_are_those_of_the_rows() -> None:
+    dear = dataclasses.replace(FULL, credits=Decimal("99999999999999.9999"), usd=Decimal("1e-6"))
+    parts = [[FULL, BARE], [dear] * 3]
+
+    sums = stored_totals(map(table, parts))
+
+    assert sums == totals([row for rows in parts for row in rows])
+    assert str(sums.credits) == "300000000000000.7997"
+    assert stored_totals([]) == totals([])

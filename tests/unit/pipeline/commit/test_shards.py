@@ -249,7 +249,7 @@ def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) 
     persist(result("a", None), dataset, Layout.FILES)
     came = ListedArrivals(batch.part, id_hash("/in/a.jpg") + id_hash("/in/b.jpg"), is_new=True)
 
-    found = listed_records(batch.part, dataset, Arrivals.of([came]))
+    found = listed_records(listed, dataset, Arrivals.of([came]))
 
     assert next(found).row.status is Status.FAILED
     with pytest.raises(LookupError, match=r"the record of /in/b\.jpg is gone"):

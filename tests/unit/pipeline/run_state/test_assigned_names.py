@@ -2,7 +2,7 @@
 
 import random
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,9 +21,9 @@ from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 from beam_upscale.storage import files
 
 
-def sources(*names: str) -> list[SourceImage]:
+def sources(*names: str) -> Inputs:
     """Inputs as `list_images` gives them."""
-    return sorted((source_image(f"/in/{n}", n) for n in names), key=lambda image: image.input_id)
+    return Inputs(source_image(f"/in/{name}", name) for name in names)
 
 
 def output_names(images: Iterable[SourceImage]) -> dict[str, str]:
@@ -83,9 +83,7 @@ def test_output_names_never_meet(names: set[str]) -> None:
     assert not any(other.startswith(f"{result}/") for result in results for other in results)
 
 
-def assigned(
-    images: Collection[SourceImage], dataset: DatasetFolder, shard_rows: int
-) -> list[SourceImage]:
+def assigned(images: Inputs, dataset: DatasetFolder, shard_rows: int) -> list[SourceImage]:
     return [each.source for each in assign_shards(images, dataset, shard_rows)]
 
 
