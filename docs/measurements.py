@@ -84,8 +84,9 @@ def _link(path: Path) -> str:
 
 def _source(path: Path, report: Report) -> str:
     machine = report.machine
+    cores = ", ".join([machine["architecture"], *machine.get("instructions", ())])
     return (
-        f"[{path.name}]({_link(path)}): {machine['cores']} cores of {machine['processor']}, "
+        f"[{path.name}]({_link(path)}): {machine['cores']} cores ({cores}), "
         f"{machine['memory_gib']:g} GiB, commit `{report.commit}`."
     )
 

@@ -31,7 +31,7 @@ class Report:
     """What a run of the measurements found so far, and on what.
 
     Attributes:
-        machine: the processor, its cores, the memory, the system.
+        machine: the architecture, its cores, the memory, the system.
         versions: of this package's dependencies and of the peers.
         commit: of the checkout, with a `+` if files differ from it.
         command: the words that began the measurements.
@@ -69,7 +69,7 @@ def begin(peers_python: Path, command: Sequence[str]) -> Report:
 
 
 def machine() -> dict[str, Any]:
-    """What is known of this machine without naming it."""
+    """What is known of this machine: its architecture, cores, memory and wide instructions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []
@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
     named = {name.strip(): value.strip() for name, value in fields.items()}
     flags = set(named.get("flags", "").split())
     return {
-        "processor": named.get("model name", platform.machine()),
+        "architecture": platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
         "instructions": sorted(flags & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),

@@ -55,5 +55,5 @@ def test_committed_reports_are_complete() -> None:
 
 def test_a_machine_has_no_name() -> None:
     assert set(reports.machine()) == {
-        *("processor", "cores", "memory_gib", "instructions", "system"),
+        *("architecture", "cores", "memory_gib", "instructions", "system"),
     }
