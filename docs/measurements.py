@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.pipeline import figures, growth, real_weights, reports, service, throughput
 from benchmarks.pipeline.figures import Better, Figure, Row, distinct, geometric_mean, rates, select
-from benchmarks.pipeline.participants import OURS
+from benchmarks.pipeline.participants import OURS, RAY
 from benchmarks.pipeline.reports import Report
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,7 @@ def _source(path: Path, report: Report) -> str:
     return (
         f"[{path.name}]({_link(path)}): {machine['cores']} cores ({cores}), "
         f"{machine['memory_gib']:g} GiB, commit `{report.commit}`."
+        f"{f' {report.remark}' if report.remark else ''}"
     )
 
 
@@ -146,7 +147,8 @@ of CPU are slopes between {counts} images, so that starting counts for nothing."
 seconds of all processes for an image) and 1 / (CPU seconds of the driving process for an image),
 since the process that drives the device is one and its Python runs in one thread at a time. That
 process is the command's own; CPU seconds of the others are those that the kernel counted for every
-process which the command started, whether it has ended or not.""")
+process which the command started, whether it has ended or not; for Ray's workers it counts
+none.""")
 
 
 def _of_command(name: str, rows: Sequence[Row], ours: float) -> Sequence[str]:
@@ -156,7 +158,8 @@ def _of_command(name: str, rows: Sequence[Row], ours: float) -> Sequence[str]:
     )
     rate = geometric_mean(rates(rows))
     wide = f"{figures.projected(main, everything):,.0f}" if name == OURS else ""
-    milliseconds = _number(1000 * main), _number(1000 * everything)
+    # The kernel counts the CPU seconds of Ray's workers for no one.
+    milliseconds = [_number(1000 * main), _number(1000 * everything)] if name != RAY else ["", ""]
     return name, _number(rate), _number(ours / rate), *milliseconds, f"{size:,.0f}", wide
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--counts", type=int, nargs="+", default=[100, 1_000, 10_000])
     parser.add_argument("--megapixels", type=float, nargs="+", default=[0.1, 1, 10, 100])
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--commands", nargs="+", help="only those of so many names, such as Daft")
+    parser.add_argument("--remark", default="", help="such as what else the machine was doing")
     parser.add_argument("--peers", type=Path, default=participants.PEERS_PYTHON)
     parser.add_argument("--output", type=Path, default=reports.RESULTS)
     return parser.parse_args()
@@ -49,6 +52,9 @@ def measure(options: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any
             participants.ours(),
             *participants.peers(options.peers.absolute(), usable_cores()),
         ]
+        if options.commands:
+            wanted = {participants.OURS, *options.commands}
+            commands = [command for command in commands if command.name in wanted]
         yield from throughput.measure(folder, kinds, commands, tuple(options.images), repeats)
     if real_weights.PART in options.parts:
         yield from real_weights.measure(folder, tuple(options.photographs), repeats)
@@ -71,17 +77,20 @@ def main() -> None:
     options = parse()
     options.output.mkdir(parents=True, exist_ok=True)
     path = reports.new_path(options.output)
-    report = reports.begin(options.peers, reports.words())
+    report = reports.begin(options.peers, reports.words(), options.remark)
     with tempfile.TemporaryDirectory(prefix="bench-pipeline-") as folder:
         for row in measure(options, Path(folder)):
             report.rows.append(row)
             print(json.dumps(row), flush=True)
             # A long measurement that is stopped keeps what it has.
             path.write_text(report.text())
+    try:
+        lines = [line(figure) for figure in figures.figures(report.rows)]
+    except (ValueError, ZeroDivisionError) as error:
+        sys.exit(f"{path} is not complete: {error}. Measure more images.")
+    print("\n".join(lines))
     report.complete = True
     path.write_text(report.text())
-    for figure in figures.figures(report.rows):
-        print(line(figure))
     for written in [path, *plots.write(report.rows, path.with_suffix(""))]:
         print(written)
 

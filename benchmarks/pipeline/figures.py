@@ -73,12 +73,12 @@ def geometric_mean(values: Iterable[float]) -> float:
     """The mean of ratios: that of their inverses is its inverse.
 
     Raises:
-        ValueError: there are no values, or one is 0 or less.
+        ValueError: there are no values, or one is 0 or less, as slopes of too few images may be.
     """
-    logarithms = [math.log(value) for value in values]
-    if not logarithms:
-        raise ValueError("a mean needs values")
-    return math.exp(sum(logarithms) / len(logarithms))
+    found = list(values)
+    if not found or min(found) <= 0:
+        raise ValueError(f"a mean of ratios needs values above 0, not {found}")
+    return math.exp(sum(map(math.log, found)) / len(found))
 
 
 def slope(points: Iterable[tuple[float, float]]) -> float:

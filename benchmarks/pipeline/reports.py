@@ -35,6 +35,7 @@ class Report:
         versions: of this package's dependencies and of the peers.
         commit: of the checkout, with a `+` if files differ from it.
         command: the words that began the measurements.
+        remark: on how it was measured, for the page; empty if there is nothing to say.
         rows: one for each measured process.
         complete: whether all was measured; a part of a report that was stopped says nothing.
     """
@@ -43,6 +44,7 @@ class Report:
     versions: Mapping[str, Any]
     commit: str
     command: Sequence[str]
+    remark: str = ""
     rows: list[Row] = field(default_factory=list)
     complete: bool = False
 
@@ -53,6 +55,7 @@ class Report:
             "versions": self.versions,
             "commit": self.commit,
             "command": list(self.command),
+            "remark": self.remark,
             "complete": self.complete,
         }
         lines = ",\n".join(f"    {json.dumps(row)}" for row in self.rows)
@@ -60,12 +63,11 @@ class Report:
         return f'{before},\n  "rows": [\n{lines}\n  ]\n}}\n'
 
 
-def begin(peers_python: Path, command: Sequence[str]) -> Report:
+def begin(peers_python: Path, command: Sequence[str], remark: str) -> Report:
     """An empty report of this machine and checkout."""
     versions = {"python": platform.python_version(), **_versions(_PACKAGES)}
-    return Report(
-        machine(), {**versions, "peers": _peers_versions(peers_python)}, commit(), command
-    )
+    versions_of_all = {**versions, "peers": _peers_versions(peers_python)}
+    return Report(machine(), versions_of_all, commit(), command, remark)
 
 
 def machine() -> dict[str, Any]:
@@ -146,5 +148,6 @@ def newest(paths: Iterable[Path], part: str) -> Path | None:
 
 
 def words() -> list[str]:
-    """The words that began this process, without the places of this machine."""
-    return ["python", "-m", "benchmarks.pipeline", *sys.argv[1:]]
+    """The words that began this process, without folders, which are of this machine."""
+    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
+    return ["python", "-m", "benchmarks.pipeline", *words]

@@ -33,7 +33,9 @@ class Measured:
     Attributes:
         seconds: from its start to the end of its main process.
         main_cpu: CPU seconds of its main process, all threads.
-        all_cpu: CPU seconds of all its processes, those that have ended before it included.
+        all_cpu: CPU seconds of all its processes, those that have ended before it included. What a
+            process has started and does not wait for, by ignoring `SIGCHLD`, counts nowhere: Ray's
+            workers.
         peak_mib: most memory of all its processes together, each by the most that it has had
             (`VmHWM`), so that what several of them share counts for each; 0 if not asked for.
     """

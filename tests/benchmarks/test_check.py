@@ -81,7 +81,7 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def report(rows: list[dict[str, Any]]) -> Report:
-    return Report({"cores": 2}, {}, "abc", [], list(rows), complete=True)
+    return Report({"cores": 2}, {}, "abc", [], rows=rows, complete=True)
 
 
 @pytest.mark.parametrize(("rate", "code"), [(400.0, 0), (350.0, 0), (330.0, 1)])

@@ -44,9 +44,10 @@ def test_mean_of_inverses_is_the_inverse_of_the_mean(values: list[float]) -> Non
     assert inverse == pytest.approx(1 / figures.geometric_mean(values))
 
 
-def test_mean_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs values"):
-        figures.geometric_mean([])
+@pytest.mark.parametrize("values", [[], [0.0], [2.0, -1.0]])
+def test_a_mean_needs_values_above_0(values: list[float]) -> None:
+    with pytest.raises(ValueError, match="needs values above 0"):
+        figures.geometric_mean(values)
 
 
 @pytest.mark.parametrize(

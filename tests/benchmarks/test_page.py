@@ -23,7 +23,7 @@ def test_links_of_the_page_lead_somewhere() -> None:
 
 def test_a_page_has_every_part_and_what_does_not_hold(tmp_path: Path) -> None:
     machine = {"cores": 2, "architecture": "x86_64", "memory_gib": 8.0}
-    report = Report(machine, {}, "abc", [], measured_rows.all_parts(), complete=True)
+    report = Report(machine, {}, "abc", [], "A remark.", measured_rows.all_parts(), True)
     (tmp_path / "pipeline-20260101T000000Z.json").write_text(report.text())
     (tmp_path / "pipeline-20260101T000000Z-service.svg").touch()
 
@@ -38,14 +38,14 @@ def test_a_page_has_every_part_and_what_does_not_hold(tmp_path: Path) -> None:
     assert "to Daft | at least 1 | 1.25 | 1.25 and 1.25 | yes |" in text
     assert "![Images a second by workers](" in text
     assert "pipeline-20260101T000000Z-images.svg" not in text
-    assert "2 cores (x86_64), 8 GiB, commit `abc`." in text
+    assert "2 cores (x86_64), 8 GiB, commit `abc`. A remark." in text
     assert measurements.page(tmp_path) == text
 
 
 def test_a_bound_that_is_missed_is_said(tmp_path: Path) -> None:
     machine = {"cores": 2, "architecture": "x86_64", "memory_gib": 8.0}
     rows = list(measured_rows.real_weights(ours=2.0, bare=3.0))
-    report = Report(machine, {}, "abc", [], rows, complete=True)
+    report = Report(machine, {}, "abc", [], rows=rows, complete=True)
     (tmp_path / "pipeline-20260101T000000Z.json").write_text(report.text())
 
     assert "| at least 0.95 | 0.67 | 0.67 and 0.67 | **no** |" in measurements.page(tmp_path)

@@ -11,7 +11,7 @@ from benchmarks.pipeline.reports import Report
 
 
 def report(rows: list[dict[str, Any]], complete: bool = True) -> Report:
-    return Report({"cores": 2}, {"python": "3.11"}, "abc", ["python"], rows, complete)
+    return Report({"cores": 2}, {"python": "3.11"}, "abc", ["python"], "A remark.", rows, complete)
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
