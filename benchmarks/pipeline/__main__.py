@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -75,6 +76,8 @@ def line(figure: Figure) -> str:
 
 def main() -> None:
     options = parse()
+    # Services and clusters are ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options.output.mkdir(parents=True, exist_ok=True)
     path = reports.new_path(options.output)
     report = reports.begin(options.peers, reports.words(), options.remark)

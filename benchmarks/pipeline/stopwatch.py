@@ -4,6 +4,7 @@ The command runs below a process of its own, which adopts what the command leave
 kernel adds up the CPU seconds of a process that has ended only for whoever waits for it. Linux.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -65,20 +66,35 @@ def measure(
     """
     options = ["--memory"] if memory else []
     watching = [sys.executable, str(Path(__file__).resolve()), *options, "--", *command]
-    done = subprocess.run(
+    with subprocess.Popen(
         watching,
-        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode != 0:
-        raise CommandFailedError(f"{' '.join(command)}: {done.stderr[-3000:]}")
-    return Measured(**json.loads(done.stdout))
+    ) as watcher:
+        try:
+            found, errors = watcher.communicate()
+        except BaseException:
+            # It ends what it watches.
+            watcher.terminate()
+            raise
+    if watcher.returncode != 0:
+        raise CommandFailedError(f"{' '.join(command)}: {errors[-3000:]}")
+    return Measured(**json.loads(found))
 
 
 def _watch(command: Sequence[str], memory: bool) -> Measured:
     """Runs a command as a child of this process, which has no other children."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        return _watched(command, memory)
+    finally:
+        _kill_children()
+
+
+def _watched(command: Sequence[str], memory: bool) -> Measured:
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "this process could not adopt orphans")
     with tempfile.TemporaryFile() as printed:
@@ -118,14 +134,19 @@ def _wait_for_all(main: int) -> tuple[int, float]:
             return status, cpu
         if pid == 0:
             if time.monotonic() > until:
-                for child in psutil.Process().children(recursive=True):
-                    child.send_signal(signal.SIGKILL)
+                _kill_children()
             time.sleep(0.01)
             continue
         # It holds the times of the process, and of those that it has waited for itself.
         cpu += usage.ru_utime + usage.ru_stime
         if pid == main:
             status = ended
+
+
+def _kill_children() -> None:
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 class _Memory:
@@ -135,7 +156,7 @@ class _Memory:
         self._process = psutil.Process(pid)
         self._peak = 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample)
+        self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def stop(self) -> int:

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -55,6 +57,20 @@ def test_threads_of_the_main_process_count() -> None:
 def test_a_command_that_fails_says_why() -> None:
     with pytest.raises(CommandFailedError, match="no such thing"):
         stopwatch.measure(python("raise SystemExit('no such thing')"))
+
+
+def test_a_stopwatch_that_is_stopped_ends_what_it_watches(tmp_path: Path) -> None:
+    told = tmp_path / "pid"
+    program = f"import os, time; open({str(told)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    words = [sys.executable, stopwatch.__file__, "--", *python(program)]
+    with subprocess.Popen(words) as watcher:
+        while not (told.exists() and told.read_text()):
+            time.sleep(0.01)
+        watched = psutil.Process(int(told.read_text()))
+        watcher.terminate()
+
+    watched.wait(60)
+    assert not watched.is_running()
 
 
 def test_memory_is_the_most_of_each_process_and_not_its_parents() -> None:
