@@ -66,6 +66,19 @@ bench-network: install-dev ## speed, likeness, memory and start of the default n
 	$(VENV)/python benchmarks/network.py --output benchmarks/results
 	$(VENV)/python benchmarks/start_up.py --output benchmarks/results
 
+.PHONY: bench-pipeline
+bench-pipeline: install-dev bench-peers ## whole runs beside peers, with plots; 90 minutes, or OPTIONS="--parts throughput"
+	$(VENV)/python -m benchmarks.pipeline --output benchmarks/results $(OPTIONS)
+	$(VENV)/python docs/measurements.py
+
+.PHONY: bench-check
+bench-check: install-dev bench-peers ## compare a quick part with the committed ratios; fails at 15 % worse: 5 minutes
+	$(VENV)/python -m benchmarks.pipeline.check $(OPTIONS)
+
+.PHONY: bench-peers
+bench-peers: install-dev
+	@$(VENV)/python -m benchmarks.pipeline.peers.set_up
+
 .PHONY: clients
 clients: install-dev ## install and build the clients of the API that the slow tests run
 	@$(VENV)/python tests/clients/set_up.py
@@ -95,6 +108,9 @@ lock: python ## compute the locks anew after a change in pyproject.toml; UPGRADE
 	$(COMPILE) --group installer --output-file .ci/requirements-installer.lock
 	$(COMPILE) clients/python/requirements.in --output-file clients/python/requirements.lock
 	$(COMPILE) tests/runners/requirements.in --output-file tests/runners/requirements.lock
+	$(COMPILE) pyproject.toml benchmarks/pipeline/peers/requirements.in \
+		--constraints requirements-dev.lock --override benchmarks/pipeline/peers/overrides.txt \
+		--output-file benchmarks/pipeline/peers/requirements.lock
 
 .PHONY: install
 install: python

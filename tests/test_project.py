@@ -21,7 +21,8 @@ BUILD_LOCK = ".ci/requirements-build.lock"
 INSTALLER_LOCK = ".ci/requirements-installer.lock"
 RUNNERS_LOCK = "tests/runners/requirements.lock"
 WORKER_LOCK = "pipelines/requirements.lock"
-LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LOCK]
+PEERS_LOCK = "benchmarks/pipeline/peers/requirements.lock"
+LOCKS = [RUN_LOCK, DEV_LOCK, BUILD_LOCK, INSTALLER_LOCK, RUNNERS_LOCK, WORKER_LOCK, PEERS_LOCK]
 
 MODEL_LIBRARIES = {"diffusers", "safetensors", "spandrel", "torch", "torchvision", "transformers"}
 
@@ -48,6 +49,7 @@ def direct_requirements() -> Iterator[tuple[str, Requirement]]:
     asked = {
         RUN_LOCK: run,
         WORKER_LOCK: [*package, *engines, *stores],
+        PEERS_LOCK: package,
         DEV_LOCK: [*run, *groups["test"], *groups["reference"]],
         BUILD_LOCK: [*settings["build-system"]["requires"], *groups["build"]],
         INSTALLER_LOCK: groups["installer"],
@@ -68,7 +70,7 @@ def test_locks_satisfy_every_direct_dependency(lock: str, requirement: Requireme
     assert all(requirement.specifier.contains(version, prereleases=True) for version in versions)
 
 
-@pytest.mark.parametrize("lock", [RUN_LOCK, BUILD_LOCK, WORKER_LOCK])
+@pytest.mark.parametrize("lock", [RUN_LOCK, BUILD_LOCK, WORKER_LOCK, PEERS_LOCK])
 def test_development_lock_has_the_versions_of_the_other_locks(lock: str) -> None:
     development = locked_versions(DEV_LOCK)
 

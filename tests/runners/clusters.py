@@ -131,8 +131,8 @@ class _Processes:
 
 
 @contextlib.contextmanager
-def flink(folder: Path) -> Iterator[Cluster]:
-    """A Flink session cluster: a job manager, two task managers, and Beam's worker pool."""
+def flink(folder: Path, workers: int = WORKERS) -> Iterator[Cluster]:
+    """A Flink session cluster: a job manager, task managers, and Beam's worker pool."""
     rest, pool = free_port(), free_port()
     configuration = PIPELINES / "flink" / "config.yaml"
     java_options = yaml.safe_load(configuration.read_text())["env.java.opts.all"].split()
@@ -156,7 +156,7 @@ def flink(folder: Path) -> Iterator[Cluster]:
     with _Processes(folder) as processes:
         main = f"{runtime}.entrypoint.StandaloneSessionClusterEntrypoint"
         processes.start("job-manager", *java(main, "400m"))
-        for number in range(WORKERS):
+        for number in range(workers):
             more = {**_TASK_MANAGER, "taskmanager.resource-id": f"task-manager-{number}"}
             main = f"{runtime}.taskexecutor.TaskManagerRunner"
             processes.start(f"task-manager-{number}", *java(main, "384m", **more))
@@ -164,14 +164,14 @@ def flink(folder: Path) -> Iterator[Cluster]:
         address = f"http://127.0.0.1:{rest}"
         processes.wait(
             "Flink with its task managers",
-            lambda: _field(f"{address}/overview", "taskmanagers") == WORKERS,
+            lambda: _field(f"{address}/overview", "taskmanagers") == workers,
         )
         options = (
             "--runner=FlinkRunner",
             f"--flink_master=127.0.0.1:{rest}",
             "--flink_version=1.19",
             f"--flink_job_server_jar={fetch.FLINK_JOB_SERVER}",
-            f"--parallelism={WORKERS}",
+            f"--parallelism={workers}",
             *_external(pool),
         )
         yield Cluster(options, functools.partial(_flink_elements, address), worker_pool)

@@ -1,0 +1,1 @@
+"""What can be wrong in the measurements without a stopwatch."""
