@@ -12,12 +12,14 @@ import object_stores
 import pytest
 from apache_beam.internal.gcp import auth
 from apache_beam.utils import retry
-from faults import RECORD, act_after
+from faults import act_after
 from object_stores import ObjectStore
 from PIL import Image
 from runs import (
+    RECORD,
     command_elsewhere,
     copy,
+    persist_one_by_one,
     quick,
     signal_after,
     tree,
@@ -71,6 +73,7 @@ def find_and_be_refused(variables: Mapping[str, str], closed: Path) -> None:
     """
     find({**variables, "AWS_MAX_ATTEMPTS": "2"})
     retry.Clock.sleep = lambda self, value: None
+    persist_one_by_one()
     act_after(RECORD, DONE, closed.touch)
 
 

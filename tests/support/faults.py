@@ -30,7 +30,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
-from runs import after_each, command_elsewhere
+from runs import RECORD, after_each, command_elsewhere
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.grpc_api import contract
@@ -48,9 +48,6 @@ _PATIENCE = 120
 
 # A call to a server that has little to do takes less.
 _SECONDS_OF_CALL = 0.5
-
-RECORD = r"records/.*\.json"
-"""The end of the path of a record, as a regular expression."""
 
 _FLIGHTS = "flights.jsonl"
 

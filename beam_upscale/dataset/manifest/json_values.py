@@ -41,6 +41,9 @@ _ESCAPE = "$escaped"
 
 _MARKS = frozenset({*_MARKED, _ESCAPE})
 
+# The types of most values, which JSON has. Subclasses are left to the general rules.
+_PLAIN = frozenset({str, float, bool, type(None)})
+
 
 def to_json(value: Any) -> Any:
     """Converts a value to JSON's types; NumPy's scalars and arrays become Python's, tuples lists.
@@ -52,13 +55,16 @@ def to_json(value: Any) -> Any:
 
 
 def _to_json(value: Any, deepest: int) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Mapping):
         if not deepest:
             return _deep_text(value)
         values: dict[Any, Any] = {}
         # A comprehension would add one more call at each level of nesting.
         for name, each in value.items():
-            values[_key(name)] = _to_json(each, deepest - 1)
+            known = each if type(each) in _PLAIN else _to_json(each, deepest - 1)
+            values[name if type(name) is str else _key(name)] = known
         return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
     if hasattr(value, "tolist"):
         return _to_json(value.tolist(), deepest)
@@ -90,10 +96,14 @@ def _deep_text(value: Any) -> str:
 
 def from_json(value: Any) -> Any:
     """Converts a result of `to_json` back to the value."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, list):
         return [from_json(each) for each in value]
     if not isinstance(value, Mapping):
         return value
+    if len(value) != 1:
+        return {name: from_json(each) for name, each in value.items()}
     if value.keys() == {_ESCAPE}:
         return {name: from_json(each) for name, each in value[_ESCAPE].items()}
     for mark, (_, _, decode) in _MARKED.items():

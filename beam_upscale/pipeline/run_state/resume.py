@@ -13,10 +13,11 @@ from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import stem, unique_names
 from beam_upscale.dataset.paths.names import IMAGES
-from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.records import PackedImage, Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_from_json
+from beam_upscale.pipeline.run_state.regrouping import has_groups, regroup
 from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.found_inputs import requested_name
@@ -90,25 +91,32 @@ def assign_shards(
         if shard < first and name is not None:
             reserved[input_id] = name
     names = unique_names(lambda: map(requested_name, sources), reserved)
+    shards = _shards(sources, committed, first, shard_rows)
+    listed = (
+        ListedInput(
+            dataclasses.replace(source, shard=shard, output_name=name),
+            is_committed=source.input_id in committed,
+        )
+        for source, name, shard in zip(sources, names, shards, strict=True)
+    )
     by_shard = SortedMap(
-        (f"{listed.source.shard:012} {listed.source.input_id}", listed.to_json())
-        for listed in _numbered(zip(sources, names, strict=True), committed, first, shard_rows)
+        (f"{each.source.shard:012} {each.source.input_id}", each.to_json()) for each in listed
     )
     return map(listed_from_json, by_shard.values())
 
 
-def _numbered(
-    named: Iterable[tuple[SourceImage, str]], committed: SortedMap, first: int, shard_rows: int
-) -> Iterator[ListedInput]:
+def _shards(
+    sources: Iterable[SourceImage], committed: SortedMap, first: int, shard_rows: int
+) -> Iterator[int]:
+    """Yields the shard of each input."""
     position = 0
-    for source, name in named:
+    for source in sources:
         found = committed.get(source.input_id)
         shard = first if found is None else json.loads(found)[0]
         if shard >= first:
             shard = first + position // shard_rows
             position += 1
-        source = dataclasses.replace(source, shard=shard, output_name=name)
-        yield ListedInput(source, is_committed=found is not None)
+        yield shard
 
 
 def output_name(row: Row) -> str | None:
@@ -134,7 +142,9 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
         dataset.delete(dataset.resolve(uri))
 
 
-def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
+def replaced(
+    before: Row, row: Row, dataset: DatasetFolder, packed: PackedImage | None = None
+) -> Row:
     """Chooses the row to keep of an input with an earlier row; it includes the billing of both.
 
     A failed attempt does not remove an existing image: the earlier row stays. Otherwise the new row
@@ -144,8 +154,9 @@ def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
         before: the earlier row.
         row: the new one.
         dataset: the output.
+        packed: the place at which the earlier row's image waits among others.
     """
-    if _outlives(before, row) and _has_files(before, dataset):
+    if _outlives(before, row) and _has_files(before, dataset, packed):
         kept = with_earlier_billing(before, row)
         billed = max(before.billed_credits, kept.billed_credits)
         return dataclasses.replace(kept, billed_credits=billed)
@@ -165,7 +176,7 @@ def _outlives(before: Row, row: Row) -> bool:
     return is_lost and is_same and row.source_sha256 is not None and has_same_seed
 
 
-def _has_files(row: Row, dataset: DatasetFolder) -> bool:
+def _has_files(row: Row, dataset: DatasetFolder, packed: PackedImage | None) -> bool:
     """Checks whether the image of a row and its intermediates exist."""
     for stage in row.stages:
         kept = stage.get("output_uri")
@@ -175,6 +186,8 @@ def _has_files(row: Row, dataset: DatasetFolder) -> bool:
         return False
     if output_name(row) is not None:
         return files.size(dataset.resolve(row.output_uri)) == row.output_bytes
+    if packed is not None and files.exists(dataset.packed_uri(packed.name)):
+        return True
     return files.exists(dataset.waiting_image_uri(row.input_id)) or files.exists(
         dataset.resolve(row.output_uri)
     )
@@ -212,6 +225,7 @@ def _assignment(
             dataset.delete(dataset.record_uri(row.input_id))
         elif (name := output_name(row)) is not None:
             names[row.input_id] = name
+    _regroup(sources, dataset, committed, first, shard_rows)
     dataset.write_json(
         dataset.assignment_json,
         {
@@ -221,6 +235,30 @@ def _assignment(
         },
     )
     return first, SortedMap(names.items())
+
+
+def _regroup(
+    sources: Iterable[SourceImage],
+    dataset: DatasetFolder,
+    committed: SortedMap,
+    first: int,
+    shard_rows: int,
+) -> None:
+    """Sorts the groups of records by the shards of a new assignment, if there are any groups."""
+    if not has_groups(dataset):
+        return
+    # Without it, a run after an interruption here sorts them again, whatever its inputs are.
+    dataset.delete(dataset.assignment_json)
+    numbered = zip(sources, _shards(sources, committed, first, shard_rows), strict=True)
+    shards = SortedMap((source.input_id, str(shard)) for source, shard in numbered)
+
+    def shard_of(input_id: str) -> int | None:
+        if (shard := shards.get(input_id)) is not None:
+            return int(shard)
+        found = committed.get(input_id)
+        return None if found is None else int(json.loads(found)[0])
+
+    regroup(dataset, shard_of)
 
 
 def _fingerprint(
@@ -244,6 +282,7 @@ def still_holds(
     earlier: Row,
     dataset: DatasetFolder,
     requested: RequestedParameters | None = None,
+    packed: PackedImage | None = None,
 ) -> bool:
     """Checks whether an earlier run's row is still valid.
 
@@ -258,6 +297,7 @@ def still_holds(
         earlier: its earlier row.
         dataset: the output.
         requested: the run's requested parameters; None if no engine takes parameters.
+        packed: the place at which the row's image waits among others; None if it does not.
     """
     if earlier.error_code in _LOOKED_AT_ANEW:
         return False
@@ -281,7 +321,7 @@ def still_holds(
         digest = earlier.source_sha256
     if digest != earlier.source_sha256:
         return False
-    return earlier.output_uri is None or _has_files(earlier, dataset)
+    return earlier.output_uri is None or _has_files(earlier, dataset, packed)
 
 
 def has_same_parameters(source: SourceImage, earlier: Row, requested: RequestedParameters) -> bool:

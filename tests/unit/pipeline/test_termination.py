@@ -20,12 +20,14 @@ import psutil
 import pytest
 from PIL import Image
 from runs import (
+    RECORD,
     Finished,
     after_each,
     command,
     command_in_child,
     do_nothing,
     error_codes,
+    persist_one_by_one,
     processes,
     quick,
     signal_after,
@@ -52,7 +54,6 @@ from beam_upscale.pipeline.termination import (
 
 IMAGES = 12
 PATIENCE = 60
-RECORD = r"records/.*\.json"
 slow = pytest.mark.slow
 
 
@@ -75,6 +76,7 @@ def in_group(prepare: Callable[[], None]) -> None:
 
 def term_group_after(pattern: str, count: int) -> None:
     """Sends SIGTERM to all processes of this one's group after so many files, slowing it down."""
+    persist_one_by_one()
     written = 0
 
     def act() -> None:
