@@ -1,7 +1,7 @@
 """The step that persists results, in groups where no result is paid."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -27,7 +27,7 @@ from beam_upscale.pipeline.run_state.arrivals import (
     id_hash,
 )
 from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
-from beam_upscale.pipeline.run_state.progress import progress_file, progress_of
+from beam_upscale.pipeline.run_state.progress import Progress, progress_file, progress_of
 from beam_upscale.pipeline.run_state.resume import readdressed, relabeled
 from beam_upscale.pipeline.run_state.stop import stop_after_error, stop_after_failures
 
@@ -134,7 +134,7 @@ class Persist(beam.DoFn):
             again = dataclasses.replace(upscaled, record=record)
             result = _Result(again, is_new, timestamp, window)
             if not is_stale or state.listed is None:
-                self._count(result, record)
+                self._count([_Durable(result, record)])
                 yield from self._update_of(result, record)
                 return
         self._open()
@@ -159,15 +159,17 @@ class Persist(beam.DoFn):
         persist = persist_group if is_grouped else persist_alone
         upscaled = [result.upscaled for result in results]
         records = persist(upscaled, self._dataset, self._layout, self._search)
-        for result, record in zip(results, records, strict=True):
-            self._count(result, record)
-        return list(map(_Durable, results, records))
+        durable = list(map(_Durable, results, records))
+        self._count(durable)
+        return durable
 
-    def _count(self, result: _Result, record: Record) -> None:
-        """Adds a result to the progress of the run, and stops the run after too many failures."""
-        is_earlier = state_of(result.upscaled.source).earlier is not None
-        file = progress_file(self._dataset, self._run_id)
-        done = file.add(progress_of(record, is_earlier))
+    def _count(self, durable: Iterable[_Durable]) -> None:
+        """Adds results to the progress of the run, and stops the run after too many failures."""
+        each = (
+            progress_of(one.record, state_of(one.result.upscaled.source).earlier is not None)
+            for one in durable
+        )
+        done = progress_file(self._dataset, self._run_id).add(sum(each, Progress()))
         stop_after_failures(self._dataset, done.failures, self._most_failures)
 
     def _pass_on(self) -> Iterator[WindowedValue]:

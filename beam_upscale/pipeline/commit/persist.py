@@ -253,9 +253,12 @@ def _packed(
 
 
 def _name_of_images(shard: int, placed: Sequence[_Placed]) -> str:
-    """Returns the name of the file of these images; it follows from their bytes."""
-    digests = [[each.record.row.output_sha256, len(each.data or b"")] for each in placed]
-    digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    """Returns the name of the file of these images; it follows from their inputs and bytes."""
+    known = [
+        [each.source.input_id, each.record.row.output_sha256, len(each.data or b"")]
+        for each in placed
+    ]
+    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
     return f"{shard_name(shard)}/{digest}.images"
 
 

@@ -1,11 +1,15 @@
 """The images that wait below `.staging` for the data shard that they are packed into."""
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.records import PackedImage, Record
 from beam_upscale.storage import files
+
+# The images of a shard are all read into memory up to this many bytes, beyond one by one.
+_MOST_BYTES = 32 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +25,7 @@ class WaitingImages:
     dataset: DatasetFolder
     packed: Mapping[str, PackedImage]
     has_singles: bool
+    _whole: dict[str, bytes] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, records: Iterable[Record], dataset: DatasetFolder) -> "WaitingImages":
@@ -43,12 +48,24 @@ class WaitingImages:
         """
         place = self.packed.get(input_id)
         if place is not None:
-            uri = self.dataset.packed_uri(place.name)
-            return files.read_range(uri, place.offset, place.size)
+            return self._part(place)
         if not self.has_singles:
             return None
         uri = self.dataset.waiting_image_uri(input_id)
         return files.read(uri) if files.exists(uri) else None
+
+    def _part(self, place: PackedImage) -> bytes:
+        """Reads an image from the file of its group, which is read once where memory allows."""
+        uri = self.dataset.packed_uri(place.name)
+        if not self._fits_in_memory:
+            return files.read_range(uri, place.offset, place.size)
+        if place.name not in self._whole:
+            self._whole[place.name] = files.read(uri)
+        return self._whole[place.name][place.offset : place.offset + place.size]
+
+    @functools.cached_property
+    def _fits_in_memory(self) -> bool:
+        return sum(place.size for place in self.packed.values()) <= _MOST_BYTES
 
     def delete(self, input_ids: Iterable[str]) -> None:
         """Removes the files of the images, which the data shard holds by now.

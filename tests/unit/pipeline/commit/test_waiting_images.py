@@ -10,6 +10,7 @@ from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.record_search import RecordSearch
 from beam_upscale.dataset.records import Record
+from beam_upscale.pipeline.commit import waiting_images
 from beam_upscale.pipeline.commit.persist import persist, persist_group
 from beam_upscale.pipeline.commit.shards import commit_shard
 from beam_upscale.pipeline.commit.waiting_images import WaitingImages
@@ -33,9 +34,11 @@ def waiting(dataset: DatasetFolder) -> list[Path]:
 
 
 @packed_layouts
+@pytest.mark.parametrize("most_bytes", [1 << 20, 10])
 def test_images_of_groups_and_single_ones_are_committed_and_removed(
-    dataset: DatasetFolder, layout: Layout
+    dataset: DatasetFolder, layout: Layout, most_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(waiting_images, "_MOST_BYTES", most_bytes)
     records = group(dataset, layout, b=b"image b", d=None, c=b"")
     records.append(persist(result("a", b"alone"), dataset, layout))
     records += group(dataset, layout, e=b"of another group")
