@@ -103,7 +103,9 @@ def from_json(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     if len(value) != 1:
-        return {name: from_json(each) for name, each in value.items()}
+        return {
+            name: each if type(each) in _PLAIN else from_json(each) for name, each in value.items()
+        }
     if value.keys() == {_ESCAPE}:
         return {name: from_json(each) for name, each in value[_ESCAPE].items()}
     for mark, (_, _, decode) in _MARKED.items():

@@ -114,9 +114,8 @@ def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
 
 
 def _in_data_shard(row: Row, shard: int, layout: Layout) -> Row:
-    if row.output_uri is None:
-        return row
-    return dataclasses.replace(row, output_uri=layout.data_path(shard))
+    path = None if row.output_uri is None else layout.data_path(shard)
+    return row if path == row.output_uri else dataclasses.replace(row, output_uri=path)
 
 
 def _write_images(
@@ -158,7 +157,7 @@ def _write_telemetry(
     rows = [
         {
             "input_id": record.row.input_id,
-            **dataclasses.asdict(record.telemetry),
+            **vars(record.telemetry),
             "started_at": _time(record.telemetry.started_at),
         }
         for record in records
