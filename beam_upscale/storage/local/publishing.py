@@ -1,10 +1,12 @@
 """Publishes files of a local disk, which appear whole or not at all, and deletes files."""
 
 import contextlib
+import ctypes
 import errno
+import functools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +20,9 @@ _NO_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUP
 
 # Error numbers of file systems whose folders cannot be synced.
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+
+# A flag of Linux, in <fcntl.h>.
+_SYNC_FILE_RANGE_WRITE = 2
 
 
 @contextlib.contextmanager
@@ -44,8 +49,9 @@ def publish(path: Path, partial_folder: Path, guard: Guard) -> Iterator[IO[bytes
 def publish_all(contents: Sequence[tuple[str, bytes]], partial_folder: Path, guard: Guard) -> None:
     """Publishes several files, given as pairs of a path and bytes, durably and at little cost.
 
-    All files are written before the first is synced: the disk then has most of the bytes already,
-    and a sync takes a fifth of the time. The folders are synced once each, after the renames.
+    The kernel begins to write each file at once, and all are written before the first is synced:
+    the disk then has most of the bytes already, and syncs take half of the time or less. The
+    folders are synced once each, after the renames.
     """
     with guard():
         # Checked first: a run that lost the output must not even create a folder.
@@ -56,6 +62,8 @@ def publish_all(contents: Sequence[tuple[str, bytes]], partial_folder: Path, gua
         for name, (_, data) in zip(names, contents, strict=True):
             with open(name, "xb") as file:  # noqa: PTH123 (a path would cost more than the write)
                 file.write(data)
+                file.flush()
+                _begin_to_store()(file.fileno())
         for name in names:
             _sync(name, os.O_RDWR)
         with guard():
@@ -68,6 +76,19 @@ def publish_all(contents: Sequence[tuple[str, bytes]], partial_folder: Path, gua
         for name in names:
             Path(name).unlink(missing_ok=True)
         raise
+
+
+@functools.cache
+def _begin_to_store() -> Callable[[int], object]:
+    """Returns a function that has the kernel begin to write a file to its disk.
+
+    It is a hint, and waits for nothing: durable is what is synced. Python does not have it.
+    """
+    function = getattr(ctypes.CDLL(None), "sync_file_range", None)
+    if function is None:
+        return lambda _: None
+    function.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    return lambda descriptor: function(descriptor, 0, 0, _SYNC_FILE_RANGE_WRITE)
 
 
 def _rename(name: str, path: str) -> set[str]:

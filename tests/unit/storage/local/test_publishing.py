@@ -1,6 +1,7 @@
 """Files that appear on a local disk whole, or not at all."""
 
 import contextlib
+import ctypes
 import errno
 import os
 from collections.abc import Iterator
@@ -112,6 +113,19 @@ def test_files_of_a_group_are_durable_with_their_names(
     folders = {path.parent for path in paths} | {tmp_path / "out" / "new"}
     assert sorted(steps[8:]) == sorted(f"sync {each.stat().st_ino}" for each in folders)
     assert list((tmp_path / "partial").iterdir()) == []
+
+
+def test_a_group_is_durable_where_the_kernel_takes_no_hints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    publishing._begin_to_store.cache_clear()
+    contents = [(str(tmp_path / name), name.encode()) for name in "ab"]
+
+    files.publish_all(contents, str(tmp_path / "partial"))
+    publishing._begin_to_store.cache_clear()
+
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"a", b"b"]
 
 
 def test_a_group_that_cannot_be_written_is_not_there(
