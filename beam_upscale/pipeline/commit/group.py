@@ -88,9 +88,12 @@ class Groups(Generic[_Result, _Durable]):
     def _next(self) -> list[_Result]:
         """Begins another group; returns the results of the one before."""
         group, self._open = self._open, _Open()
-        if group.timer is not None:
-            group.timer.cancel()
-        return group.results
+        # The timer and the group refer to each other: neither may keep the images in memory.
+        timer, group.timer = group.timer, None
+        results, group.results = group.results, []
+        if timer is not None:
+            timer.cancel()
+        return results
 
     def _close(self) -> None:
         results = self._next()

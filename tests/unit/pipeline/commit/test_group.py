@@ -1,7 +1,9 @@
 """Groups of results: when they are closed, and by whom."""
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -134,3 +136,23 @@ def test_a_bundle_that_failed_leaves_nothing_to_close(
     groups.flush()
 
     assert kept.groups == []
+
+
+class Image:
+    """A result that shows whether it is still held."""
+
+
+def test_what_is_durable_is_held_no_longer() -> None:
+    groups: Groups[Image, None] = Groups(lambda results: [None for _ in results])
+    image = Image()
+    held = weakref.ref(image)
+    gc.disable()
+    try:
+        groups.add(image, 1)
+        del image
+        groups.flush()
+        groups.take()
+
+        assert held() is None
+    finally:
+        gc.enable()
