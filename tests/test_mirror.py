@@ -53,6 +53,9 @@ TESTED_WITH = {
     "unit/dataset/test_folder": {
         "dataset/records": "a dataclass and its JSON, which the folder writes and reads",
     },
+    "unit/dataset/test_record_groups": {
+        "dataset/record_search": "it finds what groups and the files of single records hold",
+    },
     "unit/grpc_api/test_stubs": {
         "grpc_api/contract": "constants, compared there with the messages' definitions",
         "grpc_api/stubs/pool": "one object, in which the generated modules register their messages",

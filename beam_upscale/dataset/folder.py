@@ -11,8 +11,8 @@
     .staging/                        work in progress, gone when a run completes
 
 The commit point of a shard is the appearance of its manifest. Until then each finished input has a
-record, and its image is durable under its final name or, in a layout that packs it into its
-shard, in the staging folder.
+record, alone in a file or in that of its group (see `record_groups`), and its image is durable
+under its final name or, in a layout that packs it into its shard, in the staging folder.
 """
 
 import contextlib
@@ -20,7 +20,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Container, Iterator, Mapping
+import time
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from decimal import Decimal
 from pathlib import PurePosixPath
@@ -45,7 +46,8 @@ from beam_upscale.dataset.paths.output_files import (
     STOP,
     TELEMETRY,
 )
-from beam_upscale.dataset.records import Record, record_from_json
+from beam_upscale.dataset.record_groups import groups_of_shard, shards_with_groups
+from beam_upscale.dataset.records import Record, latest, record_from_json
 from beam_upscale.dataset.run_json import RUN_FORMAT, RunJson
 from beam_upscale.storage import files
 from beam_upscale.storage.protocol.store import CHUNK_BYTES
@@ -118,18 +120,36 @@ class DatasetFolder:
         """Returns the URI of a path that is relative to the dataset's root."""
         return uris.join(self.root, relative)
 
+    @property
+    def waiting_images(self) -> str:
+        """The URI of the folder of images that wait for their shards in files of their own."""
+        return uris.join(self.staging, "images")
+
     def waiting_image_uri(self, input_id: str) -> str:
         """Returns the URI at which an image waits for the shard that it is packed into."""
-        return uris.join(self.staging, "images", _key(input_id))
+        return uris.join(self.waiting_images, _key(input_id))
 
     @property
     def records(self) -> str:
-        """The URI of the folder of records of finished inputs in uncommitted shards."""
+        """The URI of the folder of records of finished inputs that have files of their own."""
         return uris.join(self.staging, "records")
 
     def record_uri(self, input_id: str) -> str:
         """Returns the URI at which a finished input's record waits for its shard."""
         return uris.join(self.records, _record_name(input_id))
+
+    @property
+    def groups(self) -> str:
+        """The URI of the folder of groups of records; see `record_groups`."""
+        return uris.join(self.staging, "groups")
+
+    def groups_uri(self, shard: int) -> str:
+        """Returns the URI of the folder of the groups of one shard."""
+        return uris.join(self.groups, shard_name(shard))
+
+    def packed_uri(self, name: str) -> str:
+        """Returns the URI of the file with the name of a `PackedImage`."""
+        return uris.join(self.groups, name)
 
     @contextlib.contextmanager
     def publish(self, uri: str) -> Iterator[IO[bytes]]:
@@ -146,6 +166,15 @@ class DatasetFolder:
         """Publishes a file of this dataset with these bytes; see `publish`."""
         with self.publish(uri) as file:
             file.write(data)
+
+    def write_all(self, contents: Sequence[tuple[str, bytes]]) -> None:
+        """Publishes files of this dataset, given as pairs of a URI and bytes; see `publish_all`.
+
+        Raises:
+            HoldLostError: the output is no longer this run's; the rest does not appear.
+        """
+        guard = None if self.hold is None else self.hold.guard
+        files.publish_all(contents, self.partial, guard)
 
     def copy(self, file: IO[bytes], uri: str, sha256: str | None = None) -> tuple[int, str]:
         """Publishes the bytes of an open file as a file of this dataset; see `publish`.
@@ -263,9 +292,13 @@ class DatasetFolder:
                 yield {name: value for name, value in columns.items() if value is not None}
 
     def read_record(self, input_id: str) -> Record | None:
-        """Reads the record of a finished input in an uncommitted shard; None if there is none."""
+        """Reads the record of a finished input from its own file; None if there is no such file."""
         uri = self.record_uri(input_id)
         return record_from_json(files.read(uri)) if files.exists(uri) else None
+
+    def has_single_records(self) -> bool:
+        """Checks whether any record has a file of its own."""
+        return any(True for _ in files.list_below(self.records))
 
     def unfinished_totals(self, errors: ErrorTally) -> Totals:
         """Sums up the rows of a run that was stopped, and counts their errors in `errors`."""
@@ -274,15 +307,30 @@ class DatasetFolder:
     def unfinished_rows(self) -> Iterator[Row]:
         """Yields the rows of a run that was stopped; records replace committed rows."""
         recorded = SortedMap((entry.name, "") for entry in files.list_below(self.records))
+        recorded.add((_record_name(input_id), "") for input_id in self._grouped_ids())
         committed = (
             row for _, row in self.committed_rows() if _record_name(row.input_id) not in recorded
         )
         return itertools.chain(committed, (each.row for each in self.read_records()))
 
     def read_records(self) -> Iterator[Record]:
-        """Yields the records of all finished inputs in uncommitted shards."""
+        """Yields the records of all finished inputs in uncommitted shards, one of each input."""
+        grouped, has_single = SortedMap(), self.has_single_records()
+        for shard in shards_with_groups(self.groups):
+            groups = groups_of_shard(uris.join(self.groups, shard), time.monotonic())
+            for input_id in groups.ids():
+                single = self.read_record(input_id) if has_single else None
+                record = latest(filter(None, [groups.find(input_id), single]))
+                if record is not None:
+                    yield record
+            grouped.add((_record_name(input_id), "") for input_id in groups.ids())
         for entry in files.list_below(self.records):
-            yield record_from_json(files.read(entry.uri))
+            if entry.name not in grouped:
+                yield record_from_json(files.read(entry.uri))
+
+    def _grouped_ids(self) -> Iterator[str]:
+        for shard in shards_with_groups(self.groups):
+            yield from groups_of_shard(uris.join(self.groups, shard), time.monotonic()).ids()
 
     def has_run(self) -> bool:
         """Checks whether there is a `run.json` that a run wrote, of whatever version."""

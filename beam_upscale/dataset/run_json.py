@@ -73,6 +73,11 @@ class RunJson:
     card_sha256: str | None = None
     others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def has_local_engines(self) -> bool:
+        """True if it is known that no service is called, and so that no result is paid."""
+        return self.settings is not None and self.endpoint is None
+
     def at_start(self) -> "RunJson":
         """Returns the part that is known before the first image."""
         return dataclasses.replace(self, complete=False, totals=None, shards=(), card_sha256=None)

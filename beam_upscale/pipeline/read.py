@@ -13,9 +13,12 @@ from beam_upscale.dataset.defaults import DEFAULT_SHARD_ROWS
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
+from beam_upscale.dataset.record_search import RecordSearch
 from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ImageError
 from beam_upscale.inference.remote_engines import RemoteEngine
+from beam_upscale.pipeline.commit.persist import shard_of
 from beam_upscale.pipeline.run_state.free_repeats import repeatable_entries
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.run_state.input_state import (
@@ -145,20 +148,25 @@ class FindEarlier(beam.DoFn):
         self._dataset = dataset
         self._retry = retry
         self._engine = engine
+        self._search: RecordSearch | None = None
+
+    def start_bundle(self) -> None:
+        """Forgets what was found: a repeated bundle must see what its first attempt has done."""
+        self._search = None
 
     def process(self, source: SourceImage) -> Iterator[SourceImage]:
         """Yields the input with its valid earlier result, or with None if it is to be upscaled."""
         state = state_of(source)
-        earlier = self._last(source.input_id, state.earlier)
-        if earlier is not None and not self._is_valid(source, earlier.record.row):
+        earlier = self._last(source, state.earlier)
+        if earlier is not None and not self._is_valid(source, earlier.record):
             earlier = None
         if earlier is not state.earlier:
             source = with_state(source, dataclasses.replace(state, earlier=earlier))
         yield source
 
-    def _last(self, input_id: str, earlier: EarlierResult | None) -> EarlierResult | None:
+    def _last(self, source: SourceImage, earlier: EarlierResult | None) -> EarlierResult | None:
         """Returns the last result of an input: that of a record, else the committed one."""
-        record = self._dataset.read_record(input_id)
+        record = self._records.find(source.input_id, shard_of(source))
         if record is None:
             return earlier
         if earlier is None or not _is_committed(record.row, earlier):
@@ -166,10 +174,26 @@ class FindEarlier(beam.DoFn):
         has_other = not _are_labeled_alike(record.row, earlier.record.row)
         return dataclasses.replace(earlier, has_other_record=has_other)
 
-    def _is_valid(self, source: SourceImage, row: Row) -> bool:
+    @property
+    def _records(self) -> RecordSearch:
+        """The records as they are in this bundle.
+
+        Where results may be paid, each look sees those of all workers up to that moment, so that no
+        call is repeated without need. Those of local engines are seen as they were at the
+        beginning: a bundle's inputs are in no other bundle, unless it runs twice at once, and then
+        an input is done twice with the same result.
+        """
+        if self._search is None:
+            run = self._run
+            is_paid = run is None or not run.has_local_engines
+            self._search = RecordSearch.begin(self._dataset, has_late_singles=is_paid)
+        return self._search
+
+    def _is_valid(self, source: SourceImage, record: Record) -> bool:
+        row = record.row
         return (
             row.status not in self._retry
-            and still_holds(source, row, self._dataset, self._requested)
+            and still_holds(source, row, self._dataset, self._requested, record.packed)
             and not self._is_open(source, row)
         )
 
@@ -198,8 +222,12 @@ class FindEarlier(beam.DoFn):
 
     @functools.cached_property
     def _requested(self) -> RequestedParameters | None:
+        return requested_parameters(self._run)
+
+    @functools.cached_property
+    def _run(self) -> RunJson | None:
         # Read only now: run.json is written after a pipeline is constructed, before it begins.
-        return requested_parameters(self._dataset.read_run())
+        return self._dataset.read_run()
 
 
 class FindDone(FindEarlier):

@@ -1,6 +1,6 @@
-"""`WriteDataset`: persists results one by one, and commits whole shards.
+"""`WriteDataset`: persists results in small groups, and commits whole shards.
 
-A result's image and record are written as soon as they are made; only updates of shards cross the
+Images and records are written soon after they are made; only updates of shards cross the
 shuffle. One worker then writes a shard's images, in layouts where shards hold them, and last its
 manifest, whose appearance commits the shard. Doing any of it twice writes the same bytes under the
 same names.
@@ -21,12 +21,13 @@ from beam_upscale.dataset.places import Output
 from beam_upscale.dataset.run_json import RunJson, given_values
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.pipeline.commit.completion import complete_if_all, find_shards_to_retype, retype
-from beam_upscale.pipeline.commit.persist import Persist
+from beam_upscale.pipeline.commit.grouping import Persist
 from beam_upscale.pipeline.commit.postponed import TakePostponed
 from beam_upscale.pipeline.commit.shards import CommitShard
 from beam_upscale.pipeline.global_window import refuse_windows
 from beam_upscale.pipeline.lineage import Lineage, lineage_of
 from beam_upscale.pipeline.read import ReadImages
+from beam_upscale.pipeline.run_state.arrivals import ShardUpdate
 from beam_upscale.pipeline.run_state.held_outputs import (
     add_writer,
     output_of_pipeline,
@@ -157,7 +158,9 @@ class WriteDataset(beam.PTransform):
             dataset, layout, run_json, self.run_id, self.most_failures, self.input_type
         )
         updates = [
-            each | f"Persist{number or ''}" >> beam.ParDo(persist)
+            each
+            | f"Persist{number or ''}"
+            >> beam.ParDo(persist).with_output_types(tuple[int, ShardUpdate])
             for number, each in enumerate(results)
         ]
         updates += [

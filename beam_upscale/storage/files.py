@@ -116,6 +116,16 @@ def write(
         file.write(data)
 
 
+def publish_all(
+    contents: Sequence[tuple[str, bytes]],
+    partial_folder: str | None = None,
+    guard: Guard | None = None,
+) -> None:
+    """Publishes several small files of one store, given as pairs of a URI and bytes."""
+    if contents:
+        store_of(contents[0][0]).publish_all(contents, partial_folder, guard)
+
+
 def create(uri: str, data: bytes, partial_folder: str | None = None) -> bool:
     """Creates a file unless it exists; returns True if it is the caller's."""
     return store_of(uri).create(uri, data, partial_folder)

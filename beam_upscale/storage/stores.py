@@ -1,6 +1,7 @@
 """The table of all stores, and the choice of one for a URI."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 
@@ -49,9 +50,12 @@ def store_of(uri: str) -> Store:
 
     No other code decides by a scheme how a file is read or written.
     """
-    module = next(entry.module for entry in STORES if entry.takes(uri))
-    store: Store = importlib.import_module(module).STORE
+    store: Store = _module(next(entry.module for entry in STORES if entry.takes(uri))).STORE
     return store
+
+
+# Kept, since Python's own lookup takes longer than a look for a file.
+_module = functools.cache(importlib.import_module)
 
 
 def known_schemes() -> frozenset[str]:

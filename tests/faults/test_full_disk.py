@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from memory_filesystem import MemoryFileSystem
 from PIL import Image
-from runs import Finished, command, command_elsewhere, quick, tree, upscale
+from runs import Finished, command, command_elsewhere, quick, recorded, tree, upscale
 
 from beam_upscale.dataset.verify import verify
 from beam_upscale.storage.protocol import remote_store
@@ -131,7 +131,7 @@ def test_output_that_fills_stops_the_run_and_the_next_goes_on(
     left = tree(output)
     again = command_elsewhere(tmp_path, "run", inputs, output, *arguments)
     disk.grow()
-    records = len(list(output.glob(".staging/records/*/*.json")))
+    records = recorded(output)
     rest = command("run", inputs, output, *arguments)
 
     assert_stopped_for_space(full)

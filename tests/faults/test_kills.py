@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import os
 import random
 import signal
@@ -14,29 +15,34 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from runs import after_each, command_elsewhere, quick, tree, upscale
+from runs import after_each, command_elsewhere, do_nothing, quick, tree, upscale
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.verify import verify
 from beam_upscale.inference.handlers.base import EngineHandler
+from beam_upscale.pipeline.commit import group
 
 SEED = 5
-IMAGES = 14
-SHARD_ROWS = 6
+# More than the groups of both workers hold, so that a kill that costs more is told.
+IMAGES = 240
+SHARD_ROWS = 90
 WORKERS = 2
 RESULTS = ("images", "data", "manifest")
 
-# What a run writes, in order, and the most files of which each step begins with another: a run is
-# killed a little after one of them.
+# What a run does, in order, and the most files of which each step begins with another: a run is
+# killed a little after one of them. Inference is counted in calls of the network instead, most of
+# which are in the middle of a group; a group in the files of its images and of its records.
+CALLS = "calls"
 STEPS = {
     "listing": (r"run\.json", 1),
     "assignment": (r"assignment\.json", 1),
-    "inference": (r"records/.*\.json", IMAGES),
+    "inference": (CALLS, IMAGES),
+    "group": (r"(images|groups)/.*", 8),
     "commit": (r"(data|telemetry|manifest)/.*", 5),
     "completion": (r"README\.md", 1),
 }
 
-# Of twenty moments that are drawn, as many for each layout are in these steps.
+# Of more than twenty moments that are drawn, as many for each layout are in these steps.
 MOMENTS = [*STEPS, "inference", "commit"]
 
 
@@ -46,7 +52,7 @@ class Kill:
 
     Attributes:
         step: that it is in.
-        count: of files that the step has written by then.
+        count: of files that the step has written by then, or of calls.
         seconds: that pass after the last of them.
     """
 
@@ -63,16 +69,17 @@ def moments(layout: str) -> list[Kill]:
 
 def kill_at(moment: Kill, calls: str) -> None:
     """Has this process killed, and each call of the network noted before it is made."""
-    pattern, left = STEPS[moment.step][0], moment.count
+    pattern, counted = STEPS[moment.step][0], itertools.count(1)
 
     def count() -> None:
-        nonlocal left
-        left -= 1
-        if left == 0:
+        if next(counted) == moment.count:
             threading.Thread(target=_kill_in, args=(moment.seconds,), daemon=True).start()
 
-    after_each(pattern, count)
-    note_calls(calls)
+    if pattern == CALLS:
+        note_calls(calls, count)
+    else:
+        after_each(pattern, count)
+        note_calls(calls)
 
 
 def _kill_in(seconds: float) -> None:
@@ -80,13 +87,19 @@ def _kill_in(seconds: float) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def note_calls(calls: Path | str) -> None:
-    """Has this process note the input of each call of the network before it is made."""
+def note_calls(calls: Path | str, act: Callable[[], None] = do_nothing) -> None:
+    """Has this process note the input of each call of the network before it is made.
+
+    Args:
+        calls: the file of notes.
+        act: done after each note.
+    """
     upscale_tile = EngineHandler._upscale
 
     def noted(self: Any, tile: Any, tiled: Any, loaded: Any) -> Any:
         with Path(calls).open("a") as file:
             file.write(f"{tiled.context.source.name}\n")
+        act()
         return upscale_tile(self, tile, tiled, loaded)
 
     EngineHandler._upscale = noted
@@ -96,12 +109,12 @@ def note_calls(calls: Path | str) -> None:
 def inputs(
     tmp_path_factory: pytest.TempPathFactory, photograph: Callable[..., Image.Image]
 ) -> Path:
-    """Pictures of several sizes in two folders, and two files that are none."""
+    """Small pictures of several sizes in two folders, and two files that are none."""
     folder = tmp_path_factory.mktemp("killed") / "in"
     (folder / "more").mkdir(parents=True)
     for number in range(IMAGES):
         below = folder / "more" if number % 2 else folder
-        photograph(number, 20 + 5 * number, 60 - 2 * number).save(below / f"{number:02}.png")
+        photograph(number, 8 + number % 7, 14 - number % 5).save(below / f"{number:03}.png")
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (folder / "text.jpg").write_text("not an image")
     return folder
@@ -169,7 +182,8 @@ def assert_nothing_is_half_written(output: Path, whole: dict[str, str]) -> None:
 
 def assert_only_what_was_in_flight_is_redone(killed: Killed) -> None:
     print(f"{killed.calls.total()} calls for {IMAGES}, at the kills {killed.in_flight}")  # noqa: T201
-    assert max(killed.in_flight) <= WORKERS
+    # At most one group for each worker.
+    assert max(killed.in_flight) <= WORKERS * group.MOST_RESULTS
     assert len(killed.calls) == IMAGES
     assert killed.calls.total() == IMAGES + sum(killed.in_flight)
 
@@ -209,7 +223,7 @@ def test_run_killed_in_each_step_leaves_what_an_uninterrupted_one_does(
 ) -> None:
     killed = Killed(tmp_path / "out", inputs, tiny_weights, layout)
 
-    for step in ("listing", "inference", "inference", "commit", "completion"):
+    for step in ("listing", "group", "inference", "inference", "commit", "completion"):
         killed.kill(Kill(step, min(3, STEPS[step][1]), 0.01))
         assert_nothing_is_half_written(killed.output, whole)
     killed.finish()

@@ -24,7 +24,7 @@ import beam_upscale as bu
 from beam_upscale import yaml
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.inference.handlers.options import HandlerOptions
-from beam_upscale.pipeline.commit.persist import Persist
+from beam_upscale.pipeline.commit.grouping import Persist
 from beam_upscale.pipeline.commit.postponed import POSTPONED, TakePostponed
 from beam_upscale.pipeline.large_images.results import PersistInScratch
 from beam_upscale.pipeline.large_images.spread import PersistTile, ReadTile, SpreadTiles

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 from PIL import Image
 from runs import (
+    RECORD,
     command,
     command_elsewhere,
     error_codes,
     quick,
+    recorded,
     rows,
     signal_after,
     tree,
@@ -28,7 +30,7 @@ from beam_upscale.dataset.manifest.row import Status
 from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.elements import TiledImage
-from beam_upscale.pipeline.commit import persist
+from beam_upscale.pipeline.commit import grouping
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.request import FailureLimit
 
@@ -69,7 +71,7 @@ def upscaled_names(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 KILLS = {
-    "while images are made": (r"records/.*\.json", 7),
+    "while images are made": (RECORD, 7),
     "in a commit": (r"telemetry/.*\.parquet", 1),
     "between commits": (r"manifest/.*\.parquet", 2),
     "at the end": (r"README\.md", 1),
@@ -123,10 +125,10 @@ def test_interrupted_run_finishes_its_images_and_goes_on_later(
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     arguments = [*quick(tiny_weights), "--layout", layout]
     upscale(inputs, whole, tiny_weights, layout=layout)
-    interrupt = functools.partial(signal_after, r"records/.*\.json", 2, signal.SIGINT, pause=0.4)
+    interrupt = functools.partial(signal_after, RECORD, 2, signal.SIGINT, pause=0.4)
 
     first = command_elsewhere(tmp_path, "run", inputs, stopped, *arguments, prepare=interrupt)
-    records = len(list(stopped.glob(".staging/records/*/*.json")))
+    records = recorded(stopped)
     second = command("run", inputs, stopped, *arguments)
 
     assert first.code == 130
@@ -230,7 +232,7 @@ def test_columns_that_were_changed_back_before_they_were_committed_are_as_they_w
     upscale(inputs, output, tiny_weights, layout=layout)
     label("between")
     photograph(51, 16, 16).save(inputs / "02.png")
-    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
+    kill = functools.partial(signal_after, RECORD, IMAGES)
 
     killed = command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
     label("then")
@@ -287,7 +289,7 @@ def test_inputs_that_change_while_a_run_is_interrupted_leave_no_image_behind(
 ) -> None:
     output = tmp_path / "out"
     arguments = [*quick(tiny_weights), "--layout", layout]
-    kill = functools.partial(signal_after, r"records/.*\.json", IMAGES)
+    kill = functools.partial(signal_after, RECORD, IMAGES)
     command_elsewhere(tmp_path, "run", inputs, output, *arguments, prepare=kill)
     if change == "gone":
         (inputs / "04.png").unlink()
@@ -353,7 +355,7 @@ def test_budget_admits_the_same_inputs_after_a_run_that_ended_early(
         (folder / f"broken-{number:02}.png").write_bytes(broken)
     arguments = [*quick(tiny_weights), "--max-credits", "2.5", "--shard-rows", "2"]
     expected = command("run", folder, whole, *arguments)
-    end = functools.partial(signal_after, r"records/.*\.json", 18, ended_by)
+    end = functools.partial(signal_after, RECORD, 18, ended_by)
 
     command_elsewhere(tmp_path, "run", folder, killed, *arguments, prepare=end)
     # Who is asked to end commits what is whole.
@@ -385,16 +387,16 @@ def test_run_that_goes_wrong_everywhere_stops_and_goes_on_later(
     for number in range(30):
         (folder / f"{number:02}.jpg").write_text("not an image")
     photograph().save(folder / "good.png")
-    persist_result = persist.persist
+    persist_group = grouping.persist_group
 
     def slow_persist(*arguments: Any) -> Any:
         time.sleep(0.15)
-        return persist_result(*arguments)
+        return persist_group(*arguments)
 
-    monkeypatch.setattr(persist, "persist", slow_persist)
+    monkeypatch.setattr(grouping, "persist_group", slow_persist)
     arguments = ["run", folder, output, *quick(tiny_weights)]
     stopped = command(*arguments, "--max-failures", text)
-    records = len(list(output.glob(".staging/records/*/*.json")))
+    records = recorded(output)
     finished = command(*arguments)
 
     assert stopped.code == 1

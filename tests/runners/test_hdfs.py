@@ -80,7 +80,7 @@ def test_runs_leave_what_local_ones_do(
 
     assert killed.code == -signal.SIGKILL, killed
     assert [name for name in left if name.startswith(("data/", "manifest/"))] == []
-    assert len([name for name in left if name.startswith(".staging/records/")]) == 3
+    assert len([name for name in left if name.startswith(".staging/groups/")]) == 3
     assert (finished.code, again.code, verified.code) == (0, 0, 0), (finished, again, verified)
     assert results(output) == versions
     assert without_places(fetched) == without_places(local)

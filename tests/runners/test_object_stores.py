@@ -19,6 +19,7 @@ from runs import (
     RECORD,
     command_elsewhere,
     copy,
+    persist_one_by_one,
     quick,
     signal_after,
     tree,
@@ -72,6 +73,7 @@ def find_and_be_refused(variables: Mapping[str, str], closed: Path) -> None:
     """
     find({**variables, "AWS_MAX_ATTEMPTS": "2"})
     retry.Clock.sleep = lambda self, value: None
+    persist_one_by_one()
     act_after(RECORD, DONE, closed.touch)
 
 

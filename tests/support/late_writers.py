@@ -15,12 +15,13 @@ from beam_upscale.dataset.hold.hold import Hold, new_token
 from beam_upscale.dataset.hold.owners import Kind, state_of_output
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.record_search import RecordSearch
 from beam_upscale.dataset.records import Record, Telemetry
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, HoldLostError, ImageError
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.pipeline.commit.completion import complete
-from beam_upscale.pipeline.commit.persist import persist
+from beam_upscale.pipeline.commit.persist import persist, persist_group
 from beam_upscale.pipeline.commit.shards import commit_shard
 from beam_upscale.pipeline.large_images import cut, states, tiles
 from beam_upscale.pipeline.large_images.tile_folder import TileFolder
@@ -28,6 +29,7 @@ from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.read import write_down
 from beam_upscale.pipeline.run import _clear
 from beam_upscale.pipeline.run_state.progress import ProgressFile
+from beam_upscale.pipeline.run_state.regrouping import regroup
 from beam_upscale.pipeline.run_state.stop import clear_stop, request_stop
 from beam_upscale.planning.tile_layout import Box, TilePlace
 from beam_upscale.sources.inputs.found_inputs import Inputs
@@ -88,6 +90,26 @@ def _persists(layout: Layout) -> Deed:
         lambda dataset: persist(_result("a", "png"), dataset, layout),
         lambda dataset: persist(_result("a", "jpeg"), dataset, layout),
     )
+
+
+def _group(dataset: DatasetFolder, layout: Layout, output_format: str) -> list[Record]:
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    results = [_result(name, output_format) for name in "ab"]
+    return persist_group(results, dataset, layout, search)
+
+
+def _persists_group(layout: Layout) -> Deed:
+    """A group of results that take the places of those of another group."""
+    return Deed(
+        lambda dataset: _group(dataset, layout, "png"),
+        lambda dataset: _group(dataset, layout, "jpeg"),
+    )
+
+
+def _commits_group(dataset: DatasetFolder) -> None:
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    found = [search.find(f"/in/{name}", 0) for name in "ab"]
+    commit_shard(0, [each for each in found if each], dataset, Layout.PARQUET, "run")
 
 
 def _commits(layout: Layout) -> Deed:
@@ -158,6 +180,15 @@ def _nothing(_: DatasetFolder) -> None:
 DEEDS = {
     "a result in files": _persists(Layout.FILES),
     "a result for a shard": _persists(Layout.PARQUET),
+    "a group in files": _persists_group(Layout.FILES),
+    "a group for a shard": _persists_group(Layout.PARQUET),
+    "a commit of a group": Deed(
+        lambda dataset: _group(dataset, Layout.PARQUET, "png"), _commits_group
+    ),
+    "records that move": Deed(
+        lambda dataset: _group(dataset, Layout.PARQUET, "png"),
+        lambda dataset: regroup(dataset, {"/in/a": 0, "/in/b": 1}.get),
+    ),
     "a commit of files": _commits(Layout.FILES),
     "a commit in Parquet": _commits(Layout.PARQUET),
     "a commit in a tar": _commits(Layout.WEBDATASET),
@@ -218,7 +249,7 @@ def time_that_flies() -> Iterator[None]:
     Nothing of this process may write meanwhile.
     """
     clock, watch, passed = owners.clock, taking.Taking._watch, [0.0]
-    deleted_at_once, object_store._DELETED_AT_ONCE = object_store._DELETED_AT_ONCE, 1
+    at_once, object_store._AT_ONCE = object_store._AT_ONCE, 1
 
     def watch_in_no_time(self: taking.Taking, owner: owners.Owner) -> None:
         passed[0] += owner.lease_seconds
@@ -230,7 +261,7 @@ def time_that_flies() -> Iterator[None]:
         yield
     finally:
         owners.clock, taking.Taking._watch = clock, watch
-        object_store._DELETED_AT_ONCE = deleted_at_once
+        object_store._AT_ONCE = at_once
 
 
 @contextlib.contextmanager

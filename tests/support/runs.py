@@ -22,6 +22,7 @@ import pytest
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.manifest.row import Row
+from beam_upscale.pipeline.commit import group
 from beam_upscale.pipeline.request import Run, RunResult
 from beam_upscale.pipeline.run import run
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -179,22 +180,42 @@ def after_each(pattern: str, act: Callable[[], None]) -> None:
         pattern: regular expression for the end of the files' paths.
         act: what is done. Until it is, no other such file is written.
     """
-    publish, turn = files.publish, threading.RLock()
+    publish, publish_all, turn = files.publish, files.publish_all, threading.RLock()
+
+    def is_meant(uri: str) -> bool:
+        return re.search(f"{pattern}$", uri) is not None
 
     @contextlib.contextmanager
     def followed(uri: str, *arguments: Any) -> Iterator[Any]:
-        is_meant = re.search(f"{pattern}$", uri) is not None
-        with turn if is_meant else contextlib.nullcontext():
+        with turn if is_meant(uri) else contextlib.nullcontext():
             with publish(uri, *arguments) as file:
                 yield file
-            if is_meant:
+            if is_meant(uri):
                 act()
 
-    files.publish = followed
+    def all_followed(contents: Sequence[tuple[str, bytes]], *arguments: Any) -> None:
+        meant = [uri for uri, _ in contents if is_meant(uri)]
+        with turn if meant else contextlib.nullcontext():
+            publish_all(contents, *arguments)
+            for _ in meant:
+                act()
+
+    files.publish, files.publish_all = followed, all_followed
+
+
+RECORD = r"(records|groups)/.*\.json"
+"""The end of the path of a record or of a group of records, as a regular expression."""
+
+
+def persist_one_by_one() -> None:
+    """Makes this process persist each result of a local engine as a group of its own."""
+    group.MOST_RESULTS = 1
 
 
 def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: float = 0) -> None:
     """Makes this process send itself a signal once it has written so many files.
+
+    Results are persisted one by one, so that the records that are there are as many as the files.
 
     Args:
         pattern: regular expression for the end of the files' paths.
@@ -205,6 +226,7 @@ def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: 
     if number == signal.SIGINT:
         # What is begun in the background of a script ignores it, and so do its children.
         signal.signal(number, signal.default_int_handler)
+    persist_one_by_one()
     written = 0
 
     def act() -> None:
@@ -216,6 +238,11 @@ def signal_after(pattern: str, count: int, number: int = signal.SIGKILL, pause: 
             time.sleep(pause)
 
     after_each(pattern, act)
+
+
+def recorded(output: Path) -> int:
+    """How many inputs of a run that is not complete have a record."""
+    return len(list(DatasetFolder(str(output)).read_records()))
 
 
 def rows(output: Path) -> dict[str, Row]:

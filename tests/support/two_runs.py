@@ -10,7 +10,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from runs import RECORD, Finished, after_each, command_in_child, do_nothing, processes
+from runs import (
+    RECORD,
+    Finished,
+    after_each,
+    command_in_child,
+    do_nothing,
+    persist_one_by_one,
+    processes,
+)
 from waits import until
 
 from beam_upscale.inference.handlers.baseline import Resampler
@@ -53,7 +61,8 @@ def wait_at(image: int, folder: Path) -> Callable[[], None]:
 
 
 def stand_still_at(image: int, folder: Path) -> None:
-    """Has the baseline of this process wait at an image."""
+    """Has the baseline of this process wait at an image; those before it are durable."""
+    persist_one_by_one()
     before_each_image(wait_at(image, folder))
 
 

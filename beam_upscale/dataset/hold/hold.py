@@ -109,6 +109,15 @@ class Hold(Terms):
         finally:
             state.show(-1)
 
+    @property
+    def number(self) -> int:
+        """The number of the hold; a run that takes the output over has a greater one.
+
+        Raises:
+            HoldLostError: another run has the output, or this one has ended.
+        """
+        return self._state().number
+
     def _state(self) -> State:
         state = states.get((self.root, self.token))
         if state is None:

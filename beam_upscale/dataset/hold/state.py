@@ -37,7 +37,7 @@ class State:
         self, terms: Terms, number: int, lock: FileLock | None, made: Sequence[Path] = ()
     ) -> None:
         self._terms = terms
-        self._number = number
+        self.number = number
         self.lock = lock
         self._made = made
         self._folder = Folder(terms.root)
@@ -72,7 +72,7 @@ class State:
             self._require_ours()
             begun = owners.clock()
             self._count += 1
-            self._folder.write_sign(self._number, self._name, self._count)
+            self._folder.write_sign(self.number, self._name, self._count)
             self._require_ours()
             self._confirmed = begun
 
@@ -82,7 +82,7 @@ class State:
             return
         if self._count:
             with contextlib.suppress(Exception):
-                self._folder.delete_sign(self._number, self._name)
+                self._folder.delete_sign(self.number, self._name)
         if owner is None or owner.token == self._terms.token:
             self._over = ended(self._terms.root)
             raise self._over
@@ -118,7 +118,7 @@ class State:
 
     def _is_untouched(self) -> bool:
         """Checks by two small files whether this run certainly still has the output."""
-        found, next_one = map(self._folder.content, (self._number, self._number + 1))
+        found, next_one = map(self._folder.content, (self.number, self.number + 1))
         return found is not None and found == self._content and next_one is None
 
     def _shared(self, path: str) -> FileLock:
@@ -172,7 +172,7 @@ class State:
             self._confirmed = -float("inf")
             if self._count:
                 with contextlib.suppress(Exception):
-                    self._folder.delete_sign(self._number, self._name)
+                    self._folder.delete_sign(self.number, self._name)
 
     def give_way(self) -> bool:
         """Gives an idle output up to another run of this process; returns True if it is free.
@@ -184,7 +184,7 @@ class State:
             is_idle = (
                 self._shown <= 0 and owners.clock() - self._idle_since >= owners.SECONDS_TO_SAY_WHO
             )
-            if not is_idle or self._folder.names_of_living(self._number) - {self._name}:
+            if not is_idle or self._folder.names_of_living(self.number) - {self._name}:
                 return False
             if self._over is None:
                 message = f"another run of this process has taken {self._terms.root} over"
@@ -236,7 +236,7 @@ class State:
         with self._alone():
             owner = self._folder.look().owner
             if owner is None or owner.token == self._terms.token:
-                self._folder.delete(self._number)
+                self._folder.delete(self.number)
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -1,5 +1,6 @@
 """The registry of layouts: one line for each, and a module of that name beside this one."""
 
+import functools
 import importlib
 from enum import StrEnum
 from typing import TYPE_CHECKING, Self, cast
@@ -36,8 +37,7 @@ class Layout(StrEnum):
     @property
     def definition(self) -> "LayoutDefinition":
         """The definition that the layout's module has."""
-        module = importlib.import_module(f"{__package__}.{self}")
-        return cast("LayoutDefinition", module.DEFINITION)
+        return cast("LayoutDefinition", _module(f"{__package__}.{self}").DEFINITION)
 
     @property
     def is_packed(self) -> bool:
@@ -58,6 +58,9 @@ class Layout(StrEnum):
         assert packing is not None
         return f"{DATA}/{name}{packing.extension}"
 
+
+# Kept, since Python's own lookup takes longer than all else that is done with a definition.
+_module = functools.cache(importlib.import_module)
 
 DEFAULT_LAYOUT = Layout.FILES
 """The layout of an output if none is named."""

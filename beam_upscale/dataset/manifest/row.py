@@ -282,8 +282,12 @@ def _decimal_places() -> Mapping[str, int]:
 
 
 def row_to_json(row: Row) -> dict[str, Any]:
-    """Returns the row as JSON values, exactly; values of types that JSON lacks name their type."""
-    values: dict[str, Any] = to_json(row.to_dict())
+    """Returns the row as JSON values, exactly; values of types that JSON lacks name their type.
+
+    Columns without a value are left out: that is most of them, and there is a row for each image.
+    """
+    known = {name: value for name, value in row.to_dict().items() if value is not None}
+    values: dict[str, Any] = to_json(known)
     return values
 
 

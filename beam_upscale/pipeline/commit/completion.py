@@ -17,7 +17,7 @@ from beam_upscale.dataset.manifest.totals import Totals
 from beam_upscale.dataset.paths.output_files import CARD
 from beam_upscale.dataset.run_json import CommittedShard, RunJson
 from beam_upscale.errors import HoldLostError
-from beam_upscale.pipeline.commit.persist import write_incomplete
+from beam_upscale.pipeline.commit.grouping import write_incomplete
 from beam_upscale.pipeline.commit.shards import Committed, commit_shard, listed_records
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, refuse_lost, refuse_two_shards
 from beam_upscale.pipeline.run_state.listing_files import listed_shards, read_part

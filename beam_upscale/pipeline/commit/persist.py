@@ -1,45 +1,46 @@
-"""Persists one result: its image first, then its record."""
+"""Makes results durable: first their images, then their records.
+
+Results of local engines become durable in groups. The images of a group are written, synced
+together and published; in layouts that pack images into shards they are one file for each shard.
+Then the group's records are published, one object for each shard: see `dataset.record_groups`. So
+a record never names an image that is not durable, and a kill costs the group that was being made
+or written. Paid results become durable one by one: the image, then the record in a file of its own.
+
+The record of an input takes account of the one before it, by `resume.replaced`. A group is compared
+with the records that are durable right before its own are written. Two workers that do the same
+input at the same moment may both find none; then both records are there, and `records.latest`
+chooses between them.
+"""
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import apache_beam as beam
-import pyarrow as pa
-from apache_beam.utils.timestamp import Timestamp
-from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset import books
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.definition import image_extension
-from beam_upscale.dataset.layouts.layout import Layout
+from beam_upscale.dataset.layouts.layout import Layout, shard_name
 from beam_upscale.dataset.manifest.row import Row, fitted, without_result
 from beam_upscale.dataset.names import mark, safe_name
-from beam_upscale.dataset.output_hold import ShownBundle
 from beam_upscale.dataset.paths.output_files import IMAGES, INTERMEDIATES
 from beam_upscale.dataset.places import Output
-from beam_upscale.dataset.records import Record
-from beam_upscale.dataset.run_json import RunJson
+from beam_upscale.dataset.record_groups import group_of
+from beam_upscale.dataset.record_search import RecordSearch
+from beam_upscale.dataset.records import FIRST, Edition, PackedImage, Record
 from beam_upscale.errors import ErrorCode
 from beam_upscale.pipeline.one_image.states import (
     INTERMEDIATE_FORMAT,
     ResultDraft,
     UpscaledImage,
 )
-from beam_upscale.pipeline.run_state.arrivals import (
-    ListedArrivals,
-    ShardUpdate,
-    UnlistedArrival,
-    id_hash,
-)
-from beam_upscale.pipeline.run_state.input_state import fingerprint, is_as_listed, state_of
-from beam_upscale.pipeline.run_state.progress import progress_file, progress_of
-from beam_upscale.pipeline.run_state.resume import readdressed, relabeled, replaced
-from beam_upscale.pipeline.run_state.stop import stop_after_error, stop_after_failures
+from beam_upscale.pipeline.run_state.input_state import state_of
+from beam_upscale.pipeline.run_state.resume import replaced
 from beam_upscale.planning.plan_options import OutputFormat
 from beam_upscale.sources.inputs.source_image import SourceImage
 from beam_upscale.storage import files
+from beam_upscale.storage.uris import uris
 
 # The number of shards for results that come without one.
 _SHARDS = 16
@@ -83,54 +84,231 @@ def shard_of(source: SourceImage) -> int:
     return int(hashlib.sha256(source.input_id.encode()).hexdigest(), 16) % _SHARDS
 
 
-def persist(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
-    """Persists one result: its image first, then its record.
+@dataclasses.dataclass(frozen=True)
+class _Placed:
+    """A result, and where its files go.
 
-    Deletes an image that an interrupted run left under another name, before the input changed.
+    Attributes:
+        source: the input.
+        shard: the shard that it belongs to.
+        record: its record, with the paths of its files.
+        uri: the URI of its image, in a file of its own; None if it has no image.
+        data: the encoded image; None if it has none, or if it is in `file`.
+        file: the URI of the file that holds the encoded image; None if it is in memory.
+        intermediates: the URIs and bytes of its intermediate images.
+    """
+
+    source: SourceImage
+    shard: int
+    record: Record
+    uri: str | None = None
+    data: bytes | None = None
+    file: str | None = None
+    intermediates: tuple[tuple[str, bytes], ...] = ()
+
+
+def persist_group(
+    results: Sequence[UpscaledImage], dataset: DatasetFolder, layout: Layout, search: RecordSearch
+) -> list[Record]:
+    """Makes results of local engines durable together, and returns their records.
+
+    If they cannot all be written, as on a disk that fills, they are written one by one up to the
+    first that cannot. Deletes images that an interrupted run left under other names.
+
+    Args:
+        results: the results, which have rows.
+        dataset: the output.
+        layout: the way images are stored.
+        search: a search for records; it looks for groups anew.
 
     Raises:
         OSError: the output cannot be written; the run stops, and the next one goes on from here.
+        HoldLostError: the output is no longer this run's.
     """
+    try:
+        return _persist_together(results, dataset, layout, search)
+    except OSError:
+        if len(results) < 2:
+            raise
+    return [
+        record
+        for upscaled in results
+        for record in _persist_together([upscaled], dataset, layout, search)
+    ]
+
+
+def _persist_together(
+    results: Sequence[UpscaledImage], dataset: DatasetFolder, layout: Layout, search: RecordSearch
+) -> list[Record]:
+    placed = [_placed(upscaled, dataset, layout) for upscaled in results]
+    contents = [each for result in placed for each in result.intermediates]
+    if layout.is_packed:
+        placed, packed = _packed(placed, dataset)
+        contents += packed
+    contents += [(each.uri, each.data) for each in placed if each.uri and each.data is not None]
+    # An input may have come twice; its last result counts.
+    dataset.write_all(list(dict(contents).items()))
+    for each in placed:
+        _copy(each, dataset)
+        _enter_unbooked(each, dataset)
+    records = _edited(placed, dataset, search.again())
+    pairs = zip(placed, records, strict=True)
+    last = {each.source.input_id: (each.shard, record) for each, record in pairs}
+    dataset.write_all(_groups(last.values(), dataset))
+    return records
+
+
+def _edited(
+    placed: Sequence[_Placed], dataset: DatasetFolder, search: RecordSearch
+) -> list[Record]:
+    """Returns the records to write of a group, each after the one before it of the same input."""
+    hold = 0 if dataset.hold is None else dataset.hold.number
+    last: dict[str, Record] = {}
+    records = []
+    for each in placed:
+        input_id = each.source.input_id
+        before = last.get(input_id) or search.find(input_id, each.shard)
+        number = 0 if before is None else before.edition.number + 1
+        record = _after(before, each, dataset)
+        last[input_id] = dataclasses.replace(record, edition=Edition(number, hold))
+        records.append(last[input_id])
+    return records
+
+
+def persist_alone(
+    results: Sequence[UpscaledImage], dataset: DatasetFolder, layout: Layout, search: RecordSearch
+) -> list[Record]:
+    """Makes results durable one after the other, each with a record of its own.
+
+    Args and errors are those of `persist_group`; groups are not looked for anew.
+    """
+    records = []
+    for upscaled in results:
+        placed = _placed(upscaled, dataset, layout)
+        for uri, intermediate in placed.intermediates:
+            dataset.write(uri, intermediate)
+        if placed.uri is not None and placed.data is not None:
+            dataset.write(placed.uri, placed.data)
+        _copy(placed, dataset)
+        _enter_unbooked(placed, dataset)
+        before = search.find(placed.source.input_id, placed.shard)
+        record = _after(before, placed, dataset)
+        edition = FIRST
+        if before is not None and before.edition != FIRST:
+            edition = Edition(before.edition.number + 1, before.edition.hold)
+        record = dataclasses.replace(record, edition=edition)
+        dataset.write(dataset.record_uri(placed.source.input_id), record.to_json())
+        records.append(record)
+    return records
+
+
+def persist(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> Record:
+    """Persists one result by itself; see `persist_alone`."""
+    search = RecordSearch.begin(dataset, has_late_singles=True)
+    return persist_alone([upscaled], dataset, layout, search)[0]
+
+
+def _placed(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> _Placed:
+    """Decides where the files of a result go."""
     upscaled = _storable(upscaled, layout)
     source, record = upscaled.source, upscaled.record
     assert record is not None
-    if upscaled.has_image:
-        row = record.row
-        relative = output_uri(source, row, layout, shard_of(source))
-        stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
-        row = dataclasses.replace(row, output_uri=relative, stages=stages)
-        record = dataclasses.replace(record, row=row)
-        final = dataset.resolve(relative)
-        uri = dataset.waiting_image_uri(row.input_id) if layout.is_packed else final
-        for number, intermediate in enumerate(upscaled.intermediates, start=1):
-            dataset.write(dataset.resolve(_intermediate_uri(source, number)), intermediate)
-        _write_image(upscaled, uri, dataset)
-    if not _is_booked(source, dataset):
-        books.enter_row(record.row, dataset)
-    before = dataset.read_record(source.input_id)
-    if before is not None:
-        row = replaced(before.row, record.row, dataset)
-        telemetry = before.telemetry if row.status is not record.row.status else record.telemetry
-        record = Record(row, telemetry)
-    dataset.write(dataset.record_uri(source.input_id), record.to_json())
-    return record
+    shard = shard_of(source)
+    if not upscaled.has_image:
+        return _Placed(source, shard, record)
+    row = record.row
+    relative = output_uri(source, row, layout, shard)
+    stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
+    row = dataclasses.replace(row, output_uri=relative, stages=stages)
+    uri = dataset.waiting_image_uri(row.input_id) if layout.is_packed else dataset.resolve(relative)
+    intermediates = tuple(
+        (dataset.resolve(_intermediate_uri(source, number)), data)
+        for number, data in enumerate(upscaled.intermediates, start=1)
+    )
+    record = Record(row, record.telemetry)
+    return _Placed(source, shard, record, uri, upscaled.data, upscaled.file, intermediates)
 
 
-def _write_image(upscaled: UpscaledImage, uri: str, dataset: DatasetFolder) -> None:
-    """Writes a result's image to a URI in an output, unless its file is there already.
+def _packed(
+    placed: Sequence[_Placed], dataset: DatasetFolder
+) -> tuple[list[_Placed], list[tuple[str, bytes]]]:
+    """Packs the images in memory into one file for each shard.
 
-    A file elsewhere stays, so that the step can run twice.
+    Returns:
+        The results, with the places of their images; the URIs and bytes of the files.
+    """
+    by_shard: dict[int, list[_Placed]] = {}
+    for each in placed:
+        if each.data is not None:
+            by_shard.setdefault(each.shard, []).append(each)
+    names = {shard: _name_of_images(shard, several) for shard, several in by_shard.items()}
+    ends = dict.fromkeys(by_shard, 0)
+    results = []
+    for each in placed:
+        if each.data is not None:
+            packed = PackedImage(names[each.shard], ends[each.shard], len(each.data))
+            ends[each.shard] += packed.size
+            record = dataclasses.replace(each.record, packed=packed)
+            each = dataclasses.replace(each, record=record, uri=None, data=None)
+        results.append(each)
+    return results, [
+        (dataset.packed_uri(names[shard]), b"".join(each.data or b"" for each in several))
+        for shard, several in by_shard.items()
+    ]
+
+
+def _name_of_images(shard: int, placed: Sequence[_Placed]) -> str:
+    """Returns the name of the file of these images; it follows from their inputs and bytes."""
+    known = [
+        [each.source.input_id, each.record.row.output_sha256, len(each.data or b"")]
+        for each in placed
+    ]
+    digest = hashlib.sha256(json.dumps(known).encode()).hexdigest()
+    return f"{shard_name(shard)}/{digest}.images"
+
+
+def _groups(
+    written: Iterable[tuple[int, Record]], dataset: DatasetFolder
+) -> list[tuple[str, bytes]]:
+    """Returns the objects that hold records, each given with its shard."""
+    by_shard: dict[int, list[Record]] = {}
+    for shard, record in written:
+        by_shard.setdefault(shard, []).append(record)
+    groups = ((shard, *group_of(records)) for shard, records in by_shard.items())
+    return [(uris.join(dataset.groups_uri(shard), name), data) for shard, name, data in groups]
+
+
+def _after(before: Record | None, placed: _Placed, dataset: DatasetFolder) -> Record:
+    """Returns the record to keep of an input that may have one already."""
+    record = placed.record
+    if before is None or state_of(placed.source).earlier is not None:
+        # An earlier result with the input's columns of now has all that is known of the input.
+        return record
+    row = replaced(before.row, record.row, dataset, before.packed)
+    is_kept = row.status is not record.row.status
+    kept = before if is_kept else record
+    return Record(row, kept.telemetry, packed=kept.packed)
+
+
+def _copy(placed: _Placed, dataset: DatasetFolder) -> None:
+    """Copies an image that is in a file elsewhere to its own place in an output.
+
+    The file elsewhere stays, so that the step can run twice.
 
     Raises:
         ImageError: the file cannot be read.
         OSError: the file is not the one that the row describes any more.
     """
-    if upscaled.data is not None:
-        dataset.write(uri, upscaled.data)
-    elif upscaled.file is not None and upscaled.file != uri:
-        assert upscaled.record is not None
-        with files.open_read(upscaled.file) as file:
-            dataset.copy(file, uri, upscaled.record.row.output_sha256)
+    if placed.file is None or placed.uri is None or placed.file == placed.uri:
+        return
+    with files.open_read(placed.file) as file:
+        dataset.copy(file, placed.uri, placed.record.row.output_sha256)
+
+
+def _enter_unbooked(placed: _Placed, dataset: DatasetFolder) -> None:
+    """Enters the credits of a new result in the books, unless its calls were booked before."""
+    if state_of(placed.source).earlier is None and not _is_booked(placed.source, dataset):
+        books.enter_row(placed.record.row, dataset)
 
 
 def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
@@ -165,153 +343,3 @@ def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:
 def final_uri(draft: ResultDraft, output_format: OutputFormat, dataset: DatasetFolder) -> str:
     """Returns the URI of a result's image in the layout of files."""
     return dataset.resolve(_image_path(draft.source, output_format.extension))
-
-
-class Persist(beam.DoFn):
-    """The DoFn that persists results, and yields the updates of their shards."""
-
-    def __init__(
-        self,
-        dataset: DatasetFolder,
-        layout: Layout,
-        run_json: RunJson,
-        run_id: str,
-        most_failures: int | None,
-        input_type: pa.StructType | None,
-    ) -> None:
-        self._dataset = dataset
-        self._layout = layout
-        self._run_json = run_json
-        self._run_id = run_id
-        self._most_failures = most_failures
-        self._input_type = input_type
-        self._stop_listening: Callable[[], None] = _nothing
-        self._output: Output | None = None
-        self._shown = ShownBundle(dataset)
-        self._updates = _BundleUpdates()
-        self._is_open = False
-
-    def start_bundle(self) -> None:
-        """Shows that the run is alive, and begins the run in `run.json` if nothing has yet."""
-        self._shown.begin()
-        self._updates = _BundleUpdates()
-        found = self._dataset.read_run()
-        self._is_open = found is not None and not found.complete
-        if found is None:
-            self._open()
-        # Networks of many steps report progress before this step has its first image.
-        self._stop_listening = progress_file(self._dataset, self._run_id).listen()
-
-    def process(
-        self,
-        upscaled: UpscaledImage,
-        timestamp: Timestamp = beam.DoFn.TimestampParam,
-        window: Any = beam.DoFn.WindowParam,
-    ) -> Iterator[tuple[int, ShardUpdate]]:
-        """Persists a result; yields its shard and record, unless its input is as listed."""
-        source, record = upscaled.source, upscaled.record
-        state = state_of(source)
-        if state.listed is None and source.uri is not None:
-            self._refuse_in_output(source.uri)
-        stop_after_error(self._dataset, upscaled.stop)
-        shard = shard_of(source)
-        if record is None:
-            self._open()
-            self._updates.postponed(shard, timestamp, window)
-            return
-        earlier = state.earlier
-        if earlier is not None:
-            # Its columns may have changed since, but nothing that the image depends on.
-            record = relabeled(record, source.columns, self._input_type)
-            record = readdressed(record, source.source_uri)
-            is_stale = earlier.has_other_record or record is not earlier.record
-            is_new = is_stale or not earlier.is_committed
-            if is_stale and state.listed is not None:
-                self._open()
-                self._dataset.write(self._dataset.record_uri(source.input_id), record.to_json())
-        else:
-            is_new = True
-            self._open()
-            record = persist(upscaled, self._dataset, self._layout)
-        progress = progress_of(record, upscaled.is_of_earlier)
-        done = progress_file(self._dataset, self._run_id).add(progress)
-        stop_after_failures(self._dataset, done.failures, self._most_failures)
-        if state.listed is not None and is_as_listed(source):
-            self._updates.listed(
-                shard, state.listed.part, source.input_id, is_new, timestamp, window
-            )
-        else:
-            yield shard, UnlistedArrival(record.to_json(), fingerprint(source), is_new)
-
-    def _refuse_in_output(self, uri: str) -> None:
-        """Raises an error if an input that no listing has checked is in the output."""
-        if self._output is None:
-            self._output = Output(self._dataset.root)
-        self._output.refuse("the input is", uri)
-
-    def _open(self) -> None:
-        """Marks the run as incomplete in `run.json`, before anything is done."""
-        if not self._is_open:
-            write_incomplete(self._run_json, self._dataset)
-            self._is_open = True
-
-    def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Yields the updates of the inputs that are as listed, together for each shard."""
-        self._stop_listening()
-        progress_file(self._dataset, self._run_id).flush()
-        yield from self._updates.values()
-        self._updates = _BundleUpdates()
-        self._shown.end()
-
-    def teardown(self) -> None:
-        """Cleans up after a failed bundle, for which `finish_bundle` is never called."""
-        self._stop_listening()
-        self._shown.end()
-
-
-class _BundleUpdates:
-    """The updates that a bundle emits at its end, few and small: a local runner keeps them."""
-
-    def __init__(self) -> None:
-        self._postponed: dict[int, tuple[Timestamp, Any]] = {}
-        self._hashes: dict[tuple[int, str, bool], bytearray] = {}
-        self._times: dict[tuple[int, str, bool], tuple[Timestamp, Any]] = {}
-
-    def postponed(self, shard: int, timestamp: Timestamp, window: Any) -> None:
-        """Notes that an input of a shard is left to a later run."""
-        self._postponed.setdefault(shard, (timestamp, window))
-
-    def listed(
-        self,
-        shard: int,
-        part: str,
-        input_id: str,
-        is_new: bool,
-        timestamp: Timestamp,
-        window: Any,
-    ) -> None:
-        """Notes that an input arrived as it is listed in a part of the listing."""
-        key = shard, part, is_new
-        self._hashes.setdefault(key, bytearray()).extend(id_hash(input_id))
-        self._times.setdefault(key, (timestamp, window))
-
-    def values(self) -> Iterator[WindowedValue]:
-        """Yields the updates, by shard."""
-        for shard, (timestamp, window) in self._postponed.items():
-            yield WindowedValue((shard, None), timestamp, [window])
-        for key, hashes in self._hashes.items():
-            (shard, part, is_new), (timestamp, window) = key, self._times[key]
-            yield WindowedValue(
-                (shard, ListedArrivals(part, bytes(hashes), is_new)), timestamp, [window]
-            )
-
-
-def write_incomplete(run_json: RunJson, dataset: DatasetFolder) -> None:
-    """Marks a run as incomplete in `run.json`; the entry about the books stays as it is."""
-    if not books.are_kept(dataset.read_run()):
-        run_json = dataclasses.replace(run_json, books=None)
-    dataset.write_run(run_json)
-
-
-def _nothing() -> None:
-    """Does nothing; a default for a callback."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import datetime
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,8 +19,11 @@ from beam_upscale.dataset.layouts.shard_files import read_images, write_images
 from beam_upscale.dataset.manifest.own_columns import infer_input_type
 from beam_upscale.dataset.manifest.row import Row, status_of
 from beam_upscale.dataset.manifest.table import TELEMETRY, held_table
+from beam_upscale.dataset.record_search import RecordSearch
 from beam_upscale.dataset.records import Record, record_from_json
 from beam_upscale.errors import ErrorCode
+from beam_upscale.pipeline.commit.persist import shard_of
+from beam_upscale.pipeline.commit.waiting_images import WaitingImages
 from beam_upscale.pipeline.run_state.arrivals import (
     Arrivals,
     ShardOfId,
@@ -79,17 +82,17 @@ def commit_shard(
     if layout.is_packed:
         ordered = [_in_data_shard(row, shard, layout) for row in ordered]
     ordered, table = _held_rows(ordered, dataset, input_type)
+    waiting = WaitingImages.of(records, dataset)
     if layout.is_packed:
         with_images = [row for row in ordered if row.output_uri]
-        _write_images(shard, with_images, dataset, layout, input_type)
+        _write_images(shard, with_images, dataset, layout, input_type, waiting)
     _write_telemetry(shard, records, dataset, run_id)
     with dataset.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(table, file)
     books.close_rows((record.row for record in records), dataset)
     if layout.is_packed:
-        for row in ordered:
-            # The data shard holds them now; a dataset must not take twice its size.
-            dataset.delete(dataset.waiting_image_uri(row.input_id))
+        # The data shard holds them now; a dataset must not take twice its size.
+        waiting.delete(row.input_id for row in ordered)
 
 
 def _held_rows(
@@ -111,9 +114,8 @@ def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
 
 
 def _in_data_shard(row: Row, shard: int, layout: Layout) -> Row:
-    if row.output_uri is None:
-        return row
-    return dataclasses.replace(row, output_uri=layout.data_path(shard))
+    path = None if row.output_uri is None else layout.data_path(shard)
+    return row if path == row.output_uri else dataclasses.replace(row, output_uri=path)
 
 
 def _write_images(
@@ -122,6 +124,7 @@ def _write_images(
     dataset: DatasetFolder,
     layout: Layout,
     input_type: pa.StructType | None,
+    waiting: WaitingImages,
 ) -> None:
     """Writes a data shard, one image after the other.
 
@@ -130,16 +133,16 @@ def _write_images(
     """
     uri = dataset.data_uri(shard, layout)
     stored = read_images(uri, layout) if files.exists(uri) else iter(())
-    images = (_image_bytes(row, dataset, stored) for row in rows)
+    images = (_image_bytes(row, waiting, stored) for row in rows)
     with dataset.publish(uri) as file:
         write_images(file, layout, rows, images, input_type)
 
 
-def _image_bytes(row: Row, dataset: DatasetFolder, stored: Iterator[tuple[str, bytes]]) -> bytes:
+def _image_bytes(row: Row, waiting: WaitingImages, stored: Iterator[tuple[str, bytes]]) -> bytes:
     """Returns a row's image; reads `stored` as far as needed, in the same order as the rows."""
-    waiting = dataset.waiting_image_uri(row.input_id)
-    if files.exists(waiting):
-        return files.read(waiting)
+    found = waiting.read(row.input_id)
+    if found is not None:
+        return found
     for input_id, data in stored:
         if input_id == row.input_id:
             return data
@@ -154,7 +157,7 @@ def _write_telemetry(
     rows = [
         {
             "input_id": record.row.input_id,
-            **dataclasses.asdict(record.telemetry),
+            **vars(record.telemetry),
             "started_at": _time(record.telemetry.started_at),
         }
         for record in records
@@ -196,6 +199,8 @@ def listed_records(
 ) -> Iterator[Record]:
     """Yields the records that a shard's commit adds to the committed rows of the shard.
 
+    All that arrived was durable before, so the records are looked for as they are now.
+
     Args:
         listed: the shard's inputs in the listing.
         dataset: the output.
@@ -210,19 +215,33 @@ def listed_records(
         LookupError: an input arrived, and its record is gone since.
     """
     inputs = [each for each in listed if each.source.input_id not in arrivals.unlisted]
+    records = _records_of([each.source for each in inputs], dataset)
+    for each, record in zip(inputs, records, strict=True):
+        source = each.source
+        if record is not None:
+            yield record
+        elif id_hash(source.input_id) in arrivals.new_hashes:
+            raise LookupError(
+                f"the record of {source.input_id} is gone: something else has changed "
+                f"{dataset.staging} meanwhile; run the same again"
+            )
+        elif not each.is_committed:
+            yield Record(_left_out(source), telemetry=None)
+
+
+def _records_of(sources: Sequence[SourceImage], dataset: DatasetFolder) -> Iterator[Record | None]:
+    """Yields the record of each input; None if there is none."""
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+
+    def find(source: SourceImage) -> Record | None:
+        return search.find(source.input_id, shard_of(source))
+
+    if not search.has_singles:
+        # Groups are in memory; threads would cost more than they gain.
+        yield from map(find, sources)
+        return
     with ThreadPoolExecutor(_READERS) as readers:
-        records = readers.map(dataset.read_record, [each.source.input_id for each in inputs])
-        for each, record in zip(inputs, records, strict=True):
-            source = each.source
-            if record is not None:
-                yield record
-            elif id_hash(source.input_id) in arrivals.new_hashes:
-                raise LookupError(
-                    f"the record of {source.input_id} is gone: something else has changed "
-                    f"{dataset.staging} meanwhile; run the same again"
-                )
-            elif not each.is_committed:
-                yield Record(_left_out(source), telemetry=None)
+        yield from readers.map(find, sources)
 
 
 def _left_out(source: SourceImage) -> Row:
@@ -294,7 +313,7 @@ class CommitShard(beam.DoFn):
         if not self._may_leave_out:
             refuse_lost(listed, arrivals)
         if arrivals.is_new:
-            records = self._records(listed, arrivals)
+            records = self._records(shard, listed, arrivals)
             commit_shard(
                 shard, records, self._dataset, self._layout, self._run_id, self._input_type
             )
@@ -308,9 +327,12 @@ class CommitShard(beam.DoFn):
                 self._shard_of_id = ShardOfId(self._dataset)
             self._shard_of_id.refuse_others(arrivals.new_unlisted, shard)
 
-    def _records(self, listed: Iterable[ListedInput], arrivals: Arrivals) -> Iterator[Record]:
+    def _records(
+        self, shard: int, listed: Iterable[ListedInput], arrivals: Arrivals
+    ) -> Iterator[Record]:
         yield from listed_records(listed, self._dataset, arrivals)
+        search = RecordSearch.begin(self._dataset, has_late_singles=False)
         for input_id, several in arrivals.new_unlisted.items():
             # Of an input that came twice, the record that was written last fits its files.
-            last = self._dataset.read_record(input_id) if len(several) > 1 else None
+            last = search.find(input_id, shard) if len(several) > 1 else None
             yield last or record_from_json(several[-1].record)

@@ -149,8 +149,11 @@ _files_lock = threading.Lock()
 
 def progress_file(dataset: DatasetFolder, run_id: str) -> ProgressFile:
     """Returns this process's `ProgressFile` for a run; all its threads share it."""
+    key = dataset.root, run_id
     with _files_lock:
-        return _files.setdefault((dataset.root, run_id), ProgressFile(dataset, run_id))
+        if key not in _files:
+            _files[key] = ProgressFile(dataset, run_id)
+        return _files[key]
 
 
 def final_progress(dataset: DatasetFolder, run_id: str, heard: Progress) -> Progress:

@@ -13,10 +13,11 @@ from beam_upscale.dataset.manifest.own_columns import are_stored_alike
 from beam_upscale.dataset.manifest.row import Row, Status, with_earlier_billing
 from beam_upscale.dataset.names import other_names, stem
 from beam_upscale.dataset.paths.output_files import IMAGES
-from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.records import PackedImage, Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_from_json
+from beam_upscale.pipeline.run_state.regrouping import has_groups, regroup
 from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.found_inputs import Inputs
@@ -150,7 +151,9 @@ def delete_files(row: Row, dataset: DatasetFolder, but_for: Row | None = None) -
         dataset.delete(dataset.resolve(uri))
 
 
-def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
+def replaced(
+    before: Row, row: Row, dataset: DatasetFolder, packed: PackedImage | None = None
+) -> Row:
     """Chooses the row to keep of an input with an earlier row; it includes the billing of both.
 
     A failed attempt does not remove an existing image: the earlier row stays. Otherwise the new row
@@ -160,8 +163,9 @@ def replaced(before: Row, row: Row, dataset: DatasetFolder) -> Row:
         before: the earlier row.
         row: the new one.
         dataset: the output.
+        packed: the place at which the earlier row's image waits among others.
     """
-    if _outlives(before, row) and _has_files(before, dataset):
+    if _outlives(before, row) and _has_files(before, dataset, packed):
         kept = with_earlier_billing(before, row)
         billed = max(before.billed_credits, kept.billed_credits)
         return dataclasses.replace(kept, billed_credits=billed)
@@ -181,7 +185,7 @@ def _outlives(before: Row, row: Row) -> bool:
     return is_lost and is_same and row.source_sha256 is not None and has_same_seed
 
 
-def _has_files(row: Row, dataset: DatasetFolder) -> bool:
+def _has_files(row: Row, dataset: DatasetFolder, packed: PackedImage | None) -> bool:
     """Checks whether the image of a row and its intermediates exist."""
     for stage in row.stages:
         kept = stage.get("output_uri")
@@ -191,6 +195,8 @@ def _has_files(row: Row, dataset: DatasetFolder) -> bool:
         return False
     if output_name(row) is not None:
         return files.size(dataset.resolve(row.output_uri)) == row.output_bytes
+    if packed is not None and files.exists(dataset.packed_uri(packed.name)):
+        return True
     return files.exists(dataset.waiting_image_uri(row.input_id)) or files.exists(
         dataset.resolve(row.output_uri)
     )
@@ -227,6 +233,7 @@ def _assignment(
             dataset.delete(dataset.record_uri(row.input_id))
         elif (name := output_name(row)) is not None:
             names[row.input_id] = name
+    _regroup(sources, dataset, committed, first, shard_rows)
     dataset.write_json(
         dataset.assignment_json,
         {
@@ -236,6 +243,26 @@ def _assignment(
         },
     )
     return first, SortedMap(names.items())
+
+
+def _regroup(
+    sources: Inputs, dataset: DatasetFolder, committed: SortedMap, first: int, shard_rows: int
+) -> None:
+    """Sorts the groups of records by the shards of a new assignment, if there are any groups."""
+    if not has_groups(dataset):
+        return
+    # Without it, a run after an interruption here sorts them again, whatever its inputs are.
+    dataset.delete(dataset.assignment_json)
+    numbered = _numbered(iter(sources), committed, first, shard_rows)
+    shards = SortedMap((each.source.input_id, str(each.source.shard)) for each in numbered)
+
+    def shard_of(input_id: str) -> int | None:
+        if (shard := shards.get(input_id)) is not None:
+            return int(shard)
+        found = committed.get(input_id)
+        return None if found is None else int(json.loads(found)[0])
+
+    regroup(dataset, shard_of)
 
 
 def _fingerprint(sources: Inputs, committed: SortedMap, first: int, shard_rows: int) -> str:
@@ -257,6 +284,7 @@ def still_holds(
     earlier: Row,
     dataset: DatasetFolder,
     requested: RequestedParameters | None = None,
+    packed: PackedImage | None = None,
 ) -> bool:
     """Checks whether an earlier run's row is still valid.
 
@@ -272,6 +300,7 @@ def still_holds(
         earlier: its earlier row.
         dataset: the output.
         requested: the run's requested parameters; None if no engine takes parameters.
+        packed: the place at which the row's image waits among others; None if it does not.
     """
     if earlier.error_code in _LOOKED_AT_ANEW:
         return False
@@ -295,7 +324,7 @@ def still_holds(
         digest = earlier.source_sha256
     if digest != earlier.source_sha256:
         return False
-    return earlier.output_uri is None or _has_files(earlier, dataset)
+    return earlier.output_uri is None or _has_files(earlier, dataset, packed)
 
 
 def has_same_parameters(source: SourceImage, earlier: Row, requested: RequestedParameters) -> bool:

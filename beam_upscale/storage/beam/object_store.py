@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Protocol
 
@@ -25,7 +25,7 @@ from beam_upscale.storage.protocol.store import FileEntry, Guard
 from beam_upscale.storage.uris.uris import join
 
 # The connection pools of boto3 and requests keep as many connections.
-_DELETED_AT_ONCE = 10
+_AT_ONCE = 10
 
 # The most attempts to replace a file that other writers keep changing.
 _MOST_TRIES = 10
@@ -115,6 +115,27 @@ class ObjectStore(BeamFiles):
             super().put(file, uri, partial_folder, guard)
         else:
             replace(self.client(uri), uri, file, guard)
+
+    def publish_all(
+        self,
+        contents: Sequence[tuple[str, bytes]],
+        partial_folder: str | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        """Writes several files side by side, each on its own condition: see `replace`."""
+        if len(contents) < 2 or guard is None:
+            super().publish_all(contents, partial_folder, guard)
+            return
+        self.check(contents[0][0])
+        client = self.client(contents[0][0])
+
+        def put(content: tuple[str, bytes]) -> None:
+            with io.BytesIO(content[1]) as file:
+                replace(client, content[0], file, guard)
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for _ in threads.map(put, contents):
+                pass
 
     def create_new(self, uri: str, data: bytes, partial_folder: str) -> bool:
         """Creates a file on the condition that there is none."""
@@ -221,7 +242,7 @@ def delete_seen(client: ConditionalClient, seen: Iterable[tuple[str, str]], guar
         with guard():
             client.delete(*pair)
 
-    with ThreadPoolExecutor(_DELETED_AT_ONCE) as threads:
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
         for _ in threads.map(delete, pairs):
             pass
 

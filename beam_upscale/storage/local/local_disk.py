@@ -5,7 +5,7 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, BinaryIO, ClassVar
@@ -157,6 +157,19 @@ class LocalDisk(Store):
         path = _path(uri)
         folder = path.parent if partial_folder is None else _path(partial_folder)
         return publishing.publish(path, folder, guard or contextlib.nullcontext)
+
+    def publish_all(
+        self,
+        contents: Sequence[tuple[str, bytes]],
+        partial_folder: str | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        """Publishes several files: writes all of them, then syncs them, then renames them."""
+        if len(contents) < 2 or partial_folder is None:
+            super().publish_all(contents, partial_folder, guard)
+            return
+        paths = [(_without_scheme(uri), data) for uri, data in contents]
+        publishing.publish_all(paths, _path(partial_folder), guard or contextlib.nullcontext)
 
     def create_new(self, uri: str, data: bytes, partial_folder: str) -> bool:
         """Creates a file by a hard link, which does not replace one that exists."""

@@ -12,7 +12,7 @@ import hashlib
 import io
 import posixpath
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import IO, BinaryIO, ClassVar
 
@@ -294,6 +294,23 @@ class Store(abc.ABC):
         Returns:
             A context that gives a binary file. If its block or the guard raises, nothing appears.
         """
+
+    def publish_all(
+        self,
+        contents: Sequence[tuple[str, bytes]],
+        partial_folder: str | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        """Publishes several small files; all are durable when it returns.
+
+        Args:
+            contents: the files' URIs and bytes; each file appears as in `publish`, in any order.
+            partial_folder: as in `publish`.
+            guard: as in `publish`; several files may appear within one context.
+        """
+        for uri, data in contents:
+            with self.publish(uri, partial_folder, guard) as file:
+                file.write(data)
 
     def create(self, uri: str, data: bytes, partial_folder: str | None = None) -> bool:
         """Creates a file unless it exists; it appears whole or not at all, and is durable.

@@ -30,6 +30,7 @@ from beam_upscale.dataset.verify import verify
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.weights import find
 from beam_upscale.pipeline import budget
+from beam_upscale.pipeline.commit import group
 from beam_upscale.pipeline.execution import Execution, watch
 from beam_upscale.pipeline.one_image import states
 from beam_upscale.pipeline.one_image.finish import finish
@@ -144,7 +145,11 @@ def test_no_pixels_outlive_their_image(
     photograph: Callable[..., Image.Image],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many images there are, those before are gone when the next one is read."""
+    """However many images there are, those before are gone when the next one is read.
+
+    Encoded, they wait for the others of their group, and no longer.
+    """
+    monkeypatch.setattr(group, "MOST_RESULTS", 4)
     folder = tmp_path / "in"
     folder.mkdir()
     for number in range(15):
@@ -152,9 +157,11 @@ def test_no_pixels_outlive_their_image(
     arrays: list[weakref.ref[NDArray[np.uint8]]] = []
     results: list[weakref.ref[states.UpscaledImage]] = []
     alive: list[int] = []
+    waiting: list[int] = []
 
     def noted_prepare(*arguments: Any) -> Any:
-        alive.append(sum(each() is not None for each in [*arrays, *results]))
+        alive.append(sum(each() is not None for each in arrays))
+        waiting.append(sum(each() is not None for each in results))
         image = prepare(*arguments)
         arrays.extend(weakref.ref(tile.pixels) for tile in image.tiles)
         return image
@@ -174,6 +181,8 @@ def test_no_pixels_outlive_their_image(
     assert len(results) == 15
     assert len(arrays) == 30
     assert max(alive) <= 3
+    # There may be two workers.
+    assert max(waiting) <= 2 * 4
     assert [each() for each in [*arrays, *results] if each() is not None] == []
 
 

@@ -27,6 +27,7 @@ from runs import (
     command_in_child,
     do_nothing,
     error_codes,
+    persist_one_by_one,
     processes,
     quick,
     signal_after,
@@ -76,6 +77,7 @@ def in_group(prepare: Callable[[], None]) -> None:
 
 def term_group_after(pattern: str, count: int) -> None:
     """Sends SIGTERM to all processes of this one's group after so many files, slowing it down."""
+    persist_one_by_one()
     written = 0
 
     def act() -> None:

@@ -164,6 +164,19 @@ def test_a_file_appears_whole_or_not_at_all(place: str) -> None:
     assert [entry.name for entry in files.list_below(place)] == ["a.bin"]
 
 
+def test_several_files_are_published_together(place: str) -> None:
+    contents = [(uris.join(place, name), name.encode()) for name in ("a", "b/c", "b/d/e")]
+    partial = uris.join(place, ".partial")
+    files.write(contents[0][0], b"old")
+
+    files.publish_all([], partial)
+    files.publish_all(contents, partial)
+    files.publish_all(contents[:1], partial)
+
+    assert {uri: files.read(uri) for uri, _ in contents} == dict(contents)
+    assert len(list(files.list_below(place))) == 3
+
+
 def interrupted_write(uri: str) -> None:
     with files.publish(uri) as file:
         file.write(b"new")

@@ -1,23 +1,36 @@
-"""Results that are persisted one after the other."""
+"""Results that are persisted, one after the other and in groups."""
 
 import dataclasses
+import errno
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from input_states import known
-from persisted_results import paid, result
+from persisted_results import TELEMETRY, files, paid, result, with_row
 
 from beam_upscale.dataset.book_sums import read_sums
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
+from beam_upscale.dataset.layouts import parquet
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.manifest.row import Status
-from beam_upscale.dataset.run_json import RunJson
-from beam_upscale.pipeline.commit.persist import Persist, output_uri, persist, shard_of
-from beam_upscale.pipeline.run_state.progress import progress_file
+from beam_upscale.dataset.record_search import RecordSearch
+from beam_upscale.dataset.records import Record
+from beam_upscale.errors import ErrorCode
+from beam_upscale.pipeline.commit.persist import (
+    output_uri,
+    persist,
+    persist_group,
+    shard_of,
+)
+from beam_upscale.pipeline.commit.waiting_images import WaitingImages
+from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import files as stored_files
+from beam_upscale.storage.local import publishing
 
 
 @pytest.mark.parametrize(
@@ -55,26 +68,6 @@ def test_persisted_result_is_durable(dataset: DatasetFolder, layout: Layout) -> 
         else dataset.waiting_image_uri("/in/a.jpg")
     )
     assert Path(path).read_bytes() == b"image"
-
-
-@pytest.mark.parametrize("is_taken_up", [False, True])
-def test_result_that_is_taken_up_is_no_progress_of_this_run(
-    is_taken_up: bool, dataset: DatasetFolder, tmp_path: Path
-) -> None:
-    waiting = tmp_path / "waiting"
-    waiting.write_bytes(b"image")
-    upscaled = dataclasses.replace(
-        result("a", b"image"), data=None, file=str(waiting), is_taken_up=is_taken_up
-    )
-    step = Persist(dataset, Layout.FILES, RunJson(layout="files"), "run", None, None)
-
-    step.start_bundle()
-    list(step.process(upscaled))
-    list(step.finish_bundle())
-
-    done = progress_file(dataset, "run").total
-    assert (done.images, done.earlier) == (1, int(is_taken_up))
-    assert Path(dataset.resolve("images/a.png")).read_bytes() == b"image"
 
 
 def test_failure_that_replaces_a_persisted_image_removes_it(dataset: DatasetFolder) -> None:
@@ -124,3 +117,254 @@ def test_a_row_whose_image_is_lost_is_not_kept(dataset: DatasetFolder) -> None:
     Path(dataset.resolve("images/a.png")).unlink()
 
     assert persist(paid("2", None), dataset, Layout.FILES).row.status is Status.FAILED
+
+
+# In groups
+
+NAMES = "abcdef"
+
+
+def results(names: str = NAMES, worker: str = "worker:1") -> list[UpscaledImage]:
+    """Images, but for the last, which failed; every other one is of another shard."""
+    telemetry = dataclasses.replace(TELEMETRY, worker=worker)
+    made = [
+        result(name, f"image {name}".encode() if name != NAMES[-1] else None, shard=number % 2)
+        for number, name in enumerate(names)
+    ]
+    return [
+        dataclasses.replace(each, record=Record(each.record.row, telemetry))
+        for each in made
+        if each.record is not None
+    ]
+
+
+def group(dataset: DatasetFolder, layout: Layout, made: Sequence[UpscaledImage]) -> list[Record]:
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    return persist_group(made, dataset, layout, search)
+
+
+def recorded(dataset: DatasetFolder) -> dict[str, Record]:
+    """The records that are there, by the names of their inputs."""
+    return {str(each.row.input["file_name"])[0]: each for each in dataset.read_records()}
+
+
+def images(dataset: DatasetFolder, layout: Layout) -> dict[str, bytes | None]:
+    """The images that a commit would find of what is recorded."""
+    found = recorded(dataset)
+    waiting = WaitingImages.of(found.values(), dataset)
+
+    def read(record: Record) -> bytes | None:
+        if layout.is_packed or record.row.output_uri is None:
+            return waiting.read(record.row.input_id)
+        return Path(dataset.resolve(record.row.output_uri)).read_bytes()
+
+    return {name: read(record) for name, record in found.items()}
+
+
+EXPECTED = {name: f"image {name}".encode() for name in NAMES[:-1]} | {NAMES[-1]: None}
+
+every_layout = pytest.mark.parametrize("layout", list(Layout))
+
+
+@every_layout
+def test_a_group_is_durable_in_few_files(dataset: DatasetFolder, layout: Layout) -> None:
+    records = group(dataset, layout, results())
+
+    assert sorted(recorded(dataset).values(), key=lambda each: each.row.input_id) == records
+    assert images(dataset, layout) == EXPECTED
+    # The records of two shards, and the images: one file each, or one for each shard.
+    assert len(files(dataset)) == 2 + (2 if layout.is_packed else len(NAMES) - 1)
+    assert not list(Path(dataset.partial).iterdir())
+
+
+@every_layout
+def test_a_group_that_is_written_twice_leaves_the_same(
+    dataset: DatasetFolder, layout: Layout
+) -> None:
+    first = group(dataset, layout, results())
+    again = group(dataset, layout, results(worker="worker:2"))
+
+    assert [each.row for each in again] == [each.row for each in first]
+    assert images(dataset, layout) == EXPECTED
+    # The later one counts.
+    assert {each.telemetry.worker for each in recorded(dataset).values() if each.telemetry} == {
+        "worker:2"
+    }
+
+
+class Killed(BaseException):
+    """Stands for the end of a process."""
+
+
+def killed_at(
+    dataset: DatasetFolder,
+    layout: Layout,
+    monkeypatch: pytest.MonkeyPatch,
+    is_due: Callable[[str], bool],
+) -> None:
+    """Persists a group up to the rename of a file, by its path."""
+    rename = publishing._rename
+
+    def renamed(name: str, path: str) -> set[str]:
+        if is_due(path):
+            raise Killed
+        return rename(name, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "_rename", renamed)
+        with pytest.raises(Killed):
+            group(dataset, layout, results())
+
+
+@every_layout
+def test_a_kill_between_images_and_records_costs_the_group(
+    dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(dataset, layout, monkeypatch, lambda path: path.endswith(".json"))
+    assert recorded(dataset) == {}
+    assert len(files(dataset)) == (2 if layout.is_packed else len(NAMES) - 1)
+
+    group(dataset, layout, results())
+
+    assert images(dataset, layout) == EXPECTED
+
+
+@every_layout
+def test_a_kill_between_the_records_of_two_shards_costs_those_of_one(
+    dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_second(path: str) -> bool:
+        return path.endswith(".json") and bool(list(dataset_groups.glob("*/*.json")))
+
+    dataset_groups = Path(dataset.groups)
+    killed_at(dataset, layout, monkeypatch, is_second)
+    assert recorded(dataset).keys() == set(NAMES[::2])
+    assert images(dataset, layout) == {name: EXPECTED[name] for name in NAMES[::2]}
+
+    group(dataset, layout, results(NAMES))
+
+    assert images(dataset, layout) == EXPECTED
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """Has a disk be full after so many bytes."""
+    publish_all, left = stored_files.publish_all, [room]
+
+    def publish(contents: Sequence[tuple[str, bytes]], *arguments: Any) -> None:
+        size = sum(len(data) for _, data in contents)
+        if size > left[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left[0] -= size
+        publish_all(contents, *arguments)
+
+    monkeypatch.setattr(stored_files, "publish_all", publish)
+
+
+@every_layout
+def test_a_disk_that_fills_in_the_middle_of_a_group_costs_what_does_not_fit(
+    dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [result(name, name.encode() * 4000) for name in "abcd"]
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room=11_000)
+        with pytest.raises(OSError, match="No space left"):
+            group(dataset, layout, made)
+
+    assert images(dataset, layout) == {name: name.encode() * 4000 for name in "ab"}
+    group(dataset, layout, made[2:])
+    assert images(dataset, layout) == {name: name.encode() * 4000 for name in "abcd"}
+
+
+@every_layout
+def test_two_workers_with_the_same_bundle_at_once_leave_one_record_of_each(
+    dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second does all of its own between what the first looks for and what it writes."""
+    again, begun = RecordSearch.again, []
+
+    def look_and_be_overtaken(self: RecordSearch) -> RecordSearch:
+        search = again(self)
+        if not begun:
+            begun.append(True)
+            found = [search.find(each.source.input_id, shard_of(each.source)) for each in made]
+            assert found == [None] * len(made)
+            group(dataset, layout, results(worker="worker:2"))
+            # What this one has found by then is all that it knows.
+            monkeypatch.setattr(RecordSearch, "find", lambda *_: None)
+        return search
+
+    made = results(worker="worker:1")
+    monkeypatch.setattr(RecordSearch, "again", look_and_be_overtaken)
+    group(dataset, layout, made)
+    monkeypatch.undo()
+
+    assert len(list(Path(dataset.groups).glob("*/*.json"))) == 4
+    assert images(dataset, layout) == EXPECTED
+    workers = [each.telemetry.worker for each in recorded(dataset).values() if each.telemetry]
+    assert set(workers) == {"worker:2"}
+
+
+@every_layout
+def test_an_image_beats_the_failure_of_another_worker_that_saw_none(
+    dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, failure = (with_row(result("a", data), source_sha256="s") for data in (b"image", None))
+    for first, second in ((image, failure), (failure, image)):
+        group(dataset, layout, [first])
+        with monkeypatch.context() as patch:
+            patch.setattr(RecordSearch, "find", lambda *_: None)
+            group(dataset, layout, [second])
+
+        assert images(dataset, layout) == {"a": b"image"}
+
+
+@every_layout
+def test_a_failure_to_make_an_image_again_keeps_it(dataset: DatasetFolder, layout: Layout) -> None:
+    image, failure = (with_row(result("a", data), source_sha256="s") for data in (b"image", None))
+    group(dataset, layout, [image])
+
+    (kept,) = group(dataset, layout, [failure])
+
+    assert kept.row.status is Status.UPSCALED
+    assert images(dataset, layout) == {"a": b"image"}
+
+
+def test_a_result_that_replaces_one_of_the_version_before_removes_its_image(
+    dataset: DatasetFolder,
+) -> None:
+    persist(with_row(result("a", b"old"), output_format="jpeg"), dataset, Layout.FILES)
+    assert Path(dataset.resolve("images/a.jpg")).exists()
+
+    group(dataset, Layout.FILES, [result("a", b"new")])
+
+    assert images(dataset, Layout.FILES) == {"a": b"new"}
+    assert not Path(dataset.resolve("images/a.jpg")).exists()
+
+
+@every_layout
+def test_an_input_that_comes_twice_in_a_group_has_its_last_result(
+    dataset: DatasetFolder, layout: Layout
+) -> None:
+    group(dataset, layout, [result("a", b"first"), result("b", b"b"), result("a", b"last")])
+
+    assert images(dataset, layout) == {"a": b"last", "b": b"b"}
+    assert recorded(dataset)["a"].row.output_bytes == 4
+
+
+def test_the_credits_of_results_without_books_are_entered(dataset: DatasetFolder) -> None:
+    group(dataset, Layout.FILES, [paid("1"), with_row(paid("2"), input_id="/in/b.jpg")])
+
+    assert read_sums(dataset).charged == Decimal("0.4")
+
+
+def test_an_image_that_a_layout_cannot_hold_costs_no_other(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        parquet, "DEFINITION", dataclasses.replace(parquet.DEFINITION, most_image_bytes=4)
+    )
+
+    records = group(dataset, Layout.PARQUET, [result("a", b"large"), result("b", b"b")])
+
+    assert [each.row.error_code for each in records] == [ErrorCode.ENCODE_ERROR, None]
+    assert images(dataset, Layout.PARQUET) == {"a": None, "b": b"b"}

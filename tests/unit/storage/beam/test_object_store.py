@@ -2,7 +2,10 @@
 
 import contextlib
 import io
+import threading
+from typing import Any
 
+import pytest
 from holds import in_memory
 from late_writers import contents, holding
 from memory_filesystem import ConditionalMemory
@@ -11,6 +14,29 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.hold.owners import Kind
 from beam_upscale.storage import files
 from beam_upscale.storage.beam import object_store
+
+
+@in_memory
+def test_files_are_written_side_by_side_each_on_its_own_condition(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, at_once = ConditionalMemory.write, threading.Barrier(3)
+
+    def together(self: ConditionalMemory, *arguments: Any) -> bool:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            at_once.wait(10)
+        return write(self, *arguments)
+
+    owner = holding(place, Kind.LEASE)
+    monkeypatch.setattr(ConditionalMemory, "write", together)
+    contents_ = [(f"{place}/images/{name}", name.encode()) for name in "abc"]
+
+    files.publish_all(contents_, None, owner.guard)
+
+    assert not at_once.broken
+    assert contents(place) == {f"images/{name}": name.encode() for name in "abc"}
+    monkeypatch.undo()
+    owner.release()
 
 
 @in_memory
