@@ -5,6 +5,7 @@ since an interrupted run, and others have new shards by that, their records move
 this, before any worker begins.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,7 +13,9 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
 from beam_upscale.dataset.record_groups import group_of, groups_of_shard, shards_with_groups
 from beam_upscale.dataset.records import Record
+from beam_upscale.pipeline.run_state.listing_files import ListedInput
 from beam_upscale.storage import files
+from beam_upscale.storage.sorted_map import SortedMap
 from beam_upscale.storage.stores import store_of
 from beam_upscale.storage.uris import uris
 
@@ -43,6 +46,24 @@ def regroup(dataset: DatasetFolder, shard_of: Callable[[str], int | None]) -> No
             continue
         stored = [record for input_id in ids if (record := groups.find(input_id)) is not None]
         _rewrite(name, old, stored, shards, dataset)
+
+
+def shards_of(numbered: Iterable[ListedInput], committed: SortedMap) -> Callable[[str], int | None]:
+    """Returns a function that gives the shard of an input, by its id; None if the input is gone.
+
+    Args:
+        numbered: the inputs of a run, with the shards of their assignment.
+        committed: JSON of the committed rows, which begins with the shard, by the ids of inputs.
+    """
+    shards = SortedMap((each.source.input_id, str(each.source.shard)) for each in numbered)
+
+    def shard_of(input_id: str) -> int | None:
+        if (shard := shards.get(input_id)) is not None:
+            return int(shard)
+        found = committed.get(input_id)
+        return None if found is None else int(json.loads(found)[0])
+
+    return shard_of
 
 
 def _rewrite(

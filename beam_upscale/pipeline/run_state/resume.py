@@ -17,7 +17,7 @@ from beam_upscale.dataset.records import PackedImage, Record
 from beam_upscale.dataset.run_json import RunJson
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.pipeline.run_state.listing_files import ListedInput, listed_from_json
-from beam_upscale.pipeline.run_state.regrouping import has_groups, regroup
+from beam_upscale.pipeline.run_state.regrouping import has_groups, regroup, shards_of
 from beam_upscale.pipeline.settings.settings_json import read_parameters
 from beam_upscale.planning.parameters import Parameters
 from beam_upscale.sources.inputs.found_inputs import Inputs
@@ -233,7 +233,11 @@ def _assignment(
             dataset.delete(dataset.record_uri(row.input_id))
         elif (name := output_name(row)) is not None:
             names[row.input_id] = name
-    _regroup(sources, dataset, committed, first, shard_rows)
+    if has_groups(dataset):
+        # Without it, a run after an interruption here sorts them again, whatever its inputs are.
+        dataset.delete(dataset.assignment_json)
+        numbered = _numbered(iter(sources), committed, first, shard_rows)
+        regroup(dataset, shards_of(numbered, committed))
     dataset.write_json(
         dataset.assignment_json,
         {
@@ -243,26 +247,6 @@ def _assignment(
         },
     )
     return first, SortedMap(names.items())
-
-
-def _regroup(
-    sources: Inputs, dataset: DatasetFolder, committed: SortedMap, first: int, shard_rows: int
-) -> None:
-    """Sorts the groups of records by the shards of a new assignment, if there are any groups."""
-    if not has_groups(dataset):
-        return
-    # Without it, a run after an interruption here sorts them again, whatever its inputs are.
-    dataset.delete(dataset.assignment_json)
-    numbered = _numbered(iter(sources), committed, first, shard_rows)
-    shards = SortedMap((each.source.input_id, str(each.source.shard)) for each in numbered)
-
-    def shard_of(input_id: str) -> int | None:
-        if (shard := shards.get(input_id)) is not None:
-            return int(shard)
-        found = committed.get(input_id)
-        return None if found is None else int(json.loads(found)[0])
-
-    regroup(dataset, shard_of)
 
 
 def _fingerprint(sources: Inputs, committed: SortedMap, first: int, shard_rows: int) -> str:
