@@ -1,8 +1,7 @@
 """The step that persists results: when a group is full, and what leaves the step when."""
 
 import dataclasses
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from apache_beam.utils.timestamp import Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
 from input_states import known
 from persisted_results import TELEMETRY, result
+from waits import until
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import Layout
@@ -52,13 +52,6 @@ def recorded(dataset: DatasetFolder) -> int:
 
 def images(count: int) -> list[UpscaledImage]:
     return [result(f"{number:03}", b"image") for number in range(count)]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def as_listed(upscaled: UpscaledImage) -> UpscaledImage:
@@ -209,11 +202,10 @@ def test_result_that_is_taken_up_is_no_progress_of_this_run(
     upscaled = dataclasses.replace(
         result("a", b"image"), data=None, file=str(waiting), is_taken_up=is_taken_up
     )
-    step = Persist(dataset, Layout.FILES, RunJson(layout="files"), "run", None, None)
+    persisting = step(dataset)
 
-    step.start_bundle()
-    list(step.process(upscaled))
-    list(step.finish_bundle())
+    give(persisting, upscaled)
+    list(persisting.finish_bundle())
 
     done = progress_file(dataset, "run").total
     assert (done.images, done.earlier) == (1, int(is_taken_up))
