@@ -3,13 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from types import MappingProxyType
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.inference.networks.backend import NetworkBackend
 from beam_upscale.inference.networks.device import Device, Precision
 from beam_upscale.planning.engines import ENGINES
-from beam_upscale.planning.ranges import check_at_least, choice_of
+from beam_upscale.planning.ranges import check_at_least, take_choices
 
 ESRGAN_BATCH_PIXELS = 2 * 1024 * 1024
 """Input pixels in one batch of a super-resolution network: enough tiles to fill a large device."""
@@ -89,9 +88,13 @@ class LocalOptions:
     color_fix: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in _CHOICES.items():
-            # A choice may be given by its text. The value is frozen for everyone else.
-            object.__setattr__(self, name, choice_of(kind, name, getattr(self, name)))
+        take_choices(
+            self,
+            device=Device,
+            precision=Precision,
+            network_backend=NetworkBackend,
+            vae_tiling=VaeTiling,
+        )
         check_at_least(1, threads=self.threads, max_tile_pixels=self.max_tile_pixels)
         check_at_least(0, max_batch_pixels=self.max_batch_pixels, tile_halo=self.tile_halo)
 
@@ -134,17 +137,6 @@ class LocalOptions:
             network_backend=kept.network_backend if is_open else self.network_backend,
             threads=self.threads or kept.threads,
         )
-
-
-# The options that are one of a closed set.
-_CHOICES: Mapping[str, type[StrEnum]] = MappingProxyType(
-    {
-        "device": Device,
-        "precision": Precision,
-        "network_backend": NetworkBackend,
-        "vae_tiling": VaeTiling,
-    }
-)
 
 
 def weights_by_engine(specs: Sequence[str]) -> str | dict[str, str] | None:

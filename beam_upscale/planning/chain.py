@@ -18,14 +18,14 @@ from beam_upscale.planning.plan_options import OutputFormat, Oversize, PlanOptio
 
 
 class Backend(StrEnum):
-    """Where the engines are: on this machine and its workers, or behind the gRPC API."""
+    """The two ways to reach engines: on this machine and its workers, or behind the gRPC API."""
 
     LOCAL = "local"
     GRPC = "grpc"
 
 
 DEFAULT_BACKEND = Backend.LOCAL
-"""Where the engines are, unless a run says otherwise."""
+"""The backend of a run that names none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

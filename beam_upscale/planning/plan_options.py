@@ -1,12 +1,10 @@
 """The options of a plan: sizes, skipping, oversize, input limits, frames, format."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 
 from beam_upscale.errors import ErrorCode, SettingsError
-from beam_upscale.planning.ranges import check_at_least, choice_of
+from beam_upscale.planning.ranges import check_at_least, take_choices
 
 DEFAULT_MAX_INPUT_PIXELS = 250_000_000
 """An image that claims more pixels is refused before it is decoded (RGB: 750 MB of memory)."""
@@ -99,9 +97,7 @@ class PlanOptions:
     halo: int | None = None
 
     def __post_init__(self) -> None:
-        for name, kind in _CHOICES.items():
-            # A choice may be given by its text. The value is frozen for everyone else.
-            object.__setattr__(self, name, choice_of(kind, name, getattr(self, name)))
+        take_choices(self, oversize=Oversize, animated=Animated, output_format=OutputFormat)
         requested = {
             "width": self.width,
             "height": self.height,
@@ -126,9 +122,3 @@ class PlanOptions:
             max_input_bytes=self.max_input_bytes,
         )
         check_at_least(0, halo=self.halo)
-
-
-# The options that are one of a closed set.
-_CHOICES: Mapping[str, type[StrEnum]] = MappingProxyType(
-    {"oversize": Oversize, "animated": Animated, "output_format": OutputFormat}
-)

@@ -28,6 +28,22 @@ def choice_of(kind: type[Choice], name: str, value: str) -> Choice:
         ) from None
 
 
+def take_choices(options: object, **kinds: type[StrEnum]) -> None:
+    """Makes attributes of a value members of their closed sets, if they are given by their texts.
+
+    It is for `__post_init__`: the value may be frozen, and is for everyone else.
+
+    Args:
+        options: the value that is being made.
+        **kinds: the sets, by the names of the attributes.
+
+    Raises:
+        SettingsError: INVALID_OPTION, for the first that is not in its set.
+    """
+    for name, kind in kinds.items():
+        object.__setattr__(options, name, choice_of(kind, name, getattr(options, name)))
+
+
 def check_at_least(least: int, **values: int | None) -> None:
     """Rejects a value below the smallest allowed one.
 

@@ -728,7 +728,7 @@ def test_weights_of_a_chain_name_their_engine(
     assert good.code == 0
     assert rows(tmp_path / "out")["0.png"].stages[0]["model"] == tiny_weights.name
     assert bad.code == 2
-    assert "say for which" in bad.err
+    assert "say for each which" in bad.err
 
 
 # Going on

@@ -65,7 +65,7 @@ def everything(folder: Path) -> dict[str, bytes | None]:
 
 
 def refused(hold: Hold) -> str:
-    """What a run is told that may not have an output."""
+    """The messages for a run that may not have an output."""
     with pytest.raises(SettingsError) as error:
         hold.acquire()
     assert error.value.code is ErrorCode.OUTPUT_HELD
@@ -93,7 +93,7 @@ class Elsewhere:
         os.kill(self.process.pid, number)
 
     def write(self) -> str:
-        """How it went."""
+        """Returns the outcome."""
         (self._folder / "word").touch()
         self.process.join(PATIENCE)
         return (self._folder / "end").read_text()

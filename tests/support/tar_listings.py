@@ -14,7 +14,7 @@ AFTER = member("later.png", b"later")
 
 
 def listed(path: Path, *parts: bytes) -> TarListing:
-    """What is found in an archive of these bytes."""
+    """Lists the members of an archive of these bytes."""
     path.write_bytes(b"".join(parts))
     return read_tar(str(path))
 

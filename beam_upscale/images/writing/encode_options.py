@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
-from beam_upscale.planning.ranges import choice_of
+from beam_upscale.planning.ranges import take_choices
 
 DEFAULT_JPEG_QUALITY = 95
 """The quality of a JPEG, which is then written without chroma subsampling."""
@@ -40,9 +40,7 @@ class EncodeOptions:
     metadata: MetadataRule = MetadataRule.KEEP
 
     def __post_init__(self) -> None:
-        # A choice may be given by its text. The value is frozen for everyone else.
-        object.__setattr__(self, "format", choice_of(OutputFormat, "format", self.format))
-        object.__setattr__(self, "metadata", choice_of(MetadataRule, "metadata", self.metadata))
+        take_choices(self, format=OutputFormat, metadata=MetadataRule)
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise SettingsError(
                 ErrorCode.INVALID_OPTION, f"quality is {self.quality}; allowed are 1 to 100"

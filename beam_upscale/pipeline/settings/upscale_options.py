@@ -9,9 +9,8 @@ option's meaning and default are documented at the value of its concern: `PlanOp
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict
 
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.writing.encode_options import EncodeOptions
@@ -29,7 +28,6 @@ from beam_upscale.planning.plan_options import (
     Oversize,
     PlanOptions,
 )
-from beam_upscale.planning.ranges import choice_of
 
 
 class PlanKeywords(TypedDict, total=False):
@@ -162,26 +160,9 @@ def group_by_concern(options: Mapping[str, object]) -> dict[str, Any]:
         SettingsError: INVALID_OPTION, a value is none of an option's choices or out of range; or
             the codes of `Parameters`.
     """
-    values = {name: _as_member(name, value) for name, value in options.items()}
+    values = dict(options)
     grouped: dict[str, Any] = {}
     for concern, kind in CONCERNS.items():
         names = [field.name for field in dataclasses.fields(kind) if field.name in values]
         grouped[concern] = kind(**{name: values.pop(name) for name in names})
     return {**grouped, **values}
-
-
-def _as_member(name: str, value: Any) -> Any:
-    """Returns an option's value, as an enum's member if the option is one of a closed set."""
-    kind = _MEMBERS.get(name)
-    return value if kind is None else choice_of(kind, name, value)
-
-
-# The closed sets, by the names of their options.
-_MEMBERS: Mapping[str, type[StrEnum]] = MappingProxyType(
-    {
-        name: kind
-        for name, hint in UpscaleOptions.__annotations__.items()
-        for kind in get_args(hint)
-        if isinstance(kind, type) and issubclass(kind, StrEnum)
-    }
-)

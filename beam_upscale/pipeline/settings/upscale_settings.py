@@ -19,6 +19,7 @@ from beam_upscale.planning.chain import DEFAULT_BACKEND, Backend, Rules
 from beam_upscale.planning.engines import DEFAULT_ENGINE, Engine, get_engine
 from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
 from beam_upscale.planning.plan_options import PlanOptions
+from beam_upscale.planning.ranges import take_choices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,9 @@ class UpscaleSettings:
     large_images: LargeImageOptions = dataclasses.field(default_factory=LargeImageOptions)
     keep_intermediates: bool = False
     ignored: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        take_choices(self, backend=Backend)
 
     @classmethod
     def of(

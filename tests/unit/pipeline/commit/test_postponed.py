@@ -1,4 +1,4 @@
-"""What an `Upscale` reports of inputs that it left to a later run."""
+"""Reports of an `Upscale` on inputs that it left to a later run."""
 
 import dataclasses
 

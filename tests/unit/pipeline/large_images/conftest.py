@@ -1,4 +1,4 @@
-"""What the tests of spread tiles share."""
+"""Fixtures of the tests of spread tiles."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from beam_upscale.planning import engines
 
 @pytest.fixture
 def small_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `with_small_calls` gives, for one test."""
+    """Puts the engines of `with_small_calls` in place for one test."""
     monkeypatch.setattr(engines, "ENGINES", with_small_calls())
 
 

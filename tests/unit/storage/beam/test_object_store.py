@@ -1,4 +1,4 @@
-"""What conditional writes cannot prevent."""
+"""Tests of faults that conditional writes cannot prevent."""
 
 import contextlib
 import io

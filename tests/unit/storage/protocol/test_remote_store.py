@@ -14,7 +14,7 @@ from beam_upscale.storage.stores import store_of
 
 @pytest.fixture
 def memory() -> Iterator[dict[str, bytes]]:
-    """What the new store holds, by URI."""
+    """Returns the contents of the new store, by URI."""
     with memory_store() as stored:
         yield stored
 
