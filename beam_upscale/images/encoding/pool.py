@@ -1,11 +1,10 @@
 """A pool of child processes that encode images."""
 
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from beam_upscale.errors import ErrorCode
 from beam_upscale.images.encoding.messages import (
@@ -18,11 +17,11 @@ from beam_upscale.images.encoding.messages import (
 from beam_upscale.images.encoding.unencoded import EncodedFile, ResizedPart, UnencodedImage
 from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.processes.child_process import ChildProcess
-from beam_upscale.images.processes.connection import Frame
+from beam_upscale.images.processes.connection import Frame, Parcel
 from beam_upscale.images.processes.failures import ReportedError, reported_error
 from beam_upscale.images.processes.kind import Kind
 from beam_upscale.images.processes.pool import ProcessPool, SharedPool
-from beam_upscale.images.processes.sealed_memory import SharedMemoryError, filled_memory
+from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.values import Pixels
 from beam_upscale.planning.plan_options import OutputFormat
 
@@ -62,23 +61,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Request:
-    """A request in sealed memory, which may be sent twice; a context that closes the memory.
+    """A request, which may be sent twice.
 
     Attributes:
         fields: the fields of the message.
-        lengths: the bytes of its buffers.
-        memory: the descriptor of the memory.
+        parcel: its buffers.
         seconds: the longest that the answer may take.
     """
 
     fields: dict[str, Any]
-    lengths: Sequence[int | None]
-    memory: int
+    parcel: Parcel
     seconds: float
 
     @classmethod
     def of(cls, message: Message, pixels: int) -> "_Request":
-        """Writes the buffers of a message into memory.
+        """Copies the buffers of a message.
 
         Args:
             message: the request.
@@ -88,23 +85,11 @@ class _Request:
             BrokenProcessError: ENCODER_UNAVAILABLE: the system lacks memory or descriptors.
         """
         fields, buffers = message
-        lengths = [None if buffer is None else len(buffer) for buffer in buffers]
         try:
-            memory = filled_memory([buffer for buffer in buffers if buffer is not None])
+            parcel = Parcel.of(buffers)
         except SharedMemoryError as error:
             raise _ENCODER.not_passed(error) from error
-        return cls(fields, lengths, memory, TIMEOUT_SECONDS + pixels / PIXELS_A_SECOND)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        os.close(self.memory)
+        return cls(fields, parcel, TIMEOUT_SECONDS + pixels / PIXELS_A_SECOND)
 
 
 class _Child(ChildProcess):
@@ -124,7 +109,7 @@ class _Child(ChildProcess):
         self, request: _Request, receive: Callable[[Frame], T]
     ) -> tuple[T | ReportedError, int]:
         """Sends a request; returns its result or the error, and the bytes that the child holds."""
-        self.connection.send_filled(request.fields, request.lengths, request.memory)
+        self.connection.send_parcel(request.fields, request.parcel)
         with self.connection.receive() as answer:
             found = reported_error(answer.fields) or receive(answer)
             return found, int(answer.fields["ready"])
@@ -151,8 +136,8 @@ class EncoderPool(ProcessPool[_Child]):
         """Resizes, encodes and hashes an image, as `UnencodedImage.encoded` does.
 
         Args:
-            make: gives the image. It is called once, and its arrays are freed as soon as they lie
-                in shared memory.
+            make: gives the image. It is called once, and its arrays are freed as soon as they are
+                copied for a child.
 
         Raises:
             ImageError: as `UnencodedImage.encoded`; ENCODE_ERROR: two children were lost on this
@@ -190,12 +175,12 @@ class EncoderPool(ProcessPool[_Child]):
                 raise answer
             return answer
 
-        with request, self._slots:
+        with request.parcel, self._slots:
             return self.children.try_twice(ask_child)
 
 
 def _begun(make: Callable[[], UnencodedImage]) -> EncodedFile | _Request:
-    """Encodes an image of few pixels; writes another into memory. Its arrays are freed then."""
+    """Encodes an image of few pixels; copies another for its request. Its arrays are freed then."""
     image = make()
     if image.pixels < LEAST_PIXELS[image.options.format]:
         return image.encoded()

@@ -1,9 +1,9 @@
 """The messages between a parent and its children, over a Unix socket.
 
-A frame is four bytes with the length of a JSON object, and the object. The frame's buffers lie one
-behind the other in sealed memory, whose descriptor comes with the first byte; their lengths are in
-the object. Nothing is pickled: an attacker who controls a child must not be able to pass objects to
-the parent.
+A frame is eight bytes with the length of a JSON object and of the bytes behind it, and both. Its
+buffers lie one behind the other: small ones in those bytes, larger ones in sealed memory, whose
+descriptor comes with the first byte. Their lengths are in the object. Nothing is pickled: an
+attacker who controls a child must not be able to pass objects to the parent.
 """
 
 import json
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from beam_upscale.images.processes.sealed_memory import (
+    ReceivedBytes,
     ReceivedMemory,
     SharedMemoryError,
     filled_memory,
@@ -29,8 +30,12 @@ from beam_upscale.images.processes.sealed_memory import (
 
 Buffer = bytes | memoryview
 
+MOST_WITHIN = 64 << 10
+"""Bytes. Buffers of no more in all are sent within the message: copying them twice takes less time
+than to make, seal, check and close memory."""
+
 _MAX_OBJECT = 2**20
-_START = struct.Struct(">I")
+_START = struct.Struct(">II")
 _DESCRIPTOR = struct.Struct("i")
 _ROOM_FOR_RIGHTS = socket.CMSG_LEN(_DESCRIPTOR.size)
 # Elsewhere than on Linux, a process that is started meanwhile may inherit a received descriptor.
@@ -53,7 +58,7 @@ class Frame:
 
     fields: dict[str, Any]
     lengths: tuple[int | None, ...] = ()
-    memory: ReceivedMemory | None = None
+    memory: ReceivedMemory | ReceivedBytes | None = None
 
     def take(self, length: int) -> NDArray[np.uint8]:
         """Returns the next buffer's bytes: (length,), writable.
@@ -76,6 +81,46 @@ class Frame:
     ) -> None:
         if self.memory is not None:
             self.memory.close()
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Buffers that can be sent, more than once if need be; a context that closes their memory.
+
+    Attributes:
+        lengths: bytes of each buffer; None for one that is absent.
+        within: the bytes of small buffers, which go within the message.
+        memory: the descriptor of the memory of larger ones; None for small ones.
+    """
+
+    lengths: Sequence[int | None]
+    within: bytes = b""
+    memory: int | None = None
+
+    @classmethod
+    def of(cls, buffers: Sequence[Buffer | None]) -> "Parcel":
+        """Copies buffers.
+
+        Raises:
+            SharedMemoryError: the system lacks memory or descriptors.
+        """
+        lengths = [None if buffer is None else len(buffer) for buffer in buffers]
+        present = [buffer for buffer in buffers if buffer is not None]
+        if sum(map(len, present)) <= MOST_WITHIN:
+            return cls(lengths, within=b"".join(present))
+        return cls(lengths, memory=filled_memory(present))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.memory is not None:
+            os.close(self.memory)
 
 
 class Connection:
@@ -103,32 +148,22 @@ class Connection:
             SharedMemoryError: the system lacks memory or descriptors; nothing was sent.
             OSError: the other process is gone, or the deadline is over.
         """
-        present = [buffer for buffer in buffers if buffer is not None]
-        lengths = [None if buffer is None else len(buffer) for buffer in buffers]
-        if not present:
-            self._send(_message(fields, lengths), [])
-            return
-        memory = filled_memory(present)
-        try:
-            self.send_filled(fields, lengths, memory)
-        finally:
-            os.close(memory)
+        with Parcel.of(buffers) as parcel:
+            self.send_parcel(fields, parcel)
 
-    def send_filled(
-        self, fields: dict[str, Any], lengths: Sequence[int | None], memory: int
-    ) -> None:
-        """Sends a message whose buffers lie in memory already.
-
-        Args:
-            fields: the fields of the message.
-            lengths: bytes of each buffer; None for one that is absent.
-            memory: a descriptor of `filled_memory`, which stays open here.
+    def send_parcel(self, fields: dict[str, Any], parcel: Parcel) -> None:
+        """Sends a message with buffers that stay in their parcel; their lengths are added.
 
         Raises:
             OSError: the other process is gone, or the deadline is over.
         """
-        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(memory))
-        self._send(_message(fields, lengths), [rights])
+        encoded = json.dumps({**fields, "lengths": parcel.lengths}).encode()
+        start = _START.pack(len(encoded), len(parcel.within))
+        rights = []
+        if parcel.memory is not None:
+            descriptor = _DESCRIPTOR.pack(parcel.memory)
+            rights.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptor))
+        self._send(b"".join((start, encoded, parcel.within)), rights)
 
     def receive(self) -> Frame:
         """Receives a message, and takes over the memory of its buffers.
@@ -141,29 +176,19 @@ class Connection:
         """
         descriptors: list[int] = []
         try:
-            (size,) = _START.unpack(self._receive_start(descriptors))
-            if size > _MAX_OBJECT:
-                raise ValueError(f"a message of {size} bytes; at most {_MAX_OBJECT} are taken")
-            fields = json.loads(self._receive_rest(size).decode())
+            size, within = _START.unpack(self._receive_start(descriptors))
+            if size > _MAX_OBJECT or within > MOST_WITHIN:
+                raise ValueError(f"a message of {size} and {within} bytes")
+            received = self._receive_rest(size + within)
+            fields = json.loads(received[:size].decode())
             if not isinstance(fields, dict):
                 raise ValueError(f"a message that is a {type(fields).__name__}")
             lengths = tuple(fields.pop("lengths"))
-            memory = self._received_memory(lengths, descriptors) if lengths or descriptors else None
+            memory = _received_memory(lengths, received[size:], descriptors)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         return Frame(fields, lengths, memory)
-
-    def _received_memory(
-        self, lengths: tuple[int | None, ...], descriptors: list[int]
-    ) -> ReceivedMemory | None:
-        """Takes the memory out of the descriptors of a message, which are to be the one due."""
-        present = [length for length in lengths if length is not None]
-        if not all(type(length) is int and length >= 0 for length in present):
-            raise ValueError(f"buffers of {lengths} bytes")
-        if len(descriptors) != bool(present):
-            raise ValueError(f"{len(descriptors)} descriptors for {len(present)} buffers")
-        return ReceivedMemory(descriptors.pop(), sum(present)) if present else None
 
     def receive_fields(self) -> dict[str, Any]:
         """Receives a message without buffers; its errors are those of `receive`."""
@@ -238,6 +263,18 @@ class Connection:
         raise TimeoutError
 
 
-def _message(fields: dict[str, Any], lengths: Sequence[int | None]) -> bytes:
-    encoded = json.dumps({**fields, "lengths": lengths}).encode()
-    return _START.pack(len(encoded)) + encoded
+def _received_memory(
+    lengths: tuple[int | None, ...], within: bytearray, descriptors: list[int]
+) -> ReceivedMemory | ReceivedBytes | None:
+    """Returns the buffers of a message: its own bytes, or else the one descriptor, taken out."""
+    present = [length for length in lengths if length is not None]
+    if not all(type(length) is int and length >= 0 for length in present):
+        raise ValueError(f"buffers of {lengths} bytes")
+    due = sum(present)
+    if descriptors:
+        if within or not present:
+            raise ValueError(f"memory where {len(within)} bytes for {len(present)} buffers came")
+        return ReceivedMemory(descriptors.pop(), due)
+    if len(within) != due:
+        raise ValueError(f"{len(within)} bytes where {due} are due")
+    return ReceivedBytes(within) if present else None

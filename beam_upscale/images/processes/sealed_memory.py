@@ -173,3 +173,27 @@ class ReceivedMemory:
         """Closes the descriptor; what was taken stays."""
         self._mapping = None
         os.close(self._descriptor)
+
+
+class ReceivedBytes:
+    """Bytes that came within a message, whose parts are taken in their order."""
+
+    def __init__(self, data: bytearray) -> None:
+        """Takes over the bytes."""
+        self._data = np.frombuffer(data, np.uint8)
+        self._offset = 0
+
+    def take(self, length: int) -> NDArray[np.uint8]:
+        """Returns the next bytes: (length,), writable, for this process alone.
+
+        Raises:
+            ValueError: there are not so many bytes.
+        """
+        start = self._offset
+        if not 0 <= length <= len(self._data) - start:
+            raise ValueError(f"{length} bytes where {len(self._data) - start} are left")
+        self._offset += length
+        return self._data[start : start + length]
+
+    def close(self) -> None:
+        """Has nothing to close; what was taken stays."""

@@ -119,6 +119,7 @@ def test_answer_without_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
             raise SharedMemoryError(full)
         return fill(buffers)
 
+    monkeypatch.setattr(connection, "MOST_WITHIN", 0)
     monkeypatch.setattr(connection, "filled_memory", fail)
 
     messages = serve((DECODE, [png()]), ({"request": "header"}, [png()]))

@@ -42,15 +42,15 @@ PLAIN = "pixels.decode(data, **options)"
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The files that are put into shared memory here."""
+    """The files that are passed to children here."""
     found: list[bytes] = []
-    fill = connection.filled_memory
+    pack = connection.Parcel.of
 
-    def filled(buffers: Any) -> int:
+    def packed(buffers: Any) -> connection.Parcel:
         found.extend(buffers)
-        return fill(buffers)
+        return pack(buffers)
 
-    monkeypatch.setattr(connection, "filled_memory", filled)
+    monkeypatch.setattr(connection.Parcel, "of", packed)
     return found
 
 
@@ -224,6 +224,7 @@ def test_lack_of_descriptors_stops_the_run_and_is_no_images_fault(
     with DecoderPool(1) as pool:
         pool.read_header(png())
         with monkeypatch.context() as patch:
+            patch.setattr(connection, "MOST_WITHIN", 0)
             patch.setattr(connection, "filled_memory", full)
             with pytest.raises(BrokenProcessError) as caught, pool.opened(png()):
                 pass

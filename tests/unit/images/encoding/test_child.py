@@ -93,6 +93,7 @@ def test_file_without_memory_for_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             raise SharedMemoryError(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
         return fill(buffers)
 
+    monkeypatch.setattr(connection, "MOST_WITHIN", 0)
     monkeypatch.setattr(connection, "filled_memory", fail)
 
     (failed,) = answers(unencoded())

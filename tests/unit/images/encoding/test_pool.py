@@ -25,7 +25,7 @@ from beam_upscale.images.encoding.pool import (
     shared_encoders,
 )
 from beam_upscale.images.encoding.unencoded import EncodedFile, ResizedPart, UnencodedImage
-from beam_upscale.images.processes import children
+from beam_upscale.images.processes import children, connection
 from beam_upscale.images.processes.pool import leave_children_to_parent
 from beam_upscale.images.processes.sealed_memory import SharedMemoryError
 from beam_upscale.images.values import NO_METADATA, Metadata, Resolution
@@ -376,7 +376,8 @@ def test_lack_of_memory_for_pixels_is_no_images_fault(
     def full(_: Any) -> int:
         raise SharedMemoryError(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
-    monkeypatch.setattr(encoders, "filled_memory", full)
+    monkeypatch.setattr(connection, "MOST_WITHIN", 0)
+    monkeypatch.setattr(connection, "filled_memory", full)
 
     with pytest.raises(BrokenProcessError) as caught:
         encoded(pool)

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from beam_upscale.images.processes.connection import Connection
+from beam_upscale.images.processes.connection import MOST_WITHIN, Connection, Parcel
 from beam_upscale.images.processes.sealed_memory import SharedMemoryError, filled_memory
 
 
@@ -34,9 +34,9 @@ def pair() -> Iterator[tuple[Connection, socket.socket]]:
 Pair = tuple[Connection, socket.socket]
 
 
-def message(fields: Any) -> bytes:
+def message(fields: Any, within: bytes = b"") -> bytes:
     encoded = json.dumps(fields).encode()
-    return struct.pack(">I", len(encoded)) + encoded
+    return struct.pack(">II", len(encoded), len(within)) + encoded + within
 
 
 def send(end: socket.socket, data: bytes, *descriptors: int) -> None:
@@ -81,25 +81,29 @@ def test_message_of_many_bytes_crosses_in_parts(pair: Pair) -> None:
     other = Connection(theirs)
 
     with ThreadPoolExecutor(1) as thread:
-        sent = thread.submit(other.send, {"message": text}, [b"and memory"])
+        sent = thread.submit(other.send, {"message": text}, [b"and bytes"])
         with connection.receive() as frame:
-            taken = frame.take(10).tobytes()
+            taken = frame.take(9).tobytes()
         sent.result()
 
     assert frame.fields == {"message": text}
-    assert taken == b"and memory"
+    assert taken == b"and bytes"
 
 
 @pytest.mark.parametrize(
     ("data", "descriptors", "error"),
     [
-        (b"\xff\xff\xff\xff" + bytes(100), 0, "at most"),
+        (struct.pack(">II", 2**20 + 1, 0) + bytes(100), 0, "a message of 1048577 and 0 bytes"),
+        (struct.pack(">II", 2, MOST_WITHIN + 1) + b"{}", 0, "a message of 2 and 65537 bytes"),
         (message([1]), 0, "a list"),
         (message("text"), 0, "a str"),
-        (struct.pack(">I", 2) + b"{]", 0, "Expecting"),
-        (message({"lengths": [6]}), 0, "0 descriptors for 1 buffers"),
-        (message({"lengths": []}), 1, "1 descriptors for 0 buffers"),
-        (message({"lengths": [None]}), 1, "1 descriptors for 0 buffers"),
+        (struct.pack(">II", 2, 0) + b"{]", 0, "Expecting"),
+        (message({"lengths": [6]}), 0, "0 bytes where 6 are due"),
+        (message({"lengths": [6]}, b"seventh"), 0, "7 bytes where 6 are due"),
+        (message({"lengths": []}, b"bytes"), 0, "5 bytes where 0 are due"),
+        (message({"lengths": []}), 1, "memory where 0 bytes for 0 buffers"),
+        (message({"lengths": [None]}), 1, "memory where 0 bytes for 0 buffers"),
+        (message({"lengths": [6]}, b"pixels"), 1, "memory where 6 bytes for 1 buffers"),
         (message({"lengths": [6]}), 2, "more descriptors"),
         (message({"lengths": [6]}), 9, "more descriptors"),
         (message({"lengths": [7]}), 1, "memory of 6 bytes where 7 are due"),
@@ -130,9 +134,9 @@ def test_descriptors_within_a_message_are_dropped(pair: Pair) -> None:
     connection, theirs = pair
     data = message({"lengths": []})
     before = open_files()
-    send(theirs, data[:4])
-    send(theirs, data[4:9], filled_memory([b"pixels"]))
-    send(theirs, data[9:])
+    send(theirs, data[:8])
+    send(theirs, data[8:13], filled_memory([b"pixels"]))
+    send(theirs, data[13:])
 
     assert connection.receive_fields() == {}
     assert open_files() == before
@@ -150,7 +154,44 @@ def test_descriptor_of_something_else_is_refused(pair: Pair, tmp_path: Path) -> 
     assert open_files() == before
 
 
-@pytest.mark.parametrize("length", [0, 3, 4, 9])
+def test_few_bytes_cross_without_a_descriptor(pair: Pair) -> None:
+    connection, theirs = pair
+    half = os.urandom(MOST_WITHIN // 2)
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(free := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, descriptors[1]))
+    try:
+        Connection(theirs).send({}, [half, None, b"", half])
+        with connection.receive() as frame:
+            found = [frame.take(length) for length in frame.lengths if length is not None]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, descriptors)
+
+    assert [each.tobytes() for each in found] == [half, b"", half]
+    assert all(each.flags.writeable for each in found)
+    with pytest.raises(ValueError, match="1 bytes where 0 are left"):
+        frame.take(1)
+
+
+@pytest.mark.parametrize("size", [MOST_WITHIN, MOST_WITHIN + 1])
+def test_parcel_is_sent_twice(pair: Pair, size: int) -> None:
+    connection, theirs = pair
+    data = os.urandom(size)
+    other, before = Connection(theirs), open_files()
+
+    with Parcel.of([data]) as parcel, ThreadPoolExecutor(1) as thread:
+        for number in range(2):
+            sent = thread.submit(other.send_parcel, {"number": number}, parcel)
+            with connection.receive() as frame:
+                assert frame.fields == {"number": number}
+                assert frame.take(size).tobytes() == data
+            sent.result()
+
+    assert (parcel.memory is None) == (size == MOST_WITHIN)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("length", [0, 3, 8, 13])
 def test_socket_that_is_closed_within_a_message(pair: Pair, length: int) -> None:
     connection, theirs = pair
     data = message({"lengths": [6]})[:length]
@@ -178,7 +219,7 @@ def test_fields_alone_have_no_buffers(pair: Pair) -> None:
 
 def test_late_message_is_not_waited_for(pair: Pair) -> None:
     connection, theirs = pair
-    send(theirs, message({"lengths": []})[:9])
+    send(theirs, message({"lengths": []})[:13])
     connection.deadline = time.monotonic() + 0.05
 
     with pytest.raises(TimeoutError):
@@ -216,13 +257,14 @@ def test_check_is_called_while_nothing_comes(pair: Pair) -> None:
 def test_process_without_free_descriptors_says_so(pair: Pair) -> None:
     connection, theirs = pair
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    Connection(theirs).send({}, [b"pixels"])
+    large = bytes(MOST_WITHIN + 1)
+    Connection(theirs).send({}, [large])
     os.close(free := os.dup(0))
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
     try:
         with pytest.raises(SharedMemoryError, match="Too many open files"):
             connection.receive()
         with pytest.raises(SharedMemoryError, match="Too many open files"):
-            connection.send({}, [b"bytes"])
+            connection.send({}, [large])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
