@@ -18,13 +18,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
 import apache_beam as beam
+from apache_beam.ml.inference.base import PredictionResult
 from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.images.encoding.pool import shared_encoders
+from beam_upscale.images.encoding.pool import MOST_GATHERED, shared_encoders
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.commit.persist import final_uri
@@ -33,10 +35,12 @@ from beam_upscale.pipeline.large_images.assemble import ImageUri
 from beam_upscale.pipeline.large_images.results import PersistInScratch, ScratchResults
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
-from beam_upscale.pipeline.one_image.finish import advance, finish
+from beam_upscale.pipeline.one_image import gathering
+from beam_upscale.pipeline.one_image.finish import advance, finish, finish_group
+from beam_upscale.pipeline.one_image.gathering import Gathering, ReadInput
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
-from beam_upscale.pipeline.one_image.states import LargeImage, UpscaledImage
+from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
 from beam_upscale.pipeline.one_image.tiles import element
 from beam_upscale.pipeline.run_state.held_outputs import output_of_pipeline
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -48,6 +52,9 @@ from beam_upscale.sources.inputs.source_image import SourceImage
 
 LARGE_IMAGES = "large_images"
 """The tag of the output of `Prepare` whose elements have no pixels."""
+
+_Gathered = tuple[ReadInput, Timestamp, Any]
+_Done = tuple[ImageInFlight, Inference, Timestamp, Any]
 
 _IMAGES = "images"
 _RESULTS = "results"
@@ -68,16 +75,52 @@ class Prepare(beam.DoFn):
         self._settings = settings
         self._books = books
         self._find_done = None if results is None else results.find
+        self._gathers = gathering.gathers(settings)
+        self._gathered = Gathering[_Gathered](gathering.MOST_BYTES)
+
+    def start_bundle(self) -> None:
+        """Forgets what a bundle that failed has gathered."""
+        self._gathered.clear()
 
     def process(
-        self, source: SourceImage, timestamp: Timestamp = beam.DoFn.TimestampParam
+        self,
+        source: SourceImage,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
     ) -> Iterator[Any]:
         """Yields a `TiledImage`; a `LargeImage` with a tag of its own."""
-        # No variable may hold the image: the steps behind this one run during the `yield`.
-        yield _output_of(
-            prepare(source, self._settings, shared_pool(), self._find_done, self._books),
-            timestamp,
-            self._settings,
+        if not (self._gathers and gathering.is_read_ahead(source)):
+            # No variable may hold the image: the steps behind this one run during the `yield`.
+            yield _output_of(self._prepared(source), timestamp, self._settings)
+            return
+        read = ReadInput.of(source, self._settings)
+        if self._gathered.add((read, timestamp, window), len(read.data or b"")):
+            del read
+            yield from self._outputs()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the rest of what was gathered."""
+        yield from self._outputs()
+
+    def _outputs(self) -> Iterator[WindowedValue]:
+        """Yields the outputs of the gathered inputs, whose images nothing holds here by then."""
+        gathered = self._gathered.take()
+        inputs = [read for read, _, _ in gathered]
+        times = [(timestamp, window) for _, timestamp, window in gathered]
+        del gathered
+        inputs = gathering.decoded(inputs, self._settings, shared_pool())
+        for timestamp, window in times:
+            output = [_output_of(self._prepared_read(inputs.pop(0)), timestamp, self._settings)]
+            yield WindowedValue(output.pop(), timestamp, [window])
+
+    def _prepared_read(self, read: ReadInput) -> UpscaledImage | TiledImage | LargeImage:
+        return self._prepared(read.source, read)
+
+    def _prepared(
+        self, source: SourceImage, read: ReadInput | None = None
+    ) -> UpscaledImage | TiledImage | LargeImage:
+        return prepare(
+            source, self._settings, shared_pool(), self._find_done, self._books, read=read
         )
 
 
@@ -108,11 +151,61 @@ class Advance(AwaitResults):
 class Finish(AwaitResults):
     """The DoFn that turns the last engine's output into results."""
 
+    def __init__(self, settings: PinnedSettings) -> None:
+        super().__init__(settings)
+        self._gathers = gathering.gathers(settings)
+        self._gathered = Gathering[_Done](MOST_GATHERED)
+
+    def start_bundle(self) -> None:
+        """Forgets what a bundle that failed has left."""
+        super().start_bundle()
+        self._gathered.clear()
+
+    def process(
+        self,
+        result: PredictionResult,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: Any = beam.DoFn.WindowParam,
+    ) -> Iterator[Any]:
+        """Yields results, of this image or of earlier ones."""
+        tiled: TiledImage = result.example
+        if not (self._gathers and self._is_gathered(tiled.context)):
+            yield from super().process(result, timestamp, window)
+            return
+        if tiled.timestamp is not None:
+            timestamp = tiled.timestamp
+        tiled.release_tiles()
+        image: ImageInFlight = tiled.context
+        pixels = image.plan.output_width * image.plan.output_height
+        if self._gathered.add((image, result.inference, timestamp, window), pixels):
+            yield from self._outputs()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the remaining results."""
+        yield from self._outputs()
+        yield from super().finish_bundle()
+
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
         """Returns the result."""
         upscaled = finish(tiled.context, inference, self._settings, shared_encoders())
         count(upscaled)
         return upscaled
+
+    def _is_gathered(self, context: UpscaledImage | ImageInFlight) -> bool:
+        """Tells whether the result of an image is small enough to be encoded with others."""
+        if isinstance(context, UpscaledImage):
+            return False
+        pixels = context.plan.output_width * context.plan.output_height
+        return shared_encoders().gathers(pixels, self._settings.encode.format)
+
+    def _outputs(self) -> Iterator[WindowedValue]:
+        """Yields the results of the images that were gathered."""
+        gathered = self._gathered.take()
+        images = [(image, inference) for image, inference, _, _ in gathered]
+        results = finish_group(images, self._settings, shared_encoders())
+        for (_, _, timestamp, window), upscaled in zip(gathered, results, strict=True):
+            count(upscaled)
+            yield WindowedValue(upscaled, timestamp, [window])
 
 
 class Upscale(beam.PTransform):

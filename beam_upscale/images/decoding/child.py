@@ -7,7 +7,7 @@ parent notices).
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from PIL import AvifImagePlugin
 
 from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.codecs import CodecError
-from beam_upscale.images.decoding import limits
+from beam_upscale.images.decoding import limits, small_images
 from beam_upscale.images.decoding.limits import ImageLimits, NoLimits
 from beam_upscale.images.processes import memory_use
 from beam_upscale.images.processes.child import connected_to_parent, usable_cores
@@ -36,8 +36,6 @@ from beam_upscale.planning.tile_layout import Box
 
 Decode = Callable[..., DecodedImage]
 ReadHeader = Callable[[bytes], ImageHeader]
-
-_Answer = tuple[dict[str, Any], Buffers]
 
 
 def main(decode: Decode = pixels.decode, read_header: ReadHeader = inspection.read_header) -> None:
@@ -98,18 +96,22 @@ class _Decoder:
             taken: the address space of this process before it, in bytes; None if unknown.
         """
         with request:
-            data = b"".join(request.take(length or 0).tobytes() for length in request.lengths)
+            files = [request.take(length or 0).tobytes() for length in request.lengths]
         if request.fields.get("second_look"):
             before = memory_use.peak_address_space()
-            self._answer(request.fields, data, taken, _Replies(None, self.limits))
+            self._answer(request.fields, files, taken, _Replies(None, self.limits))
             self.parent.send({"before": before, "peak": memory_use.peak_address_space()})
             return
         replies = _Replies(self.parent, self.limits)
-        if self._answer(request.fields, data, taken, replies) and request.fields.get("is_held"):
-            self._answer(self.parent.receive_fields(), data, taken, replies)
+        if self._answer(request.fields, files, taken, replies) and request.fields.get("is_held"):
+            self._answer(self.parent.receive_fields(), files, taken, replies)
 
     def _answer(
-        self, request: dict[str, Any], data: bytes, taken: int | None, replies: "_Replies"
+        self,
+        request: dict[str, Any],
+        files: Sequence[bytes],
+        taken: int | None,
+        replies: "_Replies",
     ) -> bool:
         """Answers a request; its last message is the error, if there is one.
 
@@ -121,11 +123,11 @@ class _Decoder:
         try:
             with self.limits.of_image(
                 taken,
-                len(data) if path is None else path.stat().st_size,
+                sum(map(len, files)) if path is None else path.stat().st_size,
                 request.get("seconds", 0),
                 is_watched=bool(request.get("second_look")),
             ):
-                self._results(request, data, path, replies)
+                self._results(request, files, path, replies)
                 return True
         except CodecError as error:
             failure = failure_of_image(error) | {"limit": self.limits.address_space}
@@ -144,19 +146,27 @@ class _Decoder:
         return False
 
     def _results(
-        self, request: dict[str, Any], data: bytes, path: Path | None, replies: "_Replies"
+        self,
+        request: dict[str, Any],
+        files: Sequence[bytes],
+        path: Path | None,
+        replies: "_Replies",
     ) -> None:
         match request["request"]:
             case "header":
+                (data,) = files
                 replies.send({"header": dataclasses.asdict(self.read_header(data))})
             case "decode":
+                (data,) = files
                 decoded = self.decode(
                     data,
                     max_pixels=request["max_pixels"],
                     animated=Animated(request["animated"]),
                     before_pixels=self.limits.allow,
                 )
-                replies.send(*_image_answer(decoded))
+                replies.send(*small_images.image_message(decoded))
+            case small_images.REQUEST:
+                replies.send(*small_images.answer_of(request, files, self.decode, self.limits))
             case "let_go":
                 pass
             case "file_header":
@@ -234,16 +244,3 @@ def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
     if error.errno is None or in_memory:
         return failure_of_mistake(error)
     return {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}
-
-
-def _image_answer(decoded: DecodedImage) -> _Answer:
-    metadata, buffers = metadata_message(decoded.metadata)
-    fields = {
-        **metadata,
-        "header": dataclasses.asdict(decoded.header),
-        "notes": decoded.notes,
-        "dtype": decoded.color.dtype.name,
-        "shape": decoded.color.shape,
-    }
-    alpha = None if decoded.alpha is None else decoded.alpha.data.cast("B")
-    return fields, [decoded.color.data.cast("B"), alpha, *buffers]

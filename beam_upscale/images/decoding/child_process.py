@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,21 +26,20 @@ class Exchange:
     Attributes:
         request: the fields of the message.
         seconds: the longest that the child may take.
-        data: a file's bytes; None if the fields name the file, or the child holds its bytes.
+        files: the bytes of files; none if the fields name a file, or the child holds its bytes.
     """
 
     request: dict[str, Any]
     seconds: float
-    data: bytes | None = None
+    files: Sequence[bytes] = ()
 
     def of_held_bytes(self) -> "Exchange":
         """Returns the same request to a child that holds the bytes."""
-        return dataclasses.replace(self, data=None)
+        return dataclasses.replace(self, files=())
 
     def send(self, child: Connection, **fields: Any) -> None:
         """Sends the request, with further fields."""
-        buffers = [] if self.data is None else [self.data]
-        child.send({**self.request, "seconds": self.seconds, **fields}, buffers)
+        child.send({**self.request, "seconds": self.seconds, **fields}, self.files)
 
 
 class Child(ChildProcess):

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.replies import CodecRefusalError, Receive, receive_header
 from beam_upscale.images.processes.child_process import ChildLostError, OverLimitError
@@ -65,7 +65,7 @@ def hold(children: Decoders, data: bytes, seconds: float) -> tuple[Child, ImageH
     Raises:
         ImageError, BrokenProcessError: as `ask`. Then no child holds the bytes.
     """
-    exchange = Exchange({"request": "header", "is_held": True}, seconds, data)
+    exchange = Exchange({"request": "header", "is_held": True}, seconds, [data])
 
     def ask_child(child: Child) -> tuple[Child, ImageHeader]:
         with children.working(child, seconds):
@@ -77,6 +77,25 @@ def hold(children: Decoders, data: bytes, seconds: float) -> tuple[Child, ImageH
         raise answer
 
     return _explained(children, exchange, lambda: children.try_twice(ask_child))
+
+
+def ask_once(children: Decoders, exchange: Exchange, receive: Receive[T]) -> T | None:
+    """Asks a child, once; returns None if it fails, whatever the reason is.
+
+    Args:
+        children: the children of a pool, one of which this thread may have.
+        exchange: the request.
+        receive: makes the result of the reply.
+    """
+    failures = ChildLostError, ImageError, BrokenProcessError, SharedMemoryError, OSError
+    with contextlib.suppress(*failures):
+        child = children.take()
+        with children.working(child, exchange.seconds):
+            answer = child.ask(exchange, receive)
+            resident = child.wait_until_ready()
+        children.keep(child, resident)
+        return _result(answer)
+    return None
 
 
 def let_go(children: Decoders, child: Child, seconds: float) -> None:

@@ -6,6 +6,7 @@ from beam_upscale.images.decoding import exchanges
 from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.exchanges import Decoders
 from beam_upscale.images.decoding.replies import receive_image
+from beam_upscale.images.reading.inspection import check_acceptable
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.planning.plan_options import Animated
 
@@ -53,7 +54,7 @@ class OpenedImage:
             ImageError, BrokenProcessError: as `DecoderPool.decode`.
         """
         request = {"request": "decode", "max_pixels": max_pixels, "animated": animated}
-        exchange = Exchange(request, self._seconds, self._data)
+        exchange = Exchange(request, self._seconds, [self._data])
         receive = functools.partial(receive_image, max_pixels)
         holding, self._child = self._child, None
         return exchanges.ask(self._children, exchange, receive, holding)
@@ -63,3 +64,28 @@ class OpenedImage:
         child, self._child = self._child, None
         if child is not None:
             exchanges.let_go(self._children, child, self._seconds)
+
+
+class ImageAtHand:
+    """An image that is decoded already, in the place of an `OpenedImage`.
+
+    Attributes:
+        header: the header of its file.
+    """
+
+    def __init__(self, image: DecodedImage) -> None:
+        self._image = image
+        self.header = image.header
+
+    def decode(self, *, max_pixels: int, animated: Animated = Animated.FIRST) -> DecodedImage:
+        """Returns the image.
+
+        Args:
+            max_pixels: the most pixels that the file may claim.
+            animated: as it was decoded.
+
+        Raises:
+            ImageError: TOO_MANY_PIXELS.
+        """
+        check_acceptable(self.header, max_pixels, animated)
+        return self._image

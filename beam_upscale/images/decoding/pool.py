@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from beam_upscale.images.decoding import child_process, exchanges
+from beam_upscale.images.decoding import child_process, exchanges, small_images
 from beam_upscale.images.decoding.child_process import Child, Exchange
-from beam_upscale.images.decoding.opened import OpenedImage
+from beam_upscale.images.decoding.opened import ImageAtHand, OpenedImage
 from beam_upscale.images.decoding.replies import (
     ConsumerError,
     Receive,
@@ -69,8 +69,29 @@ class DecoderPool(ProcessPool[Child]):
         request = {"request": "decode", "max_pixels": max_pixels, "animated": animated}
         return self._ask(request, data, functools.partial(receive_image, max_pixels))
 
+    def decode_small(
+        self, files: Sequence[bytes], *, animated: Animated = Animated.FIRST
+    ) -> list[DecodedImage | None]:
+        """Decodes small images in one exchange with a child, as far as that succeeds.
+
+        Args:
+            files: whole files, of `small_images.MOST_FILE_BYTES` at most.
+            animated: whether a file of several frames gives its first or is refused.
+
+        Returns:
+            For each file its image as `decode` gives it; or None: it is damaged, refused or no
+            small image, or the child was lost. Then it is to be asked for alone.
+        """
+        exchange = Exchange(small_images.request_of(animated), self._header_seconds, files)
+        receive = functools.partial(small_images.receive_images, len(files))
+        with self._slots:
+            found = exchanges.ask_once(self.children, exchange, receive)
+        return [None] * len(files) if found is None else found
+
     @contextlib.contextmanager
-    def opened(self, data: bytes, header: ImageHeader | None = None) -> Iterator[OpenedImage]:
+    def opened(
+        self, data: bytes, header: ImageHeader | None = None, image: DecodedImage | None = None
+    ) -> Iterator[OpenedImage | ImageAtHand]:
         """Passes a file to a child once, to read its header and then, if wanted, its pixels.
 
         The child is this image's until its pixels are there or the context ends, so that a caller
@@ -79,10 +100,14 @@ class DecoderPool(ProcessPool[Child]):
         Args:
             data: a whole file.
             header: the header of these bytes, if it has been read before; None reads it.
+            image: their image, if `decode_small` has decoded it; no child is asked then.
 
         Raises:
             ImageError, BrokenProcessError: as `read_header`.
         """
+        if image is not None:
+            yield ImageAtHand(image)
+            return
         with self._slots:
             opened = OpenedImage(
                 self.children,
@@ -200,7 +225,9 @@ class DecoderPool(ProcessPool[Child]):
         receive: Receive[T],
         seconds: float | None = None,
     ) -> T:
-        exchange = Exchange(request, seconds or self._timeout_seconds, data)
+        exchange = Exchange(
+            request, seconds or self._timeout_seconds, () if data is None else [data]
+        )
         with self._slots:
             return exchanges.ask(self.children, exchange, receive)
 

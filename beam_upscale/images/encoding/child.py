@@ -11,6 +11,8 @@ from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.encoding.messages import (
     Message,
     answer_of,
+    group_answer_of,
+    requested_group,
     requested_image,
     requested_part,
     resized_answer,
@@ -71,9 +73,20 @@ def _answer(parent: Connection, encode: Encode) -> Message:
 
 
 def _result(request: Frame, encode: Encode) -> Message:
-    if request.fields["request"] == "resize":
-        return resized_answer(requested_part(request))
-    return answer_of(encode(requested_image(request)))
+    match request.fields["request"]:
+        case "resize":
+            return resized_answer(requested_part(request))
+        case "encode_group":
+            return group_answer_of([_encoded(image, encode) for image in requested_group(request)])
+        case _:
+            return answer_of(encode(requested_image(request)))
+
+
+def _encoded(image: UnencodedImage, encode: Encode) -> EncodedFile | None:
+    """Encodes an image of a group; None for one that failed, which the parent asks for alone."""
+    with contextlib.suppress(Exception):
+        return encode(image)
+    return None
 
 
 def _failure(error: Exception) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The messages between a process and its encoders: requests, and their answers."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from beam_upscale.planning.tile_layout import Box
 Message = tuple[dict[str, Any], Buffers]
 """The fields of a message, and its buffers."""
 
+_BUFFERS = 5  # Color, alpha, ICC profile, EXIF and XMP.
+
 
 def request_of(image: UnencodedImage) -> Message:
     """Returns the request for an image's encoding."""
@@ -38,6 +41,20 @@ def request_of(image: UnencodedImage) -> Message:
     }
     alpha = None if image.alpha is None else bytes_of(image.alpha)
     return fields, [bytes_of(image.color), alpha, *metadata]
+
+
+def group_request_of(images: Sequence[UnencodedImage]) -> Message:
+    """Returns the request for the encoding of several images."""
+    requests = [request_of(image) for image in images]
+    buffers = [buffer for _, buffers in requests for buffer in buffers]
+    return {"request": "encode_group", "images": [fields for fields, _ in requests]}, buffers
+
+
+def requested_group(request: Frame) -> Iterator[UnencodedImage]:
+    """Yields the images of a request, in their order."""
+    for number, fields in enumerate(request.fields["images"]):
+        lengths = request.lengths[number * _BUFFERS : (number + 1) * _BUFFERS]
+        yield requested_image(Frame(fields, lengths, request.memory))
 
 
 def _dtype_of(pixels: Pixels) -> str:
@@ -82,6 +99,28 @@ def answered_file(answer: Frame) -> EncodedFile:
     fields = answer.fields
     data = answer.take(length).tobytes()
     return EncodedFile(data, str(fields["sha256"]), tuple(map(str, fields["notes"])))
+
+
+def group_answer_of(files: Sequence[EncodedFile | None]) -> Message:
+    """Returns the answer with encoded files; None stands for one that failed."""
+    answers = [None if file is None else answer_of(file) for file in files]
+    described = [None if answer is None else answer[0] for answer in answers]
+    return {"files": described}, [None if answer is None else answer[1][0] for answer in answers]
+
+
+def answered_group(count: int, answer: Frame) -> list[EncodedFile | None]:
+    """Returns the encoded files of an answer, of `count` images.
+
+    Raises:
+        ValueError, KeyError, TypeError, OSError: the answer makes no sense.
+    """
+    described = answer.fields["files"]
+    if not len(described) == len(answer.lengths) == count:
+        raise ValueError(f"{len(described)} files of {count} images")
+    return [
+        None if fields is None else answered_file(Frame(fields, (length,), answer.memory))
+        for fields, length in zip(described, answer.lengths, strict=True)
+    ]
 
 
 def resize_request_of(part: ResizedPart) -> Message:

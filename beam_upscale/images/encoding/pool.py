@@ -1,16 +1,20 @@
 """A pool of child processes that encode images."""
 
+import contextlib
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from beam_upscale.errors import ErrorCode
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.encoding.messages import (
     Message,
     answered_file,
+    answered_group,
     answered_pixels,
+    group_request_of,
     request_of,
     resize_request_of,
 )
@@ -38,6 +42,9 @@ LEAST_PIXELS: Mapping[OutputFormat, int] = MappingProxyType(
 )
 """Images of fewer pixels are encoded in the process itself, in less CPU time than their exchange
 takes of it, which is 0.2 ms and 2 ns a pixel (`benchmarks/encoder_exchange.py`)."""
+
+MOST_GATHERED = 256 * 256
+"""Images of more pixels gain nothing if several share an exchange."""
 
 LEAST_RESIZED = 160 * 160
 """Fewer pixels are resized in the process itself, for the same reason."""
@@ -148,6 +155,24 @@ class EncoderPool(ProcessPool[_Child]):
         """
         begun = _begun(make)
         return begun if isinstance(begun, EncodedFile) else self._ask(begun, answered_file)
+
+    def gathers(self, pixels: int, format_: OutputFormat) -> bool:
+        """Tells whether an image of `pixels` is encoded in less time together with others."""
+        return LEAST_PIXELS[format_] <= pixels <= MOST_GATHERED
+
+    def encode_group(self, images: Sequence[UnencodedImage]) -> list[EncodedFile | None]:
+        """Resizes, encodes and hashes images in one exchange with a child, as far as that succeeds.
+
+        Returns:
+            For each image its file as `encode` gives it; or None: its encoder failed, or the child
+            was lost. Then it is to be asked for alone.
+        """
+        failed: list[EncodedFile | None] = [None] * len(images)
+        pixels = sum(image.pixels for image in images)
+        receive = functools.partial(answered_group, len(images))
+        with contextlib.suppress(ImageError, BrokenProcessError, OSError):
+            return self._ask(_Request.of(group_request_of(images), pixels), receive)
+        return failed
 
     def resize(self, part: ResizedPart) -> Pixels:
         """Resizes pixels and cuts a part out, as `ResizedPart.resized` does.

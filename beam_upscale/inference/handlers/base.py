@@ -156,10 +156,10 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
 
     def _threads(self, batch: Sequence[TiledImage]) -> int:
         """Returns the threads that keep a device's next batch full; 1 if tiles run one by one."""
-        shapes = (tile.pixels.shape for tiled in batch for tile in tiled.tiles)
+        shapes = [tile.pixels.shape for tiled in batch for tile in tiled.tiles]
         largest = max((height * width for height, width, _ in shapes), default=1)
         ahead = _BATCHES_AHEAD * self._max_batch_pixels // largest
-        return min(_MOST_THREADS, max(1, ahead))
+        return max(1, min(_MOST_THREADS, len(shapes), ahead))
 
     def _upscale(
         self, tile: Tile, tiled: TiledImage, loaded: Loaded

@@ -1,6 +1,7 @@
 """Turns an engine's results into the next engine's tiles, or into the encoded image and row."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from beam_upscale.dataset.manifest.row import Status
@@ -72,9 +73,69 @@ def finish(
     if (ended := _without_pixels(context, inference)) is not None:
         return ended
     try:
-        return _encoded(context, inference, settings, encoders)
+        encoded = encoders.encode(
+            lambda: _unencoded(context, *unresized(context, inference), settings.encode)
+        )
+        return _recorded(context, inference, settings, encoded)
     except Exception as error:
         return _ended(context, inference, error)
+
+
+def finish_group(
+    images: Sequence[tuple[ImageInFlight, Inference]],
+    settings: PinnedSettings,
+    encoders: EncoderPool,
+) -> list[UpscaledImage]:
+    """Turns the results of the last engine into encoded images and rows, as `finish` does.
+
+    Args:
+        images: the context of each image's tiles, and the network's results for them, whose cores
+            are taken out.
+        settings: the settings of the run.
+        encoders: encode the results in one exchange, and alone what fails there.
+
+    Returns:
+        The results, in the order of the images.
+    """
+    begun = [_begun(image, inference, settings) for image, inference in images]
+    unencoded = [each for each in begun if isinstance(each, UnencodedImage)]
+    files = iter(encoders.encode_group(unencoded) if len(unencoded) > 1 else [None])
+    finished = []
+    for (image, inference), each in zip(images, begun, strict=True):
+        if isinstance(each, UnencodedImage):
+            file = next(files)
+            finished.append(_finished(image, inference, settings, encoders, each, file))
+        else:
+            finished.append(each)
+    return finished
+
+
+def _begun(
+    image: ImageInFlight, inference: Inference, settings: PinnedSettings
+) -> UnencodedImage | UpscaledImage:
+    """Returns the image that is to be encoded; or its result, if there are no pixels."""
+    if (ended := _without_pixels(image, inference)) is not None:
+        return ended
+    try:
+        return _unencoded(image, *unresized(image, inference), settings.encode)
+    except Exception as error:
+        return _ended(image, inference, error)
+
+
+def _finished(
+    image: ImageInFlight,
+    inference: Inference,
+    settings: PinnedSettings,
+    encoders: EncoderPool,
+    unencoded: UnencodedImage,
+    file: EncodedFile | None,
+) -> UpscaledImage:
+    """Returns the result of an image: with its file, or one that is encoded alone if it is None."""
+    try:
+        file = file or encoders.encode(lambda: unencoded)
+        return _recorded(image, inference, settings, file)
+    except Exception as error:
+        return _ended(image, inference, error)
 
 
 def _without_pixels(image: ImageInFlight, inference: Inference) -> UpscaledImage | None:
@@ -110,12 +171,10 @@ def _with_next_tiles(
     return tiled_image(following, color, alpha, settings)
 
 
-def _encoded(
-    image: ImageInFlight, inference: Inference, settings: PinnedSettings, encoders: EncoderPool
+def _recorded(
+    image: ImageInFlight, inference: Inference, settings: PinnedSettings, encoded: EncodedFile
 ) -> UpscaledImage:
-    encoded = encoders.encode(
-        lambda: _unencoded(image, *unresized(image, inference), settings.encode)
-    )
+    """Returns the result of an image with its file."""
     is_chain = len(settings.stages) > 1
     record = image.record(
         Status.UPSCALED,

@@ -23,6 +23,7 @@ from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage, ImageHeader
 from beam_upscale.inference.elements import TiledImage
 from beam_upscale.pipeline.one_image.file_version import file_version
+from beam_upscale.pipeline.one_image.gathering import ReadInput
 from beam_upscale.pipeline.one_image.header import read_large_header
 from beam_upscale.pipeline.one_image.states import (
     ImageInFlight,
@@ -58,6 +59,7 @@ def prepare(
     find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     books: RunBooks | None = None,
     header: ImageHeader | None = None,
+    read: ReadInput | None = None,
 ) -> UpscaledImage | TiledImage | LargeImage:
     """Turns an input into the tiles of its plan.
 
@@ -69,6 +71,7 @@ def prepare(
             draft, with the hash of the input's bytes. None looks for none.
         books: the books of an input that has none; None keeps none for it.
         header: the header of its bytes, if it has been read before; None reads it.
+        read: the input with its bytes, and perhaps its image; None reads them.
 
     Returns:
         The image with the tiles for the first engine. Its result instead, if the input was done
@@ -87,11 +90,12 @@ def prepare(
         _add_parameters(draft, settings)
         if (large := _large_header(source, settings, decoders)) is not None:
             return _large_image(draft, *large, settings)
-        data = source.read(settings.rules.options.max_input_bytes)
+        read = read or ReadInput.of(source, settings)
+        data = read.read()
         _add_content(draft, state.data_sha256 or hashlib.sha256(data).hexdigest(), settings)
         if find_done is not None and (done := find_done(draft)) is not None:
             return done
-        return _decode(data, header, draft, settings, decoders)
+        return _decode(read, header, draft, settings, decoders)
     except Exception as error:
         return draft.ended(error)
 
@@ -162,7 +166,7 @@ def _add_parameters(draft: ResultDraft, settings: PinnedSettings) -> None:
 
 
 def _decode(
-    data: bytes,
+    read: ReadInput,
     header: ImageHeader | None,
     draft: ResultDraft,
     settings: PinnedSettings,
@@ -173,7 +177,7 @@ def _decode(
         # Check only now: a later run checks by the parameters and the hash whether the row is still
         # valid.
         settings.rules.check(draft.parameters)
-    with decoders.opened(data, header) as opened:
+    with decoders.opened(read.read(), header, read.image) as opened:
         draft.header = header = opened.header
         plan = settings.rules.plan(header.width, header.height, frames=header.frames)
         if (refusal := _refusal(draft, plan)) is not None:
