@@ -119,9 +119,7 @@ class Prepare(beam.DoFn):
     def _prepared(
         self, source: SourceImage, read: ReadInput | None = None
     ) -> UpscaledImage | TiledImage | LargeImage:
-        return prepare(
-            source, self._settings, shared_pool(), self._find_done, self._books, read=read
-        )
+        return prepare(source, self._settings, shared_pool(), self._find_done, self._books, read)
 
 
 def _output_of(

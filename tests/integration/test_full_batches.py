@@ -1,5 +1,6 @@
 """Bundles that run at once in one process feed one device: their images share its batches."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -55,25 +56,28 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def digests(sources: Sequence[bu.SourceImage], weights: Path, workers: int) -> dict[str, str | None]:
-    """The SHA-256 of each result, with several images to a batch and each alone in its bundle."""
+def digests(
+    sources: Sequence[bu.SourceImage], weights: Path, workers: int
+) -> dict[str, str | None]:
+    """The SHA-256 of each result, with several images to a batch, each alone in its bundle."""
     options = PipelineOptions([])
     direct = options.view_as(DirectOptions)
     direct.direct_num_workers = workers
     direct.direct_running_mode = "multi_threading" if workers > 1 else "in_memory"
     settings = bu.UpscaleSettings.of(
-        weights=str(weights),
-        device="cpu",
-        precision="fp32",
-        threads=1,
-        max_batch_pixels=4 * WIDTH * HEIGHT,
-    )
+        weights=str(weights), device="cpu", precision="fp32", threads=1
+    ).pin()
+    (stage,) = settings.stages
+    # On a CPU the command runs one image at a time, since a batch gains nothing there.
+    engine = dataclasses.replace(stage.pinned, max_batch_pixels=4 * WIDTH * HEIGHT)
+    stages = (dataclasses.replace(stage, pinned=engine),)
+    settings = dataclasses.replace(settings, stages=stages)
     with beam.Pipeline(runner=FnApiRunner(), options=options) as pipeline:
         _ = (
             pipeline
             | beam.Create(sources)
             | beam.Reshuffle()
-            | bu.Upscale(settings.pin(), handler_options=ALONE)
+            | bu.Upscale(settings, handler_options=ALONE)
             | beam.Map(_keep)
         )
     with _lock:

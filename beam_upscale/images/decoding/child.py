@@ -152,12 +152,11 @@ class _Decoder:
         path: Path | None,
         replies: "_Replies",
     ) -> None:
+        data = b"".join(files)
         match request["request"]:
             case "header":
-                (data,) = files
                 replies.send({"header": dataclasses.asdict(self.read_header(data))})
             case "decode":
-                (data,) = files
                 decoded = self.decode(
                     data,
                     max_pixels=request["max_pixels"],

@@ -58,8 +58,8 @@ def prepare(
     decoders: DecoderPool,
     find_done: Callable[[ResultDraft], UpscaledImage | None] | None = None,
     books: RunBooks | None = None,
-    header: ImageHeader | None = None,
     read: ReadInput | None = None,
+    header: ImageHeader | None = None,
 ) -> UpscaledImage | TiledImage | LargeImage:
     """Turns an input into the tiles of its plan.
 
@@ -70,8 +70,8 @@ def prepare(
         find_done: finds the result that an interrupted pipeline has left of an input; it gets the
             draft, with the hash of the input's bytes. None looks for none.
         books: the books of an input that has none; None keeps none for it.
-        header: the header of its bytes, if it has been read before; None reads it.
         read: the input with its bytes, and perhaps its image; None reads them.
+        header: the header of its bytes, if it has been read before; None reads it.
 
     Returns:
         The image with the tiles for the first engine. Its result instead, if the input was done

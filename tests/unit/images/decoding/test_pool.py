@@ -607,7 +607,7 @@ PIXELS = {
 
 def frame(fields):
     encoded = json.dumps(fields).encode()
-    return struct.pack(">I", len(encoded)) + encoded
+    return struct.pack(">II", len(encoded), 0) + encoded
 
 def memory(size=6, seals=SEALS):
     descriptor = os.memfd_create("hostile", os.MFD_ALLOW_SEALING)

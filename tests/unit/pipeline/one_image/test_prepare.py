@@ -74,7 +74,7 @@ def test_bytes_are_passed_to_a_decoder_once(
 
     def asking(child: Child, exchange: Exchange, receive: Any) -> Any:
         asked.append(exchange.request["request"])
-        passed.extend([exchange.data] if exchange.data is not None else [])
+        passed.extend(exchange.files)
         return ask(child, exchange, receive)
 
     monkeypatch.setattr(Child, "ask", asking)
