@@ -36,7 +36,7 @@ from beam_upscale.pipeline.large_images.results import PersistInScratch, Scratch
 from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image import gathering
-from beam_upscale.pipeline.one_image.finish import advance, finish, finish_group
+from beam_upscale.pipeline.one_image.finish import advance, finish, finish_gathered
 from beam_upscale.pipeline.one_image.gathering import Gathering, ReadInput
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
@@ -110,11 +110,13 @@ class Prepare(beam.DoFn):
         del gathered
         inputs = gathering.decoded(inputs, self._settings, shared_pool())
         for timestamp, window in times:
-            output = [_output_of(self._prepared_read(inputs.pop(0)), timestamp, self._settings)]
-            yield WindowedValue(output.pop(), timestamp, [window])
+            yield WindowedValue(self._next_output(inputs, timestamp), timestamp, [window])
 
-    def _prepared_read(self, read: ReadInput) -> UpscaledImage | TiledImage | LargeImage:
-        return self._prepared(read.source, read)
+    def _next_output(self, inputs: list[ReadInput], timestamp: Timestamp) -> Any:
+        """Takes the first one of the inputs, and returns its output."""
+        read = inputs.pop(0)
+        prepared = self._prepared(read.source, read)
+        return _output_of(prepared, timestamp, self._settings, is_last=not inputs)
 
     def _prepared(
         self, source: SourceImage, read: ReadInput | None = None
@@ -126,6 +128,8 @@ def _output_of(
     prepared: UpscaledImage | TiledImage | LargeImage,
     timestamp: Timestamp,
     settings: PinnedSettings,
+    *,
+    is_last: bool = False,
 ) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
@@ -133,7 +137,7 @@ def _output_of(
         # An encoder becomes ready while the network has the first image.
         plan = prepared.context.plan
         shared_encoders().expect(plan.output_width * plan.output_height, settings.encode.format)
-    return element(prepared, timestamp)
+    return element(prepared, timestamp, is_last=is_last)
 
 
 class Advance(AwaitResults):
@@ -141,9 +145,8 @@ class Advance(AwaitResults):
 
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
         """Returns the image with the tiles for the next engine."""
-        return element(
-            advance(tiled.context, inference, self._settings, shared_encoders()), tiled.timestamp
-        )
+        advanced = advance(tiled.context, inference, self._settings, shared_encoders())
+        return element(advanced, tiled.timestamp, is_last=tiled.is_last)
 
 
 class Finish(AwaitResults):
@@ -167,15 +170,18 @@ class Finish(AwaitResults):
     ) -> Iterator[Any]:
         """Yields results, of this image or of earlier ones."""
         tiled: TiledImage = result.example
-        if not (self._gathers and self._is_gathered(tiled.context)):
+        if self._gathers and self._is_gathered(tiled.context):
+            if tiled.timestamp is not None:
+                timestamp = tiled.timestamp
+            tiled.release_tiles()
+            image: ImageInFlight = tiled.context
+            pixels = image.plan.output_width * image.plan.output_height
+            is_full = self._gathered.add((image, result.inference, timestamp, window), pixels)
+        else:
             yield from super().process(result, timestamp, window)
-            return
-        if tiled.timestamp is not None:
-            timestamp = tiled.timestamp
-        tiled.release_tiles()
-        image: ImageInFlight = tiled.context
-        pixels = image.plan.output_width * image.plan.output_height
-        if self._gathered.add((image, result.inference, timestamp, window), pixels):
+            is_full = False
+        # Whoever comes next may take long: what the network has done does not wait for it.
+        if is_full or tiled.is_last:
             yield from self._outputs()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
@@ -200,7 +206,7 @@ class Finish(AwaitResults):
         """Yields the results of the images that were gathered."""
         gathered = self._gathered.take()
         images = [(image, inference) for image, inference, _, _ in gathered]
-        results = finish_group(images, self._settings, shared_encoders())
+        results = finish_gathered(images, self._settings, shared_encoders())
         for (_, _, timestamp, window), upscaled in zip(gathered, results, strict=True):
             count(upscaled)
             yield WindowedValue(upscaled, timestamp, [window])

@@ -11,11 +11,11 @@ from beam_upscale.errors import FULL_DISK, ErrorCode, ImageError
 from beam_upscale.images.encoding.messages import (
     Message,
     answer_of,
-    group_answer_of,
-    requested_group,
     requested_image,
     requested_part,
+    requested_small,
     resized_answer,
+    small_answer_of,
 )
 from beam_upscale.images.encoding.unencoded import EncodedFile, UnencodedImage
 from beam_upscale.images.processes.child import connected_to_parent
@@ -76,14 +76,14 @@ def _result(request: Frame, encode: Encode) -> Message:
     match request.fields["request"]:
         case "resize":
             return resized_answer(requested_part(request))
-        case "encode_group":
-            return group_answer_of([_encoded(image, encode) for image in requested_group(request)])
+        case "encode_small":
+            return small_answer_of([_encoded(image, encode) for image in requested_small(request)])
         case _:
             return answer_of(encode(requested_image(request)))
 
 
 def _encoded(image: UnencodedImage, encode: Encode) -> EncodedFile | None:
-    """Encodes an image of a group; None for one that failed, which the parent asks for alone."""
+    """Encodes one of several images; None if that fails: the parent asks for it alone."""
     with contextlib.suppress(Exception):
         return encode(image)
     return None

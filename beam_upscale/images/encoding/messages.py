@@ -43,14 +43,14 @@ def request_of(image: UnencodedImage) -> Message:
     return fields, [bytes_of(image.color), alpha, *metadata]
 
 
-def group_request_of(images: Sequence[UnencodedImage]) -> Message:
+def small_request_of(images: Sequence[UnencodedImage]) -> Message:
     """Returns the request for the encoding of several images."""
     requests = [request_of(image) for image in images]
     buffers = [buffer for _, buffers in requests for buffer in buffers]
-    return {"request": "encode_group", "images": [fields for fields, _ in requests]}, buffers
+    return {"request": "encode_small", "images": [fields for fields, _ in requests]}, buffers
 
 
-def requested_group(request: Frame) -> Iterator[UnencodedImage]:
+def requested_small(request: Frame) -> Iterator[UnencodedImage]:
     """Yields the images of a request, in their order."""
     for number, fields in enumerate(request.fields["images"]):
         lengths = request.lengths[number * _BUFFERS : (number + 1) * _BUFFERS]
@@ -101,14 +101,14 @@ def answered_file(answer: Frame) -> EncodedFile:
     return EncodedFile(data, str(fields["sha256"]), tuple(map(str, fields["notes"])))
 
 
-def group_answer_of(files: Sequence[EncodedFile | None]) -> Message:
+def small_answer_of(files: Sequence[EncodedFile | None]) -> Message:
     """Returns the answer with encoded files; None stands for one that failed."""
     answers = [None if file is None else answer_of(file) for file in files]
     described = [None if answer is None else answer[0] for answer in answers]
     return {"files": described}, [None if answer is None else answer[1][0] for answer in answers]
 
 
-def answered_group(count: int, answer: Frame) -> list[EncodedFile | None]:
+def answered_small(count: int, answer: Frame) -> list[EncodedFile | None]:
     """Returns the encoded files of an answer, of `count` images.
 
     Raises:

@@ -12,11 +12,11 @@ from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.encoding.messages import (
     Message,
     answered_file,
-    answered_group,
     answered_pixels,
-    group_request_of,
+    answered_small,
     request_of,
     resize_request_of,
+    small_request_of,
 )
 from beam_upscale.images.encoding.unencoded import EncodedFile, ResizedPart, UnencodedImage
 from beam_upscale.images.processes.child import usable_cores
@@ -160,7 +160,7 @@ class EncoderPool(ProcessPool[_Child]):
         """Tells whether an image of `pixels` is encoded in less time together with others."""
         return LEAST_PIXELS[format_] <= pixels <= MOST_GATHERED
 
-    def encode_group(self, images: Sequence[UnencodedImage]) -> list[EncodedFile | None]:
+    def encode_small(self, images: Sequence[UnencodedImage]) -> list[EncodedFile | None]:
         """Resizes, encodes and hashes images in one exchange with a child, as far as that succeeds.
 
         Returns:
@@ -169,9 +169,9 @@ class EncoderPool(ProcessPool[_Child]):
         """
         failed: list[EncodedFile | None] = [None] * len(images)
         pixels = sum(image.pixels for image in images)
-        receive = functools.partial(answered_group, len(images))
+        receive = functools.partial(answered_small, len(images))
         with contextlib.suppress(ImageError, BrokenProcessError, OSError):
-            return self._ask(_Request.of(group_request_of(images), pixels), receive)
+            return self._ask(_Request.of(small_request_of(images), pixels), receive)
         return failed
 
     def resize(self, part: ResizedPart) -> Pixels:

@@ -81,7 +81,7 @@ def finish(
         return _ended(context, inference, error)
 
 
-def finish_group(
+def finish_gathered(
     images: Sequence[tuple[ImageInFlight, Inference]],
     settings: PinnedSettings,
     encoders: EncoderPool,
@@ -99,7 +99,7 @@ def finish_group(
     """
     begun = [_begun(image, inference, settings) for image, inference in images]
     unencoded = [each for each in begun if isinstance(each, UnencodedImage)]
-    files = iter(encoders.encode_group(unencoded) if len(unencoded) > 1 else [None])
+    files = iter(encoders.encode_small(unencoded) if len(unencoded) > 1 else [None])
     finished = []
     for (image, inference), each in zip(images, begun, strict=True):
         if isinstance(each, UnencodedImage):
