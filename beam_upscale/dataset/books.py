@@ -206,7 +206,7 @@ def enter_missing(rows: Iterable[Row], dataset: DatasetFolder) -> None:
         amounts = (Decimal(known.get(request_id) or 0) for request_id in set(row.request_ids))
         billed = row.billed_credits - sum(amounts, Decimal(0))
         if billed > 0:
-            missing.append(_entry_of_row(dataclasses.replace(row, billed_credits=billed)))
+            missing.append(_entry_of_row(row.changed(billed_credits=billed)))
     if missing:
         _publish(folder_of(dataset, "closed", f"{uuid.uuid4().hex}.parquet"), missing, dataset)
 

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Unpack
 
 import click
 
-from beam_upscale.cli.commands.start_up import begin_decoding, import_inference, loading_network
+from beam_upscale.cli.commands.start_up import (
+    begin_decoding,
+    import_inference,
+    keeping_modules,
+    loading_network,
+)
 from beam_upscale.cli.display.explanations import explained
 from beam_upscale.cli.display.hints import print_left_out, reduction_hints
 from beam_upscale.cli.display.output import (
@@ -94,9 +99,10 @@ def run_command(
     settings = settings_of(engine, then, **options)
     if not beam_options:
         click.get_current_context().with_resource(loading_network(settings))
-    import_inference()
-    from beam_upscale.pipeline.request import FailureLimit, Run
-    from beam_upscale.storage.http import web_access
+    with keeping_modules():
+        import_inference()
+        from beam_upscale.pipeline.request import FailureLimit, Run
+        from beam_upscale.storage.http import web_access
 
     request = Run(
         input=input_,
@@ -128,7 +134,9 @@ def _run(request: "Run", *, shows_progress: bool) -> "RunResult":
     """Runs to the end, or until it is stopped; ends this process if the run breaks."""
     from beam_upscale.cli.display.progress import ProgressLine
     from beam_upscale.cli.display.summary import HOW_TO_GO_ON
-    from beam_upscale.pipeline.run import run
+
+    with keeping_modules():
+        from beam_upscale.pipeline.run import run
 
     with ProgressLine(err.console, shown=shows_progress) as line:
 

@@ -4,6 +4,7 @@ A user's own pipeline imports Beam as it likes; nothing here is called there.
 """
 
 import contextlib
+import gc
 import importlib
 import sys
 from collections.abc import Iterator
@@ -77,6 +78,23 @@ def _openvino_network(settings: "UpscaleSettings") -> "tuple[Path, Wanted] | Non
         return None
     threads = local.threads or usable_cores()
     return registered.path, Wanted(registered.sha256, precision, threads)
+
+
+@contextlib.contextmanager
+def keeping_modules() -> Iterator[None]:
+    """Keeps the garbage collector away from the modules that are imported within this context.
+
+    Modules stay until the process ends. The collector would look through their some hundred
+    thousand objects several times while they are imported, and again and again during a run.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if was_enabled:
+            gc.enable()
 
 
 def import_inference() -> None:

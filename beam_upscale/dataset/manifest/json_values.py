@@ -36,13 +36,21 @@ _MARKED: Mapping[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] =
         ),
     }
 )
+# The marks of values of exactly these types, which are found at once.
+_MARK_OF = MappingProxyType(
+    {kind: mark for mark, (kind, _, _) in _MARKED.items() if kind is not int}
+)
+
 # Marks a dataset's own dictionary whose only key looks like a mark.
 _ESCAPE = "$escaped"
 
 _MARKS = frozenset({*_MARKED, _ESCAPE})
 
 # Most values are of these types, or small whole numbers, and stay as they are.
-_OF_JSON = frozenset({str, float, type(None)})
+_OF_JSON = frozenset({str, float, bool, type(None)})
+
+# The same of values that were read from JSON.
+_FROM_JSON = frozenset({*_OF_JSON, int})
 
 # The types of keys that `json` takes.
 _KEYS = (str, int, float, type(None))
@@ -58,16 +66,20 @@ def to_json(value: Any) -> Any:
 
 
 def _to_json(value: Any, deepest: int) -> Any:
-    is_whole_number = isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS
-    if is_whole_number or type(value) in _OF_JSON:
+    if type(value) in _OF_JSON:
         return value
+    if isinstance(value, int) and value.bit_length() <= _DECIMAL_INT_BITS:
+        return value
+    if (mark := _MARK_OF.get(type(value))) is not None:
+        return {mark: _MARKED[mark][1](value)}
     if isinstance(value, Mapping):
         if not deepest:
             return _deep_text(value)
         values: dict[Any, Any] = {}
         # A comprehension would add one more call at each level of nesting.
         for name, each in value.items():
-            values[_key(name)] = _to_json(each, deepest - 1)
+            key = name if isinstance(name, _KEYS) else str(name)
+            values[key] = each if type(each) in _OF_JSON else _to_json(each, deepest - 1)
         return {_ESCAPE: values} if len(values) == 1 and next(iter(values)) in _MARKS else values
     if hasattr(value, "tolist"):
         return _to_json(value.tolist(), deepest)
@@ -84,10 +96,6 @@ def _to_json(value: Any, deepest: int) -> Any:
     return value if isinstance(value, str | float | None) else str(value)
 
 
-def _key(name: Any) -> Any:
-    return name if isinstance(name, _KEYS) else str(name)
-
-
 def _deep_text(value: Any) -> str:
     try:
         return json.dumps(value, default=str)
@@ -97,7 +105,7 @@ def _deep_text(value: Any) -> str:
 
 def from_json(value: Any) -> Any:
     """Converts a result of `to_json` back to the value."""
-    if type(value) in _OF_JSON:
+    if type(value) in _FROM_JSON:
         return value
     if isinstance(value, list):
         return [from_json(each) for each in value]
@@ -109,7 +117,9 @@ def from_json(value: Any) -> Any:
             return _MARKED[mark][2](inner)
         if mark == _ESCAPE:
             value = inner
-    return {name: from_json(each) for name, each in value.items()}
+    return {
+        name: each if type(each) in _FROM_JSON else from_json(each) for name, each in value.items()
+    }
 
 
 def parsed(text: str | bytes) -> Any:

@@ -5,7 +5,6 @@ table that is stored. A row's dictionary form survives JSON exactly, decimals in
 record below `.staging/` and a committed manifest hold the same values.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
@@ -83,7 +82,7 @@ def _held(row: Row, input_type: pa.StructType | None) -> Row:
         for name in row.input
         if name not in own
     ]
-    row = fitted(dataclasses.replace(row, input=own, notes=(*row.notes, *notes)))
+    row = fitted(row.changed(input=own, notes=(*row.notes, *notes)))
     try:
         table([row], input_type)
     except Exception as error:

@@ -169,9 +169,10 @@ def _edited(
         input_id = each.source.input_id
         before = last.get(input_id) or search.find(input_id, each.shard)
         number = 0 if before is None else before.edition.number + 1
-        record = _after(before, each, dataset)
-        last[input_id] = dataclasses.replace(record, edition=Edition(number, hold))
-        records.append(last[input_id])
+        after = _after(before, each, dataset)
+        record = Record(after.row, after.telemetry, Edition(number, hold), after.packed)
+        last[input_id] = record
+        records.append(record)
     return records
 
 
@@ -219,7 +220,7 @@ def _placed(upscaled: UpscaledImage, dataset: DatasetFolder, layout: Layout) -> 
     row = record.row
     relative = output_uri(source, row, layout, shard)
     stages = tuple(_with_uri(each, source, number) for number, each in enumerate(row.stages, 1))
-    row = dataclasses.replace(row, output_uri=relative, stages=stages)
+    row = row.changed(output_uri=relative, stages=stages)
     uri = dataset.waiting_image_uri(row.input_id) if layout.is_packed else dataset.resolve(relative)
     intermediates = tuple(
         (dataset.resolve(_intermediate_uri(source, number)), data)
@@ -248,8 +249,8 @@ def _packed(
         if each.data is not None:
             packed = PackedImage(names[each.shard], ends[each.shard], len(each.data))
             ends[each.shard] += packed.size
-            record = dataclasses.replace(each.record, packed=packed)
-            each = dataclasses.replace(each, record=record, uri=None, data=None)
+            record = Record(each.record.row, each.record.telemetry, packed=packed)
+            each = _Placed(each.source, each.shard, record, intermediates=each.intermediates)
         results.append(each)
     return results, [
         (dataset.packed_uri(names[shard]), b"".join(each.data or b"" for each in several))

@@ -115,7 +115,7 @@ def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
 
 def _in_data_shard(row: Row, shard: int, layout: Layout) -> Row:
     path = None if row.output_uri is None else layout.data_path(shard)
-    return row if path == row.output_uri else dataclasses.replace(row, output_uri=path)
+    return row if path == row.output_uri else row.changed(output_uri=path)
 
 
 def _write_images(

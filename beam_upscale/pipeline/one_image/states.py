@@ -114,7 +114,7 @@ class ResultDraft:
             "request_ids": tuple(chain.from_iterable(each.request_ids for each in inferences)),
             "billed_credits": sum((each.billed_credits for each in inferences), Decimal(0)),
         }
-        return Record(Row(**known | columns), _telemetry(self.started_at, inferences))
+        return Record(Row.of(known | columns), _telemetry(self.started_at, inferences))
 
     def _columns(self) -> dict[str, Any]:
         """Returns the columns that are known before a network runs."""

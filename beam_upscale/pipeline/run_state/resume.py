@@ -168,7 +168,7 @@ def replaced(
     if _outlives(before, row) and _has_files(before, dataset, packed):
         kept = with_earlier_billing(before, row)
         billed = max(before.billed_credits, kept.billed_credits)
-        return dataclasses.replace(kept, billed_credits=billed)
+        return kept.changed(billed_credits=billed)
     row = with_earlier_billing(row, before)
     delete_files(before, dataset, but_for=row)
     return row
@@ -372,7 +372,7 @@ def readdressed(record: Record, source_uri: str) -> Record:
     """
     if record.row.source_uri == source_uri:
         return record
-    return dataclasses.replace(record, row=dataclasses.replace(record.row, source_uri=source_uri))
+    return dataclasses.replace(record, row=record.row.changed(source_uri=source_uri))
 
 
 def relabeled(
@@ -391,4 +391,4 @@ def relabeled(
     """
     if are_stored_alike(columns, record.row.input, input_type):
         return record
-    return dataclasses.replace(record, row=dataclasses.replace(record.row, input=columns))
+    return dataclasses.replace(record, row=record.row.changed(input=columns))

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from beam_upscale.images import resampling
-from beam_upscale.images.resampling import BandedFill, fill_transparent
+from beam_upscale.images.resampling import BandedFill, Filter, fill_transparent
 
 
 def noise(*shape: int, dtype: type = np.uint8) -> Any:
@@ -50,6 +50,29 @@ def test_sixteen_bits_follow_eight(shape: tuple[int, ...]) -> None:
     assert resized.shape == (10, 15, *shape[2:])
     difference = resized / 257 - resampling.resize(shallow, 15, 10)
     assert np.abs(difference).max() <= 1.01  # Pillow rounds 8 bits once for each direction
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1, 3)])
+@pytest.mark.parametrize("factors", [(1, 2), (2, 1), (2, 2), (3, 5), (4, 4), (7, 3), (300, 41)])
+def test_pixels_are_repeated_as_pillow_does(
+    dtype: type, shape: tuple[int, ...], factors: tuple[int, int]
+) -> None:
+    pixels = noise(*shape, dtype=dtype)
+    height, width = shape[0] * factors[0], shape[1] * factors[1]
+
+    resized = resampling.resize(pixels, width, height, Filter.NEAREST)
+
+    assert resized.dtype == dtype
+    assert resized.shape == (height, width, *shape[2:])
+    assert resized.flags.writeable
+    for plane, expected in zip(planes_of(resized), planes_of(pixels), strict=True):
+        image = Image.fromarray(expected.astype(np.float32))
+        assert np.array_equal(plane, image.resize((width, height), Image.Resampling.NEAREST))
+
+
+def planes_of(pixels: Any) -> list[Any]:
+    return [pixels] if pixels.ndim == 2 else list(np.moveaxis(pixels, -1, 0))
 
 
 def test_overshoot_of_sixteen_bits_is_clipped() -> None:

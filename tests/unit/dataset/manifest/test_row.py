@@ -1,5 +1,6 @@
 """One row, alone."""
 
+import dataclasses
 import json
 from decimal import Decimal
 
@@ -72,3 +73,26 @@ def test_money_that_was_spent_stays_in_the_manifest(
 
     assert merged == billed_row(*expected)
     assert with_earlier_billing(merged, billed_row(*earlier)) == merged
+
+
+def test_a_changed_row_is_a_row_like_any_other() -> None:
+    changed = BARE.changed(output_uri="a.png", calls=2)
+
+    assert changed == dataclasses.replace(BARE, output_uri="a.png", calls=2)
+    assert Row.of(vars(BARE)) == BARE
+    with pytest.raises(TypeError, match="output_url"):
+        BARE.changed(output_url="a.png")
+    with pytest.raises(TypeError, match="input_id"):
+        Row.of({"source_uri": "a", "status": Status.FAILED, "input": {}})
+
+
+def test_default_columns_take_no_room_in_json() -> None:
+    row = Row("a", "b", Status.FAILED, error_code="c", input={"x": None})
+
+    assert row_to_json(row) == {
+        "input_id": "a",
+        "source_uri": "b",
+        "status": "failed",
+        "error_code": "c",
+        "input": {"x": None},
+    }
