@@ -89,6 +89,9 @@ class RequestedName:
 
 def folded(name: str) -> str:
     """Folds case and Unicode form: for some file systems, names that differ only there are one."""
+    if name.isascii():
+        # Most names are, and this gives the same.
+        return name.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 

@@ -95,7 +95,8 @@ class ShardGroups:
 
     def find(self, input_id: str) -> Record | None:
         """Returns the record of an input; None if no group that was read has one."""
-        return latest(map(record_from_json, self._lines.get(input_id, ())))
+        lines = self._lines.get(input_id)
+        return latest(map(record_from_json, lines)) if lines else None
 
     def ids(self) -> list[str]:
         """Returns the ids of the inputs that have a record, each once."""

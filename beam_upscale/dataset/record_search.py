@@ -47,5 +47,7 @@ class RecordSearch:
             shard: the shard that the input belongs to.
         """
         groups = groups_of_shard(self.dataset.groups_uri(shard), self.begun)
-        single = self.dataset.read_record(input_id) if self.has_singles else None
-        return latest(filter(None, (groups.find(input_id), single)))
+        grouped = groups.find(input_id)
+        if not self.has_singles:
+            return grouped
+        return latest(filter(None, (grouped, self.dataset.read_record(input_id))))

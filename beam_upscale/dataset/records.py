@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from beam_upscale.dataset.manifest.json_values import json_text
 from beam_upscale.dataset.manifest.row import Row, Status, row_from_json, row_to_json
 
 
@@ -86,12 +87,13 @@ class Record:
             values["edition"] = self.edition
         if self.packed is not None:
             values["packed"] = self.packed
-        return json.dumps(values).encode()
+        return json_text(values).encode()
 
 
 def record_from_json(data: bytes) -> Record:
     """Parses a record that `Record.to_json` wrote, in this version or one before."""
-    values = json.loads(data)
+    # As text: of bytes, the encoding would be looked for.
+    values = json.loads(data.decode())
     telemetry, packed = values["telemetry"], values.get("packed")
     return Record(
         row=row_from_json(values["row"]),

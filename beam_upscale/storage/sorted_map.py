@@ -62,8 +62,10 @@ class SortedMap:
 
     def get(self, key: str) -> str | None:
         """Returns the value of a key; None if there is none."""
-        held = self._held if self._table is None else self._table
-        return held.get(_encoded(key))
+        if self._table is not None:
+            return self._table.get(_encoded(key))
+        # Many mappings stay empty, and are asked for each input.
+        return self._held.get(_encoded(key)) if self._held else None
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self.get(key) is not None

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Self
 
 import pyarrow as pa
 
-from beam_upscale.dataset.manifest.json_values import from_json, is_unicode, to_json
+from beam_upscale.dataset.manifest.json_values import OF_JSON, from_json, is_unicode, to_json
 from beam_upscale.errors import LONGEST_MESSAGE, ErrorCode, shortened
 
 
@@ -239,20 +238,21 @@ class Row:
 # Interned, as the names in code are: Python finds an attribute or a keyword by the same object.
 _FIELDS = tuple(map(sys.intern, (*COLUMNS.names, "input")))
 
-_DEFAULTS = MappingProxyType(
-    {
-        field.name: field.default
-        for field in dataclasses.fields(Row)
-        if field.default is not dataclasses.MISSING
-    }
-)
+# A dictionary, since another one takes over its items at once, and those of no other mapping.
+_DEFAULTS: Mapping[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(Row)
+    if field.default is not dataclasses.MISSING
+}
 
 
 @functools.cache
 def _whole_numbers() -> Mapping[str, int]:
-    """Returns the integer columns that may be null, with their number of bits without the sign."""
+    """Returns the integer columns that may be null, with the first number that is too large."""
     fields = [field for field in COLUMNS if pa.types.is_integer(field.type)]
-    return {field.name: field.type.bit_width - 1 for field in fields if field.name != "calls"}
+    return {
+        field.name: 1 << (field.type.bit_width - 1) for field in fields if field.name != "calls"
+    }
 
 
 def fitted(row: Row) -> Row:
@@ -277,10 +277,11 @@ def fitted_numbers(columns: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[st
     """
     changes: dict[str, Any] = {}
     notes: list[str] = []
-    for name, bits in _whole_numbers().items():
+    for name, limit in _whole_numbers().items():
         value = columns.get(name)
-        if value is not None and not -(1 << bits) <= value < 1 << bits:
+        if value is not None and not -limit <= value < limit:
             changes[name] = None
+            bits = limit.bit_length() - 1
             notes.append(f"{name} is {value:#x}, more than the {bits} bits of its column")
     return changes, tuple(notes)
 
@@ -314,11 +315,13 @@ def row_to_json(row: Row) -> dict[str, Any]:
     Columns with their default are left out: that is most of them, and there is a row for each
     image.
     """
-    columns, default = vars(row), _DEFAULTS.get
-    known = {name: value for name in _FIELDS if (value := columns[name]) is not default(name)}
-    known["status"] = str(row.status)
-    values: dict[str, Any] = to_json(known)
-    return values
+    # An enumeration's member is a text for JSON, but takes longer.
+    columns, default = {**vars(row), "status": str(row.status)}, _DEFAULTS.get
+    return {
+        name: value if type(value) in OF_JSON else to_json(value)
+        for name in _FIELDS
+        if (value := columns[name]) is not default(name)
+    }
 
 
 def row_from_json(values: Mapping[str, Any]) -> Row:

@@ -173,8 +173,9 @@ class EngineHandler(TiledImageHandler[Loaded], abc.ABC):
             return error
         except Exception as error:  # One image's failure must not cost the others of its bundle.
             return self._broken(error, tile, tiled, loaded) or _image_error(error, tile)
-        batched = dataclasses.replace(upscaled.batched, pixels=core)
-        return dataclasses.replace(upscaled, batched=batched)
+        whole = upscaled.batched
+        batched = Batched(core, whole.device_seconds, whole.queue_seconds, whole.batch_size)
+        return UpscaledTile(batched, upscaled.notes, upscaled.counts)
 
     def _broken(
         self, error: Exception, tile: Tile, tiled: TiledImage, loaded: Loaded

@@ -166,14 +166,13 @@ def _error_columns(error: ImageError) -> dict[str, Any]:
 
 def _telemetry(started_at: float, inferences: Sequence[Inference]) -> Telemetry:
     """Returns the telemetry of an image after the networks that were called."""
-    return Telemetry(
-        device_seconds=sum((each.device_seconds for each in inferences), 0.0),
-        queue_seconds=max((each.queue_seconds for each in inferences), default=0.0),
-        attempts=max([1, *(each.attempts for each in inferences)]),
-        batch_size=max((each.batch_size for each in inferences), default=0),
-        worker=f"{_host()}:{os.getpid()}",
-        started_at=started_at,
-    )
+    seconds, queued, attempts, batch = 0.0, 0.0, 1, 0
+    for each in inferences:
+        seconds += each.device_seconds
+        queued = max(queued, each.queue_seconds)
+        attempts = max(attempts, each.attempts)
+        batch = max(batch, each.batch_size)
+    return Telemetry(seconds, queued, attempts, batch, f"{_host()}:{os.getpid()}", started_at)
 
 
 @functools.cache

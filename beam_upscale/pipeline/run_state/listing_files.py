@@ -13,6 +13,7 @@ from collections.abc import Hashable, Iterable, Iterator
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
+from beam_upscale.dataset.manifest.json_values import json_text
 from beam_upscale.sources.inputs.source_image import SourceImage, source_from_values
 from beam_upscale.sources.locations.file_parts import Cell
 from beam_upscale.storage import files
@@ -48,7 +49,7 @@ class ListedInput:
         if "web_access" in values:
             # It stays last: a part is named by the hash of its bytes.
             values["web_access"] = values.pop("web_access")
-        return json.dumps(values)
+        return json_text(values)
 
 
 def listed_from_json(text: str) -> ListedInput:

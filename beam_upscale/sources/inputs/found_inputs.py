@@ -29,9 +29,9 @@ class Inputs(Collection[SourceImage]):
     def requested_names(self) -> Iterator[RequestedName]:
         """Yields the name that each input requests for its result, in the order of their ids."""
         for values in map(json.loads, self._sources.values()):
-            name = self._renamed.get(values["input_id"])
-            name = values["output_name"] if name is None else name
-            yield RequestedName(values["input_id"], name, values["name"])
+            input_id = values["input_id"]
+            name = self._renamed.get(input_id) or values["output_name"]
+            yield RequestedName(input_id, name, values["name"])
 
     def __len__(self) -> int:
         return len(self._sources)

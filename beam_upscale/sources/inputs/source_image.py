@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from beam_upscale.dataset.manifest.json_values import from_json, to_json
+from beam_upscale.dataset.manifest.json_values import from_json, json_text, to_json
 from beam_upscale.dataset.names import safe_name, stem
 from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.planning.parameters import DEFAULT_PROMPT_COLUMN, Parameters
@@ -181,7 +181,7 @@ class SourceImage:
 
     def to_json(self) -> str:
         """Returns `to_values` as one line of JSON."""
-        return json.dumps(self.to_values())
+        return json_text(self.to_values())
 
     def _json_values(self, names: Iterable[str]) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names}

@@ -12,7 +12,14 @@ from typing import IO, BinaryIO, ClassVar
 
 from beam_upscale.errors import ErrorCode, SettingsError, reason
 from beam_upscale.storage.local import publishing, walking
-from beam_upscale.storage.protocol.store import EVERYTHING, FileEntry, Guard, Scope, Store
+from beam_upscale.storage.protocol.store import (
+    EVERYTHING,
+    FileEntry,
+    Guard,
+    Scope,
+    Store,
+    check_size,
+)
 from beam_upscale.storage.uris import urls
 from beam_upscale.storage.uris.globs import base_of, has_wildcard
 from beam_upscale.storage.uris.uris import join
@@ -77,11 +84,29 @@ class LocalDisk(Store):
         """Opens a file, but not a pipe or a device: reading those may never end."""
         path = _name(uri)
         with self.explaining(uri):
-            mode = os.stat(path).st_mode  # noqa: PTH116 (see `_name`)
-            # A folder passes: the operating system's own error for it is better.
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-                raise OSError("not a regular file")
+            _refuse_endless(os.stat(path))  # noqa: PTH116 (see `_name`)
             return open(path, "rb")  # noqa: PTH123 (see `_name`)
+
+    def read(self, uri: str) -> bytes:
+        """Reads a file's bytes."""
+        return self._read(uri, None)
+
+    def read_at_most(self, uri: str, max_bytes: int) -> bytes:
+        """Reads a file's bytes, unless there are more than `max_bytes`."""
+        return self._read(uri, max_bytes)
+
+    def _read(self, uri: str, max_bytes: int | None) -> bytes:
+        """Looks at a file once, and reads it without a buffer, since all of it is read at once."""
+        path = _name(uri)
+        try:
+            status = os.stat(path)  # noqa: PTH116 (see `_name`)
+            if max_bytes is not None:
+                check_size(status.st_size, max_bytes)
+            _refuse_endless(status)
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (see `_name`)
+                return file.readall()
+        except self.failures as error:
+            raise self.read_error(uri, error) from error
 
     def exists(self, uri: str) -> bool:
         """Checks whether a file exists; False for a folder, and if the path cannot be looked up."""
@@ -184,6 +209,15 @@ class LocalDisk(Store):
         """Returns the names of a folder's entries, empty folders among them."""
         path = _path(folder)
         return set(os.listdir(path)) if path.is_dir() else set()  # noqa: PTH208
+
+
+def _refuse_endless(status: os.stat_result) -> None:
+    """Raises an OSError for a pipe or a device.
+
+    A folder passes: the operating system's own error for it is better.
+    """
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise OSError("not a regular file")
 
 
 def _mode(path: str | Path) -> int | None:
