@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar
 
-from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode, ImageError
 from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.replies import CodecRefusalError, Receive, receive_header
 from beam_upscale.images.processes.child_process import ChildLostError, OverLimitError
@@ -87,8 +87,8 @@ def ask_once(children: Decoders, exchange: Exchange, receive: Receive[T]) -> T |
         exchange: the request.
         receive: makes the result of the reply.
     """
-    failures = ChildLostError, ImageError, BrokenProcessError, SharedMemoryError, OSError
-    with contextlib.suppress(*failures):
+    # Whoever asks for each part alone learns the reason.
+    with contextlib.suppress(Exception):
         child = children.take()
         with children.working(child, exchange.seconds):
             answer = child.ask(exchange, receive)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
+from beam_upscale.errors import ErrorCode
 from beam_upscale.images.encoding.messages import (
     Message,
     answered_file,
@@ -170,7 +170,8 @@ class EncoderPool(ProcessPool[_Child]):
         failed: list[EncodedFile | None] = [None] * len(images)
         pixels = sum(image.pixels for image in images)
         receive = functools.partial(answered_small, len(images))
-        with contextlib.suppress(ImageError, BrokenProcessError, OSError):
+        # Whoever asks for each alone learns the reason.
+        with contextlib.suppress(Exception):
             return self._ask(_Request.of(small_request_of(images), pixels), receive)
         return failed
 

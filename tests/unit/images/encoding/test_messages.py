@@ -13,11 +13,16 @@ from beam_upscale.images.encoding.messages import (
     Message,
     answer_of,
     answered_file,
+    answered_small,
+    small_answer_of,
+    small_request_of,
     request_of,
+    requested_small,
     requested_image,
 )
 from beam_upscale.images.encoding.unencoded import EncodedFile, UnencodedImage
 from beam_upscale.images.processes.connection import Connection, Frame
+from beam_upscale.images.processes.sealed_memory import ReceivedBytes
 from beam_upscale.images.values import Metadata, Resolution
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.planning.plan_options import MetadataRule, OutputFormat
@@ -93,3 +98,64 @@ def test_answer_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises((ValueError, KeyError)):
         answered_file(Frame(fields, tuple(lengths)))
+
+
+def test_images_of_a_group_come_as_they_are() -> None:
+    images = [
+        unencoded(31, 20, channels=1, dtype=np.uint16),
+        unencoded(8, 6, has_alpha=True, metadata=Metadata(None, b"exif", None)),
+        unencoded(9, 7, size=(3, 2), metadata=Metadata(b"profile", None, b"xmp")),
+    ]
+
+    with received(small_request_of(images)) as request:
+        found = list(requested_small(request))
+
+    assert len(found) == 3
+    for image, expected in zip(found, images, strict=True):
+        np.testing.assert_array_equal(image.color, expected.color)
+        assert image.color.dtype == expected.color.dtype
+        assert (image.alpha is None) == (expected.alpha is None)
+        assert (image.metadata, image.options) == (expected.metadata, expected.options)
+        assert (image.width, image.height) == (expected.width, expected.height)
+    assert images[1].alpha is not None
+    np.testing.assert_array_equal(found[1].alpha, images[1].alpha)
+
+
+def test_files_of_a_group_come_as_they_are() -> None:
+    files = [
+        EncodedFile(b"one", "0f", ("a", "b")),
+        None,
+        EncodedFile(b"", "1f"),
+        EncodedFile(b"three" * 20_000, "2f"),
+        None,
+    ]
+
+    with received(small_answer_of(files)) as answer:
+        assert answered_small(5, answer) == files
+    with received(small_answer_of([None])) as answer:
+        assert answered_small(1, answer) == [None]
+
+
+FILE = {"sha256": "", "notes": []}
+
+
+@pytest.mark.parametrize(
+    ("files", "lengths"),
+    [
+        ([FILE], [0, 0]),
+        ([FILE, FILE], [0]),
+        ([FILE] * 3, [0] * 3),
+        ([FILE, {"notes": []}], [0, 0]),
+        ([FILE, FILE], [0, None]),
+        ([FILE, "file"], [0, 0]),
+        ([FILE, FILE], [0, 1]),
+        (2, [0, 0]),
+    ],
+)
+def test_answer_for_a_group_that_makes_no_sense_is_refused(
+    files: Any, lengths: Sequence[int | None]
+) -> None:
+    answer = Frame({"files": files}, tuple(lengths), ReceivedBytes(bytearray()))
+
+    with pytest.raises((ValueError, KeyError, TypeError)):
+        answered_small(2, answer)

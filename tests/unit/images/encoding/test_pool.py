@@ -21,6 +21,7 @@ from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.encoding import pool as encoders
 from beam_upscale.images.encoding.pool import (
     LEAST_RESIZED,
+    MOST_GATHERED,
     EncoderPool,
     shared_encoders,
 )
@@ -152,6 +153,169 @@ def test_error_of_the_stitching_is_raised_as_it_is(pool: EncoderPool) -> None:
 
     with pytest.raises(ValueError, match="no tiles"):
         pool.encode(fail)
+
+
+GROUP = {
+    "RGB": unencoded(),
+    "gray": unencoded(channels=1),
+    "alpha": unencoded(has_alpha=True),
+    "16 bits": unencoded(dtype=np.uint16, has_alpha=True),
+    "resized": unencoded(size=(45, 31)),
+    "few pixels": unencoded(1, 1),
+    "JPEG with alpha": unencoded(has_alpha=True, format=OutputFormat.JPEG),
+    "JPEG of 16 bits": unencoded(dtype=np.uint16, format=OutputFormat.JPEG),
+    "WebP": unencoded(has_alpha=True, format=OutputFormat.WEBP),
+    "TIFF": unencoded(channels=1, dtype=np.uint16, format=OutputFormat.TIFF),
+    "metadata": unencoded(metadata=MARKED),
+    "all metadata": unencoded(
+        metadata=Metadata(
+            ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+            b"MM\0*\0\0\0\x08\0\0\0\0\0\0",
+            b"<x/>",
+            Resolution(300.0, 299.5, False),
+        ),
+        format=OutputFormat.JPEG,
+    ),
+}
+
+
+def asked_of_children(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the requests that are sent to children from now on."""
+    names: list[str] = []
+    ask = encoders._Child.ask
+
+    def asking(child: Any, request: Any, receive: Any) -> Any:
+        names.append(request.fields["request"])
+        return ask(child, request, receive)
+
+    monkeypatch.setattr(encoders._Child, "ask", asking)
+    return names
+
+
+def test_group_gives_the_files_of_each_alone(
+    pool: EncoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asked_of_children(monkeypatch)
+
+    found = pool.encode_small(list(GROUP.values()))
+
+    assert asked == ["encode_small"]
+    for name, file in zip(GROUP, found, strict=True):
+        assert file == GROUP[name].encoded(), name
+    by_name = dict(zip(GROUP, found, strict=True))
+    # The images are as different as they are meant to be.
+    assert by_name["JPEG of 16 bits"] is not None
+    assert by_name["JPEG of 16 bits"].notes == ("reduced to 8 bits",)
+    assert by_name["JPEG with alpha"] is not None
+    assert by_name["JPEG with alpha"].notes == ("alpha flattened",)
+    assert by_name["all metadata"] is not None
+    assert b"ICC_PROFILE" in by_name["all metadata"].data
+
+
+def test_group_crosses_in_memory_of_its_own_and_within_the_message(pool: EncoderPool) -> None:
+    small = [unencoded(40, 30, seed=seed) for seed in range(2)]
+    large = [unencoded(200, 150, has_alpha=seed % 2 == 0, seed=seed) for seed in range(5)]
+
+    for images in (small, large, [*small, *large]):
+        assert pool.encode_small(images) == [image.encoded() for image in images]
+
+
+def test_image_of_a_group_that_no_file_can_hold_is_left_out(pool: EncoderPool) -> None:
+    first, last = unencoded(seed=1), unencoded(has_alpha=True, seed=2)
+    too_wide = unencoded(17_000, 1, format=OutputFormat.WEBP)
+
+    found = pool.encode_small([first, too_wide, last, too_wide])
+
+    assert found == [first.encoded(), None, last.encoded(), None]
+    assert pool.encode_small([too_wide]) == [None]
+
+
+@pytest.mark.parametrize(
+    "behavior",
+    [
+        "raise MemoryError",
+        "raise ImageError(ErrorCode.ENCODE_ERROR, 'no')",
+        "raise ZeroDivisionError",
+        "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
+    ],
+)
+def test_image_of_a_group_whose_encoder_fails_is_left_out(behavior: str) -> None:
+    images = [unencoded(seed=1), unencoded(metadata=MARKED), unencoded(seed=2)]
+
+    with EncoderPool(1, command=misbehaving(behavior)) as pool:
+        first, failed, last = pool.encode_small(images)
+
+        assert (first, failed, last) == (images[0].encoded(), None, images[2].encoded())
+        assert len(pids(pool)) == 1
+
+
+@pytest.mark.parametrize("behavior", ["os.abort()", "os.kill(os.getpid(), 9)", "os._exit(3)"])
+def test_lost_children_leave_out_a_whole_group(behavior: str) -> None:
+    images = [unencoded(seed=1), unencoded(metadata=MARKED), unencoded(seed=2)]
+    before = open_files()
+
+    with EncoderPool(1, command=misbehaving(behavior)) as pool:
+        assert pool.encode_small(images) == [None] * 3
+
+        assert encoded(pool, seed=1) == images[0].encoded()
+        assert pool.encode_small(images[::2]) == [images[0].encoded(), images[2].encoded()]
+    assert open_files() == before
+
+
+def test_child_that_takes_too_long_leaves_out_a_whole_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with EncoderPool(1, command=misbehaving("time.sleep(600)")) as pool:
+        encoded(pool)
+        # Not before: the same limit holds for how long a child takes to start.
+        monkeypatch.setattr(encoders, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(encoders, "PIXELS_A_SECOND", 10**9)
+        assert pool.encode_small([unencoded(), unencoded(metadata=MARKED)]) == [None] * 2
+        assert pids(pool) == []
+
+        monkeypatch.undo()
+        assert pool.encode_small([unencoded()]) == [unencoded().encoded()]
+
+
+def test_group_for_which_no_child_can_be_started_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(children, "START_SECONDS", 0.0)
+
+    with EncoderPool(1, command=["/no/such/program"]) as pool:
+        assert pool.encode_small([unencoded(), unencoded()]) == [None] * 2
+
+
+def test_lack_of_memory_for_a_group_leaves_it_out(
+    pool: EncoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Any) -> int:
+        raise SharedMemoryError(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+    monkeypatch.setattr(connection, "MOST_WITHIN", 0)
+    monkeypatch.setattr(connection, "filled_memory", full)
+
+    assert pool.encode_small([unencoded(), unencoded()]) == [None] * 2
+
+
+def test_mistake_in_a_groups_answer_leaves_it_out(
+    pool: EncoderPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise OverflowError("too large")
+
+    monkeypatch.setattr(encoders, "answered_small", fail)
+
+    assert pool.encode_small([unencoded(), unencoded()]) == [None] * 2
+    assert encoded(pool) == unencoded().encoded()
+
+
+def test_images_gather_that_go_to_a_child_and_are_small(pool: EncoderPool) -> None:
+    sizes = (FEW - 1, FEW, MOST_GATHERED, MOST_GATHERED + 1)
+
+    for format_ in OutputFormat:
+        found = [pool.gathers(pixels, format_) for pixels in sizes]
+        assert found == [False, True, True, False]
 
 
 def test_image_of_few_pixels_is_encoded_here() -> None:
