@@ -14,11 +14,11 @@ from beam_upscale.images.encoding.messages import (
     answer_of,
     answered_file,
     answered_small,
+    request_of,
+    requested_image,
+    requested_small,
     small_answer_of,
     small_request_of,
-    request_of,
-    requested_small,
-    requested_image,
 )
 from beam_upscale.images.encoding.unencoded import EncodedFile, UnencodedImage
 from beam_upscale.images.processes.connection import Connection, Frame
