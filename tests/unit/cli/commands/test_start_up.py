@@ -1,6 +1,7 @@
 """Each command imports what it needs, and no heavy library besides."""
 
 import contextlib
+import gc
 import importlib
 import importlib.util
 import subprocess
@@ -15,7 +16,11 @@ from PIL import Image
 from runs import quick
 from small_networks import noise
 
-from beam_upscale.cli.commands.start_up import import_inference, loading_network
+from beam_upscale.cli.commands.start_up import (
+    import_inference,
+    keeping_modules,
+    loading_network,
+)
 from beam_upscale.inference.local_engines import EsrganEngine
 from beam_upscale.inference.networks import device
 from beam_upscale.inference.networks.backend import NetworkBackend
@@ -132,6 +137,19 @@ def test_inference_that_is_imported_is_left_alone(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "torch", types.ModuleType("torch"))
 
     import_inference()
+
+
+def test_the_collector_passes_over_modules_and_goes_on() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with pytest.raises(ImportError), keeping_modules():
+            assert not gc.isenabled()
+            raise ImportError
+
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+    finally:
+        gc.unfreeze()
 
 
 # Networks that are loaded while Beam is imported

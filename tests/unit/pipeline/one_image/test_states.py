@@ -53,13 +53,14 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[type]]:
     with monkeypatch.context() as patched:
         for kind in (Row, SourceImage):
             patched.setattr(kind, "__init__", _noted(kind, kind.__init__, found))
+        patched.setattr(Row, "of", _noted(Row, Row.of, found))
         yield found
 
 
-def _noted(kind: type, init: Callable[..., None], found: list[type]) -> Callable[..., None]:
-    def noted(self: Any, *arguments: Any, **fields: Any) -> None:
+def _noted(kind: type, make: Callable[..., Any], found: list[type]) -> Callable[..., Any]:
+    def noted(*arguments: Any, **fields: Any) -> Any:
         found.append(kind)
-        init(self, *arguments, **fields)
+        return make(*arguments, **fields)
 
     return noted
 
