@@ -217,7 +217,7 @@ class Row:
     def of(cls, columns: Mapping[str, Any]) -> Self:
         """Makes a row of its columns; those that are not given have their defaults.
 
-        `Row(…)` sets each column by a call of its own, and takes five times as long.
+        `Row(…)` sets each column by a call of its own, and takes three times as long.
 
         Raises:
             TypeError: one is not a column of a row, or a column without a default is missing.

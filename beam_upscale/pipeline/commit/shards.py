@@ -80,7 +80,8 @@ def commit_shard(
         # Only some of the rows have images, but these have the columns of all rows.
         input_type = infer_input_type(row.input for row in ordered)
     if layout.is_packed:
-        ordered = [_in_data_shard(row, shard, layout) for row in ordered]
+        path = layout.data_path(shard)
+        ordered = [_in_data_shard(row, path) for row in ordered]
     ordered, table = _held_rows(ordered, dataset, input_type)
     waiting = WaitingImages.of(records, dataset)
     if layout.is_packed:
@@ -113,9 +114,8 @@ def _committed(shard: int, dataset: DatasetFolder) -> list[Row]:
     return dataset.read_manifest(shard)
 
 
-def _in_data_shard(row: Row, shard: int, layout: Layout) -> Row:
-    path = None if row.output_uri is None else layout.data_path(shard)
-    return row if path == row.output_uri else row.changed(output_uri=path)
+def _in_data_shard(row: Row, path: str) -> Row:
+    return row if row.output_uri in (None, path) else row.changed(output_uri=path)
 
 
 def _write_images(
@@ -172,9 +172,10 @@ def _write_telemetry(
 
 
 def _time(seconds: float) -> datetime.datetime | None:
-    with contextlib.suppress(ArithmeticError, OSError, ValueError):
+    try:
         return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return None
+    except (ArithmeticError, OSError, ValueError):
+        return None
 
 
 def _telemetry_table(rows: list[dict[str, Any]]) -> pa.Table:
