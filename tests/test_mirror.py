@@ -231,6 +231,7 @@ OF_PACKAGES = {
     "unit/inference/networks/test_seams": "halos of real networks",
     "unit/pipeline/large_images/test_changed_files": "files that change while tiles are read",
     "unit/pipeline/run_state/test_assigned_names": "names and shards over several runs",
+    "unit/pipeline/test_gathered_images": "runs that gather small images, beside runs that do not",
     "unit/server/test_broken_process": "processes that end under a server",
     "unit/server/test_request_properties": "laws of all requests",
     "unit/server/test_server_hostile": "attacks on a server that runs",

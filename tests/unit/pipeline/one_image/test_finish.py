@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.one_image.finish import finish
+from beam_upscale.pipeline.one_image.finish import finish, finish_group
+from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.resume import RequestedParameters, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
@@ -376,3 +377,172 @@ def test_an_image_that_was_not_tried_has_no_row(remote: PinnedSettings) -> None:
     result = finished(tiled, Inference(stop=stop), remote)
 
     assert (result.record, result.data, result.stop) == (None, None, stop)
+
+
+# Images that are encoded together
+
+
+def in_flight(*images: SourceImage, settings: PinnedSettings) -> list[tuple[Any, Inference]]:
+    """Images as they come from a network that doubles them."""
+    tiled = [prepared(image, settings) for image in images]
+    return [(each.context, double(each)) for each in tiled]
+
+
+def finished_alone(
+    image: tuple[Any, Inference], settings: PinnedSettings, encoders: EncoderPool
+) -> tuple[Any, ...]:
+    """The result of an image outside of a group; its cores stay where they are."""
+    context, inference = image
+    copied = dataclasses.replace(inference, cores=list(inference.cores))
+    return essence(finish(context, copied, settings, encoders))
+
+
+def essence(result: UpscaledImage) -> tuple[Any, ...]:
+    """A result without the times that it took."""
+    return result.source, row_of(result), result.data, result.stop, result.intermediates
+
+
+@pytest.fixture
+def pictures(photograph: Callable[..., Image.Image]) -> list[SourceImage]:
+    """Images of several kinds, on one of which an encoder may misbehave."""
+    deep = np.random.default_rng(0).integers(0, 65_536, (40, 60, 3), np.uint16)
+    with_alpha = photograph(3, 70, 50)
+    with_alpha.putalpha(Image.linear_gradient("L").resize((70, 50)))
+    data = [
+        encoded(photograph(1, 60, 50)),
+        encoded(photograph(2, 50, 60, "L")),
+        encoded(with_alpha),
+        encoded(photograph(4, 60, 50), "JPEG", xmp=MARKED.xmp),
+        encoding.encode(deep).data,
+        encoded(photograph(5, 3, 2)),
+    ]
+    return [SourceImage(str(number), data=each) for number, each in enumerate(data)]
+
+
+@pytest.fixture
+def encoders() -> Iterator[EncoderPool]:
+    with EncoderPool(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of images in each group that is given to encoders."""
+    sizes: list[int] = []
+    encode_group = EncoderPool.encode_group
+
+    def encode(pool: EncoderPool, images: Any) -> Any:
+        sizes.append(len(images))
+        return encode_group(pool, images)
+
+    monkeypatch.setattr(EncoderPool, "encode_group", encode)
+    return sizes
+
+
+@pytest.mark.parametrize("format_", OutputFormat)
+def test_group_gives_the_results_of_each_alone(
+    format_: OutputFormat,
+    settings: PinnedSettings,
+    pictures: list[SourceImage],
+    encoders: EncoderPool,
+    groups: list[int],
+) -> None:
+    settings = dataclasses.replace(settings, encode=EncodeOptions(format_))
+    images = in_flight(*pictures, settings=settings)
+    alone = [finished_alone(image, settings, encoders) for image in images]
+
+    found = finish_group(images, settings, encoders)
+
+    assert groups == [len(pictures)]
+    assert [row_of(result).status for result in found] == [Status.UPSCALED] * len(pictures)
+    assert list(map(essence, found)) == alone
+
+
+def test_group_of_one_is_encoded_alone(
+    settings: PinnedSettings,
+    pictures: list[SourceImage],
+    encoders: EncoderPool,
+    groups: list[int],
+) -> None:
+    (image,) = in_flight(pictures[0], settings=settings)
+    alone = finished_alone(image, settings, encoders)
+
+    (found,) = finish_group([image], settings, encoders)
+
+    assert groups == []
+    assert essence(found) == alone
+    assert finish_group([], settings, encoders) == []
+
+
+def test_image_of_a_group_without_pixels_leaves_the_others_in_their_order(
+    settings: PinnedSettings,
+    pictures: list[SourceImage],
+    encoders: EncoderPool,
+    groups: list[int],
+) -> None:
+    images = in_flight(*pictures, settings=settings)
+    failure = ImageError(ErrorCode.OUT_OF_MEMORY, "too large")
+    stop = SettingsError(ErrorCode.API_KEY_REFUSED, "the key expired")
+    images[0] = images[0][0], Inference(error=failure)
+    images[2] = images[2][0], Inference(stop=stop)
+    # Its tiles are missing, which is a mistake of ours.
+    images[5] = images[5][0], Inference()
+    alone = [finished_alone(images[number], settings, encoders) for number in (1, 3, 4)]
+
+    failed, first, stopped, *others, mistaken = finish_group(images, settings, encoders)
+
+    assert groups == [3]
+    assert row_of(failed).error_code == ErrorCode.OUT_OF_MEMORY
+    assert (stopped.record, stopped.data, stopped.stop) == (None, None, stop)
+    assert row_of(mistaken).error_code == ErrorCode.INTERNAL_ERROR
+    assert [essence(result) for result in (first, *others)] == alone
+
+
+@pytest.mark.parametrize(
+    ("behavior", "code"),
+    [
+        ("raise ImageError(ErrorCode.ENCODE_ERROR, 'no')", ErrorCode.ENCODE_ERROR),
+        ("raise MemoryError", ErrorCode.OUT_OF_MEMORY),
+        ("raise ZeroDivisionError", ErrorCode.INTERNAL_ERROR),
+        ("os._exit(3)", ErrorCode.ENCODE_ERROR),
+    ],
+)
+def test_image_of_a_group_that_cannot_be_encoded_fails_alone(
+    behavior: str, code: ErrorCode, settings: PinnedSettings, pictures: list[SourceImage]
+) -> None:
+    images = in_flight(*pictures, settings=settings)
+
+    with EncoderPool(1, command=misbehaving(behavior)) as encoders:
+        found = finish_group(images, settings, encoders)
+
+    codes = [row_of(result).error_code for result in found]
+    assert codes == [None, None, None, code, None, None]
+    assert [result.data is None for result in found].count(True) == 1
+    assert row_of(found[4]).input_mode == "RGB;16"
+
+
+def test_group_without_encoders_is_left_to_a_later_run(
+    settings: PinnedSettings, pictures: list[SourceImage]
+) -> None:
+    images = in_flight(*pictures[:2], settings=settings)
+
+    with EncoderPool(1, command=[sys.executable, "-c", "raise SystemExit(7)"]) as encoders:
+        found = finish_group(images, settings, encoders)
+
+    for result in found:
+        assert (result.record, result.data) == (None, None)
+        assert result.stop is not None
+        assert result.stop.code is ErrorCode.ENCODER_UNAVAILABLE
+
+
+def test_full_disk_is_no_fault_of_a_group(
+    settings: PinnedSettings, pictures: list[SourceImage]
+) -> None:
+    images = in_flight(*pictures, settings=settings)
+    behavior = "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))"
+
+    with (
+        EncoderPool(1, command=misbehaving(behavior)) as encoders,
+        pytest.raises(OSError, match="No space left"),
+    ):
+        finish_group(images, settings, encoders)
