@@ -113,7 +113,7 @@ def upscaled(sources: list[SourceImage], settings: PinnedSettings, workers: int)
 def groups(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     """The sizes of the groups that are decoded and encoded."""
     sizes: dict[str, list[int]] = {"decoded": [], "encoded": []}
-    decode, encode = DecoderPool.decode_small, EncoderPool.encode_group
+    decode, encode = DecoderPool.decode_small, EncoderPool.encode_small
 
     def decoding(pool: DecoderPool, files: Any, **options: Any) -> Any:
         sizes["decoded"].append(len(files))
@@ -124,7 +124,7 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
         return encode(pool, images)
 
     monkeypatch.setattr(DecoderPool, "decode_small", decoding)
-    monkeypatch.setattr(EncoderPool, "encode_group", encoding)
+    monkeypatch.setattr(EncoderPool, "encode_small", encoding)
     return sizes
 
 

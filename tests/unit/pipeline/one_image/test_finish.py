@@ -40,7 +40,7 @@ from beam_upscale.images.reading.pixels import decode
 from beam_upscale.images.writing import encoding
 from beam_upscale.images.writing.encode_options import EncodeOptions
 from beam_upscale.inference.elements import Inference
-from beam_upscale.pipeline.one_image.finish import finish, finish_group
+from beam_upscale.pipeline.one_image.finish import finish, finish_gathered
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.resume import RequestedParameters, still_holds
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
@@ -429,13 +429,13 @@ def encoders() -> Iterator[EncoderPool]:
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of images in each group that is given to encoders."""
     sizes: list[int] = []
-    encode_group = EncoderPool.encode_group
+    encode_small = EncoderPool.encode_small
 
     def encode(pool: EncoderPool, images: Any) -> Any:
         sizes.append(len(images))
-        return encode_group(pool, images)
+        return encode_small(pool, images)
 
-    monkeypatch.setattr(EncoderPool, "encode_group", encode)
+    monkeypatch.setattr(EncoderPool, "encode_small", encode)
     return sizes
 
 
@@ -451,7 +451,7 @@ def test_group_gives_the_results_of_each_alone(
     images = in_flight(*pictures, settings=settings)
     alone = [finished_alone(image, settings, encoders) for image in images]
 
-    found = finish_group(images, settings, encoders)
+    found = finish_gathered(images, settings, encoders)
 
     assert groups == [len(pictures)]
     assert [row_of(result).status for result in found] == [Status.UPSCALED] * len(pictures)
@@ -467,11 +467,11 @@ def test_group_of_one_is_encoded_alone(
     (image,) = in_flight(pictures[0], settings=settings)
     alone = finished_alone(image, settings, encoders)
 
-    (found,) = finish_group([image], settings, encoders)
+    (found,) = finish_gathered([image], settings, encoders)
 
     assert groups == []
     assert essence(found) == alone
-    assert finish_group([], settings, encoders) == []
+    assert finish_gathered([], settings, encoders) == []
 
 
 def test_image_of_a_group_without_pixels_leaves_the_others_in_their_order(
@@ -489,7 +489,7 @@ def test_image_of_a_group_without_pixels_leaves_the_others_in_their_order(
     images[5] = images[5][0], Inference()
     alone = [finished_alone(images[number], settings, encoders) for number in (1, 3, 4)]
 
-    failed, first, stopped, *others, mistaken = finish_group(images, settings, encoders)
+    failed, first, stopped, *others, mistaken = finish_gathered(images, settings, encoders)
 
     assert groups == [3]
     assert row_of(failed).error_code == ErrorCode.OUT_OF_MEMORY
@@ -513,7 +513,7 @@ def test_image_of_a_group_that_cannot_be_encoded_fails_alone(
     images = in_flight(*pictures, settings=settings)
 
     with EncoderPool(1, command=misbehaving(behavior)) as encoders:
-        found = finish_group(images, settings, encoders)
+        found = finish_gathered(images, settings, encoders)
 
     codes = [row_of(result).error_code for result in found]
     assert codes == [None, None, None, code, None, None]
@@ -527,7 +527,7 @@ def test_group_without_encoders_is_left_to_a_later_run(
     images = in_flight(*pictures[:2], settings=settings)
 
     with EncoderPool(1, command=[sys.executable, "-c", "raise SystemExit(7)"]) as encoders:
-        found = finish_group(images, settings, encoders)
+        found = finish_gathered(images, settings, encoders)
 
     for result in found:
         assert (result.record, result.data) == (None, None)
@@ -545,4 +545,4 @@ def test_full_disk_is_no_fault_of_a_group(
         EncoderPool(1, command=misbehaving(behavior)) as encoders,
         pytest.raises(OSError, match="No space left"),
     ):
-        finish_group(images, settings, encoders)
+        finish_gathered(images, settings, encoders)
