@@ -70,8 +70,6 @@ class TiledImage:
             elsewhere.
         booking: enters paid calls for the tiles in the books; None if no books are kept.
         timestamp: Beam's timestamp of the image, since those of batches differ; None takes theirs.
-        is_last: True for the last one of images that were gathered before the network; those that
-            wait behind it wait no longer.
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class TiledImage:
         first: int = 0,
         booking: Booking | None = None,
         timestamp: Any = None,
-        is_last: bool = False,
     ) -> None:
         self.tiles = tiles
         self.scale = scale
@@ -94,7 +91,6 @@ class TiledImage:
         self.first = first
         self.booking = booking
         self.timestamp = timestamp
-        self.is_last = is_last
 
     @property
     def pixels(self) -> int:

@@ -13,6 +13,7 @@ The last step, `ReportPostponed`, also reports each result without a row. A `Wri
 reports if other steps are between it and this transform, since these may drop such a result.
 """
 
+import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
@@ -26,7 +27,7 @@ from beam_upscale.dataset.books import RunBooks
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.errors import ErrorCode, SettingsError
 from beam_upscale.images.decoding.pool import shared_pool
-from beam_upscale.images.encoding.pool import MOST_GATHERED, shared_encoders
+from beam_upscale.images.encoding.pool import ENOUGH_PIXELS, shared_encoders
 from beam_upscale.inference.elements import Inference, TiledImage
 from beam_upscale.inference.handlers.options import HandlerOptions
 from beam_upscale.pipeline.commit.persist import final_uri
@@ -37,7 +38,7 @@ from beam_upscale.pipeline.large_images.spread import SpreadTiles
 from beam_upscale.pipeline.local_runner import send_whole_elements
 from beam_upscale.pipeline.one_image import gathering
 from beam_upscale.pipeline.one_image.finish import advance, finish, finish_gathered
-from beam_upscale.pipeline.one_image.gathering import Gathering, ReadInput
+from beam_upscale.pipeline.one_image.gathering import Gathering, InFlight, ReadInput
 from beam_upscale.pipeline.one_image.prepare import prepare
 from beam_upscale.pipeline.one_image.run_inference import AwaitResults, count, run_inference
 from beam_upscale.pipeline.one_image.states import ImageInFlight, LargeImage, UpscaledImage
@@ -55,6 +56,7 @@ LARGE_IMAGES = "large_images"
 
 _Gathered = tuple[ReadInput, Timestamp, Any]
 _Done = tuple[ImageInFlight, Inference, Timestamp, Any]
+_Finished = tuple[UpscaledImage, Timestamp, Any]
 
 _IMAGES = "images"
 _RESULTS = "results"
@@ -77,10 +79,12 @@ class Prepare(beam.DoFn):
         self._find_done = None if results is None else results.find
         self._gathers = gathering.gathers(settings)
         self._gathered = Gathering[_Gathered](gathering.MOST_BYTES)
+        self._in_flight = InFlight[list[_Gathered]](gathering.DECODED_AHEAD)
 
     def start_bundle(self) -> None:
-        """Forgets what a bundle that failed has gathered."""
+        """Forgets what a bundle that failed has left."""
         self._gathered.clear()
+        self._in_flight.clear()
 
     def process(
         self,
@@ -96,27 +100,31 @@ class Prepare(beam.DoFn):
         read = ReadInput.of(source, self._settings)
         if self._gathered.add((read, timestamp, window), len(read.data or b"")):
             del read
-            yield from self._outputs()
+            self._begin()
+            for decoded in self._in_flight.taken():
+                yield from self._outputs(decoded)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yields the rest of what was gathered."""
-        yield from self._outputs()
+        self._begin()
+        for decoded in self._in_flight.rest():
+            yield from self._outputs(decoded)
 
-    def _outputs(self) -> Iterator[WindowedValue]:
-        """Yields the outputs of the gathered inputs, whose images nothing holds here by then."""
-        gathered = self._gathered.take()
-        inputs = [read for read, _, _ in gathered]
-        times = [(timestamp, window) for _, timestamp, window in gathered]
-        del gathered
-        inputs = gathering.decoded(inputs, self._settings, shared_pool())
-        for timestamp, window in times:
-            yield WindowedValue(self._next_output(inputs, timestamp), timestamp, [window])
+    def _begin(self) -> None:
+        """Has a child decode what was gathered, while the steps behind this one work."""
+        decode = functools.partial(_decoded, self._gathered.take(), self._settings)
+        self._in_flight.begin(decode)
 
-    def _next_output(self, inputs: list[ReadInput], timestamp: Timestamp) -> Any:
+    def _outputs(self, decoded: list[_Gathered]) -> Iterator[WindowedValue]:
+        """Yields the outputs of inputs, whose images nothing holds here by then."""
+        while decoded:
+            _, timestamp, window = decoded[0]
+            yield WindowedValue(self._next_output(decoded), timestamp, [window])
+
+    def _next_output(self, decoded: list[_Gathered]) -> Any:
         """Takes the first one of the inputs, and returns its output."""
-        read = inputs.pop(0)
-        prepared = self._prepared(read.source, read)
-        return _output_of(prepared, timestamp, self._settings, is_last=not inputs)
+        read, timestamp, _ = decoded.pop(0)
+        return _output_of(self._prepared(read.source, read), timestamp, self._settings)
 
     def _prepared(
         self, source: SourceImage, read: ReadInput | None = None
@@ -124,12 +132,16 @@ class Prepare(beam.DoFn):
         return prepare(source, self._settings, shared_pool(), self._find_done, self._books, read)
 
 
+def _decoded(gathered: list[_Gathered], settings: PinnedSettings) -> list[_Gathered]:
+    """Decodes inputs together; each keeps its timestamp and its window."""
+    inputs = gathering.decoded([read for read, _, _ in gathered], settings, shared_pool())
+    return [(read, *when) for read, (_, *when) in zip(inputs, gathered, strict=True)]
+
+
 def _output_of(
     prepared: UpscaledImage | TiledImage | LargeImage,
     timestamp: Timestamp,
     settings: PinnedSettings,
-    *,
-    is_last: bool = False,
 ) -> Any:
     if isinstance(prepared, LargeImage):
         return beam.pvalue.TaggedOutput(LARGE_IMAGES, prepared)
@@ -137,7 +149,7 @@ def _output_of(
         # An encoder becomes ready while the network has the first image.
         plan = prepared.context.plan
         shared_encoders().expect(plan.output_width * plan.output_height, settings.encode.format)
-    return element(prepared, timestamp, is_last=is_last)
+    return element(prepared, timestamp)
 
 
 class Advance(AwaitResults):
@@ -146,7 +158,7 @@ class Advance(AwaitResults):
     def settled(self, tiled: TiledImage, inference: Inference) -> TiledImage:
         """Returns the image with the tiles for the next engine."""
         advanced = advance(tiled.context, inference, self._settings, shared_encoders())
-        return element(advanced, tiled.timestamp, is_last=tiled.is_last)
+        return element(advanced, tiled.timestamp)
 
 
 class Finish(AwaitResults):
@@ -155,12 +167,14 @@ class Finish(AwaitResults):
     def __init__(self, settings: PinnedSettings) -> None:
         super().__init__(settings)
         self._gathers = gathering.gathers(settings)
-        self._gathered = Gathering[_Done](MOST_GATHERED)
+        self._gathered = Gathering[_Done](ENOUGH_PIXELS)
+        self._in_flight = InFlight[list[_Finished]](gathering.ENCODED_BEHIND)
 
     def start_bundle(self) -> None:
         """Forgets what a bundle that failed has left."""
         super().start_bundle()
         self._gathered.clear()
+        self._in_flight.clear()
 
     def process(
         self,
@@ -170,23 +184,24 @@ class Finish(AwaitResults):
     ) -> Iterator[Any]:
         """Yields results, of this image or of earlier ones."""
         tiled: TiledImage = result.example
-        if self._gathers and self._is_gathered(tiled.context):
-            if tiled.timestamp is not None:
-                timestamp = tiled.timestamp
-            tiled.release_tiles()
-            image: ImageInFlight = tiled.context
-            pixels = image.plan.output_width * image.plan.output_height
-            is_full = self._gathered.add((image, result.inference, timestamp, window), pixels)
-        else:
+        if not (self._gathers and self._is_gathered(tiled.context)):
             yield from super().process(result, timestamp, window)
-            is_full = False
-        # Whoever comes next may take long: what the network has done does not wait for it.
-        if is_full or tiled.is_last:
-            yield from self._outputs()
+            return
+        if tiled.timestamp is not None:
+            timestamp = tiled.timestamp
+        tiled.release_tiles()
+        image: ImageInFlight = tiled.context
+        pixels = image.plan.output_width * image.plan.output_height
+        if self._gathered.add((image, result.inference, timestamp, window), pixels):
+            self._begin()
+            for finished in self._in_flight.taken():
+                yield from self._outputs(finished)
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yields the remaining results."""
-        yield from self._outputs()
+        self._begin()
+        for finished in self._in_flight.rest():
+            yield from self._outputs(finished)
         yield from super().finish_bundle()
 
     def settled(self, tiled: TiledImage, inference: Inference) -> UpscaledImage:
@@ -196,20 +211,33 @@ class Finish(AwaitResults):
         return upscaled
 
     def _is_gathered(self, context: UpscaledImage | ImageInFlight) -> bool:
-        """Tells whether the result of an image is small enough to be encoded with others."""
+        """Tells whether a child encodes the result of an image while the next ones are made."""
         if isinstance(context, UpscaledImage):
             return False
         pixels = context.plan.output_width * context.plan.output_height
-        return shared_encoders().gathers(pixels, self._settings.encode.format)
+        is_asked = shared_encoders().is_asked(pixels, self._settings.encode.format)
+        return is_asked and pixels <= gathering.MOST_PIXELS_BEHIND
 
-    def _outputs(self) -> Iterator[WindowedValue]:
-        """Yields the results of the images that were gathered."""
-        gathered = self._gathered.take()
-        images = [(image, inference) for image, inference, _, _ in gathered]
-        results = finish_gathered(images, self._settings, shared_encoders())
-        for (_, _, timestamp, window), upscaled in zip(gathered, results, strict=True):
+    def _begin(self) -> None:
+        """Has a child encode what was gathered, while the steps before this one work."""
+        finished = functools.partial(_finished, self._gathered.take(), self._settings)
+        self._in_flight.begin(finished)
+
+    def _outputs(self, finished: list[_Finished]) -> Iterator[WindowedValue]:
+        """Counts and yields results."""
+        for upscaled, timestamp, window in finished:
             count(upscaled)
             yield WindowedValue(upscaled, timestamp, [window])
+
+
+def _finished(gathered: list[_Done], settings: PinnedSettings) -> list[_Finished]:
+    """Encodes images together; each result keeps its timestamp and its window."""
+    images = [(image, inference) for image, inference, _, _ in gathered]
+    results = finish_gathered(images, settings, shared_encoders())
+    return [
+        (upscaled, timestamp, window)
+        for upscaled, (_, _, timestamp, window) in zip(results, gathered, strict=True)
+    ]
 
 
 class Upscale(beam.PTransform):

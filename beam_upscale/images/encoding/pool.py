@@ -43,8 +43,8 @@ LEAST_PIXELS: Mapping[OutputFormat, int] = MappingProxyType(
 """Images of fewer pixels are encoded in the process itself, in less CPU time than their exchange
 takes of it, which is 0.2 ms and 2 ns a pixel (`benchmarks/encoder_exchange.py`)."""
 
-MOST_GATHERED = 256 * 256
-"""Images of more pixels gain nothing if several share an exchange."""
+ENOUGH_PIXELS = 256 * 256
+"""Pixels of small images together; more of them gain nothing by sharing one exchange."""
 
 LEAST_RESIZED = 160 * 160
 """Fewer pixels are resized in the process itself, for the same reason."""
@@ -136,7 +136,7 @@ class EncoderPool(ProcessPool[_Child]):
 
     def expect(self, pixels: int, format_: OutputFormat) -> None:
         """Starts a child early, unless there is one, if an image of `pixels` will need it."""
-        if pixels >= LEAST_PIXELS[format_]:
+        if self.is_asked(pixels, format_):
             self.start_early()
 
     def encode(self, make: Callable[[], UnencodedImage]) -> EncodedFile:
@@ -156,9 +156,9 @@ class EncoderPool(ProcessPool[_Child]):
         begun = _begun(make)
         return begun if isinstance(begun, EncodedFile) else self._ask(begun, answered_file)
 
-    def gathers(self, pixels: int, format_: OutputFormat) -> bool:
-        """Tells whether an image of `pixels` is encoded in less time together with others."""
-        return LEAST_PIXELS[format_] <= pixels <= MOST_GATHERED
+    def is_asked(self, pixels: int, format_: OutputFormat) -> bool:
+        """Tells whether a child encodes an image of `pixels`, not this process itself."""
+        return pixels >= LEAST_PIXELS[format_]
 
     def encode_small(self, images: Sequence[UnencodedImage]) -> list[EncodedFile | None]:
         """Resizes, encodes and hashes images in one exchange with a child, as far as that succeeds.

@@ -1,11 +1,16 @@
-"""Gathers small images that are decoded or encoded together: one exchange serves several.
+"""Gathers small images that children decode or encode together, while the bundle goes on.
 
-Where the network takes longer for an image than an exchange, nothing is gathered: a run that is
-asked to stop would first upscale what is gathered.
+One exchange serves several images, and the thread of a bundle does not wait for it: it gathers the
+next ones, or hands others to the network. Where the network takes longer for an image than an
+exchange, nothing is gathered: a run that is asked to stop would first upscale what is gathered.
 """
 
+import functools
+import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -25,6 +30,15 @@ MOST_TOGETHER = 16
 
 MOST_BYTES = 256 << 10
 """The bytes of files at which no further one is gathered."""
+
+DECODED_AHEAD = 1
+"""The exchanges with decoders that are under way while images are with the network."""
+
+ENCODED_BEHIND = 2
+"""The exchanges with encoders that are under way while further images are with the network."""
+
+MOST_PIXELS_BEHIND = 2048 * 2048
+"""Pixels of a result. A larger one is encoded before the next image is made, to save memory."""
 
 MOST_SECONDS = 1.0
 """Seconds. Where images come slower, fewer are gathered."""
@@ -139,3 +153,46 @@ class Gathering(Generic[T]):
         elements = self._elements
         self.clear()
         return elements
+
+
+class InFlight(Generic[T]):
+    """Exchanges with child processes that are under way, in the order in which they were begun.
+
+    Each has a thread, which mostly waits, so that the thread of the bundle goes on meanwhile.
+
+    Args:
+        most: the most exchanges that are left under way.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets the exchanges, those of a bundle that failed."""
+        self._begun: deque[Future[T]] = deque()
+
+    def begin(self, exchange: Callable[[], T]) -> None:
+        """Begins an exchange."""
+        self._begun.append(_threads().submit(exchange))
+
+    def taken(self) -> Iterator[T]:
+        """Yields the results of those exchanges that are too many, in their order."""
+        while len(self._begun) > self._most:
+            yield self._begun.popleft().result()
+
+    def rest(self) -> Iterator[T]:
+        """Yields the results of all exchanges, in their order."""
+        while self._begun:
+            yield self._begun.popleft().result()
+
+
+_MOST_THREADS = 64
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_MOST_THREADS, "exchange")
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)

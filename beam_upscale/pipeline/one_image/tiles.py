@@ -89,18 +89,15 @@ def _element(
     )
 
 
-def element(
-    prepared: UpscaledImage | TiledImage, timestamp: Any = None, *, is_last: bool = False
-) -> TiledImage:
+def element(prepared: UpscaledImage | TiledImage, timestamp: Any = None) -> TiledImage:
     """Returns the element of RunInference; a result has no tiles and passes through.
 
     Args:
         prepared: the image with its tiles, as `prepare` or `advance` returned it; or its result.
         timestamp: Beam's, of the input's element; None takes that of RunInference's result.
-        is_last: whether it is the last one of those that were gathered.
     """
     tiled = TiledImage((), 1, context=prepared) if isinstance(prepared, UpscaledImage) else prepared
-    tiled.timestamp, tiled.is_last = timestamp, is_last
+    tiled.timestamp = timestamp
     return tiled
 
 

@@ -21,7 +21,6 @@ from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.encoding import pool as encoders
 from beam_upscale.images.encoding.pool import (
     LEAST_RESIZED,
-    MOST_GATHERED,
     EncoderPool,
     shared_encoders,
 )
@@ -310,12 +309,9 @@ def test_mistake_in_a_groups_answer_leaves_it_out(
     assert encoded(pool) == unencoded().encoded()
 
 
-def test_images_gather_that_go_to_a_child_and_are_small(pool: EncoderPool) -> None:
-    sizes = (FEW - 1, FEW, MOST_GATHERED, MOST_GATHERED + 1)
-
+def test_child_is_asked_for_all_but_few_pixels(pool: EncoderPool) -> None:
     for format_ in OutputFormat:
-        found = [pool.gathers(pixels, format_) for pixels in sizes]
-        assert found == [False, True, True, False]
+        assert [pool.is_asked(pixels, format_) for pixels in (FEW - 1, FEW)] == [False, True]
 
 
 def test_image_of_few_pixels_is_encoded_here() -> None:
