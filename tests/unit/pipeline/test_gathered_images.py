@@ -179,9 +179,26 @@ def test_prepare_forgets_the_inputs_of_a_bundle_that_failed(
     rest = [each.value.context.source.input_id for each in step.finish_bundle()]
 
     assert failed == [[]] * 5
-    assert found == names[:MOST_TOGETHER]
-    assert rest == names[MOST_TOGETHER:]
+    # The first group is given once a child has the second one.
+    assert found == []
+    assert rest == names
     assert list(step.finish_bundle()) == []
+
+
+def test_prepare_gives_images_while_a_child_decodes_the_next_ones(
+    nearest: PinnedSettings, photograph: Photograph
+) -> None:
+    data = encoded(photograph(0, 9, 8))
+    inputs = [SourceImage(str(number), data=data) for number in range(3 * MOST_TOGETHER)]
+    step = Prepare(nearest, None, None)
+
+    step.start_bundle()
+    found = [len(prepared_by(step, each, 0)) for each in inputs]
+    rest = list(step.finish_bundle())
+
+    nothing = [0] * (MOST_TOGETHER - 1)
+    assert found == [*nothing, 0, *nothing, MOST_TOGETHER, *nothing, MOST_TOGETHER]
+    assert len(rest) == MOST_TOGETHER
 
 
 def test_prepare_forgets_inputs_whose_outputs_were_not_all_taken(
@@ -189,7 +206,7 @@ def test_prepare_forgets_inputs_whose_outputs_were_not_all_taken(
 ) -> None:
     inputs = [
         SourceImage(str(number), data=encoded(photograph(0, 9, 8)))
-        for number in range(MOST_TOGETHER)
+        for number in range(2 * MOST_TOGETHER)
     ]
     step = Prepare(nearest, None, None)
 

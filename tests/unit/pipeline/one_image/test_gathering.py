@@ -1,7 +1,11 @@
 """Which runs gather small images, how many of them, and what becomes of those that fail."""
 
 import dataclasses
+import functools
 import io
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from beam_upscale.pipeline.one_image.gathering import (
     MOST_SECONDS,
     MOST_TOGETHER,
     Gathering,
+    InFlight,
     ReadInput,
     gathers,
     is_read_ahead,
@@ -35,6 +40,8 @@ from beam_upscale.pipeline.settings.upscale_settings import UpscaleSettings
 from beam_upscale.sources.inputs.source_image import SourceImage, source_image
 
 Pin = Callable[..., PinnedSettings]
+
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +299,62 @@ def test_animations_are_decoded_as_the_settings_say(pin: Pin, decoders: DecoderP
 
     assert [each.image is None for each in first] == [False, False]
     assert [each.image is None for each in refused] == [True, False]
+
+
+# Exchanges under way
+
+
+def test_so_many_exchanges_are_left_under_way_and_the_first_are_taken_first() -> None:
+    in_flight = InFlight[int](2)
+    may_end = threading.Event()
+
+    def exchange(number: int) -> int:
+        assert may_end.wait(PATIENCE_SECONDS)
+        return number
+
+    for number in range(2):
+        in_flight.begin(functools.partial(exchange, number))
+    assert list(in_flight.taken()) == []
+
+    may_end.set()
+    in_flight.begin(lambda: 2)
+    assert list(in_flight.taken()) == [0]
+    assert list(in_flight.rest()) == [1, 2]
+    assert list(in_flight.rest()) == []
+
+
+def test_exchanges_of_a_failed_bundle_are_forgotten() -> None:
+    in_flight = InFlight[int](1)
+    in_flight.begin(lambda: 1)
+    in_flight.clear()
+
+    in_flight.begin(lambda: 2)
+
+    assert list(in_flight.rest()) == [2]
+
+
+def test_error_of_an_exchange_is_raised_where_its_result_is_taken() -> None:
+    in_flight = InFlight[float](1)
+
+    in_flight.begin(lambda: 1 / 0)
+    in_flight.begin(lambda: 1)
+
+    with pytest.raises(ZeroDivisionError):
+        next(in_flight.taken())
+    assert list(in_flight.rest()) == [1]
+
+
+def test_forked_process_has_threads_of_its_own() -> None:
+    in_flight = InFlight[int](1)
+    in_flight.begin(os.getpid)
+    assert list(in_flight.rest()) == [os.getpid()]
+
+    def begin_here() -> None:
+        in_flight.begin(os.getpid)
+        assert list(in_flight.rest()) == [os.getpid()]
+
+    child = multiprocessing.get_context("fork").Process(target=begin_here)
+    child.start()
+    child.join(PATIENCE_SECONDS)
+
+    assert child.exitcode == 0
