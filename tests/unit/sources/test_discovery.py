@@ -1,7 +1,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,18 +186,25 @@ def test_metadata_that_is_wrong_refuses_the_listing(inputs: Path) -> None:
 def test_a_metadata_file_is_read_once(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(inputs, "a.png", "b.png", "sub/c.png")
     describe(inputs, {"file_name": "a.png"}, {"file_name": "sub/c.png"})
-    opened: list[str] = []
-    open_read = LocalDisk.open_read
+    read: list[str] = []
+    for name in ("open_read", "read", "read_at_most"):
+        _note(monkeypatch, name, read)
 
-    def noted(self: LocalDisk, uri: str) -> BinaryIO:
-        opened.append(uri)
-        return open_read(self, uri)
-
-    monkeypatch.setattr(LocalDisk, "open_read", noted)
     list_images(str(inputs))
     list_images(f"{inputs}/**/*.png")
 
-    assert opened == [f"{inputs}/metadata.jsonl"] * 2
+    assert read == [f"{inputs}/metadata.jsonl"] * 2
+
+
+def _note(monkeypatch: pytest.MonkeyPatch, name: str, uris: list[str]) -> None:
+    """Notes the files that a method of the local disk reads."""
+    method = getattr(LocalDisk, name)
+
+    def noted(self: LocalDisk, uri: str, *others: Any) -> Any:
+        uris.append(uri)
+        return method(self, uri, *others)
+
+    monkeypatch.setattr(LocalDisk, name, noted)
 
 
 def test_a_text_with_an_images_name_is_its_caption(inputs: Path) -> None:
