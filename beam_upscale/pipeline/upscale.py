@@ -112,13 +112,13 @@ class Prepare(beam.DoFn):
 
     def _begin(self) -> None:
         """Has a child decode what was gathered, while the steps behind this one work."""
-        decode = functools.partial(_decoded, self._gathered.take(), self._settings)
-        self._in_flight.begin(decode)
+        if gathered := self._gathered.take():
+            self._in_flight.begin(functools.partial(_decoded, gathered, self._settings))
 
     def _outputs(self, decoded: list[_Gathered]) -> Iterator[WindowedValue]:
         """Yields the outputs of inputs, whose images nothing holds here by then."""
         while decoded:
-            _, timestamp, window = decoded[0]
+            timestamp, window = decoded[0][1:]
             yield WindowedValue(self._next_output(decoded), timestamp, [window])
 
     def _next_output(self, decoded: list[_Gathered]) -> Any:
@@ -220,8 +220,8 @@ class Finish(AwaitResults):
 
     def _begin(self) -> None:
         """Has a child encode what was gathered, while the steps before this one work."""
-        finished = functools.partial(_finished, self._gathered.take(), self._settings)
-        self._in_flight.begin(finished)
+        if gathered := self._gathered.take():
+            self._in_flight.begin(functools.partial(_finished, gathered, self._settings))
 
     def _outputs(self, finished: list[_Finished]) -> Iterator[WindowedValue]:
         """Counts and yields results."""

@@ -13,7 +13,7 @@ from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Telemetry
 from beam_upscale.errors import BeamUpscaleError, BrokenProcessError, ErrorCode
 from beam_upscale.images.decoding.pool import DecoderPool
-from beam_upscale.images.encoding.pool import EncoderPool
+from beam_upscale.images.encoding.pool import shared_encoders
 from beam_upscale.images.processes.child import usable_cores
 from beam_upscale.images.values import ImageHeader
 from beam_upscale.images.writing.encode_options import EncodeOptions
@@ -128,7 +128,6 @@ class Worker:
             network.stage.engine.name: network for network in networks
         }
         self._decoders = DecoderPool(usable_cores(), decode_seconds)
-        self._encoders = EncoderPool(usable_cores())
         self._encode = EncodeOptions()
 
     @classmethod
@@ -203,9 +202,8 @@ class Worker:
         return Upscaled(result.data, row, result.record.telemetry)
 
     def close(self) -> None:
-        """Ends the decoders and the encoders."""
+        """Ends the decoders; the encoders are those that all of this process shares."""
         self._decoders.close()
-        self._encoders.close()
 
     def _settings(self, call: Call) -> PinnedSettings:
         """Returns the settings that a run of these engines has, with the call's requested size."""
@@ -224,9 +222,9 @@ class Worker:
         first, *others = call.engines
         inference = self._infer(tiled, first)
         for engine in others:
-            tiled = element(advance(tiled.context, inference, settings, self._encoders))
+            tiled = element(advance(tiled.context, inference, settings, shared_encoders()))
             inference = self._infer(tiled, engine)
-        return finish(tiled.context, inference, settings, self._encoders)
+        return finish(tiled.context, inference, settings, shared_encoders())
 
     def _infer(self, tiled: TiledImage, engine: str) -> Inference:
         """Upscales an image's tiles and drops them, so that they are gone when it is encoded."""

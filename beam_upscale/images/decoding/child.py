@@ -7,6 +7,7 @@ parent notices).
 
 import contextlib
 import dataclasses
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ class _Decoder:
         """Answers a request; its last message is the error, if there is one.
 
         Returns:
-            Whether there was none.
+            True if there was none.
         """
         path = Path(request["path"]) if "path" in request else None
         failure: dict[str, Any]
@@ -152,11 +153,12 @@ class _Decoder:
         path: Path | None,
         replies: "_Replies",
     ) -> None:
-        data = b"".join(files)
         match request["request"]:
             case "header":
+                data = b"".join(files)
                 replies.send({"header": dataclasses.asdict(self.read_header(data))})
             case "decode":
+                data = b"".join(files)
                 decoded = self.decode(
                     data,
                     max_pixels=request["max_pixels"],
@@ -240,6 +242,9 @@ def _failure_of_files(error: OSError, in_memory: bool) -> dict[str, Any]:
     if error.errno in FULL_DISK:
         # Only the temporary folder is written to, so that folder is full.
         return failure_of_full_disk(error)
+    if error.errno == errno.ENOMEM:
+        message = "the picture does not fit into memory"
+        return {"error": ErrorCode.OUT_OF_MEMORY, "message": message}
     if error.errno is None or in_memory:
         return failure_of_mistake(error)
     return {"error": ErrorCode.READ_ERROR, "message": f"the file cannot be read: {error}"}

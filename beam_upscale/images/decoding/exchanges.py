@@ -80,16 +80,18 @@ def hold(children: Decoders, data: bytes, seconds: float) -> tuple[Child, ImageH
 
 
 def ask_once(children: Decoders, exchange: Exchange, receive: Receive[T]) -> T | None:
-    """Asks a child, once; returns None if it fails, whatever the reason is.
+    """Asks a child, once; returns None if it fails, as the caller asks for each image alone then.
 
     Args:
         children: the children of a pool, one of which this thread may have.
         exchange: the request.
         receive: makes the result of the reply.
+
+    Raises:
+        BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
     """
-    # Whoever asks for each part alone learns the reason.
+    child = children.take()
     with contextlib.suppress(Exception):
-        child = children.take()
         with children.working(child, exchange.seconds):
             answer = child.ask(exchange, receive)
             resident = child.wait_until_ready()

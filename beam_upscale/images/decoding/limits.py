@@ -71,6 +71,7 @@ class ImageLimits:
 
     def __init__(self) -> None:
         self.address_space: int | None = None
+        self._without_pixels: int | None = None
         self._written = _WRITTEN_BYTES
         self._hard = {kind: resource.getrlimit(kind)[1] for kind in _SOFT_LIMITS}
 
@@ -90,6 +91,7 @@ class ImageLimits:
         self.address_space = None
         if taken is not None:
             self.address_space = taken + _FILE_COPIES * file_bytes + HEADROOM_BYTES
+        self._without_pixels = self.address_space
         self._is_watched = is_watched
         self._seconds = seconds
         try:
@@ -109,6 +111,11 @@ class ImageLimits:
             self.address_space += PIXEL_BYTES * pixels
             self._limit_address_space()
         self._limit_written(_WRITTEN_BYTES + _SPOOLED_PIXEL_BYTES * pixels)
+
+    def begin_next(self) -> None:
+        """Takes back the room for an image's pixels, before the next image of the same request."""
+        self.address_space = self._without_pixels
+        self._limit_address_space()
 
     def allow_reply(self, size: int) -> None:
         """Raises the limit of written bytes to those of a reply, whose memory counts as a file."""
@@ -137,7 +144,7 @@ class NoLimits(ImageLimits):
     """Sets no limits, for requests that are answered in a process of another kind."""
 
     def __init__(self) -> None:
-        self.address_space = None
+        self.address_space = self._without_pixels = None
         self._written = 0
         self._seconds = 0.0
         self._is_watched = False

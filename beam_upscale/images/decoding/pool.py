@@ -81,6 +81,9 @@ class DecoderPool(ProcessPool[Child]):
         Returns:
             For each file its image as `decode` gives it; or None: it is damaged, refused or no
             small image, or the child was lost. Then it is to be asked for alone.
+
+        Raises:
+            BrokenProcessError: DECODER_UNAVAILABLE: no child can be started.
         """
         exchange = Exchange(small_images.request_of(animated), self._header_seconds, files)
         receive = functools.partial(small_images.receive_images, len(files))

@@ -52,6 +52,7 @@ def answer_of(
     found: list[Any] = []
     for data in files:
         fields = None
+        limits.begin_next()
         with contextlib.suppress(Exception):
             decoded = decode(
                 data,

@@ -54,13 +54,19 @@ def serve(parent: Connection, encode: Encode = UnencodedImage.encoded) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         parent.send({"ready": resident_bytes()})
         while True:
-            fields, buffers = _answer(parent, encode)
-            # The pixels of the request are freed by now.
-            ready = {"ready": resident_bytes()}
-            try:
-                parent.send(fields | ready, buffers)
-            except SharedMemoryError as error:
-                parent.send(_failure(error.error) | ready)
+            _serve_one(parent, encode)
+
+
+def _serve_one(parent: Connection, encode: Encode) -> None:
+    """Answers one request; nothing of it is held while the process waits for the next one."""
+    fields, buffers = _answer(parent, encode)
+    # The pixels of the request are freed by now, and the answer is soon.
+    answer = sum(len(buffer) for buffer in buffers if buffer is not None)
+    ready = {"ready": max(0, resident_bytes() - answer)}
+    try:
+        parent.send(fields | ready, buffers)
+    except SharedMemoryError as error:
+        parent.send(_failure(error.error) | ready)
 
 
 def _answer(parent: Connection, encode: Encode) -> Message:

@@ -1,6 +1,5 @@
 """A pool of child processes that encode images."""
 
-import contextlib
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from beam_upscale.errors import ErrorCode
+from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.images.encoding.messages import (
     Message,
     answered_file,
@@ -166,14 +165,19 @@ class EncoderPool(ProcessPool[_Child]):
         Returns:
             For each image its file as `encode` gives it; or None: its encoder failed, or the child
             was lost. Then it is to be asked for alone.
+
+        Raises:
+            BrokenProcessError: ENCODER_UNAVAILABLE: no child can be started.
         """
         failed: list[EncodedFile | None] = [None] * len(images)
         pixels = sum(image.pixels for image in images)
         receive = functools.partial(answered_small, len(images))
-        # Whoever asks for each alone learns the reason.
-        with contextlib.suppress(Exception):
+        try:
             return self._ask(_Request.of(small_request_of(images), pixels), receive)
-        return failed
+        except BrokenProcessError:
+            raise
+        except Exception:
+            return failed
 
     def resize(self, part: ResizedPart) -> Pixels:
         """Resizes pixels and cuts a part out, as `ResizedPart.resized` does.

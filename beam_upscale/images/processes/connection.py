@@ -6,6 +6,7 @@ descriptor comes with the first byte. Their lengths are in the object. Nothing i
 attacker who controls a child must not be able to pass objects to the parent.
 """
 
+import errno
 import json
 import math
 import os
@@ -208,6 +209,13 @@ class Connection:
             except BlockingIOError:
                 self._wait(self._writable)
                 continue
+            except OSError as error:
+                if error.errno != errno.ETOOMANYREFS:
+                    raise
+                # Linux bounds the descriptors that all processes of a user have on their way, by
+                # the sender's limit of open files, which is low in a decoder.
+                self._pause()
+                continue
             message, rights = message[count:], []
 
     def _receive_start(self, descriptors: list[int]) -> bytes:
@@ -252,6 +260,11 @@ class Connection:
                 raise EOFError("the other process closed its socket within a message")
             view = view[count:]
         return received
+
+    def _pause(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise TimeoutError
+        time.sleep(_SECONDS_BETWEEN_CHECKS)
 
     def _wait(self, poll: select.poll) -> None:
         while (seconds := self.deadline - time.monotonic()) > 0:

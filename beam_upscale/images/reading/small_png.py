@@ -29,6 +29,7 @@ _PLAIN = frozenset(
 checks it."""
 
 _HEADER_BYTES = 13
+_BITS = 8
 _HIGHEST_FILTER = 4
 
 
@@ -49,6 +50,8 @@ def read_small_png(data: bytes, header: ImageHeader) -> NDArray[np.uint8] | None
     if compressed is None:
         return None
     info = png.png_info(data)
+    if info.bit_depth != _BITS:
+        return None
     row_bytes = 1 + info.width * bands
     if not _are_rows(compressed, row_bytes, info.height):
         return None

@@ -128,7 +128,9 @@ def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     """Returns the types and payloads of a PNG's chunks that hold metadata."""
     chunks = []
     if metadata.icc_profile is not None:
-        chunks.append((b"iCCP", b"icc\0\0" + _deflated_profile(metadata.icc_profile)))
+        profile = metadata.icc_profile
+        compress = _deflated if len(profile) <= _REMEMBERED_BYTES else _deflated.__wrapped__
+        chunks.append((b"iCCP", b"icc\0\0" + compress(profile)))
     if metadata.resolution is not None:
         chunks.append((b"pHYs", _png_resolution(metadata.resolution)))
     if metadata.xmp is not None:
@@ -138,8 +140,11 @@ def png_chunks(metadata: Metadata) -> list[tuple[bytes, bytes]]:
     return chunks
 
 
+_REMEMBERED_BYTES = 1 << 20
+
+
 @functools.lru_cache(maxsize=16)
-def _deflated_profile(icc_profile: bytes) -> bytes:
+def _deflated(icc_profile: bytes) -> bytes:
     """Compresses a profile; the images of a dataset mostly share a few."""
     return bytes(deflate.zlib_compress(icc_profile, 6))
 

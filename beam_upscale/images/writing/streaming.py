@@ -63,7 +63,7 @@ def encode_rows(
 
     Raises:
         ImageError: ENCODE_ERROR.
-        OSError: the file cannot be written.
+        OSError: of `FULL_DISK`; of a TIFF, any other too.
         Exception: any exception that `rows` raises.
     """
     metadata, notes = fit(

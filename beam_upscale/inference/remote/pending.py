@@ -54,7 +54,7 @@ class PendingImage:
         """Returns the image's inference; waits until all its calls are settled.
 
         Raises:
-            SettingsError: DECODER_UNAVAILABLE.
+            SettingsError: DECODER_UNAVAILABLE, ENCODER_UNAVAILABLE.
         """
         with self._lock:
             if self._inference is None:
@@ -97,7 +97,7 @@ class PendingImage:
 
         Raises:
             ImageError: a result is not usable, or does not fit in memory.
-            SettingsError: DECODER_UNAVAILABLE.
+            SettingsError: DECODER_UNAVAILABLE, ENCODER_UNAVAILABLE.
         """
         cores: list[np.ndarray] = []
         for tile, outcome in zip(self._tiled.tiles, outcomes, strict=True):

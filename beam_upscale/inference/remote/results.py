@@ -24,7 +24,7 @@ def core_of(artifact: bytes, tile: Tile, engine_scale: int, scale: int) -> np.nd
 
     Raises:
         ImageError: INVALID_RESULT, it cannot be decoded; WRONG_RESULT_SIZE.
-        SettingsError: DECODER_UNAVAILABLE.
+        SettingsError: DECODER_UNAVAILABLE, ENCODER_UNAVAILABLE.
     """
     height, width, channels = tile.pixels.shape
     size = width * engine_scale, height * engine_scale

@@ -1,7 +1,8 @@
 """Turns an engine's results into the next engine's tiles, or into the encoded image and row."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import repeat
 from typing import Any
 
 from beam_upscale.dataset.manifest.row import Status
@@ -97,9 +98,18 @@ def finish_gathered(
     Returns:
         The results, in the order of the images.
     """
+    if len(images) == 1:
+        # Its arrays are freed before it is encoded.
+        ((image, inference),) = images
+        return [finish(image, inference, settings, encoders)]
     begun = [_begun(image, inference, settings) for image, inference in images]
     unencoded = [each for each in begun if isinstance(each, UnencodedImage)]
-    files = iter(encoders.encode_small(unencoded) if len(unencoded) > 1 else [None])
+    files: Iterator[EncodedFile | BrokenProcessError | None]
+    try:
+        files = iter(encoders.encode_small(unencoded))
+    except BrokenProcessError as error:
+        # No image has to wait in vain for an encoder, one after the other.
+        files = repeat(error)
     finished = []
     for (image, inference), each in zip(images, begun, strict=True):
         if isinstance(each, UnencodedImage):
@@ -128,9 +138,11 @@ def _finished(
     settings: PinnedSettings,
     encoders: EncoderPool,
     unencoded: UnencodedImage,
-    file: EncodedFile | None,
+    file: EncodedFile | BrokenProcessError | None,
 ) -> UpscaledImage:
     """Returns the result of an image: with its file, or one that is encoded alone if it is None."""
+    if isinstance(file, BrokenProcessError):
+        return _ended(image, inference, file)
     try:
         file = file or encoders.encode(lambda: unencoded)
         return _recorded(image, inference, settings, file)

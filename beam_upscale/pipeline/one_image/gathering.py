@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from beam_upscale.errors import BrokenProcessError
 from beam_upscale.images.decoding import small_images
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.values import DecodedImage
@@ -51,7 +52,7 @@ class ReadInput:
     Attributes:
         source: the input.
         data: its bytes; None if they could not be read.
-        error: the reason for that; else None.
+        error: the reason for that, or why no decoder can be started; else None.
         image: its image, if that has been decoded.
     """
 
@@ -70,7 +71,7 @@ class ReadInput:
 
     @property
     def is_small(self) -> bool:
-        """Whether it is worth to be gathered."""
+        """True if a decoder may take it with others."""
         return self.data is not None and len(self.data) <= small_images.MOST_FILE_BYTES
 
     def read(self) -> bytes:
@@ -114,7 +115,11 @@ def decoded(
     files = [each.read() for each in inputs if each.is_small]
     if not files:
         return list(inputs)
-    images = iter(decoders.decode_small(files, animated=settings.rules.options.animated))
+    try:
+        images = iter(decoders.decode_small(files, animated=settings.rules.options.animated))
+    except BrokenProcessError as error:
+        # No image has to wait in vain for a decoder, one after the other.
+        return [replace(each, error=each.error or error) for each in inputs]
     return [replace(each, image=next(images)) if each.is_small else each for each in inputs]
 
 
@@ -166,11 +171,13 @@ class InFlight(Generic[T]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.clear()
+        self._begun: deque[Future[T]] = deque()
 
     def clear(self) -> None:
         """Forgets the exchanges, those of a bundle that failed."""
-        self._begun: deque[Future[T]] = deque()
+        for exchange in self._begun:
+            exchange.cancel()
+        self._begun.clear()
 
     def begin(self, exchange: Callable[[], T]) -> None:
         """Begins an exchange."""
