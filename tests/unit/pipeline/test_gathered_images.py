@@ -1,6 +1,8 @@
 """Runs in which small images are decoded and encoded together give what others give."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.decoding.small_images import MOST_FILE_BYTES
 from beam_upscale.images.encoding.pool import EncoderPool
 from beam_upscale.pipeline.one_image import gathering
-from beam_upscale.pipeline.one_image.gathering import MOST_TOGETHER
+from beam_upscale.pipeline.one_image.gathering import MOST_TOGETHER, ReadInput
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.settings.pinned import PinnedSettings
 from beam_upscale.pipeline.upscale import Finish, Prepare, Upscale
@@ -199,6 +201,31 @@ def test_prepare_gives_images_while_a_child_decodes_the_next_ones(
     nothing = [0] * (MOST_TOGETHER - 1)
     assert found == [*nothing, 0, *nothing, MOST_TOGETHER, *nothing, MOST_TOGETHER]
     assert len(rest) == MOST_TOGETHER
+
+
+def test_prepare_holds_no_image_while_its_output_is_worked_on(
+    nearest: PinnedSettings, photograph: Photograph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encoded(photograph(0, 9, 8))
+    inputs = [SourceImage(str(number), data=data) for number in range(3)]
+    decode = gathering.decoded
+    held: list[weakref.ref[ReadInput]] = []
+
+    def noted(*arguments: Any) -> list[ReadInput]:
+        found = decode(*arguments)
+        held.extend(map(weakref.ref, found))
+        return found
+
+    monkeypatch.setattr(gathering, "decoded", noted)
+    step = Prepare(nearest, None, None)
+    step.start_bundle()
+    for each in inputs:
+        assert prepared_by(step, each, 0) == []
+    outputs = step.finish_bundle()
+    next(outputs)
+    gc.collect()
+
+    assert [each() is not None for each in held] == [False, True, True]
 
 
 def test_prepare_forgets_inputs_whose_outputs_were_not_all_taken(

@@ -180,6 +180,10 @@ def test_soft_limits_follow_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
         before = dict(soft)
         image_limits.allow(ImageHeader("png", "RGB", 1000, 1000, 1, 8))
         with_pixels = dict(soft)
+        image_limits.begin_next()
+        next_image = dict(soft)
+        image_limits.allow(ImageHeader("png", "RGB", 1000, 1000, 1, 8))
+        with_next_pixels = dict(soft)
         image_limits.allow_reply(9 * 10**6)
         small_reply = dict(soft)
         image_limits.allow_reply(10**8)
@@ -187,6 +191,9 @@ def test_soft_limits_follow_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert before[resource.RLIMIT_AS] == 10**9 + 4 * 1000 + (512 << 20)
     assert with_pixels[resource.RLIMIT_AS] == before[resource.RLIMIT_AS] + 64 * 10**6
+    # Another image of the same request has no room of the one before it.
+    assert next_image[resource.RLIMIT_AS] == before[resource.RLIMIT_AS]
+    assert with_next_pixels == with_pixels
     assert before[resource.RLIMIT_NOFILE] < 64
     assert with_pixels[resource.RLIMIT_FSIZE] == before[resource.RLIMIT_FSIZE] + 8 * 10**6
     assert before[resource.RLIMIT_CPU] > 20

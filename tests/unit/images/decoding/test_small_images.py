@@ -12,6 +12,7 @@ from decoder_frames import frame, png
 from PIL import Image
 from small_images import SRGB, by_vips, exif_with, gradient, rgb, saved
 
+from beam_upscale.errors import BrokenProcessError, ErrorCode
 from beam_upscale.images.decoding import small_images
 from beam_upscale.images.decoding.child_process import Child, Exchange
 from beam_upscale.images.decoding.pool import DecoderPool
@@ -236,12 +237,13 @@ def test_file_on_which_the_decoder_fails_is_left_out(failure: str) -> None:
         assert last is not None
 
 
-def test_no_child_leaves_out_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_children_is_no_fault_of_the_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(children, "START_SECONDS", 0.0)
 
     for command in (["/no/such/program"], [sys.executable, "-c", "raise SystemExit(7)"]):
-        with DecoderPool(1, command=command) as pool:
-            assert pool.decode_small([png(), png()]) == [None] * 2
+        with DecoderPool(1, command=command) as pool, pytest.raises(BrokenProcessError) as caught:
+            pool.decode_small([png(), png()])
+        assert caught.value.code is ErrorCode.DECODER_UNAVAILABLE
 
 
 # Children that lie

@@ -276,16 +276,21 @@ def test_child_that_takes_too_long_leaves_out_a_whole_group(
         assert pool.encode_small([unencoded()]) == [unencoded().encoded()]
 
 
-def test_group_for_which_no_child_can_be_started_is_left_out(
+def test_small_images_wait_once_for_a_child_that_cannot_be_started(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(children, "START_SECONDS", 0.0)
 
-    with EncoderPool(1, command=["/no/such/program"]) as pool:
-        assert pool.encode_small([unencoded(), unencoded()]) == [None] * 2
+    with (
+        EncoderPool(1, command=["/no/such/program"]) as pool,
+        pytest.raises(BrokenProcessError) as caught,
+    ):
+        pool.encode_small([unencoded(), unencoded()])
+
+    assert caught.value.code is ErrorCode.ENCODER_UNAVAILABLE
 
 
-def test_lack_of_memory_for_a_group_leaves_it_out(
+def test_lack_of_memory_for_small_images_is_no_fault_of_theirs(
     pool: EncoderPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: Any) -> int:
@@ -294,7 +299,8 @@ def test_lack_of_memory_for_a_group_leaves_it_out(
     monkeypatch.setattr(connection, "MOST_WITHIN", 0)
     monkeypatch.setattr(connection, "filled_memory", full)
 
-    assert pool.encode_small([unencoded(), unencoded()]) == [None] * 2
+    with pytest.raises(BrokenProcessError, match="No space left"):
+        pool.encode_small([unencoded(), unencoded()])
 
 
 def test_mistake_in_a_groups_answer_leaves_it_out(

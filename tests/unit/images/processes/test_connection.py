@@ -1,6 +1,7 @@
 """Messages between a process and its decoders, and what is not taken for one."""
 
 import array
+import errno
 import gc
 import json
 import math
@@ -268,3 +269,40 @@ def test_process_without_free_descriptors_says_so(pair: Pair) -> None:
             connection.send({}, [large])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_message_waits_while_too_many_descriptors_are_on_their_way(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, theirs = pair
+    send = connection._end.sendmsg
+    refusals = iter([True, True, False])
+
+    class Refusing:
+        """A socket that refuses descriptors at first, as Linux does above a user's limit."""
+
+        def sendmsg(self, *arguments: Any) -> int:
+            if next(refusals):
+                raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+            return send(*arguments)
+
+    monkeypatch.setattr(connection, "_end", Refusing())
+    connection.send({"number": 1})
+
+    assert Connection(theirs).receive_fields() == {"number": 1}
+
+
+def test_message_does_not_wait_beyond_its_deadline_for_descriptors(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, _ = pair
+
+    class Refusing:
+        def sendmsg(self, *_: Any) -> int:
+            raise OSError(errno.ETOOMANYREFS, os.strerror(errno.ETOOMANYREFS))
+
+    monkeypatch.setattr(connection, "_end", Refusing())
+    connection.deadline = time.monotonic() + 0.02
+
+    with pytest.raises(TimeoutError):
+        connection.send({"number": 1})

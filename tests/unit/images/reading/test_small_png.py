@@ -47,11 +47,12 @@ def made(
     width: int = 4,
     height: int = 4,
     color_type: int = 2,
+    bits: int = 8,
     methods: tuple[int, int, int] = (0, 0, 0),
     before: bytes = b"",
 ) -> bytes:
     """A PNG with this stream of rows; the methods are those of compression, filter, interlace."""
-    header = struct.pack(">IIBBBBB", width, height, 8, color_type, *methods)
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, *methods)
     parts = chunk(b"IHDR", header), before, chunk(b"IDAT", rows), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -124,6 +125,9 @@ WIDE = b"\0" + np.random.default_rng(0).bytes(600)
 
 OTHERS = {
     "interlaced": made(zlib.compress(bytes(1000)), methods=(0, 0, 1)),
+    "four bits in one column": made(zlib.compress(b"\0\xf0" * 3), 1, 3, 0, bits=4),
+    "two bits in one column": made(zlib.compress(b"\0\xc0" * 3), 1, 3, 0, bits=2),
+    "one bit in one column": made(zlib.compress(b"\0\x80" * 3), 1, 3, 0, bits=1),
     "palette": made(zlib.compress(bytes(20)), color_type=3, before=chunk(b"PLTE", bytes(768))),
     "suggested palette": made(PLAIN, before=chunk(b"PLTE", bytes(768))),
     "transparent color": made(PLAIN, before=chunk(b"tRNS", bytes(6))),

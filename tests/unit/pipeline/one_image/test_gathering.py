@@ -19,9 +19,10 @@ from PIL import Image
 
 from beam_upscale.dataset.manifest.row import Row, Status
 from beam_upscale.dataset.records import Record
-from beam_upscale.errors import ErrorCode, ImageError
+from beam_upscale.errors import BrokenProcessError, ErrorCode, ImageError
 from beam_upscale.images.decoding.pool import DecoderPool
 from beam_upscale.images.decoding.small_images import MOST_FILE_BYTES
+from beam_upscale.images.processes import children
 from beam_upscale.images.reading import pixels
 from beam_upscale.inference.networks.device import Device
 from beam_upscale.pipeline.one_image import gathering
@@ -276,6 +277,23 @@ def test_small_ones_among_others_are_decoded_in_their_order(
             expected = pixels.decode(each.read(), max_pixels=10**6)
             np.testing.assert_array_equal(each.image.color, expected.color)
     assert isinstance(found[4].error, ImageError)
+
+
+def test_inputs_wait_once_for_a_decoder_that_cannot_be_started(
+    nearest: PinnedSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "START_SECONDS", 0.0)
+    missing = SourceImage("b", uri="/no/such/file")
+    inputs = [ReadInput.of(each, nearest) for each in (SourceImage("a", data=png()), missing)]
+
+    with DecoderPool(1, command=["/no/such/program"]) as decoders:
+        found = gathering.decoded(inputs, nearest, decoders)
+
+    with pytest.raises(BrokenProcessError) as caught:
+        found[0].read()
+    assert caught.value.code is ErrorCode.DECODER_UNAVAILABLE
+    with pytest.raises(ImageError):
+        found[1].read()
 
 
 def test_no_decoder_is_asked_where_nothing_is_small(nearest: PinnedSettings) -> None:
