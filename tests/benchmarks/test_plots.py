@@ -32,6 +32,7 @@ def drawn_elsewhere(folder: Path, hash_seed: str) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_other_processes_draw_the_same_bytes(tmp_path: Path) -> None:
     first = drawn_elsewhere(tmp_path / "first", "1")
     second = drawn_elsewhere(tmp_path / "second", "2")

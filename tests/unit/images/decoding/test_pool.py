@@ -156,6 +156,7 @@ def test_sixteen_bit_pixels_and_icc_profile_cross(pool: DecoderPool) -> None:
     assert (decoded.alpha, decoded.metadata.icc_profile) == (None, profile)
 
 
+@pytest.mark.slow
 def test_large_picture_crosses_and_outlives_its_child() -> None:
     """Its pixels are mapped; a memory's last descriptor and mapping are all that holds it."""
     before = open_files()
@@ -677,6 +678,7 @@ def test_child_that_keeps_to_the_protocol_is_believed() -> None:
         assert pool.decode(png(2, 1), max_pixels=2).color.shape == (1, 2, 3)
 
 
+@pytest.mark.slow
 def test_thousands_of_images_leave_no_descriptor(
     pool: DecoderPool, png_file: Path, tiff_file: Path
 ) -> None:

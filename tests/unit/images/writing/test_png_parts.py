@@ -204,6 +204,7 @@ print(hashlib.sha256(written([[photograph()]])).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes() -> None:
     places = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "support")]
     command = [sys.executable, "-c", PROGRAM, *places]
