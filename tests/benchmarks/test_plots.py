@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import measured_rows
+import pytest
 from places import ROOT, SUPPORT
 
 from benchmarks.pipeline import plots
