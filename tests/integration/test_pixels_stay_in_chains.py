@@ -197,6 +197,7 @@ VALUES: Mapping[str, Any] = MappingProxyType(
         "noise_level": 3,
         "quality": 80,
         "lossless": True,
+        "png_compression": 6,
         "metadata": "strip",
         "weights": "bicubic",
         "device": "cpu",
