@@ -43,6 +43,11 @@ def group_of(records: Sequence[Record]) -> tuple[str, bytes]:
     return f"{hashlib.sha256(content).hexdigest()}{_RECORDS}", content
 
 
+def is_of_records(name: str) -> bool:
+    """Checks whether a file of a group, by its name, holds records; False if it holds images."""
+    return name.endswith(_RECORDS)
+
+
 class ShardGroups:
     """The groups of one shard, as this process has read them.
 
@@ -69,7 +74,7 @@ class ShardGroups:
                 return
             begun = time.monotonic()
             found = store_of(self._folder).names_in(self._folder)
-            names = {name for name in found if name.endswith(_RECORDS)}
+            names = set(filter(is_of_records, found))
             if not self._names <= names:
                 # Another run has begun anew, or has sorted the records by new shards.
                 self._names, self._lines, self.bytes = set(), {}, 0
