@@ -163,11 +163,15 @@ def _edited(
 ) -> list[Record]:
     """Returns the records to write of a group, each after the one before it of the same input."""
     hold = 0 if dataset.hold is None else dataset.hold.number
+    # Shard by shard, since a process keeps the records that it looked at last.
+    by_shard = sorted(placed, key=lambda each: each.shard)
+    inputs = [(each.source.input_id, each.shard) for each in by_shard]
+    found = {input_id: search.find(input_id, shard) for input_id, shard in inputs}
     last: dict[str, Record] = {}
     records = []
     for each in placed:
         input_id = each.source.input_id
-        before = last.get(input_id) or search.find(input_id, each.shard)
+        before = last.get(input_id) or found[input_id]
         number = 0 if before is None else before.edition.number + 1
         after = _after(before, each, dataset)
         record = Record(after.row, after.telemetry, Edition(number, hold), after.packed)
