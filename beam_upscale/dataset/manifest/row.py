@@ -226,7 +226,7 @@ class Row:
         known = vars(row)
         known.update(_DEFAULTS)
         known.update(columns)
-        if len(known) != len(_FIELDS):
+        if known.keys() != _NAMES:
             raise TypeError(f"a row has the columns {', '.join(_FIELDS)}, not {', '.join(known)}")
         return row
 
@@ -237,6 +237,7 @@ class Row:
 
 # Interned, as the names in code are: Python finds an attribute or a keyword by the same object.
 _FIELDS = tuple(map(sys.intern, (*COLUMNS.names, "input")))
+_NAMES = frozenset(_FIELDS)
 
 # A dictionary, since another one takes over its items at once, and those of no other mapping.
 _DEFAULTS: Mapping[str, Any] = {

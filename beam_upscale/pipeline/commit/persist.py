@@ -12,6 +12,7 @@ input at the same moment may both find none; then both records are there, and `r
 chooses between them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -128,6 +129,8 @@ def persist_group(
     try:
         return _persist_together(results, dataset, layout, search)
     except OSError:
+        if layout.is_packed:
+            _delete_unnamed_images(results, dataset, layout, search.again())
         if len(results) < 2:
             raise
     return [
@@ -158,16 +161,36 @@ def _persist_together(
     return records
 
 
+def _delete_unnamed_images(
+    results: Sequence[UpscaledImage], dataset: DatasetFolder, layout: Layout, search: RecordSearch
+) -> None:
+    """Deletes the files of images of a group that could not be written, to make room for others.
+
+    A file that a record names stays: the group may have been written before, or in part.
+    """
+    placed = [_placed(upscaled, dataset, layout) for upscaled in results]
+    names = {each.record.packed.name for each in _packed(placed, dataset)[0] if each.record.packed}
+    with contextlib.suppress(OSError):
+        found = (search.find(each.source.input_id, each.shard) for each in placed)
+        named = {each.packed.name for each in found if each is not None and each.packed}
+        for name in names - named:
+            dataset.delete(dataset.packed_uri(name))
+
+
 def _edited(
     placed: Sequence[_Placed], dataset: DatasetFolder, search: RecordSearch
 ) -> list[Record]:
     """Returns the records to write of a group, each after the one before it of the same input."""
     hold = 0 if dataset.hold is None else dataset.hold.number
+    # Shard by shard, since a process keeps the records that it looked at last.
+    by_shard = sorted(placed, key=lambda each: each.shard)
+    inputs = [(each.source.input_id, each.shard) for each in by_shard]
+    found = {input_id: search.find(input_id, shard) for input_id, shard in inputs}
     last: dict[str, Record] = {}
     records = []
     for each in placed:
         input_id = each.source.input_id
-        before = last.get(input_id) or search.find(input_id, each.shard)
+        before = last.get(input_id) or found[input_id]
         number = 0 if before is None else before.edition.number + 1
         after = _after(before, each, dataset)
         record = Record(after.row, after.telemetry, Edition(number, hold), after.packed)
@@ -329,7 +352,7 @@ def _storable(upscaled: UpscaledImage, layout: Layout) -> UpscaledImage:
         upscaled = dataclasses.replace(upscaled, data=None, file=None, intermediates=())
     if row is record.row:
         return upscaled
-    return dataclasses.replace(upscaled, record=Record(row, record.telemetry))
+    return dataclasses.replace(upscaled, record=dataclasses.replace(record, row=row))
 
 
 def _is_booked(source: SourceImage, dataset: DatasetFolder) -> bool:

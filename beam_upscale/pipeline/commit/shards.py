@@ -83,15 +83,15 @@ def commit_shard(
         path = layout.data_path(shard)
         ordered = [_in_data_shard(row, path) for row in ordered]
     ordered, table = _held_rows(ordered, dataset, input_type)
-    waiting = WaitingImages.of(records, dataset)
-    if layout.is_packed:
+    waiting = WaitingImages.of(records, dataset) if layout.is_packed else None
+    if waiting is not None:
         with_images = [row for row in ordered if row.output_uri]
         _write_images(shard, with_images, dataset, layout, input_type, waiting)
     _write_telemetry(shard, records, dataset, run_id)
     with dataset.publish(dataset.manifest_uri(shard)) as file:
         pq.write_table(table, file)
     books.close_rows((record.row for record in records), dataset)
-    if layout.is_packed:
+    if waiting is not None:
         # The data shard holds them now; a dataset must not take twice its size.
         waiting.delete(row.input_id for row in ordered)
 
@@ -332,8 +332,11 @@ class CommitShard(beam.DoFn):
         self, shard: int, listed: Iterable[ListedInput], arrivals: Arrivals
     ) -> Iterator[Record]:
         yield from listed_records(listed, self._dataset, arrivals)
-        search = RecordSearch.begin(self._dataset, has_late_singles=False)
+        search: RecordSearch | None = None
         for input_id, several in arrivals.new_unlisted.items():
-            # Of an input that came twice, the record that was written last fits its files.
-            last = search.find(input_id, shard) if len(several) > 1 else None
+            last = None
+            if len(several) > 1:
+                # Of an input that came twice, the record that was written last fits its files.
+                search = search or RecordSearch.begin(self._dataset, has_late_singles=False)
+                last = search.find(input_id, shard)
             yield last or record_from_json(several[-1].record)

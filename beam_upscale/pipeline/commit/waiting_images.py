@@ -1,5 +1,6 @@
 """The images that wait below `.staging` for the data shard that they are packed into."""
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
@@ -8,7 +9,7 @@ from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.records import PackedImage, Record
 from beam_upscale.storage import files
 
-# The images of a shard are all read into memory up to this many bytes, beyond one by one.
+# The files of groups are read whole, and kept up to this many bytes: about two of full groups.
 _MOST_BYTES = 32 << 20
 
 
@@ -25,7 +26,7 @@ class WaitingImages:
     dataset: DatasetFolder
     packed: Mapping[str, PackedImage]
     has_singles: bool
-    _whole: dict[str, bytes] = dataclasses.field(default_factory=dict)
+    _whole: "_WholeFiles" = dataclasses.field(default_factory=lambda: _WholeFiles())
 
     @classmethod
     def of(cls, records: Iterable[Record], dataset: DatasetFolder) -> "WaitingImages":
@@ -55,26 +56,63 @@ class WaitingImages:
         return files.read(uri) if files.exists(uri) else None
 
     def _part(self, place: PackedImage) -> bytes:
-        """Reads an image from the file of its group, which is read once where memory allows."""
+        """Reads an image from the file of its group."""
         uri = self.dataset.packed_uri(place.name)
-        if not self._fits_in_memory:
-            return files.read_range(uri, place.offset, place.size)
-        if place.name not in self._whole:
-            self._whole[place.name] = files.read(uri)
-        return self._whole[place.name][place.offset : place.offset + place.size]
+        return self._whole.part(uri, place, self._ends[place.name])
 
     @functools.cached_property
-    def _fits_in_memory(self) -> bool:
-        return sum(place.size for place in self.packed.values()) <= _MOST_BYTES
+    def _ends(self) -> Mapping[str, int]:
+        """The end of the last image that counts, of each file."""
+        ends: dict[str, int] = {}
+        for place in self.packed.values():
+            ends[place.name] = max(ends.get(place.name, 0), place.offset + place.size)
+        return ends
 
     def delete(self, input_ids: Iterable[str]) -> None:
         """Removes the files of the images, which the data shard holds by now.
 
+        Those of single images go first: one that a group has replaced must not be what is left.
+
         Args:
             input_ids: the ids of all inputs of the shard.
         """
-        for name in {place.name for place in self.packed.values()}:
-            self.dataset.delete(self.dataset.packed_uri(name))
         if self.has_singles:
             for input_id in input_ids:
                 self.dataset.delete(self.dataset.waiting_image_uri(input_id))
+        for name in {place.name for place in self.packed.values()}:
+            self.dataset.delete(self.dataset.packed_uri(name))
+
+
+class _WholeFiles:
+    """The files of groups that were read last, each with one request.
+
+    Neighbors by id are mostly of one group. Where they are not, a file may be needed again when it
+    is kept no more; then each of its images is read by itself.
+    """
+
+    def __init__(self) -> None:
+        self._files: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+        self._were_read: set[str] = set()
+
+    def part(self, uri: str, place: PackedImage, end: int) -> bytes:
+        """Returns an image.
+
+        Args:
+            uri: the URI of its file.
+            place: its place in the file.
+            end: the number of bytes of the file that are needed.
+        """
+        if (data := self._files.get(uri)) is None:
+            if uri in self._were_read or end > _MOST_BYTES:
+                return files.read_range(uri, place.offset, place.size)
+            data = self._read(uri, end)
+        self._files.move_to_end(uri)
+        return data[place.offset : place.offset + place.size]
+
+    def _read(self, uri: str, end: int) -> bytes:
+        # Room is made before the file is read.
+        while self._files and sum(map(len, self._files.values())) + end > _MOST_BYTES:
+            self._files.popitem(last=False)
+        self._were_read.add(uri)
+        self._files[uri] = files.read_range(uri, 0, end)
+        return self._files[uri]

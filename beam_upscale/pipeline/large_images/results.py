@@ -82,7 +82,7 @@ class ScratchResults:
         found = record_from_json(files.read(_record_uri(uri)))
         # The input's columns and its URI may have changed since, but nothing that the image
         # depends on.
-        row = dataclasses.replace(found.row, source_uri=source.source_uri, input=source.columns)
+        row = found.row.changed(source_uri=source.source_uri, input=source.columns)
         return UpscaledImage(source, Record(row, found.telemetry), file=uri, is_taken_up=True)
 
 

@@ -11,8 +11,13 @@ from collections.abc import Callable, Iterable, Mapping
 
 from beam_upscale.dataset.folder import DatasetFolder
 from beam_upscale.dataset.layouts.layout import shard_name
-from beam_upscale.dataset.record_groups import group_of, groups_of_shard, shards_with_groups
-from beam_upscale.dataset.records import Record
+from beam_upscale.dataset.record_groups import (
+    group_of,
+    groups_of_shard,
+    is_of_records,
+    shards_with_groups,
+)
+from beam_upscale.dataset.records import Record, latest
 from beam_upscale.pipeline.run_state.listing_files import ListedInput
 from beam_upscale.storage import files
 from beam_upscale.storage.sorted_map import SortedMap
@@ -28,8 +33,8 @@ def has_groups(dataset: DatasetFolder) -> bool:
 def regroup(dataset: DatasetFolder, shard_of: Callable[[str], int | None]) -> None:
     """Moves records to the folders of their inputs' shards; removes those of inputs that are gone.
 
-    New groups are written before old ones are removed. Interrupted between the two, it leaves equal
-    records in two places, and is to be repeated.
+    New groups are written before old ones are removed, and of these the records before the images
+    that they name. Interrupted in between, it leaves records in two places, and is to be repeated.
 
     Args:
         dataset: the output.
@@ -74,21 +79,35 @@ def _rewrite(
     dataset: DatasetFolder,
 ) -> None:
     """Distributes the records of one folder, and removes what is needed there no more."""
-    folder = uris.join(dataset.groups, name)
+    folder, begun = uris.join(dataset.groups, name), time.monotonic()
     by_shard: dict[str, list[Record]] = {}
     for record in records:
         shard = shards[record.row.input_id]
-        if shard is not None:
-            moved = record if shard_name(shard) == name else _unpacked(record, dataset)
-            by_shard.setdefault(shard_name(shard), []).append(moved)
+        if shard is None or (
+            shard_name(shard) != name and _is_there(record, shard, dataset, begun)
+        ):
+            continue
+        moved = record if shard_name(shard) == name else _unpacked(record, dataset)
+        by_shard.setdefault(shard_name(shard), []).append(moved)
     kept = {record.packed.name for record in by_shard.get(name, ()) if record.packed is not None}
     for shard_folder, several in by_shard.items():
         file, content = group_of(several)
         dataset.write(uris.join(dataset.groups, shard_folder, file), content)
         kept.add(uris.join(shard_folder, file))
-    for each in sorted(old):
+    # Records first: interrupted at any point, none names an image that is gone.
+    for each in sorted(old, key=lambda each: (not is_of_records(each), each)):
         if uris.join(name, each) not in kept:
             dataset.delete(uris.join(folder, each))
+
+
+def _is_there(record: Record, shard: int, dataset: DatasetFolder, since: float) -> bool:
+    """Checks whether a shard has this record of an input or a later one, with its image.
+
+    An interrupted move may have left an earlier record alone where a later one was: its image must
+    not replace that of the later one.
+    """
+    there = groups_of_shard(dataset.groups_uri(shard), since).find(record.row.input_id)
+    return there is not None and latest([there, record]) is there
 
 
 def _unpacked(record: Record, dataset: DatasetFolder) -> Record:

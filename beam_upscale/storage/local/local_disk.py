@@ -109,7 +109,11 @@ class LocalDisk(Store):
             raise self.read_error(uri, error) from error
 
     def exists(self, uri: str) -> bool:
-        """Checks whether a file exists; False for a folder, and if the path cannot be looked up."""
+        """Checks whether a file exists; False for a folder.
+
+        Raises:
+            OSError: it cannot be looked up: a folder may not be read, or a name is too long.
+        """
         try:
             mode = _mode(_name(uri))
         except ValueError:
@@ -189,8 +193,11 @@ class LocalDisk(Store):
         partial_folder: str | None = None,
         guard: Guard | None = None,
     ) -> None:
-        """Publishes several files: writes all of them, then syncs them, then renames them."""
-        if len(contents) < 2 or partial_folder is None:
+        """Publishes files: writes all of them, syncs and renames them, and syncs their folders.
+
+        Without a folder to write them in first, they are published one by one.
+        """
+        if not contents or partial_folder is None:
             super().publish_all(contents, partial_folder, guard)
             return
         paths = [(_without_scheme(uri), data) for uri, data in contents]

@@ -79,7 +79,10 @@ def test_groups_of_others_are_seen_by_a_search_that_begins_later(dataset: Datase
     assert before.again().find("a", 0) == record("a")
 
 
-def test_a_group_is_read_once(dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def read_uris(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The URIs of the groups that are read, in order; nothing is known when the test begins."""
+    monkeypatch.setattr(record_groups, "_kept", record_groups._Kept())
     read, uris = record_groups.files.read_if_there, []
 
     def counted(uri: str) -> bytes | None:
@@ -87,12 +90,53 @@ def test_a_group_is_read_once(dataset: DatasetFolder, monkeypatch: pytest.Monkey
         return read(uri)
 
     monkeypatch.setattr(record_groups.files, "read_if_there", counted)
+    return uris
+
+
+def test_a_group_is_read_once(dataset: DatasetFolder, read_uris: list[str]) -> None:
     first = write(dataset, 0, record("a"))
     assert found(dataset, "a")
     second = write(dataset, 0, record("b"))
 
     assert found(dataset, "a") and found(dataset, "b")
-    assert uris == [first, second]
+    assert read_uris == [first, second]
+
+
+def test_groups_of_shards_that_do_not_fit_together_are_read_at_most_twice(
+    dataset: DatasetFolder, read_uris: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_groups, "_MOST_BYTES", 5000)
+    for shard in (0, 1):
+        for group in range(5):
+            records = (record(f"{shard}-{group}-{n}", notes=("x" * 200,)) for n in range(4))
+            write(dataset, shard, *records)
+
+    def looks(*, beyond: bool) -> None:
+        """Looks in both shards in turn; beyond those that are there, or for each of them."""
+        for group, n in ((group, n) for group in range(5) for n in range(4)):
+            for shard in (0, 1):
+                name = f"{shard}-{group}-{n}" + ("-other" if beyond else "")
+                assert (found(dataset, name, shard) is None) == beyond
+
+    for _ in range(3):
+        looks(beyond=True)
+    assert len(read_uris) == len(set(read_uris)) == 10
+    looks(beyond=False)
+    assert max(map(read_uris.count, read_uris)) <= 2
+
+
+def test_the_inputs_that_are_known_are_bounded(
+    dataset: DatasetFolder, read_uris: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record_groups, "_MOST_INPUTS", 10)
+    for shard in range(20):
+        write(dataset, shard, record(f"{shard}"), record(f"{shard}-b"))
+
+    for shard in [*range(20), *range(20)]:
+        assert found(dataset, f"{shard}", shard)
+
+    assert len(record_groups._kept._shards) == 5
+    assert len(read_uris) == 20
 
 
 def test_groups_that_are_gone_are_forgotten(dataset: DatasetFolder) -> None:
@@ -117,7 +161,7 @@ def test_memory_for_groups_is_bounded(
     for shard in [*range(20), *range(20)]:
         assert found(dataset, f"{shard}", shard)
 
-    assert sum(each.bytes for each in record_groups._kept._shards.values()) < 4000
+    assert 0 < record_groups._kept.objects.bytes <= 2000
 
 
 def test_threads_that_look_at_once_see_the_same(dataset: DatasetFolder) -> None:

@@ -84,6 +84,30 @@ def test_a_changed_row_is_a_row_like_any_other() -> None:
         BARE.changed(output_url="a.png")
     with pytest.raises(TypeError, match="input_id"):
         Row.of({"source_uri": "a", "status": Status.FAILED, "input": {}})
+    # As many columns as a row has, but not its columns.
+    with pytest.raises(TypeError, match="output_url"):
+        Row.of({"source_uri": "a", "status": Status.FAILED, "input": {}, "output_url": "a.png"})
+
+
+def test_columns_that_records_leave_out_keep_their_defaults() -> None:
+    # A record that an earlier version wrote would mean something else with other defaults.
+    row = Row("a", "b", Status.FAILED)
+    others = {
+        "input_id": "a",
+        "source_uri": "b",
+        "status": Status.FAILED,
+        "notes": (),
+        "calls": 0,
+        "credits": Decimal(0),
+        "billed_credits": Decimal(0),
+        "usd": Decimal(0),
+        "request_ids": (),
+        "stages": (),
+        "input": {},
+    }
+
+    assert vars(row) == {field.name: others.get(field.name) for field in dataclasses.fields(Row)}
+    assert row_from_json({"input_id": "a", "source_uri": "b", "status": "failed"}) == row
 
 
 def test_default_columns_take_no_room_in_json() -> None:

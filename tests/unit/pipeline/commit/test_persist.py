@@ -275,6 +275,44 @@ def test_a_disk_that_fills_in_the_middle_of_a_group_costs_what_does_not_fit(
     assert images(dataset, layout) == {name: name.encode() * 4000 for name in "abcd"}
 
 
+def test_images_of_a_group_whose_records_do_not_fit_make_room_for_others(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [result(name, name.encode() * 4000) for name in "abcd"]
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room=16_100)
+        with pytest.raises(OSError, match="No space left"):
+            group(dataset, Layout.PARQUET, made)
+
+    names = {each.packed.name for each in recorded(dataset).values() if each.packed is not None}
+    there = {str(path.relative_to(dataset.groups)) for path in files(dataset)}
+    assert {name for name in there if name.endswith(".images")} == names
+
+
+def test_images_that_a_record_names_stay_when_their_group_does_not_fit_again(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group(dataset, Layout.PARQUET, results())
+
+    with monkeypatch.context() as patch:
+        fill_disk(patch, room=0)
+        with pytest.raises(OSError, match="No space left"):
+            group(dataset, Layout.PARQUET, results(worker="worker:2"))
+
+    assert images(dataset, Layout.PARQUET) == EXPECTED
+
+
+def test_a_row_that_is_made_to_fit_keeps_the_place_of_its_image(dataset: DatasetFolder) -> None:
+    (before,) = group(dataset, Layout.PARQUET, [result("a", b"image")])
+    row = before.row.changed(notes=("odd \ud800",))
+    earlier = UpscaledImage(result("a", None).source, dataclasses.replace(before, row=row))
+
+    (again,) = group(dataset, Layout.PARQUET, [earlier])
+
+    assert again.row.notes == ("odd \\ud800",)
+    assert again.packed == before.packed
+
+
 @every_layout
 def test_two_workers_with_the_same_bundle_at_once_leave_one_record_of_each(
     dataset: DatasetFolder, layout: Layout, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """Shards that are committed, again and late."""
 
 import dataclasses
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from beam_upscale.dataset.layouts import parquet
 from beam_upscale.dataset.layouts.layout import Layout
 from beam_upscale.dataset.layouts.shard_files import read_images
 from beam_upscale.dataset.manifest.row import Row, Status
+from beam_upscale.dataset.record_search import RecordSearch
 from beam_upscale.dataset.records import Record
 from beam_upscale.errors import ErrorCode
-from beam_upscale.pipeline.commit.persist import persist
-from beam_upscale.pipeline.commit.shards import commit_shard, listed_records
+from beam_upscale.pipeline.commit.persist import persist, persist_group
+from beam_upscale.pipeline.commit.shards import CommitShard, commit_shard, listed_records
 from beam_upscale.pipeline.one_image.states import UpscaledImage
 from beam_upscale.pipeline.run_state.arrivals import Arrivals, ListedArrivals, id_hash
 from beam_upscale.pipeline.run_state.listing_files import ListedInput, write_listing
 from beam_upscale.pipeline.write import new_run_id
 from beam_upscale.sources.inputs.source_image import SourceImage
+from beam_upscale.storage import files as stored_files
+from beam_upscale.storage.protocol.store import FileEntry
 
 
 @pytest.mark.parametrize("layout", list(Layout))
@@ -254,3 +258,31 @@ def test_an_input_whose_record_is_gone_was_not_left_out(dataset: DatasetFolder) 
     assert next(found).row.status is Status.FAILED
     with pytest.raises(LookupError, match=r"the record of /in/b\.jpg is gone"):
         next(found)
+
+
+def test_what_cannot_wait_is_not_looked_for(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [ListedInput(SourceImage(f"/in/{name}.jpg", shard=0)) for name in "ab"]
+    batch = next(write_listing(listed, len(listed), dataset))
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    made = [result(name, noise(10, 0)) for name in "ab"]
+    persist_group(made, dataset, Layout.FILES, search)
+    hashes = b"".join(id_hash(each.source.input_id) for each in listed)
+    looked = []
+    list_below = stored_files.list_below
+
+    def noted(folder: str) -> Iterator[FileEntry]:
+        looked.append(folder)
+        return list_below(folder)
+
+    monkeypatch.setattr(stored_files, "list_below", noted)
+    step = CommitShard(dataset, Layout.FILES, "run", None, may_leave_out=True)
+
+    (outcome,) = step.process((0, [ListedArrivals(batch.part, hashes, is_new=True)]))
+
+    assert outcome.is_whole
+    assert len(dataset.read_manifest(0)) == 2
+    # Once, whether an earlier version has left records; no images wait for a shard.
+    assert looked.count(dataset.records) == 1
+    assert dataset.waiting_images not in looked

@@ -1,6 +1,8 @@
 """Images that wait for a data shard, together with those of their group or alone."""
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from persisted_results import result
@@ -94,3 +96,65 @@ def test_images_of_which_nothing_is_left_are_none(dataset: DatasetFolder) -> Non
 
     assert found.read("/in/a.jpg") is None
     assert not found.has_singles
+
+
+def test_a_group_is_read_at_once_whatever_waits_beside_it(
+    dataset: DatasetFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_images, "_MOST_BYTES", 250)
+    images = {f"{number:02}": bytes([number]) * 10 for number in range(50)}
+    records = []
+    for first in range(0, 50, 10):
+        names = list(images)[first : first + 10]
+        records += group(dataset, Layout.PARQUET, **{name: images[name] for name in names})
+    reads = []
+    read_range = waiting_images.files.read_range
+
+    def counted(*arguments: Any) -> bytes:
+        reads.append(arguments)
+        return read_range(*arguments)
+
+    monkeypatch.setattr(waiting_images.files, "read_range", counted)
+
+    found = WaitingImages.of(records, dataset)
+    assert [found.read(f"/in/{name}.jpg") for name in images] == list(images.values())
+    assert len(reads) == 5
+    assert sum(map(len, found._whole._files.values())) <= 250
+
+    # In an order that leaps from group to group, no file is read whole twice.
+    reads.clear()
+    leaping = WaitingImages.of(records, dataset)
+    for name in sorted(images, key=lambda name: name[::-1]):
+        assert leaping.read(f"/in/{name}.jpg") == images[name]
+    assert len([each for each in reads if each[2] > 10]) == 5
+
+
+class Interrupted(BaseException):
+    """Stands for the end of a process."""
+
+
+@pytest.mark.parametrize("deletions", range(3))
+def test_an_image_that_a_group_has_replaced_does_not_outlive_it(
+    dataset: DatasetFolder, deletions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    persist(result("a", b"old"), dataset, Layout.PARQUET)
+    single = Path(dataset.waiting_image_uri("/in/a.jpg"))
+    old = single.read_bytes()
+    records = group(dataset, Layout.PARQUET, a=b"new")
+    single.write_bytes(old)
+    delete, left = DatasetFolder.delete, [None] * deletions
+
+    def interrupted(folder: DatasetFolder, uri: str) -> None:
+        if "/images/" in uri or uri.endswith(".images"):
+            if not left:
+                raise Interrupted
+            left.pop()
+        delete(folder, uri)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetFolder, "delete", interrupted)
+        with contextlib.suppress(Interrupted):
+            commit_shard(0, records, dataset, Layout.PARQUET, "run")
+    commit_shard(0, records, dataset, Layout.PARQUET, "run")
+
+    assert committed(dataset, Layout.PARQUET) == {"a": b"new"}

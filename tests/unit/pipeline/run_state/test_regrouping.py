@@ -1,5 +1,6 @@
 """Records of groups whose inputs are assigned to other shards."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -108,6 +109,66 @@ def test_an_interrupted_move_is_done_again(
     assert again == records
     if layout.is_packed:
         assert images(dataset, again) == {input_id(name): name.encode() for name in NAMES}
+
+
+def interrupt_after(deletions: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupts the deletion after this number of them."""
+    delete, left = DatasetFolder.delete, [None] * deletions
+
+    def counted(dataset: DatasetFolder, uri: str) -> None:
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        delete(dataset, uri)
+
+    monkeypatch.setattr(DatasetFolder, "delete", counted)
+
+
+# Two groups, each with records and images, are moved.
+@pytest.mark.parametrize("deletions", range(4))
+@every_layout
+def test_a_move_that_is_interrupted_after_any_deletion_is_done_again(
+    dataset: DatasetFolder,
+    layout: Layout,
+    deletions: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    # The first image was made again, of other bytes; its first record counts no more.
+    for group in ({"a": b"old", "b": b"b"}, {"a": b"new"}):
+        made = [result(*each) for each in group.items()]
+        persist_group(made, dataset, layout, search)
+    shards = {input_id("a"): 1, input_id("b"): 1}
+
+    with monkeypatch.context() as patch:
+        interrupt_after(deletions, patch)
+        with contextlib.suppress(KeyboardInterrupt):
+            regroup(dataset, shards.get)
+    regroup(dataset, shards.get)
+
+    again = found(dataset, shards)
+    assert set(again) == set(shards)
+    assert again[input_id("a")].edition.number == 1
+    if layout.is_packed:
+        assert images(dataset, again) == {input_id("a"): b"new", input_id("b"): b"b"}
+
+
+def test_an_earlier_record_that_is_left_behind_replaces_no_later_image(
+    dataset: DatasetFolder,
+) -> None:
+    search = RecordSearch.begin(dataset, has_late_singles=False)
+    persist_group([result("a", b"old")], dataset, Layout.PARQUET, search)
+    left = {path: path.read_bytes() for path in Path(dataset.groups, "000000").iterdir()}
+    persist_group([result("a", b"new")], dataset, Layout.PARQUET, search)
+    shards = {input_id("a"): 1}
+
+    # Interrupted before the last deletions.
+    regroup(dataset, shards.get)
+    for path, data in left.items():
+        path.write_bytes(data)
+    regroup(dataset, shards.get)
+
+    assert images(dataset, found(dataset, shards)) == {input_id("a"): b"new"}
 
 
 def test_an_input_that_moves_to_another_shard_is_still_done(

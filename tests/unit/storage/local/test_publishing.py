@@ -115,6 +115,26 @@ def test_files_of_a_group_are_durable_with_their_names(
     assert list((tmp_path / "partial").iterdir()) == []
 
 
+def test_a_group_of_one_file_is_durable_with_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "out" / "a"
+
+    files.publish_all([(str(path), b"a")], str(tmp_path / "partial"))
+
+    assert path.read_bytes() == b"a"
+    assert synced[0] == path.stat().st_ino
+    assert set(synced[1:]) == {path.parent.stat().st_ino, tmp_path.stat().st_ino}
+
+
 def test_a_group_is_durable_where_the_kernel_takes_no_hints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
