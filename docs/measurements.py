@@ -152,15 +152,16 @@ none.""")
 
 
 def _of_command(name: str, rows: Sequence[Row], ours: float) -> Sequence[str]:
-    main, everything, size = (
-        geometric_mean(figures.slopes(rows, field))
-        for field in ("main_cpu", "all_cpu", "png_bytes")
-    )
-    rate = geometric_mean(rates(rows))
-    wide = f"{figures.projected(main, everything):,.0f}" if name == OURS else ""
+    rate, size = geometric_mean(rates(rows)), geometric_mean(figures.slopes(rows, "png_bytes"))
+    cpu = ("", "", f"{size:,.0f}", "")
     # The kernel counts the CPU seconds of Ray's workers for no one.
-    milliseconds = [_number(1000 * main), _number(1000 * everything)] if name != RAY else ["", ""]
-    return name, _number(rate), _number(ours / rate), *milliseconds, f"{size:,.0f}", wide
+    if name != RAY:
+        main, everything = (
+            geometric_mean(figures.slopes(rows, field)) for field in ("main_cpu", "all_cpu")
+        )
+        wide = f"{figures.projected(main, everything):,.0f}" if name == OURS else ""
+        cpu = (_number(1000 * main), _number(1000 * everything), f"{size:,.0f}", wide)
+    return name, _number(rate), _number(ours / rate), *cpu
 
 
 def _real_weights(rows: Sequence[Row], plots: _Plots) -> Iterator[str]:
