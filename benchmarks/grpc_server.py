@@ -205,7 +205,7 @@ def serve(ready: Connection, kind: type[Worker], charged: bool, profiled: bool) 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What a server was put under, and what it did.
+    """The load of a server, and its answers to it.
 
     Attributes:
         requests_per_second: that were answered.

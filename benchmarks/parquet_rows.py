@@ -106,7 +106,7 @@ def upscale(source: Path, target: Path) -> float:
 
 @dataclasses.dataclass
 class Measured:
-    """What an action took.
+    """The time and memory of an action.
 
     Attributes:
         seconds: of wall clock.

@@ -78,7 +78,7 @@ def import_seconds(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def measure(arguments: Sequence[str], repeats: int) -> dict[str, Any]:
-    """What is known of one command."""
+    """The measurements of one command."""
     try:
         seconds(arguments)
     except subprocess.CalledProcessError as error:

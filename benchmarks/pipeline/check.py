@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def fails(self) -> bool:
-        """Whether it is worse by the tolerance or more."""
+        """True if it is worse by the tolerance or more."""
         # Ratios are rounded nowhere; the last bit of a division decides nothing.
         return self.worsened > TOLERANCE - 1e-9
 

@@ -45,7 +45,7 @@ class Figure:
 
     @property
     def is_ratio(self) -> bool:
-        """Whether it compares two things of one run."""
+        """True if it compares two things of one run."""
         return not self.unit
 
     @property
@@ -55,7 +55,7 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        """Whether the mean keeps to the bound; None without one."""
+        """True if the mean keeps to the bound; None without one."""
         if self.bound is None:
             return None
         return self.mean >= self.bound if self.better is Better.MORE else self.mean <= self.bound
@@ -215,7 +215,7 @@ def _service(rows: Sequence[Row]) -> Iterator[Figure]:
 
 
 def _growth(rows: Sequence[Row]) -> Iterator[Figure]:
-    """Whether seconds and memory grow along a line: 1 does, and flat memory is a ratio of 1."""
+    """The growth of seconds and memory: 1 is along a line, and flat memory is a ratio of 1."""
     for axis in ("images", "megapixels"):
         of_axis = select(rows, part="growth", axis=axis)
         xs = sorted(distinct(of_axis, "x"))

@@ -28,7 +28,7 @@ _PEERS = ("daft", "ray", "pillow", "numpy", "pyarrow")
 
 @dataclass
 class Report:
-    """What a run of the measurements found so far, and on what.
+    """The findings of a run of the measurements so far, and its machine.
 
     Attributes:
         machine: the architecture, its cores, the memory, the system.
@@ -71,7 +71,7 @@ def begin(peers_python: Path, command: Sequence[str], remark: str) -> Report:
 
 
 def machine() -> dict[str, Any]:
-    """What is known of this machine: its architecture, cores, memory and wide instructions."""
+    """The description of this machine: architecture, cores, memory and wide instructions."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     cpus = Path("/proc/cpuinfo")
     lines = cpus.read_text().splitlines() if cpus.exists() else []

@@ -51,7 +51,7 @@ def write_sources(folder: Path, kind: Kind, counts: Sequence[int]) -> dict[int, 
 
 
 def run_once(command: Participant, source: Path, output: Path, images: int) -> dict[str, Any]:
-    """What one run of a command takes, and the bytes of its PNGs."""
+    """The time and memory of one run of a command, and the bytes of its PNGs."""
     participants.clear(output)
     words = command.command(source, output)
     measured = stopwatch.measure(words, env=command.env)

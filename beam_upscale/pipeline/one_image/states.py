@@ -64,7 +64,7 @@ class UpscaledImage:
 
 @dataclasses.dataclass(slots=True)
 class ResultDraft:
-    """What is known of an input before a network runs; its result is made of it.
+    """The facts about an input before a network runs, of which its result is made.
 
     `prepare` fills it in as things are found out, so that the row of an input that fails at any
     moment has what was known by then. No later step changes it. The row is made once, with the
